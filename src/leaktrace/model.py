@@ -1,0 +1,173 @@
+"""Everything after the kernel, as values: what was read, what it means, what is shown.
+
+A `Report` can be built by hand, so every report format is tested without BPF, root or a process.
+Sizes are bytes as requested by the program; times are nanoseconds of CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class StackEnd(StrEnum):
+    """How the walk of a stack ended."""
+
+    COMPLETE = "complete"  # reached the outermost frame
+    TRUNCATED = "truncated"  # deeper than the walker goes
+    GUESSED = "guessed"  # a frame was found by frame pointer where nothing better was known
+    BROKEN = "broken"  # a frame could not be read or has no rule
+    UNKNOWN = "unknown"  # the walker can't tell (frame pointers only)
+    LOST = "lost"  # the stack could not be stored; the allocation is counted all the same
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """Where in the source an address lies, as the debug information spells it."""
+
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a stack. For a return address, names are those of the calling instruction.
+
+    `address` is what the kernel recorded. `function` is None where no name is known; `unknown`
+    then says why. `inlined` frames share the address of the physical frame that follows them.
+    """
+
+    address: int
+    function: str | None = None
+    offset: int = 0  # from the start of the function to `address`
+    module: str | None = None  # path as the target sees it, "[vdso]", "[heap]"…
+    module_offset: int | None = None  # virtual address within the module's file
+    build_id: str | None = None
+    source: SourceLine | None = None
+    inlined: bool = False
+    unknown: str | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A call stack, leaf first, starting at the caller of the allocation function."""
+
+    frames: tuple[Frame, ...]
+    end: StackEnd = StackEnd.UNKNOWN
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One outstanding allocation (listed only on request)."""
+
+    address: int
+    size_bytes: int
+    age_ns: int
+    site_id: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call stack that allocates, with what it still holds.
+
+    `bytes` and `count` cover the outstanding allocations that pass the age filter; the
+    `allocated_*` and `freed_*` figures cover everything since tracing began.
+    """
+
+    id: str  # 16 hex digits; the same in every run of the same binaries
+    stack: Stack
+    bytes: int
+    count: int
+    oldest_ns: int | None = None  # ages; None with combined statistics
+    newest_ns: int | None = None
+    growth_bytes: int | None = None  # since the last report; None in the first one
+    allocated_bytes: int = 0
+    allocated_count: int = 0
+    freed_bytes: int = 0
+    freed_count: int = 0
+
+
+@dataclass(frozen=True)
+class Total:
+    """Bytes in allocations."""
+
+    bytes: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One way of losing something, how often it happened, and what the user can do."""
+
+    name: str  # key in JSON, e.g. "allocations"
+    count: int
+    meaning: str  # e.g. "allocations not recorded: the map is full"
+    hint: str = ""  # e.g. "raise --max-allocs (now 1,000,000)"
+    bytes: int | None = None  # where the size of what was lost is known
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """Who is traced, as reports name it."""
+
+    pid: int
+    command: str  # the process's name
+    kind: str = "process"
+    allocators: tuple[str, ...] = ()  # e.g. ("libc.so.6: 12 functions",)
+    notes: tuple[str, ...] = ()  # what the reader must know, e.g. a fallback in use
+
+
+@dataclass(frozen=True)
+class ResidentMemory:
+    """Resident set size of the target, from /proc/PID/statm."""
+
+    bytes: int
+    growth_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report: what every format is made from."""
+
+    time: datetime
+    elapsed_s: float  # since the probes were armed
+    number: int  # 1 for the first
+    final: bool
+    reason: str  # why a final report is the last one, e.g. "target exited"; "" otherwise
+    target: TargetInfo
+    outstanding: Total  # everything, whatever its age
+    younger: Total  # the part of it that the age filter leaves out of `sites`
+    older_ms: int  # the age filter in force; 0: none
+    site_count: int  # sites that hold something and pass the filters
+    sites: tuple[Site, ...]  # the top ones, most first
+    top: int  # how many were asked for
+    combined: bool = False
+    sort: str = "size"
+    growth_bytes: int | None = None  # of `outstanding` since the last report
+    resident: ResidentMemory | None = None
+    losses: tuple[Loss, ...] = ()  # all kinds, also those that are zero
+    stack_ends: dict[StackEnd, int] = field(default_factory=dict)  # of the sites that hold memory
+    allocations: tuple[Allocation, ...] | None = None  # with --show-allocs
+    sample_rate: int = 1  # above 1, every figure is an estimate
+
+
+class EventKind(StrEnum):
+    """What a traced event did."""
+
+    ALLOCATE = "alloc"
+    RELEASE = "free"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One call of an allocation or release function (--trace)."""
+
+    time_ns: int
+    tid: int
+    kind: EventKind
+    function: str
+    size_bytes: int | None  # None where the size of what was freed isn't known
+    address: int
+    frames: tuple[Frame, ...] = ()

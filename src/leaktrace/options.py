@@ -1,0 +1,99 @@
+"""What the user asked for: frozen, checked once by the command line, units in the names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class SortKey(StrEnum):
+    """What the sites of a report are ordered by, most first."""
+
+    SIZE = "size"  # outstanding bytes
+    COUNT = "count"  # outstanding allocations
+    GROWTH = "growth"  # outstanding bytes gained since the last report
+    AGE = "age"  # the oldest outstanding allocation
+
+
+class EventBuffer(StrEnum):
+    """How events travel from the kernel: a BPF ring buffer, or perf buffers before Linux 5.8."""
+
+    AUTO = "auto"
+    RING = "ring"
+    PERF = "perf"
+
+
+@dataclass(frozen=True)
+class ProcessTarget:
+    """A process that runs already."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class CommandTarget:
+    """A command that leaktrace starts, with the probes on before its first instruction."""
+
+    argv: tuple[str, ...]
+    pass_exit_code: bool = False
+
+
+Target = ProcessTarget | CommandTarget
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which allocations are recorded at all; decided in the kernel, before any work is done."""
+
+    min_size_bytes: int | None = None  # inclusive
+    max_size_bytes: int | None = None  # inclusive
+    sample_rate: int = 1  # one allocation in this many, at random
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Capacities of the maps in the kernel. What doesn't fit is counted as lost."""
+
+    max_allocs: int = 1_000_000
+    max_stacks: int = 131_072
+    max_threads: int = 16_384
+    event_buffer_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True)
+class ObjectChoice:
+    """Which object's allocator functions are hooked, and how they are called there."""
+
+    path: str | None = None  # None: every object of the target that defines malloc and free
+    symbols_prefix: str = ""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows."""
+
+    format: str = "text"
+    output: Path | None = None  # None: standard output
+    interval_s: float = 5.0
+    count: int | None = None  # None: until interrupted
+    top: int = 10
+    sort: SortKey = SortKey.SIZE
+    older_ms: int = 500
+    older_was_given: bool = False
+    show_allocs: bool = False
+    combined_only: bool = False
+    trace: bool = False
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run of leaktrace."""
+
+    target: Target
+    filters: Filters = field(default_factory=Filters)
+    limits: Limits = field(default_factory=Limits)
+    objects: ObjectChoice = field(default_factory=ObjectChoice)
+    report: ReportOptions = field(default_factory=ReportOptions)
+    event_buffer: EventBuffer = EventBuffer.AUTO
