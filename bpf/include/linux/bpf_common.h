@@ -1,0 +1,2 @@
+/* Empty on purpose: bcc brings its own copy of this header; this file only has to exist. */
+#pragma once
