@@ -1,0 +1,283 @@
+"""The function symbols of one object: by name, and by address with binary search.
+
+Symbol tables are decoded in bulk with numpy, and names only when asked for: a table of a million
+symbols costs some tens of milliseconds, not a Python object a symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+# Elf64_Sym and Elf32_Sym (System V gABI, "Symbol Table"); byte order is put in by `symbol_dtype`.
+_SYMBOL_64 = [
+    ("name", "u4"),
+    ("info", "u1"),
+    ("other", "u1"),
+    ("section", "u2"),
+    ("value", "u8"),
+    ("size", "u8"),
+]
+_SYMBOL_32 = [
+    ("name", "u4"),
+    ("value", "u4"),
+    ("size", "u4"),
+    ("info", "u1"),
+    ("other", "u1"),
+    ("section", "u2"),
+]
+
+STT_NOTYPE, STT_FUNC, STT_GNU_IFUNC = 0, 2, 10
+STB_LOCAL = 0
+SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
+VERSYM_HIDDEN = 0x8000  # set on every version of a symbol but the default one
+
+MAX_NAME_BYTES = 4096  # a mangled C++ name can be long; anything longer is not a name
+_MAX_SAME_NAMES = 100_000  # occurrences of one name in a string table that are looked at
+_MAX_ALIASES = 64  # symbols of one address that are compared
+
+ByteOrder = Literal["<", ">"]  # little, big: as struct and numpy spell it
+U64 = npt.NDArray[np.uint64]
+
+
+def symbol_dtype(bits: int, byte_order: ByteOrder) -> np.dtype[Any]:
+    """The numpy type of a symbol in a file of `bits` 32 or 64."""
+    return np.dtype(_SYMBOL_64 if bits == 64 else _SYMBOL_32).newbyteorder(byte_order)
+
+
+@dataclass(frozen=True)
+class FunctionSymbol:
+    """A function an object defines; `vaddr` is a virtual address of its file."""
+
+    name: str
+    vaddr: int
+    size: int
+    is_ifunc: bool = False  # `vaddr` is that of the resolver, not of the function called
+
+
+@dataclass(frozen=True)
+class RawSymbols:
+    """A symbol table as it lies in a file, with its strings and (of .dynsym) its versions."""
+
+    entries: npt.NDArray[Any]  # of `symbol_dtype`
+    strings: bytes
+    versions: npt.NDArray[np.uint16] | None = None
+
+    def name(self, offset: int) -> str:
+        """The name at an offset of the string table, without a version."""
+        end = self.strings.find(b"\0", offset, offset + MAX_NAME_BYTES)
+        raw = self.strings[offset:end] if end >= 0 else b""
+        name = raw.decode("utf-8", "replace")
+        return name.split("@", 1)[0] if "@" in name else name
+
+
+class SymbolMatch(NamedTuple):
+    """What an address lies in: a function's name as in the file, and the distance to its start."""
+
+    name: str
+    offset: int
+
+
+def find_functions(tables: Iterable[RawSymbols], names: Iterable[str]) -> dict[str, FunctionSymbol]:
+    """The functions of these names that the tables define; earlier tables win.
+
+    Of a name with several versions, the default one is taken (the one a new link would use).
+    """
+    wanted = list(dict.fromkeys(names))
+    found: dict[str, FunctionSymbol] = {}
+    for table in tables:
+        defined = _defined_functions(table)
+        positions = np.nonzero(defined)[0]
+        if not positions.size:
+            continue
+        name_offsets = table.entries["name"][positions]
+        for name in wanted:
+            if name in found or not name:
+                continue
+            occurrences = _occurrences(table.strings, name.encode())
+            hits = positions[np.isin(name_offsets, occurrences)] if occurrences.size else ()
+            ranked = sorted(_version_rank(table, int(hit)) for hit in hits[:_MAX_ALIASES])
+            if ranked:
+                entry = table.entries[ranked[0][-1]]
+                found[name] = FunctionSymbol(
+                    name,
+                    int(entry["value"]),
+                    int(entry["size"]),
+                    is_ifunc=int(entry["info"]) & 0xF == STT_GNU_IFUNC,
+                )
+    return found
+
+
+def _defined_functions(table: RawSymbols) -> npt.NDArray[np.bool_]:
+    kinds = table.entries["info"] & 0xF
+    sections = table.entries["section"]
+    defined: npt.NDArray[np.bool_] = (
+        ((kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC))
+        & (sections != SHN_UNDEF)
+        & (sections != SHN_COMMON)
+        & (table.entries["value"] != 0)
+    )
+    return defined
+
+
+def _occurrences(strings: bytes, name: bytes) -> npt.NDArray[np.int64]:
+    """Where a name, or a version of it, stands in a string table.
+
+    The linker merges tails ("free" is the end of "xfree"), so a name need not follow a NUL.
+    """
+    offsets: list[int] = []
+    for ending in (b"\0", b"@"):
+        at = strings.find(name + ending)
+        while at >= 0 and len(offsets) < _MAX_SAME_NAMES:
+            offsets.append(at)
+            at = strings.find(name + ending, at + 1)
+    return np.array(offsets, dtype=np.int64)
+
+
+def _version_rank(table: RawSymbols, index: int) -> tuple[bool, bool, int]:
+    hidden = (
+        table.versions is not None
+        and index < len(table.versions)
+        and bool(int(table.versions[index]) & VERSYM_HIDDEN)
+    )
+    # .symtab has no versions beside it but spells them: name@OLD, name@@DEFAULT.
+    offset = int(table.entries["name"][index])
+    spelled = table.strings[offset : offset + MAX_NAME_BYTES].split(b"\0", 1)[0]
+    old = b"@" in spelled and b"@@" not in spelled
+    binding = int(table.entries["info"][index]) >> 4
+    return hidden or old, binding == STB_LOCAL, index
+
+
+@dataclass(frozen=True)
+class CodeRange:
+    """Virtual addresses that hold code: an executable section, or segment where there are none."""
+
+    start: int
+    end: int
+
+
+class SymbolTable:
+    """Address to function name, honouring the sizes that symbols state.
+
+    A symbol without a size (a label in assembly) reaches to the next symbol or to the end of its
+    section; it is asked only where no sized symbol covers the address.
+    """
+
+    def __init__(self, tables: Iterable[RawSymbols], code: Iterable[CodeRange]) -> None:
+        self._strings: list[bytes] = []
+        parts = list(self._select(tables, list(code)))
+        empty = np.zeros(0, dtype=np.uint64)
+        starts = np.concatenate([part[0] for part in parts]) if parts else empty
+        order = np.argsort(starts, kind="stable")
+        self._starts: U64 = starts[order]
+
+        def column(position: int) -> U64:
+            return np.concatenate([part[position] for part in parts])[order] if parts else empty
+
+        sizes, limits = column(1), column(2)
+        self._names, self._infos, self._tables = column(3), column(4), column(5)
+        sized = sizes > 0
+        self._ends: U64 = self._starts + np.minimum(sizes, limits - self._starts)
+        following = np.searchsorted(self._starts, self._starts, side="right")
+        reach = limits.copy()
+        has_next = following < len(self._starts)
+        reach[has_next] = np.minimum(reach[has_next], self._starts[following[has_next]])
+        self._sized, self._labels = np.nonzero(sized)[0], np.nonzero(~sized)[0]
+        self._ends[self._labels] = reach[self._labels]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def lookup(self, vaddr: int) -> SymbolMatch | None:
+        """The function that a virtual address of the file lies in, or None."""
+        for members in (self._sized, self._labels):
+            match = self._lookup_among(members, vaddr)
+            if match:
+                return match
+        return None
+
+    def _lookup_among(self, members: npt.NDArray[np.int64], vaddr: int) -> SymbolMatch | None:
+        starts = self._starts[members] if len(members) != len(self._starts) else self._starts
+        last = int(np.searchsorted(starts, np.uint64(vaddr), side="right")) - 1
+        if last < 0:
+            return None
+        start = starts[last]
+        first = int(np.searchsorted(starts, start, side="left"))
+        covering = [
+            int(i) for i in members[first : last + 1][-_MAX_ALIASES:] if int(self._ends[i]) > vaddr
+        ]
+        if not covering:
+            # The nearest symbol ends before the address; an outer one may still enclose both.
+            outer = np.nonzero(self._ends[members[:first]] > np.uint64(vaddr))[0]
+            if not outer.size:
+                return None
+            start = starts[outer[-1]]
+            covering = [int(members[i]) for i in outer[-_MAX_ALIASES:] if starts[i] == start]
+        name = self._best_name(covering)
+        return SymbolMatch(name, vaddr - int(start)) if name else None
+
+    def _best_name(self, indices: list[int]) -> str:
+        candidates = []
+        for i in indices:
+            table = RawSymbols(self._starts, self._strings[int(self._tables[i])])
+            name = table.name(int(self._names[i]))
+            if name:
+                candidates.append((_name_rank(name, int(self._infos[i])), name))
+        return min(candidates)[1] if candidates else ""
+
+    def _select(
+        self, tables: Iterable[RawSymbols], code: list[CodeRange]
+    ) -> Iterator[tuple[U64, U64, U64, U64, U64, U64]]:
+        """Columns (start, size, end of the code it lies in, name, info, table) of what is code."""
+        code = sorted(code, key=lambda part: part.start)
+        code_starts = np.array([part.start for part in code], dtype=np.uint64)
+        code_ends = np.array([part.end for part in code], dtype=np.uint64)
+        for table in tables:
+            if not code or not len(table.entries):
+                continue
+            entries = table.entries
+            kinds = entries["info"] & 0xF
+            sections = entries["section"]
+            names = entries["name"].astype(np.uint64)
+            text = np.frombuffer(table.strings, dtype=np.uint8)
+            first_letter = np.zeros(len(entries), dtype=np.uint8)
+            inside = names < len(text)
+            first_letter[inside] = text[names[inside].astype(np.int64)]
+            # "$x" and the like mark code and data on ARM and RISC-V; ".L" is the assembler's own.
+            label = (kinds == STT_NOTYPE) & (first_letter != ord("$")) & (first_letter != ord("."))
+            keep = (
+                ((kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC) | label)
+                & (first_letter != 0)
+                & (sections != SHN_UNDEF)
+                & (sections != SHN_ABS)
+                & (sections != SHN_COMMON)
+            )
+            values = entries["value"].astype(np.uint64)
+            within = np.searchsorted(code_starts, values, side="right") - 1
+            keep &= within >= 0
+            keep &= values < code_ends[np.maximum(within, 0)]
+            number = len(self._strings)
+            self._strings.append(table.strings)
+            yield (
+                values[keep],
+                entries["size"][keep].astype(np.uint64),
+                code_ends[within[keep]],
+                names[keep],
+                entries["info"][keep].astype(np.uint64),
+                np.full(int(keep.sum()), number, dtype=np.uint64),
+            )
+
+
+def _name_rank(name: str, info: int) -> tuple[bool, bool, int, int, str]:
+    """Which of several names of an address people know it by: the least is the best.
+
+    Global before local, functions before labels, then the fewest leading underscores
+    (`malloc` before `__libc_malloc`), the shortest. `_Z` and `_R` only begin mangled names.
+    """
+    mangled = name.startswith(("_Z", "_R"))
+    underscores = 0 if mangled else len(name) - len(name.lstrip("_"))
+    return info >> 4 == STB_LOCAL, info & 0xF == STT_NOTYPE, underscores, len(name), name
