@@ -1,0 +1,14 @@
+/* What a target becomes by exec. */
+#include "scenario.h"
+
+SCENARIO scenario_after_exec(void) {
+    for (int i = 0; i < 6; i++)
+        KEEP(malloc(60));
+}
+
+int main(void) {
+    await_go();
+    scenario_after_exec();
+    done();
+    return 0;
+}

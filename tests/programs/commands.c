@@ -1,0 +1,81 @@
+/* A target that does what it is told, a line at a time: for filters, full maps, and the life and
+ * death of either side. Each command is answered with "done".
+ *
+ *   malloc COUNT SIZE     allocate and keep
+ *   free                  free all that is kept
+ *   calls COUNT           COUNT balanced pairs of malloc and free
+ *   exec PATH             become another program
+ *   fork                  a child frees what is kept, allocates 100 x 1000 bytes, and exits
+ *   exit CODE             end at once
+ */
+#include "scenario.h"
+#include <sys/wait.h>
+
+enum { CAPACITY = 300000 };
+
+static void *kept[CAPACITY];
+static size_t kept_count;
+
+SCENARIO scenario_command_malloc(size_t count, size_t size) {
+    for (size_t i = 0; i < count && kept_count < CAPACITY; i++)
+        kept[kept_count++] = malloc(size);
+    KEEP(kept);
+}
+
+SCENARIO scenario_command_free(void) {
+    while (kept_count > 0)
+        free(kept[--kept_count]);
+    KEEP(kept);
+}
+
+SCENARIO scenario_command_calls(size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        void *block = malloc(64);
+        KEEP(block);
+        free(block);
+    }
+}
+
+SCENARIO scenario_command_fork(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        while (kept_count > 0)
+            free(kept[--kept_count]);
+        for (int i = 0; i < 100; i++)
+            KEEP(malloc(1000));
+        _exit(0);
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
+        _exit(76);
+}
+
+int main(void) {
+    char line[4096];
+    say("ready\n");
+    while (read_line(line, sizeof line)) {
+        char *rest = strchr(line, ' ');
+        char *end = NULL;
+        if (rest != NULL)
+            *rest++ = '\0';
+        if (strcmp(line, "malloc") == 0 && rest != NULL) {
+            size_t count = strtoul(rest, &end, 10);
+            scenario_command_malloc(count, strtoul(end, NULL, 10));
+        } else if (strcmp(line, "free") == 0) {
+            scenario_command_free();
+        } else if (strcmp(line, "calls") == 0 && rest != NULL) {
+            scenario_command_calls(strtoul(rest, NULL, 10));
+        } else if (strcmp(line, "fork") == 0) {
+            scenario_command_fork();
+        } else if (strcmp(line, "exec") == 0 && rest != NULL) {
+            execl(rest, rest, (char *)NULL);
+            _exit(77);
+        } else if (strcmp(line, "exit") == 0 && rest != NULL) {
+            _exit((int)strtoul(rest, NULL, 10));
+        } else {
+            _exit(78);
+        }
+        say("done\n");
+    }
+    return 0;
+}

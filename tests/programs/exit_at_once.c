@@ -1,0 +1,18 @@
+/* Leaks and is gone, without waiting for anybody: all that is left of it is in the maps. A
+ * constructor allocates before main. */
+#include "scenario.h"
+
+__attribute__((constructor)) static void early(void) {
+    for (int i = 0; i < 10; i++)
+        KEEP(malloc(16));
+}
+
+SCENARIO scenario_leak(void) {
+    for (int i = 0; i < 1000; i++)
+        KEEP(malloc(128));
+}
+
+int main(int argc, char **argv) {
+    scenario_leak();
+    _exit(argc > 1 ? atoi(argv[1]) : 0);
+}
