@@ -1,0 +1,85 @@
+"""`leaktrace doctor`: what this machine offers, and what to do about what it doesn't."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.features import Feature, State, all_features
+
+_STYLES = {State.OK: "green", State.MISSING: "red", State.LIMITED: "yellow", State.UNKNOWN: "dim"}
+_WIDTH = 80
+
+
+def user_mode_works(features: Sequence[Feature]) -> bool:
+    """Whether a process can be traced where these features were found."""
+    return not any(feature.blocks for feature in features)
+
+
+def to_json(features: Sequence[Feature]) -> str:
+    """The findings as one JSON object, schema leaktrace/doctor/1 (fields are only ever added)."""
+    return json.dumps(
+        {
+            "schema": "leaktrace/doctor/1",
+            "user_mode": user_mode_works(features),
+            "features": [
+                {
+                    "name": feature.name,
+                    "state": feature.state.value,
+                    "required": feature.required,
+                    "detail": feature.detail,
+                    "advice": feature.advice,
+                }
+                for feature in features
+            ],
+        },
+        indent=2,
+    )
+
+
+def print_table(features: Sequence[Feature], console: Console) -> None:
+    """The findings for a reader: a line a feature, its advice below it, then the verdict."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, width=min(_WIDTH, console.width))
+    table.add_column("feature", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("found", ratio=1, overflow="fold")
+    for feature in features:
+        found = feature.detail
+        if feature.state is not State.OK and feature.advice:
+            found += f"\n→ {feature.advice}"
+        # Text, not str: paths and release names are no markup.
+        table.add_row(
+            feature.name, Text(feature.state.value, style=_STYLES[feature.state]), Text(found)
+        )
+    console.print(table)
+    if user_mode_works(features):
+        console.print("Processes can be traced here.")
+    else:
+        blocking = ", ".join(feature.name for feature in features if feature.blocks)
+        console.print(f"Processes can't be traced here: {blocking} missing.", markup=False)
+
+
+@click.command("doctor", short_help="Say what this machine offers for tracing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def doctor_command(as_json: bool) -> None:
+    """Say what this machine offers for tracing, and what to do about what is missing.
+
+    Exits with 0 when processes can be traced here, with 3 when not.
+    """
+    features = all_features()
+    if as_json:
+        click.echo(to_json(features))
+    else:
+        print_table(
+            features, Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+        )
+    if not user_mode_works(features):
+        sys.exit(EnvironmentUnfitError.exit_code)

@@ -1,0 +1,95 @@
+"""What every test can ask for.
+
+A test that needs root, BPF or a tool says so, and is skipped with the reason where it is missing:
+
+    pytestmark = pytest.mark.usefixtures("require_bpf")
+
+    def test_musl(require_tool: Callable[[str], str]) -> None:
+        compiler = require_tool("musl-gcc")
+
+With LEAKTRACE_REQUIRE_ALL=1 a skip is a failure, so that a machine that should run everything
+can't pass by running nothing. A test marked `may_skip("why")` needs something that not every such
+machine has, and may be skipped all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.features import require_user_mode
+
+_REQUIRE_ALL = os.environ.get("LEAKTRACE_REQUIRE_ALL", "") not in ("", "0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "may_skip(reason): may be skipped even with LEAKTRACE_REQUIRE_ALL=1"
+    )
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if _REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"LEAKTRACE_REQUIRE_ALL is set, and this was skipped: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("may_skip") is None:
+        _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that skips itself as a whole (importorskip) is a skip too."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def require_root() -> None:
+    """Skip unless the tests run as root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def require_bpf(require_root: None) -> None:
+    """Skip unless processes can be traced on this machine."""
+    try:
+        require_user_mode()
+    except EnvironmentUnfitError as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> Callable[[str], str]:
+    """A function that returns the path of a program, or skips where it isn't installed."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"needs {name}")
+        return path
+
+    return find
