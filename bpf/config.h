@@ -1,0 +1,60 @@
+/* Every knob of the program, with its default. User space sets them with -D;
+ * the text of the program is never edited. */
+
+#ifndef MAX_ALLOCS
+#define MAX_ALLOCS 1000000
+#endif
+#ifndef MAX_STACKS
+#define MAX_STACKS 131072
+#endif
+#ifndef MAX_THREADS
+#define MAX_THREADS 16384
+#endif
+
+/* BPF_F_NO_PREALLOC (1) where hash maps allocate safely on demand in tracing
+ * programs (Linux 6.1, "bpf: Convert hash map to bpf_mem_alloc"); 0 reserves
+ * everything at load time. */
+#ifndef HASH_FLAGS
+#define HASH_FLAGS 0
+#endif
+
+/* Allocations outside these bounds (inclusive) are not recorded. */
+#ifndef MIN_SIZE
+#define MIN_SIZE 0
+#endif
+#ifndef MAX_SIZE
+#define MAX_SIZE (~0ULL)
+#endif
+
+/* Record one allocation in this many, at random. */
+#ifndef SAMPLE_RATE
+#define SAMPLE_RATE 1
+#endif
+
+/* 1: send an event for every call. */
+#ifndef TRACE
+#define TRACE 0
+#endif
+
+/* 1: events go through BPF ring buffers (Linux 5.8); 0: through perf buffers.
+ */
+#ifndef USE_RING_BUFFER
+#define USE_RING_BUFFER 1
+#endif
+#ifndef EVENT_PAGES
+#define EVENT_PAGES 1024
+#endif
+
+/* 1: bpf_get_attach_cookie tells which function was hit (Linux 5.15); 0: the
+ * shape of its arguments has to do, so that valloc is shown as malloc. */
+#ifndef USE_COOKIES
+#define USE_COOKIES 1
+#endif
+
+/* What the stack pointer gains between a function's first instruction and its
+ * return. */
+#if defined(__x86_64__) || defined(__TARGET_ARCH_x86)
+#define RETURN_SP_DELTA 8
+#else
+#define RETURN_SP_DELTA 0
+#endif

@@ -1,0 +1,70 @@
+/* All maps: what is kept, for how many, and what happens when one is full. */
+
+/* address -> allocation. Full: the allocation is counted as lost, with its
+ * bytes. */
+BPF_F_TABLE("hash", u64, struct allocation, allocations, MAX_ALLOCS,
+            HASH_FLAGS);
+
+/* stack id -> counters. Full: the allocation is still recorded, its site has no
+ * totals. */
+BPF_F_TABLE("hash", u64, struct site, sites, MAX_STACKS, HASH_FLAGS);
+
+/* stack id -> frames, written once. Full: the site is reported without its
+ * stack. */
+BPF_F_TABLE("hash", u64, struct stack, stacks, MAX_STACKS, HASH_FLAGS);
+
+/* tgid and tid -> the thread's open call. Removed when the thread exits. Full:
+ * the call is not recorded and counted as lost. */
+BPF_F_TABLE("hash", u64, struct thread, threads, MAX_THREADS, HASH_FLAGS);
+BPF_ARRAY(blank_thread, struct thread, 1);
+
+BPF_ARRAY(session, struct session, 1);
+BPF_ARRAY(losses, u64, LOSS_KINDS);
+
+/* mmap, munmap, mremap and the life of the process; and, with --trace, every
+ * call. Two buffers, so that a flood of the second doesn't drown the first.
+ * Full: counted, by kind. */
+#if USE_RING_BUFFER
+BPF_RINGBUF_OUTPUT(region_events, 256);
+#if TRACE
+BPF_RINGBUF_OUTPUT(trace_events, EVENT_PAGES);
+#endif
+#else
+BPF_PERF_OUTPUT(region_events);
+#if TRACE
+BPF_PERF_OUTPUT(trace_events);
+#endif
+#endif
+
+static __always_inline void lose(u32 kind, u64 amount) {
+  u64 *counter = losses.lookup(&kind);
+  if (counter)
+    __sync_fetch_and_add(counter, amount);
+}
+
+static __always_inline struct session *this_session(void) {
+  u32 zero = 0;
+  return session.lookup(&zero);
+}
+
+static __always_inline void send_region_event(void *ctx, struct event *event) {
+#if USE_RING_BUFFER
+  long error = region_events.ringbuf_output(event, sizeof(*event), 0);
+#else
+  long error = region_events.perf_submit(ctx, event, sizeof(*event));
+#endif
+  if (error)
+    lose(LOSS_REGION_EVENTS, 1);
+}
+
+#if TRACE
+static __always_inline void send_trace_event(void *ctx, struct event *event) {
+#if USE_RING_BUFFER
+  long error = trace_events.ringbuf_output(event, sizeof(*event), 0);
+#else
+  long error = trace_events.perf_submit(ctx, event, sizeof(*event));
+#endif
+  if (error)
+    lose(LOSS_EVENTS, 1);
+}
+#endif

@@ -1,0 +1,124 @@
+"""numpy types and enums that mirror bpf/leaktrace.h, field by field.
+
+A test compiles the header and compares every offset and number.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+MAX_FRAMES = 127
+
+U64 = np.dtype(np.uint64)
+U32 = np.dtype(np.uint32)
+
+ALLOCATION = np.dtype([("size", "<u8"), ("time_ns", "<u8"), ("stack_id", "<u8")])
+
+SITE = np.dtype(
+    [
+        ("allocated_bytes", "<u8"),
+        ("allocated_count", "<u8"),
+        ("freed_bytes", "<u8"),
+        ("freed_count", "<u8"),
+        ("generation", "<u4"),
+        ("unused", "<u4"),
+    ]
+)
+
+STACK = np.dtype(
+    [
+        ("generation", "<u4"),
+        ("frame_count", "<u2"),
+        ("end", "u1"),
+        ("detail", "u1"),
+        ("pc", "<u8", (MAX_FRAMES,)),
+    ]
+)
+
+SESSION = np.dtype(
+    [
+        ("generation", "<u4"),
+        ("tgid", "<u4"),
+        ("announced", "<u4"),
+        ("armed", "<u4"),
+        ("exec_time_ns", "<u8"),
+    ]
+)
+
+EVENT = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("address", "<u8"),
+        ("size", "<u8"),
+        ("stack_id", "<u8"),
+        ("tid", "<u4"),
+        ("generation", "<u4"),
+        ("kind", "<u2"),
+        ("function", "<u2"),
+        ("unused", "<u4"),
+    ]
+)
+
+UNKNOWN_SIZE = (1 << 64) - 1
+
+
+class StackEndCode(IntEnum):
+    """enum stack_end"""
+
+    UNKNOWN = 0
+    COMPLETE = 1
+    TRUNCATED = 2
+    GUESSED = 3
+    BROKEN = 4
+
+
+class Function(IntEnum):
+    """enum function"""
+
+    NONE = 0
+    MALLOC = 1
+    CALLOC = 2
+    REALLOC = 3
+    REALLOCARRAY = 4
+    POSIX_MEMALIGN = 5
+    ALIGNED_ALLOC = 6
+    MEMALIGN = 7
+    VALLOC = 8
+    PVALLOC = 9
+    FREE = 10
+    MMAP = 11
+    MUNMAP = 12
+    MREMAP = 13
+
+
+class EventCode(IntEnum):
+    """enum event_kind"""
+
+    ALLOCATE = 1
+    RELEASE = 2
+    FAIL = 3
+    REGION_ADD = 4
+    REGION_RELEASE = 5
+    REGION_RESTORE = 6
+    STARTED = 7
+    EXEC = 8
+
+
+class LossKind(IntEnum):
+    """enum loss"""
+
+    ALLOCATIONS = 0
+    ALLOCATION_BYTES = 1
+    STACKS = 2
+    SITES = 3
+    THREADS = 4
+    STALE_CALLS = 5
+    MISSED_RETURNS = 6
+    MISSED_FREES = 7
+    EVENTS = 8
+    REGION_EVENTS = 9
+    FAILED_STACKS = 10
+    TRUNCATED_STACKS = 11
+    UNREAD_RESULTS = 12

@@ -1,0 +1,105 @@
+"""The child process that compiles and loads: `python -m leaktrace.compiler SOCKET`.
+
+Reads a JSON request from the socket, answers with the descriptors of maps and programs and a JSON
+manifest of their names, or with {"error": stage, "detail": …}; then exits. The only importer of
+bcc, so whatever LLVM does ends here.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Distributions install bcc for their own Python; it is pure Python over libbcc and works with any.
+_DISTRIBUTION_FOLDERS = (
+    "/usr/lib/python3/dist-packages",
+    "/usr/lib/python3.*/site-packages",
+    "/usr/lib64/python3.*/site-packages",
+    "/usr/local/lib/python3.*/dist-packages",
+    "/usr/local/lib/python3.*/site-packages",
+)
+
+
+def find_bcc() -> Path | None:
+    """The folder of the distribution's bcc package, or None.
+
+    PyPI's `bcc` is an unrelated package; the real one has a libbcc.py.
+    """
+    candidates = [Path(entry) / "bcc" for entry in sys.path if entry]
+    for pattern in _DISTRIBUTION_FOLDERS:
+        candidates += [Path(folder) / "bcc" for folder in sorted(glob.glob(pattern), reverse=True)]
+    return next((folder for folder in candidates if (folder / "libbcc.py").is_file()), None)
+
+
+def import_bcc() -> ModuleType:
+    """Load that one package, without putting the folder it lies in on sys.path.
+
+    Raises ImportError with a reason, OSError when libbcc can't be loaded.
+    """
+    folder = find_bcc()
+    if folder is None:
+        raise ImportError("the Python package of bcc is not installed")
+    spec = importlib.util.spec_from_file_location(
+        "bcc", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is not a Python package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bcc"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """Do as asked. Returns the manifest and the descriptors in its order.
+
+    bcc raises bare Exception for everything; what it and clang print goes to our stderr, which
+    the tracer reads.
+    """
+    # With this variable set bcc takes kernel headers from include/ here, and nowhere else.
+    os.environ["BCC_KERNEL_SOURCE"] = request["kernel_source"]
+    try:
+        bcc = import_bcc()
+    except (ImportError, OSError) as error:
+        return {"error": "import", "detail": str(error)}, []
+    try:
+        loaded = bcc.BPF(text=request["source"], cflags=request["flags"])
+    except Exception as error:
+        return {"error": "compile", "detail": str(error)}, []
+
+    programs = [(name, bcc.BPF.KPROBE, request["uprobe_attach_type"]) for name in request["uprobes"]]
+    programs += [
+        (f"raw_tracepoint__{name}", bcc.BPF.RAW_TRACEPOINT, -1)
+        for name in request["raw_tracepoints"]
+    ]
+    descriptors = [loaded[name].map_fd for name in request["maps"]]
+    for name, kind, attach_type in programs:
+        try:
+            descriptors.append(loaded.load_func(name, kind, None, attach_type).fd)
+        except Exception as error:
+            return {"error": "load", "name": name, "detail": str(error)}, []
+    return {"maps": request["maps"], "programs": [name for name, _, _ in programs]}, descriptors
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    request = b""
+    while chunk := connection.recv(1 << 20):
+        request += chunk
+    manifest, descriptors = compile_and_load(json.loads(request))
+    socket.send_fds(connection, [json.dumps(manifest).encode()], descriptors)
+    connection.close()
+    sys.stdout.flush()
+    # Skip the destructors of LLVM and bcc: the kernel releases everything at once.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

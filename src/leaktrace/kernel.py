@@ -1,0 +1,458 @@
+"""What the tracer itself asks of the kernel: bpf(2), perf events and libbpf through ctypes.
+
+bcc compiles and loads the program in a child process and hands over file descriptors; from there
+on these few calls are enough, and no compiler is mapped into the tracer. Sources: bpf(2),
+perf_event_open(2), include/uapi/linux/bpf.h, include/uapi/linux/perf_event.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import errno
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.errors import EnvironmentUnfitError, ProgramError
+
+# enum bpf_cmd
+_BPF_PROG_LOAD = 5
+_BPF_LINK_CREATE = 28
+# enum bpf_prog_type
+PROG_TYPE_KPROBE = 2
+PROG_TYPE_RAW_TRACEPOINT = 17
+# enum bpf_attach_type
+ATTACH_PERF_EVENT = 41
+ATTACH_UPROBE_MULTI = 48
+# enum bpf_map_type
+MAP_TYPE_RINGBUF = 27
+# enum bpf_func_id
+FUNC_GET_ATTACH_COOKIE = 174
+
+_UPROBE_MULTI_RETURN = 1
+
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE = 0x2400
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+_PERF_ATTR_BYTES = 128
+
+_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    """Return the result, or minus errno."""
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    return -ctypes.get_errno() if result < 0 else result
+
+
+def _syscall_numbers() -> tuple[int, int]:
+    machine = os.uname().machine
+    try:
+        return _SYSCALLS[machine]
+    except KeyError:
+        raise EnvironmentUnfitError(
+            f"leaktrace does not know the {machine} architecture",
+            "it runs on x86_64 and aarch64",
+        ) from None
+
+
+def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    """bpf(2). Returns its result, or minus errno."""
+    number, _ = _syscall_numbers()
+    return _syscall(
+        number, ctypes.c_int(command), ctypes.byref(attributes), ctypes.c_uint(len(attributes))
+    )
+
+
+@cache
+def libbpf() -> ctypes.CDLL:
+    """The distribution's libbpf, on which libbcc itself depends.
+
+    Raises EnvironmentUnfitError when it is not installed.
+    """
+    for name in ("libbpf.so.1", "libbpf.so.0", ctypes.util.find_library("bpf")):
+        if name is None:
+            continue
+        try:
+            library = ctypes.CDLL(name, use_errno=True)
+        except OSError:
+            continue
+        with contextlib.suppress(AttributeError):
+            library.libbpf_set_print(None)  # what it would print is told in our words
+        return library
+    raise EnvironmentUnfitError(
+        "libbpf is not installed", "install it (Debian, Ubuntu: apt-get install libbpf1)"
+    )
+
+
+def _error(result: int) -> int:
+    """A libbpf 1.x result (minus errno) or a 0.x one (-1 and errno) as an errno, 0 for success."""
+    if result >= 0:
+        return 0
+    return -result if result != -1 else (ctypes.get_errno() or errno.EPERM)
+
+
+# --- features -------------------------------------------------------------------------------
+
+
+def has_ring_buffer() -> bool:
+    """BPF_MAP_TYPE_RINGBUF (Linux 5.8)."""
+    return int(libbpf().libbpf_probe_bpf_map_type(MAP_TYPE_RINGBUF, None)) == 1
+
+
+def has_attach_cookie() -> bool:
+    """bpf_get_attach_cookie in uprobe programs (Linux 5.15)."""
+    library = libbpf()
+    return (
+        int(library.libbpf_probe_bpf_helper(PROG_TYPE_KPROBE, FUNC_GET_ATTACH_COOKIE, None)) == 1
+    )
+
+
+@cache
+def allocates_map_memory_on_demand() -> bool:
+    """Whether hash maps without preallocation are safe in tracing programs.
+
+    They are since "bpf: Convert hash map to bpf_mem_alloc" (Linux 6.1); the kernel's type
+    information names that allocator.
+    """
+    try:
+        return b"\0bpf_mem_alloc\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+    except OSError:
+        return False
+
+
+_MINIMAL_PROGRAM = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
+
+
+@cache
+def has_uprobe_multi() -> bool:
+    """BPF_TRACE_UPROBE_MULTI links (Linux 6.6) whose pid means a process.
+
+    Before "bpf: fix multi-uprobe PID filtering logic" (Linux 6.10) it meant a single thread. That
+    commit rejects pid -1 with EINVAL before it looks at the path; older kernels say EBADF.
+    """
+    instructions = ctypes.create_string_buffer(_MINIMAL_PROGRAM, len(_MINIMAL_PROGRAM))
+    license_text = ctypes.create_string_buffer(b"GPL")
+    attributes = ctypes.create_string_buffer(128)
+    struct.pack_into(
+        "<IIQQ",
+        attributes,
+        0,
+        PROG_TYPE_KPROBE,
+        len(_MINIMAL_PROGRAM) // 8,
+        ctypes.addressof(instructions),
+        ctypes.addressof(license_text),
+    )
+    struct.pack_into("<I", attributes, 68, ATTACH_UPROBE_MULTI)  # expected_attach_type
+    program = bpf(_BPF_PROG_LOAD, attributes)
+    if program < 0:
+        return False
+    try:
+        return _link_uprobe_multi(program, "/", [0], [0], pid=-1, is_return=False) == -errno.EINVAL
+    finally:
+        os.close(program)
+
+
+# --- attaching ------------------------------------------------------------------------------
+
+
+def _link_uprobe_multi(
+    program: int,
+    path: str,
+    offsets: Sequence[int],
+    cookies: Sequence[int],
+    *,
+    pid: int,
+    is_return: bool,
+) -> int:
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    offset_array = (ctypes.c_uint64 * len(offsets))(*offsets)
+    cookie_array = (ctypes.c_uint64 * len(cookies))(*cookies)
+    attributes = ctypes.create_string_buffer(64)
+    struct.pack_into(
+        "<IIIIQQQQIIi",
+        attributes,
+        0,
+        program,
+        0,
+        ATTACH_UPROBE_MULTI,
+        0,
+        ctypes.addressof(name),
+        ctypes.addressof(offset_array),
+        0,
+        ctypes.addressof(cookie_array),
+        len(offsets),
+        _UPROBE_MULTI_RETURN if is_return else 0,
+        pid,
+    )
+    return bpf(_BPF_LINK_CREATE, attributes)
+
+
+def attach_uprobes_together(
+    program: int,
+    path: str,
+    offsets: Sequence[int],
+    cookies: Sequence[int],
+    *,
+    pid: int,
+    is_return: bool,
+) -> int:
+    """One link for many probes of one object. Returns its file descriptor.
+
+    Raises OSError with the kernel's errno.
+    """
+    result = _link_uprobe_multi(program, path, offsets, cookies, pid=pid, is_return=is_return)
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), path)
+    return result
+
+
+@cache
+def _uprobe_event_type() -> tuple[int, int]:
+    """The uprobe PMU's type, and the bit of `config` that makes a return probe."""
+    folder = Path("/sys/bus/event_source/devices/uprobe")
+    try:
+        kind = int((folder / "type").read_text())
+        bit = int((folder / "format/retprobe").read_text().strip().removeprefix("config:"))
+    except (OSError, ValueError):
+        raise EnvironmentUnfitError(
+            "this kernel has no uprobes", "it needs CONFIG_UPROBE_EVENTS=y (Linux 4.17 or newer)"
+        ) from None
+    return kind, 1 << bit
+
+
+def attach_uprobe_event(
+    program: int, path: str, offset: int, cookie: int, *, pid: int, is_return: bool
+) -> list[int]:
+    """One probe as a perf event. Returns the file descriptors that keep it alive.
+
+    Raises OSError with the kernel's errno.
+    """
+    kind, return_bit = _uprobe_event_type()
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
+    struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), return_bit if is_return else 0)
+    struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), offset)  # config1, config2
+    _, number = _syscall_numbers()
+    event = _syscall(
+        number,
+        ctypes.byref(attributes),
+        ctypes.c_int(pid),
+        ctypes.c_int(-1),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
+    )
+    if event < 0:
+        raise OSError(-event, os.strerror(-event), path)
+    link_attributes = ctypes.create_string_buffer(64)
+    struct.pack_into("<IIIIQ", link_attributes, 0, program, event, ATTACH_PERF_EVENT, 0, cookie)
+    link = bpf(_BPF_LINK_CREATE, link_attributes)
+    if link >= 0:
+        return [event, link]
+    # Before Linux 5.15 perf events take their program by ioctl and carry no cookie.
+    if _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_SET_BPF), ctypes.c_int(program)) < 0:
+        code = ctypes.get_errno()
+        os.close(event)
+        raise OSError(code, os.strerror(code), path)
+    _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_ENABLE), 0)
+    return [event]
+
+
+def attach_raw_tracepoint(program: int, name: str) -> int:
+    """Returns a file descriptor; raises OSError with the kernel's errno."""
+    result = int(libbpf().bpf_raw_tracepoint_open(name.encode(), program))
+    code = _error(result)
+    if code:
+        raise OSError(code, os.strerror(code), name)
+    return result
+
+
+# --- maps -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Map:
+    """A BPF map by file descriptor. Keys and values are numpy records of the given types."""
+
+    name: str
+    fd: int
+    key: np.dtype[np.void] | np.dtype[np.uint64] | np.dtype[np.uint32]
+    value: np.dtype[np.void] | np.dtype[np.uint64]
+    capacity: int
+
+    def lookup(self, key: int) -> np.void | None:
+        """The value of one key, or None."""
+        keys = np.array([key], dtype=self.key)
+        values = np.zeros(1, dtype=self.value)
+        result = libbpf().bpf_map_lookup_elem(self.fd, _pointer(keys), _pointer(values))
+        return None if _error(result) else values[0]
+
+    def update(self, key: int, value: NDArray[np.void] | NDArray[np.uint64]) -> None:
+        """Write one value. Raises OSError with the kernel's errno."""
+        keys = np.array([key], dtype=self.key)
+        update = libbpf().bpf_map_update_elem
+        update.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
+        code = _error(update(self.fd, _pointer(keys), _pointer(value), 0))
+        if code:
+            raise OSError(code, os.strerror(code), self.name)
+
+    def read_all(self) -> tuple[NDArray[np.generic], NDArray[np.void]]:
+        """All keys and values, in no order.
+
+        Each hash bucket is read as a whole, so a record that stays in the map while it is read is
+        seen exactly once; one that comes or goes meanwhile may or may not be seen. Kernels before
+        5.6 have no batch operations: there the map is walked key by key.
+        """
+        batched = self._read_in_batches()
+        return self._read_one_by_one() if batched is None else batched
+
+    def _read_in_batches(self) -> tuple[NDArray[np.generic], NDArray[np.void]] | None:
+        lookup = libbpf().bpf_map_lookup_batch
+        lookup.argtypes = (
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_uint32),
+            ctypes.c_void_p,
+        )
+        size = min(max(self.capacity, 1), 65_536)
+        all_keys: list[NDArray[np.generic]] = []
+        all_values: list[NDArray[np.void]] = []
+        position = np.zeros(1, dtype=np.uint64)
+        first = True
+        while True:
+            keys = np.empty(size, dtype=self.key)
+            values = np.empty(size, dtype=self.value)
+            count = ctypes.c_uint32(size)
+            code = _error(
+                lookup(
+                    self.fd,
+                    None if first else _pointer(position),
+                    _pointer(position),
+                    _pointer(keys),
+                    _pointer(values),
+                    ctypes.byref(count),
+                    None,
+                )
+            )
+            if code == errno.ENOSPC:  # a bucket with more entries than the buffer holds
+                size *= 2
+                continue
+            if code not in (0, errno.ENOENT):
+                if first and code in (errno.EINVAL, errno.ENOTSUP, 524):
+                    return None
+                raise ProgramError(
+                    f"can't read the map {self.name}: {os.strerror(code)}",
+                    "please report this with the output of `leaktrace doctor`",
+                )
+            all_keys.append(keys[: count.value])
+            all_values.append(values[: count.value])
+            first = False
+            if code == errno.ENOENT:
+                return np.concatenate(all_keys), np.concatenate(all_values)
+
+    def _read_one_by_one(self) -> tuple[NDArray[np.generic], NDArray[np.void]]:
+        library = libbpf()
+        keys: list[NDArray[np.generic]] = []
+        values: list[NDArray[np.void]] = []
+        key = np.zeros(1, dtype=self.key)
+        previous: ctypes.c_void_p | None = None
+        # A key deleted during the walk restarts it: bounded, so that it ends all the same.
+        for _ in range(2 * self.capacity):
+            if _error(library.bpf_map_get_next_key(self.fd, previous, _pointer(key))):
+                break
+            previous = _pointer(key)
+            value = np.zeros(1, dtype=self.value)
+            if not _error(library.bpf_map_lookup_elem(self.fd, _pointer(key), _pointer(value))):
+                keys.append(key.copy())
+                values.append(value)
+        if not keys:
+            return np.empty(0, dtype=self.key), np.empty(0, dtype=self.value)
+        return np.concatenate(keys), np.concatenate(values)
+
+
+def _pointer(array: NDArray[np.generic]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+# --- events ---------------------------------------------------------------------------------
+
+_RING_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
+)
+_PERF_CALLBACK = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32
+)
+_PERF_LOST_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)
+
+
+class EventStream:
+    """Events of one BPF ring buffer or perf buffer, as raw bytes.
+
+    `fileno()` becomes readable when there is something to `drain()`.
+    """
+
+    def __init__(self, map_fd: int, *, is_ring: bool, pages: int) -> None:
+        self._is_ring = is_ring
+        self._events: list[bytes] = []
+        library = libbpf()
+        if is_ring:
+            self._callback: object = _RING_CALLBACK(self._on_ring)
+            library.ring_buffer__new.restype = ctypes.c_void_p
+            handle = library.ring_buffer__new(map_fd, self._callback, None, None)
+        else:
+            self._callback = _PERF_CALLBACK(self._on_perf)
+            # Lost samples are counted by the program, which sees bpf_perf_event_output fail.
+            self._lost_callback = _PERF_LOST_CALLBACK(lambda _context, _cpu, _count: None)
+            library.perf_buffer__new.restype = ctypes.c_void_p
+            handle = library.perf_buffer__new(
+                map_fd,
+                ctypes.c_size_t(pages),
+                self._callback,
+                self._lost_callback,
+                None,
+                None,
+            )
+        if not handle or handle > (1 << 64) - 4096:
+            raise ProgramError(
+                "can't open the event buffer", "lower --event-buffer-size, or raise RLIMIT_MEMLOCK"
+            )
+        self._handle: ctypes.c_void_p | None = ctypes.c_void_p(handle)
+
+    def _on_ring(self, _context: object, data: int, size: int) -> int:
+        self._events.append(ctypes.string_at(data, size))
+        return 0
+
+    def _on_perf(self, _context: object, _cpu: int, data: int, size: int) -> None:
+        self._events.append(ctypes.string_at(data, size))
+
+    def fileno(self) -> int:
+        name = "ring_buffer__epoll_fd" if self._is_ring else "perf_buffer__epoll_fd"
+        return int(getattr(libbpf(), name)(self._handle))
+
+    def drain(self) -> list[bytes]:
+        """Every event there is, in the order of the buffer (of each CPU's, for perf buffers)."""
+        if self._handle is not None:
+            name = "ring_buffer__consume" if self._is_ring else "perf_buffer__consume"
+            getattr(libbpf(), name)(self._handle)
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        if self._handle is not None:
+            name = "ring_buffer__free" if self._is_ring else "perf_buffer__free"
+            free: Callable[[ctypes.c_void_p], object] = getattr(libbpf(), name)
+            free(self._handle)
+            self._handle = None

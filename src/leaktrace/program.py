@@ -1,0 +1,321 @@
+"""The BPF program: fragments joined, compiled and loaded in a child process that then exits.
+
+The child (`leaktrace.compiler`) is the only place where bcc is imported. It hands the file
+descriptors of maps and programs over a socket together with a small manifest, so the tracer never
+maps LLVM, and a compiler that aborts is an error message instead of the end of the tracer.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from leaktrace import abi, kernel
+from leaktrace.errors import EnvironmentUnfitError, ProgramError
+from leaktrace.options import EventBuffer, Options
+
+FRAGMENTS = ("leaktrace.h", "config.h", "maps.bpf.c", "stack.bpf.c", "track.bpf.c", "user.bpf.c")
+
+_UPROBE_PROGRAMS = (
+    "enter_size",
+    "enter_count_size",
+    "enter_alignment_size",
+    "enter_posix_memalign",
+    "enter_realloc",
+    "enter_reallocarray",
+    "enter_free",
+    "enter_mmap",
+    "enter_munmap",
+    "enter_mremap",
+    "return_from",
+)
+_RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit")
+
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+
+
+def source_directory() -> Path:
+    """Where the BPF sources are: inside the installed package, or beside src/ in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "bpf", package.parents[1] / "bpf"):
+        if (folder / "leaktrace.h").is_file():
+            return folder
+    raise ProgramError(
+        "the BPF sources of leaktrace are missing from its installation",
+        "reinstall leaktrace",
+    )
+
+
+def source_text() -> str:
+    """The whole program. bcc rewrites map accesses only in its main text, never in an #include,
+    so the fragments are joined; `#line` keeps the compiler's messages pointing at them."""
+    folder = source_directory()
+    parts = ["#include <uapi/linux/ptrace.h>\n"]
+    for name in FRAGMENTS:
+        parts.append(f'#line 1 "bpf/{name}"\n{(folder / name).read_text()}')
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The -D flags of one compilation (bpf/config.h gives their meanings)."""
+
+    values: Mapping[str, int]
+
+    @classmethod
+    def from_options(cls, options: Options) -> Knobs:
+        """Choose by what was asked and what the running kernel offers."""
+        limits, filters = options.limits, options.filters
+        on_demand = kernel.allocates_map_memory_on_demand()
+        values = {
+            "MAX_ALLOCS": limits.max_allocs,
+            "MAX_STACKS": limits.max_stacks,
+            "MAX_THREADS": limits.max_threads,
+            "HASH_FLAGS": 1 if on_demand else 0,
+            "SAMPLE_RATE": filters.sample_rate,
+            "TRACE": int(options.report.trace),
+            "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
+            "USE_COOKIES": int(kernel.has_attach_cookie()),
+            "EVENT_PAGES": event_pages(limits.event_buffer_bytes),
+        }
+        if filters.min_size_bytes is not None:
+            values |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
+        if filters.max_size_bytes is not None:
+            values |= {"MAX_SIZE": filters.max_size_bytes, "SIZES_FILTERED": 1}
+        return cls(values)
+
+    def flags(self) -> list[str]:
+        return [f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}"
+                for name, value in self.values.items()]
+
+
+def uses_ring_buffer(choice: EventBuffer) -> bool:
+    """Whether events travel by BPF ring buffer. Raises EnvironmentUnfitError if that was asked
+    for and the kernel has none."""
+    if choice is EventBuffer.PERF:
+        return False
+    has = kernel.has_ring_buffer()
+    if choice is EventBuffer.RING and not has:
+        raise EnvironmentUnfitError(
+            "this kernel has no BPF ring buffer (Linux 5.8)", "leave --event-buffer out"
+        )
+    return has
+
+
+def event_pages(size_bytes: int) -> int:
+    """Ring buffers take a power of two of pages."""
+    pages = max(size_bytes // _PAGE_BYTES, 1)
+    return 1 << (pages - 1).bit_length()
+
+
+@dataclass
+class Program:
+    """The loaded program: descriptors of its maps and of its programs."""
+
+    allocations: kernel.Map
+    sites: kernel.Map
+    stacks: kernel.Map
+    session: kernel.Map
+    losses: kernel.Map
+    region_events_fd: int
+    trace_events_fd: int | None
+    programs: dict[str, int]
+    uprobe_multi: bool
+    ring_buffer: bool
+    event_pages: int
+    descriptors: list[int]
+
+    def close(self) -> None:
+        """Let go of every descriptor: the kernel frees what nothing else holds."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+class Compilation:
+    """A compilation under way in its child process: start it, do something else, then `finish()`."""
+
+    def __init__(self, options: Options) -> None:
+        self._knobs = Knobs.from_options(options)
+        self._uprobe_multi = kernel.has_uprobe_multi()
+        self._trace = options.report.trace
+        request = {
+            "source": source_text(),
+            "kernel_source": str(source_directory()),
+            "flags": self._knobs.flags(),
+            "uprobes": list(_UPROBE_PROGRAMS),
+            "uprobe_attach_type": kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1,
+            "raw_tracepoints": list(_RAW_TRACEPOINTS),
+            "maps": self._map_names(),
+        }
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = ours
+        # The child's stderr, where clang and the verifier write, goes to a file: no pipe that
+        # could fill up while nobody reads.
+        self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in finish)
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "leaktrace.compiler", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._messages,
+                stderr=self._messages,
+                pass_fds=(theirs.fileno(),),
+                env=_child_environment(),
+            )
+        try:
+            self._socket.sendall(json.dumps(request).encode())
+            self._socket.shutdown(socket.SHUT_WR)
+        except BrokenPipeError:
+            pass  # the child is dead already: finish() tells what it said
+
+    def _map_names(self) -> list[str]:
+        names = ["allocations", "sites", "stacks", "session", "losses", "region_events"]
+        return [*names, "trace_events"] if self._trace else names
+
+    def finish(self) -> Program:
+        """Wait for the child and take over its descriptors.
+
+        Raises EnvironmentUnfitError when bcc is missing or loading isn't permitted, ProgramError
+        when the program doesn't compile or load.
+        """
+        with self._socket, self._messages:
+            reply, descriptors = _receive(self._socket)
+            self._child.wait()
+            if not reply:
+                raise self._crash()
+            manifest = json.loads(reply)
+            if "error" in manifest:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                raise self._translate(manifest)
+        names = [*manifest["maps"], *manifest["programs"]]
+        by_name = dict(zip(names, descriptors, strict=True))
+
+        capacity = self._knobs.values
+        return Program(
+            allocations=kernel.Map(
+                "allocations",
+                by_name["allocations"],
+                abi.U64,
+                abi.ALLOCATION,
+                capacity["MAX_ALLOCS"],
+            ),
+            sites=kernel.Map(
+                "sites", by_name["sites"], abi.U64, abi.SITE, capacity["MAX_STACKS"]
+            ),
+            stacks=kernel.Map(
+                "stacks", by_name["stacks"], abi.U64, abi.STACK, capacity["MAX_STACKS"]
+            ),
+            session=kernel.Map("session", by_name["session"], abi.U32, abi.SESSION, 1),
+            losses=kernel.Map(
+                "losses", by_name["losses"], abi.U32, abi.U64, len(abi.LossKind)
+            ),
+            region_events_fd=by_name["region_events"],
+            trace_events_fd=by_name.get("trace_events"),
+            programs={name: by_name[name] for name in manifest["programs"]},
+            uprobe_multi=self._uprobe_multi,
+            ring_buffer=bool(capacity["USE_RING_BUFFER"]),
+            event_pages=capacity["EVENT_PAGES"],
+            descriptors=descriptors,
+        )
+
+    def abandon(self) -> None:
+        """Give the compilation up: something else failed meanwhile."""
+        self._child.kill()
+        self._child.wait()
+        self._socket.close()
+        self._messages.close()
+
+    def _output(self) -> str:
+        self._messages.seek(0)
+        return self._messages.read(1 << 20).decode(errors="replace")
+
+    def _crash(self) -> ProgramError:
+        code = self._child.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        return ProgramError(
+            f"the BPF compiler {how}: {last_line(self._output())}",
+            "check the installation of bcc with `leaktrace doctor`",
+        )
+
+    def _translate(self, manifest: Mapping[str, str]) -> ProgramError | EnvironmentUnfitError:
+        output = self._output()
+        stage, detail = manifest["error"], manifest.get("detail", "")
+        if stage == "import":
+            return EnvironmentUnfitError(
+                f"bcc can't be used: {detail}",
+                "install the distribution's package: python3-bpfcc (Debian, Ubuntu), "
+                "python3-bcc (Fedora, openSUSE), python-bcc (Arch)",
+            )
+        if stage == "compile":
+            return ProgramError(
+                f"the BPF program does not compile: {compiler_line(output) or detail}",
+                "please report this with the output of `leaktrace doctor`",
+            )
+        if "Operation not permitted" in output or "Operation not permitted" in detail:
+            return EnvironmentUnfitError(
+                f"the kernel does not permit loading BPF programs ({manifest.get('name', '')})",
+                "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
+            )
+        return ProgramError(
+            f"the kernel refused the BPF program {manifest.get('name', '')}: "
+            f"{verifier_line(output) or detail}",
+            "please report this with the output of `leaktrace doctor`",
+        )
+
+
+def _child_environment() -> dict[str, str]:
+    """The child must find this very package, however leaktrace was started."""
+    parent = str(Path(__file__).resolve().parents[1])
+    known = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": f"{parent}{os.pathsep}{known}" if known else parent}
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """Everything the child sends until it closes: bytes of the manifest, and descriptors."""
+    reply = b""
+    descriptors = array.array("i")
+    while True:
+        # SCM_RIGHTS carries up to 253 descriptors a message (unix(7)).
+        data, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(253 * 4))
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(payload[: len(payload) - len(payload) % 4])
+        if not data:
+            break
+        reply += data
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return reply, list(descriptors)
+
+
+def compiler_line(output: str) -> str:
+    """The first error that clang reports, as file:line: text."""
+    match = re.search(r"^(\S+):(\d+):\d+: (?:fatal )?error: (.*)$", output, re.MULTILINE)
+    return f"{match[1]}:{match[2]}: {match[3]}" if match else ""
+
+
+def verifier_line(output: str) -> str:
+    """What the verifier objects to: the last line before its statistics."""
+    lines = [
+        line
+        for line in output.splitlines()
+        if line.strip()
+        and not re.match(r"(processed|verification time|stack depth|HINT:)", line.strip())
+    ]
+    return lines[-1].strip() if lines else ""
+
+
+def last_line(output: str) -> str:
+    lines = output.strip().splitlines()
+    return lines[-1].strip() if lines else "it printed nothing"
