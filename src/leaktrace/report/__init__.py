@@ -1,0 +1,34 @@
+"""Report formats: one module each, and one line each in `FORMATS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TextIO
+
+from leaktrace.errors import UsageError
+from leaktrace.report.base import Output, Reporter, open_output
+from leaktrace.report.json_lines import JsonReporter
+from leaktrace.report.memleak import MemleakReporter
+from leaktrace.report.text import TextReporter
+
+__all__ = ["FORMATS", "Output", "Reporter", "create_reporter", "open_output"]
+
+FORMATS: Mapping[str, type[Reporter]] = {
+    "text": TextReporter,
+    "memleak": MemleakReporter,
+    "json": JsonReporter,
+}
+
+
+def create_reporter(format_name: str, output: TextIO, notices: TextIO) -> Reporter:
+    """The reporter of a format; `notices` is the stream for what is no report (stderr).
+
+    Raises UsageError for a name that is not in `FORMATS`.
+    """
+    try:
+        reporter = FORMATS[format_name]
+    except KeyError:
+        raise UsageError(
+            f"there is no report format {format_name!r}", f"choose one of {', '.join(FORMATS)}"
+        ) from None
+    return reporter(output, notices)

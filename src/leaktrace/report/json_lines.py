@@ -1,0 +1,161 @@
+"""JSON for programs: one object a line, `leaktrace/report/1` and `leaktrace/event/1`.
+
+The contract is `docs/json.md` with the schemas in `docs/schema/`: within version 1 fields are only
+ever added. Names from the traced process are printable and valid UTF-8 (see `names.printable`), so
+that `jq -r` shows them safely and strict parsers take them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC
+from typing import Any, ClassVar
+
+from leaktrace.model import Allocation, Event, Frame, Loss, Report, Site, TargetInfo, Total
+from leaktrace.report.base import Reporter
+from leaktrace.report.names import printable
+
+REPORT_SCHEMA = "leaktrace/report/1"
+EVENT_SCHEMA = "leaktrace/event/1"
+
+Object = dict[str, Any]
+
+
+class JsonReporter(Reporter):
+    """--format json."""
+
+    summary: ClassVar[str] = "one JSON object a line, for programs (docs/json.md)"
+
+    def report(self, report: Report) -> None:
+        self.write(_line(report_object(report)))
+
+    def events(self, events: Iterable[Event]) -> None:
+        self.write("".join(_line(event_object(event)) for event in events))
+
+
+def _line(value: Object) -> str:
+    # ASCII, so that it is JSON in whatever encoding standard output has.
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def report_object(report: Report) -> Object:
+    """A report as the object that is written for it (schema `leaktrace/report/1`)."""
+    shown: Object = {
+        "schema": REPORT_SCHEMA,
+        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "elapsed_s": round(report.elapsed_s, 3),
+        "number": report.number,
+        "final": report.final,
+        "reason": printable(report.reason),
+        "target": _target(report.target),
+        "estimate": report.sample_rate > 1,
+        "sample_rate": report.sample_rate,
+        "combined": report.combined,
+        "outstanding": _total(report.outstanding),
+        "growth_bytes": report.growth_bytes,
+        "older_ms": report.older_ms,
+        "younger": _total(report.younger),
+        "resident": None
+        if report.resident is None
+        else {"bytes": report.resident.bytes, "growth_bytes": report.resident.growth_bytes},
+        "losses": _losses(report.losses),
+        "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
+        "site_count": report.site_count,
+        "top": report.top,
+        "sort": report.sort,
+        "sites": [_site(site) for site in report.sites],
+    }
+    if report.allocations is not None:
+        shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    return shown
+
+
+def event_object(event: Event) -> Object:
+    """An event as the object that is written for it (schema `leaktrace/event/1`)."""
+    return {
+        "schema": EVENT_SCHEMA,
+        "time_ns": event.time_ns,
+        "tid": event.tid,
+        "kind": event.kind.value,
+        "function": printable(event.function),
+        "bytes": event.size_bytes,
+        "address": f"{event.address:#x}",
+        "frames": [_frame(frame) for frame in event.frames],
+    }
+
+
+def _target(target: TargetInfo) -> Object:
+    return {
+        "kind": target.kind,
+        "pid": target.pid,
+        "command": printable(target.command),
+        "allocators": [printable(allocator) for allocator in target.allocators],
+        "notes": [printable(note) for note in target.notes],
+    }
+
+
+def _total(total: Total) -> Object:
+    return {"bytes": total.bytes, "count": total.count}
+
+
+def _losses(losses: Iterable[Loss]) -> Object:
+    shown: Object = {}
+    for loss in losses:
+        shown[loss.name] = loss.count
+        if loss.bytes is not None:
+            # The contract's own name for the one that has been there from the start.
+            stem = "allocation" if loss.name == "allocations" else loss.name
+            shown[f"{stem}_bytes"] = loss.bytes
+    return shown
+
+
+def _site(site: Site) -> Object:
+    return {
+        "id": site.id,
+        "bytes": site.bytes,
+        "count": site.count,
+        "growth_bytes": site.growth_bytes,
+        "oldest_ms": _milliseconds(site.oldest_ns),
+        "newest_ms": _milliseconds(site.newest_ns),
+        "allocated_bytes": site.allocated_bytes,
+        "allocated_count": site.allocated_count,
+        "freed_bytes": site.freed_bytes,
+        "freed_count": site.freed_count,
+        "stack_end": site.stack.end.value,
+        "frames": [_frame(frame) for frame in site.stack.frames],
+    }
+
+
+def _frame(frame: Frame) -> Object:
+    shown: Object = {
+        "address": f"{frame.address:#x}",
+        "function": _name(frame.function),
+        "offset": frame.offset,
+        "module": _name(frame.module),
+        "module_offset": None if frame.module_offset is None else f"{frame.module_offset:#x}",
+        "build_id": _name(frame.build_id),
+        "file": _name(frame.source.file) if frame.source else None,
+        "line": frame.source.line if frame.source else None,
+        "inlined": frame.inlined,
+    }
+    if frame.function is None:
+        shown["unknown"] = printable(frame.unknown or "no name is known")
+    return shown
+
+
+def _allocation(allocation: Allocation) -> Object:
+    return {
+        "address": f"{allocation.address:#x}",
+        "bytes": allocation.size_bytes,
+        "age_ms": _milliseconds(allocation.age_ns),
+        "site": allocation.site_id,
+    }
+
+
+def _name(name: str | None) -> str | None:
+    return None if name is None else printable(name)
+
+
+def _milliseconds(time_ns: int | None) -> int | None:
+    return None if time_ns is None else time_ns // 1_000_000

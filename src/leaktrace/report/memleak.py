@@ -1,0 +1,107 @@
+"""The output of bcc's Python memleak, byte for byte, so that scripts made for it keep working.
+
+The format (bcc `tools/memleak.py`, `print_outstanding` and `print_outstanding_combined`):
+
+    Attaching to pid 4242, Ctrl+C to quit.
+    [06:00:00] Top 10 stacks with outstanding allocations:
+    \taddr = 55d0c0de1234 size = 128
+    \t128 bytes in 1 allocations from stack
+    \t\t0x000055d0c0de0a10\tmain+0x1f [leaker]
+
+Stacks ascend, the largest last. The format knows no losses, no estimates, no inlined functions and
+no final report: the first two go to the notices, inlined frames are left out (their code is part
+of the frame that follows), and a final report looks like any other. Traced events are those of
+the text format: memleak prints raw tuples of the kernel's trace pipe there.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import ClassVar, TextIO
+
+from leaktrace.model import Event, Frame, Loss, Report, Site, TargetInfo
+from leaktrace.report.base import Reporter
+from leaktrace.report.event_lines import event_line
+from leaktrace.report.names import LOST_STACK, physical, printable
+from leaktrace.report.units import size
+
+
+class MemleakReporter(Reporter):
+    """--format memleak."""
+
+    summary: ClassVar[str] = "exactly what bcc's memleak prints, for scripts that read it"
+
+    def __init__(self, output: TextIO, notices: TextIO) -> None:
+        super().__init__(output, notices)
+        self._told_losses: dict[str, int] = {}
+        self._told_estimate = False
+
+    def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:
+        lines = []
+        if command:
+            shown = printable(shlex.join(command))
+            lines.append(f"Executing '{shown}' and tracing the resulting process.")
+        if target.kind == "kernel":
+            lines.append("Attaching to kernel allocators, Ctrl+C to quit.")
+        else:
+            lines.append(f"Attaching to pid {target.pid}, Ctrl+C to quit.")
+        self.write("".join(f"{line}\n" for line in lines))
+
+    def report(self, report: Report) -> None:
+        self.write("".join(f"{line}\n" for line in report_lines(report)))
+        self._tell_what_has_no_place(report)
+
+    def events(self, events: Iterable[Event]) -> None:
+        self.write("".join(f"{event_line(event)}\n" for event in events))
+
+    def _tell_what_has_no_place(self, report: Report) -> None:
+        if report.sample_rate > 1 and not self._told_estimate:
+            self._told_estimate = True
+            self.notice(
+                f"estimate: 1 allocation in {report.sample_rate:,} is recorded, figures are scaled"
+            )
+        for loss in report.losses:
+            if loss.count != self._told_losses.get(loss.name, 0):
+                self._told_losses[loss.name] = loss.count
+                self.notice(_loss_notice(loss))
+
+
+def report_lines(report: Report) -> Iterator[str]:
+    """The lines of one report, without line breaks."""
+    local_time = report.time.astimezone()
+    yield f"[{local_time:%H:%M:%S}] Top {report.top} stacks with outstanding allocations:"
+    by_size = sorted(report.allocations or (), key=lambda allocation: allocation.size_bytes)
+    for allocation in by_size:
+        yield f"\taddr = {allocation.address:x} size = {allocation.size_bytes}"
+    for site in reversed(report.sites):
+        yield f"\t{site.bytes} bytes in {site.count} allocations from stack"
+        yield from _stack_lines(site, with_addresses=not report.combined)
+    if report.combined and not report.sites:
+        yield ""  # memleak joins its entries and prints the result even when there are none
+
+
+def _stack_lines(site: Site, with_addresses: bool) -> Iterator[str]:
+    if not site.stack.frames:
+        yield f"\t\t{LOST_STACK}"
+    for frame in physical(site.stack.frames):
+        prefix = f"0x{frame.address:016x}\t" if with_addresses else ""
+        yield f"\t\t{prefix}{_symbol(frame)}"
+
+
+def _symbol(frame: Frame) -> str:
+    if frame.function is None:
+        symbol = "[unknown]"
+    else:
+        symbol = f"{printable(frame.function)}+{frame.offset:#x}"
+    if frame.module is None:
+        return symbol
+    # The base name as it is, so the vdso shows as [[vdso]], as bcc has it.
+    return f"{symbol} [{printable(PurePosixPath(frame.module).name)}]"
+
+
+def _loss_notice(loss: Loss) -> str:
+    known_size = f" ({size(loss.bytes)})" if loss.bytes is not None else ""
+    hint = f"; {loss.hint}" if loss.hint else ""
+    return printable(f"lost: {loss.count:,} {loss.meaning}{known_size}{hint}")

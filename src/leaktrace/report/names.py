@@ -1,0 +1,116 @@
+"""Names that come from the traced process, made fit to print.
+
+A symbol, a file name or a command is whatever its author put there: escape sequences that would
+drive the reader's terminal, line breaks that would forge a line of the report, four kilobytes of
+C++ template. Everything that is printed from the target passes through `printable` first;
+widths are counted in terminal cells (wcwidth), not in characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from rich.cells import cell_len
+
+from leaktrace.model import Frame
+
+ELLIPSIS = "..."  # ASCII: as wide and as printable in every locale
+
+LOST_STACK = "stack information lost"  # memleak's words
+
+_SURROGATE_ESCAPES = range(0xDC80, 0xDD00)  # undecodable bytes under PEP 383
+
+
+@lru_cache(maxsize=16_384)
+def printable(name: str) -> str:
+    """`name` with every character that is not plainly visible replaced by its escape.
+
+    That is: control characters, format characters (bidirectional overrides, zero-width ones),
+    line and paragraph separators, surrogates, private and unassigned code points. A byte that was
+    no UTF-8 and was decoded with surrogateescape comes out as the byte it was: `\\xff`. The result
+    can be encoded in UTF-8 and stays on one line.
+    """
+    if name.isprintable():
+        return name
+    return "".join(char if char.isprintable() else _escape(ord(char)) for char in name)
+
+
+def _escape(code: int) -> str:
+    if code in _SURROGATE_ESCAPES:
+        return f"\\x{code - 0xDC00:02x}"
+    if code in (0x09, 0x0A, 0x0D):
+        return {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}[code]
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def module_name(module: str) -> str:
+    """The module as frames show it: the last part of its path, no brackets around "[vdso]"."""
+    name = PurePosixPath(module).name or module
+    return printable(name.removeprefix("[").removesuffix("]") if name[:1] == "[" else name)
+
+
+def physical(frames: Iterable[Frame]) -> Iterable[Frame]:
+    """The frames that exist at run time: without those that the compiler inlined."""
+    return (frame for frame in frames if not frame.inlined)
+
+
+def shorten_middle(text: str, cells: int) -> str:
+    """`text` in at most `cells` terminal cells, the middle replaced by "...".
+
+    The end keeps the larger part: in a qualified name the function comes last. A text of combining
+    characters, which take no cells, is cut too.
+    """
+    if cell_len(text) <= cells and len(text) <= 2 * cells:
+        return text
+    if cells <= len(ELLIPSIS):
+        return ELLIPSIS[:cells]
+    room = cells - len(ELLIPSIS)
+    head = _take(text, room * 2 // 5)
+    tail = _take(text[::-1], room - cell_len(head))[::-1]
+    # Parts measured apart may be wider than together and the other way round (emoji sequences).
+    while tail and cell_len(head + ELLIPSIS + tail) > cells:
+        tail = tail[1:]
+    return head + ELLIPSIS + tail
+
+
+def _take(text: str, cells: int) -> str:
+    """The longest start of `text` that fits in `cells`, and in twice as many characters."""
+    taken = 0
+    for index, char in enumerate(text):
+        taken += cell_len(char)
+        if taken > cells or index >= 2 * cells:
+            return text[:index]
+    return text
+
+
+def shorten_path(path: str, cells: int) -> str:
+    """`path` in at most `cells`: leading folders go first, the file name stays as long as it can.
+
+    `.../http/parser.c:118` rather than `/home/build/...c:118`.
+    """
+    if cell_len(path) <= cells and len(path) <= 2 * cells:
+        return path
+    parts = path.split("/")
+    for first in range(1, len(parts)):
+        shorter = f"{ELLIPSIS}/{'/'.join(parts[first:])}"
+        if cell_len(shorter) <= cells and len(shorter) <= 2 * cells:
+            return shorter
+    return shorten_middle(parts[-1], cells)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` broken at spaces into lines of at most `width` cells; words too long are shortened."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        fitting = shorten_middle(word, width)
+        candidate = f"{line} {fitting}" if line else fitting
+        if cell_len(candidate) > width:
+            lines.append(line)
+            candidate = fitting
+        line = candidate
+    return [*lines, line] if line else lines

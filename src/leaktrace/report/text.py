@@ -1,0 +1,300 @@
+"""The report that people read.
+
+    leaktrace  redis-server (pid 4242)   report 3, 15.0 s   libc.so.6: 12 functions
+    outstanding 24.3 MiB in 51,204 allocations at 37 sites
+      +1.2 MiB since the last report   RSS 48.1 MiB (+1.3 MiB)
+
+      12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a90c41b7e55
+        parse_header+0x2f  http/parser.c:118  [libparse.so.1]
+        read_request+0x1a0  http/server.c:77   [httpd]
+        main+0x44           main.c:31          [httpd]
+
+      the other 36 sites: 12.3 MiB  51%  38,916 allocations
+
+    lost: nothing   stacks: 37 complete
+
+The figures add up: what the age filter leaves out and what `--top` leaves out have lines of their
+own. No line is wider than the terminal, or than 80 columns in a file; colour is for terminals
+only, and there is no control code in a file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar, TextIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from leaktrace.model import (
+    Allocation,
+    Event,
+    Loss,
+    Report,
+    Site,
+    StackEnd,
+    TargetInfo,
+    Total,
+)
+from leaktrace.report import units
+from leaktrace.report.base import Reporter
+from leaktrace.report.event_lines import event_line
+from leaktrace.report.frames import frame_lines
+from leaktrace.report.names import printable, shorten_middle, wrap
+
+FILE_WIDTH = 80
+_NARROWEST = 40  # on a terminal narrower than this, lines wrap
+
+_STACK_ENDS = {
+    StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
+    StackEnd.GUESSED: "stack guessed: a frame was found by its frame pointer only",
+    StackEnd.BROKEN: "stack broken: the next frame can't be found",
+    StackEnd.LOST: "stack lost: it could not be stored",
+}
+
+
+class TextReporter(Reporter):
+    """--format text, the default."""
+
+    summary: ClassVar[str] = "for reading; 80 columns, colour on a terminal"
+
+    def __init__(self, output: TextIO, notices: TextIO) -> None:
+        super().__init__(output, notices)
+        self._told_notes: set[str] = set()
+
+    def report(self, report: Report) -> None:
+        lines = report_lines(report, self._width(), self._new_notes(report.target))
+        self.write(self._painted([*lines, Text()]))
+
+    def events(self, events: Iterable[Event]) -> None:
+        self.write("".join(f"{event_line(event)}\n" for event in events))
+
+    def _new_notes(self, target: TargetInfo) -> list[str]:
+        """The notes that no report has shown yet: saying them once is enough."""
+        new = [note for note in dict.fromkeys(target.notes) if note not in self._told_notes]
+        self._told_notes.update(new)
+        return new
+
+    def _width(self) -> int:
+        if not self.output.isatty():
+            return FILE_WIDTH
+        try:
+            columns = os.get_terminal_size(self.output.fileno()).columns
+        except OSError:
+            columns = 0
+        return max(columns or FILE_WIDTH, _NARROWEST)
+
+    def _painted(self, lines: Sequence[Text]) -> str:
+        if not self.output.isatty():
+            return "".join(f"{line.plain}\n" for line in lines)
+        # rich only turns styles into codes here (honouring NO_COLOR and TERM); it writes nothing
+        # itself, because it would answer a broken pipe by exiting.
+        console = Console(file=io.StringIO(), force_terminal=True, highlight=False)
+        with console.capture() as capture:
+            console.print(Text("\n").join(lines), soft_wrap=True)
+        return capture.get()
+
+
+def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Iterator[Text]:
+    """The lines of one report, each at most `width` cells wide, without line breaks."""
+    yield from _header(report, width)
+    for note in notes:
+        yield from _wrapped("note: ", note, width, "yellow")
+    yield Text()
+    yield from _sites(report, width)
+    yield from _footer(report, width)
+
+
+def _header(report: Report, width: int) -> Iterator[Text]:
+    target = report.target
+    command = shorten_middle(printable(target.command), width // 2)
+    who = command if target.kind == "kernel" else f"{command} (pid {target.pid})"
+    title = Text("leaktrace", "bold").append(f"  {who}", "bold cyan")
+    when = Text(f"report {report.number}, {units.elapsed(report.elapsed_s)}")
+    hooked = [Text(printable(allocator)) for allocator in target.allocators]
+    yield from _flowed([title, when, *hooked], width)
+    if report.final:
+        reason = f"last report: {report.reason}" if report.reason else "last report"
+        for line in wrap(printable(reason), width):
+            yield Text(line, "bold")
+    if report.sample_rate > 1:
+        yield from _wrapped(
+            "estimate: ",
+            f"1 allocation in {report.sample_rate:,} is recorded, at random; "
+            "figures with a ~ are scaled up from those",
+            width,
+            "yellow",
+        )
+    yield from _totals(report, width)
+
+
+def _totals(report: Report, width: int) -> Iterator[Text]:
+    about = _about(report)
+    sites = units.counted(report.site_count, "site")
+    fields = [Text("outstanding ").append(_total(report.outstanding, about), "bold")]
+    if report.younger.count == 0:
+        fields[0].append(f" at {sites}")
+    if report.growth_bytes is not None:
+        change = f"{about}{units.size_change(report.growth_bytes)} since the last report"
+        fields.append(Text(change, _change_style(report.growth_bytes)))
+    if report.resident is not None:
+        resident = f"RSS {units.size(report.resident.bytes)}"
+        if report.resident.growth_bytes is not None:
+            resident += f" ({units.size_change(report.resident.growth_bytes)})"
+        fields.append(Text(resident))
+    yield from _flowed(fields, width)
+    if report.younger.count:
+        older = Total(
+            report.outstanding.bytes - report.younger.bytes,
+            report.outstanding.count - report.younger.count,
+        )
+        age = units.age(report.older_ms * 1_000_000)
+        yield Text(f"  younger than {age}, left out below: {_total(report.younger, about)}")
+        yield Text(f"  older, at {sites}: {_total(older, about)}")
+
+
+def _sites(report: Report, width: int) -> Iterator[Text]:
+    by_site: defaultdict[str, list[Allocation]] = defaultdict(list)
+    for allocation in report.allocations or ():
+        by_site[allocation.site_id].append(allocation)
+
+    if not report.sites and not report.site_count:
+        yield Text(f"  no outstanding allocations{_older_than(report)}")
+        yield Text()
+    for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
+        yield from figures
+        for line in frame_lines(site.stack.frames, width - 4):
+            yield Text("    ").append_text(line)
+        if site.stack.end in _STACK_ENDS:
+            yield Text(f"    ({_STACK_ENDS[site.stack.end]})", "yellow")
+        yield from _allocations(by_site.pop(site.id, []))
+        yield Text()
+    yield from _rest(report)
+    if by_site:
+        yield Text("  allocations at sites that are not shown:")
+        yield from _allocations([one for several in by_site.values() for one in several])
+        yield Text()
+
+
+def _older_than(report: Report) -> str:
+    if report.combined or not report.older_ms:
+        return ""
+    return f" older than {units.age(report.older_ms * 1_000_000)}"
+
+
+def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
+    """The figures of each site, in columns that all of them share."""
+    about = _about(report)
+    rows = [_site_row(site, report, about) for site in report.sites]
+    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    kept = [index for index, column in enumerate(columns) if column]
+    figures_width = sum(columns[index] + 2 for index in kept)
+    id_fits = figures_width + 2 + 16 <= width
+    for site, row in zip(report.sites, rows, strict=True):
+        line = Text()
+        for index in kept:
+            style = "bold" if index == 0 else _change_style(site.growth_bytes or 0)
+            line.append("  ")
+            line.append(row[index].rjust(columns[index]), style if index in (0, 3) else "")
+        site_id = printable(site.id)
+        if id_fits:
+            yield [line.append(f"  {site_id}", "dim")]
+        else:
+            yield [line, Text(f"    site {site_id}", "dim")]
+
+
+def _site_row(site: Site, report: Report, about: str) -> tuple[str, str, str, str, str]:
+    growth = site.growth_bytes
+    return (
+        about + units.size(site.bytes),
+        units.share(site.bytes, report.outstanding.bytes),
+        about + units.counted(site.count, "allocation"),
+        "" if growth is None else about + units.size_change(growth),
+        "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
+    )
+
+
+def _allocations(allocations: list[Allocation]) -> Iterator[Text]:
+    """Single allocations, the oldest first."""
+    for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
+        size = f"{units.number(one.size_bytes)} bytes"
+        yield Text(f"      {one.address:#x}  {size:>16}  {units.age(one.age_ns)} old")
+
+
+def _rest(report: Report) -> Iterator[Text]:
+    """What is outstanding, old enough, and not at the sites shown."""
+    about = _about(report)
+    shown = sum(site.bytes for site in report.sites), sum(site.count for site in report.sites)
+    rest = Total(
+        report.outstanding.bytes - report.younger.bytes - shown[0],
+        report.outstanding.count - report.younger.count - shown[1],
+    )
+    others = report.site_count - len(report.sites)
+    if others > 0:
+        label = f"the other {units.counted(others, 'site')}"
+    elif (rest.bytes or rest.count) and report.sample_rate == 1:
+        label = "at no site that is known"
+    else:
+        return
+    share = units.share(rest.bytes, report.outstanding.bytes)
+    yield Text(f"  {label}: {_total(rest, about)}{f' ({share})' if share else ''}")
+    yield Text()
+
+
+def _footer(report: Report, width: int) -> Iterator[Text]:
+    losses = [loss for loss in report.losses if loss.count]
+    for loss in losses:
+        yield from _loss(loss, width)
+    fields = [] if losses else [Text("lost: nothing", "green")]
+    if ends := [f"{count:,} {end}" for end, count in report.stack_ends.items() if count]:
+        fields.append(Text(f"stacks: {', '.join(ends)}"))
+    yield from _flowed(fields, width)
+
+
+def _loss(loss: Loss, width: int) -> Iterator[Text]:
+    known_size = f" ({units.size(loss.bytes)})" if loss.bytes is not None else ""
+    text = f"{units.number(loss.count)} {loss.meaning}{known_size}"
+    yield from _wrapped("lost: ", text, width, "bold red")
+    if loss.hint:
+        yield from _wrapped("      ", loss.hint, width, "")
+
+
+def _about(report: Report) -> str:
+    """The mark of a figure that is an estimate."""
+    return "~" if report.sample_rate > 1 else ""
+
+
+def _total(total: Total, about: str) -> str:
+    count = units.counted(total.count, "allocation")
+    return f"{about}{units.size(total.bytes)} in {about}{count}"
+
+
+def _change_style(change_bytes: int) -> str:
+    return "red" if change_bytes > 0 else "green" if change_bytes < 0 else ""
+
+
+def _wrapped(label: str, text: str, width: int, label_style: str) -> Iterator[Text]:
+    """`text` behind `label`, continued under itself."""
+    indent = " " * cell_len(label)
+    for index, line in enumerate(wrap(printable(text), width - len(indent))):
+        start = Text(label, label_style) if index == 0 else Text(indent)
+        yield start.append(line)
+
+
+def _flowed(fields: Sequence[Text], width: int) -> Iterator[Text]:
+    """Fields side by side, three spaces apart; what does not fit starts an indented line."""
+    line = Text()
+    for field in fields:
+        if line.cell_len and line.cell_len + 3 + field.cell_len > width:
+            yield line
+            line = Text("  ")
+        elif line.cell_len:
+            line.append("   ")
+        field.truncate(width - line.cell_len)
+        line.append_text(field)
+    if line.cell_len:
+        yield line

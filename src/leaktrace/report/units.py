@@ -1,0 +1,81 @@
+"""Figures as people read them: 12.0 MiB, +512.0 KiB, 4m10s, 51,204, 49%.
+
+Plain ASCII, so that a figure is as many columns wide as it is characters long.
+"""
+
+from __future__ import annotations
+
+_SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+_MS_NS = 1_000_000
+_S_NS = 1_000 * _MS_NS
+_MINUTE_S = 60
+_HOUR_S = 60 * _MINUTE_S
+_DAY_S = 24 * _HOUR_S
+
+
+def size(size_bytes: int) -> str:
+    """Bytes with a binary prefix and one decimal: "512 B", "12.0 MiB"; a minus stays."""
+    sign = "-" if size_bytes < 0 else ""
+    magnitude: float = abs(size_bytes)
+    if magnitude < 1024:
+        return f"{sign}{magnitude:.0f} B"
+    magnitude /= 1024
+    unit = 0
+    # Compared as it will be printed: 1023.96 KiB must not become "1024.0 KiB".
+    while round(magnitude, 1) >= 1024 and unit + 1 < len(_SIZE_UNITS):
+        magnitude /= 1024
+        unit += 1
+    return f"{sign}{magnitude:.1f} {_SIZE_UNITS[unit]}"
+
+
+def size_change(size_bytes: int) -> str:
+    """A difference of bytes, always with a sign: "+512.0 KiB", "-3 B", "+0 B"."""
+    return size(size_bytes) if size_bytes < 0 else f"+{size(size_bytes)}"
+
+
+def number(count: int) -> str:
+    """A count with thousands separated: "51,204"."""
+    return f"{count:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count and what is counted: "1 allocation", "51,204 allocations"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def share(part: int, whole: int) -> str:
+    """`part` of `whole` in per cent, "" where that means nothing.
+
+    Only nothing is "0%" and only everything is "100%": rounding gives "<1%" and ">99%".
+    """
+    if whole <= 0 or part < 0 or part > whole:
+        return ""
+    percent = 100 * part / whole
+    if 0 < percent < 1:
+        return "<1%"
+    if 99 < percent < 100:
+        return ">99%"
+    return f"{percent:.0f}%"
+
+
+def age(age_ns: int) -> str:
+    """A span of nanoseconds with the two units that matter: "820ms", "12.3s", "4m10s", "2d4h"."""
+    age_ns = max(age_ns, 0)
+    if age_ns < _S_NS:
+        return f"{age_ns // _MS_NS}ms"
+    seconds = age_ns // _S_NS
+    if seconds < _MINUTE_S:
+        return f"{seconds}.{age_ns % _S_NS // (_S_NS // 10)}s"
+    if seconds < _HOUR_S:
+        return f"{seconds // _MINUTE_S}m{seconds % _MINUTE_S:02}s"
+    if seconds < _DAY_S:
+        return f"{seconds // _HOUR_S}h{seconds % _HOUR_S // _MINUTE_S:02}m"
+    return f"{seconds // _DAY_S}d{seconds % _DAY_S // _HOUR_S}h"
+
+
+def elapsed(elapsed_s: float) -> str:
+    """Seconds since tracing began: as `age`, but "15.0 s" below a minute."""
+    if elapsed_s < _MINUTE_S:
+        return f"{max(elapsed_s, 0.0):.1f} s"
+    return age(int(elapsed_s * _S_NS))
