@@ -65,10 +65,19 @@ print("loaded,", program["stacks"].max_entries, "stacks")
 """
 
 # What a kernel build directory holds at the places where bcc looks; here it must not be read.
-POISONED = (
-    "linux/kconfig.h linux/types.h linux/bpf_common.h linux/version.h linux/log2.h asm/page.h "
-    "asm/types.h uapi/linux/bpf.h uapi/linux/ptrace.h uapi/linux/if_ether.h uapi/linux/if_packet.h"
-).split()
+POISONED = [
+    "linux/kconfig.h",
+    "linux/types.h",
+    "linux/bpf_common.h",
+    "linux/version.h",
+    "linux/log2.h",
+    "asm/page.h",
+    "asm/types.h",
+    "uapi/linux/bpf.h",
+    "uapi/linux/ptrace.h",
+    "uapi/linux/if_ether.h",
+    "uapi/linux/if_packet.h",
+]
 
 
 def load(namespace: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,66 @@
+# `make` shows what there is. As root (sudo make …) missing packages are installed on Debian and
+# Ubuntu; elsewhere you are told what to install.
+
+VENV := .venv
+PYTHON_VENV := $(VENV)/bin/python
+PYTEST_ARGS ?=
+
+C_SOURCES := $(wildcard bpf/*.c bpf/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
+	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c)
+CFLAGS_DEMO := -O2 -g -Wall -Wextra
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# The recipes share one virtual environment and the package manager.
+.NOTPARALLEL:
+.PHONY: help setup demo test lint bench man clean packages-demo packages-test packages-lint
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: packages-demo $(VENV)/installed ## Install leaktrace and its tools into .venv
+
+demo: setup build/leak ## Trace a small program that leaks (as root)
+	@.ci/demo $(VENV)/bin/leaktrace build/leak
+
+test: packages-test setup ## Run all tests (as root, or those that need it are skipped)
+	@$(PYTHON_VENV) -m pytest $(PYTEST_ARGS)
+
+lint: packages-lint setup ## Check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	clang-format --dry-run -Werror $(C_SOURCES)
+	@if command -v shellcheck >/dev/null; then \
+		shellcheck .ci/run .ci/demo .ci/install-packages .ci/find-python; \
+	fi
+
+bench: packages-test setup ## Measure what tracing costs (as root)
+	@$(PYTHON_VENV) -m tests.bench
+
+man: setup ## Write docs/leaktrace.1 anew from the command line's own help
+	$(PYTHON_VENV) docs/make_man.py
+
+clean: ## Remove everything that was built
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
+
+packages-demo:
+	@.ci/install-packages demo
+
+packages-test:
+	@.ci/install-packages demo test
+
+packages-lint:
+	@.ci/install-packages demo lint
+
+# Made anew when the dependencies may have changed.
+$(VENV)/installed: pyproject.toml | packages-demo
+	@echo "installing leaktrace into $(VENV)"
+	@python=$$(.ci/find-python) && "$$python" -m venv $(VENV)
+	@$(PYTHON_VENV) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+build/leak: examples/leak.c
+	@mkdir -p build
+	$(CC) $(CFLAGS_DEMO) -o $@ $<
