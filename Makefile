@@ -58,7 +58,7 @@ packages-lint:
 $(VENV)/installed: pyproject.toml | packages-demo
 	@echo "installing leaktrace into $(VENV)"
 	@python=$$(.ci/find-python) && "$$python" -m venv $(VENV)
-	@$(PYTHON_VENV) -m pip install --quiet --editable '.[dev]'
+	@$(PYTHON_VENV) -m pip install --quiet --quiet --editable '.[dev]'
 	@touch $@
 
 build/leak: examples/leak.c
