@@ -1,0 +1,178 @@
+"""One row of an unwind table: from this pc on, the caller's frame is found like this.
+
+A row is one u64, so that the BPF walker gets all of it with one map lookup:
+
+    bits 63..32  pc: first address the row holds for, relative to the object's base
+    bits 31..24  saved rbp: where the caller's rbp is (see `SavedRbp`)
+    bits 23..16  rule: how to find the canonical frame address (see `Rule`)
+    bits 15..0   CFA offset / 8, signed
+
+A row holds until the pc of the next one. The canonical frame address (CFA) is the value of rsp
+just before the call (System V psABI for x86-64, DWARF 5 section 6.4.1), so the return address is
+at CFA - 8 and rsp in the caller is the CFA. `bpf/leaktrace.h` has the same numbers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.uint64]
+
+PC_SHIFT = 32
+SAVED_RBP_SHIFT = 24
+RULE_SHIFT = 16
+PC_LIMIT = 1 << 32
+CFA_OFFSET_UNIT = 8
+CFA_OFFSET_MIN = -0x8000 * CFA_OFFSET_UNIT
+CFA_OFFSET_MAX = 0x7FFF * CFA_OFFSET_UNIT
+
+
+class Rule(IntEnum):
+    """How the canonical frame address is found."""
+
+    RULE_NONE = 0  # not known; the CFA offset holds a `NoRule`
+    RULE_RSP = 1  # rsp + offset
+    RULE_RBP = 2  # rbp + offset
+    RULE_PLT = 3  # rsp + 8, and 8 more from this byte of a 16-byte PLT entry on: see PLT_ENTRY_SIZE
+    RULE_END = 4  # the outermost frame: its return address is undefined
+    RULE_RBP_DEREF = 5  # *(rbp + offset): a function that realigned its stack
+    RULE_RSP_DEREF = 6  # *(rsp + offset)
+    RULE_SIGNAL = 7  # a signal frame: rbp, rsp and rip are in the ucontext at rsp
+
+
+class NoRule(IntEnum):
+    """Why a range has no rule. The walker need not tell them apart; people want to know."""
+
+    NO_ENTRY = 0  # no FDE covers it
+    MALFORMED = 1  # its instructions can't be decoded
+    CFA_REGISTER = 2  # CFA relative to a register other than rsp and rbp
+    CFA_EXPRESSION = 3  # CFA by a DWARF expression that no rule stands for
+    CFA_OFFSET = 4  # CFA offset out of range, or not a multiple of 8
+    RETURN_ADDRESS = 5  # return address not at CFA - 8
+
+
+class SavedRbp(IntEnum):
+    """Special values of the saved-rbp byte; any other is N for "at CFA - 8 * N"."""
+
+    UNCHANGED = 0  # rbp still holds the caller's value
+    LOST = 254  # can't be had: rules of callers that need rbp must not be followed
+    AT_RBP = 255  # at *(rbp)
+
+
+SAVED_RBP_MAX = 253 * CFA_OFFSET_UNIT  # farthest from the CFA that a row can say, in bytes
+
+# A lazy PLT entry pushes its relocation index and jumps to the resolver, without a FDE of its own:
+# binutils and lld describe the whole section by one expression, CFA = rsp + 8 + (((rip & 15) >= N)
+# << 3). N is what RULE_PLT keeps in the place of the CFA offset, unscaled.
+PLT_ENTRY_SIZE = 16
+
+# The kernel's struct rt_sigframe as a handler's caller sees it: rsp points at a ucontext_t, whose
+# uc_mcontext.gregs hold the interrupted registers (arch/x86/include/uapi/asm/sigcontext.h,
+# struct sigcontext_64 at +40). Offsets from rsp in bytes.
+SIGNAL_RBP_OFFSET = 120
+SIGNAL_RSP_OFFSET = 160
+SIGNAL_RIP_OFFSET = 168
+
+
+class Row(NamedTuple):
+    """A row taken apart. `pc` is relative to the object's base; `cfa_offset` is in bytes."""
+
+    pc: int
+    rule: Rule
+    cfa_offset: int  # of RULE_PLT the threshold N, of RULE_NONE the `NoRule`
+    saved_rbp: int  # a `SavedRbp`, or N for "at CFA - 8 * N"
+
+
+class Columns(NamedTuple):
+    """The fields of many rows, an array each, scaled as in `Row`."""
+
+    pc: NDArray[np.uint32]
+    rule: NDArray[np.uint8]
+    cfa_offset: NDArray[np.int32]
+    saved_rbp: NDArray[np.uint8]
+
+
+def _is_scaled(rule: int) -> bool:
+    return rule not in (Rule.RULE_PLT, Rule.RULE_NONE)
+
+
+def pack_rule(rule: int, cfa_offset: int = 0, saved_rbp: int = SavedRbp.UNCHANGED) -> int:
+    """The low 32 bits of a row. The caller has checked that the fields fit."""
+    field = cfa_offset // CFA_OFFSET_UNIT if _is_scaled(rule) else cfa_offset
+    return (field & 0xFFFF) | rule << RULE_SHIFT | saved_rbp << SAVED_RBP_SHIFT
+
+
+def pack(row: Row) -> int:
+    """A row as the number that the kernel side reads.
+
+    Raises ValueError for a field that doesn't fit.
+    """
+    unit = CFA_OFFSET_UNIT if _is_scaled(row.rule) else 1
+    if row.cfa_offset % unit or not -0x8000 <= row.cfa_offset // unit <= 0x7FFF:
+        raise ValueError(f"a row can't hold the CFA offset {row.cfa_offset}")
+    if not 0 <= row.pc < PC_LIMIT or not 0 <= row.saved_rbp <= 0xFF:
+        raise ValueError(f"a field of {row} is out of range")
+    return row.pc << PC_SHIFT | pack_rule(row.rule, row.cfa_offset, row.saved_rbp)
+
+
+def unpack(value: int) -> Row:
+    """A row taken apart. Raises ValueError for a rule that doesn't exist."""
+    rule = Rule(value >> RULE_SHIFT & 0xFF)
+    field = (value & 0xFFFF ^ 0x8000) - 0x8000
+    return Row(
+        pc=value >> PC_SHIFT,
+        rule=rule,
+        cfa_offset=field * CFA_OFFSET_UNIT if _is_scaled(rule) else field,
+        saved_rbp=value >> SAVED_RBP_SHIFT & 0xFF,
+    )
+
+
+def unpack_all(rows: Rows) -> Columns:
+    """The fields of many rows, without an object a row."""
+    rule = (rows >> np.uint64(RULE_SHIFT)).astype(np.uint8)
+    field = rows.astype(np.uint16).view(np.int16).astype(np.int32)
+    scaled = (rule != Rule.RULE_PLT) & (rule != Rule.RULE_NONE)
+    return Columns(
+        pc=(rows >> np.uint64(PC_SHIFT)).astype(np.uint32),
+        rule=rule,
+        cfa_offset=np.where(scaled, field * CFA_OFFSET_UNIT, field).astype(np.int32),
+        saved_rbp=(rows >> np.uint64(SAVED_RBP_SHIFT)).astype(np.uint8),
+    )
+
+
+def describe(value: int) -> str:
+    """A row for people, e.g. "0x26a4: CFA = rsp+16, rbp at CFA-16"."""
+    row = unpack(value)
+    match row.rule:
+        case Rule.RULE_NONE:
+            known = row.cfa_offset in NoRule.__members__.values()
+            reason = NoRule(row.cfa_offset).name.lower() if known else str(row.cfa_offset)
+            return f"{row.pc:#x}: no rule ({reason.replace('_', ' ')})"
+        case Rule.RULE_RSP:
+            cfa = f"CFA = rsp{row.cfa_offset:+d}"
+        case Rule.RULE_RBP:
+            cfa = f"CFA = rbp{row.cfa_offset:+d}"
+        case Rule.RULE_PLT:
+            cfa = f"CFA = rsp+8, rsp+16 from byte {row.cfa_offset} of a PLT entry on"
+        case Rule.RULE_END:
+            return f"{row.pc:#x}: outermost frame"
+        case Rule.RULE_RBP_DEREF:
+            cfa = f"CFA = *(rbp{row.cfa_offset:+d})"
+        case Rule.RULE_RSP_DEREF:
+            cfa = f"CFA = *(rsp{row.cfa_offset:+d})"
+        case Rule.RULE_SIGNAL:
+            return f"{row.pc:#x}: signal frame"
+    match row.saved_rbp:
+        case SavedRbp.UNCHANGED:
+            rbp = ""
+        case SavedRbp.LOST:
+            rbp = ", rbp lost"
+        case SavedRbp.AT_RBP:
+            rbp = ", rbp at *(rbp)"
+        case _:
+            rbp = f", rbp at CFA-{row.saved_rbp * CFA_OFFSET_UNIT}"
+    return f"{row.pc:#x}: {cfa}{rbp}"
