@@ -1,0 +1,101 @@
+"""Full maps, filters and sampling: what is left out is counted, to the byte."""
+
+from __future__ import annotations
+
+import pytest
+from harness.compiling import Compiler
+from harness.reports import Total
+from harness.target import Target
+from harness.tracer import trace_work
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+
+def test_a_full_allocation_map_counts_what_is_missing(compiled: Compiler) -> None:
+    """memleak drops these without a word."""
+
+    def allocate(target: Target) -> tuple[int, ...]:
+        return target.do("malloc 5000 64")
+
+    report = trace_work([compiled("commands.c")], "--max-allocs", "1000", drive=allocate).report
+    lost = report.losses
+    assert lost["allocations"] >= 5000 - 1000
+    assert report.outstanding.count + lost["allocations"] == 5000
+    assert report.outstanding.bytes + lost["allocation_bytes"] == 5000 * 64
+    assert set(lost) == {"allocations", "allocation_bytes"}
+
+
+def test_after_a_full_map_frees_bring_it_back_to_nothing(compiled: Compiler) -> None:
+    def allocate_and_free(target: Target) -> tuple[int, ...]:
+        target.do("malloc 5000 64")
+        return target.do("free")
+
+    program = compiled("commands.c")
+    report = trace_work([program], "--max-allocs", "1000", drive=allocate_and_free).report
+    assert report.outstanding == Total()
+    assert report.sites == ()
+
+
+def test_full_stack_maps_lose_stacks_and_no_allocation(compiled: Compiler) -> None:
+    """4,096 stacks for 1,000 places: every byte is accounted for, the rest as "lost"."""
+    report = trace_work([compiled("stacks.c"), "12"], "--max-stacks", "1000").report
+    assert report.outstanding == Total(2 * 4096 * 24 + 40 + 56, 2 * 4096 + 2)
+    assert sum(site.total.count for site in report.sites) == report.outstanding.count
+    assert sum(site.total.bytes for site in report.sites) == report.outstanding.bytes
+    lost = [site for site in report.sites if site.raw["stack_end"] == "lost"]
+    assert len(report.sites) - len(lost) <= 1000
+    assert report.losses["stacks"] == sum(site.total.count for site in lost)
+
+
+def test_size_filters_include_their_bounds(compiled: Compiler) -> None:
+    def allocate(target: Target) -> tuple[int, ...]:
+        for size in (99, 100, 150, 200, 201):
+            target.do(f"malloc 10 {size}")
+        return ()
+
+    report = trace_work([compiled("commands.c")], "-z", "100", "-Z", "200", drive=allocate).report
+    assert report.outstanding == Total(10 * (100 + 150 + 200), 30)
+    assert report.losses == {}
+
+
+def test_realloc_out_of_the_size_filter_forgets_the_block(compiled: Compiler) -> None:
+    """Blocks of 100 bytes grow to 5,000: recorded, then no longer."""
+    report = trace_work([compiled("functions.c")], "-Z", "100").report
+    assert report.under("scenario_realloc_grows") == Total()
+    assert report.under("scenario_reallocarray_grows") == Total()
+    assert report.under("scenario_realloc_shrinks") == Total(50, 1)
+    assert report.losses == {}
+
+
+def test_samples_are_scaled_to_an_unbiased_estimate(compiled: Compiler) -> None:
+    """200,000 allocations of 100 bytes, one in ten sampled: the estimate's standard deviation is
+    sqrt(200,000 x 9) = 1,342; seven of them either way."""
+
+    def allocate(target: Target) -> tuple[int, ...]:
+        return target.do("malloc 200000 100")
+
+    report = trace_work([compiled("commands.c")], "-s", "10", drive=allocate).report
+    assert report.raw["sample_rate"] == 10
+    assert report.outstanding.count % 10 == 0
+    assert abs(report.outstanding.count - 200_000) < 7 * 1342
+    assert report.outstanding.bytes == 100 * report.outstanding.count
+    assert report.sites[0].total == report.outstanding
+    assert report.losses == {}
+
+
+def test_sampled_blocks_that_are_freed_leave_nothing(compiled: Compiler) -> None:
+    def allocate_and_free(target: Target) -> tuple[int, ...]:
+        target.do("malloc 100000 100")
+        return target.do("free")
+
+    report = trace_work([compiled("commands.c")], "-s", "3", drive=allocate_and_free).report
+    assert report.outstanding == Total()
+
+
+def test_nothing_is_sampled_away_at_rate_one(compiled: Compiler) -> None:
+    def allocate(target: Target) -> tuple[int, ...]:
+        return target.do("malloc 1000 100")
+
+    report = trace_work([compiled("commands.c")], "-s", "1", drive=allocate).report
+    assert report.outstanding == Total(100_000, 1000)
+    assert report.raw["sample_rate"] == 1

@@ -1,0 +1,68 @@
+"""Which BPF programs, maps and links a process holds, and whether they still exist.
+
+Asked of the kernel directly, bpf(2), so that nobody else's objects are mistaken for ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.lines import DEADLINE_S
+
+_SYSCALL = {"x86_64": 321, "aarch64": 280}
+_GET_FD_BY_ID = {"prog_id": 13, "map_id": 14, "link_id": 30}  # enum bpf_cmd
+
+
+@dataclass(frozen=True)
+class KernelObject:
+    kind: str  # as /proc/PID/fdinfo names it: prog_id, map_id, link_id
+    id: int
+
+
+def held_by(pid: int) -> set[KernelObject]:
+    """The BPF objects that a process has file descriptors of."""
+    found = set()
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        for line in entry.read_text().splitlines():
+            kind, _, number = line.partition(":")
+            if kind in _GET_FD_BY_ID:
+                found.add(KernelObject(kind, int(number)))
+    return found
+
+
+def still_there(objects: set[KernelObject]) -> set[KernelObject]:
+    """Those that the kernel still has."""
+    return {thing for thing in objects if _exists(thing)}
+
+
+def _exists(thing: KernelObject) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    attributes = (ctypes.c_uint32 * 32)(thing.id)
+    descriptor = libc.syscall(
+        _SYSCALL[platform.machine()],
+        _GET_FD_BY_ID[thing.kind],
+        ctypes.byref(attributes),
+        ctypes.sizeof(attributes),
+    )
+    if descriptor >= 0:
+        os.close(descriptor)
+        return True
+    error = ctypes.get_errno()
+    # ENOENT: freed. EAGAIN: its last reference is gone, it is about to be.
+    if error in (errno.ENOENT, errno.EAGAIN):
+        return False
+    raise OSError(error, os.strerror(error))
+
+
+def await_gone(objects: set[KernelObject]) -> None:
+    """Wait until the kernel has freed them all, which it does some time after the last close."""
+    deadline = time.monotonic() + DEADLINE_S
+    while left := still_there(objects):
+        assert time.monotonic() < deadline, f"still in the kernel: {left}"
+        time.sleep(0.05)
