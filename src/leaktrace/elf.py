@@ -28,6 +28,7 @@ from elftools.construct.lib.container import Container
 from elftools.elf.structs import ELFStructs
 
 from leaktrace.errors import ObjectFileError
+from leaktrace.symbols.names import printable
 from leaktrace.symbols.table import (
     ByteOrder,
     CodeRange,
@@ -169,15 +170,14 @@ class ElfObject:
         self._read_headers()
 
     @classmethod
-    def open(cls, path: str | Path | int) -> ElfObject:
-        """Opens a path, or a duplicate of a file descriptor. Raises ObjectFileError."""
-        shown = f"file descriptor {path}" if isinstance(path, int) else _printable(str(path))
+    def open(cls, path: str | Path | int, shown: str = "") -> ElfObject:
+        """Opens a path, or a duplicate of a file descriptor. Raises ObjectFileError.
+
+        `shown` is what messages call the file; the default is the path.
+        """
+        shown = printable(shown or (f"descriptor {path}" if isinstance(path, int) else str(path)))
         try:
-            if isinstance(path, int):
-                descriptor = os.dup(path)
-            else:
-                # O_NONBLOCK: a FIFO where a file is expected must not stop us.
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            descriptor = os.dup(path) if isinstance(path, int) else _open_regular(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ObjectFileError(f"{shown} can't be opened: {reason}") from error
@@ -485,18 +485,18 @@ class ElfObject:
     def functions(self, names: Iterable[str]) -> dict[str, FunctionSymbol]:
         """The functions of these names that it defines, from .dynsym (through PT_DYNAMIC where
         section headers are stripped), then .symtab; of several versions the default one."""
-        return find_functions(self._symbol_tables, names)
+        return find_functions(self.symbol_tables(), names)
 
     def symbols(self) -> SymbolTable:
         """All its function symbols by address. Built anew at each call: keep it."""
-        return SymbolTable(self._symbol_tables, self._code_ranges())
+        return SymbolTable(self.symbol_tables(), self.code_ranges())
 
     def has_symbol_table(self) -> bool:
         """Whether .symtab is there, that is, whether it isn't stripped."""
         return any(s.type == "SHT_SYMTAB" and s.has_contents for s in self.sections)
 
-    @cached_property
-    def _symbol_tables(self) -> tuple[RawSymbols, ...]:
+    def symbol_tables(self) -> tuple[RawSymbols, ...]:
+        """.dynsym and .symtab, those that are there. Read anew at each call."""
         dynamic = self._section_symbols("SHT_DYNSYM") or self._dynamic_symbols()
         static = self._section_symbols("SHT_SYMTAB")
         return tuple(table for table in (dynamic, static) if table)
@@ -584,7 +584,8 @@ class ElfObject:
         whole = len(raw) - len(raw) % layout.itemsize
         return np.frombuffer(raw[:whole], dtype=layout)
 
-    def _code_ranges(self) -> list[CodeRange]:
+    def code_ranges(self) -> list[CodeRange]:
+        """Where its code lies: the executable sections, or segments where it has no sections."""
         executable = [s for s in self.load_segments if s.flags & PF_X]
         sections = [
             CodeRange(section.vaddr, section.vaddr + section.size)
@@ -595,15 +596,20 @@ class ElfObject:
         return [part for part in ranges if part.end <= 1 << 64]
 
 
+def _open_regular(path: str | Path) -> int:
+    """Opens a file for reading, but not a device or FIFO, where opening alone has effects."""
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise ValueError("not a regular file")
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
 def _string_at(strings: bytes, offset: int) -> str:
     end = strings.find(b"\0", offset, offset + _MAX_STRING_BYTES)
     return strings[offset:end].decode("utf-8", "replace") if end >= 0 else ""
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
 
 
 def _decompress_zstd(raw: bytes, size: int, shown: str) -> bytes:

@@ -1,0 +1,156 @@
+"""Finding the debug information of an object that was stripped of it.
+
+Searched, as gdb does ("Debugging Information in Separate Files"): the object itself, by build-id
+under /usr/lib/debug, by .gnu_debuglink near the object and under /usr/lib/debug, the small symbol
+table in .gnu_debugdata, and a debuginfod server where the user named one. The target's own file
+system comes before ours. What was looked for in vain is told by `DebugFile.problem`.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.symbols import debuginfod
+from leaktrace.symbols.lines import has_debug_information
+from leaktrace.symbols.names import printable
+from leaktrace.symbols.options import SymbolOptions
+from leaktrace.target.root import TargetRoot
+
+_DEBUG_DIRECTORY = "/usr/lib/debug"
+_MAX_MINI_BYTES = 64 << 20  # a .gnu_debugdata, unpacked
+_MAX_LZMA_MEMORY_BYTES = 256 << 20
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class DebugFile:
+    """Where the debug information of an object is: `elf`, or None and the `problem`."""
+
+    elf: ElfObject | None
+    problem: str = ""
+
+
+def find_debug_file(
+    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], options: SymbolOptions
+) -> DebugFile:
+    """The object that holds the debug information of `elf`, which may be itself.
+
+    `path` is where the target sees the object; `roots` are searched in order.
+    """
+    if has_debug_information(elf):
+        return DebugFile(elf)
+    problems: list[str] = []
+    for attempt in (_by_build_id(elf, roots), _by_debuglink(elf, path, roots)):
+        for candidate in attempt:
+            if isinstance(candidate, ElfObject):
+                return DebugFile(candidate)
+            problems.append(candidate)
+    problems += ["no debug file is installed"] if not problems else []
+    if not os.environ.get("DEBUGINFOD_URLS", "").strip():
+        return DebugFile(None, "; ".join((*problems, "DEBUGINFOD_URLS is not set")))
+    fetched = _by_debuginfod(elf, options)
+    return fetched if fetched.elf else DebugFile(None, "; ".join((*problems, fetched.problem)))
+
+
+def mini_symbols(elf: ElfObject) -> ElfObject | None:
+    """The object within .gnu_debugdata (xz), whose .symtab names the static functions.
+
+    None where there is none. Raises ObjectFileError when it is damaged.
+    """
+    found = elf.section(".gnu_debugdata")
+    if not found:
+        return None
+    try:
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_LZMA_MEMORY_BYTES)
+        data = unpacker.decompress(found[0], _MAX_MINI_BYTES)
+    except (lzma.LZMAError, MemoryError, EOFError) as error:
+        raise ObjectFileError(f"{elf.shown}: .gnu_debugdata is damaged") from error
+    if not unpacker.eof:
+        raise ObjectFileError(f"{elf.shown}: .gnu_debugdata is damaged or too large")
+    return ElfObject.from_bytes(data, f"{elf.shown}: .gnu_debugdata")
+
+
+def _by_build_id(elf: ElfObject, roots: tuple[TargetRoot, ...]) -> Iterator[ElfObject | str]:
+    if not elf.build_id or len(elf.build_id) < 4:
+        return
+    path = f"{_DEBUG_DIRECTORY}/.build-id/{elf.build_id[:2]}/{elf.build_id[2:]}.debug"
+    for root in roots:
+        candidate = _open(root, path)
+        if candidate is None:
+            continue
+        if isinstance(candidate, ElfObject) and candidate.build_id != elf.build_id:
+            yield f"{path} is of another build"
+        else:
+            yield candidate
+
+
+def _by_debuglink(
+    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...]
+) -> Iterator[ElfObject | str]:
+    try:
+        link = elf.debuglink
+    except ObjectFileError as error:
+        yield error.message
+        return
+    if link is None:
+        return
+    name, crc = link
+    directory = str(PurePosixPath(path).parent)
+    if "/" in name or name in ("", ".", "..") or not directory.startswith("/"):
+        return
+    places = (
+        f"{directory}/{name}",
+        f"{directory}/.debug/{name}",
+        f"{_DEBUG_DIRECTORY}{directory}/{name}",
+    )
+    for root in roots:
+        for place in places:
+            candidate = _open(root, place)
+            if candidate is None:
+                continue
+            if isinstance(candidate, ElfObject) and _crc(candidate) != crc:
+                yield f"{printable(place)} is of another build (its CRC differs)"
+            else:
+                yield candidate
+
+
+def _by_debuginfod(elf: ElfObject, options: SymbolOptions) -> DebugFile:
+    if not elf.build_id:
+        return DebugFile(None, "it has no build-id to ask a debuginfod server for")
+    try:
+        fetched = ElfObject.open(debuginfod.fetch(elf.build_id, options.download_timeout_s))
+        if fetched.build_id == elf.build_id:
+            return DebugFile(fetched)
+    except (debuginfod.DebuginfodError, ObjectFileError) as error:
+        return DebugFile(None, f"debuginfod: {error}")
+    return DebugFile(None, "debuginfod: the file it gave is of another build")
+
+
+def _open(root: TargetRoot, path: str) -> ElfObject | str | None:
+    """The object at a path; None where there is no such file, else what is wrong with it."""
+    try:
+        descriptor = root.open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"{printable(path)}: {error.strerror}"
+    try:
+        return ElfObject.open(descriptor, shown=path)
+    except ObjectFileError as error:
+        return error.message
+    finally:
+        os.close(descriptor)
+
+
+def _crc(elf: ElfObject) -> int:
+    crc = 0
+    for at in range(0, elf.file_size, _PIECE_BYTES):
+        crc = zlib.crc32(elf.read(at, min(_PIECE_BYTES, elf.file_size - at)), crc)
+    return crc

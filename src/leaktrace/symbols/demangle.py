@@ -1,0 +1,175 @@
+"""C++ and Rust names as people write them.
+
+pycxxfilt (LLVM's demangler) does the work. What it can't be trusted with: a name of a few hundred
+letters can refer back to its own parts and so unfold to terabytes, and then the demangler ends the
+process it runs in. Names with many such references are therefore demangled in a child process
+with limits; when it fails, the name stays mangled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import selectors
+import subprocess
+import sys
+from functools import lru_cache
+
+from leaktrace.symbols.names import printable
+
+try:
+    from pycxxfilt import itanium_demangle, rust_demangle
+except ImportError:  # no wheel for this machine: names are shown mangled
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+MAX_NAME = 2048  # letters of a mangled name
+_MAX_DEMANGLED = 1 << 20
+# Each back reference can at most double the name: 2,048 letters << 8 are half a megabyte.
+_HARMLESS_REFERENCES = 8
+_CHILD_MEMORY_BYTES = 256 << 20
+_CHILD_CPU_S = 10
+_CHILD_PATIENCE_S = 5.0
+_CHILD_CHANCES = 5  # children that may fail before no more is started
+
+# S_, S0_ … and T_, T0_ … in C++ (Itanium C++ ABI, 5.1.9), B…_ in Rust (RFC 2603).
+_BACK_REFERENCE = re.compile(r"[STB][0-9A-Za-z]*_")
+
+# Legacy Rust names end in a hash and spell punctuation as $…$ (rustc_symbol_mangling::legacy).
+_RUST_HASH = re.compile(r"::h[0-9a-f]{16}(?=$|\.)")
+_RUST_ESCAPE = re.compile(r"\$(SP|BP|RF|LT|GT|LP|RP|C|u[0-9a-f]{1,6})\$")
+_RUST_ESCAPES = {
+    "SP": "@",
+    "BP": "*",
+    "RF": "&",
+    "LT": "<",
+    "GT": ">",
+    "LP": "(",
+    "RP": ")",
+    "C": ",",
+}
+
+
+@lru_cache(maxsize=65_536)
+def demangle(name: str) -> str:
+    """The name as written in the source, or the name itself where it isn't mangled.
+
+    Without control characters in either case.
+    """
+    if AVAILABLE and name.startswith(("_Z", "_R", "__Z", "___Z")) and len(name) <= MAX_NAME:
+        risky = len(_BACK_REFERENCE.findall(name)) > _HARMLESS_REFERENCES
+        return printable((_isolated.demangle(name) if risky else demangle_here(name)) or name)
+    return printable(name)
+
+
+def demangle_here(name: str) -> str | None:
+    """Demangles in this process; None for what can't be."""
+    # LLVM wants what follows the mangled part away: "_ZN1a1bEv.cold", "….llvm.123".
+    stem, dot, suffix = name.partition(".")
+    rust_v0 = name.startswith("_R")
+    try:
+        text = rust_demangle(stem) if rust_v0 else itanium_demangle(name)
+    except ValueError:
+        return None
+    if text is None:
+        return None
+    if rust_v0:
+        return text if suffix.startswith("llvm") else text + dot + suffix
+    return _legacy_rust(text) if _RUST_HASH.search(text) else text
+
+
+def _legacy_rust(text: str) -> str:
+    text = _RUST_HASH.sub("", text).replace("..", "::")
+    parts = (part.removeprefix("_") if part.startswith("_$") else part for part in text.split("::"))
+    return _RUST_ESCAPE.sub(_unescape, "::".join(parts)).replace("<::", "<")
+
+
+def _unescape(match: re.Match[str]) -> str:
+    code = match[1]
+    if code in _RUST_ESCAPES:
+        return _RUST_ESCAPES[code]
+    value = int(code[1:], 16)
+    return chr(value) if value < sys.maxunicode and not 0xD800 <= value < 0xE000 else match[0]
+
+
+class _IsolatedDemangler:
+    """A child process that demangles one name at a time, restarted when one was its end."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+
+    def demangle(self, name: str) -> str | None:
+        child = self._running_child()
+        if child is None or child.stdin is None or child.stdout is None:
+            return None
+        try:
+            child.stdin.write(name.encode("utf-8", "replace").replace(b"\n", b"?") + b"\n")
+            child.stdin.flush()
+            answer = _read_line(child.stdout.fileno())
+        except OSError:
+            answer = b""
+        if not answer.endswith(b"\n"):
+            self._failures += 1
+            self._child = None
+            child.kill()
+            child.wait()
+            child.stdin.close()
+            child.stdout.close()
+            return None
+        return answer[:-1].decode("utf-8", "replace") or None
+
+    def _running_child(self) -> subprocess.Popen[bytes] | None:
+        if self._child is None and self._failures < _CHILD_CHANCES:
+            try:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", __name__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=child_environment(),
+                    start_new_session=True,  # Ctrl-C is for the tracer
+                )
+            except OSError:
+                self._failures = _CHILD_CHANCES
+        return self._child
+
+
+def child_environment() -> dict[str, str]:
+    """The environment in which a child of ours imports what we import."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _read_line(descriptor: int) -> bytes:
+    """A line, or what there was of it when patience or the child ended."""
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while not line.endswith(b"\n") and selector.select(_CHILD_PATIENCE_S):
+            piece = os.read(descriptor, 65_536)
+            if not piece or len(line) > _MAX_DEMANGLED:
+                break
+            line += piece
+    return line
+
+
+_isolated = _IsolatedDemangler()
+
+
+def _serve() -> None:
+    """The child: a mangled name a line in, the demangled one (or nothing) a line out."""
+    resource.setrlimit(resource.RLIMIT_AS, (_CHILD_MEMORY_BYTES, _CHILD_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for line in sys.stdin.buffer:
+        soft = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + _CHILD_CPU_S
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+        text = demangle_here(line.rstrip(b"\n").decode("utf-8", "replace")) or ""
+        text = text[: _MAX_DEMANGLED // 4].replace("\n", " ")
+        sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,147 @@
+"""Address to source line and inlined functions, from the debug information of one object.
+
+`symbolic` turns DWARF into a table that is quick to search. It does so in a child process: the
+debug information may be damaged or made to hurt, may be truncated while it is mapped, and may need
+gigabytes; none of that must reach the tracer, which only maps the finished table.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from symbolic.debuginfo import Archive
+from symbolic.exceptions import SymbolicError
+from symbolic.symcache import SymCache
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.model import SourceLine
+from leaktrace.symbols.demangle import child_environment
+from leaktrace.symbols.names import printable
+
+_MEMORY_BYTES = 6 << 30  # beyond the file itself
+_NO_ADDRESS = 0xFFFF_FFFF  # what symbolic says for the start of an inlined function
+_MAX_INLINED = 128  # frames of one address
+
+
+@dataclass(frozen=True)
+class CodeLine:
+    """A function, by inlining or in its own right, at an address."""
+
+    function: str  # as the debug information has it, mangled; "" where unknown
+    source: SourceLine | None
+    start: int | None  # virtual address of the function; None for an inlined one
+
+
+class LineTable:
+    """What the debug information of an object says about its addresses."""
+
+    def __init__(self, cache: SymCache, base: int) -> None:
+        self._cache = cache
+        self._base = base
+
+    def lookup(self, vaddr: int) -> tuple[CodeLine, ...]:
+        """The functions at a virtual address of the file: inlined ones first, innermost first,
+        the physical one last. Empty where the debug information doesn't reach."""
+        if vaddr < self._base:
+            return ()
+        try:
+            found = self._cache.lookup(vaddr - self._base)
+        except SymbolicError:
+            return ()
+        return tuple(
+            CodeLine(
+                function=place.symbol if place.symbol != "?" else "",
+                source=SourceLine(printable(place.full_path), place.line)
+                if place.full_path and place.line
+                else None,
+                start=None if place.sym_addr == _NO_ADDRESS else place.sym_addr + self._base,
+            )
+            for place in (*found[:_MAX_INLINED], *found[_MAX_INLINED:][-1:])
+        )
+
+
+def has_debug_information(elf: ElfObject) -> bool:
+    """Whether an object holds DWARF itself."""
+    return any(
+        section.name in (".debug_info", ".zdebug_info") and section.has_contents
+        for section in elf.sections
+    )
+
+
+def read_line_table(elf: ElfObject, timeout_s: float) -> LineTable:
+    """Reads the debug information of an object in a child process.
+
+    Raises ObjectFileError, with what went wrong, also when it takes longer than `timeout_s`.
+    """
+    if elf.descriptor is None:
+        raise ObjectFileError(f"{elf.shown} is not a file: its debug information is not read")
+    table = os.memfd_create("leaktrace-lines", os.MFD_CLOEXEC)
+    try:
+        _convert_in_child(elf, table, timeout_s)
+        try:
+            cache = SymCache.open(f"/proc/self/fd/{table}")
+        except (SymbolicError, OSError) as error:
+            raise ObjectFileError(
+                f"the debug information of {elf.shown} can't be used: {printable(str(error))}"
+            ) from error
+    finally:
+        os.close(table)
+    # symbolic counts from the first PT_LOAD segment.
+    base = elf.load_segments[0].vaddr if elf.load_segments else 0
+    return LineTable(cache, base)
+
+
+def _convert_in_child(elf: ElfObject, table: int, timeout_s: float) -> None:
+    command = [sys.executable, "-m", __name__, str(elf.descriptor), str(table)]
+    try:
+        child = subprocess.run(
+            command,
+            pass_fds=(elf.descriptor or 0, table),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=child_environment(),
+            timeout=timeout_s,
+            start_new_session=True,  # Ctrl-C is for the tracer
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ObjectFileError(
+            f"reading the debug information of {elf.shown} took more than {timeout_s:g} s"
+        ) from error
+    except OSError as error:
+        raise ObjectFileError(f"no child process to read debug information: {error}") from error
+    if child.returncode < 0:
+        raise ObjectFileError(
+            f"reading the debug information of {elf.shown} ended with signal {-child.returncode}"
+        )
+    if child.returncode:
+        last = child.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise ObjectFileError(
+            f"the debug information of {elf.shown} is damaged: {printable(last)[:200]}"
+        )
+
+
+def _convert(source: int, table: int) -> None:
+    """The child: the object open as `source` becomes a table written to `table`."""
+    limit = _MEMORY_BYTES + os.fstat(source).st_size
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    archive = Archive.open(f"/proc/self/fd/{source}")
+    for binary in archive.iter_objects():
+        with os.fdopen(table, "wb") as out:
+            binary.make_symcache().dump_into(out)
+        return
+    raise SystemExit("no object in it")
+
+
+if __name__ == "__main__":
+    try:
+        _convert(int(sys.argv[1]), int(sys.argv[2]))
+    except (SymbolicError, LookupError, OSError, MemoryError) as error:
+        raise SystemExit(str(error) or type(error).__name__) from error

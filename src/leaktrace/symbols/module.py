@@ -1,0 +1,161 @@
+"""One object of the target with everything known about its addresses, found as it is needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.model import Frame, SourceLine
+from leaktrace.symbols.debug import DebugFile, find_debug_file, mini_symbols
+from leaktrace.symbols.demangle import demangle
+from leaktrace.symbols.lines import CodeLine, LineTable, has_debug_information, read_line_table
+from leaktrace.symbols.names import printable
+from leaktrace.symbols.options import SymbolOptions
+from leaktrace.symbols.table import RawSymbols, SymbolTable
+from leaktrace.target.root import TargetRoot
+
+
+class Module:
+    """An object file, its symbols, its debug file and its lines.
+
+    The object is open from the start; the rest is read at the first address looked up in it.
+    `problem` says why there are no lines, "" where there are.
+    """
+
+    def __init__(
+        self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], options: SymbolOptions
+    ) -> None:
+        self.elf = elf
+        self.path = path  # as the target sees it
+        self.shown = printable(path)
+        self.problem = ""
+        self._roots = roots
+        self._options = options
+
+    def frames(self, address: int, vaddr: int, is_return_address: bool) -> tuple[Frame, ...]:
+        """The frames at a virtual address of the file, which lies at `address` in memory.
+
+        Innermost inlined function first, the physical frame last.
+        """
+        wanted = vaddr - 1 if is_return_address else vaddr
+        lines = self._lines.lookup(wanted) if self._lines else ()
+        physical = lines[-1] if lines else None
+        symbol = self._symbols.lookup(wanted)
+        function, offset, unknown = None, 0, None
+        if symbol:
+            function = demangle(symbol.name)
+            offset = symbol.offset + (vaddr - wanted)
+        elif physical and physical.function and physical.source:
+            function = demangle(physical.function)
+            offset = vaddr - physical.start if physical.start is not None else 0
+        else:
+            unknown = self._why_unknown()
+        inlined = [
+            self._frame(address, vaddr, demangle(line.function), 0, line.source, inlined=True)
+            for line in lines[:-1]
+            if line.function and self._options.inlines
+        ]
+        source = self._physical_source(lines)
+        last = self._frame(address, vaddr, function, offset, source, unknown=unknown)
+        return (*inlined, last)
+
+    def _physical_source(self, lines: tuple[CodeLine, ...]) -> SourceLine | None:
+        """The call in the function itself; without inlined frames, the line the code is from."""
+        if not lines:
+            return None
+        return lines[-1].source if self._options.inlines else lines[0].source
+
+    def _frame(
+        self,
+        address: int,
+        vaddr: int,
+        function: str | None,
+        offset: int,
+        source: SourceLine | None,
+        *,
+        inlined: bool = False,
+        unknown: str | None = None,
+    ) -> Frame:
+        return Frame(
+            address=address,
+            function=function,
+            offset=offset,
+            module=self.shown,
+            module_offset=vaddr,
+            build_id=self.build_id,
+            source=source,
+            inlined=inlined,
+            unknown=unknown,
+        )
+
+    @cached_property
+    def build_id(self) -> str | None:
+        return self.elf.build_id
+
+    @cached_property
+    def _debug_file(self) -> DebugFile:
+        try:
+            return find_debug_file(self.elf, self.path, self._roots, self._options)
+        except ObjectFileError as error:
+            return DebugFile(None, error.message)
+
+    @cached_property
+    def _symbols(self) -> SymbolTable:
+        """Function symbols of the object, its .gnu_debugdata and its debug file together."""
+        tables: list[RawSymbols] = []
+        sources = [self.elf]
+        if not self.elf.has_symbol_table():
+            debug = self._debug_file.elf
+            if debug and debug is not self.elf:
+                sources.append(debug)
+            try:
+                mini = mini_symbols(self.elf)
+            except ObjectFileError:
+                mini = None
+            if mini:
+                sources.append(mini)
+        for source in sources:
+            try:
+                tables += source.symbol_tables()
+            except ObjectFileError as error:
+                self.problem = self.problem or error.message
+        return SymbolTable(tables, self.elf.code_ranges())
+
+    @cached_property
+    def _lines(self) -> LineTable | None:
+        if not self._options.lines and not self._options.inlines:
+            return None
+        debug = self._debug_file
+        if debug.elf is None:
+            self.problem = f"no debug information: {debug.problem}"
+            return None
+        if not has_debug_information(debug.elf):
+            self.problem = f"no debug information in {debug.elf.shown}"
+            return None
+        try:
+            if _is_split(debug.elf):
+                self.problem = (
+                    "compiled with -gsplit-dwarf: what the .dwo files hold (inlined functions) "
+                    "is not read; join them with dwp and objcopy, or compile without it"
+                )
+            return read_line_table(debug.elf, self._options.debug_timeout_s)
+        except ObjectFileError as error:
+            self.problem = error.message
+            return None
+
+    def _why_unknown(self) -> str:
+        if self.elf.has_symbol_table():
+            return "no symbol covers it"
+        if self._debug_file.elf and self._debug_file.elf is not self.elf:
+            return "no symbol of its debug file covers it"
+        return "stripped, and no debug file found"  # `problem` has the details
+
+
+def _is_split(elf: ElfObject) -> bool:
+    """Whether the debug information only points to .dwo files (DWARF 5, 7.3.2)."""
+    for name in (".debug_str", ".debug_line_str"):
+        found = elf.section(name)
+        if found and b".dwo\0" in found[0]:
+            return True
+    return False

@@ -1,0 +1,31 @@
+"""The name of a call site: what stays the same from run to run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from leaktrace.model import Frame
+
+CodeLocation = tuple[str, int]  # build-id (or module), virtual address in the module's file
+
+
+def site_id(stack: Iterable[Frame | CodeLocation]) -> str:
+    """16 hexadecimal digits that name a stack, the same in every run of the same binaries.
+
+    Made of the build-ids (paths, where there are none) and the addresses within the files, which
+    address space randomisation doesn't change. Inlined frames don't count, so the id doesn't
+    depend on debug information being there. Code without a file (JIT) counts by its name only.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for frame in stack:
+        if isinstance(frame, Frame):
+            if frame.inlined:
+                continue
+            located = frame.module_offset is not None
+            module = (frame.build_id or frame.module or "") if located else frame.module or ""
+            place = f"{frame.module_offset:x}" if located else frame.function or "?"
+        else:
+            module, place = frame[0], f"{frame[1]:x}"
+        digest.update(f"{module}\0{place}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
