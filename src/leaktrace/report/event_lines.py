@@ -13,7 +13,7 @@ from __future__ import annotations
 from rich.cells import cell_len
 
 from leaktrace.model import Event, EventKind, Frame
-from leaktrace.report.names import module_name, physical, printable, shorten_middle
+from leaktrace.report.names import module_name, physical, printable, shorten_symbol
 
 _FRAMES_SHOWN = 3
 _FUNCTION_CELLS = 40
@@ -41,4 +41,4 @@ def _caller(frame: Frame) -> str:
     if frame.function is None:
         where = f" [{module_name(frame.module)}]" if frame.module else ""
         return f"{frame.address:#x}{where}"
-    return f"{shorten_middle(printable(frame.function), _FUNCTION_CELLS)}+{frame.offset:#x}"
+    return f"{shorten_symbol(printable(frame.function), _FUNCTION_CELLS)}+{frame.offset:#x}"

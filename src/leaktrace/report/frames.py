@@ -5,8 +5,8 @@
     0x7f3a52c0a1b2                    [libz.so.1+0xa1b2] (no symbols)
 
 What tells where to look (file:line, module) is never cut away for the sake of a long name: first
-leading folders go, then the middle of the function's name, then the location moves to a line of
-its own.
+leading folders go, then what a C++ name can do without; then the location moves to a line of its
+own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from leaktrace.model import Frame
-from leaktrace.report.names import module_name, printable, shorten_middle, shorten_path
+from leaktrace.report.names import (
+    module_name,
+    printable,
+    shorten_folders,
+    shorten_middle,
+    shorten_path,
+    shorten_symbol,
+)
 
 FUNCTION_STYLE = "cyan"
 PLACE_STYLE = "dim"
@@ -26,8 +33,8 @@ PLACE_STYLE = "dim"
 _GAP = "  "
 _NAME_COLUMN = 32  # columns line up for parts that are no wider than these
 _SOURCE_COLUMN = 24
-_NAME_ROOM = 24  # a name is not squeezed below this: its location gets a line of its own
-_LONGEST_NAME = 1000  # bounds names whose characters take no cells
+_NAME_ROOM = 48  # a name is not squeezed below this: its location gets a line of its own
+_LONGEST_NAME = 100
 _SOURCE_ROOM = 16  # nor a source below this for the sake of a name
 _PLACE_INDENT = "    "
 
@@ -65,10 +72,16 @@ def _parts(frame: Frame) -> _Parts:
         name, suffix = f"{frame.address:#x}", ""
         reason = f"({printable(frame.unknown or 'no name is known')})"
     else:
-        name, reason = shorten_middle(printable(frame.function), _LONGEST_NAME), ""
+        name, reason = _bounded(frame.function), ""
         suffix = " (inlined)" if frame.inlined else f"+{frame.offset:#x}"
     source = f"{printable(frame.source.file)}:{frame.source.line}" if frame.source else ""
     return _Parts(name, suffix, source, _module(frame), reason)
+
+
+def _bounded(function: str) -> str:
+    """Bound the length of a name whose characters take no cells."""
+    name = printable(function)
+    return name if cell_len(name) * 2 >= len(name) else shorten_middle(name, _LONGEST_NAME)
 
 
 def _module(frame: Frame) -> str:
@@ -82,19 +95,20 @@ def _module(frame: Frame) -> str:
 
 def _lines(part: _Parts, width: int, columns: tuple[int, int]) -> Iterator[Text]:
     """One line, two where one can't hold all that has to be said."""
+    shorter = part
     line = _joined(part, columns)
     if line.cell_len > width:
         line = _joined(part, (0, 0))
     if line.cell_len > width and part.source:
         room = cell_len(part.source) - (line.cell_len - width)
-        part = replace(part, source=shorten_path(part.source, max(room, _SOURCE_ROOM)))
-        line = _joined(part, (0, 0))
+        shorter = replace(part, source=shorten_folders(part.source, max(room, _SOURCE_ROOM)))
+        line = _joined(shorter, (0, 0))
     if line.cell_len > width:
         room = cell_len(part.name) - (line.cell_len - width)
-        if room < _NAME_ROOM:
+        if room < cell_len(shorten_symbol(part.name, _NAME_ROOM)):
             yield from _two_lines(part, width)
             return
-        line = _joined(replace(part, name=shorten_middle(part.name, room)), (0, 0))
+        line = _joined(replace(shorter, name=shorten_symbol(part.name, room)), (0, 0))
     yield line
 
 
@@ -112,9 +126,8 @@ def _joined(part: _Parts, columns: tuple[int, int]) -> Text:
 
 def _two_lines(part: _Parts, width: int) -> Iterator[Text]:
     """The name, and under it the location."""
-    yield Text(shorten_middle(part.name, width - len(part.suffix)), FUNCTION_STYLE).append(
-        part.suffix
-    )
+    name = shorten_symbol(part.name, width - len(part.suffix))
+    yield Text(name, FUNCTION_STYLE).append(part.suffix)
     room = width - len(_PLACE_INDENT)
     module = part.module
     if module:

@@ -5,11 +5,11 @@
       +1.2 MiB since the last report   RSS 48.1 MiB (+1.3 MiB)
 
       12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a90c41b7e55
-        parse_header+0x2f  http/parser.c:118  [libparse.so.1]
+        parse_header+0x2f   http/parser.c:118  [libparse.so.1]
         read_request+0x1a0  http/server.c:77   [httpd]
         main+0x44           main.c:31          [httpd]
 
-      the other 36 sites: 12.3 MiB  51%  38,916 allocations
+      the other 36 sites: 12.3 MiB in 38,916 allocations (51%)
 
     lost: nothing   stacks: 37 complete
 
@@ -136,7 +136,7 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
     about = _about(report)
     sites = units.counted(report.site_count, "site")
     fields = [Text("outstanding ").append(_total(report.outstanding, about), "bold")]
-    if report.younger.count == 0:
+    if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
     if report.growth_bytes is not None:
         change = f"{about}{units.size_change(report.growth_bytes)} since the last report"
@@ -153,8 +153,9 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
             report.outstanding.count - report.younger.count,
         )
         age = units.age(report.older_ms * 1_000_000)
-        yield Text(f"  younger than {age}, left out below: {_total(report.younger, about)}")
-        yield Text(f"  older, at {sites}: {_total(older, about)}")
+        left_out = f"younger than {age}, left out below: {_total(report.younger, about)}"
+        yield from _wrapped("  ", left_out, width)
+        yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
 
 
 def _sites(report: Report, width: int) -> Iterator[Text]:
@@ -163,17 +164,20 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         by_site[allocation.site_id].append(allocation)
 
     if not report.sites and not report.site_count:
-        yield Text(f"  no outstanding allocations{_older_than(report)}")
+        yield from _wrapped("  ", f"no outstanding allocations{_older_than(report)}", width)
+        yield Text()
+    elif report.sort != "size":
+        yield Text(f"  by {printable(report.sort)}, most first:")
         yield Text()
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
         for line in frame_lines(site.stack.frames, width - 4):
             yield Text("    ").append_text(line)
         if site.stack.end in _STACK_ENDS:
-            yield Text(f"    ({_STACK_ENDS[site.stack.end]})", "yellow")
+            yield from _wrapped("    (", f"{_STACK_ENDS[site.stack.end]})", width, "yellow")
         yield from _allocations(by_site.pop(site.id, []))
         yield Text()
-    yield from _rest(report)
+    yield from _rest(report, width)
     if by_site:
         yield Text("  allocations at sites that are not shown:")
         yield from _allocations([one for several in by_site.values() for one in several])
@@ -191,20 +195,18 @@ def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
     about = _about(report)
     rows = [_site_row(site, report, about) for site in report.sites]
     columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    kept = [index for index, column in enumerate(columns) if column]
-    figures_width = sum(columns[index] + 2 for index in kept)
-    id_fits = figures_width + 2 + 16 <= width
+    kept = [index for index, column_width in enumerate(columns) if column_width]
+    figures_width = sum(2 + columns[index] for index in kept)
     for site, row in zip(report.sites, rows, strict=True):
-        line = Text()
-        for index in kept:
-            style = "bold" if index == 0 else _change_style(site.growth_bytes or 0)
-            line.append("  ")
-            line.append(row[index].rjust(columns[index]), style if index in (0, 3) else "")
-        site_id = printable(site.id)
-        if id_fits:
-            yield [line.append(f"  {site_id}", "dim")]
-        else:
-            yield [line, Text(f"    site {site_id}", "dim")]
+        styles = ("bold", "", "", _change_style(site.growth_bytes or 0), "")
+        figures = [Text(row[index].rjust(columns[index]), styles[index]) for index in kept]
+        site_id = Text(printable(site.id), "dim")
+        if figures_width + 2 + site_id.cell_len <= width:
+            yield [Text("  ") + Text("  ").join([*figures, site_id])]
+        elif figures_width <= width:
+            yield [Text("  ") + Text("  ").join(figures), Text("    site ") + site_id]
+        else:  # a very narrow terminal
+            yield list(_flowed([*figures, site_id], width))
 
 
 def _site_row(site: Site, report: Report, about: str) -> tuple[str, str, str, str, str]:
@@ -225,7 +227,7 @@ def _allocations(allocations: list[Allocation]) -> Iterator[Text]:
         yield Text(f"      {one.address:#x}  {size:>16}  {units.age(one.age_ns)} old")
 
 
-def _rest(report: Report) -> Iterator[Text]:
+def _rest(report: Report, width: int) -> Iterator[Text]:
     """What is outstanding, old enough, and not at the sites shown."""
     about = _about(report)
     shown = sum(site.bytes for site in report.sites), sum(site.count for site in report.sites)
@@ -236,12 +238,13 @@ def _rest(report: Report) -> Iterator[Text]:
     others = report.site_count - len(report.sites)
     if others > 0:
         label = f"the other {units.counted(others, 'site')}"
-    elif (rest.bytes or rest.count) and report.sample_rate == 1:
+    elif (rest.bytes > 0 or rest.count > 0) and report.sample_rate == 1:
         label = "at no site that is known"
     else:
         return
     share = units.share(rest.bytes, report.outstanding.bytes)
-    yield Text(f"  {label}: {_total(rest, about)}{f' ({share})' if share else ''}")
+    total = f"{label}: {_total(rest, about)}{f' ({share})' if share else ''}"
+    yield from _wrapped("  ", total, width)
     yield Text()
 
 
@@ -260,7 +263,7 @@ def _loss(loss: Loss, width: int) -> Iterator[Text]:
     text = f"{units.number(loss.count)} {loss.meaning}{known_size}"
     yield from _wrapped("lost: ", text, width, "bold red")
     if loss.hint:
-        yield from _wrapped("      ", loss.hint, width, "")
+        yield from _wrapped("      ", loss.hint, width)
 
 
 def _about(report: Report) -> str:
@@ -277,7 +280,7 @@ def _change_style(change_bytes: int) -> str:
     return "red" if change_bytes > 0 else "green" if change_bytes < 0 else ""
 
 
-def _wrapped(label: str, text: str, width: int, label_style: str) -> Iterator[Text]:
+def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterator[Text]:
     """`text` behind `label`, continued under itself."""
     indent = " " * cell_len(label)
     for index, line in enumerate(wrap(printable(text), width - len(indent))):

@@ -1,0 +1,169 @@
+"""Where reports go: files that aren't spoiled, streams that break, errors with a remedy."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from leaktrace.errors import LeaktraceError, OutputError, UsageError
+from leaktrace.report import FORMATS, create_reporter, open_output
+from leaktrace.report.base import Reporter
+
+
+def test_every_format_says_what_it_is_for() -> None:
+    assert list(FORMATS)[:3] == ["text", "memleak", "json"]
+    for reporter in FORMATS.values():
+        assert issubclass(reporter, Reporter)
+        assert reporter.summary
+
+
+def test_unknown_format_names_those_there_are() -> None:
+    with pytest.raises(UsageError) as caught:
+        create_reporter("xml", io.StringIO(), io.StringIO())
+    assert "xml" in caught.value.message
+    assert "text, memleak, json" in caught.value.hint
+
+
+def test_file_is_written_and_flushed_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    with open_output(path) as output:
+        create_reporter("text", output.stream, io.StringIO()).write("größe\n")
+        assert path.read_text(encoding="utf-8") == "größe\n"
+
+
+def test_file_created_and_never_written_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    with open_output(path):
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_file_is_removed_when_the_run_fails_early(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    with pytest.raises(LeaktraceError), open_output(path):
+        raise LeaktraceError("no such process")
+    assert not path.exists()
+
+
+def test_existing_file_keeps_its_content_until_the_first_report(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text("a long report of yesterday\n")
+    with pytest.raises(LeaktraceError), open_output(path):
+        raise LeaktraceError("no such process")
+    assert path.read_text() == "a long report of yesterday\n"
+    with open_output(path) as output:
+        output.stream.write("first\n")
+        output.stream.flush()
+        output.stream.write("second\n")
+    assert path.read_text() == "first\nsecond\n"
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "such" / "report"
+    with pytest.raises(OutputError) as caught:
+        open_output(path)
+    assert f"the folder {path.parent} doesn't exist" in caught.value.message
+    assert caught.value.hint == f"create it first: mkdir -p {path.parent}"
+    assert not path.parent.exists()
+
+
+def test_folder_instead_of_file(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="it is a folder"):
+        open_output(tmp_path)
+
+
+def test_file_instead_of_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is not a folder"):
+        open_output(tmp_path / "file" / "report")
+
+
+def test_dangling_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(OutputError, match="symbolic link"):
+        open_output(tmp_path / "link")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_name_too_long(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="File name too long"):
+        open_output(tmp_path / ("x" * 300))
+
+
+def test_no_permission() -> None:
+    """A file that not even root may write."""
+    with pytest.raises(OutputError, match="permission denied") as caught:
+        open_output(Path("/proc/sys/kernel/osrelease"))
+    assert caught.value.hint
+
+
+def test_disk_full_is_an_error_with_a_hint() -> None:
+    with pytest.raises(OutputError) as caught, open_output(Path("/dev/full")) as output:
+        create_reporter("text", output.stream, io.StringIO()).write("text\n")
+    assert "No space left on device" in caught.value.message
+    assert caught.value.hint
+
+
+def test_broken_pipe_travels_up_as_itself() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = io.TextIOWrapper(io.FileIO(writing, "w"))
+    with pytest.raises(BrokenPipeError):
+        create_reporter("json", stream, io.StringIO()).write("text\n")
+
+
+def test_notices_that_break_are_no_reason_to_stop() -> None:
+    notices = io.StringIO()
+    notices.close()
+    create_reporter("memleak", io.StringIO(), notices).notice("lost: 1")
+
+
+PROGRAM = textwrap.dedent(
+    """
+    import io, sys
+    from leaktrace.errors import OutputError
+    from leaktrace.report import create_reporter, open_output
+    try:
+        with open_output(None) as output:
+            reporter = create_reporter("text", output.stream, io.StringIO())
+            while True:
+                reporter.write("line\\n" * 1000)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OutputError as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(1)
+    """
+)
+
+
+def run_program(redirection: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'"$0" -c "$1" {redirection}', sys.executable, PROGRAM],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_head_ends_the_run_quietly() -> None:
+    done = run_program("| head -n 1")
+    assert (done.stdout, done.stderr, done.returncode) == ("line\n", "", 0)
+
+
+def test_full_stdout_is_one_line_of_error() -> None:
+    done = run_program(">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "can't write the report to <stdout>: No space left on device\n"
+
+
+def test_closed_stdout_is_one_line_of_error() -> None:
+    done = run_program(">&-")
+    assert done.returncode == 1
+    assert done.stderr == "standard output is closed\n"
