@@ -9,136 +9,134 @@
 
 /* An outstanding allocation; the key of its map is its address. */
 struct allocation {
-  u64 size;
-  u64 time_ns;
-  u64 stack_id;
+    u64 size;
+    u64 time_ns;
+    u64 stack_id;
 };
 
 /* What was allocated and released from one stack since tracing began. */
 struct site {
-  u64 allocated_bytes;
-  u64 allocated_count;
-  u64 freed_bytes;
-  u64 freed_count;
-  u32 generation;
-  u32 unused;
+    u64 allocated_bytes;
+    u64 allocated_count;
+    u64 freed_bytes;
+    u64 freed_count;
+    u32 generation;
+    u32 unused;
 };
 
 /* How the walk of a stack ended. */
 enum stack_end {
-  END_UNKNOWN = 0, /* a frame-pointer walk can't tell */
-  END_COMPLETE = 1,
-  END_TRUNCATED = 2,
-  END_GUESSED = 3,
-  END_BROKEN = 4,
+    END_UNKNOWN = 0, /* a frame-pointer walk can't tell */
+    END_COMPLETE = 1,
+    END_TRUNCATED = 2,
+    END_GUESSED = 3,
+    END_BROKEN = 4,
 };
 
 /* A stack, leaf first: return addresses as they stand on the stack. */
 struct stack {
-  u32 generation;
-  u16 frame_count;
-  u8 end;
-  u8 detail; /* why a walk broke off: enum walk_result */
-  u64 pc[MAX_FRAMES];
+    u32 generation;
+    u16 frame_count;
+    u8 end;
+    u8 detail; /* why a walk broke off: enum walk_result */
+    u64 pc[MAX_FRAMES];
 };
 
 /* Functions that are hooked; the number travels as the probe's cookie. */
 enum function {
-  FUNCTION_NONE = 0,
-  FUNCTION_MALLOC = 1,
-  FUNCTION_CALLOC = 2,
-  FUNCTION_REALLOC = 3,
-  FUNCTION_REALLOCARRAY = 4,
-  FUNCTION_POSIX_MEMALIGN = 5,
-  FUNCTION_ALIGNED_ALLOC = 6,
-  FUNCTION_MEMALIGN = 7,
-  FUNCTION_VALLOC = 8,
-  FUNCTION_PVALLOC = 9,
-  FUNCTION_FREE = 10,
-  FUNCTION_MMAP = 11,
-  FUNCTION_MUNMAP = 12,
-  FUNCTION_MREMAP = 13,
+    FUNCTION_NONE = 0,
+    FUNCTION_MALLOC = 1,
+    FUNCTION_CALLOC = 2,
+    FUNCTION_REALLOC = 3,
+    FUNCTION_REALLOCARRAY = 4,
+    FUNCTION_POSIX_MEMALIGN = 5,
+    FUNCTION_ALIGNED_ALLOC = 6,
+    FUNCTION_MEMALIGN = 7,
+    FUNCTION_VALLOC = 8,
+    FUNCTION_PVALLOC = 9,
+    FUNCTION_FREE = 10,
+    FUNCTION_MMAP = 11,
+    FUNCTION_MUNMAP = 12,
+    FUNCTION_MREMAP = 13,
 };
 
 /* The outermost allocation call that a thread is inside of. Calls that the
  * allocator makes to itself (realloc to malloc, malloc to mmap…) start at a
  * lower stack pointer and are part of it. */
 struct call {
-  u64 sp;      /* at the function's entry; 0: no call is open */
-  u64 size;    /* requested bytes; for munmap the length */
-  u64 memptr;  /* posix_memalign's out parameter */
-  u64 address; /* the block that realloc resizes, or 0 */
-  struct allocation old;
-  u16 function;
-  u8 has_old; /* `old` left the map when the call began */
-  u8 skip;    /* filtered out: the result is not recorded */
-  u8 echoes;  /* functions tail-called from this one: their returns come first,
-                 together */
-  u8 echo_returned; /* one of those returns was seen, so this call's own is next
-                     */
-  u16 unused;
+    u64 sp;      /* at the function's entry; 0: no call is open */
+    u64 size;    /* requested bytes; for munmap the length */
+    u64 memptr;  /* posix_memalign's out parameter */
+    u64 address; /* the block that realloc resizes, or 0 */
+    struct allocation old;
+    u16 function;
+    u8 has_old;       /* `old` left the map when the call began */
+    u8 skip;          /* filtered out: the result is not recorded */
+    u8 echoes;        /* functions tail-called from this one: their returns come first,
+                         together */
+    u8 echo_returned; /* one of those returns was seen, so this call's own is next
+                       */
+    u16 unused;
 };
 
 /* Per-thread state. The stack buffer lives here because a uprobe program can be
  * preempted by another thread's on the same CPU: a per-CPU buffer would be
  * overwritten. */
 struct thread {
-  struct call call;
-  struct stack stack;
+    struct call call;
+    struct stack stack;
 };
 
 /* The traced process as the kernel side sees it. */
 struct session {
-  u32 generation; /* counts execs; part of every stack id */
-  u32 tgid; /* in the initial pid namespace; 0 until the first probe hits */
-  u32 announced;    /* the generation whose first allocation was announced, plus
-                       one */
-  u32 armed;        /* set when every probe is on: nothing is recorded before */
-  u64 exec_time_ns; /* of the last exec: what is older belongs to another image
-                     */
+    u32 generation;   /* counts execs; part of every stack id */
+    u32 tgid;         /* in the initial pid namespace; 0 until the first probe hits */
+    u32 announced;    /* the generation whose first allocation was announced, plus
+                         one */
+    u32 armed;        /* set when every probe is on: nothing is recorded before */
+    u64 exec_time_ns; /* of the last exec: what is older belongs to another image
+                       */
 };
 
 enum event_kind {
-  EVENT_ALLOCATE = 1, /* trace */
-  EVENT_RELEASE = 2,
-  EVENT_FAIL = 3,
-  EVENT_REGION_ADD = 4, /* mmap or mremap returned this range */
-  EVENT_REGION_RELEASE =
-      5, /* munmap or mremap is about to take this range away */
-  EVENT_REGION_RESTORE =
-      6,             /* …but failed: what this thread released last is back */
-  EVENT_STARTED = 7, /* the first allocation of an executable image */
-  EVENT_EXEC = 8,
+    EVENT_ALLOCATE = 1, /* trace */
+    EVENT_RELEASE = 2,
+    EVENT_FAIL = 3,
+    EVENT_REGION_ADD = 4,     /* mmap or mremap returned this range */
+    EVENT_REGION_RELEASE = 5, /* munmap or mremap is about to take this range away */
+    EVENT_REGION_RESTORE = 6, /* …but failed: what this thread released last is back */
+    EVENT_STARTED = 7,        /* the first allocation of an executable image */
+    EVENT_EXEC = 8,
 };
 
 struct event {
-  u64 time_ns;
-  u64 address;
-  u64 size; /* of a release: what was recorded, or ~0 */
-  u64 stack_id;
-  u32 tid;
-  u32 generation;
-  u16 kind;
-  u16 function;
-  u32 unused;
+    u64 time_ns;
+    u64 address;
+    u64 size; /* of a release: what was recorded, or ~0 */
+    u64 stack_id;
+    u32 tid;
+    u32 generation;
+    u16 kind;
+    u16 function;
+    u32 unused;
 };
 
 /* Everything that can be lost has a counter. */
 enum loss {
-  LOSS_ALLOCATIONS = 0, /* the map of allocations took no more */
-  LOSS_ALLOCATION_BYTES = 1,
-  LOSS_STACKS = 2,         /* allocations whose stack could not be stored */
-  LOSS_SITES = 3,          /* allocations without a site counter */
-  LOSS_THREADS = 4,        /* calls without room for the thread's state */
-  LOSS_STALE_CALLS = 5,    /* calls that never returned: longjmp, exception */
-  LOSS_MISSED_RETURNS = 6, /* returns whose entry was not seen */
-  LOSS_MISSED_FREES = 7,  /* an address handed out again while still recorded */
-  LOSS_EVENTS = 8,        /* trace events that found the buffer full */
-  LOSS_REGION_EVENTS = 9, /* the same for mmap, munmap, mremap */
-  LOSS_FAILED_STACKS = 10, /* the walk returned no frame */
-  LOSS_TRUNCATED_STACKS = 11,
-  LOSS_UNREAD_RESULTS = 12, /* posix_memalign's result could not be read */
-  LOSS_KINDS = 13,
+    LOSS_ALLOCATIONS = 0, /* the map of allocations took no more */
+    LOSS_ALLOCATION_BYTES = 1,
+    LOSS_STACKS = 2,         /* allocations whose stack could not be stored */
+    LOSS_SITES = 3,          /* allocations without a site counter */
+    LOSS_THREADS = 4,        /* calls without room for the thread's state */
+    LOSS_STALE_CALLS = 5,    /* calls that never returned: longjmp, exception */
+    LOSS_MISSED_RETURNS = 6, /* returns whose entry was not seen */
+    LOSS_MISSED_FREES = 7,   /* an address handed out again while still recorded */
+    LOSS_EVENTS = 8,         /* trace events that found the buffer full */
+    LOSS_REGION_EVENTS = 9,  /* the same for mmap, munmap, mremap */
+    LOSS_FAILED_STACKS = 10, /* the walk returned no frame */
+    LOSS_TRUNCATED_STACKS = 11,
+    LOSS_UNREAD_RESULTS = 12, /* posix_memalign's result could not be read */
+    LOSS_KINDS = 13,
 };
 
 #endif

@@ -2,8 +2,7 @@
 
 /* address -> allocation. Full: the allocation is counted as lost, with its
  * bytes. */
-BPF_F_TABLE("hash", u64, struct allocation, allocations, MAX_ALLOCS,
-            HASH_FLAGS);
+BPF_F_TABLE("hash", u64, struct allocation, allocations, MAX_ALLOCS, HASH_FLAGS);
 
 /* stack id -> counters. Full: the allocation is still recorded, its site has no
  * totals. */
@@ -37,34 +36,34 @@ BPF_PERF_OUTPUT(trace_events);
 #endif
 
 static __always_inline void lose(u32 kind, u64 amount) {
-  u64 *counter = losses.lookup(&kind);
-  if (counter)
-    __sync_fetch_and_add(counter, amount);
+    u64 *counter = losses.lookup(&kind);
+    if (counter)
+        __sync_fetch_and_add(counter, amount);
 }
 
 static __always_inline struct session *this_session(void) {
-  u32 zero = 0;
-  return session.lookup(&zero);
+    u32 zero = 0;
+    return session.lookup(&zero);
 }
 
 static __always_inline void send_region_event(void *ctx, struct event *event) {
 #if USE_RING_BUFFER
-  long error = region_events.ringbuf_output(event, sizeof(*event), 0);
+    long error = region_events.ringbuf_output(event, sizeof(*event), 0);
 #else
-  long error = region_events.perf_submit(ctx, event, sizeof(*event));
+    long error = region_events.perf_submit(ctx, event, sizeof(*event));
 #endif
-  if (error)
-    lose(LOSS_REGION_EVENTS, 1);
+    if (error)
+        lose(LOSS_REGION_EVENTS, 1);
 }
 
 #if TRACE
 static __always_inline void send_trace_event(void *ctx, struct event *event) {
 #if USE_RING_BUFFER
-  long error = trace_events.ringbuf_output(event, sizeof(*event), 0);
+    long error = trace_events.ringbuf_output(event, sizeof(*event), 0);
 #else
-  long error = trace_events.perf_submit(ctx, event, sizeof(*event));
+    long error = trace_events.perf_submit(ctx, event, sizeof(*event));
 #endif
-  if (error)
-    lose(LOSS_EVENTS, 1);
+    if (error)
+        lose(LOSS_EVENTS, 1);
 }
 #endif

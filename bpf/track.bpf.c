@@ -8,50 +8,48 @@
  * longjmp or an exception: it is discarded and counted. */
 
 static __always_inline u64 thread_key(void) {
-  return bpf_get_current_pid_tgid();
+    return bpf_get_current_pid_tgid();
 }
 
 /* --- sites
  * -------------------------------------------------------------------------------
  */
 
-static __always_inline void count_allocated(struct thread *thread, u64 stack_id,
-                                            u64 size) {
-  struct site *site = sites.lookup(&stack_id);
+static __always_inline void count_allocated(struct thread *thread, u64 stack_id, u64 size) {
+    struct site *site = sites.lookup(&stack_id);
 
-  if (site) {
+    if (site) {
+        __sync_fetch_and_add(&site->allocated_bytes, size);
+        __sync_fetch_and_add(&site->allocated_count, 1);
+        return;
+    }
+    if (stack_id) {
+        long error = stacks.insert(&stack_id, &thread->stack);
+        if (error && error != -17) /* EEXIST: another thread was first */
+            lose(LOSS_STACKS, 1);
+    }
+    struct site first = {
+        .allocated_bytes = size, .allocated_count = 1, .generation = thread->stack.generation};
+    long error = sites.insert(&stack_id, &first);
+    if (!error)
+        return;
+    site = sites.lookup(&stack_id);
+    if (!site) {
+        lose(LOSS_SITES, 1);
+        return;
+    }
     __sync_fetch_and_add(&site->allocated_bytes, size);
     __sync_fetch_and_add(&site->allocated_count, 1);
-    return;
-  }
-  if (stack_id) {
-    long error = stacks.insert(&stack_id, &thread->stack);
-    if (error && error != -17) /* EEXIST: another thread was first */
-      lose(LOSS_STACKS, 1);
-  }
-  struct site first = {.allocated_bytes = size,
-                       .allocated_count = 1,
-                       .generation = thread->stack.generation};
-  long error = sites.insert(&stack_id, &first);
-  if (!error)
-    return;
-  site = sites.lookup(&stack_id);
-  if (!site) {
-    lose(LOSS_SITES, 1);
-    return;
-  }
-  __sync_fetch_and_add(&site->allocated_bytes, size);
-  __sync_fetch_and_add(&site->allocated_count, 1);
 }
 
 static __always_inline void count_freed(struct allocation *allocation) {
-  u64 stack_id = allocation->stack_id;
-  struct site *site = sites.lookup(&stack_id);
+    u64 stack_id = allocation->stack_id;
+    struct site *site = sites.lookup(&stack_id);
 
-  if (site) {
-    __sync_fetch_and_add(&site->freed_bytes, allocation->size);
-    __sync_fetch_and_add(&site->freed_count, 1);
-  }
+    if (site) {
+        __sync_fetch_and_add(&site->freed_bytes, allocation->size);
+        __sync_fetch_and_add(&site->freed_count, 1);
+    }
 }
 
 /* --- records
@@ -61,30 +59,30 @@ static __always_inline void count_freed(struct allocation *allocation) {
 /* Take a record out of the map. The value is copied first: it is gone after the
  * delete. */
 static __always_inline int take(u64 address, struct allocation *allocation) {
-  struct allocation *recorded = allocations.lookup(&address);
+    struct allocation *recorded = allocations.lookup(&address);
 
-  if (!recorded)
-    return 0;
-  *allocation = *recorded;
-  return allocations.delete(&address) == 0;
+    if (!recorded)
+        return 0;
+    *allocation = *recorded;
+    return allocations.delete(&address) == 0;
 }
 
 static __always_inline int put(u64 address, struct allocation *allocation) {
-  long error = allocations.insert(&address, allocation);
+    long error = allocations.insert(&address, allocation);
 
-  if (error == -17) { /* EEXIST: its release was not seen */
-    struct allocation forgotten = {};
-    if (take(address, &forgotten)) {
-      count_freed(&forgotten);
-      lose(LOSS_MISSED_FREES, 1);
+    if (error == -17) { /* EEXIST: its release was not seen */
+        struct allocation forgotten = {};
+        if (take(address, &forgotten)) {
+            count_freed(&forgotten);
+            lose(LOSS_MISSED_FREES, 1);
+        }
+        error = allocations.update(&address, allocation);
     }
-    error = allocations.update(&address, allocation);
-  }
-  if (error) {
-    lose(LOSS_ALLOCATIONS, 1);
-    lose(LOSS_ALLOCATION_BYTES, allocation->size);
-  }
-  return error == 0;
+    if (error) {
+        lose(LOSS_ALLOCATIONS, 1);
+        lose(LOSS_ALLOCATION_BYTES, allocation->size);
+    }
+    return error == 0;
 }
 
 /* --- calls
@@ -93,214 +91,211 @@ static __always_inline int put(u64 address, struct allocation *allocation) {
 
 static __always_inline int filtered_out(u64 size) {
 #if SAMPLE_RATE > 1
-  if (bpf_get_prandom_u32() % SAMPLE_RATE)
-    return 1;
+    if (bpf_get_prandom_u32() % SAMPLE_RATE)
+        return 1;
 #endif
-  return size < MIN_SIZE || size > MAX_SIZE;
+    return size < MIN_SIZE || size > MAX_SIZE;
 }
 
 static __always_inline void announce(void *ctx, struct session *now) {
-  if (now->announced == now->generation + 1)
-    return;
-  now->announced = now->generation + 1;
-  struct event event = {.time_ns = bpf_ktime_get_ns(),
-                        .kind = EVENT_STARTED,
-                        .generation = now->generation,
-                        .tid = thread_key()};
-  send_region_event(ctx, &event);
+    if (now->announced == now->generation + 1)
+        return;
+    now->announced = now->generation + 1;
+    struct event event = {.time_ns = bpf_ktime_get_ns(),
+                          .kind = EVENT_STARTED,
+                          .generation = now->generation,
+                          .tid = thread_key()};
+    send_region_event(ctx, &event);
 }
 
 /* Put back what realloc had taken out: the call failed, or never returned. */
 static __always_inline void restore_old(struct call *call) {
-  if (!call->has_old)
-    return;
-  call->has_old = 0;
-  struct allocation old = call->old;
-  put(call->address, &old);
+    if (!call->has_old)
+        return;
+    call->has_old = 0;
+    struct allocation old = call->old;
+    put(call->address, &old);
 }
 
 static __always_inline void abandon(struct call *call) {
-  restore_old(call);
-  call->sp = 0;
-  lose(LOSS_STALE_CALLS, 1);
+    restore_old(call);
+    call->sp = 0;
+    lose(LOSS_STALE_CALLS, 1);
 }
 
 /* Open a call. NULL when it is nested in one that is open already, or nothing
  * can be kept. */
-static __always_inline struct call *begin(struct pt_regs *ctx, u16 function,
-                                          u64 size) {
-  u64 key = thread_key(), sp = PT_REGS_SP(ctx);
-  u32 zero = 0;
-  struct thread *thread = threads.lookup(&key);
+static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size) {
+    u64 key = thread_key(), sp = PT_REGS_SP(ctx);
+    u32 zero = 0;
+    struct thread *thread = threads.lookup(&key);
 
-  if (!thread) {
-    struct thread *blank = blank_thread.lookup(&zero);
-    struct session *now = this_session();
-    /* Until every probe is on, a block could be recorded whose release is not
-     * seen. No thread has state before that, so a call under way when tracing
-     * begins is not tracked. */
-    if (!blank || !now || !now->armed)
-      return 0;
-    if (!now->tgid)
-      now->tgid = key >> 32;
-    threads.insert(&key, blank);
-    thread = threads.lookup(&key);
     if (!thread) {
-      lose(LOSS_THREADS, 1);
-      return 0;
+        struct thread *blank = blank_thread.lookup(&zero);
+        struct session *now = this_session();
+        /* Until every probe is on, a block could be recorded whose release is not
+         * seen. No thread has state before that, so a call under way when tracing
+         * begins is not tracked. */
+        if (!blank || !now || !now->armed)
+            return 0;
+        if (!now->tgid)
+            now->tgid = key >> 32;
+        threads.insert(&key, blank);
+        thread = threads.lookup(&key);
+        if (!thread) {
+            lose(LOSS_THREADS, 1);
+            return 0;
+        }
     }
-  }
-  struct call *call = &thread->call;
-  if (call->sp) {
-    if (sp < call->sp && !call->echo_returned)
-      return 0;
-    /* The same stack pointer: a tail call to another function (reallocarray
-     * jumps to realloc), unless that function's return has been seen. */
-    if (sp == call->sp && function != call->function && !call->echo_returned) {
-      call->echoes++;
-      return 0;
+    struct call *call = &thread->call;
+    if (call->sp) {
+        if (sp < call->sp && !call->echo_returned)
+            return 0;
+        /* The same stack pointer: a tail call to another function (reallocarray
+         * jumps to realloc), unless that function's return has been seen. */
+        if (sp == call->sp && function != call->function && !call->echo_returned) {
+            call->echoes++;
+            return 0;
+        }
+        abandon(call);
     }
-    abandon(call);
-  }
-  call->sp = sp;
-  call->size = size;
-  call->function = function;
-  call->address = 0;
-  call->has_old = 0;
-  call->skip = filtered_out(size);
-  call->echoes = 0;
-  call->echo_returned = 0;
-  return call;
+    call->sp = sp;
+    call->size = size;
+    call->function = function;
+    call->address = 0;
+    call->has_old = 0;
+    call->skip = filtered_out(size);
+    call->echoes = 0;
+    call->echo_returned = 0;
+    return call;
 }
 
 #if TRACE
-static __always_inline void trace(struct pt_regs *ctx, u16 kind, u16 function,
-                                  u64 address, u64 size, u64 stack_id) {
-  struct session *now = this_session();
-  struct event event = {.time_ns = bpf_ktime_get_ns(),
-                        .address = address,
-                        .size = size,
-                        .stack_id = stack_id,
-                        .tid = thread_key(),
-                        .kind = kind,
-                        .function = function};
-  if (now)
-    event.generation = now->generation;
-  send_trace_event(ctx, &event);
+static __always_inline void
+trace(struct pt_regs *ctx, u16 kind, u16 function, u64 address, u64 size, u64 stack_id) {
+    struct session *now = this_session();
+    struct event event = {.time_ns = bpf_ktime_get_ns(),
+                          .address = address,
+                          .size = size,
+                          .stack_id = stack_id,
+                          .tid = thread_key(),
+                          .kind = kind,
+                          .function = function};
+    if (now)
+        event.generation = now->generation;
+    send_trace_event(ctx, &event);
 }
 #else
 #define trace(...)
 #endif
 
-static __always_inline void send_region(struct pt_regs *ctx, u16 kind,
-                                        u16 function, u64 address, u64 size,
-                                        u64 stack_id) {
-  struct session *now = this_session();
-  struct event event = {.time_ns = bpf_ktime_get_ns(),
-                        .address = address,
-                        .size = size,
-                        .stack_id = stack_id,
-                        .tid = thread_key(),
-                        .kind = kind,
-                        .function = function};
-  if (now)
-    event.generation = now->generation;
-  send_region_event(ctx, &event);
+static __always_inline void
+send_region(struct pt_regs *ctx, u16 kind, u16 function, u64 address, u64 size, u64 stack_id) {
+    struct session *now = this_session();
+    struct event event = {.time_ns = bpf_ktime_get_ns(),
+                          .address = address,
+                          .size = size,
+                          .stack_id = stack_id,
+                          .tid = thread_key(),
+                          .kind = kind,
+                          .function = function};
+    if (now)
+        event.generation = now->generation;
+    send_region_event(ctx, &event);
 }
 
-static __always_inline void record(struct pt_regs *ctx, struct thread *thread,
-                                   u16 function, u64 address, u64 size) {
-  struct session *now = this_session();
-  if (!now)
-    return;
-  announce(ctx, now);
-  u64 stack_id = capture_stack(ctx, thread, now->generation);
+static __always_inline void
+record(struct pt_regs *ctx, struct thread *thread, u16 function, u64 address, u64 size) {
+    struct session *now = this_session();
+    if (!now)
+        return;
+    announce(ctx, now);
+    u64 stack_id = capture_stack(ctx, thread, now->generation);
 
-  if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-    /* A range can be unmapped in part: user space keeps the account of ranges.
-     */
-    count_allocated(thread, stack_id, size);
-    send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
-  } else {
-    struct allocation allocation = {
-        .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
-    if (put(address, &allocation))
-      count_allocated(thread, stack_id, size);
-  }
-  trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
+    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+        /* A range can be unmapped in part: user space keeps the account of ranges.
+         */
+        count_allocated(thread, stack_id, size);
+        send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
+    } else {
+        struct allocation allocation = {
+            .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
+        if (put(address, &allocation))
+            count_allocated(thread, stack_id, size);
+    }
+    trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
 }
 
 /* The outermost call returned `result`. */
-static __always_inline void end(struct pt_regs *ctx, struct thread *thread,
-                                struct call *call, u64 result) {
-  u16 function = call->function;
-  u64 address = result, size = call->size;
-  int failed = result == 0;
+static __always_inline void
+end(struct pt_regs *ctx, struct thread *thread, struct call *call, u64 result) {
+    u16 function = call->function;
+    u64 address = result, size = call->size;
+    int failed = result == 0;
 
-  call->sp = 0;
-  if (function == FUNCTION_MUNMAP) {
-    if ((int)result != 0)
-      send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
-    return;
-  }
-  if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-    failed = result == ~0ULL; /* MAP_FAILED */
-    if (failed && function == FUNCTION_MREMAP)
-      send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
-  } else if (function == FUNCTION_POSIX_MEMALIGN) {
-    failed = (int)result != 0;
-    if (!failed &&
-        bpf_probe_read_user(&address, sizeof(address), (void *)call->memptr)) {
-      lose(LOSS_UNREAD_RESULTS, 1);
-      return;
+    call->sp = 0;
+    if (function == FUNCTION_MUNMAP) {
+        if ((int)result != 0)
+            send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
+        return;
     }
-    failed = failed || !address;
-  }
-  if (call->has_old) {
-    /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it
-     * was. */
-    if (failed && size) {
-      restore_old(call);
-    } else {
-      struct allocation old = call->old;
-      call->has_old = 0;
-      count_freed(&old);
+    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+        failed = result == ~0ULL; /* MAP_FAILED */
+        if (failed && function == FUNCTION_MREMAP)
+            send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
+    } else if (function == FUNCTION_POSIX_MEMALIGN) {
+        failed = (int)result != 0;
+        if (!failed && bpf_probe_read_user(&address, sizeof(address), (void *)call->memptr)) {
+            lose(LOSS_UNREAD_RESULTS, 1);
+            return;
+        }
+        failed = failed || !address;
     }
-  }
-  if (failed) {
-    trace(ctx, EVENT_FAIL, function, 0, size, 0);
-    return;
-  }
-  if (!call->skip)
-    record(ctx, thread, function, address, size);
+    if (call->has_old) {
+        /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it
+         * was. */
+        if (failed && size) {
+            restore_old(call);
+        } else {
+            struct allocation old = call->old;
+            call->has_old = 0;
+            count_freed(&old);
+        }
+    }
+    if (failed) {
+        trace(ctx, EVENT_FAIL, function, 0, size, 0);
+        return;
+    }
+    if (!call->skip)
+        record(ctx, thread, function, address, size);
 }
 
 /* Every return probe comes here. */
 static __always_inline void leave(struct pt_regs *ctx) {
-  u64 key = thread_key(), sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
-  struct thread *thread = threads.lookup(&key);
+    u64 key = thread_key(), sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
+    struct thread *thread = threads.lookup(&key);
 
-  if (!thread)
-    return; /* under way when tracing began, or counted as LOSS_THREADS at its
-               entry */
-  if (!thread->call.sp) {
-    lose(LOSS_MISSED_RETURNS, 1);
-    return;
-  }
-  struct call *call = &thread->call;
-  if (sp < call->sp)
-    return; /* a nested call */
-  if (sp > call->sp) {
-    abandon(call);
-    lose(LOSS_MISSED_RETURNS, 1);
-    return;
-  }
-  if (call->echoes) {
-    call->echoes--;
-    call->echo_returned = 1;
-    return;
-  }
-  end(ctx, thread, call, PT_REGS_RC(ctx));
+    if (!thread)
+        return; /* under way when tracing began, or counted as LOSS_THREADS at its
+                   entry */
+    if (!thread->call.sp) {
+        lose(LOSS_MISSED_RETURNS, 1);
+        return;
+    }
+    struct call *call = &thread->call;
+    if (sp < call->sp)
+        return; /* a nested call */
+    if (sp > call->sp) {
+        abandon(call);
+        lose(LOSS_MISSED_RETURNS, 1);
+        return;
+    }
+    if (call->echoes) {
+        call->echoes--;
+        call->echo_returned = 1;
+        return;
+    }
+    end(ctx, thread, call, PT_REGS_RC(ctx));
 }
 
 /* --- releases
@@ -309,29 +304,28 @@ static __always_inline void leave(struct pt_regs *ctx) {
 
 /* At entry, before the allocator can hand the address out again. */
 static __always_inline void release(struct pt_regs *ctx, u64 address) {
-  struct allocation allocation = {};
+    struct allocation allocation = {};
 
-  if (!address)
-    return;
-  if (take(address, &allocation)) {
-    count_freed(&allocation);
-    trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
-          allocation.stack_id);
-    return;
-  }
+    if (!address)
+        return;
+    if (take(address, &allocation)) {
+        count_freed(&allocation);
+        trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size, allocation.stack_id);
+        return;
+    }
 #if SAMPLE_RATE <= 1 && !defined(SIZES_FILTERED)
-  trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, ~0ULL, 0);
+    trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, ~0ULL, 0);
 #endif
 }
 
 /* realloc: the old record leaves now, as in free, and comes back if the call
  * fails. */
 static __always_inline void hold_old(struct call *call, u64 address) {
-  struct allocation old = {};
+    struct allocation old = {};
 
-  call->address = address;
-  if (address && take(address, &old)) {
-    call->old = old;
-    call->has_old = 1;
-  }
+    call->address = address;
+    if (address && take(address, &old)) {
+        call->old = old;
+        call->has_old = 1;
+    }
 }

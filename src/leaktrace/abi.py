@@ -23,7 +23,7 @@ SITE = np.dtype(
         ("freed_bytes", "<u8"),
         ("freed_count", "<u8"),
         ("generation", "<u4"),
-        ("unused", "<u4"),
+        ("end", "<u4"),
     ]
 )
 

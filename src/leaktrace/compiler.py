@@ -7,7 +7,6 @@ bcc, so whatever LLVM does ends here.
 
 from __future__ import annotations
 
-import glob
 import importlib.util
 import json
 import os
@@ -19,11 +18,11 @@ from typing import Any
 
 # Distributions install bcc for their own Python; it is pure Python over libbcc and works with any.
 _DISTRIBUTION_FOLDERS = (
-    "/usr/lib/python3/dist-packages",
-    "/usr/lib/python3.*/site-packages",
-    "/usr/lib64/python3.*/site-packages",
-    "/usr/local/lib/python3.*/dist-packages",
-    "/usr/local/lib/python3.*/site-packages",
+    "usr/lib/python3/dist-packages",
+    "usr/lib/python3.*/site-packages",
+    "usr/lib64/python3.*/site-packages",
+    "usr/local/lib/python3.*/dist-packages",
+    "usr/local/lib/python3.*/site-packages",
 )
 
 
@@ -34,7 +33,7 @@ def find_bcc() -> Path | None:
     """
     candidates = [Path(entry) / "bcc" for entry in sys.path if entry]
     for pattern in _DISTRIBUTION_FOLDERS:
-        candidates += [Path(folder) / "bcc" for folder in sorted(glob.glob(pattern), reverse=True)]
+        candidates += sorted(Path("/").glob(f"{pattern}/bcc"), reverse=True)
     return next((folder for folder in candidates if (folder / "libbcc.py").is_file()), None)
 
 
@@ -74,7 +73,9 @@ def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]
     except Exception as error:
         return {"error": "compile", "detail": str(error)}, []
 
-    programs = [(name, bcc.BPF.KPROBE, request["uprobe_attach_type"]) for name in request["uprobes"]]
+    programs = [
+        (name, bcc.BPF.KPROBE, request["uprobe_attach_type"]) for name in request["uprobes"]
+    ]
     programs += [
         (f"raw_tracepoint__{name}", bcc.BPF.RAW_TRACEPOINT, -1)
         for name in request["raw_tracepoints"]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,9 +114,7 @@ def has_ring_buffer() -> bool:
 def has_attach_cookie() -> bool:
     """bpf_get_attach_cookie in uprobe programs (Linux 5.15)."""
     library = libbpf()
-    return (
-        int(library.libbpf_probe_bpf_helper(PROG_TYPE_KPROBE, FUNC_GET_ATTACH_COOKIE, None)) == 1
-    )
+    return int(library.libbpf_probe_bpf_helper(PROG_TYPE_KPROBE, FUNC_GET_ATTACH_COOKIE, None)) == 1
 
 
 @cache
@@ -286,8 +285,8 @@ class Map:
 
     name: str
     fd: int
-    key: np.dtype[np.void] | np.dtype[np.uint64] | np.dtype[np.uint32]
-    value: np.dtype[np.void] | np.dtype[np.uint64]
+    key: np.dtype[Any]
+    value: np.dtype[Any]
     capacity: int
 
     def lookup(self, key: int) -> np.void | None:
@@ -297,7 +296,7 @@ class Map:
         result = libbpf().bpf_map_lookup_elem(self.fd, _pointer(keys), _pointer(values))
         return None if _error(result) else values[0]
 
-    def update(self, key: int, value: NDArray[np.void] | NDArray[np.uint64]) -> None:
+    def update(self, key: int, value: NDArray[Any]) -> None:
         """Write one value. Raises OSError with the kernel's errno."""
         keys = np.array([key], dtype=self.key)
         update = libbpf().bpf_map_update_elem
@@ -306,7 +305,7 @@ class Map:
         if code:
             raise OSError(code, os.strerror(code), self.name)
 
-    def read_all(self) -> tuple[NDArray[np.generic], NDArray[np.void]]:
+    def read_all(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """All keys and values, in no order.
 
         Each hash bucket is read as a whole, so a record that stays in the map while it is read is
@@ -316,7 +315,7 @@ class Map:
         batched = self._read_in_batches()
         return self._read_one_by_one() if batched is None else batched
 
-    def _read_in_batches(self) -> tuple[NDArray[np.generic], NDArray[np.void]] | None:
+    def _read_in_batches(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
         lookup = libbpf().bpf_map_lookup_batch
         lookup.argtypes = (
             ctypes.c_int,
@@ -328,8 +327,8 @@ class Map:
             ctypes.c_void_p,
         )
         size = min(max(self.capacity, 1), 65_536)
-        all_keys: list[NDArray[np.generic]] = []
-        all_values: list[NDArray[np.void]] = []
+        all_keys: list[NDArray[Any]] = []
+        all_values: list[NDArray[Any]] = []
         position = np.zeros(1, dtype=np.uint64)
         first = True
         while True:
@@ -363,10 +362,10 @@ class Map:
             if code == errno.ENOENT:
                 return np.concatenate(all_keys), np.concatenate(all_values)
 
-    def _read_one_by_one(self) -> tuple[NDArray[np.generic], NDArray[np.void]]:
+    def _read_one_by_one(self) -> tuple[NDArray[Any], NDArray[Any]]:
         library = libbpf()
-        keys: list[NDArray[np.generic]] = []
-        values: list[NDArray[np.void]] = []
+        keys: list[NDArray[Any]] = []
+        values: list[NDArray[Any]] = []
         key = np.zeros(1, dtype=self.key)
         previous: ctypes.c_void_p | None = None
         # A key deleted during the walk restarts it: bounded, so that it ends all the same.
@@ -383,15 +382,13 @@ class Map:
         return np.concatenate(keys), np.concatenate(values)
 
 
-def _pointer(array: NDArray[np.generic]) -> ctypes.c_void_p:
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
 # --- events ---------------------------------------------------------------------------------
 
-_RING_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
-)
+_RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _PERF_CALLBACK = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32
 )

@@ -95,8 +95,10 @@ class Knobs:
         return cls(values)
 
     def flags(self) -> list[str]:
-        return [f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}"
-                for name, value in self.values.items()]
+        return [
+            f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}"
+            for name, value in self.values.items()
+        ]
 
 
 def uses_ring_buffer(choice: EventBuffer) -> bool:
@@ -143,7 +145,7 @@ class Program:
 
 
 class Compilation:
-    """A compilation under way in its child process: start it, do something else, then `finish()`."""
+    """A compilation under way in a child process: start it, do something else, `finish()` it."""
 
     def __init__(self, options: Options) -> None:
         self._knobs = Knobs.from_options(options)
@@ -210,16 +212,12 @@ class Compilation:
                 abi.ALLOCATION,
                 capacity["MAX_ALLOCS"],
             ),
-            sites=kernel.Map(
-                "sites", by_name["sites"], abi.U64, abi.SITE, capacity["MAX_STACKS"]
-            ),
+            sites=kernel.Map("sites", by_name["sites"], abi.U64, abi.SITE, capacity["MAX_STACKS"]),
             stacks=kernel.Map(
                 "stacks", by_name["stacks"], abi.U64, abi.STACK, capacity["MAX_STACKS"]
             ),
             session=kernel.Map("session", by_name["session"], abi.U32, abi.SESSION, 1),
-            losses=kernel.Map(
-                "losses", by_name["losses"], abi.U32, abi.U64, len(abi.LossKind)
-            ),
+            losses=kernel.Map("losses", by_name["losses"], abi.U32, abi.U64, len(abi.LossKind)),
             region_events_fd=by_name["region_events"],
             trace_events_fd=by_name.get("trace_events"),
             programs={name: by_name[name] for name in manifest["programs"]},

@@ -43,6 +43,10 @@ PAGE_SHIFT = 8  # a page of code is 256 bytes: at most 257 rows to search, nine 
 # of an object that claims more could be larger than the object.
 MAX_EXTENT_BYTES = 1 << 31
 
+# Counts changes of what is compiled from the same sections: a cached table of another version is
+# not the one wanted.
+TABLE_VERSION = 1
+
 _EH_FRAME_HEADER_BYTES = 8
 _EH_FRAME_HEADER_VERSION = 1
 _PC_RELATIVE_SDATA4 = 0x1B
@@ -69,7 +73,7 @@ class UnwindSource:
     def digest(self) -> str:
         """A hash in hexadecimal; two sources with the same one have the same table."""
         state = hashlib.blake2b(digest_size=20)
-        state.update(struct.pack("<QQ", self.base, len(self.segments)))
+        state.update(struct.pack("<IQQ", TABLE_VERSION, self.base, len(self.segments)))
         for segment in self.segments:
             state.update(struct.pack("<QQQ", *segment))
         for section in self.sections:
@@ -175,11 +179,15 @@ def compile_source(source: UnwindSource) -> UnwindTable:
             described.append(found)
     if not described:
         raise _no_unwind_information(source.shown)
-    rows = _assemble(_joined(described))
-    last = int(rows[-1] >> np.uint64(PC_SHIFT))
+    return index_rows(source, _assemble(_joined(described)), skipped)
+
+
+def index_rows(source: UnwindSource, rows: Rows, skipped: Mapping[str, int]) -> UnwindTable:
+    """The table with these rows, at least one, ascending strictly by pc."""
+    last_pc = int(rows[-1]) >> PC_SHIFT
     return UnwindTable(
         rows=rows,
-        pages=_page_index(rows, (last >> PAGE_SHIFT) + 1),
+        pages=_page_index(rows, (last_pc >> PAGE_SHIFT) + 1),
         base=source.base,
         segments=source.segments,
         skipped=dict(skipped),

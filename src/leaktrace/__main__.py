@@ -1,0 +1,6 @@
+"""`python -m leaktrace`"""
+
+from leaktrace.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""From one snapshot after another to reports: totals, growth, the top sites with their stacks."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.abi import StackEndCode
+from leaktrace.analysis.sites import (
+    SiteTable,
+    combine_counters,
+    group_by_site,
+    total_of_records,
+)
+from leaktrace.losses import describe_losses
+from leaktrace.model import (
+    Allocation,
+    Report,
+    ResidentMemory,
+    Site,
+    Stack,
+    StackEnd,
+    TargetInfo,
+    Total,
+)
+from leaktrace.options import Options
+from leaktrace.snapshot import Snapshot
+from leaktrace.symbols.site import site_id
+
+STACK_ENDS = {
+    StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
+    StackEndCode.COMPLETE: StackEnd.COMPLETE,
+    StackEndCode.TRUNCATED: StackEnd.TRUNCATED,
+    StackEndCode.GUESSED: StackEnd.GUESSED,
+    StackEndCode.BROKEN: StackEnd.BROKEN,
+}
+
+
+class ReportBuilder:
+    """Keeps what the next report is compared with. `stack_of` gives the stack of a stack id."""
+
+    def __init__(self, options: Options, stack_of: Callable[[int], Stack]) -> None:
+        self._options = options
+        self._stack_of = stack_of
+        self._started_s = time.monotonic()
+        self._number = 0
+        self._last_bytes: dict[int, int] = {}
+        self._last_total: int | None = None
+        self._last_resident: int | None = None
+
+    def start_clock(self) -> None:
+        """The probes are on from now."""
+        self._started_s = time.monotonic()
+
+    def forget(self) -> None:
+        """exec: what was held before has nothing to do with what comes."""
+        self._last_bytes = {}
+        self._last_total = None
+        self._last_resident = None
+
+    def build(
+        self,
+        snapshot: Snapshot,
+        target: TargetInfo,
+        resident_bytes: int | None,
+        *,
+        target_ended: bool = False,
+        final_reason: str | None = None,
+    ) -> Report:
+        """The report of one snapshot; `final_reason` tells why it is the last one."""
+        asked = self._options.report
+        combined = asked.combined_only
+        # What a process that has ended still holds won't be freed any more, however young it is.
+        ages_matter = not combined and (asked.older_was_given or not target_ended)
+        older_ms = asked.older_ms if ages_matter else 0
+
+        everything = combine_counters(snapshot).total() if combined else total_of_records(snapshot)
+        table = (
+            combine_counters(snapshot)
+            if combined
+            else group_by_site(snapshot, older_ms * 1_000_000)
+        )
+        passed = table.total()
+        growth = self._growth(table)
+        order = table.order(asked.sort, growth)[: asked.top]
+        counters = self._counters(snapshot, table.stack_ids)
+        rate = self._options.filters.sample_rate
+        sites = tuple(
+            self._site(table, int(row), int(growth[row]), counters, rate) for row in order
+        )
+        report = Report(
+            time=datetime.now().astimezone(),
+            elapsed_s=time.monotonic() - self._started_s,
+            number=self._number + 1,
+            final=final_reason is not None,
+            reason=final_reason or "",
+            target=target,
+            outstanding=_scaled(everything, rate),
+            younger=_scaled(
+                Total(everything.bytes - passed.bytes, everything.count - passed.count), rate
+            ),
+            older_ms=older_ms,
+            site_count=len(table),
+            sites=sites,
+            top=asked.top,
+            combined=combined,
+            sort=str(asked.sort),
+            growth_bytes=(
+                None if self._last_total is None else (everything.bytes - self._last_total) * rate
+            ),
+            resident=self._resident(resident_bytes),
+            losses=describe_losses(snapshot.losses, self._options.limits),
+            stack_ends=self._stack_ends(snapshot, table, counters),
+            allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
+            sample_rate=rate,
+        )
+        self._number += 1
+        self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))
+        self._last_total = everything.bytes
+        return report
+
+    def _growth(self, table: SiteTable) -> NDArray[np.int64]:
+        last = self._last_bytes
+        before = np.array([last.get(s, 0) for s in table.stack_ids.tolist()], dtype=np.int64)
+        return table.bytes - before
+
+    def _counters(self, snapshot: Snapshot, stack_ids: NDArray[np.uint64]) -> dict[int, np.void]:
+        wanted = np.isin(snapshot.site_ids, stack_ids)
+        return dict(zip(snapshot.site_ids[wanted].tolist(), snapshot.sites[wanted], strict=True))
+
+    def _site(
+        self,
+        table: SiteTable,
+        row: int,
+        growth_bytes: int,
+        counters: dict[int, np.void],
+        rate: int,
+    ) -> Site:
+        stack_id = int(table.stack_ids[row])
+        stack = self._stack_of(stack_id)
+        held_bytes, held_count = int(table.bytes[row]), int(table.counts[row])
+        counter = counters.get(stack_id)
+        return Site(
+            id=site_id(stack.frames) if stack.frames else f"{stack_id:016x}",
+            stack=stack,
+            bytes=held_bytes * rate,
+            count=held_count * rate,
+            oldest_ns=None if table.oldest_ns is None else int(table.oldest_ns[row]),
+            newest_ns=None if table.newest_ns is None else int(table.newest_ns[row]),
+            growth_bytes=None if self._last_total is None else growth_bytes * rate,
+            # A site whose counters were lost has at least what it holds.
+            allocated_bytes=(int(counter["allocated_bytes"]) if counter else held_bytes) * rate,
+            allocated_count=(int(counter["allocated_count"]) if counter else held_count) * rate,
+            freed_bytes=(int(counter["freed_bytes"]) if counter else 0) * rate,
+            freed_count=(int(counter["freed_count"].astype(np.int64)) if counter else 0) * rate,
+        )
+
+    def _stack_ends(
+        self, snapshot: Snapshot, table: SiteTable, counters: dict[int, np.void]
+    ) -> dict[StackEnd, int]:
+        ends: Counter[StackEnd] = Counter()
+        for stack_id in table.stack_ids.tolist():
+            counter = counters.get(stack_id)
+            known = stack_id != 0 and counter is not None
+            ends[STACK_ENDS[StackEndCode(int(counter["end"]))] if known else StackEnd.LOST] += 1  # type: ignore[index]
+        return dict(ends)
+
+    def _allocations(self, snapshot: Snapshot, older_ms: int) -> tuple[Allocation, ...]:
+        ages_ns = np.maximum(snapshot.time_ns - snapshot.records["time_ns"].astype(np.int64), 0)
+        rows = np.nonzero(ages_ns >= older_ms * 1_000_000)[0]
+        rows = rows[np.lexsort((snapshot.addresses[rows], snapshot.records["size"][rows]))]
+        ids: dict[int, str] = {}
+        allocations = []
+        for row in rows.tolist():
+            stack_id = int(snapshot.records["stack_id"][row])
+            if stack_id not in ids:
+                frames = self._stack_of(stack_id).frames
+                ids[stack_id] = site_id(frames) if frames else f"{stack_id:016x}"
+            allocations.append(
+                Allocation(
+                    address=int(snapshot.addresses[row]),
+                    size_bytes=int(snapshot.records["size"][row]),
+                    age_ns=int(ages_ns[row]),
+                    site_id=ids[stack_id],
+                )
+            )
+        return tuple(allocations)
+
+    def _resident(self, resident_bytes: int | None) -> ResidentMemory | None:
+        if resident_bytes is None:
+            return None
+        last, self._last_resident = self._last_resident, resident_bytes
+        return ResidentMemory(resident_bytes, None if last is None else resident_bytes - last)
+
+
+def _scaled(total: Total, rate: int) -> Total:
+    return Total(total.bytes * rate, total.count * rate)

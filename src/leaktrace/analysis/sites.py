@@ -1,0 +1,82 @@
+"""Outstanding allocations grouped by site, as columns of numpy arrays: never a Python object an
+allocation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.model import Total
+from leaktrace.options import SortKey
+from leaktrace.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class SiteTable:
+    """One row a site that holds memory; all columns have the same length.
+
+    Ages are None with combined statistics, which know no single allocation.
+    """
+
+    stack_ids: NDArray[np.uint64]
+    bytes: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    oldest_ns: NDArray[np.int64] | None
+    newest_ns: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.stack_ids)
+
+    def total(self) -> Total:
+        return Total(int(self.bytes.sum()), int(self.counts.sum()))
+
+    def order(self, key: SortKey, growth: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Row numbers, most first; equal rows in a fixed order (by bytes, then by stack id)."""
+        primary = {
+            SortKey.SIZE: self.bytes,
+            SortKey.COUNT: self.counts,
+            SortKey.GROWTH: growth,
+            SortKey.AGE: self.bytes if self.oldest_ns is None else self.oldest_ns,
+        }[key]
+        return np.lexsort((self.stack_ids, -self.bytes, -primary))
+
+
+def group_by_site(snapshot: Snapshot, older_ns: int) -> SiteTable:
+    """Group the records that are at least `older_ns` old by their stack."""
+    ages_ns = snapshot.time_ns - snapshot.records["time_ns"].astype(np.int64)
+    # A record made while the map was being read is a little younger than the snapshot.
+    ages_ns = np.maximum(ages_ns, 0)
+    old_enough = ages_ns >= older_ns
+    records, ages_ns = snapshot.records[old_enough], ages_ns[old_enough]
+
+    stack_ids, rows = np.unique(records["stack_id"], return_inverse=True)
+    length = len(stack_ids)
+    sizes = np.zeros(length, dtype=np.int64)
+    np.add.at(sizes, rows, records["size"].astype(np.int64))
+    oldest = np.zeros(length, dtype=np.int64)
+    np.maximum.at(oldest, rows, ages_ns)
+    newest = np.full(length, np.iinfo(np.int64).max)
+    np.minimum.at(newest, rows, ages_ns)
+    return SiteTable(
+        stack_ids=stack_ids,
+        bytes=sizes,
+        counts=np.bincount(rows, minlength=length).astype(np.int64),
+        oldest_ns=oldest,
+        newest_ns=newest,
+    )
+
+
+def combine_counters(snapshot: Snapshot) -> SiteTable:
+    """The same from the sites' counters alone: allocated minus freed, without ages."""
+    sites = snapshot.sites
+    held = (sites["allocated_bytes"] - sites["freed_bytes"]).astype(np.int64)
+    counts = (sites["allocated_count"] - sites["freed_count"]).astype(np.int64)
+    holds = counts > 0
+    return SiteTable(snapshot.site_ids[holds], held[holds], counts[holds], None, None)
+
+
+def total_of_records(snapshot: Snapshot) -> Total:
+    """Everything outstanding, whatever its age."""
+    return Total(int(snapshot.records["size"].sum()), len(snapshot.records))

@@ -1,0 +1,346 @@
+"""The command line: options checked once, built into `Options`; the only place that exits."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from leaktrace import __version__
+from leaktrace.doctor import doctor_command
+from leaktrace.errors import LeaktraceError, UsageError
+from leaktrace.features import Machine, require_user_mode
+from leaktrace.options import (
+    CommandTarget,
+    EventBuffer,
+    Filters,
+    Limits,
+    ObjectChoice,
+    Options,
+    ProcessTarget,
+    ReportOptions,
+    SortKey,
+    Target,
+)
+from leaktrace.program import source_text
+from leaktrace.report import FORMATS
+from leaktrace.session import run
+
+_EXAMPLES = """\b
+Examples:
+  leaktrace -p 4242             what process 4242 leaks, every 5 seconds
+  leaktrace -p 4242 60 10       ten reports, one a minute
+  leaktrace -c './server -v'    start a command, traced from its first instruction
+  leaktrace 1 -- ./server -v    the same, with the command's own words
+  leaktrace -p 4242 -t          every single call as it happens
+  leaktrace -p 4242 -f json     one JSON object a line for other programs
+  leaktrace doctor              what this machine offers, and what is missing
+
+\b
+Exit status: 0 done, 1 error, 2 usage, 3 a privilege or kernel feature is
+missing, 4 the process is gone or can't be traced.
+"""
+
+
+class TraceCommand(click.Command):
+    """Takes everything behind `--` as the command to run, whatever its words look like."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.obj = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(60)) for name, command in COMMANDS.items()]
+            )
+        super().format_epilog(ctx, formatter)
+
+
+def _integer(minimum: int) -> click.IntRange:
+    return click.IntRange(min=minimum)
+
+
+@click.command(
+    "leaktrace",
+    cls=TraceCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    options_metavar="[OPTIONS]",
+    epilog=_EXAMPLES,
+)
+@click.argument(
+    "interval", type=click.FloatRange(min=0, min_open=True), default=5.0, metavar="[INTERVAL]"
+)
+@click.argument("count", type=_integer(1), required=False, metavar="[COUNT]")
+@click.option("-p", "--pid", type=_integer(1), metavar="PID", help="Trace this process.")
+@click.option(
+    "-c",
+    "--command",
+    metavar="CMD",
+    help="Start this command (shell words, no shell) and trace it from its first instruction. "
+    "The same: leaktrace [OPTIONS] -- CMD ARGS. It is ended (SIGTERM) if leaktrace ends first.",
+)
+@click.option("-t", "--trace", is_flag=True, help="Print every call as it happens.")
+@click.option(
+    "-a", "--show-allocs", is_flag=True, help="List the single allocations, with addresses."
+)
+@click.option(
+    "-o",
+    "--older",
+    "older_ms",
+    type=_integer(0),
+    default=500,
+    show_default=True,
+    metavar="MS",
+    help="Leave allocations younger than this out of the sites (in milliseconds). The last "
+    "report of a process that has ended shows all, unless this option is given.",
+)
+@click.option(
+    "--combined-only",
+    is_flag=True,
+    help="Report from the sites' counters alone: cheaper with many allocations, without ages.",
+)
+@click.option(
+    "--wa-missing-free",
+    is_flag=True,
+    help="Accepted for memleak's sake: always on. An address handed out again replaces its record, "
+    "and is counted.",
+)
+@click.option(
+    "-s",
+    "--sample-rate",
+    type=_integer(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Record one allocation in N, chosen at random. Figures are scaled up and marked as "
+    "estimates.",
+)
+@click.option(
+    "-T",
+    "--top",
+    type=_integer(1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Show this many sites.",
+)
+@click.option(
+    "-z",
+    "--min-size",
+    type=_integer(0),
+    metavar="BYTES",
+    help="Record only allocations of at least this size.",
+)
+@click.option(
+    "-Z",
+    "--max-size",
+    type=_integer(0),
+    metavar="BYTES",
+    help="Record only allocations of at most this size.",
+)
+@click.option(
+    "-O",
+    "--obj",
+    metavar="OBJ",
+    help="Hook the allocator of this object only: a path, a file name, or a library's short name "
+    "(c, jemalloc). Otherwise: of every object that defines malloc and free.",
+)
+@click.option(
+    "--symbols-prefix",
+    default="",
+    metavar="PREFIX",
+    help="The allocator's functions are called PREFIXmalloc, PREFIXfree…",
+)
+@click.option(
+    "--sort",
+    type=click.Choice([key.value for key in SortKey]),
+    default=SortKey.SIZE.value,
+    show_default=True,
+    help="What the sites are ordered by.",
+)
+@click.option(
+    "-f",
+    "--format",
+    "format_name",
+    type=click.Choice(list(FORMATS)),
+    default="text",
+    show_default=True,
+    help="; ".join(f"{name}: {reporter.summary}" for name, reporter in FORMATS.items()) + ".",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write reports to this file."
+)
+@click.option(
+    "--max-allocs",
+    type=_integer(1),
+    default=Limits.max_allocs,
+    show_default=True,
+    metavar="N",
+    help="Room for this many outstanding allocations. What doesn't fit is counted.",
+)
+@click.option(
+    "--max-stacks",
+    type=_integer(1),
+    default=Limits.max_stacks,
+    show_default=True,
+    metavar="N",
+    help="Room for this many different stacks.",
+)
+@click.option(
+    "--max-threads",
+    type=_integer(1),
+    default=Limits.max_threads,
+    show_default=True,
+    metavar="N",
+    help="Room for this many threads at a time.",
+)
+@click.option(
+    "--event-buffer",
+    type=click.Choice([choice.value for choice in EventBuffer]),
+    default=EventBuffer.AUTO.value,
+    show_default=True,
+    help="How single events reach leaktrace: a BPF ring buffer, or perf buffers on kernels before "
+    "5.8.",
+)
+@click.option(
+    "--event-buffer-size",
+    type=_integer(4096),
+    default=Limits.event_buffer_bytes,
+    show_default=True,
+    metavar="BYTES",
+    help="Room for events of --trace that wait to be printed.",
+)
+@click.option(
+    "--exit-code",
+    type=click.Choice(["own", "child"]),
+    default="own",
+    show_default=True,
+    help="With -c: leaktrace's own exit code, or the command's.",
+)
+@click.option("--ebpf", is_flag=True, help="Print the source of the BPF program, and exit.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell on stderr what is hooked.")
+@click.version_option(__version__, "-V", "--version", message="leaktrace %(version)s")
+@click.pass_context
+def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN401
+    """Find memory leaks of a running process, from outside.
+
+    Shows which call sites hold memory that was allocated while leaktrace watched and has not been
+    freed, every INTERVAL seconds (5), COUNT times (until interrupted). The process is not
+    restarted, changed or stopped.
+    """
+    if asked["ebpf"]:
+        click.echo(source_text(), nl=False)
+        return 0
+    options = build_options(asked, context.obj or ())
+    require_user_mode(Machine())
+    return run(options)
+
+
+COMMANDS: dict[str, click.Command] = {"doctor": doctor_command}
+
+
+def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
+    """Check what was asked and put it in its types. Raises UsageError."""
+    minimum, maximum = asked["min_size"], asked["max_size"]
+    if minimum is not None and maximum is not None and minimum > maximum:
+        raise UsageError(
+            f"the minimum size (-z {minimum}) is above the maximum size (-Z {maximum})",
+            "swap them, or leave one out",
+        )
+    older_given = click.get_current_context().get_parameter_source("older_ms")
+    return Options(
+        target=_target(asked, words),
+        filters=Filters(minimum, maximum, asked["sample_rate"]),
+        limits=Limits(
+            asked["max_allocs"],
+            asked["max_stacks"],
+            asked["max_threads"],
+            asked["event_buffer_size"],
+        ),
+        objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
+        report=ReportOptions(
+            format=asked["format_name"],
+            output=asked["output"],
+            interval_s=asked["interval"],
+            count=asked["count"],
+            top=asked["top"],
+            sort=SortKey(asked["sort"]),
+            older_ms=asked["older_ms"],
+            older_was_given=older_given is click.core.ParameterSource.COMMANDLINE,
+            show_allocs=asked["show_allocs"],
+            combined_only=asked["combined_only"],
+            trace=asked["trace"],
+            verbose=asked["verbose"],
+        ),
+        event_buffer=EventBuffer(asked["event_buffer"]),
+    )
+
+
+def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:
+    given = [asked["pid"] is not None, asked["command"] is not None, bool(words)]
+    if sum(given) != 1:
+        raise UsageError(
+            "say what to trace: exactly one of -p PID, -c CMD, or -- CMD ARGS",
+            "for example: leaktrace -p 4242; see leaktrace --help",
+        )
+    if asked["pid"] is not None:
+        return ProcessTarget(asked["pid"])
+    pass_exit_code = asked["exit_code"] == "child"
+    if words:
+        return CommandTarget(tuple(words), pass_exit_code)
+    try:
+        argv = tuple(shlex.split(asked["command"]))
+    except ValueError as error:
+        raise UsageError(
+            f"the command can't be split into words: {error}", "check its quotes"
+        ) from None
+    if not argv:
+        raise UsageError("the command is empty", "give a program to run: -c './server -v'")
+    return CommandTarget(argv, pass_exit_code)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run, and exit with the code of the contract; never a traceback for what a user can cause."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command: click.Command = trace_command
+    name = "leaktrace"
+    if given and given[0] in COMMANDS:
+        command, name = COMMANDS[given[0]], f"leaktrace {given[0]}"
+        given = given[1:]
+    sys.exit(_guarded(lambda: command.main(given, prog_name=name, standalone_mode=False)))
+
+
+def _guarded(action: Callable[[], Any]) -> int:
+    try:
+        result = action()
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message().rstrip("."), "see leaktrace --help")
+        return error.exit_code
+    except LeaktraceError as error:
+        _complain(error.message, error.hint)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader is gone (`| head`): the quiet end. Nothing may be flushed into the pipe later.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+
+
+def _complain(message: str, hint: str) -> None:
+    print(f"leaktrace: {message}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)

@@ -1,0 +1,52 @@
+"""Signals that end a run, turned into something a selector can wait for.
+
+SIGINT, SIGTERM and SIGHUP ask for a last report and an orderly end. A second one ends the run
+without waiting for that report. Source: signal(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupts:
+    """While entered, a signal makes `fileno()` readable and `received` true."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._before: dict[signal.Signals, object] = {}
+
+    def fileno(self) -> int:
+        return self._read_end
+
+    def __enter__(self) -> Self:
+        for number in ENDING:
+            # nohup(1) ignores SIGHUP on purpose: leave what is ignored ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write_end, b"x")
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        os.close(self._read_end)
+        os.close(self._write_end)

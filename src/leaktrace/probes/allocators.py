@@ -1,0 +1,48 @@
+"""What is hooked: the functions that hand out or take back memory, as data.
+
+Supporting a further function is a line here, and a program in bpf/user.bpf.c when its arguments
+come in a shape of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leaktrace.abi import Function
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A function to hook: its symbol, the program for its arguments, whether its return matters."""
+
+    symbol: str
+    function: Function
+    program: str
+    has_return: bool = True
+
+
+RETURN_PROGRAM = "return_from"
+
+# An object that defines both is an allocator; the other functions are hooked where they exist.
+REQUIRED = ("malloc", "free")
+
+HEAP = (
+    Hook("malloc", Function.MALLOC, "enter_size"),
+    Hook("free", Function.FREE, "enter_free", has_return=False),
+    Hook("calloc", Function.CALLOC, "enter_count_size"),
+    Hook("realloc", Function.REALLOC, "enter_realloc"),
+    Hook("reallocarray", Function.REALLOCARRAY, "enter_reallocarray"),
+    Hook("posix_memalign", Function.POSIX_MEMALIGN, "enter_posix_memalign"),
+    Hook("aligned_alloc", Function.ALIGNED_ALLOC, "enter_alignment_size"),
+    Hook("memalign", Function.MEMALIGN, "enter_alignment_size"),
+    Hook("valloc", Function.VALLOC, "enter_size"),
+    Hook("pvalloc", Function.PVALLOC, "enter_size"),
+)
+
+REGIONS = (
+    Hook("mmap", Function.MMAP, "enter_mmap"),
+    Hook("munmap", Function.MUNMAP, "enter_munmap"),
+    Hook("mremap", Function.MREMAP, "enter_mremap"),
+)
+
+FUNCTION_NAMES = {hook.function: hook.symbol for hook in (*HEAP, *REGIONS)}

@@ -1,0 +1,230 @@
+"""Which functions of which objects get a probe, decided from the files the target has mapped."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.options import ObjectChoice
+from leaktrace.probes.allocators import HEAP, REGIONS, REQUIRED, Hook
+from leaktrace.target.mappings import Mapping, read_mappings
+
+_MAX_SHEBANGS = 4  # execve(2) follows as many
+_SUPPORTED_MACHINES = {"EM_X86_64", "EM_AARCH64"}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A hook and the file offset of the instruction that carries it."""
+
+    hook: Hook
+    offset: int
+
+
+@dataclass(frozen=True)
+class ObjectPlan:
+    """The probes of one object, which stays open until they are attached."""
+
+    path: str  # as the target sees it
+    elf: ElfObject
+    probes: tuple[Probe, ...]
+    missing: tuple[str, ...]  # functions that the object doesn't define
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @property
+    def attach_path(self) -> str:
+        """Names the very file that was read, whatever its path means by now."""
+        return f"/proc/self/fd/{self.elf.descriptor}"
+
+
+def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | None:
+    """The probes of one object; None when it is no allocator.
+
+    Functions that are one and the same code (aligned_alloc and memalign, mmap and mmap64) get one
+    probe. A symbol that is resolved at run time (IFUNC) can't be located in the file and counts as
+    missing.
+    """
+    hooks = (*HEAP, *REGIONS)
+    found = {
+        name: symbol
+        for name, symbol in elf.functions(prefix + hook.symbol for hook in hooks).items()
+        if not symbol.is_ifunc
+    }
+    if not all(prefix + name in found for name in REQUIRED):
+        return None
+    probes: dict[int, Probe] = {}
+    missing: list[str] = []
+    for hook in hooks:
+        symbol = found.get(prefix + hook.symbol)
+        offset = elf.vaddr_to_offset(symbol.vaddr) if symbol else None
+        if offset is None:
+            missing.append(hook.symbol)
+        elif offset not in probes:
+            probes[offset] = Probe(hook, offset)
+    return ObjectPlan(path, elf, tuple(probes.values()), tuple(missing))
+
+
+class Planner:
+    """Finds the allocators among the objects of a target, each object looked at once."""
+
+    def __init__(self, choice: ObjectChoice) -> None:
+        self._choice = choice
+        self._seen: set[tuple[str, int]] = set()
+
+    def plan_process(self, pid: int) -> list[ObjectPlan]:
+        """Plans for what the process has mapped and was not seen before.
+
+        Raises TargetError when the process is gone or of a kind that can't be traced,
+        ObjectFileError when the object that the user chose is no allocator.
+        """
+        mappings = _executable_files(pid)
+        if self._choice.path is not None:
+            return self._plan_chosen(self._choice.path, mappings, pid)
+        plans = []
+        for mapping in mappings:
+            elf = self._open_new(mapping, pid)
+            if elf is not None:
+                plans += self._keep_if_allocator(elf, mapping.path, self._choice.symbols_prefix)
+        return plans
+
+    def plan_command(self, executable: str) -> list[ObjectPlan]:
+        """Plans for a program that is about to be executed, from the objects it will load.
+
+        Raises TargetError when it can't be executed, ObjectFileError as above.
+        """
+        if self._choice.path is not None and "/" in self._choice.path:
+            return self._plan_file(self._choice.path)
+        plans = []
+        for path in _objects_of_program(executable):
+            if self._choice.path is not None and not _is_called(path, self._choice.path):
+                continue
+            status = Path(path).stat()
+            key = (f"{status.st_dev}", status.st_ino)
+            if key not in self._seen:
+                self._seen.add(key)
+                plans += self._keep_if_allocator(
+                    ElfObject.open(path), path, self._choice.symbols_prefix
+                )
+        return plans
+
+    def _open_new(self, mapping: Mapping, pid: int) -> ElfObject | None:
+        key = (mapping.device, mapping.inode)
+        if key in self._seen:
+            return None
+        self._seen.add(key)
+        try:
+            elf = ElfObject.open(mapping.open_path(pid))
+        except LeaktraceError:
+            return None  # a mapped file that is no ELF object has no allocator to hook
+        if elf.machine not in _SUPPORTED_MACHINES:
+            elf.close()
+            raise TargetError(
+                f"{mapping.path} is built for {elf.machine}, which leaktrace can't trace",
+                "only 64-bit x86 and Arm programs can be traced",
+            )
+        return elf
+
+    def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
+        try:
+            plan = plan_object(elf, path, prefix)
+        except ObjectFileError:
+            plan = None  # a damaged symbol table: nothing of it can be hooked
+        if plan is None:
+            elf.close()
+            return []
+        return [plan]
+
+    def _plan_chosen(self, choice: str, mappings: Sequence[Mapping], pid: int) -> list[ObjectPlan]:
+        for mapping in mappings:
+            if _is_called(mapping.path, choice):
+                if (mapping.device, mapping.inode) in self._seen:
+                    return []
+                self._seen.add((mapping.device, mapping.inode))
+                return [self._require(ElfObject.open(mapping.open_path(pid)), mapping.path)]
+        if "/" in choice:
+            return self._plan_file(choice, root=f"/proc/{pid}/root")
+        raise ObjectFileError(
+            f"process {pid} has no object called {choice} mapped",
+            f"see /proc/{pid}/maps for its objects, or give a path",
+        )
+
+    def _plan_file(self, path: str, root: str = "") -> list[ObjectPlan]:
+        if path in {key for key, _ in self._seen}:
+            return []
+        self._seen.add((path, 0))
+        shown = str(Path(path).resolve()) if not root else path
+        inside = Path(root + shown)
+        return [self._require(ElfObject.open(inside if inside.exists() else path), shown)]
+
+    def _require(self, elf: ElfObject, path: str) -> ObjectPlan:
+        prefix = self._choice.symbols_prefix
+        plan = plan_object(elf, path, prefix)
+        if plan is None:
+            elf.close()
+            raise ObjectFileError(
+                f"{path} does not define {prefix}malloc and {prefix}free",
+                "choose the object that defines them, or check --symbols-prefix",
+            )
+        return plan
+
+
+def _executable_files(pid: int) -> list[Mapping]:
+    return [m for m in read_mappings(pid) if m.is_executable and m.is_file]
+
+
+def _is_called(path: str, choice: str) -> bool:
+    """Whether a mapped object is the one that the user means: its path, its file name, or a
+    library's short name (c for libc.so.6)."""
+    if "/" in choice:
+        return path == choice or path == str(Path(choice).resolve())
+    name = Path(path).name
+    return name == choice or bool(re.match(rf"lib{re.escape(choice)}[-.0-9]*\.so", name))
+
+
+def _objects_of_program(executable: str) -> Iterator[str]:
+    """The files that executing `executable` will map: the program and, by asking its own dynamic
+    loader, the libraries it is linked with (ld.so(8), --list)."""
+    for _ in range(_MAX_SHEBANGS):
+        interpreter = _shebang(executable)
+        if interpreter is None:
+            break
+        executable = interpreter
+    yield executable
+    with ElfObject.open(executable) as elf:
+        loader = elf.interpreter
+        if elf.machine not in _SUPPORTED_MACHINES:
+            raise TargetError(
+                f"{executable} is built for {elf.machine}, which leaktrace can't trace",
+                "only 64-bit x86 and Arm programs can be traced",
+            )
+    if loader is None or not Path(loader).exists():
+        return
+    listing = subprocess.run(
+        [loader, "--list", executable], capture_output=True, text=True, check=False, timeout=30
+    ).stdout
+    for line in listing.splitlines():
+        match = re.search(r"(/\S.*?) \(0x[0-9a-f]+\)$", line)
+        if match and Path(match[1]).exists():
+            yield match[1]
+
+
+def _shebang(path: str) -> str | None:
+    try:
+        with Path(path).open("rb") as file:
+            first = file.read(256).split(b"\n", 1)[0]
+    except OSError as error:
+        raise TargetError(
+            f"can't read {path}: {error.strerror}", "check the command's permissions"
+        ) from None
+    if not first.startswith(b"#!"):
+        return None
+    words = first[2:].split()
+    return words[0].decode(errors="surrogateescape") if words else None

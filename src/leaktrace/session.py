@@ -1,0 +1,116 @@
+"""One run, from the probes to the last report:
+
+target -> probe plan -> BPF program -> maps -> snapshot -> symbolize -> analyse -> report
+"""
+
+from __future__ import annotations
+
+import selectors
+import sys
+import time
+
+from leaktrace.analysis.builder import ReportBuilder
+from leaktrace.interrupts import Interrupts
+from leaktrace.options import CommandTarget, Options
+from leaktrace.report import Reporter, create_reporter, open_output
+from leaktrace.tracer import Tracer
+
+
+def run(options: Options) -> int:
+    """Trace until the target ends, the reports asked for are written, or a signal comes.
+
+    Returns the exit code: 0, or the command's own where that was asked for. Raises LeaktraceError,
+    and BrokenPipeError when the reader of the reports is gone.
+    """
+    with open_output(options.report.output) as output, Interrupts() as interrupts:
+        reporter = create_reporter(options.report.format, output.stream, sys.stderr)
+        tracer = Tracer(options)
+        try:
+            Run(options, tracer, reporter, interrupts).until_the_end()
+        finally:
+            tracer.close()
+    asked_for_exit_code = isinstance(options.target, CommandTarget) and (
+        options.target.pass_exit_code
+    )
+    if asked_for_exit_code and tracer.command is not None:
+        return tracer.command.wait()
+    return 0
+
+
+class Run:
+    """The loop: wait for an event, an interval, the target's end or a signal, and act."""
+
+    def __init__(
+        self, options: Options, tracer: Tracer, reporter: Reporter, interrupts: Interrupts
+    ) -> None:
+        assert tracer.process is not None
+        self._asked = options.report
+        self._tracer = tracer
+        self._process = tracer.process
+        self._reporter = reporter
+        self._interrupts = interrupts
+        self._builder = ReportBuilder(options, tracer.stack_of)
+        self._argv = options.target.argv if isinstance(options.target, CommandTarget) else ()
+
+    def until_the_end(self) -> None:
+        self._reporter.begin(self._tracer.info(), self._argv)
+        self._tracer.arm()
+        self._builder.start_clock()
+        info = self._tracer.info()
+        print(
+            f"leaktrace: tracing pid {info.pid}: {'; '.join(info.allocators)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        reason = self._report_at_intervals()
+        if reason is not None:
+            # Events may have arrived since the loop last looked.
+            self._pump()
+            self._report(final_reason=reason)
+        self._reporter.end()
+
+    def _report_at_intervals(self) -> str | None:
+        """Returns why a last report is due, or None when the last one was written."""
+        started_s, intervals = time.monotonic(), 0
+        with selectors.DefaultSelector() as selector:
+            descriptors = [stream.fileno() for stream in self._tracer.streams()]
+            for descriptor in (self._process.fileno(), self._interrupts.fileno(), *descriptors):
+                selector.register(descriptor, selectors.EVENT_READ)
+            while True:
+                due_s = started_s + (intervals + 1) * self._asked.interval_s
+                look_s = self._tracer.next_look_s()
+                wake_s = due_s if look_s is None else min(due_s, look_s)
+                ready = selector.select(max(wake_s - time.monotonic(), 0))
+                readable = {key.fd for key, _ in ready}
+                self._pump()
+                if self._process.fileno() in readable:
+                    return "the target has ended"
+                if self._interrupts.received is not None:
+                    return f"interrupted ({self._interrupts.received.name})"
+                if look_s is not None and time.monotonic() >= look_s:
+                    self._tracer.look_again()
+                if time.monotonic() >= due_s:
+                    intervals += 1
+                    if intervals == self._asked.count:
+                        self._report(final_reason="")
+                        return None
+                    if not self._asked.trace:
+                        self._report()
+
+    def _pump(self) -> None:
+        events, executed = self._tracer.pump()
+        if executed:
+            self._builder.forget()
+        if events:
+            self._reporter.events(events)
+
+    def _report(self, final_reason: str | None = None) -> None:
+        ended = not self._process.is_alive()
+        report = self._builder.build(
+            self._tracer.snapshot(),
+            self._tracer.info(),
+            self._process.resident_bytes(),
+            target_ended=ended,
+            final_reason=final_reason,
+        )
+        self._reporter.report(report)

@@ -1,0 +1,83 @@
+"""What the maps hold at one moment, as numpy arrays. The first value of the story that needs
+neither BPF nor root: analysis and reports work on a `Snapshot` wherever it comes from."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace import abi
+from leaktrace.program import Program
+from leaktrace.regions import RegionLedger
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Outstanding allocations and site counters of the target's present executable image.
+
+    `addresses` (u64) and `records` (abi.ALLOCATION) run in parallel, in no order; they are empty
+    where only combined statistics were asked for. So do `site_ids` (u64, 0: stack unknown) and
+    `sites` (abi.SITE). `losses` is indexed by abi.LossKind.
+    """
+
+    time_ns: int
+    generation: int
+    addresses: NDArray[np.uint64]
+    records: NDArray[np.void]
+    site_ids: NDArray[np.uint64]
+    sites: NDArray[np.void]
+    losses: NDArray[np.uint64]
+
+
+def take_snapshot(program: Program, regions: RegionLedger, *, combined_only: bool) -> Snapshot:
+    """Read the maps.
+
+    The maps change while they are read. A record that is there all the while is read exactly
+    once; one that comes or goes meanwhile may be missed, and the counters of a site may be a few
+    events ahead of or behind its records.
+    """
+    time_ns = time.monotonic_ns()
+    session = program.session.lookup(0)
+    assert session is not None  # an array map has all its entries
+    _, losses = program.losses.read_all()
+
+    addresses, records = np.empty(0, dtype=np.uint64), np.empty(0, dtype=abi.ALLOCATION)
+    if not combined_only:
+        keys, values = program.allocations.read_all()
+        # An exec leaves the records of the image before it behind.
+        current = values["time_ns"] >= session["exec_time_ns"]
+        region_addresses, region_records = regions.records()
+        addresses = np.concatenate([keys[current].astype(np.uint64), region_addresses])
+        records = np.concatenate([values[current], region_records])
+
+    keys, sites = program.sites.read_all()
+    current = sites["generation"] == session["generation"]
+    site_ids, sites = keys[current].astype(np.uint64), sites[current]
+    _count_freed_regions(site_ids, sites, regions)
+    return Snapshot(
+        time_ns=time_ns,
+        generation=int(session["generation"]),
+        addresses=addresses,
+        records=records,
+        site_ids=site_ids,
+        sites=sites,
+        losses=losses.view(np.uint64),
+    )
+
+
+def _count_freed_regions(
+    site_ids: NDArray[np.uint64], sites: NDArray[np.void], regions: RegionLedger
+) -> None:
+    """The kernel side counts what mmap returned; what was unmapped since only the ledger knows."""
+    freed = regions.freed()
+    if not freed:
+        return
+    for index, stack_id in enumerate(site_ids.tolist()):
+        totals = freed.get(stack_id)
+        if totals is not None:
+            # Arithmetic modulo 2**64: a hole can leave more regions than calls were made.
+            sites["freed_bytes"][index] += np.uint64(totals.bytes % (1 << 64))
+            sites["freed_count"][index] += np.uint64(totals.count % (1 << 64))

@@ -1,0 +1,106 @@
+"""A command that leaktrace starts: held before its exec until the probes are on.
+
+The child waits on a pipe. When the tracer dies before it lets go, the pipe closes and the child
+leaves without running anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from leaktrace.errors import TargetError
+
+_PATIENCE_S = 5.0
+
+
+class StartedCommand:
+    """The child process. `pid` is its process id from the start, before and after the exec."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Raises TargetError when the command can't be found."""
+        self.argv = tuple(argv)
+        self.path = find_executable(argv[0])
+        hold_read, self._hold = os.pipe()
+        self._failure, failure_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._become_the_command(hold_read, failure_write)
+        os.close(hold_read)
+        os.close(failure_write)
+        self._exit_status: int | None = None
+
+    def _become_the_command(self, hold_read: int, failure_write: int) -> None:
+        try:
+            os.close(self._hold)
+            if os.read(hold_read, 1) != b"x":
+                os._exit(127)
+            # Python ignores SIGPIPE; the command must not inherit that.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.execv(self.path, list(self.argv))
+        except OSError as error:
+            os.write(failure_write, str(error.errno).encode())
+        finally:
+            os._exit(127)
+
+    def release(self) -> None:
+        """Let it exec, and wait until it has. Raises TargetError when the exec fails."""
+        os.write(self._hold, b"x")
+        os.close(self._hold)
+        self._hold = -1
+        code = os.read(self._failure, 16)  # empty once exec has closed the other end
+        os.close(self._failure)
+        if code:
+            self.wait()
+            raise TargetError(
+                f"can't run {self.path}: {os.strerror(int(code))}",
+                "check the file's format and permissions",
+            )
+
+    def wait(self) -> int:
+        """Its exit status as the shell gives it: the code, or 128 + the signal."""
+        if self._exit_status is None:
+            _, status = os.waitpid(self.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            self._exit_status = code if code >= 0 else 128 - code
+        return self._exit_status
+
+    def end(self) -> None:
+        """Ask it to end if it still runs (SIGTERM, after some seconds SIGKILL), and reap it."""
+        if self._hold >= 0:
+            os.close(self._hold)  # it never ran: it leaves by itself
+            os.close(self._failure)
+            self._hold = -1
+            self.wait()
+            return
+        if self._exit_status is not None:
+            return
+        pidfd = os.pidfd_open(self.pid)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(0):
+            os.kill(self.pid, signal.SIGTERM)
+            with contextlib.suppress(KeyboardInterrupt):
+                poll.poll(_PATIENCE_S * 1000)
+            if not poll.poll(0):
+                os.kill(self.pid, signal.SIGKILL)
+        os.close(pidfd)
+        self.wait()
+
+
+def find_executable(name: str) -> str:
+    """The file that `name` runs, as execvp(3) finds it. Raises TargetError."""
+    found = shutil.which(name)
+    if found is not None:
+        return found
+    if "/" in name and Path(name).exists():
+        raise TargetError(
+            f"can't run {name}: {os.strerror(errno.EACCES)}", "make it executable: chmod +x"
+        )
+    raise TargetError(f"can't find the command {name}", "check its spelling and PATH")

@@ -1,0 +1,122 @@
+"""A traced process: who it is, whether it lives, how much memory it holds.
+
+A process is held by a pidfd and recognised by its start time, so a pid that the kernel hands to
+somebody else is never taken for the target. Sources: pidfd_open(2), proc(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaktrace.errors import TargetError
+
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+
+
+@dataclass(frozen=True)
+class _Status:
+    """The fields of /proc/PID/stat that matter here."""
+
+    name: str
+    state: str
+    flags: int
+    start_ticks: int
+
+
+def _read_status(pid: int) -> _Status:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        raise _gone(pid) from None
+    # The name stands in parentheses and may contain any character, these included.
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    fields = rest.split()
+    return _Status(name=name, state=fields[0], flags=int(fields[6]), start_ticks=int(fields[19]))
+
+
+def _gone(pid: int) -> TargetError:
+    return TargetError(
+        f"there is no process {pid}", "check the process id (pgrep NAME); it may have ended"
+    )
+
+
+class Process:
+    """A process that can be traced. Close it to let go of its pidfd."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises TargetError when there is no such process, or it has no memory to trace."""
+        self.pid = pid
+        status = _read_status(pid)
+        if status.flags & _PF_KTHREAD:
+            raise TargetError(
+                f"process {pid} ({status.name}) is a kernel thread: it has no memory of its own",
+                "give the pid of an ordinary process",
+            )
+        if status.state in "ZX":
+            raise TargetError(
+                f"process {pid} ({status.name}) has ended and waits for its parent (zombie)",
+                "trace its successor, or start the program with -c",
+            )
+        leader = _thread_group(pid)
+        if leader != pid:
+            raise TargetError(
+                f"{pid} is a thread of process {leader}", f"trace the process: -p {leader}"
+            )
+        if pid == os.getpid():
+            raise TargetError("leaktrace can't trace itself", "give another pid")
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            raise _gone(pid) from None
+        self.start_ticks = status.start_ticks
+        # The pidfd was opened after the start time was read: the two must still belong together.
+        if _read_status(pid).start_ticks != status.start_ticks:
+            self.close()
+            raise _gone(pid)
+        self.name = status.name
+
+    def fileno(self) -> int:
+        """The pidfd: readable once the process has ended."""
+        return self._pidfd
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; a zombie doesn't."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def read_name(self) -> str:
+        """Its name now (an exec changes it); the last known one after its end."""
+        with contextlib.suppress(TargetError):
+            status = _read_status(self.pid)
+            if status.start_ticks == self.start_ticks:
+                self.name = status.name
+        return self.name
+
+    def resident_bytes(self) -> int | None:
+        """Resident memory from /proc/PID/statm; None when it has ended."""
+        try:
+            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        except OSError:
+            return None
+        pages = int(fields[1])
+        return pages * _PAGE_BYTES if pages and self.is_alive() else None
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _thread_group(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        raise _gone(pid) from None
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return int(fields["Tgid"])

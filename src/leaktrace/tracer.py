@@ -1,0 +1,298 @@
+"""A target under trace: compiled, planned, attached; its events; its stacks with names.
+
+Everything that lives as long as the probes do is held here, and `close()` lets go of it in the
+right order. What is asked of it is told in session.py.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from leaktrace import abi, kernel
+from leaktrace.analysis.builder import STACK_ENDS
+from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.model import Event, EventKind, Frame, Stack, StackEnd, TargetInfo
+from leaktrace.options import CommandTarget, Options
+from leaktrace.probes.allocators import FUNCTION_NAMES
+from leaktrace.probes.attach import Attachments, HookedObject
+from leaktrace.probes.plan import ObjectPlan, Planner
+from leaktrace.program import Compilation, Program
+from leaktrace.regions import RegionLedger
+from leaktrace.snapshot import Snapshot, take_snapshot
+from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.target.command import StartedCommand
+from leaktrace.target.process import Process
+
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_TRACE_FRAMES = 3
+_AFTER_EXEC_S = (0.002, 0.01, 0.05, 0.2, 1.0)  # when to look for the libraries of a new image
+
+_EVENT_KINDS = {
+    abi.EventCode.ALLOCATE: EventKind.ALLOCATE,
+    abi.EventCode.RELEASE: EventKind.RELEASE,
+    abi.EventCode.FAIL: EventKind.FAIL,
+}
+
+
+class Tracer:
+    """Traces one process from `arm()` to `close()`."""
+
+    def __init__(self, options: Options) -> None:
+        """Compile, start or find the target, and put the probes on; nothing is recorded yet.
+
+        Raises LeaktraceError; whatever was begun is undone then.
+        """
+        self._options = options
+        self._planner = Planner(options.objects)
+        self._regions = RegionLedger()
+        self._stacks: dict[int, Stack] = {}
+        self._look_again_s: list[float] = []
+        self._notes: list[str] = []
+        self.command: StartedCommand | None = None
+        self.process: Process | None = None
+        self._program: Program | None = None
+        self._attachments: Attachments | None = None
+        self._region_stream: kernel.EventStream | None = None
+        self._trace_stream: kernel.EventStream | None = None
+        compilation: Compilation | None = None
+        try:
+            if isinstance(options.target, CommandTarget):
+                self.command = StartedCommand(options.target.argv)
+                pid = self.command.pid
+            else:
+                pid = options.target.pid
+            self.process = Process(pid)
+            compilation = Compilation(options)
+            # The compiler works on another core while we search for symbols.
+            self._symbolizer = ProcessSymbolizer(pid)
+            plans = self._first_plans(pid)
+            self._program = compilation.finish()
+            compilation = None
+            self._attachments = Attachments(self._program, pid)
+            self._attachments.attach_lifecycle()
+            for plan in plans:
+                self._attach(plan)
+            self._open_streams()
+        except BaseException:
+            if compilation is not None:
+                compilation.abandon()
+            self.close()
+            raise
+
+    @property
+    def _loaded(self) -> Program:
+        assert self._program is not None
+        return self._program
+
+    @property
+    def _target(self) -> Process:
+        assert self.process is not None
+        return self.process
+
+    # --- setting up ------------------------------------------------------------------------
+
+    def _first_plans(self, pid: int) -> list[ObjectPlan]:
+        if self.command is not None:
+            plans = self._planner.plan_command(self.command.path)
+            subject = self.command.path
+        else:
+            plans = self._planner.plan_process(pid)
+            self._symbolizer.refresh()
+            subject = f"process {pid}"
+        if not plans:
+            chosen = self._options.objects
+            raise ObjectFileError(
+                f"no object of {subject} defines "
+                f"{chosen.symbols_prefix}malloc and {chosen.symbols_prefix}free",
+                "choose one with --obj, and --symbols-prefix if its functions have other names",
+            )
+        return plans
+
+    def _attach(self, plan: ObjectPlan) -> None:
+        assert self._attachments is not None
+        try:
+            hooked = self._attachments.attach(plan)
+        finally:
+            plan.elf.close()
+        if hooked.refused:
+            self._notes.append(
+                f"not hooked in {hooked.name}, because the kernel can't probe them: "
+                + ", ".join(hooked.refused)
+            )
+        if self._options.report.verbose:
+            _tell(_describe(hooked))
+
+    def _open_streams(self) -> None:
+        program = self._loaded
+        self._region_stream = kernel.EventStream(
+            program.region_events_fd, is_ring=program.ring_buffer, pages=64
+        )
+        if program.trace_events_fd is not None:
+            self._trace_stream = kernel.EventStream(
+                program.trace_events_fd, is_ring=program.ring_buffer, pages=program.event_pages
+            )
+
+    def arm(self) -> None:
+        """Record from now on, and let a held command go.
+
+        Raises TargetError when the command can't be executed.
+        """
+        session = np.zeros(1, dtype=abi.SESSION)
+        session["armed"] = 1
+        # Seen from elsewhere pids differ; there the kernel side takes the tgid of the first hit.
+        if Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE:
+            session["tgid"] = self._target.pid
+        self._loaded.session.update(0, session)
+        if self.command is not None:
+            self.command.release()
+            self._target.read_name()
+
+    # --- while it runs ---------------------------------------------------------------------
+
+    def streams(self) -> list[kernel.EventStream]:
+        """What becomes readable when there is something to `pump`."""
+        return [s for s in (self._region_stream, self._trace_stream) if s is not None]
+
+    def pump(self) -> tuple[list[Event], bool]:
+        """Take in what the kernel side sent. Returns traced calls, and whether an exec was seen."""
+        assert self._region_stream is not None
+        executed = False
+        for event in _decode(self._region_stream.drain()):
+            match int(event["kind"]):
+                case abi.EventCode.EXEC:
+                    executed = True
+                    self._on_exec()
+                case abi.EventCode.STARTED:
+                    self._look_for_objects()
+                case _:
+                    self._regions.apply(event)
+        events: list[Event] = []
+        if self._trace_stream is not None:
+            events = [self._name_event(e) for e in _decode(self._trace_stream.drain())]
+        return events, executed
+
+    def _on_exec(self) -> None:
+        self._regions.clear()
+        self._stacks.clear()
+        self._symbolizer.forget()
+        self._target.read_name()
+        now = time.monotonic()
+        self._look_again_s = [now + delay for delay in _AFTER_EXEC_S]
+
+    def next_look_s(self) -> float | None:
+        """When `look_again` is due, on the clock of time.monotonic(); None: it isn't."""
+        return self._look_again_s[0] if self._look_again_s else None
+
+    def look_again(self) -> None:
+        """After an exec the libraries are mapped one by one: see which allocators have come."""
+        self._look_again_s = [due for due in self._look_again_s if due > time.monotonic()]
+        self._look_for_objects()
+
+    def _look_for_objects(self) -> None:
+        """Read the mappings again: names for new objects, probes on new allocators."""
+        if not self._target.is_alive():
+            return
+        try:
+            self._symbolizer.refresh()
+            for plan in self._planner.plan_process(self._target.pid):
+                self._attach(plan)
+        except (TargetError, ObjectFileError):
+            return  # it ended just now, or the chosen object isn't mapped yet
+        except LeaktraceError as error:
+            self._notes.append(f"an object loaded later is not traced: {error.message}")
+
+    def snapshot(self) -> Snapshot:
+        """Read the maps, with everything that happened until now taken into account."""
+        self._look_for_objects()
+        return take_snapshot(
+            self._loaded, self._regions, combined_only=self._options.report.combined_only
+        )
+
+    def info(self) -> TargetInfo:
+        """The target as reports name it."""
+        assert self._attachments is not None
+        return TargetInfo(
+            pid=self._target.pid,
+            command=self._target.read_name(),
+            allocators=tuple(
+                f"{hooked.name}: {len(hooked.functions)} functions"
+                for hooked in self._attachments.objects
+            ),
+            notes=tuple(dict.fromkeys(self._notes)),
+        )
+
+    # --- names -----------------------------------------------------------------------------
+
+    def stack_of(self, stack_id: int) -> Stack:
+        """The stack behind an id, with names; looked up once."""
+        known = self._stacks.get(stack_id)
+        if known is None:
+            known = self._stacks[stack_id] = self._read_stack(stack_id)
+        return known
+
+    def _read_stack(self, stack_id: int) -> Stack:
+        stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
+        if stored is None:
+            return Stack((), StackEnd.LOST)
+        frames: list[Frame] = []
+        for address in stored["pc"][: int(stored["frame_count"])].tolist():
+            frames += self._symbolizer.symbolize(address)
+        return Stack(tuple(frames), STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
+
+    def _name_event(self, event: np.void) -> Event:
+        size, stack_id = int(event["size"]), int(event["stack_id"])
+        return Event(
+            time_ns=int(event["time_ns"]),
+            tid=int(event["tid"]),
+            kind=_EVENT_KINDS[abi.EventCode(int(event["kind"]))],
+            function=FUNCTION_NAMES.get(abi.Function(int(event["function"])), "?"),
+            size_bytes=None if size == abi.UNKNOWN_SIZE else size,
+            address=int(event["address"]),
+            frames=self.stack_of(stack_id).frames[:_TRACE_FRAMES] if stack_id else (),
+        )
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Take the probes off; what was recorded stays readable."""
+        if self._attachments is not None:
+            self._attachments.close()
+
+    def close(self) -> None:
+        """Take the probes off, let go of every map, and end the command if we started one."""
+        self.detach()
+        for stream in self.streams():
+            stream.close()
+        self._region_stream = self._trace_stream = None
+        if self._program is not None:
+            self._program.close()
+            self._program = None
+        if self.process is not None:
+            self.process.close()
+        if self.command is not None:
+            self.command.end()
+
+
+def _decode(messages: list[bytes]) -> Iterable[np.void]:
+    """Events in the order in which they happened, whichever CPU's buffer they came through."""
+    if not messages:
+        return ()
+    size = abi.EVENT.itemsize
+    events = np.frombuffer(b"".join(m[:size] for m in messages), dtype=abi.EVENT)
+    return events[np.argsort(events["time_ns"], kind="stable")]
+
+
+def _describe(hooked: HookedObject) -> str:
+    text = f"hooked in {hooked.path}: {', '.join(hooked.functions)}"
+    if hooked.missing:
+        text += f"; not there or the same code: {', '.join(hooked.missing)}"
+    return text
+
+
+def _tell(text: str) -> None:
+    print(f"leaktrace: {text}", file=sys.stderr, flush=True)

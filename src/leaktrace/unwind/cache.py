@@ -1,0 +1,279 @@
+"""Compiled tables on disk, so that a library is compiled once and not at every start.
+
+A file is found by the build-id and a hash of everything the table is made from, so that an object
+which lies about its build-id can't put its rows in the place of another's. It is trusted no
+further than that: checksum and order are checked on load, and a file that isn't ours, or isn't a
+plain file, is not read. Nothing here fails: without a usable cache, tables are compiled.
+
+    magic, TABLE_VERSION, bytes of metadata, number of rows, checksum of what follows
+    metadata: JSON, padded to 8 bytes     rows: u64 each
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from leaktrace.elf import ElfObject
+from leaktrace.unwind.rows import PC_SHIFT, Rows
+from leaktrace.unwind.table import (
+    MAX_EXTENT_BYTES,
+    TABLE_VERSION,
+    UnwindSource,
+    UnwindTable,
+    compile_source,
+    index_rows,
+    read_source,
+)
+
+DEFAULT_LIMIT_BYTES = 256 << 20
+_DIRECTORIES = ("leaktrace", "unwind")  # below the user's cache directory
+_SUFFIX = ".rows"
+_TEMPORARY_PREFIX = ".new-"
+_TEMPORARY_LIFETIME_S = 3600  # older ones were left by a process that was killed
+
+_MAGIC = b"LTUNWIND"
+_CHECKSUM_BYTES = 16
+_HEADER = struct.Struct(f"<8sIIQ{_CHECKSUM_BYTES}s")
+_MAX_METADATA_BYTES = 1 << 16
+_FOREIGN_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class UnusableCacheError(Exception):
+    """The cache directory or a file in it can't be used; stays inside this module."""
+
+
+def user_cache_directory() -> Path | None:
+    """$XDG_CACHE_HOME, or ~/.cache (XDG Base Directory Specification); None without a home."""
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    if configured.startswith("/"):  # relative ones are to be ignored
+        return Path(configured)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
+
+
+class TableCache:
+    """Tables by object, at most `limit_bytes` of them; the longest unused go first.
+
+    `home` is the directory that holds all caches of the user; None switches caching off.
+    `problem` says why the cache could not be used last time it was tried, "" when it could.
+    """
+
+    def __init__(self, home: Path | None, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        self.home = home
+        self.limit_bytes = limit_bytes
+        self.problem = "" if home else "no cache directory"
+
+    def table_for(self, elf: ElfObject) -> UnwindTable:
+        """The table of an object: from the cache, or compiled and put there.
+
+        Raises ObjectFileError as `compile_object` does.
+        """
+        source = read_source(elf)
+        table = self.load(source, elf.build_id)
+        if table is None:
+            table = compile_source(source)
+            self.store(source, elf.build_id, table)
+        return table
+
+    def load(self, source: UnwindSource, build_id: str | None) -> UnwindTable | None:
+        """The table that was stored for `source`, None where there is no sound one."""
+        name = _file_name(source, build_id)
+        with self._problems_noted(), self._directory(create=False) as directory:
+            try:
+                descriptor = os.open(
+                    name,
+                    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                    dir_fd=directory,
+                )
+            except FileNotFoundError:
+                return None
+            try:
+                _check_owner(os.fstat(descriptor), stat.S_ISREG, name)
+                # Read, not mapped: a mapped file that somebody truncates kills the reader.
+                data = _read_all(descriptor, self.limit_bytes)
+                found = _decode(data)
+                if found is None:
+                    os.unlink(name, dir_fd=directory)
+                    return None
+                with suppress(OSError):
+                    os.utime(descriptor)  # it was used: see _evict
+                rows, skipped = found
+                return index_rows(source, rows, skipped)
+            finally:
+                os.close(descriptor)
+        return None
+
+    def store(self, source: UnwindSource, build_id: str | None, table: UnwindTable) -> None:
+        """Keep a table. It appears whole or not at all, whoever else is storing it."""
+        data = _encode(table)
+        if len(data) > self.limit_bytes:
+            return
+        with self._problems_noted(), self._directory(create=True) as directory:
+            temporary = f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, mode=0o600, dir_fd=directory)
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                os.rename(
+                    temporary,
+                    _file_name(source, build_id),
+                    src_dir_fd=directory,
+                    dst_dir_fd=directory,
+                )
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=directory)
+                raise
+            self._evict(directory)
+
+    @contextmanager
+    def _problems_noted(self) -> Iterator[None]:
+        if self.home is None:
+            return_early = True
+        else:
+            return_early = False
+            self.problem = ""
+        try:
+            yield
+        except FileNotFoundError:
+            pass  # nothing was ever stored
+        except (OSError, UnusableCacheError) as error:
+            if not return_early:
+                self.problem = str(error)
+
+    @contextmanager
+    def _directory(self, *, create: bool) -> Iterator[int]:
+        """A descriptor of the cache's own directory, reached without following links into it."""
+        if self.home is None:
+            raise UnusableCacheError("no cache directory")
+        descriptor = _open_directory(self.home, create=create)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _evict(self, directory: int) -> None:
+        """Remove the files longest unused until the rest fits; other processes may do the same."""
+        kept: list[tuple[float, int, str]] = []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if entry.name.startswith(_TEMPORARY_PREFIX):
+                    if time.time() - status.st_mtime > _TEMPORARY_LIFETIME_S:
+                        kept.append((0, status.st_size, entry.name))
+                elif entry.name.endswith(_SUFFIX):
+                    kept.append((status.st_mtime, status.st_size, entry.name))
+        total = sum(size for _, size, _ in kept)
+        for used, size, name in sorted(kept):
+            if used and total <= self.limit_bytes:
+                break
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            total -= size
+
+
+def _file_name(source: UnwindSource, build_id: str | None) -> str:
+    return f"{build_id or 'no-build-id'}-{source.digest}{_SUFFIX}"
+
+
+def _open_directory(home: Path, *, create: bool) -> int:
+    """Open home/leaktrace/unwind, component by component.
+
+    For root the whole path must be root's and free of links, so that nobody else decides where
+    root writes; for others, the part below their cache directory must be theirs.
+    """
+    is_root = os.geteuid() == 0
+    start = home if is_root else Path(os.path.realpath(home))
+    parts = [*start.parts[1:], *_DIRECTORIES]
+    descriptor = os.open(start.parts[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for depth, part in enumerate(parts):
+            ours = depth >= len(parts) - len(_DIRECTORIES)
+            may_make = create and depth >= len(start.parts) - 2  # the cache directory and below
+            if may_make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, mode=0o700, dir_fd=descriptor)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            inner = os.open(part, flags, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+            if ours or is_root:
+                _check_owner(os.fstat(descriptor), stat.S_ISDIR, part)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_owner(status: os.stat_result, is_kind: object, shown: str) -> None:
+    """Refuse what somebody else could have put there. Raises UnusableCacheError."""
+    if not callable(is_kind) or not is_kind(status.st_mode):
+        raise UnusableCacheError(f"{shown} in the cache is of an unexpected kind")
+    others_may_write = status.st_mode & _FOREIGN_WRITE
+    is_sticky_directory = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    if status.st_uid != os.geteuid() or (others_may_write and not is_sticky_directory):
+        raise UnusableCacheError(f"{shown} in the path of the cache belongs to somebody else")
+
+
+def _read_all(descriptor: int, limit_bytes: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    if size > limit_bytes:
+        return b""
+    with open(descriptor, "rb", closefd=False, buffering=0) as file:
+        return file.read(size)
+
+
+def _encode(table: UnwindTable) -> bytes:
+    metadata = json.dumps({"skipped": dict(table.skipped)}).encode()
+    metadata += b" " * (-(_HEADER.size + len(metadata)) % 8)
+    rows = table.rows.astype("<u8", copy=False).tobytes()
+    checksum = _checksum(metadata, rows)
+    header = _HEADER.pack(_MAGIC, TABLE_VERSION, len(metadata), len(table.rows), checksum)
+    return header + metadata + rows
+
+
+def _decode(data: bytes) -> tuple[Rows, Mapping[str, int]] | None:
+    """Rows and the counts of what was skipped, None unless `data` is whole and sound."""
+    if len(data) < _HEADER.size:
+        return None
+    magic, version, metadata_size, row_count, checksum = _HEADER.unpack_from(data)
+    rows_at = _HEADER.size + metadata_size
+    if (
+        (magic, version) != (_MAGIC, TABLE_VERSION)
+        or metadata_size > _MAX_METADATA_BYTES
+        or row_count == 0
+        or len(data) != rows_at + 8 * row_count
+    ):
+        return None
+    metadata, row_bytes = data[_HEADER.size : rows_at], memoryview(data)[rows_at:]
+    if _checksum(metadata, row_bytes) != checksum:
+        return None
+    rows: Rows = np.frombuffer(row_bytes, dtype="<u8")
+    pcs = rows >> np.uint64(PC_SHIFT)
+    if not np.all(pcs[1:] > pcs[:-1]) or int(pcs[-1]) > MAX_EXTENT_BYTES:
+        return None
+    try:
+        skipped = json.loads(metadata)["skipped"]
+        return rows, {str(reason): int(count) for reason, count in skipped.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _checksum(metadata: bytes, rows: bytes | memoryview) -> bytes:
+    state = hashlib.blake2b(metadata, digest_size=_CHECKSUM_BYTES)
+    state.update(rows)
+    return state.digest()
