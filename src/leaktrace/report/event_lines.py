@@ -10,6 +10,8 @@ but the last contains a space.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from rich.cells import cell_len
 
 from leaktrace.model import Event, EventKind, Frame
@@ -37,6 +39,7 @@ def _first_frames(event: Event) -> list[Frame]:
     return list(physical(event.frames))[:_FRAMES_SHOWN]
 
 
+@lru_cache(maxsize=16_384)  # the same few callers come again and again
 def _caller(frame: Frame) -> str:
     if frame.function is None:
         where = f" [{module_name(frame.module)}]" if frame.module else ""

@@ -114,7 +114,7 @@ def _lines(part: _Parts, width: int, columns: tuple[int, int]) -> Iterator[Text]
 
 def _joined(part: _Parts, columns: tuple[int, int]) -> Text:
     """All parts on one line, names and sources padded to `columns`."""
-    line = Text(part.name, FUNCTION_STYLE).append(part.suffix)
+    line = Text().append(part.name, FUNCTION_STYLE).append(part.suffix)
     if part.source or part.module or part.reason:
         line.append(" " * (columns[0] - line.cell_len))
     source_padding = " " * (columns[1] - cell_len(part.source)) if part.module else ""
@@ -127,7 +127,7 @@ def _joined(part: _Parts, columns: tuple[int, int]) -> Text:
 def _two_lines(part: _Parts, width: int) -> Iterator[Text]:
     """The name, and under it the location."""
     name = shorten_symbol(part.name, width - len(part.suffix))
-    yield Text(name, FUNCTION_STYLE).append(part.suffix)
+    yield Text().append(name, FUNCTION_STYLE).append(part.suffix)
     room = width - len(_PLACE_INDENT)
     module = part.module
     if module:

@@ -113,9 +113,9 @@ def _header(report: Report, width: int) -> Iterator[Text]:
     target = report.target
     command = shorten_middle(printable(target.command), width // 2)
     who = command if target.kind == "kernel" else f"{command} (pid {target.pid})"
-    title = Text("leaktrace", "bold").append(f"  {who}", "bold cyan")
+    title = Text().append("leaktrace", "bold").append(f"  {who}", "bold cyan")
     when = Text(f"report {report.number}, {units.elapsed(report.elapsed_s)}")
-    hooked = [Text(printable(allocator)) for allocator in target.allocators]
+    hooked = [Text(shorten_middle(printable(one), width - 2)) for one in target.allocators]
     yield from _flowed([title, when, *hooked], width)
     if report.final:
         reason = f"last report: {report.reason}" if report.reason else "last report"
@@ -284,7 +284,7 @@ def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterat
     """`text` behind `label`, continued under itself."""
     indent = " " * cell_len(label)
     for index, line in enumerate(wrap(printable(text), width - len(indent))):
-        start = Text(label, label_style) if index == 0 else Text(indent)
+        start = Text().append(label, label_style) if index == 0 else Text(indent)
         yield start.append(line)
 
 
