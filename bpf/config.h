@@ -45,10 +45,10 @@
 #define EVENT_PAGES 1024
 #endif
 
-/* 1: bpf_get_attach_cookie tells which function was hit (Linux 5.15); 0: the
- * shape of its arguments has to do, so that valloc is shown as malloc. */
-#ifndef USE_COOKIES
-#define USE_COOKIES 1
+/* 1: one program serves all functions and asks bpf_get_attach_cookie which one was hit
+ * (Linux 5.15); 0: a program for each shape of arguments, so that -t shows valloc as malloc. */
+#ifndef ENTER_BY_COOKIE
+#define ENTER_BY_COOKIE 1
 #endif
 
 /* What the stack pointer gains between a function's first instruction and its

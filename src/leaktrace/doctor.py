@@ -67,9 +67,14 @@ def print_table(features: Sequence[Feature], console: Console) -> None:
         console.print(f"Processes can't be traced here: {blocking} missing.", markup=False)
 
 
-@click.command("doctor", short_help="Say what this machine offers for tracing.")
+@click.command(
+    "doctor",
+    short_help="Say what this machine offers for tracing.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def doctor_command(as_json: bool) -> None:
+@click.pass_context
+def doctor_command(context: click.Context, as_json: bool) -> None:
     """Say what this machine offers for tracing, and what to do about what is missing.
 
     Exits with 0 when processes can be traced here, with 3 when not.
@@ -81,5 +86,4 @@ def doctor_command(as_json: bool) -> None:
         print_table(
             features, Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
         )
-    if not user_mode_works(features):
-        sys.exit(EnvironmentUnfitError.exit_code)
+    context.exit(0 if user_mode_works(features) else EnvironmentUnfitError.exit_code)

@@ -364,7 +364,8 @@ class ElfObject:
             raise ObjectFileError(f"{self.shown}: section {name} claims {size:,} bytes")
         if method == _ELFCOMPRESS_ZLIB:
             try:
-                data = zlib.decompressobj().decompress(raw, size) if size else b""
+                # One byte more than it claims, so that a stream which goes on is noticed.
+                data = zlib.decompressobj().decompress(raw, size + 1)
             except zlib.error as error:
                 raise ObjectFileError(f"{self.shown}: section {name} is damaged") from error
         elif method == _ELFCOMPRESS_ZSTD:

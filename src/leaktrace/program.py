@@ -26,7 +26,9 @@ from leaktrace.options import EventBuffer, Options
 
 FRAGMENTS = ("leaktrace.h", "config.h", "maps.bpf.c", "stack.bpf.c", "track.bpf.c", "user.bpf.c")
 
-_UPROBE_PROGRAMS = (
+# Where the kernel tells a program which function was hit, one program serves them all.
+_BY_COOKIE = ("enter_any", "enter_free", "return_from")
+_BY_SHAPE = (
     "enter_size",
     "enter_count_size",
     "enter_alignment_size",
@@ -85,7 +87,7 @@ class Knobs:
             "SAMPLE_RATE": filters.sample_rate,
             "TRACE": int(options.report.trace),
             "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
-            "USE_COOKIES": int(kernel.has_attach_cookie()),
+            "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
             "EVENT_PAGES": event_pages(limits.event_buffer_bytes),
         }
         if filters.min_size_bytes is not None:
@@ -155,7 +157,7 @@ class Compilation:
             "source": source_text(),
             "kernel_source": str(source_directory()),
             "flags": self._knobs.flags(),
-            "uprobes": list(_UPROBE_PROGRAMS),
+            "uprobes": list(_BY_COOKIE if self._knobs.values["ENTER_BY_COOKIE"] else _BY_SHAPE),
             "uprobe_attach_type": kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1,
             "raw_tracepoints": list(_RAW_TRACEPOINTS),
             "maps": self._map_names(),

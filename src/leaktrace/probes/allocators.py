@@ -22,6 +22,7 @@ class Hook:
 
 
 RETURN_PROGRAM = "return_from"
+ANY_ENTRY_PROGRAM = "enter_any"  # takes the place of the programs by shape where the kernel can
 
 # An object that defines both is an allocator; the other functions are hooked where they exist.
 REQUIRED = ("malloc", "free")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from leaktrace import kernel
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, TargetError
-from leaktrace.probes.allocators import REQUIRED, RETURN_PROGRAM
+from leaktrace.probes.allocators import ANY_ENTRY_PROGRAM, REQUIRED, RETURN_PROGRAM
 from leaktrace.probes.plan import ObjectPlan, Probe
 from leaktrace.program import Program
 
@@ -61,7 +61,7 @@ class Attachments:
             if probe.hook.has_return:
                 groups[RETURN_PROGRAM, True].append(probe)
         for probe in plan.probes:
-            groups[probe.hook.program, False].append(probe)
+            groups[self._entry_program(probe), False].append(probe)
         refused: set[str] = set()
         for (program, is_return), probes in groups.items():
             wanted = [probe for probe in probes if probe.hook.symbol not in refused]
@@ -75,6 +75,10 @@ class Attachments:
         )
         self.objects.append(hooked)
         return hooked
+
+    def _entry_program(self, probe: Probe) -> str:
+        by_shape = probe.hook.program
+        return by_shape if by_shape in self._program.programs else ANY_ENTRY_PROGRAM
 
     def _attach_group(
         self, plan: ObjectPlan, program: str, probes: Iterable[Probe], *, is_return: bool

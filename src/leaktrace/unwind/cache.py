@@ -18,7 +18,7 @@ import secrets
 import stat
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -90,16 +90,12 @@ class TableCache:
 
     def load(self, source: UnwindSource, build_id: str | None) -> UnwindTable | None:
         """The table that was stored for `source`, None where there is no sound one."""
+        if self.home is None:
+            return None
         name = _file_name(source, build_id)
-        with self._problems_noted(), self._directory(create=False) as directory:
-            try:
-                descriptor = os.open(
-                    name,
-                    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-                    dir_fd=directory,
-                )
-            except FileNotFoundError:
-                return None
+        with self._problems_noted(), _directory(self.home, create=False) as directory:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=directory)
             try:
                 _check_owner(os.fstat(descriptor), stat.S_ISREG, name)
                 # Read, not mapped: a mapped file that somebody truncates kills the reader.
@@ -119,14 +115,14 @@ class TableCache:
     def store(self, source: UnwindSource, build_id: str | None, table: UnwindTable) -> None:
         """Keep a table. It appears whole or not at all, whoever else is storing it."""
         data = _encode(table)
-        if len(data) > self.limit_bytes:
+        if self.home is None or len(data) > self.limit_bytes:
             return
-        with self._problems_noted(), self._directory(create=True) as directory:
+        with self._problems_noted(), _directory(self.home, create=True) as directory:
             temporary = f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, mode=0o600, dir_fd=directory)
             try:
-                with open(descriptor, "wb") as file:
+                with os.fdopen(descriptor, "wb") as file:
                     file.write(data)
                 os.rename(
                     temporary,
@@ -142,29 +138,14 @@ class TableCache:
 
     @contextmanager
     def _problems_noted(self) -> Iterator[None]:
-        if self.home is None:
-            return_early = True
-        else:
-            return_early = False
-            self.problem = ""
+        """Whatever goes wrong inside is no more than a table that isn't cached."""
+        self.problem = ""
         try:
             yield
         except FileNotFoundError:
-            pass  # nothing was ever stored
+            pass  # nothing was stored yet, or another process removed it
         except (OSError, UnusableCacheError) as error:
-            if not return_early:
-                self.problem = str(error)
-
-    @contextmanager
-    def _directory(self, *, create: bool) -> Iterator[int]:
-        """A descriptor of the cache's own directory, reached without following links into it."""
-        if self.home is None:
-            raise UnusableCacheError("no cache directory")
-        descriptor = _open_directory(self.home, create=create)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+            self.problem = str(error)
 
     def _evict(self, directory: int) -> None:
         """Remove the files longest unused until the rest fits; other processes may do the same."""
@@ -188,6 +169,16 @@ class TableCache:
 
 def _file_name(source: UnwindSource, build_id: str | None) -> str:
     return f"{build_id or 'no-build-id'}-{source.digest}{_SUFFIX}"
+
+
+@contextmanager
+def _directory(home: Path, *, create: bool) -> Iterator[int]:
+    """A descriptor of the cache's own directory. Raises OSError or UnusableCacheError."""
+    descriptor = _open_directory(home, create=create)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _open_directory(home: Path, *, create: bool) -> int:
@@ -219,9 +210,9 @@ def _open_directory(home: Path, *, create: bool) -> int:
     return descriptor
 
 
-def _check_owner(status: os.stat_result, is_kind: object, shown: str) -> None:
+def _check_owner(status: os.stat_result, is_kind: Callable[[int], bool], shown: str) -> None:
     """Refuse what somebody else could have put there. Raises UnusableCacheError."""
-    if not callable(is_kind) or not is_kind(status.st_mode):
+    if not is_kind(status.st_mode):
         raise UnusableCacheError(f"{shown} in the cache is of an unexpected kind")
     others_may_write = status.st_mode & _FOREIGN_WRITE
     is_sticky_directory = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
@@ -233,7 +224,7 @@ def _read_all(descriptor: int, limit_bytes: int) -> bytes:
     size = os.fstat(descriptor).st_size
     if size > limit_bytes:
         return b""
-    with open(descriptor, "rb", closefd=False, buffering=0) as file:
+    with os.fdopen(descriptor, "rb", closefd=False, buffering=0) as file:
         return file.read(size)
 
 

@@ -1,0 +1,243 @@
+"""What goes into the BPF arrays: rows and pages of all objects of a process, and its mappings.
+
+The kernel side reads three arrays. `rows` and `pages` hold the tables of all objects one behind
+the other; an object stays where it was first placed, so walks that run meanwhile are not
+disturbed. The list of mappings is built anew each time, in the half of its array that isn't in
+use, and becomes valid by switching to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.errors import ObjectFileError
+from leaktrace.target.mappings import Mapping
+from leaktrace.unwind.rows import Rows
+from leaktrace.unwind.table import CodeSegment, UnwindTable
+
+# struct unwind_mapping of the kernel side. For an ip in [start, end): rel = ip - bias is what the
+# object's rows and pages are searched for; rows[row_lo:row_hi] and the page_count + 1 pages from
+# page_lo on are the object's. Both lists are empty where nothing is known of the code there.
+MAPPING_DTYPE = np.dtype(
+    [
+        ("start", "<u8"),
+        ("end", "<u8"),
+        ("bias", "<u8"),
+        ("row_lo", "<u4"),
+        ("row_hi", "<u4"),
+        ("page_lo", "<u4"),
+        ("page_count", "<u4"),
+    ]
+)
+MAX_LISTED_MAPPINGS = 4096  # the walker searches in twelve steps
+# Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
+_ADDRESS_LIMIT = 1 << 63
+_ADDRESS_MASK = (1 << 64) - 1
+_PAGE_BYTES = 4096
+_MIN_ROWS = 1 << 16
+_MIN_PAGES = 1 << 14
+
+TableProvider = Callable[[Mapping], UnwindTable | None]
+
+
+class Capacity(NamedTuple):
+    """Entries of the BPF arrays. `mappings` is for two lists, the one in use and the next."""
+
+    rows: int
+    pages: int
+    mappings: int
+
+
+class UnwindFailure(NamedTuple):
+    """An object whose code can only be unwound by frame pointers, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Update:
+    """What to write so that the kernel side knows the process as it is now.
+
+    Write `rows` from `row_start` on and `pages` from `page_start` on, then `mappings` from
+    `mapping_start` on, and last tell the walker where the list of mappings is.
+    """
+
+    row_start: int
+    rows: Rows
+    page_start: int
+    pages: NDArray[np.uint32]  # row numbers in the whole array
+    mapping_start: int
+    mappings: NDArray[Any]  # of MAPPING_DTYPE, ascending, without overlap
+    failures: tuple[UnwindFailure, ...] = ()  # objects new in this update
+    mappings_left_out: int = 0  # more than the list has room for
+
+
+class _Placed(NamedTuple):
+    """Where an object's table lies in the arrays."""
+
+    row_lo: int
+    row_hi: int
+    page_lo: int
+    page_count: int
+    base: int
+    segments: tuple[CodeSegment, ...]
+
+
+_NOTHING = _Placed(0, 0, 0, 0, 0, ())
+
+
+def at_array_stride(pages: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """u32 values as a BPF array keeps them: each at a multiple of 8 bytes."""
+    return pages.astype("<u8")
+
+
+@dataclass
+class UnwindLayout:
+    """The contents of the BPF arrays of one process, from its first mappings to its last.
+
+    `tables` yields the table of the object behind a mapping, None where there is no object; an
+    ObjectFileError that it raises is reported and the object goes without.
+    """
+
+    tables: TableProvider
+    capacity: Capacity | None = None  # None: as much as it takes; see `reserve`
+    _placed: dict[object, _Placed] = field(default_factory=dict)
+    _row_count: int = 0
+    _page_count: int = 0
+    _listed: int = 0  # mappings in the last list
+    _updates: int = 0
+
+    @property
+    def needed(self) -> Capacity:
+        """Entries in use by now."""
+        return Capacity(self._row_count, self._page_count, 2 * self._listed)
+
+    def reserve(self, spare_rows: int = 1 << 20) -> Capacity:
+        """Fix the capacity: what is needed now, and room for objects that are loaded later.
+
+        Spare pages are in proportion (three rows a page is dense code); row memory is 8 bytes an
+        entry, and so is page memory.
+        """
+        self.capacity = Capacity(
+            rows=max(self._row_count + spare_rows, _MIN_ROWS),
+            pages=max(self._page_count + spare_rows // 3, _MIN_PAGES),
+            mappings=2 * MAX_LISTED_MAPPINGS,
+        )
+        return self.capacity
+
+    def update(self, mappings: Iterable[Mapping]) -> Update:
+        """Place the objects that are new among these mappings of the process, and list them all.
+
+        The first call places everything. Every executable mapping is listed, also those without a
+        table: a pc in one of them is code we know nothing of, a pc in none of them means that the
+        list is out of date.
+        """
+        rows: list[Rows] = []
+        pages: list[NDArray[np.uint32]] = []
+        failures: list[UnwindFailure] = []
+        row_start, page_start = self._row_count, self._page_count
+        entries: list[tuple[int, ...]] = []
+        for mapping in sorted(mappings, key=lambda mapping: mapping.start):
+            if not mapping.is_executable or mapping.end > _ADDRESS_LIMIT:
+                continue
+            key = _object_key(mapping)
+            placed = self._placed.get(key) if key else _NOTHING
+            if placed is None:
+                table, failure = self._table(mapping)
+                placed = self._placed[key] = self._place(table) if table else _NOTHING
+                if table and placed.page_count:
+                    rows.append(table.rows)
+                    pages.append(table.pages + np.uint32(placed.row_lo))
+                elif failure:
+                    failures.append(failure)
+            _append(entries, _entry(mapping, placed))
+        listed, left_out = self._cut(entries)
+        start = self._next_list_start(len(listed))
+        return Update(
+            row_start=row_start,
+            rows=np.concatenate([np.empty(0, np.uint64), *rows]),
+            page_start=page_start,
+            pages=np.concatenate([np.empty(0, np.uint32), *pages]),
+            mapping_start=start,
+            mappings=np.array(listed, dtype=MAPPING_DTYPE),
+            failures=tuple(failures),
+            mappings_left_out=left_out,
+        )
+
+    def _table(self, mapping: Mapping) -> tuple[UnwindTable | None, UnwindFailure | None]:
+        try:
+            table = self.tables(mapping)
+        except ObjectFileError as error:
+            return None, UnwindFailure(mapping.path, error.message)
+        if table and self.capacity and not self._fits(table, self.capacity):
+            reason = f"no room for its {len(table.rows):,} rows: capacity {self.capacity.rows:,}"
+            return None, UnwindFailure(mapping.path, reason)
+        return table, None
+
+    def _fits(self, table: UnwindTable, capacity: Capacity) -> bool:
+        return (
+            self._row_count + len(table.rows) <= capacity.rows
+            and self._page_count + len(table.pages) <= capacity.pages
+        )
+
+    def _place(self, table: UnwindTable) -> _Placed:
+        placed = _Placed(
+            row_lo=self._row_count,
+            row_hi=self._row_count + len(table.rows),
+            page_lo=self._page_count,
+            page_count=table.page_count,
+            base=table.base,
+            segments=table.segments,
+        )
+        self._row_count += len(table.rows)
+        self._page_count += len(table.pages)
+        return placed
+
+    def _cut(self, entries: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], int]:
+        """As many entries as a list may have; those without a table go first."""
+        room = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
+        excess = len(entries) - room
+        if excess <= 0:
+            return list(entries), 0
+        by_use = sorted(entries, key=lambda entry: entry[-1] == 0)
+        return sorted(by_use[:room]), excess
+
+    def _next_list_start(self, count: int) -> int:
+        half = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
+        start = half * (self._updates % 2)
+        self._updates += 1
+        self._listed = count
+        return start
+
+
+def _object_key(mapping: Mapping) -> object:
+    """What tells objects apart; None where no object can be behind a mapping."""
+    if mapping.is_file:
+        return (mapping.device, mapping.inode, mapping.path)
+    return mapping.path if mapping.path == "[vdso]" else None
+
+
+def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
+    """A mapping as the walker reads it."""
+    for segment in placed.segments:
+        # The kernel maps whole pages, so a mapping begins where the segment's first page does.
+        first_page = segment.offset - segment.offset % _PAGE_BYTES
+        if first_page <= mapping.offset < segment.offset + segment.size:
+            vaddr = segment.vaddr - segment.offset + mapping.offset  # of the mapping's first byte
+            bias = (mapping.start - vaddr + placed.base) & _ADDRESS_MASK
+            return mapping.start, mapping.end, bias, *placed[:4]
+    return mapping.start, mapping.end, 0, *_NOTHING[:4]
+
+
+def _append(entries: list[tuple[int, ...]], entry: tuple[int, ...]) -> None:
+    """Append, or extend the last entry when it ends where this one begins and says the same."""
+    if entries and entries[-1][1] == entry[0] and entries[-1][2:] == entry[2:]:
+        entries[-1] = (entries[-1][0], *entry[1:])
+    else:
+        entries.append(entry)
