@@ -1,0 +1,103 @@
+"""/proc/PID/maps, of processes that exist and in text."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies
+
+from leaktrace.errors import TargetError
+from leaktrace.target.mappings import Mapping, parse_mappings, read_mappings
+
+
+def map_file(path: Path) -> mmap.mmap:
+    path.write_bytes(bytes(mmap.PAGESIZE * 2))
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), mmap.PAGESIZE, access=mmap.ACCESS_READ,
+                         offset=mmap.PAGESIZE)  # fmt: skip
+
+
+def test_our_own_mappings() -> None:
+    mappings = read_mappings(os.getpid())
+    assert all(one.end <= other.start for one, other in pairwise(mappings))
+    program = os.stat(sys.executable)  # noqa: PTH116
+    ours = [m for m in mappings if m.inode == program.st_ino]
+    assert any(m.is_executable for m in ours)
+    assert not all(m.is_executable for m in ours)
+    assert all(m.is_file and m.path == str(Path(sys.executable).resolve()) for m in ours)
+    stack = next(m for m in mappings if m.path == "[stack]")
+    assert not stack.is_file
+    assert not stack.is_executable
+    assert stack.permissions == "rw-p"
+
+
+@pytest.mark.parametrize(
+    "name", ["two  words ", "line\nbreak", "ünïcödé", "bytes\udcff", "a (deleted)"]
+)
+def test_names_of_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with map_file(path):
+        inode = path.stat().st_ino
+        found = next(m for m in read_mappings(os.getpid()) if m.inode == inode)
+    # The kernel doesn't tell a name that ends like this from a file that was deleted.
+    assert found.path == str(path).removesuffix(" (deleted)")
+    assert (found.offset, found.end - found.start) == (mmap.PAGESIZE, mmap.PAGESIZE)
+
+
+def test_a_deleted_file(tmp_path: Path, require_root: None) -> None:
+    path = tmp_path / "gone"
+    with map_file(path):
+        path.unlink()
+        found = next(m for m in read_mappings(os.getpid()) if m.path == str(path))
+        assert found.deleted
+        content = Path(found.open_path(os.getpid())).read_bytes()
+    assert content == bytes(mmap.PAGESIZE * 2)
+
+
+def test_the_open_path_has_no_leading_zeros() -> None:
+    mapping = Mapping(0x400000, 0x401000, "r-xp", 0, "08:01", 1, "/bin/true")
+    assert mapping.open_path(7) == "/proc/7/map_files/400000-401000"
+
+
+def test_a_process_that_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(TargetError):  # a zombie has no memory any more
+        read_mappings(child.pid)
+    child.wait()
+    with pytest.raises(TargetError, match=str(child.pid)):
+        read_mappings(child.pid)
+
+
+def test_kernel_threads_have_no_memory(require_root: None) -> None:
+    if Path("/proc/2/comm").read_text().strip() != "kthreadd":
+        pytest.skip("needs to see the kernel's threads")
+    with pytest.raises(TargetError, match="kernel thread"):
+        read_mappings(2)
+
+
+def test_lines_as_the_kernel_writes_them() -> None:
+    text = (
+        b"5565a000-5565b000 r-xp 00001000 fd:01 1234                       /opt/a b/x (deleted)\n"
+        b"7f0000000000-7f0000021000 ---p 00000000 00:00 0 \n"
+        b"7f0000100000-7f0000200000 rwxs 00000000 00:01 9 /memfd:jit (deleted)\n"
+        b"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n"
+        b"7f00004"
+    )
+    assert parse_mappings(text) == (
+        Mapping(0x5565A000, 0x5565B000, "r-xp", 0x1000, "fd:01", 1234, "/opt/a b/x", deleted=True),
+        Mapping(0x7F0000000000, 0x7F0000021000, "---p", 0, "00:00", 0, ""),
+        Mapping(0x7F0000100000, 0x7F0000200000, "rwxs", 0, "00:01", 9, "/memfd:jit", deleted=True),
+        Mapping(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, "--xp", 0, "00:00", 0, "[vsyscall]"),
+    )
+
+
+@given(strategies.binary(max_size=400))
+def test_any_text_is_survived(text: bytes) -> None:
+    assert all(isinstance(mapping, Mapping) for mapping in parse_mappings(text))
