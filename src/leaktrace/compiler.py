@@ -26,14 +26,14 @@ _DISTRIBUTION_FOLDERS = (
 )
 
 
-def find_bcc() -> Path | None:
-    """The folder of the distribution's bcc package, or None.
+def find_bcc(root: Path = Path("/")) -> Path | None:
+    """The folder of the distribution's bcc package on the machine whose files are below `root`.
 
-    PyPI's `bcc` is an unrelated package; the real one has a libbcc.py.
+    None where there is none. PyPI's `bcc` is an unrelated package; the real one has a libbcc.py.
     """
-    candidates = [Path(entry) / "bcc" for entry in sys.path if entry]
+    candidates = [Path(entry) / "bcc" for entry in sys.path if entry] if root == Path("/") else []
     for pattern in _DISTRIBUTION_FOLDERS:
-        candidates += sorted(Path("/").glob(f"{pattern}/bcc"), reverse=True)
+        candidates += sorted(root.glob(f"{pattern}/bcc"), reverse=True)
     return next((folder for folder in candidates if (folder / "libbcc.py").is_file()), None)
 
 

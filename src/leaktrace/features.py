@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import importlib.util
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from leaktrace import kernel
+from leaktrace.compiler import find_bcc
 from leaktrace.errors import EnvironmentUnfitError
 
 AS_ROOT = "run as root: sudo leaktrace …"
@@ -251,45 +251,6 @@ def _btf(machine: Machine) -> Feature:
 # --- packages -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class BccPackage:
-    """The Python package of the BPF Compiler Collection, as found; nothing of it is imported."""
-
-    directory: Path  # holds __init__.py
-    version: str
-
-
-def _bcc_in(directory: Path) -> BccPackage | None:
-    """The bcc package in `directory`, if it is the real one: PyPI's `bcc` is something else."""
-    try:
-        version_file = (directory / "version.py").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    version = re.search(r"""__version__\s*=\s*['"]([^'"]+)['"]""", version_file)
-    if version is None or not (directory / "libbcc.py").is_file():
-        return None
-    return BccPackage(directory, version[1])
-
-
-def find_bcc(machine: Machine | None = None) -> BccPackage | None:
-    """The distribution's bcc package, also from within a virtual environment that hides it.
-
-    Only looked up, not imported: importing it maps LLVM into the process.
-    """
-    machine = machine or Machine()
-    candidates: list[Path] = []
-    if machine.is_running:
-        spec = importlib.util.find_spec("bcc")
-        candidates += [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
-    candidates += machine.find(
-        "/usr/lib/python3/dist-packages/bcc",
-        "/usr/lib/python3*/site-packages/bcc",
-        "/usr/lib64/python3*/site-packages/bcc",
-        "/usr/local/lib*/python3*/*-packages/bcc",
-    )
-    return next(filter(None, map(_bcc_in, candidates)), None)
-
-
 # Package names by /etc/os-release's ID or ID_LIKE: bcc's Python package, libbpf, the installer.
 _PACKAGES = {
     "debian": ("python3-bpfcc", "libbpf1", "apt-get install"),
@@ -317,11 +278,18 @@ def install_hint(machine: Machine, what: str) -> str:
 
 
 def _bcc(machine: Machine) -> Feature:
-    found = find_bcc(machine)
-    if found is None:
+    """Looked up, not imported: that would map LLVM into this process."""
+    folder = find_bcc(machine.root)
+    if folder is None:
         hint = install_hint(machine, "bcc")
         return Feature("bcc", State.MISSING, "its Python package isn't installed", hint, True)
-    return Feature("bcc", State.OK, f"{found.version} in {found.directory}", required=True)
+    try:
+        text = (folder / "version.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    version = re.search(r"""__version__\s*=\s*['"]([^'"]+)['"]""", text)
+    number = version[1] if version else "unknown version"
+    return Feature("bcc", State.OK, f"{number} in {folder}", required=True)
 
 
 def _libbpf(machine: Machine) -> Feature:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.features import find_bcc
+from leaktrace.compiler import find_bcc
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -85,7 +85,7 @@ def load(namespace: list[str], **environment: str) -> subprocess.CompletedProces
     bcc = find_bcc()
     assert bcc is not None
     return subprocess.run(
-        [*namespace, sys.executable, "-c", LOADER, str(bcc.directory)],
+        [*namespace, sys.executable, "-c", LOADER, str(bcc)],
         input=PROGRAM,
         env={**os.environ, **environment},
         capture_output=True,

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from leaktrace import doctor, features
 from leaktrace.doctor import doctor_command, to_json, user_mode_works
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.features import Feature, Machine, State, all_features, find_bcc, require_user_mode
+from leaktrace.features import Feature, Machine, State, all_features, require_user_mode
 
 BCC = "usr/lib/python3/dist-packages/bcc"
 LOCKDOWN = "sys/kernel/security/lockdown"
@@ -89,7 +89,7 @@ def test_an_empty_machine_is_described_without_failing(tmp_path: Path) -> None:
         ("proc/self/status", status(0, CAP_BPF), "capabilities", "sudo leaktrace"),
         (LOCKDOWN, "none integrity [confidentiality]", "lockdown", "lockdown=integrity"),
         (UPROBE_TYPE, None, "uprobes", "CONFIG_UPROBE_EVENTS"),
-        (f"{BCC}/version.py", None, "bcc", "apt-get install python3-bpfcc"),
+        (f"{BCC}/libbcc.py", None, "bcc", "apt-get install python3-bpfcc"),
         ("usr/lib/x86_64-linux-gnu/libbpf.so.1", None, "libbpf", "apt-get install libbpf1"),
     ],
 )
@@ -165,14 +165,12 @@ def test_the_package_is_named_as_the_distribution_does(
 def test_another_package_called_bcc_is_passed_over(root: Path) -> None:
     """PyPI has an unrelated one, with a version but without libbcc."""
     (root / BCC / "libbcc.py").unlink()
-    assert find_bcc(Machine(root)) is None
+    assert feature(root, "bcc").state is State.MISSING
     elsewhere = root / "usr/lib/python3.13/site-packages/bcc"
     elsewhere.mkdir(parents=True)
     (elsewhere / "version.py").write_text('__version__ = "0.31.0"')
     (elsewhere / "libbcc.py").touch()
-    found = find_bcc(Machine(root))
-    assert found is not None
-    assert (found.directory, found.version) == (elsewhere, "0.31.0")
+    assert feature(root, "bcc").detail == f"0.31.0 in {elsewhere}"
 
 
 def test_json_tells_the_same_as_the_features(root: Path) -> None:
