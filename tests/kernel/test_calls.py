@@ -84,3 +84,19 @@ def test_exceptions_pass_through_a_traced_allocation(compiled: Compiler) -> None
     for site in sites:
         assert site.functions[-1] is not None
         assert site.raw["stack_end"] == "complete"
+
+
+def test_coroutines_on_stacks_of_their_own(compiled: Compiler) -> None:
+    report = trace_work([compiled("coroutines.c")]).report
+    assert report.under("scenario_coroutine") == Total(2 * 50 * 160, 100)
+    assert report.outstanding == report.under("scenario_coroutine")
+    assert report.losses == {}
+
+
+@pytest.mark.parametrize("stack", ["the same", "alternate"])
+def test_interrupted_in_the_middle_of_calls(stack: str, compiled: Compiler) -> None:
+    """300 signals, whose handler maps memory, on the same stack or on one of its own."""
+    report = trace_work([compiled("signals.c"), stack]).report
+    assert report.under("scenario_interrupted") == Total(10_000, 100)
+    assert report.outstanding == Total(10_000, 100)
+    assert report.losses == {}

@@ -14,7 +14,14 @@ from harness.compiling import Compiler
 from harness.lines import DEADLINE_S
 from harness.reports import Report, Total
 from harness.target import Target
-from harness.tracer import COMMAND, NEVER, ONE_REPORT, Tracer, tracer_environment
+from harness.tracer import (
+    COMMAND,
+    NEVER,
+    ONE_REPORT,
+    Tracer,
+    trace_work,
+    tracer_environment,
+)
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -43,7 +50,7 @@ def test_target_exits(compiled: Compiler) -> None:
         assert target.end() == 3
     assert report.outstanding == Total(2100, 70)
     assert report.under("scenario_command_malloc") == Total(2100, 70)
-    assert "exited" in report.raw["reason"]
+    assert report.raw["reason"] == "the target has ended"
 
 
 def test_target_is_killed(compiled: Compiler) -> None:
@@ -117,6 +124,66 @@ def test_children_are_not_the_target(compiled: Compiler) -> None:
     (report,) = outcome.reports
     assert report.outstanding == Total(2105, 71)
     assert report.losses == {}
+
+
+def test_programs_started_by_the_target(compiled: Compiler) -> None:
+    """vfork and posix_spawn: children that share the target's memory until they become another
+    program, which allocates too."""
+    report = trace_work([compiled("spawn.c"), compiled("exit_at_once.c")]).report
+    assert report.under("scenario_spawn") == Total(3 * 180, 3)
+    assert report.under("scenario_vfork") == Total(3 * 190, 3)
+    assert report.losses == {}
+    assert report.under("scenario_leak") == Total()
+
+
+def test_a_thread_that_is_not_the_first_executes_another_program(compiled: Compiler) -> None:
+    """The thread takes the process's id over; the session goes on with the new image."""
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do("malloc 70 30")
+            target.tell(f"thread-exec {compiled('after_exec.c')}")
+            target.await_ready()
+            target.do()
+            outcome = tracer.stop()
+        assert target.end() == 0
+    (report,) = outcome.reports
+    assert report.outstanding == Total(360, 6)
+    assert report.under("scenario_after_exec") == Total(360, 6)
+
+
+def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> None:
+    """The first thread is a zombie then, and the process is none."""
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do("malloc 70 30")
+            target.do("hand-over")
+            target.do("malloc 7 30")
+            outcome = tracer.stop()
+        target.tell("exit 0")
+        assert target.end() == 0
+    assert outcome.exit_code == 0, outcome.stderr
+    (report,) = outcome.reports
+    assert report.raw["reason"] == "interrupted (SIGINT)"
+    assert report.under("scenario_command_malloc") == Total(2310, 77)
+
+
+def test_a_process_whose_first_thread_has_exited_can_be_attached_to(compiled: Compiler) -> None:
+    """Its mappings are those of any other thread."""
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        target.do("hand-over")
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do("malloc 7 30")
+            outcome = tracer.stop()
+        target.tell("exit 0")
+        assert target.end() == 0
+    (report,) = outcome.reports
+    assert report.under("scenario_command_malloc") == Total(210, 7)
 
 
 # --- leaktrace ends ----------------------------------------------------------------------------

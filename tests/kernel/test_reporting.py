@@ -78,6 +78,7 @@ def test_top(compiled: Compiler) -> None:
     report = trace_work([compiled("functions.c")], "-T", "2").report
     assert len(report.sites) == 2
     assert sizes(report) == [128 << 20, 96 << 20]
+    assert report.raw["site_count"] > 10
     assert report.outstanding.count > 30
 
 
@@ -152,6 +153,5 @@ def test_trace_shows_each_call(compiled: Compiler) -> None:
             outcome = tracer.stop()
         assert target.end() == 0
     assert outcome.exit_code == 0, outcome.stderr
-    text = outcome.stdout + outcome.stderr
-    assert len(re.findall(r"\balloc\w*.*\b54[,.]?321\b", text)) == 3
-    assert len(re.findall(r"\bfree\w*.*\b54[,.]?321\b", text)) == 3
+    for function in ("malloc", "free"):
+        assert len(re.findall(rf"\b{function} +54321 +0x[0-9a-f]+\b", outcome.stdout)) == 3

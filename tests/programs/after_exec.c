@@ -2,7 +2,7 @@
 #include "scenario.h"
 
 SCENARIO scenario_after_exec(void) {
-    for (int i = 0; i < 6; i++)
+    for (size_t i = 0; i < opaque(6); i++)
         KEEP(malloc(60));
 }
 

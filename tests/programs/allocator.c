@@ -3,30 +3,30 @@
 #include <malloc.h>
 
 SCENARIO scenario_malloc(void) {
-    for (int i = 0; i < 100; i++)
+    for (size_t i = 0; i < opaque(100); i++)
         KEEP(malloc(1000));
 }
 
 SCENARIO scenario_large(void) {
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < opaque(3); i++)
         KEEP(malloc(8u << 20));
 }
 
 SCENARIO scenario_calloc(void) {
-    for (int i = 0; i < 100; i++)
+    for (size_t i = 0; i < opaque(100); i++)
         KEEP(calloc(opaque(10), 33));
 }
 
 SCENARIO scenario_realloc(void) {
-    for (int i = 0; i < 100; i++) {
+    for (size_t i = 0; i < opaque(100); i++) {
         void *block = malloc(100);
         KEEP(block);
-        KEEP(realloc(block, 50 + 100 * (size_t)i));
+        KEEP(realloc(block, 50 + 100 * i));
     }
 }
 
 SCENARIO scenario_aligned(void) {
-    for (int i = 0; i < 100; i++) {
+    for (size_t i = 0; i < opaque(100); i++) {
         void *block = NULL;
         if (posix_memalign(&block, 64, 500) != 0)
             _exit(71);

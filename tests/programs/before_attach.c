@@ -7,7 +7,7 @@ enum { BLOCKS = 1000 };
 static void *old[BLOCKS];
 
 SCENARIO scenario_resized(void) {
-    for (int i = 0; i < 10; i++)
+    for (size_t i = 0; i < opaque(10); i++)
         old[i] = realloc(old[i], 2000);
     KEEP(old);
 }
@@ -18,7 +18,7 @@ SCENARIO scenario_freed(void) {
 }
 
 SCENARIO scenario_new(void) {
-    for (int i = 0; i < 7; i++)
+    for (size_t i = 0; i < opaque(7); i++)
         KEEP(malloc(48));
 }
 

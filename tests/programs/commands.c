@@ -5,10 +5,13 @@
  *   free                  free all that is kept
  *   calls COUNT           COUNT balanced pairs of malloc and free
  *   exec PATH             become another program
+ *   thread-exec PATH      the same, called by a thread that is not the first
+ *   hand-over             the first thread exits; another one goes on taking commands
  *   fork                  a child frees what is kept, allocates 100 x 1000 bytes, and exits
  *   exit CODE             end at once
  */
 #include "scenario.h"
+#include <pthread.h>
 #include <sys/wait.h>
 
 enum { CAPACITY = 300000 };
@@ -50,9 +53,22 @@ SCENARIO scenario_command_fork(void) {
         _exit(76);
 }
 
-int main(void) {
+static void *execute(void *path) {
+    execl(path, path, (char *)NULL);
+    _exit(77);
+}
+
+static void *serve(void *unused);
+
+static void start_thread(void *(*work)(void *), void *argument) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, work, argument) != 0)
+        _exit(79);
+}
+
+static void *serve(void *unused) {
     char line[4096];
-    say("ready\n");
+    (void)unused;
     while (read_line(line, sizeof line)) {
         char *rest = strchr(line, ' ');
         char *end = NULL;
@@ -68,8 +84,15 @@ int main(void) {
         } else if (strcmp(line, "fork") == 0) {
             scenario_command_fork();
         } else if (strcmp(line, "exec") == 0 && rest != NULL) {
-            execl(rest, rest, (char *)NULL);
-            _exit(77);
+            execute(rest);
+        } else if (strcmp(line, "thread-exec") == 0 && rest != NULL) {
+            start_thread(execute, rest);
+            for (;;)
+                pause();
+        } else if (strcmp(line, "hand-over") == 0) {
+            start_thread(serve, NULL);
+            say("done\n");
+            pthread_exit(NULL);
         } else if (strcmp(line, "exit") == 0 && rest != NULL) {
             _exit((int)strtoul(rest, NULL, 10));
         } else {
@@ -77,5 +100,11 @@ int main(void) {
         }
         say("done\n");
     }
+    _exit(0);
+}
+
+int main(void) {
+    say("ready\n");
+    serve(NULL);
     return 0;
 }

@@ -3,12 +3,12 @@
 #include "scenario.h"
 
 __attribute__((constructor)) static void early(void) {
-    for (int i = 0; i < 10; i++)
+    for (size_t i = 0; i < opaque(10); i++)
         KEEP(malloc(16));
 }
 
 SCENARIO scenario_leak(void) {
-    for (int i = 0; i < 1000; i++)
+    for (size_t i = 0; i < opaque(1000); i++)
         KEEP(malloc(128));
 }
 

@@ -5,33 +5,33 @@
 #include <sys/mman.h>
 
 SCENARIO scenario_malloc(void) {
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < opaque(3); i++)
         KEEP(malloc(1000));
 }
 
 SCENARIO scenario_malloc_zero(void) {
-    for (int i = 0; i < 2; i++)
+    for (size_t i = 0; i < opaque(2); i++)
         KEEP(malloc(opaque(0)));
 }
 
 /* Above the mmap threshold: malloc serves these with mmap, and they must count once. */
 SCENARIO scenario_malloc_large(void) {
-    for (int i = 0; i < 2; i++)
+    for (size_t i = 0; i < opaque(2); i++)
         KEEP(malloc(64u << 20));
 }
 
 SCENARIO scenario_calloc(void) {
-    for (int i = 0; i < 4; i++)
+    for (size_t i = 0; i < opaque(4); i++)
         KEEP(calloc(opaque(10), 33));
 }
 
 SCENARIO scenario_realloc_null(void) {
-    for (int i = 0; i < 5; i++)
+    for (size_t i = 0; i < opaque(5); i++)
         KEEP(realloc(NULL, opaque(77)));
 }
 
 SCENARIO scenario_realloc_grows(void) {
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < opaque(2); i++) {
         void *block = malloc(100);
         KEEP(block);
         KEEP(realloc(block, 5000));
@@ -60,7 +60,7 @@ SCENARIO scenario_realloc_to_zero(void) {
 
 /* reallocarray jumps to realloc (a tail call): two probed functions at one stack pointer. */
 SCENARIO scenario_reallocarray(void) {
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < opaque(3); i++)
         KEEP(reallocarray(NULL, opaque(7), 11));
 }
 
@@ -71,7 +71,7 @@ SCENARIO scenario_reallocarray_grows(void) {
 }
 
 SCENARIO scenario_posix_memalign(void) {
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < opaque(2); i++) {
         void *block = NULL;
         if (posix_memalign(&block, 64, 500) != 0)
             _exit(71);
@@ -80,22 +80,22 @@ SCENARIO scenario_posix_memalign(void) {
 }
 
 SCENARIO scenario_aligned_alloc(void) {
-    for (int i = 0; i < 2; i++)
+    for (size_t i = 0; i < opaque(2); i++)
         KEEP(aligned_alloc(256, 768));
 }
 
 SCENARIO scenario_memalign(void) {
-    for (int i = 0; i < 2; i++)
+    for (size_t i = 0; i < opaque(2); i++)
         KEEP(memalign(128, 300));
 }
 
 SCENARIO scenario_valloc(void) {
-    for (int i = 0; i < 2; i++)
+    for (size_t i = 0; i < opaque(2); i++)
         KEEP(valloc(110));
 }
 
 SCENARIO scenario_pvalloc(void) {
-    for (int i = 0; i < 2; i++)
+    for (size_t i = 0; i < opaque(2); i++)
         KEEP(pvalloc(120));
 }
 
@@ -107,7 +107,7 @@ SCENARIO scenario_strdup(void) {
 }
 
 SCENARIO scenario_mmap(void) {
-    for (int i = 0; i < 2; i++)
+    for (size_t i = 0; i < opaque(2); i++)
         KEEP(mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 }
 
@@ -125,10 +125,10 @@ SCENARIO scenario_all_released(void) {
     if (posix_memalign(&aligned, 64, 80) != 0)
         _exit(71);
     blocks[7] = aligned;
-    for (int i = 0; i < 8; i++)
+    for (size_t i = 0; i < opaque(8); i++)
         KEEP(blocks[i]);
     void *region = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    for (int i = 0; i < 8; i++)
+    for (size_t i = 0; i < opaque(8); i++)
         free(blocks[i]);
     munmap(region, 4096);
     free(NULL);

@@ -28,7 +28,7 @@ SCENARIO scenario_same_depth(void) {
         KEEP(error);
         _exit(79);
     }
-    for (int i = 0; i < 5; i++)
+    for (size_t i = 0; i < opaque(5); i++)
         KEEP(malloc(100));
 }
 
@@ -39,7 +39,7 @@ SCENARIO scenario_same_function(void) {
         KEEP(error);
         _exit(79);
     }
-    for (int i = 0; i < 5; i++) {
+    for (size_t i = 0; i < opaque(5); i++) {
         void *block = NULL;
         if (posix_memalign(&block, 64, 200) != 0)
             _exit(71);
@@ -49,7 +49,7 @@ SCENARIO scenario_same_function(void) {
 
 SCENARIO scenario_shallower(void) {
     leave_by_jump();
-    for (int i = 0; i < 5; i++)
+    for (size_t i = 0; i < opaque(5); i++)
         KEEP(malloc(300));
 }
 
@@ -69,7 +69,7 @@ SCENARIO scenario_deeper(void) {
         KEEP(error);
         _exit(79);
     }
-    for (int i = 0; i < 5; i++)
+    for (size_t i = 0; i < opaque(5); i++)
         KEEP(deeper(3, 400));
 }
 

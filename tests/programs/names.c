@@ -4,12 +4,12 @@
 
 SCENARIO leak_letters(void) __asm__("größe_λ_漏れ");
 SCENARIO leak_letters(void) {
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < opaque(3); i++)
         KEEP(malloc(70));
 }
 
 SCENARIO leak_control(void) {
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < opaque(3); i++)
         KEEP(malloc(71));
 }
 

@@ -17,13 +17,13 @@ __attribute__((noinline, noclone)) void my_free(void *block) {
 }
 
 SCENARIO scenario_own(void) {
-    for (int i = 0; i < 9; i++)
+    for (size_t i = 0; i < opaque(9); i++)
         KEEP(my_malloc(130));
     my_free(my_malloc(140));
 }
 
 SCENARIO scenario_libc(void) {
-    for (int i = 0; i < 9; i++)
+    for (size_t i = 0; i < opaque(9); i++)
         KEEP(malloc(150));
 }
 

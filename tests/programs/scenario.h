@@ -23,7 +23,8 @@
  * a call in tail position into a jump. */
 #define KEEP(pointer) __asm__ volatile("" ::"r"(pointer) : "memory")
 
-/* A size the compiler can't see through, so that it doesn't reject or fold impossible requests. */
+/* A number the compiler can't see through: it neither rejects an impossible size, nor unrolls a
+ * loop, which would make several call sites of one. */
 static inline size_t opaque(size_t size) {
     __asm__ volatile("" : "+r"(size));
     return size;

@@ -19,12 +19,12 @@ __attribute__((noinline, noclone)) void wrap_free(void *block) {
 }
 
 SCENARIO scenario_tail_malloc(void) {
-    for (int i = 0; i < 4; i++)
+    for (size_t i = 0; i < opaque(4); i++)
         KEEP(wrap_malloc(210));
 }
 
 SCENARIO scenario_tail_calloc(void) {
-    for (int i = 0; i < 4; i++)
+    for (size_t i = 0; i < opaque(4); i++)
         KEEP(wrap_calloc(220));
 }
 
