@@ -130,7 +130,7 @@ def _by_debuginfod(elf: ElfObject, options: SymbolOptions) -> DebugFile:
             return DebugFile(fetched)
     except (debuginfod.DebuginfodError, ObjectFileError) as error:
         return DebugFile(None, f"debuginfod: {error}")
-    return DebugFile(None, "debuginfod: the file it gave is of another build")
+    return DebugFile(None, "debuginfod: the file kept from it is of another build")
 
 
 def _open(root: TargetRoot, path: str) -> ElfObject | str | None:

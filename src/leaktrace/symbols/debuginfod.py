@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
 from leaktrace.symbols.names import printable
 
 _MAX_BYTES = 4 << 30
@@ -46,7 +48,7 @@ def fetch(build_id: str, timeout_s: float, environment: Mapping[str, str] = os.e
     for server in environment.get("DEBUGINFOD_URLS", "").split():
         address = f"{server.rstrip('/')}/buildid/{build_id}/debuginfo"
         try:
-            _download(address, kept, timeout_s)
+            _download(address, kept, build_id, timeout_s)
         except DebuginfodError as error:
             failures.append(f"{_host(server)}: {error}")
         else:
@@ -61,13 +63,15 @@ def _host(server: str) -> str:
         return printable(server)
 
 
-def _download(address: str, kept: Path, timeout_s: float) -> None:
-    if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
+def _download(address: str, kept: Path, build_id: str, timeout_s: float) -> None:
+    if not address.startswith(("http://", "https://")):
         raise DebuginfodError("not an http address")
     request = urllib.request.Request(address, headers={"User-Agent": "leaktrace"})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            _keep(answer, kept)
+            _keep(answer, kept, build_id)
+    except ObjectFileError as error:
+        raise DebuginfodError(error.message) from error
     except urllib.error.HTTPError as error:
         error.close()
         reason = "does not have it" if error.code == 404 else f"HTTP status {error.code}"
@@ -78,13 +82,16 @@ def _download(address: str, kept: Path, timeout_s: float) -> None:
         raise DebuginfodError(printable(str(error) or type(error).__name__)) from error
 
 
-def _keep(answer: http.client.HTTPResponse, kept: Path) -> None:
-    """Writes the answer beside its place and moves it there whole."""
+def _keep(answer: http.client.HTTPResponse, kept: Path, build_id: str) -> None:
+    """Writes the answer beside its place and moves it there, whole and checked."""
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, name = tempfile.mkstemp(dir=kept.parent, prefix=".download-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             _copy(answer, file)
+        with ElfObject.open(name, shown="its answer") as elf:
+            if elf.build_id != build_id:
+                raise DebuginfodError("the file it gave is of another build")
         Path(name).replace(kept)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -1,0 +1,378 @@
+"""Debug information that was moved out of an object, in all the places it may have gone."""
+
+from __future__ import annotations
+
+import http.server
+import lzma
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.model import Frame
+from leaktrace.symbols import debuginfod
+from leaktrace.symbols.debug import find_debug_file, mini_symbols
+from leaktrace.symbols.module import Module
+from leaktrace.symbols.options import SymbolOptions
+from leaktrace.target.root import TargetRoot
+
+SOURCE = """
+int counter;
+__attribute__((noinline)) static int hidden(int n) { counter += n; return counter; }
+int visible(int n) { return hidden(n) + 1; }
+"""
+HIDDEN_LINE = 3
+
+
+@pytest.fixture(autouse=True)
+def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test asks a server of the machine's user, or uses what the user has fetched."""
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Sample:
+    """A library within a root of its own, stripped, and its debug file, not yet anywhere."""
+
+    def __init__(self, directory: Path, compiler: str) -> None:
+        self.root = directory / "root"
+        self.library = self.root / "opt/lib/libsample.so"
+        self.library.parent.mkdir(parents=True)
+        self.debug = directory / "libsample.debug"
+        self._compile(compiler, directory)
+        elf = ElfObject.open(self.library)
+        self.vaddr = elf.functions(["hidden"])["hidden"].vaddr
+        self.build_id = elf.build_id or ""
+        self.objcopy("--only-keep-debug", self.library, self.debug)
+
+    def _compile(self, compiler: str, directory: Path) -> None:
+        (directory / "sample.c").write_text(SOURCE)
+        options = ["-shared", "-fPIC", "-g", "-O1", "-Wl,--build-id=sha1"]
+        files = ["-o", str(self.library), str(directory / "sample.c")]
+        subprocess.run([compiler, *options, *files], check=True)
+
+    def objcopy(self, *arguments: str | Path) -> None:
+        subprocess.run(["objcopy", *map(str, arguments)], check=True)
+
+    def strip(self, *more: str) -> None:
+        self.objcopy("--strip-all", *more, self.library)
+
+    def put(self, path: str) -> Path:
+        """The debug file at a path within the root."""
+        place = self.root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(self.debug.read_bytes())
+        return place
+
+    def module(self, *roots: Path) -> Module:
+        return Module(
+            ElfObject.open(self.library),
+            "/opt/lib/libsample.so",
+            tuple(TargetRoot(str(root)) for root in (roots or (self.root,))),
+            SymbolOptions(download_timeout_s=5),
+        )
+
+    def frame(self, module: Module) -> Frame:
+        return module.frames(self.vaddr, self.vaddr, False)[-1]
+
+    def by_build_id(self) -> str:
+        return f"/usr/lib/debug/.build-id/{self.build_id[:2]}/{self.build_id[2:]}.debug"
+
+
+@pytest.fixture
+def sample(tmp_path: Path, require_tool: Callable[[str], str]) -> Sample:
+    require_tool("objcopy")
+    return Sample(tmp_path, require_tool("gcc"))
+
+
+def assert_found(sample: Sample, module: Module) -> None:
+    frame = sample.frame(module)
+    assert frame.function == "hidden"
+    assert frame.source is not None
+    assert frame.source.line == HIDDEN_LINE
+    assert frame.build_id == sample.build_id
+    assert module.problem == ""
+
+
+def assert_missing(sample: Sample, module: Module, *reasons: str) -> None:
+    frame = sample.frame(module)
+    assert frame.function is None
+    assert frame.source is None
+    assert frame.unknown and "stripped" in frame.unknown
+    assert frame.module == "/opt/lib/libsample.so"
+    assert all(reason in module.problem for reason in reasons), module.problem
+
+
+def test_by_build_id(sample: Sample) -> None:
+    sample.strip()
+    sample.put(sample.by_build_id())
+    assert_found(sample, sample.module())
+
+
+def test_by_build_id_in_the_second_root(sample: Sample, tmp_path: Path) -> None:
+    """The target's container has no debug files, but the host does."""
+    sample.strip()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    sample.put(sample.by_build_id())
+    assert_found(sample, sample.module(empty, sample.root))
+
+
+def test_a_debug_file_of_another_build_is_refused(sample: Sample) -> None:
+    sample.strip()
+    place = sample.put(sample.by_build_id())
+    data = bytearray(place.read_bytes())
+    at = data.index(bytes.fromhex(sample.build_id))
+    data[at] ^= 1
+    place.write_bytes(data)
+    assert_missing(sample, sample.module(), "another build")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/opt/lib/libsample.debug",
+        "/opt/lib/.debug/libsample.debug",
+        "/usr/lib/debug/opt/lib/libsample.debug",
+    ],
+)
+def test_by_debuglink(sample: Sample, place: str) -> None:
+    sample.strip("--remove-section=.note.gnu.build-id", f"--add-gnu-debuglink={sample.debug}")
+    sample.put(place)
+    sample.build_id = None  # type: ignore[assignment]
+    assert_found(sample, sample.module())
+
+
+def test_debuglink_with_another_crc_is_refused(sample: Sample) -> None:
+    sample.strip(f"--add-gnu-debuglink={sample.debug}")
+    place = sample.put("/opt/lib/libsample.debug")
+    with place.open("ab") as file:
+        file.write(b"more")
+    assert_missing(sample, sample.module(), "CRC")
+
+
+def test_debuglink_leads_nowhere_else(sample: Sample, tmp_path: Path) -> None:
+    """A name with a slash would lead out of the directories that are searched."""
+    outside = tmp_path / "root" / "elsewhere.debug"
+    outside.write_bytes(sample.debug.read_bytes())
+    sample.strip(f"--add-gnu-debuglink={sample.debug}")
+    data = sample.library.read_bytes()
+    assert data.count(b"libsample.debug\0") == 1
+    sample.library.write_bytes(data.replace(b"libsample.debug\0", b"../../else.debu\0"))
+    (tmp_path / "root" / "else.debu").write_bytes(sample.debug.read_bytes())
+    assert_missing(sample, sample.module(), "no debug file is installed")
+
+
+def test_links_stay_within_the_targets_root(sample: Sample, tmp_path: Path) -> None:
+    """An absolute symbolic link means what it means to the target."""
+    sample.strip()
+    place = sample.root / sample.by_build_id().lstrip("/")
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/store/libsample.debug")
+    (tmp_path / "store").mkdir()
+    assert_missing(sample, sample.module())
+    sample.put("/store/libsample.debug")
+    assert_found(sample, sample.module())
+
+
+def test_what_is_no_file_is_no_debug_file(sample: Sample) -> None:
+    sample.strip()
+    place = sample.root / sample.by_build_id().lstrip("/")
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    assert_missing(sample, sample.module(), "not a regular file")
+
+
+def test_nothing_anywhere(sample: Sample) -> None:
+    sample.strip()
+    module = sample.module()
+    assert_missing(sample, module, "no debug file is installed", "DEBUGINFOD_URLS is not set")
+    assert module.frames(0, 1 << 40, True)[-1].unknown
+
+
+def test_dynamic_symbols_of_a_stripped_library_remain(sample: Sample) -> None:
+    vaddr = ElfObject.open(sample.library).functions(["visible"])["visible"].vaddr
+    sample.strip()
+    frame = sample.module().frames(vaddr + 2, vaddr + 2, False)[-1]
+    assert (frame.function, frame.offset) == ("visible", 2)
+
+
+def test_minisymtab(sample: Sample, tmp_path: Path) -> None:
+    """As Fedora does it: .gnu_debugdata is an xz-compressed object that holds only .symtab."""
+    mini = tmp_path / "mini"
+    sample.objcopy("--strip-debug", sample.debug, mini)
+    packed = tmp_path / "mini.xz"
+    packed.write_bytes(lzma.compress(mini.read_bytes()))
+    sample.strip(f"--add-section=.gnu_debugdata={packed}")
+    frame = sample.frame(sample.module())
+    assert (frame.function, frame.offset, frame.source) == ("hidden", 0, None)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "bomb"])
+def test_damaged_minisymtab(sample: Sample, tmp_path: Path, damage: str) -> None:
+    content = {
+        "cut": lzma.compress(sample.debug.read_bytes())[:-40],
+        "noise": b"\xfd7zXZ\0" + bytes(200),
+        "bomb": lzma.compress(bytes(65 << 20), preset=0),
+    }[damage]
+    packed = tmp_path / "mini.xz"
+    packed.write_bytes(content)
+    sample.strip(f"--add-section=.gnu_debugdata={packed}")
+    with pytest.raises(ObjectFileError, match="gnu_debugdata"):
+        mini_symbols(ElfObject.open(sample.library))
+    assert_missing(sample, sample.module())
+
+
+# -- debuginfod ---------------------------------------------------------------------------------
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A debuginfod server on this machine: `answers` has (status, body, promised length)."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, bytes, int]] = {}
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        status, body, promised = self.server.answers.get(self.path, (404, b"", 0))
+        self.send_response(status)
+        self.send_header("Content-Length", str(promised))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("DEBUGINFOD_URLS", f"{running.url}/")
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def page(sample: Sample) -> str:
+    return f"/buildid/{sample.build_id}/debuginfo"
+
+
+def offer(server: Server, sample: Sample) -> None:
+    body = sample.debug.read_bytes()
+    server.answers[page(sample)] = (200, body, len(body))
+
+
+def test_a_debuginfod_server_is_asked_once(sample: Sample, server: Server) -> None:
+    sample.strip()
+    offer(server, sample)
+    assert_found(sample, sample.module())
+    assert_found(sample, sample.module())
+    assert server.asked == [page(sample)]
+    kept = debuginfod.cache_directory() / sample.build_id / "debuginfo"
+    assert kept.read_bytes() == sample.debug.read_bytes()
+    assert [file.name for file in kept.parent.iterdir()] == ["debuginfo"]
+
+
+def test_no_server_is_asked_for_what_is_installed(sample: Sample, server: Server) -> None:
+    sample.strip()
+    offer(server, sample)
+    sample.put(sample.by_build_id())
+    assert_found(sample, sample.module())
+    assert server.asked == []
+
+
+def test_no_server_is_asked_unless_the_user_names_one(
+    sample: Sample, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.strip()
+    offer(server, sample)
+    monkeypatch.setenv("DEBUGINFOD_URLS", " ")
+    assert_missing(sample, sample.module(), "DEBUGINFOD_URLS is not set")
+    assert server.asked == []
+
+
+def test_the_next_server_is_asked_too(
+    sample: Sample, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.strip()
+    offer(server, sample)
+    monkeypatch.setenv("DEBUGINFOD_URLS", f"{server.url}/empty {server.url}")
+    assert_found(sample, sample.module())
+    assert server.asked == ["/empty" + page(sample), page(sample)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((404, b"", 0), "does not have it"),
+        ((503, b"", 0), "HTTP status 503"),
+        ((200, b"\x7fELF", 4000), "broke off"),
+        ((200, b"<html>", 6), "not an ELF file"),
+    ],
+    ids=["missing", "ill", "cut", "nonsense"],
+)
+def test_a_server_that_fails_is_a_reason(
+    sample: Sample, server: Server, answer: tuple[int, bytes, int], reason: str
+) -> None:
+    sample.strip()
+    server.answers[page(sample)] = answer
+    assert_missing(sample, sample.module(), reason)
+    kept = debuginfod.cache_directory() / sample.build_id
+    assert list(kept.glob("*")) == []  # nothing half or wrong is kept
+
+
+def test_a_server_with_the_file_of_another_build(sample: Sample, server: Server) -> None:
+    sample.strip()
+    body = bytearray(sample.debug.read_bytes())
+    body[body.index(bytes.fromhex(sample.build_id))] ^= 1
+    server.answers[page(sample)] = (200, bytes(body), len(body))
+    assert_missing(sample, sample.module(), "another build")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1", "file:///etc/passwd", "ftp://127.0.0.1", "http://[", "nonsense"]
+)
+def test_addresses_that_lead_nowhere(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    sample.strip()
+    monkeypatch.setenv("DEBUGINFOD_URLS", url)
+    assert_missing(sample, sample.module(), "debuginfod: ")
+
+
+def test_a_cache_that_cannot_be_written_is_a_reason(
+    sample: Sample, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.strip()
+    offer(server, sample)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert_missing(sample, sample.module(), "debuginfod: ")
+
+
+def test_an_object_with_debug_information_needs_no_other(sample: Sample, server: Server) -> None:
+    elf = ElfObject.open(sample.library)
+    found = find_debug_file(elf, "/opt/lib/libsample.so", (TargetRoot("/"),), SymbolOptions())
+    assert found.elf is elf
+    assert server.asked == []
