@@ -234,7 +234,7 @@ class _Reader:
         program = self._program(cie_offset, data[position:end], cie.info)
         self.rows_made += functions.starts[program + 1] - functions.starts[program]
         functions.begins.append(begin)
-        functions.sizes.append(min(size, _ADDRESS_LIMIT - begin))
+        functions.sizes.append(min(size, _ADDRESS_LIMIT - 1 - begin))
         functions.program_of.append(program)
 
     def _program(self, cie_offset: int, code: bytes, info: CommonInfo) -> int:

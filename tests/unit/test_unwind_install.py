@@ -1,0 +1,352 @@
+"""What is written to the BPF arrays, walked here as the kernel side walks it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leaktrace.errors import ObjectFileError
+from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.unwind.cache import TableCache
+from leaktrace.unwind.entries import FrameSection, SectionKind
+from leaktrace.unwind.install import (
+    MAPPING_DTYPE,
+    Capacity,
+    UnwindLayout,
+    Update,
+    at_array_stride,
+)
+from leaktrace.unwind.process import ProcessTables
+from leaktrace.unwind.rows import Row, Rule, pack, unpack
+from leaktrace.unwind.table import PAGE_SHIFT, CodeSegment, UnwindSource, UnwindTable, index_rows
+
+PAGE = 4096
+
+
+def table(
+    pcs: list[int], *, base: int = 0, segments: tuple[CodeSegment, ...] | None = None
+) -> UnwindTable:
+    """A table whose rows can be told apart by their CFA offset."""
+    code = segments or (CodeSegment(PAGE, base + PAGE, 64 * PAGE),)
+    source = UnwindSource("made by hand", (FrameSection(SectionKind.EH_FRAME, b"", 0),), base, code)
+    rows = [pack(Row(pc, Rule.RULE_RSP, 8 * i, 0)) for i, pc in enumerate(pcs)]
+    return index_rows(source, np.array(rows, dtype=np.uint64), {})
+
+
+def mapping(
+    start: int,
+    pages: int,
+    *,
+    offset: int = PAGE,
+    path: str = "/lib/one.so",
+    inode: int = 1,
+    permissions: str = "r-xp",
+) -> Mapping:
+    return Mapping(start, start + pages * PAGE, permissions, offset, "08:01", inode, path)
+
+
+@dataclass
+class Arrays:
+    """The BPF arrays in user space, and the search that the walker does in them."""
+
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(1 << 18, np.uint64))
+    pages: np.ndarray = field(default_factory=lambda: np.zeros(1 << 18, np.uint64))
+    mappings: np.ndarray = field(default_factory=lambda: np.zeros(1 << 13, MAPPING_DTYPE))
+    list_start: int = 0
+    list_size: int = 0
+
+    def write(self, update: Update) -> None:
+        for array, start, new in (
+            (self.rows, update.row_start, update.rows),
+            (self.pages, update.page_start, at_array_stride(update.pages)),
+            (self.mappings, update.mapping_start, update.mappings),
+        ):
+            array[start : start + len(new)] = new
+        self.list_start, self.list_size = update.mapping_start, len(update.mappings)
+
+    def find_mapping(self, ip: int) -> np.void | None:
+        base, n = self.list_start, self.list_size
+        while n > 1:
+            half = n >> 1
+            if int(self.mappings[base + half]["start"]) <= ip:
+                base += half
+            n -= half
+        found = self.mappings[base]
+        return found if n and int(found["start"]) <= ip < int(found["end"]) else None
+
+    def find_row(self, ip: int) -> Row | None:
+        """The row in force at ip; None without a mapping or a row."""
+        found = self.find_mapping(ip)
+        if found is None:
+            return None
+        rel = (ip - int(found["bias"])) & 0xFFFFFFFF
+        page = rel >> PAGE_SHIFT
+        if page >= found["page_count"]:
+            return None
+        at = int(found["page_lo"]) + page
+        base, n = int(self.pages[at]), int(self.pages[at + 1]) - int(self.pages[at])
+        if base > found["row_lo"]:  # the row before the page may still hold
+            base, n = base - 1, n + 1
+        if n == 0:
+            return None
+        steps = 0
+        while n > 1:
+            half = n >> 1
+            if int(self.rows[base + half]) >> 32 <= rel:
+                base += half
+            n -= half
+            steps += 1
+        assert steps <= PAGE_SHIFT + 1
+        row = unpack(int(self.rows[base]))
+        return row if row.pc <= rel else None
+
+
+def layout_of(tables: MappingOf[str, UnwindTable | ObjectFileError]) -> UnwindLayout:
+    def provide(mapping: Mapping) -> UnwindTable | None:
+        found = tables.get(mapping.path)
+        if isinstance(found, ObjectFileError):
+            raise found
+        return found
+
+    return UnwindLayout(provide)
+
+
+def test_dtype_is_the_struct_of_the_kernel_side() -> None:
+    class UnwindMapping(ctypes.Structure):
+        _fields_ = [
+            ("start", ctypes.c_uint64),
+            ("end", ctypes.c_uint64),
+            ("bias", ctypes.c_uint64),
+            ("row_lo", ctypes.c_uint32),
+            ("row_hi", ctypes.c_uint32),
+            ("page_lo", ctypes.c_uint32),
+            ("page_count", ctypes.c_uint32),
+        ]
+
+    assert MAPPING_DTYPE.itemsize == ctypes.sizeof(UnwindMapping) == 40
+    assert MAPPING_DTYPE.names is not None
+    for name in MAPPING_DTYPE.names:
+        fields = MAPPING_DTYPE.fields
+        assert fields
+        assert fields[name][1] == getattr(UnwindMapping, name).offset
+
+
+def test_pages_lie_eight_bytes_apart() -> None:
+    assert at_array_stride(np.array([1, 0xFFFFFFFF], np.uint32)).tobytes() == (
+        b"\1\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0"
+    )
+
+
+def test_bias_of_an_object_that_is_not_loaded_at_its_own_address() -> None:
+    # readelf -l of a program linked at 0x400000: segment at file offset 0x1000, vaddr 0x401000
+    layout = layout_of({"/bin/prog": table([0x1000, 0x1010], base=0x400000)})
+    update = layout.update([mapping(0x401000, 4, path="/bin/prog")])
+    assert int(update.mappings[0]["bias"]) == 0x400000
+    # and of a shared object whose second mapping begins inside the segment
+    layout = layout_of({"/lib/one.so": table([0x1000, 0x3010])})
+    update = layout.update([mapping(0x7F0000003000, 1, offset=3 * PAGE)])
+    assert int(update.mappings[0]["bias"]) == 0x7F0000000000
+
+
+def test_bias_of_a_segment_whose_address_and_offset_differ() -> None:
+    """lld: p_offset 0x11c0, p_vaddr 0x31c0. The kernel maps from the start of the page."""
+    segments = (CodeSegment(0x11C0, 0x31C0, 0x2000),)
+    layout = layout_of({"/lib/one.so": table([0x31C0, 0x31D0], segments=segments)})
+    arrays = Arrays()
+    arrays.write(layout.update([mapping(0x7F0000003000, 3, offset=PAGE)]))
+    row = arrays.find_row(0x7F00000031D4)
+    assert row
+    assert row.pc == 0x31D0
+    assert arrays.find_row(0x7F00000031BF) is None
+
+
+@st.composite
+def processes(draw: st.DrawFn) -> tuple[list[Mapping], dict[str, UnwindTable]]:
+    tables: dict[str, UnwindTable] = {}
+    mappings: list[Mapping] = []
+    address = 0x10000
+    for number in range(draw(st.integers(1, 5))):
+        path = f"/lib/{number}.so"
+        base = draw(st.sampled_from([0, 0x400000]))
+        skew = draw(st.sampled_from([0, PAGE]))  # between file offset and address
+        pages = draw(st.integers(1, 4))
+        code = CodeSegment(PAGE, base + PAGE + skew, pages * PAGE)
+        low = PAGE + skew
+        pcs = draw(st.sets(st.integers(low, low + pages * PAGE - 1), min_size=1, max_size=40))
+        tables[path] = table(sorted(pcs), base=base, segments=(code,))
+        address += draw(st.integers(0, 3)) * PAGE
+        for page in range(pages):  # page by page: they must be put together again
+            mappings.append(
+                mapping(address, 1, offset=(1 + page) * PAGE, path=path, inode=number + 1)
+            )
+            address += PAGE
+        if draw(st.booleans()):
+            mappings.append(mapping(address, 2, offset=0, path="", inode=0))  # JIT code
+            address += 2 * PAGE
+    return mappings, tables
+
+
+def expected_row(
+    ip: int, mappings: list[Mapping], tables: dict[str, UnwindTable]
+) -> tuple[bool, Row | None]:
+    """(in a mapping, row) by the object's own table, without any of the arrays."""
+    for one in mappings:
+        if one.start <= ip < one.end:
+            found = tables.get(one.path)
+            if found is None:
+                return True, None
+            segment = found.segments[0]
+            return True, found.lookup(ip - one.start + one.offset - segment.offset + segment.vaddr)
+    return False, None
+
+
+@settings(max_examples=60, deadline=None)
+@given(processes(), st.data())
+def test_the_walkers_search_agrees_with_each_objects_table(
+    process: tuple[list[Mapping], dict[str, UnwindTable]], data: st.DataObject
+) -> None:
+    mappings, tables = process
+    layout, arrays = layout_of(tables), Arrays()
+    # Some objects are there from the beginning, the others are loaded later.
+    first = data.draw(st.integers(0, len(mappings)))
+    for known in (mappings[:first], mappings):
+        arrays.write(layout.update(known))
+        ips = {known_mapping.start for known_mapping in known}
+        ips |= {known_mapping.end - 1 for known_mapping in known}
+        ips |= set(data.draw(st.lists(st.integers(0x10000 - 1, mappings[-1].end), max_size=50)))
+        for ip in ips:
+            is_known, row = expected_row(ip, known, tables)
+            assert (arrays.find_mapping(ip) is not None) == is_known
+            assert arrays.find_row(ip) == row
+
+
+def test_a_real_process(tmp_path: Path) -> None:
+    """Our own: every executable mapping is listed, and rows are those of the object's table."""
+    pid = os.getpid()
+    mappings = read_mappings(pid)
+    provider = ProcessTables(pid, TableCache(tmp_path))
+    try:
+        tables = {one: provider(one) for one in mappings if one.is_executable and one.is_file}
+        layout = UnwindLayout(provider)
+        update = layout.update(mappings)
+    except ObjectFileError as error:
+        if "can't be opened" in error.message:
+            pytest.skip(f"needs CAP_CHECKPOINT_RESTORE: {error.message}")
+        raise
+    size = layout.reserve()
+    arrays = Arrays(np.zeros(size.rows, np.uint64), np.zeros(size.pages, np.uint64))
+    arrays.write(update)
+    assert not update.failures
+    checked = 0
+    for one, found in tables.items():
+        assert found
+        for rel in range(0, one.end - one.start, 4093):
+            segment = next(
+                s
+                for s in found.segments
+                if s.offset - s.offset % PAGE <= one.offset < s.offset + s.size
+            )
+            vaddr = one.offset + rel - segment.offset + segment.vaddr
+            assert arrays.find_row(one.start + rel) == found.lookup(vaddr)
+            checked += 1
+    assert checked > 100
+    (vdso,) = [one for one in mappings if one.path == "[vdso]"]
+    assert any(arrays.find_row(ip) for ip in range(vdso.start, vdso.end, 16))
+    vsyscall = [one for one in mappings if one.path == "[vsyscall]"]
+    assert all(arrays.find_mapping(one.start) is None for one in vsyscall)
+
+
+def test_what_was_placed_stays_when_objects_come_and_go() -> None:
+    one, two = mapping(0x10000, 4), mapping(0x80000, 4, path="/lib/two.so", inode=2)
+    tables = {one.path: table([0x1000, 0x1100, 0x1300]), two.path: table([0x1000, 0x1010])}
+    layout = layout_of(tables)
+    first = layout.update([one])
+    second = layout.update([one, two])
+    assert (first.row_start, len(first.rows)) == (0, 3)
+    assert (second.row_start, second.rows.tolist()) == (3, tables[two.path].rows.tolist())
+    assert second.page_start == len(first.pages)
+    assert int(second.pages.min()) == 3  # row numbers count from the beginning of the array
+    assert first.mappings[0] == second.mappings[0]
+    assert second.mapping_start != first.mapping_start
+    gone = layout.update([two])
+    back = layout.update([one, two])
+    assert not gone.rows.size and not back.rows.size and not back.pages.size
+    assert back.mappings.tolist() == second.mappings.tolist()
+    assert gone.mapping_start == first.mapping_start
+
+
+def test_neighbours_of_one_object_become_one_entry() -> None:
+    layout = layout_of({"/lib/one.so": table([0x1000])})
+    update = layout.update(
+        [
+            mapping(0x11000, 1, offset=2 * PAGE),
+            mapping(0x10000, 1, offset=PAGE),
+            mapping(0x12000, 1, offset=5 * PAGE),  # not where it belongs: another bias
+            mapping(0x20000, 1, path="", inode=0, offset=0),
+            mapping(0x21000, 1, path="", inode=0, offset=0),
+            mapping(0x30000, 1, permissions="rw-p"),
+        ]
+    )
+    assert [(int(m["start"]), int(m["end"])) for m in update.mappings] == [
+        (0x10000, 0x12000),
+        (0x12000, 0x13000),
+        (0x20000, 0x22000),
+    ]
+    assert update.mappings[2]["page_count"] == 0
+
+
+def test_an_object_that_fails_is_named_once_and_still_listed() -> None:
+    layout = layout_of({"/lib/one.so": ObjectFileError("/lib/one.so is damaged")})
+    first = layout.update([mapping(0x10000, 4)])
+    assert [tuple(failure) for failure in first.failures] == [
+        ("/lib/one.so", "/lib/one.so is damaged")
+    ]
+    assert first.mappings[0]["page_count"] == 0
+    second = layout.update([mapping(0x10000, 4)])
+    assert second.failures == ()
+    assert len(second.mappings) == 1
+
+
+def test_capacity_is_kept() -> None:
+    tables = {"/lib/one.so": table([0x1000]), "/lib/two.so": table(list(range(0x1000, 0x1400)))}
+    two = mapping(0x80000, 4, path="/lib/two.so", inode=2)
+    layout = layout_of(tables)
+    layout.update([mapping(0x10000, 4)])
+    assert layout.needed == Capacity(rows=1, pages=len(tables["/lib/one.so"].pages), mappings=2)
+    reserved = layout.reserve(spare_rows=100)
+    assert reserved.rows >= 101
+    layout.capacity = Capacity(rows=101, pages=1000, mappings=8)
+    update = layout.update([mapping(0x10000, 4), two])
+    (failure,) = update.failures
+    assert (failure.path, "no room" in failure.reason) == ("/lib/two.so", True)
+    assert not update.rows.size
+    assert layout.needed.rows == 1
+    assert update.mappings[1]["page_count"] == 0
+
+
+def test_too_many_mappings_leave_out_code_nothing_is_known_of() -> None:
+    layout = layout_of({"/lib/one.so": table([0x1000])})
+    layout.capacity = Capacity(rows=100, pages=100, mappings=8)
+    jit = [mapping(0x100000 + 2 * PAGE * i, 1, path="", inode=0, offset=0) for i in range(9)]
+    update = layout.update([*jit, mapping(0x900000, 4)])
+    assert update.mappings_left_out == 6
+    assert len(update.mappings) == 4
+    assert int(update.mappings[3]["start"]) == 0x900000
+    assert update.mappings[3]["page_count"] > 0
+    assert layout.update(jit[:1]).mapping_start == 4
+
+
+def test_a_process_without_executable_mappings() -> None:
+    update = layout_of({}).update([])
+    assert update.rows.dtype == np.uint64
+    assert update.pages.dtype == np.uint32
+    assert update.mappings.dtype == MAPPING_DTYPE
+    assert not len(update.rows) and not len(update.pages) and not len(update.mappings)
