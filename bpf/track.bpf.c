@@ -123,6 +123,25 @@ static __always_inline void abandon(struct call *call) {
     lose(LOSS_STALE_CALLS, 1);
 }
 
+/* Whether an open call can still return. While a return probe waits, the kernel keeps the address of
+ * its trampoline in place of the return address, and the trampoline starts a page (kernel/events/
+ * uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). Anything else in that place was
+ * written after longjmp or an exception left the call. The reverse doesn't hold: what such a call
+ * left on the stack may lie there untouched. And a signal handler that allocates, run within the few
+ * instructions of the trampoline, which pushes registers there, makes us give up a call that does
+ * return: counted as stale, and as a missed return. */
+static __always_inline int return_pending(struct call *call, u64 sp, u16 function) {
+#if RETURN_SP_DELTA /* the return address is on the stack */
+    u64 place = 0;
+
+    if (bpf_probe_read_user(&place, sizeof(place), (void *)call->sp))
+        return 1;
+    return (place & 4095) == 0 && place;
+#else
+    return sp < call->sp || function != call->function;
+#endif
+}
+
 /* Open a call. NULL when it is nested in one that is open already, or nothing
  * can be kept. */
 static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size) {
@@ -149,12 +168,10 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
     }
     struct call *call = &thread->call;
     if (call->sp) {
-        if (sp < call->sp && !call->echo_returned)
-            return 0;
-        /* The same stack pointer: a tail call to another function (reallocarray
-         * jumps to realloc), unless that function's return has been seen. */
-        if (sp == call->sp && function != call->function && !call->echo_returned) {
-            call->echoes++;
+        if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
+            /* The same stack pointer: a tail call (reallocarray jumps to realloc). */
+            if (sp == call->sp)
+                call->echoes++;
             return 0;
         }
         abandon(call);

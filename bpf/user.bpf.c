@@ -1,6 +1,21 @@
 /* Where the probes land: entries by the shape of their arguments, and one program for all returns.
  */
 
+/* count * size; where that overflows, a size that no allocator grants: the call is going to fail, and
+ * must not look like a request for nothing. By halves, because BPF has no 128-bit product, into
+ * which the compiler turns a plain check. */
+static __always_inline u64 product(u64 count, u64 size) {
+    u64 count_high = count >> 32, size_high = size >> 32;
+
+    if (!(count_high | size_high))
+        return count * size;
+    if (count_high && size_high)
+        return ~0ULL;
+    u64 low = (u64)(u32)count * (u32)size;
+    u64 high = count_high * (u32)size + size_high * (u32)count + (low >> 32);
+    return high >> 32 ? ~0ULL : count * size;
+}
+
 /* malloc, valloc, pvalloc (size) */
 static __always_inline void on_size(struct pt_regs *ctx, u16 function) {
     begin(ctx, function, PT_REGS_PARM1(ctx));
@@ -8,7 +23,7 @@ static __always_inline void on_size(struct pt_regs *ctx, u16 function) {
 
 /* calloc (count, size) */
 static __always_inline void on_count_size(struct pt_regs *ctx) {
-    begin(ctx, FUNCTION_CALLOC, PT_REGS_PARM1(ctx) * PT_REGS_PARM2(ctx));
+    begin(ctx, FUNCTION_CALLOC, product(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx)));
 }
 
 /* memalign, aligned_alloc (alignment, size) */
@@ -78,7 +93,7 @@ int enter_any(struct pt_regs *ctx) {
         on_resize(ctx, function, PT_REGS_PARM2(ctx));
         break;
     case FUNCTION_REALLOCARRAY:
-        on_resize(ctx, function, PT_REGS_PARM2(ctx) * PT_REGS_PARM3(ctx));
+        on_resize(ctx, function, product(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx)));
         break;
     case FUNCTION_POSIX_MEMALIGN:
         on_posix_memalign(ctx);
@@ -124,7 +139,7 @@ int enter_realloc(struct pt_regs *ctx) {
     return 0;
 }
 int enter_reallocarray(struct pt_regs *ctx) {
-    on_resize(ctx, FUNCTION_REALLOCARRAY, PT_REGS_PARM2(ctx) * PT_REGS_PARM3(ctx));
+    on_resize(ctx, FUNCTION_REALLOCARRAY, product(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx)));
     return 0;
 }
 int enter_mmap(struct pt_regs *ctx) {
