@@ -123,13 +123,13 @@ static __always_inline void abandon(struct call *call) {
     lose(LOSS_STALE_CALLS, 1);
 }
 
-/* Whether an open call can still return. While a return probe waits, the kernel keeps the address of
- * its trampoline in place of the return address, and the trampoline starts a page (kernel/events/
- * uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). Anything else in that place was
- * written after longjmp or an exception left the call. The reverse doesn't hold: what such a call
- * left on the stack may lie there untouched. And a signal handler that allocates, run within the few
- * instructions of the trampoline, which pushes registers there, makes us give up a call that does
- * return: counted as stale, and as a missed return. */
+/* Whether an open call can still return. While a return probe waits, the kernel keeps the address
+ * of its trampoline in place of the return address, and the trampoline starts a page
+ * (kernel/events/uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). Anything else in that
+ * place was written after longjmp or an exception left the call. The reverse doesn't hold: what
+ * such a call left on the stack may lie there untouched. And a signal handler that allocates, run
+ * within the few instructions of the trampoline, which pushes registers there, makes us give up a
+ * call that does return: counted as stale, and as a missed return. */
 static __always_inline int return_pending(struct call *call, u64 sp, u16 function) {
 #if RETURN_SP_DELTA /* the return address is on the stack */
     u64 place = 0;
