@@ -39,6 +39,12 @@ def test_preloaded(library: str, compiled: Compiler) -> None:
     check(trace_work([compiled("allocator.c")], target_env={"LD_PRELOAD": name}).report)
 
 
+def test_a_preloaded_wrapper_that_jumps_to_the_librarys_allocator(compiled: Compiler) -> None:
+    """Hooked in both objects, and each call counted once."""
+    wrapper = compiled("interposer.c", "-shared", "-fPIC", "-foptimize-sibling-calls")
+    check(trace_work([compiled("allocator.c")], target_env={"LD_PRELOAD": str(wrapper)}).report)
+
+
 def test_static_glibc(compiled: Compiler) -> None:
     check(trace_work([compiled("allocator.c", "-static")]).report)
 

@@ -99,4 +99,8 @@ def test_interrupted_in_the_middle_of_calls(stack: str, compiled: Compiler) -> N
     report = trace_work([compiled("signals.c"), stack]).report
     assert report.under("scenario_interrupted") == Total(10_000, 100)
     assert report.outstanding == Total(10_000, 100)
-    assert report.losses == {}
+    # A signal within the kernel's return trampoline, a few instructions: given up, and counted.
+    given_up = report.losses.get("stale_calls", 0)
+    assert report.losses == (
+        {"stale_calls": given_up, "missed_returns": given_up} if given_up else {}
+    )
