@@ -30,13 +30,16 @@ lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	clang-format --dry-run -Werror $(C_SOURCES)
+	@echo clang-format --dry-run -Werror bpf tests/programs examples
+	@clang-format --dry-run -Werror $(C_SOURCES)
 	@if command -v shellcheck >/dev/null; then \
 		shellcheck .ci/run .ci/demo .ci/install-packages .ci/find-python; \
 	fi
 
 bench: packages-test setup ## Measure what tracing costs (as root)
-	@$(PYTHON_VENV) -m tests.bench
+	@for program in tests/bench/bench_*.py; do \
+		echo "== $$program"; $(PYTHON_VENV) "$$program" || exit 1; \
+	done
 
 man: setup ## Write docs/leaktrace.1 anew from the command line's own help
 	$(PYTHON_VENV) docs/make_man.py

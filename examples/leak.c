@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { REQUESTS_PER_ROUND = 10, ENTRY_BYTES = 4096, REQUEST_BYTES = 300 };
 
@@ -67,7 +68,8 @@ int main(int argc, char **argv) {
             handle_request(number++);
         nanosleep(&pause, NULL);
     }
-    while (getchar() != EOF)
+    char ignored[64]; /* stdio would allocate a buffer of its own */
+    while (read(STDIN_FILENO, ignored, sizeof(ignored)) > 0)
         continue;
     return 0;
 }
