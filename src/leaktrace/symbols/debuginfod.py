@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import os
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,6 +24,7 @@ from leaktrace.symbols.names import printable
 
 _MAX_BYTES = 4 << 30
 _PIECE_BYTES = 1 << 20
+_DEADLINE_S = 600  # for a whole file; the time-out is for each piece
 _MIN_BUILD_ID = 8  # hexadecimal digits
 
 
@@ -66,8 +68,8 @@ def _host(server: str) -> str:
 def _download(address: str, kept: Path, build_id: str, timeout_s: float) -> None:
     if not address.startswith(("http://", "https://")):
         raise DebuginfodError("not an http address")
-    request = urllib.request.Request(address, headers={"User-Agent": "leaktrace"})
     try:
+        request = urllib.request.Request(address, headers={"User-Agent": "leaktrace"})
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             _keep(answer, kept, build_id)
     except ObjectFileError as error:
@@ -102,10 +104,13 @@ def _keep(answer: http.client.HTTPResponse, kept: Path, build_id: str) -> None:
 def _copy(answer: http.client.HTTPResponse, file: BinaryIO) -> None:
     promised = answer.length
     received = 0
+    deadline = time.monotonic() + _DEADLINE_S
     while piece := answer.read(_PIECE_BYTES):
         received += len(piece)
         if received > _MAX_BYTES:
             raise DebuginfodError(f"sends more than {_MAX_BYTES >> 30} GiB")
+        if time.monotonic() > deadline:
+            raise DebuginfodError(f"takes more than {_DEADLINE_S} s")
         file.write(piece)
     if promised is not None and received != promised:
         raise DebuginfodError("the connection broke off")
