@@ -50,6 +50,7 @@ __attribute__((noinline)) void outer(void) {
 int main(int argc, char **argv) {
   char line[4096], *text;
   setvbuf(stdout, NULL, _IOLBF, 0);
+  setvbuf(stdin, NULL, _IONBF, 0);  /* what follows an exec is for the next program */
   while ((text = fgets(line, sizeof line, stdin))) {
     line[strcspn(line, "\n")] = 0;
     if (!strcmp(line, "stack")) outer();
