@@ -51,6 +51,29 @@
 #define ENTER_BY_COOKIE 1
 #endif
 
+/* 1: stacks by unwind tables (x86-64); 0: bpf_get_stack, which follows frame pointers. */
+#ifndef WALK_BY_TABLE
+#define WALK_BY_TABLE 1
+#endif
+/* Frames that one program walks, and how many programs in a row (tail calls) do so. A kernel that
+ * refuses 127 frames at once takes four programs of 32. */
+#ifndef WALK_STEPS
+#define WALK_STEPS MAX_FRAMES
+#endif
+#ifndef WALK_PARTS
+#define WALK_PARTS 1
+#endif
+/* Room for unwind tables: rows, pages of 256 bytes of code, and two lists of mappings. */
+#ifndef ROW_CAPACITY
+#define ROW_CAPACITY 1
+#endif
+#ifndef PAGE_CAPACITY
+#define PAGE_CAPACITY 1
+#endif
+#ifndef MAPPING_CAPACITY
+#define MAPPING_CAPACITY 8192
+#endif
+
 /* What the stack pointer gains between a function's first instruction and its
  * return. */
 #if defined(__x86_64__) || defined(__TARGET_ARCH_x86)

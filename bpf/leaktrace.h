@@ -6,6 +6,7 @@
 #define LEAKTRACE_H
 
 #define MAX_FRAMES 127
+#define STACK_WINDOW_WORDS 128 /* of the user stack, copied at once; a power of two */
 
 /* An outstanding allocation; the key of its map is its address. */
 struct allocation {
@@ -21,7 +22,7 @@ struct site {
     u64 freed_bytes;
     u64 freed_count;
     u32 generation;
-    u32 unused;
+    u32 end; /* enum stack_end: so that no stack need be read to count them */
 };
 
 /* How the walk of a stack ended. */
@@ -33,12 +34,57 @@ enum stack_end {
     END_BROKEN = 4,
 };
 
+/* Why a walk ended. */
+enum walk_result {
+    WALK_GOES_ON = 0,
+    WALK_COMPLETE = 1,
+    WALK_NO_MAPPING = 2,    /* a pc outside the mappings known so far */
+    WALK_NO_ROW = 3,        /* code without unwind information */
+    WALK_NO_RULE = 4,       /* unwind information that no row can express */
+    WALK_UNREADABLE = 5,    /* the stack could not be read */
+    WALK_NOT_UPWARD = 6,    /* a frame at or below the one before it */
+    WALK_FOREIGN_PROBE = 7, /* a return probe of somebody else hides the return address */
+    WALK_TOO_DEEP = 8,
+    WALK_RESULTS = 9,
+};
+
+/* How a row of an unwind table finds the canonical frame address (CFA): see unwind/rows.py. */
+enum rule {
+    RULE_NONE = 0,
+    RULE_RSP = 1,
+    RULE_RBP = 2,
+    RULE_PLT = 3,
+    RULE_END = 4,
+    RULE_RBP_DEREF = 5,
+    RULE_RSP_DEREF = 6,
+    RULE_SIGNAL = 7,
+};
+
+/* Executable memory and where the rows of its object are. */
+struct unwind_mapping {
+    u64 start;
+    u64 end;
+    u64 bias; /* rel = pc - bias is what rows and pages go by */
+    u32 row_lo;
+    u32 row_hi;
+    u32 page_lo;
+    u32 page_count;
+};
+
+/* The list of mappings in force: written as a whole to an unused place, then switched to. */
+struct unwind_list {
+    u64 place;      /* first entry | count << 32, in one word so that a switch is never half seen */
+    u64 generation; /* the executable image that it describes */
+    u64 version;
+    u64 trampoline; /* where pending return probes redirect to; 0: not known */
+};
+
 /* A stack, leaf first: return addresses as they stand on the stack. */
 struct stack {
     u32 generation;
     u16 frame_count;
     u8 end;
-    u8 detail; /* why a walk broke off: enum walk_result */
+    u8 result; /* enum walk_result */
     u64 pc[MAX_FRAMES];
 };
 
@@ -79,11 +125,39 @@ struct call {
     u16 unused;
 };
 
+/* A walk under way. */
+struct walk {
+    u64 ip;
+    u64 sp;
+    u64 bp;
+    u64 hash;
+    u64 window_start;
+    u64 trampoline;
+    u64 cfa;      /* of the frame under way */
+    u64 word;     /* read from the stack */
+    u64 saved[7]; /* registers of a signal frame, or two words at a frame pointer */
+    u32 row;
+    u32 key;     /* of the lookup under way */
+    u64 address; /* what is recorded at the end: block, size, function */
+    u64 size;
+    u32 function;
+    u32 mapping; /* the one that held the last pc */
+    u32 first_mapping;
+    u32 mapping_count;
+    u32 frame_count;
+    u8 is_return_address; /* whether ip is one: its row is that of the call before it */
+    u8 bp_lost;
+    u8 guessed;
+    u8 parts;
+    u64 window[STACK_WINDOW_WORDS];
+};
+
 /* Per-thread state. The stack buffer lives here because a uprobe program can be
  * preempted by another thread's on the same CPU: a per-CPU buffer would be
  * overwritten. */
 struct thread {
     struct call call;
+    struct walk walk;
     struct stack stack;
 };
 
@@ -91,11 +165,10 @@ struct thread {
 struct session {
     u32 generation;   /* counts execs; part of every stack id */
     u32 tgid;         /* in the initial pid namespace; 0 until the first probe hits */
-    u32 announced;    /* the generation whose first allocation was announced, plus
-                         one */
+    u32 announced;    /* the generation whose first allocation was announced, plus one */
     u32 armed;        /* set when every probe is on: nothing is recorded before */
-    u64 exec_time_ns; /* of the last exec: what is older belongs to another image
-                       */
+    u64 reported;     /* version of the list of mappings that was reported to be out of date */
+    u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
 };
 
 enum event_kind {
@@ -107,6 +180,7 @@ enum event_kind {
     EVENT_REGION_RESTORE = 6, /* …but failed: what this thread released last is back */
     EVENT_STARTED = 7,        /* the first allocation of an executable image */
     EVENT_EXEC = 8,
+    EVENT_UNKNOWN_CODE = 9, /* a walk met code outside the known mappings */
 };
 
 struct event {
@@ -125,18 +199,19 @@ struct event {
 enum loss {
     LOSS_ALLOCATIONS = 0, /* the map of allocations took no more */
     LOSS_ALLOCATION_BYTES = 1,
-    LOSS_STACKS = 2,         /* allocations whose stack could not be stored */
-    LOSS_SITES = 3,          /* allocations without a site counter */
-    LOSS_THREADS = 4,        /* calls without room for the thread's state */
-    LOSS_STALE_CALLS = 5,    /* calls that never returned: longjmp, exception */
-    LOSS_MISSED_RETURNS = 6, /* returns whose entry was not seen */
-    LOSS_MISSED_FREES = 7,   /* an address handed out again while still recorded */
-    LOSS_EVENTS = 8,         /* trace events that found the buffer full */
-    LOSS_REGION_EVENTS = 9,  /* the same for mmap, munmap, mremap */
-    LOSS_FAILED_STACKS = 10, /* the walk returned no frame */
-    LOSS_TRUNCATED_STACKS = 11,
-    LOSS_UNREAD_RESULTS = 12, /* posix_memalign's result could not be read */
-    LOSS_KINDS = 13,
+    LOSS_STACKS = 2,          /* allocations whose stack could not be stored */
+    LOSS_SITES = 3,           /* allocations without a site counter */
+    LOSS_THREADS = 4,         /* calls without room for the thread's state */
+    LOSS_STALE_CALLS = 5,     /* calls that never returned: longjmp, exception */
+    LOSS_MISSED_RETURNS = 6,  /* returns whose entry was not seen */
+    LOSS_MISSED_FREES = 7,    /* an address handed out again while still recorded */
+    LOSS_EVENTS = 8,          /* trace events that found the buffer full */
+    LOSS_REGION_EVENTS = 9,   /* the same for mmap, munmap, mremap */
+    LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */
+    LOSS_FAILED_STACKS = 11,  /* the walk returned no frame */
+    LOSS_GUESSED_STACKS = 12, /* with a frame found by frame pointer, for want of better */
+    LOSS_WALKS = 13,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_KINDS = 22,
 };
 
 #endif

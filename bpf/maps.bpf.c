@@ -17,6 +17,18 @@ BPF_F_TABLE("hash", u64, struct stack, stacks, MAX_STACKS, HASH_FLAGS);
 BPF_F_TABLE("hash", u64, struct thread, threads, MAX_THREADS, HASH_FLAGS);
 BPF_ARRAY(blank_thread, struct thread, 1);
 
+#if WALK_BY_TABLE
+/* Unwind tables of all objects, one behind the other, filled by user space through mmap (flag 1024
+ * is BPF_F_MMAPABLE). An object that finds no room is walked by frame pointers, and named. */
+BPF_F_TABLE("array", u32, u64, unwind_rows, ROW_CAPACITY, 1024);
+BPF_F_TABLE("array", u32, u32, unwind_pages, PAGE_CAPACITY, 1024);
+BPF_ARRAY(unwind_mappings, struct unwind_mapping, MAPPING_CAPACITY);
+BPF_ARRAY(unwind_list, struct unwind_list, 1);
+#if WALK_PARTS > 1
+BPF_PROG_ARRAY(walk_parts, 1);
+#endif
+#endif
+
 BPF_ARRAY(session, struct session, 1);
 BPF_ARRAY(losses, u64, LOSS_KINDS);
 

@@ -1,17 +1,322 @@
-/* Capture a user stack and return its 64-bit id. The id is a hash of the frames
- * in a map of our own, because bpf_get_stackid drops a stack whose bucket is
- * taken. Id 0 means: no stack. */
+/* Walk a user stack and give it a 64-bit id. The id is a hash of the frames in a map of our own,
+ * because bpf_get_stackid drops a stack whose bucket is taken. Id 0 means: no stack.
+ *
+ * The walk goes by unwind tables compiled from .eh_frame: docs/unwinding.md explains it. All its
+ * state lives in the thread's map value and not in registers, with a compiler barrier after each
+ * frame: so all iterations look alike to the verifier, which then accepts 127 of them. */
 
 static __always_inline u64 mix(u64 hash, u64 value) {
     hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;
     return hash ^ (hash >> 29);
 }
 
-/* Taken in a return probe, where ip is the return address: the first frame is
- * the caller. */
-static __always_inline u64 capture_stack(struct pt_regs *ctx,
-                                         struct thread *thread,
-                                         u32 generation) {
+/* Starts in a return probe, where ip is the return address: the first frame is the caller. */
+static __always_inline void start_walk(struct pt_regs *ctx, struct walk *walk, u32 generation) {
+    walk->ip = PT_REGS_IP(ctx);
+    walk->sp = PT_REGS_SP(ctx);
+    walk->bp = PT_REGS_FP(ctx);
+    walk->hash = mix(1, generation);
+    walk->frame_count = 0;
+    walk->is_return_address = 1;
+    walk->bp_lost = 0;
+    walk->guessed = 0;
+    walk->parts = 0;
+    walk->window_start = ~0ULL;
+}
+
+#if WALK_BY_TABLE
+
+/* a <= b for a, b < 2^63, without a branch that would double the verifier's states */
+#define NOT_ABOVE(a, b) ((u32)(((u64)(a) - (u64)(b)-1) >> 63))
+
+#define BP_LOST 254
+#define BP_AT_BP 255
+#define CODE_PAGE_SHIFT 8
+#define MAPPING_SEARCH_STEPS 12
+#define ROW_SEARCH_STEPS 9
+
+/* One word of the user stack, to walk->word. A copy costs about the same for a word as for a
+ * kilobyte, so a window is copied and read from. */
+static __always_inline int read_stack(struct walk *walk, u64 address) {
+    u64 offset = address - walk->window_start;
+
+    if (offset > STACK_WINDOW_WORDS * 8 - 8) {
+        walk->window_start = ~0ULL;
+        if (bpf_probe_read_user(walk->window, sizeof(walk->window), (void *)address))
+            return bpf_probe_read_user(&walk->word, 8, (void *)address); /* near the stack's end */
+        walk->window_start = address;
+        offset = 0;
+    }
+    walk->word = walk->window[(offset >> 3) & (STACK_WINDOW_WORDS - 1)];
+    return 0;
+}
+
+/* Find the mapping that holds pc; walk->mapping is its number. */
+static __always_inline struct unwind_mapping *find_mapping(struct walk *walk, u64 pc) {
+    u32 base, count, half;
+    struct unwind_mapping *mapping;
+
+    walk->key = walk->mapping;
+    mapping = unwind_mappings.lookup(&walk->key);
+    if (!mapping)
+        return 0;
+    if (pc >= mapping->start && pc < mapping->end)
+        return mapping;
+    base = walk->first_mapping;
+    count = walk->mapping_count;
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < MAPPING_SEARCH_STEPS; i++) { /* the last one that starts at or below pc */
+        if (count <= 1)
+            break;
+        half = count >> 1;
+        walk->key = base + half;
+        mapping = unwind_mappings.lookup(&walk->key);
+        if (!mapping)
+            return 0;
+        base += half & -NOT_ABOVE(mapping->start, pc);
+        count -= half;
+    }
+    walk->key = base;
+    mapping = unwind_mappings.lookup(&walk->key);
+    if (!mapping || pc < mapping->start || pc >= mapping->end)
+        return 0;
+    walk->mapping = walk->key;
+    return mapping;
+}
+
+/* Put the row in force at pc, without its pc, in walk->row. */
+static __always_inline int find_row(struct walk *walk, u64 pc) {
+    struct unwind_mapping *mapping = find_mapping(walk, pc);
+
+    if (!mapping || !walk->mapping_count)
+        return WALK_NO_MAPPING;
+    u32 rel = pc - mapping->bias, page = rel >> CODE_PAGE_SHIFT;
+    if (page >= mapping->page_count)
+        return WALK_NO_ROW;
+    walk->key = mapping->page_lo + page;
+    u32 *first = unwind_pages.lookup(&walk->key);
+    walk->key++;
+    u32 *next = unwind_pages.lookup(&walk->key);
+    if (!first || !next)
+        return WALK_NO_ROW;
+    /* The row before the page's first may reach into the page. */
+    u32 base = *first - 1, count = *next - base, half;
+    if (*first <= mapping->row_lo) {
+        base = mapping->row_lo;
+        count--;
+    }
+    u64 *row;
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < ROW_SEARCH_STEPS; i++) { /* the last row that starts at or below rel */
+        if (count <= 1)
+            break;
+        half = count >> 1;
+        walk->key = base + half;
+        row = unwind_rows.lookup(&walk->key);
+        if (!row)
+            return WALK_NO_ROW;
+        base += half & -NOT_ABOVE(*row >> 32, rel);
+        count -= half;
+    }
+    walk->key = base;
+    row = unwind_rows.lookup(&walk->key);
+    if (!row || *row >> 32 > rel)
+        return WALK_NO_ROW;
+    walk->row = *row;
+    return WALK_GOES_ON;
+}
+
+/* No unwind information: generated code mostly keeps frame pointers. One such step is a guess. */
+static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
+    u64 bp = walk->bp;
+
+    if (why == WALK_NO_ROW && !bp && !walk->bp_lost)
+        return WALK_COMPLETE; /* the outermost frame has rbp = 0 (psABI, 3.4.1) */
+    if (walk->bp_lost || bp < walk->sp || bp - walk->sp >= (1 << 20) || bp & 7)
+        return why;
+    if (bpf_probe_read_user(walk->saved, 16, (void *)bp))
+        return why;
+    walk->bp = walk->saved[0];
+    walk->ip = walk->saved[1];
+    walk->sp = bp + 16;
+    walk->is_return_address = 1;
+    walk->guessed = 1;
+    return walk->ip ? WALK_GOES_ON : WALK_COMPLETE;
+}
+
+/* The kernel's rt_sigframe: sp points at the ucontext, whose registers (rbp rbx rdx rax rcx rsp
+ * rip) are those that the signal interrupted. */
+static __always_inline int step_over_signal(struct walk *walk) {
+    if (bpf_probe_read_user(walk->saved, sizeof(walk->saved), (void *)(walk->sp + 120)))
+        return WALK_UNREADABLE;
+    walk->bp = walk->saved[0];
+    walk->sp = walk->saved[5];
+    walk->ip = walk->saved[6];
+    walk->is_return_address = 0;
+    walk->bp_lost = 0;
+    return WALK_GOES_ON;
+}
+
+/* The canonical frame address by walk->row, to walk->cfa. */
+static __always_inline int find_cfa(struct walk *walk) {
+    u32 row = walk->row, rule = (row >> 16) & 0xff;
+    s64 offset = (s64)(s16)(row & 0xffff) << 3;
+
+    if (rule == RULE_RSP) {
+        walk->cfa = walk->sp + offset;
+        return WALK_GOES_ON;
+    }
+    if (rule == RULE_PLT) {
+        walk->cfa = walk->sp + 8 + ((walk->ip & 15) >= (row & 15) ? 8 : 0);
+        return WALK_GOES_ON;
+    }
+    if (rule == RULE_RSP_DEREF) {
+        if (read_stack(walk, walk->sp + offset))
+            return WALK_UNREADABLE;
+        walk->cfa = walk->word;
+        return WALK_GOES_ON;
+    }
+    if (walk->bp_lost)
+        return WALK_NO_RULE;
+    if (rule == RULE_RBP) {
+        walk->cfa = walk->bp + offset;
+        return WALK_GOES_ON;
+    }
+    if (rule == RULE_RBP_DEREF) {
+        if (read_stack(walk, walk->bp + offset))
+            return WALK_UNREADABLE;
+        walk->cfa = walk->word;
+        return WALK_GOES_ON;
+    }
+    return WALK_NO_RULE;
+}
+
+/* From a frame to its caller. */
+static __always_inline int step(struct walk *walk) {
+    int result = find_row(walk, walk->ip - walk->is_return_address);
+
+    if (result)
+        return step_by_frame_pointer(walk, result);
+    u32 rule = (walk->row >> 16) & 0xff;
+    if (rule == RULE_END)
+        return WALK_COMPLETE;
+    if (rule == RULE_SIGNAL)
+        return step_over_signal(walk);
+    result = find_cfa(walk);
+    if (result)
+        return result;
+    asm volatile("" ::: "memory");
+    if (walk->cfa <= walk->sp)
+        return WALK_NOT_UPWARD;
+    u32 saved_bp = walk->row >> 24;
+    if (saved_bp == BP_LOST) {
+        walk->bp_lost = 1;
+    } else if (saved_bp) { /* before the return address: the lower one places the window */
+        if (read_stack(walk, saved_bp == BP_AT_BP ? walk->bp : walk->cfa - saved_bp * 8))
+            return WALK_UNREADABLE;
+        walk->bp = walk->word;
+        walk->bp_lost = 0;
+    }
+    asm volatile("" ::: "memory");
+    if (read_stack(walk, walk->cfa - 8))
+        return WALK_UNREADABLE;
+    if (!walk->word)
+        return WALK_COMPLETE;
+    if (walk->word == walk->trampoline)
+        return WALK_FOREIGN_PROBE;
+    walk->ip = walk->word;
+    walk->sp = walk->cfa;
+    walk->is_return_address = 1;
+    return WALK_GOES_ON;
+}
+
+/* Walk up to WALK_STEPS frames. */
+static __always_inline int walk_some(struct thread *thread) {
+    struct walk *walk = &thread->walk;
+    struct stack *stack = &thread->stack;
+    int result = WALK_GOES_ON;
+
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < WALK_STEPS; i++) {
+        u32 n = walk->frame_count;
+        if (n >= MAX_FRAMES) {
+            result = WALK_TOO_DEEP;
+            break;
+        }
+        stack->pc[n] = walk->ip;
+        walk->frame_count = n + 1;
+        walk->hash = mix(walk->hash, walk->ip);
+        result = step(walk);
+        if (result)
+            break;
+        asm volatile("" ::: "memory");
+    }
+    /* Through memory, so that what follows is not verified once for every result. */
+    walk->row = result;
+    asm volatile("" ::: "memory");
+    return walk->row;
+}
+
+/* The code on the stack isn't in the list of mappings: dlopen, most likely. Tell once a list. */
+static __always_inline void report_unknown_code(void *ctx, u64 version) {
+    struct session *now = this_session();
+
+    if (!now || now->reported == version)
+        return;
+    now->reported = version;
+    struct event event = {.time_ns = bpf_ktime_get_ns(),
+                          .kind = EVENT_UNKNOWN_CODE,
+                          .generation = now->generation,
+                          .tid = bpf_get_current_pid_tgid()};
+    send_region_event(ctx, &event);
+}
+
+static __always_inline void prepare_walk(struct walk *walk, u32 generation) {
+    u32 zero = 0;
+    struct unwind_list *list = unwind_list.lookup(&zero);
+
+    walk->mapping = walk->first_mapping = 0;
+    walk->mapping_count = 0;
+    walk->trampoline = 0;
+    if (!list || list->generation != generation)
+        return; /* an exec, and its mappings aren't known yet */
+    u64 place = list->place;
+    walk->mapping = walk->first_mapping = (u32)place;
+    walk->mapping_count = place >> 32;
+    walk->trampoline = list->trampoline ? list->trampoline : ~0ULL;
+}
+
+/* Settle how the walk went. Returns the stack's id. */
+static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int result) {
+    struct walk *walk = &thread->walk;
+    struct stack *stack = &thread->stack;
+    u32 zero = 0;
+
+    if (result == WALK_GOES_ON)
+        result = WALK_TOO_DEEP;
+    lose(LOSS_WALKS + result, 1);
+    if (result == WALK_NO_MAPPING || walk->guessed) {
+        struct unwind_list *list = unwind_list.lookup(&zero);
+        if (list)
+            report_unknown_code(ctx, list->version);
+    }
+    stack->frame_count = walk->frame_count;
+    stack->result = result;
+    if (result == WALK_TOO_DEEP)
+        stack->end = END_TRUNCATED;
+    else if (result != WALK_COMPLETE)
+        stack->end = END_BROKEN;
+    else
+        stack->end = walk->guessed ? END_GUESSED : END_COMPLETE;
+    if (walk->guessed)
+        lose(LOSS_GUESSED_STACKS, 1);
+    u64 id = mix(walk->hash, stack->end);
+    return id ? id : 1;
+}
+
+#else
+
+static __always_inline u64 stack_by_frame_pointers(struct pt_regs *ctx, struct thread *thread) {
     struct stack *stack = &thread->stack;
     long bytes = bpf_get_stack(ctx, stack->pc, sizeof(stack->pc), BPF_F_USER_STACK);
 
@@ -20,7 +325,7 @@ static __always_inline u64 capture_stack(struct pt_regs *ctx,
         return 0;
     }
     u32 frame_count = (u32)bytes / 8;
-    u64 hash = mix(1, generation);
+    u64 hash = thread->walk.hash;
 
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < MAX_FRAMES; i++) {
@@ -28,13 +333,14 @@ static __always_inline u64 capture_stack(struct pt_regs *ctx,
             break;
         hash = mix(hash, stack->pc[i]);
     }
-    stack->generation = generation;
     stack->frame_count = frame_count;
     stack->end = END_UNKNOWN;
-    stack->detail = 0;
+    stack->result = WALK_GOES_ON;
     if (frame_count == MAX_FRAMES) {
         stack->end = END_TRUNCATED;
-        lose(LOSS_TRUNCATED_STACKS, 1);
+        lose(LOSS_WALKS + WALK_TOO_DEEP, 1);
     }
     return hash ? hash : 1;
 }
+
+#endif

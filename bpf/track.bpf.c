@@ -28,8 +28,10 @@ static __always_inline void count_allocated(struct thread *thread, u64 stack_id,
         if (error && error != -17) /* EEXIST: another thread was first */
             lose(LOSS_STACKS, 1);
     }
-    struct site first = {
-        .allocated_bytes = size, .allocated_count = 1, .generation = thread->stack.generation};
+    struct site first = {.allocated_bytes = size,
+                         .allocated_count = 1,
+                         .generation = thread->stack.generation,
+                         .end = stack_id ? thread->stack.end : END_UNKNOWN};
     long error = sites.insert(&stack_id, &first);
     if (!error)
         return;
@@ -188,8 +190,8 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
 }
 
 #if TRACE
-static __always_inline void
-trace(struct pt_regs *ctx, u16 kind, u16 function, u64 address, u64 size, u64 stack_id) {
+static __always_inline void trace(struct pt_regs *ctx, u16 kind, u16 function, u64 address,
+                                  u64 size, u64 stack_id) {
     struct session *now = this_session();
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .address = address,
@@ -206,8 +208,8 @@ trace(struct pt_regs *ctx, u16 kind, u16 function, u64 address, u64 size, u64 st
 #define trace(...)
 #endif
 
-static __always_inline void
-send_region(struct pt_regs *ctx, u16 kind, u16 function, u64 address, u64 size, u64 stack_id) {
+static __always_inline void send_region(struct pt_regs *ctx, u16 kind, u16 function, u64 address,
+                                        u64 size, u64 stack_id) {
     struct session *now = this_session();
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .address = address,
@@ -221,17 +223,13 @@ send_region(struct pt_regs *ctx, u16 kind, u16 function, u64 address, u64 size, 
     send_region_event(ctx, &event);
 }
 
-static __always_inline void
-record(struct pt_regs *ctx, struct thread *thread, u16 function, u64 address, u64 size) {
-    struct session *now = this_session();
-    if (!now)
-        return;
-    announce(ctx, now);
-    u64 stack_id = capture_stack(ctx, thread, now->generation);
+/* The stack is known: store what the call allocated. */
+static __always_inline void store(struct pt_regs *ctx, struct thread *thread, u64 stack_id) {
+    u64 address = thread->walk.address, size = thread->walk.size;
+    u16 function = thread->walk.function;
 
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        /* A range can be unmapped in part: user space keeps the account of ranges.
-         */
+        /* A range can be unmapped in part: user space keeps the account of ranges. */
         count_allocated(thread, stack_id, size);
         send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
     } else {
@@ -243,9 +241,54 @@ record(struct pt_regs *ctx, struct thread *thread, u16 function, u64 address, u6
     trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
 }
 
+#if WALK_PARTS > 1
+/* The walk goes on in the next program, until it is done or has had all its parts. */
+static __always_inline void walk_on(struct pt_regs *ctx, struct thread *thread) {
+    int result = walk_some(thread);
+
+    if (result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS)
+        walk_parts.call(ctx, 0); /* returns only if it fails */
+    store(ctx, thread, finish_walk(ctx, thread, result));
+}
+
+int walk_part(struct pt_regs *ctx) {
+    u64 key = thread_key();
+    struct thread *thread = threads.lookup(&key);
+
+    if (thread)
+        walk_on(ctx, thread);
+    return 0;
+}
+#endif
+
+static __always_inline void record(struct pt_regs *ctx, struct thread *thread, u16 function,
+                                   u64 address, u64 size) {
+    struct session *now = this_session();
+    struct walk *walk = &thread->walk;
+
+    if (!now)
+        return;
+    announce(ctx, now);
+    walk->address = address;
+    walk->size = size;
+    walk->function = function;
+    thread->stack.generation = now->generation;
+    start_walk(ctx, walk, now->generation);
+#if WALK_BY_TABLE
+    prepare_walk(walk, now->generation);
+#if WALK_PARTS > 1
+    walk_on(ctx, thread);
+#else
+    store(ctx, thread, finish_walk(ctx, thread, walk_some(thread)));
+#endif
+#else
+    store(ctx, thread, stack_by_frame_pointers(ctx, thread));
+#endif
+}
+
 /* The outermost call returned `result`. */
-static __always_inline void
-end(struct pt_regs *ctx, struct thread *thread, struct call *call, u64 result) {
+static __always_inline void end(struct pt_regs *ctx, struct thread *thread, struct call *call,
+                                u64 result) {
     u16 function = call->function;
     u64 address = result, size = call->size;
     int failed = result == 0;

@@ -1,19 +1,16 @@
 /* Where the probes land: entries by the shape of their arguments, and one program for all returns.
  */
 
-/* count * size; where that overflows, a size that no allocator grants: the call is going to fail, and
- * must not look like a request for nothing. By halves, because BPF has no 128-bit product, into
- * which the compiler turns a plain check. */
+/* count * size; where that overflows, a size that no allocator grants: the call is going to fail,
+ * and must not look like a request for nothing. */
 static __always_inline u64 product(u64 count, u64 size) {
-    u64 count_high = count >> 32, size_high = size >> 32;
+    u64 most = ~0ULL;
 
-    if (!(count_high | size_high))
+    if (!((count | size) >> 32) || !count)
         return count * size;
-    if (count_high && size_high)
-        return ~0ULL;
-    u64 low = (u64)(u32)count * (u32)size;
-    u64 high = count_high * (u32)size + size_high * (u32)count + (low >> 32);
-    return high >> 32 ? ~0ULL : count * size;
+    /* Hidden from clang, which would make a 128-bit multiplication of it: BPF has none. */
+    asm volatile("" : "+r"(most));
+    return size > most / count ? ~0ULL : count * size;
 }
 
 /* malloc, valloc, pvalloc (size) */

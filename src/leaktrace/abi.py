@@ -32,7 +32,7 @@ STACK = np.dtype(
         ("generation", "<u4"),
         ("frame_count", "<u2"),
         ("end", "u1"),
-        ("detail", "u1"),
+        ("result", "u1"),
         ("pc", "<u8", (MAX_FRAMES,)),
     ]
 )
@@ -43,6 +43,7 @@ SESSION = np.dtype(
         ("tgid", "<u4"),
         ("announced", "<u4"),
         ("armed", "<u4"),
+        ("reported", "<u8"),
         ("exec_time_ns", "<u8"),
     ]
 )
@@ -59,6 +60,10 @@ EVENT = np.dtype(
         ("function", "<u2"),
         ("unused", "<u4"),
     ]
+)
+
+UNWIND_LIST = np.dtype(
+    [("place", "<u8"), ("generation", "<u8"), ("version", "<u8"), ("trampoline", "<u8")]
 )
 
 UNKNOWN_SIZE = (1 << 64) - 1
@@ -104,6 +109,7 @@ class EventCode(IntEnum):
     REGION_RESTORE = 6
     STARTED = 7
     EXEC = 8
+    UNKNOWN_CODE = 9
 
 
 class LossKind(IntEnum):
@@ -119,6 +125,24 @@ class LossKind(IntEnum):
     MISSED_FREES = 7
     EVENTS = 8
     REGION_EVENTS = 9
-    FAILED_STACKS = 10
-    TRUNCATED_STACKS = 11
-    UNREAD_RESULTS = 12
+    UNREAD_RESULTS = 10
+    FAILED_STACKS = 11
+    GUESSED_STACKS = 12
+    WALKS = 13
+
+
+class WalkResult(IntEnum):
+    """enum walk_result"""
+
+    GOES_ON = 0
+    COMPLETE = 1
+    NO_MAPPING = 2
+    NO_ROW = 3
+    NO_RULE = 4
+    UNREADABLE = 5
+    NOT_UPWARD = 6
+    FOREIGN_PROBE = 7
+    TOO_DEEP = 8
+
+
+LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -25,6 +26,7 @@ from leaktrace.options import (
     ProcessTarget,
     ReportOptions,
     SortKey,
+    StackWalker,
     Target,
 )
 from leaktrace.program import source_text
@@ -35,7 +37,7 @@ _EXAMPLES = """\b
 Examples:
   leaktrace -p 4242             what process 4242 leaks, every 5 seconds
   leaktrace -p 4242 60 10       ten reports, one a minute
-  leaktrace -c './server -v'    start a command, traced from its first instruction
+  leaktrace -c './server -v'    start a command, traced from its beginning
   leaktrace 1 -- ./server -v    the same, with the command's own words
   leaktrace -p 4242 -t          every single call as it happens
   leaktrace -p 4242 -f json     one JSON object a line for other programs
@@ -65,8 +67,32 @@ class TraceCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-def _integer(minimum: int) -> click.IntRange:
-    return click.IntRange(min=minimum)
+class _Interval(click.FloatRange):
+    """Seconds; at most what a timer of the kernel takes."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True, max=1_000_000)
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return seconds
+
+
+# What the BPF program and its maps can take.
+_MOST_ENTRIES = 1 << 31
+_MOST_BYTES = (1 << 64) - 1
+_MOST_SAMPLED = (1 << 32) - 1
+
+
+def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
+    return click.IntRange(min=minimum, max=maximum)
 
 
 @click.command(
@@ -76,9 +102,7 @@ def _integer(minimum: int) -> click.IntRange:
     options_metavar="[OPTIONS]",
     epilog=_EXAMPLES,
 )
-@click.argument(
-    "interval", type=click.FloatRange(min=0, min_open=True), default=5.0, metavar="[INTERVAL]"
-)
+@click.argument("interval", type=_Interval(), default=5.0, metavar="[INTERVAL]")
 @click.argument("count", type=_integer(1), required=False, metavar="[COUNT]")
 @click.option("-p", "--pid", type=_integer(1), metavar="PID", help="Trace this process.")
 @click.option(
@@ -117,7 +141,7 @@ def _integer(minimum: int) -> click.IntRange:
 @click.option(
     "-s",
     "--sample-rate",
-    type=_integer(1),
+    type=_integer(1, _MOST_SAMPLED),
     default=1,
     show_default=True,
     metavar="N",
@@ -136,14 +160,14 @@ def _integer(minimum: int) -> click.IntRange:
 @click.option(
     "-z",
     "--min-size",
-    type=_integer(0),
+    type=_integer(0, _MOST_BYTES),
     metavar="BYTES",
     help="Record only allocations of at least this size.",
 )
 @click.option(
     "-Z",
     "--max-size",
-    type=_integer(0),
+    type=_integer(0, _MOST_BYTES),
     metavar="BYTES",
     help="Record only allocations of at most this size.",
 )
@@ -181,7 +205,7 @@ def _integer(minimum: int) -> click.IntRange:
 )
 @click.option(
     "--max-allocs",
-    type=_integer(1),
+    type=_integer(1, _MOST_ENTRIES),
     default=Limits.max_allocs,
     show_default=True,
     metavar="N",
@@ -189,7 +213,7 @@ def _integer(minimum: int) -> click.IntRange:
 )
 @click.option(
     "--max-stacks",
-    type=_integer(1),
+    type=_integer(1, _MOST_ENTRIES),
     default=Limits.max_stacks,
     show_default=True,
     metavar="N",
@@ -197,11 +221,19 @@ def _integer(minimum: int) -> click.IntRange:
 )
 @click.option(
     "--max-threads",
-    type=_integer(1),
+    type=_integer(1, _MOST_ENTRIES),
     default=Limits.max_threads,
     show_default=True,
     metavar="N",
     help="Room for this many threads at a time.",
+)
+@click.option(
+    "--stack-walker",
+    type=click.Choice([walker.value for walker in StackWalker]),
+    default=StackWalker.AUTO.value,
+    show_default=True,
+    help="How stacks are walked: by the unwind tables of the binaries (eh_frame), which every "
+    "distribution ships, or by frame pointers (fp), which most binaries lack.",
 )
 @click.option(
     "--event-buffer",
@@ -213,7 +245,7 @@ def _integer(minimum: int) -> click.IntRange:
 )
 @click.option(
     "--event-buffer-size",
-    type=_integer(4096),
+    type=_integer(4096, _MOST_ENTRIES),
     default=Limits.event_buffer_bytes,
     show_default=True,
     metavar="BYTES",
@@ -282,6 +314,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             verbose=asked["verbose"],
         ),
         event_buffer=EventBuffer(asked["event_buffer"]),
+        stack_walker=StackWalker(asked["stack_walker"]),
     )
 
 

@@ -7,6 +7,7 @@ bcc, so whatever LLVM does ends here.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -57,44 +58,76 @@ def import_bcc() -> ModuleType:
 
 
 def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """Do as asked. Returns the manifest and the descriptors in its order.
+    """Compile and load the first variant that the kernel takes.
 
-    bcc raises bare Exception for everything; what it and clang print goes to our stderr, which
-    the tracer reads.
+    Returns the manifest and the descriptors in its order. bcc raises bare Exception for
+    everything; what it and clang print goes to our stderr, which the tracer reads.
     """
     # With this variable set bcc takes kernel headers from include/ here, and nowhere else.
     os.environ["BCC_KERNEL_SOURCE"] = request["kernel_source"]
+    manifest: dict[str, Any] = {}
+    for variant in request["variants"]:
+        manifest, descriptors = _compile_variant(request, variant)
+        # A variant that is refused leaves the next one to try; nothing helps a missing privilege.
+        if manifest.get("error") != "load" or "not permitted" in manifest["detail"]:
+            return manifest, descriptors
+    return manifest, []
+
+
+def _compile_variant(
+    request: dict[str, Any], variant: dict[str, Any]
+) -> tuple[dict[str, Any], list[int]]:
+    bcc = sys.modules["bcc"]
     try:
-        bcc = import_bcc()
-    except (ImportError, OSError) as error:
-        return {"error": "import", "detail": str(error)}, []
-    try:
-        loaded = bcc.BPF(text=request["source"], cflags=request["flags"])
+        loaded = bcc.BPF(text=request["source"], cflags=variant["flags"])
     except Exception as error:
         return {"error": "compile", "detail": str(error)}, []
 
-    programs = [
-        (name, bcc.BPF.KPROBE, request["uprobe_attach_type"]) for name in request["uprobes"]
-    ]
+    attach_type = request["uprobe_attach_type"]
+    uprobes = [*request["uprobes"], *(["walk_part"] if variant["tail_call"] else [])]
+    programs = [(name, bcc.BPF.KPROBE, attach_type) for name in uprobes]
     programs += [
         (f"raw_tracepoint__{name}", bcc.BPF.RAW_TRACEPOINT, -1)
         for name in request["raw_tracepoints"]
     ]
-    descriptors = [loaded[name].map_fd for name in request["maps"]]
+    descriptors = [loaded[name].map_fd for name in variant["maps"]]
     for name, kind, attach_type in programs:
         try:
             descriptors.append(loaded.load_func(name, kind, None, attach_type).fd)
         except Exception as error:
             return {"error": "load", "name": name, "detail": str(error)}, []
-    return {"maps": request["maps"], "programs": [name for name, _, _ in programs]}, descriptors
+    if variant["tail_call"]:
+        parts = loaded["walk_parts"]
+        parts[ctypes.c_int(0)] = ctypes.c_int(loaded.load_func("walk_part", bcc.BPF.KPROBE).fd)
+    # Keep the module alive: its descriptors are sent after this returns.
+    _KEPT.append(loaded)
+    return {
+        "variant": variant["name"],
+        "maps": variant["maps"],
+        "programs": [name for name, _, _ in programs],
+    }, descriptors
+
+
+_KEPT: list[Any] = []
 
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
+    # LLVM takes a while to be mapped: the tracer has that time to find out what to ask for.
+    try:
+        import_bcc()
+        problem = ""
+    except (ImportError, OSError) as error:
+        problem = str(error)
     request = b""
     while chunk := connection.recv(1 << 20):
         request += chunk
-    manifest, descriptors = compile_and_load(json.loads(request))
+    manifest: dict[str, Any]
+    descriptors: list[int] = []
+    if problem:
+        manifest = {"error": "import", "detail": problem}
+    else:
+        manifest, descriptors = compile_and_load(json.loads(request))
     socket.send_fds(connection, [json.dumps(manifest).encode()], descriptors)
     connection.close()
     sys.stdout.flush()

@@ -106,7 +106,7 @@ def _error(result: int) -> int:
 # --- features -------------------------------------------------------------------------------
 
 
-def _declined(feature: str) -> bool:
+def declined(feature: str) -> bool:
     """Whether LEAKTRACE_WITHOUT (names separated by commas) asks to do as older kernels must.
 
     With it the tests run what would otherwise run on older kernels only.
@@ -116,7 +116,7 @@ def _declined(feature: str) -> bool:
 
 def has_ring_buffer() -> bool:
     """BPF_MAP_TYPE_RINGBUF (Linux 5.8)."""
-    if _declined("ring_buffer"):
+    if declined("ring_buffer"):
         return False
     return int(libbpf().libbpf_probe_bpf_map_type(MAP_TYPE_RINGBUF, None)) == 1
 
@@ -134,7 +134,7 @@ def allocates_map_memory_on_demand() -> bool:
     They are since "bpf: Convert hash map to bpf_mem_alloc" (Linux 6.1); the kernel's type
     information names that allocator.
     """
-    if _declined("on_demand_maps"):
+    if declined("on_demand_maps"):
         return False
     try:
         return b"\0bpf_mem_alloc\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
@@ -152,7 +152,7 @@ def has_uprobe_multi() -> bool:
     Before "bpf: fix multi-uprobe PID filtering logic" (Linux 6.10) it meant a single thread. That
     commit rejects pid -1 with EINVAL before it looks at the path; older kernels say EBADF.
     """
-    if _declined("uprobe_multi"):
+    if declined("uprobe_multi"):
         return False
     instructions = ctypes.create_string_buffer(_MINIMAL_PROGRAM, len(_MINIMAL_PROGRAM))
     license_text = ctypes.create_string_buffer(b"GPL")
@@ -326,7 +326,7 @@ class Map:
         seen exactly once; one that comes or goes meanwhile may or may not be seen. Kernels before
         5.6 have no batch operations: there the map is walked key by key.
         """
-        batched = None if _declined("map_batches") else self._read_in_batches()
+        batched = None if declined("map_batches") else self._read_in_batches()
         return self._read_one_by_one() if batched is None else batched
 
     def _read_in_batches(self) -> tuple[NDArray[Any], NDArray[Any]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi import LossKind
+from leaktrace.abi import LossKind, WalkResult
 from leaktrace.model import Loss
 from leaktrace.options import Limits
 
@@ -15,6 +15,9 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
 
     def count(kind: LossKind) -> int:
         return int(counters[kind])
+
+    def walks(result: WalkResult) -> int:
+        return int(counters[LossKind.WALKS + result])
 
     return (
         Loss(
@@ -43,9 +46,45 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
         ),
         Loss(
             "truncated_stacks",
-            count(LossKind.TRUNCATED_STACKS),
+            walks(WalkResult.TOO_DEEP),
             "allocations whose stack is deeper than the walker goes",
             "their callers beyond the deepest frame shown are unknown",
+        ),
+        Loss(
+            "guessed_stacks",
+            count(LossKind.GUESSED_STACKS),
+            "allocations with a frame found by frame pointer, for want of unwind tables",
+        ),
+        Loss(
+            "unmapped_code",
+            walks(WalkResult.NO_MAPPING),
+            "allocations whose stack broke off at code mapped a moment before, or at a wrong frame",
+        ),
+        Loss(
+            "untabled_code",
+            walks(WalkResult.NO_ROW),
+            "allocations whose stack broke off at code without unwind tables",
+        ),
+        Loss(
+            "inexpressible_rules",
+            walks(WalkResult.NO_RULE),
+            "allocations whose stack broke off at code whose unwind rules can't be followed",
+        ),
+        Loss(
+            "unreadable_stacks",
+            walks(WalkResult.UNREADABLE),
+            "allocations whose stack broke off at memory that could not be read",
+        ),
+        Loss(
+            "crooked_stacks",
+            walks(WalkResult.NOT_UPWARD),
+            "allocations whose stack broke off at a frame that lies below its callee's",
+        ),
+        Loss(
+            "foreign_probes",
+            walks(WalkResult.FOREIGN_PROBE),
+            "allocations whose stack broke off at another tool's return probe",
+            "end the other tool that traces this process",
         ),
         Loss(
             "threads",

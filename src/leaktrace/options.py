@@ -24,6 +24,14 @@ class EventBuffer(StrEnum):
     PERF = "perf"
 
 
+class StackWalker(StrEnum):
+    """How stacks are walked."""
+
+    AUTO = "auto"  # by unwind tables; by frame pointers where the kernel refuses that
+    EH_FRAME = "eh_frame"  # by unwind tables or not at all
+    FP = "fp"  # by frame pointers: right only for programs compiled to keep them
+
+
 @dataclass(frozen=True)
 class ProcessTarget:
     """A process that runs already."""
@@ -97,3 +105,4 @@ class Options:
     objects: ObjectChoice = field(default_factory=ObjectChoice)
     report: ReportOptions = field(default_factory=ReportOptions)
     event_buffer: EventBuffer = EventBuffer.AUTO
+    stack_walker: StackWalker = StackWalker.AUTO

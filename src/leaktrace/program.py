@@ -8,6 +8,7 @@ maps LLVM, and a compiler that aborts is an error message instead of the end of 
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import re
@@ -17,12 +18,15 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from leaktrace import abi, kernel
 from leaktrace.errors import EnvironmentUnfitError, ProgramError
-from leaktrace.options import EventBuffer, Options
+from leaktrace.options import EventBuffer, Options, StackWalker
+from leaktrace.unwind.arrays import KernelTables
+from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
 FRAGMENTS = ("leaktrace.h", "config.h", "maps.bpf.c", "stack.bpf.c", "track.bpf.c", "user.bpf.c")
 
@@ -41,6 +45,8 @@ _BY_SHAPE = (
     "enter_mremap",
     "return_from",
 )
+_TABLE_MAPS = ("unwind_rows", "unwind_pages", "unwind_mappings", "unwind_list")
+_WALK_PARTS = 4
 _RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit")
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -68,39 +74,81 @@ def source_text() -> str:
     return "".join(parts)
 
 
-@dataclass(frozen=True)
-class Knobs:
-    """The -D flags of one compilation (bpf/config.h gives their meanings)."""
+class Walker(StrEnum):
+    """How stacks are walked; in the order in which they are tried."""
 
-    values: Mapping[str, int]
+    TAIL_CALLS = "unwind tables"
+    SINGLE = "unwind tables, 64 frames at most"
+    FRAME_POINTERS = "frame pointers"
 
-    @classmethod
-    def from_options(cls, options: Options) -> Knobs:
-        """Choose by what was asked and what the running kernel offers."""
-        limits, filters = options.limits, options.filters
-        on_demand = kernel.allocates_map_memory_on_demand()
-        values = {
-            "MAX_ALLOCS": limits.max_allocs,
-            "MAX_STACKS": limits.max_stacks,
-            "MAX_THREADS": limits.max_threads,
-            "HASH_FLAGS": 1 if on_demand else 0,
-            "SAMPLE_RATE": filters.sample_rate,
-            "TRACE": int(options.report.trace),
-            "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
-            "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
-            "EVENT_PAGES": event_pages(limits.event_buffer_bytes),
-        }
-        if filters.min_size_bytes is not None:
-            values |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
-        if filters.max_size_bytes is not None:
-            values |= {"MAX_SIZE": filters.max_size_bytes, "SIZES_FILTERED": 1}
-        return cls(values)
+    @property
+    def uses_tables(self) -> bool:
+        return self is not Walker.FRAME_POINTERS
 
-    def flags(self) -> list[str]:
-        return [
-            f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}"
-            for name, value in self.values.items()
-        ]
+    def knobs(self) -> dict[str, int]:
+        """127 frames in four programs of 32 are verified four times as fast as in one, and any
+        kernel that takes 64 frames in one program takes these; without tail calls, 64."""
+        match self:
+            case Walker.TAIL_CALLS:
+                return {"WALK_PARTS": _WALK_PARTS, "WALK_STEPS": 32}
+            case Walker.SINGLE:
+                return {"WALK_PARTS": 1, "WALK_STEPS": 64}
+            case Walker.FRAME_POINTERS:
+                return {"WALK_BY_TABLE": 0}
+
+    def maps(self) -> tuple[str, ...]:
+        match self:
+            case Walker.TAIL_CALLS:
+                # The kernel empties an array of programs when its last descriptor is closed.
+                return (*_TABLE_MAPS, "walk_parts")
+            case Walker.SINGLE:
+                return _TABLE_MAPS
+            case Walker.FRAME_POINTERS:
+                return ()
+
+
+def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
+    """Raises EnvironmentUnfitError when tables are asked for and this is no x86-64 machine."""
+    has_tables = os.uname().machine == "x86_64"
+    if choice is StackWalker.EH_FRAME and not has_tables:
+        raise EnvironmentUnfitError(
+            f"unwind tables are not supported on {os.uname().machine}",
+            "use --stack-walker fp, with programs compiled with -fno-omit-frame-pointer",
+        )
+    if choice is StackWalker.FP or not has_tables:
+        return (Walker.FRAME_POINTERS,)
+    tables = (Walker.TAIL_CALLS, Walker.SINGLE)
+    candidates = tables if choice is StackWalker.EH_FRAME else (*tables, Walker.FRAME_POINTERS)
+    return tuple(w for w in candidates if not kernel.declined(w.name.lower()))
+
+
+def knobs_from_options(options: Options) -> dict[str, int]:
+    """The -D flags of bpf/config.h, by what was asked and what the running kernel offers."""
+    limits, filters = options.limits, options.filters
+    on_demand = kernel.allocates_map_memory_on_demand()
+    knobs = {
+        "MAX_ALLOCS": limits.max_allocs,
+        "MAX_STACKS": limits.max_stacks,
+        "MAX_THREADS": limits.max_threads,
+        "HASH_FLAGS": 1 if on_demand else 0,
+        "SAMPLE_RATE": filters.sample_rate,
+        "TRACE": int(options.report.trace),
+        "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
+        "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
+        "EVENT_PAGES": event_pages(limits.event_buffer_bytes),
+    }
+    if filters.min_size_bytes is not None:
+        knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
+    if filters.max_size_bytes is not None:
+        knobs |= {"MAX_SIZE": filters.max_size_bytes, "SIZES_FILTERED": 1}
+    return knobs
+
+
+def flags(knobs: Mapping[str, int]) -> list[str]:
+    """As the compiler takes them."""
+    return [
+        f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}" for name, value in knobs.items()
+    ]
 
 
 def uses_ring_buffer(choice: EventBuffer) -> bool:
@@ -131,6 +179,8 @@ class Program:
     stacks: kernel.Map
     session: kernel.Map
     losses: kernel.Map
+    tables: KernelTables | None  # of a walker by unwind tables
+    walker: Walker
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
@@ -147,21 +197,17 @@ class Program:
 
 
 class Compilation:
-    """A compilation under way in a child process: start it, do something else, `finish()` it."""
+    """A compilation in a child process.
+
+    The child loads the compiler as soon as it is started; tell it what to compile with
+    `request()`, do something else, and take the result with `finish()`.
+    """
 
     def __init__(self, options: Options) -> None:
-        self._knobs = Knobs.from_options(options)
+        self._knobs = knobs_from_options(options)
+        self._walkers = walkers_to_try(options.stack_walker)
         self._uprobe_multi = kernel.has_uprobe_multi()
         self._trace = options.report.trace
-        request = {
-            "source": source_text(),
-            "kernel_source": str(source_directory()),
-            "flags": self._knobs.flags(),
-            "uprobes": list(_BY_COOKIE if self._knobs.values["ENTER_BY_COOKIE"] else _BY_SHAPE),
-            "uprobe_attach_type": kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1,
-            "raw_tracepoints": list(_RAW_TRACEPOINTS),
-            "maps": self._map_names(),
-        }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
         # The child's stderr, where clang and the verifier write, goes to a file: no pipe that
@@ -176,15 +222,43 @@ class Compilation:
                 pass_fds=(theirs.fileno(),),
                 env=_child_environment(),
             )
-        try:
+
+    @property
+    def wants_tables(self) -> bool:
+        """Whether a walker by unwind tables is going to be tried."""
+        return any(walker.uses_tables for walker in self._walkers)
+
+    def request(self, capacity: Capacity | None) -> None:
+        """Say what to compile; `capacity` is the room for unwind tables, if they are wanted."""
+        if capacity is not None:
+            self._knobs |= {
+                "ROW_CAPACITY": capacity.rows,
+                "PAGE_CAPACITY": capacity.pages,
+                "MAPPING_CAPACITY": capacity.mappings,
+            }
+        maps = ["allocations", "sites", "stacks", "session", "losses", "region_events"]
+        if self._trace:
+            maps.append("trace_events")
+        request = {
+            "source": source_text(),
+            "kernel_source": str(source_directory()),
+            "uprobes": list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE),
+            "uprobe_attach_type": kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1,
+            "raw_tracepoints": list(_RAW_TRACEPOINTS),
+            "variants": [
+                {
+                    "name": walker.name,
+                    "flags": flags(self._knobs | walker.knobs()),
+                    "maps": [*maps, *walker.maps()],
+                    "tail_call": walker is Walker.TAIL_CALLS,
+                }
+                for walker in self._walkers
+            ],
+        }
+        # The child may be dead already: finish() tells what it said.
+        with contextlib.suppress(BrokenPipeError):
             self._socket.sendall(json.dumps(request).encode())
             self._socket.shutdown(socket.SHUT_WR)
-        except BrokenPipeError:
-            pass  # the child is dead already: finish() tells what it said
-
-    def _map_names(self) -> list[str]:
-        names = ["allocations", "sites", "stacks", "session", "losses", "region_events"]
-        return [*names, "trace_events"] if self._trace else names
 
     def finish(self) -> Program:
         """Wait for the child and take over its descriptors.
@@ -202,30 +276,40 @@ class Compilation:
                 for descriptor in descriptors:
                     os.close(descriptor)
                 raise self._translate(manifest)
-        names = [*manifest["maps"], *manifest["programs"]]
-        by_name = dict(zip(names, descriptors, strict=True))
+        return self._program(manifest, descriptors)
 
-        capacity = self._knobs.values
+    def _program(self, manifest: Mapping[str, Any], descriptors: list[int]) -> Program:
+        by_name = dict(zip([*manifest["maps"], *manifest["programs"]], descriptors, strict=True))
+        knobs = self._knobs
+        walker = Walker[manifest["variant"]]
+
+        def map_of(name: str, key: Any, value: Any, capacity: int) -> kernel.Map:  # noqa: ANN401
+            return kernel.Map(name, by_name[name], key, value, capacity)
+
+        tables = None
+        if walker.uses_tables:
+            tables = KernelTables(
+                rows=map_of("unwind_rows", abi.U32, abi.U64, knobs["ROW_CAPACITY"]),
+                pages=map_of("unwind_pages", abi.U32, abi.U32, knobs["PAGE_CAPACITY"]),
+                mappings=map_of(
+                    "unwind_mappings", abi.U32, MAPPING_DTYPE, knobs["MAPPING_CAPACITY"]
+                ),
+                list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, 1),
+            )
         return Program(
-            allocations=kernel.Map(
-                "allocations",
-                by_name["allocations"],
-                abi.U64,
-                abi.ALLOCATION,
-                capacity["MAX_ALLOCS"],
-            ),
-            sites=kernel.Map("sites", by_name["sites"], abi.U64, abi.SITE, capacity["MAX_STACKS"]),
-            stacks=kernel.Map(
-                "stacks", by_name["stacks"], abi.U64, abi.STACK, capacity["MAX_STACKS"]
-            ),
-            session=kernel.Map("session", by_name["session"], abi.U32, abi.SESSION, 1),
-            losses=kernel.Map("losses", by_name["losses"], abi.U32, abi.U64, len(abi.LossKind)),
+            allocations=map_of("allocations", abi.U64, abi.ALLOCATION, knobs["MAX_ALLOCS"]),
+            sites=map_of("sites", abi.U64, abi.SITE, knobs["MAX_STACKS"]),
+            stacks=map_of("stacks", abi.U64, abi.STACK, knobs["MAX_STACKS"]),
+            session=map_of("session", abi.U32, abi.SESSION, 1),
+            losses=map_of("losses", abi.U32, abi.U64, abi.LOSS_COUNTERS),
+            tables=tables,
+            walker=walker,
             region_events_fd=by_name["region_events"],
             trace_events_fd=by_name.get("trace_events"),
             programs={name: by_name[name] for name in manifest["programs"]},
             uprobe_multi=self._uprobe_multi,
-            ring_buffer=bool(capacity["USE_RING_BUFFER"]),
-            event_pages=capacity["EVENT_PAGES"],
+            ring_buffer=bool(knobs["USE_RING_BUFFER"]),
+            event_pages=knobs["EVENT_PAGES"],
             descriptors=descriptors,
         )
 

@@ -17,16 +17,19 @@ from leaktrace import abi, kernel
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Event, EventKind, Frame, Stack, StackEnd, TargetInfo
-from leaktrace.options import CommandTarget, Options
+from leaktrace.options import CommandTarget, Options, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES
 from leaktrace.probes.attach import Attachments, HookedObject
-from leaktrace.probes.plan import ObjectPlan, Planner
-from leaktrace.program import Compilation, Program
+from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
+from leaktrace.program import Compilation, Program, Walker
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
+from leaktrace.target.mappings import read_mappings
 from leaktrace.target.process import Process
+from leaktrace.unwind.follow import TableFollower
+from leaktrace.unwind.install import Capacity
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _TRACE_FRAMES = 3
@@ -53,6 +56,8 @@ class Tracer:
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
         self._notes: list[str] = []
+        self._generation = 0
+        self._follower: TableFollower | None = None
         self.command: StartedCommand | None = None
         self.process: Process | None = None
         self._program: Program | None = None
@@ -68,11 +73,13 @@ class Tracer:
                 pid = options.target.pid
             self.process = Process(pid)
             compilation = Compilation(options)
-            # The compiler works on another core while we search for symbols.
+            # The compiler is loaded on another core while we search for symbols.
             self._symbolizer = ProcessSymbolizer(pid)
             plans = self._first_plans(pid)
+            compilation.request(self._plan_tables(pid) if compilation.wants_tables else None)
             self._program = compilation.finish()
             compilation = None
+            self._install_tables()
             self._attachments = Attachments(self._program, pid)
             self._attachments.attach_lifecycle()
             for plan in plans:
@@ -112,6 +119,26 @@ class Tracer:
                 "choose one with --obj, and --symbols-prefix if its functions have other names",
             )
         return plans
+
+    def _plan_tables(self, pid: int) -> Capacity:
+        self._follower = TableFollower(pid)
+        if self.command is not None:
+            return self._follower.plan_files(objects_of_program(self.command.path))
+        return self._follower.plan(read_mappings(pid))
+
+    def _install_tables(self) -> None:
+        program = self._loaded
+        if program.tables is None:
+            self._follower = None
+            if self._options.stack_walker is not StackWalker.FP:
+                self._notes.append(
+                    "stacks are walked by frame pointers, which most binaries lack: "
+                    "this kernel refused the walker by unwind tables"
+                )
+        elif self._follower is not None:
+            self._follower.install(program.tables)
+            if program.walker is Walker.SINGLE:
+                self._notes.append("stacks are cut at 64 frames: this kernel refused tail calls")
 
     def _attach(self, plan: ObjectPlan) -> None:
         assert self._attachments is not None
@@ -166,8 +193,8 @@ class Tracer:
             match int(event["kind"]):
                 case abi.EventCode.EXEC:
                     executed = True
-                    self._on_exec()
-                case abi.EventCode.STARTED:
+                    self._on_exec(int(event["generation"]))
+                case abi.EventCode.STARTED | abi.EventCode.UNKNOWN_CODE:
                     self._look_for_objects()
                 case _:
                     self._regions.apply(event)
@@ -176,7 +203,8 @@ class Tracer:
             events = [self._name_event(e) for e in _decode(self._trace_stream.drain())]
         return events, executed
 
-    def _on_exec(self) -> None:
+    def _on_exec(self, generation: int) -> None:
+        self._generation = generation
         self._regions.clear()
         self._stacks.clear()
         self._symbolizer.forget()
@@ -194,10 +222,13 @@ class Tracer:
         self._look_for_objects()
 
     def _look_for_objects(self) -> None:
-        """Read the mappings again: names for new objects, probes on new allocators."""
+        """Read the mappings again: unwind tables and names for new objects, probes on new
+        allocators."""
         if not self._target.is_alive():
             return
         try:
+            if self._follower is not None:
+                self._follower.follow(read_mappings(self._target.pid), self._generation)
             self._symbolizer.refresh()
             for plan in self._planner.plan_process(self._target.pid):
                 self._attach(plan)

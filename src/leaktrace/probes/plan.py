@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -103,17 +104,24 @@ class Planner:
         if self._choice.path is not None and "/" in self._choice.path:
             return self._plan_file(self._choice.path)
         plans = []
-        for path in _objects_of_program(executable):
+        for path in objects_of_program(executable):
             if self._choice.path is not None and not _is_called(path, self._choice.path):
                 continue
-            status = Path(path).stat()
-            key = (f"{status.st_dev}", status.st_ino)
-            if key not in self._seen:
-                self._seen.add(key)
-                plans += self._keep_if_allocator(
-                    ElfObject.open(path), path, self._choice.symbols_prefix
-                )
+            elf = ElfObject.open(path)
+            if self._is_new(elf):
+                plans += self._keep_if_allocator(elf, path, self._choice.symbols_prefix)
+            else:
+                elf.close()
         return plans
+
+    def _is_new(self, elf: ElfObject) -> bool:
+        """Whether this very file was not planned before, under whatever path."""
+        status = os.fstat(elf.descriptor)
+        key = (f"file on {status.st_dev}", status.st_ino)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
 
     def _open_new(self, mapping: Mapping, pid: int) -> ElfObject | None:
         key = (mapping.device, mapping.inode)
@@ -124,6 +132,9 @@ class Planner:
             elf = ElfObject.open(mapping.open_path(pid))
         except LeaktraceError:
             return None  # a mapped file that is no ELF object has no allocator to hook
+        if not self._is_new(elf):
+            elf.close()
+            return None
         if elf.machine not in _SUPPORTED_MACHINES:
             elf.close()
             raise TargetError(
@@ -148,7 +159,7 @@ class Planner:
                 if (mapping.device, mapping.inode) in self._seen:
                     return []
                 self._seen.add((mapping.device, mapping.inode))
-                return [self._require(ElfObject.open(mapping.open_path(pid)), mapping.path)]
+                return [self._require(mapping.open_path(pid), mapping.path)]
         if "/" in choice:
             return self._plan_file(choice, root=f"/proc/{pid}/root")
         raise ObjectFileError(
@@ -162,11 +173,18 @@ class Planner:
         self._seen.add((path, 0))
         shown = str(Path(path).resolve()) if not root else path
         inside = Path(root + shown)
-        return [self._require(ElfObject.open(inside if inside.exists() else path), shown)]
+        return [self._require(inside if inside.exists() else path, shown)]
 
-    def _require(self, elf: ElfObject, path: str) -> ObjectPlan:
+    def _require(self, file: str | Path, path: str) -> ObjectPlan:
+        """The plan of a file that the user chose, which `path` is the name of."""
         prefix = self._choice.symbols_prefix
-        plan = plan_object(elf, path, prefix)
+        try:
+            elf = ElfObject.open(file, path)
+            plan = plan_object(elf, path, prefix)
+        except ObjectFileError as error:
+            raise ObjectFileError(
+                error.message, "choose a program or a shared library with --obj"
+            ) from error
         if plan is None:
             elf.close()
             raise ObjectFileError(
@@ -189,7 +207,7 @@ def _is_called(path: str, choice: str) -> bool:
     return name == choice or bool(re.match(rf"lib{re.escape(choice)}[-.0-9]*\.so", name))
 
 
-def _objects_of_program(executable: str) -> Iterator[str]:
+def objects_of_program(executable: str) -> Iterator[str]:
     """The files that executing `executable` will map: the program and, by asking its own dynamic
     loader, the libraries it is linked with (ld.so(8), --list)."""
     for _ in range(_MAX_SHEBANGS):

@@ -1,0 +1,59 @@
+"""The BPF arrays that the walker reads, filled from user space.
+
+Rows and pages are written through mmap: two million rows take hundredths of a second. The list of
+mappings is written to its unused half and then switched to, so that a walk under way sees the old
+list or the new one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace import abi, kernel
+from leaktrace.unwind.install import Update, at_array_stride
+
+_VALUE_STRIDE_BYTES = 8  # values of an array map lie at multiples of 8 bytes
+
+
+@dataclass
+class KernelTables:
+    """The four maps of the walker."""
+
+    rows: kernel.Map
+    pages: kernel.Map
+    mappings: kernel.Map
+    list: kernel.Map
+    _version: int = 0
+
+    def write(self, update: Update, generation: int, trampoline: int) -> None:
+        """Put an update in force.
+
+        `generation` is that of the executable image (abi.SESSION); `trampoline` the address of the
+        target's [uprobes] page, where pending return probes redirect to, 0 while there is none.
+        Raises OSError.
+        """
+        _write_mapped(self.rows, update.row_start, update.rows)
+        _write_mapped(self.pages, update.page_start, at_array_stride(update.pages))
+        for index in range(len(update.mappings)):
+            self.mappings.update(update.mapping_start + index, update.mappings[index : index + 1])
+        self._version += 1
+        in_force = np.zeros(1, dtype=abi.UNWIND_LIST)
+        in_force["place"] = update.mapping_start | len(update.mappings) << 32
+        in_force["generation"] = generation
+        in_force["version"] = self._version
+        in_force["trampoline"] = trampoline
+        self.list.update(0, in_force)
+
+
+def _write_mapped(array: kernel.Map, start: int, values: NDArray[np.uint64]) -> None:
+    if not len(values):
+        return
+    size = array.capacity * _VALUE_STRIDE_BYTES
+    whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    with mmap.mmap(array.fd, whole, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+        begin = start * _VALUE_STRIDE_BYTES
+        memory[begin : begin + values.nbytes] = values.tobytes()

@@ -1,0 +1,77 @@
+"""Keeps the walker's tables true to the process while its mappings change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.target.mappings import Mapping
+from leaktrace.unwind.arrays import KernelTables
+from leaktrace.unwind.cache import TableCache, user_cache_directory
+from leaktrace.unwind.install import Capacity, UnwindFailure, UnwindLayout, Update
+from leaktrace.unwind.process import ProcessTables
+
+_UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
+_SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
+
+
+class TableFollower:
+    """The unwind tables of one process, from planning to every later change."""
+
+    def __init__(self, pid: int) -> None:
+        self._cache = TableCache(user_cache_directory())
+        self._layout = UnwindLayout(ProcessTables(pid, self._cache))
+        self._kernel: KernelTables | None = None
+        self._pending: list[Update] = []
+        self._known: tuple[Mapping, ...] = ()
+        self._generation = 0
+        self.failures: list[UnwindFailure] = []
+
+    def plan(self, mappings: Sequence[Mapping]) -> Capacity:
+        """Compile the tables of a process that runs. Returns the room that all will need."""
+        self._place(_executable(mappings))
+        return self._layout.reserve(_SPARE_ROWS)
+
+    def plan_files(self, paths: Iterable[str]) -> Capacity:
+        """The same for a program that is about to run, by the files it will map."""
+        rows = 0
+        for path in paths:
+            try:
+                with ElfObject.open(path) as elf:
+                    rows += len(self._cache.table_for(elf).rows)
+            except ObjectFileError:
+                continue  # it is told when the object is mapped
+        return self._layout.reserve(_SPARE_ROWS + rows)
+
+    def install(self, tables: KernelTables) -> None:
+        """The program is loaded: fill its arrays."""
+        self._kernel = tables
+        self._write()
+
+    def follow(self, mappings: Sequence[Mapping], generation: int) -> None:
+        """The process has these mappings now; `generation` counts its execs."""
+        executable = _executable(mappings)
+        if executable == self._known and generation == self._generation:
+            return
+        self._generation = generation
+        self._place(executable)
+        self._write()
+
+    def _place(self, executable: tuple[Mapping, ...]) -> None:
+        update = self._layout.update(executable)
+        self._known = executable
+        self.failures += update.failures
+        self._pending.append(update)
+
+    def _write(self) -> None:
+        if self._kernel is None:
+            return
+        trampoline = next((m.start for m in self._known if m.path == _UPROBES), 0)
+        for update in self._pending:
+            self._kernel.write(update, self._generation, trampoline)
+        self._pending = []
+
+
+def _executable(mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
+    return tuple(m for m in mappings if m.is_executable)
