@@ -5,28 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unwind_walker import Arrays
 
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
-from leaktrace.unwind.install import (
-    MAPPING_DTYPE,
-    Capacity,
-    UnwindLayout,
-    Update,
-    at_array_stride,
-)
+from leaktrace.unwind.install import MAPPING_DTYPE, Capacity, UnwindLayout, at_array_stride
 from leaktrace.unwind.process import ProcessTables
-from leaktrace.unwind.rows import Row, Rule, pack, unpack
-from leaktrace.unwind.table import PAGE_SHIFT, CodeSegment, UnwindSource, UnwindTable, index_rows
+from leaktrace.unwind.rows import Row, Rule, pack
+from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
 
 PAGE = 4096
 
@@ -51,62 +45,6 @@ def mapping(
     permissions: str = "r-xp",
 ) -> Mapping:
     return Mapping(start, start + pages * PAGE, permissions, offset, "08:01", inode, path)
-
-
-@dataclass
-class Arrays:
-    """The BPF arrays in user space, and the search that the walker does in them."""
-
-    rows: np.ndarray = field(default_factory=lambda: np.zeros(1 << 18, np.uint64))
-    pages: np.ndarray = field(default_factory=lambda: np.zeros(1 << 18, np.uint64))
-    mappings: np.ndarray = field(default_factory=lambda: np.zeros(1 << 13, MAPPING_DTYPE))
-    list_start: int = 0
-    list_size: int = 0
-
-    def write(self, update: Update) -> None:
-        for array, start, new in (
-            (self.rows, update.row_start, update.rows),
-            (self.pages, update.page_start, at_array_stride(update.pages)),
-            (self.mappings, update.mapping_start, update.mappings),
-        ):
-            array[start : start + len(new)] = new
-        self.list_start, self.list_size = update.mapping_start, len(update.mappings)
-
-    def find_mapping(self, ip: int) -> np.void | None:
-        base, n = self.list_start, self.list_size
-        while n > 1:
-            half = n >> 1
-            if int(self.mappings[base + half]["start"]) <= ip:
-                base += half
-            n -= half
-        found = self.mappings[base]
-        return found if n and int(found["start"]) <= ip < int(found["end"]) else None
-
-    def find_row(self, ip: int) -> Row | None:
-        """The row in force at ip; None without a mapping or a row."""
-        found = self.find_mapping(ip)
-        if found is None:
-            return None
-        rel = (ip - int(found["bias"])) & 0xFFFFFFFF
-        page = rel >> PAGE_SHIFT
-        if page >= found["page_count"]:
-            return None
-        at = int(found["page_lo"]) + page
-        base, n = int(self.pages[at]), int(self.pages[at + 1]) - int(self.pages[at])
-        if base > found["row_lo"]:  # the row before the page may still hold
-            base, n = base - 1, n + 1
-        if n == 0:
-            return None
-        steps = 0
-        while n > 1:
-            half = n >> 1
-            if int(self.rows[base + half]) >> 32 <= rel:
-                base += half
-            n -= half
-            steps += 1
-        assert steps <= PAGE_SHIFT + 1
-        row = unpack(int(self.rows[base]))
-        return row if row.pc <= rel else None
 
 
 def layout_of(tables: MappingOf[str, UnwindTable | ObjectFileError]) -> UnwindLayout:
