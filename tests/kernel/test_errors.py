@@ -35,15 +35,15 @@ def target(compiled: Compiler) -> Iterator[Target]:
 # --- usage: no privilege needed to be told -----------------------------------------------------
 
 
-@pytest.mark.parametrize("pid", ["0", "-1", "abc", "", "1.5", "99999999999999999999"])
+@pytest.mark.parametrize("pid", ["0", "-1", "abc", "", "1.5", "0x10"])
 def test_not_a_process_id(pid: str) -> None:
     check(run_leaktrace("-p", pid, "1", "1"), USAGE)
 
 
-def test_no_target_names_the_three() -> None:
+def test_no_target_names_the_choices() -> None:
     outcome = run_leaktrace()
     check(outcome, USAGE)
-    for option in ("-p", "-c", "--kernel"):
+    for option in ("-p PID", "-c CMD", "-- CMD ARGS"):
         assert option in outcome.stderr
 
 
@@ -67,7 +67,11 @@ def test_no_target_names_the_three() -> None:
         ["-c", "true", "-s", "0"],
         ["-c", "true", "--sort", "colour"],
         ["-c", "true", "--format", "colour"],
+        ["-c", "true", "1e300"],
+        ["-c", "true", "-s", "5000000000"],
+        ["-c", "true", "-Z", "18446744073709551616"],
         ["-c", "true", "--max-allocs", "0"],
+        ["-c", "true", "--max-allocs", "4294967297"],
         ["-c", "true", "--max-stacks", "0"],
         ["-c", "'unbalanced"],
         ["-c", ""],
@@ -92,6 +96,7 @@ def unused_pid() -> int:
 @pytest.mark.usefixtures("require_bpf")
 def test_no_such_process() -> None:
     check(run_leaktrace("-p", str(unused_pid()), "1", "1"), TARGET)
+    check(run_leaktrace("-p", "99999999999999999999", "1", "1"), TARGET)
 
 
 @pytest.mark.usefixtures("require_bpf")
@@ -146,7 +151,9 @@ def test_obj_does_not_exist(target: Target, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("require_bpf")
 def test_obj_is_not_elf(target: Target) -> None:
-    check(run_leaktrace("-p", str(target.pid), "-O", Path(__file__), "1", "1"), RUNTIME)
+    outcome = run_leaktrace("-p", str(target.pid), "-O", Path(__file__), "1", "1")
+    check(outcome, RUNTIME)
+    assert f" {__file__} is not an ELF file" in outcome.stderr
 
 
 @pytest.mark.usefixtures("require_bpf")

@@ -305,6 +305,14 @@ def test_a_command_that_exits_at_once_is_traced_from_its_first_instruction(
     assert report.losses == {}
 
 
+def test_a_command_is_hooked_once(compiled: Compiler) -> None:
+    """The objects planned before it is executed are those that it has mapped afterwards."""
+    with Tracer(*ONE_REPORT, "-c", str(compiled("exit_at_once.c")), NEVER) as tracer:
+        report = quiet_end(tracer)
+    allocators = report.raw["target"]["allocators"]
+    assert len(allocators) == len(set(allocators)) == 1
+
+
 def test_a_command_after_two_dashes_keeps_its_words(compiled: Compiler, tmp_path: Path) -> None:
     spaced = tmp_path / "a name with spaces"
     spaced.write_bytes(compiled("exit_at_once.c").read_bytes())
