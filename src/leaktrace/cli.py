@@ -227,6 +227,18 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     metavar="N",
     help="Room for this many threads at a time.",
 )
+@click.option("--depth", type=_integer(1), metavar="N", help="Show this many frames of a stack.")
+@click.option(
+    "--full-stacks",
+    is_flag=True,
+    help="Show the frames of operator new and other wrappers that only hand a request on.",
+)
+@click.option("--no-inline", is_flag=True, help="Leave inlined functions out.")
+@click.option(
+    "--no-lines",
+    is_flag=True,
+    help="Leave source files and lines out: debug information is not read at all.",
+)
 @click.option(
     "--stack-walker",
     type=click.Choice([walker.value for walker in StackWalker]),
@@ -312,6 +324,10 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             combined_only=asked["combined_only"],
             trace=asked["trace"],
             verbose=asked["verbose"],
+            full_stacks=asked["full_stacks"],
+            depth=asked["depth"],
+            lines=not asked["no_lines"],
+            inlines=not asked["no_inline"],
         ),
         event_buffer=EventBuffer(asked["event_buffer"]),
         stack_walker=StackWalker(asked["stack_walker"]),

@@ -93,6 +93,10 @@ class ReportOptions:
     combined_only: bool = False
     trace: bool = False
     verbose: bool = False
+    full_stacks: bool = False  # with the frames of allocation wrappers
+    depth: int | None = None  # frames shown of each stack; None: all
+    lines: bool = True  # source file and line
+    inlines: bool = True  # inlined functions as frames of their own
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from leaktrace import abi, kernel
 from leaktrace.analysis.builder import STACK_ENDS
+from leaktrace.analysis.trim import readable
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Event, EventKind, Frame, Stack, StackEnd, TargetInfo
 from leaktrace.options import CommandTarget, Options, StackWalker
@@ -24,6 +25,7 @@ from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
 from leaktrace.program import Compilation, Program, Walker
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
+from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
 from leaktrace.target.mappings import read_mappings
@@ -32,7 +34,6 @@ from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
-_TRACE_FRAMES = 3
 _AFTER_EXEC_S = (0.002, 0.01, 0.05, 0.2, 1.0)  # when to look for the libraries of a new image
 
 _EVENT_KINDS = {
@@ -74,7 +75,10 @@ class Tracer:
             self.process = Process(pid)
             compilation = Compilation(options)
             # The compiler is loaded on another core while we search for symbols.
-            self._symbolizer = ProcessSymbolizer(pid)
+            asked = options.report
+            self._symbolizer = ProcessSymbolizer(
+                pid, SymbolOptions(lines=asked.lines, inlines=asked.inlines)
+            )
             plans = self._first_plans(pid)
             compilation.request(self._plan_tables(pid) if compilation.wants_tables else None)
             self._program = compilation.finish()
@@ -284,7 +288,9 @@ class Tracer:
             function=FUNCTION_NAMES.get(abi.Function(int(event["function"])), "?"),
             size_bytes=None if size == abi.UNKNOWN_SIZE else size,
             address=int(event["address"]),
-            frames=self.stack_of(stack_id).frames[:_TRACE_FRAMES] if stack_id else (),
+            frames=(
+                readable(self.stack_of(stack_id), self._options.report).frames if stack_id else ()
+            ),
         )
 
     # --- the end ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from leaktrace.analysis.sites import (
     group_by_site,
     total_of_records,
 )
+from leaktrace.analysis.trim import readable
 from leaktrace.losses import describe_losses
 from leaktrace.model import (
     Allocation,
@@ -47,7 +48,7 @@ class ReportBuilder:
     def __init__(self, options: Options, stack_of: Callable[[int], Stack]) -> None:
         self._options = options
         self._stack_of = stack_of
-        self._started_s = time.monotonic()
+        self._started_ns = time.monotonic_ns()
         self._number = 0
         self._last_bytes: dict[int, int] = {}
         self._last_total: int | None = None
@@ -55,7 +56,7 @@ class ReportBuilder:
 
     def start_clock(self) -> None:
         """The probes are on from now."""
-        self._started_s = time.monotonic()
+        self._started_ns = time.monotonic_ns()
 
     def forget(self) -> None:
         """exec: what was held before has nothing to do with what comes."""
@@ -95,7 +96,7 @@ class ReportBuilder:
         )
         report = Report(
             time=datetime.now().astimezone(),
-            elapsed_s=time.monotonic() - self._started_s,
+            elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,
             number=self._number + 1,
             final=final_reason is not None,
             reason=final_reason or "",
@@ -147,7 +148,7 @@ class ReportBuilder:
         counter = counters.get(stack_id)
         return Site(
             id=site_id(stack.frames) if stack.frames else f"{stack_id:016x}",
-            stack=stack,
+            stack=readable(stack, self._options.report),
             bytes=held_bytes * rate,
             count=held_count * rate,
             oldest_ns=None if table.oldest_ns is None else int(table.oldest_ns[row]),

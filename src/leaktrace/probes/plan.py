@@ -116,7 +116,9 @@ class Planner:
 
     def _is_new(self, elf: ElfObject) -> bool:
         """Whether this very file was not planned before, under whatever path."""
-        status = os.fstat(elf.descriptor)
+        descriptor = elf.descriptor
+        assert descriptor is not None  # it was opened from a file
+        status = os.fstat(descriptor)
         key = (f"file on {status.st_dev}", status.st_ino)
         if key in self._seen:
             return False

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
@@ -23,7 +24,8 @@ from leaktrace.model import SourceLine
 from leaktrace.symbols.demangle import child_environment
 from leaktrace.symbols.names import printable
 
-_MEMORY_BYTES = 6 << 30  # beyond the file itself
+_MIN_MEMORY_BYTES = 512 << 20
+_NICENESS = 5
 _NO_ADDRESS = 0xFFFF_FFFF  # what symbolic says for the start of an inlined function
 _MAX_INLINED = 128  # frames of one address
 
@@ -129,15 +131,24 @@ def _convert_in_child(elf: ElfObject, table: int, timeout_s: float) -> None:
 
 def _convert(source: int, table: int) -> None:
     """The child: the object open as `source` becomes a table written to `table`."""
-    limit = _MEMORY_BYTES + os.fstat(source).st_size
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _be_modest(os.fstat(source).st_size)
     archive = Archive.open(f"/proc/self/fd/{source}")
     for binary in archive.iter_objects():
         with os.fdopen(table, "wb") as out:
             binary.make_symcache().dump_into(out)
         return
     raise SystemExit("no object in it")
+
+
+def _be_modest(file_size: int) -> None:
+    """Takes three quarters of what memory is free at most, and dies before the target does."""
+    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(memory["MemAvailable"].split()[0]) << 10
+    limit = file_size + max(_MIN_MEMORY_BYTES, free // 4 * 3)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    os.nice(_NICENESS)
 
 
 if __name__ == "__main__":

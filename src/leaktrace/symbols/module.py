@@ -106,21 +106,22 @@ class Module:
         tables: list[RawSymbols] = []
         sources = [self.elf]
         if not self.elf.has_symbol_table():
-            debug = self._debug_file.elf
-            if debug and debug is not self.elf:
-                sources.append(debug)
-            try:
-                mini = mini_symbols(self.elf)
-            except ObjectFileError:
-                mini = None
-            if mini:
-                sources.append(mini)
+            extra = self._debug_file.elf if self._debug_file.elf is not self.elf else None
+            sources += [extra] if extra else self._mini_symbols()
         for source in sources:
             try:
                 tables += source.symbol_tables()
             except ObjectFileError as error:
                 self.problem = self.problem or error.message
         return SymbolTable(tables, self.elf.code_ranges())
+
+    def _mini_symbols(self) -> list[ElfObject]:
+        try:
+            mini = mini_symbols(self.elf)
+        except ObjectFileError as error:
+            self.problem = error.message
+            return []
+        return [mini] if mini else []
 
     @cached_property
     def _lines(self) -> LineTable | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 import weakref
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from leaktrace.target.root import TargetRoot
 
 _MAX_VDSO_BYTES = 1 << 20
 _MAX_REGIONS = 65_536  # mappings kept, those of the past included
+_MAX_OPEN = 400  # objects, so that file descriptors remain for others (1,024 is usual)
+_REST = 19  # times as long as a look in vain took
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class ProcessSymbolizer:
         self._frames: dict[tuple[int, bool], tuple[Frame, ...]] = {}
         self._roots: tuple[TargetRoot, ...] = ()
         self._perf_map: PerfMap | None = None
+        self._mappings: tuple[Mapping, ...] = ()
+        self._next_look = 0.0
+        self._ended = False
         self._stale = True
         self.refresh()
 
@@ -74,21 +80,24 @@ class ProcessSymbolizer:
         if self._stale:
             self._open_root()
             self._stale = False
+        self._mappings = mappings
         known = {region.mapping for region in self._regions}
         new = [m for m in mappings if m.is_executable and m not in known]
         if not new:
             return False
+        self._make_room(len(new))
         added = [self._open_region(mapping) for mapping in new]
         # What was unmapped and not yet covered by anything else still names older stacks.
-        kept = [r for r in self._regions if not any(_overlap(r.mapping, m) for m in new)]
-        self._regions = sorted(
-            (*kept[-_MAX_REGIONS:], *added), key=lambda region: region.mapping.start
-        )
+        starts = [mapping.start for mapping in new]
+        kept = [
+            r for r in self._regions if not _covered(r.mapping.start, r.mapping.end, new, starts)
+        ]
+        self._regions = sorted((*kept, *added), key=lambda region: region.mapping.start)
         self._starts = [region.mapping.start for region in self._regions]
         self._frames = {
-            key: frames
-            for key, frames in self._frames.items()
-            if not any(m.start <= key[0] - key[1] < m.end for m in new)
+            (address, is_return): frames
+            for (address, is_return), frames in self._frames.items()
+            if not _covered(address - is_return, address - is_return + 1, new, starts)
         }
         return True
 
@@ -131,11 +140,7 @@ class ProcessSymbolizer:
         wanted = address - 1 if is_return_address else address
         region = self._region(wanted)
         if region is None:
-            try:
-                self.refresh()
-            except LeaktraceError:
-                return (Frame(address, unknown="not in the mappings read before the exit"),)
-            region = self._region(wanted)
+            region = self._region_after_another_look(wanted)
         if region is None:
             return (self._outside(address, wanted),)
         if region.module is None:
@@ -157,16 +162,30 @@ class ProcessSymbolizer:
             return self._regions[last]
         return None
 
-    def _outside(self, address: int, wanted: int) -> Frame:
+    def _region_after_another_look(self, address: int) -> _Region | None:
+        """What lies at an address now. Looking in vain takes a twentieth of the time at most:
+        broken stacks can be full of addresses that are nowhere."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return None
         try:
-            mappings = read_mappings(self.pid)
+            self.refresh()
         except LeaktraceError:
-            mappings = ()
-        for mapping in mappings:
-            if mapping.start <= wanted < mapping.end:
-                name = printable(mapping.path) or None
-                return Frame(address, module=name, unknown="not executable memory")
-        return Frame(address, unknown="not mapped")
+            self._ended = True
+        region = self._region(address)
+        if region is None:
+            self._next_look = time.monotonic() + _REST * (time.monotonic() - now)
+        return region
+
+    def _outside(self, address: int, wanted: int) -> Frame:
+        at = bisect_right(self._mappings, wanted, key=lambda mapping: mapping.start) - 1
+        if at >= 0 and wanted < self._mappings[at].end and not self._mappings[at].is_executable:
+            name = printable(self._mappings[at].path) or None
+            return Frame(address, module=name, unknown="not executable memory")
+        return Frame(
+            address,
+            unknown="not mapped when last seen: it has ended" if self._ended else "not mapped",
+        )
 
     def _generated(self, address: int, wanted: int, region: _Region) -> Frame:
         """A frame in memory without an object file, such as compiled just in time."""
@@ -179,6 +198,16 @@ class ProcessSymbolizer:
                 return Frame(address, demangle(match.name), offset, module)
             problem = f"{problem}; {self._perf_map.problem}"
         return Frame(address, module=module, unknown=problem)
+
+    def _make_room(self, count: int) -> None:
+        """Lets what was unmapped go when too much is open or remembered."""
+        if len(self._modules) + count <= _MAX_OPEN and len(self._regions) + count <= _MAX_REGIONS:
+            return
+        current = set(self._mappings)
+        self._regions = [region for region in self._regions if region.mapping in current]
+        used = {id(region.module) for region in self._regions}
+        self._modules = {key: m for key, m in self._modules.items() if id(m) in used}
+        self._by_file = {key: r for key, r in self._by_file.items() if id(r.module) in used}
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -204,6 +233,8 @@ class ProcessSymbolizer:
         if known and known.module:  # it is open, so its inode can't have been used again
             return _Region(mapping, known.module)
         try:
+            if len(self._modules) >= _MAX_OPEN:
+                raise ObjectFileError(f"more than {_MAX_OPEN} objects are open already")
             region = _Region(mapping, self._module(mapping, self._open_file(mapping)))
         except ObjectFileError as error:
             region = _Region(mapping, None, error.message)
@@ -258,5 +289,7 @@ def _without_file(mapping: Mapping) -> _Region:
     return _Region(mapping, None, "code made at run time")
 
 
-def _overlap(one: Mapping, other: Mapping) -> bool:
-    return one.start < other.end and other.start < one.end
+def _covered(start: int, end: int, mappings: list[Mapping], starts: list[int]) -> bool:
+    """Whether one of some disjoint mappings, in order, has a part of this range."""
+    last = bisect_left(starts, end) - 1
+    return last >= 0 and mappings[last].end > start

@@ -160,6 +160,18 @@ class CodeRange:
     end: int
 
 
+class _Group(NamedTuple):
+    """Some symbols of a table by their start: positions in it, and their addresses."""
+
+    members: npt.NDArray[np.int64]
+    starts: U64
+
+    @classmethod
+    def of(cls, chosen: npt.NDArray[np.bool_], starts: U64) -> _Group:
+        members = np.nonzero(chosen)[0]
+        return cls(members, starts[members])
+
+
 class SymbolTable:
     """Address to function name, honouring the sizes that symbols state.
 
@@ -180,45 +192,42 @@ class SymbolTable:
 
         sizes, limits = column(1), column(2)
         self._names, self._infos, self._tables = column(3), column(4), column(5)
-        sized = sizes > 0
-        self._ends: U64 = self._starts + np.minimum(sizes, limits - self._starts)
         following = np.searchsorted(self._starts, self._starts, side="right")
         reach = limits.copy()
         has_next = following < len(self._starts)
         reach[has_next] = np.minimum(reach[has_next], self._starts[following[has_next]])
-        self._sized, self._labels = np.nonzero(sized)[0], np.nonzero(~sized)[0]
-        self._ends[self._labels] = reach[self._labels]
+        sized = sizes > 0
+        stated = self._starts + np.minimum(sizes, limits - self._starts)
+        self._ends: U64 = np.where(sized, stated, reach)
+        self._groups = [_Group.of(sized, self._starts), _Group.of(~sized, self._starts)]
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def lookup(self, vaddr: int) -> SymbolMatch | None:
         """The function that a virtual address of the file lies in, or None."""
-        for members in (self._sized, self._labels):
-            match = self._lookup_among(members, vaddr)
-            if match:
-                return match
+        if not 0 <= vaddr < 1 << 64:
+            return None
+        for group in self._groups:
+            covering = self._covering(group, np.uint64(vaddr))
+            name = self._best_name(covering)
+            if name:
+                return SymbolMatch(name, vaddr - int(self._starts[covering[0]]))
         return None
 
-    def _lookup_among(self, members: npt.NDArray[np.int64], vaddr: int) -> SymbolMatch | None:
-        starts = self._starts[members] if len(members) != len(self._starts) else self._starts
-        last = int(np.searchsorted(starts, np.uint64(vaddr), side="right")) - 1
+    def _covering(self, group: _Group, vaddr: np.uint64) -> list[int]:
+        """The symbols of the innermost start that reach to an address."""
+        last = int(np.searchsorted(group.starts, vaddr, side="right")) - 1
         if last < 0:
-            return None
-        start = starts[last]
-        first = int(np.searchsorted(starts, start, side="left"))
-        covering = [
-            int(i) for i in members[first : last + 1][-_MAX_ALIASES:] if int(self._ends[i]) > vaddr
-        ]
-        if not covering:
-            # The nearest symbol ends before the address; an outer one may still enclose both.
-            outer = np.nonzero(self._ends[members[:first]] > np.uint64(vaddr))[0]
-            if not outer.size:
-                return None
-            start = starts[outer[-1]]
-            covering = [int(members[i]) for i in outer[-_MAX_ALIASES:] if starts[i] == start]
-        name = self._best_name(covering)
-        return SymbolMatch(name, vaddr - int(start)) if name else None
+            return []
+        first = int(np.searchsorted(group.starts, group.starts[last], side="left"))
+        nearest = group.members[first : last + 1][-_MAX_ALIASES:]
+        covering = [int(i) for i in nearest if self._ends[i] > vaddr]
+        if covering:
+            return covering
+        # The nearest symbol ends before the address; an outer one may still enclose both.
+        outer = group.members[:first][self._ends[group.members[:first]] > vaddr][-_MAX_ALIASES:]
+        return [int(i) for i in outer if self._starts[i] == self._starts[outer[-1]]]
 
     def _best_name(self, indices: list[int]) -> str:
         candidates = []

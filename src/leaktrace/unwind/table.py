@@ -42,6 +42,7 @@ PAGE_SHIFT = 8  # a page of code is 256 bytes: at most 257 rows to search, nine 
 # Code and what it refers to lie within 2 GiB (psABI, small and medium code model); the page index
 # of an object that claims more could be larger than the object.
 MAX_EXTENT_BYTES = 1 << 31
+_MAX_BASE = 1 << 47  # end of user space with four-level page tables
 
 # Counts changes of what is compiled from the same sections: a cached table of another version is
 # not the one wanted.
@@ -152,6 +153,9 @@ def read_source(elf: ElfObject) -> UnwindSource:
     )
     if not segments:
         raise ObjectFileError(f"{elf.shown} has no executable segment")
+    base = min(s.vaddr for s in elf.load_segments)
+    if base >= _MAX_BASE:
+        raise ObjectFileError(f"{elf.shown} can't be loaded at {base:#x}")
     eh_frame = _section(elf, SectionKind.EH_FRAME) or _eh_frame_by_segment(elf)
     debug_frame = _section(elf, SectionKind.DEBUG_FRAME)
     sections = tuple(section for section in (eh_frame, debug_frame) if section)
@@ -160,7 +164,7 @@ def read_source(elf: ElfObject) -> UnwindSource:
     return UnwindSource(
         shown=elf.shown,
         sections=sections,
-        base=min(s.vaddr for s in elf.load_segments),
+        base=base,
         segments=segments,
     )
 

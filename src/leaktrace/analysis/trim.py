@@ -1,0 +1,45 @@
+"""Frames that only stand between the reader and the code that wanted the memory.
+
+At the leaf of a stack: operator new, the allocator classes of the C++ library, the allocation
+shims of Rust. Their caller is the one to look at. Nothing is dropped from the middle of a stack.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from leaktrace.model import Frame, Stack
+from leaktrace.options import ReportOptions
+
+_PLUMBING = re.compile(
+    r"""
+      operator\ new
+    | (?:std|__gnu_cxx)::(?:__1::|__cxx11::)?
+      (?:(?:__)?new_allocator|__new_allocator|allocator|allocator_traits|__alloc_traits
+        |__detail::_Hashtable_alloc|__libcpp_allocate|__libcpp_operator_new)\b
+    | std::_(?:Vector_base|Deque_base|List_base|Rb_tree)<.*>::_M_(?:allocate|get_node)\w*
+    | (?:__rust|__rdl|__rg|__rde)_(?:alloc|realloc|alloc_zeroed)
+    | <?alloc::alloc::
+    | (?:__GI_)?(?:___?libc_)?(?:malloc|calloc|realloc|reallocarray|memalign|aligned_alloc|valloc
+        |pvalloc|posix_memalign|mmap|mmap64|mremap)(?:_impl|_hook_ini)?$
+    """,
+    re.VERBOSE,
+)
+
+
+def is_plumbing(frame: Frame) -> bool:
+    """Whether a frame at the leaf of a stack only hands a request for memory on."""
+    return frame.function is not None and _PLUMBING.match(frame.function) is not None
+
+
+def readable(stack: Stack, asked: ReportOptions) -> Stack:
+    """Without the plumbing at its leaf unless asked for, and no deeper than asked for (inlined
+    frames count).
+
+    A stack of nothing but plumbing stays as it is.
+    """
+    first = 0
+    if not asked.full_stacks:
+        first = next((i for i, f in enumerate(stack.frames) if not is_plumbing(f)), 0)
+    return replace(stack, frames=stack.frames[first:][: asked.depth])
