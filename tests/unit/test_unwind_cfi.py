@@ -223,6 +223,15 @@ def test_remember_and_restore_cover_cfa_rbp_and_return_address() -> None:
     ]
 
 
+def test_an_outermost_frame_can_be_remembered_too() -> None:
+    code = b"\x07\x10" + REMEMBER + advance(1) + offset_of(RIP, 1) + advance(1) + RESTORE_STATE
+    assert rows_of(code) == [
+        "0x1000: outermost frame",
+        "0x1001: CFA = rsp+8",
+        "0x1002: outermost frame",
+    ]
+
+
 def test_restore_goes_back_to_the_initial_rules() -> None:
     code = (
         offset_of(RBP, 2)

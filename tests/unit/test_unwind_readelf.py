@@ -247,6 +247,21 @@ def test_debug_frame_fills_in_what_eh_frame_lacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(GCC is None, reason="needs gcc")
+@pytest.mark.parametrize("compression", ["none", "zlib"])
+def test_debug_frame_alone(tmp_path: Path, compression: str) -> None:
+    """No startup files, no .eh_frame at all; compressed as distributions do with debug files."""
+    flags = ("-O2", "-g", "-fno-asynchronous-unwind-tables", "-nostdlib", "-shared", "-fPIC")
+    library = build(tmp_path, *flags, f"-gz={compression}")
+    with ElfObject.open(library) as elf:
+        eh_frame = elf.section(".eh_frame")
+        assert eh_frame is None or not eh_frame[0]
+        table = compile_object(elf)
+    found, compared = contradictions(readelf_rules(library, ".debug_frame"), table)
+    assert not found, found
+    assert compared["RULE_RBP_DEREF"] >= 1
+
+
+@pytest.mark.skipif(GCC is None, reason="needs gcc")
 def test_without_section_headers_the_segment_leads_to_the_same_rows(tmp_path: Path) -> None:
     program = build(tmp_path, "-O2")
     with ElfObject.open(program) as elf:
@@ -259,6 +274,18 @@ def test_without_section_headers_the_segment_leads_to_the_same_rows(tmp_path: Pa
         table = compile_object(elf)
     assert table.rows.tolist() == expected.rows.tolist()
     assert table.pages.tolist() == expected.pages.tolist()
+
+
+def test_musl_libc() -> None:
+    """musl is built without unwind tables: what little there is must be right."""
+    libc = Path("/lib/ld-musl-x86_64.so.1")
+    if not libc.exists():
+        pytest.skip("needs musl")
+    with ElfObject.open(libc) as elf:
+        table = compile_object(elf)
+    found, compared = contradictions(readelf_rules(libc), table)
+    assert not found, found
+    assert compared
 
 
 @pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="needs musl-gcc")

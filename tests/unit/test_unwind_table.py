@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaktrace.elf import ElfObject
@@ -27,6 +27,7 @@ from leaktrace.unwind.rows import (
     unpack_all,
 )
 from leaktrace.unwind.table import (
+    MAX_EXTENT_BYTES,
     PAGE_SHIFT,
     CodeSegment,
     UnwindSource,
@@ -165,6 +166,15 @@ def test_functions_outside_the_code_are_counted() -> None:
     assert table.skipped == {"address outside the object's code": 2}
 
 
+def test_a_function_that_the_linker_discarded_is_not_at_address_0() -> None:
+    whole = (CodeSegment(0, 0, 0x10000),)  # the ELF header is in the executable segment
+    data = eh_frame((0, 0x100, 16), (0x2000, 0x100, 24), address=0x20000)
+    sections = (FrameSection(SectionKind.EH_FRAME, data, 0x20000),)
+    table = compile_source(replace(source(segments=whole), sections=sections, base=0))
+    assert table.lookup(0x10) is None
+    assert describe(int(table.rows[0])) == "0x2000: CFA = rsp+24"
+
+
 def test_eh_frame_wins_over_debug_frame() -> None:
     both = replace(
         source(),
@@ -224,8 +234,11 @@ def test_digest_covers_everything_the_table_depends_on() -> None:
 # -- objects --------------------------------------------------------------------------------------
 
 
+OWN_EXECUTABLE = Path(sys.executable).resolve().read_bytes()
+
+
 def own_executable() -> bytearray:
-    return bytearray(Path(sys.executable).resolve().read_bytes())
+    return bytearray(OWN_EXECUTABLE)
 
 
 def test_another_machine_is_refused() -> None:
@@ -248,6 +261,38 @@ def test_an_object_without_code_is_refused() -> None:
     with (
         ElfObject.from_bytes(bytes(image), "data") as elf,
         pytest.raises(ObjectFileError, match="no executable segment"),
+    ):
+        compile_object(elf)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 64 + 14 * 56), st.binary(max_size=8)), max_size=4))
+def test_headers_with_any_bytes_changed(changes: list[tuple[int, bytes]]) -> None:
+    """ELF header and program headers: an error of ours, or a table that holds together."""
+    image = bytearray(OWN_EXECUTABLE)
+    for at, replacement in changes:
+        image[at : at + len(replacement)] = replacement
+    try:
+        with ElfObject.from_bytes(bytes(image), "changed") as elf:
+            table = compile_object(elf)
+    except ObjectFileError:
+        return
+    assert table.pages[-1] == len(table.rows)
+    assert table.page_count <= MAX_EXTENT_BYTES >> PAGE_SHIFT
+    assert table.inexpressible is not None
+
+
+def test_an_object_far_outside_of_user_space_is_refused() -> None:
+    image = own_executable()
+    (headers,) = struct.unpack_from("<Q", image, 32)
+    size, count = struct.unpack_from("<HH", image, 54)
+    for i in range(count):
+        at = headers + i * size + 16  # p_vaddr
+        (vaddr,) = struct.unpack_from("<Q", image, at)
+        struct.pack_into("<Q", image, at, vaddr + (1 << 63))
+    with (
+        ElfObject.from_bytes(bytes(image), "far") as elf,
+        pytest.raises(ObjectFileError, match="can't be loaded"),
     ):
         compile_object(elf)
 
