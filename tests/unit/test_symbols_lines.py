@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -229,6 +230,26 @@ def test_split_dwarf_says_what_is_missing(build: Build) -> None:
     frame = module.frames(symbol.vaddr, symbol.vaddr, False)[-1]
     assert frame.function == "plain"
     assert "-gsplit-dwarf" in module.problem
+
+
+@pytest.mark.may_skip("dwz is made for distributions and seldom installed")
+def test_names_that_dwz_moved_to_another_file(
+    build: Build, tmp_path: Path, require_tool: Callable[[str], str]
+) -> None:
+    path = build("g++", "-g", "-O0")
+    shutil.copy(path, tmp_path / "twin")
+    command = [require_tool("dwz"), "-m", "common.debug", path.name, "twin"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    module = module_of(path)
+    addresses = addresses_of(path, ["_ZN4shop3BoxIiE4makeEi"])
+    deepest = max((module.frames(a, a, False) for a in addresses), key=len)
+    assert [(f.function, f.inlined) for f in deepest] == [
+        (None, True),
+        (None, True),
+        ("shop::Box<int>::make(int)", False),
+    ]
+    assert all(f.unknown and f.source for f in deepest[:2])
+    assert "common.debug (dwz)" in module.problem
 
 
 def test_damaged_debug_information_is_a_reason(build: Build, tmp_path: Path) -> None:

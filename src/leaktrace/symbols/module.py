@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 
 from leaktrace.elf import ElfObject
@@ -52,13 +53,20 @@ class Module:
         else:
             unknown = self._why_unknown()
         inlined = [
-            self._frame(address, vaddr, demangle(line.function), 0, line.source, inlined=True)
+            self._inlined_frame(address, vaddr, line)
             for line in lines[:-1]
-            if line.function and self._options.inlines
+            if self._options.inlines
         ]
         source = self._physical_source(lines)
         last = self._frame(address, vaddr, function, offset, source, unknown=unknown)
         return (*inlined, last)
+
+    def _inlined_frame(self, address: int, vaddr: int, line: CodeLine) -> Frame:
+        if line.function:
+            name = demangle(line.function)
+            return self._frame(address, vaddr, name, 0, line.source, inlined=True)
+        unknown = "inlined; its debug information has no name for it"
+        return self._frame(address, vaddr, None, 0, line.source, inlined=True, unknown=unknown)
 
     def _physical_source(self, lines: tuple[CodeLine, ...]) -> SourceLine | None:
         """The call in the function itself; without inlined frames, the line the code is from."""
@@ -135,11 +143,7 @@ class Module:
             self.problem = f"no debug information in {debug.elf.shown}"
             return None
         try:
-            if _is_split(debug.elf):
-                self.problem = (
-                    "compiled with -gsplit-dwarf: what the .dwo files hold (inlined functions) "
-                    "is not read; join them with dwp and objcopy, or compile without it"
-                )
+            self.problem = _missing_part(debug.elf)
             return read_line_table(debug.elf, self._options.debug_timeout_s)
         except ObjectFileError as error:
             self.problem = error.message
@@ -153,10 +157,17 @@ class Module:
         return "stripped, and no debug file found"  # `problem` has the details
 
 
-def _is_split(elf: ElfObject) -> bool:
-    """Whether the debug information only points to .dwo files (DWARF 5, 7.3.2)."""
+def _missing_part(elf: ElfObject) -> str:
+    """What of its debug information is in files that aren't read; "" where nothing is."""
+    link = elf.section(".gnu_debugaltlink")  # dwz(1), DWARF 5 "supplementary object file"
+    if link:
+        name = printable(os.fsdecode(link[0].split(b"\0", 1)[0]))
+        return f"some inlined functions have no name: it is in {name} (dwz), which is not read"
     for name in (".debug_str", ".debug_line_str"):
         found = elf.section(name)
-        if found and b".dwo\0" in found[0]:
-            return True
-    return False
+        if found and b".dwo\0" in found[0]:  # DW_AT_dwo_name; DWARF 5, 7.3.2
+            return (
+                "compiled with -gsplit-dwarf: inlined functions, which only the .dwo files name, "
+                "are not shown; compile without it to see them"
+            )
+    return ""
