@@ -18,6 +18,7 @@ class Hook:
     symbol: str
     function: Function
     program: str
+    argument_count: int  # that the program reads
     has_return: bool = True
 
 
@@ -28,22 +29,22 @@ ANY_ENTRY_PROGRAM = "enter_any"  # takes the place of the programs by shape wher
 REQUIRED = ("malloc", "free")
 
 HEAP = (
-    Hook("malloc", Function.MALLOC, "enter_size"),
-    Hook("free", Function.FREE, "enter_free", has_return=False),
-    Hook("calloc", Function.CALLOC, "enter_count_size"),
-    Hook("realloc", Function.REALLOC, "enter_realloc"),
-    Hook("reallocarray", Function.REALLOCARRAY, "enter_reallocarray"),
-    Hook("posix_memalign", Function.POSIX_MEMALIGN, "enter_posix_memalign"),
-    Hook("aligned_alloc", Function.ALIGNED_ALLOC, "enter_alignment_size"),
-    Hook("memalign", Function.MEMALIGN, "enter_alignment_size"),
-    Hook("valloc", Function.VALLOC, "enter_size"),
-    Hook("pvalloc", Function.PVALLOC, "enter_size"),
+    Hook("malloc", Function.MALLOC, "enter_size", 1),
+    Hook("free", Function.FREE, "enter_free", 1, has_return=False),
+    Hook("calloc", Function.CALLOC, "enter_count_size", 2),
+    Hook("realloc", Function.REALLOC, "enter_realloc", 2),
+    Hook("reallocarray", Function.REALLOCARRAY, "enter_reallocarray", 3),
+    Hook("posix_memalign", Function.POSIX_MEMALIGN, "enter_posix_memalign", 3),
+    Hook("aligned_alloc", Function.ALIGNED_ALLOC, "enter_alignment_size", 2),
+    Hook("memalign", Function.MEMALIGN, "enter_alignment_size", 2),
+    Hook("valloc", Function.VALLOC, "enter_size", 1),
+    Hook("pvalloc", Function.PVALLOC, "enter_size", 1),
 )
 
 REGIONS = (
-    Hook("mmap", Function.MMAP, "enter_mmap"),
-    Hook("munmap", Function.MUNMAP, "enter_munmap"),
-    Hook("mremap", Function.MREMAP, "enter_mremap"),
+    Hook("mmap", Function.MMAP, "enter_mmap", 2),
+    Hook("munmap", Function.MUNMAP, "enter_munmap", 2),
+    Hook("mremap", Function.MREMAP, "enter_mremap", 4),
 )
 
 FUNCTION_NAMES = {hook.function: hook.symbol for hook in (*HEAP, *REGIONS)}

@@ -13,6 +13,7 @@ from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.allocators import HEAP, REGIONS, REQUIRED, Hook
+from leaktrace.probes.placement import Placement, place_in
 from leaktrace.target.mappings import Mapping, read_mappings
 
 _MAX_SHEBANGS = 4  # execve(2) follows as many
@@ -21,9 +22,10 @@ _SUPPORTED_MACHINES = {"EM_X86_64", "EM_AARCH64"}
 
 @dataclass(frozen=True)
 class Probe:
-    """A hook and the file offset of the instruction that carries it."""
+    """A hook, the instruction that carries it, and that one's offset in the file."""
 
     hook: Hook
+    placement: Placement
     offset: int
 
 
@@ -65,11 +67,12 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
     missing: list[str] = []
     for hook in hooks:
         symbol = found.get(prefix + hook.symbol)
-        offset = elf.vaddr_to_offset(symbol.vaddr) if symbol else None
-        if offset is None:
+        entry = elf.vaddr_to_offset(symbol.vaddr) if symbol else None
+        if symbol is None or entry is None:
             missing.append(hook.symbol)
-        elif offset not in probes:
-            probes[offset] = Probe(hook, offset)
+        elif entry not in probes:
+            placement = place_in(elf, symbol, hook.argument_count)
+            probes[entry] = Probe(hook, placement, entry + placement.offset)
     return ObjectPlan(path, elf, tuple(probes.values()), tuple(missing))
 
 

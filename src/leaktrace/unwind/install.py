@@ -102,7 +102,8 @@ class UnwindLayout:
     """The contents of the BPF arrays of one process, from its first mappings to its last.
 
     `tables` yields the table of the object behind a mapping, None where there is no object; an
-    ObjectFileError that it raises is reported and the object goes without.
+    ObjectFileError that it raises is reported and the object goes without, for good unless its
+    cause is that the mapping has just changed.
     """
 
     tables: TableProvider
@@ -149,13 +150,18 @@ class UnwindLayout:
             key = _object_key(mapping)
             placed = self._placed.get(key) if key else _NOTHING
             if placed is None:
-                table, failure = self._table(mapping)
+                try:
+                    table = self._table(mapping)
+                except ObjectFileError as error:
+                    failures.append(UnwindFailure(mapping.path, error.message))
+                    if _is_passing(error):
+                        _append(entries, _entry(mapping, _NOTHING))
+                        continue
+                    table = None
                 placed = self._placed[key] = self._place(table) if table else _NOTHING
-                if table and placed.page_count:
+                if table:
                     rows.append(table.rows)
                     pages.append(table.pages + np.uint32(placed.row_lo))
-                elif failure:
-                    failures.append(failure)
             _append(entries, _entry(mapping, placed))
         listed, left_out = self._cut(entries)
         start = self._next_list_start(len(listed))
@@ -170,15 +176,14 @@ class UnwindLayout:
             mappings_left_out=left_out,
         )
 
-    def _table(self, mapping: Mapping) -> tuple[UnwindTable | None, UnwindFailure | None]:
-        try:
-            table = self.tables(mapping)
-        except ObjectFileError as error:
-            return None, UnwindFailure(mapping.path, error.message)
+    def _table(self, mapping: Mapping) -> UnwindTable | None:
+        table = self.tables(mapping)
         if table and self.capacity and not self._fits(table, self.capacity):
-            reason = f"no room for its {len(table.rows):,} rows: capacity {self.capacity.rows:,}"
-            return None, UnwindFailure(mapping.path, reason)
-        return table, None
+            raise ObjectFileError(
+                f"no room for the {len(table.rows):,} rows of {mapping.path}"
+                f" among {self.capacity.rows:,}"
+            )
+        return table
 
     def _fits(self, table: UnwindTable, capacity: Capacity) -> bool:
         return (
@@ -214,6 +219,11 @@ class UnwindLayout:
         self._updates += 1
         self._listed = count
         return start
+
+
+def _is_passing(error: ObjectFileError) -> bool:
+    """Whether the mapping was gone when its file was opened: with the next list we try again."""
+    return isinstance(error.__cause__, FileNotFoundError | ProcessLookupError)
 
 
 def _object_key(mapping: Mapping) -> object:

@@ -1,0 +1,142 @@
+"""Where in a function its probe is cheapest.
+
+An x86 uprobe on an instruction that the kernel emulates costs one trap. Any other instruction is
+executed out of line, under single-step, which costs a second trap: three to five times the price
+under virtualisation, about twice on bare metal. glibc's free, for example, begins with
+`test %rdi,%rdi`, which is not emulated, and goes on with `je`, which is.
+
+So the probe goes on the first emulated instruction of the straight line that the function begins
+with, as long as the arguments are still in their registers and the return address is still on top
+of the stack there, and nothing else in the function jumps to it.
+
+Sources: arch/x86/kernel/uprobes.c (push_setup_xol_ops, branch_setup_xol_ops), the System V psABI
+for x86-64, 3.2.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import capstone
+from capstone import x86 as cs_x86
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.symbols.table import FunctionSymbol
+
+_MAX_PROLOGUE = 16  # instructions looked at
+_MAX_FUNCTION_BYTES = 16_384  # searched for jumps back
+_UNKNOWN_SIZE_BYTES = 512  # the same, where the symbol has no size
+
+_ARGUMENTS = (
+    {"rdi", "edi", "di", "dil"},
+    {"rsi", "esi", "si", "sil"},
+    {"rdx", "edx", "dx", "dl", "dh"},
+    {"rcx", "ecx", "cx", "cl", "ch"},
+)
+_STACK_POINTER = {"rsp", "esp", "sp", "spl"}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The instruction that carries a probe; `offset` bytes from the function's entry."""
+
+    offset: int
+    instruction: str  # "push r12"
+    emulated: bool  # one trap a hit, not two
+    reason: str = ""  # why it isn't on a cheaper instruction
+
+
+def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Placement:
+    """Choose the instruction of an x86-64 function.
+
+    `code` begins at its entry; `whole` is as much of the function as is searched for jumps back,
+    `code` itself if None. The first `argument_count` integer arguments must be intact.
+    """
+    instructions = list(_disassembler().disasm(code, 0, _MAX_PROLOGUE))
+    if not instructions:
+        return Placement(0, "?", emulated=False, reason="its first instruction can't be decoded")
+    entry = Placement(0, _text(instructions[0]), _is_emulated(instructions[0]))
+    if entry.emulated:
+        return entry
+
+    def stay(reason: str) -> Placement:
+        return Placement(0, entry.instruction, emulated=False, reason=reason)
+
+    precious = set[str]().union(_STACK_POINTER, *_ARGUMENTS[:argument_count])
+    for instruction in instructions:
+        if _is_emulated(instruction):
+            if _jumped_to(code if whole is None else whole, instruction.address):
+                return stay("the function jumps back to the instructions it begins with")
+            return Placement(instruction.address, _text(instruction), emulated=True)
+        if _ends_straight_line(instruction):
+            return stay("it branches before an instruction that is emulated")
+        _, written = instruction.regs_access()
+        if precious & {instruction.reg_name(register) for register in written}:
+            return stay("an argument or the stack pointer is changed before one that is emulated")
+    return stay("no emulated instruction is near its entry")
+
+
+def place_in(elf: ElfObject, function: FunctionSymbol, argument_count: int) -> Placement:
+    """The same for a function of an object. On other machines than x86-64 the entry it is."""
+    if elf.machine != "EM_X86_64":
+        return Placement(0, "?", emulated=False, reason="placement is known for x86-64 only")
+    size = min(function.size or _UNKNOWN_SIZE_BYTES, _MAX_FUNCTION_BYTES)
+    try:
+        whole = elf.read_vaddr(function.vaddr, size)
+    except ObjectFileError:
+        return Placement(0, "?", emulated=False, reason="its code can't be read")
+    return place(whole, argument_count)
+
+
+@cache
+def _disassembler() -> Any:  # noqa: ANN401 (capstone has no types)
+    machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    machine.detail = True
+    return machine
+
+
+def _text(instruction: Any) -> str:  # noqa: ANN401
+    return f"{instruction.mnemonic} {instruction.op_str}".strip()
+
+
+def _is_emulated(instruction: Any) -> bool:  # noqa: ANN401
+    """What the kernel has emulated since Linux 4.16 (push: e7ed9d9bd037, "uprobes/x86: Emulate push
+    insns for uprobe on x86"; near jumps and calls, nop: 8ad8e9d3fd64 and 7ba6db2d6886, 3.16).
+    Newer kernels emulate more; what is here holds for them as well."""
+    code = bytes(instruction.bytes)
+    if code[0] == 0x41 and len(code) == 2:  # REX.B: push r8…r15
+        return 0x50 <= code[1] <= 0x57
+    one, two = code[0], code[:2]
+    return (
+        (0x50 <= one <= 0x57 and len(code) == 1)  # push
+        or code == b"\x90"  # nop
+        or one in (0xE8, 0xE9, 0xEB)  # call, jmp
+        or (0x70 <= one <= 0x7F and len(code) == 2)  # jcc, short
+        or (two[0] == 0x0F and len(two) == 2 and 0x80 <= two[1] <= 0x8F)  # jcc, near
+    )
+
+
+def _ends_straight_line(instruction: Any) -> bool:  # noqa: ANN401
+    groups = (
+        capstone.CS_GRP_JUMP,
+        capstone.CS_GRP_CALL,
+        capstone.CS_GRP_RET,
+        capstone.CS_GRP_INT,
+        capstone.CS_GRP_IRET,
+    )
+    return any(instruction.group(group) for group in groups)
+
+
+def _jumped_to(whole: bytes, candidate: int) -> bool:
+    """Whether a direct jump of the function leads behind its entry, as far as the candidate: the
+    probe would then also be hit within a call. Code that can't be decoded ends the search; it is
+    data or padding."""
+    for instruction in _disassembler().disasm(whole, 0):
+        if instruction.group(capstone.CS_GRP_JUMP) and instruction.operands:
+            operand = instruction.operands[0]
+            if operand.type == cs_x86.X86_OP_IMM and 0 < operand.imm <= candidate:
+                return True
+    return False
