@@ -253,6 +253,26 @@ def test_an_object_that_fails_is_named_once_and_still_listed() -> None:
     assert len(second.mappings) == 1
 
 
+def test_an_object_whose_mapping_changed_meanwhile_is_tried_again() -> None:
+    answers: list[UnwindTable | OSError] = [
+        FileNotFoundError(2, "No such file or directory"),
+        table([0x1000]),
+    ]
+
+    def provide(mapping: Mapping) -> UnwindTable:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise ObjectFileError(f"{mapping.path} can't be opened") from answer
+        return answer
+
+    layout = UnwindLayout(provide)
+    first = layout.update([mapping(0x10000, 4)])
+    assert (len(first.failures), len(first.mappings), len(first.rows)) == (1, 1, 0)
+    second = layout.update([mapping(0x10000, 4)])
+    assert (len(second.failures), len(second.rows)) == (0, 1)
+    assert second.mappings[0]["page_count"] > 0
+
+
 def test_capacity_is_kept() -> None:
     tables = {"/lib/one.so": table([0x1000]), "/lib/two.so": table(list(range(0x1000, 0x1400)))}
     two = mapping(0x80000, 4, path="/lib/two.so", inode=2)
