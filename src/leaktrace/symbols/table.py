@@ -37,7 +37,7 @@ SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
 VERSYM_HIDDEN = 0x8000  # set on every version of a symbol but the default one
 
 MAX_NAME_BYTES = 4096  # a mangled C++ name can be long; anything longer is not a name
-_MAX_SAME_NAMES = 100_000  # occurrences of one name in a string table that are looked at
+_MAX_SAME_NAMES = 100_000  # symbols with the same beginning that are looked at
 _MAX_ALIASES = 64  # symbols of one address that are compared
 
 ByteOrder = Literal["<", ">"]  # little, big: as struct and numpy spell it
@@ -87,22 +87,22 @@ def find_functions(tables: Iterable[RawSymbols], names: Iterable[str]) -> dict[s
 
     Of a name with several versions, the default one is taken (the one a new link would use).
     """
-    wanted = list(dict.fromkeys(names))
+    wanted = [name for name in dict.fromkeys(names) if name]
     found: dict[str, FunctionSymbol] = {}
     for table in tables:
-        defined = _defined_functions(table)
-        positions = np.nonzero(defined)[0]
-        if not positions.size:
-            continue
-        name_offsets = table.entries["name"][positions]
+        positions = np.nonzero(_defined_functions(table))[0]
+        beginnings = _beginnings(table, positions)
         for name in wanted:
-            if name in found or not name:
+            if name in found:
                 continue
-            occurrences = _occurrences(table.strings, name.encode())
-            hits = positions[np.isin(name_offsets, occurrences)] if occurrences.size else ()
-            ranked = sorted(_version_rank(table, int(hit)) for hit in hits[:_MAX_ALIASES])
-            if ranked:
-                entry = table.entries[ranked[0][-1]]
+            hits = [
+                int(position)
+                for position in positions[_may_be(name.encode(), beginnings)][:_MAX_SAME_NAMES]
+                if table.name(int(table.entries["name"][position])) == name
+            ]
+            if hits:
+                best = min(hits, key=lambda position: _version_rank(table, position))
+                entry = table.entries[best]
                 found[name] = FunctionSymbol(
                     name,
                     int(entry["value"]),
@@ -124,18 +124,27 @@ def _defined_functions(table: RawSymbols) -> npt.NDArray[np.bool_]:
     return defined
 
 
-def _occurrences(strings: bytes, name: bytes) -> npt.NDArray[np.int64]:
-    """Where a name, or a version of it, stands in a string table.
+def _beginnings(table: RawSymbols, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """The first 16 bytes of some symbols' names, as two columns of numbers.
 
-    The linker merges tails ("free" is the end of "xfree"), so a name need not follow a NUL.
+    To compare numbers first makes finding fifty names among a hundred thousand take milliseconds.
     """
-    offsets: list[int] = []
+    padded = table.strings + bytes(16)
+    offsets = np.minimum(table.entries["name"][positions], len(table.strings)).astype(np.int64)
+    text = np.lib.stride_tricks.sliding_window_view(np.frombuffer(padded, dtype=np.uint8), 16)
+    return np.ascontiguousarray(text[offsets]).view("<u8").reshape(-1, 2)
+
+
+def _may_be(name: bytes, beginnings: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which rows begin with a name, and end there as far as 16 bytes tell: in NUL or a version."""
+    chosen = np.zeros(len(beginnings), dtype=np.bool_)
     for ending in (b"\0", b"@"):
-        at = strings.find(name + ending)
-        while at >= 0 and len(offsets) < _MAX_SAME_NAMES:
-            offsets.append(at)
-            at = strings.find(name + ending, at + 1)
-    return np.array(offsets, dtype=np.int64)
+        part = (name + ending)[:16]
+        keys = np.frombuffer(part.ljust(16, b"\0"), dtype="<u8")
+        masks = np.frombuffer((b"\xff" * len(part)).ljust(16, b"\0"), dtype="<u8")
+        rows = np.nonzero(beginnings[:, 0] & masks[0] == keys[0])[0]
+        chosen[rows[beginnings[rows, 1] & masks[1] == keys[1]]] = True
+    return chosen
 
 
 def _version_rank(table: RawSymbols, index: int) -> tuple[bool, bool, int]:
