@@ -8,13 +8,10 @@ gigabytes; none of that must reach the tracer, which only maps the finished tabl
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
 from symbolic.symcache import SymCache
 
@@ -24,8 +21,6 @@ from leaktrace.model import SourceLine
 from leaktrace.symbols.demangle import child_environment
 from leaktrace.symbols.names import printable
 
-_MIN_MEMORY_BYTES = 512 << 20
-_NICENESS = 5
 _NO_ADDRESS = 0xFFFF_FFFF  # what symbolic says for the start of an inlined function
 _MAX_INLINED = 128  # frames of one address
 
@@ -99,7 +94,7 @@ def read_line_table(elf: ElfObject, timeout_s: float) -> LineTable:
 
 
 def _convert_in_child(elf: ElfObject, table: int, timeout_s: float) -> None:
-    command = [sys.executable, "-m", __name__, str(elf.descriptor), str(table)]
+    command = [sys.executable, "-m", "leaktrace.symbols.convert", str(elf.descriptor), str(table)]
     try:
         child = subprocess.run(
             command,
@@ -127,32 +122,3 @@ def _convert_in_child(elf: ElfObject, table: int, timeout_s: float) -> None:
         raise ObjectFileError(
             f"the debug information of {elf.shown} is damaged: {printable(last)[:200]}"
         )
-
-
-def _convert(source: int, table: int) -> None:
-    """The child: the object open as `source` becomes a table written to `table`."""
-    _be_modest(os.fstat(source).st_size)
-    archive = Archive.open(f"/proc/self/fd/{source}")
-    for binary in archive.iter_objects():
-        with os.fdopen(table, "wb") as out:
-            binary.make_symcache().dump_into(out)
-        return
-    raise SystemExit("no object in it")
-
-
-def _be_modest(file_size: int) -> None:
-    """Takes three quarters of what memory is free at most, and dies before the target does."""
-    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(memory["MemAvailable"].split()[0]) << 10
-    limit = file_size + max(_MIN_MEMORY_BYTES, free // 4 * 3)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Path("/proc/self/oom_score_adj").write_text("1000")
-    os.nice(_NICENESS)
-
-
-if __name__ == "__main__":
-    try:
-        _convert(int(sys.argv[1]), int(sys.argv[2]))
-    except (SymbolicError, LookupError, OSError, MemoryError) as error:
-        raise SystemExit(str(error) or type(error).__name__) from error

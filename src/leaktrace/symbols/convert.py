@@ -1,0 +1,51 @@
+"""A program of its own: turns the debug information of an object into a table of lines.
+
+    python -m leaktrace.symbols.convert OBJECT TABLE
+
+Both are numbers of inherited file descriptors. It is kept apart from what it serves (`lines`) so
+that it starts quickly: it imports nothing but `symbolic`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+from pathlib import Path
+
+from symbolic.debuginfo import Archive
+from symbolic.exceptions import SymbolicError
+
+_MIN_MEMORY_BYTES = 512 << 20
+_NICENESS = 5
+
+
+def _convert(source: int, table: int) -> None:
+    """The child: the object open as `source` becomes a table written to `table`."""
+    _be_modest(os.fstat(source).st_size)
+    archive = Archive.open(f"/proc/self/fd/{source}")
+    for binary in archive.iter_objects():
+        with os.fdopen(table, "wb") as out:
+            binary.make_symcache().dump_into(out)
+        return
+    raise SystemExit("no object in it")
+
+
+def _be_modest(file_size: int) -> None:
+    """Takes three quarters of what memory is free at most, and dies before the target does."""
+    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(memory["MemAvailable"].split()[0]) << 10
+    limit = file_size + max(_MIN_MEMORY_BYTES, free // 4 * 3)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):  # /proc may be mounted read-only
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    os.nice(_NICENESS)
+
+
+if __name__ == "__main__":
+    try:
+        _convert(int(sys.argv[1]), int(sys.argv[2]))
+    except (SymbolicError, LookupError, OSError, MemoryError) as error:
+        raise SystemExit(str(error) or type(error).__name__) from error
