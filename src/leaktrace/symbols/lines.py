@@ -119,6 +119,7 @@ def _convert_in_child(elf: ElfObject, table: int, timeout_s: float) -> None:
         )
     if child.returncode:
         last = child.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        last = last.strip().removeprefix("caused by: ")
         raise ObjectFileError(
             f"the debug information of {elf.shown} is damaged: {printable(last)[:200]}"
         )
