@@ -25,6 +25,7 @@ TARGET = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <execinfo.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +48,8 @@ __attribute__((noinline)) void outer(void) {
   printf("\n");
 }
 
+static void on_signal(int number) { (void)number; outer(); }
+
 int main(int argc, char **argv) {
   char line[4096], *text;
   setvbuf(stdout, NULL, _IOLBF, 0);
@@ -54,6 +57,7 @@ int main(int argc, char **argv) {
   while ((text = fgets(line, sizeof line, stdin))) {
     line[strcspn(line, "\n")] = 0;
     if (!strcmp(line, "stack")) outer();
+    else if (!strcmp(line, "signal")) { signal(SIGUSR1, on_signal); raise(SIGUSR1); }
     else if (!strncmp(line, "open ", 5)) {
       library = dlopen(line + 5, RTLD_NOW);
       printf("%p\n", library ? dlsym(library, "from_library") : NULL);
@@ -155,6 +159,20 @@ def test_a_stack_has_names_lines_and_modules(run: Run, programs: Path) -> None:
     assert [frame.address for frame in frames] == stack
     assert any("libc" in (frame.module or "") for frame in frames)
     assert all(frame.function or frame.unknown for frame in frames)
+
+
+def test_a_signal_frame(run: Run) -> None:
+    """A handler returns to the start of a trampoline, and beyond lies what it interrupted."""
+    target = run()
+    ready(target)
+    symbolizer = ProcessSymbolizer(target.pid)
+    stack = target.ask("signal")
+    frames = [frame for frame in symbolizer.symbolize_stack(stack) if not frame.inlined]
+    names = [frame.function for frame in frames]
+    assert names[:4] == ["inner", "outer", "on_signal", "<signal handler called>"]
+    assert "main" in names[4:]
+    assert [frame.address for frame in frames] == stack
+    assert frames[4:5] == [symbolizer.symbolize(stack[4], False)[-1]]
 
 
 def test_the_same_address_is_the_same_tuple(run: Run) -> None:

@@ -16,6 +16,15 @@ from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.table import RawSymbols, SymbolTable
 from leaktrace.target.root import TargetRoot
 
+SIGNAL_FRAME = "<signal handler called>"  # as gdb shows it
+
+# What a signal handler returns to: rt_sigreturn(2) in libc or the vDSO. libgcc knows it by its
+# instructions too (MD_FALLBACK_FRAME_STATE_FOR, libgcc/config/{i386,aarch64}/linux-unwind.h).
+_SIGNAL_TRAMPOLINES = {
+    "EM_X86_64": bytes.fromhex("48c7c00f000000 0f05"),  # mov $15, %rax; syscall
+    "EM_AARCH64": bytes.fromhex("681180d2 010000d4"),  # mov x8, 139; svc 0
+}
+
 
 class Module:
     """An object file, its symbols, its debug file and its lines.
@@ -39,6 +48,8 @@ class Module:
 
         Innermost inlined function first, the physical frame last.
         """
+        if self._is_signal_trampoline(vaddr):
+            return (self._frame(address, vaddr, SIGNAL_FRAME, 0, None),)
         wanted = vaddr - 1 if is_return_address else vaddr
         lines = self._lines.lookup(wanted) if self._lines else ()
         physical = lines[-1] if lines else None
@@ -60,6 +71,17 @@ class Module:
         source = self._physical_source(lines)
         last = self._frame(address, vaddr, function, offset, source, unknown=unknown)
         return (*inlined, last)
+
+    def _is_signal_trampoline(self, vaddr: int) -> bool:
+        """Whether a frame at this address was made by the kernel to call a signal handler.
+
+        The address is that of an instruction then, although it stands where return addresses do.
+        """
+        code = _SIGNAL_TRAMPOLINES.get(self.elf.machine)
+        offset = self.elf.vaddr_to_offset(vaddr)
+        if code is None or offset is None or offset + len(code) > self.elf.file_size:
+            return False
+        return self.elf.read(offset, len(code)) == code
 
     def _inlined_frame(self, address: int, vaddr: int, line: CodeLine) -> Frame:
         if line.function:

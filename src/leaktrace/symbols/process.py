@@ -7,6 +7,7 @@ import stat
 import time
 import weakref
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Frame
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.jit import PerfMap
-from leaktrace.symbols.module import Module
+from leaktrace.symbols.module import SIGNAL_FRAME, Module
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.target.mappings import Mapping, read_mappings
@@ -115,6 +116,19 @@ class ProcessSymbolizer:
                 self._frames[key] = frames
         return frames
 
+    def symbolize_stack(self, addresses: Iterable[int]) -> tuple[Frame, ...]:
+        """The frames of a stack of return addresses, leaf first.
+
+        What a signal interrupted is an instruction that was to be executed, not one after a call:
+        the address after a signal frame is looked up as it stands.
+        """
+        frames: list[Frame] = []
+        is_return_address = True
+        for address in addresses:
+            frames += self.symbolize(address, is_return_address)
+            is_return_address = frames[-1].function != SIGNAL_FRAME
+        return tuple(frames)
+
     def forget(self) -> None:
         """Drops all that execve(2) replaces: mappings and addresses. Open objects are kept."""
         self._regions, self._starts, self._frames = [], [], {}
@@ -131,8 +145,8 @@ class ProcessSymbolizer:
 
     def notes(self) -> tuple[str, ...]:
         """What the reader should know of objects that were looked into: why lines are missing."""
-        problems = [f"{m.shown}: {m.problem}" for m in self._modules.values() if m.problem]
-        return tuple(problems)
+        files = [module for module in self._modules.values() if not module.path.startswith("[")]
+        return tuple(f"{module.shown}: {module.problem}" for module in files if module.problem)
 
     # -- looking up -------------------------------------------------------------------------
 
