@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.cfi import MalformedCfiError, read_sleb128, read_uleb128
 from leaktrace.unwind.entries import FrameSection, SectionKind, Skipped, read_functions
-from leaktrace.unwind.rows import describe
+from leaktrace.unwind.rows import CFA_OFFSET_MAX, describe
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, compile_source
 
 RBX, RBP, RSP, R10, RIP = 3, 6, 7, 10, 16
@@ -223,6 +223,28 @@ def test_remember_and_restore_cover_cfa_rbp_and_return_address() -> None:
     ]
 
 
+def test_a_register_after_an_expression_has_the_offset_from_before() -> None:
+    """So does libgcrypt's assembly, and so understand it gdb, binutils and libgcc."""
+    code = (
+        def_cfa_offset(56)
+        + def_cfa_expression(breg(RSP, 536) + DEREF)
+        + REMEMBER
+        + advance(1)
+        + def_cfa_register(RSP)
+        + advance(1)
+        + def_cfa_offset(64)
+        + RESTORE_STATE
+        + advance(1)
+        + def_cfa_register(RBP)
+    )
+    assert rows_of(code) == [
+        "0x1000: CFA = *(rsp+536)",
+        "0x1001: CFA = rsp+56",
+        "0x1002: CFA = *(rsp+536)",
+        "0x1003: CFA = rbp+56",
+    ]
+
+
 def test_an_outermost_frame_can_be_remembered_too() -> None:
     code = b"\x07\x10" + REMEMBER + advance(1) + offset_of(RIP, 1) + advance(1) + RESTORE_STATE
     assert rows_of(code) == [
@@ -315,7 +337,11 @@ def test_other_registers_make_no_rows() -> None:
         (b"\x13" + sleb(-4), "CFA = rsp+32"),  # DW_CFA_def_cfa_offset_sf
         (b"\x13" + sleb(2), "CFA = rsp-16"),
         (def_cfa_offset(0x7FFF * 8), "CFA = rsp+262136"),
-        (def_cfa_offset(0x8000 * 8), "no rule (cfa offset)"),
+        (def_cfa_offset(524352), "CFA = rsp+524352"),  # redis has such a function
+        (def_cfa_offset(CFA_OFFSET_MAX), f"CFA = rsp+{CFA_OFFSET_MAX}"),
+        (def_cfa_offset(CFA_OFFSET_MAX + 8), "no rule (cfa offset)"),
+        (b"\x13" + sleb(0x8000), "CFA = rsp-262144"),
+        (b"\x13" + sleb(0x8001), "no rule (cfa offset)"),
         (def_cfa_offset(12), "no rule (cfa offset)"),
         (def_cfa(R10, 0), "no rule (cfa register)"),
         (def_cfa_expression(PLT_EXPRESSION), "CFA = rsp+8, rsp+16 from byte 11 of a PLT entry on"),

@@ -17,6 +17,8 @@ from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.rows import (
+    CFA_OFFSET_MAX,
+    CFA_OFFSET_MIN,
     PC_SHIFT,
     Row,
     Rule,
@@ -40,13 +42,20 @@ from leaktrace.unwind.table import (
 BASE = 0x400000
 SECTION = BASE + 0x100000
 
+SCALED_RULES = [rule for rule in Rule if rule not in (Rule.RULE_PLT, Rule.RULE_NONE)]
 SOME_ROWS = st.builds(
     Row,
     pc=st.integers(0, (1 << 32) - 1),
-    rule=st.sampled_from(Rule),
-    cfa_offset=st.integers(-0x8000, 0x7FFF).map(lambda n: n * 8),
+    rule=st.sampled_from(SCALED_RULES),
+    cfa_offset=st.integers(CFA_OFFSET_MIN // 8, CFA_OFFSET_MAX // 8).map(lambda n: n * 8),
     saved_rbp=st.integers(0, 255),
-).filter(lambda row: row.rule not in (Rule.RULE_PLT, Rule.RULE_NONE) or abs(row.cfa_offset) < 32768)
+) | st.builds(
+    Row,
+    pc=st.integers(0, (1 << 32) - 1),
+    rule=st.sampled_from([Rule.RULE_PLT, Rule.RULE_NONE]),
+    cfa_offset=st.integers(-0x8000, 0x7FFF),
+    saved_rbp=st.integers(0, 255),
+)
 
 
 def source(section: bytes = b"", *, segments: tuple[CodeSegment, ...] = ()) -> UnwindSource:
@@ -77,6 +86,12 @@ def eh_frame(*functions: tuple[int, int, int], address: int = SECTION) -> bytes:
 def test_layout_is_the_one_the_kernel_side_knows() -> None:
     row = pack(Row(pc=0x1234, rule=Rule.RULE_RBP, cfa_offset=-16, saved_rbp=3))
     assert row == 0x00001234_03_02_FFFE
+    # Beyond 256 KB the upper bits of the rule's byte count: 0x10000 * 8 bytes each.
+    far = pack(Row(pc=0, rule=Rule.RULE_RSP, cfa_offset=524352, saved_rbp=5))
+    assert far == 0x05_09_0008
+    assert pack(Row(0, Rule.RULE_RSP, 0x7FFF * 8, 0)) == 0x01_7FFF
+    assert pack(Row(0, Rule.RULE_RSP, 0x8000 * 8, 0)) == 0x09_8000
+    assert pack(Row(0, Rule.RULE_RSP, CFA_OFFSET_MAX, 0)) == 0xF9_7FFF
     assert [rule.value for rule in Rule] == list(range(8))
     assert (SavedRbp.UNCHANGED, SavedRbp.LOST, SavedRbp.AT_RBP) == (0, 254, 255)
 
@@ -95,7 +110,8 @@ def test_unpack_undoes_pack(row: Row) -> None:
         Row(1 << 32, Rule.RULE_RSP, 8, 0),
         Row(-1, Rule.RULE_RSP, 8, 0),
         Row(0, Rule.RULE_RSP, 12, 0),
-        Row(0, Rule.RULE_RSP, 1 << 18, 0),
+        Row(0, Rule.RULE_RSP, CFA_OFFSET_MAX + 8, 0),
+        Row(0, Rule.RULE_RSP, CFA_OFFSET_MIN - 8, 0),
         Row(0, Rule.RULE_RSP, 8, 256),
         Row(0, Rule.RULE_PLT, 1 << 15, 0),
     ],

@@ -150,7 +150,8 @@ def _run(code: bytes, info: CommonInfo, program: Program, packed: PackedRules) -
     code_alignment, data_alignment = info.code_alignment, info.data_alignment
     return_register, initial = info.return_register, info.initial
     register, offset, saved, ra = initial
-    remembered: list[State] = []
+    plain_offset = offset  # the last that came without an expression
+    remembered: list[tuple[State, int]] = []
     location = 0
     changed = True  # since the last row
     position, end = 0, len(code)
@@ -195,12 +196,12 @@ def _run(code: bytes, info: CommonInfo, program: Program, packed: PackedRules) -
         elif opcode == 0x0A:  # DW_CFA_remember_state
             if len(remembered) == MAX_REMEMBERED_STATES:
                 raise MalformedCfiError("too many remembered states")
-            remembered.append(State(register, offset, saved, ra))
+            remembered.append((State(register, offset, saved, ra), plain_offset))
 
         elif opcode == 0x0B:  # DW_CFA_restore_state
             if not remembered:
                 raise MalformedCfiError("no state to restore")
-            register, offset, saved, ra = remembered.pop()
+            (register, offset, saved, ra), plain_offset = remembered.pop()
             changed = True
 
         elif opcode == 0x00:  # DW_CFA_nop
@@ -223,11 +224,15 @@ def _run(code: bytes, info: CommonInfo, program: Program, packed: PackedRules) -
             changed = True
 
         elif opcode == 0x0D:  # DW_CFA_def_cfa_register
+            if register < 0:  # DWARF forbids it, assemblers do it: the offset from before
+                offset = plain_offset
             register, position = read_uleb128(code, position)
             changed = True
 
         elif opcode == 0x0F:  # DW_CFA_def_cfa_expression
             expression, position = _read_block(code, position)
+            if register >= 0:
+                plain_offset = offset
             register, offset = _cfa_from_expression(expression)
             changed = True
 

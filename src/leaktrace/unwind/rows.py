@@ -4,8 +4,9 @@ A row is one u64, so that the BPF walker gets all of it with one map lookup:
 
     bits 63..32  pc: first address the row holds for, relative to the object's base
     bits 31..24  saved rbp: where the caller's rbp is (see `SavedRbp`)
-    bits 23..16  rule: how to find the canonical frame address (see `Rule`)
-    bits 15..0   CFA offset / 8, signed
+    bits 23..19  CFA offset / 8, what goes beyond the low part: unsigned, times 65536
+    bits 18..16  rule: how to find the canonical frame address (see `Rule`)
+    bits 15..0   CFA offset / 8, low part: signed
 
 A row holds until the pc of the next one. The canonical frame address (CFA) is the value of rsp
 just before the call (System V psABI for x86-64, DWARF 5 section 6.4.1), so the return address is
@@ -25,10 +26,13 @@ Rows = NDArray[np.uint64]
 PC_SHIFT = 32
 SAVED_RBP_SHIFT = 24
 RULE_SHIFT = 16
+RULE_MASK = 0x7
+FAR_SHIFT = 19
+FAR_MASK = 0x1F
 PC_LIMIT = 1 << 32
 CFA_OFFSET_UNIT = 8
 CFA_OFFSET_MIN = -0x8000 * CFA_OFFSET_UNIT
-CFA_OFFSET_MAX = 0x7FFF * CFA_OFFSET_UNIT
+CFA_OFFSET_MAX = (FAR_MASK * 0x10000 + 0x7FFF) * CFA_OFFSET_UNIT  # 16 MB: buffers on the stack
 
 
 class Rule(IntEnum):
@@ -103,7 +107,8 @@ def _is_scaled(rule: int) -> bool:
 def pack_rule(rule: int, cfa_offset: int = 0, saved_rbp: int = SavedRbp.UNCHANGED) -> int:
     """The low 32 bits of a row. The caller has checked that the fields fit."""
     field = cfa_offset // CFA_OFFSET_UNIT if _is_scaled(rule) else cfa_offset
-    return (field & 0xFFFF) | rule << RULE_SHIFT | saved_rbp << SAVED_RBP_SHIFT
+    far = (field + 0x8000) >> 16
+    return (field & 0xFFFF) | rule << RULE_SHIFT | far << FAR_SHIFT | saved_rbp << SAVED_RBP_SHIFT
 
 
 def pack(row: Row) -> int:
@@ -111,8 +116,12 @@ def pack(row: Row) -> int:
 
     Raises ValueError for a field that doesn't fit.
     """
-    unit = CFA_OFFSET_UNIT if _is_scaled(row.rule) else 1
-    if row.cfa_offset % unit or not -0x8000 <= row.cfa_offset // unit <= 0x7FFF:
+    if _is_scaled(row.rule):
+        fits = CFA_OFFSET_MIN <= row.cfa_offset <= CFA_OFFSET_MAX
+        fits = fits and row.cfa_offset % CFA_OFFSET_UNIT == 0
+    else:
+        fits = -0x8000 <= row.cfa_offset <= 0x7FFF
+    if not fits:
         raise ValueError(f"a row can't hold the CFA offset {row.cfa_offset}")
     if not 0 <= row.pc < PC_LIMIT or not 0 <= row.saved_rbp <= 0xFF:
         raise ValueError(f"a field of {row} is out of range")
@@ -120,9 +129,10 @@ def pack(row: Row) -> int:
 
 
 def unpack(value: int) -> Row:
-    """A row taken apart. Raises ValueError for a rule that doesn't exist."""
-    rule = Rule(value >> RULE_SHIFT & 0xFF)
-    field = (value & 0xFFFF ^ 0x8000) - 0x8000
+    """A row taken apart."""
+    rule = Rule(value >> RULE_SHIFT & RULE_MASK)
+    low = (value & 0xFFFF ^ 0x8000) - 0x8000
+    field = low + ((value >> FAR_SHIFT & FAR_MASK) << 16)
     return Row(
         pc=value >> PC_SHIFT,
         rule=rule,
@@ -133,14 +143,16 @@ def unpack(value: int) -> Row:
 
 def unpack_all(rows: Rows) -> Columns:
     """The fields of many rows, without an object a row."""
-    rule = (rows >> np.uint64(RULE_SHIFT)).astype(np.uint8)
-    field = rows.astype(np.uint16).view(np.int16).astype(np.int32)
+    low_half = rows.astype(np.uint32)
+    rule = (low_half >> RULE_SHIFT & RULE_MASK).astype(np.uint8)
+    low = rows.astype(np.uint16).view(np.int16).astype(np.int32)
+    field = low + (low_half >> FAR_SHIFT & FAR_MASK).astype(np.int32) * 0x10000
     scaled = (rule != Rule.RULE_PLT) & (rule != Rule.RULE_NONE)
     return Columns(
         pc=(rows >> np.uint64(PC_SHIFT)).astype(np.uint32),
         rule=rule,
         cfa_offset=np.where(scaled, field * CFA_OFFSET_UNIT, field).astype(np.int32),
-        saved_rbp=(rows >> np.uint64(SAVED_RBP_SHIFT)).astype(np.uint8),
+        saved_rbp=(low_half >> SAVED_RBP_SHIFT).astype(np.uint8),
     )
 
 

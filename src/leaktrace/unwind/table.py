@@ -46,7 +46,7 @@ _MAX_BASE = 1 << 47  # end of user space with four-level page tables
 
 # Counts changes of what is compiled from the same sections: a cached table of another version is
 # not the one wanted.
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 
 _EH_FRAME_HEADER_BYTES = 8
 _EH_FRAME_HEADER_VERSION = 1
