@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import struct
-import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,7 @@ from elftools.construct.lib.container import Container
 from elftools.elf.structs import ELFStructs
 
 from leaktrace.errors import ObjectFileError
+from leaktrace.file_source import FileSource, MemorySource, Source, open_regular
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.table import (
     ByteOrder,
@@ -58,6 +57,7 @@ _MAX_DYNAMIC_BYTES = 1 << 20
 _MAX_NOTE_BYTES = 1 << 20
 _MAX_STRING_BYTES = 4096
 _MAX_SECTION_BYTES = 512 << 20
+_MAX_SYMBOL_BYTES = 128 << 20  # of one table: five million symbols
 _MAX_BUILD_ID_BYTES = 64
 _MAX_DEFLATE_RATIO = 1032  # of zlib, https://zlib.net/zlib_tech.html
 _MAX_ZSTD_RATIO = 65_536  # zstd has no hard limit; debug information compresses about 1:3
@@ -110,53 +110,6 @@ class _Segment(NamedTuple):
     flags: int
 
 
-class _Source(Protocol):
-    """Bytes with a known end. `read` returns exactly `size` bytes or raises ObjectFileError."""
-
-    size: int
-
-    def read(self, offset: int, size: int) -> bytes: ...
-
-
-class _FileSource:
-    def __init__(self, descriptor: int, shown: str) -> None:
-        self.descriptor = descriptor
-        self._shown = shown
-        weakref.finalize(self, os.close, descriptor)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ObjectFileError(f"{shown} is not a regular file")
-        self.size = status.st_size
-
-    def read(self, offset: int, size: int) -> bytes:
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise ObjectFileError(f"{self._shown} is truncated: {size:,} bytes at {offset:#x}")
-        pieces: list[bytes] = []
-        while size > 0:
-            try:
-                piece = os.pread(self.descriptor, min(size, 1 << 30), offset)
-            except OSError as error:
-                raise ObjectFileError(f"{self._shown} can't be read: {error.strerror}") from error
-            if not piece:
-                raise ObjectFileError(f"{self._shown} was truncated while it was read")
-            pieces.append(piece)
-            offset += len(piece)
-            size -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-class _MemorySource:
-    def __init__(self, data: bytes, shown: str) -> None:
-        self._data = data
-        self._shown = shown
-        self.size = len(data)
-
-    def read(self, offset: int, size: int) -> bytes:
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise ObjectFileError(f"{self._shown} is truncated: {size:,} bytes at {offset:#x}")
-        return self._data[offset : offset + size]
-
-
 class ElfObject:
     """An open ELF object; it stays readable after its file was deleted or its process has ended.
 
@@ -164,7 +117,7 @@ class ElfObject:
     may raise ObjectFileError, where the part of the file it needs is damaged.
     """
 
-    def __init__(self, source: _Source, shown: str) -> None:
+    def __init__(self, source: Source, shown: str) -> None:
         self._source = source
         self.shown = shown
         self._read_headers()
@@ -177,20 +130,20 @@ class ElfObject:
         """
         shown = printable(shown or (f"descriptor {path}" if isinstance(path, int) else str(path)))
         try:
-            descriptor = os.dup(path) if isinstance(path, int) else _open_regular(path)
+            descriptor = os.dup(path) if isinstance(path, int) else open_regular(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ObjectFileError(f"{shown} can't be opened: {reason}") from error
-        return cls(_FileSource(descriptor, shown), shown)
+        return cls(FileSource(descriptor, shown), shown)
 
     @classmethod
     def from_bytes(cls, data: bytes, shown: str = "[memory]") -> ElfObject:
         """An object that lies in memory, such as the vDSO. Raises ObjectFileError."""
-        return cls(_MemorySource(bytes(data), shown), shown)
+        return cls(MemorySource(bytes(data), shown), shown)
 
     def close(self) -> None:
         """Lets the file go; nothing can be read afterwards."""
-        self._source = _MemorySource(b"", self.shown)
+        self._source = MemorySource(b"", self.shown)
 
     def __enter__(self) -> ElfObject:
         return self
@@ -201,7 +154,7 @@ class ElfObject:
     @property
     def descriptor(self) -> int | None:
         """The file descriptor it reads from, None for one in memory or closed."""
-        return self._source.descriptor if isinstance(self._source, _FileSource) else None
+        return self._source.descriptor if isinstance(self._source, FileSource) else None
 
     @property
     def file_size(self) -> int:
@@ -508,7 +461,7 @@ class ElfObject:
                 strings = self.sections[section.link]
                 if strings.type == "SHT_STRTAB":
                     return RawSymbols(
-                        self._decode_symbols(self._contents(section)),
+                        self._decode_symbols(section.offset, section.size),
                         self._contents(strings),
                         self._section_versions() if kind == "SHT_DYNSYM" else None,
                     )
@@ -525,12 +478,13 @@ class ElfObject:
         string_size = self._dynamic_value(_DT_STRSZ)
         if table is None or strings is None or string_size is None:
             return None
+        offset = self.vaddr_to_offset(table)
+        if offset is None:
+            return None
         count = self._dynamic_symbol_count()
         versions = self._dynamic_value(_DT_VERSYM)
         return RawSymbols(
-            self._decode_symbols(
-                self.read_vaddr(table, count * symbol_dtype(self.bits, self.byte_order).itemsize)
-            ),
+            self._decode_symbols(offset, count * symbol_dtype(self.bits, self.byte_order).itemsize),
             self.read_vaddr(strings, string_size),
             self._decode_versions(self.read_vaddr(versions, 2 * count)) if versions else None,
         )
@@ -580,10 +534,11 @@ class ElfObject:
         whole = len(raw) - len(raw) % 2
         return np.frombuffer(raw[:whole], dtype=np.dtype("u2").newbyteorder(self.byte_order))
 
-    def _decode_symbols(self, raw: bytes) -> npt.NDArray[Any]:
+    def _decode_symbols(self, offset: int, size: int) -> npt.NDArray[Any]:
+        if size > _MAX_SYMBOL_BYTES:
+            raise ObjectFileError(f"{self.shown} has a symbol table of {size:,} bytes: too large")
         layout = symbol_dtype(self.bits, self.byte_order)
-        whole = len(raw) - len(raw) % layout.itemsize
-        return np.frombuffer(raw[:whole], dtype=layout)
+        return np.frombuffer(self._source.read(offset, size - size % layout.itemsize), dtype=layout)
 
     def code_ranges(self) -> list[CodeRange]:
         """Where its code lies: the executable sections, or segments where it has no sections."""
@@ -595,17 +550,6 @@ class ElfObject:
         ]
         ranges = sections or [CodeRange(s.vaddr, s.vaddr + s.memory_size) for s in executable]
         return [part for part in ranges if part.end <= 1 << 64]
-
-
-def _open_regular(path: str | Path) -> int:
-    """Opens a file for reading, but not a device or FIFO, where opening alone has effects."""
-    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(place).st_mode):
-            raise ValueError("not a regular file")
-        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(place)
 
 
 def _string_at(strings: bytes, offset: int) -> str:

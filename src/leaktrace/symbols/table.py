@@ -6,7 +6,7 @@ symbols costs some tens of milliseconds, not a Python object a symbol.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -41,7 +41,6 @@ _MAX_SAME_NAMES = 100_000  # symbols with the same beginning that are looked at
 _MAX_ALIASES = 64  # symbols of one address that are compared
 
 ByteOrder = Literal["<", ">"]  # little, big: as struct and numpy spell it
-U64 = npt.NDArray[np.uint64]
 
 
 def symbol_dtype(bits: int, byte_order: ByteOrder) -> np.dtype[Any]:
@@ -169,16 +168,42 @@ class CodeRange:
     end: int
 
 
-class _Group(NamedTuple):
-    """Some symbols of a table by their start: positions in it, and their addresses."""
+# A symbol as it is searched for: `start` to `end`, which lies within the code around it.
+_CODE_SYMBOL = np.dtype(
+    [
+        ("start", "u8"),
+        ("size", "u8"),
+        ("limit", "u8"),  # end of the section, or segment, it lies in
+        ("end", "u8"),
+        ("name", "u4"),
+        ("info", "u1"),
+        ("table", "u1"),  # whose strings its name is in
+    ]
+)
 
-    members: npt.NDArray[np.int64]
-    starts: U64
 
-    @classmethod
-    def of(cls, chosen: npt.NDArray[np.bool_], starts: U64) -> _Group:
-        members = np.nonzero(chosen)[0]
-        return cls(members, starts[members])
+class _Group:
+    """Symbols by ascending start, to be searched by address."""
+
+    def __init__(self, symbols: npt.NDArray[Any]) -> None:
+        self.symbols = symbols
+        self._starts = np.ascontiguousarray(symbols["start"])
+        self._furthest = np.maximum.accumulate(symbols["end"]) if symbols.size else self._starts
+
+    def covering(self, vaddr: np.uint64) -> npt.NDArray[Any]:
+        """The symbols of the innermost start that reach to an address."""
+        last = int(np.searchsorted(self._starts, vaddr, side="right"))
+        if last == 0 or self._furthest[last - 1] <= vaddr:
+            return self.symbols[:0]
+        first = int(np.searchsorted(self._starts, self._starts[last - 1], side="left"))
+        nearest = self.symbols[first:last][-_MAX_ALIASES:]
+        covering: npt.NDArray[Any] = nearest[nearest["end"] > vaddr]
+        if covering.size:
+            return covering
+        # The nearest symbol ends before the address, which lies in an outer one that goes on.
+        outer = self.symbols[:first][self.symbols["end"][:first] > vaddr][-_MAX_ALIASES:]
+        innermost: npt.NDArray[Any] = outer[outer["start"] == outer["start"][-1]]
+        return innermost
 
 
 class SymbolTable:
@@ -189,105 +214,78 @@ class SymbolTable:
     """
 
     def __init__(self, tables: Iterable[RawSymbols], code: Iterable[CodeRange]) -> None:
-        self._strings: list[bytes] = []
-        parts = list(self._select(tables, list(code)))
-        empty = np.zeros(0, dtype=np.uint64)
-        starts = np.concatenate([part[0] for part in parts]) if parts else empty
-        order = np.argsort(starts, kind="stable")
-        self._starts: U64 = starts[order]
-
-        def column(position: int) -> U64:
-            return np.concatenate([part[position] for part in parts])[order] if parts else empty
-
-        sizes, limits = column(1), column(2)
-        self._names, self._infos, self._tables = column(3), column(4), column(5)
-        following = np.searchsorted(self._starts, self._starts, side="right")
-        reach = limits.copy()
-        has_next = following < len(self._starts)
-        reach[has_next] = np.minimum(reach[has_next], self._starts[following[has_next]])
-        sized = sizes > 0
-        stated = self._starts + np.minimum(sizes, limits - self._starts)
-        self._ends: U64 = np.where(sized, stated, reach)
-        self._groups = [_Group.of(sized, self._starts), _Group.of(~sized, self._starts)]
+        tables = list(tables)
+        ranges = sorted(code, key=lambda part: part.start)
+        chosen = [_code_symbols(table, n, ranges) for n, table in enumerate(tables)]
+        # Only the strings are needed further on.
+        self._tables = [RawSymbols(np.zeros(0), table.strings) for table in tables]
+        symbols = np.concatenate([np.zeros(0, _CODE_SYMBOL), *chosen])
+        symbols = symbols[np.argsort(symbols["start"], kind="stable")]
+        starts, limits = symbols["start"], symbols["limit"]
+        sized = symbols["size"] > 0
+        following = np.searchsorted(starts, starts, side="right")
+        next_start = np.append(starts, np.uint64((1 << 64) - 1))[following]
+        symbols["end"] = np.where(
+            sized,
+            starts + np.minimum(symbols["size"], limits - starts),
+            np.minimum(next_start, limits),
+        )
+        self._groups = (_Group(symbols[sized]), _Group(symbols[~sized]))
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return sum(len(group.symbols) for group in self._groups)
 
     def lookup(self, vaddr: int) -> SymbolMatch | None:
         """The function that a virtual address of the file lies in, or None."""
         if not 0 <= vaddr < 1 << 64:
             return None
         for group in self._groups:
-            covering = self._covering(group, np.uint64(vaddr))
+            covering = group.covering(np.uint64(vaddr))
             name = self._best_name(covering)
             if name:
-                return SymbolMatch(name, vaddr - int(self._starts[covering[0]]))
+                return SymbolMatch(name, vaddr - int(covering["start"][0]))
         return None
 
-    def _covering(self, group: _Group, vaddr: np.uint64) -> list[int]:
-        """The symbols of the innermost start that reach to an address."""
-        last = int(np.searchsorted(group.starts, vaddr, side="right")) - 1
-        if last < 0:
-            return []
-        first = int(np.searchsorted(group.starts, group.starts[last], side="left"))
-        nearest = group.members[first : last + 1][-_MAX_ALIASES:]
-        covering = [int(i) for i in nearest if self._ends[i] > vaddr]
-        if covering:
-            return covering
-        # The nearest symbol ends before the address; an outer one may still enclose both.
-        outer = group.members[:first][self._ends[group.members[:first]] > vaddr][-_MAX_ALIASES:]
-        return [int(i) for i in outer if self._starts[i] == self._starts[outer[-1]]]
-
-    def _best_name(self, indices: list[int]) -> str:
+    def _best_name(self, symbols: npt.NDArray[Any]) -> str:
         candidates = []
-        for i in indices:
-            table = RawSymbols(self._starts, self._strings[int(self._tables[i])])
-            name = table.name(int(self._names[i]))
+        for _, _, _, _, name_offset, info, number in symbols.tolist():
+            name = self._tables[number].name(name_offset)
             if name:
-                candidates.append((_name_rank(name, int(self._infos[i])), name))
+                candidates.append((_name_rank(name, info), name))
         return min(candidates)[1] if candidates else ""
 
-    def _select(
-        self, tables: Iterable[RawSymbols], code: list[CodeRange]
-    ) -> Iterator[tuple[U64, U64, U64, U64, U64, U64]]:
-        """Columns (start, size, end of the code it lies in, name, info, table) of what is code."""
-        code = sorted(code, key=lambda part: part.start)
-        code_starts = np.array([part.start for part in code], dtype=np.uint64)
-        code_ends = np.array([part.end for part in code], dtype=np.uint64)
-        for table in tables:
-            if not code or not len(table.entries):
-                continue
-            entries = table.entries
-            kinds = entries["info"] & 0xF
-            sections = entries["section"]
-            names = entries["name"].astype(np.uint64)
-            text = np.frombuffer(table.strings, dtype=np.uint8)
-            first_letter = np.zeros(len(entries), dtype=np.uint8)
-            inside = names < len(text)
-            first_letter[inside] = text[names[inside].astype(np.int64)]
-            # "$x" and the like mark code and data on ARM and RISC-V; ".L" is the assembler's own.
-            label = (kinds == STT_NOTYPE) & (first_letter != ord("$")) & (first_letter != ord("."))
-            keep = (
-                ((kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC) | label)
-                & (first_letter != 0)
-                & (sections != SHN_UNDEF)
-                & (sections != SHN_ABS)
-                & (sections != SHN_COMMON)
-            )
-            values = entries["value"].astype(np.uint64)
-            within = np.searchsorted(code_starts, values, side="right") - 1
-            keep &= within >= 0
-            keep &= values < code_ends[np.maximum(within, 0)]
-            number = len(self._strings)
-            self._strings.append(table.strings)
-            yield (
-                values[keep],
-                entries["size"][keep].astype(np.uint64),
-                code_ends[within[keep]],
-                names[keep],
-                entries["info"][keep].astype(np.uint64),
-                np.full(int(keep.sum()), number, dtype=np.uint64),
-            )
+
+def _code_symbols(table: RawSymbols, number: int, code: list[CodeRange]) -> npt.NDArray[Any]:
+    """The symbols of a table that name code, as _CODE_SYMBOL without their ends."""
+    entries = table.entries
+    if not code or not len(entries):
+        return np.zeros(0, _CODE_SYMBOL)
+    kinds, sections, names = entries["info"] & 0xF, entries["section"], entries["name"]
+    text = np.frombuffer(table.strings, dtype=np.uint8)
+    first_letter = np.zeros(len(entries), dtype=np.uint8)
+    inside = names < len(text)
+    first_letter[inside] = text[names[inside].astype(np.int64)]
+    # "$x" and the like mark code and data on ARM and RISC-V; ".L" is the assembler's own.
+    label = (kinds == STT_NOTYPE) & (first_letter != ord("$")) & (first_letter != ord("."))
+    keep = (
+        ((kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC) | label)
+        & (first_letter != 0)
+        & (sections != SHN_UNDEF)
+        & (sections != SHN_ABS)
+        & (sections != SHN_COMMON)
+    )
+    code_starts = np.array([part.start for part in code], dtype=np.uint64)
+    code_ends = np.array([part.end for part in code], dtype=np.uint64)
+    values = entries["value"].astype(np.uint64)
+    within = np.searchsorted(code_starts, values, side="right") - 1
+    keep &= within >= 0
+    keep &= values < code_ends[np.maximum(within, 0)]
+    symbols = np.zeros(int(keep.sum()), _CODE_SYMBOL)
+    symbols["start"], symbols["size"] = values[keep], entries["size"][keep]
+    symbols["limit"] = code_ends[within[keep]]
+    symbols["name"], symbols["info"] = names[keep], entries["info"][keep]
+    symbols["table"] = number
+    return symbols
 
 
 def _name_rank(name: str, info: int) -> tuple[bool, bool, int, int, str]:
