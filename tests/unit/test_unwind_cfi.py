@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaktrace.errors import ObjectFileError
+from leaktrace.unwind import entries
 from leaktrace.unwind.cfi import MalformedCfiError, read_sleb128, read_uleb128
 from leaktrace.unwind.entries import FrameSection, SectionKind, Skipped, read_functions
 from leaktrace.unwind.rows import CFA_OFFSET_MAX, describe
@@ -450,7 +451,7 @@ def test_pointer_encodings(encoding: int, relative: int) -> None:
     cie = section.cie(augmentation_data=bytes([encoding | relative]))
     section.fde(cie, begin=begin, encoding=encoding | relative)
     functions = read_functions(section.frames)
-    assert (functions.begins, functions.sizes) == ([begin], [FUNCTION_BYTES])
+    assert (list(functions.begins), list(functions.sizes)) == ([begin], [FUNCTION_BYTES])
     assert not functions.skipped
 
 
@@ -458,7 +459,7 @@ def test_two_byte_pointers() -> None:
     section = Section()
     cie = section.cie(augmentation_data=b"\x1a")  # pcrel sdata2
     section.fde(cie, begin=SECTION - 0x1000, encoding=0x1A)
-    assert read_functions(section.frames).begins == [SECTION - 0x1000]
+    assert list(read_functions(section.frames).begins) == [SECTION - 0x1000]
 
 
 @pytest.mark.parametrize("encoding", [0xFF, 0x9B, 0x2B, 0x3B, 0x4B, 0x50, 0x1D])
@@ -468,7 +469,7 @@ def test_pointers_that_need_the_running_process_are_skipped(encoding: int) -> No
     section.fde(cie)
     section.fde(section.cie(), begin=CODE + FUNCTION_BYTES)
     functions = read_functions(section.frames)
-    assert functions.begins == [CODE + FUNCTION_BYTES]
+    assert list(functions.begins) == [CODE + FUNCTION_BYTES]
     assert functions.skipped == {Skipped.UNKNOWN_CIE: 1}
 
 
@@ -515,7 +516,7 @@ def test_records_after_the_terminator_are_not_read() -> None:
     section.fde(cie)
     section.end()
     section.fde(cie, begin=CODE + 0x200)
-    assert read_functions(section.frames).begins == [CODE]
+    assert list(read_functions(section.frames).begins) == [CODE]
 
 
 def test_truncated_section_keeps_what_is_whole() -> None:
@@ -526,7 +527,7 @@ def test_truncated_section_keeps_what_is_whole() -> None:
     section.fde(cie, begin=CODE + 0x200)
     for size in range(whole + 8, len(section.data)):
         functions = read_functions(FrameSection(section.kind, bytes(section.data[:size]), SECTION))
-        assert functions.begins == [CODE]
+        assert list(functions.begins) == [CODE]
         assert functions.skipped == {Skipped.TRUNCATED: 1}
 
 
@@ -553,7 +554,7 @@ def test_debug_frame(version: int, extra: bytes, extended: int) -> None:
     cie = section.cie(version=version, extra=extra, augmentation=b"")
     section.fde(cie, def_cfa_offset(32), encoding=0, augmentation_data=None)
     functions = read_functions(section.frames)
-    assert functions.begins == [CODE]
+    assert list(functions.begins) == [CODE]
     assert functions.skipped == {Skipped.UNKNOWN_CIE: 1}
 
 
@@ -563,7 +564,22 @@ def test_debug_frame_with_the_cie_behind_its_fde() -> None:
     assert len(section.data) == 24
     section.data += bytes(4)  # padding of the linker
     assert section.cie(augmentation=b"") == 28
-    assert read_functions(section.frames).begins == [CODE]
+    assert list(read_functions(section.frames).begins) == [CODE]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_FUNCTIONS", 3), ("MAX_ROWS", 6)])
+def test_no_more_than_a_table_may_have(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, limit, value)
+    section = Section()
+    cie = section.cie()
+    for number in range(5):
+        code = advance(1) + def_cfa_offset(16)
+        section.fde(cie, code, begin=CODE + FUNCTION_BYTES * number)
+    functions = read_functions(section.frames)
+    assert len(functions.begins) == 3
+    assert functions.skipped == {Skipped.TOO_MANY: 1}
 
 
 def test_debug_frame_with_segments_is_not_understood() -> None:

@@ -53,8 +53,9 @@ _ADDRESS_LIMIT = 1 << 63
 _MAX_AUGMENTATION_BYTES = 16
 # Bounds on the work a hostile file can ask for. The largest libraries in use have some 40 MB of
 # .eh_frame, a million FDEs and ten million rows; their longest program has 100 kB.
-MAX_SECTION_BYTES = 256 << 20
+MAX_SECTION_BYTES = 128 << 20
 MAX_ROWS = 16 << 20
+MAX_FUNCTIONS = 2 << 20
 _MAX_PROGRAM_BYTES = 1 << 20
 
 
@@ -72,7 +73,7 @@ class Skipped(StrEnum):
     MALFORMED_RECORD = "malformed record"
     UNKNOWN_CIE = "refers to a CIE that is missing or not understood"
     OUTSIDE_CODE = "address outside the object's code"
-    TOO_MANY = "more rows than a table may have"
+    TOO_MANY = "more than a table may have"
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ class Functions:
     `skipped` counts FDEs left out.
     """
 
-    begins: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    program_of: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=lambda: [0])
+    begins: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    program_of: array[int] = field(default_factory=lambda: array("I"))
+    starts: array[int] = field(default_factory=lambda: array("I", [0]))
     offsets: array[int] = field(default_factory=lambda: array("I"))
     rules: array[int] = field(default_factory=lambda: array("I"))
     skipped: Counter[str] = field(default_factory=Counter)
@@ -141,6 +142,9 @@ class _Reader:
         position = 0
         deferred: list[tuple[int, int, int]] = []
         while position + 8 <= limit:
+            if self._is_full():
+                self._skip(Skipped.TOO_MANY)
+                break
             length, identifier = read_pair(data, position)
             if length == 0:
                 if is_eh:  # the terminator; .debug_frame has none
@@ -170,8 +174,12 @@ class _Reader:
                     deferred.append((offset, body + id_size, end))
             position = end
         for record in deferred:
-            self._fde(*record)
+            if not self._is_full():
+                self._fde(*record)
         return self.functions
+
+    def _is_full(self) -> bool:
+        return self.rows_made >= MAX_ROWS or len(self.functions.begins) >= MAX_FUNCTIONS
 
     def _skip(self, reason: Skipped) -> None:
         self.functions.skipped[reason] += 1
@@ -227,9 +235,6 @@ class _Reader:
             self._skip(Skipped.MALFORMED_RECORD)
             return
         if size == 0:
-            return
-        if self.rows_made >= MAX_ROWS:
-            self._skip(Skipped.TOO_MANY)
             return
         program = self._program(cie_offset, data[position:end], cie.info)
         self.rows_made += functions.starts[program + 1] - functions.starts[program]
