@@ -27,7 +27,7 @@ def check(report: Report) -> None:
     assert report.outstanding == Total(
         sum(total.bytes for total in TRUTH.values()), sum(total.count for total in TRUTH.values())
     )
-    assert report.losses == {}
+    assert report.lost_allocations == {}
 
 
 @pytest.mark.parametrize("library", ["jemalloc", "tcmalloc_minimal", "mimalloc"])

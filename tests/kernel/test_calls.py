@@ -90,7 +90,7 @@ def test_coroutines_on_stacks_of_their_own(compiled: Compiler) -> None:
     report = trace_work([compiled("coroutines.c")]).report
     assert report.under("scenario_coroutine") == Total(2 * 50 * 160, 100)
     assert report.outstanding == report.under("scenario_coroutine")
-    assert report.losses == {}
+    assert report.lost_allocations == {}
 
 
 @pytest.mark.parametrize("stack", ["the same", "alternate"])
@@ -100,7 +100,6 @@ def test_interrupted_in_the_middle_of_calls(stack: str, compiled: Compiler) -> N
     assert report.under("scenario_interrupted") == Total(10_000, 100)
     assert report.outstanding == Total(10_000, 100)
     # A signal within the kernel's return trampoline, a few instructions: given up, and counted.
-    given_up = report.losses.get("stale_calls", 0)
-    assert report.losses == (
-        {"stale_calls": given_up, "missed_returns": given_up} if given_up else {}
-    )
+    lost = report.lost_allocations
+    given_up = lost.get("stale_calls", 0)
+    assert lost == ({"stale_calls": given_up, "missed_returns": given_up} if given_up else {})

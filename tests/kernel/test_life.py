@@ -19,6 +19,7 @@ from harness.tracer import (
     NEVER,
     ONE_REPORT,
     Tracer,
+    run_leaktrace,
     trace_work,
     tracer_environment,
 )
@@ -171,19 +172,16 @@ def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> N
     assert report.under("scenario_command_malloc") == Total(2310, 77)
 
 
-def test_a_process_whose_first_thread_has_exited_can_be_attached_to(compiled: Compiler) -> None:
-    """Its mappings are those of any other thread."""
+def test_a_process_whose_first_thread_has_exited_is_not_called_ended(compiled: Compiler) -> None:
+    """Linux shows no mappings of such a process: it is refused, with the reason."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         target.do("hand-over")
-        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
-            tracer.await_armed()
-            target.do("malloc 7 30")
-            outcome = tracer.stop()
+        outcome = run_leaktrace("-p", str(target.pid), "1", "1")
         target.tell("exit 0")
         assert target.end() == 0
-    (report,) = outcome.reports
-    assert report.under("scenario_command_malloc") == Total(210, 7)
+    assert outcome.exit_code == 4
+    assert "its first thread has exited" in outcome.stderr
 
 
 # --- leaktrace ends ----------------------------------------------------------------------------

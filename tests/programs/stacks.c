@@ -6,8 +6,8 @@
 
 __attribute__((noinline, noclone)) void chain(unsigned path, int levels) {
     if (levels == 0) {
-        KEEP(malloc(24));
-        KEEP(malloc(24));
+        for (size_t i = 0; i < opaque(2); i++)
+            KEEP(malloc(24));
     } else if (path & 1) {
         chain(path >> 1, levels - 1);
         KEEP(path);

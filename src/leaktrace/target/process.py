@@ -25,6 +25,7 @@ class _Status:
     name: str
     state: str
     flags: int
+    threads: int
     start_ticks: int
 
 
@@ -36,7 +37,13 @@ def _read_status(pid: int) -> _Status:
     # The name stands in parentheses and may contain any character, these included.
     name, _, rest = text.partition("(")[2].rpartition(")")
     fields = rest.split()
-    return _Status(name=name, state=fields[0], flags=int(fields[6]), start_ticks=int(fields[19]))
+    return _Status(
+        name=name,
+        state=fields[0],
+        flags=int(fields[6]),
+        threads=int(fields[17]),
+        start_ticks=int(fields[19]),
+    )
 
 
 def _gone(pid: int) -> TargetError:
@@ -56,6 +63,12 @@ class Process:
             raise TargetError(
                 f"process {pid} ({status.name}) is a kernel thread: it has no memory of its own",
                 "give the pid of an ordinary process",
+            )
+        if status.state in "ZX" and status.threads > 1:
+            raise TargetError(
+                f"process {pid} ({status.name}) can't be traced: its first thread has exited, and "
+                "with it the list of its mappings",
+                "start the program with -c to trace it from its beginning",
             )
         if status.state in "ZX":
             raise TargetError(

@@ -29,7 +29,11 @@ def held_by(pid: int) -> set[KernelObject]:
     """The BPF objects that a process has file descriptors of."""
     found = set()
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in entry.read_text().splitlines():
+        try:
+            text = entry.read_text()
+        except FileNotFoundError:
+            continue  # closed since it was listed
+        for line in text.splitlines():
             kind, _, number = line.partition(":")
             if kind in _GET_FD_BY_ID:
                 found.add(KernelObject(kind, int(number)))

@@ -6,6 +6,18 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+# Losses of stack walks: the allocation is counted all the same.
+_WALKS = {
+    "truncated_stacks",
+    "guessed_stacks",
+    "unmapped_code",
+    "untabled_code",
+    "inexpressible_rules",
+    "unreadable_stacks",
+    "crooked_stacks",
+    "foreign_probes",
+}
+
 
 @dataclass(frozen=True)
 class Total:
@@ -63,6 +75,11 @@ class Report:
     def losses(self) -> dict[str, int]:
         """What was lost, kinds that are zero left out."""
         return {name: count for name, count in self.raw["losses"].items() if count}
+
+    @property
+    def lost_allocations(self) -> dict[str, int]:
+        """The losses that touch figures; stacks that broke off are known by their ends."""
+        return {name: count for name, count in self.losses.items() if name not in _WALKS}
 
     def sites_under(self, function: str) -> tuple[Site, ...]:
         """Sites that have this function anywhere on their stack."""
