@@ -13,11 +13,12 @@ import pytest
 
 from leaktrace.errors import TargetError
 from leaktrace.model import Frame
+from leaktrace.symbols import process as process_module
 from leaktrace.symbols.jit import PerfMap
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.symbols.site import site_id
-from leaktrace.target.mappings import read_mappings
+from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.target.root import TargetRoot
 
 # Does what it is told on standard input and answers with the addresses that matter.
@@ -25,6 +26,7 @@ TARGET = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <execinfo.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +68,11 @@ int main(int argc, char **argv) {
     else if (!strcmp(line, "heap")) printf("%p\n", malloc(100));
     else if (!strcmp(line, "code"))
       printf("%p\n", mmap(NULL, 8192, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    else if (!strncmp(line, "exec ", 5)) execl(line + 5, line + 5, NULL);
+    else if (!strncmp(line, "map ", 4)) {
+      int file = open(line + 4, O_RDONLY);
+      printf("%p\n", mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0));
+      close(file);
+    } else if (!strncmp(line, "exec ", 5)) execl(line + 5, line + 5, NULL);
   }
   return 0;
 }
@@ -280,6 +286,44 @@ def test_addresses_that_are_no_code_say_so(run: Run) -> None:
     for address in (0, 1, 0x1234, (1 << 64) - 1):
         (frame,) = symbolizer.symbolize(address)
         assert (frame.function, frame.unknown) == (None, "not mapped")
+
+
+def test_code_in_a_file_that_is_no_object(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "jit\x1b[2J.cache"
+    file.write_bytes(b"#!/bin/sh\n" * 1000)
+    target = run()
+    ready(target)
+    (start,) = target.ask(f"map {file}")
+    (frame,) = ProcessSymbolizer(target.pid).symbolize(start + 8)
+    assert frame.module == str(file).replace("\x1b", "�")
+    assert frame.unknown and "not an ELF file" in frame.unknown
+    assert frame.unknown.isprintable()
+
+
+def test_looking_in_vain_is_rare(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand addresses that are nowhere don't cost a thousand readings of the mappings."""
+    target = run()
+    ready(target)
+    symbolizer = ProcessSymbolizer(target.pid)
+    readings, ticks = [], iter(range(1_000_000))
+
+    def read(pid: int) -> tuple[Mapping, ...]:
+        readings.append(pid)
+        return read_mappings(pid)
+
+    monkeypatch.setattr(process_module, "read_mappings", read)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+    assert {symbolizer.symbolize(address)[0].unknown for address in range(1000)} == {"not mapped"}
+    assert 1 <= len(readings) < 100
+
+
+def test_more_objects_than_may_be_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = run()
+    stack = ready(target)
+    monkeypatch.setattr(process_module, "_MAX_OPEN", 1)
+    frames = physical(ProcessSymbolizer(target.pid), stack)
+    assert frames[0].function == "inner"
+    assert frames[-2].unknown and "open already" in frames[-2].unknown
 
 
 def test_a_process_that_never_was() -> None:
