@@ -120,7 +120,7 @@ static __always_inline int find_row(struct walk *walk, u64 pc) {
     }
     walk->key = base;
     row = unwind_rows.lookup(&walk->key);
-    if (!row || *row >> 32 > rel)
+    if (!row || *row >> 32 > rel || !(u32)*row) /* all zeroes: no FDE covers it */
         return WALK_NO_ROW;
     walk->row = *row;
     return WALK_GOES_ON;
@@ -159,8 +159,9 @@ static __always_inline int step_over_signal(struct walk *walk) {
 
 /* The canonical frame address by walk->row, to walk->cfa. */
 static __always_inline int find_cfa(struct walk *walk) {
-    u32 row = walk->row, rule = (row >> 16) & 0xff;
-    s64 offset = (s64)(s16)(row & 0xffff) << 3;
+    /* The rule is three bits; the five above it extend the offset, for frames beyond 256 KiB. */
+    u32 row = walk->row, rule = (row >> 16) & 7;
+    s64 offset = ((s64)(s16)(row & 0xffff) + (s64)(((row >> 19) & 31) << 16)) << 3;
 
     if (rule == RULE_RSP) {
         walk->cfa = walk->sp + offset;
@@ -197,7 +198,7 @@ static __always_inline int step(struct walk *walk) {
 
     if (result)
         return step_by_frame_pointer(walk, result);
-    u32 rule = (walk->row >> 16) & 0xff;
+    u32 rule = (walk->row >> 16) & 7;
     if (rule == RULE_END)
         return WALK_COMPLETE;
     if (rule == RULE_SIGNAL)
