@@ -36,6 +36,13 @@
 #define TRACE 0
 #endif
 
+/* 1: stop the process (SIGSTOP) as it makes its first call, until user space has read its mappings
+ * and continues it. Only for a command that leaktrace itself has started: what is short-lived could
+ * be gone before anybody has looked at its libraries. Needs bpf_send_signal (Linux 5.3). */
+#ifndef STOP_AT_START
+#define STOP_AT_START 0
+#endif
+
 /* 1: events go through BPF ring buffers (Linux 5.8); 0: through perf buffers.
  */
 #ifndef USE_RING_BUFFER

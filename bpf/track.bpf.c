@@ -99,6 +99,7 @@ static __always_inline int filtered_out(u64 size) {
     return size < MIN_SIZE || size > MAX_SIZE;
 }
 
+/* Tell user space that an executable image makes its first call: its libraries are mapped by now. */
 static __always_inline void announce(void *ctx, struct session *now) {
     if (now->announced == now->generation + 1)
         return;
@@ -108,6 +109,9 @@ static __always_inline void announce(void *ctx, struct session *now) {
                           .generation = now->generation,
                           .tid = thread_key()};
     send_region_event(ctx, &event);
+#if STOP_AT_START
+    bpf_send_signal(19); /* SIGSTOP: it takes effect before the call goes on */
+#endif
 }
 
 /* Put back what realloc had taken out: the call failed, or never returned. */
@@ -161,6 +165,7 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
             return 0;
         if (!now->tgid)
             now->tgid = key >> 32;
+        announce(ctx, now);
         threads.insert(&key, blank);
         thread = threads.lookup(&key);
         if (!thread) {
@@ -268,7 +273,6 @@ static __always_inline void record(struct pt_regs *ctx, struct thread *thread, u
 
     if (!now)
         return;
-    announce(ctx, now);
     walk->address = address;
     walk->size = size;
     walk->function = function;

@@ -173,6 +173,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec) {
     struct event event = {.time_ns = now->exec_time_ns,
                           .kind = EVENT_EXEC,
                           .generation = now->generation,
+                          .address = (u32)ctx->args[1], /* the thread's id before the exec */
                           .tid = key};
     send_region_event(ctx, &event);
     return 0;

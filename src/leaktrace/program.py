@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from leaktrace import abi, kernel
 from leaktrace.errors import EnvironmentUnfitError, ProgramError
-from leaktrace.options import EventBuffer, Options, StackWalker
+from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
@@ -133,6 +133,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "HASH_FLAGS": 1 if on_demand else 0,
         "SAMPLE_RATE": filters.sample_rate,
         "TRACE": int(options.report.trace),
+        "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
         "EVENT_PAGES": event_pages(limits.event_buffer_bytes),

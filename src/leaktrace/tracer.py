@@ -197,8 +197,12 @@ class Tracer:
             match int(event["kind"]):
                 case abi.EventCode.EXEC:
                     executed = True
-                    self._on_exec(int(event["generation"]))
-                case abi.EventCode.STARTED | abi.EventCode.UNKNOWN_CODE:
+                    self._on_exec(event)
+                case abi.EventCode.STARTED:
+                    self._look_for_objects()
+                    if self.command is not None:
+                        self.command.proceed()
+                case abi.EventCode.UNKNOWN_CODE:
                     self._look_for_objects()
                 case _:
                     self._regions.apply(event)
@@ -207,14 +211,28 @@ class Tracer:
             events = [self._name_event(e) for e in _decode(self._trace_stream.drain())]
         return events, executed
 
-    def _on_exec(self, generation: int) -> None:
-        self._generation = generation
+    def _on_exec(self, event: np.void) -> None:
+        self._generation = int(event["generation"])
         self._regions.clear()
         self._stacks.clear()
         self._symbolizer.forget()
         self._target.read_name()
         now = time.monotonic()
         self._look_again_s = [now + delay for delay in _AFTER_EXEC_S]
+        if event["address"] != event["tid"]:
+            self._attach_anew()
+
+    def _attach_anew(self) -> None:
+        """A thread that is not the first has executed a program. It takes the process's id over,
+        and the kernel's probes, which were bound to the first thread, see it no more."""
+        assert self._attachments is not None
+        self._attachments.detach_objects()
+        self._planner.forget()
+        self._look_for_objects()
+        self._notes.append(
+            "another thread than the first executed a program: "
+            "what it allocated in its first moments was missed"
+        )
 
     def next_look_s(self) -> float | None:
         """When `look_again` is due, on the clock of time.monotonic(); None: it isn't."""

@@ -38,6 +38,7 @@ class Attachments:
     def __init__(self, program: Program, pid: int) -> None:
         self._program = program
         self._pid = pid
+        self._lifecycle: list[int] = []
         self._descriptors: list[int] = []
         self.objects: list[HookedObject] = []
 
@@ -46,7 +47,7 @@ class Attachments:
         for name in ("sched_process_exec", "sched_process_exit"):
             program = self._program.programs[f"raw_tracepoint__{name}"]
             try:
-                self._descriptors.append(kernel.attach_raw_tracepoint(program, name))
+                self._lifecycle.append(kernel.attach_raw_tracepoint(program, name))
             except OSError as error:
                 raise _explain(error, f"the tracepoint {name}") from None
 
@@ -127,11 +128,18 @@ class Attachments:
             return {probe.hook.symbol}
         raise _explain(error, where) from None
 
-    def close(self) -> None:
-        """Take every probe off."""
+    def detach_objects(self) -> None:
+        """Take the probes off the functions; exec and exit are followed still."""
         for descriptor in reversed(self._descriptors):
             os.close(descriptor)
         self._descriptors = []
+        self.objects = []
+
+    def close(self) -> None:
+        """Take every probe off."""
+        for descriptor in reversed([*self._lifecycle, *self._descriptors]):
+            os.close(descriptor)
+        self._lifecycle, self._descriptors = [], []
 
 
 def _explain(error: OSError, where: str) -> LeaktraceError:

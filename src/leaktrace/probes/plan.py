@@ -117,6 +117,10 @@ class Planner:
                 elf.close()
         return plans
 
+    def forget(self) -> None:
+        """Plan every object again."""
+        self._seen.clear()
+
     def _is_new(self, elf: ElfObject) -> bool:
         """Whether this very file was not planned before, under whatever path."""
         descriptor = elf.descriptor

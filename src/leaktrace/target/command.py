@@ -7,6 +7,7 @@ leaves without running anything.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import select
@@ -18,6 +19,7 @@ from pathlib import Path
 from leaktrace.errors import TargetError
 
 _PATIENCE_S = 5.0
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class StartedCommand:
@@ -29,18 +31,21 @@ class StartedCommand:
         self.path = find_executable(argv[0])
         hold_read, self._hold = os.pipe()
         self._failure, failure_write = os.pipe()
+        libc = ctypes.CDLL(None)
         self.pid = os.fork()
         if self.pid == 0:
-            self._become_the_command(hold_read, failure_write)
+            self._become_the_command(hold_read, failure_write, libc)
         os.close(hold_read)
         os.close(failure_write)
         self._exit_status: int | None = None
 
-    def _become_the_command(self, hold_read: int, failure_write: int) -> None:
+    def _become_the_command(self, hold_read: int, failure_write: int, libc: ctypes.CDLL) -> None:
         try:
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)
+            # Should leaktrace be killed while it looks at the stopped command, the command goes on.
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
             # Python ignores SIGPIPE; the command must not inherit that.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.execv(self.path, list(self.argv))
@@ -62,6 +67,11 @@ class StartedCommand:
                 f"can't run {self.path}: {os.strerror(int(code))}",
                 "check the file's format and permissions",
             )
+
+    def proceed(self) -> None:
+        """Continue it after it was stopped for a look at its mappings."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
 
     def wait(self) -> int:
         """Its exit status as the shell gives it: the code, or 128 + the signal."""
@@ -86,6 +96,7 @@ class StartedCommand:
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(0):
             os.kill(self.pid, signal.SIGTERM)
+            self.proceed()
             with contextlib.suppress(KeyboardInterrupt):
                 poll.poll(_PATIENCE_S * 1000)
             if not poll.poll(0):
