@@ -99,7 +99,7 @@ static __always_inline int filtered_out(u64 size) {
     return size < MIN_SIZE || size > MAX_SIZE;
 }
 
-/* Tell user space that an executable image makes its first call: its libraries are mapped by now. */
+/* Tell user space that an executable image makes its first call: its libraries are mapped now. */
 static __always_inline void announce(void *ctx, struct session *now) {
     if (now->announced == now->generation + 1)
         return;
