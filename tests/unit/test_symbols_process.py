@@ -262,6 +262,7 @@ def test_exec_is_a_new_start(run: Run, programs: Path, tmp_path: Path) -> None:
     assert {frame.module for frame in frames[:3]} == {str(other)}
 
 
+@pytest.mark.may_skip("not every kernel has a vDSO")
 def test_the_vdso(run: Run) -> None:
     target = run()
     ready(target)
@@ -456,6 +457,7 @@ def child_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
+@pytest.mark.may_skip("a container may not make namespaces, even as root")
 def test_other_namespaces(
     run: Run,
     programs: Path,
@@ -484,6 +486,7 @@ def test_other_namespaces(
     assert frame.unknown and "/tmp/perf-1.map" in frame.unknown
 
 
+@pytest.mark.may_skip("not every distribution has a static libc")
 def test_a_root_of_its_own(
     run: Run, programs: Path, tmp_path: Path, require_root: None, require_tool: Callable[[str], str]
 ) -> None:
