@@ -24,6 +24,7 @@ needs_demangler = pytest.mark.skipif(not module.AVAILABLE, reason="needs the pac
         ("_Znwm", "operator new(unsigned long)"),
         ("_ZN2ns3BoxIiE4makeEi", "ns::Box<int>::make(int)"),
         ("_ZN3FooC2Ev", "Foo::Foo()"),
+        ("_ZN3Foo3barEi.isra.0", "Foo::bar(int) [clone .isra.0]"),
         ("_ZNSt6vectorIiSaIiEE9push_backERKi",
          "std::vector<int, std::allocator<int>>::push_back(int const&)"),
         ("_RNvC6_123foo3bar", "123foo::bar"),

@@ -113,7 +113,7 @@ def by_addr2line(path: Path, addresses: list[int]) -> dict[int, list[tuple[str, 
 def by_us(frames: tuple[Frame, ...]) -> list[tuple[str, str, int]]:
     return [
         (
-            re.sub(r"( \(\.\w+\)|\.cold|\.isra\.\d+)$", "", frame.function or ""),
+            re.sub(r"( \[clone [.\w]+\]|\.cold|\.isra\.\d+)$", "", frame.function or ""),
             frame.source.file if frame.source else "",
             frame.source.line if frame.source else 0,
         )

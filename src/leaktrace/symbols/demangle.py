@@ -37,6 +37,9 @@ _CHILD_CHANCES = 5  # children that may fail before no more is started
 # S_, S0_ … and T_, T0_ … in C++ (Itanium C++ ABI, 5.1.9), B…_ in Rust (RFC 2603).
 _BACK_REFERENCE = re.compile(r"[STB][0-9A-Za-z]*_")
 
+# LLVM's "f(int) (.isra.0)" is written as gdb and binutils do: "f(int) [clone .isra.0]".
+_CLONE = re.compile(r" \((\.[^()]*)\)$")
+
 # Legacy Rust names end in a hash and spell punctuation as $…$ (rustc_symbol_mangling::legacy).
 _RUST_HASH = re.compile(r"::h[0-9a-f]{16}(?=$|\.)")
 _RUST_ESCAPE = re.compile(r"\$(SP|BP|RF|LT|GT|LP|RP|C|u[0-9a-f]{1,6})\$")
@@ -77,7 +80,9 @@ def demangle_here(name: str) -> str | None:
         return None
     if rust_v0:
         return text if suffix.startswith("llvm") else text + dot + suffix
-    return _legacy_rust(text) if _RUST_HASH.search(text) else text
+    if _RUST_HASH.search(text):
+        return _legacy_rust(text)
+    return _CLONE.sub(r" [clone \1]", text)
 
 
 def _legacy_rust(text: str) -> str:
