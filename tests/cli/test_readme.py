@@ -1,0 +1,52 @@
+"""README.md against the program: commands parse, options exist, files are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from leaktrace.cli import COMMANDS, trace_command
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    """Every leaktrace command line in a code block or between backquotes."""
+    blocks = re.findall(
+        r"^    (?:sudo )?(?:\S*/)?(leaktrace .*?)(?:\s+#.*)?$", README, re.MULTILINE
+    )
+    inline = re.findall(r"`(leaktrace [^`]*)`", README)
+    return [line for line in (*blocks, *inline) if "(pid" not in line]
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) >= 6
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_parses(line: str) -> None:
+    words = shlex.split(line.replace("PID", "4242"))[1:]
+    if words[0] in COMMANDS:
+        COMMANDS[words[0]].make_context("leaktrace", words[1:])
+        return
+    try:
+        trace_command.make_context("leaktrace", words)
+    except click.exceptions.Exit as exit_:  # --help
+        assert exit_.exit_code == 0
+
+
+def test_options_exist() -> None:
+    known = {name for parameter in trace_command.params for name in parameter.opts}
+    mentioned = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])", README))
+    assert mentioned
+    for option in mentioned:
+        assert option in {*known, "--help", "-m"}, option
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (Path(__file__).parents[2] / target).exists()
