@@ -323,6 +323,14 @@ def test_an_object_outlives_its_file(library: Path) -> None:
     assert elf.descriptor is not None
 
 
+def test_a_file_that_shrinks_while_it_is_open(library: Path) -> None:
+    """Its owner may do that at any time; had we mapped it, it would be SIGBUS."""
+    elf = ElfObject.open(library)
+    os.truncate(library, 4096)
+    with pytest.raises(ObjectFileError, match="truncated while it was read"):
+        elf.functions(["visible"])
+
+
 def test_a_closed_object_reads_nothing(library: Path) -> None:
     with ElfObject.open(library) as elf:
         assert elf.functions(["visible"])

@@ -17,7 +17,6 @@ from pathlib import PurePosixPath
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.symbols import debuginfod
 from leaktrace.symbols.lines import has_debug_information
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
@@ -124,6 +123,9 @@ def _by_debuglink(
 def _by_debuginfod(elf: ElfObject, options: SymbolOptions) -> DebugFile:
     if not elf.build_id:
         return DebugFile(None, "it has no build-id to ask a debuginfod server for")
+    # HTTP and TLS are seven megabytes, and most runs ask nobody.
+    from leaktrace.symbols import debuginfod  # noqa: PLC0415
+
     try:
         fetched = ElfObject.open(debuginfod.fetch(elf.build_id, options.download_timeout_s))
         if fetched.build_id == elf.build_id:
