@@ -223,3 +223,18 @@ def test_root_without_capabilities(target: Target) -> None:
     outcome = run_leaktrace("-p", str(target.pid), "1", "1", prefix=stripped)
     check(outcome, UNFIT)
     assert "CAP_" in outcome.stderr
+
+
+@pytest.mark.usefixtures("require_root")
+def test_a_locked_down_kernel(target: Target, tmp_path: Path) -> None:
+    """In a mount namespace where the kernel seems to be locked down."""
+    security = Path("/sys/kernel/security")
+    if not security.is_dir():
+        pytest.skip("this kernel has no securityfs to put something else over")
+    (tmp_path / "lockdown").write_text("none integrity [confidentiality]\n")
+    mount = f'mount --bind "{tmp_path}" {security} && exec "$@"'
+    outcome = run_leaktrace(
+        "-p", str(target.pid), "1", "1", prefix=["unshare", "--mount", "sh", "-c", mount, "sh"]
+    )
+    check(outcome, UNFIT)
+    assert "lockdown" in outcome.stderr

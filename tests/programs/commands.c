@@ -4,6 +4,7 @@
  *   malloc COUNT SIZE     allocate and keep
  *   free                  free all that is kept
  *   calls COUNT           COUNT balanced pairs of malloc and free
+ *   regions COUNT         COUNT balanced pairs of mmap and munmap
  *   exec PATH             become another program
  *   thread-exec PATH      the same, called by a thread that is not the first
  *   hand-over             the first thread exits; another one goes on taking commands
@@ -12,6 +13,7 @@
  */
 #include "scenario.h"
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 enum { CAPACITY = 300000 };
@@ -36,6 +38,14 @@ SCENARIO scenario_command_calls(size_t count) {
         void *block = malloc(64);
         KEEP(block);
         free(block);
+    }
+}
+
+SCENARIO scenario_command_regions(size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        void *region = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        KEEP(region);
+        munmap(region, 4096);
     }
 }
 
@@ -81,6 +91,8 @@ static void *serve(void *unused) {
             scenario_command_free();
         } else if (strcmp(line, "calls") == 0 && rest != NULL) {
             scenario_command_calls(strtoul(rest, NULL, 10));
+        } else if (strcmp(line, "regions") == 0 && rest != NULL) {
+            scenario_command_regions(strtoul(rest, NULL, 10));
         } else if (strcmp(line, "fork") == 0) {
             scenario_command_fork();
         } else if (strcmp(line, "exec") == 0 && rest != NULL) {

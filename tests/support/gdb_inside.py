@@ -1,0 +1,61 @@
+"""Runs inside gdb, attached to a process: lets it go on to its next stop, tells all its stacks.
+
+    LEAKTRACE_GDB_PIPES=COMMANDS,ANSWERS gdb -nx -batch -p PID -x gdb_inside.py
+
+Both pipes are file descriptors that gdb inherits. A line on the first lets the process go on, its
+end makes gdb detach. Every answer is a line of JSON: {} at the beginning, then for each stop
+{"tid": [pc, …]} with all physical frames of each thread, innermost first, or null when the process
+has ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from typing import Any
+
+gdb: Any = importlib.import_module("gdb")  # gdb's own, there only inside of it
+
+SETTINGS = (
+    "confirm off",
+    "pagination off",
+    "debuginfod enabled off",
+    "backtrace past-main on",
+    "backtrace past-entry on",
+    "backtrace limit 1000",
+)
+# What isn't on the stack: gdb infers these frames from debug information.
+VIRTUAL = (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME)
+
+
+def stack_of(thread: Any) -> list[int]:
+    thread.switch()
+    frame = gdb.newest_frame()
+    pcs = []
+    while frame is not None:
+        if frame.type() not in VIRTUAL:
+            pcs.append(frame.pc())
+        frame = frame.older()
+    return pcs
+
+
+def main() -> None:
+    commands_fd, answers_fd = map(int, os.environ["LEAKTRACE_GDB_PIPES"].split(","))
+    for setting in SETTINGS:
+        try:
+            gdb.execute(f"set {setting}", to_string=True)
+        except gdb.error:
+            pass  # unknown to older versions
+    gdb.execute("handle all nostop noprint pass", to_string=True)
+    gdb.execute("handle SIGSTOP stop noprint nopass", to_string=True)
+    with os.fdopen(commands_fd) as commands, os.fdopen(answers_fd, "w", buffering=1) as answers:
+        answers.write("{}\n")
+        for _ in commands:
+            gdb.execute("continue", to_string=True)
+            process = gdb.selected_inferior()
+            stacks = {t.ptid[1]: stack_of(t) for t in process.threads()} if process.pid else None
+            answers.write(json.dumps(stacks) + "\n")
+
+
+main()
