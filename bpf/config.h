@@ -31,6 +31,13 @@
 #define SAMPLE_RATE 1
 #endif
 
+/* Record bytes instead of calls: each byte allocated has the same chance of drawing its allocation,
+ * one in this many on average (Poisson sampling, as in pprof's heap profiles). 0: off. The site
+ * counters then hold estimates: bytes, and counts times COUNT_UNIT. */
+#ifndef SAMPLE_BYTES
+#define SAMPLE_BYTES 0
+#endif
+
 /* 1: send an event for every call. */
 #ifndef TRACE
 #define TRACE 0
@@ -41,6 +48,13 @@
  * be gone before anybody has looked at its libraries. Needs bpf_send_signal (Linux 5.3). */
 #ifndef STOP_AT_START
 #define STOP_AT_START 0
+#endif
+
+/* For tests: 1 stops the process (SIGSTOP, sent to the thread) after each record, as the call
+ * returns, so that a debugger finds the very stack that was walked. Needs bpf_send_signal_thread
+ * (Linux 5.5). */
+#ifndef STOP_AT_RECORD
+#define STOP_AT_RECORD 0
 #endif
 
 /* 1: events go through BPF ring buffers (Linux 5.8); 0: through perf buffers.

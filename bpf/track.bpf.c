@@ -11,52 +11,78 @@ static __always_inline u64 thread_key(void) {
     return bpf_get_current_pid_tgid();
 }
 
-/* --- sites
- * -------------------------------------------------------------------------------
- */
+/* --- sites ---------------------------------------------------------------------------------- */
 
-static __always_inline void count_allocated(struct thread *thread, u64 stack_id, u64 size) {
+struct weighed {
+    u64 bytes;
+    u64 count;
+};
+
+/* What one allocation of this size stands for. Sampled by bytes it was drawn with probability
+ * p = 1 - exp(-x), x = size / SAMPLE_BYTES, so it stands for 1 / p of its kind, and for
+ * size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes: a table with a straight line between. */
+static __always_inline struct weighed weigh(u64 size, int is_region) {
+    struct weighed result = {.bytes = size, .count = 1};
+#if SAMPLE_BYTES
+    u64 scaled = size * 256, index64 = scaled / SAMPLE_BYTES;
+    u32 index = index64;
+
+    result.count = COUNT_UNIT;
+    if (is_region || index64 >= SAMPLE_WEIGHTS || !size)
+        return result;
+    u64 *low = sample_weights.lookup(&index);
+    index++;
+    u64 *high = sample_weights.lookup(&index);
+    if (!low || !high)
+        return result;
+    u64 rest = scaled - index64 * SAMPLE_BYTES;
+    u64 weight = *low + (*high - *low) * rest / SAMPLE_BYTES;
+    result.bytes = SAMPLE_BYTES * weight / WEIGHT_UNIT;
+    result.count = result.bytes * COUNT_UNIT / size;
+#endif
+    return result;
+}
+
+static __always_inline void count_allocated(struct thread *thread, u64 stack_id, u64 size,
+                                            int is_region) {
+    struct weighed weighed = weigh(size, is_region);
     struct site *site = sites.lookup(&stack_id);
 
-    if (site) {
-        __sync_fetch_and_add(&site->allocated_bytes, size);
-        __sync_fetch_and_add(&site->allocated_count, 1);
-        return;
-    }
-    if (stack_id) {
-        long error = stacks.insert(&stack_id, &thread->stack);
-        if (error && error != -17) /* EEXIST: another thread was first */
-            lose(LOSS_STACKS, 1);
-    }
-    struct site first = {.allocated_bytes = size,
-                         .allocated_count = 1,
-                         .generation = thread->stack.generation,
-                         .end = stack_id ? thread->stack.end : END_UNKNOWN};
-    long error = sites.insert(&stack_id, &first);
-    if (!error)
-        return;
-    site = sites.lookup(&stack_id);
     if (!site) {
-        lose(LOSS_SITES, 1);
-        return;
+        if (stack_id) {
+            long error = stacks.insert(&stack_id, &thread->stack);
+            if (error && error != -17) /* EEXIST: another thread was first */
+                lose(LOSS_STACKS, 1);
+        }
+        struct site first = {.allocated_bytes = weighed.bytes,
+                             .allocated_count = weighed.count,
+                             .generation = thread->stack.generation,
+                             .end = stack_id ? thread->stack.end : END_UNKNOWN,
+                             .is_region = is_region};
+        if (!sites.insert(&stack_id, &first))
+            return;
+        site = sites.lookup(&stack_id); /* another thread was first, or the map is full */
+        if (!site) {
+            lose(LOSS_SITES, 1);
+            return;
+        }
     }
-    __sync_fetch_and_add(&site->allocated_bytes, size);
-    __sync_fetch_and_add(&site->allocated_count, 1);
+    __sync_fetch_and_add(&site->allocated_bytes, weighed.bytes);
+    __sync_fetch_and_add(&site->allocated_count, weighed.count);
 }
 
 static __always_inline void count_freed(struct allocation *allocation) {
+    struct weighed weighed = weigh(allocation->size, 0);
     u64 stack_id = allocation->stack_id;
     struct site *site = sites.lookup(&stack_id);
 
     if (site) {
-        __sync_fetch_and_add(&site->freed_bytes, allocation->size);
-        __sync_fetch_and_add(&site->freed_count, 1);
+        __sync_fetch_and_add(&site->freed_bytes, weighed.bytes);
+        __sync_fetch_and_add(&site->freed_count, weighed.count);
     }
 }
 
-/* --- records
- * -----------------------------------------------------------------------------
- */
+/* --- records -------------------------------------------------------------------------------- */
 
 /* Take a record out of the map. The value is copied first: it is gone after the
  * delete. */
@@ -87,16 +113,41 @@ static __always_inline int put(u64 address, struct allocation *allocation) {
     return error == 0;
 }
 
-/* --- calls
- * -------------------------------------------------------------------------------
- */
+/* --- calls ---------------------------------------------------------------------------------- */
 
-static __always_inline int filtered_out(u64 size) {
-#if SAMPLE_RATE > 1
-    if (bpf_get_prandom_u32() % SAMPLE_RATE)
-        return 1;
+#if SAMPLE_BYTES
+/* Bytes until the next sample: exponentially distributed with mean SAMPLE_BYTES, by its quantiles
+ * and a straight line between them. */
+static __always_inline u64 draw_gap(void) {
+    u32 random = bpf_get_prandom_u32(), index = random & (SAMPLE_GAPS - 1);
+    u64 *low = sample_gaps.lookup(&index);
+    index++;
+    u64 *high = sample_gaps.lookup(&index);
+
+    if (!low || !high)
+        return 0;
+    return *low + (((*high - *low) * (random >> 16)) >> 16);
+}
 #endif
-    return size < MIN_SIZE || size > MAX_SIZE;
+
+static __always_inline int filtered_out(struct thread *thread, u16 function, u64 size) {
+    if (size < MIN_SIZE || size > MAX_SIZE)
+        return 1;
+    /* Regions are few and large: sampling them would save nothing and blur the most. */
+    if (function >= FUNCTION_MMAP)
+        return 0;
+#if SAMPLE_BYTES
+    if (size < thread->gap) {
+        thread->gap -= size;
+        return 1;
+    }
+    thread->gap = draw_gap();
+    return size == 0;
+#elif SAMPLE_RATE > 1
+    return bpf_get_prandom_u32() % SAMPLE_RATE != 0;
+#else
+    return 0;
+#endif
 }
 
 /* Tell user space that an executable image makes its first call: its libraries are mapped now. */
@@ -172,6 +223,9 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
             lose(LOSS_THREADS, 1);
             return 0;
         }
+#if SAMPLE_BYTES
+        thread->gap = draw_gap();
+#endif
     }
     struct call *call = &thread->call;
     if (call->sp) {
@@ -188,7 +242,7 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
     call->function = function;
     call->address = 0;
     call->has_old = 0;
-    call->skip = filtered_out(size);
+    call->skip = filtered_out(thread, function, size);
     call->echoes = 0;
     call->echo_returned = 0;
     return call;
@@ -235,15 +289,18 @@ static __always_inline void store(struct pt_regs *ctx, struct thread *thread, u6
 
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         /* A range can be unmapped in part: user space keeps the account of ranges. */
-        count_allocated(thread, stack_id, size);
+        count_allocated(thread, stack_id, size, 1);
         send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
     } else {
         struct allocation allocation = {
             .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
         if (put(address, &allocation))
-            count_allocated(thread, stack_id, size);
+            count_allocated(thread, stack_id, size, 0);
     }
     trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
+#if STOP_AT_RECORD
+    bpf_send_signal_thread(19); /* SIGSTOP */
+#endif
 }
 
 #if WALK_PARTS > 1
@@ -362,9 +419,7 @@ static __always_inline void leave(struct pt_regs *ctx) {
     end(ctx, thread, call, PT_REGS_RC(ctx));
 }
 
-/* --- releases
- * ----------------------------------------------------------------------------
- */
+/* --- releases ------------------------------------------------------------------------------- */
 
 /* At entry, before the allocator can hand the address out again. */
 static __always_inline void release(struct pt_regs *ctx, u64 address) {

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from leaktrace import abi, kernel
+from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
 from leaktrace.errors import EnvironmentUnfitError, ProgramError
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.unwind.arrays import KernelTables
@@ -132,6 +133,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "MAX_THREADS": limits.max_threads,
         "HASH_FLAGS": 1 if on_demand else 0,
         "SAMPLE_RATE": filters.sample_rate,
+        "SAMPLE_BYTES": filters.sample_bytes or 0,
         "TRACE": int(options.report.trace),
         "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
@@ -182,6 +184,8 @@ class Program:
     losses: kernel.Map
     tables: KernelTables | None  # of a walker by unwind tables
     walker: Walker
+    sample_gaps: kernel.Map | None  # with sampling by bytes
+    sample_weights: kernel.Map | None
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
@@ -204,8 +208,9 @@ class Compilation:
     `request()`, do something else, and take the result with `finish()`.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._knobs = knobs_from_options(options)
+    def __init__(self, options: Options, knobs: Mapping[str, int]) -> None:
+        """`knobs` of bpf/config.h take precedence over what follows from the options."""
+        self._knobs = knobs_from_options(options) | knobs
         self._walkers = walkers_to_try(options.stack_walker)
         self._uprobe_multi = kernel.has_uprobe_multi()
         self._trace = options.report.trace
@@ -240,6 +245,8 @@ class Compilation:
         maps = ["allocations", "sites", "stacks", "session", "losses", "region_events"]
         if self._trace:
             maps.append("trace_events")
+        if self._knobs["SAMPLE_BYTES"]:
+            maps += ["sample_gaps", "sample_weights"]
         request = {
             "source": source_text(),
             "kernel_source": str(source_directory()),
@@ -287,6 +294,10 @@ class Compilation:
         def map_of(name: str, key: Any, value: Any, capacity: int) -> kernel.Map:  # noqa: ANN401
             return kernel.Map(name, by_name[name], key, value, capacity)
 
+        sample_gaps = sample_weights = None
+        if knobs["SAMPLE_BYTES"]:
+            sample_gaps = map_of("sample_gaps", abi.U32, abi.U64, GAP_COUNT + 1)
+            sample_weights = map_of("sample_weights", abi.U32, abi.U64, WEIGHT_COUNT + 1)
         tables = None
         if walker.uses_tables:
             tables = KernelTables(
@@ -305,6 +316,8 @@ class Compilation:
             losses=map_of("losses", abi.U32, abi.U64, abi.LOSS_COUNTERS),
             tables=tables,
             walker=walker,
+            sample_gaps=sample_gaps,
+            sample_weights=sample_weights,
             region_events_fd=by_name["region_events"],
             trace_events_fd=by_name.get("trace_events"),
             programs={name: by_name[name] for name in manifest["programs"]},

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from leaktrace import abi, kernel
 from leaktrace.analysis.builder import STACK_ENDS
+from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
-from leaktrace.model import Event, EventKind, Frame, Stack, StackEnd, TargetInfo
+from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.options import CommandTarget, Options, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES
 from leaktrace.probes.attach import Attachments, HookedObject
@@ -46,12 +47,15 @@ _EVENT_KINDS = {
 class Tracer:
     """Traces one process from `arm()` to `close()`."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, knobs: Mapping[str, int] | None = None) -> None:
         """Compile, start or find the target, and put the probes on; nothing is recorded yet.
+
+        `knobs` of bpf/config.h that no option sets are for tests.
 
         Raises LeaktraceError; whatever was begun is undone then.
         """
         self._options = options
+        self._sampling = Sampling.from_filters(options.filters)
         self._planner = Planner(options.objects)
         self._regions = RegionLedger()
         self._stacks: dict[int, Stack] = {}
@@ -73,7 +77,7 @@ class Tracer:
             else:
                 pid = options.target.pid
             self.process = Process(pid)
-            compilation = Compilation(options)
+            compilation = Compilation(options, knobs or {})
             # The compiler is loaded on another core while we search for symbols.
             asked = options.report
             self._symbolizer = ProcessSymbolizer(
@@ -84,6 +88,7 @@ class Tracer:
             self._program = compilation.finish()
             compilation = None
             self._install_tables()
+            self._install_sampling()
             self._attachments = Attachments(self._program, pid)
             self._attachments.attach_lifecycle()
             for plan in plans:
@@ -143,6 +148,12 @@ class Tracer:
             self._follower.install(program.tables)
             if program.walker is Walker.SINGLE:
                 self._notes.append("stacks are cut at 64 frames: this kernel refused tail calls")
+
+    def _install_sampling(self) -> None:
+        program, mean_bytes = self._loaded, self._sampling.mean_bytes
+        if mean_bytes is not None and program.sample_gaps and program.sample_weights:
+            program.sample_gaps.write_mapped(0, gap_table(mean_bytes))
+            program.sample_weights.write_mapped(0, weight_table())
 
     def _attach(self, plan: ObjectPlan) -> None:
         assert self._attachments is not None
@@ -263,7 +274,10 @@ class Tracer:
         """Read the maps, with everything that happened until now taken into account."""
         self._look_for_objects()
         return take_snapshot(
-            self._loaded, self._regions, combined_only=self._options.report.combined_only
+            self._loaded,
+            self._regions,
+            combined_only=self._options.report.combined_only,
+            count_unit=self._sampling.count_unit,
         )
 
     def info(self) -> TargetInfo:
@@ -276,8 +290,16 @@ class Tracer:
                 f"{hooked.name}: {len(hooked.functions)} functions"
                 for hooked in self._attachments.objects
             ),
-            notes=tuple(dict.fromkeys(self._notes)),
+            notes=tuple(dict.fromkeys((*self._notes, *self._verbose_notes()))),
         )
+
+    def _verbose_notes(self) -> tuple[str, ...]:
+        """Why frames lack lines or were found by frame pointer, object by object."""
+        if not self._options.report.verbose:
+            return ()
+        failures = self._follower.failures if self._follower is not None else []
+        unwinding = tuple(f"no unwind tables for {path}: {why}" for path, why in failures)
+        return (*unwinding, *self._symbolizer.notes())
 
     # --- names -----------------------------------------------------------------------------
 
@@ -292,10 +314,9 @@ class Tracer:
         stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
         if stored is None:
             return Stack((), StackEnd.LOST)
-        frames: list[Frame] = []
-        for address in stored["pc"][: int(stored["frame_count"])].tolist():
-            frames += self._symbolizer.symbolize(address)
-        return Stack(tuple(frames), STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
+        addresses = stored["pc"][: int(stored["frame_count"])].tolist()
+        frames = self._symbolizer.symbolize_stack(addresses)
+        return Stack(frames, STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
 
     def _name_event(self, event: np.void) -> Event:
         size, stack_id = int(event["size"]), int(event["stack_id"])
