@@ -179,7 +179,8 @@ def has_uprobe_multi() -> bool:
     """BPF_TRACE_UPROBE_MULTI links (Linux 6.6) whose pid means a process.
 
     Before "bpf: fix multi-uprobe PID filtering logic" (Linux 6.10) it meant a single thread. That
-    commit rejects pid -1 with EINVAL before it looks at the path; older kernels say EBADF.
+    commit rejects pid -1 with EINVAL before it looks at the path. With another pid a path that is
+    no file is EBADF; kernels that don't know such links say EINVAL whatever they are given.
     """
     if declined("uprobe_multi"):
         return False
@@ -188,7 +189,10 @@ def has_uprobe_multi() -> bool:
     except OSError:
         return False
     try:
-        return _link_uprobe_multi(program, "/", [0], [0], pid=-1, is_return=False) == -errno.EINVAL
+        refusals = [
+            _link_uprobe_multi(program, "/", [0], [0], pid=pid, is_return=False) for pid in (0, -1)
+        ]
+        return refusals == [-errno.EBADF, -errno.EINVAL]
     finally:
         os.close(program)
 
