@@ -6,6 +6,10 @@
 #define LEAKTRACE_H
 
 #define MAX_FRAMES 127
+#define SAMPLE_GAPS 65536   /* quantiles of the exponential distribution */
+#define SAMPLE_WEIGHTS 4096 /* x / (1 - exp(-x)) for x = i / 256, times WEIGHT_UNIT */
+#define WEIGHT_UNIT 65536
+#define COUNT_UNIT 1024
 #define STACK_WINDOW_WORDS 128 /* of the user stack, copied at once; a power of two */
 
 /* An outstanding allocation; the key of its map is its address. */
@@ -22,7 +26,8 @@ struct site {
     u64 freed_bytes;
     u64 freed_count;
     u32 generation;
-    u32 end; /* enum stack_end: so that no stack need be read to count them */
+    u16 end;       /* enum stack_end: so that no stack need be read to count them */
+    u16 is_region; /* mapped, not allocated: never sampled */
 };
 
 /* How the walk of a stack ended. */
@@ -156,6 +161,7 @@ struct walk {
  * preempted by another thread's on the same CPU: a per-CPU buffer would be
  * overwritten. */
 struct thread {
+    u64 gap; /* bytes until the next sample, with SAMPLE_BYTES */
     struct call call;
     struct walk walk;
     struct stack stack;

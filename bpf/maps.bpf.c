@@ -29,6 +29,12 @@ BPF_PROG_ARRAY(walk_parts, 1);
 #endif
 #endif
 
+#if SAMPLE_BYTES
+/* Filled by user space through mmap (analysis/sampling.py). */
+BPF_F_TABLE("array", u32, u64, sample_gaps, SAMPLE_GAPS + 1, 1024);
+BPF_F_TABLE("array", u32, u64, sample_weights, SAMPLE_WEIGHTS + 1, 1024);
+#endif
+
 BPF_ARRAY(session, struct session, 1);
 BPF_ARRAY(losses, u64, LOSS_KINDS);
 

@@ -23,7 +23,8 @@ SITE = np.dtype(
         ("freed_bytes", "<u8"),
         ("freed_count", "<u8"),
         ("generation", "<u4"),
-        ("end", "<u4"),
+        ("end", "<u2"),
+        ("is_region", "<u2"),
     ]
 )
 

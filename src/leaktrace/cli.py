@@ -149,6 +149,13 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     "estimates.",
 )
 @click.option(
+    "--sample-bytes",
+    type=_integer(1),
+    metavar="N",
+    help="Record about one allocation in N bytes, large ones more likely than small: better "
+    "estimates of bytes than -s, at the same cost. Figures are shown with their standard error.",
+)
+@click.option(
     "-T",
     "--top",
     type=_integer(1),
@@ -300,10 +307,12 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             f"the minimum size (-z {minimum}) is above the maximum size (-Z {maximum})",
             "swap them, or leave one out",
         )
+    if asked["sample_rate"] > 1 and asked["sample_bytes"] is not None:
+        raise UsageError("-s and --sample-bytes are two ways of sampling", "choose one of them")
     older_given = click.get_current_context().get_parameter_source("older_ms")
     return Options(
         target=_target(asked, words),
-        filters=Filters(minimum, maximum, asked["sample_rate"]),
+        filters=Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"]),
         limits=Limits(
             asked["max_allocs"],
             asked["max_stacks"],

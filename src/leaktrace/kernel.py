@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import ctypes.util
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -379,6 +380,18 @@ class Map:
         code = _error(update(self.fd, _pointer(keys), _pointer(value), 0))
         if code:
             raise OSError(code, os.strerror(code), self.name)
+
+    def write_mapped(self, start: int, values: NDArray[np.uint64]) -> None:
+        """Write into an array map made with BPF_F_MMAPABLE, from index `start` on. Raises OSError.
+
+        Values of an array lie at multiples of 8 bytes, also smaller ones.
+        """
+        if not len(values):
+            return
+        whole = -(-self.capacity * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        with mmap.mmap(self.fd, whole, mmap.MAP_SHARED, access) as memory:
+            memory[start * 8 : start * 8 + values.nbytes] = values.tobytes()
 
     def read_all(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """All keys and values, in no order.

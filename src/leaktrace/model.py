@@ -68,6 +68,14 @@ class Allocation:
 
 
 @dataclass(frozen=True)
+class Total:
+    """Bytes in allocations."""
+
+    bytes: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True)
 class Site:
     """A call stack that allocates, with what it still holds.
 
@@ -86,14 +94,7 @@ class Site:
     allocated_count: int = 0
     freed_bytes: int = 0
     freed_count: int = 0
-
-
-@dataclass(frozen=True)
-class Total:
-    """Bytes in allocations."""
-
-    bytes: int = 0
-    count: int = 0
+    error: Total | None = None  # standard errors of `bytes` and `count`, where they are estimates
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,14 @@ class Report:
     losses: tuple[Loss, ...] = ()  # all kinds, also those that are zero
     stack_ends: dict[StackEnd, int] = field(default_factory=dict)  # of the sites that hold memory
     allocations: tuple[Allocation, ...] | None = None  # with --show-allocs
-    sample_rate: int = 1  # above 1, every figure is an estimate
+    sample_rate: int = 1  # above 1, figures are estimates from one call in this many
+    sample_bytes: int | None = None  # not None: estimates, from one byte in this many
+    error: Total | None = None  # standard errors of `outstanding`, where it is an estimate
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether figures are scaled up from a sample."""
+        return self.sample_rate > 1 or self.sample_bytes is not None
 
 
 class EventKind(StrEnum):

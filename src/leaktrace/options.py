@@ -57,6 +57,7 @@ class Filters:
     min_size_bytes: int | None = None  # inclusive
     max_size_bytes: int | None = None  # inclusive
     sample_rate: int = 1  # one allocation in this many, at random
+    sample_bytes: int | None = None  # one byte in this many draws its allocation
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class Compilation:
 
     def __init__(self, options: Options, knobs: Mapping[str, int]) -> None:
         """`knobs` of bpf/config.h take precedence over what follows from the options."""
-        self._knobs = knobs_from_options(options) | knobs
+        self._knobs = knobs_from_options(options) | dict(knobs)
         self._walkers = walkers_to_try(options.stack_walker)
         self._uprobe_multi = kernel.has_uprobe_multi()
         self._trace = options.report.trace

@@ -30,10 +30,13 @@ class Snapshot:
     site_ids: NDArray[np.uint64]
     sites: NDArray[np.void]
     losses: NDArray[np.uint64]
+    region_count: int = 0  # of the records, the last ones: mmap'ed regions
 
 
-def take_snapshot(program: Program, regions: RegionLedger, *, combined_only: bool) -> Snapshot:
-    """Read the maps.
+def take_snapshot(
+    program: Program, regions: RegionLedger, *, combined_only: bool, count_unit: int = 1
+) -> Snapshot:
+    """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py).
 
     The maps change while they are read. A record that is there all the while is read exactly
     once; one that comes or goes meanwhile may be missed, and the counters of a site may be a few
@@ -45,6 +48,7 @@ def take_snapshot(program: Program, regions: RegionLedger, *, combined_only: boo
     _, losses = program.losses.read_all()
 
     addresses, records = np.empty(0, dtype=np.uint64), np.empty(0, dtype=abi.ALLOCATION)
+    region_count = 0
     if not combined_only:
         keys, values = program.allocations.read_all()
         # An exec leaves the records of the image before it behind.
@@ -52,11 +56,12 @@ def take_snapshot(program: Program, regions: RegionLedger, *, combined_only: boo
         region_addresses, region_records = regions.records()
         addresses = np.concatenate([keys[current].astype(np.uint64), region_addresses])
         records = np.concatenate([values[current], region_records])
+        region_count = len(region_records)
 
     keys, sites = program.sites.read_all()
     current = sites["generation"] == session["generation"]
     site_ids, sites = keys[current].astype(np.uint64), sites[current]
-    _count_freed_regions(site_ids, sites, regions)
+    _count_freed_regions(site_ids, sites, regions, count_unit)
     return Snapshot(
         time_ns=time_ns,
         generation=int(session["generation"]),
@@ -65,11 +70,15 @@ def take_snapshot(program: Program, regions: RegionLedger, *, combined_only: boo
         site_ids=site_ids,
         sites=sites,
         losses=losses.view(np.uint64),
+        region_count=region_count,
     )
 
 
 def _count_freed_regions(
-    site_ids: NDArray[np.uint64], sites: NDArray[np.void], regions: RegionLedger
+    site_ids: NDArray[np.uint64],
+    sites: NDArray[np.void],
+    regions: RegionLedger,
+    count_unit: int,
 ) -> None:
     """The kernel side counts what mmap returned; what was unmapped since only the ledger knows."""
     freed = regions.freed()
@@ -80,4 +89,4 @@ def _count_freed_regions(
         if totals is not None:
             # Arithmetic modulo 2**64: a hole can leave more regions than calls were made.
             sites["freed_bytes"][index] += np.uint64(totals.bytes % (1 << 64))
-            sites["freed_count"][index] += np.uint64(totals.count % (1 << 64))
+            sites["freed_count"][index] += np.uint64(totals.count * count_unit % (1 << 64))

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi import StackEndCode
+from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import (
     SiteTable,
     combine_counters,
     group_by_site,
-    total_of_records,
 )
 from leaktrace.analysis.trim import readable
 from leaktrace.losses import describe_losses
@@ -47,6 +47,7 @@ class ReportBuilder:
 
     def __init__(self, options: Options, stack_of: Callable[[int], Stack]) -> None:
         self._options = options
+        self._sampling = Sampling.from_filters(options.filters)
         self._stack_of = stack_of
         self._started_ns = time.monotonic_ns()
         self._number = 0
@@ -80,20 +81,19 @@ class ReportBuilder:
         ages_matter = not combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
 
-        everything = combine_counters(snapshot).total() if combined else total_of_records(snapshot)
-        table = (
-            combine_counters(snapshot)
-            if combined
-            else group_by_site(snapshot, older_ms * 1_000_000)
-        )
-        passed = table.total()
+        if combined:
+            everything = table = combine_counters(snapshot, self._sampling)
+        else:
+            everything = group_by_site(snapshot, 0, self._sampling)
+            table = (
+                group_by_site(snapshot, older_ms * 1_000_000, self._sampling)
+                if older_ms
+                else everything
+            )
+        outstanding, passed = everything.total(), table.total()
         growth = self._growth(table)
         order = table.order(asked.sort, growth)[: asked.top]
         counters = self._counters(snapshot, table.stack_ids)
-        rate = self._options.filters.sample_rate
-        sites = tuple(
-            self._site(table, int(row), int(growth[row]), counters, rate) for row in order
-        )
         report = Report(
             time=datetime.now().astimezone(),
             elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,
@@ -101,28 +101,28 @@ class ReportBuilder:
             final=final_reason is not None,
             reason=final_reason or "",
             target=target,
-            outstanding=_scaled(everything, rate),
-            younger=_scaled(
-                Total(everything.bytes - passed.bytes, everything.count - passed.count), rate
-            ),
+            outstanding=outstanding,
+            younger=Total(outstanding.bytes - passed.bytes, outstanding.count - passed.count),
             older_ms=older_ms,
             site_count=len(table),
-            sites=sites,
+            sites=tuple(self._site(table, int(row), int(growth[row]), counters) for row in order),
             top=asked.top,
             combined=combined,
             sort=str(asked.sort),
             growth_bytes=(
-                None if self._last_total is None else (everything.bytes - self._last_total) * rate
+                None if self._last_total is None else outstanding.bytes - self._last_total
             ),
             resident=self._resident(resident_bytes),
             losses=describe_losses(snapshot.losses, self._options.limits),
-            stack_ends=self._stack_ends(snapshot, table, counters),
+            stack_ends=self._stack_ends(table, counters),
             allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
-            sample_rate=rate,
+            sample_rate=self._sampling.rate,
+            sample_bytes=self._sampling.mean_bytes,
+            error=everything.error(slice(None)),
         )
         self._number += 1
         self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))
-        self._last_total = everything.bytes
+        self._last_total = outstanding.bytes
         return report
 
     def _growth(self, table: SiteTable) -> NDArray[np.int64]:
@@ -132,43 +132,41 @@ class ReportBuilder:
 
     def _counters(self, snapshot: Snapshot, stack_ids: NDArray[np.uint64]) -> dict[int, np.void]:
         wanted = np.isin(snapshot.site_ids, stack_ids)
-        return dict(zip(snapshot.site_ids[wanted].tolist(), snapshot.sites[wanted], strict=True))
+        sites = self._sampling.scale_sites(snapshot.sites[wanted])
+        return dict(zip(snapshot.site_ids[wanted].tolist(), sites, strict=True))
 
     def _site(
-        self,
-        table: SiteTable,
-        row: int,
-        growth_bytes: int,
-        counters: dict[int, np.void],
-        rate: int,
+        self, table: SiteTable, row: int, growth_bytes: int, counters: dict[int, np.void]
     ) -> Site:
         stack_id = int(table.stack_ids[row])
         stack = self._stack_of(stack_id)
-        held_bytes, held_count = int(table.bytes[row]), int(table.counts[row])
+        held = Total(int(table.bytes[row]), int(table.counts[row]))
         counter = counters.get(stack_id)
         return Site(
             id=site_id(stack.frames) if stack.frames else f"{stack_id:016x}",
             stack=readable(stack, self._options.report),
-            bytes=held_bytes * rate,
-            count=held_count * rate,
+            bytes=held.bytes,
+            count=held.count,
             oldest_ns=None if table.oldest_ns is None else int(table.oldest_ns[row]),
             newest_ns=None if table.newest_ns is None else int(table.newest_ns[row]),
-            growth_bytes=None if self._last_total is None else growth_bytes * rate,
+            growth_bytes=None if self._last_total is None else growth_bytes,
             # A site whose counters were lost has at least what it holds.
-            allocated_bytes=(int(counter["allocated_bytes"]) if counter else held_bytes) * rate,
-            allocated_count=(int(counter["allocated_count"]) if counter else held_count) * rate,
-            freed_bytes=(int(counter["freed_bytes"]) if counter else 0) * rate,
-            freed_count=(int(counter["freed_count"].astype(np.int64)) if counter else 0) * rate,
+            allocated_bytes=int(counter["allocated_bytes"]) if counter else held.bytes,
+            allocated_count=int(counter["allocated_count"]) if counter else held.count,
+            freed_bytes=int(counter["freed_bytes"]) if counter else 0,
+            # Negative while a hole has left more regions than calls mapped.
+            freed_count=max(int(counter["freed_count"].astype(np.int64)), 0) if counter else 0,
+            error=table.error(np.array([row])),
         )
 
-    def _stack_ends(
-        self, snapshot: Snapshot, table: SiteTable, counters: dict[int, np.void]
-    ) -> dict[StackEnd, int]:
+    def _stack_ends(self, table: SiteTable, counters: dict[int, np.void]) -> dict[StackEnd, int]:
         ends: Counter[StackEnd] = Counter()
         for stack_id in table.stack_ids.tolist():
             counter = counters.get(stack_id)
-            known = stack_id != 0 and counter is not None
-            ends[STACK_ENDS[StackEndCode(int(counter["end"]))] if known else StackEnd.LOST] += 1  # type: ignore[index]
+            if stack_id == 0 or counter is None:
+                ends[StackEnd.LOST] += 1
+            else:
+                ends[STACK_ENDS[StackEndCode(int(counter["end"]))]] += 1
         return dict(ends)
 
     def _allocations(self, snapshot: Snapshot, older_ms: int) -> tuple[Allocation, ...]:
@@ -197,7 +195,3 @@ class ReportBuilder:
             return None
         last, self._last_resident = self._last_resident, resident_bytes
         return ResidentMemory(resident_bytes, None if last is None else resident_bytes - last)
-
-
-def _scaled(total: Total, rate: int) -> Total:
-    return Total(total.bytes * rate, total.count * rate)

@@ -3,11 +3,13 @@ allocation."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.sampling import Sampling
 from leaktrace.model import Total
 from leaktrace.options import SortKey
 from leaktrace.snapshot import Snapshot
@@ -17,20 +19,32 @@ from leaktrace.snapshot import Snapshot
 class SiteTable:
     """One row a site that holds memory; all columns have the same length.
 
-    Ages are None with combined statistics, which know no single allocation.
+    Ages are None with combined statistics, which know no single allocation; variances are None
+    where nothing is estimated (or, with combined statistics, not known).
     """
 
     stack_ids: NDArray[np.uint64]
     bytes: NDArray[np.int64]
     counts: NDArray[np.int64]
-    oldest_ns: NDArray[np.int64] | None
-    newest_ns: NDArray[np.int64] | None
+    oldest_ns: NDArray[np.int64] | None = None
+    newest_ns: NDArray[np.int64] | None = None
+    bytes_variance: NDArray[np.float64] | None = None
+    counts_variance: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.stack_ids)
 
     def total(self) -> Total:
         return Total(int(self.bytes.sum()), int(self.counts.sum()))
+
+    def error(self, rows: slice | NDArray[np.intp]) -> Total | None:
+        """The standard errors of the sum of some rows."""
+        if self.bytes_variance is None or self.counts_variance is None:
+            return None
+        return Total(
+            round(math.sqrt(self.bytes_variance[rows].sum())),
+            round(math.sqrt(self.counts_variance[rows].sum())),
+        )
 
     def order(self, key: SortKey, growth: NDArray[np.int64]) -> NDArray[np.intp]:
         """Row numbers, most first; equal rows in a fixed order (by bytes, then by stack id)."""
@@ -43,7 +57,7 @@ class SiteTable:
         return np.lexsort((self.stack_ids, -self.bytes, -primary))
 
 
-def group_by_site(snapshot: Snapshot, older_ns: int) -> SiteTable:
+def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> SiteTable:
     """Group the records that are at least `older_ns` old by their stack."""
     ages_ns = snapshot.time_ns - snapshot.records["time_ns"].astype(np.int64)
     # A record made while the map was being read is a little younger than the snapshot.
@@ -53,30 +67,39 @@ def group_by_site(snapshot: Snapshot, older_ns: int) -> SiteTable:
 
     stack_ids, rows = np.unique(records["stack_id"], return_inverse=True)
     length = len(stack_ids)
-    sizes = np.zeros(length, dtype=np.int64)
-    np.add.at(sizes, rows, records["size"].astype(np.int64))
     oldest = np.zeros(length, dtype=np.int64)
     np.maximum.at(oldest, rows, ages_ns)
     newest = np.full(length, np.iinfo(np.int64).max)
     np.minimum.at(newest, rows, ages_ns)
+    if not sampling.is_on:
+        sizes = np.zeros(length, dtype=np.int64)
+        np.add.at(sizes, rows, records["size"].astype(np.int64))
+        counts = np.bincount(rows, minlength=length).astype(np.int64)
+        return SiteTable(stack_ids, sizes, counts, oldest, newest)
+
+    weights, variances = sampling.weights_and_variances(records["size"])
+    is_region = (np.arange(len(old_enough)) >= len(old_enough) - snapshot.region_count)[old_enough]
+    weights[is_region], variances[is_region] = 1, 0
+    sizes_each = records["size"].astype(np.float64)
+
+    def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(rows, weights=values, minlength=length).astype(np.float64)
+
     return SiteTable(
         stack_ids=stack_ids,
-        bytes=sizes,
-        counts=np.bincount(rows, minlength=length).astype(np.int64),
+        bytes=np.rint(summed(sizes_each * weights)).astype(np.int64),
+        counts=np.rint(summed(weights)).astype(np.int64),
         oldest_ns=oldest,
         newest_ns=newest,
+        bytes_variance=summed(sizes_each**2 * variances),
+        counts_variance=summed(variances),
     )
 
 
-def combine_counters(snapshot: Snapshot) -> SiteTable:
+def combine_counters(snapshot: Snapshot, sampling: Sampling) -> SiteTable:
     """The same from the sites' counters alone: allocated minus freed, without ages."""
-    sites = snapshot.sites
+    sites = sampling.scale_sites(snapshot.sites)
     held = (sites["allocated_bytes"] - sites["freed_bytes"]).astype(np.int64)
     counts = (sites["allocated_count"] - sites["freed_count"]).astype(np.int64)
     holds = counts > 0
-    return SiteTable(snapshot.site_ids[holds], held[holds], counts[holds], None, None)
-
-
-def total_of_records(snapshot: Snapshot) -> Total:
-    """Everything outstanding, whatever its age."""
-    return Total(int(snapshot.records["size"].sum()), len(snapshot.records))
+    return SiteTable(snapshot.site_ids[holds], held[holds], counts[holds])

@@ -22,6 +22,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar, TextIO
 
 from leaktrace.model import Event, Frame, Loss, Report, Site, TargetInfo
+from leaktrace.report import units
 from leaktrace.report.base import Reporter
 from leaktrace.report.event_lines import event_line
 from leaktrace.report.names import LOST_STACK, physical, printable
@@ -57,11 +58,9 @@ class MemleakReporter(Reporter):
         self.write("".join(f"{event_line(event)}\n" for event in events))
 
     def _tell_what_has_no_place(self, report: Report) -> None:
-        if report.sample_rate > 1 and not self._told_estimate:
+        if report.is_estimate and not self._told_estimate:
             self._told_estimate = True
-            self.notice(
-                f"estimate: 1 allocation in {report.sample_rate:,} is recorded, figures are scaled"
-            )
+            self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled")
         for loss in report.losses:
             if loss.count != self._told_losses.get(loss.name, 0):
                 self._told_losses[loss.name] = loss.count

@@ -121,14 +121,10 @@ def _header(report: Report, width: int) -> Iterator[Text]:
         reason = f"last report: {report.reason}" if report.reason else "last report"
         for line in wrap(printable(reason), width):
             yield Text(line, "bold")
-    if report.sample_rate > 1:
-        yield from _wrapped(
-            "estimate: ",
-            f"1 allocation in {report.sample_rate:,} is recorded, at random; "
-            "figures with a ~ are scaled up from those",
-            width,
-            "yellow",
-        )
+    if report.is_estimate:
+        text = f"{units.sample_in_words(report)}; figures with a ~ are scaled up, "
+        text += "± is their standard error"
+        yield from _wrapped("estimate: ", text, width, "yellow")
     yield from _totals(report, width)
 
 
@@ -136,6 +132,8 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
     about = _about(report)
     sites = units.counted(report.site_count, "site")
     fields = [Text("outstanding ").append(_total(report.outstanding, about), "bold")]
+    if report.error is not None:
+        fields[0].append(f" {_error(report.error)}")
     if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
     if report.growth_bytes is not None:
@@ -211,8 +209,9 @@ def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
 
 def _site_row(site: Site, report: Report, about: str) -> tuple[str, str, str, str, str]:
     growth = site.growth_bytes
+    error = "" if site.error is None else f" {_error(site.error)}"
     return (
-        about + units.size(site.bytes),
+        about + units.size(site.bytes) + error,
         units.share(site.bytes, report.outstanding.bytes),
         about + units.counted(site.count, "allocation"),
         "" if growth is None else about + units.size_change(growth),
@@ -238,7 +237,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     others = report.site_count - len(report.sites)
     if others > 0:
         label = f"the other {units.counted(others, 'site')}"
-    elif (rest.bytes > 0 or rest.count > 0) and report.sample_rate == 1:
+    elif (rest.bytes > 0 or rest.count > 0) and not report.is_estimate:
         label = "at no site that is known"
     else:
         return
@@ -268,7 +267,11 @@ def _loss(loss: Loss, width: int) -> Iterator[Text]:
 
 def _about(report: Report) -> str:
     """The mark of a figure that is an estimate."""
-    return "~" if report.sample_rate > 1 else ""
+    return "~" if report.is_estimate else ""
+
+
+def _error(error: Total) -> str:
+    return f"±{units.size(error.bytes)}"
 
 
 def _total(total: Total, about: str) -> str:

@@ -5,6 +5,8 @@ Plain ASCII, so that a figure is as many columns wide as it is characters long.
 
 from __future__ import annotations
 
+from leaktrace.model import Report
+
 _SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 _MS_NS = 1_000_000
@@ -79,3 +81,10 @@ def elapsed(elapsed_s: float) -> str:
     if elapsed_s < _MINUTE_S:
         return f"{max(elapsed_s, 0.0):.1f} s"
     return age(int(elapsed_s * _S_NS))
+
+
+def sample_in_words(report: Report) -> str:
+    """What is recorded of what the target allocates, in words."""
+    if report.sample_bytes is not None:
+        return f"about 1 allocation in {size(report.sample_bytes)} is recorded"
+    return f"1 allocation in {report.sample_rate:,} is recorded, at random"

@@ -7,16 +7,12 @@ list or the new one, never a mixture.
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace import abi, kernel
 from leaktrace.unwind.install import Update, at_array_stride
-
-_VALUE_STRIDE_BYTES = 8  # values of an array map lie at multiples of 8 bytes
 
 
 @dataclass
@@ -36,8 +32,8 @@ class KernelTables:
         target's [uprobes] page, where pending return probes redirect to, 0 while there is none.
         Raises OSError.
         """
-        _write_mapped(self.rows, update.row_start, update.rows)
-        _write_mapped(self.pages, update.page_start, at_array_stride(update.pages))
+        self.rows.write_mapped(update.row_start, update.rows)
+        self.pages.write_mapped(update.page_start, at_array_stride(update.pages))
         for index in range(len(update.mappings)):
             self.mappings.update(update.mapping_start + index, update.mappings[index : index + 1])
         self._version += 1
@@ -47,13 +43,3 @@ class KernelTables:
         in_force["version"] = self._version
         in_force["trampoline"] = trampoline
         self.list.update(0, in_force)
-
-
-def _write_mapped(array: kernel.Map, start: int, values: NDArray[np.uint64]) -> None:
-    if not len(values):
-        return
-    size = array.capacity * _VALUE_STRIDE_BYTES
-    whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-    with mmap.mmap(array.fd, whole, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
-        begin = start * _VALUE_STRIDE_BYTES
-        memory[begin : begin + values.nbytes] = values.tobytes()

@@ -1,0 +1,101 @@
+"""What sampled allocations stand for: weights, and how far the estimates may be off.
+
+An allocation that was recorded with probability p stands for 1/p of its kind; the sum of such
+weights is an unbiased estimate of what was allocated (Horvitz and Thompson, 1952), with variance
+sum((1 - p) / p**2 * value**2).
+
+By calls (-s N), p = 1/N for every allocation. By bytes (--sample-bytes N), every byte draws with
+the same small chance, the gaps between draws are exponentially distributed with mean N, and
+p = 1 - exp(-size / N): large allocations are recorded almost always, small ones seldom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.options import Filters
+
+# As bpf/leaktrace.h has them.
+GAP_COUNT = 65_536
+WEIGHT_COUNT = 4_096
+WEIGHT_UNIT = 65_536
+COUNT_UNIT = 1_024
+_WEIGHT_STEP = 256  # entries for each unit of size / N
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How allocations were chosen. Everything is recorded when both are 1 and None."""
+
+    rate: int = 1
+    mean_bytes: int | None = None
+
+    @classmethod
+    def from_filters(cls, filters: Filters) -> Sampling:
+        return cls(filters.sample_rate, filters.sample_bytes)
+
+    @property
+    def is_on(self) -> bool:
+        return self.rate > 1 or self.mean_bytes is not None
+
+    @property
+    def count_unit(self) -> int:
+        """Site counters sampled by bytes count weights, in units of 1 / COUNT_UNIT."""
+        return 1 if self.mean_bytes is None else COUNT_UNIT
+
+    def scale_sites(self, sites: NDArray[np.void]) -> NDArray[np.void]:
+        """Site counters (abi.SITE) as estimates of what they stand for."""
+        if not self.is_on:
+            return sites
+        scaled = sites.copy()
+        if self.mean_bytes is not None:
+            for name in ("allocated_count", "freed_count"):
+                counts = sites[name].astype(np.int64)  # a hole makes more regions than calls
+                scaled[name] = np.rint(counts / COUNT_UNIT).astype(np.int64).astype(np.uint64)
+            return scaled
+        factor = np.where(sites["is_region"] != 0, 1, self.rate).astype(np.uint64)
+        for name in ("allocated_bytes", "allocated_count", "freed_bytes", "freed_count"):
+            scaled[name] = sites[name] * factor
+        return scaled
+
+    def probabilities(self, sizes: NDArray[np.uint64]) -> Floats:
+        """Of each allocation to have been recorded."""
+        if self.mean_bytes is not None:
+            return -np.expm1(-sizes.astype(np.float64) / self.mean_bytes)
+        return np.full(len(sizes), 1 / self.rate)
+
+    def weights_and_variances(self, sizes: NDArray[np.uint64]) -> tuple[Floats, Floats]:
+        """How many allocations each stands for, and the variance of that number."""
+        probabilities = self.probabilities(sizes)
+        # A size of 0 is never drawn by bytes; a record of such a size can't be weighed.
+        drawn = probabilities > 0
+        weights = np.divide(1.0, probabilities, out=np.ones_like(probabilities), where=drawn)
+        return weights, weights * (weights - 1)
+
+
+def gap_table(mean_bytes: int) -> NDArray[np.uint64]:
+    """The quantiles of the gaps between draws in bytes, GAP_COUNT + 1 of them.
+
+    The last one, which would be infinite, is set so that the mean over straight lines between the
+    quantiles is exactly that of the distribution.
+    """
+    quantiles = np.arange(GAP_COUNT, dtype=np.float64) / GAP_COUNT
+    gaps = -mean_bytes * np.log1p(-quantiles)
+    means_between = (gaps[:-1] + gaps[1:]) / 2
+    last_mean = mean_bytes * GAP_COUNT - means_between.sum()
+    last = max(2 * last_mean - gaps[-1], gaps[-1])
+    table: NDArray[np.uint64] = np.rint(np.append(gaps, last)).astype(np.uint64)
+    return table
+
+
+def weight_table() -> NDArray[np.uint64]:
+    """x / (1 - exp(-x)) at x = i / 256, times WEIGHT_UNIT, WEIGHT_COUNT + 1 of them."""
+    x = np.arange(1, WEIGHT_COUNT + 1, dtype=np.float64) / _WEIGHT_STEP
+    weights = np.append(1.0, x / -np.expm1(-x))
+    table: NDArray[np.uint64] = np.rint(weights * WEIGHT_UNIT).astype(np.uint64)
+    return table
