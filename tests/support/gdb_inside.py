@@ -10,9 +10,11 @@ has ended.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 gdb: Any = importlib.import_module("gdb")  # gdb's own, there only inside of it
@@ -29,8 +31,18 @@ SETTINGS = (
 VIRTUAL = (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME)
 
 
-def stack_of(thread: Any) -> list[int]:
+def leave_trampoline(pid: int) -> None:
+    """Where return probes are a system call (Linux 6.11), the process is stopped on its way back
+    from that: the last four instructions of the trampoline, up to its `ret`, are still to come."""
+    with Path(f"/proc/{pid}/maps").open() as maps:
+        pages = [line.split("-")[0] for line in maps if line.endswith("[uprobes]\n")]
+    while pages and gdb.newest_frame().pc() & -4096 == int(pages[0], 16):
+        gdb.execute("stepi", to_string=True)
+
+
+def stack_of(thread: Any, pid: int) -> list[int]:
     thread.switch()
+    leave_trampoline(pid)
     frame = gdb.newest_frame()
     pcs = []
     while frame is not None:
@@ -43,18 +55,20 @@ def stack_of(thread: Any) -> list[int]:
 def main() -> None:
     commands_fd, answers_fd = map(int, os.environ["LEAKTRACE_GDB_PIPES"].split(","))
     for setting in SETTINGS:
-        try:
+        with contextlib.suppress(gdb.error):  # unknown to older versions
             gdb.execute(f"set {setting}", to_string=True)
-        except gdb.error:
-            pass  # unknown to older versions
     gdb.execute("handle all nostop noprint pass", to_string=True)
-    gdb.execute("handle SIGSTOP stop noprint nopass", to_string=True)
+    gdb.execute("handle SIGSTOP stop print nopass", to_string=True)
     with os.fdopen(commands_fd) as commands, os.fdopen(answers_fd, "w", buffering=1) as answers:
         answers.write("{}\n")
         for _ in commands:
             gdb.execute("continue", to_string=True)
             process = gdb.selected_inferior()
-            stacks = {t.ptid[1]: stack_of(t) for t in process.threads()} if process.pid else None
+            stacks = None
+            if process.pid:
+                gdb.execute("set scheduler-locking on")
+                stacks = {t.ptid[1]: stack_of(t, process.pid) for t in process.threads()}
+                gdb.execute("set scheduler-locking off")
             answers.write(json.dumps(stacks) + "\n")
 
 

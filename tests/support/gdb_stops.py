@@ -29,8 +29,8 @@ class Gdb:
         answers_read, answers_write = os.pipe()
         self._output: IO[bytes] = TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self._process = subprocess.Popen(
-            [gdb, "-nx", "-batch", "-iex", "set debuginfod enabled off", "-p", str(pid)]
-            + ["-x", str(SCRIPT)],
+            [gdb, "-nx", "-batch", "-iex", "set debuginfod enabled off"]  # noqa: RUF005
+            + ["-p", str(pid), "-x", str(SCRIPT)],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
