@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -28,6 +29,9 @@ _REQUIRE_ALL = os.environ.get("LEAKTRACE_REQUIRE_ALL", "") not in ("", "0")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that runs this in the background makes it ignore SIGINT, and so would the programs
+    # that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "may_skip(reason): may be skipped even with LEAKTRACE_REQUIRE_ALL=1"
     )
