@@ -153,6 +153,12 @@ def test_a_library_function_that_allocates_is_the_first_frame(functions: Report)
     assert "libc" in site.frames[0].module
 
 
+def test_regions_are_the_same_with_combined_only(compiled: Compiler) -> None:
+    report = trace_work([compiled("regions.c")], "--combined-only").report
+    assert {scenario: report.under(scenario) for scenario in REGIONS} == REGIONS
+    assert report.outstanding == everything(REGIONS)
+
+
 @pytest.mark.parametrize("option", ["--combined-only", "--wa-missing-free"])
 def test_totals_are_the_same_with(option: str, compiled: Compiler) -> None:
     report = trace_work([compiled("functions.c")], option).report

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from harness.compiling import Compiler
-from harness.reports import Total
+from harness.reports import Report, Total
 from harness.target import Target
-from harness.tracer import trace_work
+from harness.tracer import NEVER, Tracer, trace_work
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -99,3 +99,30 @@ def test_nothing_is_sampled_away_at_rate_one(compiled: Compiler) -> None:
     report = trace_work([compiled("commands.c")], "-s", "1", drive=allocate).report
     assert report.outstanding == Total(100_000, 1000)
     assert report.raw["sample_rate"] == 1
+
+
+def test_full_thread_map_counts_the_calls_it_misses(compiled: Compiler) -> None:
+    """Eight threads of 1,000 blocks each, room for three. Of every thread's blocks half are freed,
+    by another thread. The calls missed include some that the allocator makes to itself."""
+    report = trace_work([compiled("threads.c")], "--max-threads", "3").report
+    assert report.outstanding.count == 3 * 500
+    assert report.losses.keys() == {"threads"}
+    assert report.losses["threads"] >= 5 * 1000
+
+
+def test_lost_trace_events_are_counted(compiled: Compiler) -> None:
+    """200,000 events through one page: each was printed, or counted as lost."""
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        options = ["-t", "--event-buffer-size", "4096", "--format", "json", "-o", "0"]
+        with Tracer("-p", str(target.pid), *options, NEVER) as tracer:
+            tracer.await_armed()
+            target.do("calls 100000")
+            outcome = tracer.stop()
+        assert target.end() == 0
+    assert outcome.exit_code == 0, outcome.stderr
+    *events, last = outcome.stdout.splitlines()
+    report = Report(last)
+    assert len(events) + report.losses["events"] == 200_000
+    assert report.losses.keys() == {"events"}
+    assert report.outstanding == Total()
