@@ -1,29 +1,18 @@
-"""The BPF program: fragments joined, compiled and loaded in a child process that then exits.
-
-The child (`leaktrace.compiler`) is the only place where bcc is imported. It hands the file
-descriptors of maps and programs over a socket together with a small manifest, so the tracer never
-maps LLVM, and a compiler that aborts is an error message instead of the end of the tracer.
-"""
+"""The BPF program: fragments joined, compiled and loaded in a child process that then exits
+(`leaktrace.compiler_child`)."""
 
 from __future__ import annotations
 
-import array
-import contextlib
-import json
 import os
-import re
-import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from leaktrace import abi, kernel
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
+from leaktrace.compiler_child import CompilerChild
 from leaktrace.errors import EnvironmentUnfitError, ProgramError
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.unwind.arrays import KernelTables
@@ -65,12 +54,12 @@ def source_directory() -> Path:
     )
 
 
-def source_text() -> str:
+def source_text(fragments: Sequence[str] = FRAGMENTS) -> str:
     """The whole program. bcc rewrites map accesses only in its main text, never in an #include,
     so the fragments are joined; `#line` keeps the compiler's messages pointing at them."""
     folder = source_directory()
     parts = ["#include <uapi/linux/ptrace.h>\n"]
-    for name in FRAGMENTS:
+    for name in fragments:
         parts.append(f'#line 1 "bpf/{name}"\n{(folder / name).read_text()}')
     return "".join(parts)
 
@@ -214,20 +203,7 @@ class Compilation:
         self._walkers = walkers_to_try(options.stack_walker)
         self._uprobe_multi = kernel.has_uprobe_multi()
         self._trace = options.report.trace
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket = ours
-        # The child's stderr, where clang and the verifier write, goes to a file: no pipe that
-        # could fill up while nobody reads.
-        self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in finish)
-        with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "leaktrace.compiler", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._messages,
-                stderr=self._messages,
-                pass_fds=(theirs.fileno(),),
-                env=_child_environment(),
-            )
+        self._child = CompilerChild()
 
     @property
     def wants_tables(self) -> bool:
@@ -247,26 +223,24 @@ class Compilation:
             maps.append("trace_events")
         if self._knobs["SAMPLE_BYTES"]:
             maps += ["sample_gaps", "sample_weights"]
-        request = {
-            "source": source_text(),
-            "kernel_source": str(source_directory()),
-            "uprobes": list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE),
-            "uprobe_attach_type": kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1,
-            "raw_tracepoints": list(_RAW_TRACEPOINTS),
-            "variants": [
-                {
-                    "name": walker.name,
-                    "flags": flags(self._knobs | walker.knobs()),
-                    "maps": [*maps, *walker.maps()],
-                    "tail_call": walker is Walker.TAIL_CALLS,
-                }
-                for walker in self._walkers
-            ],
-        }
-        # The child may be dead already: finish() tells what it said.
-        with contextlib.suppress(BrokenPipeError):
-            self._socket.sendall(json.dumps(request).encode())
-            self._socket.shutdown(socket.SHUT_WR)
+        self._child.request(
+            {
+                "source": source_text(),
+                "kernel_source": str(source_directory()),
+                "uprobes": list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE),
+                "uprobe_attach_type": kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1,
+                "raw_tracepoints": list(_RAW_TRACEPOINTS),
+                "variants": [
+                    {
+                        "name": walker.name,
+                        "flags": flags(self._knobs | walker.knobs()),
+                        "maps": [*maps, *walker.maps()],
+                        "tail_call": walker is Walker.TAIL_CALLS,
+                    }
+                    for walker in self._walkers
+                ],
+            }
+        )
 
     def finish(self) -> Program:
         """Wait for the child and take over its descriptors.
@@ -274,20 +248,10 @@ class Compilation:
         Raises EnvironmentUnfitError when bcc is missing or loading isn't permitted, ProgramError
         when the program doesn't compile or load.
         """
-        with self._socket, self._messages:
-            reply, descriptors = _receive(self._socket)
-            self._child.wait()
-            if not reply:
-                raise self._crash()
-            manifest = json.loads(reply)
-            if "error" in manifest:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                raise self._translate(manifest)
-        return self._program(manifest, descriptors)
+        manifest, by_name = self._child.finish()
+        return self._program(manifest, by_name)
 
-    def _program(self, manifest: Mapping[str, Any], descriptors: list[int]) -> Program:
-        by_name = dict(zip([*manifest["maps"], *manifest["programs"]], descriptors, strict=True))
+    def _program(self, manifest: Mapping[str, Any], by_name: Mapping[str, int]) -> Program:
         knobs = self._knobs
         walker = Walker[manifest["variant"]]
 
@@ -324,96 +288,9 @@ class Compilation:
             uprobe_multi=self._uprobe_multi,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
             event_pages=knobs["EVENT_PAGES"],
-            descriptors=descriptors,
+            descriptors=list(by_name.values()),
         )
 
     def abandon(self) -> None:
         """Give the compilation up: something else failed meanwhile."""
-        self._child.kill()
-        self._child.wait()
-        self._socket.close()
-        self._messages.close()
-
-    def _output(self) -> str:
-        self._messages.seek(0)
-        return self._messages.read(1 << 20).decode(errors="replace")
-
-    def _crash(self) -> ProgramError:
-        code = self._child.returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        return ProgramError(
-            f"the BPF compiler {how}: {last_line(self._output())}",
-            "check the installation of bcc with `leaktrace doctor`",
-        )
-
-    def _translate(self, manifest: Mapping[str, str]) -> ProgramError | EnvironmentUnfitError:
-        output = self._output()
-        stage, detail = manifest["error"], manifest.get("detail", "")
-        if stage == "import":
-            return EnvironmentUnfitError(
-                f"bcc can't be used: {detail}",
-                "install the distribution's package: python3-bpfcc (Debian, Ubuntu), "
-                "python3-bcc (Fedora, openSUSE), python-bcc (Arch)",
-            )
-        if stage == "compile":
-            return ProgramError(
-                f"the BPF program does not compile: {compiler_line(output) or detail}",
-                "please report this with the output of `leaktrace doctor`",
-            )
-        if "Operation not permitted" in output or "Operation not permitted" in detail:
-            return EnvironmentUnfitError(
-                f"the kernel does not permit loading BPF programs ({manifest.get('name', '')})",
-                "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
-            )
-        return ProgramError(
-            f"the kernel refused the BPF program {manifest.get('name', '')}: "
-            f"{verifier_line(output) or detail}",
-            "please report this with the output of `leaktrace doctor`",
-        )
-
-
-def _child_environment() -> dict[str, str]:
-    """The child must find this very package, however leaktrace was started."""
-    parent = str(Path(__file__).resolve().parents[1])
-    known = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{parent}{os.pathsep}{known}" if known else parent}
-
-
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Everything the child sends until it closes: bytes of the manifest, and descriptors."""
-    reply = b""
-    descriptors = array.array("i")
-    while True:
-        # SCM_RIGHTS carries up to 253 descriptors a message (unix(7)).
-        data, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(253 * 4))
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(payload[: len(payload) - len(payload) % 4])
-        if not data:
-            break
-        reply += data
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    return reply, list(descriptors)
-
-
-def compiler_line(output: str) -> str:
-    """The first error that clang reports, as file:line: text."""
-    match = re.search(r"^(\S+):(\d+):\d+: (?:fatal )?error: (.*)$", output, re.MULTILINE)
-    return f"{match[1]}:{match[2]}: {match[3]}" if match else ""
-
-
-def verifier_line(output: str) -> str:
-    """What the verifier objects to: the last line before its statistics."""
-    lines = [
-        line
-        for line in output.splitlines()
-        if line.strip()
-        and not re.match(r"(processed|verification time|stack depth|HINT:)", line.strip())
-    ]
-    return lines[-1].strip() if lines else ""
-
-
-def last_line(output: str) -> str:
-    lines = output.strip().splitlines()
-    return lines[-1].strip() if lines else "it printed nothing"
+        self._child.abandon()
