@@ -109,7 +109,12 @@ def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
         return (Walker.FRAME_POINTERS,)
     tables = (Walker.TAIL_CALLS, Walker.SINGLE)
     candidates = tables if choice is StackWalker.EH_FRAME else (*tables, Walker.FRAME_POINTERS)
-    return tuple(w for w in candidates if not kernel.declined(w.name.lower()))
+    left = tuple(w for w in candidates if not kernel.declined(w.name.lower()))
+    if not left:
+        raise EnvironmentUnfitError(
+            "the kernel refuses every walker by unwind tables", "leave --stack-walker out"
+        )
+    return left
 
 
 def knobs_from_options(options: Options) -> dict[str, int]:
