@@ -1,0 +1,147 @@
+"""The ways to trace a process that are compared, as context managers: probes on, probes off."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from harness.lines import Lines
+from harness.tracer import NEVER, Tracer
+
+from benchmarking import REPOSITORY
+from leaktrace import kernel
+from leaktrace.options import ObjectChoice
+from leaktrace.probes.plan import Planner, Probe
+
+Attach = Callable[[int], AbstractContextManager[object]]
+
+_SYSTEM_PYTHON = "/usr/bin/python3"  # the one that the distribution's bcc is made for
+_RUN_MEMLEAK = Path(__file__).with_name("run_memleak.py")
+
+
+class UnavailableError(Exception):
+    """Something to compare with is not here, or can't do this; its text says why."""
+
+
+def untraced(_pid: int) -> AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
+def leaktrace(*options: str, interval: str = NEVER) -> Attach:
+    """leaktrace with these options; no report unless an interval is given."""
+
+    @contextlib.contextmanager
+    def attach(pid: int) -> Generator[Tracer, None, None]:
+        with Tracer("-p", str(pid), *options, interval) as tracer:
+            tracer.await_armed()
+            yield tracer
+            if tracer.process.poll() is None:
+                tracer.stop(signal.SIGTERM)
+
+    return attach
+
+
+class Memleak:
+    """A running memleak-bpfcc. Its streams are collected line by line."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            memleak_command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=memleak_environment(),
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.stdout = Lines(self.process.stdout, "memleak's stdout")
+        self.stderr = Lines(self.process.stderr, "memleak's stderr")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def await_attached(self) -> None:
+        for line in iter(self.stderr.next, None):
+            if line == "attached":
+                return
+        raise UnavailableError(f"memleak can't attach: {(self.stderr.seen or ['?'])[-1]}")
+
+    def end(self) -> None:
+        """Kill it: the kernel takes its probes off before it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+
+def memleak_command(*arguments: str) -> list[str]:
+    """Raises UnavailableError where memleak isn't installed."""
+    program = shutil.which("memleak-bpfcc") or shutil.which("memleak", path="/usr/share/bcc/tools")
+    if program is None:
+        raise UnavailableError("memleak is not installed (Debian, Ubuntu: bpfcc-tools)")
+    return [_SYSTEM_PYTHON, str(_RUN_MEMLEAK), program, *arguments]
+
+
+def memleak_environment() -> dict[str, str]:
+    """So that it compiles without kernel headers, as fast as leaktrace does."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {
+        **inherited,
+        "PYTHONUNBUFFERED": "1",
+        "BCC_KERNEL_SOURCE": str(REPOSITORY / "bpf"),
+    }
+
+
+def memleak(*options: str, interval: str = NEVER) -> Attach:
+    """memleak-bpfcc with these options."""
+
+    @contextlib.contextmanager
+    def attach(pid: int) -> Generator[Memleak, None, None]:
+        tracer = Memleak("-p", str(pid), *options, interval)
+        try:
+            tracer.await_attached()
+            yield tracer
+        finally:
+            tracer.end()
+
+    return attach
+
+
+@contextlib.contextmanager
+def empty_probes(pid: int) -> Generator[None, None, None]:
+    """Programs that do nothing where leaktrace has its probes: malloc's entry and return, free's
+    entry. What is left of a tracer when its own work costs nothing."""
+    together = kernel.has_uprobe_multi()
+    program = kernel.load_empty_program(kernel.ATTACH_UPROBE_MULTI if together else 0)
+    descriptors = [program]
+
+    def attach(path: str, probe: Probe, *, is_return: bool) -> None:
+        if together:
+            link = kernel.attach_uprobes_together(
+                program, path, [probe.offset], [0], pid=pid, is_return=is_return
+            )
+            descriptors.append(link)
+        else:
+            descriptors.extend(
+                kernel.attach_uprobe_event(
+                    program, path, probe.offset, 0, pid=pid, is_return=is_return
+                )
+            )
+
+    try:
+        for plan in Planner(ObjectChoice()).plan_process(pid):
+            for probe in plan.probes:
+                if probe.hook.symbol == "malloc":
+                    attach(plan.attach_path, probe, is_return=True)
+                if probe.hook.symbol in ("malloc", "free"):
+                    attach(plan.attach_path, probe, is_return=False)
+            plan.elf.close()
+        yield
+    finally:
+        for descriptor in reversed(descriptors):
+            os.close(descriptor)
