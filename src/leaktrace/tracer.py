@@ -148,6 +148,8 @@ class Tracer:
             self._follower.install(program.tables)
             if program.walker is Walker.SINGLE:
                 self._notes.append("stacks are cut at 64 frames: this kernel refused tail calls")
+        if self._options.report.verbose:
+            _tell(f"stacks are walked by {program.walker}")
 
     def _install_sampling(self) -> None:
         program, mean_bytes = self._loaded, self._sampling.mean_bytes
