@@ -38,6 +38,11 @@
 #define SAMPLE_BYTES 0
 #endif
 
+/* 1: user space may have one allocation in so many recorded from some time on (struct throttle). */
+#ifndef THROTTLE
+#define THROTTLE 0
+#endif
+
 /* 1: send an event for every call. */
 #ifndef TRACE
 #define TRACE 0

@@ -177,6 +177,12 @@ struct session {
     u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
 };
 
+/* Written by user space alone: sampling that sets in while tracing. */
+struct throttle {
+    u64 rate;     /* one allocation in this many is recorded; 0 or 1: all */
+    u64 since_ns; /* what was recorded from then on stands for `rate` of its kind */
+};
+
 enum event_kind {
     EVENT_ALLOCATE = 1, /* trace */
     EVENT_RELEASE = 2,

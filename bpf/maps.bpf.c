@@ -29,6 +29,15 @@ BPF_PROG_ARRAY(walk_parts, 1);
 #endif
 #endif
 
+#if THROTTLE
+BPF_ARRAY(throttle, struct throttle, 1);
+
+static __always_inline struct throttle *this_throttle(void) {
+    u32 zero = 0;
+    return throttle.lookup(&zero);
+}
+#endif
+
 #if SAMPLE_BYTES
 /* Filled by user space through mmap (analysis/sampling.py). */
 BPF_F_TABLE("array", u32, u64, sample_gaps, SAMPLE_GAPS + 1, 1024);

@@ -21,8 +21,15 @@ struct weighed {
 /* What one allocation of this size stands for. Sampled by bytes it was drawn with probability
  * p = 1 - exp(-x), x = size / SAMPLE_BYTES, so it stands for 1 / p of its kind, and for
  * size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes: a table with a straight line between. */
-static __always_inline struct weighed weigh(u64 size, int is_region) {
+static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region) {
     struct weighed result = {.bytes = size, .count = 1};
+#if THROTTLE
+    struct throttle *now = this_throttle();
+    if (now && now->rate > 1 && time_ns >= now->since_ns && !is_region) {
+        result.bytes *= now->rate;
+        result.count *= now->rate;
+    }
+#endif
 #if SAMPLE_BYTES
     u64 scaled = size * 256, index64 = scaled / SAMPLE_BYTES;
     u32 index = index64;
@@ -44,8 +51,8 @@ static __always_inline struct weighed weigh(u64 size, int is_region) {
 }
 
 static __always_inline void count_allocated(struct thread *thread, u64 stack_id, u64 size,
-                                            int is_region) {
-    struct weighed weighed = weigh(size, is_region);
+                                            u64 time_ns, int is_region) {
+    struct weighed weighed = weigh(size, time_ns, is_region);
     struct site *site = sites.lookup(&stack_id);
 
     if (!site) {
@@ -72,7 +79,7 @@ static __always_inline void count_allocated(struct thread *thread, u64 stack_id,
 }
 
 static __always_inline void count_freed(struct allocation *allocation) {
-    struct weighed weighed = weigh(allocation->size, 0);
+    struct weighed weighed = weigh(allocation->size, allocation->time_ns, 0);
     u64 stack_id = allocation->stack_id;
     struct site *site = sites.lookup(&stack_id);
 
@@ -136,6 +143,11 @@ static __always_inline int filtered_out(struct thread *thread, u16 function, u64
     /* Regions are few and large: sampling them would save nothing and blur the most. */
     if (function >= FUNCTION_MMAP)
         return 0;
+#if THROTTLE
+    struct throttle *now = this_throttle();
+    if (now && now->rate > 1 && bpf_get_prandom_u32() % (u32)now->rate)
+        return 1;
+#endif
 #if SAMPLE_BYTES
     if (size < thread->gap) {
         thread->gap -= size;
@@ -289,13 +301,13 @@ static __always_inline void store(struct pt_regs *ctx, struct thread *thread, u6
 
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         /* A range can be unmapped in part: user space keeps the account of ranges. */
-        count_allocated(thread, stack_id, size, 1);
+        count_allocated(thread, stack_id, size, 0, 1);
         send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
     } else {
         struct allocation allocation = {
             .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
         if (put(address, &allocation))
-            count_allocated(thread, stack_id, size, 0);
+            count_allocated(thread, stack_id, size, allocation.time_ns, 0);
     }
     trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
 #if STOP_AT_RECORD

@@ -63,6 +63,8 @@ EVENT = np.dtype(
     ]
 )
 
+THROTTLE = np.dtype([("rate", "<u8"), ("since_ns", "<u8")])
+
 UNWIND_LIST = np.dtype(
     [("place", "<u8"), ("generation", "<u8"), ("version", "<u8"), ("trampoline", "<u8")]
 )

@@ -234,6 +234,15 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     metavar="N",
     help="Room for this many threads at a time.",
 )
+@click.option(
+    "--max-overhead",
+    "max_overhead_percent",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="PERCENT",
+    help="Let tracing take at most this share of the process's CPU time. Above it for three "
+    "intervals, one allocation in 10 is recorded; three more, and leaktrace writes a last report "
+    "and detaches.",
+)
 @click.option("--depth", type=_integer(1), metavar="N", help="Show this many frames of a stack.")
 @click.option(
     "--full-stacks",
@@ -278,7 +287,12 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     help="With -c: leaktrace's own exit code, or the command's.",
 )
 @click.option("--ebpf", is_flag=True, help="Print the source of the BPF program, and exit.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell on stderr what is hooked.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Tell on stderr what is hooked, and in each report what tracing costs.",
+)
 @click.version_option(__version__, "-V", "--version", message="leaktrace %(version)s")
 @click.pass_context
 def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN401
@@ -309,6 +323,11 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         )
     if asked["sample_rate"] > 1 and asked["sample_bytes"] is not None:
         raise UsageError("-s and --sample-bytes are two ways of sampling", "choose one of them")
+    sampled = asked["sample_rate"] > 1 or asked["sample_bytes"] is not None
+    if sampled and asked["max_overhead_percent"] is not None:
+        raise UsageError(
+            "--max-overhead begins to sample by itself", "leave out -s and --sample-bytes"
+        )
     older_given = click.get_current_context().get_parameter_source("older_ms")
     return Options(
         target=_target(asked, words),
@@ -340,6 +359,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         ),
         event_buffer=EventBuffer(asked["event_buffer"]),
         stack_walker=StackWalker(asked["stack_walker"]),
+        max_overhead_percent=asked["max_overhead_percent"],
     )
 
 

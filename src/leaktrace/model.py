@@ -128,6 +128,21 @@ class ResidentMemory:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What tracing costs, since the last report. Shares are of one CPU, in CPU seconds a second.
+
+    The figures of the traced process are None where the kernel was not asked to measure.
+    """
+
+    own_cpu_share: float  # leaktrace itself
+    own_resident_bytes: int
+    events_per_s: float | None = None  # entries and returns of hooked functions
+    programs_s_per_s: float | None = None  # in BPF programs
+    traps_s_per_s: float | None = None  # in the traps that lead there, as measured at the start
+    target_share: float | None = None  # both, of the CPU time that the target used (0 to 1)
+
+
+@dataclass(frozen=True)
 class Report:
     """One report: what every format is made from."""
 
@@ -153,6 +168,7 @@ class Report:
     sample_rate: int = 1  # above 1, figures are estimates from one call in this many
     sample_bytes: int | None = None  # not None: estimates, from one byte in this many
     error: Total | None = None  # standard errors of `outstanding`, where it is an estimate
+    cost: Cost | None = None
 
     @property
     def is_estimate(self) -> bool:

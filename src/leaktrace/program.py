@@ -127,6 +127,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "MAX_THREADS": limits.max_threads,
         "HASH_FLAGS": 1 if on_demand else 0,
         "SAMPLE_RATE": filters.sample_rate,
+        "THROTTLE": int(options.max_overhead_percent is not None),
         "SAMPLE_BYTES": filters.sample_bytes or 0,
         "TRACE": int(options.report.trace),
         "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
@@ -178,6 +179,7 @@ class Program:
     losses: kernel.Map
     tables: KernelTables | None  # of a walker by unwind tables
     walker: Walker
+    throttle: kernel.Map | None  # with a bound on the overhead
     sample_gaps: kernel.Map | None  # with sampling by bytes
     sample_weights: kernel.Map | None
     region_events_fd: int
@@ -226,6 +228,8 @@ class Compilation:
         maps = ["allocations", "sites", "stacks", "session", "losses", "region_events"]
         if self._trace:
             maps.append("trace_events")
+        if self._knobs["THROTTLE"]:
+            maps.append("throttle")
         if self._knobs["SAMPLE_BYTES"]:
             maps += ["sample_gaps", "sample_weights"]
         self._child.request(
@@ -263,6 +267,7 @@ class Compilation:
         def map_of(name: str, key: Any, value: Any, capacity: int) -> kernel.Map:  # noqa: ANN401
             return kernel.Map(name, by_name[name], key, value, capacity)
 
+        throttle = map_of("throttle", abi.U32, abi.THROTTLE, 1) if knobs["THROTTLE"] else None
         sample_gaps = sample_weights = None
         if knobs["SAMPLE_BYTES"]:
             sample_gaps = map_of("sample_gaps", abi.U32, abi.U64, GAP_COUNT + 1)
@@ -285,6 +290,7 @@ class Compilation:
             losses=map_of("losses", abi.U32, abi.U64, abi.LOSS_COUNTERS),
             tables=tables,
             walker=walker,
+            throttle=throttle,
             sample_gaps=sample_gaps,
             sample_weights=sample_weights,
             region_events_fd=by_name["region_events"],

@@ -8,12 +8,17 @@ from __future__ import annotations
 import selectors
 import sys
 import time
+from dataclasses import replace
 
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.interrupts import Interrupts
+from leaktrace.model import Cost
 from leaktrace.options import CommandTarget, Options
 from leaktrace.report import Reporter, create_reporter, open_output
 from leaktrace.tracer import Tracer
+
+_PATIENCE_INTERVALS = 3
+_THROTTLED_RATE = 10
 
 
 def run(options: Options) -> int:
@@ -50,12 +55,16 @@ class Run:
         self._reporter = reporter
         self._interrupts = interrupts
         self._builder = ReportBuilder(options, tracer.stack_of)
+        self._max_overhead = options.max_overhead_percent
+        self._intervals_above = 0
+        self._cost: Cost | None = None
         self._argv = options.target.argv if isinstance(options.target, CommandTarget) else ()
 
     def until_the_end(self) -> None:
         self._reporter.begin(self._tracer.info(), self._argv)
         self._tracer.arm()
         self._builder.start_clock()
+        self._meter = self._tracer.cost_meter()
         info = self._tracer.info()
         print(
             f"leaktrace: tracing pid {info.pid}: {'; '.join(info.allocators)}",
@@ -67,6 +76,7 @@ class Run:
             # Events may have arrived since the loop last looked.
             self._pump()
             self._report(final_reason=reason)
+        self._meter.close()
         self._reporter.end()
 
     def _report_at_intervals(self) -> str | None:
@@ -96,6 +106,8 @@ class Run:
                         return None
                     if not self._asked.trace:
                         self._report()
+                    if self._overhead_is_too_high():
+                        return "tracing costs more than --max-overhead allows"
 
     def _pump(self) -> None:
         events, executed = self._tracer.pump()
@@ -113,4 +125,30 @@ class Run:
             target_ended=ended,
             final_reason=final_reason,
         )
-        self._reporter.report(report)
+        self._cost = self._meter.measure()
+        self._reporter.report(replace(report, cost=self._cost))
+
+    def _overhead_is_too_high(self) -> bool:
+        """First sample, then give up: three intervals above the bound each."""
+        if self._max_overhead is None:
+            return False
+        if self._asked.trace:
+            self._cost = self._meter.measure()
+        share = self._cost.target_share if self._cost is not None else None
+        if share is None or share * 100 <= self._max_overhead:
+            self._intervals_above = 0
+            return False
+        self._intervals_above += 1
+        if self._intervals_above < _PATIENCE_INTERVALS:
+            return False
+        if self._builder.sampling.is_on:
+            return True
+        self._intervals_above = 0
+        self._builder.sampling = self._tracer.throttle(_THROTTLED_RATE)
+        print(
+            f"leaktrace: tracing takes {share:.0%} of the process's CPU time: "
+            f"from now on one allocation in {_THROTTLED_RATE} is recorded",
+            file=sys.stderr,
+            flush=True,
+        )
+        return False

@@ -17,6 +17,7 @@ from leaktrace import abi, kernel
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
+from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.options import CommandTarget, Options, StackWalker
@@ -195,6 +196,23 @@ class Tracer:
         if self.command is not None:
             self.command.release()
             self._target.read_name()
+
+    def throttle(self, rate: int) -> Sampling:
+        """Record one allocation in `rate` from now on. Returns how records are to be weighed."""
+        throttle = self._loaded.throttle
+        assert throttle is not None  # there with a bound on the overhead
+        since_ns = time.monotonic_ns()
+        value = np.zeros(1, dtype=abi.THROTTLE)
+        value["rate"], value["since_ns"] = rate, since_ns
+        throttle.update(0, value)
+        self._sampling = Sampling(rate, since_ns=since_ns)
+        return self._sampling
+
+    def cost_meter(self) -> CostMeter:
+        """Measures what tracing costs, from now on."""
+        asked = self._options
+        wanted = asked.report.verbose or asked.max_overhead_percent is not None
+        return CostMeter(self._loaded, self._target, measure_programs=wanted)
 
     # --- while it runs ---------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "stack": abi.STACK,
     "session": abi.SESSION,
     "event": abi.EVENT,
+    "throttle": abi.THROTTLE,
     "unwind_list": abi.UNWIND_LIST,
     "unwind_mapping": MAPPING_DTYPE,
 }

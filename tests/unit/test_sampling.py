@@ -68,7 +68,7 @@ def test_estimates_are_unbiased(sampling: Sampling) -> None:
     truth = float(sizes.sum())
     estimates, errors = [], []
     for _ in range(2000):
-        drawn = random.random(len(sizes)) < sampling.probabilities(sizes)
+        drawn = random.random(len(sizes)) < sampling.probabilities(snapshot(sizes).records)
         table = group_by_site(snapshot(sizes[drawn]), 0, sampling)
         error = table.error(slice(None))
         assert error is not None

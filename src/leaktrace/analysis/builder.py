@@ -47,7 +47,7 @@ class ReportBuilder:
 
     def __init__(self, options: Options, stack_of: Callable[[int], Stack]) -> None:
         self._options = options
-        self._sampling = Sampling.from_filters(options.filters)
+        self.sampling = Sampling.from_filters(options.filters)  # may set in later
         self._stack_of = stack_of
         self._started_ns = time.monotonic_ns()
         self._number = 0
@@ -82,11 +82,11 @@ class ReportBuilder:
         older_ms = asked.older_ms if ages_matter else 0
 
         if combined:
-            everything = table = combine_counters(snapshot, self._sampling)
+            everything = table = combine_counters(snapshot, self.sampling)
         else:
-            everything = group_by_site(snapshot, 0, self._sampling)
+            everything = group_by_site(snapshot, 0, self.sampling)
             table = (
-                group_by_site(snapshot, older_ms * 1_000_000, self._sampling)
+                group_by_site(snapshot, older_ms * 1_000_000, self.sampling)
                 if older_ms
                 else everything
             )
@@ -116,8 +116,8 @@ class ReportBuilder:
             losses=describe_losses(snapshot.losses, self._options.limits),
             stack_ends=self._stack_ends(table, counters),
             allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
-            sample_rate=self._sampling.rate,
-            sample_bytes=self._sampling.mean_bytes,
+            sample_rate=self.sampling.rate,
+            sample_bytes=self.sampling.mean_bytes,
             error=everything.error(slice(None)),
         )
         self._number += 1
@@ -132,7 +132,7 @@ class ReportBuilder:
 
     def _counters(self, snapshot: Snapshot, stack_ids: NDArray[np.uint64]) -> dict[int, np.void]:
         wanted = np.isin(snapshot.site_ids, stack_ids)
-        sites = self._sampling.scale_sites(snapshot.sites[wanted])
+        sites = self.sampling.scale_sites(snapshot.sites[wanted])
         return dict(zip(snapshot.site_ids[wanted].tolist(), sites, strict=True))
 
     def _site(

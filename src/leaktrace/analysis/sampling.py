@@ -34,6 +34,7 @@ class Sampling:
 
     rate: int = 1
     mean_bytes: int | None = None
+    since_ns: int = 0  # sampling by calls set in at that time; what is older was recorded in full
 
     @classmethod
     def from_filters(cls, filters: Filters) -> Sampling:
@@ -58,20 +59,22 @@ class Sampling:
                 counts = sites[name].astype(np.int64)  # a hole makes more regions than calls
                 scaled[name] = np.rint(counts / COUNT_UNIT).astype(np.int64).astype(np.uint64)
             return scaled
+        if self.since_ns:
+            return sites  # the kernel side has weighed what came after
         factor = np.where(sites["is_region"] != 0, 1, self.rate).astype(np.uint64)
         for name in ("allocated_bytes", "allocated_count", "freed_bytes", "freed_count"):
             scaled[name] = sites[name] * factor
         return scaled
 
-    def probabilities(self, sizes: NDArray[np.uint64]) -> Floats:
-        """Of each allocation to have been recorded."""
+    def probabilities(self, records: NDArray[np.void]) -> Floats:
+        """Of each allocation (abi.ALLOCATION) to have been recorded."""
         if self.mean_bytes is not None:
-            return -np.expm1(-sizes.astype(np.float64) / self.mean_bytes)
-        return np.full(len(sizes), 1 / self.rate)
+            return -np.expm1(-records["size"].astype(np.float64) / self.mean_bytes)
+        return np.where(records["time_ns"] >= self.since_ns, 1 / self.rate, 1.0)
 
-    def weights_and_variances(self, sizes: NDArray[np.uint64]) -> tuple[Floats, Floats]:
+    def weights_and_variances(self, records: NDArray[np.void]) -> tuple[Floats, Floats]:
         """How many allocations each stands for, and the variance of that number."""
-        probabilities = self.probabilities(sizes)
+        probabilities = self.probabilities(records)
         # A size of 0 is never drawn by bytes; a record of such a size can't be weighed.
         drawn = probabilities > 0
         weights = np.divide(1.0, probabilities, out=np.ones_like(probabilities), where=drawn)

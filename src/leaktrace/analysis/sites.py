@@ -77,7 +77,7 @@ def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> Site
         counts = np.bincount(rows, minlength=length).astype(np.int64)
         return SiteTable(stack_ids, sizes, counts, oldest, newest)
 
-    weights, variances = sampling.weights_and_variances(records["size"])
+    weights, variances = sampling.weights_and_variances(records)
     is_region = (np.arange(len(old_enough)) >= len(old_enough) - snapshot.region_count)[old_enough]
     weights[is_region], variances[is_region] = 1, 0
     sizes_each = records["size"].astype(np.float64)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC
 from typing import Any, ClassVar
 
-from leaktrace.model import Allocation, Event, Frame, Loss, Report, Site, TargetInfo, Total
+from leaktrace.model import Allocation, Cost, Event, Frame, Loss, Report, Site, TargetInfo, Total
 from leaktrace.report.base import Reporter
 from leaktrace.report.names import printable
 
@@ -61,6 +61,7 @@ def report_object(report: Report) -> Object:
         "resident": None
         if report.resident is None
         else {"bytes": report.resident.bytes, "growth_bytes": report.resident.growth_bytes},
+        "cost": None if report.cost is None else _cost(report.cost),
         "losses": _losses(report.losses),
         "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
         "site_count": report.site_count,
@@ -99,6 +100,21 @@ def _target(target: TargetInfo) -> Object:
 
 def _total(total: Total) -> Object:
     return {"bytes": total.bytes, "count": total.count}
+
+
+def _cost(cost: Cost) -> Object:
+    return {
+        "own_cpu_share": round(cost.own_cpu_share, 4),
+        "own_resident_bytes": cost.own_resident_bytes,
+        "events_per_s": _rounded(cost.events_per_s),
+        "programs_s_per_s": _rounded(cost.programs_s_per_s),
+        "traps_s_per_s": _rounded(cost.traps_s_per_s),
+        "target_share": _rounded(cost.target_share),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _losses(losses: Iterable[Loss]) -> Object:

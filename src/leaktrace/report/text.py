@@ -32,6 +32,7 @@ from rich.text import Text
 
 from leaktrace.model import (
     Allocation,
+    Cost,
     Event,
     Loss,
     Report,
@@ -251,6 +252,8 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     losses = [loss for loss in report.losses if loss.count]
     for loss in losses:
         yield from _loss(loss, width)
+    if report.cost is not None and report.cost.events_per_s is not None:
+        yield from _wrapped("cost: ", _cost(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]
     if ends := [f"{count:,} {end}" for end, count in report.stack_ends.items() if count]:
         fields.append(Text(f"stacks: {', '.join(ends)}"))
@@ -263,6 +266,17 @@ def _loss(loss: Loss, width: int) -> Iterator[Text]:
     yield from _wrapped("lost: ", text, width, "bold red")
     if loss.hint:
         yield from _wrapped("      ", loss.hint, width)
+
+
+def _cost(cost: Cost) -> str:
+    """Shares are of one CPU, but for the last one of the target."""
+    programs, traps = cost.programs_s_per_s or 0, cost.traps_s_per_s or 0
+    target = "" if cost.target_share is None else f", {cost.target_share:.1%} of the process's CPU"
+    return (
+        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF and {traps:.1%} in "
+        f"traps{target}; leaktrace itself {cost.own_cpu_share:.1%} and "
+        f"{units.size(cost.own_resident_bytes)}"
+    )
 
 
 def _about(report: Report) -> str:

@@ -1,0 +1,201 @@
+"""What tracing costs: the traced process, and leaktrace itself.
+
+The kernel measures how long the BPF programs run (bpf(2), BPF_ENABLE_STATS), which itself costs a
+little, so it is only asked to where somebody wants to know. What a probe costs besides, the trap
+into the kernel, is measured once on this very machine: an empty probe on a function of leaktrace's
+own C library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaktrace import kernel
+from leaktrace.elf import ElfObject
+from leaktrace.errors import LeaktraceError
+from leaktrace.model import Cost
+from leaktrace.probes.placement import place_in
+from leaktrace.program import Program
+from leaktrace.target.mappings import read_mappings
+from leaktrace.target.process import Process
+
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_CALIBRATION_CALLS = 2_000
+_CALIBRATION_ROUNDS = 5
+_CALIBRATION_FUNCTIONS = ("getenv", "atoi", "strtoul", "ffsll")
+
+
+@dataclass(frozen=True)
+class TrapCost:
+    """Nanoseconds that a hit of an emulated probe takes, without the program that it runs."""
+
+    entry_ns: float
+    return_ns: float
+
+
+@dataclass(frozen=True)
+class _Reading:
+    time_ns: int
+    own_cpu_s: float
+    target_cpu_s: float | None
+    run_time_ns: int
+    entries: int
+    returns: int
+
+
+class CostMeter:
+    """Measures from one report to the next."""
+
+    def __init__(self, program: Program, process: Process, *, measure_programs: bool) -> None:
+        """`measure_programs`: ask the kernel for the programs' run times."""
+        self._program = program
+        self._process = process
+        self._stats: int | None = None
+        self._trap: TrapCost | None = None
+        if measure_programs:
+            try:
+                self._stats = kernel.enable_run_time_stats()
+                self._trap = measure_traps()
+            except (OSError, LeaktraceError):
+                self._stats = None  # not permitted, or too old: own figures all the same
+        self._last = self._read()
+
+    def measure(self) -> Cost:
+        """The cost since the last call."""
+        now, last = self._read(), self._last
+        self._last = now
+        elapsed_s = max((now.time_ns - last.time_ns) / 1e9, 1e-9)
+        own = (now.own_cpu_s - last.own_cpu_s) / elapsed_s
+        if self._stats is None or self._trap is None:
+            return Cost(own_cpu_share=own, own_resident_bytes=_own_resident_bytes())
+        entries, returns = now.entries - last.entries, now.returns - last.returns
+        programs_s = (now.run_time_ns - last.run_time_ns) / 1e9
+        traps_s = (entries * self._trap.entry_ns + returns * self._trap.return_ns) / 1e9
+        share = None
+        if now.target_cpu_s is not None and last.target_cpu_s is not None:
+            target_s = now.target_cpu_s - last.target_cpu_s
+            # The kernel counts CPU time in ticks: a target that hardly runs has none to share.
+            share = min((programs_s + traps_s) / target_s, 1.0) if target_s > 0 else 0.0
+        return Cost(
+            own_cpu_share=own,
+            own_resident_bytes=_own_resident_bytes(),
+            events_per_s=(entries + returns) / elapsed_s,
+            programs_s_per_s=programs_s / elapsed_s,
+            traps_s_per_s=traps_s / elapsed_s,
+            target_share=share,
+        )
+
+    def close(self) -> None:
+        if self._stats is not None:
+            os.close(self._stats)
+            self._stats = None
+
+    def _read(self) -> _Reading:
+        times = os.times()
+        run_time_ns = entries = returns = 0
+        if self._stats is not None:
+            for name, descriptor in self._program.programs.items():
+                info = kernel.program_info(descriptor)
+                run_time_ns += info.run_time_ns
+                if name == "return_from":
+                    returns += info.run_count
+                elif name.startswith("enter_"):
+                    entries += info.run_count
+        return _Reading(
+            time_ns=time.monotonic_ns(),
+            own_cpu_s=times.user + times.system,
+            target_cpu_s=_cpu_s(self._process),
+            run_time_ns=run_time_ns,
+            entries=entries,
+            returns=returns,
+        )
+
+
+def _cpu_s(process: Process) -> float | None:
+    """CPU time of the target in seconds, from /proc/PID/stat; None when it has ended."""
+    try:
+        text = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+def _own_resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+def measure_traps() -> TrapCost:
+    """Time an empty probe, and an empty return probe, on a function of our own C library.
+
+    Takes some 30 ms. Raises OSError or LeaktraceError where that can't be done.
+    """
+    libc = ctypes.CDLL(None)
+    with _own_libc() as elf:
+        name, offset = _cheap_function(elf)
+        path = f"/proc/self/fd/{elf.descriptor}"
+        call = getattr(libc, name)
+        call.argtypes = (ctypes.c_char_p,)
+        together = kernel.has_uprobe_multi()
+        program = kernel.load_empty_program(kernel.ATTACH_UPROBE_MULTI if together else 0)
+        try:
+            bare = _time(call)
+            entry = _timed_with_probe(call, program, path, offset, is_return=False) - bare
+            both = _timed_with_probe(call, program, path, offset, is_return=True) - bare
+        finally:
+            os.close(program)
+    # A return probe includes the trap at the entry that sets it up.
+    return TrapCost(entry_ns=max(entry, 0.0), return_ns=max(both - entry, 0.0))
+
+
+def _own_libc() -> ElfObject:
+    names = ("libc.", "libc-", "ld-musl")
+    for mapping in read_mappings(os.getpid()):
+        if mapping.is_executable and Path(mapping.path).name.startswith(names):
+            return ElfObject.open(mapping.path)
+    raise OSError("the C library of this process is not found")
+
+
+def _cheap_function(elf: ElfObject) -> tuple[str, int]:
+    for name, function in elf.functions(_CALIBRATION_FUNCTIONS).items():
+        placement = place_in(elf, function, 1)
+        offset = elf.vaddr_to_offset(function.vaddr)
+        if placement.emulated and not function.is_ifunc and offset is not None:
+            return name, offset + placement.offset
+    raise OSError("no function to calibrate with")
+
+
+def _timed_with_probe(
+    call: Callable[[bytes], object], program: int, path: str, offset: int, *, is_return: bool
+) -> float:
+    if kernel.has_uprobe_multi():  # closed faster than perf events
+        link = kernel.attach_uprobes_together(
+            program, path, [offset], [0], pid=os.getpid(), is_return=is_return
+        )
+        descriptors = [link]
+    else:
+        descriptors = kernel.attach_uprobe_event(
+            program, path, offset, 0, pid=os.getpid(), is_return=is_return
+        )
+    try:
+        return _time(call)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _time(call: Callable[[bytes], object]) -> float:
+    """Nanoseconds a call: the best of some rounds, which is the least disturbed."""
+    best = float("inf")
+    for _ in range(_CALIBRATION_ROUNDS):
+        started = time.perf_counter_ns()
+        for _ in range(_CALIBRATION_CALLS):
+            call(b"1")
+        best = min(best, (time.perf_counter_ns() - started) / _CALIBRATION_CALLS)
+    return best
