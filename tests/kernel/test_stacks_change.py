@@ -1,0 +1,218 @@
+"""Stacks while the process changes under the tracer: code that comes, goes, and is replaced."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.compiling import Compiler
+from harness.reports import Report, Site, Total, total
+from harness.target import Target
+from harness.tracer import NEVER, ONE_REPORT, Tracer, trace_work
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+OFTEN = "0.2"
+TO_MAIN = ("scenario_plugin", "main")
+    "__libc_start_main",
+    "_start",
+)  # exported names: without debug information there is one less
+
+
+def plugin(compiled: Compiler, name: str, frame_bytes: int) -> Path:
+    flags = [f"-DNAME={name}", f"-DFRAME_BYTES={frame_bytes}", "-shared", "-fPIC"]
+    return compiled("stack_plugin.c", *flags, "-fomit-frame-pointer")
+
+
+def next_look(tracer: Tracer) -> Report:
+    """A report for which the mappings were read after this was called."""
+    tracer.next_report()  # may have been under way
+    return tracer.next_report()
+
+
+def assert_called_by(site: Site, *functions: str) -> None:
+    assert site.functions[: len(functions)] == functions
+    assert site.functions[-1] == "_start"
+    assert site.raw["stack_end"] == "complete"
+
+
+def ended(report: Report, *ends: str) -> tuple[Site, ...]:
+    return tuple(site for site in report.sites if site.raw["stack_end"] in ends)
+
+
+# --- dlopen, dlclose -------------------------------------------------------------------------
+
+
+def test_a_plugin_loaded_while_traced(compiled: Compiler) -> None:
+    """The first stacks may come before its unwind tables: they are broken, or guessed, and
+    counted. From the next look on all are complete."""
+    path = plugin(compiled, "early", 64)
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, OFTEN) as tracer:
+            tracer.await_armed()
+            target.do(f"load {path}")
+            target.do("call 500 7")
+            next_look(tracer)
+            target.do("call 40 1000000")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    early = [site for site in report.sites if "early_inner" in site.functions]
+    (late,) = [site for site in early if site.total.bytes >= 40_000_000]
+    assert_called_by(late, "early_inner", "early_outer", "plugin_entry", *TO_MAIN)
+    assert total(tuple(early)) == Total(500 * 7 + 40 * 1_000_000, 540)
+    # Whatever isn't complete was counted, each allocation once.
+    assert total(ended(report, "broken")).count == report.losses.get("unmapped_code", 0)
+    assert total(ended(report, "guessed")).count == report.losses.get("guessed_stacks", 0)
+    assert late.raw["count"] == 540 - sum(report.losses.values())
+    for site in ended(report, "broken"):
+        if "early_inner" in site.functions:
+            assert site.functions[0] == "early_inner"  # the innermost frame is right
+
+
+def test_another_plugin_in_the_same_place(compiled: Compiler) -> None:
+    """Unwind tables and names are those of the one that is there."""
+    first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 4000)
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, OFTEN) as tracer:
+            tracer.await_armed()
+            (place,) = target.do(f"load {first}")
+            next_look(tracer)
+            target.do("call 3 100")
+            next_look(tracer)
+            target.do("unload")
+            (other_place,) = target.do(f"load {second}")
+            next_look(tracer)
+            target.do("call 5 1000")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    assert place // 4096 == other_place // 4096
+    (site,) = report.sites_under("first_inner")
+    assert_called_by(site, "first_inner", "first_outer", "plugin_entry", *TO_MAIN)
+    assert site.total == Total(300, 3)
+    assert site.frames[0].module == str(first)
+    (site,) = report.sites_under("second_inner")
+    assert_called_by(site, "second_inner", "second_outer", "plugin_entry", *TO_MAIN)
+    assert site.total == Total(5000, 5)
+    assert site.frames[0].module == str(second)
+
+
+# --- exec ------------------------------------------------------------------------------------
+
+
+def test_an_exec(compiled: Compiler) -> None:
+    """The tables are those of the new image, which maps the same libc somewhere else."""
+    program = compiled("stack_walkers.c")
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, OFTEN) as tracer:
+            tracer.await_armed()
+            target.do("malloc 1 10")
+            next_look(tracer)
+            target.tell(f"exec {program}")
+            target.await_ready()
+            next_look(tracer)
+            target.do("inner 1001")
+            target.do("dig 60 1002")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    (site,) = report.sites_under("scenario_inner")
+    assert_called_by(site, "scenario_inner", "scenario_outer", "main")
+    (site,) = report.sites_under("dig")
+    assert_called_by(site, *["dig"] * 60, "main")
+    assert report.under("scenario_command_malloc") == Total()
+
+
+# --- files that aren't what their path says --------------------------------------------------
+
+
+def test_another_mount_namespace(
+    compiled: Compiler, tmp_path: Path, require_tool: Callable[[str], str]
+) -> None:
+    """A root of its own, with a libc that is another file than ours, and that nobody outside of
+    its mount namespace can reach by path."""
+    program = compiled("stack_walkers.c")
+    root = tmp_path / "root"
+    root.mkdir()
+    listing = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    libraries = [Path(path) for path in re.findall(r"(/\S+) \(0x", listing)]
+    script = f"mount -t tmpfs none {root} && cp --parents {' '.join(map(str, libraries))} {root}"
+    script += f" && cp {program} {root}/program && exec chroot {root} /program"
+    unshare = [require_tool("unshare"), "--mount", "sh", "-c", script]
+    with Target(unshare) as target:
+        target.await_ready()
+        assert list(root.iterdir()) == []
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do("inner 1001")
+            (report,) = tracer.stop().reports
+        assert target.end() == 0
+    (site,) = report.sites_under("scenario_inner")
+    assert_called_by(site, "scenario_inner", "scenario_outer", "main")
+    assert Path(site.frames[0].module or "").name == "program"
+    assert "__libc_start_main" in site.functions
+    assert report.losses == {}
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_binary_that_is_gone(compiled: Compiler, tmp_path: Path, replaced: bool) -> None:
+    """What is mapped counts, not what its path names by now."""
+    program = tmp_path / "program"
+    shutil.copy(compiled("stack_walkers.c"), program)
+
+    def take_away() -> None:
+        program.unlink()
+        if replaced:  # by one whose tables and symbols would be wrong
+            shutil.copy(compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer"), program)
+
+    def drive(target: Target) -> tuple[int, ...]:
+        target.do("dig 50 1002")
+        return target.do("inner 1001")
+
+    report = trace_work([program], drive=drive, before_attaching=take_away).report
+    (site,) = report.sites_under("scenario_inner")
+    assert_called_by(site, "scenario_inner", "scenario_outer", "main")
+    (site,) = report.sites_under("dig")
+    assert_called_by(site, *["dig"] * 50, "main")
+    assert report.losses == {}
+
+
+# --- code without a file ---------------------------------------------------------------------
+
+
+def test_through_the_vdso(compiled: Compiler) -> None:
+    """Its unwind tables are in its memory only."""
+    report = trace_work([compiled("stack_vdso.c")]).report
+    assert report.outstanding == Total(350, 5)
+    assert report.losses == {}
+    for site in report.sites:
+        assert_called_by(site, "handler")
+        assert "[vdso]" in [frame.module for frame in site.frames]
+        assert site.functions.index("scenario_vdso") < site.functions.index("main")
+
+
+def test_generated_code_is_named_by_its_perf_map(compiled: Compiler) -> None:
+    def drive(target: Target) -> tuple[int, ...]:
+        target.do("announce")
+        perf_map.append(Path(f"/tmp/perf-{target.pid}.map"))
+        target.do("generated kept 1001")
+        return target.do("generated lost 1002")
+
+    perf_map: list[Path] = []
+    try:
+        report = trace_work([compiled("stack_walkers.c")], drive=drive).report
+    finally:
+        for path in perf_map:
+            path.unlink(missing_ok=True)
+    (site,) = [site for site in report.sites if site.total.bytes == 1001]
+    assert site.functions[:3] == ("scenario_called_back", "generated_code", "scenario_generated")
+    assert site.raw["stack_end"] == "guessed"
+    (site,) = [site for site in report.sites if site.total.bytes == 1002]
+    assert site.functions == ("scenario_called_back", None)  # the map doesn't list that one
+    assert site.frames[1].unknown is not None
+    assert "does not list it" in site.frames[1].unknown

@@ -1,0 +1,50 @@
+/* Loads and unloads plugins (stack_plugin.c) on command, each answered with "done".
+ *
+ *   load PATH          answered with "done ADDRESS": that of the plugin's entry
+ *   call COUNT SIZE    COUNT blocks of SIZE bytes, allocated by the plugin
+ *   unload
+ */
+#include "scenario.h"
+#include <dlfcn.h>
+
+static void *plugin;
+static void (*entry)(size_t);
+
+SCENARIO scenario_plugin(size_t count, size_t size) {
+    for (size_t i = 0; i < count; i++)
+        entry(size);
+    KEEP(size);
+}
+
+static void load(const char *path) {
+    char answer[64] = "done ";
+    plugin = dlopen(path, RTLD_NOW);
+    entry = plugin ? (void (*)(size_t))dlsym(plugin, "plugin_entry") : NULL;
+    if (entry == NULL)
+        _exit(81);
+    char *end = put_number(answer + 5, (uintptr_t)entry);
+    memcpy(end, "\n", 2);
+    say(answer);
+}
+
+int main(void) {
+    char line[4096];
+    say("ready\n");
+    while (read_line(line, sizeof line)) {
+        char *rest = strchr(line, ' '), *end = NULL;
+        if (strncmp(line, "load ", 5) == 0) {
+            load(rest + 1);
+            continue;
+        }
+        if (strncmp(line, "call ", 5) == 0) {
+            size_t count = strtoul(rest, &end, 10);
+            scenario_plugin(count, strtoul(end, NULL, 10));
+        } else if (strcmp(line, "unload") == 0) {
+            dlclose(plugin);
+        } else {
+            _exit(78);
+        }
+        say("done\n");
+    }
+    return 0;
+}
