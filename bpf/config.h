@@ -100,6 +100,15 @@
 #define MAPPING_CAPACITY 8192
 #endif
 
+/* Page fault mode: room for two lists of file mappings; and 1 where bpf_task_pt_regs is there
+ * (Linux 5.15), so that pages which the kernel touches for the process have a stack too. */
+#ifndef FILE_CAPACITY
+#define FILE_CAPACITY 8192
+#endif
+#ifndef HAS_TASK_PT_REGS
+#define HAS_TASK_PT_REGS 1
+#endif
+
 /* What the stack pointer gains between a function's first instruction and its
  * return. */
 #if defined(__x86_64__) || defined(__TARGET_ARCH_x86)

@@ -109,6 +109,7 @@ enum function {
     FUNCTION_MMAP = 11,
     FUNCTION_MUNMAP = 12,
     FUNCTION_MREMAP = 13,
+    FUNCTION_FAULT = 14, /* not a function: a page that the process touched first */
 };
 
 /* The outermost allocation call that a thread is inside of. Calls that the
@@ -175,6 +176,12 @@ struct session {
     u32 armed;        /* set when every probe is on: nothing is recorded before */
     u64 reported;     /* version of the list of mappings that was reported to be out of date */
     u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
+};
+
+/* A range of addresses that a file lies behind. */
+struct file_mapping {
+    u64 start;
+    u64 end;
 };
 
 /* Written by user space alone: sampling that sets in while tracing. */

@@ -10,14 +10,22 @@ static __always_inline u64 mix(u64 hash, u64 value) {
     return hash ^ (hash >> 29);
 }
 
-/* Starts in a return probe, where ip is the return address: the first frame is the caller. */
-static __always_inline void start_walk(struct pt_regs *ctx, struct walk *walk, u32 generation) {
-    walk->ip = PT_REGS_IP(ctx);
-    walk->sp = PT_REGS_SP(ctx);
-    walk->bp = PT_REGS_FP(ctx);
+/* Where a walk starts. */
+struct registers {
+    u64 ip;
+    u64 sp;
+    u64 bp;
+    u8 ip_is_return_address;
+};
+
+static __always_inline void start_walk(struct walk *walk, struct registers registers,
+                                       u32 generation) {
+    walk->ip = registers.ip;
+    walk->sp = registers.sp;
+    walk->bp = registers.bp;
+    walk->is_return_address = registers.ip_is_return_address;
     walk->hash = mix(1, generation);
     walk->frame_count = 0;
-    walk->is_return_address = 1;
     walk->bp_lost = 0;
     walk->guessed = 0;
     walk->parts = 0;

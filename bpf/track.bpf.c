@@ -211,34 +211,42 @@ static __always_inline int return_pending(struct call *call, u64 sp, u16 functio
 #endif
 }
 
-/* Open a call. NULL when it is nested in one that is open already, or nothing
- * can be kept. */
-static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size) {
-    u64 key = thread_key(), sp = PT_REGS_SP(ctx);
+/* The state of the thread that runs; NULL before tracing is armed, or when there is no room. */
+static __always_inline struct thread *this_thread(void *ctx) {
+    u64 key = thread_key();
     u32 zero = 0;
     struct thread *thread = threads.lookup(&key);
 
+    if (thread)
+        return thread;
+    struct thread *blank = blank_thread.lookup(&zero);
+    struct session *now = this_session();
+    /* Until every probe is on, a block could be recorded whose release is not seen. No thread has
+     * state before that, so a call under way when tracing begins is not tracked. */
+    if (!blank || !now || !now->armed)
+        return 0;
+    if (!now->tgid)
+        now->tgid = key >> 32;
+    announce(ctx, now);
+    threads.insert(&key, blank);
+    thread = threads.lookup(&key);
     if (!thread) {
-        struct thread *blank = blank_thread.lookup(&zero);
-        struct session *now = this_session();
-        /* Until every probe is on, a block could be recorded whose release is not
-         * seen. No thread has state before that, so a call under way when tracing
-         * begins is not tracked. */
-        if (!blank || !now || !now->armed)
-            return 0;
-        if (!now->tgid)
-            now->tgid = key >> 32;
-        announce(ctx, now);
-        threads.insert(&key, blank);
-        thread = threads.lookup(&key);
-        if (!thread) {
-            lose(LOSS_THREADS, 1);
-            return 0;
-        }
-#if SAMPLE_BYTES
-        thread->gap = draw_gap();
-#endif
+        lose(LOSS_THREADS, 1);
+        return 0;
     }
+#if SAMPLE_BYTES
+    thread->gap = draw_gap();
+#endif
+    return thread;
+}
+
+/* Open a call. NULL when it is nested in one that is open already, or nothing can be kept. */
+static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size) {
+    u64 sp = PT_REGS_SP(ctx);
+    struct thread *thread = this_thread(ctx);
+
+    if (!thread)
+        return 0;
     struct call *call = &thread->call;
     if (call->sp) {
         if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
@@ -299,6 +307,10 @@ static __always_inline void store(struct pt_regs *ctx, struct thread *thread, u6
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
 
+    if (function == FUNCTION_FAULT) { /* nothing ever takes the page back: the site counts */
+        count_allocated(thread, stack_id, size, 0, 0);
+        return;
+    }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         /* A range can be unmapped in part: user space keeps the account of ranges. */
         count_allocated(thread, stack_id, size, 0, 1);
@@ -335,8 +347,8 @@ int walk_part(struct pt_regs *ctx) {
 }
 #endif
 
-static __always_inline void record(struct pt_regs *ctx, struct thread *thread, u16 function,
-                                   u64 address, u64 size) {
+static __always_inline void record(void *ctx, struct thread *thread, u16 function, u64 address,
+                                   u64 size, struct registers registers) {
     struct session *now = this_session();
     struct walk *walk = &thread->walk;
 
@@ -346,7 +358,7 @@ static __always_inline void record(struct pt_regs *ctx, struct thread *thread, u
     walk->size = size;
     walk->function = function;
     thread->stack.generation = now->generation;
-    start_walk(ctx, walk, now->generation);
+    start_walk(walk, registers, now->generation);
 #if WALK_BY_TABLE
     prepare_walk(walk, now->generation);
 #if WALK_PARTS > 1
@@ -399,8 +411,14 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
         trace(ctx, EVENT_FAIL, function, 0, size, 0);
         return;
     }
-    if (!call->skip)
-        record(ctx, thread, function, address, size);
+    if (call->skip)
+        return;
+    /* In a return probe ip is the return address: the first frame is the caller. */
+    struct registers registers = {.ip = PT_REGS_IP(ctx),
+                                  .sp = PT_REGS_SP(ctx),
+                                  .bp = PT_REGS_FP(ctx),
+                                  .ip_is_return_address = 1};
+    record(ctx, thread, function, address, size, registers);
 }
 
 /* Every return probe comes here. */

@@ -63,6 +63,8 @@ EVENT = np.dtype(
     ]
 )
 
+FILE_MAPPING = np.dtype([("start", "<u8"), ("end", "<u8")])
+
 THROTTLE = np.dtype([("rate", "<u8"), ("since_ns", "<u8")])
 
 UNWIND_LIST = np.dtype(
@@ -99,6 +101,7 @@ class Function(IntEnum):
     MMAP = 11
     MUNMAP = 12
     MREMAP = 13
+    FAULT = 14
 
 
 class EventCode(IntEnum):

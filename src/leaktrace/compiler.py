@@ -83,28 +83,22 @@ def _compile_variant(
     except Exception as error:
         return {"error": "compile", "detail": str(error)}, []
 
-    attach_type = request["uprobe_attach_type"]
-    uprobes = [*request["uprobes"], *(["walk_part"] if variant["tail_call"] else [])]
-    programs = [(name, bcc.BPF.KPROBE, attach_type) for name in uprobes]
-    programs += [
-        (f"raw_tracepoint__{name}", bcc.BPF.RAW_TRACEPOINT, -1)
-        for name in request["raw_tracepoints"]
-    ]
     descriptors = [loaded[name].map_fd for name in variant["maps"]]
-    for name, kind, attach_type in programs:
+    for program in variant["programs"]:
+        name, kind = program["name"], getattr(bcc.BPF, program["kind"])
         try:
-            descriptors.append(loaded.load_func(name, kind, None, attach_type).fd)
+            function = loaded.load_func(name, kind, None, program["attach_type"])
         except Exception as error:
             return {"error": "load", "name": name, "detail": str(error)}, []
-    if variant["tail_call"]:
-        parts = loaded["walk_parts"]
-        parts[ctypes.c_int(0)] = ctypes.c_int(loaded.load_func("walk_part", bcc.BPF.KPROBE).fd)
+        descriptors.append(function.fd)
+        if program["tail_of"]:
+            loaded[program["tail_of"]][ctypes.c_int(0)] = ctypes.c_int(function.fd)
     # Keep the module alive: its descriptors are sent after this returns.
     _KEPT.append(loaded)
     return {
         "variant": variant["name"],
         "maps": variant["maps"],
-        "programs": [name for name, _, _ in programs],
+        "programs": [program["name"] for program in variant["programs"]],
     }, descriptors
 
 

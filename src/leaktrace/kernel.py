@@ -30,6 +30,7 @@ _BPF_PROG_LOAD = 5
 _BPF_LINK_CREATE = 28
 # enum bpf_prog_type
 PROG_TYPE_KPROBE = 2
+PROG_TYPE_PERF_EVENT = 7
 PROG_TYPE_RAW_TRACEPOINT = 17
 # enum bpf_attach_type
 ATTACH_PERF_EVENT = 41
@@ -38,6 +39,7 @@ ATTACH_UPROBE_MULTI = 48
 MAP_TYPE_RINGBUF = 27
 # enum bpf_func_id
 FUNC_GET_ATTACH_COOKIE = 174
+FUNC_TASK_PT_REGS = 175
 
 # enum bpf_stats_type
 _BPF_STATS_RUN_TIME = 0
@@ -48,6 +50,10 @@ _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
 _PERF_ATTR_BYTES = 128
+_PERF_TYPE_SOFTWARE = 1
+_PERF_COUNT_SW_PAGE_FAULTS = 2
+_PERF_INHERIT = 1 << 1  # bits of perf_event_attr
+_PERF_INHERIT_THREAD = 1 << 35
 _PROGRAM_INFO_BYTES = 232  # the kernel fills as much of it as it knows
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
@@ -130,6 +136,12 @@ def has_attach_cookie() -> bool:
     """bpf_get_attach_cookie in uprobe programs (Linux 5.15)."""
     library = libbpf()
     return int(library.libbpf_probe_bpf_helper(PROG_TYPE_KPROBE, FUNC_GET_ATTACH_COOKIE, None)) == 1
+
+
+def has_task_pt_regs() -> bool:
+    """bpf_task_pt_regs in perf event programs (Linux 5.15)."""
+    probe = libbpf().libbpf_probe_bpf_helper
+    return int(probe(PROG_TYPE_PERF_EVENT, FUNC_TASK_PT_REGS, None)) == 1
 
 
 @cache
@@ -339,6 +351,41 @@ def attach_uprobe_event(
         code = ctypes.get_errno()
         os.close(event)
         raise OSError(code, os.strerror(code), path)
+    _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_ENABLE), 0)
+    return [event]
+
+
+def attach_page_faults(program: int, tid: int) -> list[int]:
+    """Run a program at each page fault of a thread, and of threads that it starts.
+
+    Returns the file descriptors that keep it alive; raises OSError with the kernel's errno.
+    """
+    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
+    struct.pack_into(
+        "<IIQQ", attributes, 0, _PERF_TYPE_SOFTWARE, len(attributes), _PERF_COUNT_SW_PAGE_FAULTS, 1
+    )
+    _, number = _syscall_numbers()
+    event = -errno.EINVAL
+    # inherit_thread leaves forked children out (Linux 5.13); the program itself leaves them out
+    # where it isn't known.
+    for flags in (_PERF_INHERIT | _PERF_INHERIT_THREAD, _PERF_INHERIT):
+        struct.pack_into("<Q", attributes, 40, flags)
+        event = _syscall(
+            number,
+            ctypes.byref(attributes),
+            ctypes.c_int(tid),
+            ctypes.c_int(-1),
+            ctypes.c_int(-1),
+            ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
+        )
+        if event != -errno.EINVAL:
+            break
+    if event < 0:
+        raise OSError(-event, os.strerror(-event))
+    if _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_SET_BPF), ctypes.c_int(program)) < 0:
+        code = ctypes.get_errno()
+        os.close(event)
+        raise OSError(code, os.strerror(code))
     _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_ENABLE), 0)
     return [event]
 

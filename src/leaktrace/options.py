@@ -110,5 +110,6 @@ class Options:
     objects: ObjectChoice = field(default_factory=ObjectChoice)
     report: ReportOptions = field(default_factory=ReportOptions)
     event_buffer: EventBuffer = EventBuffer.AUTO
+    faults: bool = False  # page faults instead of allocation calls
     max_overhead_percent: float | None = None  # of the target's CPU time
     stack_walker: StackWalker = StackWalker.AUTO

@@ -18,7 +18,9 @@ from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
-FRAGMENTS = ("leaktrace.h", "config.h", "maps.bpf.c", "stack.bpf.c", "track.bpf.c", "user.bpf.c")
+_COMMON = ("leaktrace.h", "config.h", "maps.bpf.c", "stack.bpf.c", "track.bpf.c")
+FRAGMENTS = (*_COMMON, "user.bpf.c", "life.bpf.c")
+FAULT_FRAGMENTS = (*_COMMON, "faults.bpf.c", "life.bpf.c")
 
 # Where the kernel tells a program which function was hit, one program serves them all.
 _BY_COOKIE = ("enter_any", "enter_free", "return_from")
@@ -37,6 +39,7 @@ _BY_SHAPE = (
 )
 _TABLE_MAPS = ("unwind_rows", "unwind_pages", "unwind_mappings", "unwind_list")
 _WALK_PARTS = 4
+FILE_CAPACITY = 8192  # the default of bpf/config.h
 _RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit")
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -134,6 +137,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
         "EVENT_PAGES": event_pages(limits.event_buffer_bytes),
+        "HAS_TASK_PT_REGS": int(kernel.has_task_pt_regs()),
     }
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
@@ -168,6 +172,15 @@ def event_pages(size_bytes: int) -> int:
     return 1 << (pages - 1).bit_length()
 
 
+@dataclass(frozen=True)
+class FileMaps:
+    """Which addresses have files behind them, and how many faults met those."""
+
+    mappings: kernel.Map
+    list: kernel.Map
+    faults: kernel.Map
+
+
 @dataclass
 class Program:
     """The loaded program: descriptors of its maps and of its programs."""
@@ -182,6 +195,7 @@ class Program:
     throttle: kernel.Map | None  # with a bound on the overhead
     sample_gaps: kernel.Map | None  # with sampling by bytes
     sample_weights: kernel.Map | None
+    files: FileMaps | None  # in page fault mode
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
@@ -210,6 +224,7 @@ class Compilation:
         self._walkers = walkers_to_try(options.stack_walker)
         self._uprobe_multi = kernel.has_uprobe_multi()
         self._trace = options.report.trace
+        self._faults = options.faults
         self._child = CompilerChild()
 
     @property
@@ -232,24 +247,42 @@ class Compilation:
             maps.append("throttle")
         if self._knobs["SAMPLE_BYTES"]:
             maps += ["sample_gaps", "sample_weights"]
+        if self._faults:
+            maps += ["file_mappings", "file_list", "file_faults"]
         self._child.request(
             {
-                "source": source_text(),
+                "source": source_text(FAULT_FRAGMENTS if self._faults else FRAGMENTS),
                 "kernel_source": str(source_directory()),
-                "uprobes": list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE),
-                "uprobe_attach_type": kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1,
-                "raw_tracepoints": list(_RAW_TRACEPOINTS),
                 "variants": [
                     {
                         "name": walker.name,
                         "flags": flags(self._knobs | walker.knobs()),
                         "maps": [*maps, *walker.maps()],
-                        "tail_call": walker is Walker.TAIL_CALLS,
+                        "programs": self._program_requests(walker),
                     }
                     for walker in self._walkers
                 ],
             }
         )
+
+    def _program_requests(self, walker: Walker) -> list[dict[str, Any]]:
+        """Each program by name, with its type as bcc calls it."""
+        if self._faults:
+            kind, attach_type, names = "PERF_EVENT", -1, ["on_fault"]
+        else:
+            kind = "KPROBE"
+            attach_type = kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1
+            names = list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE)
+
+        def request(name: str, kind: str, attach_type: int, tail_of: str = "") -> dict[str, Any]:
+            return {"name": name, "kind": kind, "attach_type": attach_type, "tail_of": tail_of}
+
+        programs = [request(name, kind, attach_type) for name in names]
+        if walker is Walker.TAIL_CALLS:
+            programs.append(request("walk_part", kind, attach_type, tail_of="walk_parts"))
+        return programs + [
+            request(f"raw_tracepoint__{name}", "RAW_TRACEPOINT", -1) for name in _RAW_TRACEPOINTS
+        ]
 
     def finish(self) -> Program:
         """Wait for the child and take over its descriptors.
@@ -272,6 +305,13 @@ class Compilation:
         if knobs["SAMPLE_BYTES"]:
             sample_gaps = map_of("sample_gaps", abi.U32, abi.U64, GAP_COUNT + 1)
             sample_weights = map_of("sample_weights", abi.U32, abi.U64, WEIGHT_COUNT + 1)
+        files = None
+        if self._faults:
+            files = FileMaps(
+                mappings=map_of("file_mappings", abi.U32, abi.FILE_MAPPING, FILE_CAPACITY),
+                list=map_of("file_list", abi.U32, abi.U64, 1),
+                faults=map_of("file_faults", abi.U32, abi.U64, 1),
+            )
         tables = None
         if walker.uses_tables:
             tables = KernelTables(
@@ -293,6 +333,7 @@ class Compilation:
             throttle=throttle,
             sample_gaps=sample_gaps,
             sample_weights=sample_weights,
+            files=files,
             region_events_fd=by_name["region_events"],
             trace_events_fd=by_name.get("trace_events"),
             programs={name: by_name[name] for name in manifest["programs"]},

@@ -23,6 +23,7 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "session": abi.SESSION,
     "event": abi.EVENT,
     "throttle": abi.THROTTLE,
+    "file_mapping": abi.FILE_MAPPING,
     "unwind_list": abi.UNWIND_LIST,
     "unwind_mapping": MAPPING_DTYPE,
 }

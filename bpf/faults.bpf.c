@@ -1,0 +1,81 @@
+/* Page faults: where resident memory grows. One program, run for each page that the process touches
+ * for the first time (a software perf event with a period of 1). Costs nothing a malloc. */
+
+#define PAGE_BYTES 4096 /* of one fault; a huge page counts as one, too */
+#define FILE_SEARCH_STEPS 12
+
+/* struct bpf_perf_event_data, include/uapi/linux/bpf_perf_event.h */
+struct fault {
+    struct pt_regs regs;
+    u64 sample_period;
+    u64 address;
+};
+
+/* Mappings with a file behind them, by address: their pages are the page cache's, not the heap's.
+ */
+BPF_ARRAY(file_mappings, struct file_mapping, FILE_CAPACITY);
+/* The list in force: first entry | count << 32, in one word. */
+BPF_ARRAY(file_list, u64, 1);
+BPF_ARRAY(file_faults, u64, 1);
+
+static __always_inline int lies_in_file(u64 address) {
+    u32 zero = 0, base, count, half, middle;
+    u64 *place = file_list.lookup(&zero);
+    struct file_mapping *mapping;
+
+    if (!place || !(*place >> 32))
+        return 0;
+    base = (u32)*place;
+    count = *place >> 32;
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < FILE_SEARCH_STEPS; i++) { /* the last one that starts at or below */
+        if (count <= 1)
+            break;
+        half = count >> 1;
+        middle = base + half;
+        mapping = file_mappings.lookup(&middle);
+        if (!mapping)
+            return 0;
+        if (mapping->start <= address)
+            base = middle;
+        count -= half;
+    }
+    mapping = file_mappings.lookup(&base);
+    return mapping && address >= mapping->start && address < mapping->end;
+}
+
+int on_fault(struct fault *ctx) {
+    struct session *now = this_session();
+    u32 zero = 0, tgid = thread_key() >> 32;
+    u64 address = ctx->address;
+
+    /* Events are inherited by new threads; where the kernel can't say "threads only", by children
+     * as well. */
+    if (!now || (now->tgid && now->tgid != tgid))
+        return 0;
+    struct thread *thread = this_thread(ctx);
+    if (!thread)
+        return 0;
+    if (lies_in_file(address)) {
+        u64 *count = file_faults.lookup(&zero);
+        if (count)
+            __sync_fetch_and_add(count, 1);
+        return 0;
+    }
+    struct registers registers = {.ip = ctx->regs.ip, .sp = ctx->regs.sp, .bp = ctx->regs.bp};
+#if HAS_TASK_PT_REGS
+    /* The kernel itself touched the page, for read(2) and the like: the walk starts where the
+     * process entered it. */
+    if (!(ctx->regs.cs & 3)) {
+        struct pt_regs user = {};
+        void *saved = (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
+        if (!saved || bpf_probe_read_kernel(&user, sizeof(user), saved))
+            return 0;
+        registers.ip = user.ip;
+        registers.sp = user.sp;
+        registers.bp = user.bp;
+    }
+#endif
+    record(ctx, thread, FUNCTION_FAULT, address, PAGE_BYTES, registers);
+    return 0;
+}
