@@ -18,9 +18,6 @@ pytestmark = pytest.mark.usefixtures("require_bpf")
 
 OFTEN = "0.2"
 TO_MAIN = ("scenario_plugin", "main")
-    "__libc_start_main",
-    "_start",
-)  # exported names: without debug information there is one less
 
 
 def plugin(compiled: Compiler, name: str, frame_bytes: int) -> Path:
