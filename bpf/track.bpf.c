@@ -173,7 +173,9 @@ static __always_inline void announce(void *ctx, struct session *now) {
                           .tid = thread_key()};
     send_region_event(ctx, &event);
 #if STOP_AT_START
-    bpf_send_signal(19); /* SIGSTOP: it takes effect before the call goes on */
+    /* Not before its exec, which leaktrace waits for. */
+    if (now->generation)
+        bpf_send_signal(19); /* SIGSTOP: it takes effect before the call goes on */
 #endif
 }
 

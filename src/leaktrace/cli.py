@@ -112,6 +112,12 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     help="Start this command (shell words, no shell) and trace it from its first instruction. "
     "The same: leaktrace [OPTIONS] -- CMD ARGS. It is ended (SIGTERM) if leaktrace ends first.",
 )
+@click.option(
+    "--faults",
+    is_flag=True,
+    help="A first look that costs next to nothing: which call paths make resident memory grow, by "
+    "page faults instead of allocation calls. Shows new pages, not what was freed.",
+)
 @click.option("-t", "--trace", is_flag=True, help="Print every call as it happens.")
 @click.option(
     "-a", "--show-allocs", is_flag=True, help="List the single allocations, with addresses."
@@ -323,6 +329,8 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         )
     if asked["sample_rate"] > 1 and asked["sample_bytes"] is not None:
         raise UsageError("-s and --sample-bytes are two ways of sampling", "choose one of them")
+    if asked["faults"]:
+        _refuse_with_faults(asked)
     sampled = asked["sample_rate"] > 1 or asked["sample_bytes"] is not None
     if sampled and asked["max_overhead_percent"] is not None:
         raise UsageError(
@@ -359,8 +367,30 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         ),
         event_buffer=EventBuffer(asked["event_buffer"]),
         stack_walker=StackWalker(asked["stack_walker"]),
+        faults=asked["faults"],
         max_overhead_percent=asked["max_overhead_percent"],
     )
+
+
+def _refuse_with_faults(asked: dict[str, Any]) -> None:
+    """Page faults know no calls, no sizes and no ages."""
+    given = {
+        "-t": asked["trace"],
+        "-a": asked["show_allocs"],
+        "-s": asked["sample_rate"] > 1,
+        "--sample-bytes": asked["sample_bytes"] is not None,
+        "-z": asked["min_size"] is not None,
+        "-Z": asked["max_size"] is not None,
+        "-O": asked["obj"] is not None,
+        "--symbols-prefix": asked["symbols_prefix"],
+        "--max-overhead": asked["max_overhead_percent"] is not None,
+        "--sort age": asked["sort"] == SortKey.AGE.value,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"{option} does not go with --faults", "page faults are no allocation calls"
+            )
 
 
 def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:

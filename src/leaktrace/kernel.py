@@ -54,6 +54,7 @@ _PERF_TYPE_SOFTWARE = 1
 _PERF_COUNT_SW_PAGE_FAULTS = 2
 _PERF_INHERIT = 1 << 1  # bits of perf_event_attr
 _PERF_INHERIT_THREAD = 1 << 35
+_KPROBE_SOURCE = "/sys/bus/event_source/devices/kprobe"
 _PROGRAM_INFO_BYTES = 232  # the kernel fills as much of it as it knows
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
@@ -330,17 +331,30 @@ def attach_uprobe_event(
     attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
     struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), return_bit if is_return else 0)
     struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), offset)  # config1, config2
+    return _attach_to_event(program, attributes, pid=pid, cpu=-1, cookie=cookie, label=path)
+
+
+def _attach_to_event(
+    program: int,
+    attributes: ctypes.Array[ctypes.c_char],
+    *,
+    pid: int,
+    cpu: int,
+    cookie: int,
+    label: str,
+) -> list[int]:
+    """Open a perf event (struct perf_event_attr) and have it run a program."""
     _, number = _syscall_numbers()
     event = _syscall(
         number,
         ctypes.byref(attributes),
         ctypes.c_int(pid),
-        ctypes.c_int(-1),
+        ctypes.c_int(cpu),
         ctypes.c_int(-1),
         ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
     )
     if event < 0:
-        raise OSError(-event, os.strerror(-event), path)
+        raise OSError(-event, os.strerror(-event), label)
     link_attributes = ctypes.create_string_buffer(64)
     struct.pack_into("<IIIIQ", link_attributes, 0, program, event, ATTACH_PERF_EVENT, 0, cookie)
     link = bpf(_BPF_LINK_CREATE, link_attributes)
@@ -350,9 +364,31 @@ def attach_uprobe_event(
     if _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_SET_BPF), ctypes.c_int(program)) < 0:
         code = ctypes.get_errno()
         os.close(event)
-        raise OSError(code, os.strerror(code), path)
+        raise OSError(code, os.strerror(code), label)
     _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_ENABLE), 0)
     return [event]
+
+
+def has_kprobes() -> bool:
+    """Whether kprobes can be made as perf events (Linux 4.17, CONFIG_KPROBE_EVENTS)."""
+    return not declined("kprobes") and Path(_KPROBE_SOURCE, "type").exists()
+
+
+def attach_kprobe_event(program: int, function: str, *, is_return: bool) -> list[int]:
+    """A probe on a kernel function, whichever CPU it runs on. Returns the file descriptors that
+    keep it alive.
+
+    Raises OSError with the kernel's errno: ENOENT, EINVAL or EADDRNOTAVAIL where the function
+    can't be probed.
+    """
+    source = Path(_KPROBE_SOURCE)
+    kind = int((source / "type").read_text())
+    bit = int((source / "format/retprobe").read_text().strip().removeprefix("config:"))
+    name = ctypes.create_string_buffer(function.encode())
+    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
+    struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), is_return << bit)
+    struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), 0)  # config1, config2
+    return _attach_to_event(program, attributes, pid=-1, cpu=0, cookie=0, label=function)
 
 
 def attach_page_faults(program: int, tid: int) -> list[int]:
@@ -412,14 +448,14 @@ class Map:
     value: np.dtype[Any]
     capacity: int
 
-    def lookup(self, key: int) -> np.void | None:
+    def lookup(self, key: int | bytes) -> np.void | None:
         """The value of one key, or None."""
         keys = np.array([key], dtype=self.key)
         values = np.zeros(1, dtype=self.value)
         result = libbpf().bpf_map_lookup_elem(self.fd, _pointer(keys), _pointer(values))
         return None if _error(result) else values[0]
 
-    def update(self, key: int, value: NDArray[Any]) -> None:
+    def update(self, key: int | bytes, value: NDArray[Any]) -> None:
         """Write one value. Raises OSError with the kernel's errno."""
         keys = np.array([key], dtype=self.key)
         update = libbpf().bpf_map_update_elem

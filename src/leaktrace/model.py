@@ -142,6 +142,13 @@ class Cost:
     target_share: float | None = None  # both, of the CPU time that the target used (0 to 1)
 
 
+class Measure(StrEnum):
+    """What bytes and counts of a report are of."""
+
+    ALLOCATIONS = "allocations"  # that are outstanding
+    FAULTS = "faults"  # pages that became resident, whether or not they still are
+
+
 @dataclass(frozen=True)
 class Report:
     """One report: what every format is made from."""
@@ -169,6 +176,7 @@ class Report:
     sample_bytes: int | None = None  # not None: estimates, from one byte in this many
     error: Total | None = None  # standard errors of `outstanding`, where it is an estimate
     cost: Cost | None = None
+    measure: Measure = Measure.ALLOCATIONS
 
     @property
     def is_estimate(self) -> bool:

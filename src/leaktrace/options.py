@@ -47,7 +47,41 @@ class CommandTarget:
     pass_exit_code: bool = False
 
 
-Target = ProcessTarget | CommandTarget
+class KernelProbes(StrEnum):
+    """How the kernel's allocators are probed."""
+
+    AUTO = "auto"  # tracepoints where the kernel has them
+    TRACEPOINT = "tracepoint"
+    KPROBE = "kprobe"
+
+
+class KernelContext(StrEnum):
+    """On whose behalf kernel code runs."""
+
+    PROCESS = "process"
+    SOFTIRQ = "softirq"
+    IRQ = "irq"
+
+
+@dataclass(frozen=True)
+class KernelTarget:
+    """The kernel itself. Slab allocations are always traced, the others where they are asked for.
+
+    Filters that are empty or None let everything pass.
+    """
+
+    probes: KernelProbes = KernelProbes.AUTO
+    pages: bool = False
+    percpu: bool = False
+    vmalloc: bool = False
+    caches: tuple[str, ...] = ()  # shell patterns of slab caches
+    modules: tuple[str, ...] = ()  # one of their functions is on the stack
+    contexts: tuple[KernelContext, ...] = ()
+    task_pid: int | None = None  # allocated by this process, in its own context
+    include_self: bool = False  # leaktrace's own allocations
+
+
+Target = ProcessTarget | CommandTarget | KernelTarget
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.faults import PageFaults
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
-from leaktrace.options import CommandTarget, Options, StackWalker
+from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES
 from leaktrace.probes.attach import Attachments, HookedObject
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
@@ -68,6 +69,7 @@ class Tracer:
         self.process: Process | None = None
         self._program: Program | None = None
         self._attachments: Attachments | None = None
+        self._faults: PageFaults | None = None
         self._region_stream: kernel.EventStream | None = None
         self._trace_stream: kernel.EventStream | None = None
         compilation: Compilation | None = None
@@ -76,6 +78,7 @@ class Tracer:
                 self.command = StartedCommand(options.target.argv)
                 pid = self.command.pid
             else:
+                assert isinstance(options.target, ProcessTarget)
                 pid = options.target.pid
             self.process = Process(pid)
             compilation = Compilation(options, knobs or {})
@@ -84,7 +87,7 @@ class Tracer:
             self._symbolizer = ProcessSymbolizer(
                 pid, SymbolOptions(lines=asked.lines, inlines=asked.inlines)
             )
-            plans = self._first_plans(pid)
+            plans = [] if options.faults else self._first_plans(pid)
             compilation.request(self._plan_tables(pid) if compilation.wants_tables else None)
             self._program = compilation.finish()
             compilation = None
@@ -94,6 +97,10 @@ class Tracer:
             self._attachments.attach_lifecycle()
             for plan in plans:
                 self._attach(plan)
+            if options.faults:
+                self._faults = PageFaults(self._program, pid)
+                self._faults.follow(read_mappings(pid))
+                self._faults.attach()
             self._open_streams()
         except BaseException:
             if compilation is not None:
@@ -280,9 +287,13 @@ class Tracer:
         if not self._target.is_alive():
             return
         try:
+            mappings = read_mappings(self._target.pid)
             if self._follower is not None:
-                self._follower.follow(read_mappings(self._target.pid), self._generation)
+                self._follower.follow(mappings, self._generation)
             self._symbolizer.refresh()
+            if self._faults is not None:
+                self._faults.follow(mappings)
+                return
             for plan in self._planner.plan_process(self._target.pid):
                 self._attach(plan)
         except (TargetError, ObjectFileError):
@@ -296,21 +307,28 @@ class Tracer:
         return take_snapshot(
             self._loaded,
             self._regions,
-            combined_only=self._options.report.combined_only,
+            combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
         )
 
     def info(self) -> TargetInfo:
         """The target as reports name it."""
-        assert self._attachments is not None
+        fault_notes = () if self._faults is None else self._faults.notes()
         return TargetInfo(
             pid=self._target.pid,
             command=self._target.read_name(),
-            allocators=tuple(
-                f"{hooked.name}: {len(hooked.functions)} functions"
-                for hooked in self._attachments.objects
-            ),
-            notes=tuple(dict.fromkeys((*self._notes, *self._verbose_notes()))),
+            allocators=self._sources(),
+            notes=tuple(dict.fromkeys((*self._notes, *fault_notes, *self._verbose_notes()))),
+        )
+
+    def _sources(self) -> tuple[str, ...]:
+        """Where events come from."""
+        assert self._attachments is not None
+        if self._faults is not None:
+            return ("page faults",)
+        return tuple(
+            f"{hooked.name}: {len(hooked.functions)} functions"
+            for hooked in self._attachments.objects
         )
 
     def _verbose_notes(self) -> tuple[str, ...]:
@@ -358,6 +376,8 @@ class Tracer:
         """Take the probes off; what was recorded stays readable."""
         if self._attachments is not None:
             self._attachments.close()
+        if self._faults is not None:
+            self._faults.close()
 
     def close(self) -> None:
         """Take the probes off, let go of every map, and end the command if we started one."""

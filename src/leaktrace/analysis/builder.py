@@ -21,6 +21,7 @@ from leaktrace.analysis.trim import readable
 from leaktrace.losses import describe_losses
 from leaktrace.model import (
     Allocation,
+    Measure,
     Report,
     ResidentMemory,
     Site,
@@ -76,7 +77,7 @@ class ReportBuilder:
     ) -> Report:
         """The report of one snapshot; `final_reason` tells why it is the last one."""
         asked = self._options.report
-        combined = asked.combined_only
+        combined = asked.combined_only or self._options.faults
         # What a process that has ended still holds won't be freed any more, however young it is.
         ages_matter = not combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
@@ -119,6 +120,7 @@ class ReportBuilder:
             sample_rate=self.sampling.rate,
             sample_bytes=self.sampling.mean_bytes,
             error=everything.error(slice(None)),
+            measure=Measure.FAULTS if self._options.faults else Measure.ALLOCATIONS,
         )
         self._number += 1
         self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))

@@ -49,6 +49,7 @@ def report_object(report: Report) -> Object:
         "final": report.final,
         "reason": printable(report.reason),
         "target": _target(report.target),
+        "measure": report.measure.value,
         "estimate": report.is_estimate,
         "sample_rate": report.sample_rate,
         "sample_bytes": report.sample_bytes,

@@ -35,6 +35,7 @@ from leaktrace.model import (
     Cost,
     Event,
     Loss,
+    Measure,
     Report,
     Site,
     StackEnd,
@@ -132,7 +133,8 @@ def _header(report: Report, width: int) -> Iterator[Text]:
 def _totals(report: Report, width: int) -> Iterator[Text]:
     about = _about(report)
     sites = units.counted(report.site_count, "site")
-    fields = [Text("outstanding ").append(_total(report.outstanding, about), "bold")]
+    label = "new pages " if report.measure is Measure.FAULTS else "outstanding "
+    fields = [Text(label).append(_total(report.outstanding, about, _noun(report)), "bold")]
     if report.error is not None:
         fields[0].append(f" {_error(report.error)}")
     if report.younger.count == 0 and report.site_count:
@@ -163,7 +165,10 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         by_site[allocation.site_id].append(allocation)
 
     if not report.sites and not report.site_count:
-        yield from _wrapped("  ", f"no outstanding allocations{_older_than(report)}", width)
+        nothing = f"no outstanding allocations{_older_than(report)}"
+        if report.measure is Measure.FAULTS:
+            nothing = "no new pages"
+        yield from _wrapped("  ", nothing, width)
         yield Text()
     elif report.sort != "size":
         yield Text(f"  by {printable(report.sort)}, most first:")
@@ -214,7 +219,7 @@ def _site_row(site: Site, report: Report, about: str) -> tuple[str, str, str, st
     return (
         about + units.size(site.bytes) + error,
         units.share(site.bytes, report.outstanding.bytes),
-        about + units.counted(site.count, "allocation"),
+        about + units.counted(site.count, _noun(report)),
         "" if growth is None else about + units.size_change(growth),
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
     )
@@ -243,7 +248,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     else:
         return
     share = units.share(rest.bytes, report.outstanding.bytes)
-    total = f"{label}: {_total(rest, about)}{f' ({share})' if share else ''}"
+    total = f"{label}: {_total(rest, about, _noun(report))}{f' ({share})' if share else ''}"
     yield from _wrapped("  ", total, width)
     yield Text()
 
@@ -279,6 +284,11 @@ def _cost(cost: Cost) -> str:
     )
 
 
+def _noun(report: Report) -> str:
+    """What is counted, in the singular."""
+    return "fault" if report.measure is Measure.FAULTS else "allocation"
+
+
 def _about(report: Report) -> str:
     """The mark of a figure that is an estimate."""
     return "~" if report.is_estimate else ""
@@ -288,8 +298,8 @@ def _error(error: Total) -> str:
     return f"±{units.size(error.bytes)}"
 
 
-def _total(total: Total, about: str) -> str:
-    count = units.counted(total.count, "allocation")
+def _total(total: Total, about: str, noun: str = "allocation") -> str:
+    count = units.counted(total.count, noun)
     return f"{about}{units.size(total.bytes)} in {about}{count}"
 
 
