@@ -7,12 +7,13 @@ with what is measured:
   reference counter is whatever lies on the stack, and the kernel refuses most probes;
 * where tracefs is not mounted, it ends with a traceback, on removing an event that was never made.
 
-Says "attached" on stderr when the probes are on, and before each report: memleak says nothing then,
-and sleeps.
+Says "asleep" on stderr when the probes are on, and after each report: it sleeps then, INTERVAL
+seconds or until a line comes on stdin.
 """
 
 import ctypes
 import runpy
+import select
 import sys
 import time
 from typing import Any
@@ -30,21 +31,21 @@ _ATTACH = ctypes.CFUNCTYPE(
     ctypes.c_uint32,
 )
 _attach_uprobe = _ATTACH(("bpf_attach_uprobe", bcc.lib))
-_sleep = time.sleep
 
 
 def _attach(*arguments: Any) -> int:
     return int(_attach_uprobe(*arguments, 0))
 
 
-def _tell_and_sleep(seconds: Any) -> None:
-    print("attached", file=sys.stderr, flush=True)
-    _sleep(seconds)
+def _sleep(seconds: Any) -> None:
+    print("asleep", file=sys.stderr, flush=True)
+    if select.select([sys.stdin], [], [], seconds)[0]:
+        sys.stdin.readline()
 
 
 if len(bcc.lib.bpf_attach_uprobe.argtypes) == 6:
     bcc.lib.bpf_attach_uprobe = _attach
 bcc.lib.bpf_detach_uprobe = lambda _name: 0
-time.sleep = _tell_and_sleep  # memleak takes `sleep` from here
+time.sleep = _sleep  # memleak takes `sleep` from here
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

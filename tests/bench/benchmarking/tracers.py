@@ -21,6 +21,7 @@ from leaktrace.probes.plan import Planner, Probe
 
 Attach = Callable[[int], AbstractContextManager[object]]
 
+REPORT_DEADLINE_S = 180.0
 _SYSTEM_PYTHON = "/usr/bin/python3"  # the one that the distribution's bcc is made for
 _RUN_MEMLEAK = Path(__file__).with_name("run_memleak.py")
 
@@ -48,12 +49,13 @@ def leaktrace(*options: str, interval: str = NEVER) -> Attach:
 
 
 class Memleak:
-    """A running memleak-bpfcc. Its streams are collected line by line."""
+    """A running memleak-bpfcc, whose probes are on. It reports when it is told to."""
 
     def __init__(self, *arguments: str) -> None:
+        """Raises UnavailableError where it isn't installed, or can't trace this."""
         self.process = subprocess.Popen(
             memleak_command(*arguments),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=memleak_environment(),
@@ -62,21 +64,33 @@ class Memleak:
         assert self.process.stderr is not None
         self.stdout = Lines(self.process.stdout, "memleak's stdout")
         self.stderr = Lines(self.process.stderr, "memleak's stderr")
+        self._await_asleep()
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    def await_attached(self) -> None:
-        for line in iter(self.stderr.next, None):
-            if line == "attached":
+    def _await_asleep(self) -> None:
+        for line in iter(lambda: self.stderr.next(REPORT_DEADLINE_S), None):
+            if line == "asleep":
                 return
-        raise UnavailableError(f"memleak can't attach: {(self.stderr.seen or ['?'])[-1]}")
+        self.process.wait()
+        said = [line for line in self.stderr.seen if line.strip()] or ["?"]
+        raise UnavailableError(f"memleak can't trace this process: {said[-1]}")
 
-    def end(self) -> None:
-        """Kill it: the kernel takes its probes off before it is gone."""
+    def report(self) -> None:
+        """Have it write a report, and wait until it has."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        self._await_asleep()
+
+    def end(self) -> list[str]:
+        """Kill it: the kernel takes its probes off before it is gone. Returns what it wrote."""
         self.process.kill()
         self.process.wait()
+        self.stdout.rest()
+        return self.stdout.seen
 
 
 def memleak_command(*arguments: str) -> list[str]:
@@ -104,7 +118,6 @@ def memleak(*options: str, interval: str = NEVER) -> Attach:
     def attach(pid: int) -> Generator[Memleak, None, None]:
         tracer = Memleak("-p", str(pid), *options, interval)
         try:
-            tracer.await_attached()
             yield tracer
         finally:
             tracer.end()
