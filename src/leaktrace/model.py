@@ -95,6 +95,20 @@ class Site:
     freed_bytes: int = 0
     freed_count: int = 0
     error: Total | None = None  # standard errors of `bytes` and `count`, where they are estimates
+    # Of allocations in the kernel, whose `bytes` are what they take up:
+    requested_bytes: int | None = None  # what of that was asked for
+    cache: str | None = None  # slab cache
+    context: str | None = None  # "process", "softirq", "irq"
+    unconfirmed: str | None = None  # why the memory may have been freed all the same
+
+
+@dataclass(frozen=True)
+class SlabGrowth:
+    """What the kernel's own account (/proc/slabinfo) says, since tracing began."""
+
+    grown_bytes: int  # objects in use, now minus then
+    tracked_bytes: int  # outstanding slab objects that were recorded
+    older_releases: int  # objects that were freed and had been allocated before
 
 
 @dataclass(frozen=True)
@@ -177,6 +191,12 @@ class Report:
     error: Total | None = None  # standard errors of `outstanding`, where it is an estimate
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
+
+    # Of the kernel: who hands the memory out, and reports about others of those, which are never
+    # added to this one (the page allocator also serves the slabs).
+    section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
+    sections: tuple[Report, ...] = ()
+    slab: SlabGrowth | None = None
 
     @property
     def is_estimate(self) -> bool:

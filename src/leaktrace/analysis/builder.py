@@ -21,6 +21,7 @@ from leaktrace.analysis.trim import readable
 from leaktrace.losses import describe_losses
 from leaktrace.model import (
     Allocation,
+    Loss,
     Measure,
     Report,
     ResidentMemory,
@@ -106,7 +107,7 @@ class ReportBuilder:
             younger=Total(outstanding.bytes - passed.bytes, outstanding.count - passed.count),
             older_ms=older_ms,
             site_count=len(table),
-            sites=tuple(self._site(table, int(row), int(growth[row]), counters) for row in order),
+            sites=tuple(self.site(table, int(row), int(growth[row]), counters) for row in order),
             top=asked.top,
             combined=combined,
             sort=str(asked.sort),
@@ -114,7 +115,7 @@ class ReportBuilder:
                 None if self._last_total is None else outstanding.bytes - self._last_total
             ),
             resident=self._resident(resident_bytes),
-            losses=describe_losses(snapshot.losses, self._options.limits),
+            losses=self.describe_losses(snapshot),
             stack_ends=self._stack_ends(table, counters),
             allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
             sample_rate=self.sampling.rate,
@@ -137,15 +138,16 @@ class ReportBuilder:
         sites = self.sampling.scale_sites(snapshot.sites[wanted])
         return dict(zip(snapshot.site_ids[wanted].tolist(), sites, strict=True))
 
-    def _site(
+    def site(
         self, table: SiteTable, row: int, growth_bytes: int, counters: dict[int, np.void]
     ) -> Site:
+        """One row of the table; `counters` are the sites' (abi.SITE), by stack id."""
         stack_id = int(table.stack_ids[row])
         stack = self._stack_of(stack_id)
         held = Total(int(table.bytes[row]), int(table.counts[row]))
         counter = counters.get(stack_id)
         return Site(
-            id=site_id(stack.frames) if stack.frames else f"{stack_id:016x}",
+            id=self.site_id(stack_id, counter),
             stack=readable(stack, self._options.report),
             bytes=held.bytes,
             count=held.count,
@@ -161,6 +163,15 @@ class ReportBuilder:
             error=table.error(np.array([row])),
         )
 
+    def site_id(self, stack_id: int, counter: np.void | None) -> str:
+        """The name of a site (symbols/site.py); where its stack is lost, of this run only."""
+        frames = self._stack_of(stack_id).frames
+        return site_id(frames) if frames else f"{stack_id:016x}"
+
+    def describe_losses(self, snapshot: Snapshot) -> tuple[Loss, ...]:
+        """Everything that was lost, in words."""
+        return describe_losses(snapshot.losses, self._options.limits)
+
     def _stack_ends(self, table: SiteTable, counters: dict[int, np.void]) -> dict[StackEnd, int]:
         ends: Counter[StackEnd] = Counter()
         for stack_id in table.stack_ids.tolist():
@@ -175,13 +186,13 @@ class ReportBuilder:
         ages_ns = np.maximum(snapshot.time_ns - snapshot.records["time_ns"].astype(np.int64), 0)
         rows = np.nonzero(ages_ns >= older_ms * 1_000_000)[0]
         rows = rows[np.lexsort((snapshot.addresses[rows], snapshot.records["size"][rows]))]
+        counters = self._counters(snapshot, np.unique(snapshot.records["stack_id"][rows]))
         ids: dict[int, str] = {}
         allocations = []
         for row in rows.tolist():
             stack_id = int(snapshot.records["stack_id"][row])
             if stack_id not in ids:
-                frames = self._stack_of(stack_id).frames
-                ids[stack_id] = site_id(frames) if frames else f"{stack_id:016x}"
+                ids[stack_id] = self.site_id(stack_id, counters.get(stack_id))
             allocations.append(
                 Allocation(
                     address=int(snapshot.addresses[row]),
