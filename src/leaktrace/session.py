@@ -8,14 +8,17 @@ from __future__ import annotations
 import selectors
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.interrupts import Interrupts
-from leaktrace.model import Cost
-from leaktrace.options import CommandTarget, Options
+from leaktrace.kernel_tracer import KernelTracer
+from leaktrace.model import Cost, Report, TargetInfo
+from leaktrace.options import CommandTarget, KernelTarget, Options
 from leaktrace.report import Reporter, create_reporter, open_output
 from leaktrace.tracer import Tracer
+from leaktrace.tracing import Tracing
 
 _PATIENCE_INTERVALS = 3
 _THROTTLED_RATE = 10
@@ -29,9 +32,16 @@ def run(options: Options) -> int:
     """
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         reporter = create_reporter(options.report.format, output.stream, sys.stderr)
+        if isinstance(options.target, KernelTarget):
+            kernel_tracer = KernelTracer(options)
+            try:
+                KernelRun(options, kernel_tracer, reporter, interrupts).until_the_end()
+            finally:
+                kernel_tracer.close()
+            return 0
         tracer = Tracer(options)
         try:
-            Run(options, tracer, reporter, interrupts).until_the_end()
+            ProcessRun(options, tracer, reporter, interrupts).until_the_end()
         finally:
             tracer.close()
     asked_for_exit_code = isinstance(options.target, CommandTarget) and (
@@ -42,32 +52,46 @@ def run(options: Options) -> int:
     return 0
 
 
-class Run:
+class Run(ABC):
     """The loop: wait for an event, an interval, the target's end or a signal, and act."""
 
     def __init__(
-        self, options: Options, tracer: Tracer, reporter: Reporter, interrupts: Interrupts
+        self, options: Options, tracer: Tracing, reporter: Reporter, interrupts: Interrupts
     ) -> None:
-        assert tracer.process is not None
         self._asked = options.report
         self._tracer = tracer
-        self._process = tracer.process
         self._reporter = reporter
         self._interrupts = interrupts
-        self._builder = ReportBuilder(options, tracer.stack_of)
-        self._max_overhead = options.max_overhead_percent
-        self._intervals_above = 0
         self._cost: Cost | None = None
         self._argv = options.target.argv if isinstance(options.target, CommandTarget) else ()
+
+    @abstractmethod
+    def _start_clock(self) -> None:
+        """The probes are on from now."""
+
+    @abstractmethod
+    def _build(self, final_reason: str | None) -> Report:
+        """A report of this moment; `final_reason` tells why it is the last one."""
+
+    def _end_fileno(self) -> int | None:
+        """What becomes readable when the target ends."""
+        return None
+
+    def _forget(self) -> None:  # noqa: B027 (most targets never do)
+        """The target has become another program."""
+
+    def _overhead_is_too_high(self) -> bool:
+        """Whether to give up for what tracing costs."""
+        return False
 
     def until_the_end(self) -> None:
         self._reporter.begin(self._tracer.info(), self._argv)
         self._tracer.arm()
-        self._builder.start_clock()
+        self._start_clock()
         self._meter = self._tracer.cost_meter()
         info = self._tracer.info()
         print(
-            f"leaktrace: tracing pid {info.pid}: {'; '.join(info.allocators)}",
+            f"leaktrace: tracing {_subject(info)}: {'; '.join(info.allocators)}",
             file=sys.stderr,
             flush=True,
         )
@@ -84,7 +108,10 @@ class Run:
         started_s, intervals = time.monotonic(), 0
         with selectors.DefaultSelector() as selector:
             descriptors = [stream.fileno() for stream in self._tracer.streams()]
-            for descriptor in (self._process.fileno(), self._interrupts.fileno(), *descriptors):
+            end = self._end_fileno()
+            if end is not None:
+                descriptors.append(end)
+            for descriptor in (self._interrupts.fileno(), *descriptors):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 due_s = started_s + (intervals + 1) * self._asked.interval_s
@@ -93,7 +120,7 @@ class Run:
                 ready = selector.select(max(wake_s - time.monotonic(), 0))
                 readable = {key.fd for key, _ in ready}
                 self._pump()
-                if self._process.fileno() in readable:
+                if end in readable:
                     return "the target has ended"
                 if self._interrupts.received is not None:
                     return f"interrupted ({self._interrupts.received.name})"
@@ -112,21 +139,65 @@ class Run:
     def _pump(self) -> None:
         events, executed = self._tracer.pump()
         if executed:
-            self._builder.forget()
+            self._forget()
         if events:
             self._reporter.events(events)
 
     def _report(self, final_reason: str | None = None) -> None:
+        report = self._build(final_reason)
+        self._cost = self._meter.measure()
+        self._reporter.report(replace(report, cost=self._cost))
+
+
+class KernelRun(Run):
+    """The kernel traced. It has no end."""
+
+    def __init__(
+        self, options: Options, tracer: KernelTracer, reporter: Reporter, interrupts: Interrupts
+    ) -> None:
+        super().__init__(options, tracer, reporter, interrupts)
+        self._kernel = tracer
+        self._builder = tracer.builder()
+
+    def _start_clock(self) -> None:
+        self._builder.start_clock()
+
+    def _build(self, final_reason: str | None) -> Report:
+        return self._builder.build(self._kernel.snapshot(), self._kernel.info(), final_reason)
+
+
+class ProcessRun(Run):
+    """A process traced, until it ends."""
+
+    def __init__(
+        self, options: Options, tracer: Tracer, reporter: Reporter, interrupts: Interrupts
+    ) -> None:
+        super().__init__(options, tracer, reporter, interrupts)
+        assert tracer.process is not None
+        self._traced = tracer
+        self._process = tracer.process
+        self._builder = ReportBuilder(options, tracer.stack_of)
+        self._max_overhead = options.max_overhead_percent
+        self._intervals_above = 0
+
+    def _start_clock(self) -> None:
+        self._builder.start_clock()
+
+    def _end_fileno(self) -> int:
+        return self._process.fileno()
+
+    def _forget(self) -> None:
+        self._builder.forget()
+
+    def _build(self, final_reason: str | None) -> Report:
         ended = not self._process.is_alive()
-        report = self._builder.build(
-            self._tracer.snapshot(),
-            self._tracer.info(),
+        return self._builder.build(
+            self._traced.snapshot(),
+            self._traced.info(),
             self._process.resident_bytes(),
             target_ended=ended,
             final_reason=final_reason,
         )
-        self._cost = self._meter.measure()
-        self._reporter.report(replace(report, cost=self._cost))
 
     def _overhead_is_too_high(self) -> bool:
         """First sample, then give up: three intervals above the bound each."""
@@ -144,7 +215,7 @@ class Run:
         if self._builder.sampling.is_on:
             return True
         self._intervals_above = 0
-        self._builder.sampling = self._tracer.throttle(_THROTTLED_RATE)
+        self._builder.sampling = self._traced.throttle(_THROTTLED_RATE)
         print(
             f"leaktrace: tracing takes {share:.0%} of the process's CPU time: "
             f"from now on one allocation in {_THROTTLED_RATE} is recorded",
@@ -152,3 +223,7 @@ class Run:
             flush=True,
         )
         return False
+
+
+def _subject(info: TargetInfo) -> str:
+    return "the kernel" if info.kind == "kernel" else f"pid {info.pid}"

@@ -37,7 +37,8 @@ class FunctionProbe:
 
     function: str
     program: str
-    is_return: bool
+    section: Section
+    is_return: bool = False
 
 
 @dataclass
@@ -181,9 +182,11 @@ def _plan_functions(plan: KernelPlan, groups: list[KernelFunctionGroup], symbols
         if not found and not group.optional:
             plan.notes.append(f"not probed: {group.purpose}; this kernel has no {group.names[0]}")
         for name in found:
-            plan.probes.append(FunctionProbe(name, group.entry, is_return=False))
+            plan.probes.append(FunctionProbe(name, group.entry, group.section))
             if not group.is_release:
-                plan.probes.append(FunctionProbe(name, _RETURN_PROGRAM, is_return=True))
+                plan.probes.append(
+                    FunctionProbe(name, _RETURN_PROGRAM, group.section, is_return=True)
+                )
     if any(group.section is Section.SLAB for group in groups):
         plan.names_caches = has_layout
 
@@ -193,4 +196,4 @@ def _plan_unseen_releases(plan: KernelPlan, symbols: Kallsyms) -> None:
     for group in UNSEEN_RELEASES:
         for name in group.names:
             if name in symbols.names:
-                plan.probes.append(FunctionProbe(name, group.entry, is_return=False))
+                plan.probes.append(FunctionProbe(name, group.entry, group.section))
