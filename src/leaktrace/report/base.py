@@ -183,6 +183,14 @@ def _prepare_stdout() -> TextIO:
         raise OutputError("standard output is closed", "name a file with --output")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdout.buffer, io.RawIOBase):
+            # With PYTHONUNBUFFERED or -u. A write to a full pipe that a signal interrupts is cut
+            # short there, and nobody writes the rest; a buffered stream does.
+            raw = io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+            raw.name = sys.stdout.name
+            return io.TextIOWrapper(
+                io.BufferedWriter(raw), encoding=sys.stdout.encoding, errors="backslashreplace"
+            )
     return sys.stdout
 
 
