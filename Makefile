@@ -6,17 +6,18 @@ PYTHON_VENV := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
 C_SOURCES := $(wildcard bpf/*.c bpf/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
-	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c)
+	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c examples/*/*.c)
 CFLAGS_DEMO := -O2 -g -Wall -Wextra
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint bench man clean packages-demo packages-test packages-lint
+.PHONY: help setup demo test test-vm lint bench man clean \
+	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: packages-demo $(VENV)/installed ## Install leaktrace and its tools into .venv
 
@@ -26,6 +27,9 @@ demo: setup build/leak ## Trace a small program that leaks (as root)
 test: packages-test setup ## Run all tests (as root, or those that need it are skipped)
 	@$(PYTHON_VENV) -m pytest $(PYTEST_ARGS)
 
+test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as root; some minutes)
+	@$(PYTHON_VENV) -m pytest tests/vm $(PYTEST_ARGS)
+
 lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -33,7 +37,7 @@ lint: packages-lint setup ## Check style and types
 	@echo clang-format --dry-run -Werror bpf tests/programs examples
 	@clang-format --dry-run -Werror $(C_SOURCES)
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck .ci/run .ci/demo .ci/install-packages .ci/find-python; \
+		shellcheck .ci/run .ci/demo .ci/install-packages .ci/find-python tests/support/vm/init.sh; \
 	fi
 
 bench: packages-test setup ## Measure what tracing costs (as root)
@@ -53,6 +57,9 @@ packages-demo:
 
 packages-test:
 	@.ci/install-packages demo test
+
+packages-vm:
+	@.ci/install-packages demo test vm
 
 packages-lint:
 	@.ci/install-packages demo lint

@@ -1,0 +1,70 @@
+"""Tests on other kernels, each in an emulated machine: `make test-vm`, or `pytest tests/vm`.
+
+They take minutes, so they are collected only where this directory is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.fixtures import compiled
+from vm.guest import Guest
+from vm.kernels import KERNELS, Kernel, UnavailableError, fetch
+
+__all__ = ["compiled"]
+
+_HERE = Path(__file__).parent
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    named = [config.invocation_params.dir / name.split("::")[0] for name in config.args]
+    is_named = any(path.resolve().is_relative_to(_HERE) for path in named)
+    return None if is_named else _HERE in collection_path.parents or None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "builds_modules: only on kernels that have headers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unfit = [item for item in items if _builds_modules(item) and not _kernel(item).has_headers]
+    config.hook.pytest_deselected(items=unfit)
+    items[:] = [item for item in items if item not in unfit]
+
+
+def _builds_modules(item: pytest.Item) -> bool:
+    return item.get_closest_marker("builds_modules") is not None
+
+
+def _kernel(item: pytest.Item) -> Kernel:
+    assert isinstance(item, pytest.Function)
+    kernel = item.callspec.params["guest"]
+    assert isinstance(kernel, Kernel)
+    return kernel
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(
+            kernel,
+            id=kernel.name,
+            marks=()
+            if kernel.is_everywhere
+            else pytest.mark.may_skip("not every distribution has it"),
+        )
+        for kernel in KERNELS
+    ],
+)
+def guest(request: pytest.FixtureRequest, require_root: None) -> Iterator[Guest]:
+    """A machine that runs one of the kernels, booted once for all tests on it."""
+    kernel: Kernel = request.param
+    try:
+        unpacked = fetch(kernel)
+        machine = Guest(unpacked)
+    except UnavailableError as error:
+        pytest.skip(f"Linux {kernel.name}: {error}")
+    with machine:
+        yield machine.await_ready()

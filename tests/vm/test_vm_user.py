@@ -1,0 +1,97 @@
+"""Processes traced on other kernels: exact figures and complete stacks on each."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.compiling import Compiler
+from harness.reports import Report, Total
+from vm.guest import Guest
+
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Traced:
+    report: Report
+    stderr: str
+
+
+def trace(guest: Guest, program: Path, *arguments: str) -> Traced:
+    """Trace a target of tests/programs in the guest from `ready` to `done`."""
+    outcome = guest.run(sys.executable, "-m", "vm.inside", program, *arguments, "--", "--verbose")
+    assert outcome.exit_code == 0, outcome.stderr
+    return Traced(Report(outcome.stdout.strip()), outcome.stderr)
+
+
+def test_every_allocation_function(guest: Guest, compiled: Compiler) -> None:
+    """One function of each shape of arguments at least: before Linux 5.15 each shape is hooked
+    with a program of its own."""
+    report = trace(guest, compiled("functions.c")).report
+    truth = {
+        "scenario_malloc": Total(3000, 3),
+        "scenario_calloc": Total(1320, 4),
+        "scenario_realloc_grows": Total(10000, 2),
+        "scenario_reallocarray_grows": Total(1000, 1),
+        "scenario_posix_memalign": Total(1000, 2),
+        "scenario_memalign": Total(600, 2),
+        "scenario_pvalloc": Total(240, 2),
+        "scenario_mmap": Total(6 * PAGE, 2),
+        "scenario_all_released": Total(),
+    }
+    assert {scenario: report.under(scenario) for scenario in truth} == truth
+    assert report.losses == {}
+    (site,) = report.sites_under("scenario_malloc")
+    assert site.functions[:2] == ("scenario_malloc", "main")
+    assert site.raw["stack_end"] == "complete"
+
+
+def test_all_threads_of_a_process(guest: Guest, compiled: Compiler) -> None:
+    """They were there before leaktrace, and free each other's blocks."""
+    report = trace(guest, compiled("threads.c")).report
+    assert report.outstanding == Total(500 * sum(range(100, 108)), 8 * 500)
+    assert report.under("work") == report.outstanding
+    assert {site.raw["stack_end"] for site in report.sites} == {"complete"}
+    assert report.losses == {}
+
+
+def test_stacks_by_unwind_tables(guest: Guest, compiled: Compiler) -> None:
+    """Of up to 127 frames, in four programs that call one another: the best way of walking."""
+    traced = trace(guest, compiled("stacks.c"), "6")
+    (walker,) = [line for line in traced.stderr.splitlines() if "stacks are walked by" in line]
+    print(f"Linux {guest.kernel.release}: {walker}")
+    assert walker == "leaktrace: stacks are walked by unwind tables"
+    assert traced.report.raw["target"]["notes"] == []
+
+    report = traced.report
+    sites = report.sites_under("scenario_many")
+    assert len(sites) == 64
+    assert {site.total for site in sites} == {Total(48, 2)}
+    assert {site.raw["stack_end"] for site in sites} == {"complete"}
+    assert {site.functions[:9] for site in sites} == {("chain",) * 7 + ("scenario_many", "main")}
+
+    (deep,) = [site for site in report.sites if site.functions[0] == "dig"]
+    assert deep.total == Total(40, 1)
+    assert deep.raw["stack_end"] == "truncated"
+    assert deep.functions == ("dig",) * 127
+
+    (in_handler,) = report.sites_under("scenario_in_handler")
+    assert in_handler.functions[0] == "handler"
+    assert in_handler.raw["stack_end"] == "complete"
+    assert report.losses == {"truncated_stacks": 1}
+
+
+def test_a_command_from_its_first_instruction(guest: Guest, compiled: Compiler) -> None:
+    command = f"{compiled('kinds.c')} malloc 12345"
+    options = ("--format", "json", "-c", command, "3600")
+    outcome = guest.run(sys.executable, "-m", "leaktrace", *options)
+    assert outcome.exit_code == 0, outcome.stderr
+    (report,) = outcome.reports
+    assert report.final
+    (site,) = report.sites
+    assert site.total == Total(12345, 1)
+    assert site.functions[:2] == ("leak_kind", "main")
+    assert site.raw["stack_end"] == "complete"
+    assert report.losses == {}
