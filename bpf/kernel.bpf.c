@@ -315,7 +315,7 @@ static __always_inline void count_allocated(struct scratch *scratch, u64 stack_i
         first->section = request->section;
         first->context = scratch->stack.context;
         first->object_size = request->is_kmalloc ? request->size : 0;
-        first->cache[0] = 0;
+        __builtin_memset(first->cache, 0, sizeof(first->cache));
 #if CACHE_NAME_OFFSET >= 0
         if (request->cache) {
             u64 name = 0;

@@ -15,11 +15,14 @@ import click
 from leaktrace import __version__
 from leaktrace.doctor import doctor_command
 from leaktrace.errors import LeaktraceError, UsageError
-from leaktrace.features import Machine, require_user_mode
+from leaktrace.features import Machine, require_kernel_mode, require_user_mode
+from leaktrace.kernel_cli import kernel_max_stacks, kernel_options, kernel_target
+from leaktrace.kernel_program import KERNEL_FRAGMENTS
 from leaktrace.options import (
     CommandTarget,
     EventBuffer,
     Filters,
+    KernelTarget,
     Limits,
     ObjectChoice,
     Options,
@@ -29,7 +32,7 @@ from leaktrace.options import (
     StackWalker,
     Target,
 )
-from leaktrace.program import source_text
+from leaktrace.program import FRAGMENTS, source_text
 from leaktrace.report import FORMATS
 from leaktrace.session import run
 
@@ -41,6 +44,7 @@ Examples:
   leaktrace 1 -- ./server -v    the same, with the command's own words
   leaktrace -p 4242 -t          every single call as it happens
   leaktrace -p 4242 -f json     one JSON object a line for other programs
+  leaktrace --kernel            what the kernel itself allocates and keeps
   leaktrace doctor              what this machine offers, and what is missing
 
 \b
@@ -118,6 +122,7 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     help="A first look that costs next to nothing: which call paths make resident memory grow, by "
     "page faults instead of allocation calls. Shows new pages, not what was freed.",
 )
+@kernel_options
 @click.option("-t", "--trace", is_flag=True, help="Print every call as it happens.")
 @click.option(
     "-a", "--show-allocs", is_flag=True, help="List the single allocations, with addresses."
@@ -309,10 +314,13 @@ def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN4
     restarted, changed or stopped.
     """
     if asked["ebpf"]:
-        click.echo(source_text(), nl=False)
+        click.echo(source_text(KERNEL_FRAGMENTS if asked["kernel"] else FRAGMENTS), nl=False)
         return 0
     options = build_options(asked, context.obj or ())
-    require_user_mode(Machine())
+    if isinstance(options.target, KernelTarget):
+        require_kernel_mode(Machine())
+    else:
+        require_user_mode(Machine())
     return run(options)
 
 
@@ -337,12 +345,14 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             "--max-overhead begins to sample by itself", "leave out -s and --sample-bytes"
         )
     older_given = click.get_current_context().get_parameter_source("older_ms")
+    target = _target(asked, words)
+    is_kernel = isinstance(target, KernelTarget)
     return Options(
-        target=_target(asked, words),
+        target=target,
         filters=Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"]),
         limits=Limits(
             asked["max_allocs"],
-            asked["max_stacks"],
+            kernel_max_stacks(asked) if is_kernel else asked["max_stacks"],
             asked["max_threads"],
             asked["event_buffer_size"],
         ),
@@ -394,12 +404,15 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
 
 
 def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:
-    given = [asked["pid"] is not None, asked["command"] is not None, bool(words)]
+    given = [asked["pid"] is not None, asked["command"] is not None, bool(words), asked["kernel"]]
     if sum(given) != 1:
         raise UsageError(
-            "say what to trace: exactly one of -p PID, -c CMD, or -- CMD ARGS",
+            "say what to trace: exactly one of -p PID, -c CMD, -- CMD ARGS, or --kernel",
             "for example: leaktrace -p 4242; see leaktrace --help",
         )
+    in_kernel = kernel_target(asked)
+    if in_kernel is not None:
+        return in_kernel
     if asked["pid"] is not None:
         return ProcessTarget(asked["pid"])
     pass_exit_code = asked["exit_code"] == "child"

@@ -483,6 +483,18 @@ def require_user_mode(machine: Machine | None = None) -> None:
             raise EnvironmentUnfitError(_BLOCKED.get(feature.name, feature.detail), feature.advice)
 
 
+def require_kernel_mode(machine: Machine | None = None) -> None:
+    """Return if the kernel can be traced on this machine.
+
+    Raises EnvironmentUnfitError that names the first thing in the way.
+    """
+    machine = machine or Machine()
+    for probe in (_capabilities, _lockdown, _libbpf, _bcc, _bpf_system_call):
+        feature = probe(machine)
+        if feature.blocks:
+            raise EnvironmentUnfitError(_BLOCKED.get(feature.name, feature.detail), feature.advice)
+
+
 _BLOCKED = {
     "capabilities": "tracing takes root, or the capabilities CAP_BPF and CAP_PERFMON",
     "uprobes": "this kernel has no uprobes",

@@ -47,17 +47,15 @@ CONTEXT_NAMES = {
 # they leave behind (`_overcounted`).
 _FREED_IN_BULK = ("maple_node", "skbuff_head_cache", "skbuff_fclone_cache", "io_kiocb")
 _BUCKET = re.compile(r".+-(8|16|32|64|96|128|192|256|512|1k|2k|4k|8k)")
-_RESERVE_SLABS = 4  # that a CPU may hold, whose free objects /proc/slabinfo counts as in use
 
 
 class KernelReportBuilder:
     """Keeps what the next report is compared with; has the interface of `ReportBuilder`."""
 
     def __init__(
-        self, options: Options, plan: KernelPlan, stack_of: Callable[[int], Stack], cpus: int
+        self, options: Options, plan: KernelPlan, stack_of: Callable[[int], Stack]
     ) -> None:
         self._options = options
-        self._cpus = cpus
         self._first_caches: dict[str, SlabCache] = {}
         self._builders = {
             section: _SectionBuilder(options, plan, section, stack_of) for section in plan.sections
@@ -77,12 +75,7 @@ class KernelReportBuilder:
         self, snapshot: KernelSnapshot, target: TargetInfo, final_reason: str | None = None
     ) -> Report:
         """The report of one snapshot; `final_reason` tells why it is the last one."""
-        grown = _grown_objects(self._first_caches, snapshot.slab_caches)
-        overcounted = (
-            _overcounted(snapshot.sections[Section.SLAB], grown, self._reserve(snapshot))
-            if self._is_everything
-            else {}
-        )
+        overcounted = _overcounted(snapshot.sections[Section.SLAB], snapshot.slab_caches)
         reports = []
         for section, builder in self._builders.items():
             builder.prepare(snapshot, overcounted)
@@ -107,15 +100,6 @@ class KernelReportBuilder:
             or filters.sample_rate > 1
         )
 
-    def _reserve(self, snapshot: KernelSnapshot) -> dict[str, int]:
-        """Objects by cache, as far as /proc/slabinfo may be wrong."""
-        reserve: dict[str, int] = {}
-        for cache in snapshot.slab_caches.values():
-            name = _counted_name(cache.name)
-            objects = cache.objects_per_slab * self._cpus * _RESERVE_SLABS
-            reserve[name] = reserve.get(name, 0) + objects
-        return reserve
-
     def _growth(self, snapshot: KernelSnapshot) -> SlabGrowth | None:
         if not self._is_everything or not snapshot.slab_caches or not self._first_caches:
             return None
@@ -136,7 +120,7 @@ def cache_of(counter: np.void) -> str | None:
     """The slab cache of a site (KERNEL_SITE); None where there is none, or it isn't told."""
     if int(counter["section"]) != Section.SLAB:
         return None
-    name = bytes(counter["cache"]).decode("utf-8", "replace")
+    name = bytes(counter["cache"]).split(b"\0", 1)[0].decode("utf-8", "replace")
     if name:
         return name
     size = int(counter["object_size"])
@@ -156,30 +140,22 @@ def _counted_name(cache: str) -> str:
     return f"kmalloc-{found[1]}" if found else traced_name(cache)
 
 
-def _grown_objects(first: dict[str, SlabCache], now: dict[str, SlabCache]) -> dict[str, int]:
-    """Objects in use that each cache has gained, by the name under which it is traced."""
-    grown: dict[str, int] = {}
-    for cache in now.values():
-        before = first[cache.name].active if cache.name in first else 0
+def _overcounted(snapshot: Snapshot, caches: dict[str, SlabCache]) -> dict[str, tuple[int, int]]:
+    """Caches of which more objects look outstanding than are in use at all: (look, are)."""
+    in_use: dict[str, int] = {}
+    for cache in caches.values():
         name = _counted_name(cache.name)
-        grown[name] = grown.get(name, 0) + cache.active - before
-    return grown
-
-
-def _overcounted(
-    snapshot: Snapshot, grown: dict[str, int], reserve: dict[str, int]
-) -> dict[str, tuple[int, int]]:
-    """Caches of which more objects look outstanding than have come to be in use: (look, are)."""
+        in_use[name] = in_use.get(name, 0) + cache.active
     held = (snapshot.sites["allocated_count"] - snapshot.sites["freed_count"]).astype(np.int64)
     tracked: dict[str, int] = {}
     for site, count in zip(snapshot.sites, held.tolist(), strict=True):
-        cache = cache_of(site)
-        if cache is not None:
-            tracked[cache] = tracked.get(cache, 0) + count
+        named = cache_of(site)
+        if named is not None:
+            tracked[named] = tracked.get(named, 0) + count
     return {
-        cache: (count, max(grown[cache], 0))
-        for cache, count in tracked.items()
-        if cache in grown and count > max(grown[cache], 0) + reserve.get(cache, 0)
+        name: (count, in_use[name])
+        for name, count in tracked.items()
+        if name in in_use and count > in_use[name]
     }
 
 
@@ -255,7 +231,7 @@ class _SectionBuilder(ReportBuilder):
         if cache in self._overcounted:
             look, are = self._overcounted[cache]
             return (
-                f"{look:,} objects of {cache} look outstanding, but only {are:,} more are in use "
+                f"{look:,} objects of {cache} look outstanding, but only {are:,} are in use "
                 "(freed by kfree_rcu or in bulk?)"
             )
         if cache in _FREED_IN_BULK and not self._plan.sees_bulk_frees:

@@ -20,13 +20,12 @@ _KMALLOC = re.compile(r"(?:dma-)?kmalloc(?:-[a-z]+(?:-\d+)?)?-(\d+)(k|M)?")
 
 @dataclass(frozen=True)
 class SlabCache:
-    """One line of /proc/slabinfo. `active` counts objects in use; those that a CPU holds in reserve
-    count as in use."""
+    """One line of /proc/slabinfo. `active` counts objects in use; free ones that a CPU holds in
+    reserve count as in use."""
 
     name: str
     active: int
     object_bytes: int
-    objects_per_slab: int
 
     @property
     def bytes(self) -> int:
@@ -44,8 +43,7 @@ def read_slab_caches(text: str | None = None) -> dict[str, SlabCache]:
     for line in text.splitlines():
         fields = line.split()
         if len(fields) >= 6 and fields[1].isdigit() and not line.startswith("#"):
-            active, object_bytes, per_slab = int(fields[1]), int(fields[3]), int(fields[4])
-            caches[fields[0]] = SlabCache(fields[0], active, object_bytes, per_slab)
+            caches[fields[0]] = SlabCache(fields[0], int(fields[1]), int(fields[3]))
     return caches
 
 

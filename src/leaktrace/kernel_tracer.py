@@ -20,7 +20,7 @@ from leaktrace.analysis.trim import readable
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, TargetError
 from leaktrace.kernel_abi import KernelFunction, Section
 from leaktrace.kernel_cost import KernelCostMeter
-from leaktrace.kernel_program import KernelCompilation, KernelProgram, possible_cpus
+from leaktrace.kernel_program import KernelCompilation, KernelProgram
 from leaktrace.kernel_report import SECTION_NAMES, KernelReportBuilder
 from leaktrace.kernel_slab import choose_caches
 from leaktrace.kernel_snapshot import KernelSnapshot, take_kernel_snapshot
@@ -201,7 +201,7 @@ class KernelTracer:
 
     def builder(self) -> KernelReportBuilder:
         """What makes reports of this tracer's snapshots."""
-        return KernelReportBuilder(self._options, self._plan, self.stack_of, possible_cpus())
+        return KernelReportBuilder(self._options, self._plan, self.stack_of)
 
     def cost_meter(self) -> KernelCostMeter:
         """Measures what tracing costs, from now on."""

@@ -31,6 +31,7 @@ from leaktrace.model import (
     Report,
     ResidentMemory,
     Site,
+    SlabGrowth,
     SourceLine,
     Stack,
     StackEnd,
@@ -227,7 +228,80 @@ SAMPLED = replace(
     sites=(PARSE_SITE, CACHE_SITE),
     target=TargetInfo(0, "kernel", "kernel", ("kmem tracepoints: 4",)),
 )
-REPORTS = {"busy": BUSY, "quiet": QUIET, "combined": COMBINED, "sampled": SAMPLED}
+PIPE_SITE = Site(
+    "1d2f7a90c41b7e01",
+    Stack(
+        (
+            Frame(
+                0xFFFFFFFF81234567,
+                "alloc_pipe_info",
+                0xB3,
+                "kernel",
+                module_offset=0x234567,
+                build_id="48dc54",
+            ),
+            Frame(0xFFFFFFFFC0405123, "ext4_alloc_inode", 0x1F, "ext4", module_offset=0x5123),
+            Frame(0xFFFFFFFF81000076, "entry_SYSCALL_64_after_hwframe", 0x76, "kernel"),
+        ),
+        StackEnd.COMPLETE,
+    ),
+    192_000,
+    1_000,
+    oldest_ns=4 * S,
+    newest_ns=1 * S,
+    growth_bytes=192_000,
+    allocated_bytes=192_000,
+    allocated_count=1_000,
+    requested_bytes=152_000,
+    cache="kmalloc-192",
+    context="process",
+)
+SOFTIRQ_SITE = replace(
+    LOST_SITE,
+    requested_bytes=96,
+    cache="maple_node",
+    context="softirq",
+    unconfirmed="objects of maple_node are often freed in bulk, which can't be seen",
+)
+PAGES_SITE = replace(
+    PIPE_SITE, bytes=8_192, count=2, requested_bytes=8_192, cache=None, growth_bytes=-4_096
+)
+KERNEL_TARGET = TargetInfo(
+    0, "kernel 6.1.0", "kernel", ("slab: 4 tracepoints", "pages: 2 tracepoints")
+)
+PAGES = replace(
+    BUSY,
+    target=KERNEL_TARGET,
+    section="pages",
+    outstanding=Total(8_192, 2),
+    younger=Total(),
+    site_count=1,
+    sites=(PAGES_SITE,),
+    growth_bytes=-4_096,
+    resident=None,
+    losses=(),
+    stack_ends={StackEnd.COMPLETE: 1},
+    allocations=None,
+)
+KERNEL = replace(
+    PAGES,
+    section="slab",
+    outstanding=Total(192_096, 1_003),
+    site_count=2,
+    sites=(PIPE_SITE, SOFTIRQ_SITE),
+    growth_bytes=191_000,
+    losses=NO_LOSSES,
+    stack_ends={StackEnd.COMPLETE: 1, StackEnd.LOST: 1},
+    sections=(PAGES,),
+    slab=SlabGrowth(grown_bytes=12_687_770, tracked_bytes=12_478_054, older_releases=12),
+)
+REPORTS = {
+    "busy": BUSY,
+    "quiet": QUIET,
+    "combined": COMBINED,
+    "sampled": SAMPLED,
+    "kernel": KERNEL,
+}
 
 EVENTS = (
     Event(

@@ -12,7 +12,18 @@ from collections.abc import Iterable
 from datetime import UTC
 from typing import Any, ClassVar
 
-from leaktrace.model import Allocation, Cost, Event, Frame, Loss, Report, Site, TargetInfo, Total
+from leaktrace.model import (
+    Allocation,
+    Cost,
+    Event,
+    Frame,
+    Loss,
+    Report,
+    Site,
+    SlabGrowth,
+    TargetInfo,
+    Total,
+)
 from leaktrace.report.base import Reporter
 from leaktrace.report.names import printable
 
@@ -72,7 +83,35 @@ def report_object(report: Report) -> Object:
     }
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    if report.target.kind == "kernel":
+        shown["section"] = report.section
+        shown["sections"] = [_section(section) for section in report.sections]
+        shown["slab"] = None if report.slab is None else _slab(report.slab)
     return shown
+
+
+def _section(report: Report) -> Object:
+    """Another allocator of the kernel: what differs from the report it is part of."""
+    shown: Object = {
+        "section": report.section,
+        "outstanding": _total(report.outstanding),
+        "growth_bytes": report.growth_bytes,
+        "younger": _total(report.younger),
+        "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
+        "site_count": report.site_count,
+        "sites": [_site(site) for site in report.sites],
+    }
+    if report.allocations is not None:
+        shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    return shown
+
+
+def _slab(slab: SlabGrowth) -> Object:
+    return {
+        "grown_bytes": slab.grown_bytes,
+        "tracked_bytes": slab.tracked_bytes,
+        "older_releases": slab.older_releases,
+    }
 
 
 def event_object(event: Event) -> Object:
@@ -130,7 +169,7 @@ def _losses(losses: Iterable[Loss]) -> Object:
 
 
 def _site(site: Site) -> Object:
-    return {
+    shown: Object = {
         "id": site.id,
         "bytes": site.bytes,
         "count": site.count,
@@ -145,6 +184,14 @@ def _site(site: Site) -> Object:
         "stack_end": site.stack.end.value,
         "frames": [_frame(frame) for frame in site.stack.frames],
     }
+    if site.context is not None:  # in the kernel
+        shown |= {
+            "requested_bytes": site.requested_bytes,
+            "cache": _name(site.cache),
+            "context": site.context,
+            "unconfirmed": site.unconfirmed,
+        }
+    return shown
 
 
 def _frame(frame: Frame) -> Object:

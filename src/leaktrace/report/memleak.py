@@ -71,10 +71,11 @@ def report_lines(report: Report) -> Iterator[str]:
     """The lines of one report, without line breaks."""
     local_time = report.time.astimezone()
     yield f"[{local_time:%H:%M:%S}] Top {report.top} stacks with outstanding allocations:"
-    by_size = sorted(report.allocations or (), key=lambda allocation: allocation.size_bytes)
-    for allocation in by_size:
+    parts = (report, *report.sections)
+    allocations = [one for part in parts for one in part.allocations or ()]
+    for allocation in sorted(allocations, key=lambda allocation: allocation.size_bytes):
         yield f"\taddr = {allocation.address:x} size = {allocation.size_bytes}"
-    for site in reversed(report.sites):
+    for site in [site for part in reversed(parts) for site in reversed(part.sites)]:
         yield f"\t{site.bytes} bytes in {site.count} allocations from stack"
         yield from _stack_lines(site, with_addresses=not report.combined)
     if report.combined and not report.sites:

@@ -38,6 +38,7 @@ from leaktrace.model import (
     Measure,
     Report,
     Site,
+    SlabGrowth,
     StackEnd,
     TargetInfo,
     Total,
@@ -108,6 +109,10 @@ def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Itera
         yield from _wrapped("note: ", note, width, "yellow")
     yield Text()
     yield from _sites(report, width)
+    for section in report.sections:
+        yield from _totals(section, width)
+        yield Text()
+        yield from _sites(section, width)
     yield from _footer(report, width)
 
 
@@ -134,6 +139,8 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
     about = _about(report)
     sites = units.counted(report.site_count, "site")
     label = "new pages " if report.measure is Measure.FAULTS else "outstanding "
+    if report.section is not None:
+        label = f"{printable(report.section)}: {label}"
     fields = [Text(label).append(_total(report.outstanding, about, _noun(report)), "bold")]
     if report.error is not None:
         fields[0].append(f" {_error(report.error)}")
@@ -157,6 +164,18 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
         left_out = f"younger than {age}, left out below: {_total(report.younger, about)}"
         yield from _wrapped("  ", left_out, width)
         yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
+    if report.slab is not None:
+        yield from _wrapped("  ", _slab_growth(report.slab), width)
+
+
+def _slab_growth(slab: SlabGrowth) -> str:
+    """The kernel's own account beside ours."""
+    grew = units.size(abs(slab.grown_bytes))
+    text = f"slab {'grew' if slab.grown_bytes >= 0 else 'shrank'} {grew}, "
+    text += f"tracked {units.size(slab.tracked_bytes)}"
+    if slab.older_releases:
+        text += f"; freed, from before: {units.counted(slab.older_releases, 'object')}"
+    return text
 
 
 def _sites(report: Report, width: int) -> Iterator[Text]:
@@ -175,6 +194,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield Text()
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
+        yield from _of_kernel(site, width)
         for line in frame_lines(site.stack.frames, width - 4):
             yield Text("    ").append_text(line)
         if site.stack.end in _STACK_ENDS:
@@ -186,6 +206,23 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield Text("  allocations at sites that are not shown:")
         yield from _allocations([one for several in by_site.values() for one in several])
         yield Text()
+
+
+def _of_kernel(site: Site, width: int) -> Iterator[Text]:
+    """What only sites in the kernel have: cache, waste, context, doubts."""
+    fields = []
+    if site.cache is not None:
+        fields.append(Text(shorten_middle(printable(site.cache), width // 2), "bold"))
+    if site.requested_bytes is not None and site.requested_bytes < site.bytes:
+        unused = site.bytes - site.requested_bytes
+        share = units.share(unused, site.bytes)
+        fields.append(Text(f"{units.size(unused)} ({share}) more than was asked for"))
+    if site.context is not None and site.context != "process":
+        fields.append(Text(f"in {printable(site.context)} context"))
+    if fields:
+        yield from _flowed([Text("    ").append_text(fields[0]), *fields[1:]], width)
+    if site.unconfirmed is not None:
+        yield from _wrapped("    (unconfirmed: ", f"{site.unconfirmed})", width, "yellow")
 
 
 def _older_than(report: Report) -> str:
@@ -275,11 +312,12 @@ def _loss(loss: Loss, width: int) -> Iterator[Text]:
 
 def _cost(cost: Cost) -> str:
     """Shares are of one CPU, but for the last one of the target."""
-    programs, traps = cost.programs_s_per_s or 0, cost.traps_s_per_s or 0
+    programs = cost.programs_s_per_s or 0
+    traps = "" if cost.traps_s_per_s is None else f" and {cost.traps_s_per_s:.1%} in traps"
     target = "" if cost.target_share is None else f", {cost.target_share:.1%} of the process's CPU"
     return (
-        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF and {traps:.1%} in "
-        f"traps{target}; leaktrace itself {cost.own_cpu_share:.1%} and "
+        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF{traps}{target}; "
+        f"leaktrace itself {cost.own_cpu_share:.1%} and "
         f"{units.size(cost.own_resident_bytes)}"
     )
 
