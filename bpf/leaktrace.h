@@ -10,6 +10,7 @@
 #define SAMPLE_WEIGHTS 4096 /* x / (1 - exp(-x)) for x = i / 256, times WEIGHT_UNIT */
 #define WEIGHT_UNIT 65536
 #define COUNT_UNIT 1024
+#define RECENT_ROWS 16384      /* a power of two */
 #define STACK_WINDOW_WORDS 128 /* of the user stack, copied at once; a power of two */
 
 /* An outstanding allocation; the key of its map is its address. */
@@ -76,6 +77,14 @@ struct unwind_mapping {
     u32 page_count;
 };
 
+/* A row that was found for a pc. `check` is the pc, mixed with the row and with the list of
+ * mappings that was in force: so an entry that is half of one writer and half of another is none,
+ * nor is one that was made before the list changed. */
+struct recent_row {
+    u64 check;
+    u64 row;
+};
+
 /* The list of mappings in force: written as a whole to an unused place, then switched to. */
 struct unwind_list {
     u64 place;      /* first entry | count << 32, in one word so that a switch is never half seen */
@@ -139,9 +148,10 @@ struct walk {
     u64 hash;
     u64 window_start;
     u64 trampoline;
-    u64 cfa;      /* of the frame under way */
-    u64 word;     /* read from the stack */
-    u64 saved[7]; /* registers of a signal frame, or two words at a frame pointer */
+    u64 list_mark; /* of the list of mappings in use, for struct recent_row */
+    u64 cfa;       /* of the frame under way */
+    u64 word;      /* read from the stack */
+    u64 saved[7];  /* registers of a signal frame, or two words at a frame pointer */
     u32 row;
     u32 key;     /* of the lookup under way */
     u64 address; /* what is recorded at the end: block, size, function */

@@ -24,6 +24,8 @@ BPF_F_TABLE("array", u32, u64, unwind_rows, ROW_CAPACITY, 1024);
 BPF_F_TABLE("array", u32, u32, unwind_pages, PAGE_CAPACITY, 1024);
 BPF_ARRAY(unwind_mappings, struct unwind_mapping, MAPPING_CAPACITY);
 BPF_ARRAY(unwind_list, struct unwind_list, 1);
+/* Rows found lately, by pc: the same call sites are on the stack again and again. */
+BPF_ARRAY(recent_rows, struct recent_row, RECENT_ROWS);
 #if WALK_PARTS > 1
 BPF_PROG_ARRAY(walk_parts, 1);
 #endif

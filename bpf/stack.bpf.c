@@ -92,8 +92,8 @@ static __always_inline struct unwind_mapping *find_mapping(struct walk *walk, u6
     return mapping;
 }
 
-/* Put the row in force at pc, without its pc, in walk->row. */
-static __always_inline int find_row(struct walk *walk, u64 pc) {
+/* Search the tables for the row in force at pc; put it, without its own pc, in walk->row. */
+static __always_inline int search_row(struct walk *walk, u64 pc) {
     struct unwind_mapping *mapping = find_mapping(walk, pc);
 
     if (!mapping || !walk->mapping_count)
@@ -132,6 +132,30 @@ static __always_inline int find_row(struct walk *walk, u64 pc) {
         return WALK_NO_ROW;
     walk->row = *row;
     return WALK_GOES_ON;
+}
+
+#define SPREAD 0x9E3779B97F4A7C15ULL /* 2^64 divided by the golden ratio */
+
+/* The same by way of the rows found lately. */
+static __always_inline int find_row(struct walk *walk, u64 pc) {
+    u64 mark = pc ^ walk->list_mark;
+
+    walk->key = (pc * SPREAD) >> 32 & (RECENT_ROWS - 1);
+    struct recent_row *recent = recent_rows.lookup(&walk->key);
+    if (!recent)
+        return WALK_NO_ROW;
+    u64 known = recent->row;
+    if ((recent->check ^ known * SPREAD) == mark) {
+        walk->row = known;
+        return WALK_GOES_ON;
+    }
+    int result = search_row(walk, pc);
+    if (!result) {
+        u64 row = walk->row;
+        recent->row = row;
+        recent->check = mark ^ row * SPREAD;
+    }
+    return result;
 }
 
 /* No unwind information: generated code mostly keeps frame pointers. One such step is a guess. */
@@ -286,9 +310,14 @@ static __always_inline void prepare_walk(struct walk *walk, u32 generation) {
 
     walk->mapping = walk->first_mapping = 0;
     walk->mapping_count = 0;
+    walk->list_mark = 0; /* no entry has this one */
     walk->trampoline = 0;
     if (!list || list->generation != generation)
         return; /* an exec, and its mappings aren't known yet */
+    /* User space writes `place` before `version`. In this order, a row is never kept as one of a
+     * later list than it was found by. */
+    walk->list_mark = list->version * SPREAD | 1;
+    asm volatile("" ::: "memory");
     u64 place = list->place;
     walk->mapping = walk->first_mapping = (u32)place;
     walk->mapping_count = place >> 32;

@@ -3,9 +3,9 @@
     python tests/bench/bench_stacks.py
 
 A program compiled with frame pointers, so that both have stacks to walk. Of the frames, the last
-three are seen by leaktrace alone: libc's two, which keeps no frame pointers, and `_start`. All ways take turns on the same process,
-which has a core for itself. A figure is the median over rounds; a round's is the median of many
-short batches, in processor time.
+three are seen by leaktrace alone: libc's two, which keeps no frame pointers, and `_start`. All ways
+take turns on the same process, which has a core for itself. A figure is the median over rounds; a
+round's is the median of many short batches, in processor time.
 """
 
 from __future__ import annotations
