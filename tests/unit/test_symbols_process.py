@@ -364,6 +364,7 @@ def test_site_ids_tell_stacks_apart() -> None:
         [],
     ]
     assert len({base, *(site_id(stack) for stack in others)}) == 1 + len(others)
+    assert site_id([Frame(0x10, unknown="not mapped")]) != site_id([Frame(0x20, unknown="same")])
     assert site_id([Frame(1, function="jit")]) == site_id([Frame(2, function="jit")])
 
 

@@ -15,7 +15,8 @@ def site_id(stack: Iterable[Frame | CodeLocation]) -> str:
 
     Made of the build-ids (paths, where there are none) and the addresses within the files, which
     address space randomisation doesn't change. Inlined frames don't count, so the id doesn't
-    depend on debug information being there. Code without a file (JIT) counts by its name only.
+    depend on debug information being there. Code without a file (JIT) counts by its name; code
+    without even that by its address, which differs from run to run, but keeps sites apart.
     """
     digest = hashlib.blake2b(digest_size=8)
     for frame in stack:
@@ -24,7 +25,8 @@ def site_id(stack: Iterable[Frame | CodeLocation]) -> str:
                 continue
             located = frame.module_offset is not None
             module = (frame.build_id or frame.module or "") if located else frame.module or ""
-            place = f"{frame.module_offset:x}" if located else frame.function or "?"
+            name = frame.function or f"{frame.address:x}"
+            place = f"{frame.module_offset:x}" if located else name
         else:
             module, place = frame[0], f"{frame[1]:x}"
         digest.update(f"{module}\0{place}\n".encode("utf-8", "surrogateescape"))
