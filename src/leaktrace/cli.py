@@ -114,8 +114,8 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     "--command",
     metavar="CMD",
     help="Start this command (shell words, no shell) and trace it from its first instruction. "
-    "The same: leaktrace [OPTIONS] -- CMD ARGS. It is stopped for a moment at its first allocation, "
-    "and ended (SIGTERM) if leaktrace ends first.",
+    "The same: leaktrace [OPTIONS] -- CMD ARGS. It is stopped for a moment at its first "
+    "allocation, and ended (SIGTERM) if leaktrace ends first.",
 )
 @click.option(
     "--faults",
