@@ -20,6 +20,7 @@ from benchmarking.tracers import (
     Attach,
     UnavailableError,
     empty_probes,
+    has_option,
     leaktrace,
     memleak,
     untraced,
@@ -30,22 +31,23 @@ from harness.tracer import Tracer
 from leaktrace import kernel
 
 ROUNDS = 3
-PAIRS = 1000  # a batch: some milliseconds when traced
+BATCH_NS = 2_000_000
 BATCHES = 120
 FRAMES = 8
 DEPTHS = (6, 30, 100)
 
 
-def pair_ns(target: Target, pairs: int = PAIRS) -> float:
+def pair_ns(target: Target) -> float:
     """Nanoseconds a pair, the median of the batches."""
-    target.do(f"{pairs} 5")  # warm up: the thread's state, the site, the stack
+    target.do("500 5")  # warm up: the thread's state, the site, the stack
+    pairs = 500 * BATCH_NS // statistics.median_low(target.do("500 9"))
     return statistics.median(target.do(f"{pairs} {BATCHES}")) / pairs
 
 
 def traced_pair_ns(target: Target, attach: Attach) -> Callable[[], float]:
     def measure() -> float:
         with attach(target.pid):
-            return pair_ns(target, PAIRS if attach is not untraced else 100 * PAIRS)
+            return pair_ns(target)
 
     return measure
 
@@ -63,6 +65,8 @@ def compare(program: Path, core: int, results: Results) -> None:
             "leaktrace -z 1000 (all filtered out)": leaktrace("-z", "1000"),
             "memleak": memleak(),
         }
+        if has_option("--faults"):
+            ways["leaktrace --faults"] = leaktrace("--faults")
         found = interleaved(
             ROUNDS, {name: traced_pair_ns(target, way) for name, way in ways.items()}, results
         )
@@ -71,6 +75,10 @@ def compare(program: Path, core: int, results: Results) -> None:
     if "memleak" in found:
         results.add_ratio("leaktrace / memleak", found["leaktrace"], found["memleak"], 0.30)
     results.add_ratio("leaktrace / empty probes", found["leaktrace"], found["empty probes"], 1.8)
+    if "leaktrace --faults" in found:
+        results.add_ratio(
+            "leaktrace --faults / untraced", found["leaktrace --faults"], found["untraced"], 1.03
+        )
 
 
 def by_depth(program: Path, core: int, results: Results) -> None:
@@ -97,7 +105,7 @@ def by_depth(program: Path, core: int, results: Results) -> None:
             try:
                 pair_ns(target)
                 for info in programs_of(tracer.pid):
-                    if info.run_count > PAIRS:
+                    if info.run_count > BATCHES:
                         results.add(info.name, info.run_time_ns / info.run_count, "ns")
             finally:
                 os.close(statistics_descriptor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarking import REPOSITORY
@@ -74,13 +73,3 @@ def map_memory_mb(pid: int) -> float:
         if "map_id" in fields:
             maps[fields["map_id"]] = int(fields["memlock"])
     return sum(maps.values()) / 1e6
-
-
-def run_to_end(command: Sequence[str], core: int) -> float:
-    """Processor seconds of a command and its children, pinned to a core."""
-    before = os.times()
-    subprocess.run(["taskset", "-c", str(core), *command], check=True, stdout=subprocess.DEVNULL)
-    after = os.times()
-    return (after.children_user - before.children_user) + (
-        after.children_system - before.children_system
-    )

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from harness.lines import Lines
-from harness.tracer import NEVER, Tracer
+from harness.tracer import NEVER, Tracer, run_leaktrace
 
 from benchmarking import REPOSITORY
 from leaktrace import kernel
@@ -46,6 +46,11 @@ def leaktrace(*options: str, interval: str = NEVER) -> Attach:
                 tracer.stop(signal.SIGTERM)
 
     return attach
+
+
+def has_option(option: str) -> bool:
+    """Whether this leaktrace has an option, by its own help."""
+    return option in run_leaktrace("--help").stdout.split()
 
 
 class Memleak:
