@@ -318,7 +318,11 @@ class Tracer:
             pid=self._target.pid,
             command=self._target.read_name(),
             allocators=self._sources(),
-            notes=tuple(dict.fromkeys((*self._notes, *fault_notes, *self._verbose_notes()))),
+            notes=tuple(
+                dict.fromkeys(
+                    (*self._notes, *fault_notes, *self._replacements(), *self._verbose_notes())
+                )
+            ),
         )
 
     def _sources(self) -> tuple[str, ...]:
