@@ -335,6 +335,9 @@ class Tracer:
             for hooked in self._attachments.objects
         )
 
+    def _replacements(self) -> tuple[str, ...]:
+        return () if self._follower is None else tuple(self._follower.replacements)
+
     def _verbose_notes(self) -> tuple[str, ...]:
         """Why frames lack lines or were found by frame pointer, object by object."""
         if not self._options.report.verbose:
