@@ -99,6 +99,34 @@ def test_another_plugin_in_the_same_place(compiled: Compiler) -> None:
     assert site.frames[0].module == str(second)
 
 
+def test_another_plugin_before_anybody_looked(compiled: Compiler) -> None:
+    """The walker takes the one for the other then, and the report doesn't hide it. (A look may come
+    in between all the same: then the walker knows that it knows nothing.)"""
+    first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 4000)
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, "3") as tracer:
+            tracer.await_armed()
+            target.do(f"load {first}")
+            target.do("call 3 100")
+            tracer.next_report()
+            target.do("unload")
+            target.do(f"load {second}")
+            target.do("call 5 1000")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    assert (
+        sum(site.total.count for site in report.sites if site.functions[0] == "second_inner") == 5
+    )
+    wrong = [site for site in report.sites_under("second_inner") if "main" not in site.functions]
+    silent = [site for site in wrong if site.raw["stack_end"] == "complete"]
+    told = [note for note in report.raw["target"]["notes"] if "took the place of" in note]
+    if silent:
+        (note,) = told
+        assert str(first) in note
+        assert str(second) in note
+
+
 # --- exec ------------------------------------------------------------------------------------
 
 

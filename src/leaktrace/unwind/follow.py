@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from leaktrace.elf import ElfObject
@@ -13,6 +14,7 @@ from leaktrace.unwind.install import Capacity, UnwindFailure, UnwindLayout, Upda
 from leaktrace.unwind.process import ProcessTables
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
+_MOST_REPLACEMENTS = 10  # told; a process may do nothing but load and unload
 _SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
 
 
@@ -27,6 +29,7 @@ class TableFollower:
         self._known: tuple[Mapping, ...] = ()
         self._generation = 0
         self.failures: list[UnwindFailure] = []
+        self.replacements: list[str] = []  # where stacks may have gone wrong for a while
 
     def plan(self, mappings: Sequence[Mapping]) -> Capacity:
         """Compile the tables of a process that runs. Returns the room that all will need."""
@@ -54,9 +57,30 @@ class TableFollower:
         executable = _executable(mappings)
         if executable == self._known and generation == self._generation:
             return
+        if generation == self._generation:
+            self._note_replacements(executable)
         self._generation = generation
         self._place(executable)
         self._write()
+
+    def _note_replacements(self, executable: tuple[Mapping, ...]) -> None:
+        """What took the place of other code since the last look was walked by the wrong tables.
+
+        Code in a new place is met as code in no known mapping, and counted; this is not.
+        """
+        starts = [mapping.start for mapping in executable]
+        for old in self._known:
+            if not old.is_file or len(self.replacements) >= _MOST_REPLACEMENTS:
+                continue
+            at = max(bisect_right(starts, old.start) - 1, 0)
+            for new in executable[at:]:
+                if new.start >= old.end:
+                    break
+                if new.end > old.start and _file(new) != _file(old):
+                    self.replacements.append(
+                        f"{new.path or 'generated code'} took the place of {old.path}: "
+                        "stacks through it may be wrong, those of its first moments"
+                    )
 
     def _place(self, executable: tuple[Mapping, ...]) -> None:
         update = self._layout.update(executable)
@@ -71,6 +95,10 @@ class TableFollower:
         for update in self._pending:
             self._kernel.write(update, self._generation, trampoline)
         self._pending = []
+
+
+def _file(mapping: Mapping) -> tuple[str, int]:
+    return mapping.device, mapping.inode
 
 
 def _executable(mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
