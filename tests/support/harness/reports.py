@@ -85,6 +85,11 @@ class Report:
         """Sites that have this function anywhere on their stack."""
         return tuple(site for site in self.sites if function in site.functions)
 
+    @staticmethod
+    def sites_of(section: dict[str, Any]) -> tuple[Site, ...]:
+        """The sites of another section of a report about the kernel."""
+        return tuple(_site(raw) for raw in section["sites"])
+
     def under(self, function: str) -> Total:
         """What is outstanding from below this function."""
         return total(self.sites_under(function))
