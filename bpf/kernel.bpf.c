@@ -723,7 +723,10 @@ int free_in_bulk(struct pt_regs *ctx) {
     if (count > MAX_BULK)
         lose(KERNEL_LOSS_BULK_FREES, count - MAX_BULK);
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < MAX_BULK; i++) {
+    for (u32 i = 0; i < MAX_BULK; i++) {
+        /* Or the compiler counts down from the smaller one to zero, which verifiers before Linux 6.8
+         * don't see to end. */
+        asm volatile("" : "+r"(count));
         if (i >= count)
             break;
         release(ctx, SECTION_SLAB, KERNEL_FREE_BULK, read_word(place + i * 8));
