@@ -176,6 +176,27 @@ static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     return walk->ip ? WALK_GOES_ON : WALK_COMPLETE;
 }
 
+/* A signal has come as a return probe was about to give control back. Since Linux 6.11 its
+ * trampoline is: push rax, rcx, r11; mov $335,%eax; syscall; pop r11, rcx; ret, where the kernel
+ * puts the return address in the place of rax (arch/x86/kernel/uprobes.c, sys_uretprobe). Until
+ * then only the kernel knows it. */
+static __always_inline int step_over_trampoline(struct walk *walk) {
+    u64 at = walk->ip - walk->trampoline, place = walk->sp;
+
+    if (at == 0x0d) /* pop %r11 */
+        place += 16;
+    else if (at == 0x0f) /* pop %rcx */
+        place += 8;
+    else if (at != 0x10) /* ret */
+        return WALK_FOREIGN_PROBE;
+    if (read_stack(walk, place))
+        return WALK_UNREADABLE;
+    walk->ip = walk->word;
+    walk->sp = place + 8;
+    walk->is_return_address = 1;
+    return WALK_GOES_ON;
+}
+
 /* The kernel's rt_sigframe: sp points at the ucontext, whose registers (rbp rbx rdx rax rcx rsp
  * rip) are those that the signal interrupted. */
 static __always_inline int step_over_signal(struct walk *walk) {
@@ -228,6 +249,8 @@ static __always_inline int find_cfa(struct walk *walk) {
 static __always_inline int step(struct walk *walk) {
     int result = find_row(walk, walk->ip - walk->is_return_address);
 
+    if (result && walk->ip - walk->trampoline < 64)
+        return step_over_trampoline(walk);
     if (result)
         return step_by_frame_pointer(walk, result);
     u32 rule = (walk->row >> 16) & 7;

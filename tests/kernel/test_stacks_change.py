@@ -221,6 +221,35 @@ def test_through_the_vdso(compiled: Compiler) -> None:
         assert site.functions.index("scenario_vdso") < site.functions.index("main")
 
 
+def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler) -> None:
+    """Under trace much time is spent in probes, so that is where many signals are delivered. On the
+    way back from the kernel the return address is on the stack again, and the walk finds it."""
+    # Bound at its start, because _dl_runtime_resolve can't be unwound.
+    program = compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer", "-Wl,-z,now")
+    with Target([program, "anywhere"]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, "--no-lines", OFTEN) as tracer:
+            tracer.await_armed()
+            target.tell()
+            while not complete_through(report := tracer.next_report(), "[uprobes]"):
+                pass
+            tracer.stop()
+    for site in complete_through(report, "[uprobes]"):
+        assert "on_timer(int)" in site.functions
+        assert "main" in site.functions or "start_thread" in site.functions
+    # What is broken was interrupted before that, in the first instructions of the trampoline.
+    for site in ended(report, "broken", "guessed"):
+        assert site.frames[-1].module == "[uprobes]", site.functions
+
+
+def complete_through(report: Report, module: str) -> tuple[Site, ...]:
+    return tuple(
+        site
+        for site in ended(report, "complete")
+        if module in [frame.module for frame in site.frames]
+    )
+
+
 def test_generated_code_is_named_by_its_perf_map(compiled: Compiler) -> None:
     def drive(target: Target) -> tuple[int, ...]:
         target.do("announce")

@@ -1,6 +1,8 @@
 /* Stacks of every kind that C++ compilers make, without end, in two threads: operator new from
  * deep in the standard library, exceptions under way, virtual calls, std::function, alloca,
- * realigned frames, variable-length arrays, a signal handler, callbacks from within libc. */
+ * realigned frames, variable-length arrays, a signal handler, callbacks from within libc. With an
+ * argument, a timer interrupts it wherever it is, and maps a page from there: "computing" in its
+ * own code, "anywhere" also as it comes back from the kernel. */
 #include "scenario.h"
 #include <alloca.h>
 #include <algorithm>
@@ -12,6 +14,8 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <sys/mman.h>
+#include <sys/time.h>
 #include <vector>
 
 #define APART __attribute__((noinline, noclone))
@@ -128,9 +132,25 @@ static APART void once(int number) {
     raise(SIGUSR1);
 }
 
-int main() {
+/* mmap, because malloc is not to be called wherever a signal may come. */
+static void on_timer(int) {
+    static int left_to_keep = 1000;
+    void *page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    KEEP(page);
+    if (--left_to_keep < 0)
+        munmap(page, 4096);
+}
+
+int main(int argc, char **argv) {
     signal(SIGUSR1, on_signal);
     await_go();
+    if (argc > 1) {
+        bool anywhere = strcmp(argv[1], "anywhere") == 0;
+        itimerval often = {};
+        often.it_interval.tv_usec = often.it_value.tv_usec = 1000;
+        signal(anywhere ? SIGALRM : SIGVTALRM, on_timer);
+        setitimer(anywhere ? ITIMER_REAL : ITIMER_VIRTUAL, &often, nullptr);
+    }
     std::thread other([] {
         for (int i = 0;; i++)
             once(i);

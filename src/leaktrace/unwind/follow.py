@@ -14,6 +14,9 @@ from leaktrace.unwind.install import Capacity, UnwindFailure, UnwindLayout, Upda
 from leaktrace.unwind.process import ProcessTables
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
+# Where the kernel puts that page when the first return probe is hit, unless the place is taken: at
+# the end of the address space (xol_add_vma). Walks before the next look find it there.
+_USUAL_TRAMPOLINE = (1 << 47) - 2 * 4096
 _MOST_REPLACEMENTS = 10  # told; a process may do nothing but load and unload
 _SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
 
@@ -91,7 +94,7 @@ class TableFollower:
     def _write(self) -> None:
         if self._kernel is None:
             return
-        trampoline = next((m.start for m in self._known if m.path == _UPROBES), 0)
+        trampoline = next((m.start for m in self._known if m.path == _UPROBES), _USUAL_TRAMPOLINE)
         for update in self._pending:
             self._kernel.write(update, self._generation, trampoline)
         self._pending = []
