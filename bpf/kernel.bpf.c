@@ -724,8 +724,8 @@ int free_in_bulk(struct pt_regs *ctx) {
         lose(KERNEL_LOSS_BULK_FREES, count - MAX_BULK);
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < MAX_BULK; i++) {
-        /* Or the compiler counts down from the smaller one to zero, which verifiers before Linux 6.8
-         * don't see to end. */
+        /* Or the compiler counts down from the smaller one to zero, and verifiers before Linux 6.8
+         * don't see that end. */
         asm volatile("" : "+r"(count));
         if (i >= count)
             break;
