@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 from harness.compiling import Compiler
-from harness.reports import Report, Total
+from harness.reports import Total
 from vm.guest import Guest
 
 PAGE = 4096
 
 
-@dataclass(frozen=True)
-class Traced:
-    report: Report
-    stderr: str
-
-
-def trace(guest: Guest, program: Path, *arguments: str) -> Traced:
-    """Trace a target of tests/programs in the guest from `ready` to `done`."""
-    outcome = guest.run(sys.executable, "-m", "vm.inside", program, *arguments, "--", "--verbose")
-    assert outcome.exit_code == 0, outcome.stderr
-    return Traced(Report(outcome.stdout.strip()), outcome.stderr)
-
-
 def test_every_allocation_function(guest: Guest, compiled: Compiler) -> None:
     """One function of each shape of arguments at least: before Linux 5.15 each shape is hooked
     with a program of its own."""
-    report = trace(guest, compiled("functions.c")).report
+    report = guest.trace("process", compiled("functions.c")).report
     truth = {
         "scenario_malloc": Total(3000, 3),
         "scenario_calloc": Total(1320, 4),
@@ -50,7 +35,7 @@ def test_every_allocation_function(guest: Guest, compiled: Compiler) -> None:
 
 def test_all_threads_of_a_process(guest: Guest, compiled: Compiler) -> None:
     """They were there before leaktrace, and free each other's blocks."""
-    report = trace(guest, compiled("threads.c")).report
+    report = guest.trace("process", compiled("threads.c")).report
     assert report.outstanding == Total(500 * sum(range(100, 108)), 8 * 500)
     assert report.under("work") == report.outstanding
     assert {site.raw["stack_end"] for site in report.sites} == {"complete"}
@@ -59,7 +44,7 @@ def test_all_threads_of_a_process(guest: Guest, compiled: Compiler) -> None:
 
 def test_stacks_by_unwind_tables(guest: Guest, compiled: Compiler) -> None:
     """Of up to 127 frames, in four programs that call one another: the best way of walking."""
-    traced = trace(guest, compiled("stacks.c"), "6")
+    traced = guest.trace("process", compiled("stacks.c"), "6", options=["--verbose"])
     (walker,) = [line for line in traced.stderr.splitlines() if "stacks are walked by" in line]
     print(f"Linux {guest.kernel.release}: {walker}")
     assert walker == "leaktrace: stacks are walked by unwind tables"
