@@ -108,8 +108,9 @@ struct scratch {
     struct kernel_site site;
     u64 hash;
     u64 call_site;
-    u32 count;
-    u32 unused;
+    u64 count;
+    u64 batch[64]; /* of blocks that are freed together */
+    struct kernel_allocation freed;
 };
 BPF_PERCPU_ARRAY(scratches, struct scratch, MAX_NESTING);
 BPF_PERCPU_ARRAY(nesting, u32, 1);
@@ -130,6 +131,34 @@ static __always_inline void lose(u32 kind, u64 amount) {
     u64 *counter = losses.lookup(&kind);
     if (counter)
         __sync_fetch_and_add(counter, amount);
+}
+
+/* The present program's own place; NULL, and counted, when there is none left. An interrupt between
+ * reading and writing the number leaves it as it found it. */
+static __always_inline struct scratch *enter_scratch(void) {
+    u32 zero = 0;
+    u32 *depth = nesting.lookup(&zero);
+
+    if (!depth)
+        return 0;
+    u32 mine = *depth;
+    struct scratch *scratch = scratches.lookup(&mine);
+    if (!scratch) {
+        lose(KERNEL_LOSS_NESTED, 1);
+        return 0;
+    }
+    *depth = mine + 1;
+    asm volatile("" ::: "memory");
+    return scratch;
+}
+
+static __always_inline void leave_scratch(void) {
+    u32 zero = 0;
+    u32 *depth = nesting.lookup(&zero);
+
+    asm volatile("" ::: "memory");
+    if (depth)
+        *depth -= 1;
 }
 
 #if TRACE
@@ -401,25 +430,13 @@ static __always_inline int is_memory(u64 address) {
 }
 
 static __always_inline void record(void *ctx, struct request *request) {
-    u32 zero = 0;
-
     if (filtered_out(request))
         return;
-    u32 *depth = nesting.lookup(&zero);
-    if (!depth)
+    struct scratch *scratch = enter_scratch();
+    if (!scratch)
         return;
-    u32 mine = *depth;
-    struct scratch *scratch = scratches.lookup(&mine);
-    if (!scratch) {
-        lose(KERNEL_LOSS_NESTED, 1);
-        return;
-    }
-    /* An interrupt between these two lines leaves the number as it found it. */
-    *depth = mine + 1;
-    asm volatile("" ::: "memory");
     record_in(ctx, scratch, request);
-    asm volatile("" ::: "memory");
-    *depth = mine;
+    leave_scratch();
 }
 
 static __always_inline void release(void *ctx, u16 section, u16 function, u64 address) {
@@ -714,23 +731,47 @@ int free_by_rcu(struct pt_regs *ctx) {
     return 0;
 }
 
-#define MAX_BULK 128
+#define MAX_BULK 64
 
-/* kmem_cache_free_bulk (cache, count, pointers) */
-int free_in_bulk(struct pt_regs *ctx) {
-    u64 count = PT_REGS_PARM2(ctx), place = PT_REGS_PARM3(ctx);
+/* One block of a batch. All state lies in memory, so that each looks to the verifier like the one
+ * before it. */
+static __always_inline void release_next(void *ctx, struct scratch *scratch) {
+    u64 key = key_of(SECTION_SLAB, scratch->batch[scratch->count & (MAX_BULK - 1)]);
+    struct kernel_allocation *recorded = allocations.lookup(&key);
 
-    if (count > MAX_BULK)
-        lose(KERNEL_LOSS_BULK_FREES, count - MAX_BULK);
-#pragma clang loop unroll(disable)
-    for (u32 i = 0; i < MAX_BULK; i++) {
-        /* Or the compiler counts down from the smaller one to zero, and verifiers before Linux 6.8
-         * don't see that end. */
-        asm volatile("" : "+r"(count));
-        if (i >= count)
-            break;
-        release(ctx, SECTION_SLAB, KERNEL_FREE_BULK, read_word(place + i * 8));
+    scratch->count++;
+    if (recorded) {
+        scratch->freed = *recorded;
+        if (!allocations.delete(&key)) {
+            count_freed(&scratch->freed, 0);
+            trace(ctx, EVENT_RELEASE, KERNEL_FREE_BULK, key | 0xFULL << 60, scratch->freed.size,
+                  scratch->freed.stack_id);
+        }
     }
+    asm volatile("" ::: "memory");
+}
+
+/* kmem_cache_free_bulk (cache, count, pointers). Without a cache it is kfree_bulk, in which
+ * kfree_rcu ends: its blocks are many, and released already. */
+int free_in_bulk(struct pt_regs *ctx) {
+    u64 count = PT_REGS_PARM2(ctx);
+    struct scratch *scratch = enter_scratch();
+
+    if (!scratch)
+        return 0;
+    if (count > MAX_BULK && PT_REGS_PARM1(ctx))
+        lose(KERNEL_LOSS_BULK_FREES, count - MAX_BULK);
+    if (count > MAX_BULK)
+        count = MAX_BULK;
+    scratch->count = 0;
+    bpf_probe_read_kernel(scratch->batch, count * 8, (void *)PT_REGS_PARM3(ctx));
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < MAX_BULK; i++) {
+        if (scratch->count >= count)
+            break;
+        release_next(ctx, scratch);
+    }
+    leave_scratch();
     return 0;
 }
 
