@@ -49,6 +49,10 @@ _FUNCTION_NAMES = {
     KernelFunction.FREE_BULK: "kmem_cache_free_bulk",
 }
 
+# Where the address that a return probe has replaced is looked up; before "x86/kprobes: Push a fake
+# return address at kretprobe_trampoline" (Linux 5.15) the kernel's unwinder stopped there.
+_FIND_RETURN_ADDRESS = {"kretprobe_find_ret_addr", "rethook_find_ret_addr"}
+
 
 class KernelTracer:
     """Traces the kernel from `arm()` to `close()`."""
@@ -125,6 +129,11 @@ class KernelTracer:
                 "kernel functions are shown as addresses: the sysctl kernel.kptr_restrict hides "
                 "their names (set it to 1 or 0)"
             )
+        if self._plan.by_kprobe and not self._symbols.names & _FIND_RETURN_ADDRESS:
+            self._notes.append(
+                "this kernel can't walk a stack from a return probe (Linux 5.15 can): "
+                "callers are unknown; --kernel-probes tracepoint shows them"
+            )
         missing = [p for p in self._target.modules if not _is_loaded(p, self._symbols)]
         if missing:
             self._notes.append(f"not loaded so far: module {', '.join(missing)}")
@@ -145,13 +154,15 @@ class KernelTracer:
         programs = self._loaded.programs
         for tracepoint in self._plan.tracepoints:
             try:
-                link = kernel.attach_raw_tracepoint(programs[tracepoint.program], tracepoint.name)
+                self._links += [
+                    kernel.attach_raw_tracepoint(programs[program], tracepoint.name)
+                    for program in tracepoint.programs
+                ]
             except OSError as error:
                 raise ProgramError(
                     f"can't attach to the tracepoint {tracepoint.name}: {error.strerror}",
                     "try --kernel-probes kprobe",
                 ) from None
-            self._links.append(link)
             self._count(tracepoint.section)
         refused = [probe for probe in self._plan.probes if not self._attach(probe)]
         if refused:
