@@ -88,7 +88,8 @@ enum kernel_loss {
     KERNEL_LOSS_MISSED_RETURNS = 9, /* kprobes: a call whose return probe did not fire */
     KERNEL_LOSS_RELEASES = 10,      /* a record that could not be taken out of the busy map */
     KERNEL_LOSS_BULK_FREES = 11,    /* blocks beyond what is read of one kmem_cache_free_bulk */
-    KERNEL_LOSS_KINDS = 12,
+    KERNEL_LOSS_MADE_UP_FOR = 12,   /* no loss: a second program ran in place of a skipped one */
+    KERNEL_LOSS_KINDS = 13,
 };
 
 #endif

@@ -96,6 +96,7 @@ class KernelLossKind(IntEnum):
     MISSED_RETURNS = 9
     RELEASES = 10
     BULK_FREES = 11
+    MADE_UP_FOR = 12
 
 
 KERNEL_LOSS_KINDS = len(KernelLossKind)

@@ -154,13 +154,15 @@ class KernelTracer:
         programs = self._loaded.programs
         for tracepoint in self._plan.tracepoints:
             try:
-                link = kernel.attach_raw_tracepoint(programs[tracepoint.program], tracepoint.name)
+                self._links += [
+                    kernel.attach_raw_tracepoint(programs[program], tracepoint.name)
+                    for program in tracepoint.programs
+                ]
             except OSError as error:
                 raise ProgramError(
                     f"can't attach to the tracepoint {tracepoint.name}: {error.strerror}",
                     "try --kernel-probes kprobe",
                 ) from None
-            self._links.append(link)
             self._count(tracepoint.section)
         refused = [probe for probe in self._plan.probes if not self._attach(probe)]
         if refused:

@@ -74,6 +74,8 @@ FUNCTIONS = (
         _with_noprof("__kmalloc_large_node", "kmalloc_large_node"),
         optional=True,
     ),
+    # What kvmalloc takes from vmalloc.
+    KernelFunctionGroup("kvfree", "free_first", ("vfree",), is_release=True, optional=True),
     KernelFunctionGroup(
         # It has the body of kmalloc in itself; where that fails, the memory is vmalloc's.
         "kvmalloc",

@@ -58,7 +58,11 @@ class KernelPlan:
 
     def programs(self) -> list[tuple[str, str]]:
         """(name, type) of the BPF programs to load, each once."""
-        needed = [(tracepoint.program, "RAW_TRACEPOINT") for tracepoint in self.tracepoints]
+        needed = [
+            (program, "RAW_TRACEPOINT")
+            for tracepoint in self.tracepoints
+            for program in tracepoint.programs
+        ]
         needed += [(probe.program, "KPROBE") for probe in self.probes]
         return list(dict.fromkeys(needed))
 

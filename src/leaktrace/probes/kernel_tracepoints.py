@@ -18,18 +18,23 @@ Knobs = dict[str, int]  # of bpf/kernel.bpf.c: places of arguments
 
 @dataclass(frozen=True)
 class Tracepoint:
-    """A tracepoint, the BPF program for it, and how its arguments are read.
+    """A tracepoint, what the BPF programs for it are called, and how its arguments are read.
 
-    `read` returns None for arguments that can't be made out. A tracepoint with an `alternative` has
-    been merged with that one in newer kernels.
+    `read` returns None for arguments that can't be made out. A tracepoint that is not `required`
+    has been merged with another one in newer kernels.
     """
 
     name: str
-    program: str
+    source: str
     section: Section
     is_release: bool
     read: Callable[[Arguments], Knobs | None]
     required: bool = True
+
+    @property
+    def programs(self) -> tuple[str, str]:
+        """The program, and the one that runs where the kernel has skipped it."""
+        return f"at_{self.source}", f"again_{self.source}"
 
 
 def _places(arguments: Arguments, kind: str) -> list[int]:
@@ -120,28 +125,26 @@ def _vmap_free(arguments: Arguments) -> Knobs | None:
 
 
 TRACEPOINTS = (
-    Tracepoint("kfree", "at_kfree", Section.SLAB, True, _slab_free),
-    Tracepoint("kmem_cache_free", "at_kmem_cache_free", Section.SLAB, True, _slab_free),
-    Tracepoint("kmalloc", "at_kmalloc", Section.SLAB, False, _kmalloc),
-    Tracepoint("kmem_cache_alloc", "at_kmem_cache_alloc", Section.SLAB, False, _kmem_cache_alloc),
+    Tracepoint("kfree", "kfree", Section.SLAB, True, _slab_free),
+    Tracepoint("kmem_cache_free", "kmem_cache_free", Section.SLAB, True, _slab_free),
+    Tracepoint("kmalloc", "kmalloc", Section.SLAB, False, _kmalloc),
+    Tracepoint("kmem_cache_alloc", "kmem_cache_alloc", Section.SLAB, False, _kmem_cache_alloc),
     # Merged with the two above in Linux 6.1; their first arguments are the same.
-    Tracepoint("kmalloc_node", "at_kmalloc", Section.SLAB, False, _kmalloc, required=False),
+    Tracepoint("kmalloc_node", "kmalloc", Section.SLAB, False, _kmalloc, required=False),
     Tracepoint(
         "kmem_cache_alloc_node",
-        "at_kmem_cache_alloc",
+        "kmem_cache_alloc",
         Section.SLAB,
         False,
         _kmem_cache_alloc,
         required=False,
     ),
-    Tracepoint("mm_page_free", "at_mm_page_free", Section.PAGES, True, _page_free),
-    Tracepoint("mm_page_alloc", "at_mm_page_alloc", Section.PAGES, False, _page_alloc),
-    Tracepoint("percpu_free_percpu", "at_percpu_free_percpu", Section.PERCPU, True, _percpu_free),
+    Tracepoint("mm_page_free", "mm_page_free", Section.PAGES, True, _page_free),
+    Tracepoint("mm_page_alloc", "mm_page_alloc", Section.PAGES, False, _page_alloc),
+    Tracepoint("percpu_free_percpu", "percpu_free_percpu", Section.PERCPU, True, _percpu_free),
+    Tracepoint("percpu_alloc_percpu", "percpu_alloc_percpu", Section.PERCPU, False, _percpu_alloc),
     Tracepoint(
-        "percpu_alloc_percpu", "at_percpu_alloc_percpu", Section.PERCPU, False, _percpu_alloc
+        "free_vmap_area_noflush", "free_vmap_area_noflush", Section.VMALLOC, True, _vmap_free
     ),
-    Tracepoint(
-        "free_vmap_area_noflush", "at_free_vmap_area_noflush", Section.VMALLOC, True, _vmap_free
-    ),
-    Tracepoint("alloc_vmap_area", "at_alloc_vmap_area", Section.VMALLOC, False, _vmap_alloc),
+    Tracepoint("alloc_vmap_area", "alloc_vmap_area", Section.VMALLOC, False, _vmap_alloc),
 )
