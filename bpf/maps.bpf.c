@@ -64,6 +64,11 @@ BPF_PERF_OUTPUT(trace_events);
 #endif
 #endif
 
+/* The same helper under a name that bcc does not know: where it meets the well-known one, it reads
+ * all of /proc/kallsyms to see whether the kernel has it, and that takes as long as compiling. */
+static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
+#define bpf_probe_read_user read_user
+
 static __always_inline void lose(u32 kind, u64 amount) {
     u64 *counter = losses.lookup(&kind);
     if (counter)
