@@ -82,7 +82,7 @@
 #define WALK_BY_TABLE 1
 #endif
 /* Frames that one program walks, and how many programs in a row (tail calls) do so. A kernel that
- * refuses 127 frames at once takes four programs of 32. */
+ * refuses 127 frames at once takes 16 in one program, which calls itself eight times. */
 #ifndef WALK_STEPS
 #define WALK_STEPS MAX_FRAMES
 #endif

@@ -1,6 +1,6 @@
 /* The life of the process: exec makes another program of it, and its threads end. */
 
-RAW_TRACEPOINT_PROBE(sched_process_exec) {
+int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
     struct session *now = this_session();
 
@@ -18,7 +18,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec) {
     return 0;
 }
 
-RAW_TRACEPOINT_PROBE(sched_process_exit) {
+int at_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
     threads.delete(&key);
     return 0;

@@ -45,7 +45,7 @@ class Attachments:
     def attach_lifecycle(self) -> None:
         """Follow exec and the end of threads."""
         for name in ("sched_process_exec", "sched_process_exit"):
-            program = self._program.programs[f"raw_tracepoint__{name}"]
+            program = self._program.programs[f"at_{name}"]
             try:
                 self._lifecycle.append(kernel.attach_raw_tracepoint(program, name))
             except OSError as error:
