@@ -14,6 +14,7 @@ from rich.text import Text
 
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.features import Feature, State, all_features
+from leaktrace.kernel_features import kernel_features
 
 _STYLES = {State.OK: "green", State.MISSING: "red", State.LIMITED: "yellow", State.UNKNOWN: "dim"}
 _WIDTH = 80
@@ -24,12 +25,21 @@ def user_mode_works(features: Sequence[Feature]) -> bool:
     return not any(feature.blocks for feature in features)
 
 
+def kernel_mode_works(features: Sequence[Feature]) -> bool:
+    """Whether the kernel can be traced where these features were found."""
+    by_name = {feature.name: feature for feature in features}
+    blocked = any(feature.blocks and feature.name != "uprobes" for feature in features)
+    sources = (by_name.get("kmem tracepoints"), by_name.get("kprobes"))
+    return not blocked and any(found is not None and found.state is State.OK for found in sources)
+
+
 def to_json(features: Sequence[Feature]) -> str:
     """The findings as one JSON object, schema leaktrace/doctor/1 (fields are only ever added)."""
     return json.dumps(
         {
             "schema": "leaktrace/doctor/1",
             "user_mode": user_mode_works(features),
+            "kernel_mode": kernel_mode_works(features),
             "features": [
                 {
                     "name": feature.name,
@@ -65,6 +75,8 @@ def print_table(features: Sequence[Feature], console: Console) -> None:
     else:
         blocking = ", ".join(feature.name for feature in features if feature.blocks)
         console.print(f"Processes can't be traced here: {blocking} missing.", markup=False)
+    can = "can" if kernel_mode_works(features) else "can't"
+    console.print(f"The kernel's own allocations {can} be traced (--kernel).")
 
 
 @click.command(
@@ -79,7 +91,7 @@ def doctor_command(context: click.Context, as_json: bool) -> None:
 
     Exits with 0 when processes can be traced here, with 3 when not.
     """
-    features = all_features()
+    features = (*all_features(), *kernel_features())
     if as_json:
         click.echo(to_json(features))
     else:
