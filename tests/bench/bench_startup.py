@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarking.processes import processor_s
 from benchmarking.results import Results, interleaved, require_root
 from benchmarking.tracers import memleak_command, memleak_environment
 from harness.target import Target
@@ -56,12 +57,16 @@ def mapped_libraries(pid: int) -> int:
     )
 
 
-def armed_s(pid: int) -> float:
-    """Seconds from the start of leaktrace until it says that the probes are on."""
+def armed_s(pid: int, processor_samples_s: list[float]) -> float:
+    """Seconds from the start of leaktrace until it says that the probes are on.
+
+    Adds the processor seconds of it and its compiler until then to the samples.
+    """
     begin = time.perf_counter()
     with Tracer("-p", str(pid), NEVER) as tracer:
         tracer.await_armed()
         duration = time.perf_counter() - begin
+        processor_samples_s.append(processor_s(tracer.pid, with_children=True))
         tracer.stop()
     return duration
 
@@ -89,11 +94,14 @@ def main() -> None:
         def memleak_run() -> float:
             return wall_s(lambda: memleak_command(*short), memleak_environment())
 
+        processor_samples_s: list[float] = []
         leaktrace_run()
         found = interleaved(
             ROUNDS,
             {
-                "leaktrace: start until the probes are on": lambda: armed_s(pid),
+                "leaktrace: start until the probes are on": lambda: armed_s(
+                    pid, processor_samples_s
+                ),
                 "leaktrace -p PID 1 1, wall time": leaktrace_run,
             },
             results,
@@ -101,6 +109,7 @@ def main() -> None:
         bars = (0.8, 1.6)
         for (name, samples), bar in zip(found.items(), bars, strict=True):
             results.add(name, samples, "s", bar)
+        results.add("leaktrace: processor time until the probes are on", processor_samples_s, "s")
         for name, samples in interleaved(
             2, {"memleak -p PID 1 1, wall time": memleak_run}, results
         ).items():

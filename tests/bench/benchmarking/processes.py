@@ -41,11 +41,14 @@ def pin(pid: int, core: int) -> None:
     os.sched_setaffinity(pid, {core})
 
 
-def processor_s(pid: int) -> float:
-    """Processor time of all threads so far, user and system: /proc/PID/stat, in steps of 10 ms."""
+def processor_s(pid: int, *, with_children: bool = False) -> float:
+    """Processor time of all threads so far, user and system, in steps of 10 ms (/proc/PID/stat).
+
+    With children: also of those that have ended and were waited for.
+    """
     # The command's name, in parentheses, may hold spaces (proc(5)).
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return sum(map(int, fields[11 : 15 if with_children else 13])) / _TICKS_PER_S
 
 
 def first_thread_ns(pid: int) -> int:
