@@ -32,20 +32,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The kernel with headers is like another one; it is there for tests that build modules."""
-    unfit = [item for item in items if _builds_modules(item) != _kernel(item).has_headers]
+    unfit = [item for item in items if _is_unfit(item)]
     config.hook.pytest_deselected(items=unfit)
     items[:] = [item for item in items if item not in unfit]
 
 
-def _builds_modules(item: pytest.Item) -> bool:
-    return item.get_closest_marker("builds_modules") is not None
-
-
-def _kernel(item: pytest.Item) -> Kernel:
-    assert isinstance(item, pytest.Function)
+def _is_unfit(item: pytest.Item) -> bool:
+    if _HERE not in item.path.parents or not isinstance(item, pytest.Function):
+        return False
+    if "guest" not in item.fixturenames:
+        return False
     kernel = item.callspec.params["guest"]
     assert isinstance(kernel, Kernel)
-    return kernel
+    return kernel.has_headers != (item.get_closest_marker("builds_modules") is not None)
 
 
 @pytest.fixture(
