@@ -438,7 +438,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if given and given[0] in COMMANDS:
         command, name = COMMANDS[given[0]], f"leaktrace {given[0]}"
         given = given[1:]
-    sys.exit(_guarded(lambda: command.main(given, prog_name=name, standalone_mode=False)))
+    sys.exit(_guarded(lambda: _invoke(command, name, given)))
+
+
+def _invoke(command: click.Command, name: str, arguments: list[str]) -> Any:  # noqa: ANN401
+    """As command.main() does, which would make an error of a reader that has gone."""
+    with command.make_context(name, arguments) as context:
+        return command.invoke(context)
 
 
 def _guarded(action: Callable[[], Any]) -> int:

@@ -24,7 +24,7 @@ from leaktrace.program import Program
 from leaktrace.target.mappings import read_mappings
 from leaktrace.target.process import Process
 
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 _CALIBRATION_CALLS = 2_000
 _CALIBRATION_ROUNDS = 5
@@ -47,6 +47,7 @@ class _Reading:
     run_time_ns: int
     entries: int
     returns: int
+    faults: int  # happen anyway: no trap of ours leads there
 
 
 class CostMeter:
@@ -75,17 +76,18 @@ class CostMeter:
         if self._stats is None or self._trap is None:
             return Cost(own_cpu_share=own, own_resident_bytes=_own_resident_bytes())
         entries, returns = now.entries - last.entries, now.returns - last.returns
+        events = entries + returns + now.faults - last.faults
         programs_s = (now.run_time_ns - last.run_time_ns) / 1e9
         traps_s = (entries * self._trap.entry_ns + returns * self._trap.return_ns) / 1e9
         share = None
         if now.target_cpu_s is not None and last.target_cpu_s is not None:
             target_s = now.target_cpu_s - last.target_cpu_s
-            # The kernel counts CPU time in ticks: a target that hardly runs has none to share.
-            share = min((programs_s + traps_s) / target_s, 1.0) if target_s > 0 else 0.0
+            if target_s > 0:  # one that didn't run has nothing to share
+                share = min((programs_s + traps_s) / target_s, 1.0)
         return Cost(
             own_cpu_share=own,
             own_resident_bytes=_own_resident_bytes(),
-            events_per_s=(entries + returns) / elapsed_s,
+            events_per_s=events / elapsed_s,
             programs_s_per_s=programs_s / elapsed_s,
             traps_s_per_s=traps_s / elapsed_s,
             target_share=share,
@@ -97,8 +99,7 @@ class CostMeter:
             self._stats = None
 
     def _read(self) -> _Reading:
-        times = os.times()
-        run_time_ns = entries = returns = 0
+        run_time_ns = entries = returns = faults = 0
         if self._stats is not None:
             for name, descriptor in self._program.programs.items():
                 info = kernel.program_info(descriptor)
@@ -107,24 +108,29 @@ class CostMeter:
                     returns += info.run_count
                 elif name.startswith("enter_"):
                     entries += info.run_count
+                elif name == "on_fault":
+                    faults += info.run_count
         return _Reading(
             time_ns=time.monotonic_ns(),
-            own_cpu_s=times.user + times.system,
+            own_cpu_s=time.process_time(),
             target_cpu_s=_cpu_s(self._process),
             run_time_ns=run_time_ns,
             entries=entries,
             returns=returns,
+            faults=faults,
         )
 
 
 def _cpu_s(process: Process) -> float | None:
-    """CPU time of the target in seconds, from /proc/PID/stat; None when it has ended."""
+    """CPU time of the target in seconds, threads that have ended included; None when it has ended.
+
+    By its clock and not /proc/PID/stat, which counts in ticks of 10 ms (clock_getcpuclockid(3);
+    the number is made as include/linux/posix-timers_types.h says).
+    """
     try:
-        text = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
+        return time.clock_gettime(~process.pid << 3 | _CPUCLOCK_SCHED)
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
 def _own_resident_bytes() -> int:

@@ -80,7 +80,7 @@ class Run(ABC):
     def _forget(self) -> None:  # noqa: B027 (most targets never do)
         """The target has become another program."""
 
-    def _overhead_is_too_high(self) -> bool:
+    def _overhead_is_too_high(self, _cost: Cost) -> bool:
         """Whether to give up for what tracing costs."""
         return False
 
@@ -99,7 +99,8 @@ class Run(ABC):
         if reason is not None:
             # Events may have arrived since the loop last looked.
             self._pump()
-            self._report(final_reason=reason)
+            self._cost = self._meter.measure()
+            self._report(reason)
         self._meter.close()
         self._reporter.end()
 
@@ -128,13 +129,15 @@ class Run(ABC):
                     self._tracer.look_again()
                 if time.monotonic() >= due_s:
                     intervals += 1
+                    self._cost = self._meter.measure()
+                    if self._overhead_is_too_high(self._cost):
+                        self._report("tracing costs more than --max-overhead allows")
+                        return None
                     if intervals == self._asked.count:
-                        self._report(final_reason="")
+                        self._report("")
                         return None
                     if not self._asked.trace:
                         self._report()
-                    if self._overhead_is_too_high():
-                        return "tracing costs more than --max-overhead allows"
 
     def _pump(self) -> None:
         events, executed = self._tracer.pump()
@@ -144,9 +147,7 @@ class Run(ABC):
             self._reporter.events(events)
 
     def _report(self, final_reason: str | None = None) -> None:
-        report = self._build(final_reason)
-        self._cost = self._meter.measure()
-        self._reporter.report(replace(report, cost=self._cost))
+        self._reporter.report(replace(self._build(final_reason), cost=self._cost))
 
 
 class KernelRun(Run):
@@ -199,14 +200,12 @@ class ProcessRun(Run):
             final_reason=final_reason,
         )
 
-    def _overhead_is_too_high(self) -> bool:
+    def _overhead_is_too_high(self, cost: Cost) -> bool:
         """First sample, then give up: three intervals above the bound each."""
-        if self._max_overhead is None:
+        share = cost.target_share
+        if self._max_overhead is None or share is None:
             return False
-        if self._asked.trace:
-            self._cost = self._meter.measure()
-        share = self._cost.target_share if self._cost is not None else None
-        if share is None or share * 100 <= self._max_overhead:
+        if share * 100 <= self._max_overhead:
             self._intervals_above = 0
             return False
         self._intervals_above += 1

@@ -35,11 +35,15 @@ def is_plumbing(frame: Frame) -> bool:
 
 def readable(stack: Stack, asked: ReportOptions) -> Stack:
     """Without the plumbing at its leaf unless asked for, and no deeper than asked for (inlined
-    frames count).
+    functions belong to the frame that they are inlined in).
 
     A stack of nothing but plumbing stays as it is.
     """
     first = 0
     if not asked.full_stacks:
         first = next((i for i, f in enumerate(stack.frames) if not is_plumbing(f)), 0)
-    return replace(stack, frames=stack.frames[first:][: asked.depth])
+    frames = stack.frames[first:]
+    if asked.depth is not None:
+        ends = [end for end, frame in enumerate(frames, 1) if not frame.inlined]
+        frames = frames[: ends[: asked.depth][-1]] if ends else frames
+    return replace(stack, frames=frames)
