@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -220,7 +222,10 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     help="; ".join(f"{name}: {reporter.summary}" for name, reporter in FORMATS.items()) + ".",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write reports to this file."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write reports to this file, in place of what it holds; -: standard output.",
 )
 @click.option(
     "--max-allocs",
@@ -318,11 +323,23 @@ def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN4
         click.echo(source_text(KERNEL_FRAGMENTS if asked["kernel"] else FRAGMENTS), nl=False)
         return 0
     options = build_options(asked, context.obj or ())
+    if isinstance(options.target, CommandTarget) and options.report.format == "json":
+        _warn_of_mixing(options.report.output)
     if isinstance(options.target, KernelTarget):
         require_kernel_mode(Machine())
     else:
         require_user_mode(Machine())
     return run(options)
+
+
+def _warn_of_mixing(output: Path | None) -> None:
+    """A command writes where leaktrace does: JSON lines would not be alone there."""
+    if output is None:
+        print(
+            "leaktrace: the command's own output goes to the same place as the JSON lines; "
+            "--output FILE keeps them apart",
+            file=sys.stderr,
+        )
 
 
 COMMANDS: dict[str, click.Command] = {"doctor": doctor_command}
@@ -360,7 +377,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
         report=ReportOptions(
             format=asked["format_name"],
-            output=asked["output"],
+            output=None if asked["output"] == Path("-") else asked["output"],
             interval_s=asked["interval"],
             count=asked["count"],
             top=asked["top"],
@@ -404,6 +421,9 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
             )
 
 
+_SHELL_WORDS = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"}
+
+
 def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:
     given = [asked["pid"] is not None, asked["command"] is not None, bool(words), asked["kernel"]]
     if sum(given) != 1:
@@ -425,6 +445,17 @@ def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:
         raise UsageError(
             f"the command can't be split into words: {error}", "check its quotes"
         ) from None
+    if argv and re.match(r"[A-Za-z_]\w*=", argv[0]):
+        raise UsageError(
+            f"no shell runs the command: {argv[0]} sets no variable",
+            f"use env(1): -c 'env {asked['command']}'",
+        )
+    if _SHELL_WORDS.intersection(argv):
+        print(
+            "leaktrace: no shell runs the command; what looks like shell syntax is passed to it as "
+            "it is (a shell would be a process of its own: -c \"sh -c 'exec …'\")",
+            file=sys.stderr,
+        )
     if not argv:
         raise UsageError("the command is empty", "give a program to run: -c './server -v'")
     return CommandTarget(argv, pass_exit_code)
@@ -455,7 +486,7 @@ def _guarded(action: Callable[[], Any]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        _complain(error.format_message().rstrip("."), "see leaktrace --help")
+        _complain(error.format_message().rstrip("."), _usage_hint(error))
         return error.exit_code
     except LeaktraceError as error:
         _complain(error.message, error.hint)
@@ -466,6 +497,18 @@ def _guarded(action: Callable[[], Any]) -> int:
         return 0
     except (KeyboardInterrupt, click.Abort):
         return 130
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    """What may have been meant."""
+    text = error.format_message()
+    if "unexpected extra argument" in text:
+        return "to trace a running process: leaktrace -p PID [INTERVAL] [COUNT]"
+    for name in COMMANDS:
+        wrong = re.search(r"Invalid value for '\[INTERVAL\]': '(.*?)'", text)
+        if wrong and difflib.get_close_matches(wrong[1], [name]):
+            return f"did you mean leaktrace {name}?"
+    return "see leaktrace --help"
 
 
 def _complain(message: str, hint: str) -> None:

@@ -106,7 +106,7 @@ class Run(ABC):
 
     def _report_at_intervals(self) -> str | None:
         """Returns why a last report is due, or None when the last one was written."""
-        started_s, intervals = time.monotonic(), 0
+        due_s, intervals = time.monotonic() + self._asked.interval_s, 0
         with selectors.DefaultSelector() as selector:
             descriptors = [stream.fileno() for stream in self._tracer.streams()]
             end = self._end_fileno()
@@ -115,7 +115,6 @@ class Run(ABC):
             for descriptor in (self._interrupts.fileno(), *descriptors):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
-                due_s = started_s + (intervals + 1) * self._asked.interval_s
                 look_s = self._tracer.next_look_s()
                 wake_s = due_s if look_s is None else min(due_s, look_s)
                 ready = selector.select(max(wake_s - time.monotonic(), 0))
@@ -129,6 +128,9 @@ class Run(ABC):
                     self._tracer.look_again()
                 if time.monotonic() >= due_s:
                     intervals += 1
+                    # Reports that took longer than an interval don't make those after them hurry.
+                    due_s = max(due_s, time.monotonic() - self._asked.interval_s / 2)
+                    due_s += self._asked.interval_s
                     self._cost = self._meter.measure()
                     if self._overhead_is_too_high(self._cost):
                         self._report("tracing costs more than --max-overhead allows")

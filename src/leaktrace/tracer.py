@@ -28,6 +28,7 @@ from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
 from leaktrace.program import Compilation, Program, Walker
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
+from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
@@ -63,6 +64,7 @@ class Tracer:
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
         self._notes: list[str] = []
+        self._children_noted = False
         self._generation = 0
         self._follower: TableFollower | None = None
         self.command: StartedCommand | None = None
@@ -81,6 +83,7 @@ class Tracer:
                 assert isinstance(options.target, ProcessTarget)
                 pid = options.target.pid
             self.process = Process(pid)
+            _tell(f"attaching to pid {pid} ({printable(self.process.name)})…")
             compilation = Compilation(options, knobs or {})
             # The compiler is loaded on another core while we search for symbols.
             asked = options.report
@@ -133,7 +136,8 @@ class Tracer:
             raise ObjectFileError(
                 f"no object of {subject} defines "
                 f"{chosen.symbols_prefix}malloc and {chosen.symbols_prefix}free",
-                "choose one with --obj, and --symbols-prefix if its functions have other names",
+                "a stripped static program or Go? Try --faults, which needs no symbols; for an "
+                "allocator with other names, --symbols-prefix",
             )
         return plans
 
@@ -313,6 +317,7 @@ class Tracer:
 
     def info(self) -> TargetInfo:
         """The target as reports name it."""
+        self._note_children()
         fault_notes = () if self._faults is None else self._faults.notes()
         return TargetInfo(
             pid=self._target.pid,
@@ -324,6 +329,17 @@ class Tracer:
                 )
             ),
         )
+
+    def _note_children(self) -> None:
+        """Children are not traced: say so as soon as there is one, or a report looks too good."""
+        if self._children_noted:
+            return
+        children = self._target.children()
+        if children:
+            self._children_noted = True
+            self._notes.append(
+                f"it has child processes, which are not traced: see leaktrace -p {children[0]}"
+            )
 
     def _sources(self) -> tuple[str, ...]:
         """Where events come from."""

@@ -111,6 +111,15 @@ class Process:
                 self.name = status.name
         return self.name
 
+    def children(self) -> list[int]:
+        """Process ids of its children (/proc/PID/task/TID/children, proc(5))."""
+        try:
+            threads = list(Path(f"/proc/{self.pid}/task").iterdir())
+            texts = [(thread / "children").read_text() for thread in threads]
+        except OSError:
+            return []  # it has ended, or the kernel doesn't tell
+        return [int(word) for text in texts for word in text.split()]
+
     def resident_bytes(self) -> int | None:
         """Resident memory from /proc/PID/statm; None when it has ended."""
         try:
