@@ -86,8 +86,9 @@ BPF_F_TABLE("hash", u64, struct kernel_stack, stacks, MAX_STACKS, 0);
 struct kernel_call {
     u64 start_ns;
     u64 entry; /* of the function called */
-    u64 size;  /* requested */
-    u64 cache;
+    u64 size;
+    u64 requested;
+    u64 stack_id;
     u16 section;
     u16 function;
     u32 unused;
@@ -320,47 +321,47 @@ struct request {
     u64 requested;
     u64 cache;     /* struct kmem_cache *, or 0 */
     u64 call_site; /* the return address in the allocator's caller, or 0 */
-    u64 since;
     u16 section;
     u16 function;
     u16 is_kmalloc;
 };
 
-static __always_inline void count_allocated(struct scratch *scratch, u64 stack_id,
-                                            struct request *request) {
+/* Store the stack, and begin its site's counters, unless that was done before. */
+static __always_inline void know_site(struct scratch *scratch, u64 stack_id,
+                                      struct request *request) {
+    if (sites.lookup(&stack_id))
+        return;
+    if (stack_id) {
+        long error = stacks.insert(&stack_id, &scratch->stack);
+        if (error && error != -17) /* EEXIST: another CPU was first */
+            lose(KERNEL_LOSS_STACKS, 1);
+    }
+    struct kernel_site *first = &scratch->site;
+    first->end = scratch->stack.end;
+    first->section = request->section;
+    first->context = scratch->stack.context;
+    first->object_size = request->is_kmalloc ? request->size : 0;
+    __builtin_memset(first->cache, 0, sizeof(first->cache));
+#if CACHE_NAME_OFFSET >= 0
+    if (request->cache) {
+        u64 name = 0;
+        bpf_probe_read_kernel(&name, sizeof(name), (void *)request->cache + CACHE_NAME_OFFSET);
+        bpf_probe_read_kernel_str(first->cache, sizeof(first->cache), (void *)name);
+    }
+#endif
+    sites.insert(&stack_id, first);
+}
+
+static __always_inline void count_allocated(struct kernel_allocation *allocation) {
+    u64 stack_id = allocation->stack_id;
     struct kernel_site *site = sites.lookup(&stack_id);
 
     if (!site) {
-        if (stack_id) {
-            long error = stacks.insert(&stack_id, &scratch->stack);
-            if (error && error != -17) /* EEXIST: another CPU was first */
-                lose(KERNEL_LOSS_STACKS, 1);
-        }
-        struct kernel_site *first = &scratch->site;
-        first->allocated_bytes = 0;
-        first->allocated_count = 0;
-        first->allocated_requested = 0;
-        first->end = scratch->stack.end;
-        first->section = request->section;
-        first->context = scratch->stack.context;
-        first->object_size = request->is_kmalloc ? request->size : 0;
-        __builtin_memset(first->cache, 0, sizeof(first->cache));
-#if CACHE_NAME_OFFSET >= 0
-        if (request->cache) {
-            u64 name = 0;
-            bpf_probe_read_kernel(&name, sizeof(name), (void *)request->cache + CACHE_NAME_OFFSET);
-            bpf_probe_read_kernel_str(first->cache, sizeof(first->cache), (void *)name);
-        }
-#endif
-        long error = sites.insert(&stack_id, first);
-        site = sites.lookup(&stack_id);
-        if (!site) {
-            lose(KERNEL_LOSS_SITES, 1);
-            return;
-        }
+        lose(KERNEL_LOSS_SITES, 1);
+        return;
     }
-    __sync_fetch_and_add(&site->allocated_bytes, request->size);
-    __sync_fetch_and_add(&site->allocated_requested, request->requested);
+    __sync_fetch_and_add(&site->allocated_bytes, allocation->size);
+    __sync_fetch_and_add(&site->allocated_requested, allocation->requested);
     __sync_fetch_and_add(&site->allocated_count, 1);
 }
 
@@ -408,19 +409,27 @@ static __always_inline int context_unwanted(u16 context) {
     return OWN_TGID && context == CONTEXT_PROCESS && bpf_get_current_pid_tgid() >> 32 == OWN_TGID;
 }
 
-static __always_inline void record_in(void *ctx, struct scratch *scratch, struct request *request) {
+/* The site of a request, from the stack of this moment. Returns 0 if it is to be left out. */
+static __always_inline int find_site(void *ctx, struct scratch *scratch, struct request *request,
+                                     u64 *stack_id) {
     u64 class = request->size > LARGEST_SLAB_CLASS ? 0 : request->size;
     u64 seed = mix(1 + request->section, request->is_kmalloc ? class : request->cache);
-    u64 stack_id = read_stack(ctx, scratch, request->call_site, seed);
 
+    *stack_id = read_stack(ctx, scratch, request->call_site, seed);
     if (context_unwanted(scratch->stack.context))
-        return;
+        return 0;
+    know_site(scratch, *stack_id, request);
+    return 1;
+}
+
+/* `since`: see put */
+static __always_inline void store(void *ctx, struct request *request, u64 stack_id, u64 since) {
     struct kernel_allocation allocation = {.size = request->size,
                                            .time_ns = bpf_ktime_get_ns(),
                                            .stack_id = stack_id,
                                            .requested = request->requested};
-    if (put(key_of(request->section, request->address), &allocation, request->since))
-        count_allocated(scratch, stack_id, request);
+    if (put(key_of(request->section, request->address), &allocation, since))
+        count_allocated(&allocation);
     trace(ctx, EVENT_ALLOCATE, request->function, request->address, request->size, stack_id);
 }
 
@@ -435,7 +444,9 @@ static __always_inline void record(void *ctx, struct request *request) {
     struct scratch *scratch = enter_scratch();
     if (!scratch)
         return;
-    record_in(ctx, scratch, request);
+    u64 stack_id = 0;
+    if (find_site(ctx, scratch, request, &stack_id))
+        store(ctx, request, stack_id, ~0ULL);
     leave_scratch();
 }
 
@@ -524,7 +535,6 @@ static __always_inline void on_kmalloc(struct bpf_raw_tracepoint_args *ctx) {
                               .size = ctx->args[KMALLOC_BYTES_ALLOC],
                               .requested = ctx->args[KMALLOC_BYTES_REQ],
                               .call_site = ctx->args[0],
-                              .since = ~0ULL,
                               .section = SECTION_SLAB,
                               .function = KERNEL_KMALLOC,
                               .is_kmalloc = 1};
@@ -543,7 +553,6 @@ TWO_PROGRAMS(kfree)
 static __always_inline void on_kmem_cache_alloc(struct bpf_raw_tracepoint_args *ctx) {
     struct request request = {.address = ctx->args[KMEM_CACHE_ALLOC_PTR],
                               .call_site = ctx->args[0],
-                              .since = ~0ULL,
                               .section = SECTION_SLAB,
                               .function = KERNEL_KMEM_CACHE_ALLOC};
     if (!is_memory(request.address))
@@ -576,7 +585,6 @@ static __always_inline void on_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx
     struct request request = {.address = ctx->args[MM_PAGE_ALLOC_PTR],
                               .size = size,
                               .requested = size,
-                              .since = ~0ULL,
                               .section = SECTION_PAGES,
                               .function = KERNEL_PAGE_ALLOC};
     if (is_memory(request.address))
@@ -596,7 +604,6 @@ static __always_inline void on_percpu_alloc_percpu(struct bpf_raw_tracepoint_arg
     struct request request = {.address = ctx->args[PERCPU_ALLOC_PERCPU_PTR],
                               .size = size,
                               .requested = size,
-                              .since = ~0ULL,
                               .section = SECTION_PERCPU,
                               .function = KERNEL_PERCPU_ALLOC};
 #ifdef PERCPU_ALLOC_PERCPU_BYTES_ALLOC
@@ -622,7 +629,6 @@ static __always_inline void on_alloc_vmap_area(struct bpf_raw_tracepoint_args *c
     struct request request = {.address = ctx->args[ALLOC_VMAP_AREA_PTR],
                               .size = ctx->args[ALLOC_VMAP_AREA_BYTES_ALLOC],
                               .requested = ctx->args[ALLOC_VMAP_AREA_BYTES_ALLOC],
-                              .since = ~0ULL,
                               .section = SECTION_VMALLOC,
                               .function = KERNEL_VMALLOC};
     if (!(u32)ctx->args[ALLOC_VMAP_AREA_FAILED] && is_memory(request.address))
@@ -640,16 +646,25 @@ TWO_PROGRAMS(free_vmap_area_noflush)
 
 #ifdef WITH_KPROBES
 
-static __always_inline void begin(struct pt_regs *ctx, u16 section, u16 function, u64 size,
-                                  u64 cache) {
+/* The stack is read now: at the return of a probed function, kernels before 5.15 see no further
+ * than the trampoline that return probes go through. */
+static __always_inline void begin(struct pt_regs *ctx, struct request *request) {
     u64 sp = PT_REGS_SP(ctx);
     struct kernel_call call = {.start_ns = bpf_ktime_get_ns(),
                                .entry = PT_REGS_IP(ctx),
-                               .size = size,
-                               .cache = cache,
-                               .section = section,
-                               .function = function};
-    if (!calls.insert(&sp, &call))
+                               .size = request->size,
+                               .requested = request->requested,
+                               .section = request->section,
+                               .function = request->function};
+
+    if (filtered_out(request))
+        return;
+    struct scratch *scratch = enter_scratch();
+    if (!scratch)
+        return;
+    int wanted = find_site(ctx, scratch, request, &call.stack_id);
+    leave_scratch();
+    if (!wanted || !calls.insert(&sp, &call))
         return;
     /* Either a tail call, which returns together with its caller, or a call whose return was not
      * seen: no function calls itself at its own stack pointer. */
@@ -662,14 +677,12 @@ static __always_inline void begin(struct pt_regs *ctx, u16 section, u16 function
 /* What kmalloc takes for a size: kmalloc-96 and -192 lie between the powers of two
  * (mm/slab_common.c: kmalloc_info). */
 static __always_inline u64 kmalloc_footprint(u64 size) {
-    u64 power = 8;
+    u64 power = size > LARGEST_SLAB_CLASS ? PAGE_BYTES : 8;
 
     if (size > 64 && size <= 96)
         return 96;
     if (size > 128 && size <= 192)
         return 192;
-    if (size > LARGEST_SLAB_CLASS)
-        power = PAGE_BYTES;
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 32; i++) {
         if (power >= size)
@@ -679,38 +692,59 @@ static __always_inline u64 kmalloc_footprint(u64 size) {
     return power;
 }
 
+static __always_inline void begin_kmalloc(struct pt_regs *ctx, u64 size) {
+    struct request request = {.size = kmalloc_footprint(size),
+                              .requested = size,
+                              .section = SECTION_SLAB,
+                              .function = KERNEL_KMALLOC,
+                              .is_kmalloc = 1};
+    begin(ctx, &request);
+}
+
 int enter_kmalloc(struct pt_regs *ctx) {
-    begin(ctx, SECTION_SLAB, KERNEL_KMALLOC, PT_REGS_PARM1(ctx), 0);
+    begin_kmalloc(ctx, PT_REGS_PARM1(ctx));
     return 0;
 }
 
 int enter_kmalloc_third(struct pt_regs *ctx) {
-    begin(ctx, SECTION_SLAB, KERNEL_KMALLOC, PT_REGS_PARM3(ctx), 0);
+    begin_kmalloc(ctx, PT_REGS_PARM3(ctx));
     return 0;
 }
 
 int enter_kmalloc_fourth(struct pt_regs *ctx) {
-    begin(ctx, SECTION_SLAB, KERNEL_KMALLOC, PT_REGS_PARM4(ctx), 0);
+    begin_kmalloc(ctx, PT_REGS_PARM4(ctx));
     return 0;
 }
 
 #if CACHE_SIZE_OFFSET >= 0
 int enter_cache(struct pt_regs *ctx) {
     u64 cache = PT_REGS_PARM1(ctx);
-
-    begin(ctx, SECTION_SLAB, KERNEL_KMEM_CACHE_ALLOC, read_half(cache + CACHE_OBJECT_SIZE_OFFSET),
-          cache);
+    struct request request = {.size = read_half(cache + CACHE_SIZE_OFFSET),
+                              .requested = read_half(cache + CACHE_OBJECT_SIZE_OFFSET),
+                              .cache = cache,
+                              .section = SECTION_SLAB,
+                              .function = KERNEL_KMEM_CACHE_ALLOC};
+    begin(ctx, &request);
     return 0;
 }
 #endif
 
 int enter_percpu(struct pt_regs *ctx) {
-    begin(ctx, SECTION_PERCPU, KERNEL_PERCPU_ALLOC, PT_REGS_PARM1(ctx) * POSSIBLE_CPUS, 0);
+    u64 size = PT_REGS_PARM1(ctx) * POSSIBLE_CPUS;
+    struct request request = {.size = size,
+                              .requested = size,
+                              .section = SECTION_PERCPU,
+                              .function = KERNEL_PERCPU_ALLOC};
+    begin(ctx, &request);
     return 0;
 }
 
 int enter_vmalloc(struct pt_regs *ctx) {
-    begin(ctx, SECTION_VMALLOC, KERNEL_VMALLOC, PT_REGS_PARM1(ctx), 0);
+    struct request request = {.size = PT_REGS_PARM1(ctx),
+                              .requested = PT_REGS_PARM1(ctx),
+                              .section = SECTION_VMALLOC,
+                              .function = KERNEL_VMALLOC};
+    begin(ctx, &request);
     return 0;
 }
 
@@ -718,29 +752,18 @@ int return_from(struct pt_regs *ctx) {
     u64 sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
     struct kernel_call *found = calls.lookup(&sp);
 
-    /* Nothing: under way when tracing began, or the second return of a tail call. */
+    /* Nothing: left out, under way when tracing began, or the second return of a tail call. */
     if (!found)
         return 0;
     struct kernel_call call = *found;
     calls.delete(&sp);
     struct request request = {.address = PT_REGS_RC(ctx),
                               .size = call.size,
-                              .requested = call.size,
-                              .cache = call.cache,
-                              .since = call.start_ns,
+                              .requested = call.requested,
                               .section = call.section,
                               .function = call.function};
-    if (!is_memory(request.address))
-        return 0;
-    if (call.function == KERNEL_KMALLOC) {
-        request.is_kmalloc = 1;
-        request.size = kmalloc_footprint(call.size);
-    }
-#if CACHE_SIZE_OFFSET >= 0
-    if (call.cache)
-        request.size = read_half(call.cache + CACHE_SIZE_OFFSET);
-#endif
-    record(ctx, &request);
+    if (is_memory(request.address))
+        store(ctx, &request, call.stack_id, call.start_ns);
     return 0;
 }
 

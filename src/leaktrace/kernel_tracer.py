@@ -49,10 +49,6 @@ _FUNCTION_NAMES = {
     KernelFunction.FREE_BULK: "kmem_cache_free_bulk",
 }
 
-# Where the address that a return probe has replaced is looked up; before "x86/kprobes: Push a fake
-# return address at kretprobe_trampoline" (Linux 5.15) the kernel's unwinder stopped there.
-_FIND_RETURN_ADDRESS = {"kretprobe_find_ret_addr", "rethook_find_ret_addr"}
-
 
 class KernelTracer:
     """Traces the kernel from `arm()` to `close()`."""
@@ -129,10 +125,10 @@ class KernelTracer:
                 "kernel functions are shown as addresses: the sysctl kernel.kptr_restrict hides "
                 "their names (set it to 1 or 0)"
             )
-        if self._plan.by_kprobe and not self._symbols.names & _FIND_RETURN_ADDRESS:
+        if self._plan.by_kprobe:
             self._notes.append(
-                "this kernel can't walk a stack from a return probe (Linux 5.15 can): "
-                "callers are unknown; --kernel-probes tracepoint shows them"
+                "the kernel skips a kprobe that hits during another BPF program on its CPU, and "
+                "doesn't count that before Linux 6.7: some blocks may look outstanding"
             )
         missing = [p for p in self._target.modules if not _is_loaded(p, self._symbols)]
         if missing:

@@ -21,19 +21,13 @@ class Kernel:
     packages: str  # regular expression: the newest package whose whole name matches is taken
     is_everywhere: bool = True  # False: may be skipped where the distribution hasn't got it
     has_headers: bool = False  # modules can be built for it
-    walks_from_returns: bool = True  # stacks of return probes show the callers (Linux 5.15)
 
 
 # What each is here for. 5.10: the oldest that leaktrace supports (no attach cookies, maps reserve
 # their memory). 6.1: no uprobe links, maps on demand. 6.12: uprobe links; kernel allocators have
 # other names than in 6.1. The one with headers is that of ordinary installations.
 KERNELS = (
-    Kernel(
-        "5.10",
-        r"linux-image-5\.10\.\d+-\d+-cloud-amd64",
-        is_everywhere=False,
-        walks_from_returns=False,
-    ),
+    Kernel("5.10", r"linux-image-5\.10\.\d+-\d+-cloud-amd64", is_everywhere=False),
     Kernel("6.1", r"linux-image-6\.1\.\d+-\d+-cloud-amd64"),
     Kernel("6.12", r"linux-image-6\.(1[2-9]|[2-9]\d)\.\d+\S*-cloud-amd64"),
     Kernel("6.1-headers", r"linux-image-6\.1\.\d+-\d+-amd64", has_headers=True),
