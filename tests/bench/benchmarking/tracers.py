@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -56,10 +56,11 @@ def has_option(option: str) -> bool:
 class Memleak:
     """A running memleak-bpfcc, whose probes are on. It reports when it is told to."""
 
-    def __init__(self, *arguments: str) -> None:
-        """Raises UnavailableError where it isn't installed, or can't trace this."""
+    def __init__(self, *arguments: str, through: Sequence[str] = ()) -> None:
+        """`through`: a command that runs it. Raises UnavailableError where it isn't installed, or
+        can't trace this."""
         self.process = subprocess.Popen(
-            memleak_command(*arguments),
+            [*through, *memleak_command(*arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
