@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -44,6 +45,24 @@ def test_names(mangled: str, readable: str) -> None:
 )
 def test_what_is_not_mangled_stays(name: str) -> None:
     assert demangle(name) == name
+
+
+@needs_demangler
+def test_a_name_that_only_gcc_writes_so() -> None:
+    """From the debug information of GCC 12; LLVM's demangler refuses it."""
+    try:
+        ctypes.CDLL("libstdc++.so.6")
+    except OSError:
+        pytest.skip("needs libstdc++.so.6")
+    mangled = (
+        "_ZSt11make_sharedIN3app5OrderEJEESt10shared_ptrI"
+        "NSt9enable_ifIXntsr8is_arrayIT_E5valueES5_E4typeEEDpOT0_"
+    )
+    for suffix, shown in {"": "", ".isra.0": " [clone .isra.0]"}.items():
+        assert demangle(mangled + suffix) == (
+            "std::shared_ptr<std::enable_if<!is_array<app::Order>::value, app::Order>::type>"
+            f" std::make_shared<app::Order>(){shown}"
+        )
 
 
 @needs_demangler

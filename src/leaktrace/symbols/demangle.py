@@ -4,17 +4,24 @@ pycxxfilt (LLVM's demangler) does the work. What it can't be trusted with: a nam
 letters can refer back to its own parts and so unfold to terabytes, and then the demangler ends the
 process it runs in. Names with many such references are therefore demangled in a child process
 with limits; when it fails, the name stays mangled.
+
+What LLVM can't read goes to that child as well, which asks GCC's demangler (__cxa_demangle of
+libstdc++, there on every machine that has bcc): GCC writes some names, mostly into debug
+information, in ways that only it understands, e.g. `sr8is_arrayIT_E5value` for a member of a type
+that depends on a template argument.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import resource
 import selectors
 import subprocess
 import sys
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 
 from leaktrace.symbols.names import printable
 
@@ -63,7 +70,8 @@ def demangle(name: str) -> str:
     """
     if AVAILABLE and name.startswith(("_Z", "_R", "__Z", "___Z")) and len(name) <= MAX_NAME:
         risky = len(_BACK_REFERENCE.findall(name)) > _HARMLESS_REFERENCES
-        return printable((_isolated.demangle(name) if risky else demangle_here(name)) or name)
+        text = None if risky else demangle_here(name)
+        return printable(text or _isolated.demangle(name) or name)
     return printable(name)
 
 
@@ -83,6 +91,32 @@ def demangle_here(name: str) -> str | None:
     if _RUST_HASH.search(text):
         return _legacy_rust(text)
     return _CLONE.sub(r" [clone \1]", text)
+
+
+def _demangle_as_gcc(name: str) -> str | None:
+    """Demangles with libstdc++; None for what can't be. To be trusted with nothing: child only."""
+    function = _gcc_demangler()
+    if function is None or not name.startswith("_Z"):  # "i" would be the type int
+        return None
+    status = ctypes.c_int(-1)
+    text: int | None = function(name.encode("utf-8", "replace"), None, None, ctypes.byref(status))
+    if text is None or status.value != 0:
+        return None
+    shown = ctypes.string_at(text).decode("utf-8", "replace")
+    ctypes.CDLL(None).free(ctypes.c_void_p(text))
+    return _CLONE.sub(r" [clone \1]", shown.replace("> >", ">>").replace("> >", ">>"))
+
+
+@cache
+def _gcc_demangler() -> Callable[..., int | None] | None:
+    """abi::__cxa_demangle (Itanium C++ ABI, 3.4), where libstdc++ is installed."""
+    try:
+        function = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
+    return function
 
 
 def _legacy_rust(text: str) -> str:
@@ -170,7 +204,8 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         soft = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + _CHILD_CPU_S
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
-        text = demangle_here(line.rstrip(b"\n").decode("utf-8", "replace")) or ""
+        name = line.rstrip(b"\n").decode("utf-8", "replace")
+        text = demangle_here(name) or _demangle_as_gcc(name) or ""
         text = text[: _MAX_DEMANGLED // 4].replace("\n", " ")
         sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
         sys.stdout.buffer.flush()
