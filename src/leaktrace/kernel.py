@@ -438,6 +438,9 @@ def attach_raw_tracepoint(program: int, name: str) -> int:
 # --- maps -----------------------------------------------------------------------------------
 
 
+_ROOM_AT_FIRST = 1 << 20  # records
+
+
 @dataclass(frozen=True)
 class Map:
     """A BPF map by file descriptor. Keys and values are numpy records of the given types."""
@@ -498,21 +501,23 @@ class Map:
             ctypes.c_void_p,
         )
         size = min(max(self.capacity, 1), 65_536)
-        all_keys: list[NDArray[Any]] = []
-        all_values: list[NDArray[Any]] = []
+        # Read in place: memory not written to costs nothing, copies of a million records do.
+        room = min(self.capacity, _ROOM_AT_FIRST) + size
+        keys, values = np.empty(room, dtype=self.key), np.empty(room, dtype=self.value)
+        filled = 0
         position = np.zeros(1, dtype=np.uint64)
         first = True
         while True:
-            keys = np.empty(size, dtype=self.key)
-            values = np.empty(size, dtype=self.value)
+            if filled + size > len(keys):
+                keys, values = _enlarged(keys, filled + size), _enlarged(values, filled + size)
             count = ctypes.c_uint32(size)
             code = _error(
                 lookup(
                     self.fd,
                     None if first else _pointer(position),
                     _pointer(position),
-                    _pointer(keys),
-                    _pointer(values),
+                    _pointer(keys[filled:]),
+                    _pointer(values[filled:]),
                     ctypes.byref(count),
                     None,
                 )
@@ -527,11 +532,10 @@ class Map:
                     f"can't read the map {self.name}: {os.strerror(code)}",
                     "please report this with the output of `leaktrace doctor`",
                 )
-            all_keys.append(keys[: count.value])
-            all_values.append(values[: count.value])
+            filled += count.value
             first = False
             if code == errno.ENOENT:
-                return np.concatenate(all_keys), np.concatenate(all_values)
+                return keys[:filled], values[:filled]
 
     def _read_one_by_one(self) -> tuple[NDArray[Any], NDArray[Any]]:
         library = libbpf()
@@ -551,6 +555,13 @@ class Map:
         if not keys:
             return np.empty(0, dtype=self.key), np.empty(0, dtype=self.value)
         return np.concatenate(keys), np.concatenate(values)
+
+
+def _enlarged(array: NDArray[Any], least: int) -> NDArray[Any]:
+    """A copy with room for at least so many elements, and for as many again as there were."""
+    larger = np.empty(max(least, 2 * len(array)), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
 
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:

@@ -53,9 +53,13 @@ def take_snapshot(
         keys, values = program.allocations.read_all()
         # An exec leaves the records of the image before it behind.
         current = values["time_ns"] >= session["exec_time_ns"]
+        if not current.all():
+            keys, values = keys[current], values[current]
+        addresses, records = keys.astype(np.uint64, copy=False), values
         region_addresses, region_records = regions.records()
-        addresses = np.concatenate([keys[current].astype(np.uint64), region_addresses])
-        records = np.concatenate([values[current], region_records])
+        if len(region_records):  # else spare a copy of what may be millions
+            addresses = np.concatenate([addresses, region_addresses])
+            records = np.concatenate([records, region_records])
         region_count = len(region_records)
 
     keys, sites = program.sites.read_all()
