@@ -97,6 +97,12 @@ class CompilerChild:
                 "install the distribution's package: python3-bpfcc (Debian, Ubuntu), "
                 "python3-bcc (Fedora, openSUSE), python-bcc (Arch)",
             )
+        no_map = re.search(r"could not open bpf map: (\w+), error: (.*)", output)
+        if no_map is not None and "not permitted" not in no_map[2]:
+            return ProgramError(
+                f"the kernel can't make the map {no_map[1]}: {no_map[2].strip()}",
+                "lower --max-allocs and --max-stacks",
+            )
         if stage == "compile":
             return ProgramError(
                 f"the BPF program does not compile: {compiler_line(output) or detail}",
