@@ -6,7 +6,6 @@ right order. What is asked of it is told in session.py.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.faults import PageFaults
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
+from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES
 from leaktrace.probes.attach import Attachments, HookedObject
@@ -28,7 +28,6 @@ from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
 from leaktrace.program import Compilation, Program, Walker
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
-from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
@@ -65,6 +64,8 @@ class Tracer:
         self._look_again_s: list[float] = []
         self._notes: list[str] = []
         self._children_noted = False
+        self._started = 0  # the last image whose first call was seen
+        self._mapped: set[str] = set()
         self._generation = 0
         self._follower: TableFollower | None = None
         self.command: StartedCommand | None = None
@@ -83,7 +84,7 @@ class Tracer:
                 assert isinstance(options.target, ProcessTarget)
                 pid = options.target.pid
             self.process = Process(pid)
-            _tell(f"attaching to pid {pid} ({printable(self.process.name)})…")
+            tell(f"attaching to pid {pid} ({self.process.name})…")
             compilation = Compilation(options, knobs or {})
             # The compiler is loaded on another core while we search for symbols.
             asked = options.report
@@ -161,7 +162,7 @@ class Tracer:
             if program.walker is Walker.SINGLE:
                 self._notes.append("stacks are cut at 64 frames: this kernel refused tail calls")
         if self._options.report.verbose:
-            _tell(f"stacks are walked by {program.walker}")
+            tell(f"stacks are walked by {program.walker}")
 
     def _install_sampling(self) -> None:
         program, mean_bytes = self._loaded, self._sampling.mean_bytes
@@ -181,7 +182,7 @@ class Tracer:
                 + ", ".join(hooked.refused)
             )
         if self._options.report.verbose:
-            _tell(_describe(hooked))
+            tell(_describe(hooked))
 
     def _open_streams(self) -> None:
         program = self._loaded
@@ -212,9 +213,13 @@ class Tracer:
         """Record one allocation in `rate` from now on. Returns how records are to be weighed."""
         throttle = self._loaded.throttle
         assert throttle is not None  # there with a bound on the overhead
-        since_ns = time.monotonic_ns()
+        # The bound comes first: what is recorded in full meanwhile is weighed too lightly for a
+        # moment, and not, for good, too heavily.
         value = np.zeros(1, dtype=abi.THROTTLE)
-        value["rate"], value["since_ns"] = rate, since_ns
+        value["since_ns"] = np.iinfo(np.uint64).max
+        value["rate"] = rate
+        throttle.update(0, value)
+        value["since_ns"] = since_ns = time.monotonic_ns()
         throttle.update(0, value)
         self._sampling = Sampling(rate, since_ns=since_ns)
         return self._sampling
@@ -236,11 +241,16 @@ class Tracer:
         assert self._region_stream is not None
         executed = False
         for event in _decode(self._region_stream.drain()):
+            # The exec's own event tells it first, or any later one, should that be lost.
+            if int(event["generation"]) > self._generation:
+                executed = True
+                self._on_exec(int(event["generation"]))
             match int(event["kind"]):
                 case abi.EventCode.EXEC:
-                    executed = True
-                    self._on_exec(event)
+                    if event["address"] != event["tid"]:
+                        self._attach_anew()
                 case abi.EventCode.STARTED:
+                    self._started = self._generation
                     self._look_for_objects()
                     if self.command is not None:
                         self.command.proceed()
@@ -248,21 +258,23 @@ class Tracer:
                     self._look_for_objects()
                 case _:
                     self._regions.apply(event)
+        session = self._loaded.session.lookup(0)
+        if session is not None and int(session["generation"]) > self._generation:
+            executed = True
+            self._on_exec(int(session["generation"]))
         events: list[Event] = []
         if self._trace_stream is not None:
             events = [self._name_event(e) for e in _decode(self._trace_stream.drain())]
         return events, executed
 
-    def _on_exec(self, event: np.void) -> None:
-        self._generation = int(event["generation"])
+    def _on_exec(self, generation: int) -> None:
+        self._generation = generation
         self._regions.clear()
         self._stacks.clear()
         self._symbolizer.forget()
         self._target.read_name()
         now = time.monotonic()
         self._look_again_s = [now + delay for delay in _AFTER_EXEC_S]
-        if event["address"] != event["tid"]:
-            self._attach_anew()
 
     def _attach_anew(self) -> None:
         """A thread that is not the first has executed a program. It takes the process's id over,
@@ -284,6 +296,16 @@ class Tracer:
         """After an exec the libraries are mapped one by one: see which allocators have come."""
         self._look_again_s = [due for due in self._look_again_s if due > time.monotonic()]
         self._look_for_objects()
+        self._proceed_if_forgotten()
+
+    def _proceed_if_forgotten(self) -> None:
+        """The command stops at its first call until we have looked. Should the event that tells us
+        be lost, it would stay so."""
+        forgotten = self._started < self._generation and self._target.is_stopped()
+        if self.command is not None and forgotten:
+            self._started = self._generation
+            self._look_for_objects()
+            self.command.proceed()
 
     def _look_for_objects(self) -> None:
         """Read the mappings again: unwind tables and names for new objects, probes on new
@@ -292,6 +314,7 @@ class Tracer:
             return
         try:
             mappings = read_mappings(self._target.pid)
+            self._mapped = {m.path for m in mappings if m.is_executable}
             if self._follower is not None:
                 self._follower.follow(mappings, self._generation)
             self._symbolizer.refresh()
@@ -300,14 +323,22 @@ class Tracer:
                 return
             for plan in self._planner.plan_process(self._target.pid):
                 self._attach(plan)
-        except (TargetError, ObjectFileError):
-            return  # it ended just now, or the chosen object isn't mapped yet
+                self._notes.append(
+                    f"{plan.name} was hooked when it was first seen: "
+                    "what it handed out before is unknown"
+                )
+        except TargetError as error:
+            if self._target.is_alive():
+                self._notes.append(error.message)
+        except ObjectFileError:
+            return  # the chosen object isn't mapped yet
         except LeaktraceError as error:
             self._notes.append(f"an object loaded later is not traced: {error.message}")
 
     def snapshot(self) -> Snapshot:
         """Read the maps, with everything that happened until now taken into account."""
         self._look_for_objects()
+        self._proceed_if_forgotten()
         return take_snapshot(
             self._loaded,
             self._regions,
@@ -342,14 +373,22 @@ class Tracer:
             )
 
     def _sources(self) -> tuple[str, ...]:
-        """Where events come from."""
+        """Where events come from: after an exec only what the program has mapped."""
         assert self._attachments is not None
         if self._faults is not None:
             return ("page faults",)
-        return tuple(
-            f"{hooked.name}: {len(hooked.functions)} functions"
-            for hooked in self._attachments.objects
-        )
+        hooked = self._attachments.objects
+        if self._generation and not self._look_again_s:
+            hooked = [one for one in hooked if self._is_mapped(one.path)]
+            if not hooked:
+                self._notes.append(
+                    "no object of the program that it executed defines malloc and free "
+                    "(stripped, or Go?): try --faults"
+                )
+        return tuple(f"{one.name}: {len(one.functions)} functions" for one in hooked)
+
+    def _is_mapped(self, path: str) -> bool:
+        return bool(self._mapped & {path, str(Path(path).resolve())})
 
     def _replacements(self) -> tuple[str, ...]:
         return () if self._follower is None else tuple(self._follower.replacements)
@@ -365,10 +404,12 @@ class Tracer:
     # --- names -----------------------------------------------------------------------------
 
     def stack_of(self, stack_id: int) -> Stack:
-        """The stack behind an id, with names; looked up once."""
+        """The stack behind an id, with names; looked up once all of them are known."""
         known = self._stacks.get(stack_id)
         if known is None:
-            known = self._stacks[stack_id] = self._read_stack(stack_id)
+            known = self._read_stack(stack_id)
+            if _is_settled(known):
+                self._stacks[stack_id] = known
         return known
 
     def _read_stack(self, stack_id: int) -> Stack:
@@ -426,12 +467,16 @@ def _decode(messages: list[bytes]) -> Iterable[np.void]:
     return events[np.argsort(events["time_ns"], kind="stable")]
 
 
+def _is_settled(stack: Stack) -> bool:
+    """Whether a later look could tell no more: a stack may still be stored, and code made at run
+    time be named."""
+    return stack.end is not StackEnd.LOST and not any(
+        frame.unknown is not None and frame.module_offset is None for frame in stack.frames
+    )
+
+
 def _describe(hooked: HookedObject) -> str:
     text = f"hooked in {hooked.path}: {', '.join(hooked.functions)}"
     if hooked.missing:
         text += f"; not there or the same code: {', '.join(hooked.missing)}"
     return text
-
-
-def _tell(text: str) -> None:
-    print(f"leaktrace: {text}", file=sys.stderr, flush=True)

@@ -270,3 +270,24 @@ def test_generated_code_is_named_by_its_perf_map(compiled: Compiler) -> None:
     assert site.functions == ("scenario_called_back", None)  # the map doesn't list that one
     assert site.frames[1].unknown is not None
     assert "does not list it" in site.frames[1].unknown
+
+
+def test_code_named_after_a_first_report_has_its_name_in_the_next(compiled: Compiler) -> None:
+    with Target([compiled("stack_walkers.c")]) as target:
+        perf_map = Path(f"/tmp/perf-{target.pid}.map")
+        target.await_ready()
+        try:
+            with Tracer("-p", str(target.pid), *ONE_REPORT, OFTEN) as tracer:
+                tracer.await_armed()
+                target.do("generated kept 1003")
+                (site,) = next_look(tracer).sites
+                assert site.functions[:2] == ("scenario_called_back", None)
+                target.do("announce")
+                for _ in range(20):
+                    (site,) = tracer.next_report().sites
+                    if site.functions[1] is not None:
+                        break
+                assert site.functions[:2] == ("scenario_called_back", "generated_code")
+                tracer.stop()
+        finally:
+            perf_map.unlink(missing_ok=True)
