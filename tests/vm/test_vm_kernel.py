@@ -20,6 +20,8 @@ BLOCKS, BLOCK_BYTES = 50, 1000
 ELSEWHERE = {"missed_frees", "recursion_misses"}
 
 PROBES = ["tracepoint", "kprobe"]
+# The kernel skips a kprobe that hits during another BPF program on its CPU: a free may be missed.
+SKIPPED: dict[str, set[str]] = {"tracepoint": set(), "kprobe": {"missed_frees"}}
 
 
 @pytest.mark.parametrize("probes", PROBES)
