@@ -357,3 +357,10 @@ def test_neither_tracepoints_nor_kprobes() -> None:
     outcome = run_leaktrace("-k", "1", "1", env={"LEAKTRACE_WITHOUT": "kprobes,tracepoints"})
     assert outcome.exit_code == 3
     assert "no tracepoints for slab" in outcome.stderr
+
+
+def test_maps_that_are_too_large() -> None:
+    outcome = run_leaktrace("-k", "--max-allocs", "2000000000", "1", "1")
+    assert outcome.exit_code == 1
+    assert "can't make the map allocations" in outcome.stderr
+    assert "--max-allocs" in outcome.stderr
