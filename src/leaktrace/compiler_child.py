@@ -15,7 +15,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -30,8 +29,8 @@ class CompilerChild:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
         # The child's stderr, where clang and the verifier write, goes to a file: no pipe that
-        # could fill up while nobody reads.
-        self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in finish)
+        # could fill up while nobody reads. It is in memory: no directory need be writable.
+        self._messages: IO[bytes] = os.fdopen(os.memfd_create("compiler messages"), "r+b")
         with theirs:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "leaktrace.compiler", str(theirs.fileno())],
@@ -45,7 +44,7 @@ class CompilerChild:
     def request(self, request: Mapping[str, Any]) -> None:
         """Say what to compile (`compiler.compile_and_load`)."""
         # The child may be dead already: finish() tells what it said.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(json.dumps(request).encode())
             self._socket.shutdown(socket.SHUT_WR)
 
@@ -128,12 +127,18 @@ def _child_environment() -> dict[str, str]:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Everything the child sends until it closes: bytes of the manifest, and descriptors."""
+    """Everything the child sends until it closes: bytes of the manifest, and descriptors.
+
+    Nothing when it ends without having read its request.
+    """
     reply = b""
     descriptors = array.array("i")
     while True:
         # SCM_RIGHTS carries up to 253 descriptors a message (unix(7)).
-        data, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(253 * 4))
+        try:
+            data, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(253 * 4))
+        except ConnectionResetError:
+            break
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 descriptors.frombytes(payload[: len(payload) - len(payload) % 4])
