@@ -17,6 +17,7 @@ from leaktrace.probes.placement import Placement, place_in
 from leaktrace.target.mappings import Mapping, read_mappings
 
 _MAX_SHEBANGS = 4  # execve(2) follows as many
+_LOADER_DEADLINE_S = 30
 _SUPPORTED_MACHINES = {"EM_X86_64", "EM_AARCH64"}
 
 
@@ -218,7 +219,8 @@ def _is_called(path: str, choice: str) -> bool:
 
 def objects_of_program(executable: str) -> Iterator[str]:
     """The files that executing `executable` will map: the program and, by asking its own dynamic
-    loader, the libraries it is linked with (ld.so(8), --list)."""
+    loader, the libraries it is linked with (ld.so(8), --list). A loader that does not answer leaves
+    them to be found when they are mapped."""
     for _ in range(_MAX_SHEBANGS):
         interpreter = _shebang(executable)
         if interpreter is None:
@@ -232,15 +234,22 @@ def objects_of_program(executable: str) -> Iterator[str]:
                 f"{executable} is built for {elf.machine}, which leaktrace can't trace",
                 "only 64-bit x86 and Arm programs can be traced",
             )
-    if loader is None or not Path(loader).exists():
+    if loader is None:
         return
-    listing = subprocess.run(
-        [loader, "--list", executable], capture_output=True, text=True, check=False, timeout=30
-    ).stdout
-    for line in listing.splitlines():
-        match = re.search(r"(/\S.*?) \(0x[0-9a-f]+\)$", line)
-        if match and Path(match[1]).exists():
-            yield match[1]
+    try:
+        listing = subprocess.run(
+            [loader, "--list", executable],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_LOADER_DEADLINE_S,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    for line in listing.split(b"\n"):
+        match = re.search(rb"(/\S.*?) \(0x[0-9a-f]+\)$", line)
+        if match and os.path.exists(match[1]):  # noqa: PTH110 (never raises)
+            yield os.fsdecode(match[1])
 
 
 def _shebang(path: str) -> str | None:
