@@ -254,7 +254,8 @@ class KernelTracer:
             kind="kernel",
             allocators=tuple(
                 f"{SECTION_NAMES[section]}: {count} "
-                + ("kprobes" if section in by_kprobe else "tracepoints")
+                + ("kprobe" if section in by_kprobe else "tracepoint")
+                + ("" if count == 1 else "s")
                 for section, count in self._attached.items()
             ),
             notes=tuple(dict.fromkeys(self._notes)),

@@ -226,6 +226,31 @@ def test_sizes(worker: Target, probes: str) -> None:
     assert all(512 < s.total.bytes / s.total.count <= 1024 for s in report.sites)
 
 
+def test_sampling(worker: Target, probes: str) -> None:
+    """One allocation in ten stands for ten: an estimate, and an unbiased one."""
+    pipes = 3000
+    report = trace(worker, ("--kernel-probes", probes, "-s", "10"), f"open {pipes}")
+    own = total(tuple(s for s in report.sites if s.functions[:1] == ("alloc_pipe_info",)))
+    assert report.raw["estimate"] is True
+    assert own.count % 10 == 0
+    # 6,000 allocations, each taken with probability 1/10: a standard error of 232.
+    assert abs(own.count - 2 * pipes) < 6 * 232
+    assert report.raw["slab"] is None
+
+
+def test_single_allocations(worker: Target, probes: str) -> None:
+    """With their addresses, which are those of the kernel's own memory."""
+    options = ("--kernel-probes", probes, "-a", "--cache", "kmalloc-1k")
+    report = trace(worker, options, "open 20")
+    (site,) = [s for s in report.sites if s.functions[:1] == ("alloc_pipe_info",)]
+    listed = [one for one in report.raw["allocations"] if one["site"] == site.raw["id"]]
+    assert len(listed) == site.total.count
+    assert {one["bytes"] for one in listed} == {1024}
+    addresses = {int(one["address"], 16) for one in listed}
+    assert len(addresses) == len(listed)
+    assert all(address >> 63 and address % 1024 == 0 for address in addresses)
+
+
 def test_contexts(worker: Target) -> None:
     with tracing(*ONE_REPORT, "--context", "softirq", "--context", "irq") as tracer:
         worker.do(f"open {PIPES}")
