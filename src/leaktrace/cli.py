@@ -241,7 +241,7 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     default=Limits.max_stacks,
     show_default=True,
     metavar="N",
-    help="Room for this many different stacks.",
+    help="Room for this many different stacks (with --kernel: 32768).",
 )
 @click.option(
     "--max-threads",
