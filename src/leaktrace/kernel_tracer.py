@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from leaktrace.kernel_report import SECTION_NAMES, KernelReportBuilder
 from leaktrace.kernel_slab import choose_caches
 from leaktrace.kernel_snapshot import KernelSnapshot, take_kernel_snapshot
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
+from leaktrace.notices import tell
 from leaktrace.options import KernelTarget, Options
 from leaktrace.probes.kernel_functions import BY_RCU, IN_BULK
 from leaktrace.probes.kernel_plan import FunctionProbe, plan_kernel
@@ -173,7 +173,7 @@ class KernelTracer:
                 "try --kernel-probes tracepoint" if self._plan.by_kprobe else "leave it out",
             )
         if self._options.report.verbose:
-            _tell(self._describe())
+            tell(self._describe())
 
     def _attach(self, probe: FunctionProbe) -> bool:
         program = self._loaded.programs[probe.program]
@@ -349,7 +349,3 @@ def _read_symbols() -> Kallsyms:
 
 def _is_loaded(pattern: str, symbols: Kallsyms) -> bool:
     return any(fnmatchcase(name, pattern) for name in symbols.modules)
-
-
-def _tell(text: str) -> None:
-    print(f"leaktrace: {text}", file=sys.stderr, flush=True)
