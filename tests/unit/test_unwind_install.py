@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from unwind_walker import Arrays
 
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.unwind import follow, install
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity, UnwindLayout, at_array_stride
@@ -288,6 +290,52 @@ def test_capacity_is_kept() -> None:
     assert not update.rows.size
     assert layout.needed.rows == 1
     assert update.mappings[1]["page_count"] == 0
+
+
+@pytest.mark.parametrize("bound", ["MAX_ROWS", "MAX_PAGES"])
+def test_many_large_objects_are_bounded_together(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = table(list(range(0x1000, 0x1400)))
+    each = {"MAX_ROWS": len(large.rows), "MAX_PAGES": len(large.pages)}[bound]
+    monkeypatch.setattr(install, bound, 3 * each)
+    asked: list[str] = []
+
+    def provide(mapping: Mapping) -> UnwindTable:
+        asked.append(mapping.path)
+        return large
+
+    layout = UnwindLayout(provide)
+    mappings = [
+        mapping(0x10000 * i, 4, path=f"/lib/{i}.so", inode=i)
+        for i in range(1, 51)  # as a hostile process maps them
+    ]
+    update = layout.update(mappings)
+    assert [failure.path for failure in update.failures] == [m.path for m in mappings[3:]]
+    assert f"{3 * each:,} {'rows' if bound == 'MAX_ROWS' else 'pages'}" in update.failures[0].reason
+    assert asked == [f"/lib/{i}.so" for i in range(1, 5)]  # what can't be placed isn't compiled
+    assert len(update.rows) == 3 * len(large.rows)
+    assert len(update.mappings) == 50
+    reserved = layout.reserve()
+    assert getattr(reserved, "rows" if bound == "MAX_ROWS" else "pages") == 3 * each
+    again = layout.update(mappings)
+    assert (again.failures, len(again.rows), len(asked)) == ((), 0, 4)
+
+
+def test_the_room_for_a_command_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(install, "MAX_ROWS", 1000)
+    monkeypatch.setattr(follow, "MAX_ROWS", 1000)
+    libc = next(m.path for m in read_mappings(os.getpid()) if "/libc" in m.path)
+    asked: list[str] = []
+
+    def programs() -> Iterator[str]:
+        for _ in range(50):
+            asked.append(libc)
+            yield libc
+
+    assert follow.TableFollower(os.getpid()).plan_files(programs()).rows == 1000
+    assert len(asked) < 50  # the rows of the others aren't compiled
 
 
 def test_too_many_mappings_leave_out_code_nothing_is_known_of() -> None:

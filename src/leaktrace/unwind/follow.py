@@ -10,7 +10,7 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.cache import TableCache, user_cache_directory
-from leaktrace.unwind.install import Capacity, UnwindFailure, UnwindLayout, Update
+from leaktrace.unwind.install import MAX_ROWS, Capacity, UnwindFailure, UnwindLayout, Update
 from leaktrace.unwind.process import ProcessTables
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
@@ -43,6 +43,8 @@ class TableFollower:
         """The same for a program that is about to run, by the files it will map."""
         rows = 0
         for path in paths:
+            if rows >= MAX_ROWS:
+                break
             try:
                 with ElfObject.open(path) as elf:
                     rows += len(self._cache.table_for(elf).rows)

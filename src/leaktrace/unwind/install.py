@@ -41,6 +41,10 @@ _ADDRESS_MASK = (1 << 64) - 1
 _PAGE_BYTES = 4096
 _MIN_ROWS = 1 << 16
 _MIN_PAGES = 1 << 14
+# Of a whole process: a single file can claim millions, and a hostile process map many of them.
+# libLLVM has a million rows, and half a million pages.
+MAX_ROWS = 32 << 20  # 256 MiB of kernel memory
+MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code
 
 TableProvider = Callable[[Mapping], UnwindTable | None]
 
@@ -103,7 +107,8 @@ class UnwindLayout:
 
     `tables` yields the table of the object behind a mapping, None where there is no object; an
     ObjectFileError that it raises is reported and the object goes without, for good unless its
-    cause is that the mapping has just changed.
+    cause is that the mapping has just changed. So does an object with which all tables together
+    would exceed MAX_ROWS or MAX_PAGES; those that are new after it are not even asked for.
     """
 
     tables: TableProvider
@@ -111,6 +116,7 @@ class UnwindLayout:
     _placed: dict[object, _Placed] = field(default_factory=dict)
     _row_count: int = 0
     _page_count: int = 0
+    _is_full: bool = False
     _listed: int = 0  # mappings in the last list
     _updates: int = 0
 
@@ -126,8 +132,8 @@ class UnwindLayout:
         entry, and so is page memory.
         """
         self.capacity = Capacity(
-            rows=max(self._row_count + spare_rows, _MIN_ROWS),
-            pages=max(self._page_count + spare_rows // 3, _MIN_PAGES),
+            rows=min(max(self._row_count + spare_rows, _MIN_ROWS), MAX_ROWS),
+            pages=min(max(self._page_count + spare_rows // 3, _MIN_PAGES), MAX_PAGES),
             mappings=2 * MAX_LISTED_MAPPINGS,
         )
         return self.capacity
@@ -177,7 +183,14 @@ class UnwindLayout:
         )
 
     def _table(self, mapping: Mapping) -> UnwindTable | None:
-        table = self.tables(mapping)
+        most = Capacity(MAX_ROWS, MAX_PAGES, 0)
+        table = None if self._is_full else self.tables(mapping)
+        if self._is_full or (table and not self._fits(table, most)):
+            self._is_full = True
+            raise ObjectFileError(
+                f"the tables of a process may have {MAX_ROWS:,} rows and {MAX_PAGES:,} pages, "
+                "and this or another object wants more"
+            )
         if table and self.capacity and not self._fits(table, self.capacity):
             raise ObjectFileError(
                 f"no room for the {len(table.rows):,} rows of {mapping.path}"
