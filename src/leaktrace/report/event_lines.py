@@ -15,7 +15,8 @@ from functools import lru_cache
 from rich.cells import cell_len
 
 from leaktrace.model import Event, EventKind, Frame
-from leaktrace.report.names import module_name, physical, printable, shorten_symbol
+from leaktrace.report.function_names import shorten_symbol
+from leaktrace.report.names import module_name, physical, printable
 
 _FRAMES_SHOWN = 3
 _FUNCTION_CELLS = 40

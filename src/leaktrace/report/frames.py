@@ -1,81 +1,168 @@
-"""A stack as lines of text: name, source line and module of each frame, in a given width.
+"""A stack as lines of text: name, source line and module of each frame, in columns.
 
-    parse_header+0x2f                 http/parser.c:118     [libparse.so.1]
-    skip_blanks (inlined)             http/scan.h:12        [libparse.so.1]
-    0x7f3a52c0a1b2                    [libz.so.1+0xa1b2] (no symbols)
+    parse_header+0x2f              .../http/parser.c:118  [libparse.so.1]
+    skip_blanks (inlined)          .../http/scan.h:12     [libparse.so.1]
+    (4 inlined frames of std::)
+    read_request+0x1a0             .../http/server.c:77   [httpd]
+    ... 125 more of the same
+    [libz.so.1+0xa1b2]             (no symbols)
+    _start+0x21                                           [httpd]
 
-What tells where to look (file:line, module) is never cut away for the sake of a long name: first
-leading folders go, then what a C++ name can do without; then the location moves to a line of its
-own.
+One layout serves all frames of a stack. Where the width does not do, leading folders of the source
+go first (two parts of the path stay, as long as names have room), then what a C++ name can do
+without. A name that would lose more than that gets a line of its own, with the place below it, in
+its columns: what tells where to look is not cut away for the sake of a long name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from leaktrace.model import Frame
+from leaktrace.report.function_names import least_cells, outermost_scope, shorten_symbol
 from leaktrace.report.names import (
     module_name,
     printable,
     shorten_folders,
     shorten_middle,
     shorten_path,
-    shorten_symbol,
 )
 
 FUNCTION_STYLE = "cyan"
 PLACE_STYLE = "dim"
 
 _GAP = "  "
-_NAME_COLUMN = 32  # columns line up for parts that are no wider than these
-_SOURCE_COLUMN = 24
-_NAME_ROOM = 48  # a name is not squeezed below this: its location gets a line of its own
+_MODULE_ROOM = 24  # "[libstdc++.so.6.0.30]" fits; longer names are cut in the middle
+_NAME_ROOM = 64  # a name column wider than this must leave the sources as much
 _LONGEST_NAME = 100
-_SOURCE_ROOM = 16  # nor a source below this for the sake of a name
-_PLACE_INDENT = "    "
+_PLACE_INDENT = 4
+
+_REPEATS_SHOWN = 3  # the same frames more often than this in a row are counted instead
+_LONGEST_CYCLE = 8  # frames of a recursion: of several functions, or with inlined ones
+_INLINED_SHOWN = 2  # more inlined frames of the C++ library in a row are counted instead
+_LIBRARY_SCOPES = ("std", "__gnu_cxx")
 
 
 @dataclass(frozen=True)
-class _Parts:
-    name: str  # function or address, printable
+class _Row:
+    """What is said about a frame. Only what has a name determines the width of the columns."""
+
+    name: str  # function, "[module+0x…]" or address, printable
     suffix: str  # "+0x2f", " (inlined)": never shortened
     source: str  # "file:line" or ""
     module: str  # "[libparse.so.1]" or ""
-    reason: str  # "(no symbols)" or ""
+    reason: str  # "(no symbols)": why there is no name; "" where there is one
 
+    @property
     def name_cells(self) -> int:
-        return cell_len(self.name) + cell_len(self.suffix)
+        return cell_len(self.name) + len(self.suffix)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Widths in cells; 0 for a column that is not there."""
+
+    name: int
+    source: int
+    module: int
 
 
 def frame_lines(frames: Sequence[Frame], width: int) -> Iterator[Text]:
     """The lines of `frames`, leaf first, each at most `width` cells wide."""
-    parts = [_parts(frame) for frame in frames]
-    columns = (
-        _column((part.name_cells() for part in parts), _NAME_COLUMN),
-        _column((cell_len(part.source) for part in parts), _SOURCE_COLUMN),
+    rows = [_row(item) if isinstance(item, Frame) else item for item in folded(frames)]
+    columns = _columns([row for row in rows if isinstance(row, _Row)], width)
+    for row in rows:
+        if isinstance(row, str):
+            yield Text(shorten_middle(row, width), PLACE_STYLE)
+        elif row.reason:
+            yield _unnamed_line(row, width, columns)
+        else:
+            yield from _lines(row, width, columns)
+
+
+# -- folding --
+
+
+def folded(frames: Sequence[Frame]) -> Iterator[Frame | str]:
+    """The frames, with a remark in place of those that say nothing new.
+
+    That is recursion, and what the compiler inlined of the C++ library; a frame that exists at run
+    time is never left out but for one like it.
+    """
+    inlined: list[Frame] = []
+    for item in _without_repeats(frames):
+        if isinstance(item, Frame) and _is_inlined_library(item):
+            inlined.append(item)
+            continue
+        yield from _counted(inlined)
+        inlined = []
+        yield item
+    yield from _counted(inlined)
+
+
+def _without_repeats(frames: Sequence[Frame]) -> Iterator[Frame | str]:
+    start = 0
+    while start < len(frames):
+        length, times = _cycle(frames, start)
+        if times <= _REPEATS_SHOWN:
+            yield frames[start]
+            start += 1
+            continue
+        yield from frames[start : start + length]
+        if length == 1:
+            yield f"... {times - 1:,} more of the same"
+        else:
+            yield f"... the same {length} frames {times - 1:,} more times"
+        start += length * times
+
+
+def _cycle(frames: Sequence[Frame], start: int) -> tuple[int, int]:
+    """How many frames from `start` come again and again, and how often."""
+    for length in range(1, _LONGEST_CYCLE + 1):
+        end = start + length
+        while end < len(frames) and frames[end] == frames[end - length]:
+            end += 1
+        times = (end - start) // length
+        if times > _REPEATS_SHOWN:
+            return length, times
+    return 1, 1
+
+
+def _is_inlined_library(frame: Frame) -> bool:
+    return (
+        frame.inlined
+        and frame.function is not None
+        and outermost_scope(printable(frame.function)) in _LIBRARY_SCOPES
     )
-    for part in parts:
-        yield from _lines(part, width, columns)
 
 
-def _column(widths: Iterator[int], limit: int) -> int:
-    """As wide as the widest part that does not exceed the limit."""
-    return max((width for width in widths if width <= limit), default=0)
+def _counted(inlined: Sequence[Frame]) -> Iterator[Frame | str]:
+    if len(inlined) <= _INLINED_SHOWN:
+        yield from inlined
+        return
+    found = {outermost_scope(printable(frame.function or "")) for frame in inlined}
+    scopes = " and ".join(f"{scope}::" for scope in _LIBRARY_SCOPES if scope in found)
+    yield f"({len(inlined)} inlined frames of {scopes})"
 
 
-def _parts(frame: Frame) -> _Parts:
-    if frame.function is None:
-        name, suffix = f"{frame.address:#x}", ""
-        reason = f"({printable(frame.unknown or 'no name is known')})"
-    else:
-        name, reason = _bounded(frame.function), ""
-        suffix = " (inlined)" if frame.inlined else f"+{frame.offset:#x}"
+# -- rows --
+
+
+def _row(frame: Frame) -> _Row:
     source = f"{printable(frame.source.file)}:{frame.source.line}" if frame.source else ""
-    return _Parts(name, suffix, source, _module(frame), reason)
+    module = "" if frame.module is None else module_name(frame.module)
+    bracketed = f"[{module}]" if frame.module is not None else ""
+    if frame.function is not None:
+        suffix = " (inlined)" if frame.inlined else f"+{frame.offset:#x}"
+        return _Row(_bounded(frame.function), suffix, source, bracketed, "")
+    reason = f"({printable(frame.unknown or 'no name is known')})"
+    if module and frame.module_offset is not None:  # what addr2line needs
+        return _Row(module, f"+{frame.module_offset:#x}", source, "", reason)
+    return _Row(f"{frame.address:#x}", "", source, bracketed, reason)
 
 
 def _bounded(function: str) -> str:
@@ -84,57 +171,100 @@ def _bounded(function: str) -> str:
     return name if cell_len(name) * 2 >= len(name) else shorten_middle(name, _LONGEST_NAME)
 
 
-def _module(frame: Frame) -> str:
-    if frame.module is None:
-        return ""
-    name = module_name(frame.module)
-    if frame.function is None and frame.module_offset is not None:
-        return f"[{name}+{frame.module_offset:#x}]"  # what addr2line needs
-    return f"[{name}]"
+# -- columns --
 
 
-def _lines(part: _Parts, width: int, columns: tuple[int, int]) -> Iterator[Text]:
-    """One line, two where one can't hold all that has to be said."""
-    shorter = part
-    line = _joined(part, columns)
-    if line.cell_len > width:
-        line = _joined(part, (0, 0))
-    if line.cell_len > width and part.source:
-        room = cell_len(part.source) - (line.cell_len - width)
-        shorter = replace(part, source=shorten_folders(part.source, max(room, _SOURCE_ROOM)))
-        line = _joined(shorter, (0, 0))
-    if line.cell_len > width:
-        room = cell_len(part.name) - (line.cell_len - width)
-        if room < cell_len(shorten_symbol(part.name, _NAME_ROOM)):
-            yield from _two_lines(part, width)
-            return
-        line = _joined(replace(shorter, name=shorten_symbol(part.name, room)), (0, 0))
-    yield line
+def _columns(rows: Sequence[_Row], width: int) -> _Columns:
+    named = [row for row in rows if not row.reason]
+    module = min(
+        _widest(row.module for row in named), max(min(_MODULE_ROOM, width // 3), width // 4)
+    )
+    room = width - (module + len(_GAP) if module else 0)
+    names = max((row.name_cells for row in named), default=0)
+    sources = [row.source for row in rows if row.source]
+    if not sources:
+        return _Columns(min(names, room), 0, module)
+    room -= len(_GAP)
+    names = min(names, max(_NAME_ROOM, room // 2), room)
+    least_for_names = min(names, room // 2)
+    source = room - least_for_names
+    for parts in (2, 1):
+        needed = _widest(_last_parts(one, parts) for one in sources)
+        if needed <= room - least_for_names:
+            source = max(needed, room - names)
+            break
+    source = min(source, _widest(shorten_folders(one, source) for one in sources))
+    return _Columns(min(names, room - source), source, module)
 
 
-def _joined(part: _Parts, columns: tuple[int, int]) -> Text:
-    """All parts on one line, names and sources padded to `columns`."""
-    line = Text().append(part.name, FUNCTION_STYLE).append(part.suffix)
-    if part.source or part.module or part.reason:
-        line.append(" " * (columns[0] - line.cell_len))
-    source_padding = " " * (columns[1] - cell_len(part.source)) if part.module else ""
-    for text in (part.source + source_padding, part.module, part.reason):
-        if text:
-            line.append(_GAP + text, PLACE_STYLE)
-    return line
+def _widest(texts: Iterable[str]) -> int:
+    return max(map(cell_len, texts), default=0)
 
 
-def _two_lines(part: _Parts, width: int) -> Iterator[Text]:
-    """The name, and under it the location."""
-    name = shorten_symbol(part.name, width - len(part.suffix))
-    yield Text().append(name, FUNCTION_STYLE).append(part.suffix)
-    room = width - len(_PLACE_INDENT)
-    module = part.module
+def _last_parts(source: str, count: int) -> str:
+    """`source` without all but `count` parts of its path, as `shorten_folders` writes it."""
+    parts = source.split("/")
+    shorter = f".../{'/'.join(parts[-count:])}"
+    return shorter if len(parts) > count and cell_len(shorter) < cell_len(source) else source
+
+
+def _lines(row: _Row, width: int, columns: _Columns) -> Iterator[Text]:
+    """One line, two where a name would lose too much on one."""
+    source = shorten_folders(row.source, columns.source) if row.source else ""
+    room = columns.name
+    if not row.source and columns.source:  # nothing stands in the way
+        room += len(_GAP) + columns.source
+    if not row.source and not row.module:
+        room = width
+    room -= len(row.suffix)
+    fits = cell_len(row.name) <= room or least_cells(row.name) <= room
+    if fits and cell_len(source) <= columns.source:
+        line = _name(row, room)
+        if place := _place(source, row.module, columns, line.cell_len):
+            line.append(place, PLACE_STYLE)
+        yield line
+        return
+    yield _name(row, width - len(row.suffix))
+    before = columns.name
+    if cell_len(source) > columns.source:  # to the left of its column, as far as needed
+        most = columns.name + columns.source - _PLACE_INDENT
+        source = shorten_path(source, max(most, columns.source))
+        before -= cell_len(source) - columns.source
+    place = _place(source, row.module, columns, 0, max(0, before))
+    if place:
+        yield Text(place, PLACE_STYLE)
+
+
+def _name(row: _Row, room: int) -> Text:
+    return Text().append(shorten_symbol(row.name, room), FUNCTION_STYLE).append(row.suffix)
+
+
+def _place(
+    source: str, module: str, columns: _Columns, taken: int, before: int | None = None
+) -> str:
+    """Source and module in their columns, behind a name that takes `taken` cells."""
+    place = " " * ((columns.name if before is None else before) - taken)
+    if source:
+        place += _GAP + source
     if module:
-        share = room * 3 // 5 if part.source or part.reason else room
-        module = f"[{shorten_middle(module[1:-1], share - 2)}]"
-        room -= cell_len(module) + len(_GAP)
-    source = shorten_path(part.source, room) if part.source else ""
-    reason = shorten_middle(part.reason, room) if part.reason else ""
-    place = _GAP.join(text for text in (source, module, reason) if text)
-    yield Text(_PLACE_INDENT + place, PLACE_STYLE)
+        module = f"[{shorten_middle(module[1:-1], columns.module - 2)}]"
+        end = columns.name + (len(_GAP) + columns.source if columns.source else 0)
+        place += " " * (end - taken - cell_len(place)) + _GAP + module
+    return place if place.strip() else ""
+
+
+def _unnamed_line(row: _Row, width: int, columns: _Columns) -> Text:
+    """Where the frame is, and why no more is known: on one line, in columns where they do."""
+    place = _GAP.join(filter(None, (shorten_path(row.source, width // 3), row.module)))
+    brackets = 2 if row.suffix else 0
+    room = width - brackets - len(row.suffix) - cell_len(_GAP + place + row.reason)
+    name = shorten_middle(row.name, max(room, width // 4))
+    if brackets:
+        name = f"[{name}{row.suffix}]"
+    line = Text(name)
+    rest = f"{place}{_GAP if place else ''}{row.reason}"
+    padding = max(0, columns.name - line.cell_len)
+    if columns.name + cell_len(_GAP + rest) > width:
+        padding = 0
+    room = width - line.cell_len - padding - len(_GAP)
+    return line.append(" " * padding + _GAP + shorten_middle(rest, room), PLACE_STYLE)

@@ -87,44 +87,6 @@ def _take(text: str, cells: int) -> str:
     return text
 
 
-def shorten_symbol(name: str, cells: int) -> str:
-    """The name of a function in at most `cells`: what a C++ name can do without goes first.
-
-    Template arguments, then parameters, then the middle:
-    `std::vector<...>::insert<...>(...)` says more than `std::vector<std:...igned long)`.
-    """
-    if cell_len(name) <= cells:
-        return name
-    for brackets in ("<>", "<>()"):
-        shorter = _fold(name, brackets)
-        if cell_len(shorter) <= cells:
-            return shorter
-    return shorten_middle(_fold(name, "<>()"), cells)
-
-
-def _fold(name: str, brackets: str) -> str:
-    """`name` with what stands in the outermost `brackets` replaced by "...".
-
-    Returned as it is where they don't pair up (operator<, operator->).
-    """
-    name = name.replace("(anonymous namespace)", "{anonymous}")  # as GCC spells it
-    opening, closing = brackets[::2], brackets[1::2]
-    folded: list[str] = []
-    depth = 0
-    for previous, char in zip(" " + name, name, strict=False):
-        if char in closing:
-            depth -= 1
-            if depth < 0:
-                return name
-            if depth == 0 and previous not in opening:  # nothing to fold in ()
-                folded.append(ELLIPSIS)
-        if depth == 0:
-            folded.append(char)
-        if char in opening:
-            depth += 1
-    return name if depth else "".join(folded)
-
-
 def shorten_folders(path: str, cells: int) -> str:
     """`path` without leading folders, as many as needed for `cells` cells: `.../http/parser.c:118`.
 
