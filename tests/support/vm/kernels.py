@@ -45,7 +45,6 @@ class UnavailableError(Exception):
 class UnpackedKernel:
     """A kernel in a directory of its own."""
 
-    kind: Kernel
     folder: Path
     release: str  # as uname -r says it
 
@@ -84,7 +83,7 @@ def fetch(kernel: Kernel) -> UnpackedKernel:
     release = package.removeprefix("linux-image-")
     if not (folder / "lib/modules" / release / "modules.dep.bin").exists():
         _run(["depmod", "-b", folder, release])
-    return UnpackedKernel(kernel, folder, release)
+    return UnpackedKernel(folder, release)
 
 
 def cache_directory() -> Path:
