@@ -228,6 +228,21 @@ SAMPLED = replace(
     sites=(PARSE_SITE, CACHE_SITE),
     target=TargetInfo(0, "kernel", "kernel", ("kmem tracepoints: 4",)),
 )
+WEIGHTED = replace(
+    BUSY,
+    sample_bytes=524_288,
+    error=Total(730_000, 600),
+    losses=NO_LOSSES,
+    allocations=None,
+    younger=Total(),
+    sites=(
+        replace(PARSE_SITE, error=Total(524_288, 512)),
+        replace(CACHE_SITE, error=Total(180_000, 1)),
+    ),
+    site_count=3,
+    outstanding=Total(16_777_216, 1_234_567),
+    stack_ends={StackEnd.UNKNOWN: 3},
+)
 PIPE_SITE = Site(
     "1d2f7a90c41b7e01",
     Stack(
@@ -300,6 +315,7 @@ REPORTS = {
     "quiet": QUIET,
     "combined": COMBINED,
     "sampled": SAMPLED,
+    "weighted": WEIGHTED,
     "kernel": KERNEL,
 }
 
@@ -386,6 +402,56 @@ def test_text_marks_estimates() -> None:
     assert "~" not in exact
     assert "~16.0 MiB in ~13,000 allocations" in estimated
     assert "1 allocation in 100" in estimated
+
+
+def test_text_keeps_estimates_of_a_site_on_one_line() -> None:
+    lines = rendered("text", WEIGHTED).splitlines()
+    assert any("outstanding ~16.0 MiB ±712.9 KiB in ~1,234,567 allocations" in x for x in lines)
+    rows = [line for line in lines if "oldest" in line]
+    assert [row.split()[-1] for row in rows] == ["6f1d2a", "000000"]
+    assert len({row.index("±") for row in rows}) == 1
+
+    large = replace(PARSE_SITE, bytes=10**9, count=1_234_567, error=Total(10**8, 1))
+
+    def row_of(site: Site) -> str:
+        report = replace(WEIGHTED, sites=(site,), outstanding=Total(2 * 10**9, 1_300_000))
+        (row,) = (line for line in rendered("text", report).splitlines() if "oldest" in line)
+        return row
+
+    assert row_of(large).endswith("  50%  ~1,234,567 allocations  ~+512.0 KiB  oldest 4m10s")
+    assert row_of(replace(large, growth_bytes=10**9)).endswith("~+953.7 MiB  oldest 4m10s")
+    assert row_of(replace(large, growth_bytes=0)).endswith(" allocs  ~+0 B  oldest 4m10s  6f1d2a")
+    assert row_of(replace(large, growth_bytes=None)).endswith(" allocations  oldest 4m10s  6f1d2a")
+
+
+def test_text_says_once_that_no_site_is_old_enough() -> None:
+    young = Total(4_096, 1)
+    report = replace(
+        QUIET, final=False, outstanding=young, younger=young, target=replace(BUSY.target, notes=())
+    )
+    assert rendered("text", report).splitlines()[1:4] == [
+        "outstanding 4.0 KiB in 1 allocation",
+        "  younger than 500ms, left out below: 4.0 KiB in 1 allocation",
+        "",
+    ]
+    assert rendered("text", report).count("older") == 1
+
+
+def test_text_speaks_of_one_in_the_singular() -> None:
+    losses = (
+        Loss("a", 1, "allocations not recorded: their map is full", bytes=1),
+        Loss("b", 1, "allocation calls that never returned"),
+        Loss("c", 2, "stacks not stored"),
+    )
+    text = rendered("text", replace(WEIGHTED, losses=losses))
+    assert "the one other site: " in text
+    assert "lost: 1 allocation not recorded: their map is full (1 B)\n" in text
+    assert "lost: 1 allocation call that never returned\n" in text
+    assert "lost: 2 stacks not stored\n" in text
+
+
+def test_text_says_what_an_unknown_end_means() -> None:
+    assert "stacks: 3 by frame pointers (ends unknown)" in rendered("text", WEIGHTED)
 
 
 def test_text_says_a_note_once() -> None:

@@ -104,4 +104,4 @@ def _symbol(frame: Frame) -> str:
 def _loss_notice(loss: Loss) -> str:
     known_size = f" ({size(loss.bytes)})" if loss.bytes is not None else ""
     hint = f"; {loss.hint}" if loss.hint else ""
-    return printable(f"lost: {loss.count:,} {loss.meaning}{known_size}{hint}")
+    return printable(f"lost: {units.loss_in_words(loss)}{known_size}{hint}")

@@ -51,6 +51,8 @@ from leaktrace.report.names import printable, shorten_middle, wrap
 
 FILE_WIDTH = 80
 _NARROWEST = 40  # on a terminal narrower than this, lines wrap
+_ID_DIGITS = 16
+_SHORT_ID_DIGITS = 6  # still tell the sites of a report apart
 
 _STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
@@ -58,6 +60,7 @@ _STACK_ENDS = {
     StackEnd.BROKEN: "stack broken: the next frame can't be found",
     StackEnd.LOST: "stack lost: it could not be stored",
 }
+_END_WORDS = {StackEnd.UNKNOWN: "by frame pointers (ends unknown)"}
 
 
 class TextReporter(Reporter):
@@ -141,9 +144,8 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
     label = "new pages " if report.measure is Measure.FAULTS else "outstanding "
     if report.section is not None:
         label = f"{printable(report.section)}: {label}"
-    fields = [Text(label).append(_total(report.outstanding, about, _noun(report)), "bold")]
-    if report.error is not None:
-        fields[0].append(f" {_error(report.error)}")
+    total = _total(report.outstanding, about, _noun(report), report.error)
+    fields = [Text(label).append(total, "bold")]
     if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
     if report.growth_bytes is not None:
@@ -163,18 +165,20 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
         age = units.age(report.older_ms * 1_000_000)
         left_out = f"younger than {age}, left out below: {_total(report.younger, about)}"
         yield from _wrapped("  ", left_out, width)
-        yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
+        if report.site_count or older.count > 0:  # else "no outstanding allocations older" says it
+            yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
     if report.slab is not None:
         yield from _wrapped("  ", _slab_growth(report.slab), width)
 
 
 def _slab_growth(slab: SlabGrowth) -> str:
     """The kernel's own account beside ours."""
-    grew = units.size(abs(slab.grown_bytes))
-    text = f"slab {'grew' if slab.grown_bytes >= 0 else 'shrank'} {grew}, "
-    text += f"tracked {units.size(slab.tracked_bytes)}"
+    change = units.size(abs(slab.grown_bytes))
+    more = "more" if slab.grown_bytes >= 0 else "less"
+    text = f"all slabs hold {change} {more} than when tracing began (/proc/slabinfo); "
+    text += f"{units.size(slab.tracked_bytes)} of objects allocated since are outstanding"
     if slab.older_releases:
-        text += f"; freed, from before: {units.counted(slab.older_releases, 'object')}"
+        text += f"; {units.counted(slab.older_releases, 'older object')} freed since"
     return text
 
 
@@ -216,13 +220,13 @@ def _of_kernel(site: Site, width: int) -> Iterator[Text]:
     if site.requested_bytes is not None and site.requested_bytes < site.bytes:
         unused = site.bytes - site.requested_bytes
         share = units.share(unused, site.bytes)
-        fields.append(Text(f"{units.size(unused)} ({share}) more than was asked for"))
+        fields.append(Text(f"{units.size(unused)} ({share}) lost to rounding up"))
     if site.context is not None and site.context != "process":
         fields.append(Text(f"in {printable(site.context)} context"))
     if fields:
         yield from _flowed([Text("    ").append_text(fields[0]), *fields[1:]], width)
     if site.unconfirmed is not None:
-        yield from _wrapped("    (unconfirmed: ", f"{site.unconfirmed})", width, "yellow")
+        yield from _wrapped("    unconfirmed: ", site.unconfirmed, width, "yellow")
 
 
 def _older_than(report: Report) -> str:
@@ -232,31 +236,50 @@ def _older_than(report: Report) -> str:
 
 
 def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
-    """The figures of each site, in columns that all of them share."""
-    about = _about(report)
-    rows = [_site_row(site, report, about) for site in report.sites]
-    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    kept = [index for index, column_width in enumerate(columns) if column_width]
-    figures_width = sum(2 + columns[index] for index in kept)
+    """The figures of each site, in columns that all of them share.
+
+    Where the width does not do, "allocations" and the ids are cut short, then ids are left out: a
+    line of its own for each would be worse. (JSON has them.)
+    """
+    full, short = (_site_rows(report, noun) for noun in (_noun(report), _short_noun(report)))
+    least = 2 + _SHORT_ID_DIGITS
+    use_short = width - _row_cells(full) < least and (
+        width - _row_cells(short) >= least or width < _row_cells(full)
+    )
+    rows = short if use_short else full
+    room = width - _row_cells(rows)
     for site, row in zip(report.sites, rows, strict=True):
-        styles = ("bold", "", "", _change_style(site.growth_bytes or 0), "")
-        figures = [Text(row[index].rjust(columns[index]), styles[index]) for index in kept]
-        site_id = Text(printable(site.id), "dim")
-        if figures_width + 2 + site_id.cell_len <= width:
-            yield [Text("  ") + Text("  ").join([*figures, site_id])]
-        elif figures_width <= width:
-            yield [Text("  ") + Text("  ").join(figures), Text("    site ") + site_id]
+        styles = ("bold", "", "", "", _change_style(site.growth_bytes or 0), "")
+        figures = [Text(*styled) for styled in zip(row, styles, strict=True) if styled[0]]
+        site_id = printable(site.id)[: _ID_DIGITS if room >= 2 + _ID_DIGITS else _SHORT_ID_DIGITS]
+        if room >= 2 + len(site_id):
+            figures.append(Text(site_id, "dim"))
+        if room >= 0:
+            yield [Text("  ") + Text("  ").join(figures)]
         else:  # a very narrow terminal
-            yield list(_flowed([*figures, site_id], width))
+            yield list(_flowed([*figures, Text(site_id, "dim")], width))
 
 
-def _site_row(site: Site, report: Report, about: str) -> tuple[str, str, str, str, str]:
-    growth = site.growth_bytes
-    error = "" if site.error is None else f" {_error(site.error)}"
+def _site_rows(report: Report, noun: str) -> list[tuple[str, ...]]:
+    """The figures of all sites, padded to columns; "" in columns that none has anything in."""
+    rows = [_site_row(site, report, noun) for site in report.sites]
+    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        tuple(text.rjust(cells) for text, cells in zip(row, columns, strict=True)) for row in rows
+    ]
+
+
+def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
+    return sum(2 + len(text) for text in rows[0] if text) if rows else 0
+
+
+def _site_row(site: Site, report: Report, noun: str) -> tuple[str, ...]:
+    about, growth = _about(report), site.growth_bytes
     return (
-        about + units.size(site.bytes) + error,
+        about + units.size(site.bytes),
+        "" if site.error is None else _error(site.error),
         units.share(site.bytes, report.outstanding.bytes),
-        about + units.counted(site.count, _noun(report)),
+        about + units.counted(site.count, noun),
         "" if growth is None else about + units.size_change(growth),
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
     )
@@ -279,7 +302,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     )
     others = report.site_count - len(report.sites)
     if others > 0:
-        label = f"the other {units.counted(others, 'site')}"
+        label = "the one other site" if others == 1 else f"the other {others:,} sites"
     elif (rest.bytes > 0 or rest.count > 0) and not report.is_estimate:
         label = "at no site that is known"
     else:
@@ -297,14 +320,17 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", _cost(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]
-    if ends := [f"{count:,} {end}" for end, count in report.stack_ends.items() if count]:
+    ends = [
+        f"{count:,} {_END_WORDS.get(end, end)}" for end, count in report.stack_ends.items() if count
+    ]
+    if ends:
         fields.append(Text(f"stacks: {', '.join(ends)}"))
     yield from _flowed(fields, width)
 
 
 def _loss(loss: Loss, width: int) -> Iterator[Text]:
     known_size = f" ({units.size(loss.bytes)})" if loss.bytes is not None else ""
-    text = f"{units.number(loss.count)} {loss.meaning}{known_size}"
+    text = f"{units.loss_in_words(loss)}{known_size}"
     yield from _wrapped("lost: ", text, width, "bold red")
     if loss.hint:
         yield from _wrapped("      ", loss.hint, width)
@@ -327,6 +353,10 @@ def _noun(report: Report) -> str:
     return "fault" if report.measure is Measure.FAULTS else "allocation"
 
 
+def _short_noun(report: Report) -> str:
+    return "alloc" if _noun(report) == "allocation" else _noun(report)
+
+
 def _about(report: Report) -> str:
     """The mark of a figure that is an estimate."""
     return "~" if report.is_estimate else ""
@@ -336,9 +366,9 @@ def _error(error: Total) -> str:
     return f"±{units.size(error.bytes)}"
 
 
-def _total(total: Total, about: str, noun: str = "allocation") -> str:
-    count = units.counted(total.count, noun)
-    return f"{about}{units.size(total.bytes)} in {about}{count}"
+def _total(total: Total, about: str, noun: str = "allocation", error: Total | None = None) -> str:
+    size = f"{about}{units.size(total.bytes)}{'' if error is None else f' {_error(error)}'}"
+    return f"{size} in {about}{units.counted(total.count, noun)}"
 
 
 def _change_style(change_bytes: int) -> str:

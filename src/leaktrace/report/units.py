@@ -5,9 +5,14 @@ Plain ASCII, so that a figure is as many columns wide as it is characters long.
 
 from __future__ import annotations
 
-from leaktrace.model import Report
+import re
+
+from leaktrace.model import Loss, Report
 
 _SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+# What a loss is of: "allocations not recorded", "allocation calls that never returned".
+_PLURAL = re.compile(r"^(\w+ )??(\w*[^\Ws])s\b")
 
 _MS_NS = 1_000_000
 _S_NS = 1_000 * _MS_NS
@@ -44,6 +49,14 @@ def number(count: int) -> str:
 def counted(count: int, noun: str) -> str:
     """A count and what is counted: "1 allocation", "51,204 allocations"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def loss_in_words(loss: Loss) -> str:
+    """What was lost and how often: "3 stacks not stored: …", "1 stack not stored: …"."""
+    meaning = loss.meaning
+    if loss.count == 1:
+        meaning = _PLURAL.sub(r"\1\2", meaning, count=1)
+    return f"{number(loss.count)} {meaning}"
 
 
 def share(part: int, whole: int) -> str:
