@@ -26,6 +26,11 @@
 #define MAX_SIZE (~0ULL)
 #endif
 
+/* 1: one of those bounds was asked for, so a block that isn't recorded may have been left out. */
+#ifndef SIZES_FILTERED
+#define SIZES_FILTERED 0
+#endif
+
 /* Record one allocation in this many, at random. */
 #ifndef SAMPLE_RATE
 #define SAMPLE_RATE 1

@@ -119,15 +119,21 @@ enum function {
     FUNCTION_MUNMAP = 12,
     FUNCTION_MREMAP = 13,
     FUNCTION_FAULT = 14, /* not a function: a page that the process touched first */
+    FUNCTION_OPERATOR_NEW = 15,
+    FUNCTION_MALLOCX = 16,
+    FUNCTION_RALLOCX = 17,
 };
 
 /* The outermost allocation call that a thread is inside of. Calls that the
  * allocator makes to itself (realloc to malloc, malloc to mmap…) start at a
  * lower stack pointer and are part of it. */
 struct call {
-    u64 sp;      /* at the function's entry; 0: no call is open */
-    u64 size;    /* requested bytes; for munmap the length */
-    u64 memptr;  /* posix_memalign's out parameter */
+    u64 sp;   /* at the function's entry; 0: no call is open */
+    u64 size; /* requested bytes; for munmap the length */
+    union {
+        u64 memptr;   /* posix_memalign's out parameter */
+        u64 released; /* bytes that mremap takes away */
+    };
     u64 address; /* the block that realloc resizes, or 0 */
     struct allocation old;
     u16 function;
@@ -185,6 +191,7 @@ struct session {
     u32 announced;    /* the generation whose first allocation was announced, plus one */
     u32 armed;        /* set when every probe is on: nothing is recorded before */
     u64 reported;     /* version of the list of mappings that was reported to be out of date */
+    u64 reported_ns;  /* when that was */
     u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
 };
 

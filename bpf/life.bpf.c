@@ -9,6 +9,8 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
     threads.delete(&key);
+    u64 before = key >> 32 << 32 | (u32)ctx->args[1]; /* another thread than the first has it */
+    threads.delete(&before);
     struct event event = {.time_ns = now->exec_time_ns,
                           .kind = EVENT_EXEC,
                           .generation = now->generation,

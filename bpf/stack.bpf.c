@@ -37,6 +37,7 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
 /* a <= b for a, b < 2^63, without a branch that would double the verifier's states */
 #define NOT_ABOVE(a, b) ((u32)(((u64)(a) - (u64)(b)-1) >> 63))
 
+#define REPORT_AGAIN_NS 250000000
 #define BP_LOST 254
 #define BP_AT_BP 255
 #define CODE_PAGE_SHIFT 8
@@ -317,9 +318,13 @@ static __always_inline int walk_some(struct thread *thread) {
 static __always_inline void report_unknown_code(void *ctx, u64 version) {
     struct session *now = this_session();
 
-    if (!now || now->reported == version)
+    u64 time_ns = bpf_ktime_get_ns();
+
+    /* Generated code is in no table, ever, and must not hide a dlopen that comes later. */
+    if (!now || (now->reported == version && time_ns - now->reported_ns < REPORT_AGAIN_NS))
         return;
     now->reported = version;
+    now->reported_ns = time_ns;
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .kind = EVENT_UNKNOWN_CODE,
                           .generation = now->generation,

@@ -91,21 +91,26 @@ static __always_inline void count_freed(struct allocation *allocation) {
 
 /* --- records -------------------------------------------------------------------------------- */
 
-/* Take a record out of the map. The value is copied first: it is gone after the
- * delete. */
+/* Whether a record was made before the last exec: it says nothing of this image. */
+static __always_inline int is_stale(struct allocation *allocation) {
+    struct session *now = this_session();
+    return now && allocation->time_ns < now->exec_time_ns;
+}
+
+/* Take a record out of the map. The value is copied first: it is gone after the delete. */
 static __always_inline int take(u64 address, struct allocation *allocation) {
     struct allocation *recorded = allocations.lookup(&address);
 
     if (!recorded)
         return 0;
     *allocation = *recorded;
-    return allocations.delete(&address) == 0;
+    return allocations.delete(&address) == 0 && !is_stale(allocation);
 }
 
 static __always_inline int put(u64 address, struct allocation *allocation) {
     long error = allocations.insert(&address, allocation);
 
-    if (error == -17) { /* EEXIST: its release was not seen */
+    if (error == -17) { /* EEXIST: its release was not seen, or it is from before an exec */
         struct allocation forgotten = {};
         if (take(address, &forgotten)) {
             count_freed(&forgotten);
@@ -141,7 +146,7 @@ static __always_inline int filtered_out(struct thread *thread, u16 function, u64
     if (size < MIN_SIZE || size > MAX_SIZE)
         return 1;
     /* Regions are few and large: sampling them would save nothing and blur the most. */
-    if (function >= FUNCTION_MMAP)
+    if (function == FUNCTION_MMAP || function == FUNCTION_MUNMAP || function == FUNCTION_MREMAP)
         return 0;
 #if THROTTLE
     struct throttle *now = this_throttle();
@@ -167,16 +172,17 @@ static __always_inline void announce(void *ctx, struct session *now) {
     if (now->announced == now->generation + 1)
         return;
     now->announced = now->generation + 1;
+#if STOP_AT_START
+    /* Not before its exec, which leaktrace waits for. SIGSTOP takes effect before the call goes on.
+     * It is sent before the event, whose answer is SIGCONT: that one must not come first. */
+    if (now->generation)
+        bpf_send_signal(19);
+#endif
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .kind = EVENT_STARTED,
                           .generation = now->generation,
                           .tid = thread_key()};
     send_region_event(ctx, &event);
-#if STOP_AT_START
-    /* Not before its exec, which leaktrace waits for. */
-    if (now->generation)
-        bpf_send_signal(19); /* SIGSTOP: it takes effect before the call goes on */
-#endif
 }
 
 /* Put back what realloc had taken out: the call failed, or never returned. */
@@ -206,7 +212,7 @@ static __always_inline int return_pending(struct call *call, u64 sp, u16 functio
     u64 place = 0;
 
     if (bpf_probe_read_user(&place, sizeof(place), (void *)call->sp))
-        return 1;
+        return 0; /* its stack is gone */
     return (place & 4095) == 0 && place;
 #else
     return sp < call->sp || function != call->function;
@@ -387,12 +393,17 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
     if (function == FUNCTION_MUNMAP) {
         if ((int)result != 0)
             send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
+        trace(ctx, (int)result ? EVENT_FAIL : EVENT_RELEASE, function, call->address, size, 0);
         return;
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         failed = result == ~0ULL; /* MAP_FAILED */
-        if (failed && function == FUNCTION_MREMAP)
-            send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
+        if (function == FUNCTION_MREMAP) {
+            if (failed)
+                send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
+            else if (call->released)
+                trace(ctx, EVENT_RELEASE, function, call->address, call->released, 0);
+        }
     } else if (function == FUNCTION_POSIX_MEMALIGN) {
         failed = (int)result != 0;
         if (!failed && bpf_probe_read_user(&address, sizeof(address), (void *)call->memptr)) {
@@ -410,6 +421,7 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
             struct allocation old = call->old;
             call->has_old = 0;
             count_freed(&old);
+            trace(ctx, EVENT_RELEASE, function, call->address, old.size, old.stack_id);
         }
     }
     if (failed) {
@@ -467,7 +479,7 @@ static __always_inline void release(struct pt_regs *ctx, u64 address) {
         trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size, allocation.stack_id);
         return;
     }
-#if SAMPLE_RATE <= 1 && !defined(SIZES_FILTERED)
+#if SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED
     trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, ~0ULL, 0);
 #endif
 }

@@ -35,13 +35,14 @@ static __always_inline void enter(struct pt_regs *ctx, u16 function) {
         size = third;
         break;
     case FUNCTION_REALLOC:       /* (block, size) */
+    case FUNCTION_RALLOCX:       /* (block, size, flags) */
     case FUNCTION_ALIGNED_ALLOC: /* (alignment, size) */
     case FUNCTION_MEMALIGN:
     case FUNCTION_MMAP: /* (address, length, ...) */
     case FUNCTION_MUNMAP:
         size = second;
         break;
-    default: /* malloc, valloc, pvalloc (size) */
+    default: /* malloc, valloc, pvalloc, operator new, mallocx (size, ...) */
         size = first;
     }
     struct call *call = begin(ctx, function, size);
@@ -50,6 +51,7 @@ static __always_inline void enter(struct pt_regs *ctx, u16 function) {
     switch (function) {
     case FUNCTION_REALLOC:
     case FUNCTION_REALLOCARRAY:
+    case FUNCTION_RALLOCX:
         hold_old(call, first);
         break;
     case FUNCTION_POSIX_MEMALIGN:
@@ -61,6 +63,7 @@ static __always_inline void enter(struct pt_regs *ctx, u16 function) {
         /* An old length of 0 maps the same pages a second time (mremap(2)). */
         if (function == FUNCTION_MREMAP && (fourth & MREMAP_DONTUNMAP))
             second = 0;
+        call->released = second;
         send_region(ctx, EVENT_REGION_RELEASE, function, first, second, 0);
     }
 }

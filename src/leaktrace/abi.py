@@ -45,6 +45,7 @@ SESSION = np.dtype(
         ("announced", "<u4"),
         ("armed", "<u4"),
         ("reported", "<u8"),
+        ("reported_ns", "<u8"),
         ("exec_time_ns", "<u8"),
     ]
 )
@@ -102,6 +103,9 @@ class Function(IntEnum):
     MUNMAP = 12
     MREMAP = 13
     FAULT = 14
+    OPERATOR_NEW = 15
+    MALLOCX = 16
+    RALLOCX = 17
 
 
 class EventCode(IntEnum):

@@ -20,6 +20,7 @@ from leaktrace.errors import LeaktraceError, UsageError
 from leaktrace.features import Machine, require_kernel_mode, require_user_mode
 from leaktrace.kernel_cli import kernel_max_stacks, kernel_options, kernel_target
 from leaktrace.kernel_program import KERNEL_FRAGMENTS
+from leaktrace.notices import hint, tell
 from leaktrace.options import (
     CommandTarget,
     EventBuffer,
@@ -95,6 +96,7 @@ class _Interval(click.FloatRange):
 _MOST_ENTRIES = 1 << 31
 _MOST_BYTES = (1 << 64) - 1
 _MOST_SAMPLED = (1 << 32) - 1
+_MOST_SAMPLED_BYTES = 1 << 40
 
 
 def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
@@ -164,7 +166,7 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
 )
 @click.option(
     "--sample-bytes",
-    type=_integer(1),
+    type=_integer(1, _MOST_SAMPLED_BYTES),
     metavar="N",
     help="Record about one allocation in N bytes, large ones more likely than small: better "
     "estimates of bytes than -s, at the same cost. Figures are shown with their standard error.",
@@ -335,10 +337,9 @@ def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN4
 def _warn_of_mixing(output: Path | None) -> None:
     """A command writes where leaktrace does: JSON lines would not be alone there."""
     if output is None:
-        print(
-            "leaktrace: the command's own output goes to the same place as the JSON lines; "
-            "--output FILE keeps them apart",
-            file=sys.stderr,
+        tell(
+            "the command's own output goes to the same place as the JSON lines; "
+            "--output FILE keeps them apart"
         )
 
 
@@ -355,6 +356,11 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         )
     if asked["sample_rate"] > 1 and asked["sample_bytes"] is not None:
         raise UsageError("-s and --sample-bytes are two ways of sampling", "choose one of them")
+    if asked["combined_only"] and (asked["show_allocs"] or asked["sort"] == SortKey.AGE.value):
+        raise UsageError(
+            "--combined-only knows no single allocations, and so no ages",
+            "leave it out, or -a and --sort age",
+        )
     if asked["faults"]:
         _refuse_with_faults(asked)
     sampled = asked["sample_rate"] > 1 or asked["sample_bytes"] is not None
@@ -451,10 +457,9 @@ def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:
             f"use env(1): -c 'env {asked['command']}'",
         )
     if _SHELL_WORDS.intersection(argv):
-        print(
-            "leaktrace: no shell runs the command; what looks like shell syntax is passed to it as "
+        tell(
+            "no shell runs the command; what looks like shell syntax is passed to it as "
             "it is (a shell would be a process of its own: -c \"sh -c 'exec …'\")",
-            file=sys.stderr,
         )
     if not argv:
         raise UsageError("the command is empty", "give a program to run: -c './server -v'")
@@ -495,6 +500,9 @@ def _guarded(action: Callable[[], Any]) -> int:
         # The reader is gone (`| head`): the quiet end. Nothing may be flushed into the pipe later.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        _complain(f"the system refused: {error}", "see the limits of this shell: ulimit -a")
+        return 1
     except (KeyboardInterrupt, click.Abort):
         return 130
 
@@ -511,7 +519,6 @@ def _usage_hint(error: click.ClickException) -> str:
     return "see leaktrace --help"
 
 
-def _complain(message: str, hint: str) -> None:
-    print(f"leaktrace: {message}", file=sys.stderr)
-    if hint:
-        print(f"  hint: {hint}", file=sys.stderr)
+def _complain(message: str, advice: str) -> None:
+    tell(message)
+    hint(advice)

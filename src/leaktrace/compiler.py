@@ -32,7 +32,7 @@ def find_bcc(root: Path = Path("/")) -> Path | None:
 
     None where there is none. PyPI's `bcc` is an unrelated package; the real one has a libbcc.py.
     """
-    candidates = [Path(entry) / "bcc" for entry in sys.path if entry] if root == Path("/") else []
+    candidates: list[Path] = []
     for pattern in _DISTRIBUTION_FOLDERS:
         candidates += sorted(root.glob(f"{pattern}/bcc"), reverse=True)
     return next((folder for folder in candidates if (folder / "libbcc.py").is_file()), None)

@@ -33,7 +33,7 @@ class CompilerChild:
         self._messages: IO[bytes] = os.fdopen(os.memfd_create("compiler messages"), "r+b")
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "leaktrace.compiler", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "leaktrace.compiler", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._messages,
                 stderr=self._messages,

@@ -15,6 +15,7 @@ from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.interrupts import Interrupts
 from leaktrace.kernel_tracer import KernelTracer
 from leaktrace.model import Cost, Report, TargetInfo
+from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, KernelTarget, Options
 from leaktrace.report import Reporter, create_reporter, open_output
 from leaktrace.tracer import Tracer
@@ -85,16 +86,14 @@ class Run(ABC):
         return False
 
     def until_the_end(self) -> None:
+        if self._interrupts.received is not None:
+            return  # before a command has run at all
         self._reporter.begin(self._tracer.info(), self._argv)
         self._tracer.arm()
         self._start_clock()
         self._meter = self._tracer.cost_meter()
         info = self._tracer.info()
-        print(
-            f"leaktrace: tracing {_subject(info)}: {'; '.join(info.allocators)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"tracing {_subject(info)}: {'; '.join(info.allocators)}")
         reason = self._report_at_intervals()
         if reason is not None:
             # Events may have arrived since the loop last looked.
@@ -217,11 +216,9 @@ class ProcessRun(Run):
             return True
         self._intervals_above = 0
         self._builder.sampling = self._traced.throttle(_THROTTLED_RATE)
-        print(
-            f"leaktrace: tracing takes {share:.0%} of the process's CPU time: "
-            f"from now on one allocation in {_THROTTLED_RATE} is recorded",
-            file=sys.stderr,
-            flush=True,
+        tell(
+            f"tracing takes {share:.0%} of the process's CPU time: "
+            f"from now on one allocation in {_THROTTLED_RATE} is recorded"
         )
         return False
 

@@ -250,22 +250,32 @@ class Tracer:
                     if event["address"] != event["tid"]:
                         self._attach_anew()
                 case abi.EventCode.STARTED:
-                    self._started = self._generation
                     self._look_for_objects()
-                    if self.command is not None:
-                        self.command.proceed()
+                    # One that has executed something else since waits for that one's event.
+                    if int(event["generation"]) == self._current_generation():
+                        self._started = self._generation
+                        if self.command is not None and self._generation:
+                            self.command.proceed()
                 case abi.EventCode.UNKNOWN_CODE:
                     self._look_for_objects()
                 case _:
                     self._regions.apply(event)
-        session = self._loaded.session.lookup(0)
-        if session is not None and int(session["generation"]) > self._generation:
+        if self._current_generation() > self._generation:
             executed = True
-            self._on_exec(int(session["generation"]))
+            self._on_exec(self._current_generation())
         events: list[Event] = []
         if self._trace_stream is not None:
-            events = [self._name_event(e) for e in _decode(self._trace_stream.drain())]
+            # What a command does before its exec is our doing.
+            first = 0 if self.command is None else 1
+            decoded = _decode(self._trace_stream.drain())
+            events = [self._name_event(e) for e in decoded if int(e["generation"]) >= first]
         return events, executed
+
+    def _current_generation(self) -> int:
+        """How often the target has executed a program by now."""
+        session = self._loaded.session.lookup(0)
+        assert session is not None  # an array has all its entries
+        return int(session["generation"])
 
     def _on_exec(self, generation: int) -> None:
         self._generation = generation
@@ -339,6 +349,7 @@ class Tracer:
         """Read the maps, with everything that happened until now taken into account."""
         self._look_for_objects()
         self._proceed_if_forgotten()
+        self._symbolizer.expect_new_names()
         return take_snapshot(
             self._loaded,
             self._regions,

@@ -39,6 +39,21 @@ def test_preloaded(library: str, compiled: Compiler) -> None:
     check(trace_work([compiled("allocator.c")], target_env={"LD_PRELOAD": name}).report)
 
 
+@pytest.mark.parametrize("library", ["", "jemalloc", "tcmalloc_minimal", "mimalloc"])
+@pytest.mark.may_skip("not every machine has every allocator")
+def test_operators_of_cpp(library: str, compiled: Compiler) -> None:
+    """Those of jemalloc and tcmalloc don't pass malloc; those of libstdc++ do."""
+    name = ctypes.util.find_library(library) if library else ""
+    if name is None:
+        pytest.skip(f"lib{library} is not installed")
+    program = compiled("operators.cpp", "-std=c++17")
+    report = trace_work([program], target_env={"LD_PRELOAD": name}).report
+    assert report.under("scenario_keep()") == Total(100 * (1000 + 10 + 4 + 64), 400)
+    assert report.under("scenario_delete()") == Total()
+    assert report.lost_allocations == {}
+    assert all(site.functions[0] == "scenario_keep()" for site in report.sites)
+
+
 def test_a_preloaded_wrapper_that_jumps_to_the_librarys_allocator(compiled: Compiler) -> None:
     """Hooked in both objects, and each call counted once."""
     wrapper = compiled("interposer.c", "-shared", "-fPIC", "-foptimize-sibling-calls")

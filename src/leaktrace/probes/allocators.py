@@ -41,10 +41,40 @@ HEAP = (
     Hook("pvalloc", Function.PVALLOC, "enter_size", 1),
 )
 
+# What allocators of their own offer besides: C++ operators that don't go through malloc, and the
+# calls of jemalloc. libstdc++'s operators call malloc and aren't hooked; it is no allocator.
+_NEW = ("_Znwm", "_Znam")
+_DELETE = ("_ZdlPv", "_ZdaPv")
+_ALIGNED = "St11align_val_t"
+_NOTHROW = "RKSt9nothrow_t"
+OPERATORS = (
+    *(
+        Hook(new + suffix, Function.OPERATOR_NEW, "enter_size", 1)
+        for new in _NEW
+        for suffix in ("", _NOTHROW, _ALIGNED, _ALIGNED + _NOTHROW)
+    ),
+    *(
+        Hook(delete + suffix, Function.FREE, "enter_free", 1, has_return=False)
+        for delete in _DELETE
+        for suffix in ("", "m", _NOTHROW, _ALIGNED, "m" + _ALIGNED, _ALIGNED + _NOTHROW)
+    ),
+    Hook("mallocx", Function.MALLOCX, "enter_size", 1),
+    Hook("rallocx", Function.RALLOCX, "enter_realloc", 2),
+    *(
+        Hook(name, Function.FREE, "enter_free", 1, has_return=False)
+        for name in ("dallocx", "sdallocx", "free_sized", "free_aligned_sized", "cfree")
+    ),
+)
+
 REGIONS = (
     Hook("mmap", Function.MMAP, "enter_mmap", 2),
     Hook("munmap", Function.MUNMAP, "enter_munmap", 2),
     Hook("mremap", Function.MREMAP, "enter_mremap", 4),
 )
 
-FUNCTION_NAMES = {hook.function: hook.symbol for hook in (*HEAP, *REGIONS)}
+FUNCTION_NAMES = {
+    Function.OPERATOR_NEW: "operator new",
+    **{hook.function: hook.symbol for hook in (*HEAP, *REGIONS)},
+    Function.MALLOCX: "mallocx",
+    Function.RALLOCX: "rallocx",
+}

@@ -57,12 +57,18 @@ class Attachments:
         A function that the kernel can't probe is left out and named, unless it is malloc or free.
         Raises EnvironmentUnfitError, TargetError or ProgramError.
         """
+        # Releases first, beginnings last: what is hooked while the process runs must never see a
+        # block come that it can't see go.
         groups: defaultdict[tuple[str, bool], list[Probe]] = defaultdict(list)
+        for probe in plan.probes:
+            if not probe.hook.has_return:
+                groups[self._entry_program(probe), False].append(probe)
         for probe in plan.probes:
             if probe.hook.has_return:
                 groups[RETURN_PROGRAM, True].append(probe)
         for probe in plan.probes:
-            groups[self._entry_program(probe), False].append(probe)
+            if probe.hook.has_return:
+                groups[self._entry_program(probe), False].append(probe)
         refused: set[str] = set()
         for (program, is_return), probes in groups.items():
             wanted = [probe for probe in probes if probe.hook.symbol not in refused]

@@ -12,7 +12,7 @@ from pathlib import Path
 from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.allocators import HEAP, REGIONS, REQUIRED, Hook
+from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
 from leaktrace.probes.placement import Placement, place_in
 from leaktrace.target.mappings import Mapping, read_mappings
 
@@ -56,7 +56,7 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
     probe. A symbol that is resolved at run time (IFUNC) can't be located in the file and counts as
     missing.
     """
-    hooks = (*HEAP, *REGIONS)
+    hooks = (*HEAP, *REGIONS, *OPERATORS)
     found = {
         name: symbol
         for name, symbol in elf.functions(prefix + hook.symbol for hook in hooks).items()
@@ -70,7 +70,8 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
         symbol = found.get(prefix + hook.symbol)
         entry = elf.vaddr_to_offset(symbol.vaddr) if symbol else None
         if symbol is None or entry is None:
-            missing.append(hook.symbol)
+            if hook not in OPERATORS:
+                missing.append(hook.symbol)
         elif entry not in probes:
             placement = place_in(elf, symbol, hook.argument_count)
             probes[entry] = Probe(hook, placement, entry + placement.offset)

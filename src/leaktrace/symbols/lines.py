@@ -94,7 +94,14 @@ def read_line_table(elf: ElfObject, timeout_s: float) -> LineTable:
 
 
 def _convert_in_child(elf: ElfObject, table: int, timeout_s: float) -> None:
-    command = [sys.executable, "-m", "leaktrace.symbols.convert", str(elf.descriptor), str(table)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "leaktrace.symbols.convert",
+        str(elf.descriptor),
+        str(table),
+    ]
     try:
         child = subprocess.run(
             command,

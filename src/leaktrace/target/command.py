@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaktrace.errors import TargetError
+from leaktrace.interrupts import ENDING
 
 _PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -41,13 +42,19 @@ class StartedCommand:
 
     def _become_the_command(self, hold_read: int, failure_write: int, libc: ctypes.CDLL) -> None:
         try:
+            # Python's handlers would write into the tracer's own wake-up pipe. What was ignored
+            # when leaktrace was started stays so; SIGPIPE and SIGXFSZ are Python's doing.
+            for number in (*ENDING, signal.SIGPIPE, signal.SIGXFSZ):
+                if signal.getsignal(number) != signal.SIG_IGN or number not in ENDING:
+                    signal.signal(number, signal.SIG_DFL)
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)
             # Should leaktrace be killed while it looks at the stopped command, the command goes on.
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
-            # Python ignores SIGPIPE; the command must not inherit that.
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            # In a pid namespace of our own the kernel side learns from a first call who is traced,
+            # and only then sees the exec. This one fails, and so is no allocation.
+            libc.malloc(ctypes.c_size_t(-1))
             os.execv(self.path, list(self.argv))
         except OSError as error:
             os.write(failure_write, str(error.errno).encode())
@@ -56,9 +63,13 @@ class StartedCommand:
 
     def release(self) -> None:
         """Let it exec, and wait until it has. Raises TargetError when the exec fails."""
-        os.write(self._hold, b"x")
-        os.close(self._hold)
-        self._hold = -1
+        try:
+            os.write(self._hold, b"x")
+        except BrokenPipeError:
+            raise TargetError("the command was killed before it ran", "start it again") from None
+        finally:
+            os.close(self._hold)
+            self._hold = -1
         code = os.read(self._failure, 16)  # empty once exec has closed the other end
         os.close(self._failure)
         if code:

@@ -103,6 +103,12 @@ class Process:
         poll.register(self._pidfd, select.POLLIN)
         return not poll.poll(0)
 
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped it."""
+        with contextlib.suppress(TargetError):
+            return _read_status(self.pid).state == "T"
+        return False
+
     def read_name(self) -> str:
         """Its name now (an exec changes it); the last known one after its end."""
         with contextlib.suppress(TargetError):
