@@ -7,22 +7,38 @@ The file /tmp/perf-PID.map has a line a function, "START SIZE name", both number
 from __future__ import annotations
 
 import os
+import re
 import stat
-from bisect import bisect_right
+import time
+from array import array
+from itertools import islice
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.table import SymbolMatch
 from leaktrace.target.root import TargetRoot
 
-_MAX_BYTES = 256 << 20
+_MAX_BYTES = 16 << 20
+_MAX_ENTRIES = 500_000
 _MAX_FUNCTION_BYTES = 1 << 32
 _OVERLAPS_SEEN = 64  # entries before an address that may still cover it
+_LOOK_INTERVAL_S = 1.0  # between looks at the file that nobody asked for
+_REST = 19  # times as long as reading it as a whole took, before that is done again
+_COMPARED_BYTES = 256  # before the end of what was read, to see that the file has only grown
+
+_LINE = re.compile(
+    rb"^[ \t]*(?:0[xX])?([0-9a-fA-F]{1,16})[ \t]+(?:0[xX])?([0-9a-fA-F]{1,16})[ \t]+(\S[^\n]*)",
+    re.MULTILINE,
+)
 
 
 class PerfMap:
-    """The perf map of a process; read again when it has grown since the last look.
+    """The perf map of a process, of which what is appended is read at intervals.
 
-    `problem` says why there are no names.
+    At most 16 MiB and 500,000 lines of it are read. `problem` says why a lookup found no name.
     """
 
     def __init__(self, root: TargetRoot, pid_inside: int, user: int) -> None:
@@ -31,59 +47,130 @@ class PerfMap:
         self.problem = ""
         self._root = root
         self._user = user
-        self._stamp: tuple[int, ...] = ()
-        self._entries: list[tuple[int, int, str]] = []  # start, end, name; by start
-        self._starts: list[int] = []
+        self._unreadable = ""
+        self._next_look_s = 0.0  # on the clock of time.monotonic()
+        self._next_whole_s = 0.0  # when it may be read from the start again
+        self._forget()
+
+    def _forget(self) -> None:
+        self._stamp: tuple[int, ...] = ()  # inode, size, time of the last change
+        self._text = bytearray()  # what was read, up to the last whole line
+        self._is_cut = False
+        # By start, each one once: names[i] are the bounds of the name in the text.
+        self._starts: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._ends: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._names: NDArray[np.int64] = np.empty((0, 2), np.int64)
+        self._last_line = b""  # one without an end: more of it may come
+        self._line_count = 0
+
+    def refresh(self) -> None:
+        """Have the next lookup see what was written until now."""
+        self._next_look_s = 0.0
 
     def lookup(self, address: int) -> SymbolMatch | None:
         """The function that an absolute address lies in. The newest entry of a place wins."""
-        self._read_news()
-        last = bisect_right(self._starts, address)
-        for start, end, name in reversed(self._entries[max(0, last - _OVERLAPS_SEEN) : last]):
-            if address < end:
-                return SymbolMatch(name, address - start)
-        if not self.problem:
-            self.problem = f"{self.path} does not list it"
+        if time.monotonic() >= self._next_look_s:
+            self._read_news()
+            self._next_look_s = time.monotonic() + _LOOK_INTERVAL_S
+        last = int(np.searchsorted(self._starts, np.uint64(address), side="right"))
+        first = max(0, last - _OVERLAPS_SEEN)
+        covering = np.flatnonzero(self._ends[first:last] > np.uint64(address))
+        if len(covering):
+            at = first + int(covering[-1])
+            return SymbolMatch(self._name(at), address - int(self._starts[at]))
+        self.problem = self._unreadable or f"{self.path} does not list it" + (
+            f" where it was read: {_MAX_BYTES >> 20} MiB and {_MAX_ENTRIES:,} lines at most"
+            if self._is_cut
+            else ""
+        )
         return None
+
+    def _name(self, at: int) -> str:
+        begin, end = self._names[at].tolist()
+        behind = len(self._text)
+        if begin >= behind:
+            name = self._last_line[begin - behind : end - behind]
+        else:
+            name = bytes(self._text[begin:end])
+        return printable(name.decode("utf-8", "replace"))
+
+    # -- reading ------------------------------------------------------------------------------
 
     def _read_news(self) -> None:
         try:
             descriptor = self._root.open(self.path, follow=False)
+        except FileNotFoundError:
+            self._unreadable = "" if len(self._starts) else f"{self.path} is not there"
+            return
         except OSError as error:
-            if not self._entries:
-                missing = isinstance(error, FileNotFoundError)
-                reason = "not there" if missing else error.strerror
-                self.problem = f"{self.path} is {reason}" if missing else f"{self.path}: {reason}"
+            self._unreadable = "" if len(self._starts) else f"{self.path}: {error.strerror}"
             return
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != self._user:
+                # Anybody may write to /tmp: names are taken from the process's user alone.
+                self._unreadable = f"{self.path} does not belong to the process's user"
+                self._forget()
+                return
+            self._unreadable = ""
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
             if stamp == self._stamp:
                 return
-            self._stamp = stamp
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != self._user:
-                # Anybody may write to /tmp: names are taken from the process's user alone.
-                self.problem = f"{self.path} does not belong to the process's user"
-                self._entries, self._starts = [], []
-                return
-            self.problem = ""
-            self._parse(file.read(_MAX_BYTES))
+            try:
+                if self._has_only_grown(file, stamp):
+                    self._read_on(file, status.st_size)
+                    self._stamp = stamp
+                elif time.monotonic() >= self._next_whole_s:
+                    began_s = time.monotonic()
+                    self._forget()
+                    self._read_on(file, status.st_size)
+                    self._stamp = stamp
+                    now_s = time.monotonic()
+                    self._next_whole_s = now_s + _REST * (now_s - began_s)
+            except OSError as error:
+                self._unreadable = f"{self.path}: {error.strerror}"
+
+    def _has_only_grown(self, file: BinaryIO, stamp: tuple[int, ...]) -> bool:
+        """Whether what was read of it is still there, and more has come."""
+        if not self._stamp or stamp[0] != self._stamp[0] or stamp[1] <= self._stamp[1]:
+            return False
+        known = self._text[-_COMPARED_BYTES:]
+        return os.pread(file.fileno(), len(known), len(self._text) - len(known)) == known
+
+    def _read_on(self, file: BinaryIO, size_bytes: int) -> None:
+        """Take in what lies behind the text that is known."""
+        if self._is_cut:
+            return
+        file.seek(len(self._text))
+        text = file.read(min(size_bytes, _MAX_BYTES) - len(self._text))
+        whole_bytes = text.rfind(b"\n") + 1
+        self._is_cut = size_bytes > _MAX_BYTES
+        # Without an end it is a line all the same if nothing follows; it is read again then.
+        self._last_line = b"" if self._is_cut else text[whole_bytes:]
+        self._parse(text[:whole_bytes] + self._last_line)
+        self._text += text[:whole_bytes]
 
     def _parse(self, text: bytes) -> None:
-        newest: dict[int, tuple[int, int, str]] = {}
-        for line in text.split(b"\n"):
-            parts = line.split(None, 2)
-            if len(parts) != 3:
-                continue
-            try:
-                start, size = int(parts[0], 16), int(parts[1], 16)
-            except ValueError:
-                continue
-            if 0 < size < _MAX_FUNCTION_BYTES and 0 <= start < 1 << 64:
-                newest[start] = (
-                    start,
-                    start + size,
-                    printable(parts[2].decode("utf-8", "replace")),
-                )
-        self._entries = sorted(newest.values())
-        self._starts = [start for start, _, _ in self._entries]
+        """Add the functions of a text that goes behind the one that is known."""
+        starts, ends, names = array("Q"), array("Q"), array("q")
+        behind = len(self._text)
+        lines = _LINE.finditer(text)
+        for line in islice(lines, _MAX_ENTRIES - self._line_count):
+            start, size = int(line[1], 16), int(line[2], 16)
+            if 0 < size < _MAX_FUNCTION_BYTES and start + size < 1 << 64:
+                starts.append(start)
+                ends.append(start + size)
+                names.extend((behind + line.start(3), behind + line.end(3)))
+            self._line_count += 1
+        if next(lines, None) is not None:
+            self._is_cut = True
+        all_starts = np.concatenate([self._starts, np.array(starts, np.uint64)])
+        all_ends = np.concatenate([self._ends, np.array(ends, np.uint64)])
+        all_names = np.concatenate([self._names, np.array(names, np.int64).reshape(-1, 2)])
+        order = np.argsort(all_starts, kind="stable")
+        ordered = all_starts[order]
+        is_newest = np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)]
+        newest = order[is_newest]
+        self._starts = all_starts[newest]
+        self._ends = all_ends[newest]
+        self._names = all_names[newest]

@@ -75,6 +75,7 @@ class ProcessSymbolizer:
 
         Raises TargetError when the process is gone; what is known so far can be used on.
         """
+        self.expect_new_names()
         mappings = read_mappings(self.pid)
         if not self.is_alive():
             raise TargetError(f"process {self.pid} is gone", "its symbols known so far are used")
@@ -101,6 +102,12 @@ class ProcessSymbolizer:
             if not _covered(address - is_return, address - is_return + 1, new, starts)
         }
         return True
+
+    def expect_new_names(self) -> None:
+        """Have names seen that the process has given to generated code until now, also if it has
+        ended since."""
+        if self._perf_map:
+            self._perf_map.refresh()
 
     def symbolize(self, address: int, is_return_address: bool = True) -> tuple[Frame, ...]:
         """The frames at an address: inlined ones first, innermost first, the physical one last.
