@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 
 from leaktrace import __version__
-from leaktrace.doctor import doctor_command
+from leaktrace.compiler_child import started_early
 from leaktrace.errors import LeaktraceError, UsageError
-from leaktrace.features import Machine, require_kernel_mode, require_user_mode
 from leaktrace.kernel_cli import kernel_max_stacks, kernel_options, kernel_target
-from leaktrace.kernel_program import KERNEL_FRAGMENTS
 from leaktrace.notices import hint, tell
 from leaktrace.options import (
     CommandTarget,
@@ -35,9 +34,7 @@ from leaktrace.options import (
     StackWalker,
     Target,
 )
-from leaktrace.program import FRAGMENTS, source_text
 from leaktrace.report import FORMATS
-from leaktrace.session import run
 
 _EXAMPLES = """\b
 Examples:
@@ -322,16 +319,39 @@ def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN4
     restarted, changed or stopped.
     """
     if asked["ebpf"]:
-        click.echo(source_text(KERNEL_FRAGMENTS if asked["kernel"] else FRAGMENTS), nl=False)
+        click.echo(_source(asked), nl=False)
         return 0
     options = build_options(asked, context.obj or ())
     if isinstance(options.target, CommandTarget) and options.report.format == "json":
         _warn_of_mixing(options.report.output)
+    with started_early():
+        return _trace(options)
+
+
+def _trace(options: Options) -> int:
+    # Imported here, while the child loads the compiler: numpy and what builds on it take as long.
+    from leaktrace.features import (  # noqa: PLC0415
+        Machine,
+        require_kernel_mode,
+        require_user_mode,
+    )
+    from leaktrace.session import run  # noqa: PLC0415
+
     if isinstance(options.target, KernelTarget):
         require_kernel_mode(Machine())
     else:
         require_user_mode(Machine())
     return run(options)
+
+
+def _source(asked: dict[str, Any]) -> str:
+    """The BPF program that these options would run."""
+    from leaktrace.kernel_program import KERNEL_FRAGMENTS  # noqa: PLC0415
+    from leaktrace.program import FAULT_FRAGMENTS, FRAGMENTS, source_text  # noqa: PLC0415
+
+    if asked["kernel"]:
+        return source_text(KERNEL_FRAGMENTS)
+    return source_text(FAULT_FRAGMENTS if asked["faults"] else FRAGMENTS)
 
 
 def _warn_of_mixing(output: Path | None) -> None:
@@ -343,7 +363,30 @@ def _warn_of_mixing(output: Path | None) -> None:
         )
 
 
-COMMANDS: dict[str, click.Command] = {"doctor": doctor_command}
+class _Commands(Mapping[str, click.Command]):
+    """The commands beside the default one, each imported when it is asked for."""
+
+    _places: ClassVar[dict[str, tuple[str, str]]] = {
+        "doctor": ("leaktrace.doctor", "doctor_command"),
+    }
+
+    def __getitem__(self, name: str) -> click.Command:
+        module, command = self._places[name]
+        found = getattr(importlib.import_module(module), command)
+        assert isinstance(found, click.Command)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+
+COMMANDS = _Commands()
 
 
 def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:

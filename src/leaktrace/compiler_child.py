@@ -15,7 +15,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,6 +40,11 @@ class CompilerChild:
                 pass_fds=(theirs.fileno(),),
                 env=_child_environment(),
             )
+
+    @classmethod
+    def take(cls) -> CompilerChild:
+        """The one that was started early, or a new one."""
+        return _WAITING.pop() if _WAITING else cls()
 
     def request(self, request: Mapping[str, Any]) -> None:
         """Say what to compile (`compiler.compile_and_load`)."""
@@ -117,6 +122,21 @@ class CompilerChild:
             f"{verifier_line(output) or detail}",
             "please report this with the output of `leaktrace doctor`",
         )
+
+
+_WAITING: list[CompilerChild] = []
+
+
+@contextlib.contextmanager
+def started_early() -> Iterator[None]:
+    """A child loads the compiler on another core while this process imports what it needs itself.
+    `CompilerChild.take` hands it out; it is given up if nobody took it."""
+    _WAITING.append(CompilerChild())
+    try:
+        yield
+    finally:
+        while _WAITING:
+            _WAITING.pop().abandon()
 
 
 def _child_environment() -> dict[str, str]:

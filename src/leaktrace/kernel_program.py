@@ -157,7 +157,7 @@ class KernelCompilation:
     """A compilation in a child process; see `program.Compilation`."""
 
     def __init__(self) -> None:
-        self._child = CompilerChild()
+        self._child = CompilerChild.take()
 
     def request(self, options: Options, plan: KernelPlan, symbols: Kallsyms) -> None:
         """Say what to compile."""

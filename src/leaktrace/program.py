@@ -225,7 +225,7 @@ class Compilation:
         self._uprobe_multi = kernel.has_uprobe_multi()
         self._trace = options.report.trace
         self._faults = options.faults
-        self._child = CompilerChild()
+        self._child = CompilerChild.take()
 
     @property
     def wants_tables(self) -> bool:
