@@ -200,12 +200,12 @@ def test_frees_by_rcu(worker: Target, probes: str) -> None:
     if not sites:  # merged with a cache of the same size, or not told by this kernel
         sites = [s for s in report.sites if {"ep_insert", "do_epoll_ctl"} & set(s.functions[:1])]
     assert sites
-    held = total(tuple(sites)).count
     if kernel.has_kprobes():
-        assert 50 <= held <= 60 + missed(report)
+        # Those of the last batch may still be on their way.
+        assert all(50 <= site.total.count <= 60 + missed(report) for site in sites)
         assert {site.raw["unconfirmed"] for site in sites} == {None}
     else:
-        assert held >= 50
+        assert all(site.total.count >= 50 for site in sites)
         assert any("freed unseen" in (site.raw["unconfirmed"] or "") for site in sites)
         assert report.losses["missed_frees"] > 0
         assert any("kfree_rcu" in note for note in report.raw["target"]["notes"])
