@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame
@@ -283,13 +284,19 @@ def offer(server: Server, sample: Sample) -> None:
     server.answers[page(sample)] = (200, body, len(body))
 
 
+def kept_files(sample: Sample) -> Path:
+    home = user_cache_directory()
+    assert home
+    return home / "leaktrace/debuginfod" / sample.build_id
+
+
 def test_a_debuginfod_server_is_asked_once(sample: Sample, server: Server) -> None:
     sample.strip()
     offer(server, sample)
     assert_found(sample, sample.module())
     assert_found(sample, sample.module())
     assert server.asked == [page(sample)]
-    kept = debuginfod.cache_directory() / sample.build_id / "debuginfo"
+    kept = kept_files(sample) / "debuginfo"
     assert kept.read_bytes() == sample.debug.read_bytes()
     assert [file.name for file in kept.parent.iterdir()] == ["debuginfo"]
 
@@ -338,7 +345,7 @@ def test_a_server_that_fails_is_a_reason(
     sample.strip()
     server.answers[page(sample)] = answer
     assert_missing(sample, sample.module(), reason)
-    kept = debuginfod.cache_directory() / sample.build_id
+    kept = kept_files(sample)
     assert list(kept.glob("*")) == []  # nothing half or wrong is kept
 
 
@@ -369,6 +376,62 @@ def test_a_cache_that_cannot_be_written_is_a_reason(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_missing(sample, sample.module(), "debuginfod: ")
+
+
+def test_a_kept_file_is_not_followed_when_it_is_a_link(
+    sample: Sample, server: Server, tmp_path: Path
+) -> None:
+    sample.strip()
+    kept = kept_files(sample)
+    kept.mkdir(parents=True)
+    (kept / "debuginfo").symlink_to(sample.debug)
+    assert_missing(sample, sample.module(), "debuginfod: files can't be kept below")
+
+
+@pytest.mark.usefixtures("require_root")
+@pytest.mark.parametrize("owned", ["home", "home/.cache", "home/.cache/leaktrace"])
+def test_root_keeps_nothing_in_the_home_of_another(
+    sample: Sample,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owned: str,
+) -> None:
+    """As by sudo, where that leaves $HOME as it is."""
+    sample.strip()
+    offer(server, sample)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / owned).mkdir(parents=True)
+    os.chown(tmp_path / owned, 65534, 65534)
+    assert_missing(sample, sample.module(), "belongs to somebody else")
+    assert list((tmp_path / owned).iterdir()) == []
+    monkeypatch.delenv("DEBUGINFOD_URLS")
+    assert_missing(sample, sample.module(), "DEBUGINFOD_URLS is not set")
+
+
+def test_root_is_not_led_elsewhere_by_a_link(
+    sample: Sample,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    require_root: None,
+) -> None:
+    sample.strip()
+    offer(server, sample)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
+    assert_missing(sample, sample.module(), "debuginfod: files can't be kept below")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_without_a_home_there_is_no_place_to_keep_files(
+    sample: Sample, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.strip()
+    monkeypatch.setattr(debuginfod, "user_cache_directory", lambda: None)
+    assert_missing(sample, sample.module(), "no home directory")
 
 
 def test_an_object_with_debug_information_needs_no_other(sample: Sample, server: Server) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject
 from leaktrace.unwind import cache as cache_module
-from leaktrace.unwind.cache import TableCache, user_cache_directory
+from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.rows import Row, Rule, pack
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
 

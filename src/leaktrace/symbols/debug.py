@@ -127,7 +127,7 @@ def _by_debuginfod(elf: ElfObject, options: SymbolOptions) -> DebugFile:
     from leaktrace.symbols import debuginfod  # noqa: PLC0415
 
     try:
-        fetched = ElfObject.open(debuginfod.fetch(elf.build_id, options.download_timeout_s))
+        fetched = debuginfod.fetch(elf.build_id, options.download_timeout_s)
         if fetched.build_id == elf.build_id:
             return DebugFile(fetched)
     except (debuginfod.DebuginfodError, ObjectFileError) as error:

@@ -9,15 +9,21 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import tempfile
+import secrets
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from leaktrace.cache_directory import (
+    UnusableCacheError,
+    open_cache,
+    open_kept,
+    open_new,
+    user_cache_directory,
+)
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.symbols.names import printable
@@ -26,36 +32,63 @@ _MAX_BYTES = 4 << 30
 _PIECE_BYTES = 1 << 20
 _DEADLINE_S = 600  # for a whole file; the time-out is for each piece
 _MIN_BUILD_ID = 8  # hexadecimal digits
+_PURPOSE = "debuginfod"  # our directory's name; in it, one a build-id
+_NAME = "debuginfo"
 
 
 class DebuginfodError(Exception):
     """Why no server gave the file, one line."""
 
 
-def cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where fetched files are kept."""
-    base = environment.get("XDG_CACHE_HOME", "")
-    cache = Path(base) if base.startswith("/") else Path(environment.get("HOME", "/")) / ".cache"
-    return cache / "leaktrace" / "debuginfod"
+def fetch(build_id: str, timeout_s: float) -> ElfObject:
+    """The debug file of a build-id, from the cache or a server.
 
-
-def fetch(build_id: str, timeout_s: float, environment: Mapping[str, str] = os.environ) -> Path:
-    """The debug file of a build-id, from the cache or a server. Raises DebuginfodError."""
+    Raises DebuginfodError, ObjectFileError where the one in the cache is damaged.
+    """
     if len(build_id) < _MIN_BUILD_ID or build_id.strip("0123456789abcdef"):
         raise DebuginfodError("no build-id that a server could know")
-    kept = cache_directory(environment) / build_id / "debuginfo"
-    if kept.is_file():
+    servers = os.environ.get("DEBUGINFOD_URLS", "").split()
+    home = user_cache_directory()
+    if home is None:
+        raise DebuginfodError("there is no home directory to keep files in")
+    try:
+        kept = _kept(home, build_id)
+    except DebuginfodError:
+        if servers:
+            raise
+        kept = None
+    if kept is not None:
         return kept
     failures = []
-    for server in environment.get("DEBUGINFOD_URLS", "").split():
+    for server in servers:
         address = f"{server.rstrip('/')}/buildid/{build_id}/debuginfo"
         try:
-            _download(address, kept, build_id, timeout_s)
+            return _download(address, home, build_id, timeout_s)
         except DebuginfodError as error:
             failures.append(f"{_host(server)}: {error}")
-        else:
-            return kept
     raise DebuginfodError("; ".join(failures) or "DEBUGINFOD_URLS is not set")
+
+
+def _kept(home: Path, build_id: str) -> ElfObject | None:
+    """What was fetched before."""
+    try:
+        with open_cache(home, _PURPOSE, build_id, create=False) as directory:
+            descriptor = open_kept(directory, _NAME)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnusableCacheError) as error:
+        raise _unusable(home, error) from error
+    try:
+        return ElfObject.open(descriptor, shown=str(home / "leaktrace" / _PURPOSE / build_id))
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(home: Path, error: OSError | UnusableCacheError) -> DebuginfodError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return DebuginfodError(
+        printable(f"files can't be kept below {home}, set XDG_CACHE_HOME to another: {reason}")
+    )
 
 
 def _host(server: str) -> str:
@@ -65,13 +98,13 @@ def _host(server: str) -> str:
         return printable(server)
 
 
-def _download(address: str, kept: Path, build_id: str, timeout_s: float) -> None:
+def _download(address: str, home: Path, build_id: str, timeout_s: float) -> ElfObject:
     if not address.startswith(("http://", "https://")):
         raise DebuginfodError("not an http address")
     try:
         request = urllib.request.Request(address, headers={"User-Agent": "leaktrace"})
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            _keep(answer, kept, build_id)
+            return _keep(answer, home, build_id)
     except ObjectFileError as error:
         raise DebuginfodError(error.message) from error
     except urllib.error.HTTPError as error:
@@ -84,21 +117,31 @@ def _download(address: str, kept: Path, build_id: str, timeout_s: float) -> None
         raise DebuginfodError(printable(str(error) or type(error).__name__)) from error
 
 
-def _keep(answer: http.client.HTTPResponse, kept: Path, build_id: str) -> None:
+def _keep(answer: http.client.HTTPResponse, home: Path, build_id: str) -> ElfObject:
     """Writes the answer beside its place and moves it there, whole and checked."""
-    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(dir=kept.parent, prefix=".download-")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open_cache(home, _PURPOSE, build_id, create=True) as directory:
+            return _keep_in(directory, answer, build_id)
+    except (UnusableCacheError, NotADirectoryError, PermissionError) as error:
+        raise _unusable(home, error) from error
+
+
+def _keep_in(directory: int, answer: http.client.HTTPResponse, build_id: str) -> ElfObject:
+    name = f".download-{secrets.token_hex(8)}"
+    try:
+        with os.fdopen(open_new(directory, name), "r+b") as file:
             _copy(answer, file)
-        with ElfObject.open(name, shown="its answer") as elf:
-            if elf.build_id != build_id:
-                raise DebuginfodError("the file it gave is of another build")
-        Path(name).replace(kept)
+            file.flush()
+            elf = ElfObject.open(file.fileno(), shown="its answer")
+        if elf.build_id != build_id:
+            elf.close()
+            raise DebuginfodError("the file it gave is of another build")
+        os.rename(name, _NAME, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink()
+            os.unlink(name, dir_fd=directory)
         raise
+    return elf
 
 
 def _copy(answer: http.client.HTTPResponse, file: BinaryIO) -> None:

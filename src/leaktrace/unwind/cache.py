@@ -15,15 +15,15 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
+from leaktrace.cache_directory import UnusableCacheError, open_cache, open_kept, open_new
 from leaktrace.elf import ElfObject
 from leaktrace.unwind.rows import PC_SHIFT, Rows
 from leaktrace.unwind.table import (
@@ -37,7 +37,7 @@ from leaktrace.unwind.table import (
 )
 
 DEFAULT_LIMIT_BYTES = 256 << 20
-_DIRECTORIES = ("leaktrace", "unwind")  # below the user's cache directory
+_PURPOSE = "unwind"  # our directory's name
 _SUFFIX = ".rows"
 _TEMPORARY_PREFIX = ".new-"
 _TEMPORARY_LIFETIME_S = 3600  # older ones were left by a process that was killed
@@ -46,22 +46,6 @@ _MAGIC = b"LTUNWIND"
 _CHECKSUM_BYTES = 16
 _HEADER = struct.Struct(f"<8sIIQ{_CHECKSUM_BYTES}s")
 _MAX_METADATA_BYTES = 1 << 16
-_FOREIGN_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
-
-class UnusableCacheError(Exception):
-    """The cache directory or a file in it can't be used; stays inside this module."""
-
-
-def user_cache_directory() -> Path | None:
-    """$XDG_CACHE_HOME, or ~/.cache (XDG Base Directory Specification); None without a home."""
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    if configured.startswith("/"):  # relative ones are to be ignored
-        return Path(configured)
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError:
-        return None
 
 
 class TableCache:
@@ -93,11 +77,9 @@ class TableCache:
         if self.home is None:
             return None
         name = _file_name(source, build_id)
-        with self._problems_noted(), _directory(self.home, create=False) as directory:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(name, flags, dir_fd=directory)
+        with self._problems_noted(), open_cache(self.home, _PURPOSE, create=False) as directory:
+            descriptor = open_kept(directory, name)
             try:
-                _check_owner(os.fstat(descriptor), stat.S_ISREG, name)
                 # Read, not mapped: a mapped file that somebody truncates kills the reader.
                 data = _read_all(descriptor, self.limit_bytes)
                 found = _decode(data)
@@ -117,10 +99,9 @@ class TableCache:
         data = _encode(table)
         if self.home is None or len(data) > self.limit_bytes:
             return
-        with self._problems_noted(), _directory(self.home, create=True) as directory:
+        with self._problems_noted(), open_cache(self.home, _PURPOSE, create=True) as directory:
             temporary = f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, mode=0o600, dir_fd=directory)
+            descriptor = open_new(directory, temporary)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(data)
@@ -169,55 +150,6 @@ class TableCache:
 
 def _file_name(source: UnwindSource, build_id: str | None) -> str:
     return f"{build_id or 'no-build-id'}-{source.digest}{_SUFFIX}"
-
-
-@contextmanager
-def _directory(home: Path, *, create: bool) -> Iterator[int]:
-    """A descriptor of the cache's own directory. Raises OSError or UnusableCacheError."""
-    descriptor = _open_directory(home, create=create)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _open_directory(home: Path, *, create: bool) -> int:
-    """Open home/leaktrace/unwind, component by component.
-
-    For root the whole path must be root's and free of links, so that nobody else decides where
-    root writes; for others, the part below their cache directory must be theirs.
-    """
-    is_root = os.geteuid() == 0
-    start = home if is_root else Path(os.path.realpath(home))
-    parts = [*start.parts[1:], *_DIRECTORIES]
-    descriptor = os.open(start.parts[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for depth, part in enumerate(parts):
-            ours = depth >= len(parts) - len(_DIRECTORIES)
-            may_make = create and depth >= len(start.parts) - 2  # the cache directory and below
-            if may_make:
-                with suppress(FileExistsError):
-                    os.mkdir(part, mode=0o700, dir_fd=descriptor)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            inner = os.open(part, flags, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-            if ours or is_root:
-                _check_owner(os.fstat(descriptor), stat.S_ISDIR, part)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check_owner(status: os.stat_result, is_kind: Callable[[int], bool], shown: str) -> None:
-    """Refuse what somebody else could have put there. Raises UnusableCacheError."""
-    if not is_kind(status.st_mode):
-        raise UnusableCacheError(f"{shown} in the cache is of an unexpected kind")
-    others_may_write = status.st_mode & _FOREIGN_WRITE
-    is_sticky_directory = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    if status.st_uid != os.geteuid() or (others_may_write and not is_sticky_directory):
-        raise UnusableCacheError(f"{shown} in the path of the cache belongs to somebody else")
 
 
 def _read_all(descriptor: int, limit_bytes: int) -> bytes:

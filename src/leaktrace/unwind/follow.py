@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
 from leaktrace.unwind.arrays import KernelTables
-from leaktrace.unwind.cache import TableCache, user_cache_directory
+from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.install import MAX_ROWS, Capacity, UnwindFailure, UnwindLayout, Update
 from leaktrace.unwind.process import ProcessTables
 
