@@ -511,6 +511,45 @@ def test_text_on_a_terminal_is_coloured_and_fits(
         assert plain == rendered("text", BUSY)
 
 
+@pytest.mark.parametrize("format_name", ["text", "memleak"])
+@pytest.mark.parametrize("columns", [40, 80, 100, 140, 400])
+def test_events_on_a_terminal_fit_under_the_names_of_their_columns(
+    format_name: str, columns: int
+) -> None:
+    def write(stream: Any) -> None:
+        reporter = create_reporter(format_name, stream, io.StringIO())
+        reporter.events(())
+        reporter.events(EVENTS)
+        reporter.event(EVENTS[1])
+
+    names, *lines = on_a_terminal(write, columns).splitlines()
+    assert len(lines) == len(EVENTS) + 1
+    assert max(map(cell_len, [names, *lines])) <= columns
+    if columns >= 100:
+        assert names.split() == ["seconds", "thread", "function", "bytes", "address", "callers"]
+        assert [line[14:20] for line in lines] == ["  4242", "  4243", "  4242", "  4243"]
+        assert names.index("thread") == 14
+        for name in ("function", "address"):
+            column = names.index(name)
+            assert all(re.match(r" \S", line[column - 1 :]) for line in (lines[0], lines[1]))
+        assert names.index("bytes") + 5 == lines[0].index(" 128 ") + 4
+    if columns == 140:
+        assert "copy_token < parse_header+0x2f < read_request+0x1a0 < main+0x44" in lines[0]
+    if columns == 100:
+        assert lines[0].endswith("  copy_token < ...")
+        assert lines[2].endswith("  _M_realloc_insert+0x31 < ...")
+    if columns == 80:
+        assert lines[0].endswith("  copy_token")
+        assert lines[2].endswith("  _M...sert")
+
+
+def test_events_in_a_file_have_all_names_in_full() -> None:
+    long = Event(0, 1, EventKind.ALLOCATE, "malloc", 1, 0x10, CACHE.frames)
+    assert rendered_events("text", long).endswith(
+        f"{CPP_NAME}+0x31 < [libz.so.1.2.13+0x10010] < 0x7f3a40000010\n"
+    )
+
+
 @pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_text_on_a_terminal_without_colour(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,9 @@ from typing import Any, ClassVar, Self, TextIO
 from leaktrace.errors import OutputError
 from leaktrace.model import Event, Report, TargetInfo
 
+USUAL_COLUMNS = 80
+_NARROWEST = 40  # on a terminal narrower than this, lines wrap
+
 
 class Reporter(ABC):
     """One format. `output` gets the reports, `notices` what the format has no place for."""
@@ -85,6 +88,17 @@ class Reporter(ABC):
             self.notices.flush()
         except (OSError, ValueError):
             return
+
+
+def terminal_width(output: TextIO) -> int | None:
+    """The columns of the terminal that `output` is, at least 40; None for files and pipes."""
+    if not output.isatty():
+        return None
+    try:
+        columns = os.get_terminal_size(output.fileno()).columns
+    except OSError:
+        columns = 0
+    return max(columns or USUAL_COLUMNS, _NARROWEST)
 
 
 class Output:

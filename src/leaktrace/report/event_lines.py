@@ -1,48 +1,130 @@
 """Events (--trace) as text: one a line, aligned, made for piping.
 
-    12345.678901  4242  malloc                 128  0x55d0c0de1234  parse_header+0x2f < main+0x44
-    12345.678950  4242  free                     -  0x55d0c0de1234  release+0x10
+         seconds  thread  function               bytes  address         callers
+    12345.678901    4242  malloc                   128  0x55d0c0de1234  parse+0x2f < main+0x44
+    12345.678950    4243  free                       -  0x55d0c0de1234
 
 Columns: seconds of CLOCK_MONOTONIC (as in dmesg and ftrace's "mono" clock), thread, function,
 bytes ("-": unknown), address ("failed": the call allocated nothing), the first callers. No column
-but the last contains a space.
+but the last contains a space. Inlined functions are among the callers, without an offset.
+
+In a file or pipe every line says all of that, however long it becomes; on a terminal it is cut to
+the width, and the first one names the columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import TextIO
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from leaktrace.model import Event, EventKind, Frame
+from leaktrace.report.base import terminal_width
+from leaktrace.report.frames import is_inlined_library
 from leaktrace.report.function_names import shorten_symbol
-from leaktrace.report.names import module_name, physical, printable
+from leaktrace.report.names import ELLIPSIS, module_name, printable, shorten_middle
 
-_FRAMES_SHOWN = 3
-_FUNCTION_CELLS = 40
+COLUMN_NAMES = (
+    f"{'seconds':>12}  {'thread':>6}  {'function':<16}  {'bytes':>10}  {'address':<14}  callers"
+)
+
+_FRAMES_SHOWN = 3  # that exist at run time; with what is inlined into them
+_CALLER_CELLS = 40  # on a terminal, for each
+_LEAST_CALLER_CELLS = 16
+_BEFORE = " < "
+_MORE = _BEFORE + ELLIPSIS
 
 
-def event_line(event: Event) -> str:
-    """The line of one event, without a line break."""
+class EventText:
+    """Events as the text that goes to one output."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._told_columns = False
+
+    def of(self, events: Iterable[Event]) -> str:
+        """The lines of `events`; on a terminal, the very first one names the columns."""
+        width = terminal_width(self._output)
+        lines = [event_line(event, width) for event in events]
+        if lines and width is not None and not self._told_columns:
+            self._told_columns = True
+            lines.insert(0, _cut(COLUMN_NAMES, width))
+        return "".join(f"{line}\n" for line in lines)
+
+
+def event_line(event: Event, width: int | None = None) -> str:
+    """The line of one event, without a line break, in at most `width` cells where that is given."""
     function = printable(event.function).replace(" ", "")
+    if width is not None:
+        function = shorten_middle(function, _CALLER_CELLS)
     function += " " * max(0, 16 - cell_len(function))
     size = "-" if event.size_bytes is None else str(event.size_bytes)
     address = "failed" if event.kind is EventKind.FAIL else f"{event.address:#x}"
     seconds, nanoseconds = divmod(event.time_ns, 1_000_000_000)
-    line = (
-        f"{seconds:5}.{nanoseconds // 1000:06} {event.tid:5}  {function} {size:>12}  {address:<14}"
-    )
-    callers = " < ".join(_caller(frame) for frame in _first_frames(event))
-    return f"{line}  {callers}".rstrip()
+    time = f"{seconds:5}.{nanoseconds // 1000:06}"
+    line = f"{time}  {event.tid:6}  {function}  {size:>10}  {address:<14}  "
+    frames = _first_frames(event.frames)
+    if width is None:
+        return (line + _BEFORE.join(map(_caller, frames))).rstrip()
+    return _cut((line + _fitting(frames, width - cell_len(line))).rstrip(), width)
 
 
-def _first_frames(event: Event) -> list[Frame]:
-    return list(physical(event.frames))[:_FRAMES_SHOWN]
+def _first_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Up to the third one that exists at run time."""
+    found = 0
+    for index, frame in enumerate(frames):
+        found += not frame.inlined
+        if found == _FRAMES_SHOWN:
+            return tuple(frames[: index + 1])
+    return tuple(frames)
 
 
 @lru_cache(maxsize=16_384)  # the same few callers come again and again
 def _caller(frame: Frame) -> str:
-    if frame.function is None:
-        where = f" [{module_name(frame.module)}]" if frame.module else ""
-        return f"{frame.address:#x}{where}"
-    return f"{shorten_symbol(printable(frame.function), _FUNCTION_CELLS)}+{frame.offset:#x}"
+    name, suffix = _name_and_suffix(frame)
+    return name + suffix
+
+
+def _name_and_suffix(frame: Frame) -> tuple[str, str]:
+    if frame.function is not None:
+        return printable(frame.function), "" if frame.inlined else f"+{frame.offset:#x}"
+    if frame.module is None:
+        return f"{frame.address:#x}", ""
+    if frame.module_offset is None:
+        return f"{frame.address:#x}", f" [{module_name(frame.module)}]"
+    return f"[{module_name(frame.module)}", f"+{frame.module_offset:#x}]"
+
+
+@lru_cache(maxsize=16_384)
+def _fitting(frames: tuple[Frame, ...], room: int) -> str:
+    """As many callers as fit, shortened, without what the C++ library inlined."""
+    shown = [frame for frame in frames if not is_inlined_library(frame)]
+    if shown and room < _LEAST_CALLER_CELLS + len(_MORE):  # 80 columns: one name is all
+        return _shortened(replace(shown[0], inlined=True), room)
+    line = ""
+    for index, frame in enumerate(shown):
+        before = _BEFORE if line else ""
+        after = _MORE if index + 1 < len(shown) else ""
+        left = room - cell_len(line + before + after)
+        caller = _shortened(frame, min(left, _CALLER_CELLS))
+        if line and (
+            cell_len(caller) > left or (left < _LEAST_CALLER_CELLS and ELLIPSIS in caller)
+        ):
+            return line + _MORE
+        line += before + caller
+    return line
+
+
+def _shortened(frame: Frame, cells: int) -> str:
+    name, suffix = _name_and_suffix(frame)
+    shorten = shorten_middle if frame.function is None else shorten_symbol
+    return shorten(name, max(len(ELLIPSIS), cells - len(suffix))) + suffix
+
+
+def _cut(line: str, width: int) -> str:
+    if cell_len(line) <= width:
+        return line
+    return set_cell_size(line, width - len(ELLIPSIS)).rstrip() + ELLIPSIS

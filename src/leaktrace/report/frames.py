@@ -95,7 +95,7 @@ def folded(frames: Sequence[Frame]) -> Iterator[Frame | str]:
     """
     inlined: list[Frame] = []
     for item in _without_repeats(frames):
-        if isinstance(item, Frame) and _is_inlined_library(item):
+        if isinstance(item, Frame) and is_inlined_library(item):
             inlined.append(item)
             continue
         yield from _counted(inlined)
@@ -132,7 +132,8 @@ def _cycle(frames: Sequence[Frame], start: int) -> tuple[int, int]:
     return 1, 1
 
 
-def _is_inlined_library(frame: Frame) -> bool:
+def is_inlined_library(frame: Frame) -> bool:
+    """Whether a frame is code of the C++ library that was inlined into the frame after it."""
     return (
         frame.inlined
         and frame.function is not None

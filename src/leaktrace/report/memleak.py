@@ -24,7 +24,7 @@ from typing import ClassVar, TextIO
 from leaktrace.model import Event, Frame, Loss, Report, Site, TargetInfo
 from leaktrace.report import units
 from leaktrace.report.base import Reporter
-from leaktrace.report.event_lines import event_line
+from leaktrace.report.event_lines import EventText
 from leaktrace.report.names import LOST_STACK, physical, printable
 from leaktrace.report.units import size
 
@@ -38,6 +38,7 @@ class MemleakReporter(Reporter):
         super().__init__(output, notices)
         self._told_losses: dict[str, int] = {}
         self._told_estimate = False
+        self._events = EventText(output)
 
     def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:
         lines = []
@@ -55,7 +56,7 @@ class MemleakReporter(Reporter):
         self._tell_what_has_no_place(report)
 
     def events(self, events: Iterable[Event]) -> None:
-        self.write("".join(f"{event_line(event)}\n" for event in events))
+        self.write(self._events.of(events))
 
     def _tell_what_has_no_place(self, report: Report) -> None:
         if report.is_estimate and not self._told_estimate:

@@ -21,7 +21,6 @@ only, and there is no control code in a file.
 from __future__ import annotations
 
 import io
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, TextIO
@@ -44,13 +43,12 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.report import units
-from leaktrace.report.base import Reporter
-from leaktrace.report.event_lines import event_line
+from leaktrace.report.base import USUAL_COLUMNS, Reporter, terminal_width
+from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.names import printable, shorten_middle, wrap
 
-FILE_WIDTH = 80
-_NARROWEST = 40  # on a terminal narrower than this, lines wrap
+FILE_WIDTH = USUAL_COLUMNS
 _ID_DIGITS = 16
 _SHORT_ID_DIGITS = 6  # still tell the sites of a report apart
 
@@ -71,28 +69,22 @@ class TextReporter(Reporter):
     def __init__(self, output: TextIO, notices: TextIO) -> None:
         super().__init__(output, notices)
         self._told_notes: set[str] = set()
+        self._events = EventText(output)
 
     def report(self, report: Report) -> None:
-        lines = report_lines(report, self._width(), self._new_notes(report.target))
+        lines = report_lines(
+            report, terminal_width(self.output) or FILE_WIDTH, self._new_notes(report.target)
+        )
         self.write(self._painted([*lines, Text()]))
 
     def events(self, events: Iterable[Event]) -> None:
-        self.write("".join(f"{event_line(event)}\n" for event in events))
+        self.write(self._events.of(events))
 
     def _new_notes(self, target: TargetInfo) -> list[str]:
         """The notes that no report has shown yet: saying them once is enough."""
         new = [note for note in dict.fromkeys(target.notes) if note not in self._told_notes]
         self._told_notes.update(new)
         return new
-
-    def _width(self) -> int:
-        if not self.output.isatty():
-            return FILE_WIDTH
-        try:
-            columns = os.get_terminal_size(self.output.fileno()).columns
-        except OSError:
-            columns = 0
-        return max(columns or FILE_WIDTH, _NARROWEST)
 
     def _painted(self, lines: Sequence[Text]) -> str:
         if not self.output.isatty():
