@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from leaktrace.errors import EnvironmentUnfitError
@@ -18,6 +18,8 @@ from leaktrace.kernel_features import kernel_features
 
 _STYLES = {State.OK: "green", State.MISSING: "red", State.LIMITED: "yellow", State.UNKNOWN: "dim"}
 _WIDTH = 80
+_NARROWEST_FOUND = 20
+_GAP = "  "
 
 
 def user_mode_works(features: Sequence[Feature]) -> bool:
@@ -57,19 +59,9 @@ def to_json(features: Sequence[Feature]) -> str:
 
 def print_table(features: Sequence[Feature], console: Console) -> None:
     """The findings for a reader: a line a feature, its advice below it, then the verdict."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, width=min(_WIDTH, console.width))
-    table.add_column("feature", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("found", ratio=1, overflow="fold")
-    for feature in features:
-        found = feature.detail
-        if feature.state is not State.OK and feature.advice:
-            found += f"\n→ {feature.advice}"
-        # Text, not str: paths and release names are no markup.
-        table.add_row(
-            feature.name, Text(feature.state.value, style=_STYLES[feature.state]), Text(found)
-        )
-    console.print(table)
+    for line in table_lines(features, min(_WIDTH, console.width)):
+        console.print(line, soft_wrap=True)
+    console.print()
     if user_mode_works(features):
         console.print("Processes can be traced here.")
     else:
@@ -77,6 +69,32 @@ def print_table(features: Sequence[Feature], console: Console) -> None:
         console.print(f"Processes can't be traced here: {blocking} missing.", markup=False)
     can = "can" if kernel_mode_works(features) else "can't"
     console.print(f"The kernel's own allocations {can} be traced (--kernel).")
+
+
+def table_lines(features: Sequence[Feature], width: int) -> Iterator[Text]:
+    """A head and the features, in columns, none wider than `width`, no blanks at their ends."""
+    names = max(map(len, ("feature", *(feature.name for feature in features))))
+    states = max(map(len, ("state", *State)))
+    found_width = max(_NARROWEST_FOUND, width - names - states - 2 * len(_GAP))
+    yield Text(f"{'feature':{names}}{_GAP}{'state':{states}}{_GAP}found", style="bold")
+    yield Text("-" * (names + states + found_width + 2 * len(_GAP)))
+    for feature in features:
+        found = _folded(feature.detail, found_width) or [""]
+        if feature.state is not State.OK and feature.advice:
+            found += _folded(f"-> {feature.advice}", found_width)
+        # Text, not str: paths and release names are no markup.
+        line = Text(f"{feature.name:{names}}{_GAP}")
+        line.append(f"{feature.state.value:{states}}", style=_STYLES[feature.state])
+        for detail in found:
+            line.append(f"{_GAP}{detail}")
+            line.rstrip()
+            yield line
+            line = Text(" " * (names + len(_GAP) + states))
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Broken at blanks, and words at letters: a path must stay whole to be copied."""
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 @click.command(
@@ -95,6 +113,8 @@ def doctor_command(context: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(to_json(features))
     else:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # an encoding may lack a letter of a path
+            sys.stdout.reconfigure(errors="backslashreplace")
         print_table(
             features, Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
         )

@@ -107,6 +107,15 @@ def test_kernel_features_as_its_type_information_has_them(
         assert b"\0bpf_uprobe_multi_link\0" in names
 
 
+def test_a_table_in_any_encoding() -> None:
+    result = run(PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    head, rule, *lines = result.stdout.splitlines()
+    assert head.split() == ["feature", "state", "found"]
+    assert set(rule) == {"-"}
+    assert all(line == line.rstrip() for line in lines)
+
+
 def test_without_privileges(require_tool: Callable[[str], str]) -> None:
     """As nobody: told to use sudo, and what can't be asked is unknown, not missing."""
     nobody = (require_tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups")

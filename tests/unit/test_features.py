@@ -199,6 +199,9 @@ def test_the_command_prints_80_columns_and_tells_by_its_status(
     assert "[red]plain[/red]" in result.output
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= 80
+    assert all(line == line.rstrip() for line in lines)
+    assert lines[0].split() == ["feature", "state", "found"]
+    assert "x" * 100 in "".join(line.strip() for line in lines)
     for each in all_features(Machine(root)):
         assert any(line.split()[: len(each.name.split())] == each.name.split() for line in lines)
     assert ("can't be traced here: uprobes" in result.output) is blocked
