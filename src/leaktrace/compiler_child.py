@@ -131,7 +131,9 @@ _WAITING: list[CompilerChild] = []
 def started_early() -> Iterator[None]:
     """A child loads the compiler on another core while this process imports what it needs itself.
     `CompilerChild.take` hands it out; it is given up if nobody took it."""
-    _WAITING.append(CompilerChild())
+    # A user who may not even start it is told why when what tracing needs is checked.
+    with contextlib.suppress(OSError):
+        _WAITING.append(CompilerChild())
     try:
         yield
     finally:
