@@ -242,6 +242,19 @@ def test_wide_columns_show_paths_in_full() -> None:
     ]
 
 
+def test_a_short_source_leaves_room_to_a_long_name_and_the_other_way_round() -> None:
+    remember = Frame(
+        0x10, "app::OrderBook::remember(int, std::string const&)", 0, "/bin/shop",
+        source=SourceLine("/tmp/shop.cc", 11), inlined=True,
+    )  # fmt: skip
+    own = Frame(0x10, "main", 3, "/bin/shop", source=SourceLine("/tmp/a_long_name_of_a_file.cc", 9))
+    assert all_plain([remember, own, LEAK[-2]], 72) == [
+        "app::OrderBook::remember(...) (inlined)  /tmp/shop.cc:11     [shop]",
+        "main+0x3                     .../a_long_name_of_a_file.cc:9  [shop]",
+        "__libc_start_call_main+0x3    .../libc_start_call_main.h:58  [libc.so.6]",
+    ]
+
+
 @pytest.mark.parametrize("width", [76, 80, 116, 200])
 def test_modules_stand_in_one_column_whatever_the_names(width: int) -> None:
     folder = "/home/build/agent/workspace/product-release/src/cache/storage"

@@ -24,7 +24,7 @@ from rich.cells import cell_len, set_cell_size
 from leaktrace.model import Event, EventKind, Frame
 from leaktrace.report.base import terminal_width
 from leaktrace.report.frames import is_inlined_library
-from leaktrace.report.function_names import shorten_symbol
+from leaktrace.report.function_names import least_cells, shorten_symbol
 from leaktrace.report.names import ELLIPSIS, module_name, printable, shorten_middle
 
 COLUMN_NAMES = (
@@ -109,13 +109,16 @@ def _fitting(frames: tuple[Frame, ...], room: int) -> str:
         before = _BEFORE if line else ""
         after = _MORE if index + 1 < len(shown) else ""
         left = room - cell_len(line + before + after)
-        caller = _shortened(frame, min(left, _CALLER_CELLS))
-        if line and (
-            cell_len(caller) > left or (left < _LEAST_CALLER_CELLS and ELLIPSIS in caller)
-        ):
+        if line and _readable_cells(frame) > left:
             return line + _MORE
-        line += before + caller
+        line += before + _shortened(frame, min(left, _CALLER_CELLS))
     return line
+
+
+def _readable_cells(frame: Frame) -> int:
+    name, suffix = _name_and_suffix(frame)
+    least = cell_len(name) if frame.function is None else least_cells(name)
+    return min(least + len(suffix), _CALLER_CELLS)
 
 
 def _shortened(frame: Frame, cells: int) -> str:

@@ -225,6 +225,13 @@ def _lines(row: _Row, width: int, columns: _Columns) -> Iterator[Text]:
             line.append(place, PLACE_STYLE)
         yield line
         return
+    # A short source leaves room to a long name, and the other way round.
+    both = columns.name + columns.source
+    if least_cells(row.name) + len(row.suffix) + cell_len(source) <= both:
+        line = _name(row, both - cell_len(source) - len(row.suffix))
+        before = max(line.cell_len, min(columns.name, both - cell_len(source)))
+        yield line.append(_place(source, row.module, columns, line.cell_len, before), PLACE_STYLE)
+        return
     yield _name(row, width - len(row.suffix))
     before = columns.name
     if cell_len(source) > columns.source:  # to the left of its column, as far as needed
