@@ -276,9 +276,8 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
     return call;
 }
 
-#if TRACE
-static __always_inline void trace(struct pt_regs *ctx, u16 kind, u16 function, u64 address,
-                                  u64 size, u64 stack_id) {
+static __always_inline struct event make_event(u16 kind, u16 function, u64 address, u64 size,
+                                               u64 stack_id) {
     struct session *now = this_session();
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .address = address,
@@ -289,6 +288,13 @@ static __always_inline void trace(struct pt_regs *ctx, u16 kind, u16 function, u
                           .function = function};
     if (now)
         event.generation = now->generation;
+    return event;
+}
+
+#if TRACE
+static __always_inline void trace(struct pt_regs *ctx, u16 kind, u16 function, u64 address,
+                                  u64 size, u64 stack_id) {
+    struct event event = make_event(kind, function, address, size, stack_id);
     send_trace_event(ctx, &event);
 }
 #else
@@ -297,16 +303,7 @@ static __always_inline void trace(struct pt_regs *ctx, u16 kind, u16 function, u
 
 static __always_inline void send_region(struct pt_regs *ctx, u16 kind, u16 function, u64 address,
                                         u64 size, u64 stack_id) {
-    struct session *now = this_session();
-    struct event event = {.time_ns = bpf_ktime_get_ns(),
-                          .address = address,
-                          .size = size,
-                          .stack_id = stack_id,
-                          .tid = thread_key(),
-                          .kind = kind,
-                          .function = function};
-    if (now)
-        event.generation = now->generation;
+    struct event event = make_event(kind, function, address, size, stack_id);
     send_region_event(ctx, &event);
 }
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from leaktrace import __version__
-from leaktrace.compiler_child import started_early
+from leaktrace.compilation import started_early
 from leaktrace.errors import LeaktraceError, UsageError
 from leaktrace.kernel_cli import kernel_max_stacks, kernel_options, kernel_target
 from leaktrace.notices import hint, tell

@@ -1,194 +1,133 @@
-"""The compiler's child process, as the tracer sees it.
+"""The child process that compiles and loads: `python -m leaktrace.compiler_child SOCKET`.
 
-The child (`leaktrace.compiler`) is the only place where bcc is imported. It hands the file
-descriptors of maps and programs over a socket together with a small manifest, so the tracer never
-maps LLVM, and a compiler that aborts is an error message instead of the end of the tracer.
+Reads a JSON request from the socket, answers with the descriptors of maps and programs and a JSON
+manifest of their names, or with {"error": stage, "detail": …}; then exits. The only importer of
+bcc, so whatever LLVM does ends here.
 """
 
 from __future__ import annotations
 
-import array
-import contextlib
+import ctypes
+import importlib.util
 import json
 import os
-import re
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from types import ModuleType
+from typing import Any
 
-from leaktrace.errors import EnvironmentUnfitError, ProgramError
-
-
-class CompilerChild:
-    """Started at once, so that it loads the compiler while the tracer finds out what to ask for."""
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket = ours
-        # The child's stderr, where clang and the verifier write, goes to a file: no pipe that
-        # could fill up while nobody reads. It is in memory: no directory need be writable.
-        self._messages: IO[bytes] = os.fdopen(os.memfd_create("compiler messages"), "r+b")
-        with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "leaktrace.compiler", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._messages,
-                stderr=self._messages,
-                pass_fds=(theirs.fileno(),),
-                env=_child_environment(),
-            )
-
-    @classmethod
-    def take(cls) -> CompilerChild:
-        """The one that was started early, or a new one."""
-        return _WAITING.pop() if _WAITING else cls()
-
-    def request(self, request: Mapping[str, Any]) -> None:
-        """Say what to compile (`compiler.compile_and_load`)."""
-        # The child may be dead already: finish() tells what it said.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(json.dumps(request).encode())
-            self._socket.shutdown(socket.SHUT_WR)
-
-    def finish(self) -> tuple[dict[str, Any], dict[str, int]]:
-        """Wait for the child. Returns its manifest, and the descriptors of maps and programs by
-        name, which are the caller's from now on.
-
-        Raises EnvironmentUnfitError when bcc is missing or loading isn't permitted, ProgramError
-        when the program doesn't compile or load.
-        """
-        with self._socket, self._messages:
-            reply, descriptors = _receive(self._socket)
-            self._child.wait()
-            if not reply:
-                raise self._crash()
-            manifest: dict[str, Any] = json.loads(reply)
-            if "error" in manifest:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                raise self._translate(manifest)
-        names = [*manifest["maps"], *manifest["programs"]]
-        return manifest, dict(zip(names, descriptors, strict=True))
-
-    def abandon(self) -> None:
-        """Give the compilation up."""
-        self._child.kill()
-        self._child.wait()
-        self._socket.close()
-        self._messages.close()
-
-    def _output(self) -> str:
-        self._messages.seek(0)
-        return self._messages.read(1 << 20).decode(errors="replace")
-
-    def _crash(self) -> ProgramError:
-        code = self._child.returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        return ProgramError(
-            f"the BPF compiler {how}: {last_line(self._output())}",
-            "check the installation of bcc with `leaktrace doctor`",
-        )
-
-    def _translate(self, manifest: Mapping[str, str]) -> ProgramError | EnvironmentUnfitError:
-        output = self._output()
-        stage, detail = manifest["error"], manifest.get("detail", "")
-        if stage == "import":
-            return EnvironmentUnfitError(
-                f"bcc can't be used: {detail}",
-                "install the distribution's package: python3-bpfcc (Debian, Ubuntu), "
-                "python3-bcc (Fedora, openSUSE), python-bcc (Arch)",
-            )
-        no_map = re.search(r"could not open bpf map: (\w+), error: (.*)", output)
-        if no_map is not None and "not permitted" not in no_map[2]:
-            return ProgramError(
-                f"the kernel can't make the map {no_map[1]}: {no_map[2].strip()}",
-                "lower --max-allocs and --max-stacks",
-            )
-        if stage == "compile":
-            return ProgramError(
-                f"the BPF program does not compile: {compiler_line(output) or detail}",
-                "please report this with the output of `leaktrace doctor`",
-            )
-        if "Operation not permitted" in output or "Operation not permitted" in detail:
-            return EnvironmentUnfitError(
-                f"the kernel does not permit loading BPF programs ({manifest.get('name', '')})",
-                "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
-            )
-        return ProgramError(
-            f"the kernel refused the BPF program {manifest.get('name', '')}: "
-            f"{verifier_line(output) or detail}",
-            "please report this with the output of `leaktrace doctor`",
-        )
+# Distributions install bcc for their own Python; it is pure Python over libbcc and works with any.
+_DISTRIBUTION_FOLDERS = (
+    "usr/lib/python3/dist-packages",
+    "usr/lib/python3.*/site-packages",
+    "usr/lib64/python3.*/site-packages",
+    "usr/local/lib/python3.*/dist-packages",
+    "usr/local/lib/python3.*/site-packages",
+)
 
 
-_WAITING: list[CompilerChild] = []
+def find_bcc(root: Path = Path("/")) -> Path | None:
+    """The folder of the distribution's bcc package on the machine whose files are below `root`.
 
-
-@contextlib.contextmanager
-def started_early() -> Iterator[None]:
-    """A child loads the compiler on another core while this process imports what it needs itself.
-    `CompilerChild.take` hands it out; it is given up if nobody took it."""
-    # A user who may not even start it is told why when what tracing needs is checked.
-    with contextlib.suppress(OSError):
-        _WAITING.append(CompilerChild())
-    try:
-        yield
-    finally:
-        while _WAITING:
-            _WAITING.pop().abandon()
-
-
-def _child_environment() -> dict[str, str]:
-    """The child must find this very package, however leaktrace was started."""
-    parent = str(Path(__file__).resolve().parents[1])
-    known = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{parent}{os.pathsep}{known}" if known else parent}
-
-
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Everything the child sends until it closes: bytes of the manifest, and descriptors.
-
-    Nothing when it ends without having read its request.
+    None where there is none. PyPI's `bcc` is an unrelated package; the real one has a libbcc.py.
     """
-    reply = b""
-    descriptors = array.array("i")
-    while True:
-        # SCM_RIGHTS carries up to 253 descriptors a message (unix(7)).
+    candidates: list[Path] = []
+    for pattern in _DISTRIBUTION_FOLDERS:
+        candidates += sorted(root.glob(f"{pattern}/bcc"), reverse=True)
+    return next((folder for folder in candidates if (folder / "libbcc.py").is_file()), None)
+
+
+def import_bcc() -> ModuleType:
+    """Load that one package, without putting the folder it lies in on sys.path.
+
+    Raises ImportError with a reason, OSError when libbcc can't be loaded.
+    """
+    folder = find_bcc()
+    if folder is None:
+        raise ImportError("the Python package of bcc is not installed")
+    spec = importlib.util.spec_from_file_location(
+        "bcc", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is not a Python package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bcc"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """Compile and load the first variant that the kernel takes.
+
+    Returns the manifest and the descriptors in its order. bcc raises bare Exception for
+    everything; what it and clang print goes to our stderr, which the tracer reads.
+    """
+    # With this variable set bcc takes kernel headers from include/ here, and nowhere else.
+    os.environ["BCC_KERNEL_SOURCE"] = request["kernel_source"]
+    manifest: dict[str, Any] = {}
+    for variant in request["variants"]:
+        manifest, descriptors = _compile_variant(request, variant)
+        # A variant that is refused leaves the next one to try; nothing helps a missing privilege.
+        if manifest.get("error") != "load" or "not permitted" in manifest["detail"]:
+            return manifest, descriptors
+    return manifest, []
+
+
+def _compile_variant(
+    request: dict[str, Any], variant: dict[str, Any]
+) -> tuple[dict[str, Any], list[int]]:
+    bcc = sys.modules["bcc"]
+    try:
+        loaded = bcc.BPF(text=request["source"], cflags=variant["flags"])
+    except Exception as error:
+        return {"error": "compile", "detail": str(error)}, []
+
+    descriptors = [loaded[name].map_fd for name in variant["maps"]]
+    for program in variant["programs"]:
+        name, kind = program["name"], getattr(bcc.BPF, program["kind"])
         try:
-            data, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(253 * 4))
-        except ConnectionResetError:
-            break
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(payload[: len(payload) - len(payload) % 4])
-        if not data:
-            break
-        reply += data
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, False)
-    return reply, list(descriptors)
+            function = loaded.load_func(name, kind, None, program["attach_type"])
+        except Exception as error:
+            return {"error": "load", "name": name, "detail": str(error)}, []
+        descriptors.append(function.fd)
+        if program["tail_of"]:
+            loaded[program["tail_of"]][ctypes.c_int(0)] = ctypes.c_int(function.fd)
+    # Keep the module alive: its descriptors are sent after this returns.
+    _KEPT.append(loaded)
+    return {
+        "variant": variant["name"],
+        "maps": variant["maps"],
+        "programs": [program["name"] for program in variant["programs"]],
+    }, descriptors
 
 
-def compiler_line(output: str) -> str:
-    """The first error that clang reports, as file:line: text."""
-    match = re.search(r"^(\S+):(\d+):\d+: (?:fatal )?error: (.*)$", output, re.MULTILINE)
-    return f"{match[1]}:{match[2]}: {match[3]}" if match else ""
+_KEPT: list[Any] = []
 
 
-def verifier_line(output: str) -> str:
-    """What the verifier objects to: the last line before its statistics."""
-    lines = [
-        line
-        for line in output.splitlines()
-        if line.strip()
-        and not re.match(r"(processed|verification time|stack depth|HINT:)", line.strip())
-    ]
-    return lines[-1].strip() if lines else ""
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    # LLVM takes a while to be mapped: the tracer has that time to find out what to ask for.
+    try:
+        import_bcc()
+        problem = ""
+    except (ImportError, OSError) as error:
+        problem = str(error)
+    request = b""
+    while chunk := connection.recv(1 << 20):
+        request += chunk
+    manifest: dict[str, Any]
+    descriptors: list[int] = []
+    if problem:
+        manifest = {"error": "import", "detail": problem}
+    else:
+        manifest, descriptors = compile_and_load(json.loads(request))
+    socket.send_fds(connection, [json.dumps(manifest).encode()], descriptors)
+    connection.close()
+    sys.stdout.flush()
+    # Skip the destructors of LLVM and bcc: the kernel releases everything at once.
+    os._exit(0)
 
 
-def last_line(output: str) -> str:
-    lines = output.strip().splitlines()
-    return lines[-1].strip() if lines else "it printed nothing"
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from leaktrace import kernel
-from leaktrace.compiler import find_bcc
+from leaktrace.compiler_child import find_bcc
 from leaktrace.errors import EnvironmentUnfitError
 
 AS_ROOT = "run as root: sudo leaktrace …"

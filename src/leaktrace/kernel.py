@@ -11,19 +11,14 @@ import contextlib
 import ctypes
 import ctypes.util
 import errno
-import mmap
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from leaktrace.errors import EnvironmentUnfitError, ProgramError
+from leaktrace.errors import EnvironmentUnfitError
 
 # enum bpf_cmd
 _BPF_PROG_LOAD = 5
@@ -55,7 +50,6 @@ _PERF_COUNT_SW_PAGE_FAULTS = 2
 _PERF_INHERIT = 1 << 1  # bits of perf_event_attr
 _PERF_INHERIT_THREAD = 1 << 35
 _KPROBE_SOURCE = "/sys/bus/event_source/devices/kprobe"
-_MAP_INFO_BYTES = 88
 _PROGRAM_INFO_BYTES = 232  # the kernel fills as much of it as it knows
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
@@ -109,7 +103,7 @@ def libbpf() -> ctypes.CDLL:
     )
 
 
-def _error(result: int) -> int:
+def errno_of(result: int) -> int:
     """A libbpf 1.x result (minus errno) or a 0.x one (-1 and errno) as an errno, 0 for success."""
     if result >= 0:
         return 0
@@ -234,7 +228,7 @@ def program_info(fd: int) -> ProgramInfo:
     """Ask for a program's figures (struct bpf_prog_info). Raises OSError."""
     info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
     length = ctypes.c_uint32(len(info))
-    code = _error(libbpf().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(length)))
+    code = errno_of(libbpf().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(length)))
     if code:
         raise OSError(code, os.strerror(code))
     run_time_ns, run_count, recursion_misses, verified = struct.unpack_from("<QQQI", info, 192)
@@ -246,7 +240,7 @@ def enable_run_time_stats() -> int:
     """Have the kernel measure every BPF program (Linux 5.8) until the returned descriptor is
     closed. It costs some tens of nanoseconds a run. Raises OSError."""
     result = int(libbpf().bpf_enable_stats(_BPF_STATS_RUN_TIME))
-    code = _error(result)
+    code = errno_of(result)
     if code:
         raise OSError(code, os.strerror(code))
     return result
@@ -430,241 +424,7 @@ def attach_page_faults(program: int, tid: int) -> list[int]:
 def attach_raw_tracepoint(program: int, name: str) -> int:
     """Returns a file descriptor; raises OSError with the kernel's errno."""
     result = int(libbpf().bpf_raw_tracepoint_open(name.encode(), program))
-    code = _error(result)
+    code = errno_of(result)
     if code:
         raise OSError(code, os.strerror(code), name)
     return result
-
-
-# --- maps -----------------------------------------------------------------------------------
-
-
-_ROOM_AT_FIRST = 1 << 20  # records
-
-
-@dataclass(frozen=True)
-class Map:
-    """A BPF map by file descriptor. Keys and values are numpy records of the given types."""
-
-    name: str
-    fd: int
-    key: np.dtype[Any]
-    value: np.dtype[Any]
-    capacity: int
-
-    def lookup(self, key: int | bytes) -> np.void | None:
-        """The value of one key, or None."""
-        keys = np.array([key], dtype=self.key)
-        values = np.zeros(1, dtype=self.value)
-        result = libbpf().bpf_map_lookup_elem(self.fd, _pointer(keys), _pointer(values))
-        return None if _error(result) else values[0]
-
-    def update(self, key: int | bytes, value: NDArray[Any]) -> None:
-        """Write one value. Raises OSError with the kernel's errno."""
-        keys = np.array([key], dtype=self.key)
-        update = libbpf().bpf_map_update_elem
-        update.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
-        code = _error(update(self.fd, _pointer(keys), _pointer(value), 0))
-        if code:
-            raise OSError(code, os.strerror(code), self.name)
-
-    def write_mapped(self, start: int, values: NDArray[np.uint64]) -> None:
-        """Write into an array map made with BPF_F_MMAPABLE, from index `start` on. Raises OSError.
-
-        Values of an array lie at multiples of 8 bytes, also smaller ones.
-        """
-        if not len(values):
-            return
-        whole = -(-self.capacity * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
-        access = mmap.PROT_READ | mmap.PROT_WRITE
-        with mmap.mmap(self.fd, whole, mmap.MAP_SHARED, access) as memory:
-            memory[start * 8 : start * 8 + values.nbytes] = values.tobytes()
-
-    def read_all(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """All keys and values, in no order.
-
-        Each hash bucket is read as a whole, so a record that stays in the map while it is read is
-        seen exactly once; one that comes or goes meanwhile may or may not be seen. Kernels before
-        5.6 have no batch operations: there the map is walked key by key.
-        """
-        batched = None if declined("map_batches") else self._read_in_batches()
-        return self._read_one_by_one() if batched is None else batched
-
-    def _read_in_batches(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        lookup = libbpf().bpf_map_lookup_batch
-        lookup.argtypes = (
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.POINTER(ctypes.c_uint32),
-            ctypes.c_void_p,
-        )
-        size = min(max(self.capacity, 1), 65_536)
-        # Read in place: memory not written to costs nothing, copies of a million records do.
-        room = min(self.capacity, _ROOM_AT_FIRST) + size
-        keys, values = np.empty(room, dtype=self.key), np.empty(room, dtype=self.value)
-        filled = 0
-        position = np.zeros(1, dtype=np.uint64)
-        first = True
-        while True:
-            if filled + size > len(keys):
-                keys, values = _enlarged(keys, filled + size), _enlarged(values, filled + size)
-            count = ctypes.c_uint32(size)
-            code = _error(
-                lookup(
-                    self.fd,
-                    None if first else _pointer(position),
-                    _pointer(position),
-                    _pointer(keys[filled:]),
-                    _pointer(values[filled:]),
-                    ctypes.byref(count),
-                    None,
-                )
-            )
-            if code == errno.ENOSPC:  # a bucket with more entries than the buffer holds
-                size *= 2
-                continue
-            if code not in (0, errno.ENOENT):
-                if first and code in (errno.EINVAL, errno.ENOTSUP, 524):
-                    return None
-                raise ProgramError(
-                    f"can't read the map {self.name}: {os.strerror(code)}",
-                    "please report this with the output of `leaktrace doctor`",
-                )
-            filled += count.value
-            first = False
-            if code == errno.ENOENT:
-                return keys[:filled], values[:filled]
-
-    def _read_one_by_one(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        library = libbpf()
-        keys: list[NDArray[Any]] = []
-        values: list[NDArray[Any]] = []
-        key = np.zeros(1, dtype=self.key)
-        previous: ctypes.c_void_p | None = None
-        # A key deleted during the walk restarts it: bounded, so that it ends all the same.
-        for _ in range(2 * self.capacity):
-            if _error(library.bpf_map_get_next_key(self.fd, previous, _pointer(key))):
-                break
-            previous = _pointer(key)
-            value = np.zeros(1, dtype=self.value)
-            if not _error(library.bpf_map_lookup_elem(self.fd, _pointer(key), _pointer(value))):
-                keys.append(key.copy())
-                values.append(value)
-        if not keys:
-            return np.empty(0, dtype=self.key), np.empty(0, dtype=self.value)
-        return np.concatenate(keys), np.concatenate(values)
-
-
-def _enlarged(array: NDArray[Any], least: int) -> NDArray[Any]:
-    """A copy with room for at least so many elements, and for as many again as there were."""
-    larger = np.empty(max(least, 2 * len(array)), dtype=array.dtype)
-    larger[: len(array)] = array
-    return larger
-
-
-def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-# --- events ---------------------------------------------------------------------------------
-
-_RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_PERF_CALLBACK = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32
-)
-_PERF_LOST_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)
-_RING_HEADER_BYTES = 8  # before each record, which is padded to a multiple of as many
-_MIN_DRAINED_EVENTS = 65_536
-
-
-def ring_buffer_bytes(map_fd: int) -> int:
-    """The size of a ring buffer's data (struct bpf_map_info, max_entries). Raises ProgramError."""
-    info = ctypes.create_string_buffer(_MAP_INFO_BYTES)
-    length = ctypes.c_uint32(len(info))
-    code = _error(libbpf().bpf_obj_get_info_by_fd(map_fd, info, ctypes.byref(length)))
-    if code:
-        raise ProgramError(
-            f"the kernel does not describe the event buffer: {os.strerror(code)}",
-            "please report this with the output of `leaktrace doctor`",
-        )
-    return int(struct.unpack_from("<I", info, 16)[0])
-
-
-class EventStream:
-    """Events of one BPF ring buffer or perf buffer, as raw bytes.
-
-    `fileno()` is readable as long as there is something to `drain()`.
-    """
-
-    def __init__(self, map_fd: int, *, is_ring: bool, pages: int) -> None:
-        self._is_ring = is_ring
-        self._events: list[bytes] = []
-        self._drained_bytes = 0  # of the ring, by the drain under way
-        library = libbpf()
-        if is_ring:
-            self._ring_bytes = ring_buffer_bytes(map_fd)
-            self._callback: object = _RING_CALLBACK(self._on_ring)
-            library.ring_buffer__new.restype = ctypes.c_void_p
-            handle = library.ring_buffer__new(map_fd, self._callback, None, None)
-        else:
-            self._callback = _PERF_CALLBACK(self._on_perf)
-            # Lost samples are counted by the program, which sees bpf_perf_event_output fail.
-            self._lost_callback = _PERF_LOST_CALLBACK(lambda _context, _cpu, _count: None)
-            library.perf_buffer__new.restype = ctypes.c_void_p
-            handle = library.perf_buffer__new(
-                map_fd,
-                ctypes.c_size_t(pages),
-                self._callback,
-                self._lost_callback,
-                None,
-                None,
-            )
-        if not handle or handle > (1 << 64) - 4096:
-            raise ProgramError(
-                "can't open the event buffer", "lower --event-buffer-size, or raise RLIMIT_MEMLOCK"
-            )
-        self._handle: ctypes.c_void_p | None = ctypes.c_void_p(handle)
-
-    def _on_ring(self, _context: object, data: int, size: int) -> int:
-        self._events.append(ctypes.string_at(data, size))
-        self._drained_bytes += _RING_HEADER_BYTES + size + -size % _RING_HEADER_BYTES
-        # libbpf goes on for as long as events come in, which may be faster than we take them. A
-        # negative result stops it behind this event. All that was there at the start is out when
-        # a whole buffer is.
-        enough = self._drained_bytes >= self._ring_bytes
-        return -errno.ECANCELED if enough and len(self._events) >= _MIN_DRAINED_EVENTS else 0
-
-    def _on_perf(self, _context: object, _cpu: int, data: int, size: int) -> None:
-        self._events.append(ctypes.string_at(data, size))
-
-    def fileno(self) -> int:
-        name = "ring_buffer__epoll_fd" if self._is_ring else "perf_buffer__epoll_fd"
-        return int(getattr(libbpf(), name)(self._handle))
-
-    def drain(self) -> list[bytes]:
-        """Every event there is, in the order of the buffer (of each CPU's, for perf buffers).
-
-        Of those that come meanwhile a bounded number, the others with the next call. Raises
-        ProgramError.
-        """
-        if self._handle is not None:
-            name = "ring_buffer__consume" if self._is_ring else "perf_buffer__consume"
-            self._drained_bytes = 0
-            code = _error(getattr(libbpf(), name)(self._handle))
-            if code not in (0, errno.ECANCELED):
-                raise ProgramError(
-                    f"can't read the event buffer: {os.strerror(code)}",
-                    "please report this with the output of `leaktrace doctor`",
-                )
-        events, self._events = self._events, []
-        return events
-
-    def close(self) -> None:
-        if self._handle is not None:
-            name = "ring_buffer__free" if self._is_ring else "perf_buffer__free"
-            free: Callable[[ctypes.c_void_p], object] = getattr(libbpf(), name)
-            free(self._handle)
-            self._handle = None

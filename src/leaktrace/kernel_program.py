@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from leaktrace import abi, kernel
-from leaktrace.compiler_child import CompilerChild
+from leaktrace.compilation import CompilerChild
 from leaktrace.kernel_abi import (
     CACHE_NAME_BYTES,
     KERNEL_ALLOCATION,
@@ -21,6 +21,7 @@ from leaktrace.kernel_abi import (
     Section,
 )
 from leaktrace.kernel_slab import WantedCaches
+from leaktrace.maps import Map
 from leaktrace.options import KernelContext, KernelTarget, Options
 from leaktrace.probes.kernel_plan import KernelPlan
 from leaktrace.program import event_pages, flags, source_directory, source_text, uses_ring_buffer
@@ -45,13 +46,13 @@ _FRAMES = abi.MAX_FRAMES
 class KernelProgram:
     """The loaded program: descriptors of its maps and of its programs."""
 
-    allocations: kernel.Map
-    sites: kernel.Map
-    stacks: kernel.Map
-    losses: kernel.Map
-    older_releases: kernel.Map
-    wanted_caches: kernel.Map
-    wanted_sizes: kernel.Map
+    allocations: Map
+    sites: Map
+    stacks: Map
+    losses: Map
+    older_releases: Map
+    wanted_caches: Map
+    wanted_sizes: Map
     trace_events_fd: int | None
     programs: dict[str, int]
     ring_buffer: bool
@@ -204,21 +205,19 @@ def _program(
     name_type = np.dtype(f"S{CACHE_NAME_BYTES}")
     per_cpu = np.dtype((np.uint64, (knobs["POSSIBLE_CPUS"],)))
     return KernelProgram(
-        allocations=kernel.Map(
+        allocations=Map(
             "allocations", by_name["allocations"], abi.U64, KERNEL_ALLOCATION, knobs["MAX_ALLOCS"]
         ),
-        sites=kernel.Map("sites", by_name["sites"], abi.U64, KERNEL_SITE, knobs["MAX_STACKS"]),
-        stacks=kernel.Map("stacks", by_name["stacks"], abi.U64, KERNEL_STACK, knobs["MAX_STACKS"]),
-        losses=kernel.Map("losses", by_name["losses"], abi.U32, abi.U64, KERNEL_LOSS_KINDS),
-        older_releases=kernel.Map(
+        sites=Map("sites", by_name["sites"], abi.U64, KERNEL_SITE, knobs["MAX_STACKS"]),
+        stacks=Map("stacks", by_name["stacks"], abi.U64, KERNEL_STACK, knobs["MAX_STACKS"]),
+        losses=Map("losses", by_name["losses"], abi.U32, abi.U64, KERNEL_LOSS_KINDS),
+        older_releases=Map(
             "older_releases", by_name["older_releases"], abi.U32, per_cpu, len(Section)
         ),
-        wanted_caches=kernel.Map(
+        wanted_caches=Map(
             "wanted_caches", by_name["wanted_caches"], name_type, np.dtype(np.uint8), 4096
         ),
-        wanted_sizes=kernel.Map(
-            "wanted_sizes", by_name["wanted_sizes"], abi.U64, np.dtype(np.uint8), 64
-        ),
+        wanted_sizes=Map("wanted_sizes", by_name["wanted_sizes"], abi.U64, np.dtype(np.uint8), 64),
         trace_events_fd=by_name.get("trace_events"),
         programs={name: by_name[name] for name in names},
         ring_buffer=bool(knobs["USE_RING_BUFFER"]),

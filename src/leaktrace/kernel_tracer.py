@@ -17,6 +17,7 @@ from leaktrace.abi import StackEndCode
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.trim import readable
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, TargetError
+from leaktrace.event_stream import EventStream
 from leaktrace.kernel_abi import KernelFunction, Section
 from leaktrace.kernel_cost import KernelCostMeter
 from leaktrace.kernel_program import KernelCompilation, KernelProgram
@@ -62,7 +63,7 @@ class KernelTracer:
         assert isinstance(target, KernelTarget)
         self._options, self._target = options, target
         self._program: KernelProgram | None = None
-        self._stream: kernel.EventStream | None = None
+        self._stream: EventStream | None = None
         self._links: list[int] = []
         self._attached: dict[Section, int] = {}
         self._stacks: dict[int, Stack] = {}
@@ -86,7 +87,7 @@ class KernelTracer:
             if wanted is not None:
                 self._program.want(wanted)
             if self._program.trace_events_fd is not None:
-                self._stream = kernel.EventStream(
+                self._stream = EventStream(
                     self._program.trace_events_fd,
                     is_ring=self._program.ring_buffer,
                     pages=self._program.event_pages,
@@ -221,7 +222,7 @@ class KernelTracer:
     def look_again(self) -> None:
         """See `next_look_s`."""
 
-    def streams(self) -> list[kernel.EventStream]:
+    def streams(self) -> list[EventStream]:
         """What becomes readable when there is something to `pump`."""
         return [] if self._stream is None else [self._stream]
 

@@ -1,5 +1,5 @@
 """The BPF program: fragments joined, compiled and loaded in a child process that then exits
-(`leaktrace.compiler_child`)."""
+(`leaktrace.compilation`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 from leaktrace import abi, kernel
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
-from leaktrace.compiler_child import CompilerChild
+from leaktrace.compilation import CompilerChild
 from leaktrace.errors import EnvironmentUnfitError, ProgramError
+from leaktrace.maps import Map
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
@@ -176,25 +177,25 @@ def event_pages(size_bytes: int) -> int:
 class FileMaps:
     """Which addresses have files behind them, and how many faults met those."""
 
-    mappings: kernel.Map
-    list: kernel.Map
-    faults: kernel.Map
+    mappings: Map
+    list: Map
+    faults: Map
 
 
 @dataclass
 class Program:
     """The loaded program: descriptors of its maps and of its programs."""
 
-    allocations: kernel.Map
-    sites: kernel.Map
-    stacks: kernel.Map
-    session: kernel.Map
-    losses: kernel.Map
+    allocations: Map
+    sites: Map
+    stacks: Map
+    session: Map
+    losses: Map
     tables: KernelTables | None  # of a walker by unwind tables
     walker: Walker
-    throttle: kernel.Map | None  # with a bound on the overhead
-    sample_gaps: kernel.Map | None  # with sampling by bytes
-    sample_weights: kernel.Map | None
+    throttle: Map | None  # with a bound on the overhead
+    sample_gaps: Map | None  # with sampling by bytes
+    sample_weights: Map | None
     files: FileMaps | None  # in page fault mode
     region_events_fd: int
     trace_events_fd: int | None
@@ -295,8 +296,8 @@ class Compilation:
         knobs = self._knobs
         walker = Walker[manifest["variant"]]
 
-        def map_of(name: str, key: Any, value: Any, capacity: int) -> kernel.Map:  # noqa: ANN401
-            return kernel.Map(name, by_name[name], key, value, capacity)
+        def map_of(name: str, key: Any, value: Any, capacity: int) -> Map:  # noqa: ANN401
+            return Map(name, by_name[name], key, value, capacity)
 
         throttle = map_of("throttle", abi.U32, abi.THROTTLE, 1) if knobs["THROTTLE"] else None
         sample_gaps = sample_weights = None

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace import abi, kernel
+from leaktrace import abi
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
@@ -73,8 +74,8 @@ class Tracer:
         self._program: Program | None = None
         self._attachments: Attachments | None = None
         self._faults: PageFaults | None = None
-        self._region_stream: kernel.EventStream | None = None
-        self._trace_stream: kernel.EventStream | None = None
+        self._region_stream: EventStream | None = None
+        self._trace_stream: EventStream | None = None
         compilation: Compilation | None = None
         try:
             if isinstance(options.target, CommandTarget):
@@ -186,11 +187,11 @@ class Tracer:
 
     def _open_streams(self) -> None:
         program = self._loaded
-        self._region_stream = kernel.EventStream(
+        self._region_stream = EventStream(
             program.region_events_fd, is_ring=program.ring_buffer, pages=64
         )
         if program.trace_events_fd is not None:
-            self._trace_stream = kernel.EventStream(
+            self._trace_stream = EventStream(
                 program.trace_events_fd, is_ring=program.ring_buffer, pages=program.event_pages
             )
 
@@ -232,7 +233,7 @@ class Tracer:
 
     # --- while it runs ---------------------------------------------------------------------
 
-    def streams(self) -> list[kernel.EventStream]:
+    def streams(self) -> list[EventStream]:
         """What becomes readable when there is something to `pump`."""
         return [s for s in (self._region_stream, self._trace_stream) if s is not None]
 

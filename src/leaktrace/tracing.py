@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from leaktrace.kernel import EventStream
+from leaktrace.event_stream import EventStream
 from leaktrace.model import Cost, Event, TargetInfo
 
 

@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from leaktrace import kernel
-from leaktrace.kernel import MAP_TYPE_RINGBUF, EventStream, bpf
+from leaktrace.event_stream import EventStream, ring_buffer_bytes
+from leaktrace.kernel import MAP_TYPE_RINGBUF, bpf
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -124,7 +124,7 @@ class FedStream(EventStream):
 def test_a_drain_ends_although_events_keep_coming(size_bytes: int) -> None:
     at_least = max(65_536, size_bytes // RECORD_BYTES)
     with ring_buffer(size_bytes) as (ring, produce):
-        assert kernel.ring_buffer_bytes(ring) == size_bytes
+        assert ring_buffer_bytes(ring) == size_bytes
         produce(1)
         stream = FedStream(ring, produce, count=at_least + 10)
         assert stream.drain() == [EVENT] * at_least

@@ -8,8 +8,8 @@ import tempfile
 
 import pytest
 
-from leaktrace.compiler import find_bcc
-from leaktrace.compiler_child import CompilerChild
+from leaktrace.compilation import CompilerChild
+from leaktrace.compiler_child import find_bcc
 from leaktrace.errors import ProgramError
 
 

@@ -164,7 +164,7 @@ class _IsolatedDemangler:
         if self._child is None and self._failures < _CHILD_CHANCES:
             try:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", __name__],
+                    [sys.executable, "-P", "-m", __name__],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

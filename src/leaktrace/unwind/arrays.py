@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaktrace import abi, kernel
+from leaktrace import abi
+from leaktrace.maps import Map
 from leaktrace.unwind.install import Update, at_array_stride
 
 
@@ -19,10 +20,10 @@ from leaktrace.unwind.install import Update, at_array_stride
 class KernelTables:
     """The four maps of the walker."""
 
-    rows: kernel.Map
-    pages: kernel.Map
-    mappings: kernel.Map
-    list: kernel.Map
+    rows: Map
+    pages: Map
+    mappings: Map
+    list: Map
     _version: int = 0
 
     def write(self, update: Update, generation: int, trampoline: int) -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 
 from leaktrace import kernel
-from leaktrace.compiler import import_bcc
+from leaktrace.compiler_child import import_bcc
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.plan import Planner
 from leaktrace.program import source_directory
