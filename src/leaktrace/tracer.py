@@ -328,11 +328,11 @@ class Tracer:
             self._mapped = {m.path for m in mappings if m.is_executable}
             if self._follower is not None:
                 self._follower.follow(mappings, self._generation)
-            self._symbolizer.refresh()
+            self._symbolizer.refresh(mappings)
             if self._faults is not None:
                 self._faults.follow(mappings)
                 return
-            for plan in self._planner.plan_process(self._target.pid):
+            for plan in self._planner.plan_process(self._target.pid, mappings):
                 self._attach(plan)
                 self._notes.append(
                     f"{plan.name} was hooked when it was first seen: "

@@ -85,17 +85,20 @@ class Planner:
         self._choice = choice
         self._seen: set[tuple[str, int]] = set()
 
-    def plan_process(self, pid: int) -> list[ObjectPlan]:
-        """Plans for what the process has mapped and was not seen before.
+    def plan_process(
+        self, pid: int, mappings: tuple[Mapping, ...] | None = None
+    ) -> list[ObjectPlan]:
+        """Plans for what the process has mapped (`mappings`, if they were just read) and was not
+        seen before.
 
         Raises TargetError when the process is gone or of a kind that can't be traced,
         ObjectFileError when the object that the user chose is no allocator.
         """
-        mappings = _executable_files(pid)
+        files = _executable_files(read_mappings(pid) if mappings is None else mappings)
         if self._choice.path is not None:
-            return self._plan_chosen(self._choice.path, mappings, pid)
+            return self._plan_chosen(self._choice.path, files, pid)
         plans = []
-        for mapping in mappings:
+        for mapping in files:
             elf = self._open_new(mapping, pid)
             if elf is not None:
                 plans += self._keep_if_allocator(elf, mapping.path, self._choice.symbols_prefix)
@@ -205,8 +208,8 @@ class Planner:
         return plan
 
 
-def _executable_files(pid: int) -> list[Mapping]:
-    return [m for m in read_mappings(pid) if m.is_executable and m.is_file]
+def _executable_files(mappings: tuple[Mapping, ...]) -> list[Mapping]:
+    return [m for m in mappings if m.is_executable and m.is_file]
 
 
 def _is_called(path: str, choice: str) -> bool:

@@ -70,13 +70,15 @@ class ProcessSymbolizer:
         self._stale = True
         self.refresh()
 
-    def refresh(self) -> bool:
-        """Reads the mappings again and opens what is new; whether executable memory has changed.
+    def refresh(self, mappings: tuple[Mapping, ...] | None = None) -> bool:
+        """Opens what is new among the mappings, which are read again unless the caller has just
+        done so; whether executable memory has changed.
 
         Raises TargetError when the process is gone; what is known so far can be used on.
         """
         self.expect_new_names()
-        mappings = read_mappings(self.pid)
+        if mappings is None:
+            mappings = read_mappings(self.pid)
         if not self.is_alive():
             raise TargetError(f"process {self.pid} is gone", "its symbols known so far are used")
         if self._stale:
