@@ -125,7 +125,13 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     "page faults instead of allocation calls. Shows new pages, not what was freed.",
 )
 @kernel_options
-@click.option("-t", "--trace", is_flag=True, help="Print every call as it happens.")
+@click.option(
+    "-t",
+    "--trace",
+    is_flag=True,
+    help="Print every call as it happens, one a line: seconds (CLOCK_MONOTONIC, as in "
+    "dmesg), thread, function, bytes, address, callers.",
+)
 @click.option(
     "-a", "--show-allocs", is_flag=True, help="List the single allocations, with addresses."
 )
