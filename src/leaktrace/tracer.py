@@ -259,7 +259,7 @@ class Tracer:
                             self.command.proceed()
                 case abi.EventCode.UNKNOWN_CODE:
                     self._look_for_objects()
-                case _:
+                case _ if int(event["generation"]) == self._generation:
                     self._regions.apply(event)
         if self._current_generation() > self._generation:
             executed = True
