@@ -16,6 +16,7 @@ from leaktrace.analysis.sites import (
     SiteTable,
     combine_counters,
     group_by_site,
+    total_of_records,
 )
 from leaktrace.analysis.trim import readable
 from leaktrace.losses import describe_losses
@@ -84,15 +85,12 @@ class ReportBuilder:
         older_ms = asked.older_ms if ages_matter else 0
 
         if combined:
-            everything = table = combine_counters(snapshot, self.sampling)
+            table = combine_counters(snapshot, self.sampling)
+            outstanding, error = table.total(), None
         else:
-            everything = group_by_site(snapshot, 0, self.sampling)
-            table = (
-                group_by_site(snapshot, older_ms * 1_000_000, self.sampling)
-                if older_ms
-                else everything
-            )
-        outstanding, passed = everything.total(), table.total()
+            table = group_by_site(snapshot, older_ms * 1_000_000, self.sampling)
+            outstanding, error = total_of_records(snapshot, self.sampling)
+        passed = table.total()
         growth = self._growth(table)
         order = table.order(asked.sort, growth)[: asked.top]
         counters = self._counters(snapshot, table.stack_ids)
@@ -120,7 +118,7 @@ class ReportBuilder:
             allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
             sample_rate=self.sampling.rate,
             sample_bytes=self.sampling.mean_bytes,
-            error=everything.error(slice(None)),
+            error=error,
             measure=Measure.FAULTS if self._options.faults else Measure.ALLOCATIONS,
         )
         self._number += 1

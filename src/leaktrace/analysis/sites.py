@@ -77,9 +77,8 @@ def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> Site
         counts = np.bincount(rows, minlength=length).astype(np.int64)
         return SiteTable(stack_ids, sizes, counts, oldest, newest)
 
-    weights, variances = sampling.weights_and_variances(records)
-    is_region = (np.arange(len(old_enough)) >= len(old_enough) - snapshot.region_count)[old_enough]
-    weights[is_region], variances[is_region] = 1, 0
+    weights, variances = _weigh(snapshot, sampling)
+    weights, variances = weights[old_enough], variances[old_enough]
     sizes_each = records["size"].astype(np.float64)
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,6 +93,28 @@ def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> Site
         bytes_variance=summed(sizes_each**2 * variances),
         counts_variance=summed(variances),
     )
+
+
+def total_of_records(snapshot: Snapshot, sampling: Sampling) -> tuple[Total, Total | None]:
+    """Everything outstanding, whatever its age, and its standard error where it is an estimate."""
+    sizes = snapshot.records["size"]
+    if not sampling.is_on:
+        return Total(int(sizes.sum()), len(sizes)), None
+    weights, variances = _weigh(snapshot, sampling)
+    each = sizes.astype(np.float64)
+    estimate = Total(round((each * weights).sum()), round(weights.sum()))
+    error = Total(round(math.sqrt((each**2 * variances).sum())), round(math.sqrt(variances.sum())))
+    return estimate, error
+
+
+def _weigh(
+    snapshot: Snapshot, sampling: Sampling
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights and variances of all records; regions, the last of them, were not sampled."""
+    weights, variances = sampling.weights_and_variances(snapshot.records)
+    first_region = len(weights) - snapshot.region_count
+    weights[first_region:], variances[first_region:] = 1, 0
+    return weights, variances
 
 
 def combine_counters(snapshot: Snapshot, sampling: Sampling) -> SiteTable:
