@@ -103,12 +103,24 @@ def _folded(text: str, width: int) -> list[str]:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option(
+    "-p",
+    "--pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="Say instead where the probes of this process would be, and what a hit of each costs.",
+)
 @click.pass_context
-def doctor_command(context: click.Context, as_json: bool) -> None:
+def doctor_command(context: click.Context, as_json: bool, pid: int | None) -> None:
     """Say what this machine offers for tracing, and what to do about what is missing.
 
     Exits with 0 when processes can be traced here, with 3 when not.
     """
+    if pid is not None:
+        from leaktrace.probes.describe import probe_lines, probes_to_json  # noqa: PLC0415
+
+        click.echo(probes_to_json(pid) if as_json else "\n".join(probe_lines(pid)))
+        return
     features = (*all_features(), *kernel_features())
     if as_json:
         click.echo(to_json(features))

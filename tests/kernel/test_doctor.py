@@ -169,3 +169,32 @@ def test_doctor_maps_no_compiler() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "False False\n"
+
+
+def test_the_probes_of_a_process_with_what_they_cost() -> None:
+    with subprocess.Popen(["sleep", "60"]) as target:
+        try:
+            outcome = subprocess.run(
+                [sys.executable, "-m", "leaktrace", "doctor", "--json", "-p", str(target.pid)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        finally:
+            target.kill()
+    probes = {probe["function"]: probe for probe in json.loads(outcome.stdout)["probes"]}
+    assert {"malloc", "free", "calloc", "realloc"} <= set(probes)
+    for probe in probes.values():
+        assert probe["traps"] == 2 - probe["emulated"] + probe["has_return"]
+        assert probe["emulated"] or probe["reason"]
+
+
+def test_probes_of_a_process_that_is_not_there() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "leaktrace", "doctor", "-p", "4194303"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 4
+    assert "there is no process 4194303" in outcome.stderr
