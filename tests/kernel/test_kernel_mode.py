@@ -277,15 +277,17 @@ def test_own_allocations_are_left_out(option: str) -> None:
 
 def test_pages(worker: Target) -> None:
     """Each page that the process touches, in a section of its own."""
-    report = trace(worker, ("--pages",), "touch 300")
+    report = trace(worker, ("--pages", "--task", str(worker.pid)), "touch 300")
     pages = sections(report)["pages"]
     faults = tuple(site for site in pages if "do_anonymous_page" in site.functions)
     assert total(faults).bytes >= 300 * PAGE - missed(report) * PAGE
     assert total(faults).bytes < 400 * PAGE
     assert all(site.raw["cache"] is None for site in pages)
-    again = trace(worker, ("--pages",), "untouch", "touch 300", "untouch")
+    # Of this process alone: what else runs on the machine touches pages, too.
+    only_worker = ("--pages", "--task", str(worker.pid))
+    again = trace(worker, only_worker, "untouch", "touch 300", "untouch")
     faults = tuple(s for s in sections(again)["pages"] if "do_anonymous_page" in s.functions)
-    assert total(faults).bytes <= (20 + missed(again)) * PAGE
+    assert total(faults).bytes <= (30 + missed(again)) * PAGE
 
 
 def test_percpu(worker: Target, probes: str) -> None:
