@@ -85,6 +85,9 @@ class Run(ABC):
         """Whether to give up for what tracing costs."""
         return False
 
+    def _relieve(self, _cost: Cost) -> None:  # noqa: B027 (most targets have no bound)
+        """Make tracing cheaper, if what it costs has been too much for a while."""
+
     def until_the_end(self) -> None:
         if self._interrupts.received is not None:
             return  # before a command has run at all
@@ -139,6 +142,7 @@ class Run(ABC):
                         return None
                     if not self._asked.trace:
                         self._report()
+                    self._relieve(self._cost)
 
     def _pump(self) -> None:
         events, executed = self._tracer.pump()
@@ -212,15 +216,18 @@ class ProcessRun(Run):
         self._intervals_above += 1
         if self._intervals_above < _PATIENCE_INTERVALS:
             return False
-        if self._builder.sampling.is_on:
-            return True
+        return self._builder.sampling.is_on
+
+    def _relieve(self, cost: Cost) -> None:
+        """Sample from now on, once what was recorded in full has been reported."""
+        if self._intervals_above < _PATIENCE_INTERVALS or self._builder.sampling.is_on:
+            return
         self._intervals_above = 0
         self._builder.sampling = self._traced.throttle(_THROTTLED_RATE)
         tell(
-            f"tracing takes {share:.0%} of the process's CPU time: "
+            f"tracing takes {cost.target_share or 0:.0%} of the process's CPU time: "
             f"from now on one allocation in {_THROTTLED_RATE} is recorded"
         )
-        return False
 
 
 def _subject(info: TargetInfo) -> str:
