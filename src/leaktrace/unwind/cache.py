@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import struct
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from leaktrace.cache_directory import UnusableCacheError, open_cache, open_kept, open_new
 from leaktrace.elf import ElfObject
+from leaktrace.file_cache import FileCache
 from leaktrace.unwind.rows import PC_SHIFT, Rows
 from leaktrace.unwind.table import (
     MAX_EXTENT_BYTES,
@@ -37,10 +33,6 @@ from leaktrace.unwind.table import (
 )
 
 DEFAULT_LIMIT_BYTES = 256 << 20
-_PURPOSE = "unwind"  # our directory's name
-_SUFFIX = ".rows"
-_TEMPORARY_PREFIX = ".new-"
-_TEMPORARY_LIFETIME_S = 3600  # older ones were left by a process that was killed
 
 _MAGIC = b"LTUNWIND"
 _CHECKSUM_BYTES = 16
@@ -49,16 +41,15 @@ _MAX_METADATA_BYTES = 1 << 16
 
 
 class TableCache:
-    """Tables by object, at most `limit_bytes` of them; the longest unused go first.
-
-    `home` is the directory that holds all caches of the user; None switches caching off.
-    `problem` says why the cache could not be used last time it was tried, "" when it could.
-    """
+    """Tables by object, at most `limit_bytes` of them; `home` as for `FileCache`."""
 
     def __init__(self, home: Path | None, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self.home = home
-        self.limit_bytes = limit_bytes
-        self.problem = "" if home else "no cache directory"
+        self._files = FileCache(home, "unwind", ".rows", limit_bytes)
+
+    @property
+    def problem(self) -> str:
+        """Why the cache could not be used last time it was tried, "" when it could."""
+        return self._files.problem
 
     def table_for(self, elf: ElfObject) -> UnwindTable:
         """The table of an object: from the cache, or compiled and put there.
@@ -74,90 +65,23 @@ class TableCache:
 
     def load(self, source: UnwindSource, build_id: str | None) -> UnwindTable | None:
         """The table that was stored for `source`, None where there is no sound one."""
-        if self.home is None:
-            return None
         name = _file_name(source, build_id)
-        with self._problems_noted(), open_cache(self.home, _PURPOSE, create=False) as directory:
-            descriptor = open_kept(directory, name)
-            try:
-                # Read, not mapped: a mapped file that somebody truncates kills the reader.
-                data = _read_all(descriptor, self.limit_bytes)
-                found = _decode(data)
-                if found is None:
-                    os.unlink(name, dir_fd=directory)
-                    return None
-                with suppress(OSError):
-                    os.utime(descriptor)  # it was used: see _evict
-                rows, skipped = found
-                return index_rows(source, rows, skipped)
-            finally:
-                os.close(descriptor)
-        return None
+        data = self._files.read(name)
+        if data is None:
+            return None
+        found = _decode(data)
+        if found is None:
+            self._files.remove(name)
+            return None
+        return index_rows(source, *found)
 
     def store(self, source: UnwindSource, build_id: str | None, table: UnwindTable) -> None:
-        """Keep a table. It appears whole or not at all, whoever else is storing it."""
-        data = _encode(table)
-        if self.home is None or len(data) > self.limit_bytes:
-            return
-        with self._problems_noted(), open_cache(self.home, _PURPOSE, create=True) as directory:
-            temporary = f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            descriptor = open_new(directory, temporary)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                os.rename(
-                    temporary,
-                    _file_name(source, build_id),
-                    src_dir_fd=directory,
-                    dst_dir_fd=directory,
-                )
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=directory)
-                raise
-            self._evict(directory)
-
-    @contextmanager
-    def _problems_noted(self) -> Iterator[None]:
-        """Whatever goes wrong inside is no more than a table that isn't cached."""
-        self.problem = ""
-        try:
-            yield
-        except FileNotFoundError:
-            pass  # nothing was stored yet, or another process removed it
-        except (OSError, UnusableCacheError) as error:
-            self.problem = str(error)
-
-    def _evict(self, directory: int) -> None:
-        """Remove the files longest unused until the rest fits; other processes may do the same."""
-        kept: list[tuple[float, int, str]] = []
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if entry.name.startswith(_TEMPORARY_PREFIX):
-                    if time.time() - status.st_mtime > _TEMPORARY_LIFETIME_S:
-                        kept.append((0, status.st_size, entry.name))
-                elif entry.name.endswith(_SUFFIX):
-                    kept.append((status.st_mtime, status.st_size, entry.name))
-        total = sum(size for _, size, _ in kept)
-        for used, size, name in sorted(kept):
-            if used and total <= self.limit_bytes:
-                break
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory)
-            total -= size
+        """Keep a table."""
+        self._files.write(_file_name(source, build_id), _encode(table))
 
 
 def _file_name(source: UnwindSource, build_id: str | None) -> str:
-    return f"{build_id or 'no-build-id'}-{source.digest}{_SUFFIX}"
-
-
-def _read_all(descriptor: int, limit_bytes: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    if size > limit_bytes:
-        return b""
-    with os.fdopen(descriptor, "rb", closefd=False, buffering=0) as file:
-        return file.read(size)
+    return f"{build_id or 'no-build-id'}-{source.digest}"
 
 
 def _encode(table: UnwindTable) -> bytes:
