@@ -1,15 +1,8 @@
-/* Every knob of the program, with its default. User space sets them with -D;
- * the text of the program is never edited. */
+/* Every knob of the program, with its default. User space sets them with -D; the text of the
+ * program is never edited. How much a map holds is no knob, and CAPACITY_LATER in the text: the
+ * compiler makes maps of its own, and user space those that are used (src/leaktrace/loader.py). */
 
-#ifndef MAX_ALLOCS
-#define MAX_ALLOCS 1000000
-#endif
-#ifndef MAX_STACKS
-#define MAX_STACKS 131072
-#endif
-#ifndef MAX_THREADS
-#define MAX_THREADS 16384
-#endif
+#define CAPACITY_LATER 1
 
 /* BPF_F_NO_PREALLOC (1) where hash maps allocate safely on demand in tracing
  * programs (Linux 6.1, "bpf: Convert hash map to bpf_mem_alloc"); 0 reserves
@@ -72,9 +65,6 @@
 #ifndef USE_RING_BUFFER
 #define USE_RING_BUFFER 1
 #endif
-#ifndef EVENT_PAGES
-#define EVENT_PAGES 1024
-#endif
 
 /* 1: one program serves all functions and asks bpf_get_attach_cookie which one was hit
  * (Linux 5.15); 0: a program for each shape of arguments, so that -t shows valloc as malloc. */
@@ -94,22 +84,8 @@
 #ifndef WALK_PARTS
 #define WALK_PARTS 1
 #endif
-/* Room for unwind tables: rows, pages of 256 bytes of code, and two lists of mappings. */
-#ifndef ROW_CAPACITY
-#define ROW_CAPACITY 1
-#endif
-#ifndef PAGE_CAPACITY
-#define PAGE_CAPACITY 1
-#endif
-#ifndef MAPPING_CAPACITY
-#define MAPPING_CAPACITY 8192
-#endif
-
-/* Page fault mode: room for two lists of file mappings; and 1 where bpf_task_pt_regs is there
- * (Linux 5.15), so that pages which the kernel touches for the process have a stack too. */
-#ifndef FILE_CAPACITY
-#define FILE_CAPACITY 8192
-#endif
+/* Page fault mode: 1 where bpf_task_pt_regs is there (Linux 5.15), so that pages which the kernel
+ * touches for the process have a stack too. */
 #ifndef HAS_TASK_PT_REGS
 #define HAS_TASK_PT_REGS 1
 #endif

@@ -13,7 +13,7 @@ struct fault {
 
 /* Mappings with a file behind them, by address: their pages are the page cache's, not the heap's.
  */
-BPF_ARRAY(file_mappings, struct file_mapping, FILE_CAPACITY);
+BPF_ARRAY(file_mappings, struct file_mapping, CAPACITY_LATER);
 /* The list in force: first entry | count << 32, in one word. */
 BPF_ARRAY(file_list, u64, 1);
 BPF_ARRAY(file_faults, u64, 1);

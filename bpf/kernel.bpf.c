@@ -8,13 +8,9 @@
 
 /* --- knobs ----------------------------------------------------------------------------------- */
 
-/* leaktrace's own process: what it allocates is left out. 0: nothing is. */
-#ifndef OWN_TGID
-#define OWN_TGID 0
-#endif
-/* Only what this process allocates in its own context. 0: everybody. */
-#ifndef TASK_TGID
-#define TASK_TGID 0
+/* 1: only what one process allocates in its own context, `task_tgid` of the settings. */
+#ifndef ONE_TASK
+#define ONE_TASK 0
 #endif
 /* Which enum context are recorded, a bit each. */
 #ifndef CONTEXTS
@@ -71,15 +67,17 @@
 
 /* --- maps ------------------------------------------------------------------------------------ */
 
+BPF_ARRAY(settings, struct settings, 1);
+
 /* section and address -> allocation. Full: counted as lost, with its bytes. All maps are allocated
  * when they are loaded: a tracer of the allocator should not call it. */
-BPF_F_TABLE("hash", u64, struct kernel_allocation, allocations, MAX_ALLOCS, 0);
+BPF_F_TABLE("hash", u64, struct kernel_allocation, allocations, CAPACITY_LATER, 0);
 
 /* stack id -> counters. Full: the allocation is still recorded, its site has no totals. */
-BPF_F_TABLE("hash", u64, struct kernel_site, sites, MAX_STACKS, 0);
+BPF_F_TABLE("hash", u64, struct kernel_site, sites, CAPACITY_LATER, 0);
 
 /* stack id -> frames, written once. Full: the site is reported without its stack. */
-BPF_F_TABLE("hash", u64, struct kernel_stack, stacks, MAX_STACKS, 0);
+BPF_F_TABLE("hash", u64, struct kernel_stack, stacks, CAPACITY_LATER, 0);
 
 /* Stack pointer -> kprobed call under way. A call whose return was missed stays until its place on
  * the stack is used again, or until the oldest have to go. */
@@ -122,7 +120,7 @@ BPF_PERCPU_ARRAY(older_releases, u64, 4);
 
 #if TRACE
 #if USE_RING_BUFFER
-BPF_RINGBUF_OUTPUT(trace_events, EVENT_PAGES);
+BPF_RINGBUF_OUTPUT(trace_events, CAPACITY_LATER);
 #else
 BPF_PERF_OUTPUT(trace_events);
 #endif
@@ -366,8 +364,10 @@ static __always_inline void count_allocated(struct kernel_allocation *allocation
 }
 
 static __always_inline int filtered_out(struct request *request) {
-#if TASK_TGID
-    if (bpf_get_current_pid_tgid() >> 32 != TASK_TGID)
+#if ONE_TASK
+    u32 zero = 0;
+    struct settings *set = settings.lookup(&zero);
+    if (!set || bpf_get_current_pid_tgid() >> 32 != set->task_tgid)
         return 1;
 #endif
     if (request->size < MIN_SIZE || request->size > MAX_SIZE)
@@ -404,9 +404,11 @@ static __always_inline int filtered_out(struct request *request) {
 static __always_inline int context_unwanted(u16 context) {
     if (!(CONTEXTS >> context & 1))
         return 1;
-    if (TASK_TGID && context != CONTEXT_PROCESS)
-        return 1;
-    return OWN_TGID && context == CONTEXT_PROCESS && bpf_get_current_pid_tgid() >> 32 == OWN_TGID;
+    if (context != CONTEXT_PROCESS)
+        return ONE_TASK;
+    u32 zero = 0;
+    struct settings *set = settings.lookup(&zero);
+    return set && set->own_tgid && bpf_get_current_pid_tgid() >> 32 == set->own_tgid;
 }
 
 /* The site of a request, from the stack of this moment. Returns 0 if it is to be left out. */

@@ -92,4 +92,10 @@ enum kernel_loss {
     KERNEL_LOSS_KINDS = 13,
 };
 
+/* What differs from run to run: not knobs, so that the compiled program can be used again. */
+struct settings {
+    u32 own_tgid;  /* leaktrace's own process: what it allocates is left out. 0: nothing is. */
+    u32 task_tgid; /* with ONE_TASK */
+};
+
 #endif

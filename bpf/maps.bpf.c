@@ -2,27 +2,27 @@
 
 /* address -> allocation. Full: the allocation is counted as lost, with its
  * bytes. */
-BPF_F_TABLE("hash", u64, struct allocation, allocations, MAX_ALLOCS, HASH_FLAGS);
+BPF_F_TABLE("hash", u64, struct allocation, allocations, CAPACITY_LATER, HASH_FLAGS);
 
 /* stack id -> counters. Full: the allocation is still recorded, its site has no
  * totals. */
-BPF_F_TABLE("hash", u64, struct site, sites, MAX_STACKS, HASH_FLAGS);
+BPF_F_TABLE("hash", u64, struct site, sites, CAPACITY_LATER, HASH_FLAGS);
 
 /* stack id -> frames, written once. Full: the site is reported without its
  * stack. */
-BPF_F_TABLE("hash", u64, struct stack, stacks, MAX_STACKS, HASH_FLAGS);
+BPF_F_TABLE("hash", u64, struct stack, stacks, CAPACITY_LATER, HASH_FLAGS);
 
 /* tgid and tid -> the thread's open call. Removed when the thread exits. Full:
  * the call is not recorded and counted as lost. */
-BPF_F_TABLE("hash", u64, struct thread, threads, MAX_THREADS, HASH_FLAGS);
+BPF_F_TABLE("hash", u64, struct thread, threads, CAPACITY_LATER, HASH_FLAGS);
 BPF_ARRAY(blank_thread, struct thread, 1);
 
 #if WALK_BY_TABLE
 /* Unwind tables of all objects, one behind the other, filled by user space through mmap (flag 1024
  * is BPF_F_MMAPABLE). An object that finds no room is walked by frame pointers, and named. */
-BPF_F_TABLE("array", u32, u64, unwind_rows, ROW_CAPACITY, 1024);
-BPF_F_TABLE("array", u32, u32, unwind_pages, PAGE_CAPACITY, 1024);
-BPF_ARRAY(unwind_mappings, struct unwind_mapping, MAPPING_CAPACITY);
+BPF_F_TABLE("array", u32, u64, unwind_rows, CAPACITY_LATER, 1024);
+BPF_F_TABLE("array", u32, u32, unwind_pages, CAPACITY_LATER, 1024);
+BPF_ARRAY(unwind_mappings, struct unwind_mapping, CAPACITY_LATER);
 BPF_ARRAY(unwind_list, struct unwind_list, 1);
 /* Rows found lately, by pc: the same call sites are on the stack again and again. */
 BPF_ARRAY(recent_rows, struct recent_row, RECENT_ROWS);
@@ -55,7 +55,7 @@ BPF_ARRAY(losses, u64, LOSS_KINDS);
 #if USE_RING_BUFFER
 BPF_RINGBUF_OUTPUT(region_events, 256);
 #if TRACE
-BPF_RINGBUF_OUTPUT(trace_events, EVENT_PAGES);
+BPF_RINGBUF_OUTPUT(trace_events, CAPACITY_LATER);
 #endif
 #else
 BPF_PERF_OUTPUT(region_events);

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from leaktrace import __version__
-from leaktrace.compilation import started_early
 from leaktrace.errors import LeaktraceError, UsageError
+from leaktrace.images import compiler_started_early, source_text
 from leaktrace.kernel_cli import kernel_max_stacks, kernel_options, kernel_target
 from leaktrace.notices import hint, tell
 from leaktrace.options import (
@@ -330,12 +330,12 @@ def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN4
     options = build_options(asked, context.obj or ())
     if isinstance(options.target, CommandTarget) and options.report.format == "json":
         _warn_of_mixing(options.report.output)
-    with started_early():
+    with compiler_started_early():
         return _trace(options)
 
 
 def _trace(options: Options) -> int:
-    # Imported here, while the child loads the compiler: numpy and what builds on it take as long.
+    # Imported here, while a child may be loading the compiler: numpy takes as long.
     from leaktrace.features import (  # noqa: PLC0415
         Machine,
         require_kernel_mode,
@@ -353,7 +353,7 @@ def _trace(options: Options) -> int:
 def _source(asked: dict[str, Any]) -> str:
     """The BPF program that these options would run."""
     from leaktrace.kernel_program import KERNEL_FRAGMENTS  # noqa: PLC0415
-    from leaktrace.program import FAULT_FRAGMENTS, FRAGMENTS, source_text  # noqa: PLC0415
+    from leaktrace.program import FAULT_FRAGMENTS, FRAGMENTS  # noqa: PLC0415
 
     if asked["kernel"]:
         return source_text(KERNEL_FRAGMENTS)

@@ -1,8 +1,7 @@
-"""The child process that compiles and loads: `python -m leaktrace.compiler_child SOCKET`.
+"""The child process that compiles: `python -m leaktrace.compiler_child SOCKET`.
 
-Reads a JSON request from the socket, answers with the descriptors of maps and programs and a JSON
-manifest of their names, or with {"error": stage, "detail": …}; then exits. The only importer of
-bcc, so whatever LLVM does ends here.
+Reads a JSON request from the socket, answers with the compiled program (`leaktrace.image`), or with
+{"error": stage, "detail": …}; then exits. The only importer of bcc: whatever LLVM does ends here.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import importlib.util
 import json
 import os
 import socket
+import struct
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -57,72 +57,87 @@ def import_bcc() -> ModuleType:
     return module
 
 
-def compile_and_load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """Compile and load the first variant that the kernel takes.
+# struct bpf_insn: code, registers (source in the upper half), offset, value
+_INSTRUCTION = struct.Struct("<BBhi")
+_LOAD_64_BITS = 0x18
+_PSEUDO_MAP_FD = 1
 
-    Returns the manifest and the descriptors in its order. bcc raises bare Exception for
-    everything; what it and clang print goes to our stderr, which the tracer reads.
+
+def compile_image(request: dict[str, Any]) -> dict[str, Any]:
+    """The JSON value that `image.Image.from_json` reads.
+
+    bcc raises bare Exception for everything; what it and clang print goes to our stderr, which the
+    tracer reads. It makes the maps as it compiles: ours have room for one entry there.
     """
     # With this variable set bcc takes kernel headers from include/ here, and nowhere else.
     os.environ["BCC_KERNEL_SOURCE"] = request["kernel_source"]
-    manifest: dict[str, Any] = {}
-    for variant in request["variants"]:
-        manifest, descriptors = _compile_variant(request, variant)
-        # A variant that is refused leaves the next one to try; nothing helps a missing privilege.
-        if manifest.get("error") != "load" or "not permitted" in manifest["detail"]:
-            return manifest, descriptors
-    return manifest, []
-
-
-def _compile_variant(
-    request: dict[str, Any], variant: dict[str, Any]
-) -> tuple[dict[str, Any], list[int]]:
     bcc = sys.modules["bcc"]
     try:
-        loaded = bcc.BPF(text=request["source"], cflags=variant["flags"])
+        compiled = bcc.BPF(text=request["source"], cflags=request["flags"])
     except Exception as error:
-        return {"error": "compile", "detail": str(error)}, []
+        return {"error": "compile", "detail": str(error)}
+    library, module = bcc.libbcc.lib, ctypes.c_void_p(compiled.module)
+    maps, places = [], {}
+    for number in range(library.bpf_num_tables(module)):
+        name = library.bpf_table_name(module, number)
+        places[library.bpf_table_fd(module, name)] = number
+        maps.append(
+            {
+                "name": name.decode(),
+                "kind": library.bpf_table_type_id(module, number),
+                "key_bytes": library.bpf_table_key_size(module, name),
+                "value_bytes": library.bpf_table_leaf_size(module, name),
+                "capacity": library.bpf_table_max_entries_id(module, number),
+                "flags": library.bpf_table_flags_id(module, number),
+            }
+        )
+    programs = {}
+    for number in range(library.bpf_num_functions(module)):
+        name = library.bpf_function_name(module, number)
+        programs[name.decode()] = _with_places(compiled.dump_func(name), places).hex()
+    return {"maps": maps, "programs": programs}
 
-    descriptors = [loaded[name].map_fd for name in variant["maps"]]
-    for program in variant["programs"]:
-        name, kind = program["name"], getattr(bcc.BPF, program["kind"])
-        try:
-            function = loaded.load_func(name, kind, None, program["attach_type"])
-        except Exception as error:
-            return {"error": "load", "name": name, "detail": str(error)}, []
-        descriptors.append(function.fd)
-        if program["tail_of"]:
-            loaded[program["tail_of"]][ctypes.c_int(0)] = ctypes.c_int(function.fd)
-    # Keep the module alive: its descriptors are sent after this returns.
-    _KEPT.append(loaded)
-    return {
-        "variant": variant["name"],
-        "maps": variant["maps"],
-        "programs": [program["name"] for program in variant["programs"]],
-    }, descriptors
+
+def _with_places(code: bytes, places: dict[int, int]) -> bytes:
+    """Instructions that refer to a map by its place, not by the descriptor that it has here."""
+    changed = bytearray(code)
+    for at in range(0, len(code), _INSTRUCTION.size):
+        operation, registers, _, value = _INSTRUCTION.unpack_from(code, at)
+        if operation == _LOAD_64_BITS and registers >> 4 == _PSEUDO_MAP_FD:
+            struct.pack_into("<i", changed, at + 4, places[value])
+    return bytes(changed)
 
 
-_KEPT: list[Any] = []
+def _declare(library: Any) -> None:  # noqa: ANN401
+    """Functions of libbcc (bcc's bpf_module.h) that its Python package does not use."""
+    for name, result in (
+        ("bpf_num_tables", ctypes.c_size_t),
+        ("bpf_table_name", ctypes.c_char_p),
+        ("bpf_table_key_size", ctypes.c_size_t),
+        ("bpf_table_leaf_size", ctypes.c_size_t),
+    ):
+        getattr(library, name).restype = result
+    library.bpf_num_tables.argtypes = [ctypes.c_void_p]
+    library.bpf_table_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    for function in (library.bpf_table_key_size, library.bpf_table_leaf_size):
+        function.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     # LLVM takes a while to be mapped: the tracer has that time to find out what to ask for.
     try:
-        import_bcc()
+        _declare(import_bcc().libbcc.lib)
         problem = ""
     except (ImportError, OSError) as error:
         problem = str(error)
     request = b""
     while chunk := connection.recv(1 << 20):
         request += chunk
-    manifest: dict[str, Any]
-    descriptors: list[int] = []
-    if problem:
-        manifest = {"error": "import", "detail": problem}
-    else:
-        manifest, descriptors = compile_and_load(json.loads(request))
-    socket.send_fds(connection, [json.dumps(manifest).encode()], descriptors)
+    reply = (
+        {"error": "import", "detail": problem} if problem else compile_image(json.loads(request))
+    )
+    connection.sendall(json.dumps(reply).encode())
     connection.close()
     sys.stdout.flush()
     # Skip the destructors of LLVM and bcc: the kernel releases everything at once.

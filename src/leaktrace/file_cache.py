@@ -38,8 +38,12 @@ class FileCache:
         """Whether nothing was ever kept, as far as can be told."""
         if self._home is None:
             return True
-        with self._problems_noted(), open_cache(self._home, self._purpose, create=False) as folder:
-            return not any(name.endswith(self._suffix) for name in os.listdir(folder))
+        with (
+            self._problems_noted(),
+            open_cache(self._home, self._purpose, create=False) as folder,
+            os.scandir(folder) as entries,
+        ):
+            return not any(entry.name.endswith(self._suffix) for entry in entries)
         return True
 
     def read(self, name: str) -> bytes | None:

@@ -1,8 +1,8 @@
 """What the tracer itself asks of the kernel: bpf(2), perf events and libbpf through ctypes.
 
-bcc compiles and loads the program in a child process and hands over file descriptors; from there
-on these few calls are enough, and no compiler is mapped into the tracer. Sources: bpf(2),
-perf_event_open(2), include/uapi/linux/bpf.h, include/uapi/linux/perf_event.h.
+bcc compiles the program in a child process; from there on these few calls are enough, and no
+compiler is mapped into the tracer. Sources: bpf(2), perf_event_open(2), include/uapi/linux/bpf.h,
+include/uapi/linux/perf_event.h.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ctypes
 import ctypes.util
 import errno
 import os
+import resource
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from leaktrace.errors import EnvironmentUnfitError
 
 # enum bpf_cmd
+_BPF_MAP_CREATE = 0
 _BPF_PROG_LOAD = 5
 _BPF_LINK_CREATE = 28
 # enum bpf_prog_type
@@ -31,6 +33,7 @@ PROG_TYPE_RAW_TRACEPOINT = 17
 ATTACH_PERF_EVENT = 41
 ATTACH_UPROBE_MULTI = 48
 # enum bpf_map_type
+MAP_TYPE_PERF_EVENT_ARRAY = 4
 MAP_TYPE_RINGBUF = 27
 # enum bpf_func_id
 FUNC_GET_ATTACH_COOKIE = 174
@@ -164,23 +167,7 @@ def load_empty_program(attach_type: int = 0) -> int:
     `attach_type` is ATTACH_UPROBE_MULTI for uprobe_multi links. Returns its file descriptor;
     raises OSError with the kernel's errno.
     """
-    instructions = ctypes.create_string_buffer(_MINIMAL_PROGRAM, len(_MINIMAL_PROGRAM))
-    license_text = ctypes.create_string_buffer(b"GPL")
-    attributes = ctypes.create_string_buffer(128)
-    struct.pack_into(
-        "<IIQQ",
-        attributes,
-        0,
-        PROG_TYPE_KPROBE,
-        len(_MINIMAL_PROGRAM) // 8,
-        ctypes.addressof(instructions),
-        ctypes.addressof(license_text),
-    )
-    struct.pack_into("<I", attributes, 68, attach_type)  # expected_attach_type
-    result = bpf(_BPF_PROG_LOAD, attributes)
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-    return result
+    return load_program("empty", PROG_TYPE_KPROBE, _MINIMAL_PROGRAM, attach_type)
 
 
 @cache
@@ -204,6 +191,80 @@ def has_uprobe_multi() -> bool:
         return refusals == [-errno.EBADF, -errno.EINVAL]
     finally:
         os.close(program)
+
+
+def possible_cpus() -> int:
+    """The CPUs that the kernel keeps per-CPU memory for: "0-3" or "0,2-5"."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return max(int(part.rpartition("-")[2]) for part in text.split(",")) + 1
+
+
+# --- maps and programs ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MapDefinition:
+    """A map as it is to be made."""
+
+    name: str
+    kind: int  # enum bpf_map_type
+    key_bytes: int
+    value_bytes: int
+    capacity: int  # entries, or bytes of a ring buffer
+    flags: int
+
+
+def create_map(one: MapDefinition) -> int:
+    """Make a map. Returns its file descriptor; raises OSError with the kernel's errno."""
+    attributes = ctypes.create_string_buffer(128)
+    sizes = (one.key_bytes, one.value_bytes, one.capacity, one.flags)
+    struct.pack_into("<IIIII", attributes, 0, one.kind, *sizes)
+    struct.pack_into("15s", attributes, 28, one.name.encode())
+    return _created(_BPF_MAP_CREATE, attributes, one.name)
+
+
+def load_program(
+    name: str,
+    kind: int,
+    instructions: bytes,
+    attach_type: int = 0,
+    log: ctypes.Array[ctypes.c_char] | None = None,
+) -> int:
+    """Load a program (enum bpf_prog_type; expected attach type). Returns its file descriptor.
+
+    The verifier writes what it thinks to `log`, terminated by a zero byte. Raises OSError with the
+    kernel's errno; ENOSPC when the log has no room.
+    """
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    license_text = ctypes.create_string_buffer(b"GPL")
+    attributes = ctypes.create_string_buffer(128)
+    struct.pack_into(
+        "<IIQQ",
+        attributes,
+        0,
+        kind,
+        len(instructions) // 8,
+        ctypes.addressof(code),
+        ctypes.addressof(license_text),
+    )
+    if log is not None:
+        struct.pack_into("<IIQ", attributes, 24, 1, len(log), ctypes.addressof(log))
+    struct.pack_into("15s", attributes, 48, name.encode())
+    struct.pack_into("<I", attributes, 68, attach_type)
+    return _created(_BPF_PROG_LOAD, attributes, name)
+
+
+def _created(command: int, attributes: ctypes.Array[ctypes.c_char], name: str) -> int:
+    result = bpf(command, attributes)
+    if result == -errno.EPERM:
+        # Before Linux 5.11 maps and programs are charged to what a user may lock in memory.
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+            result = bpf(command, attributes)
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), name)
+    return result
 
 
 # --- what programs cost -----------------------------------------------------------------------

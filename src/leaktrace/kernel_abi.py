@@ -46,6 +46,8 @@ KERNEL_STACK = np.dtype(
     ]
 )
 
+SETTINGS = np.dtype([("own_tgid", "<u4"), ("task_tgid", "<u4")])
+
 
 class Section(IntEnum):
     """enum section"""

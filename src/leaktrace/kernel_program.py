@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from leaktrace import abi, kernel
-from leaktrace.compilation import CompilerChild
+from leaktrace.images import ImageRequest
 from leaktrace.kernel_abi import (
     CACHE_NAME_BYTES,
     KERNEL_ALLOCATION,
     KERNEL_LOSS_KINDS,
     KERNEL_SITE,
     KERNEL_STACK,
+    SETTINGS,
     Context,
     Section,
 )
 from leaktrace.kernel_slab import WantedCaches
+from leaktrace.loader import Loaded, ProgramKind, load
 from leaktrace.maps import Map
 from leaktrace.options import KernelContext, KernelTarget, Options
 from leaktrace.probes.kernel_plan import KernelPlan
-from leaktrace.program import event_pages, flags, source_directory, source_text, uses_ring_buffer
+from leaktrace.program import PAGE_BYTES, event_pages, uses_ring_buffer
 from leaktrace.symbols.kallsyms import Kallsyms
 
 KERNEL_FRAGMENTS = ("leaktrace.h", "config.h", "kernel.h", "kernel.bpf.c")
@@ -57,7 +59,7 @@ class KernelProgram:
     programs: dict[str, int]
     ring_buffer: bool
     event_pages: int
-    descriptors: list[int]
+    loaded: Loaded
 
     def want(self, caches: WantedCaches) -> None:
         """Let allocations from these caches pass (with CACHES_FILTERED)."""
@@ -78,9 +80,7 @@ class KernelProgram:
 
     def close(self) -> None:
         """Let go of every descriptor: the kernel frees what nothing else holds."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors = []
+        self.loaded.close()
 
 
 def code_ranges(symbols: Kallsyms) -> dict[str, int]:
@@ -116,21 +116,17 @@ def knobs_from_options(options: Options, plan: KernelPlan, symbols: Kallsyms) ->
     """The -D flags of bpf/kernel.bpf.c."""
     target = options.target
     assert isinstance(target, KernelTarget)
-    limits, filters = options.limits, options.filters
+    filters = options.filters
     contexts = target.contexts or tuple(KernelContext)
     knobs = {
-        "MAX_ALLOCS": limits.max_allocs,
-        "MAX_STACKS": limits.max_stacks,
         "SAMPLE_RATE": filters.sample_rate,
         "TRACE": int(options.report.trace),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
-        "EVENT_PAGES": event_pages(limits.event_buffer_bytes),
-        "OWN_TGID": 0 if target.include_self else os.getpid(),
-        "TASK_TGID": target.task_pid or 0,
+        "ONE_TASK": int(target.task_pid is not None),
         "CONTEXTS": sum(1 << _CONTEXT_CODES[context] for context in contexts),
         "CACHES_FILTERED": int(bool(target.caches)),
-        "PAGE_BYTES": os.sysconf("SC_PAGESIZE"),
-        "POSSIBLE_CPUS": possible_cpus(),
+        "PAGE_BYTES": PAGE_BYTES,
+        "POSSIBLE_CPUS": kernel.possible_cpus(),
         "STACK_LIMIT": _stack_limit(),
     }
     if filters.min_size_bytes is not None:
@@ -138,12 +134,6 @@ def knobs_from_options(options: Options, plan: KernelPlan, symbols: Kallsyms) ->
     if filters.max_size_bytes is not None:
         knobs["MAX_SIZE"] = filters.max_size_bytes
     return knobs | plan.knobs | code_ranges(symbols)
-
-
-def possible_cpus() -> int:
-    """The CPUs that the kernel keeps per-CPU memory for: "0-3" or "0,2-5"."""
-    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
-    return max(int(part.rpartition("-")[2]) for part in text.split(",")) + 1
 
 
 def _stack_limit() -> int:
@@ -155,72 +145,56 @@ def _stack_limit() -> int:
 
 
 class KernelCompilation:
-    """A compilation in a child process; see `program.Compilation`."""
+    """A compilation in a child process, or what is kept of an earlier one; see
+    `program.Compilation`."""
 
-    def __init__(self) -> None:
-        self._child = CompilerChild.take()
-
-    def request(self, options: Options, plan: KernelPlan, symbols: Kallsyms) -> None:
-        """Say what to compile."""
+    def __init__(self, options: Options, plan: KernelPlan, symbols: Kallsyms) -> None:
+        assert isinstance(options.target, KernelTarget)
+        self._options, self._target = options, options.target
         self._knobs = knobs_from_options(options, plan, symbols)
-        maps = ["allocations", "sites", "stacks", "losses", "older_releases"]
-        maps += ["wanted_caches", "wanted_sizes"]
-        if options.report.trace:
-            maps.append("trace_events")
-        self._child.request(
-            {
-                "source": source_text(KERNEL_FRAGMENTS),
-                "kernel_source": str(source_directory()),
-                "variants": [
-                    {
-                        "name": "kernel",
-                        "flags": flags(self._knobs),
-                        "maps": maps,
-                        "programs": [
-                            {"name": name, "kind": kind, "attach_type": -1, "tail_of": ""}
-                            for name, kind in plan.programs()
-                        ],
-                    }
-                ],
-            }
-        )
+        self._programs = [ProgramKind(name, kind) for name, kind in plan.programs()]
+        self._image = ImageRequest(KERNEL_FRAGMENTS, self._knobs)
 
     def finish(self) -> KernelProgram:
-        """Wait for the child and take over its descriptors.
+        """Wait for the child and load what it compiled.
 
         Raises EnvironmentUnfitError when bcc is missing or loading isn't permitted, ProgramError
         when the program doesn't compile or load.
         """
-        manifest, by_name = self._child.finish()
-        return _program(manifest["programs"], by_name, self._knobs)
+        limits = self._options.limits
+        room = {
+            "allocations": limits.max_allocs,
+            "sites": limits.max_stacks,
+            "stacks": limits.max_stacks,
+            "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
+        }
+        loaded = load(self._image.finish(), self._programs, room)
+        settings = np.zeros(1, dtype=SETTINGS)
+        settings["own_tgid"] = 0 if self._target.include_self else os.getpid()
+        settings["task_tgid"] = self._target.task_pid or 0
+        Map("settings", loaded.maps["settings"], abi.U32, SETTINGS, 1).update(0, settings)
+
+        def map_of(name: str, key: Any, value: Any, capacity: int) -> Map:  # noqa: ANN401
+            return Map(name, loaded.maps[name], key, value, capacity)
+
+        name_type = np.dtype(f"S{CACHE_NAME_BYTES}")
+        per_cpu = np.dtype((np.uint64, (self._knobs["POSSIBLE_CPUS"],)))
+        flag = np.dtype(np.uint8)
+        return KernelProgram(
+            allocations=map_of("allocations", abi.U64, KERNEL_ALLOCATION, room["allocations"]),
+            sites=map_of("sites", abi.U64, KERNEL_SITE, room["sites"]),
+            stacks=map_of("stacks", abi.U64, KERNEL_STACK, room["stacks"]),
+            losses=map_of("losses", abi.U32, abi.U64, KERNEL_LOSS_KINDS),
+            older_releases=map_of("older_releases", abi.U32, per_cpu, len(Section)),
+            wanted_caches=map_of("wanted_caches", name_type, flag, 4096),
+            wanted_sizes=map_of("wanted_sizes", abi.U64, flag, 64),
+            trace_events_fd=loaded.maps.get("trace_events"),
+            programs=loaded.programs,
+            ring_buffer=bool(self._knobs["USE_RING_BUFFER"]),
+            event_pages=room["trace_events"] // PAGE_BYTES,
+            loaded=loaded,
+        )
 
     def abandon(self) -> None:
         """Give the compilation up: something else failed meanwhile."""
-        self._child.abandon()
-
-
-def _program(
-    names: list[str], by_name: Mapping[str, int], knobs: Mapping[str, int]
-) -> KernelProgram:
-    name_type = np.dtype(f"S{CACHE_NAME_BYTES}")
-    per_cpu = np.dtype((np.uint64, (knobs["POSSIBLE_CPUS"],)))
-    return KernelProgram(
-        allocations=Map(
-            "allocations", by_name["allocations"], abi.U64, KERNEL_ALLOCATION, knobs["MAX_ALLOCS"]
-        ),
-        sites=Map("sites", by_name["sites"], abi.U64, KERNEL_SITE, knobs["MAX_STACKS"]),
-        stacks=Map("stacks", by_name["stacks"], abi.U64, KERNEL_STACK, knobs["MAX_STACKS"]),
-        losses=Map("losses", by_name["losses"], abi.U32, abi.U64, KERNEL_LOSS_KINDS),
-        older_releases=Map(
-            "older_releases", by_name["older_releases"], abi.U32, per_cpu, len(Section)
-        ),
-        wanted_caches=Map(
-            "wanted_caches", by_name["wanted_caches"], name_type, np.dtype(np.uint8), 4096
-        ),
-        wanted_sizes=Map("wanted_sizes", by_name["wanted_sizes"], abi.U64, np.dtype(np.uint8), 64),
-        trace_events_fd=by_name.get("trace_events"),
-        programs={name: by_name[name] for name in names},
-        ring_buffer=bool(knobs["USE_RING_BUFFER"]),
-        event_pages=knobs["EVENT_PAGES"],
-        descriptors=list(by_name.values()),
-    )
+        self._image.abandon()

@@ -69,7 +69,7 @@ class KernelTracer:
         self._stacks: dict[int, Stack] = {}
         self._verdicts: dict[int, bool] = {}
         self._symbols_are_fresh = True
-        compilation = KernelCompilation()
+        compilation: KernelCompilation | None = None
         try:
             self._symbols = _read_symbols()
             self._check(target)
@@ -82,8 +82,9 @@ class KernelTracer:
                     "this kernel's events don't tell the cache that an object is from",
                     "choose kmalloc caches only, or filter by size: -z, -Z",
                 )
-            compilation.request(options, self._plan, self._symbols)
+            compilation = KernelCompilation(options, self._plan, self._symbols)
             self._program = compilation.finish()
+            compilation = None
             if wanted is not None:
                 self._program.want(wanted)
             if self._program.trace_events_fd is not None:
@@ -93,7 +94,7 @@ class KernelTracer:
                     pages=self._program.event_pages,
                 )
         except BaseException:
-            if self._program is None:
+            if compilation is not None:
                 compilation.abandon()
             self.close()
             raise

@@ -1,19 +1,20 @@
-"""The BPF program: fragments joined, compiled and loaded in a child process that then exits
-(`leaktrace.compilation`)."""
+"""The BPF program of the user mode: what it is told with knobs, how much its maps hold, and what is
+loaded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 from leaktrace import abi, kernel
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
-from leaktrace.compilation import CompilerChild
-from leaktrace.errors import EnvironmentUnfitError, ProgramError
+from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.images import ImageRequest
+from leaktrace.loader import Loaded, ProgramKind, RefusedError, load
 from leaktrace.maps import Map
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.unwind.arrays import KernelTables
@@ -38,34 +39,11 @@ _BY_SHAPE = (
     "enter_mremap",
     "return_from",
 )
-_TABLE_MAPS = ("unwind_rows", "unwind_pages", "unwind_mappings", "unwind_list")
 _WALK_PARTS = 8
-FILE_CAPACITY = 8192  # the default of bpf/config.h
+FILE_CAPACITY = 8192  # two lists of file mappings
 _RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit")
 
-_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
-
-
-def source_directory() -> Path:
-    """Where the BPF sources are: inside the installed package, or beside src/ in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "bpf", package.parents[1] / "bpf"):
-        if (folder / "leaktrace.h").is_file():
-            return folder
-    raise ProgramError(
-        "the BPF sources of leaktrace are missing from its installation",
-        "reinstall leaktrace",
-    )
-
-
-def source_text(fragments: Sequence[str] = FRAGMENTS) -> str:
-    """The whole program. bcc rewrites map accesses only in its main text, never in an #include,
-    so the fragments are joined; `#line` keeps the compiler's messages pointing at them."""
-    folder = source_directory()
-    parts = ["#include <uapi/linux/ptrace.h>\n"]
-    for name in fragments:
-        parts.append(f'#line 1 "bpf/{name}"\n{(folder / name).read_text()}')
-    return "".join(parts)
+PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class Walker(StrEnum):
@@ -90,16 +68,6 @@ class Walker(StrEnum):
             case Walker.FRAME_POINTERS:
                 return {"WALK_BY_TABLE": 0}
 
-    def maps(self) -> tuple[str, ...]:
-        match self:
-            case Walker.TAIL_CALLS:
-                # The kernel empties an array of programs when its last descriptor is closed.
-                return (*_TABLE_MAPS, "walk_parts")
-            case Walker.SINGLE:
-                return _TABLE_MAPS
-            case Walker.FRAME_POINTERS:
-                return ()
-
 
 def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
     """Raises EnvironmentUnfitError when tables are asked for and this is no x86-64 machine."""
@@ -123,12 +91,9 @@ def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
 
 def knobs_from_options(options: Options) -> dict[str, int]:
     """The -D flags of bpf/config.h, by what was asked and what the running kernel offers."""
-    limits, filters = options.limits, options.filters
+    filters = options.filters
     on_demand = kernel.allocates_map_memory_on_demand()
     knobs = {
-        "MAX_ALLOCS": limits.max_allocs,
-        "MAX_STACKS": limits.max_stacks,
-        "MAX_THREADS": limits.max_threads,
         "HASH_FLAGS": 1 if on_demand else 0,
         "SAMPLE_RATE": filters.sample_rate,
         "THROTTLE": int(options.max_overhead_percent is not None),
@@ -137,7 +102,6 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
-        "EVENT_PAGES": event_pages(limits.event_buffer_bytes),
         "HAS_TASK_PT_REGS": int(kernel.has_task_pt_regs()),
     }
     if filters.min_size_bytes is not None:
@@ -147,11 +111,17 @@ def knobs_from_options(options: Options) -> dict[str, int]:
     return knobs
 
 
-def flags(knobs: Mapping[str, int]) -> list[str]:
-    """As the compiler takes them."""
-    return [
-        f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}" for name, value in knobs.items()
-    ]
+def capacities_from_options(options: Options) -> dict[str, int]:
+    """How much each map holds, by its name."""
+    limits = options.limits
+    return {
+        "allocations": limits.max_allocs,
+        "sites": limits.max_stacks,
+        "stacks": limits.max_stacks,
+        "threads": limits.max_threads,
+        "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
+        "file_mappings": FILE_CAPACITY,
+    }
 
 
 def uses_ring_buffer(choice: EventBuffer) -> bool:
@@ -169,7 +139,7 @@ def uses_ring_buffer(choice: EventBuffer) -> bool:
 
 def event_pages(size_bytes: int) -> int:
     """Ring buffers take a power of two of pages."""
-    pages = max(size_bytes // _PAGE_BYTES, 1)
+    pages = max(size_bytes // PAGE_BYTES, 1)
     return 1 << (pages - 1).bit_length()
 
 
@@ -203,101 +173,81 @@ class Program:
     uprobe_multi: bool
     ring_buffer: bool
     event_pages: int
-    descriptors: list[int]
+    loaded: Loaded
 
     def close(self) -> None:
         """Let go of every descriptor: the kernel frees what nothing else holds."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors = []
+        self.loaded.close()
 
 
 class Compilation:
-    """A compilation in a child process.
+    """The program being made: kept from an earlier run, or compiled in a child.
 
-    The child loads the compiler as soon as it is started; tell it what to compile with
-    `request()`, do something else, and take the result with `finish()`.
+    Say what room unwind tables take with `reserve()`, and take the result with `finish()`.
     """
 
     def __init__(self, options: Options, knobs: Mapping[str, int]) -> None:
         """`knobs` of bpf/config.h take precedence over what follows from the options."""
         self._knobs = knobs_from_options(options) | dict(knobs)
+        self._capacities = capacities_from_options(options)
         self._walkers = walkers_to_try(options.stack_walker)
         self._uprobe_multi = kernel.has_uprobe_multi()
-        self._trace = options.report.trace
         self._faults = options.faults
-        self._child = CompilerChild.take()
+        self._image = self._request(self._walkers[0])
+
+    def _request(self, walker: Walker) -> ImageRequest:
+        fragments = FAULT_FRAGMENTS if self._faults else FRAGMENTS
+        return ImageRequest(fragments, self._knobs | walker.knobs())
 
     @property
     def wants_tables(self) -> bool:
         """Whether a walker by unwind tables is going to be tried."""
         return any(walker.uses_tables for walker in self._walkers)
 
-    def request(self, capacity: Capacity | None) -> None:
-        """Say what to compile; `capacity` is the room for unwind tables, if they are wanted."""
-        if capacity is not None:
-            self._knobs |= {
-                "ROW_CAPACITY": capacity.rows,
-                "PAGE_CAPACITY": capacity.pages,
-                "MAPPING_CAPACITY": capacity.mappings,
-            }
-        maps = ["allocations", "sites", "stacks", "session", "losses", "region_events"]
-        if self._trace:
-            maps.append("trace_events")
-        if self._knobs["THROTTLE"]:
-            maps.append("throttle")
-        if self._knobs["SAMPLE_BYTES"]:
-            maps += ["sample_gaps", "sample_weights"]
-        if self._faults:
-            maps += ["file_mappings", "file_list", "file_faults"]
-        self._child.request(
-            {
-                "source": source_text(FAULT_FRAGMENTS if self._faults else FRAGMENTS),
-                "kernel_source": str(source_directory()),
-                "variants": [
-                    {
-                        "name": walker.name,
-                        "flags": flags(self._knobs | walker.knobs()),
-                        "maps": [*maps, *walker.maps()],
-                        "programs": self._program_requests(walker),
-                    }
-                    for walker in self._walkers
-                ],
-            }
-        )
+    def reserve(self, capacity: Capacity) -> None:
+        """Make this much room for unwind tables."""
+        self._capacities |= {
+            "unwind_rows": capacity.rows,
+            "unwind_pages": capacity.pages,
+            "unwind_mappings": capacity.mappings,
+        }
 
-    def _program_requests(self, walker: Walker) -> list[dict[str, Any]]:
-        """Each program by name, with its type as bcc calls it."""
+    def _program_kinds(self, walker: Walker) -> list[ProgramKind]:
         if self._faults:
-            kind, attach_type, names = "PERF_EVENT", -1, ["on_fault"]
+            kind, attach_type, names = kernel.PROG_TYPE_PERF_EVENT, 0, ["on_fault"]
         else:
-            kind = "KPROBE"
-            attach_type = kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else -1
+            kind = kernel.PROG_TYPE_KPROBE
+            attach_type = kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else 0
             names = list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE)
-
-        def request(name: str, kind: str, attach_type: int, tail_of: str = "") -> dict[str, Any]:
-            return {"name": name, "kind": kind, "attach_type": attach_type, "tail_of": tail_of}
-
-        programs = [request(name, kind, attach_type) for name in names]
+        programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
-            programs.append(request("walk_part", kind, attach_type, tail_of="walk_parts"))
-        return programs + [request(f"at_{name}", "RAW_TRACEPOINT", -1) for name in _RAW_TRACEPOINTS]
+            programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
+        return programs + [
+            ProgramKind(f"at_{name}", kernel.PROG_TYPE_RAW_TRACEPOINT) for name in _RAW_TRACEPOINTS
+        ]
 
     def finish(self) -> Program:
-        """Wait for the child and take over its descriptors.
+        """Load what the kernel takes: the first walker that it does not refuse.
 
         Raises EnvironmentUnfitError when bcc is missing or loading isn't permitted, ProgramError
         when the program doesn't compile or load.
         """
-        manifest, by_name = self._child.finish()
-        return self._program(manifest, by_name)
+        for walker, next_walker in pairwise(self._walkers):
+            try:
+                return self._load(walker)
+            except RefusedError:
+                self._image = self._request(next_walker)
+        return self._load(self._walkers[-1])
 
-    def _program(self, manifest: Mapping[str, Any], by_name: Mapping[str, int]) -> Program:
-        knobs = self._knobs
-        walker = Walker[manifest["variant"]]
+    def _load(self, walker: Walker) -> Program:
+        image = self._image.finish()
+        return self._program(walker, load(image, self._program_kinds(walker), self._capacities))
+
+    def _program(self, walker: Walker, loaded: Loaded) -> Program:
+        knobs, room = self._knobs, self._capacities
 
         def map_of(name: str, key: Any, value: Any, capacity: int) -> Map:  # noqa: ANN401
-            return Map(name, by_name[name], key, value, capacity)
+            return Map(name, loaded.maps[name], key, value, capacity)
 
         throttle = map_of("throttle", abi.U32, abi.THROTTLE, 1) if knobs["THROTTLE"] else None
         sample_gaps = sample_weights = None
@@ -314,17 +264,15 @@ class Compilation:
         tables = None
         if walker.uses_tables:
             tables = KernelTables(
-                rows=map_of("unwind_rows", abi.U32, abi.U64, knobs["ROW_CAPACITY"]),
-                pages=map_of("unwind_pages", abi.U32, abi.U32, knobs["PAGE_CAPACITY"]),
-                mappings=map_of(
-                    "unwind_mappings", abi.U32, MAPPING_DTYPE, knobs["MAPPING_CAPACITY"]
-                ),
+                rows=map_of("unwind_rows", abi.U32, abi.U64, room["unwind_rows"]),
+                pages=map_of("unwind_pages", abi.U32, abi.U32, room["unwind_pages"]),
+                mappings=map_of("unwind_mappings", abi.U32, MAPPING_DTYPE, room["unwind_mappings"]),
                 list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, 1),
             )
         return Program(
-            allocations=map_of("allocations", abi.U64, abi.ALLOCATION, knobs["MAX_ALLOCS"]),
-            sites=map_of("sites", abi.U64, abi.SITE, knobs["MAX_STACKS"]),
-            stacks=map_of("stacks", abi.U64, abi.STACK, knobs["MAX_STACKS"]),
+            allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),
+            sites=map_of("sites", abi.U64, abi.SITE, room["sites"]),
+            stacks=map_of("stacks", abi.U64, abi.STACK, room["stacks"]),
             session=map_of("session", abi.U32, abi.SESSION, 1),
             losses=map_of("losses", abi.U32, abi.U64, abi.LOSS_COUNTERS),
             tables=tables,
@@ -333,15 +281,15 @@ class Compilation:
             sample_gaps=sample_gaps,
             sample_weights=sample_weights,
             files=files,
-            region_events_fd=by_name["region_events"],
-            trace_events_fd=by_name.get("trace_events"),
-            programs={name: by_name[name] for name in manifest["programs"]},
+            region_events_fd=loaded.maps["region_events"],
+            trace_events_fd=loaded.maps.get("trace_events"),
+            programs=loaded.programs,
             uprobe_multi=self._uprobe_multi,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
-            event_pages=knobs["EVENT_PAGES"],
-            descriptors=list(by_name.values()),
+            event_pages=room["trace_events"] // PAGE_BYTES,
+            loaded=loaded,
         )
 
     def abandon(self) -> None:
         """Give the compilation up: something else failed meanwhile."""
-        self._child.abandon()
+        self._image.abandon()

@@ -87,13 +87,14 @@ class Tracer:
             self.process = Process(pid)
             tell(f"attaching to pid {pid} ({self.process.name})…")
             compilation = Compilation(options, knobs or {})
-            # The compiler is loaded on another core while we search for symbols.
+            # If it has to be compiled, that happens on another core while we search for symbols.
             asked = options.report
             self._symbolizer = ProcessSymbolizer(
                 pid, SymbolOptions(lines=asked.lines, inlines=asked.inlines)
             )
             plans = [] if options.faults else self._first_plans(pid)
-            compilation.request(self._plan_tables(pid) if compilation.wants_tables else None)
+            if compilation.wants_tables:
+                compilation.reserve(self._plan_tables(pid))
             self._program = compilation.finish()
             compilation = None
             self._install_tables()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from leaktrace import abi
-from leaktrace.program import source_directory
+from leaktrace.images import source_directory
 from leaktrace.unwind.install import MAPPING_DTYPE
 from leaktrace.unwind.rows import Rule
 

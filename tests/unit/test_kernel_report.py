@@ -13,6 +13,7 @@ import pytest
 
 from leaktrace import kernel_abi, kernel_slab
 from leaktrace.errors import UsageError
+from leaktrace.images import source_directory
 from leaktrace.kernel_abi import (
     KERNEL_ALLOCATION,
     KERNEL_LOSS_KINDS,
@@ -36,7 +37,6 @@ from leaktrace.kernel_snapshot import KernelSnapshot
 from leaktrace.model import Frame, Report, Stack, StackEnd, TargetInfo
 from leaktrace.options import Filters, KernelTarget, Limits, Options, ReportOptions
 from leaktrace.probes.kernel_plan import KernelPlan
-from leaktrace.program import source_directory
 from leaktrace.snapshot import Snapshot
 
 S = 1_000_000_000

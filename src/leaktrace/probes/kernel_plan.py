@@ -56,14 +56,14 @@ class KernelPlan:
     sees_rcu_frees: bool = False
     sees_bulk_frees: bool = False
 
-    def programs(self) -> list[tuple[str, str]]:
-        """(name, type) of the BPF programs to load, each once."""
+    def programs(self) -> list[tuple[str, int]]:
+        """(name, enum bpf_prog_type) of the BPF programs to load, each once."""
         needed = [
-            (program, "RAW_TRACEPOINT")
+            (program, kernel.PROG_TYPE_RAW_TRACEPOINT)
             for tracepoint in self.tracepoints
             for program in tracepoint.programs
         ]
-        needed += [(probe.program, "KPROBE") for probe in self.probes]
+        needed += [(probe.program, kernel.PROG_TYPE_KPROBE) for probe in self.probes]
         return list(dict.fromkeys(needed))
 
 

@@ -14,9 +14,9 @@ import sys
 
 from leaktrace import kernel
 from leaktrace.compiler_child import import_bcc
+from leaktrace.images import source_directory
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.plan import Planner
-from leaktrace.program import source_directory
 
 SOURCE = r"""
 #include <uapi/linux/ptrace.h>

@@ -1,0 +1,115 @@
+"""Compiled programs: kept, used again, and never a wrong one; loaded, or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from leaktrace import kernel, loader
+from leaktrace.compilation import CompilerChild
+from leaktrace.errors import ProgramError
+from leaktrace.image import Image
+from leaktrace.images import ImageRequest, compiler_started_early
+from leaktrace.kernel import MapDefinition
+from leaktrace.loader import ProgramKind, RefusedError
+from leaktrace.program import FRAGMENTS, Walker
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+KNOBS = Walker.TAIL_CALLS.knobs()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "leaktrace/programs"
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on nothing may be compiled."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the compiler is started")
+
+    monkeypatch.setattr(CompilerChild, "__init__", refuse)
+
+
+def compiled(knobs: Mapping[str, int] = KNOBS) -> Image:
+    return ImageRequest(FRAGMENTS, knobs).finish()
+
+
+@pytest.fixture
+def first(cache: Path) -> Image:
+    return compiled()
+
+
+def test_what_was_compiled_is_used_again(first: Image, no_compiler: None) -> None:
+    assert compiled() == first
+    with compiler_started_early():
+        assert compiled() == first
+
+
+def test_another_knob_is_another_program(first: Image, cache: Path) -> None:
+    other = compiled({**KNOBS, "MIN_SIZE": 4096})
+    assert other.maps == first.maps
+    assert other.programs["enter_any"] != first.programs["enter_any"]
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_file_is_compiled_again(first: Image, cache: Path, damage: str) -> None:
+    (kept,) = cache.iterdir()
+    data = kept.read_bytes()
+    middle = len(data) // 2
+    kept.write_bytes(
+        {
+            "cut": data[:middle],
+            "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            "empty": b"",
+            "other": b'{"maps": 3}',
+        }[damage]
+    )
+    assert compiled() == first
+    assert kept.read_bytes() == data
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"maps": [{}], "programs": {}}', '{"maps": 3}'])
+def test_an_image_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a compiled program|Expecting value"):
+        Image.from_json(text.encode())
+
+
+def test_an_image_survives_the_journey(first: Image) -> None:
+    assert Image.from_json(first.to_json()) == first
+    assert json.loads(first.to_json())["maps"][0]["name"] == first.maps[0].name
+
+
+def test_maps_are_made_as_large_as_asked(first: Image) -> None:
+    capacities = {"allocations": 1234, "unwind_rows": 77}
+    loaded = loader.load(first, [ProgramKind("return_from", kernel.PROG_TYPE_KPROBE)], capacities)
+    try:
+        for name, capacity in capacities.items():
+            fdinfo = Path(f"/proc/self/fdinfo/{loaded.maps[name]}").read_text()
+            assert f"max_entries:\t{capacity}\n" in fdinfo
+    finally:
+        loaded.close()
+
+
+def test_a_map_that_cannot_be_made(first: Image) -> None:
+    with pytest.raises(ProgramError, match="can't make the map allocations: ") as caught:
+        loader.load(first, [], {"allocations": 0})
+    assert caught.value.hint == "lower --max-allocs and --max-stacks"
+
+
+def test_a_refused_program_says_what_the_verifier_said() -> None:
+    exit_without_result = struct.pack("<BBhi", 0x95, 0, 0, 0)
+    image = Image((MapDefinition("one", 2, 4, 8, 1, 0),), {"bad": exit_without_result})
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(RefusedError, match=r"refused the BPF program bad: R0 !read_ok"):
+        loader.load(image, [ProgramKind("bad", kernel.PROG_TYPE_KPROBE)], {})
+    assert set(Path("/proc/self/fd").iterdir()) == before
