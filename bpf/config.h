@@ -72,6 +72,12 @@
 #define ENTER_BY_COOKIE 1
 #endif
 
+/* 1: entry and return of a function are one program's, which may leave the return out (Linux 6.13).
+ */
+#ifndef SESSIONS
+#define SESSIONS 0
+#endif
+
 /* 1: stacks by unwind tables (x86-64); 0: bpf_get_stack, which follows frame pointers. */
 #ifndef WALK_BY_TABLE
 #define WALK_BY_TABLE 1
@@ -97,3 +103,7 @@
 #else
 #define RETURN_SP_DELTA 0
 #endif
+
+/* Whether calls that are left out may pass. Regions are then told apart by their stacks. */
+#define CALLS_MAY_PASS                                                                             \
+    (SESSIONS && WALK_BY_TABLE && (SAMPLE_BYTES || SAMPLE_RATE > 1 || THROTTLE || SIZES_FILTERED))

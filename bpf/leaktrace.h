@@ -102,7 +102,12 @@ struct stack {
     u64 pc[MAX_FRAMES];
 };
 
-/* Functions that are hooked; the number travels as the probe's cookie. */
+/* What a probe's cookie tells its program: the function, and whether a call that isn't recorded may
+ * pass without its return being awaited (see struct passed). */
+#define COOKIE_FUNCTION 0xff
+#define COOKIE_MAY_PASS 0x100
+
+/* Functions that are hooked. */
 enum function {
     FUNCTION_NONE = 0,
     FUNCTION_MALLOC = 1,
@@ -146,6 +151,14 @@ struct call {
     u16 unused;
 };
 
+/* The last call of a thread that was left out, and passed without its return being awaited: nobody
+ * knows when it ends. What it maps for the allocator is none of the program's: a stack that leads
+ * through it tells, by the place of its return address and by what stands there. */
+struct passed {
+    u64 sp; /* at the function's entry; 0: none */
+    u64 return_address;
+};
+
 /* A walk under way. */
 struct walk {
     u64 ip;
@@ -167,10 +180,13 @@ struct walk {
     u32 first_mapping;
     u32 mapping_count;
     u32 frame_count;
+    struct passed passed; /* what the walk looks out for */
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */
     u8 bp_lost;
     u8 guessed;
     u8 parts;
+    u8 met_passed; /* the stack leads through it */
+    u8 unused[7];
     u64 window[STACK_WINDOW_WORDS];
 };
 
@@ -180,6 +196,7 @@ struct walk {
 struct thread {
     u64 gap; /* bytes until the next sample, with SAMPLE_BYTES */
     struct call call;
+    struct passed passed;
     struct walk walk;
     struct stack stack;
 };

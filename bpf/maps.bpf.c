@@ -48,6 +48,17 @@ BPF_F_TABLE("array", u32, u64, sample_weights, SAMPLE_WEIGHTS + 1, 1024);
 
 BPF_ARRAY(session, struct session, 1);
 BPF_ARRAY(losses, u64, LOSS_KINDS);
+#if SESSIONS
+/* The kernel counts runs by program, and one program takes entries and returns. */
+BPF_PERCPU_ARRAY(returns, u64, 1);
+
+static __always_inline void count_return(void) {
+    u32 zero = 0;
+    u64 *count = returns.lookup(&zero);
+    if (count)
+        *count += 1;
+}
+#endif
 
 /* mmap, munmap, mremap and the life of the process; and, with --trace, every
  * call. Two buffers, so that a flood of the second doesn't drown the first.

@@ -29,6 +29,8 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->bp_lost = 0;
     walk->guessed = 0;
     walk->parts = 0;
+    walk->passed.sp = 0;
+    walk->met_passed = 0;
     walk->window_start = ~0ULL;
 }
 
@@ -281,6 +283,10 @@ static __always_inline int step(struct walk *walk) {
         return WALK_COMPLETE;
     if (walk->word == walk->trampoline)
         return WALK_FOREIGN_PROBE;
+#if CALLS_MAY_PASS
+    walk->met_passed |=
+        !((walk->cfa - 8 - walk->passed.sp) | (walk->word ^ walk->passed.return_address));
+#endif
     walk->ip = walk->word;
     walk->sp = walk->cfa;
     walk->is_return_address = 1;

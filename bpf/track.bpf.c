@@ -248,8 +248,23 @@ static __always_inline struct thread *this_thread(void *ctx) {
     return thread;
 }
 
-/* Open a call. NULL when it is nested in one that is open already, or nothing can be kept. */
-static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size) {
+#if CALLS_MAY_PASS
+/* Remember a call that passes. */
+static __always_inline int let_pass(struct thread *thread, u64 sp) {
+    u64 return_address = 0;
+
+    if (bpf_probe_read_user(&return_address, sizeof(return_address), (void *)sp))
+        return 0;
+    thread->passed.sp = sp;
+    thread->passed.return_address = return_address;
+    return 1;
+}
+#endif
+
+/* Open a call. NULL when it is nested in one that is open already, or nothing can be kept, or it is
+ * left out and may pass. */
+static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size,
+                                          int may_pass) {
     u64 sp = PT_REGS_SP(ctx);
     struct thread *thread = this_thread(ctx);
 
@@ -258,19 +273,26 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
     struct call *call = &thread->call;
     if (call->sp) {
         if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
+#if !SESSIONS
             /* The same stack pointer: a tail call (reallocarray jumps to realloc). */
             if (sp == call->sp)
                 call->echoes++;
+#endif
             return 0;
         }
         abandon(call);
     }
+    u8 skip = filtered_out(thread, function, size);
+#if CALLS_MAY_PASS
+    if (skip && may_pass && let_pass(thread, sp))
+        return 0;
+#endif
     call->sp = sp;
     call->size = size;
     call->function = function;
     call->address = 0;
     call->has_old = 0;
-    call->skip = filtered_out(thread, function, size);
+    call->skip = skip;
     call->echoes = 0;
     call->echo_returned = 0;
     return call;
@@ -317,6 +339,8 @@ static __always_inline void store(struct pt_regs *ctx, struct thread *thread, u6
         return;
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+        if (thread->walk.met_passed)
+            return; /* the allocator maps it for itself */
         /* A range can be unmapped in part: user space keeps the account of ranges. */
         count_allocated(thread, stack_id, size, 0, 1);
         send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
@@ -364,6 +388,10 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     walk->function = function;
     thread->stack.generation = now->generation;
     start_walk(walk, registers, now->generation);
+#if CALLS_MAY_PASS
+    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP)
+        walk->passed = thread->passed;
+#endif
 #if WALK_BY_TABLE
     prepare_walk(walk, now->generation);
 #if WALK_PARTS > 1

@@ -1,5 +1,6 @@
-/* Where the probes land: entries by the shape of their arguments, and one program for all returns.
- */
+/* Where the probes land. On kernels that can, one program takes every entry and every return that
+ * is awaited; on older ones, one takes the entries and one the returns; on still older ones there
+ * is one for each shape of arguments. */
 
 /* count * size; where that overflows, a size that no allocator grants: the call is going to fail,
  * and must not look like a request for nothing. */
@@ -15,15 +16,19 @@ static __always_inline u64 product(u64 count, u64 size) {
 
 #define MREMAP_DONTUNMAP 4
 
-/* A call begins. One place for all functions: begin() is long, and clang would compile, and the
- * verifier check, a copy for each. */
-static __always_inline void enter(struct pt_regs *ctx, u16 function) {
+/* A call begins. Returns whether its return is awaited. One place for all functions: begin() is
+ * long, and clang would compile, and the verifier check, a copy for each. */
+static __always_inline int enter(struct pt_regs *ctx, u64 cookie) {
+    u16 function = cookie & COOKIE_FUNCTION;
     u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx);
     u64 third = PT_REGS_PARM3(ctx), fourth = PT_REGS_PARM4(ctx), size;
 
     /* Read above: clang would make one read of several, at an offset that the verifier refuses. */
     asm volatile("" : "+r"(first), "+r"(second), "+r"(third), "+r"(fourth));
     switch (function) {
+    case FUNCTION_FREE: /* (block): also when an allocator calls it for itself */
+        release(ctx, first);
+        return 0;
     case FUNCTION_CALLOC: /* (count, size) */
         size = product(first, second);
         break;
@@ -45,9 +50,9 @@ static __always_inline void enter(struct pt_regs *ctx, u16 function) {
     default: /* malloc, valloc, pvalloc, operator new, mallocx (size, ...) */
         size = first;
     }
-    struct call *call = begin(ctx, function, size);
+    struct call *call = begin(ctx, function, size, cookie & COOKIE_MAY_PASS);
     if (!call)
-        return;
+        return 0;
     switch (function) {
     case FUNCTION_REALLOC:
     case FUNCTION_REALLOCARRAY:
@@ -66,23 +71,35 @@ static __always_inline void enter(struct pt_regs *ctx, u16 function) {
         call->released = second;
         send_region(ctx, EVENT_REGION_RELEASE, function, first, second, 0);
     }
+    return 1;
 }
 
-/* free (block): needs no open call, it also counts when an allocator calls it for itself */
-int enter_free(struct pt_regs *ctx) {
-    release(ctx, PT_REGS_PARM1(ctx));
+#if SESSIONS
+/* Linux 6.13: one program at the entry of a function and, unless it returns 1 there, at its return.
+ * One link holds all probes of an object; each link costs tens of milliseconds to close. */
+int on_call(struct pt_regs *ctx) {
+    if (bpf_get_func_ip(ctx) == PT_REGS_IP(ctx))
+        return !enter(ctx, bpf_get_attach_cookie(ctx));
+    count_return();
+    leave(ctx);
     return 0;
 }
-
+#else
+int return_from(struct pt_regs *ctx) {
+    leave(ctx);
+    return 0;
+}
 #if ENTER_BY_COOKIE
-/* Every other function: one program, so that one link holds the probes of a whole object. Each
- * link costs tens of milliseconds to close. */
 int enter_any(struct pt_regs *ctx) {
     enter(ctx, bpf_get_attach_cookie(ctx));
     return 0;
 }
 #else
 /* Perf events carry no cookie before Linux 5.15: a program for each shape of arguments. */
+int enter_free(struct pt_regs *ctx) {
+    enter(ctx, FUNCTION_FREE);
+    return 0;
+}
 int enter_size(struct pt_regs *ctx) {
     enter(ctx, FUNCTION_MALLOC);
     return 0;
@@ -120,8 +137,4 @@ int enter_mremap(struct pt_regs *ctx) {
     return 0;
 }
 #endif
-
-int return_from(struct pt_regs *ctx) {
-    leave(ctx);
-    return 0;
-}
+#endif

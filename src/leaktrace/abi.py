@@ -10,6 +10,7 @@ from enum import IntEnum
 import numpy as np
 
 MAX_FRAMES = 127
+COOKIE_MAY_PASS = 0x100
 
 U64 = np.dtype(np.uint64)
 U32 = np.dtype(np.uint32)

@@ -106,10 +106,15 @@ class CostMeter:
                 run_time_ns += info.run_time_ns
                 if name == "return_from":
                     returns += info.run_count
-                elif name.startswith("enter_"):
+                elif name == "on_call" or name.startswith("enter_"):
                     entries += info.run_count
                 elif name == "on_fault":
                     faults += info.run_count
+        if self._program.returns is not None:  # counted among the runs of the only program
+            counted = self._program.returns.lookup(0)
+            assert counted is not None  # an array has all its entries
+            returns = int(counted.sum())
+            entries -= returns
         return _Reading(
             time_ns=time.monotonic_ns(),
             own_cpu_s=time.process_time(),

@@ -412,6 +412,12 @@ _TRIALS = (
         "probes attach and detach one by one: slow",
     ),
     _Trial(
+        "uprobe session links",
+        kernel.has_uprobe_sessions,
+        "calls that are left out cost no trap at their return",
+        "every call costs a trap at its return",
+    ),
+    _Trial(
         "attach cookies",
         kernel.has_attach_cookie,
         "one program serves many functions",

@@ -16,6 +16,7 @@ import resource
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,7 @@ PROG_TYPE_RAW_TRACEPOINT = 17
 # enum bpf_attach_type
 ATTACH_PERF_EVENT = 41
 ATTACH_UPROBE_MULTI = 48
+ATTACH_UPROBE_SESSION = 57
 # enum bpf_map_type
 MAP_TYPE_PERF_EVENT_ARRAY = 4
 MAP_TYPE_RINGBUF = 27
@@ -170,6 +172,40 @@ def load_empty_program(attach_type: int = 0) -> int:
     return load_program("empty", PROG_TYPE_KPROBE, _MINIMAL_PROGRAM, attach_type)
 
 
+class UprobeLinks(StrEnum):
+    """How probes are attached; in the order in which they are preferred."""
+
+    SESSIONS = "sessions"  # many probes a link, each at a function's entry and return
+    TOGETHER = "together"  # many probes a link, each at an entry or a return
+    EVENTS = "events"  # a perf event a probe
+
+    @property
+    def attach_type(self) -> int:
+        """What programs are loaded for (enum bpf_attach_type)."""
+        match self:
+            case UprobeLinks.SESSIONS:
+                return ATTACH_UPROBE_SESSION
+            case UprobeLinks.TOGETHER:
+                return ATTACH_UPROBE_MULTI
+            case UprobeLinks.EVENTS:
+                return 0
+
+
+def uprobe_links() -> UprobeLinks:
+    """The best that this kernel has."""
+    if not has_uprobe_multi():
+        return UprobeLinks.EVENTS
+    return UprobeLinks.SESSIONS if has_uprobe_sessions() else UprobeLinks.TOGETHER
+
+
+@cache
+def has_uprobe_sessions() -> bool:
+    """BPF_TRACE_UPROBE_SESSION links (Linux 6.13); told as `has_uprobe_multi` tells."""
+    if declined("uprobe_sessions"):
+        return False
+    return _refusals(ATTACH_UPROBE_SESSION, pids=(0,)) == [-errno.EBADF]
+
+
 @cache
 def has_uprobe_multi() -> bool:
     """BPF_TRACE_UPROBE_MULTI links (Linux 6.6) whose pid means a process.
@@ -180,15 +216,17 @@ def has_uprobe_multi() -> bool:
     """
     if declined("uprobe_multi"):
         return False
+    return _refusals(ATTACH_UPROBE_MULTI, pids=(0, -1)) == [-errno.EBADF, -errno.EINVAL]
+
+
+def _refusals(attach_type: int, pids: Sequence[int]) -> list[int]:
+    """What the kernel says to links on a path that is no file."""
     try:
-        program = load_empty_program(ATTACH_UPROBE_MULTI)
+        program = load_empty_program(attach_type)
     except OSError:
-        return False
+        return []
     try:
-        refusals = [
-            _link_uprobe_multi(program, "/", [0], [0], pid=pid, is_return=False) for pid in (0, -1)
-        ]
-        return refusals == [-errno.EBADF, -errno.EINVAL]
+        return [_link_uprobes(program, attach_type, "/", [0], [0], pid=pid) for pid in pids]
     finally:
         os.close(program)
 
@@ -310,14 +348,15 @@ def enable_run_time_stats() -> int:
 # --- attaching ------------------------------------------------------------------------------
 
 
-def _link_uprobe_multi(
+def _link_uprobes(
     program: int,
+    attach_type: int,
     path: str,
     offsets: Sequence[int],
     cookies: Sequence[int],
     *,
     pid: int,
-    is_return: bool,
+    is_return: bool = False,
 ) -> int:
     name = ctypes.create_string_buffer(os.fsencode(path))
     offset_array = (ctypes.c_uint64 * len(offsets))(*offsets)
@@ -329,7 +368,7 @@ def _link_uprobe_multi(
         0,
         program,
         0,
-        ATTACH_UPROBE_MULTI,
+        attach_type,
         0,
         ctypes.addressof(name),
         ctypes.addressof(offset_array),
@@ -355,7 +394,22 @@ def attach_uprobes_together(
 
     Raises OSError with the kernel's errno.
     """
-    result = _link_uprobe_multi(program, path, offsets, cookies, pid=pid, is_return=is_return)
+    result = _link_uprobes(
+        program, ATTACH_UPROBE_MULTI, path, offsets, cookies, pid=pid, is_return=is_return
+    )
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), path)
+    return result
+
+
+def attach_uprobe_sessions(
+    program: int, path: str, offsets: Sequence[int], cookies: Sequence[int], *, pid: int
+) -> int:
+    """One link for many functions of one object, their entries and their returns.
+
+    Returns its file descriptor; raises OSError with the kernel's errno.
+    """
+    result = _link_uprobes(program, ATTACH_UPROBE_SESSION, path, offsets, cookies, pid=pid)
     if result < 0:
         raise OSError(-result, os.strerror(-result), path)
     return result

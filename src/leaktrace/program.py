@@ -10,10 +10,13 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from leaktrace import abi, kernel
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.images import ImageRequest
+from leaktrace.kernel import UprobeLinks
 from leaktrace.loader import Loaded, ProgramKind, RefusedError, load
 from leaktrace.maps import Map
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
@@ -25,7 +28,8 @@ FRAGMENTS = (*_COMMON, "user.bpf.c", "life.bpf.c")
 FAULT_FRAGMENTS = (*_COMMON, "faults.bpf.c", "life.bpf.c")
 
 # Where the kernel tells a program which function was hit, one program serves them all.
-_BY_COOKIE = ("enter_any", "enter_free", "return_from")
+_IN_SESSIONS = ("on_call",)
+_BY_COOKIE = ("enter_any", "return_from")
 _BY_SHAPE = (
     "enter_size",
     "enter_count_size",
@@ -102,6 +106,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
+        "SESSIONS": int(not options.faults and kernel.uprobe_links() is UprobeLinks.SESSIONS),
         "HAS_TASK_PT_REGS": int(kernel.has_task_pt_regs()),
     }
     if filters.min_size_bytes is not None:
@@ -170,7 +175,8 @@ class Program:
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
-    uprobe_multi: bool
+    returns: Map | None  # counts them, in sessions
+    links: UprobeLinks
     ring_buffer: bool
     event_pages: int
     loaded: Loaded
@@ -191,7 +197,7 @@ class Compilation:
         self._knobs = knobs_from_options(options) | dict(knobs)
         self._capacities = capacities_from_options(options)
         self._walkers = walkers_to_try(options.stack_walker)
-        self._uprobe_multi = kernel.has_uprobe_multi()
+        self._links = kernel.uprobe_links()
         self._faults = options.faults
         self._image = self._request(self._walkers[0])
 
@@ -216,9 +222,11 @@ class Compilation:
         if self._faults:
             kind, attach_type, names = kernel.PROG_TYPE_PERF_EVENT, 0, ["on_fault"]
         else:
-            kind = kernel.PROG_TYPE_KPROBE
-            attach_type = kernel.ATTACH_UPROBE_MULTI if self._uprobe_multi else 0
-            names = list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE)
+            kind, attach_type = kernel.PROG_TYPE_KPROBE, self._links.attach_type
+            if self._knobs["SESSIONS"]:
+                names = list(_IN_SESSIONS)
+            else:
+                names = list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
@@ -249,6 +257,7 @@ class Compilation:
         def map_of(name: str, key: Any, value: Any, capacity: int) -> Map:  # noqa: ANN401
             return Map(name, loaded.maps[name], key, value, capacity)
 
+        per_cpu = np.dtype((np.uint64, (kernel.possible_cpus(),)))
         throttle = map_of("throttle", abi.U32, abi.THROTTLE, 1) if knobs["THROTTLE"] else None
         sample_gaps = sample_weights = None
         if knobs["SAMPLE_BYTES"]:
@@ -284,7 +293,8 @@ class Compilation:
             region_events_fd=loaded.maps["region_events"],
             trace_events_fd=loaded.maps.get("trace_events"),
             programs=loaded.programs,
-            uprobe_multi=self._uprobe_multi,
+            returns=map_of("returns", abi.U32, per_cpu, 1) if knobs["SESSIONS"] else None,
+            links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
             event_pages=room["trace_events"] // PAGE_BYTES,
             loaded=loaded,

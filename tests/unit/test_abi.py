@@ -51,7 +51,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for member in enum:
             constant = f"{prefix}{member.name}"
             lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
-    for constant in ("MAX_FRAMES", "LOSS_KINDS"):
+    for constant in ("MAX_FRAMES", "LOSS_KINDS", "COOKIE_MAY_PASS", "COOKIE_FUNCTION"):
         lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
     source = "\n".join(
         [

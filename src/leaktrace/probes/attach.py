@@ -1,9 +1,9 @@
 """Probes on: links between functions of the target and the loaded programs.
 
-Where the kernel has uprobe_multi links (Linux 6.6, with a pid that means a process since 6.10),
-one link carries all probes of an object that share a program; elsewhere each probe is a perf
-event. Either way they are file descriptors: the kernel removes them when leaktrace ends, however
-it ends.
+Where the kernel has session links (Linux 6.13), one carries all probes of an object, entries and
+returns; where it has uprobe_multi links (6.6, with a pid that means a process since 6.10), one
+carries those that share a program; elsewhere each probe is a perf event. In any case they are file
+descriptors: the kernel removes them when leaktrace ends, however it ends.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from __future__ import annotations
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from leaktrace import kernel
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, TargetError
-from leaktrace.probes.allocators import ANY_ENTRY_PROGRAM, REQUIRED, RETURN_PROGRAM
+from leaktrace.kernel import UprobeLinks
+from leaktrace.probes.allocators import (
+    ANY_ENTRY_PROGRAM,
+    REQUIRED,
+    RETURN_PROGRAM,
+    SESSION_PROGRAM,
+)
 from leaktrace.probes.plan import ObjectPlan, Probe
 from leaktrace.program import Program
 
@@ -59,20 +65,18 @@ class Attachments:
         """
         # Releases first, beginnings last: what is hooked while the process runs must never see a
         # block come that it can't see go.
-        groups: defaultdict[tuple[str, bool], list[Probe]] = defaultdict(list)
-        for probe in plan.probes:
-            if not probe.hook.has_return:
-                groups[self._entry_program(probe), False].append(probe)
-        for probe in plan.probes:
-            if probe.hook.has_return:
-                groups[RETURN_PROGRAM, True].append(probe)
-        for probe in plan.probes:
-            if probe.hook.has_return:
-                groups[self._entry_program(probe), False].append(probe)
+        releases = [probe for probe in plan.probes if not probe.hook.has_return]
+        calls = [probe for probe in plan.probes if probe.hook.has_return]
         refused: set[str] = set()
-        for (program, is_return), probes in groups.items():
-            wanted = [probe for probe in probes if probe.hook.symbol not in refused]
-            refused |= self._attach_group(plan, program, wanted, is_return=is_return)
+        if self._program.links is UprobeLinks.SESSIONS:
+            refused |= self._attach_group(plan, SESSION_PROGRAM, [*releases, *calls])
+        else:
+            for program, probes in self._by_entry_program(releases):
+                refused |= self._attach_group(plan, program, probes)
+            refused |= self._attach_group(plan, RETURN_PROGRAM, calls, is_return=True)
+            wanted = [probe for probe in calls if probe.hook.symbol not in refused]
+            for program, probes in self._by_entry_program(wanted):
+                refused |= self._attach_group(plan, program, probes)
         hooked = HookedObject(
             name=plan.name,
             path=plan.path,
@@ -83,49 +87,62 @@ class Attachments:
         self.objects.append(hooked)
         return hooked
 
-    def _entry_program(self, probe: Probe) -> str:
-        by_shape = probe.hook.program
-        return by_shape if by_shape in self._program.programs else ANY_ENTRY_PROGRAM
+    def _by_entry_program(self, probes: Iterable[Probe]) -> Iterable[tuple[str, list[Probe]]]:
+        groups: defaultdict[str, list[Probe]] = defaultdict(list)
+        for probe in probes:
+            by_shape = probe.hook.program
+            is_loaded = by_shape in self._program.programs
+            groups[by_shape if is_loaded else ANY_ENTRY_PROGRAM].append(probe)
+        return groups.items()
 
     def _attach_group(
-        self, plan: ObjectPlan, program: str, probes: Iterable[Probe], *, is_return: bool
+        self, plan: ObjectPlan, program: str, probes: Sequence[Probe], *, is_return: bool = False
     ) -> set[str]:
         """Returns the symbols of the functions that the kernel can't probe."""
-        probes = list(probes)
-        descriptor = self._program.programs[program]
-        if self._program.uprobe_multi and probes:
-            try:
-                link = kernel.attach_uprobes_together(
-                    descriptor,
-                    plan.attach_path,
-                    [probe.offset for probe in probes],
-                    [int(probe.hook.function) for probe in probes],
-                    pid=self._pid,
-                    is_return=is_return,
-                )
-            except OSError as error:
-                if len(probes) > 1:  # find out which one it is
-                    refused: set[str] = set()
-                    for probe in probes:
-                        refused |= self._attach_group(plan, program, [probe], is_return=is_return)
-                    return refused
-                return self._refuse(plan, probes[0], error)
-            self._descriptors.append(link)
+        if not probes:
             return set()
-        refused = set()
+        if self._program.links is not UprobeLinks.EVENTS:
+            try:
+                link = self._link(plan, program, probes, is_return=is_return)
+            except OSError as error:
+                if len(probes) == 1:
+                    return self._refuse(plan, probes[0], error)
+            else:
+                self._descriptors.append(link)
+                return set()
+            # Find out which one it is.
+            one_by_one = ([probe] for probe in probes)
+            return set().union(
+                *(self._attach_group(plan, program, one, is_return=is_return) for one in one_by_one)
+            )
+        refused: set[str] = set()
         for probe in probes:
             try:
                 self._descriptors += kernel.attach_uprobe_event(
-                    descriptor,
+                    self._program.programs[program],
                     plan.attach_path,
                     probe.offset,
-                    int(probe.hook.function),
+                    probe.cookie,
                     pid=self._pid,
                     is_return=is_return,
                 )
             except OSError as error:
                 refused |= self._refuse(plan, probe, error)
         return refused
+
+    def _link(
+        self, plan: ObjectPlan, program: str, probes: Sequence[Probe], *, is_return: bool
+    ) -> int:
+        """One link for all of them. Returns its file descriptor; raises OSError."""
+        descriptor = self._program.programs[program]
+        offsets = [probe.offset for probe in probes]
+        cookies = [probe.cookie for probe in probes]
+        path, pid = plan.attach_path, self._pid
+        if self._program.links is UprobeLinks.SESSIONS:
+            return kernel.attach_uprobe_sessions(descriptor, path, offsets, cookies, pid=pid)
+        return kernel.attach_uprobes_together(
+            descriptor, path, offsets, cookies, pid=pid, is_return=is_return
+        )
 
     def _refuse(self, plan: ObjectPlan, probe: Probe, error: OSError) -> set[str]:
         where = f"{probe.hook.symbol} in {plan.name}"

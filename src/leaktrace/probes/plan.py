@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaktrace.abi import COOKIE_MAY_PASS, Function
 from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
+from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, SELF_CONTAINED, Hook
 from leaktrace.probes.placement import Placement, place_in
 from leaktrace.target.mappings import Mapping, read_mappings
 
@@ -28,6 +29,12 @@ class Probe:
     hook: Hook
     placement: Placement
     offset: int
+    may_pass: bool = False  # calls that are left out need no probe at their return
+
+    @property
+    def cookie(self) -> int:
+        """What its program is told: bpf/leaktrace.h."""
+        return int(self.hook.function) | (COOKIE_MAY_PASS if self.may_pass else 0)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
     }
     if not all(prefix + name in found for name in REQUIRED):
         return None
+    is_self_contained = bool(elf.functions(SELF_CONTAINED))
     probes: dict[int, Probe] = {}
     missing: list[str] = []
     for hook in hooks:
@@ -74,7 +82,8 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
                 missing.append(hook.symbol)
         elif entry not in probes:
             placement = place_in(elf, symbol, hook.argument_count)
-            probes[entry] = Probe(hook, placement, entry + placement.offset)
+            may_pass = is_self_contained and hook.function is Function.MALLOC
+            probes[entry] = Probe(hook, placement, entry + placement.offset, may_pass)
     return ObjectPlan(path, elf, tuple(probes.values()), tuple(missing))
 
 

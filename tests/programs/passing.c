@@ -1,0 +1,83 @@
+/* Calls that a filter leaves out, with mappings in their midst and mappings that only look so. A
+ * call that passes leaves no trace of its end: the stack of a mapping tells whether it is inside.
+ */
+#include "scenario.h"
+#include <sys/mman.h>
+
+/* Mapped with its header, in whole pages: 1,052,672 bytes. */
+#define BLOCK 1049000u
+#define MAPPED (4u << 20)
+
+static void *map(size_t size) {
+    void *region = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (region == MAP_FAILED)
+        _exit(72);
+    return region;
+}
+
+/* malloc maps each of these: none of the program's mappings. */
+SCENARIO scenario_inside(void) {
+    for (size_t i = 0; i < opaque(5); i++)
+        KEEP(malloc(BLOCK));
+}
+
+/* From the same function, right after. */
+SCENARIO scenario_after(void) {
+    KEEP(malloc(BLOCK));
+    KEEP(map(MAPPED));
+}
+
+static __attribute__((noinline, noclone)) void *callee(void) {
+    void *region = map(MAPPED);
+    KEEP(region);
+    return region;
+}
+
+/* The call of callee stands in the very place on the stack where that of malloc stood. */
+SCENARIO scenario_callee_after(void) {
+    KEEP(malloc(BLOCK));
+    KEEP(callee());
+}
+
+static __attribute__((noinline, noclone)) void allocate(void) {
+    KEEP(malloc(BLOCK));
+}
+
+/* Its frame lies over the place where the call of malloc stood, and leaves it as it was. */
+static __attribute__((noinline, noclone)) void *map_below(void) {
+    char room[2048];
+    KEEP(room);
+    void *region = map(MAPPED);
+    KEEP(room);
+    return region;
+}
+
+SCENARIO scenario_stale_frame(void) {
+    allocate();
+    KEEP(map_below());
+}
+
+/* Turn by turn. */
+SCENARIO scenario_in_turn(void) {
+    KEEP(malloc(BLOCK));
+    KEEP(callee());
+    KEEP(malloc(BLOCK));
+    KEEP(callee());
+}
+
+/* calloc is awaited whatever the filter says. */
+SCENARIO scenario_inside_calloc(void) {
+    for (size_t i = 0; i < opaque(3); i++)
+        KEEP(calloc(1, BLOCK));
+}
+
+int main(void) {
+    await_go();
+    scenario_inside();
+    scenario_after();
+    scenario_callee_after();
+    scenario_stale_frame();
+    scenario_in_turn();
+    scenario_inside_calloc();
+    done();
+}
