@@ -366,7 +366,8 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
 
     if (result == WALK_GOES_ON)
         result = WALK_TOO_DEEP;
-    lose(LOSS_WALKS + result, 1);
+    if (result != WALK_COMPLETE) /* the counters are everybody's: not one that counts each call */
+        lose(LOSS_WALKS + result, 1);
     if (result == WALK_NO_MAPPING || walk->guessed) {
         struct unwind_list *list = unwind_list.lookup(&zero);
         if (list)

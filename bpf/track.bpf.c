@@ -395,10 +395,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #if WALK_BY_TABLE
     prepare_walk(walk, now->generation);
 #if WALK_PARTS > 1
-    /* Not here: the verifier would check the walk a second time. */
-    walk_parts.call(ctx, 0); /* returns only if it fails */
-    lose(LOSS_ALLOCATIONS, 1);
-    lose(LOSS_ALLOCATION_BYTES, size);
+    walk_on(ctx, thread);
 #else
     store(ctx, thread, finish_walk(ctx, thread, walk_some(thread)));
 #endif
