@@ -11,7 +11,12 @@
 #define WEIGHT_UNIT 65536
 #define COUNT_UNIT 1024
 #define RECENT_ROWS 16384      /* a power of two */
-#define STACK_WINDOW_WORDS 128 /* of the user stack, copied at once; a power of two */
+#define STACK_WINDOW_WORDS 512 /* of the user stack, looked at together; a power of two */
+#define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
+#define KNOWN_STARTS 8192      /* a power of two, as are the next two */
+#define KNOWN_STACKS 8192
+#define KNOWN_SLOTS 64   /* words of the stack that decide a walk */
+#define TELLING_PLACES 8 /* of those, to tell stacks apart by that begin alike */
 
 /* An outstanding allocation; the key of its map is its address. */
 struct allocation {
@@ -83,6 +88,26 @@ struct unwind_mapping {
 struct recent_row {
     u64 check;
     u64 row;
+};
+
+/* Where stacks that begin with this ip and sp are told apart. See known.bpf.c. */
+struct known_start {
+    u64 ip;
+    u64 sp;
+    u64 words; /* from sp, as many as their walks go by */
+    u16 places[TELLING_PLACES];
+};
+
+/* A stack that was walked: where the words stand that the walk went by. */
+struct known_stack {
+    u64 check;
+    u64 ip; /* at the start of the walk */
+    u64 sp;
+    u64 id;
+    u32 slot_count;
+    u32 slot_words; /* from sp to behind the last one */
+    u64 bp_counts;  /* whether the walk went by the value that rbp had at the start */
+    u16 places[KNOWN_SLOTS];
 };
 
 /* The list of mappings in force: written as a whole to an unused place, then switched to. */
@@ -186,7 +211,20 @@ struct walk {
     u8 guessed;
     u8 parts;
     u8 met_passed; /* the stack leads through it */
-    u8 unused[7];
+    u8 is_known;   /* it was not walked: known.bpf.c, to which what follows belongs */
+    u8 bp_counts;
+    u8 unused[5];
+    u64 start; /* hash of start_ip and start_sp */
+    u64 start_ip;
+    u64 start_sp;
+    u64 start_bp;
+    u64 chain; /* hash of the words that the walk has gone by */
+    u64 bp_at;
+    u32 known_at;     /* which of the known stacks it may be */
+    u32 window_bytes; /* of those copied */
+    u32 slot_count;
+    u32 slot_words;
+    u16 places[KNOWN_SLOTS];
     u64 window[STACK_WINDOW_WORDS];
 };
 
@@ -246,6 +284,14 @@ struct event {
     u16 kind;
     u16 function;
     u32 unused;
+};
+
+/* What is counted for the account of cost, by CPU. */
+enum tally {
+    TALLY_RETURNS = 0,       /* in sessions: their program's runs that were returns */
+    TALLY_KNOWN_STACKS = 1,  /* stacks that needed no walk */
+    TALLY_WALKED_STACKS = 2, /* by unwind tables */
+    TALLIES = 3,
 };
 
 /* Everything that can be lost has a counter. */

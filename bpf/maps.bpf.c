@@ -26,6 +26,9 @@ BPF_ARRAY(unwind_mappings, struct unwind_mapping, CAPACITY_LATER);
 BPF_ARRAY(unwind_list, struct unwind_list, 1);
 /* Rows found lately, by pc: the same call sites are on the stack again and again. */
 BPF_ARRAY(recent_rows, struct recent_row, RECENT_ROWS);
+/* Stacks walked before. A new one takes the place of an older one. */
+BPF_ARRAY(known_starts, struct known_start, KNOWN_STARTS);
+BPF_ARRAY(known_stacks, struct known_stack, KNOWN_STACKS);
 #if WALK_PARTS > 1
 BPF_PROG_ARRAY(walk_parts, 1);
 #endif
@@ -48,17 +51,14 @@ BPF_F_TABLE("array", u32, u64, sample_weights, SAMPLE_WEIGHTS + 1, 1024);
 
 BPF_ARRAY(session, struct session, 1);
 BPF_ARRAY(losses, u64, LOSS_KINDS);
-#if SESSIONS
-/* The kernel counts runs by program, and one program takes entries and returns. */
-BPF_PERCPU_ARRAY(returns, u64, 1);
+/* Not exact: a program that is preempted while it counts may lose the count. */
+BPF_PERCPU_ARRAY(tallies, u64, TALLIES);
 
-static __always_inline void count_return(void) {
-    u32 zero = 0;
-    u64 *count = returns.lookup(&zero);
-    if (count)
-        *count += 1;
+static __always_inline void count(u32 tally) {
+    u64 *counter = tallies.lookup(&tally);
+    if (counter)
+        *counter += 1;
 }
-#endif
 
 /* mmap, munmap, mremap and the life of the process; and, with --trace, every
  * call. Two buffers, so that a flood of the second doesn't drown the first.

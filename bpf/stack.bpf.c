@@ -5,11 +5,6 @@
  * state lives in the thread's map value and not in registers, with a compiler barrier after each
  * frame: so all iterations look alike to the verifier, which then accepts 127 of them. */
 
-static __always_inline u64 mix(u64 hash, u64 value) {
-    hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;
-    return hash ^ (hash >> 29);
-}
-
 /* Where a walk starts. */
 struct registers {
     u64 ip;
@@ -32,6 +27,7 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->passed.sp = 0;
     walk->met_passed = 0;
     walk->window_start = ~0ULL;
+    walk->window_bytes = 8;
 }
 
 #if WALK_BY_TABLE
@@ -51,11 +47,12 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
 static __always_inline int read_stack(struct walk *walk, u64 address) {
     u64 offset = address - walk->window_start;
 
-    if (offset > STACK_WINDOW_WORDS * 8 - 8) {
+    if (offset > walk->window_bytes - 8) {
         walk->window_start = ~0ULL;
-        if (bpf_probe_read_user(walk->window, sizeof(walk->window), (void *)address))
+        if (bpf_probe_read_user(walk->window, STACK_COPY_WORDS * 8, (void *)address))
             return bpf_probe_read_user(&walk->word, 8, (void *)address); /* near the stack's end */
         walk->window_start = address;
+        walk->window_bytes = STACK_COPY_WORDS * 8;
         offset = 0;
     }
     walk->word = walk->window[(offset >> 3) & (STACK_WINDOW_WORDS - 1)];
@@ -165,6 +162,7 @@ static __always_inline int find_row(struct walk *walk, u64 pc) {
 static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     u64 bp = walk->bp;
 
+    never_know(walk);
     if (why == WALK_NO_ROW && !bp && !walk->bp_lost)
         return WALK_COMPLETE; /* the outermost frame has rbp = 0 (psABI, 3.4.1) */
     if (walk->bp_lost || bp < walk->sp || bp - walk->sp >= (1 << 20) || bp & 7)
@@ -186,6 +184,7 @@ static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
 static __always_inline int step_over_trampoline(struct walk *walk) {
     u64 at = walk->ip - walk->trampoline, place = walk->sp;
 
+    never_know(walk);
     if (at == 0x0d) /* pop %r11 */
         place += 16;
     else if (at == 0x0f) /* pop %rcx */
@@ -203,6 +202,7 @@ static __always_inline int step_over_trampoline(struct walk *walk) {
 /* The kernel's rt_sigframe: sp points at the ucontext, whose registers (rbp rbx rdx rax rcx rsp
  * rip) are those that the signal interrupted. */
 static __always_inline int step_over_signal(struct walk *walk) {
+    never_know(walk);
     if (bpf_probe_read_user(walk->saved, sizeof(walk->saved), (void *)(walk->sp + 120)))
         return WALK_UNREADABLE;
     walk->bp = walk->saved[0];
@@ -230,11 +230,13 @@ static __always_inline int find_cfa(struct walk *walk) {
     if (rule == RULE_RSP_DEREF) {
         if (read_stack(walk, walk->sp + offset))
             return WALK_UNREADABLE;
+        note_slot(walk, walk->sp + offset, walk->word);
         walk->cfa = walk->word;
         return WALK_GOES_ON;
     }
     if (walk->bp_lost)
         return WALK_NO_RULE;
+    note_bp(walk);
     if (rule == RULE_RBP) {
         walk->cfa = walk->bp + offset;
         return WALK_GOES_ON;
@@ -242,6 +244,7 @@ static __always_inline int find_cfa(struct walk *walk) {
     if (rule == RULE_RBP_DEREF) {
         if (read_stack(walk, walk->bp + offset))
             return WALK_UNREADABLE;
+        note_slot(walk, walk->bp + offset, walk->word);
         walk->cfa = walk->word;
         return WALK_GOES_ON;
     }
@@ -271,7 +274,10 @@ static __always_inline int step(struct walk *walk) {
     if (saved_bp == BP_LOST) {
         walk->bp_lost = 1;
     } else if (saved_bp) { /* before the return address: the lower one places the window */
-        if (read_stack(walk, saved_bp == BP_AT_BP ? walk->bp : walk->cfa - saved_bp * 8))
+        if (saved_bp == BP_AT_BP)
+            note_bp(walk);
+        walk->bp_at = saved_bp == BP_AT_BP ? walk->bp : walk->cfa - saved_bp * 8;
+        if (read_stack(walk, walk->bp_at))
             return WALK_UNREADABLE;
         walk->bp = walk->word;
         walk->bp_lost = 0;
@@ -279,6 +285,7 @@ static __always_inline int step(struct walk *walk) {
     asm volatile("" ::: "memory");
     if (read_stack(walk, walk->cfa - 8))
         return WALK_UNREADABLE;
+    note_slot(walk, walk->cfa - 8, walk->word);
     if (!walk->word)
         return WALK_COMPLETE;
     if (walk->word == walk->trampoline)
@@ -345,12 +352,14 @@ static __always_inline void prepare_walk(struct walk *walk, u32 generation) {
     walk->mapping = walk->first_mapping = 0;
     walk->mapping_count = 0;
     walk->list_mark = 0; /* no entry has this one */
+    never_know(walk);
     walk->trampoline = 0;
     if (!list || list->generation != generation)
         return; /* an exec, and its mappings aren't known yet */
     /* User space writes `place` before `version`. In this order, a row is never kept as one of a
      * later list than it was found by. */
     walk->list_mark = list->version * SPREAD | 1;
+    start_known(walk);
     asm volatile("" ::: "memory");
     u64 place = list->place;
     walk->mapping = walk->first_mapping = (u32)place;
@@ -384,7 +393,12 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
     if (walk->guessed)
         lose(LOSS_GUESSED_STACKS, 1);
     u64 id = mix(walk->hash, stack->end);
-    return id ? id : 1;
+    if (!id)
+        id = 1;
+    count(TALLY_WALKED_STACKS);
+    if (stack->end == END_COMPLETE)
+        keep_known(walk, id);
+    return id;
 }
 
 #else

@@ -56,6 +56,10 @@ static __always_inline void count_allocated(struct thread *thread, u64 stack_id,
     struct site *site = sites.lookup(&stack_id);
 
     if (!site) {
+        if (thread->walk.is_known) { /* it found no room when its stack was walked */
+            lose(LOSS_SITES, 1);
+            return;
+        }
         if (stack_id) {
             long error = stacks.insert(&stack_id, &thread->stack);
             if (error && error != -17) /* EEXIST: another thread was first */
@@ -388,12 +392,25 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     walk->function = function;
     thread->stack.generation = now->generation;
     start_walk(walk, registers, now->generation);
-#if CALLS_MAY_PASS
-    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP)
-        walk->passed = thread->passed;
-#endif
+    walk->is_known = 0;
 #if WALK_BY_TABLE
     prepare_walk(walk, now->generation);
+    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+        /* Few, and a stack that leads through a call that has passed must not be taken for one that
+         * doesn't. */
+        never_know(walk);
+#if CALLS_MAY_PASS
+        walk->passed = thread->passed;
+#endif
+    } else if (walk->slot_count == 0) {
+        u64 id = find_known(walk);
+        if (id) {
+            walk->is_known = 1;
+            count(TALLY_KNOWN_STACKS);
+            store(ctx, thread, id);
+            return;
+        }
+    }
 #if WALK_PARTS > 1
     walk_on(ctx, thread);
 #else

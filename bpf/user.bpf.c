@@ -80,7 +80,7 @@ static __always_inline int enter(struct pt_regs *ctx, u64 cookie) {
 int on_call(struct pt_regs *ctx) {
     if (bpf_get_func_ip(ctx) == PT_REGS_IP(ctx))
         return !enter(ctx, bpf_get_attach_cookie(ctx));
-    count_return();
+    count(TALLY_RETURNS);
     leave(ctx);
     return 0;
 }

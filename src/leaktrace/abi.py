@@ -123,6 +123,14 @@ class EventCode(IntEnum):
     UNKNOWN_CODE = 9
 
 
+class Tally(IntEnum):
+    """enum tally: what is counted for the account of cost."""
+
+    RETURNS = 0
+    KNOWN_STACKS = 1
+    WALKED_STACKS = 2
+
+
 class LossKind(IntEnum):
     """enum loss"""
 

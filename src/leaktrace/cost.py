@@ -12,10 +12,11 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leaktrace import kernel
+from leaktrace.abi import Tally
 from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Cost
@@ -48,6 +49,8 @@ class _Reading:
     entries: int
     returns: int
     faults: int  # happen anyway: no trap of ours leads there
+    known_stacks: int
+    walked_stacks: int
 
 
 class CostMeter:
@@ -72,9 +75,15 @@ class CostMeter:
         now, last = self._read(), self._last
         self._last = now
         elapsed_s = max((now.time_ns - last.time_ns) / 1e9, 1e-9)
-        own = (now.own_cpu_s - last.own_cpu_s) / elapsed_s
+        known = now.known_stacks - last.known_stacks
+        stacks = known + now.walked_stacks - last.walked_stacks
+        own = Cost(
+            own_cpu_share=(now.own_cpu_s - last.own_cpu_s) / elapsed_s,
+            own_resident_bytes=_own_resident_bytes(),
+            known_stack_share=known / stacks if stacks else None,
+        )
         if self._stats is None or self._trap is None:
-            return Cost(own_cpu_share=own, own_resident_bytes=_own_resident_bytes())
+            return own
         entries, returns = now.entries - last.entries, now.returns - last.returns
         events = entries + returns + now.faults - last.faults
         programs_s = (now.run_time_ns - last.run_time_ns) / 1e9
@@ -84,9 +93,8 @@ class CostMeter:
             target_s = now.target_cpu_s - last.target_cpu_s
             if target_s > 0:  # one that didn't run has nothing to share
                 share = min((programs_s + traps_s) / target_s, 1.0)
-        return Cost(
-            own_cpu_share=own,
-            own_resident_bytes=_own_resident_bytes(),
+        return replace(
+            own,
             events_per_s=events / elapsed_s,
             programs_s_per_s=programs_s / elapsed_s,
             traps_s_per_s=traps_s / elapsed_s,
@@ -110,10 +118,9 @@ class CostMeter:
                     entries += info.run_count
                 elif name == "on_fault":
                     faults += info.run_count
-        if self._program.returns is not None:  # counted among the runs of the only program
-            counted = self._program.returns.lookup(0)
-            assert counted is not None  # an array has all its entries
-            returns = int(counted.sum())
+        tallies = {tally: self._tally(tally) for tally in Tally}
+        if "on_call" in self._program.programs:  # whose runs are those of entries and returns
+            returns = tallies[Tally.RETURNS]
             entries -= returns
         return _Reading(
             time_ns=time.monotonic_ns(),
@@ -123,7 +130,14 @@ class CostMeter:
             entries=entries,
             returns=returns,
             faults=faults,
+            known_stacks=tallies[Tally.KNOWN_STACKS],
+            walked_stacks=tallies[Tally.WALKED_STACKS],
         )
+
+    def _tally(self, tally: Tally) -> int:
+        by_cpu = self._program.tallies.lookup(tally)
+        assert by_cpu is not None  # an array has all its entries
+        return int(by_cpu.sum())
 
 
 def _cpu_s(process: Process) -> float | None:

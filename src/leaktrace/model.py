@@ -154,6 +154,7 @@ class Cost:
     programs_s_per_s: float | None = None  # in BPF programs
     traps_s_per_s: float | None = None  # in the traps that lead there, as measured at the start
     target_share: float | None = None  # both, of the CPU time that the target used (0 to 1)
+    known_stack_share: float | None = None  # of stacks that needed no walk (0 to 1)
 
 
 class Measure(StrEnum):

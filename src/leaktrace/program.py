@@ -23,7 +23,7 @@ from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
-_COMMON = ("leaktrace.h", "config.h", "maps.bpf.c", "stack.bpf.c", "track.bpf.c")
+_COMMON = ("leaktrace.h", "config.h", "maps.bpf.c", "known.bpf.c", "stack.bpf.c", "track.bpf.c")
 FRAGMENTS = (*_COMMON, "user.bpf.c", "life.bpf.c")
 FAULT_FRAGMENTS = (*_COMMON, "faults.bpf.c", "life.bpf.c")
 
@@ -176,7 +176,7 @@ class Program:
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
-    returns: Map | None  # counts them, in sessions
+    tallies: Map  # by abi.Tally, and by CPU
     links: UprobeLinks
     ring_buffer: bool
     event_pages: int
@@ -294,7 +294,7 @@ class Compilation:
             region_events_fd=loaded.maps["region_events"],
             trace_events_fd=loaded.maps.get("trace_events"),
             programs=loaded.programs,
-            returns=map_of("returns", abi.U32, per_cpu, 1) if knobs["SESSIONS"] else None,
+            tallies=map_of("tallies", abi.U32, per_cpu, len(abi.Tally)),
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
             event_pages=room["trace_events"] // PAGE_BYTES,

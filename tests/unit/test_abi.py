@@ -33,6 +33,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "EVENT_": abi.EventCode,
     "LOSS_": abi.LossKind,
     "WALK_": abi.WalkResult,
+    "TALLY_": abi.Tally,
     "": Rule,
 }
 

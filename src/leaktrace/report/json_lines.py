@@ -150,6 +150,7 @@ def _cost(cost: Cost) -> Object:
         "programs_s_per_s": _rounded(cost.programs_s_per_s),
         "traps_s_per_s": _rounded(cost.traps_s_per_s),
         "target_share": _rounded(cost.target_share),
+        "known_stack_share": _rounded(cost.known_stack_share),
     }
 
 

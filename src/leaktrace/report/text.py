@@ -333,9 +333,11 @@ def _cost(cost: Cost) -> str:
     programs = cost.programs_s_per_s or 0
     traps = "" if cost.traps_s_per_s is None else f" and {cost.traps_s_per_s:.1%} in traps"
     target = "" if cost.target_share is None else f", {cost.target_share:.1%} of the process's CPU"
+    share = cost.known_stack_share
+    known = "" if share is None else f"; {share:.1%} of the stacks needed no walk"
     return (
-        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF{traps}{target}; "
-        f"leaktrace itself {cost.own_cpu_share:.1%} and "
+        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF{traps}{target}"
+        f"{known}; leaktrace itself {cost.own_cpu_share:.1%} and "
         f"{units.size(cost.own_resident_bytes)}"
     )
 

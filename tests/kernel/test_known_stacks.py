@@ -1,0 +1,48 @@
+"""A stack that was walked before is known again, and never taken for another one."""
+
+from __future__ import annotations
+
+import pytest
+from harness.compiling import Compiler
+from harness.reports import Report, Total
+from harness.tracer import trace_work
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+ROUNDS, THREADS = 2000, 8
+TURNS = ROUNDS * (1 + THREADS)
+
+
+@pytest.fixture(scope="module", params=["-O1", "-O2", "-O0"])
+def report(compiled: Compiler, request: pytest.FixtureRequest) -> Report:
+    program = compiled("known_stacks.c", request.param, "-pthread")
+    return trace_work([program], "-v", "--full-stacks", "-T", "200").report
+
+
+@pytest.mark.parametrize(
+    ("scenario", "size", "count"),
+    [
+        ("scenario_left", 3, 1),
+        ("scenario_right", 5, 1),
+        ("scenario_much_above", 7, 1),
+        ("scenario_much_below", 11, 1),
+        ("scenario_recursive", 13, 9),
+    ],
+)
+def test_stacks_that_begin_alike(report: Report, scenario: str, size: int, count: int) -> None:
+    assert report.under(scenario) == Total(TURNS * count * size, TURNS * count)
+
+
+def test_every_depth_is_a_stack_of_its_own(report: Report) -> None:
+    by_depth: dict[int, int] = {}
+    for site in report.sites_under("scenario_recursive"):
+        assert site.raw["stack_end"] == "complete"
+        depth = site.functions.count("by_depth")
+        by_depth[depth] = by_depth.get(depth, 0) + site.total.count
+    assert by_depth == dict.fromkeys(range(1, 10), TURNS)
+
+
+def test_most_stacks_need_no_walk(report: Report) -> None:
+    """13 stacks a thread, which come by 2,000 times."""
+    assert report.raw["cost"]["known_stack_share"] > 0.8
+    assert report.losses == {}
