@@ -29,15 +29,16 @@ _CPUCLOCK_SCHED = 2
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 _CALIBRATION_CALLS = 2_000
 _CALIBRATION_ROUNDS = 5
-_CALIBRATION_FUNCTIONS = ("getenv", "atoi", "strtoul", "ffsll")
+_CALIBRATION_FUNCTIONS = ("getenv", "atoi", "strtoul", "ffsll", "labs")
 
 
 @dataclass(frozen=True)
 class TrapCost:
-    """Nanoseconds that a hit of an emulated probe takes, without the program that it runs."""
+    """Nanoseconds that a hit of a probe takes, without the program that it runs."""
 
-    entry_ns: float
+    entry_ns: float  # at an instruction that the kernel emulates
     return_ns: float
+    stepping_ns: float  # more, at one that it executes out of line
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,25 @@ class _Reading:
 class CostMeter:
     """Measures from one report to the next."""
 
-    def __init__(self, program: Program, process: Process, *, measure_programs: bool) -> None:
-        """`measure_programs`: ask the kernel for the programs' run times."""
+    def __init__(
+        self,
+        program: Program,
+        process: Process,
+        stepped_share: Callable[[], float],
+        *,
+        measure_programs: bool,
+    ) -> None:
+        """`stepped_share`: of the entries, those at instructions that the kernel can't emulate;
+        `measure_programs`: ask the kernel for the programs' run times."""
         self._program = program
         self._process = process
+        self._stepped_share = stepped_share
         self._stats: int | None = None
         self._trap: TrapCost | None = None
         if measure_programs:
             try:
                 self._stats = kernel.enable_run_time_stats()
-                self._trap = measure_traps()
+                self._trap = measure_traps(with_stepping=stepped_share() > 0)
             except (OSError, LeaktraceError):
                 self._stats = None  # not permitted, or too old: own figures all the same
         self._last = self._read()
@@ -87,7 +97,8 @@ class CostMeter:
         entries, returns = now.entries - last.entries, now.returns - last.returns
         events = entries + returns + now.faults - last.faults
         programs_s = (now.run_time_ns - last.run_time_ns) / 1e9
-        traps_s = (entries * self._trap.entry_ns + returns * self._trap.return_ns) / 1e9
+        entry_ns = self._trap.entry_ns + self._stepped_share() * self._trap.stepping_ns
+        traps_s = (entries * entry_ns + returns * self._trap.return_ns) / 1e9
         share = None
         if now.target_cpu_s is not None and last.target_cpu_s is not None:
             target_s = now.target_cpu_s - last.target_cpu_s
@@ -156,27 +167,34 @@ def _own_resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
-def measure_traps() -> TrapCost:
-    """Time an empty probe, and an empty return probe, on a function of our own C library.
+def measure_traps(*, with_stepping: bool) -> TrapCost:
+    """Time an empty probe, an empty return probe and, if that matters, one that is single-stepped,
+    on functions of our own C library.
 
-    Takes some 30 ms. Raises OSError or LeaktraceError where that can't be done.
+    Takes some 80 ms, and with stepping 200. Raises OSError or LeaktraceError where that can't be done.
     """
-    libc = ctypes.CDLL(None)
     with _own_libc() as elf:
-        name, offset = _cheap_function(elf)
-        path = f"/proc/self/fd/{elf.descriptor}"
-        call = getattr(libc, name)
-        call.argtypes = (ctypes.c_char_p,)
         together = kernel.has_uprobe_multi()
         program = kernel.load_empty_program(kernel.ATTACH_UPROBE_MULTI if together else 0)
+
+        def probe_ns(*, emulated: bool, is_return: bool = False) -> float:
+            name, offset = _function(elf, emulated=emulated)
+            call = getattr(ctypes.CDLL(None), name)
+            call.argtypes = (ctypes.c_char_p,)
+            path = f"/proc/self/fd/{elf.descriptor}"
+            probed = _timed_with_probe(call, program, path, offset, is_return=is_return)
+            return max(probed - _time(call), 0.0)
+
         try:
-            bare = _time(call)
-            entry = _timed_with_probe(call, program, path, offset, is_return=False) - bare
-            both = _timed_with_probe(call, program, path, offset, is_return=True) - bare
+            entry = probe_ns(emulated=True)
+            # A return probe includes the trap at the entry that sets it up.
+            both = probe_ns(emulated=True, is_return=True)
+            stepped = probe_ns(emulated=False) if with_stepping else entry
         finally:
             os.close(program)
-    # A return probe includes the trap at the entry that sets it up.
-    return TrapCost(entry_ns=max(entry, 0.0), return_ns=max(both - entry, 0.0))
+    return TrapCost(
+        entry_ns=entry, return_ns=max(both - entry, 0.0), stepping_ns=max(stepped - entry, 0.0)
+    )
 
 
 def _own_libc() -> ElfObject:
@@ -187,12 +205,18 @@ def _own_libc() -> ElfObject:
     raise OSError("the C library of this process is not found")
 
 
-def _cheap_function(elf: ElfObject) -> tuple[str, int]:
+def _function(elf: ElfObject, *, emulated: bool) -> tuple[str, int]:
+    """A function, and where in the file an instruction is that the kernel emulates, or doesn't."""
     for name, function in elf.functions(_CALIBRATION_FUNCTIONS).items():
         placement = place_in(elf, function, 1)
-        offset = elf.vaddr_to_offset(function.vaddr)
-        if placement.emulated and not function.is_ifunc and offset is not None:
-            return name, offset + placement.offset
+        entry = elf.vaddr_to_offset(function.vaddr)
+        if function.is_ifunc or entry is None:
+            continue
+        if emulated and placement.emulated:
+            return name, entry + placement.offset
+        # What is emulated comes later, or not at all: not the first instruction.
+        if not emulated and (placement.offset > 0 or not placement.emulated):
+            return name, entry
     raise OSError("no function to calibrate with")
 
 

@@ -7,6 +7,8 @@ from harness.compiling import Compiler
 from harness.target import Target
 from harness.tracer import ONE_REPORT, Tracer, run_leaktrace, trace_work
 
+from leaktrace.cost import measure_traps
+
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 
@@ -71,3 +73,11 @@ def test_lines_and_inlined_functions_can_be_left_out(compiled: Compiler) -> None
     (site,) = bare.report.sites_under("scenario_command_malloc")
     assert len(site.raw["frames"]) == 2
     assert not any(frame.get("file") or frame.get("inlined") for frame in site.raw["frames"])
+
+
+def test_traps_are_priced_on_this_machine() -> None:
+    """Each of the three is something that can be told apart from nothing."""
+    trap = measure_traps(with_stepping=True)
+    assert trap.entry_ns > 0
+    assert trap.return_ns > 0
+    assert trap.stepping_ns > 0

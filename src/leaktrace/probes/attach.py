@@ -36,6 +36,7 @@ class HookedObject:
     functions: tuple[str, ...]
     missing: tuple[str, ...]  # not defined by the object
     refused: tuple[str, ...]  # the kernel can't probe them
+    stepped: tuple[str, ...]  # their probes cost a second trap
 
 
 class Attachments:
@@ -83,6 +84,7 @@ class Attachments:
             functions=tuple(p.hook.symbol for p in plan.probes if p.hook.symbol not in refused),
             missing=plan.missing,
             refused=tuple(sorted(refused)),
+            stepped=tuple(p.hook.symbol for p in plan.probes if not p.placement.emulated),
         )
         self.objects.append(hooked)
         return hooked
