@@ -171,7 +171,7 @@ def measure_traps(*, with_stepping: bool) -> TrapCost:
     """Time an empty probe, an empty return probe and, if that matters, one that is single-stepped,
     on functions of our own C library.
 
-    Takes some 80 ms, and with stepping 200. Raises OSError or LeaktraceError where that can't be done.
+    Takes 80 ms, and with stepping 200. Raises OSError or LeaktraceError where that can't be done.
     """
     with _own_libc() as elf:
         together = kernel.has_uprobe_multi()
