@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leaktrace import kernel
+from leaktrace import kernel, links
 from leaktrace.abi import Tally
 from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError
@@ -174,8 +174,8 @@ def measure_traps(*, with_stepping: bool) -> TrapCost:
     Takes 80 ms, and with stepping 200. Raises OSError or LeaktraceError where that can't be done.
     """
     with _own_libc() as elf:
-        together = kernel.has_uprobe_multi()
-        program = kernel.load_empty_program(kernel.ATTACH_UPROBE_MULTI if together else 0)
+        together = links.has_uprobe_multi()
+        program = kernel.load_empty_program(links.ATTACH_UPROBE_MULTI if together else 0)
 
         def probe_ns(*, emulated: bool, is_return: bool = False) -> float:
             name, offset = _function(elf, emulated=emulated)
@@ -223,13 +223,13 @@ def _function(elf: ElfObject, *, emulated: bool) -> tuple[str, int]:
 def _timed_with_probe(
     call: Callable[[bytes], object], program: int, path: str, offset: int, *, is_return: bool
 ) -> float:
-    if kernel.has_uprobe_multi():  # closed faster than perf events
-        link = kernel.attach_uprobes_together(
+    if links.has_uprobe_multi():  # closed faster than perf events
+        link = links.attach_uprobes_together(
             program, path, [offset], [0], pid=os.getpid(), is_return=is_return
         )
         descriptors = [link]
     else:
-        descriptors = kernel.attach_uprobe_event(
+        descriptors = links.attach_uprobe_event(
             program, path, offset, 0, pid=os.getpid(), is_return=is_return
         )
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace import abi, kernel
+from leaktrace import abi, links
 from leaktrace.errors import EnvironmentUnfitError, TargetError
 from leaktrace.program import FILE_CAPACITY, FileMaps, Program
 from leaktrace.target.mappings import Mapping
@@ -59,7 +59,7 @@ class PageFaults:
     def _attach_thread(self, tid: int) -> None:
         program = self._program.programs["on_fault"]
         try:
-            self._descriptors += kernel.attach_page_faults(program, tid)
+            self._descriptors += links.attach_page_faults(program, tid)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 return  # the thread has ended

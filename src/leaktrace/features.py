@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from leaktrace import kernel
+from leaktrace import kernel, links
 from leaktrace.compiler_child import find_bcc
 from leaktrace.errors import EnvironmentUnfitError
 
@@ -407,13 +407,13 @@ class _Trial:
 _TRIALS = (
     _Trial(
         "uprobe links (multi)",
-        kernel.has_uprobe_multi,
+        links.has_uprobe_multi,
         "an object's probes attach at once",
         "probes attach and detach one by one: slow",
     ),
     _Trial(
         "uprobe session links",
-        kernel.has_uprobe_sessions,
+        links.has_uprobe_sessions,
         "calls that are left out cost no trap at their return",
         "every call costs a trap at its return",
     ),

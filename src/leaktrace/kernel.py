@@ -14,9 +14,7 @@ import errno
 import os
 import resource
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -25,15 +23,10 @@ from leaktrace.errors import EnvironmentUnfitError
 # enum bpf_cmd
 _BPF_MAP_CREATE = 0
 _BPF_PROG_LOAD = 5
-_BPF_LINK_CREATE = 28
 # enum bpf_prog_type
 PROG_TYPE_KPROBE = 2
 PROG_TYPE_PERF_EVENT = 7
 PROG_TYPE_RAW_TRACEPOINT = 17
-# enum bpf_attach_type
-ATTACH_PERF_EVENT = 41
-ATTACH_UPROBE_MULTI = 48
-ATTACH_UPROBE_SESSION = 57
 # enum bpf_map_type
 MAP_TYPE_PERF_EVENT_ARRAY = 4
 MAP_TYPE_RINGBUF = 27
@@ -41,20 +34,11 @@ MAP_TYPE_RINGBUF = 27
 FUNC_GET_ATTACH_COOKIE = 174
 FUNC_TASK_PT_REGS = 175
 
+_PERF_FLAG_FD_CLOEXEC = 8
 # enum bpf_stats_type
 _BPF_STATS_RUN_TIME = 0
 
-_UPROBE_MULTI_RETURN = 1
 
-_PERF_FLAG_FD_CLOEXEC = 8
-_PERF_EVENT_IOC_ENABLE = 0x2400
-_PERF_EVENT_IOC_SET_BPF = 0x40042408
-_PERF_ATTR_BYTES = 128
-_PERF_TYPE_SOFTWARE = 1
-_PERF_COUNT_SW_PAGE_FAULTS = 2
-_PERF_INHERIT = 1 << 1  # bits of perf_event_attr
-_PERF_INHERIT_THREAD = 1 << 35
-_KPROBE_SOURCE = "/sys/bus/event_source/devices/kprobe"
 _PROGRAM_INFO_BYTES = 232  # the kernel fills as much of it as it knows
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
@@ -84,6 +68,19 @@ def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     number, _ = _syscall_numbers()
     return _syscall(
         number, ctypes.c_int(command), ctypes.byref(attributes), ctypes.c_uint(len(attributes))
+    )
+
+
+def perf_event_open(attributes: ctypes.Array[ctypes.c_char], *, pid: int, cpu: int) -> int:
+    """perf_event_open(2), for an event of its own group. Returns its result, or minus errno."""
+    _, number = _syscall_numbers()
+    return _syscall(
+        number,
+        ctypes.byref(attributes),
+        ctypes.c_int(pid),
+        ctypes.c_int(cpu),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
     )
 
 
@@ -170,65 +167,6 @@ def load_empty_program(attach_type: int = 0) -> int:
     raises OSError with the kernel's errno.
     """
     return load_program("empty", PROG_TYPE_KPROBE, _MINIMAL_PROGRAM, attach_type)
-
-
-class UprobeLinks(StrEnum):
-    """How probes are attached; in the order in which they are preferred."""
-
-    SESSIONS = "sessions"  # many probes a link, each at a function's entry and return
-    TOGETHER = "together"  # many probes a link, each at an entry or a return
-    EVENTS = "events"  # a perf event a probe
-
-    @property
-    def attach_type(self) -> int:
-        """What programs are loaded for (enum bpf_attach_type)."""
-        match self:
-            case UprobeLinks.SESSIONS:
-                return ATTACH_UPROBE_SESSION
-            case UprobeLinks.TOGETHER:
-                return ATTACH_UPROBE_MULTI
-            case UprobeLinks.EVENTS:
-                return 0
-
-
-def uprobe_links() -> UprobeLinks:
-    """The best that this kernel has."""
-    if not has_uprobe_multi():
-        return UprobeLinks.EVENTS
-    return UprobeLinks.SESSIONS if has_uprobe_sessions() else UprobeLinks.TOGETHER
-
-
-@cache
-def has_uprobe_sessions() -> bool:
-    """BPF_TRACE_UPROBE_SESSION links (Linux 6.13); told as `has_uprobe_multi` tells."""
-    if declined("uprobe_sessions"):
-        return False
-    return _refusals(ATTACH_UPROBE_SESSION, pids=(0,)) == [-errno.EBADF]
-
-
-@cache
-def has_uprobe_multi() -> bool:
-    """BPF_TRACE_UPROBE_MULTI links (Linux 6.6) whose pid means a process.
-
-    Before "bpf: fix multi-uprobe PID filtering logic" (Linux 6.10) it meant a single thread. That
-    commit rejects pid -1 with EINVAL before it looks at the path. With another pid a path that is
-    no file is EBADF; kernels that don't know such links say EINVAL whatever they are given.
-    """
-    if declined("uprobe_multi"):
-        return False
-    return _refusals(ATTACH_UPROBE_MULTI, pids=(0, -1)) == [-errno.EBADF, -errno.EINVAL]
-
-
-def _refusals(attach_type: int, pids: Sequence[int]) -> list[int]:
-    """What the kernel says to links on a path that is no file."""
-    try:
-        program = load_empty_program(attach_type)
-    except OSError:
-        return []
-    try:
-        return [_link_uprobes(program, attach_type, "/", [0], [0], pid=pid) for pid in pids]
-    finally:
-        os.close(program)
 
 
 def possible_cpus() -> int:
@@ -342,204 +280,4 @@ def enable_run_time_stats() -> int:
     code = errno_of(result)
     if code:
         raise OSError(code, os.strerror(code))
-    return result
-
-
-# --- attaching ------------------------------------------------------------------------------
-
-
-def _link_uprobes(
-    program: int,
-    attach_type: int,
-    path: str,
-    offsets: Sequence[int],
-    cookies: Sequence[int],
-    *,
-    pid: int,
-    is_return: bool = False,
-) -> int:
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    offset_array = (ctypes.c_uint64 * len(offsets))(*offsets)
-    cookie_array = (ctypes.c_uint64 * len(cookies))(*cookies)
-    attributes = ctypes.create_string_buffer(64)
-    struct.pack_into(
-        "<IIIIQQQQIIi",
-        attributes,
-        0,
-        program,
-        0,
-        attach_type,
-        0,
-        ctypes.addressof(name),
-        ctypes.addressof(offset_array),
-        0,
-        ctypes.addressof(cookie_array),
-        len(offsets),
-        _UPROBE_MULTI_RETURN if is_return else 0,
-        pid,
-    )
-    return bpf(_BPF_LINK_CREATE, attributes)
-
-
-def attach_uprobes_together(
-    program: int,
-    path: str,
-    offsets: Sequence[int],
-    cookies: Sequence[int],
-    *,
-    pid: int,
-    is_return: bool,
-) -> int:
-    """One link for many probes of one object. Returns its file descriptor.
-
-    Raises OSError with the kernel's errno.
-    """
-    result = _link_uprobes(
-        program, ATTACH_UPROBE_MULTI, path, offsets, cookies, pid=pid, is_return=is_return
-    )
-    if result < 0:
-        raise OSError(-result, os.strerror(-result), path)
-    return result
-
-
-def attach_uprobe_sessions(
-    program: int, path: str, offsets: Sequence[int], cookies: Sequence[int], *, pid: int
-) -> int:
-    """One link for many functions of one object, their entries and their returns.
-
-    Returns its file descriptor; raises OSError with the kernel's errno.
-    """
-    result = _link_uprobes(program, ATTACH_UPROBE_SESSION, path, offsets, cookies, pid=pid)
-    if result < 0:
-        raise OSError(-result, os.strerror(-result), path)
-    return result
-
-
-@cache
-def _uprobe_event_type() -> tuple[int, int]:
-    """The uprobe PMU's type, and the bit of `config` that makes a return probe."""
-    folder = Path("/sys/bus/event_source/devices/uprobe")
-    try:
-        kind = int((folder / "type").read_text())
-        bit = int((folder / "format/retprobe").read_text().strip().removeprefix("config:"))
-    except (OSError, ValueError):
-        raise EnvironmentUnfitError(
-            "this kernel has no uprobes", "it needs CONFIG_UPROBE_EVENTS=y (Linux 4.17 or newer)"
-        ) from None
-    return kind, 1 << bit
-
-
-def attach_uprobe_event(
-    program: int, path: str, offset: int, cookie: int, *, pid: int, is_return: bool
-) -> list[int]:
-    """One probe as a perf event. Returns the file descriptors that keep it alive.
-
-    Raises OSError with the kernel's errno.
-    """
-    kind, return_bit = _uprobe_event_type()
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
-    struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), return_bit if is_return else 0)
-    struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), offset)  # config1, config2
-    return _attach_to_event(program, attributes, pid=pid, cpu=-1, cookie=cookie, label=path)
-
-
-def _attach_to_event(
-    program: int,
-    attributes: ctypes.Array[ctypes.c_char],
-    *,
-    pid: int,
-    cpu: int,
-    cookie: int,
-    label: str,
-) -> list[int]:
-    """Open a perf event (struct perf_event_attr) and have it run a program."""
-    _, number = _syscall_numbers()
-    event = _syscall(
-        number,
-        ctypes.byref(attributes),
-        ctypes.c_int(pid),
-        ctypes.c_int(cpu),
-        ctypes.c_int(-1),
-        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
-    )
-    if event < 0:
-        raise OSError(-event, os.strerror(-event), label)
-    link_attributes = ctypes.create_string_buffer(64)
-    struct.pack_into("<IIIIQ", link_attributes, 0, program, event, ATTACH_PERF_EVENT, 0, cookie)
-    link = bpf(_BPF_LINK_CREATE, link_attributes)
-    if link >= 0:
-        return [event, link]
-    # Before Linux 5.15 perf events take their program by ioctl and carry no cookie.
-    if _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_SET_BPF), ctypes.c_int(program)) < 0:
-        code = ctypes.get_errno()
-        os.close(event)
-        raise OSError(code, os.strerror(code), label)
-    _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_ENABLE), 0)
-    return [event]
-
-
-def has_kprobes() -> bool:
-    """Whether kprobes can be made as perf events (Linux 4.17, CONFIG_KPROBE_EVENTS)."""
-    return not declined("kprobes") and Path(_KPROBE_SOURCE, "type").exists()
-
-
-def attach_kprobe_event(program: int, function: str, *, is_return: bool) -> list[int]:
-    """A probe on a kernel function, whichever CPU it runs on. Returns the file descriptors that
-    keep it alive.
-
-    Raises OSError with the kernel's errno: ENOENT, EINVAL or EADDRNOTAVAIL where the function
-    can't be probed.
-    """
-    source = Path(_KPROBE_SOURCE)
-    kind = int((source / "type").read_text())
-    bit = int((source / "format/retprobe").read_text().strip().removeprefix("config:"))
-    name = ctypes.create_string_buffer(function.encode())
-    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
-    struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), is_return << bit)
-    struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), 0)  # config1, config2
-    return _attach_to_event(program, attributes, pid=-1, cpu=0, cookie=0, label=function)
-
-
-def attach_page_faults(program: int, tid: int) -> list[int]:
-    """Run a program at each page fault of a thread, and of threads that it starts.
-
-    Returns the file descriptors that keep it alive; raises OSError with the kernel's errno.
-    """
-    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
-    struct.pack_into(
-        "<IIQQ", attributes, 0, _PERF_TYPE_SOFTWARE, len(attributes), _PERF_COUNT_SW_PAGE_FAULTS, 1
-    )
-    _, number = _syscall_numbers()
-    event = -errno.EINVAL
-    # inherit_thread leaves forked children out (Linux 5.13); the program itself leaves them out
-    # where it isn't known.
-    for flags in (_PERF_INHERIT | _PERF_INHERIT_THREAD, _PERF_INHERIT):
-        struct.pack_into("<Q", attributes, 40, flags)
-        event = _syscall(
-            number,
-            ctypes.byref(attributes),
-            ctypes.c_int(tid),
-            ctypes.c_int(-1),
-            ctypes.c_int(-1),
-            ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
-        )
-        if event != -errno.EINVAL:
-            break
-    if event < 0:
-        raise OSError(-event, os.strerror(-event))
-    if _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_SET_BPF), ctypes.c_int(program)) < 0:
-        code = ctypes.get_errno()
-        os.close(event)
-        raise OSError(code, os.strerror(code))
-    _libc.ioctl(event, ctypes.c_ulong(_PERF_EVENT_IOC_ENABLE), 0)
-    return [event]
-
-
-def attach_raw_tracepoint(program: int, name: str) -> int:
-    """Returns a file descriptor; raises OSError with the kernel's errno."""
-    result = int(libbpf().bpf_raw_tracepoint_open(name.encode(), program))
-    code = errno_of(result)
-    if code:
-        raise OSError(code, os.strerror(code), name)
     return result

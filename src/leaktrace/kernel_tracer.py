@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace import abi, kernel
+from leaktrace import abi, links
 from leaktrace.abi import StackEndCode
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.trim import readable
@@ -153,7 +153,7 @@ class KernelTracer:
         for tracepoint in self._plan.tracepoints:
             try:
                 self._links += [
-                    kernel.attach_raw_tracepoint(programs[program], tracepoint.name)
+                    links.attach_raw_tracepoint(programs[program], tracepoint.name)
                     for program in tracepoint.programs
                 ]
             except OSError as error:
@@ -180,7 +180,7 @@ class KernelTracer:
     def _attach(self, probe: FunctionProbe) -> bool:
         program = self._loaded.programs[probe.program]
         try:
-            self._links += kernel.attach_kprobe_event(
+            self._links += links.attach_kprobe_event(
                 program, probe.function, is_return=probe.is_return
             )
         except OSError:

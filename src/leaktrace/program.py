@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from leaktrace import abi, kernel
+from leaktrace import abi, kernel, links
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.images import ImageRequest
-from leaktrace.kernel import UprobeLinks
+from leaktrace.links import UprobeLinks
 from leaktrace.loader import Loaded, ProgramKind, RefusedError, load
 from leaktrace.maps import Map
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
@@ -107,7 +107,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
-        "SESSIONS": int(not options.faults and kernel.uprobe_links() is UprobeLinks.SESSIONS),
+        "SESSIONS": int(not options.faults and links.uprobe_links() is UprobeLinks.SESSIONS),
         "HAS_TASK_PT_REGS": int(kernel.has_task_pt_regs()),
     }
     if filters.min_size_bytes is not None:
@@ -198,7 +198,7 @@ class Compilation:
         self._knobs = knobs_from_options(options) | dict(knobs)
         self._capacities = capacities_from_options(options)
         self._walkers = walkers_to_try(options.stack_walker)
-        self._links = kernel.uprobe_links()
+        self._links = links.uprobe_links()
         self._faults = options.faults
         self._image = self._request(self._walkers[0])
 

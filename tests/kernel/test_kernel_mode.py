@@ -24,7 +24,7 @@ from harness.tracer import (
     tracer_environment,
 )
 
-from leaktrace import kernel
+from leaktrace import links
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.features import require_kernel_mode
 
@@ -48,7 +48,7 @@ def require_kernel(require_root: None) -> None:
 def probes(request: pytest.FixtureRequest) -> str:
     """How the kernel is probed."""
     choice: str = request.param
-    if choice == "kprobe" and not kernel.has_kprobes():
+    if choice == "kprobe" and not links.has_kprobes():
         pytest.skip("this kernel has no kprobes")
     return choice
 
@@ -200,7 +200,7 @@ def test_frees_by_rcu(worker: Target, probes: str) -> None:
     if not sites:  # merged with a cache of the same size, or not told by this kernel
         sites = [s for s in report.sites if {"ep_insert", "do_epoll_ctl"} & set(s.functions[:1])]
     assert sites
-    if kernel.has_kprobes():
+    if links.has_kprobes():
         # Those of the last batch may still be on their way.
         assert all(50 <= site.total.count <= 60 + missed(report) for site in sites)
         assert {site.raw["unconfirmed"] for site in sites} == {None}

@@ -11,8 +11,8 @@ from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import trace_work
 
-from leaktrace import kernel
-from leaktrace.kernel import UprobeLinks
+from leaktrace import links
+from leaktrace.links import UprobeLinks
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -34,23 +34,23 @@ PASSING = {
 
 
 @pytest.fixture(params=WAYS)
-def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> UprobeLinks:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> UprobeLinks:
     """A way of attaching, for leaktrace and for this process."""
-    way: UprobeLinks = request.param
+    chosen: UprobeLinks = request.param
     have = {
-        UprobeLinks.SESSIONS: kernel.has_uprobe_sessions,
-        UprobeLinks.TOGETHER: kernel.has_uprobe_multi,
+        UprobeLinks.SESSIONS: links.has_uprobe_sessions,
+        UprobeLinks.TOGETHER: links.has_uprobe_multi,
     }
-    if way in have and not have[way]():
-        pytest.skip(f"this kernel has no uprobe links of the kind {way}")
-    monkeypatch.setenv(WITHOUT, WAYS[way])
-    return way
+    if chosen in have and not have[chosen]():
+        pytest.skip(f"this kernel has no uprobe links of the kind {chosen}")
+    monkeypatch.setenv(WITHOUT, WAYS[chosen])
+    return chosen
 
 
 # Larger than the block that malloc is asked for, and smaller than what it maps; or by chance alone.
 @pytest.mark.parametrize("options", [("-z", "1050000"), ("-s", "1000000000")])
 def test_what_is_left_out_maps_nothing(
-    compiled: Compiler, links: UprobeLinks, options: tuple[str, ...]
+    compiled: Compiler, way: UprobeLinks, options: tuple[str, ...]
 ) -> None:
     report = trace_work([compiled("passing.c")], *options).report
     assert {scenario: report.under(scenario) for scenario in PASSING} == PASSING
@@ -60,7 +60,7 @@ def test_what_is_left_out_maps_nothing(
 @pytest.mark.parametrize("program", ["functions.c", "failures.c", "regions.c", "threads.c"])
 def test_each_way_sees_the_same(
     compiled: Compiler,
-    links: UprobeLinks,
+    way: UprobeLinks,
     program: str,
     seen_by_sessions: dict[str, dict[tuple[str | None, ...], Total]],
 ) -> None:
@@ -87,7 +87,7 @@ def by_stack(report: Report) -> dict[tuple[str | None, ...], Total]:
     return found
 
 
-def test_sampling_is_unbiased_by_each_way(compiled: Compiler, links: UprobeLinks) -> None:
+def test_sampling_is_unbiased_by_each_way(compiled: Compiler, way: UprobeLinks) -> None:
     """A call that passes still counts for the next sample."""
 
     def drive(target: Target) -> tuple[int, ...]:

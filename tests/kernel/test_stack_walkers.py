@@ -15,7 +15,7 @@ from harness.reports import Report, Site
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace, trace_work
 
-from leaktrace import kernel
+from leaktrace import kernel, links
 from leaktrace.elf import ElfObject
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
@@ -215,7 +215,7 @@ def return_probe(program: Path, functions: Sequence[str], pid: int) -> Iterator[
     minimal = minimal_program()
     held = [minimal]
     for function in functions:
-        held += kernel.attach_uprobe_event(
+        held += links.attach_uprobe_event(
             minimal, str(program), offset_of(program, function), 0, pid=pid, is_return=True
         )
     try:

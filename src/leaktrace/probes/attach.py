@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from leaktrace import kernel
+from leaktrace import links
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, TargetError
-from leaktrace.kernel import UprobeLinks
+from leaktrace.links import UprobeLinks
 from leaktrace.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     REQUIRED,
@@ -54,7 +54,7 @@ class Attachments:
         for name in ("sched_process_exec", "sched_process_exit"):
             program = self._program.programs[f"at_{name}"]
             try:
-                self._lifecycle.append(kernel.attach_raw_tracepoint(program, name))
+                self._lifecycle.append(links.attach_raw_tracepoint(program, name))
             except OSError as error:
                 raise _explain(error, f"the tracepoint {name}") from None
 
@@ -120,7 +120,7 @@ class Attachments:
         refused: set[str] = set()
         for probe in probes:
             try:
-                self._descriptors += kernel.attach_uprobe_event(
+                self._descriptors += links.attach_uprobe_event(
                     self._program.programs[program],
                     plan.attach_path,
                     probe.offset,
@@ -141,8 +141,8 @@ class Attachments:
         cookies = [probe.cookie for probe in probes]
         path, pid = plan.attach_path, self._pid
         if self._program.links is UprobeLinks.SESSIONS:
-            return kernel.attach_uprobe_sessions(descriptor, path, offsets, cookies, pid=pid)
-        return kernel.attach_uprobes_together(
+            return links.attach_uprobe_sessions(descriptor, path, offsets, cookies, pid=pid)
+        return links.attach_uprobes_together(
             descriptor, path, offsets, cookies, pid=pid, is_return=is_return
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from leaktrace import kernel
+from leaktrace import kernel, links
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.kernel_abi import Section
 from leaktrace.kernel_btf import KernelTypes
@@ -91,7 +91,7 @@ def plan_kernel(target: KernelTarget, symbols: Kallsyms) -> KernelPlan:
     try:
         if types is not None:
             _learn_cache_layout(plan, types)
-        has_kprobes = kernel.has_kprobes()
+        has_kprobes = links.has_kprobes()
         if target.probes is KernelProbes.KPROBE and not has_kprobes:
             raise EnvironmentUnfitError(
                 "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)",
@@ -137,13 +137,13 @@ def _plan_section(
     by_kprobe = choice is KernelProbes.KPROBE and bool(groups)
     if not by_kprobe and _plan_tracepoints(plan, section, types):
         return
-    if choice is not KernelProbes.TRACEPOINT and groups and kernel.has_kprobes():
+    if choice is not KernelProbes.TRACEPOINT and groups and links.has_kprobes():
         _plan_functions(plan, groups, symbols)
         return
     raise EnvironmentUnfitError(
         f"this kernel has no tracepoints for {_SECTION_NAMES[section]} that can be read"
         + (" (it has no type information, BTF)" if types is None else ""),
-        "use --kernel-probes kprobe" if groups and kernel.has_kprobes() else "leave it out",
+        "use --kernel-probes kprobe" if groups and links.has_kprobes() else "leave it out",
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from leaktrace import kernel
+from leaktrace import links
 from leaktrace.compiler_child import import_bcc
 from leaktrace.images import source_directory
 from leaktrace.options import ObjectChoice
@@ -79,17 +79,17 @@ def main() -> None:
     os.environ["BCC_KERNEL_SOURCE"] = str(source_directory())
     bcc = import_bcc()
     loaded = bcc.BPF(text=SOURCE)
-    together = kernel.has_uprobe_multi()
-    kind = kernel.ATTACH_UPROBE_MULTI if together else -1
+    together = links.has_uprobe_multi()
+    kind = links.ATTACH_UPROBE_MULTI if together else -1
 
     def attach(function: str, path: str, offset: int, *, is_return: bool = False) -> None:
         program = loaded.load_func(function, bcc.BPF.KPROBE, None, kind).fd
         if together:
-            kernel.attach_uprobes_together(
+            links.attach_uprobes_together(
                 program, path, [offset], [0], pid=pid, is_return=is_return
             )
         else:
-            kernel.attach_uprobe_event(program, path, offset, 0, pid=pid, is_return=is_return)
+            links.attach_uprobe_event(program, path, offset, 0, pid=pid, is_return=is_return)
 
     for plan in Planner(ObjectChoice()).plan_process(pid):
         for probe in plan.probes:

@@ -15,7 +15,7 @@ from harness.lines import Lines
 from harness.tracer import NEVER, Tracer, run_leaktrace
 
 from benchmarking import REPOSITORY
-from leaktrace import kernel
+from leaktrace import kernel, links
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.plan import Planner, Probe
 
@@ -135,19 +135,19 @@ def memleak(*options: str, interval: str = NEVER) -> Attach:
 def empty_probes(pid: int) -> Generator[None, None, None]:
     """Programs that do nothing where leaktrace has its probes: malloc's entry and return, free's
     entry. What is left of a tracer when its own work costs nothing."""
-    together = kernel.has_uprobe_multi()
-    program = kernel.load_empty_program(kernel.ATTACH_UPROBE_MULTI if together else 0)
+    together = links.has_uprobe_multi()
+    program = kernel.load_empty_program(links.ATTACH_UPROBE_MULTI if together else 0)
     descriptors = [program]
 
     def attach(path: str, probe: Probe, *, is_return: bool) -> None:
         if together:
-            link = kernel.attach_uprobes_together(
+            link = links.attach_uprobes_together(
                 program, path, [probe.offset], [0], pid=pid, is_return=is_return
             )
             descriptors.append(link)
         else:
             descriptors.extend(
-                kernel.attach_uprobe_event(
+                links.attach_uprobe_event(
                     program, path, probe.offset, 0, pid=pid, is_return=is_return
                 )
             )
