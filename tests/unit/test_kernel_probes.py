@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace import kernel
+from leaktrace import links
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.kernel_abi import Section
 from leaktrace.kernel_btf import KernelTypes
@@ -141,7 +141,7 @@ def symbols_of(names: str) -> Kallsyms:
 
 @pytest.fixture
 def with_kprobes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "has_kprobes", lambda: True)
+    monkeypatch.setattr(links, "has_kprobes", lambda: True)
 
 
 @pytest.mark.parametrize("version", NAMES)
