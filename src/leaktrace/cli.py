@@ -486,12 +486,17 @@ def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:
             "say what to trace: exactly one of -p PID, -c CMD, -- CMD ARGS, or --kernel",
             "for example: leaktrace -p 4242; see leaktrace --help",
         )
+    pass_exit_code = asked["exit_code"] == "child"
+    if pass_exit_code and not words and asked["command"] is None:
+        raise UsageError(
+            "--exit-code child is for a command that leaktrace starts",
+            "leave it out, or use -c CMD",
+        )
     in_kernel = kernel_target(asked)
     if in_kernel is not None:
         return in_kernel
     if asked["pid"] is not None:
         return ProcessTarget(asked["pid"])
-    pass_exit_code = asked["exit_code"] == "child"
     if words:
         return CommandTarget(tuple(words), pass_exit_code)
     try:

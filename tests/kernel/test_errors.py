@@ -52,6 +52,8 @@ def test_no_target_names_the_choices() -> None:
     [
         ["-p", "1", "-c", "true"],
         ["-p", "1", "--", "true"],
+        ["-p", "1", "--exit-code", "child"],
+        ["--kernel", "--exit-code", "child"],
         ["-c", "true", "-z", "200", "-Z", "100"],
         ["-c", "true", "-z", "-1"],
         ["-c", "true", "-1", "1"],
