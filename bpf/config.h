@@ -104,6 +104,8 @@
 #define RETURN_SP_DELTA 0
 #endif
 
-/* Whether calls that are left out may pass. Regions are then told apart by their stacks. */
+/* Whether calls that are left out may pass. Regions are then told apart by their stacks; not with
+ * TRACE, where munmap, which has none, would show what the allocator does for itself. */
 #define CALLS_MAY_PASS                                                                             \
-    (SESSIONS && WALK_BY_TABLE && (SAMPLE_BYTES || SAMPLE_RATE > 1 || THROTTLE || SIZES_FILTERED))
+    (SESSIONS && WALK_BY_TABLE && !TRACE &&                                                        \
+     (SAMPLE_BYTES || SAMPLE_RATE > 1 || THROTTLE || SIZES_FILTERED))

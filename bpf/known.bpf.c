@@ -6,9 +6,9 @@
  * It is found in two steps. Many stacks begin alike (all that call operator new from one depth do),
  * so the first gives places on the stack, and what stands there leads to the second.
  *
- * Entries belong to nobody and are written without a lock. `check` covers all that is in a known
- * stack, so one that is half of one writer and half of another fits nothing; of a start, whatever
- * is in it, nothing depends but where is searched. */
+ * Entries belong to nobody and are written without a lock. `check` covers all that decides in a
+ * known stack, so one that is half of one writer and half of another fits nothing; of a start,
+ * whatever is in it, nothing depends but where is searched. */
 
 static __always_inline u64 mix(u64 hash, u64 value) {
     hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;
@@ -91,8 +91,15 @@ static __always_inline int look_at(struct walk *walk, u32 words) {
     return 0;
 }
 
+/* A word in the window; 0 beyond what was copied. */
 static __always_inline u64 word_at(struct walk *walk, u64 place) {
-    return walk->window[place & (STACK_WINDOW_WORDS - 1)];
+    u64 at = place;
+
+    if (place * 8 >= walk->window_bytes)
+        return 0;
+    asm volatile(""
+                 : "+r"(at)); /* else clang finds the next bound needless, and the verifier not */
+    return walk->window[at & (STACK_WINDOW_WORDS - 1)];
 }
 
 /* The id of the stack, if it is known; else 0. */
@@ -111,15 +118,19 @@ static __always_inline u64 find_known(struct walk *walk) {
     struct known_stack *known = known_stacks.lookup(&walk->known_at);
     if (!known || known->ip != walk->ip || known->sp != walk->sp)
         return 0;
-    if (known->slot_words > start->words && look_at(walk, known->slot_words))
+    u32 words = known->slot_words, count = known->slot_count;
+    if (words * 8 > walk->window_bytes && look_at(walk, words))
         return 0;
-    u32 count = known->slot_count;
     u64 chain = walk->chain, id = known->id;
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < KNOWN_SLOTS; i++) {
-        if (i >= count)
+        u32 at = i;
+        asm volatile("" : "+r"(at)); /* else clang makes a loop of it whose end no verifier sees */
+        if (at >= count)
             break;
-        u64 place = known->places[i];
+        u64 place = known->places[at & (KNOWN_SLOTS - 1)];
+        if (place * 8 >= walk->window_bytes)
+            return 0; /* it is being written */
         chain = mix(chain, word_at(walk, place) ^ place << PLACE_SHIFT);
     }
     chain = mix(chain, known->bp_counts ? walk->bp : 0);
@@ -131,13 +142,19 @@ static __always_inline u64 find_known(struct walk *walk) {
 static __always_inline void keep_known(struct walk *walk, u64 id) {
     struct known_start *start = start_of(walk);
 
-    if (!start || walk->slot_count > KNOWN_SLOTS)
+    if (!start || !walk->slot_count || walk->slot_count > KNOWN_SLOTS)
         return;
     if (walk->known_at == NOWHERE) {
         start->ip = walk->start_ip;
         start->sp = walk->start_sp;
         start->words = walk->slot_words;
-        __builtin_memcpy(start->places, walk->places, sizeof(start->places));
+        /* Only words that matter may tell: the last one again where there are fewer. */
+        u32 last = walk->slot_count - 1;
+        for (u32 i = 0; i < TELLING_PLACES; i++) {
+            u32 at = i < last ? i : last;
+            asm volatile("" : "+r"(at)); /* else clang finds the next bound needless */
+            start->places[i] = walk->places[at & (KNOWN_SLOTS - 1)];
+        }
         return;
     }
     if (start->words < walk->slot_words)

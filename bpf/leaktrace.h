@@ -178,10 +178,12 @@ struct call {
 
 /* The last call of a thread that was left out, and passed without its return being awaited: nobody
  * knows when it ends. What it maps for the allocator is none of the program's: a stack that leads
- * through it tells, by the place of its return address and by what stands there. */
+ * through it tells, by the place of its return address, by what stands there, and by whose code
+ * returns to it. */
 struct passed {
     u64 sp; /* at the function's entry; 0: none */
     u64 return_address;
+    u64 ip; /* in the function */
 };
 
 /* A walk under way. */
@@ -206,6 +208,8 @@ struct walk {
     u32 mapping_count;
     u32 frame_count;
     struct passed passed; /* what the walk looks out for */
+    u64 passed_start;     /* the code of its allocator */
+    u64 passed_end;
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */
     u8 bp_lost;
     u8 guessed;

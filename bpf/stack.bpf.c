@@ -158,6 +158,32 @@ static __always_inline int find_row(struct walk *walk, u64 pc) {
     return result;
 }
 
+#if CALLS_MAY_PASS
+/* The walk looks out for a call that has passed. */
+static __always_inline void look_out_for(struct walk *walk, struct passed *passed) {
+    walk->passed_start = walk->passed_end = 0;
+    if (!passed->sp)
+        return;
+    struct unwind_mapping *mapping = find_mapping(walk, passed->ip);
+    if (!mapping)
+        return;
+    walk->passed_start = mapping->start;
+    walk->passed_end = mapping->end;
+    walk->passed = *passed;
+}
+
+/* The code at walk->ip returns by way of this place. What the call found there may have become the
+ * trampoline of somebody else's return probe since. */
+static __always_inline void meet(struct walk *walk, u64 place, u64 word) {
+    if (place == walk->passed.sp &&
+        (word == walk->passed.return_address || word == walk->trampoline) &&
+        walk->ip >= walk->passed_start && walk->ip < walk->passed_end)
+        walk->met_passed = 1;
+}
+#else
+#define meet(...)
+#endif
+
 /* No unwind information: generated code mostly keeps frame pointers. One such step is a guess. */
 static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     u64 bp = walk->bp;
@@ -169,6 +195,7 @@ static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
         return why;
     if (bpf_probe_read_user(walk->saved, 16, (void *)bp))
         return why;
+    meet(walk, bp + 8, walk->saved[1]);
     walk->bp = walk->saved[0];
     walk->ip = walk->saved[1];
     walk->sp = bp + 16;
@@ -288,12 +315,9 @@ static __always_inline int step(struct walk *walk) {
     note_slot(walk, walk->cfa - 8, walk->word);
     if (!walk->word)
         return WALK_COMPLETE;
+    meet(walk, walk->cfa - 8, walk->word);
     if (walk->word == walk->trampoline)
         return WALK_FOREIGN_PROBE;
-#if CALLS_MAY_PASS
-    walk->met_passed |=
-        !((walk->cfa - 8 - walk->passed.sp) | (walk->word ^ walk->passed.return_address));
-#endif
     walk->ip = walk->word;
     walk->sp = walk->cfa;
     walk->is_return_address = 1;
@@ -393,12 +417,7 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
     if (walk->guessed)
         lose(LOSS_GUESSED_STACKS, 1);
     u64 id = mix(walk->hash, stack->end);
-    if (!id)
-        id = 1;
-    count(TALLY_WALKED_STACKS);
-    if (stack->end == END_COMPLETE)
-        keep_known(walk, id);
-    return id;
+    return id ? id : 1;
 }
 
 #else

@@ -50,15 +50,16 @@ static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region
     return result;
 }
 
-static __always_inline void count_allocated(struct thread *thread, u64 stack_id, u64 size,
-                                            u64 time_ns, int is_region) {
+/* Returns whether the site is there. */
+static __always_inline int count_allocated(struct thread *thread, u64 stack_id, u64 size,
+                                           u64 time_ns, int is_region) {
     struct weighed weighed = weigh(size, time_ns, is_region);
     struct site *site = sites.lookup(&stack_id);
 
     if (!site) {
-        if (thread->walk.is_known) { /* it found no room when its stack was walked */
+        if (thread->walk.is_known) { /* can't be, and its stack isn't at hand */
             lose(LOSS_SITES, 1);
-            return;
+            return 0;
         }
         if (stack_id) {
             long error = stacks.insert(&stack_id, &thread->stack);
@@ -71,15 +72,16 @@ static __always_inline void count_allocated(struct thread *thread, u64 stack_id,
                              .end = stack_id ? thread->stack.end : END_UNKNOWN,
                              .is_region = is_region};
         if (!sites.insert(&stack_id, &first))
-            return;
+            return 1;
         site = sites.lookup(&stack_id); /* another thread was first, or the map is full */
         if (!site) {
             lose(LOSS_SITES, 1);
-            return;
+            return 0;
         }
     }
     __sync_fetch_and_add(&site->allocated_bytes, weighed.bytes);
     __sync_fetch_and_add(&site->allocated_count, weighed.count);
+    return 1;
 }
 
 static __always_inline void count_freed(struct allocation *allocation) {
@@ -253,14 +255,21 @@ static __always_inline struct thread *this_thread(void *ctx) {
 }
 
 #if CALLS_MAY_PASS
-/* Remember a call that passes. */
-static __always_inline int let_pass(struct thread *thread, u64 sp) {
-    u64 return_address = 0;
+/* Remember a call that passes. Not while its mappings aren't known, by which a stack that leads
+ * through it is walked. */
+static __always_inline int let_pass(struct pt_regs *ctx, struct thread *thread) {
+    u32 zero = 0;
+    struct unwind_list *list = unwind_list.lookup(&zero);
+    struct session *now = this_session();
+    u64 sp = PT_REGS_SP(ctx), return_address = 0;
 
+    if (!list || !now || list->generation != now->generation)
+        return 0;
     if (bpf_probe_read_user(&return_address, sizeof(return_address), (void *)sp))
         return 0;
     thread->passed.sp = sp;
     thread->passed.return_address = return_address;
+    thread->passed.ip = PT_REGS_IP(ctx);
     return 1;
 }
 #endif
@@ -288,7 +297,7 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
     }
     u8 skip = filtered_out(thread, function, size);
 #if CALLS_MAY_PASS
-    if (skip && may_pass && let_pass(thread, sp))
+    if (skip && may_pass && let_pass(ctx, thread))
         return 0;
 #endif
     call->sp = sp;
@@ -333,18 +342,18 @@ static __always_inline void send_region(struct pt_regs *ctx, u16 kind, u16 funct
     send_region_event(ctx, &event);
 }
 
-/* The stack is known: store what the call allocated. */
-static __always_inline void store(struct pt_regs *ctx, struct thread *thread, u64 stack_id) {
+/* The stack is known: store what the call allocated. Returns whether its site is there. */
+static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64 stack_id) {
+    int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
 
     if (function == FUNCTION_FAULT) { /* nothing ever takes the page back: the site counts */
-        count_allocated(thread, stack_id, size, 0, 0);
-        return;
+        return count_allocated(thread, stack_id, size, 0, 0);
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         if (thread->walk.met_passed)
-            return; /* the allocator maps it for itself */
+            return 0; /* the allocator maps it for itself */
         /* A range can be unmapped in part: user space keeps the account of ranges. */
         count_allocated(thread, stack_id, size, 0, 1);
         send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
@@ -352,13 +361,25 @@ static __always_inline void store(struct pt_regs *ctx, struct thread *thread, u6
         struct allocation allocation = {
             .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
         if (put(address, &allocation))
-            count_allocated(thread, stack_id, size, allocation.time_ns, 0);
+            has_site = count_allocated(thread, stack_id, size, allocation.time_ns, 0);
     }
     trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
 #if STOP_AT_RECORD
     bpf_send_signal_thread(19); /* SIGSTOP */
 #endif
+    return has_site;
 }
+
+#if WALK_BY_TABLE
+/* The walk is over. Its stack can be known from now on, if there is a site that has it. */
+static __always_inline void walked(struct pt_regs *ctx, struct thread *thread, int result) {
+    u64 id = finish_walk(ctx, thread, result);
+
+    count(TALLY_WALKED_STACKS);
+    if (store(ctx, thread, id) && thread->stack.end == END_COMPLETE)
+        keep_known(&thread->walk, id);
+}
+#endif
 
 #if WALK_PARTS > 1
 /* The walk goes on in the next program, until it is done or has had all its parts. */
@@ -367,7 +388,7 @@ static __always_inline void walk_on(struct pt_regs *ctx, struct thread *thread) 
 
     if (result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS)
         walk_parts.call(ctx, 0); /* returns only if it fails */
-    store(ctx, thread, finish_walk(ctx, thread, result));
+    walked(ctx, thread, result);
 }
 
 int walk_part(struct pt_regs *ctx) {
@@ -400,7 +421,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
          * doesn't. */
         never_know(walk);
 #if CALLS_MAY_PASS
-        walk->passed = thread->passed;
+        look_out_for(walk, &thread->passed);
 #endif
     } else if (walk->slot_count == 0) {
         u64 id = find_known(walk);
@@ -414,7 +435,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #if WALK_PARTS > 1
     walk_on(ctx, thread);
 #else
-    store(ctx, thread, finish_walk(ctx, thread, walk_some(thread)));
+    walked(ctx, thread, walk_some(thread));
 #endif
 #else
     store(ctx, thread, stack_by_frame_pointers(ctx, thread));

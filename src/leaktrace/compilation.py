@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from leaktrace.errors import EnvironmentUnfitError, ProgramError
+from leaktrace.errors import EnvironmentUnfitError, ProgramError, not_permitted
 
 
 class CompilerChild:
@@ -117,14 +117,6 @@ class CompilerChild:
             f"the BPF program does not compile: {compiler_line(output) or detail}",
             "please report this with the output of `leaktrace doctor`",
         )
-
-
-def not_permitted() -> EnvironmentUnfitError:
-    """The kernel wants more privileges for bpf(2)."""
-    return EnvironmentUnfitError(
-        "the kernel does not permit loading BPF programs",
-        "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
-    )
 
 
 def _child_environment() -> dict[str, str]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from leaktrace.image import LOAD_64_BITS, PSEUDO_MAP_FD
+
 # Distributions install bcc for their own Python; it is pure Python over libbcc and works with any.
 _DISTRIBUTION_FOLDERS = (
     "usr/lib/python3/dist-packages",
@@ -59,8 +61,6 @@ def import_bcc() -> ModuleType:
 
 # struct bpf_insn: code, registers (source in the upper half), offset, value
 _INSTRUCTION = struct.Struct("<BBhi")
-_LOAD_64_BITS = 0x18
-_PSEUDO_MAP_FD = 1
 
 
 def compile_image(request: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _with_places(code: bytes, places: dict[int, int]) -> bytes:
     changed = bytearray(code)
     for at in range(0, len(code), _INSTRUCTION.size):
         operation, registers, _, value = _INSTRUCTION.unpack_from(code, at)
-        if operation == _LOAD_64_BITS and registers >> 4 == _PSEUDO_MAP_FD:
+        if operation == LOAD_64_BITS and registers >> 4 == PSEUDO_MAP_FD:
             struct.pack_into("<i", changed, at + 4, places[value])
     return bytes(changed)
 

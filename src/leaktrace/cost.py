@@ -224,8 +224,14 @@ def _timed_with_probe(
     call: Callable[[bytes], object], program: int, path: str, offset: int, *, is_return: bool
 ) -> float:
     if links.has_uprobe_multi():  # closed faster than perf events
-        link = links.attach_uprobes_together(
-            program, path, [offset], [0], pid=os.getpid(), is_return=is_return
+        link = links.attach_uprobes(
+            program,
+            path,
+            [offset],
+            [0],
+            pid=os.getpid(),
+            kind=links.UprobeLinks.TOGETHER,
+            is_return=is_return,
         )
         descriptors = [link]
     else:

@@ -46,3 +46,11 @@ class OutputError(LeaktraceError):
 
 class ObjectFileError(LeaktraceError):
     """A file is not an ELF object that can be read, or lacks what was asked of it."""
+
+
+def not_permitted() -> EnvironmentUnfitError:
+    """The kernel wants more privileges for bpf(2)."""
+    return EnvironmentUnfitError(
+        "the kernel does not permit loading BPF programs",
+        "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
+    )

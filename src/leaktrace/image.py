@@ -13,6 +13,10 @@ from typing import Any
 
 from leaktrace.kernel import MapDefinition
 
+# Of instructions (struct bpf_insn) that refer to a map.
+LOAD_64_BITS = 0x18  # the operation
+PSEUDO_MAP_FD = 1  # as the source register: the value is a map's descriptor
+
 
 @dataclass(frozen=True)
 class Image:

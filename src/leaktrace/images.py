@@ -22,7 +22,8 @@ from leaktrace.image import Image
 
 _LIMIT_BYTES = 16 << 20
 _FORMAT_VERSION = 1  # of what the child answers
-_LIBRARY_FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
+_LIBRARY_FOLDERS = ("usr/lib", "usr/lib64", "usr/local/lib", "usr/lib/*-linux-gnu")
+_LIBRARIES = ("libbcc.so*", "libLLVM*.so*", "libclang-cpp*.so*")
 
 
 def source_directory() -> Path:
@@ -87,12 +88,17 @@ class ImageRequest:
         the program doesn't compile.
         """
         if self._child is not None:
-            child, self._child = self._child, None
-            text = child.finish()
+            text = self._child.finish()
+            self._child = None
             self._image = Image.from_json(text)
             self._cache.write(self._name, _checksum(text) + b"\n" + text)
         assert self._image is not None
         return self._image
+
+    @property
+    def problem(self) -> str:
+        """Why the cache could not be used last time it was tried, "" when it could."""
+        return self._cache.problem
 
     def abandon(self) -> None:
         """Give the compilation up: something else failed meanwhile."""
@@ -133,10 +139,8 @@ def _digest(source: str, given: Sequence[str]) -> str:
 
 def _compiler_identity() -> list[list[object]]:
     """Of bcc's Python package and of the libraries that it may load: path, size and time."""
-    files = [path for folder in _LIBRARY_FOLDERS for path in Path(folder).glob("libbcc.so*")]
-    files += [
-        path for folder in _LIBRARY_FOLDERS for path in Path(folder).glob("*-linux-gnu/libbcc.so*")
-    ]
+    patterns = [f"{folder}/{name}" for folder in _LIBRARY_FOLDERS for name in _LIBRARIES]
+    files = [path for pattern in patterns for path in Path("/").glob(pattern)]
     package = find_bcc()
     if package is not None:
         files.append(package / "__init__.py")

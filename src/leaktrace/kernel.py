@@ -39,6 +39,7 @@ _PERF_FLAG_FD_CLOEXEC = 8
 _BPF_STATS_RUN_TIME = 0
 
 
+_INTERRUPTED_ATTEMPTS = 10
 _PROGRAM_INFO_BYTES = 232  # the kernel fills as much of it as it knows
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
@@ -209,7 +210,7 @@ def load_program(
     """Load a program (enum bpf_prog_type; expected attach type). Returns its file descriptor.
 
     The verifier writes what it thinks to `log`, terminated by a zero byte. Raises OSError with the
-    kernel's errno; ENOSPC when the log has no room.
+    kernel's errno; ENOSPC when the log has no room, EAGAIN when signals don't let it work.
     """
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_text = ctypes.create_string_buffer(b"GPL")
@@ -232,6 +233,10 @@ def load_program(
 
 def _created(command: int, attributes: ctypes.Array[ctypes.c_char], name: str) -> int:
     result = bpf(command, attributes)
+    for _ in range(_INTERRUPTED_ATTEMPTS):
+        if result != -errno.EAGAIN:  # the verifier gives up when a signal is pending
+            break
+        result = bpf(command, attributes)
     if result == -errno.EPERM:
         # Before Linux 5.11 maps and programs are charged to what a user may lock in memory.
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)

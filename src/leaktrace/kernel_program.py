@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,13 @@ class KernelCompilation:
             "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         }
         loaded = load(self._image.finish(), self._programs, room)
+        try:
+            return self._program(loaded, room)
+        except BaseException:
+            loaded.close()
+            raise
+
+    def _program(self, loaded: Loaded, room: Mapping[str, int]) -> KernelProgram:
         settings = np.zeros(1, dtype=SETTINGS)
         settings["own_tgid"] = 0 if self._target.include_self else os.getpid()
         settings["task_tgid"] = self._target.task_pid or 0

@@ -135,35 +135,22 @@ def _link_uprobes(
     return bpf(_BPF_LINK_CREATE, attributes)
 
 
-def attach_uprobes_together(
+def attach_uprobes(
     program: int,
     path: str,
     offsets: Sequence[int],
     cookies: Sequence[int],
     *,
+    kind: UprobeLinks,
     pid: int,
-    is_return: bool,
+    is_return: bool = False,
 ) -> int:
-    """One link for many probes of one object. Returns its file descriptor.
-
-    Raises OSError with the kernel's errno.
+    """One link for many functions of one object: in SESSIONS their entries and their returns, else
+    the ones or the others. Returns its file descriptor; raises OSError with the kernel's errno.
     """
     result = _link_uprobes(
-        program, ATTACH_UPROBE_MULTI, path, offsets, cookies, pid=pid, is_return=is_return
+        program, kind.attach_type, path, offsets, cookies, pid=pid, is_return=is_return
     )
-    if result < 0:
-        raise OSError(-result, os.strerror(-result), path)
-    return result
-
-
-def attach_uprobe_sessions(
-    program: int, path: str, offsets: Sequence[int], cookies: Sequence[int], *, pid: int
-) -> int:
-    """One link for many functions of one object, their entries and their returns.
-
-    Returns its file descriptor; raises OSError with the kernel's errno.
-    """
-    result = _link_uprobes(program, ATTACH_UPROBE_SESSION, path, offsets, cookies, pid=pid)
     if result < 0:
         raise OSError(-result, os.strerror(-result), path)
     return result

@@ -12,16 +12,34 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from leaktrace import abi, kernel
-from leaktrace.compilation import not_permitted
-from leaktrace.errors import LeaktraceError, ProgramError
-from leaktrace.image import Image
+from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, not_permitted
+from leaktrace.image import LOAD_64_BITS, PSEUDO_MAP_FD, Image
 from leaktrace.maps import Map
 
 # struct bpf_insn (include/uapi/linux/bpf.h); `registers` holds the source in its upper half.
 _INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("value", "<i4")])
-_LOAD_64_BITS = 0x18
-_PSEUDO_MAP_FD = 1  # as the source register: the value is a map's descriptor
 _LOG_SIZES_BYTES = (1 << 20, 1 << 24)  # the second takes what the first has no room for
+
+
+# What the verifier, or a kernel without a feature, says to a program.
+_REFUSALS = {
+    errno.EACCES,
+    errno.EFAULT,
+    errno.EINVAL,
+    errno.E2BIG,
+    errno.ENOSPC,
+    errno.EOPNOTSUPP,
+    524,
+}
+_LARGE_MAPS = {
+    "allocations": "lower --max-allocs",
+    "sites": "lower --max-stacks",
+    "stacks": "lower --max-stacks",
+    "threads": "lower --max-threads",
+    "trace_events": "lower --event-buffer-size",
+    "unwind_rows": "use --stack-walker fp, which needs no unwind tables",
+    "unwind_pages": "use --stack-walker fp, which needs no unwind tables",
+}
 
 
 class RefusedError(ProgramError):
@@ -83,9 +101,11 @@ def _make_map(one: kernel.MapDefinition) -> int:
     except OSError as error:
         if error.errno == errno.EPERM:
             raise not_permitted() from None
+        if error.errno == errno.EMFILE:
+            raise _too_many_files() from None
         raise ProgramError(
             f"the kernel can't make the map {one.name}: {error.strerror}",
-            "lower --max-allocs and --max-stacks",
+            _LARGE_MAPS.get(one.name, "please report this with the output of `leaktrace doctor`"),
         ) from None
 
 
@@ -96,13 +116,26 @@ def _load_program(image: Image, program: ProgramKind, maps: Mapping[str, int]) -
     except OSError as error:
         if error.errno == errno.EPERM:
             raise not_permitted() from None
-        raise _refused(program, code, error) from None
+        if error.errno == errno.EMFILE:
+            raise _too_many_files() from None
+        if error.errno in _REFUSALS:
+            raise _refused(program, code, error) from None
+        raise ProgramError(
+            f"the kernel can't load the BPF program {program.name}: {error.strerror}",
+            "try again",
+        ) from None
+
+
+def _too_many_files() -> EnvironmentUnfitError:
+    return EnvironmentUnfitError(
+        "too many open files for the maps and programs", "raise the limit: ulimit -n 4096"
+    )
 
 
 def _with_descriptors(image: Image, name: str, maps: Mapping[str, int]) -> bytes:
     """The instructions of a program that refers to the maps that were made."""
     code = np.frombuffer(image.programs[name], dtype=_INSTRUCTION).copy()
-    refers = (code["code"] == _LOAD_64_BITS) & (code["registers"] >> 4 == _PSEUDO_MAP_FD)
+    refers = (code["code"] == LOAD_64_BITS) & (code["registers"] >> 4 == PSEUDO_MAP_FD)
     descriptors = np.array([maps[one.name] for one in image.maps], dtype="<i4")
     code["value"][refers] = descriptors[code["value"][refers]]
     return code.tobytes()

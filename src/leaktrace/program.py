@@ -201,6 +201,7 @@ class Compilation:
         self._links = links.uprobe_links()
         self._faults = options.faults
         self._image = self._request(self._walkers[0])
+        self.cache_problem = ""  # why compiled programs can't be kept
 
     def _request(self, walker: Walker) -> ImageRequest:
         fragments = FAULT_FRAGMENTS if self._faults else FRAGMENTS
@@ -250,6 +251,7 @@ class Compilation:
 
     def _load(self, walker: Walker) -> Program:
         image = self._image.finish()
+        self.cache_problem = self._image.problem
         return self._program(walker, load(image, self._program_kinds(walker), self._capacities))
 
     def _program(self, walker: Walker, loaded: Loaded) -> Program:

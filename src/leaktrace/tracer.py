@@ -29,6 +29,7 @@ from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
 from leaktrace.program import Compilation, Program, Walker
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
+from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
@@ -96,6 +97,8 @@ class Tracer:
             if compilation.wants_tables:
                 compilation.reserve(self._plan_tables(pid))
             self._program = compilation.finish()
+            if compilation.cache_problem and asked.verbose:
+                tell(f"the compiled program is not kept: {printable(compilation.cache_problem)}")
             compilation = None
             self._install_tables()
             self._install_sampling()

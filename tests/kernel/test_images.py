@@ -91,7 +91,9 @@ def test_an_image_survives_the_journey(first: Image) -> None:
 
 def test_maps_are_made_as_large_as_asked(first: Image) -> None:
     capacities = {"allocations": 1234, "unwind_rows": 77}
-    loaded = loader.load(first, [ProgramKind("return_from", kernel.PROG_TYPE_KPROBE)], capacities)
+    loaded = loader.load(
+        first, [ProgramKind("at_sched_process_exit", kernel.PROG_TYPE_RAW_TRACEPOINT)], capacities
+    )
     try:
         for name, capacity in capacities.items():
             fdinfo = Path(f"/proc/self/fdinfo/{loaded.maps[name]}").read_text()
@@ -103,7 +105,7 @@ def test_maps_are_made_as_large_as_asked(first: Image) -> None:
 def test_a_map_that_cannot_be_made(first: Image) -> None:
     with pytest.raises(ProgramError, match="can't make the map allocations: ") as caught:
         loader.load(first, [], {"allocations": 0})
-    assert caught.value.hint == "lower --max-allocs and --max-stacks"
+    assert caught.value.hint == "lower --max-allocs"
 
 
 def test_a_refused_program_says_what_the_verifier_said() -> None:

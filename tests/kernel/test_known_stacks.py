@@ -46,3 +46,24 @@ def test_most_stacks_need_no_walk(report: Report) -> None:
     """13 stacks a thread, which come by 2,000 times."""
     assert report.raw["cost"]["known_stack_share"] > 0.8
     assert report.losses == {}
+
+
+@pytest.mark.parametrize("optimized", ["-O0", "-O2"])
+def test_a_short_stack_is_known_whatever_else_changes(compiled: Compiler, optimized: str) -> None:
+    """Only what decides a walk may decide where its stack is looked for."""
+    program = compiled("known_stacks.c", optimized, "-pthread")
+    report = trace_work([program, "short"], "-v").report
+    assert report.under("work_shortly") == Total(20_000 * 17, 20_000)
+    assert report.raw["cost"]["known_stack_share"] > 0.9
+
+
+@pytest.mark.parametrize("without", ["tail_calls", "uprobe_sessions"])
+def test_known_by_every_walker(
+    compiled: Compiler, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    monkeypatch.setenv("LEAKTRACE_WITHOUT", without)
+    program = compiled("known_stacks.c", "-O2", "-pthread")
+    report = trace_work([program], "-v", "--full-stacks", "-T", "200").report
+    assert report.under("scenario_left") == Total(TURNS * 3, TURNS)
+    assert report.under("scenario_right") == Total(TURNS * 5, TURNS)
+    assert report.raw["cost"]["known_stack_share"] > 0.8

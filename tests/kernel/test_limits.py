@@ -36,6 +36,15 @@ def test_after_a_full_map_frees_bring_it_back_to_nothing(compiled: Compiler) -> 
     assert report.sites == ()
 
 
+def test_a_site_met_while_the_map_was_full_has_its_stack_later(compiled: Compiler) -> None:
+    report = trace_work([compiled("full_map.c")], "--max-allocs", "1000").report
+    assert report.outstanding == Total(20 * 77, 20)
+    (site,) = report.sites_under("scenario_late")
+    assert site.raw["stack_end"] == "complete"
+    assert report.losses["allocations"] == 1000 + 20
+    assert set(report.losses) == {"allocations", "allocation_bytes"}
+
+
 def test_full_stack_maps_lose_stacks_and_no_allocation(compiled: Compiler) -> None:
     """4,096 stacks for 1,000 places: every byte is accounted for, the rest as "lost"."""
     report = trace_work([compiled("stacks.c"), "12"], "--max-stacks", "1000").report

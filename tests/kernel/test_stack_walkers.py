@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
+from harness.probes import return_probe
 from harness.reports import Report, Site
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace, trace_work
-
-from leaktrace import kernel, links
-from leaktrace.elf import ElfObject
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -179,50 +173,6 @@ def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
 
 
 # --- return probes of others -----------------------------------------------------------------
-
-
-def minimal_program() -> int:
-    """A BPF program that does nothing, for a probe that only has to be there."""
-    instructions = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
-    code = ctypes.create_string_buffer(instructions)
-    license_text = ctypes.create_string_buffer(b"GPL")
-    attributes = ctypes.create_string_buffer(128)
-    struct.pack_into(
-        "<IIQQ",
-        attributes,
-        0,
-        kernel.PROG_TYPE_KPROBE,
-        len(instructions) // 8,
-        ctypes.addressof(code),
-        ctypes.addressof(license_text),
-    )
-    program = kernel.bpf(5, attributes)  # BPF_PROG_LOAD
-    assert program >= 0, os.strerror(-program)
-    return program
-
-
-def offset_of(program: Path, function: str) -> int:
-    """Where a function begins in its file."""
-    with ElfObject.open(str(program)) as elf:
-        offset = elf.vaddr_to_offset(elf.functions([function])[function].vaddr)
-        assert offset is not None
-        return offset
-
-
-@contextmanager
-def return_probe(program: Path, functions: Sequence[str], pid: int) -> Iterator[None]:
-    """Somebody else's tool, which waits for these functions to return."""
-    minimal = minimal_program()
-    held = [minimal]
-    for function in functions:
-        held += links.attach_uprobe_event(
-            minimal, str(program), offset_of(program, function), 0, pid=pid, is_return=True
-        )
-    try:
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
 
 
 def test_a_return_probe_of_somebody_else_ends_the_walk(walkers: Path) -> None:

@@ -81,9 +81,23 @@ static void *work(void *argument) {
     return argument;
 }
 
-int main(void) {
+/* Few words decide its stack, and one that doesn't changes beside them. */
+static void *work_shortly(void *argument) {
+    for (volatile size_t i = 0; i < opaque(20000); i++)
+        KEEP(malloc(17));
+    return argument;
+}
+
+int main(int count, char **words) {
     pthread_t threads[THREADS];
     await_go();
+    if (count > 1 && strcmp(words[1], "short") == 0) {
+        if (pthread_create(&threads[0], NULL, work_shortly, NULL))
+            _exit(71);
+        pthread_join(threads[0], NULL);
+        done();
+        return 0;
+    }
     take_turns();
     for (size_t i = 0; i < THREADS; i++)
         if (pthread_create(&threads[i], NULL, work, NULL))

@@ -65,6 +65,24 @@ SCENARIO scenario_in_turn(void) {
     KEEP(callee());
 }
 
+/* One of two allocators, by a jump each: the call of either returns to the same place. */
+static __attribute__((noinline, noclone)) void *map_or_allocate(size_t size) {
+    if (size == MAPPED)
+        return map(size);
+    return malloc(size);
+}
+
+SCENARIO scenario_by_jump(void) {
+    for (size_t i = 0; i < opaque(6); i++)
+        KEEP(map_or_allocate(i % 2 ? MAPPED : BLOCK));
+}
+
+SCENARIO scenario_by_pointer(void) {
+    static void *(*const volatile allocators[2])(size_t) = {malloc, map};
+    for (size_t i = 0; i < opaque(6); i++)
+        KEEP(allocators[i % 2](i % 2 ? MAPPED : BLOCK));
+}
+
 /* calloc is awaited whatever the filter says. */
 SCENARIO scenario_inside_calloc(void) {
     for (size_t i = 0; i < opaque(3); i++)
@@ -78,6 +96,8 @@ int main(void) {
     scenario_callee_after();
     scenario_stale_frame();
     scenario_in_turn();
+    scenario_by_jump();
+    scenario_by_pointer();
     scenario_inside_calloc();
     done();
 }

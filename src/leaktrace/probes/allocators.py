@@ -26,9 +26,10 @@ SESSION_PROGRAM = "on_call"  # takes entries and returns where the kernel can
 RETURN_PROGRAM = "return_from"
 ANY_ENTRY_PROGRAM = "enter_any"  # takes the place of the programs by shape where the kernel can
 
-# Allocators whose malloc is known to call no hooked function but those that map memory, by a symbol
+# Libraries whose malloc is known to call no hooked function but those that map memory, by a symbol
 # that each of them defines: glibc and musl, jemalloc, tcmalloc, mimalloc. An allocator of unknown
-# make may be a wrapper, in whose malloc the call of the next one must be known for what it is.
+# make may be a wrapper, in whose malloc the call of the next one must be known for what it is; so
+# may be the malloc of a static program, whatever libraries are in it.
 SELF_CONTAINED = ("__libc_start_main", "mallctl", "tc_version", "mi_version")
 
 # An object that defines both is an allocator; the other functions are hooked where they exist.

@@ -136,14 +136,14 @@ class Attachments:
         self, plan: ObjectPlan, program: str, probes: Sequence[Probe], *, is_return: bool
     ) -> int:
         """One link for all of them. Returns its file descriptor; raises OSError."""
-        descriptor = self._program.programs[program]
-        offsets = [probe.offset for probe in probes]
-        cookies = [probe.cookie for probe in probes]
-        path, pid = plan.attach_path, self._pid
-        if self._program.links is UprobeLinks.SESSIONS:
-            return links.attach_uprobe_sessions(descriptor, path, offsets, cookies, pid=pid)
-        return links.attach_uprobes_together(
-            descriptor, path, offsets, cookies, pid=pid, is_return=is_return
+        return links.attach_uprobes(
+            self._program.programs[program],
+            plan.attach_path,
+            [probe.offset for probe in probes],
+            [probe.cookie for probe in probes],
+            kind=self._program.links,
+            pid=self._pid,
+            is_return=is_return,
         )
 
     def _refuse(self, plan: ObjectPlan, probe: Probe, error: OSError) -> set[str]:

@@ -71,7 +71,8 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
     }
     if not all(prefix + name in found for name in REQUIRED):
         return None
-    is_self_contained = bool(elf.functions(SELF_CONTAINED))
+    is_library = elf.soname is not None and not prefix
+    is_self_contained = is_library and bool(elf.functions(SELF_CONTAINED))
     probes: dict[int, Probe] = {}
     missing: list[str] = []
     for hook in hooks:

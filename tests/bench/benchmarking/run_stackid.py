@@ -85,8 +85,14 @@ def main() -> None:
     def attach(function: str, path: str, offset: int, *, is_return: bool = False) -> None:
         program = loaded.load_func(function, bcc.BPF.KPROBE, None, kind).fd
         if together:
-            links.attach_uprobes_together(
-                program, path, [offset], [0], pid=pid, is_return=is_return
+            links.attach_uprobes(
+                program,
+                path,
+                [offset],
+                [0],
+                pid=pid,
+                kind=links.UprobeLinks.TOGETHER,
+                is_return=is_return,
             )
         else:
             links.attach_uprobe_event(program, path, offset, 0, pid=pid, is_return=is_return)

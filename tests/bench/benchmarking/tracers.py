@@ -141,8 +141,14 @@ def empty_probes(pid: int) -> Generator[None, None, None]:
 
     def attach(path: str, probe: Probe, *, is_return: bool) -> None:
         if together:
-            link = links.attach_uprobes_together(
-                program, path, [probe.offset], [0], pid=pid, is_return=is_return
+            link = links.attach_uprobes(
+                program,
+                path,
+                [probe.offset],
+                [0],
+                pid=pid,
+                kind=links.UprobeLinks.TOGETHER,
+                is_return=is_return,
             )
             descriptors.append(link)
         else:
