@@ -3,7 +3,9 @@
  *
  * The outermost call wins. While a thread is inside an allocation function,
  * whatever probed function the allocator calls itself is recognised by its
- * lower stack pointer and left alone; only the outermost return records. An
+ * lower stack pointer and left alone; only the outermost return records. A
+ * call that has passed (struct passed) is not open: what is mapped inside of it
+ * is recognised by its stack. An
  * open call whose stack pointer lies below that of a new one was left by
  * longjmp or an exception: it is discarded and counted. */
 

@@ -414,8 +414,8 @@ _TRIALS = (
     _Trial(
         "uprobe session links",
         links.has_uprobe_sessions,
-        "calls that are left out cost no trap at their return",
-        "every call costs a trap at its return",
+        "calls of malloc that are left out cost no trap at their return",
+        "calls that are left out cost a trap at their return, too",
     ),
     _Trial(
         "attach cookies",

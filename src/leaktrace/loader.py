@@ -24,12 +24,12 @@ _LOG_SIZES_BYTES = (1 << 20, 1 << 24)  # the second takes what the first has no 
 # What the verifier, or a kernel without a feature, says to a program.
 _REFUSALS = {
     errno.EACCES,
-    errno.EFAULT,
+    errno.EFAULT,  # "the sequence of jumps is too complex"
     errno.EINVAL,
     errno.E2BIG,
     errno.ENOSPC,
     errno.EOPNOTSUPP,
-    524,
+    524,  # ENOTSUPP, which is the kernel's own
 }
 _LARGE_MAPS = {
     "allocations": "lower --max-allocs",
