@@ -1,6 +1,7 @@
-/* Where the probes land. On kernels that can, one program takes every entry and every return that
- * is awaited; on older ones, one takes the entries and one the returns; on still older ones there
- * is one for each shape of arguments. */
+/* Where the probes land. On kernels that can, one program takes every call, at its entry and, where
+ * that is awaited, at its return; on older ones, one takes the entries and one the returns; on
+ * still older ones there is one for each shape of arguments. Few programs make few links, each of
+ * which costs tens of milliseconds to close. */
 
 /* count * size; where that overflows, a size that no allocator grants: the call is going to fail,
  * and must not look like a request for nothing. */
@@ -74,9 +75,17 @@ static __always_inline int enter(struct pt_regs *ctx, u64 cookie) {
     return 1;
 }
 
+#if SESSIONS || !ENTER_BY_COOKIE
+int enter_free(struct pt_regs *ctx) {
+    enter(ctx, FUNCTION_FREE);
+    return 0;
+}
+#endif
+
 #if SESSIONS
 /* Linux 6.13: one program at the entry of a function and, unless it returns 1 there, at its return.
- * One link holds all probes of an object; each link costs tens of milliseconds to close. */
+ * Not for free, which nobody waits for: the kernel asks every session on a function, also one that
+ * is of another process, and takes its silence for a wish to see the return. */
 int on_call(struct pt_regs *ctx) {
     if (bpf_get_func_ip(ctx) == PT_REGS_IP(ctx))
         return !enter(ctx, bpf_get_attach_cookie(ctx));
@@ -96,10 +105,6 @@ int enter_any(struct pt_regs *ctx) {
 }
 #else
 /* Perf events carry no cookie before Linux 5.15: a program for each shape of arguments. */
-int enter_free(struct pt_regs *ctx) {
-    enter(ctx, FUNCTION_FREE);
-    return 0;
-}
 int enter_size(struct pt_regs *ctx) {
     enter(ctx, FUNCTION_MALLOC);
     return 0;

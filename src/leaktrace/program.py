@@ -20,6 +20,7 @@ from leaktrace.links import UprobeLinks
 from leaktrace.loader import Loaded, ProgramKind, RefusedError, load
 from leaktrace.maps import Map
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
+from leaktrace.probes.allocators import RELEASE_PROGRAM, SESSION_PROGRAM
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
@@ -28,7 +29,6 @@ FRAGMENTS = (*_COMMON, "user.bpf.c", "life.bpf.c")
 FAULT_FRAGMENTS = (*_COMMON, "faults.bpf.c", "life.bpf.c")
 
 # Where the kernel tells a program which function was hit, one program serves them all.
-_IN_SESSIONS = ("on_call",)
 _BY_COOKIE = ("enter_any", "return_from")
 _BY_SHAPE = (
     "enter_size",
@@ -226,12 +226,15 @@ class Compilation:
         else:
             kind, attach_type = kernel.PROG_TYPE_KPROBE, self._links.attach_type
             if self._knobs["SESSIONS"]:
-                names = list(_IN_SESSIONS)
+                names = [SESSION_PROGRAM]
             else:
                 names = list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
+        if self._knobs["SESSIONS"]:
+            together = UprobeLinks.TOGETHER.attach_type
+            programs.append(ProgramKind(RELEASE_PROGRAM, kind, together))
         return programs + [
             ProgramKind(f"at_{name}", kernel.PROG_TYPE_RAW_TRACEPOINT) for name in _RAW_TRACEPOINTS
         ]

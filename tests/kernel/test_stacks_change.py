@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -221,13 +222,19 @@ def test_through_the_vdso(compiled: Compiler) -> None:
         assert site.functions.index("scenario_vdso") < site.functions.index("main")
 
 
-def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler) -> None:
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler, others: int) -> None:
     """Under trace much time is spent in probes, so that is where many signals are delivered. On the
-    way back from the kernel the return address is on the stack again, and the walk finds it."""
+    way back from the kernel the return address is on the stack again, and the walk finds it.
+
+    So it is when leaktrace traces another process, whose probes are those of the same library."""
     # Bound at its start, because _dl_runtime_resolve can't be unwound.
     program = compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer", "-Wl,-z,now")
-    with Target([program, "anywhere"]) as target:
-        target.await_ready()
+    with ExitStack() as running:
+        for _ in range(others):
+            other = running.enter_context(Target([program])).await_ready()
+            running.enter_context(Tracer("-p", str(other.pid), NEVER)).await_armed()
+        target = running.enter_context(Target([program, "anywhere"])).await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "--no-lines", OFTEN) as tracer:
             tracer.await_armed()
             target.tell()

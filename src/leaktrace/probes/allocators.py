@@ -23,6 +23,7 @@ class Hook:
 
 
 SESSION_PROGRAM = "on_call"  # takes entries and returns where the kernel can
+RELEASE_PROGRAM = "enter_free"
 RETURN_PROGRAM = "return_from"
 ANY_ENTRY_PROGRAM = "enter_any"  # takes the place of the programs by shape where the kernel can
 
@@ -37,7 +38,7 @@ REQUIRED = ("malloc", "free")
 
 HEAP = (
     Hook("malloc", Function.MALLOC, "enter_size", 1),
-    Hook("free", Function.FREE, "enter_free", 1, has_return=False),
+    Hook("free", Function.FREE, RELEASE_PROGRAM, 1, has_return=False),
     Hook("calloc", Function.CALLOC, "enter_count_size", 2),
     Hook("realloc", Function.REALLOC, "enter_realloc", 2),
     Hook("reallocarray", Function.REALLOCARRAY, "enter_reallocarray", 3),
@@ -61,14 +62,14 @@ OPERATORS = (
         for suffix in ("", _NOTHROW, _ALIGNED, _ALIGNED + _NOTHROW)
     ),
     *(
-        Hook(delete + suffix, Function.FREE, "enter_free", 1, has_return=False)
+        Hook(delete + suffix, Function.FREE, RELEASE_PROGRAM, 1, has_return=False)
         for delete in _DELETE
         for suffix in ("", "m", _NOTHROW, _ALIGNED, "m" + _ALIGNED, _ALIGNED + _NOTHROW)
     ),
     Hook("mallocx", Function.MALLOCX, "enter_size", 1),
     Hook("rallocx", Function.RALLOCX, "enter_realloc", 2),
     *(
-        Hook(name, Function.FREE, "enter_free", 1, has_return=False)
+        Hook(name, Function.FREE, RELEASE_PROGRAM, 1, has_return=False)
         for name in ("dallocx", "sdallocx", "free_sized", "free_aligned_sized", "cfree")
     ),
 )

@@ -1,9 +1,9 @@
 """Probes on: links between functions of the target and the loaded programs.
 
-Where the kernel has session links (Linux 6.13), one carries all probes of an object, entries and
-returns; where it has uprobe_multi links (6.6, with a pid that means a process since 6.10), one
-carries those that share a program; elsewhere each probe is a perf event. In any case they are file
-descriptors: the kernel removes them when leaktrace ends, however it ends.
+Where the kernel has session links (Linux 6.13), one carries all calls of an object, entries and
+returns, and another one the releases; where it has uprobe_multi links (6.6, with a pid that means a
+process since 6.10), one carries those that share a program; elsewhere each probe is a perf event.
+In any case they are file descriptors: the kernel removes them when leaktrace ends, however it ends.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Attachments:
         releases = [probe for probe in plan.probes if not probe.hook.has_return]
         calls = [probe for probe in plan.probes if probe.hook.has_return]
         refused: set[str] = set()
+        for program, probes in self._by_entry_program(releases):
+            refused |= self._attach_group(plan, program, probes)
         if self._program.links is UprobeLinks.SESSIONS:
-            refused |= self._attach_group(plan, SESSION_PROGRAM, [*releases, *calls])
+            refused |= self._attach_group(plan, SESSION_PROGRAM, calls)
         else:
-            for program, probes in self._by_entry_program(releases):
-                refused |= self._attach_group(plan, program, probes)
             refused |= self._attach_group(plan, RETURN_PROGRAM, calls, is_return=True)
             wanted = [probe for probe in calls if probe.hook.symbol not in refused]
             for program, probes in self._by_entry_program(wanted):
@@ -141,7 +141,7 @@ class Attachments:
             plan.attach_path,
             [probe.offset for probe in probes],
             [probe.cookie for probe in probes],
-            kind=self._program.links,
+            kind=UprobeLinks.SESSIONS if program == SESSION_PROGRAM else UprobeLinks.TOGETHER,
             pid=self._pid,
             is_return=is_return,
         )
