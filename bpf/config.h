@@ -83,7 +83,7 @@
 #define WALK_BY_TABLE 1
 #endif
 /* Frames that one program walks, and how many programs in a row (tail calls) do so. A kernel that
- * refuses 127 frames at once takes 32 in one program, which is followed by three of its kind. */
+ * refuses 127 frames at once takes 16 in one program, which is followed by seven of its kind. */
 #ifndef WALK_STEPS
 #define WALK_STEPS MAX_FRAMES
 #endif

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import math
@@ -528,7 +529,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if given and given[0] in COMMANDS:
         command, name = COMMANDS[given[0]], f"leaktrace {given[0]}"
         given = given[1:]
-    sys.exit(_guarded(lambda: _invoke(command, name, given)))
+    exit_code = _guarded(lambda: _invoke(command, name, given))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone: nobody misses it
+            stream.flush()
+    # Not sys.exit: Python would first take all its modules apart, for longer than probes take to
+    # attach. Everything that outlives a process is closed by now.
+    os._exit(exit_code)
 
 
 def _invoke(command: click.Command, name: str, arguments: list[str]) -> Any:  # noqa: ANN401

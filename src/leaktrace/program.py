@@ -61,13 +61,12 @@ class Walker(StrEnum):
         return self is not Walker.FRAME_POINTERS
 
     def knobs(self) -> dict[str, int]:
-        """Programs of 32 frames each are verified several times as fast as one of 127, and any
-        kernel that takes 64 frames takes them. Most stacks end in the first, which begins at once:
-        a tail call and finding the thread again cost as much as four frames. Without tail calls,
-        64 frames."""
+        """Programs of 16 frames each are verified eight times as fast as one of 127, and any kernel
+        that takes 64 frames takes them. The first begins at once: a tail call and finding the
+        thread again cost as much as four frames. Without tail calls, 64 frames."""
         match self:
             case Walker.TAIL_CALLS:
-                return {"WALK_PARTS": 4, "WALK_STEPS": 32}
+                return {"WALK_PARTS": 8, "WALK_STEPS": 16}
             case Walker.SINGLE:
                 return {"WALK_PARTS": 1, "WALK_STEPS": 64}
             case Walker.FRAME_POINTERS:

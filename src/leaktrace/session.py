@@ -10,16 +10,19 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.interrupts import Interrupts
-from leaktrace.kernel_tracer import KernelTracer
 from leaktrace.model import Cost, Report, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, KernelTarget, Options
 from leaktrace.report import Reporter, create_reporter, open_output
 from leaktrace.tracer import Tracer
 from leaktrace.tracing import Tracing
+
+if TYPE_CHECKING:
+    from leaktrace.kernel_tracer import KernelTracer
 
 _PATIENCE_INTERVALS = 3
 _THROTTLED_RATE = 10
@@ -34,6 +37,9 @@ def run(options: Options) -> int:
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         reporter = create_reporter(options.report.format, output.stream, sys.stderr)
         if isinstance(options.target, KernelTarget):
+            # Imported here: all that belongs to kernel mode takes hundredths of a second.
+            from leaktrace.kernel_tracer import KernelTracer  # noqa: PLC0415
+
             kernel_tracer = KernelTracer(options)
             try:
                 KernelRun(options, kernel_tracer, reporter, interrupts).until_the_end()
