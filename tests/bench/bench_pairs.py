@@ -143,8 +143,8 @@ def main() -> None:
     core = reserve_core()
     program = build("bench_pairs.c")
     compare(program, core, results)
-    compare(program, core, results)
     compare_faults(program, core, results)
+    by_depth(program, core, results)
     results.save()
 
 
