@@ -117,13 +117,14 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     metavar="CMD",
     help="Start this command (shell words, no shell) and trace it from its first instruction. "
     "The same: leaktrace [OPTIONS] -- CMD ARGS. It is stopped for a moment at its first "
-    "allocation, and ended (SIGTERM) if leaktrace ends first.",
+    "allocation, and ended if leaktrace ends first (SIGTERM, after 5 seconds SIGKILL).",
 )
 @click.option(
     "--faults",
     is_flag=True,
     help="A first look that costs next to nothing: which call paths make resident memory grow, by "
-    "page faults instead of allocation calls. Shows new pages, not what was freed.",
+    "page faults instead of allocation calls. Shows new pages, not what was freed: who touches a "
+    "page first need not be who keeps it.",
 )
 @kernel_options
 @click.option(
@@ -131,7 +132,8 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     "--trace",
     is_flag=True,
     help="Print every call as it happens, one a line: seconds (CLOCK_MONOTONIC, as in "
-    "dmesg), thread, function, bytes, address, callers.",
+    "dmesg), thread, function, bytes, address, callers. Of a release (bytes with a minus) "
+    "the callers are those that allocated the block.",
 )
 @click.option(
     "-a", "--show-allocs", is_flag=True, help="List the single allocations, with addresses."
@@ -264,7 +266,7 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     metavar="PERCENT",
     help="Let tracing take at most this share of the process's CPU time. Above it for three "
     "intervals, one allocation in 10 is recorded; three more, and leaktrace writes a last report "
-    "and detaches.",
+    "and detaches. Less than 1 % of one CPU is never too much.",
 )
 @click.option("--depth", type=_integer(1), metavar="N", help="Show this many frames of a stack.")
 @click.option(
@@ -552,7 +554,10 @@ def _guarded(action: Callable[[], Any]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        _complain(error.format_message().rstrip("."), _usage_hint(error))
+        message = re.sub(
+            r"not a valid (?:integer|float) range", "not a number", error.format_message()
+        )
+        _complain(message.rstrip("."), _usage_hint(error))
         return error.exit_code
     except LeaktraceError as error:
         _complain(error.message, error.hint)
@@ -565,6 +570,7 @@ def _guarded(action: Callable[[], Any]) -> int:
         _complain(f"the system refused: {error}", "see the limits of this shell: ulimit -a")
         return 1
     except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted again: no last report", "one Ctrl-C ends a run in order")
         return 130
 
 
@@ -577,6 +583,10 @@ def _usage_hint(error: click.ClickException) -> str:
         wrong = re.search(r"Invalid value for '\[INTERVAL\]': '(.*?)'", text)
         if wrong and difflib.get_close_matches(wrong[1], [name]):
             return f"did you mean leaktrace {name}?"
+        if wrong and "/" in wrong[1]:
+            return f"to start a command: leaktrace -- {wrong[1]}"
+    if "Invalid value for '-p'" in text:
+        return "give one process id: pgrep NAME finds it"
     return "see leaktrace --help"
 
 

@@ -102,6 +102,8 @@ class CostMeter:
         share = None
         if now.target_cpu_s is not None and last.target_cpu_s is not None:
             target_s = now.target_cpu_s - last.target_cpu_s
+            # What a trap takes is an estimate: never more than the process used besides.
+            traps_s = min(traps_s, max(target_s - programs_s, 0.0))
             if target_s > 0:  # one that didn't run has nothing to share
                 share = min((programs_s + traps_s) / target_s, 1.0)
         return replace(

@@ -44,6 +44,12 @@ class OutputError(LeaktraceError):
     """The report can't be written where it was asked to go."""
 
 
+class NothingTracedError(LeaktraceError):
+    """A signal came before tracing began. As the shell has it for an interrupt, 128 + SIGINT."""
+
+    exit_code = 130
+
+
 class ObjectFileError(LeaktraceError):
     """A file is not an ELF object that can be read, or lacks what was asked of it."""
 

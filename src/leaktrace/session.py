@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from leaktrace.analysis.builder import ReportBuilder
+from leaktrace.errors import NothingTracedError
 from leaktrace.interrupts import Interrupts
 from leaktrace.model import Cost, Report, TargetInfo
-from leaktrace.notices import tell
+from leaktrace.notices import hint, tell
 from leaktrace.options import CommandTarget, KernelTarget, Options
 from leaktrace.report import Reporter, create_reporter, open_output
 from leaktrace.tracer import Tracer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_INTERVALS = 3
 _THROTTLED_RATE = 10
+_NEGLIGIBLE_S_PER_S = 0.01  # of one CPU: too little to do anything about
 
 
 def run(options: Options) -> int:
@@ -96,7 +98,8 @@ class Run(ABC):
 
     def until_the_end(self) -> None:
         if self._interrupts.received is not None:
-            return  # before a command has run at all
+            name = self._interrupts.received.name
+            raise NothingTracedError(f"{name} came before tracing began", "nothing was recorded")
         self._reporter.begin(self._tracer.info(), self._argv)
         self._tracer.arm()
         self._start_clock()
@@ -142,6 +145,10 @@ class Run(ABC):
                     self._cost = self._meter.measure()
                     if self._overhead_is_too_high(self._cost):
                         self._report("tracing costs more than --max-overhead allows")
+                        tell(
+                            "detached: sampled, too, tracing costs more than --max-overhead allows"
+                        )
+                        hint("try --sample-bytes with a larger number, or --faults")
                         return None
                     if intervals == self._asked.count:
                         self._report("")
@@ -216,7 +223,8 @@ class ProcessRun(Run):
         share = cost.target_share
         if self._max_overhead is None or share is None:
             return False
-        if share * 100 <= self._max_overhead:
+        taken_s_per_s = (cost.programs_s_per_s or 0) + (cost.traps_s_per_s or 0)
+        if share * 100 <= self._max_overhead or taken_s_per_s < _NEGLIGIBLE_S_PER_S:
             self._intervals_above = 0
             return False
         self._intervals_above += 1

@@ -69,6 +69,8 @@ class Tracer:
         self._started = 0  # the last image whose first call was seen
         self._mapped: set[str] = set()
         self._generation = 0
+        # A command begins with an exec of its own.
+        self._first_generation = int(isinstance(options.target, CommandTarget))
         self._follower: TableFollower | None = None
         self.command: StartedCommand | None = None
         self.process: Process | None = None
@@ -86,7 +88,8 @@ class Tracer:
                 assert isinstance(options.target, ProcessTarget)
                 pid = options.target.pid
             self.process = Process(pid)
-            tell(f"attaching to pid {pid} ({self.process.name})…")
+            name = self.process.name if self.command is None else Path(self.command.path).name
+            tell(f"attaching to pid {pid} ({name})…")
             compilation = Compilation(options, knobs or {})
             # If it has to be compiled, that happens on another core while we search for symbols.
             asked = options.report
@@ -293,7 +296,11 @@ class Tracer:
         self._regions.clear()
         self._stacks.clear()
         self._symbolizer.forget()
-        self._target.read_name()
+        name = self._target.read_name()
+        if generation > self._first_generation:
+            self._notes.append(
+                f"it has executed another program ({printable(name)}): what came before is gone"
+            )
         now = time.monotonic()
         self._look_again_s = [now + delay for delay in _AFTER_EXEC_S]
 
@@ -372,13 +379,20 @@ class Tracer:
         """The target as reports name it."""
         self._note_children()
         fault_notes = () if self._faults is None else self._faults.notes()
+        stopped = ("a signal has stopped it (SIGSTOP)",) if self._target.is_stopped() else ()
         return TargetInfo(
             pid=self._target.pid,
             command=self._target.read_name(),
             allocators=self._sources(),
             notes=tuple(
                 dict.fromkeys(
-                    (*self._notes, *fault_notes, *self._replacements(), *self._verbose_notes())
+                    (
+                        *self._notes,
+                        *stopped,
+                        *fault_notes,
+                        *self._replacements(),
+                        *self._verbose_notes(),
+                    )
                 )
             ),
         )

@@ -26,6 +26,7 @@ def test_above_the_bound_it_samples_and_then_detaches(compiled: Compiler) -> Non
     last = outcome.reports[-1].raw
     assert last["final"]
     assert "--max-overhead" in last["reason"]
+    assert "hint: try --sample-bytes" in outcome.stderr
     assert [report.raw["sample_rate"] for report in outcome.reports] == [1, 1, 1, 10, 10, 10]
     assert 0 < last["cost"]["target_share"] <= 1
     assert last["cost"]["events_per_s"] > 0
@@ -40,6 +41,21 @@ def test_below_the_bound_nothing_changes(compiled: Compiler) -> None:
     assert outcome.exit_code == 0, outcome.stderr
     assert len(outcome.reports) == 7
     assert {report.raw["sample_rate"] for report in outcome.reports} == {1}
+
+
+def test_what_takes_next_to_nothing_is_never_too_much(compiled: Compiler) -> None:
+    """Of a process that is nearly idle, even a handful of calls is a large share."""
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        options = ["--max-overhead", "0.001", *ONE_REPORT, "0.2", "8"]
+        with Tracer("-p", str(target.pid), *options) as tracer:
+            tracer.await_armed()
+            for _ in range(7):
+                target.do("calls 20")
+                tracer.next_report()
+            outcome = tracer.finish()
+        assert target.end() == 0
+    assert [report.raw["sample_rate"] for report in outcome.reports] == [1] * 8
 
 
 def test_verbose_counts_the_events_of_the_target(compiled: Compiler) -> None:

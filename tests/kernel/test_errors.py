@@ -40,6 +40,21 @@ def test_not_a_process_id(pid: str) -> None:
     check(run_leaktrace("-p", pid, "1", "1"), USAGE)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["-p", "1", "-z", "1k"], "'1k' is not a number", ""),
+        (["-p", "httpd"], "'httpd' is not a number", "pgrep"),
+        (["./leak", "100"], "'./leak' is not a number", "leaktrace -- ./leak"),
+    ],
+)
+def test_what_is_no_number(arguments: list[str], message: str, hint: str) -> None:
+    outcome = run_leaktrace(*arguments)
+    check(outcome, USAGE)
+    assert message in outcome.stderr
+    assert hint in outcome.stderr
+
+
 def test_no_target_names_the_choices() -> None:
     outcome = run_leaktrace()
     check(outcome, USAGE)

@@ -109,6 +109,7 @@ def test_target_executes_another_program(compiled: Compiler) -> None:
     assert report.under("scenario_command_malloc") == Total()
     assert report.under("scenario_after_exec") == Total(360, 6)
     assert report.outstanding == Total(360, 6)
+    assert "executed another program (after_exec" in " ".join(report.raw["target"]["notes"])
 
 
 def test_children_are_not_the_target(compiled: Compiler) -> None:
@@ -336,6 +337,52 @@ def test_the_commands_exit_code_is_passed_on_when_asked(compiled: Compiler) -> N
         assert tracer.finish().exit_code == 5
     with Tracer(*ONE_REPORT, "-c", f"{program} 5", NEVER) as tracer:
         assert tracer.finish().exit_code == 0
+
+
+def catches_interrupts(pid: int) -> bool:
+    """Whether it has a handler for SIGINT (SigCgt, proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught, 16) >> (signal.SIGINT - 1) & 1)
+
+
+def test_an_interrupt_at_the_start_just_ends_it(compiled: Compiler) -> None:
+    """While it imports what it needs, Python's own handler would print a traceback."""
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), NEVER) as tracer:
+            while not catches_interrupts(tracer.pid):  # Python's
+                pass
+            while catches_interrupts(tracer.pid):
+                pass
+            outcome = tracer.stop()
+        assert target.end() == 0
+    assert outcome.exit_code == -signal.SIGINT
+    assert (outcome.stdout, outcome.stderr) == ("", "")
+
+
+def test_an_interrupt_before_tracing_is_told(compiled: Compiler) -> None:
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), NEVER) as tracer:
+            tracer.stderr.until(lambda line: "attaching to pid" in line)
+            outcome = tracer.stop()
+        assert target.end() == 0
+    assert outcome.exit_code in {0, 130}  # it may have begun just before
+    if outcome.exit_code:
+        assert "SIGINT came before tracing began" in outcome.stderr
+    assert bool(outcome.stdout) == (outcome.exit_code == 0)
+
+
+def test_a_process_that_is_stopped_is_said_to_be(compiled: Compiler) -> None:
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        os.kill(target.pid, signal.SIGSTOP)
+        outcome = run_leaktrace("-p", str(target.pid), *ONE_REPORT, "0.2", "1")
+        os.kill(target.pid, signal.SIGCONT)
+        assert target.end() == 0
+    (report,) = outcome.reports
+    assert any("stopped" in note for note in report.raw["target"]["notes"])
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])

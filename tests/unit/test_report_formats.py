@@ -373,6 +373,13 @@ def test_events_are_as_recorded(format_name: str) -> None:
     check_golden(f"events.{format_name}", rendered_events(format_name, *EVENTS))
 
 
+def test_what_a_release_takes_away_has_a_minus() -> None:
+    """So that the two halves of a realloc can be told apart."""
+    release = Event(1, 1, EventKind.RELEASE, "realloc", 128, 0x1000, PARSE.frames)
+    assert " -128  0x1000 " in rendered_events("text", release)
+    assert " 128  0x1000 " in rendered_events("text", replace(release, kind=EventKind.ALLOCATE))
+
+
 # -- text --
 
 

@@ -2,11 +2,13 @@
 
          seconds  thread  function               bytes  address         callers
     12345.678901    4242  malloc                   128  0x55d0c0de1234  parse+0x2f < main+0x44
-    12345.678950    4243  free                       -  0x55d0c0de1234
+    12345.678930    4243  free                    -128  0x55d0c0de1234  parse+0x2f < main+0x44
+    12345.678950    4243  free                       -  0x55d0c0de1260
 
-Columns: seconds of CLOCK_MONOTONIC (as in dmesg and ftrace's "mono" clock), thread, function,
-bytes ("-": unknown), address ("failed": the call allocated nothing), the first callers. No column
-but the last contains a space. Inlined functions are among the callers, without an offset.
+Columns: seconds of CLOCK_MONOTONIC (as in dmesg and ftrace's "mono" clock), thread, function, bytes
+(of a release with a minus; "-": unknown), address ("failed": the call allocated nothing), the first
+callers, of a release those that allocated the block. No column but the last contains a space.
+Inlined functions are among the callers, without an offset.
 
 In a file or pipe every line says all of that, however long it becomes; on a terminal it is cut to
 the width, and the first one names the columns.
@@ -62,6 +64,8 @@ def event_line(event: Event, width: int | None = None) -> str:
         function = shorten_middle(function, _CALLER_CELLS)
     function += " " * max(0, 16 - cell_len(function))
     size = "-" if event.size_bytes is None else str(event.size_bytes)
+    if event.kind is EventKind.RELEASE and event.size_bytes is not None:
+        size = f"-{size}"
     address = "failed" if event.kind is EventKind.FAIL else f"{event.address:#x}"
     seconds, nanoseconds = divmod(event.time_ns, 1_000_000_000)
     time = f"{seconds:5}.{nanoseconds // 1000:06}"

@@ -53,7 +53,9 @@ def read_mappings(pid: int) -> tuple[Mapping, ...]:
     except PermissionError as error:
         raise TargetError(
             f"the memory mappings of process {pid} can't be read: {error.strerror}",
-            "run leaktrace as root, or as the user that owns the process",
+            "run leaktrace as root, or as the user that owns the process"
+            if os.geteuid()
+            else "root lacks CAP_SYS_PTRACE here (a container?), or a security module protects it",
         ) from error
     except OSError as error:  # ENOENT, or ESRCH when it ends while we read
         raise TargetError(
