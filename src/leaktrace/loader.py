@@ -7,7 +7,6 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -84,7 +83,12 @@ def load(image: Image, programs: Iterable[ProgramKind], capacities: Mapping[str,
             if one.kind == kernel.MAP_TYPE_PERF_EVENT_ARRAY:
                 capacity = kernel.possible_cpus()
             loaded.maps[one.name] = _make_map(replace(one, capacity=capacity))
-        _load_programs(image, programs, loaded)
+        for program in programs:
+            descriptor = _load_program(image, program, loaded.maps)
+            loaded.programs[program.name] = descriptor
+            if program.tail_of:
+                array = Map(program.tail_of, loaded.maps[program.tail_of], abi.U32, abi.U32, 1)
+                array.update(0, np.array([descriptor], dtype=abi.U32))
     except BaseException:
         loaded.close()
         raise
@@ -103,20 +107,6 @@ def _make_map(one: kernel.MapDefinition) -> int:
             f"the kernel can't make the map {one.name}: {error.strerror}",
             _LARGE_MAPS.get(one.name, "please report this with the output of `leaktrace doctor`"),
         ) from None
-
-
-def _load_programs(image: Image, programs: Iterable[ProgramKind], loaded: Loaded) -> None:
-    """Side by side: the verifier takes a while for those that walk stacks."""
-    with ThreadPoolExecutor() as pool:
-        loading = [(p, pool.submit(_load_program, image, p, loaded.maps)) for p in programs]
-    for program, result in loading:
-        if result.exception() is None:
-            loaded.programs[program.name] = result.result()
-    for program, result in loading:
-        descriptor = result.result()  # raises what kept the first one from being loaded
-        if program.tail_of:
-            array = Map(program.tail_of, loaded.maps[program.tail_of], abi.U32, abi.U32, 1)
-            array.update(0, np.array([descriptor], dtype=abi.U32))
 
 
 def _load_program(image: Image, program: ProgramKind, maps: Mapping[str, int]) -> int:
