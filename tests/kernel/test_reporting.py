@@ -153,5 +153,5 @@ def test_trace_shows_each_call(compiled: Compiler) -> None:
             outcome = tracer.stop()
         assert target.end() == 0
     assert outcome.exit_code == 0, outcome.stderr
-    for function in ("malloc", "free"):
-        assert len(re.findall(rf"\b{function} +54321 +0x[0-9a-f]+\b", outcome.stdout)) == 3
+    for call in ("malloc +54321", "free +-54321"):
+        assert len(re.findall(rf"\b{call} +0x[0-9a-f]+\b", outcome.stdout)) == 3
