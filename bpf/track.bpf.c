@@ -244,6 +244,10 @@ static __always_inline struct thread *this_thread(void *ctx) {
     if (!now->tgid)
         now->tgid = key >> 32;
     announce(ctx, now);
+#if STOP_AT_START
+    if (!now->generation)
+        return 0; /* leaktrace's own child, which has not become the command yet */
+#endif
     threads.insert(&key, blank);
     thread = threads.lookup(&key);
     if (!thread) {
