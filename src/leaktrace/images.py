@@ -88,9 +88,9 @@ class ImageRequest:
         the program doesn't compile.
         """
         if self._child is not None:
-            text = self._child.finish()
+            self._image = Image.from_json(self._child.finish())
             self._child = None
-            self._image = Image.from_json(text)
+            text = self._image.to_json()
             self._cache.write(self._name, _checksum(text) + b"\n" + text)
         assert self._image is not None
         return self._image
