@@ -4,6 +4,12 @@
 
 #define CAPACITY_LATER 1
 
+#if defined(__x86_64__) || defined(__TARGET_ARCH_x86)
+#define WORDS_OF_X86_64 1
+#else
+#define WORDS_OF_X86_64 0
+#endif
+
 /* BPF_F_NO_PREALLOC (1) where hash maps allocate safely on demand in tracing
  * programs (Linux 6.1, "bpf: Convert hash map to bpf_mem_alloc"); 0 reserves
  * everything at load time. */
@@ -72,10 +78,9 @@
 #define ENTER_BY_COOKIE 1
 #endif
 
-/* 1: entry and return of a function are one program's, which may leave the return out (Linux 6.13).
- */
-#ifndef SESSIONS
-#define SESSIONS 0
+/* 1: calls are followed by points within functions (probes/points.py). Needs cookies. */
+#ifndef POINTS
+#define POINTS (ENTER_BY_COOKIE && WORDS_OF_X86_64)
 #endif
 
 /* 1: stacks by unwind tables (x86-64); 0: bpf_get_stack, which follows frame pointers. */
@@ -98,14 +103,8 @@
 
 /* What the stack pointer gains between a function's first instruction and its
  * return. */
-#if defined(__x86_64__) || defined(__TARGET_ARCH_x86)
+#if WORDS_OF_X86_64
 #define RETURN_SP_DELTA 8
 #else
 #define RETURN_SP_DELTA 0
 #endif
-
-/* Whether calls that are left out may pass. Regions are then told apart by their stacks; not with
- * TRACE, where munmap, which has none, would show what the allocator does for itself. */
-#define CALLS_MAY_PASS                                                                             \
-    (SESSIONS && WALK_BY_TABLE && !TRACE &&                                                        \
-     (SAMPLE_BYTES || SAMPLE_RATE > 1 || THROTTLE || SIZES_FILTERED))

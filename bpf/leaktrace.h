@@ -127,11 +127,6 @@ struct stack {
     u64 pc[MAX_FRAMES];
 };
 
-/* What a probe's cookie tells its program: the function, and whether a call that isn't recorded may
- * pass without its return being awaited (see struct passed). */
-#define COOKIE_FUNCTION 0xff
-#define COOKIE_MAY_PASS 0x100
-
 /* Functions that are hooked. */
 enum function {
     FUNCTION_NONE = 0,
@@ -164,26 +159,58 @@ struct call {
         u64 memptr;   /* posix_memalign's out parameter */
         u64 released; /* bytes that mremap takes away */
     };
-    u64 address; /* the block that realloc resizes, or 0 */
+    u64 address;        /* the block that realloc resizes, or 0 */
+    u64 return_address; /* of a call by points: what stands at sp as long as it is open */
     struct allocation old;
     u16 function;
     u8 has_old;       /* `old` left the map when the call began */
     u8 skip;          /* filtered out: the result is not recorded */
-    u8 echoes;        /* functions tail-called from this one: their returns come first,
-                         together */
-    u8 echo_returned; /* one of those returns was seen, so this call's own is next
-                       */
-    u16 unused;
+    u8 by_point;      /* opened at a point, and closed at one */
+    u8 echoes;        /* of calls by return probes: functions tail-called from this one, whose
+                         returns come first, together */
+    u8 echo_returned; /* one of those returns was seen, so this call's own is next */
+    u8 unused;
 };
 
-/* The last call of a thread that was left out, and passed without its return being awaited: nobody
- * knows when it ends. What it maps for the allocator is none of the program's: a stack that leads
- * through it tells, by the place of its return address, by what stands there, and by whose code
- * returns to it. */
-struct passed {
-    u64 sp; /* at the function's entry; 0: none */
-    u64 return_address;
-    u64 ip; /* in the function */
+/* Where a value is at a point. */
+enum place_kind {
+    PLACE_NONE = 0,
+    PLACE_REGISTER = 1, /* numbered as instructions do: rax rcx rdx rbx rsp rbp rsi rdi r8 … r15 */
+    PLACE_SLOT = 2,     /* eight bytes at CFA + value */
+    PLACE_CONSTANT = 3,
+};
+
+struct place {
+    u16 kind; /* enum place_kind */
+    u16 number;
+    s32 value;
+};
+
+enum point_action {
+    POINT_BEGIN = 1, /* the size asked for is known: open the call */
+    POINT_END = 2,   /* its result is known */
+    POINT_BOTH = 3,  /* both are */
+};
+
+#define POINT_BY_ARGUMENTS 1    /* arguments are in their registers, as at the entry */
+#define POINT_MAY_BE_UNOPENED 2 /* others come by there, too: no call need be open */
+#define POINT_ALWAYS 16         /* in the place of a condition */
+#define RBP_UNCHANGED 0         /* in the place of rbp_offset */
+#define RBP_LOST 1
+
+/* A probe inside a function: src/leaktrace/probes/points.py. */
+struct point {
+    u16 function;
+    u8 action;         /* enum point_action */
+    u8 condition;      /* of the jump it is on, as in its opcode: acts only where that holds */
+    u8 flags;          /* POINT_* */
+    u8 frame_register; /* 4 rsp, 5 rbp: with frame_offset, the CFA */
+    u16 unused;
+    s32 frame_offset;
+    s32 rbp_offset; /* the caller's rbp is at CFA + this; or RBP_* */
+    struct place size;
+    struct place count; /* of calloc, where size is not the product yet */
+    struct place result;
 };
 
 /* A walk under way. */
@@ -207,17 +234,16 @@ struct walk {
     u32 first_mapping;
     u32 mapping_count;
     u32 frame_count;
-    struct passed passed; /* what the walk looks out for */
-    u64 passed_start;     /* the code of its allocator */
-    u64 passed_end;
+    u64 frame; /* of a walk that starts within a function: its CFA; else 0 */
+    s32 rbp_offset;
+    u32 unused_too;
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */
     u8 bp_lost;
     u8 guessed;
     u8 parts;
-    u8 met_passed; /* the stack leads through it */
-    u8 is_known;   /* it was not walked: known.bpf.c, to which what follows belongs */
+    u8 is_known; /* it was not walked: known.bpf.c, to which what follows belongs */
     u8 bp_counts;
-    u8 unused[5];
+    u8 unused[6];
     u64 start; /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;
@@ -238,7 +264,6 @@ struct walk {
 struct thread {
     u64 gap; /* bytes until the next sample, with SAMPLE_BYTES */
     struct call call;
-    struct passed passed;
     struct walk walk;
     struct stack stack;
 };
@@ -249,6 +274,7 @@ struct session {
     u32 tgid;         /* in the initial pid namespace; 0 until the first probe hits */
     u32 announced;    /* the generation whose first allocation was announced, plus one */
     u32 armed;        /* set when every probe is on: nothing is recorded before */
+    u64 suspended;    /* whether a call was ever put aside */
     u64 reported;     /* version of the list of mappings that was reported to be out of date */
     u64 reported_ns;  /* when that was */
     u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
@@ -292,10 +318,9 @@ struct event {
 
 /* What is counted for the account of cost, by CPU. */
 enum tally {
-    TALLY_RETURNS = 0,       /* in sessions: their program's runs that were returns */
-    TALLY_KNOWN_STACKS = 1,  /* stacks that needed no walk */
-    TALLY_WALKED_STACKS = 2, /* by unwind tables */
-    TALLIES = 3,
+    TALLY_KNOWN_STACKS = 0,  /* stacks that needed no walk */
+    TALLY_WALKED_STACKS = 1, /* by unwind tables */
+    TALLIES = 2,
 };
 
 /* Everything that can be lost has a counter. */

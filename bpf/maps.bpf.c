@@ -49,6 +49,14 @@ BPF_F_TABLE("array", u32, u64, sample_gaps, SAMPLE_GAPS + 1, 1024);
 BPF_F_TABLE("array", u32, u64, sample_weights, SAMPLE_WEIGHTS + 1, 1024);
 #endif
 
+#if POINTS
+/* What each point's cookie is the number of. */
+BPF_ARRAY(points, struct point, CAPACITY_LATER);
+/* sp at the entry -> a call that is open while its thread is on another stack: a coroutine switched
+ * inside an allocator. Full: the one that was there longest is given up. */
+BPF_TABLE("lru_hash", u64, struct call, suspended, CAPACITY_LATER);
+#endif
+
 BPF_ARRAY(session, struct session, 1);
 BPF_ARRAY(losses, u64, LOSS_KINDS);
 /* Not exact: a program that is preempted while it counts may lose the count. */

@@ -11,21 +11,27 @@ struct registers {
     u64 sp;
     u64 bp;
     u8 ip_is_return_address;
+    u64 frame;      /* CFA of a function that the stack is to begin above; 0: begin at ip */
+    s32 rbp_offset; /* where that function keeps its caller's rbp: struct point */
 };
+
+/* A walk that begins above a function copies that much of the stack below its CFA along: mostly,
+ * the caller's rbp is there. */
+#define FRAME_WINDOW_BYTES 64
 
 static __always_inline void start_walk(struct walk *walk, struct registers registers,
                                        u32 generation) {
     walk->ip = registers.ip;
-    walk->sp = registers.sp;
+    walk->sp = registers.frame ? registers.frame - FRAME_WINDOW_BYTES : registers.sp;
     walk->bp = registers.bp;
+    walk->frame = registers.frame;
+    walk->rbp_offset = registers.rbp_offset;
     walk->is_return_address = registers.ip_is_return_address;
     walk->hash = mix(1, generation);
     walk->frame_count = 0;
     walk->bp_lost = 0;
     walk->guessed = 0;
     walk->parts = 0;
-    walk->passed.sp = 0;
-    walk->met_passed = 0;
     walk->window_start = ~0ULL;
     walk->window_bytes = 8;
 }
@@ -158,32 +164,6 @@ static __always_inline int find_row(struct walk *walk, u64 pc) {
     return result;
 }
 
-#if CALLS_MAY_PASS
-/* The walk looks out for a call that has passed. */
-static __always_inline void look_out_for(struct walk *walk, struct passed *passed) {
-    walk->passed_start = walk->passed_end = 0;
-    if (!passed->sp)
-        return;
-    struct unwind_mapping *mapping = find_mapping(walk, passed->ip);
-    if (!mapping)
-        return;
-    walk->passed_start = mapping->start;
-    walk->passed_end = mapping->end;
-    walk->passed = *passed;
-}
-
-/* The code at walk->ip returns by way of this place. What the call found there may have become the
- * trampoline of somebody else's return probe since. */
-static __always_inline void meet(struct walk *walk, u64 place, u64 word) {
-    if (place == walk->passed.sp &&
-        (word == walk->passed.return_address || word == walk->trampoline) &&
-        walk->ip >= walk->passed_start && walk->ip < walk->passed_end)
-        walk->met_passed = 1;
-}
-#else
-#define meet(...)
-#endif
-
 /* No unwind information: generated code mostly keeps frame pointers. One such step is a guess. */
 static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     u64 bp = walk->bp;
@@ -195,7 +175,6 @@ static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
         return why;
     if (bpf_probe_read_user(walk->saved, 16, (void *)bp))
         return why;
-    meet(walk, bp + 8, walk->saved[1]);
     walk->bp = walk->saved[0];
     walk->ip = walk->saved[1];
     walk->sp = bp + 16;
@@ -315,12 +294,36 @@ static __always_inline int step(struct walk *walk) {
     note_slot(walk, walk->cfa - 8, walk->word);
     if (!walk->word)
         return WALK_COMPLETE;
-    meet(walk, walk->cfa - 8, walk->word);
     if (walk->word == walk->trampoline)
         return WALK_FOREIGN_PROBE;
     walk->ip = walk->word;
     walk->sp = walk->cfa;
     walk->is_return_address = 1;
+    return WALK_GOES_ON;
+}
+
+/* From a point within a function to its caller, by what is known of the point. */
+static __always_inline int step_out(struct walk *walk) {
+    u64 frame = walk->frame, low = walk->sp;
+
+    walk->frame = 0;
+    if (read_stack(walk, low) || read_stack(walk, frame - 8))
+        return WALK_UNREADABLE;
+    u64 return_address = walk->word;
+    note_slot(walk, frame - 8, return_address);
+    if (walk->rbp_offset == RBP_LOST) {
+        walk->bp_lost = 1;
+    } else if (walk->rbp_offset != RBP_UNCHANGED) {
+        walk->bp_at = frame + (s64)walk->rbp_offset;
+        if (read_stack(walk, walk->bp_at))
+            return WALK_UNREADABLE;
+        walk->bp = walk->word;
+    }
+    walk->ip = return_address;
+    walk->sp = frame;
+    walk->is_return_address = 1;
+    if (return_address == walk->trampoline)
+        return WALK_FOREIGN_PROBE;
     return WALK_GOES_ON;
 }
 
@@ -422,9 +425,43 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
 
 #else
 
+#if POINTS
+/* The stack above a function, in the middle of which the program runs: bpf_get_stack would begin
+ * inside. Returns the bytes of it. */
+static __always_inline long stack_above(struct walk *walk, struct stack *stack) {
+    u64 frame = walk->frame, bp = walk->bp, low = frame;
+    u32 count = 1;
+
+    if (bpf_probe_read_user(&stack->pc[0], 8, (void *)(frame - 8)))
+        return 0;
+    if (walk->rbp_offset == RBP_LOST)
+        return 8;
+    if (walk->rbp_offset != RBP_UNCHANGED &&
+        bpf_probe_read_user(&bp, 8, (void *)(frame + (s64)walk->rbp_offset)))
+        return 8;
+#pragma clang loop unroll(disable)
+    for (u32 i = 1; i < MAX_FRAMES; i++) {
+        if (bp < low || bp & 7 || bpf_probe_read_user(walk->saved, 16, (void *)bp) ||
+            !walk->saved[1])
+            break;
+        stack->pc[i] = walk->saved[1];
+        count = i + 1;
+        low = bp + 16;
+        bp = walk->saved[0];
+    }
+    return count * 8;
+}
+#endif
+
 static __always_inline u64 stack_by_frame_pointers(struct pt_regs *ctx, struct thread *thread) {
     struct stack *stack = &thread->stack;
+#if POINTS
+    long bytes = thread->walk.frame
+                     ? stack_above(&thread->walk, stack)
+                     : bpf_get_stack(ctx, stack->pc, sizeof(stack->pc), BPF_F_USER_STACK);
+#else
     long bytes = bpf_get_stack(ctx, stack->pc, sizeof(stack->pc), BPF_F_USER_STACK);
+#endif
 
     if (bytes < 8) {
         lose(LOSS_FAILED_STACKS, 1);

@@ -3,11 +3,10 @@
  *
  * The outermost call wins. While a thread is inside an allocation function,
  * whatever probed function the allocator calls itself is recognised by its
- * lower stack pointer and left alone; only the outermost return records. A
- * call that has passed (struct passed) is not open: what is mapped inside of it
- * is recognised by its stack. An
- * open call whose stack pointer lies below that of a new one was left by
- * longjmp or an exception: it is discarded and counted. */
+ * lower stack pointer and left alone; only the outermost end records. An open
+ * call whose stack pointer lies below that of a new one was left by longjmp or
+ * an exception: it is discarded and counted. One on another stack is that of a
+ * coroutine, and put aside. */
 
 static __always_inline u64 thread_key(void) {
     return bpf_get_current_pid_tgid();
@@ -205,26 +204,35 @@ static __always_inline void restore_old(struct call *call) {
 static __always_inline void abandon(struct call *call) {
     restore_old(call);
     call->sp = 0;
-    lose(LOSS_STALE_CALLS, 1);
+    if (call->function != FUNCTION_OPERATOR_NEW) /* it threw: then it has allocated nothing */
+        lose(LOSS_STALE_CALLS, 1);
 }
 
-/* Whether an open call can still return. While a return probe waits, the kernel keeps the address
- * of its trampoline in place of the return address, and the trampoline starts a page
- * (kernel/events/uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). Anything else in that
- * place was written after longjmp or an exception left the call. The reverse doesn't hold: what
- * such a call left on the stack may lie there untouched. And a signal handler that allocates, run
- * within the few instructions of the trampoline, which pushes registers there, makes us give up a
- * call that does return: counted as stale, and as a missed return. */
+/* Whether an open call can still return. By return probes: while one waits, the kernel keeps the
+ * address of its trampoline in place of the return address, and the trampoline starts a page
+ * (kernel/events/uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). By points: the return
+ * address itself stands there. Anything else in that place was written after longjmp or an exception
+ * left the call. The reverse doesn't hold: what such a call left on the stack may lie there
+ * untouched. And a signal handler that allocates, run within the few instructions of the
+ * trampoline, which pushes registers there, makes us give up a call that does return: counted as
+ * stale, and as a missed return. */
 static __always_inline int return_pending(struct call *call, u64 sp, u16 function) {
 #if RETURN_SP_DELTA /* the return address is on the stack */
     u64 place = 0;
 
     if (bpf_probe_read_user(&place, sizeof(place), (void *)call->sp))
         return 0; /* its stack is gone */
+    if (call->by_point && place == call->return_address)
+        return 1;
     return (place & 4095) == 0 && place;
 #else
     return sp < call->sp || function != call->function;
 #endif
+}
+
+static __always_inline struct thread *known_thread(void) {
+    u64 key = thread_key();
+    return threads.lookup(&key);
 }
 
 /* The state of the thread that runs; NULL before tracing is armed, or when there is no room. */
@@ -260,60 +268,123 @@ static __always_inline struct thread *this_thread(void *ctx) {
     return thread;
 }
 
-#if CALLS_MAY_PASS
-/* Remember a call that passes. Not while its mappings aren't known, by which a stack that leads
- * through it is walked. */
-static __always_inline int let_pass(struct pt_regs *ctx, struct thread *thread) {
-    u32 zero = 0;
-    struct unwind_list *list = unwind_list.lookup(&zero);
-    struct session *now = this_session();
-    u64 sp = PT_REGS_SP(ctx), return_address = 0;
+/* Nothing that an allocator calls inside of itself is deeper than this: what is farther away is on
+ * another stack, a coroutine's or a signal handler's, or was called back by a new_handler. */
+#define SAME_STACK_BYTES 8192
 
-    if (!list || !now || list->generation != now->generation)
+static __always_inline int is_on_same_stack(struct call *call, u64 sp) {
+    return call->sp - sp + SAME_STACK_BYTES <= 2 * SAME_STACK_BYTES;
+}
+
+#if POINTS
+/* Put the open call aside: its thread is on another stack now. */
+static __always_inline void suspend(struct thread *thread) {
+    u64 key = thread->call.sp;
+    struct session *now = this_session();
+
+    if (now)
+        now->suspended = 1;
+    suspended.update(&key, &thread->call);
+    thread->call.sp = 0;
+}
+
+/* Have the call that began at this sp as the thread's open one. Returns whether there is one. */
+static __always_inline int resume(struct thread *thread, u64 sp) {
+    struct session *now = this_session();
+
+    if (thread->call.sp == sp)
+        return 1;
+    if (!now || !now->suspended)
         return 0;
-    if (bpf_probe_read_user(&return_address, sizeof(return_address), (void *)sp))
+    struct call *call = suspended.lookup(&sp);
+    if (!call)
         return 0;
-    thread->passed.sp = sp;
-    thread->passed.return_address = return_address;
-    thread->passed.ip = PT_REGS_IP(ctx);
+    if (thread->call.sp)
+        suspend(thread);
+    thread->call = *call;
+    suspended.delete(&sp);
     return 1;
+}
+#else
+static __always_inline void suspend(struct thread *thread) {
+    abandon(&thread->call);
 }
 #endif
 
-/* Open a call. NULL when it is nested in one that is open already, or nothing can be kept, or it is
- * left out and may pass. */
-static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size,
-                                          int may_pass) {
-    u64 sp = PT_REGS_SP(ctx);
-    struct thread *thread = this_thread(ctx);
+/* What a call that is about to begin is to the one that is open. */
+enum relation {
+    RELATION_NONE = 0,   /* none is open (any more) */
+    RELATION_INSIDE = 1, /* the allocator calls itself */
+    RELATION_SAME = 2,   /* it is the one that is open, tail-called functions included */
+};
 
-    if (!thread)
-        return 0;
+/* `once`: this can't be the open call itself, met again. */
+static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function,
+                                            int once) {
     struct call *call = &thread->call;
-    if (call->sp) {
-        if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
-#if !SESSIONS
-            /* The same stack pointer: a tail call (reallocarray jumps to realloc). */
-            if (sp == call->sp)
-                call->echoes++;
-#endif
-            return 0;
-        }
-        abandon(call);
+
+    if (!call->sp)
+        return RELATION_NONE;
+    if (call->by_point && !is_on_same_stack(call, sp)) {
+        suspend(thread);
+        return RELATION_NONE;
     }
-    u8 skip = filtered_out(thread, function, size);
-#if CALLS_MAY_PASS
-    if (skip && may_pass && let_pass(ctx, thread))
-        return 0;
-#endif
+    if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
+        if (sp < call->sp)
+            return RELATION_INSIDE;
+        if (!once || !call->by_point || call->function != function)
+            return RELATION_SAME;
+    }
+    abandon(call);
+    return RELATION_NONE;
+}
+
+static __always_inline void open_call(struct thread *thread, u16 function, u64 size, u64 sp) {
+    struct call *call = &thread->call;
+
+    call->skip = filtered_out(thread, function, size);
     call->sp = sp;
     call->size = size;
     call->function = function;
     call->address = 0;
     call->has_old = 0;
-    call->skip = skip;
+    call->by_point = 0;
     call->echoes = 0;
     call->echo_returned = 0;
+}
+
+/* How a call is followed. */
+enum way {
+    BY_RETURN = 0,     /* a return probe waits for it */
+    BY_POINT = 1,      /* begun at its entry, once */
+    BY_LATE_POINT = 2, /* begun further on, perhaps a second time */
+};
+
+/* Open a call whose return address is at sp. NULL when it is nested in one that is open already, or
+ * nothing can be kept. */
+static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
+                                          int way) {
+    struct thread *thread = this_thread(ctx);
+
+    if (!thread)
+        return 0;
+    struct call *call = &thread->call;
+    int relation = relation_to_open(thread, sp, function, way == BY_POINT);
+    if (relation == RELATION_SAME) {
+        if (way == BY_RETURN && !call->by_point)
+            call->echoes++; /* a tail call: reallocarray jumps to realloc */
+        else if (way == BY_LATE_POINT && call->function == function)
+            call->size = size; /* should the one that was there be left by a jump */
+    }
+    if (relation != RELATION_NONE)
+        return 0;
+    open_call(thread, function, size, sp);
+#if POINTS
+    if (way != BY_RETURN) {
+        call->by_point = 1;
+        bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
+    }
+#endif
     return call;
 }
 
@@ -358,8 +429,6 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
         return count_allocated(thread, stack_id, size, 0, 0);
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        if (thread->walk.met_passed)
-            return 0; /* the allocator maps it for itself */
         /* A range can be unmapped in part: user space keeps the account of ranges. */
         count_allocated(thread, stack_id, size, 0, 1);
         send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
@@ -423,12 +492,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #if WALK_BY_TABLE
     prepare_walk(walk, now->generation);
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        /* Few, and a stack that leads through a call that has passed must not be taken for one that
-         * doesn't. */
-        never_know(walk);
-#if CALLS_MAY_PASS
-        look_out_for(walk, &thread->passed);
-#endif
+        never_know(walk); /* few */
     } else if (walk->slot_count == 0) {
         u64 id = find_known(walk);
         if (id) {
@@ -438,6 +502,15 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
             return;
         }
     }
+#if POINTS
+    if (walk->frame) {
+        int result = step_out(walk);
+        if (result != WALK_GOES_ON) {
+            walked(ctx, thread, result);
+            return;
+        }
+    }
+#endif
 #if WALK_PARTS > 1
     walk_on(ctx, thread);
 #else
@@ -448,9 +521,9 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #endif
 }
 
-/* The outermost call returned `result`. */
+/* The outermost call has this result; its caller's stack begins as `registers` say. */
 static __always_inline void end(struct pt_regs *ctx, struct thread *thread, struct call *call,
-                                u64 result) {
+                                u64 result, struct registers registers) {
     u16 function = call->function;
     u64 address = result, size = call->size;
     int failed = result == 0;
@@ -463,7 +536,8 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
         return;
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        failed = result == ~0ULL; /* MAP_FAILED */
+        /* MAP_FAILED, or the system call's own result, which points return what they see of */
+        failed = result >= -4095ULL;
         if (function == FUNCTION_MREMAP) {
             if (failed)
                 send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
@@ -496,11 +570,6 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
     }
     if (call->skip)
         return;
-    /* In a return probe ip is the return address: the first frame is the caller. */
-    struct registers registers = {.ip = PT_REGS_IP(ctx),
-                                  .sp = PT_REGS_SP(ctx),
-                                  .bp = PT_REGS_FP(ctx),
-                                  .ip_is_return_address = 1};
     record(ctx, thread, function, address, size, registers);
 }
 
@@ -519,8 +588,9 @@ static __always_inline void leave(struct pt_regs *ctx) {
     struct call *call = &thread->call;
     if (sp < call->sp)
         return; /* a nested call */
-    if (sp > call->sp) {
-        abandon(call);
+    if (sp > call->sp || (call->by_point && !is_on_same_stack(call, sp))) {
+        if (!call->by_point || is_on_same_stack(call, sp))
+            abandon(call);
         lose(LOSS_MISSED_RETURNS, 1);
         return;
     }
@@ -529,7 +599,12 @@ static __always_inline void leave(struct pt_regs *ctx) {
         call->echo_returned = 1;
         return;
     }
-    end(ctx, thread, call, PT_REGS_RC(ctx));
+    /* In a return probe ip is the return address: the first frame is the caller. */
+    struct registers registers = {.ip = PT_REGS_IP(ctx),
+                                  .sp = PT_REGS_SP(ctx),
+                                  .bp = PT_REGS_FP(ctx),
+                                  .ip_is_return_address = 1};
+    end(ctx, thread, call, PT_REGS_RC(ctx), registers);
 }
 
 /* --- releases ------------------------------------------------------------------------------- */

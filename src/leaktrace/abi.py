@@ -10,7 +10,6 @@ from enum import IntEnum
 import numpy as np
 
 MAX_FRAMES = 127
-COOKIE_MAY_PASS = 0x100
 
 U64 = np.dtype(np.uint64)
 U32 = np.dtype(np.uint32)
@@ -45,6 +44,7 @@ SESSION = np.dtype(
         ("tgid", "<u4"),
         ("announced", "<u4"),
         ("armed", "<u4"),
+        ("suspended", "<u8"),
         ("reported", "<u8"),
         ("reported_ns", "<u8"),
         ("exec_time_ns", "<u8"),
@@ -64,6 +64,30 @@ EVENT = np.dtype(
         ("unused", "<u4"),
     ]
 )
+
+PLACE = np.dtype([("kind", "<u2"), ("number", "<u2"), ("value", "<i4")])
+
+POINT = np.dtype(
+    [
+        ("function", "<u2"),
+        ("action", "u1"),
+        ("condition", "u1"),
+        ("flags", "u1"),
+        ("frame_register", "u1"),
+        ("unused", "<u2"),
+        ("frame_offset", "<i4"),
+        ("rbp_offset", "<i4"),
+        ("size", PLACE),
+        ("count", PLACE),
+        ("result", PLACE),
+    ]
+)
+
+POINT_BY_ARGUMENTS = 1
+POINT_MAY_BE_UNOPENED = 2
+POINT_ALWAYS = 16
+RBP_UNCHANGED = 0
+RBP_LOST = 1
 
 FILE_MAPPING = np.dtype([("start", "<u8"), ("end", "<u8")])
 
@@ -109,6 +133,23 @@ class Function(IntEnum):
     RALLOCX = 17
 
 
+class PlaceKind(IntEnum):
+    """enum place_kind"""
+
+    NONE = 0
+    REGISTER = 1
+    SLOT = 2
+    CONSTANT = 3
+
+
+class Action(IntEnum):
+    """enum point_action: what is known at a point within a function."""
+
+    BEGIN = 1  # the size asked for
+    END = 2  # the result
+    BOTH = 3
+
+
 class EventCode(IntEnum):
     """enum event_kind"""
 
@@ -126,9 +167,8 @@ class EventCode(IntEnum):
 class Tally(IntEnum):
     """enum tally: what is counted for the account of cost."""
 
-    RETURNS = 0
-    KNOWN_STACKS = 1
-    WALKED_STACKS = 2
+    KNOWN_STACKS = 0
+    WALKED_STACKS = 1
 
 
 class LossKind(IntEnum):

@@ -268,6 +268,13 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     "intervals, one allocation in 10 is recorded; three more, and leaktrace writes a last report "
     "and detaches. Less than 1 % of one CPU is never too much.",
 )
+@click.option(
+    "--probe-returns",
+    is_flag=True,
+    help="Follow calls by return probes, as other tools do. For comparison: they replace return "
+    "addresses, and a process that throws through an allocation function, or switches "
+    "coroutines in one, dies of that.",
+)
 @click.option("--depth", type=_integer(1), metavar="N", help="Show this many frames of a stack.")
 @click.option(
     "--full-stacks",
@@ -454,6 +461,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         event_buffer=EventBuffer(asked["event_buffer"]),
         stack_walker=StackWalker(asked["stack_walker"]),
         faults=asked["faults"],
+        probe_returns=asked["probe_returns"],
         max_overhead_percent=asked["max_overhead_percent"],
     )
 
@@ -471,6 +479,7 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
         "--symbols-prefix": asked["symbols_prefix"],
         "--max-overhead": asked["max_overhead_percent"] is not None,
         "--sort age": asked["sort"] == SortKey.AGE.value,
+        "--probe-returns": asked["probe_returns"],
     }
     for option, is_given in given.items():
         if is_given:

@@ -20,6 +20,7 @@ from leaktrace.abi import Tally
 from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Cost
+from leaktrace.probes.allocators import POINT_PROGRAM, RETURN_PROGRAM
 from leaktrace.probes.placement import place_in
 from leaktrace.program import Program
 from leaktrace.target.mappings import read_mappings
@@ -125,16 +126,13 @@ class CostMeter:
             for name, descriptor in self._program.programs.items():
                 info = kernel.program_info(descriptor)
                 run_time_ns += info.run_time_ns
-                if name == "return_from":
+                if name == RETURN_PROGRAM:
                     returns += info.run_count
-                elif name == "on_call" or name.startswith("enter_"):
+                elif name == POINT_PROGRAM or name.startswith("enter_"):
                     entries += info.run_count
                 elif name == "on_fault":
                     faults += info.run_count
         tallies = {tally: self._tally(tally) for tally in Tally}
-        if "on_call" in self._program.programs:  # whose runs are those of entries and returns
-            returns = tallies[Tally.RETURNS]
-            entries -= returns
         return _Reading(
             time_ns=time.monotonic_ns(),
             own_cpu_s=time.process_time(),

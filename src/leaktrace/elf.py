@@ -400,7 +400,7 @@ class ElfObject:
     @cached_property
     def soname(self) -> str | None:
         """DT_SONAME."""
-        offset = self._dynamic_value(_DT_SONAME)
+        offset = self.dynamic_value(_DT_SONAME)
         return self._dynamic_string(offset) if offset is not None else None
 
     @cached_property
@@ -423,11 +423,11 @@ class ElfObject:
                 return tuple((int(tag), int(value)) for tag, value in kept)
         return ()
 
-    def _dynamic_value(self, tag: int) -> int | None:
+    def dynamic_value(self, tag: int) -> int | None:
         return next((value for found, value in self._dynamic if found == tag), None)
 
     def _dynamic_string(self, offset: int) -> str | None:
-        table, size = self._dynamic_value(_DT_STRTAB), self._dynamic_value(_DT_STRSZ)
+        table, size = self.dynamic_value(_DT_STRTAB), self.dynamic_value(_DT_STRSZ)
         if table is None or size is None or offset >= size:
             return None
         length = min(size - offset, _MAX_STRING_BYTES)
@@ -474,15 +474,15 @@ class ElfObject:
         return None
 
     def _dynamic_symbols(self) -> RawSymbols | None:
-        table, strings = self._dynamic_value(_DT_SYMTAB), self._dynamic_value(_DT_STRTAB)
-        string_size = self._dynamic_value(_DT_STRSZ)
+        table, strings = self.dynamic_value(_DT_SYMTAB), self.dynamic_value(_DT_STRTAB)
+        string_size = self.dynamic_value(_DT_STRSZ)
         if table is None or strings is None or string_size is None:
             return None
         offset = self.vaddr_to_offset(table)
         if offset is None:
             return None
         count = self._dynamic_symbol_count()
-        versions = self._dynamic_value(_DT_VERSYM)
+        versions = self.dynamic_value(_DT_VERSYM)
         return RawSymbols(
             self._decode_symbols(offset, count * symbol_dtype(self.bits, self.byte_order).itemsize),
             self.read_vaddr(strings, string_size),
@@ -491,11 +491,11 @@ class ElfObject:
 
     def _dynamic_symbol_count(self) -> int:
         """Nothing states it: DT_HASH has a chain entry a symbol, DT_GNU_HASH ends each chain."""
-        table = self._dynamic_value(_DT_HASH)
+        table = self.dynamic_value(_DT_HASH)
         if table is not None:
             _, count = struct.unpack(self.byte_order + "II", self.read_vaddr(table, 8))
             return int(count)
-        table = self._dynamic_value(_DT_GNU_HASH)
+        table = self.dynamic_value(_DT_GNU_HASH)
         if table is None:
             return 0
         buckets, first, bloom_words, _ = struct.unpack(

@@ -412,16 +412,10 @@ _TRIALS = (
         "probes attach and detach one by one: slow",
     ),
     _Trial(
-        "uprobe session links",
-        links.has_uprobe_sessions,
-        "calls of malloc that are left out cost no trap at their return",
-        "calls that are left out cost a trap at their return, too",
-    ),
-    _Trial(
         "attach cookies",
         kernel.has_attach_cookie,
-        "one program serves many functions",
-        "one program is loaded for each function",
+        "calls are followed by points within functions: no return address is touched",
+        "calls are followed by return probes, which some targets don't survive",
     ),
     _Trial(
         "BPF ring buffer",

@@ -30,7 +30,6 @@ _BPF_LINK_CREATE = 28  # enum bpf_cmd
 # enum bpf_attach_type
 ATTACH_PERF_EVENT = 41
 ATTACH_UPROBE_MULTI = 48
-ATTACH_UPROBE_SESSION = 57
 
 _UPROBE_MULTI_RETURN = 1
 _PERF_EVENT_IOC_ENABLE = 0x2400
@@ -46,7 +45,6 @@ _KPROBE_SOURCE = "/sys/bus/event_source/devices/kprobe"
 class UprobeLinks(StrEnum):
     """How probes are attached; in the order in which they are preferred."""
 
-    SESSIONS = "sessions"  # many probes a link, each at a function's entry and return
     TOGETHER = "together"  # many probes a link, each at an entry or a return
     EVENTS = "events"  # a perf event a probe
 
@@ -54,8 +52,6 @@ class UprobeLinks(StrEnum):
     def attach_type(self) -> int:
         """What programs are loaded for (enum bpf_attach_type)."""
         match self:
-            case UprobeLinks.SESSIONS:
-                return ATTACH_UPROBE_SESSION
             case UprobeLinks.TOGETHER:
                 return ATTACH_UPROBE_MULTI
             case UprobeLinks.EVENTS:
@@ -64,17 +60,7 @@ class UprobeLinks(StrEnum):
 
 def uprobe_links() -> UprobeLinks:
     """The best that this kernel has."""
-    if not has_uprobe_multi():
-        return UprobeLinks.EVENTS
-    return UprobeLinks.SESSIONS if has_uprobe_sessions() else UprobeLinks.TOGETHER
-
-
-@cache
-def has_uprobe_sessions() -> bool:
-    """BPF_TRACE_UPROBE_SESSION links (Linux 6.13); told as `has_uprobe_multi` tells."""
-    if declined("uprobe_sessions"):
-        return False
-    return _refusals(ATTACH_UPROBE_SESSION, pids=(0,)) == [-errno.EBADF]
+    return UprobeLinks.TOGETHER if has_uprobe_multi() else UprobeLinks.EVENTS
 
 
 @cache
@@ -145,8 +131,7 @@ def attach_uprobes(
     pid: int,
     is_return: bool = False,
 ) -> int:
-    """One link for many functions of one object: in SESSIONS their entries and their returns, else
-    the ones or the others. Returns its file descriptor; raises OSError with the kernel's errno.
+    """One link for many functions of one object: their entries or their returns. Returns its file descriptor; raises OSError with the kernel's errno.
     """
     result = _link_uprobes(
         program, kind.attach_type, path, offsets, cookies, pid=pid, is_return=is_return

@@ -147,3 +147,4 @@ class Options:
     faults: bool = False  # page faults instead of allocation calls
     max_overhead_percent: float | None = None  # of the target's CPU time
     stack_walker: StackWalker = StackWalker.AUTO
+    probe_returns: bool = False  # return probes instead of points within functions

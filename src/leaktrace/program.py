@@ -20,16 +20,21 @@ from leaktrace.links import UprobeLinks
 from leaktrace.loader import Loaded, ProgramKind, RefusedError, load
 from leaktrace.maps import Map
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
-from leaktrace.probes.allocators import RELEASE_PROGRAM, SESSION_PROGRAM
+from leaktrace.probes.allocators import (
+    ANY_ENTRY_PROGRAM,
+    POINT_PROGRAM,
+    RELEASE_PROGRAM,
+    RETURN_PROGRAM,
+)
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
 _COMMON = ("leaktrace.h", "config.h", "maps.bpf.c", "known.bpf.c", "stack.bpf.c", "track.bpf.c")
-FRAGMENTS = (*_COMMON, "user.bpf.c", "life.bpf.c")
+FRAGMENTS = (*_COMMON, "user.bpf.c", "point.bpf.c", "life.bpf.c")
 FAULT_FRAGMENTS = (*_COMMON, "faults.bpf.c", "life.bpf.c")
 
 # Where the kernel tells a program which function was hit, one program serves them all.
-_BY_COOKIE = ("enter_any", "return_from")
+_BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
 _BY_SHAPE = (
     "enter_size",
     "enter_count_size",
@@ -37,12 +42,13 @@ _BY_SHAPE = (
     "enter_posix_memalign",
     "enter_realloc",
     "enter_reallocarray",
-    "enter_free",
     "enter_mmap",
     "enter_munmap",
     "enter_mremap",
-    "return_from",
+    RETURN_PROGRAM,
 )
+POINT_CAPACITY = 8192
+_SUSPENDED_CAPACITY = 4096
 FILE_CAPACITY = 8192  # two lists of file mappings
 _RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit")
 
@@ -106,7 +112,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
-        "SESSIONS": int(not options.faults and links.uprobe_links() is UprobeLinks.SESSIONS),
+        "POINTS": int(uses_points(options)),
         "HAS_TASK_PT_REGS": int(kernel.has_task_pt_regs()),
     }
     if filters.min_size_bytes is not None:
@@ -114,6 +120,13 @@ def knobs_from_options(options: Options) -> dict[str, int]:
     if filters.max_size_bytes is not None:
         knobs |= {"MAX_SIZE": filters.max_size_bytes, "SIZES_FILTERED": 1}
     return knobs
+
+
+def uses_points(options: Options) -> bool:
+    """Whether calls are followed by points within functions, which takes cookies, and an
+    instruction set that is understood."""
+    can = kernel.has_attach_cookie() and os.uname().machine == "x86_64"
+    return can and not options.probe_returns and not options.faults
 
 
 def capacities_from_options(options: Options) -> dict[str, int]:
@@ -126,6 +139,8 @@ def capacities_from_options(options: Options) -> dict[str, int]:
         "threads": limits.max_threads,
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         "file_mappings": FILE_CAPACITY,
+        "points": POINT_CAPACITY,
+        "suspended": _SUSPENDED_CAPACITY,
     }
 
 
@@ -172,6 +187,7 @@ class Program:
     sample_gaps: Map | None  # with sampling by bytes
     sample_weights: Map | None
     files: FileMaps | None  # in page fault mode
+    points: Map | None  # where calls are followed by points
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
@@ -224,16 +240,13 @@ class Compilation:
             kind, attach_type, names = kernel.PROG_TYPE_PERF_EVENT, 0, ["on_fault"]
         else:
             kind, attach_type = kernel.PROG_TYPE_KPROBE, self._links.attach_type
-            if self._knobs["SESSIONS"]:
-                names = [SESSION_PROGRAM]
-            else:
-                names = list(_BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE)
+            names = [RELEASE_PROGRAM]
+            names += _BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE
+            if self._knobs["POINTS"]:
+                names.append(POINT_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
-        if self._knobs["SESSIONS"]:
-            together = UprobeLinks.TOGETHER.attach_type
-            programs.append(ProgramKind(RELEASE_PROGRAM, kind, together))
         return programs + [
             ProgramKind(f"at_{name}", kernel.PROG_TYPE_RAW_TRACEPOINT) for name in _RAW_TRACEPOINTS
         ]
@@ -295,6 +308,9 @@ class Compilation:
             sample_gaps=sample_gaps,
             sample_weights=sample_weights,
             files=files,
+            points=(
+                map_of("points", abi.U32, abi.POINT, POINT_CAPACITY) if knobs["POINTS"] else None
+            ),
             region_events_fd=loaded.maps["region_events"],
             trace_events_fd=loaded.maps.get("trace_events"),
             programs=loaded.programs,

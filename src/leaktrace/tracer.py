@@ -26,7 +26,7 @@ from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
 from leaktrace.probes.attach import Attachments, HookedObject
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
-from leaktrace.program import Compilation, Program, Walker
+from leaktrace.program import Compilation, Program, Walker, uses_points
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
 from leaktrace.symbols.names import printable
@@ -60,7 +60,7 @@ class Tracer:
         """
         self._options = options
         self._sampling = Sampling.from_filters(options.filters)
-        self._planner = Planner(options.objects)
+        self._planner = Planner(options.objects, by_points=uses_points(options))
         self._regions = RegionLedger()
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
@@ -188,6 +188,12 @@ class Tracer:
             self._notes.append(
                 f"not hooked in {hooked.name}, because the kernel can't probe them: "
                 + ", ".join(hooked.refused)
+            )
+        if hooked.left_out:
+            self._notes.append(
+                f"not hooked in {hooked.name}, because it could harm the process: "
+                + "; ".join(f"{one.hook.symbol} ({one.reason})" for one in hooked.left_out)
+                + ". What is allocated there is not in these figures, unless it calls malloc"
             )
         if self._options.report.verbose:
             tell(_describe(hooked))

@@ -20,18 +20,15 @@ class Hook:
     program: str
     argument_count: int  # that the program reads
     has_return: bool = True
+    # Whether nothing ever unwinds through it, so that a return probe is safe where its points can't
+    # be found: functions of C, known by name. C++ operators throw.
+    is_c: bool = True
 
 
-SESSION_PROGRAM = "on_call"  # takes entries and returns where the kernel can
+POINT_PROGRAM = "at_point"  # takes calls whose points within the function are known
 RELEASE_PROGRAM = "enter_free"
 RETURN_PROGRAM = "return_from"
 ANY_ENTRY_PROGRAM = "enter_any"  # takes the place of the programs by shape where the kernel can
-
-# Libraries whose malloc is known to call no hooked function but those that map memory, by a symbol
-# that each of them defines: glibc and musl, jemalloc, tcmalloc, mimalloc. An allocator of unknown
-# make may be a wrapper, in whose malloc the call of the next one must be known for what it is; so
-# may be the malloc of a static program, whatever libraries are in it.
-SELF_CONTAINED = ("__libc_start_main", "mallctl", "tc_version", "mi_version")
 
 # An object that defines both is an allocator; the other functions are hooked where they exist.
 REQUIRED = ("malloc", "free")
@@ -57,7 +54,7 @@ _ALIGNED = "St11align_val_t"
 _NOTHROW = "RKSt9nothrow_t"
 OPERATORS = (
     *(
-        Hook(new + suffix, Function.OPERATOR_NEW, "enter_size", 1)
+        Hook(new + suffix, Function.OPERATOR_NEW, "enter_size", 1, is_c=False)
         for new in _NEW
         for suffix in ("", _NOTHROW, _ALIGNED, _ALIGNED + _NOTHROW)
     ),

@@ -1,8 +1,7 @@
 """Probes on: links between functions of the target and the loaded programs.
 
-Where the kernel has session links (Linux 6.13), one carries all calls of an object, entries and
-returns, and another one the releases; where it has uprobe_multi links (6.6, with a pid that means a
-process since 6.10), one carries those that share a program; elsewhere each probe is a perf event.
+Where the kernel has uprobe_multi links (Linux 6.6, with a pid that means a process since 6.10), one
+carries the probes of an object that share a program; elsewhere each probe is a perf event.
 In any case they are file descriptors: the kernel removes them when leaktrace ends, however it ends.
 """
 
@@ -19,11 +18,12 @@ from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError
 from leaktrace.links import UprobeLinks
 from leaktrace.probes.allocators import (
     ANY_ENTRY_PROGRAM,
+    POINT_PROGRAM,
     REQUIRED,
     RETURN_PROGRAM,
-    SESSION_PROGRAM,
 )
-from leaktrace.probes.plan import ObjectPlan, Probe
+from leaktrace.probes.encode import encode_points
+from leaktrace.probes.plan import LeftOut, ObjectPlan, Probe
 from leaktrace.program import Program
 
 
@@ -37,6 +37,23 @@ class HookedObject:
     missing: tuple[str, ...]  # not defined by the object
     refused: tuple[str, ...]  # the kernel can't probe them
     stepped: tuple[str, ...]  # their probes cost a second trap
+    awaited: tuple[str, ...] = ()  # calls whose return address is replaced, by a return probe
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A probe as the kernel is told of it."""
+
+    symbol: str
+    program: str  # by the shape of its function's arguments; "" for a point
+    offset: int
+    cookie: int
+
+
+def _entry(probe: Probe) -> _Placed:
+    hook = probe.hook
+    return _Placed(hook.symbol, hook.program, probe.offset, int(hook.function))
 
 
 class Attachments:
@@ -47,6 +64,7 @@ class Attachments:
         self._pid = pid
         self._lifecycle: list[int] = []
         self._descriptors: list[int] = []
+        self._point_count = 0
         self.objects: list[HookedObject] = []
 
     def attach_lifecycle(self) -> None:
@@ -66,39 +84,62 @@ class Attachments:
         """
         # Releases first, beginnings last: what is hooked while the process runs must never see a
         # block come that it can't see go.
-        releases = [probe for probe in plan.probes if not probe.hook.has_return]
-        calls = [probe for probe in plan.probes if probe.hook.has_return]
+        releases = [_entry(probe) for probe in plan.probes if not probe.hook.has_return]
+        calls = [_entry(probe) for probe in plan.probes if probe.hook.has_return]
         refused: set[str] = set()
         for program, probes in self._by_entry_program(releases):
             refused |= self._attach_group(plan, program, probes)
-        if self._program.links is UprobeLinks.SESSIONS:
-            refused |= self._attach_group(plan, SESSION_PROGRAM, calls)
-        else:
-            refused |= self._attach_group(plan, RETURN_PROGRAM, calls, is_return=True)
-            wanted = [probe for probe in calls if probe.hook.symbol not in refused]
-            for program, probes in self._by_entry_program(wanted):
-                refused |= self._attach_group(plan, program, probes)
+        refused |= self._attach_group(plan, POINT_PROGRAM, self._points_of(plan))
+        refused |= self._attach_group(plan, RETURN_PROGRAM, calls, is_return=True)
+        wanted = [probe for probe in calls if probe.symbol not in refused]
+        for program, probes in self._by_entry_program(wanted):
+            refused |= self._attach_group(plan, program, probes)
         hooked = HookedObject(
             name=plan.name,
             path=plan.path,
-            functions=tuple(p.hook.symbol for p in plan.probes if p.hook.symbol not in refused),
+            functions=tuple(symbol for symbol in plan.symbols if symbol not in refused),
             missing=plan.missing,
             refused=tuple(sorted(refused)),
-            stepped=tuple(p.hook.symbol for p in plan.probes if not p.placement.emulated),
+            stepped=plan.stepped,
+            awaited=tuple(probe.symbol for probe in calls if probe.symbol not in refused),
+            left_out=plan.left_out,
         )
         self.objects.append(hooked)
         return hooked
 
-    def _by_entry_program(self, probes: Iterable[Probe]) -> Iterable[tuple[str, list[Probe]]]:
-        groups: defaultdict[str, list[Probe]] = defaultdict(list)
+    def _points_of(self, plan: ObjectPlan) -> list[_Placed]:
+        """Tell the kernel side of an object's points, each of which has a number from now on.
+
+        Raises ProgramError when there are too many.
+        """
+        probes = plan.point_probes()
+        if not probes or self._program.points is None:
+            return []
+        first = self._point_count
+        self._point_count += len(probes)
+        if self._point_count > self._program.points.capacity:
+            raise ProgramError(
+                "there are too many allocators in this process",
+                "choose one object: --obj",
+            )
+        encoded = encode_points(probe.point for probe in probes)
+        for number in range(len(probes)):
+            self._program.points.update(first + number, encoded[number : number + 1])
+        return [
+            _Placed(probe.point.function.name.lower(), "", probe.offset, first + number)
+            for number, probe in enumerate(probes)
+        ]
+
+    def _by_entry_program(self, probes: Iterable[_Placed]) -> Iterable[tuple[str, list[_Placed]]]:
+        groups: defaultdict[str, list[_Placed]] = defaultdict(list)
         for probe in probes:
-            by_shape = probe.hook.program
+            by_shape = probe.program
             is_loaded = by_shape in self._program.programs
             groups[by_shape if is_loaded else ANY_ENTRY_PROGRAM].append(probe)
         return groups.items()
 
     def _attach_group(
-        self, plan: ObjectPlan, program: str, probes: Sequence[Probe], *, is_return: bool = False
+        self, plan: ObjectPlan, program: str, probes: Sequence[_Placed], *, is_return: bool = False
     ) -> set[str]:
         """Returns the symbols of the functions that the kernel can't probe."""
         if not probes:
@@ -133,7 +174,7 @@ class Attachments:
         return refused
 
     def _link(
-        self, plan: ObjectPlan, program: str, probes: Sequence[Probe], *, is_return: bool
+        self, plan: ObjectPlan, program: str, probes: Sequence[_Placed], *, is_return: bool
     ) -> int:
         """One link for all of them. Returns its file descriptor; raises OSError."""
         return links.attach_uprobes(
@@ -141,16 +182,17 @@ class Attachments:
             plan.attach_path,
             [probe.offset for probe in probes],
             [probe.cookie for probe in probes],
-            kind=UprobeLinks.SESSIONS if program == SESSION_PROGRAM else UprobeLinks.TOGETHER,
+            kind=UprobeLinks.TOGETHER,
             pid=self._pid,
             is_return=is_return,
         )
 
-    def _refuse(self, plan: ObjectPlan, probe: Probe, error: OSError) -> set[str]:
-        where = f"{probe.hook.symbol} in {plan.name}"
+    def _refuse(self, plan: ObjectPlan, probe: _Placed, error: OSError) -> set[str]:
+        where = f"{probe.symbol} in {plan.name}"
         cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, 524)
-        if cannot_probe and probe.hook.symbol not in REQUIRED:
-            return {probe.hook.symbol}
+        # Where one point of many is missing, calls would be seen to begin and never to end.
+        if cannot_probe and probe.symbol not in REQUIRED and probe.program:
+            return {probe.symbol}
         raise _explain(error, where) from None
 
     def detach_objects(self) -> None:

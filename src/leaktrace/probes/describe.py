@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from leaktrace.abi import Action
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.plan import ObjectPlan, Planner, Probe
+from leaktrace.probes.plan import Followed, ObjectPlan, Planner, Probe
 from leaktrace.symbols.names import printable
 from leaktrace.target.process import Process
 
@@ -30,9 +31,13 @@ def traps(probe: Probe) -> int:
     return at_probe + (1 if probe.hook.has_return else 0)
 
 
+def _cost(emulated: bool) -> str:
+    return "1 trap" if emulated else "2 traps"
+
+
 def probe_lines(pid: int) -> Iterator[str]:
-    """A table an object: function, where in it, the instruction there, traps a call, and why it is
-    not on a cheaper one."""
+    """A table an object: function, where in it, the instruction there, what is known there, and
+    what it costs; for return probes and functions that are left out, why."""
     plans = plans_of(pid)
     if not plans:
         yield f"no object of process {pid} defines malloc and free: try --faults"
@@ -40,15 +45,47 @@ def probe_lines(pid: int) -> Iterator[str]:
         yield printable(plan.path)
         for probe in plan.probes:
             place = probe.placement
+            count = traps(probe)
             line = (
-                f"  {probe.hook.symbol:<24} +{place.offset:<3} {place.instruction:<28} "
-                f"{traps(probe)} trap{'s' if traps(probe) > 1 else ''} a call"
+                f"  {probe.hook.symbol:<24} {place.offset:+6} {place.instruction:<32} "
+                f"{'entry and return' if probe.hook.has_return else 'release':<16} "
+                f"{count} trap{'s' if count > 1 else ''}"
             )
-            yield f"{line}  ({place.reason})" if place.reason else line
+            reason = probe.reason or place.reason
+            yield f"{line}  ({reason})" if reason else line
+        for followed in plan.followed:
+            yield from _point_lines(followed)
+        for one in plan.left_out:
+            yield f"  {one.hook.symbol:<24} left out: {one.reason}"
+
+
+_MEANINGS = {
+    Action.BEGIN: "size",
+    Action.END: "result",
+    Action.BOTH: "size and result",
+}
+
+
+def _point_lines(followed: Followed) -> Iterator[str]:
+    name = followed.hook.symbol
+    if not followed.probes:
+        yield f"  {name:<24} hands its calls on to another function"
+    entry = followed.entry
+    for probe in followed.probes:
+        point = probe.point
+        meaning = _MEANINGS[point.action]
+        if point.condition is not None:
+            meaning += ", one way"
+        yield (
+            f"  {name:<24} {probe.point.vaddr - entry:+6} {point.instruction:<32} "
+            f"{meaning:<16} {_cost(point.emulated)}"
+        )
+        name = ""
 
 
 def probes_to_json(pid: int) -> str:
     """The same as one JSON object, schema leaktrace/probes/1."""
+    plans = plans_of(pid)
     return json.dumps(
         {
             "schema": "leaktrace/probes/1",
@@ -63,10 +100,35 @@ def probes_to_json(pid: int) -> str:
                     "emulated": probe.placement.emulated,
                     "has_return": probe.hook.has_return,
                     "traps": traps(probe),
-                    "reason": probe.placement.reason,
+                    "reason": probe.reason or probe.placement.reason,
                 }
-                for plan in plans_of(pid)
+                for plan in plans
                 for probe in plan.probes
+            ],
+            "points": [
+                {
+                    "object": printable(plan.path),
+                    "function": followed.hook.symbol,
+                    "file_offset": probe.offset,
+                    "offset": probe.point.vaddr - followed.entry,
+                    "instruction": probe.point.instruction,
+                    "emulated": probe.point.emulated,
+                    "knows": _MEANINGS[probe.point.action],
+                    "one_way": probe.point.condition is not None,
+                    "traps": 1 if probe.point.emulated else 2,
+                }
+                for plan in plans
+                for followed in plan.followed
+                for probe in followed.probes
+            ],
+            "left_out": [
+                {
+                    "object": printable(plan.path),
+                    "function": one.hook.symbol,
+                    "reason": one.reason,
+                }
+                for plan in plans
+                for one in plan.left_out
             ],
         },
         indent=2,

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leaktrace.abi import COOKIE_MAY_PASS, Function
-from leaktrace.elf import ElfObject
+from leaktrace.abi import Action
+from leaktrace.cache_directory import user_cache_directory
+from leaktrace.elf import ElfObject, FunctionSymbol
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, SELF_CONTAINED, Hook
+from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
+from leaktrace.probes.code.flow import UnfollowableError
 from leaktrace.probes.placement import Placement, place_in
+from leaktrace.probes.points import FrameRules, Point, PointFinder
 from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.unwind.cache import TableCache
 
 _MAX_SHEBANGS = 4  # execve(2) follows as many
 _LOADER_DEADLINE_S = 30
@@ -24,17 +28,44 @@ _SUPPORTED_MACHINES = {"EM_X86_64", "EM_AARCH64"}
 
 @dataclass(frozen=True)
 class Probe:
-    """A hook, the instruction that carries it, and that one's offset in the file."""
+    """A hook whose entry is probed, and its return if it has one that matters; the instruction
+    that carries the probe, and that one's offset in the file."""
 
     hook: Hook
     placement: Placement
     offset: int
-    may_pass: bool = False  # calls that are left out need no probe at their return
+    reason: str = ""  # why a call is not followed by points
+
+
+@dataclass(frozen=True)
+class PointProbe:
+    """A probe inside of functions, and its offset in the file."""
+
+    point: Point
+    offset: int
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A hook whose calls are followed by points: those that are met on its ways."""
+
+    hook: Hook
+    entry: int  # virtual address
+    probes: tuple[PointProbe, ...]
 
     @property
-    def cookie(self) -> int:
-        """What its program is told: bpf/leaktrace.h."""
-        return int(self.hook.function) | (COOKIE_MAY_PASS if self.may_pass else 0)
+    def is_stepped(self) -> bool:
+        """Whether no call is seen to end without a second trap."""
+        ends = [one.point.emulated for one in self.probes if one.point.action is not Action.BEGIN]
+        return bool(ends) and not any(ends)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A hook that can't be probed without harm, and why."""
+
+    hook: Hook
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -43,8 +74,10 @@ class ObjectPlan:
 
     path: str  # as the target sees it
     elf: ElfObject
-    probes: tuple[Probe, ...]
+    probes: tuple[Probe, ...]  # of releases, and of calls whose return is awaited
+    followed: tuple[Followed, ...]
     missing: tuple[str, ...]  # functions that the object doesn't define
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,13 +88,43 @@ class ObjectPlan:
         """Names the very file that was read, whatever its path means by now."""
         return f"/proc/self/fd/{self.elf.descriptor}"
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The functions that are hooked."""
+        return tuple(one.hook.symbol for one in (*self.followed, *self.probes))
 
-def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | None:
+    @property
+    def stepped(self) -> tuple[str, ...]:
+        """Functions with a probe on an instruction that the kernel executes out of line, on every
+        way."""
+        entries = (one.hook.symbol for one in self.probes if not one.placement.emulated)
+        return (*entries, *(one.hook.symbol for one in self.followed if one.is_stepped))
+
+    def point_probes(self) -> list[PointProbe]:
+        """All points, each once, in the order in which they are to be put on: no call must be seen
+        to begin that can't be seen to end."""
+        found: dict[tuple[int, int | None, bool], PointProbe] = {}
+        for probe in (probe for one in self.followed for probe in one.probes):
+            point = probe.point
+            key = (probe.offset, point.condition, point.action is Action.BEGIN)
+            known = found.get(key)
+            if known is None or point.action is Action.BOTH:
+                found[key] = probe  # a both point ends what is open, too
+            elif known.point.action is Action.END and point.may_be_unopened:
+                found[key] = replace(known, point=replace(known.point, may_be_unopened=True))
+        order = (Action.END, Action.BOTH, Action.BEGIN)
+        return sorted(found.values(), key=lambda probe: order.index(probe.point.action))
+
+
+def plan_object(
+    elf: ElfObject, path: str, prefix: str = "", *, by_points: bool = True
+) -> ObjectPlan | None:
     """The probes of one object; None when it is no allocator.
 
     Functions that are one and the same code (aligned_alloc and memalign, mmap and mmap64) get one
     probe. A symbol that is resolved at run time (IFUNC) can't be located in the file and counts as
-    missing.
+    missing. Calls are followed by points (`by_points`) or by return probes; of functions that can't
+    be followed, those get return probes that are safe with them, and the others none.
     """
     hooks = (*HEAP, *REGIONS, *OPERATORS)
     found = {
@@ -71,9 +134,7 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
     }
     if not all(prefix + name in found for name in REQUIRED):
         return None
-    is_library = elf.soname is not None and not prefix
-    is_self_contained = is_library and bool(elf.functions(SELF_CONTAINED))
-    probes: dict[int, Probe] = {}
+    entries: dict[int, tuple[Hook, FunctionSymbol, int]] = {}
     missing: list[str] = []
     for hook in hooks:
         symbol = found.get(prefix + hook.symbol)
@@ -81,18 +142,61 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
         if symbol is None or entry is None:
             if hook not in OPERATORS:
                 missing.append(hook.symbol)
-        elif entry not in probes:
-            placement = place_in(elf, symbol, hook.argument_count)
-            may_pass = is_self_contained and hook.function is Function.MALLOC
-            probes[entry] = Probe(hook, placement, entry + placement.offset, may_pass)
-    return ObjectPlan(path, elf, tuple(probes.values()), tuple(missing))
+        else:
+            entries.setdefault(symbol.vaddr, (hook, symbol, entry))
+    finder = None
+    if by_points and elf.machine == "EM_X86_64":
+        finder = PointFinder(
+            elf,
+            {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()},
+            {prefix + hook.symbol: hook.function for hook in hooks},
+            _frame_rules(elf),
+        )
+    probes: list[Probe] = []
+    followed: list[Followed] = []
+    left_out: list[LeftOut] = []
+    for vaddr, (hook, symbol, entry) in entries.items():
+        reason = ""
+        if finder is not None and hook.has_return:
+            try:
+                points = finder.find(vaddr, hook.argument_count)
+            except UnfollowableError as error:
+                reason = str(error)
+            else:
+                followed.append(Followed(hook, vaddr, tuple(_point_probes(elf, points))))
+                continue
+        if by_points and hook.has_return and not hook.is_c:
+            left_out.append(LeftOut(hook, reason or "its ways can't be followed on this machine"))
+            continue
+        placement = place_in(elf, symbol, hook.argument_count)
+        probes.append(Probe(hook, placement, entry + placement.offset, reason))
+    return ObjectPlan(
+        path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out)
+    )
+
+
+def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProbe]:
+    for point in points:
+        offset = elf.vaddr_to_offset(point.vaddr)
+        assert offset is not None  # its instruction was read there
+        yield PointProbe(point, offset)
+
+
+def _frame_rules(elf: ElfObject) -> FrameRules | None:
+    """The object's unwind information, None where it has none that is understood."""
+    try:
+        return TableCache(user_cache_directory()).table_for(elf)
+    except ObjectFileError:
+        return None
 
 
 class Planner:
     """Finds the allocators among the objects of a target, each object looked at once."""
 
-    def __init__(self, choice: ObjectChoice) -> None:
+    def __init__(self, choice: ObjectChoice, *, by_points: bool = True) -> None:
+        """`by_points`: calls are followed by points where they can be, not by return probes."""
         self._choice = choice
+        self._by_points = by_points
         self._seen: set[tuple[str, int]] = set()
 
     def plan_process(
@@ -169,7 +273,7 @@ class Planner:
 
     def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
         try:
-            plan = plan_object(elf, path, prefix)
+            plan = plan_object(elf, path, prefix, by_points=self._by_points)
         except ObjectFileError:
             plan = None  # a damaged symbol table: nothing of it can be hooked
         if plan is None:
@@ -204,7 +308,7 @@ class Planner:
         prefix = self._choice.symbols_prefix
         try:
             elf = ElfObject.open(file, path)
-            plan = plan_object(elf, path, prefix)
+            plan = plan_object(elf, path, prefix, by_points=self._by_points)
         except ObjectFileError as error:
             raise ObjectFileError(
                 error.message, "choose a program or a shared library with --obj"

@@ -1,0 +1,119 @@
+"""Whom a call leads to that leaves a function by way of the object's tables: PLT and GOT.
+
+`call memset@plt` leads to a stub that jumps where a slot of the global offset table says, and a
+relocation of that slot names the symbol. Sources: System V psABI for x86-64, 5.2; elf(5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.probes.code.x86 import decode
+
+_DT_RELA, _DT_RELASZ, _DT_JMPREL, _DT_PLTRELSZ = 7, 8, 23, 2
+_R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE = 6, 7, 37
+_RELA = np.dtype([("offset", "<u8"), ("info", "<u8"), ("addend", "<i8")])
+_MAX_RELOCATION_BYTES = 64 << 20
+_STUB_BYTES = 32
+_STT_FUNC, _STT_GNU_IFUNC = 2, 10
+
+
+@dataclass(frozen=True)
+class Import:
+    """A function that is found at run time. `name` is "" where it is known by an address alone."""
+
+    name: str
+
+
+class Linkage:
+    """The slots and stubs of one object."""
+
+    def __init__(self, elf: ElfObject) -> None:
+        self._elf = elf
+        self._stubs: dict[int, Import | None] = {}
+
+    def slot(self, vaddr: int) -> Import | None:
+        """The function whose address a slot holds at run time; None where no relocation says."""
+        relocations = self._relocations
+        index = int(np.searchsorted(relocations["offset"], vaddr))
+        if index >= len(relocations) or int(relocations["offset"][index]) != vaddr:
+            return None
+        one = relocations[index]
+        kind = int(one["info"]) & 0xFFFFFFFF
+        if kind in (_R_GLOB_DAT, _R_JUMP_SLOT):
+            return Import(self._symbol(int(one["info"]) >> 32))
+        if kind == _R_IRELATIVE:
+            return Import(self._resolved_by(int(one["addend"])))
+        return None
+
+    def stub(self, vaddr: int) -> Import | None:
+        """The function that a PLT stub leads to; None for other code."""
+        if vaddr not in self._stubs:
+            self._stubs[vaddr] = self._read_stub(vaddr)
+        return self._stubs[vaddr]
+
+    def _read_stub(self, vaddr: int) -> Import | None:
+        try:
+            code = self._elf.read_vaddr(vaddr, _STUB_BYTES)
+        except ObjectFileError:
+            return None
+        for instruction in decode(code, vaddr):
+            if instruction.mnemonic == "endbr64":
+                continue
+            if instruction.mnemonic == "jmp" and instruction.operands:
+                slot = instruction.operands[0].absolute
+                return self.slot(slot) if slot is not None else None
+            return None
+        return None
+
+    @cached_property
+    def _relocations(self) -> NDArray[np.void]:
+        """All that name a function, by ascending offset."""
+        parts = [np.frombuffer(raw, dtype=_RELA) for raw in self._tables()]
+        every = np.concatenate(parts) if parts else np.zeros(0, dtype=_RELA)
+        kinds = every["info"] & np.uint64(0xFFFFFFFF)
+        kept = every[np.isin(kinds, (_R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE))]
+        return kept[np.argsort(kept["offset"], kind="stable")]
+
+    def _tables(self) -> list[bytes]:
+        sections = [s for s in self._elf.sections if s.type == "SHT_RELA" and s.vaddr]
+        places = [(section.vaddr, section.size) for section in sections]
+        if not sections:
+            for start, size in ((_DT_RELA, _DT_RELASZ), (_DT_JMPREL, _DT_PLTRELSZ)):
+                vaddr, length = self._elf.dynamic_value(start), self._elf.dynamic_value(size)
+                if vaddr and length:
+                    places.append((vaddr, length))
+        whole = _RELA.itemsize
+        return [
+            self._elf.read_vaddr(vaddr, min(size, _MAX_RELOCATION_BYTES) // whole * whole)
+            for vaddr, size in places
+        ]
+
+    def _symbol(self, index: int) -> str:
+        tables = self._symbol_tables
+        if not tables or not 0 < index < len(tables[0].entries):
+            return ""
+        return tables[0].name(int(tables[0].entries["name"][index]))
+
+    def _resolved_by(self, resolver: int) -> str:
+        """The symbol whose function is chosen at run time by the code at `resolver`."""
+        for table in self._symbol_tables:
+            kinds = table.entries["info"] & 0xF
+            hits = np.nonzero(
+                (table.entries["value"] == resolver)
+                & ((kinds == _STT_GNU_IFUNC) | (kinds == _STT_FUNC))
+            )[0]
+            names = sorted((table.name(int(table.entries["name"][hit])) for hit in hits), key=len)
+            if names:
+                return names[0]
+        return ""
+
+    @cached_property
+    def _symbol_tables(self) -> tuple:  # type: ignore[type-arg]
+        return self._elf.symbol_tables()
