@@ -4,8 +4,8 @@
 
 #if POINTS
 
-/* Each with a read of its own: clang would make one read of them all, at an offset that the verifier
- * refuses. */
+/* Each with a read of its own: clang would make one read of them all, at an offset that the
+ * verifier refuses. */
 #define REGISTER(name)                                                                             \
     do {                                                                                           \
         u64 held = ctx->name;                                                                      \
@@ -157,8 +157,8 @@ int at_point(struct pt_regs *ctx) {
     u64 frame = (point->frame_register == 5 ? bp : sp) + (s64)point->frame_offset;
     if (point->action == POINT_BEGIN) {
         int by_arguments = point->flags & POINT_BY_ARGUMENTS;
-        u64 size = by_arguments ? size_by_arguments(ctx, point->function)
-                                : size_at(ctx, point, frame);
+        u64 size =
+            by_arguments ? size_by_arguments(ctx, point->function) : size_at(ctx, point, frame);
         enter(ctx, point->function, size, frame - 8, by_arguments ? BY_POINT : BY_LATE_POINT);
         return 0;
     }

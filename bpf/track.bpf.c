@@ -211,9 +211,9 @@ static __always_inline void abandon(struct call *call) {
 /* Whether an open call can still return. By return probes: while one waits, the kernel keeps the
  * address of its trampoline in place of the return address, and the trampoline starts a page
  * (kernel/events/uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). By points: the return
- * address itself stands there. Anything else in that place was written after longjmp or an exception
- * left the call. The reverse doesn't hold: what such a call left on the stack may lie there
- * untouched. And a signal handler that allocates, run within the few instructions of the
+ * address itself stands there. Anything else in that place was written after longjmp or an
+ * exception left the call. The reverse doesn't hold: what such a call left on the stack may lie
+ * there untouched. And a signal handler that allocates, run within the few instructions of the
  * trampoline, which pushes registers there, makes us give up a call that does return: counted as
  * stale, and as a missed return. */
 static __always_inline int return_pending(struct call *call, u64 sp, u16 function) {
@@ -319,8 +319,7 @@ enum relation {
 };
 
 /* `once`: this can't be the open call itself, met again. */
-static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function,
-                                            int once) {
+static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function, int once) {
     struct call *call = &thread->call;
 
     if (!call->sp)

@@ -1,6 +1,6 @@
 /* Where the probes land. One program takes the releases; calls are followed by points within the
- * functions, by one program (point.bpf.c), or else by one at their entry and one at their return. On
- * kernels without cookies there is one for each shape of arguments. Few programs make few links,
+ * functions, by one program (point.bpf.c), or else by one at their entry and one at their return.
+ * On kernels without cookies there is one for each shape of arguments. Few programs make few links,
  * each of which costs tens of milliseconds to close. */
 
 /* count * size; where that overflows, a size that no allocator grants: the call is going to fail,

@@ -131,8 +131,8 @@ def attach_uprobes(
     pid: int,
     is_return: bool = False,
 ) -> int:
-    """One link for many functions of one object: their entries or their returns. Returns its file descriptor; raises OSError with the kernel's errno.
-    """
+    """One link for many probes of one object, of entries (or any other instructions) or of returns.
+    Returns its file descriptor; raises OSError with the kernel's errno."""
     result = _link_uprobes(
         program, kind.attach_type, path, offsets, cookies, pid=pid, is_return=is_return
     )

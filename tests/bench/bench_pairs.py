@@ -20,6 +20,7 @@ from benchmarking.tracers import (
     Attach,
     UnavailableError,
     empty_probes,
+    empty_return_probes,
     leaktrace,
     memleak,
     untraced,
@@ -60,7 +61,9 @@ def compare(program: Path, core: int, results: Results) -> None:
         ways: dict[str, Attach] = {
             "untraced": untraced,
             "empty probes": empty_probes,
+            "empty return probes": empty_return_probes,
             "leaktrace": leaktrace(),
+            "leaktrace --probe-returns": leaktrace("--probe-returns"),
             "leaktrace -s 100": leaktrace("-s", "100"),
             "leaktrace -z 1000 (all filtered out)": leaktrace("-z", "1000"),
             "memleak": memleak(),
@@ -71,8 +74,12 @@ def compare(program: Path, core: int, results: Results) -> None:
     for name, samples in found.items():
         results.add(name, samples, "ns")
     if "memleak" in found:
-        results.add_ratio("leaktrace / memleak", found["leaktrace"], found["memleak"], 0.30)
+        results.add_ratio("leaktrace / memleak", found["leaktrace"], found["memleak"], 0.12)
     results.add_ratio("leaktrace / empty probes", found["leaktrace"], found["empty probes"], 1.8)
+    by_returns = found["leaktrace --probe-returns"]
+    results.add_ratio("leaktrace / leaktrace --probe-returns", found["leaktrace"], by_returns, 0.75)
+    empty_returns = found["empty return probes"]
+    results.add_ratio("empty probes / empty return probes", found["empty probes"], empty_returns)
 
 
 def compare_faults(program: Path, core: int, results: Results) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes.util
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,7 @@ from harness.target import Target
 from harness.tracer import trace_work
 
 from leaktrace.abi import LossKind
-from leaktrace.elf import ElfObject
 from leaktrace.options import Options, ProcessTarget
-from leaktrace.probes.plan import plan_object
-from leaktrace.target.mappings import read_mappings
 from leaktrace.tracer import Tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
@@ -122,22 +118,6 @@ def test_a_preloaded_wrapper_that_jumps_to_the_librarys_allocator(compiled: Comp
     """Hooked in both objects, and each call counted once."""
     wrapper = compiled("interposer.c", "-shared", "-fPIC", "-foptimize-sibling-calls")
     check(trace_work([compiled("allocator.c")], target_env={"LD_PRELOAD": str(wrapper)}).report)
-
-
-def test_only_what_is_known_to_be_no_wrapper_lets_calls_pass(compiled: Compiler) -> None:
-    """A static program's malloc may be its own, whatever C library is in it."""
-
-    def passing(path: str, prefix: str = "") -> list[str]:
-        with ElfObject.open(path) as elf:
-            plan = plan_object(elf, path, prefix)
-        assert plan is not None
-        return [probe.hook.symbol for probe in plan.probes if probe.may_pass]
-
-    libc = next(m.path for m in read_mappings(os.getpid()) if Path(m.path).name == "libc.so.6")
-    assert passing(libc) == ["malloc"]
-    assert passing(str(compiled("allocator.c", "-static"))) == []
-    assert passing(str(compiled("interposer.c", "-shared", "-fPIC"))) == []
-    assert passing(str(compiled("own_allocator.c")), "my_") == []
 
 
 def test_static_glibc(compiled: Compiler) -> None:

@@ -57,7 +57,7 @@ def test_a_short_stack_is_known_whatever_else_changes(compiled: Compiler, optimi
     assert report.raw["cost"]["known_stack_share"] > 0.9
 
 
-@pytest.mark.parametrize("without", ["tail_calls", "uprobe_sessions"])
+@pytest.mark.parametrize("without", ["tail_calls", "uprobe_multi"])
 def test_known_by_every_walker(
     compiled: Compiler, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Sessions, links of many probes, perf events: the same truth by each, and what sessions let pass.
+"""Points and return probes, links of many probes and perf events: the same truth by each.
 
 Every other test uses the best that the kernel has.
 """
@@ -6,6 +6,7 @@ Every other test uses the best that the kernel has.
 from __future__ import annotations
 
 import ctypes.util
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,29 @@ from leaktrace.links import UprobeLinks
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 WITHOUT = "LEAKTRACE_WITHOUT"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How leaktrace attaches, and what makes it do so."""
+
+    links: UprobeLinks
+    options: tuple[str, ...] = ()
+
+    @property
+    def without(self) -> str:
+        return "uprobe_multi" if self.links is UprobeLinks.EVENTS else ""
+
+    def is_there(self) -> bool:
+        return self.links is UprobeLinks.EVENTS or links.has_uprobe_multi()
+
+
+RETURNS = ("--probe-returns",)
 WAYS = {
-    UprobeLinks.SESSIONS: "",
-    UprobeLinks.TOGETHER: "uprobe_sessions",
-    UprobeLinks.EVENTS: "uprobe_sessions,uprobe_multi",
+    "points together": Way(UprobeLinks.TOGETHER),
+    "points by events": Way(UprobeLinks.EVENTS),
+    "returns together": Way(UprobeLinks.TOGETHER, RETURNS),
+    "returns by events": Way(UprobeLinks.EVENTS, RETURNS),
 }
 MAPPED = 4 << 20
 PASSING = {
@@ -39,37 +59,29 @@ PASSING = {
 }
 
 
-def is_there(way: UprobeLinks) -> bool:
-    have = {
-        UprobeLinks.SESSIONS: links.has_uprobe_sessions,
-        UprobeLinks.TOGETHER: links.has_uprobe_multi,
-    }
-    return way not in have or have[way]()
-
-
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> UprobeLinks:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
     """The way that leaktrace attaches."""
-    chosen: UprobeLinks = request.param
-    if not is_there(chosen):
-        pytest.skip(f"this kernel has no uprobe links of the kind {chosen}")
-    monkeypatch.setenv(WITHOUT, WAYS[chosen])
+    chosen = WAYS[request.param]
+    if not chosen.is_there():
+        pytest.skip(f"this kernel has no uprobe links of the kind {chosen.links}")
+    monkeypatch.setenv(WITHOUT, chosen.without)
     return chosen
 
 
 # Larger than the block that malloc is asked for, and smaller than what it maps; or by chance alone.
 @pytest.mark.parametrize("options", [("-z", "1050000"), ("-s", "1000000000")])
 def test_what_is_left_out_maps_nothing(
-    compiled: Compiler, way: UprobeLinks, options: tuple[str, ...]
+    compiled: Compiler, way: Way, options: tuple[str, ...]
 ) -> None:
     program = compiled("passing.c", "-foptimize-sibling-calls")
-    report = trace_work([program], *options).report
+    report = trace_work([program], *way.options, *options).report
     assert {scenario: report.under(scenario) for scenario in PASSING} == PASSING
     assert report.losses == {}
 
 
 def test_what_is_left_out_maps_nothing_whoever_else_waits_for_it(
-    compiled: Compiler, way: UprobeLinks
+    compiled: Compiler, way: Way
 ) -> None:
     """Somebody else's return probe hides the return address of malloc, and ends the walk there."""
     program = compiled("passing.c", "-foptimize-sibling-calls")
@@ -77,7 +89,9 @@ def test_what_is_left_out_maps_nothing_whoever_else_waits_for_it(
         target.await_ready()
         libc = Path(f"/proc/{target.pid}/maps").read_text().split("libc.so.6")[0].split()[-1]
         with (
-            Tracer("-p", str(target.pid), *ONE_REPORT, "-z", "1050000", NEVER) as tracer,
+            Tracer(
+                "-p", str(target.pid), *way.options, *ONE_REPORT, "-z", "1050000", NEVER
+            ) as tracer,
             return_probe(Path(libc + "libc.so.6"), ["malloc"], target.pid),
         ):
             tracer.await_armed()
@@ -92,7 +106,7 @@ def test_what_is_left_out_maps_nothing_whoever_else_waits_for_it(
 
 @pytest.mark.may_skip("not every machine has jemalloc")
 def test_what_is_left_out_after_an_exec_maps_nothing(compiled: Compiler) -> None:
-    """Its mappings aren't known at first: calls don't pass until they are."""
+    """Its mappings aren't known at first."""
     library = ctypes.util.find_library("jemalloc")
     if library is None:
         pytest.skip("libjemalloc is not installed")
@@ -113,13 +127,13 @@ def test_each_way_sees_the_same(
     compiled: Compiler, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     seen = {}
-    for way, without in WAYS.items():
-        if is_there(way):
-            monkeypatch.setenv(WITHOUT, without)
-            report = trace_work([compiled(program)]).report
+    for name, way in WAYS.items():
+        if way.is_there():
+            monkeypatch.setenv(WITHOUT, way.without)
+            report = trace_work([compiled(program)], *way.options).report
             assert report.lost_allocations == {}
-            seen[way] = by_stack(report)
-    events = seen[UprobeLinks.EVENTS]
+            seen[name] = by_stack(report)
+    events = seen["returns by events"]
     assert sum(total.count for total in events.values()) > 0
     assert seen == dict.fromkeys(seen, events)
 
@@ -134,13 +148,14 @@ def by_stack(report: Report) -> dict[tuple[str | None, ...], Total]:
     return found
 
 
-def test_sampling_is_unbiased_by_each_way(compiled: Compiler, way: UprobeLinks) -> None:
-    """A call that passes still counts for the next sample."""
+def test_sampling_is_unbiased_by_each_way(compiled: Compiler, way: Way) -> None:
+    """A call that is left out still counts for the next sample."""
 
     def drive(target: Target) -> tuple[int, ...]:
         target.do("malloc 100000 200")
         return ()
 
-    report = trace_work([compiled("commands.c")], "--sample-bytes", "20000", drive=drive).report
+    options = (*way.options, "--sample-bytes", "20000")
+    report = trace_work([compiled("commands.c")], *options, drive=drive).report
     assert report.outstanding.bytes == pytest.approx(20_000_000, rel=0.17)  # five standard errors
     assert report.losses == {}

@@ -26,6 +26,8 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "file_mapping": abi.FILE_MAPPING,
     "unwind_list": abi.UNWIND_LIST,
     "unwind_mapping": MAPPING_DTYPE,
+    "place": abi.PLACE,
+    "point": abi.POINT,
 }
 ENUMS: dict[str, type[IntEnum]] = {
     "END_": abi.StackEndCode,
@@ -34,8 +36,17 @@ ENUMS: dict[str, type[IntEnum]] = {
     "LOSS_": abi.LossKind,
     "WALK_": abi.WalkResult,
     "TALLY_": abi.Tally,
+    "POINT_": abi.Action,
+    "PLACE_": abi.PlaceKind,
     "": Rule,
 }
+POINT_CONSTANTS = (
+    "POINT_BY_ARGUMENTS",
+    "POINT_MAY_BE_UNOPENED",
+    "POINT_ALWAYS",
+    "RBP_UNCHANGED",
+    "RBP_LOST",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +63,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for member in enum:
             constant = f"{prefix}{member.name}"
             lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
-    for constant in ("MAX_FRAMES", "LOSS_KINDS", "COOKIE_MAY_PASS", "COOKIE_FUNCTION"):
+    for constant in ("MAX_FRAMES", "LOSS_KINDS", *POINT_CONSTANTS):
         lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
     source = "\n".join(
         [
@@ -60,6 +71,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "#include <stdint.h>",
             "#include <stdio.h>",
             "typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;",
+            "typedef int32_t s32;",
             f'#include "{source_directory() / "leaktrace.h"}"',
             "int main(void) {",
             'printf("{");',
@@ -94,3 +106,5 @@ def test_enum_numbers(prefix: str, layout: dict[str, Any]) -> None:
 def test_constants(layout: dict[str, Any]) -> None:
     assert layout["MAX_FRAMES"] == abi.MAX_FRAMES
     assert layout["LOSS_KINDS"] == abi.LOSS_COUNTERS
+    for name in POINT_CONSTANTS:
+        assert layout[name] == getattr(abi, name)

@@ -91,7 +91,7 @@ def test_the_c_library_of_this_machine() -> None:
     if libc is None:
         pytest.skip("no glibc for x86-64 is where Debian has it")
     with ElfObject.open(libc) as elf:
-        plan = plan_object(elf, str(libc))
+        plan = plan_object(elf, str(libc), by_points=False)
         assert plan is not None
         by_name = {probe.hook.symbol: probe for probe in plan.probes}
         for name in ("malloc", "free", "calloc", "realloc"):
@@ -119,7 +119,7 @@ def test_ifuncs_are_not_hooked(tmp_path: Path) -> None:
     with ElfObject.open(library) as elf:
         plan = plan_object(elf, str(library))
         assert plan is not None
-        assert {probe.hook.symbol for probe in plan.probes} == {"malloc", "free"}
+        assert set(plan.symbols) == {"malloc", "free"}
         assert "valloc" in plan.missing
         function = elf.functions(["malloc"])["malloc"]
         assert isinstance(place_in(elf, function, 1), Placement)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from leaktrace.abi import Action
+from leaktrace.abi import Action, Function
 from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject, FunctionSymbol
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
-from leaktrace.probes.code.flow import UnfollowableError
 from leaktrace.probes.placement import Placement, place_in
+from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import FrameRules, Point, PointFinder
-from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.target.mappings import Mapping as MemoryMapping
+from leaktrace.target.mappings import read_mappings
 from leaktrace.unwind.cache import TableCache
 
 _MAX_SHEBANGS = 4  # execve(2) follows as many
@@ -91,7 +93,8 @@ class ObjectPlan:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The functions that are hooked."""
-        return tuple(one.hook.symbol for one in (*self.followed, *self.probes))
+        followed = (one.hook.symbol for one in self.followed)
+        return (*followed, *(one.hook.symbol for one in self.probes))
 
     @property
     def stepped(self) -> tuple[str, ...]:
@@ -144,35 +147,42 @@ def plan_object(
                 missing.append(hook.symbol)
         else:
             entries.setdefault(symbol.vaddr, (hook, symbol, entry))
-    finder = None
+    calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
+    found_points: dict[int, Found] = {}
     if by_points and elf.machine == "EM_X86_64":
-        finder = PointFinder(
-            elf,
-            {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()},
-            {prefix + hook.symbol: hook.function for hook in hooks},
-            _frame_rules(elf),
+        functions = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
+        names = {prefix + hook.symbol: hook.function for hook in hooks}
+        found_points = PointCache(user_cache_directory()).points_of(
+            elf, functions, lambda: _find_points(elf, functions, names, calls)
         )
     probes: list[Probe] = []
     followed: list[Followed] = []
     left_out: list[LeftOut] = []
     for vaddr, (hook, symbol, entry) in entries.items():
-        reason = ""
-        if finder is not None and hook.has_return:
-            try:
-                points = finder.find(vaddr, hook.argument_count)
-            except UnfollowableError as error:
-                reason = str(error)
-            else:
-                followed.append(Followed(hook, vaddr, tuple(_point_probes(elf, points))))
-                continue
+        points = found_points.get(vaddr, "")
+        if hook.has_return and not isinstance(points, str):
+            followed.append(Followed(hook, vaddr, tuple(_point_probes(elf, points))))
+            continue
+        reason = points if isinstance(points, str) else ""
         if by_points and hook.has_return and not hook.is_c:
             left_out.append(LeftOut(hook, reason or "its ways can't be followed on this machine"))
             continue
         placement = place_in(elf, symbol, hook.argument_count)
         probes.append(Probe(hook, placement, entry + placement.offset, reason))
-    return ObjectPlan(
-        path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out)
-    )
+    return ObjectPlan(path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out))
+
+
+def _find_points(
+    elf: ElfObject,
+    functions: Mapping[int, Function],
+    names: Mapping[str, Function],
+    calls: Mapping[int, Hook],
+) -> dict[int, Found]:
+    finder = PointFinder(elf, functions, names, _frame_rules(elf))
+    return {
+        vaddr: found_by(partial(finder.find, vaddr, hook.argument_count))
+        for vaddr, hook in calls.items()
+    }
 
 
 def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProbe]:
@@ -200,7 +210,7 @@ class Planner:
         self._seen: set[tuple[str, int]] = set()
 
     def plan_process(
-        self, pid: int, mappings: tuple[Mapping, ...] | None = None
+        self, pid: int, mappings: tuple[MemoryMapping, ...] | None = None
     ) -> list[ObjectPlan]:
         """Plans for what the process has mapped (`mappings`, if they were just read) and was not
         seen before.
@@ -251,7 +261,7 @@ class Planner:
         self._seen.add(key)
         return True
 
-    def _open_new(self, mapping: Mapping, pid: int) -> ElfObject | None:
+    def _open_new(self, mapping: MemoryMapping, pid: int) -> ElfObject | None:
         key = (mapping.device, mapping.inode)
         if key in self._seen:
             return None
@@ -281,7 +291,9 @@ class Planner:
             return []
         return [plan]
 
-    def _plan_chosen(self, choice: str, mappings: Sequence[Mapping], pid: int) -> list[ObjectPlan]:
+    def _plan_chosen(
+        self, choice: str, mappings: Sequence[MemoryMapping], pid: int
+    ) -> list[ObjectPlan]:
         for mapping in mappings:
             if _is_called(mapping.path, choice):
                 if (mapping.device, mapping.inode) in self._seen:
@@ -322,7 +334,7 @@ class Planner:
         return plan
 
 
-def _executable_files(mappings: tuple[Mapping, ...]) -> list[Mapping]:
+def _executable_files(mappings: tuple[MemoryMapping, ...]) -> list[MemoryMapping]:
     return [m for m in mappings if m.is_executable and m.is_file]
 
 

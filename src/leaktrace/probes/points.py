@@ -17,7 +17,7 @@ begins and ends its call once. A function that can't be followed has no points, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from leaktrace.abi import Action, Function
@@ -43,7 +43,7 @@ from leaktrace.probes.code.values import (
 )
 from leaktrace.probes.code.x86 import ARGUMENTS, RBP, RSP
 from leaktrace.probes.placement import place
-from leaktrace.unwind.rows import Row, Rule
+from leaktrace.unwind.rows import CFA_OFFSET_UNIT, Row, Rule, SavedRbp
 
 _EMULATED, _STEPPED = 10, 1000
 _NOT_BOTH = 2  # an end takes a begin besides
@@ -116,7 +116,9 @@ class PointFinder:
         analysis with."""
         self._reader = CodeReader(elf, hooked, names)
         self._hooked = hooked
-        self._names = names
+        self._others: dict[int | str, Function] = {}
+        for one in (hooked, names):
+            self._others.update(one.items())
         self._rules = rules
         self._returning: dict[tuple[object, ...], bool] = {}
 
@@ -131,15 +133,12 @@ class PointFinder:
             flow, values = self._analyse(vaddr, function)
         except ObjectFileError as error:
             raise UnfollowableError(error.message) from None
-        chooser = _Chooser(
-            flow, values, function, argument_count, {**self._hooked, **self._names}
-        )
+        chooser = _Chooser(flow, values, function, argument_count, self._others)
         points = chooser.choose()
         _prove(points, chooser)
-        if self._rules is not None:
-            for point in points:
-                _check_frame(values, point, self._rules)
-        return points
+        if self._rules is None:
+            return points
+        return tuple(_checked(values, point, self._rules) for point in points)
 
     def _analyse(self, vaddr: int, function: Function) -> tuple[Flow, Values]:
         flow = self._reader.flow(vaddr)
@@ -368,8 +367,10 @@ class _Chooser:
         return (self._entry_point(),)
 
     def _must_be_open(self, node: Node) -> bool:
-        """Whether a jump to another hooked function hands on less than came."""
-        return self.ways.exit(node) is Exit.HOOKED and not self.hands_on(node)
+        """Whether a jump to another hooked function hands on less than came, or a jump leads to
+        code that may be one."""
+        way = self.ways.exit(node)
+        return way is Exit.POINTER or (way is Exit.HOOKED and not self.hands_on(node))
 
     def hands_on(self, node: Node) -> bool:
         """Whether a hooked function that is jumped to sees the very size that was asked for."""
@@ -488,6 +489,8 @@ def _prove(points: Iterable[Point], chooser: _Chooser) -> None:
             state & _DONE or (state & _NOTHING and not chooser.hands_on(node))
         ):
             raise UnfollowableError("it hands on what it has changed")
+        elif way is Exit.POINTER and state & ~_OPEN:
+            raise UnfollowableError("it goes on where only the running process knows")
         for following in ways.after[node]:
             known = before.get(following, 0)
             if known | state != known:
@@ -511,15 +514,24 @@ def _passed(point: Point, state: int) -> int:
             return _DONE
 
 
-def _check_frame(values: Values, point: Point, rules: FrameRules) -> None:
-    """The unwind information, where there is some, must put the frame in the same place."""
+def _checked(values: Values, point: Point, rules: FrameRules) -> Point:
+    """The unwind information, where there is some, must put the frame in the same place. It may
+    also know where the caller's rbp is, if the analysis doesn't."""
     row = rules.lookup(point.vaddr)
     if row is None or row.rule not in (Rule.RULE_RSP, Rule.RULE_RBP):
-        return
+        return point
     number = RSP if row.rule is Rule.RULE_RSP else RBP
     held = values.before[point.vaddr].get(Register(number))
     if held is not None and held != FrameAddress(-row.cfa_offset):
         raise UnfollowableError(f"its unwind information says another frame at {point.vaddr:#x}")
+    if point.callers_rbp is not None:
+        return point
+    saved: Place | None = None
+    if row.saved_rbp == SavedRbp.UNCHANGED:
+        saved = Register(RBP)
+    elif row.saved_rbp not in (SavedRbp.LOST, SavedRbp.AT_RBP):
+        saved = Slot(-CFA_OFFSET_UNIT * row.saved_rbp)
+    return replace(point, callers_rbp=saved)
 
 
 # --- graphs -------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def main() -> None:
         else:
             links.attach_uprobe_event(program, path, offset, 0, pid=pid, is_return=is_return)
 
-    for plan in Planner(ObjectChoice()).plan_process(pid):
+    for plan in Planner(ObjectChoice(), by_points=False).plan_process(pid):
         for probe in plan.probes:
             if probe.hook.symbol == "malloc":
                 attach("leave", plan.attach_path, probe.offset, is_return=True)

@@ -17,7 +17,7 @@ from harness.tracer import NEVER, Tracer, run_leaktrace
 from benchmarking import REPOSITORY
 from leaktrace import kernel, links
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.plan import Planner, Probe
+from leaktrace.probes.plan import Planner
 
 Attach = Callable[[int], AbstractContextManager[object]]
 
@@ -133,38 +133,53 @@ def memleak(*options: str, interval: str = NEVER) -> Attach:
 
 @contextlib.contextmanager
 def empty_probes(pid: int) -> Generator[None, None, None]:
-    """Programs that do nothing where leaktrace has its probes: malloc's entry and return, free's
+    """Programs that do nothing where leaktrace has its probes: the points of malloc, and free's
     entry. What is left of a tracer when its own work costs nothing."""
+    with _probed(pid, by_points=True):
+        yield
+
+
+@contextlib.contextmanager
+def empty_return_probes(pid: int) -> Generator[None, None, None]:
+    """The same with malloc's entry and return in place of its points."""
+    with _probed(pid, by_points=False):
+        yield
+
+
+@contextlib.contextmanager
+def _probed(pid: int, *, by_points: bool) -> Generator[None, None, None]:
     together = links.has_uprobe_multi()
     program = kernel.load_empty_program(links.ATTACH_UPROBE_MULTI if together else 0)
     descriptors = [program]
 
-    def attach(path: str, probe: Probe, *, is_return: bool) -> None:
+    def attach(path: str, offsets: list[int], *, is_return: bool = False) -> None:
         if together:
             link = links.attach_uprobes(
                 program,
                 path,
-                [probe.offset],
-                [0],
+                offsets,
+                [0] * len(offsets),
                 pid=pid,
                 kind=links.UprobeLinks.TOGETHER,
                 is_return=is_return,
             )
             descriptors.append(link)
-        else:
+            return
+        for offset in offsets:
             descriptors.extend(
-                links.attach_uprobe_event(
-                    program, path, probe.offset, 0, pid=pid, is_return=is_return
-                )
+                links.attach_uprobe_event(program, path, offset, 0, pid=pid, is_return=is_return)
             )
 
     try:
-        for plan in Planner(ObjectChoice()).plan_process(pid):
-            for probe in plan.probes:
-                if probe.hook.symbol == "malloc":
-                    attach(plan.attach_path, probe, is_return=True)
-                if probe.hook.symbol in ("malloc", "free"):
-                    attach(plan.attach_path, probe, is_return=False)
+        for plan in Planner(ObjectChoice(), by_points=by_points).plan_process(pid):
+            by_symbol = {probe.hook.symbol: probe.offset for probe in plan.probes}
+            attach(plan.attach_path, [by_symbol["free"]])
+            if "malloc" in by_symbol:
+                attach(plan.attach_path, [by_symbol["malloc"]], is_return=True)
+                attach(plan.attach_path, [by_symbol["malloc"]])
+            for one in plan.followed:
+                if one.hook.symbol == "malloc" and one.probes:
+                    attach(plan.attach_path, sorted({probe.offset for probe in one.probes}))
             plan.elf.close()
         yield
     finally:

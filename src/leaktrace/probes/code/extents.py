@@ -118,10 +118,10 @@ class Extents:
         start = reader.pointer(cie.address_form)
         size = reader.pointer(cie.address_form & 0x0F)
         pads: tuple[LandingPad, ...] = ()
-        if cie.has_augmentation and reader.uleb128() and cie.lsda_form != _OMITTED:
-            # A zero says that there is none, whatever it is relative to.
-            if any(data[reader.position : reader.position + 4]):
-                pads = self._landing_pads(reader.pointer(cie.lsda_form), start)
+        has_list = cie.has_augmentation and reader.uleb128() and cie.lsda_form != _OMITTED
+        # A zero says that there is none, whatever it is relative to.
+        if has_list and any(data[reader.position : reader.position + 4]):
+            pads = self._landing_pads(reader.pointer(cie.lsda_form), start)
         return Extent(start, start + size, pads)
 
     def _cie(self, vaddr: int) -> _Cie | None:

@@ -1,4 +1,4 @@
-"""A function's control flow: every instruction that can be reached from its entry, and what follows.
+"""A function's control flow: every instruction that its entry leads to, and what follows it.
 
 Direct jumps are followed wherever they lead, into parts of the function that were put elsewhere and
 into other functions (tail calls); calls come back, unless what is called never does; exceptions
@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
@@ -20,6 +24,7 @@ from leaktrace.probes.code.extents import Extent, Extents
 from leaktrace.probes.code.linkage import Linkage
 from leaktrace.probes.code.x86 import Instruction, decode
 
+_STT_FUNC = 2
 _MAX_INSTRUCTIONS = 20_000
 _MAX_CALLEE_INSTRUCTIONS = 4_000
 _MAX_CALL_DEPTH = 6
@@ -52,6 +57,7 @@ class Exit(Enum):
     NEVER = "never"  # it doesn't: abort, an exception
     FIRST_ARGUMENT = "first argument"  # tail call of memset and its kind, which return it
     HOOKED = "hooked"  # tail call of a function that has probes of its own
+    POINTER = "pointer"  # tail call of a function that only the running process knows
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,29 @@ class CodeReader:
             raise UnfollowableError(f"the instruction at {vaddr:#x} can't be decoded")
 
     def extent(self, vaddr: int) -> Extent | None:
-        return self._extents.of(vaddr)
+        """The function that an address lies in, by unwind information or by symbol; None where
+        neither says."""
+        found = self._extents.of(vaddr)
+        return found if found is not None else self._by_symbol(vaddr)
+
+    def _by_symbol(self, vaddr: int) -> Extent | None:
+        starts, ends = self._symbols
+        index = int(np.searchsorted(starts, vaddr, side="right")) - 1
+        if index < 0 or vaddr >= int(ends[index]):
+            return None
+        return Extent(int(starts[index]), int(ends[index]))
+
+    @cached_property
+    def _symbols(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Start and end of each function that has a symbol, by ascending start."""
+        places = [
+            (int(entry["value"]), int(entry["value"]) + int(entry["size"]))
+            for table in self.elf.symbol_tables()
+            for entry in table.entries[table.entries["size"] > 0]
+            if int(entry["info"]) & 0xF == _STT_FUNC
+        ]
+        pairs = np.array(sorted(set(places)), dtype=np.int64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
 
     def _own(self, name: str) -> int | None:
         """Where this object defines a function that it calls as if another one might."""
@@ -208,10 +236,8 @@ class CodeReader:
             # What it is taken for where it calls itself, or is too much to look at.
             self._callees[vaddr] = Call(returns=True, may_allocate=True)
             if depth <= _MAX_CALL_DEPTH:
-                try:
+                with suppress(UnfollowableError, ObjectFileError):
                     self._callees[vaddr] = self._look_through(vaddr, depth)
-                except (UnfollowableError, ObjectFileError):
-                    pass
         return self._callees[vaddr]
 
     def _look_through(self, vaddr: int, depth: int) -> Call:
@@ -329,7 +355,8 @@ class CodeReader:
             return ()
         if name:
             raise UnfollowableError(f"it goes on in {name} of another object")
-        raise UnfollowableError("it jumps where only the running process knows")
+        flow.exits[one.address] = Exit.POINTER  # that it is one is checked once values are known
+        return ()
 
     def _landing_pads(self, call: Instruction) -> tuple[int, ...]:
         extent = self.extent(call.address)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.probes.code.x86 import decode
+from leaktrace.symbols.table import RawSymbols
 
 _DT_RELA, _DT_RELASZ, _DT_JMPREL, _DT_PLTRELSZ = 7, 8, 23, 2
 _R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE = 6, 7, 37
@@ -115,5 +116,5 @@ class Linkage:
         return ""
 
     @cached_property
-    def _symbol_tables(self) -> tuple:  # type: ignore[type-arg]
+    def _symbol_tables(self) -> tuple[RawSymbols, ...]:
         return self._elf.symbol_tables()

@@ -1,13 +1,13 @@
-"""Where values are at each instruction of a function: its arguments, its caller's frame, and, looked
-at from the end, what it is going to return.
+"""Where values are at each instruction of a function: its arguments, its caller's frame, and, seen
+from the end, what it is going to return.
 
 Both are data-flow analyses over all ways through the function (Aho, Lam, Sethi, Ullman: Compilers,
 9.3). Forward: what a register or a slot of the stack holds is known where all ways that lead there
 agree. Backward: a place holds the result where, on all ways from there to a return, what it holds
 is what is returned.
 
-Slots are named by their distance from the canonical frame address (CFA), the value of rsp before the
-call: the return address is at -8.
+Slots are named by their distance from the canonical frame address (CFA), the value of rsp before
+the call: the return address is at -8.
 """
 
 from __future__ import annotations
@@ -82,7 +82,12 @@ class CallersRbp:
     """What rbp held when the function was entered."""
 
 
-Value = Argument | Product | FrameAddress | CallersRbp | Constant
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Some word of memory that is no element of a table: what a pointer to a function is."""
+
+
+Value = Argument | Product | FrameAddress | CallersRbp | Loaded | Constant
 State = dict[Home, Value]
 Places = frozenset[Place] | None  # None: no way from here returns, so any place will do
 
@@ -131,9 +136,7 @@ class Values:
         return None
 
 
-def analyse(
-    flow: Flow, extent_of: Callable[[int], object], *, narrow_result: bool
-) -> Values:
+def analyse(flow: Flow, extent_of: Callable[[int], object], *, narrow_result: bool) -> Values:
     """All of it. `extent_of`: which function an address lies in; `narrow_result`: only the lower
     half of rax is returned, an int.
 
@@ -376,7 +379,9 @@ def _computed(one: Instruction, state: State) -> Value | None:
         case "mov" | "movabs" if operands[0].register is not None:
             source = operands[1]
             if operands[0].size_bytes == 8:
-                return _value_of(source, state)
+                value = _value_of(source, state)
+                is_outside = source.is_memory and not _is_somewhere_in_frame(source, state)
+                return Loaded() if is_outside and not source.has_index else value
             if operands[0].size_bytes == 4 and source.immediate is not None:
                 return Constant(source.immediate & 0xFFFFFFFF)  # the upper half is cleared
             held = _value_of(source, state) if operands[0].size_bytes == 4 else None
@@ -433,8 +438,18 @@ def _check_stack(flow: Flow, values: Values) -> None:
     for at, way in flow.exits.items():
         if at not in values.before or way is Exit.NEVER:
             continue
+        if way is Exit.POINTER and not _is_pointer(flow.instructions[at], values.before[at]):
+            raise UnfollowableError("it jumps where only the running process knows")
         if values.before[at].get(Register(RSP)) != FrameAddress(-8):
             raise UnfollowableError("its stack pointer can't be followed")
+
+
+def _is_pointer(jump: Instruction, state: State) -> bool:
+    """Whether a jump goes where a variable points, and not by a table of places in the function."""
+    operand = jump.operands[0]
+    if operand.register is not None:
+        return isinstance(state.get(Register(operand.register)), Loaded)
+    return operand.is_memory and not operand.has_index
 
 
 def _mark(flow: Flow, values: Values, extent_of: Callable[[int], object]) -> None:
@@ -493,8 +508,8 @@ def _result_before(flow: Flow, values: Values, at: int, *, escaped: bool, narrow
             return frozenset({Register(RAX)})
         case Exit.FIRST_ARGUMENT:
             behind = frozenset({Register(RDI)})
-        case Exit.HOOKED:
-            behind = frozenset()  # it has probes of its own, which see the result
+        case Exit.HOOKED | Exit.POINTER:
+            behind = frozenset()  # it has probes of its own, which see the result, or may have
     for following in flow.successors[at]:
         behind = _common(behind, result_towards(flow, values, at, following))
     for following in flow.landing.get(at, ()):
@@ -577,14 +592,12 @@ def _carried(
     # holds a value of its own.
     marks: dict[Value, Place] = {}
     marked: State = {}
-    for home in {*(Register(n) for n in range(16)), *(p for p in behind if isinstance(p, Slot))}:
-        held = state.get(home)
-        if isinstance(held, FrameAddress):
-            marked[home] = held
     for number, home in enumerate(_homes(one, behind, state)):
-        if home in marked:
+        in_frame = state.get(home)
+        if isinstance(in_frame, FrameAddress):
+            marked[home] = in_frame
             continue
-        mark = Argument(1000 + number)
+        mark = Argument(number)
         marked[home] = mark
         marks[mark] = home
     after = _transfer(one, marked, escaped=escaped)

@@ -18,9 +18,6 @@ from capstone import x86 as cs_x86
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 R11 = 11
-REGISTER_NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi") + tuple(
-    f"r{number}" for number in range(8, 16)
-)
 ARGUMENTS = (RDI, RSI, RDX, RCX)
 PRESERVED = frozenset({RBX, RSP, RBP, 12, 13, 14, 15})
 CLOBBERED = frozenset(range(16)) - PRESERVED
