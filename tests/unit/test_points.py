@@ -1,0 +1,442 @@
+"""Where the points of a function are, on functions assembled and compiled for it. What a point says
+is held against what the source says; the real libraries are run in tests/safety."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from leaktrace.abi import Action, Function
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.probes.code.flow import UnfollowableError
+from leaktrace.probes.code.values import Constant, Register, Slot
+from leaktrace.probes.code.x86 import RAX, RBP, RBX, RDI, RSP
+from leaktrace.probes.points import Point, PointFinder
+from leaktrace.unwind.table import compile_object
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Points by what they do; addresses are relative to labels of the source."""
+
+    points: tuple[Point, ...]
+    labels: Mapping[str, int]
+
+    def at(self, label: str) -> Point:
+        (point,) = (one for one in self.points if one.vaddr == self.labels[label])
+        return point
+
+    def where(self, action: Action) -> set[str]:
+        names = {vaddr: name for name, vaddr in self.labels.items()}
+        return {names[one.vaddr] for one in self.points if one.action is action}
+
+
+Finder = Callable[..., Found]
+
+
+@pytest.fixture
+def found_in(tmp_path: Path) -> Finder:
+    """Assemble code, and find the points of its function `malloc`."""
+
+    def find(
+        body: str, function: Function = Function.MALLOC, arguments: int = 1, name: str = "malloc"
+    ) -> Found:
+        (tmp_path / "code.s").write_text(f"    .text\n{body}\n")
+        library = tmp_path / "code.so"
+        command = ["gcc", "-shared", "-nostdlib", "-o", str(library), str(tmp_path / "code.s")]
+        subprocess.run(command, check=True)
+        listing = subprocess.run(
+            ["nm", library], capture_output=True, text=True, check=True
+        ).stdout.split("\n")
+        rows = [line.split() for line in listing if len(line.split()) == 3]
+        labels = {row[2]: int(row[0], 16) for row in rows}
+        hooked = {labels[name]: function}
+        if "realloc" in labels and name != "realloc":
+            hooked[labels["realloc"]] = Function.REALLOC
+        with ElfObject.open(library) as elf:
+            try:
+                rules = compile_object(elf)
+            except ObjectFileError:
+                rules = None
+            finder = PointFinder(elf, hooked, {"realloc": Function.REALLOC}, rules)
+            return Found(finder.find(labels[name], arguments), labels)
+
+    return find
+
+
+def function(name: str, body: str) -> str:
+    head = f"    .globl {name}\n    .type {name}, @function\n{name}:\n"
+    return f"{head}{body}\n    .size {name}, .-{name}\n"
+
+
+# The shape of glibc's malloc: a cache that is looked at first, and a slow way with a call.
+FAST_AND_SLOW = (
+    function(
+        "malloc",
+        """
+    push %rbx
+    mov %rdi, %rbx
+    mov cache(%rip), %rax
+    test %rax, %rax
+miss:
+    je slow
+    test $15, %al
+fast:
+    jne broken
+    movq $0, cache(%rip)
+    pop %rbx
+    ret
+slow:
+    mov %rbx, %rdi
+more:
+    call take_more
+    test %rax, %rax
+got:
+    je none
+    pop %rbx
+    ret
+none:
+    xor %eax, %eax
+    pop %rbx
+    ret
+broken:
+    call give_up
+""",
+    )
+    + function("take_more", "    jmp *elsewhere(%rip)")
+    + function("give_up", "    ud2")
+    + "\n    .data\ncache: .quad 0\nelsewhere: .quad 0\n"
+)
+
+
+def test_a_fast_way_takes_one_point(found_in: Finder) -> None:
+    found = found_in(FAST_AND_SLOW)
+    assert found.where(Action.BOTH) == {"fast"}
+    both = found.at("fast")
+    assert both.sizes == (Register(RBX),)
+    assert both.result == Register(RAX)
+    assert both.frame == (RSP, 16)
+    assert both.emulated
+
+
+def test_a_slow_way_begins_late_and_ends_as_soon_as_the_result_is_there(found_in: Finder) -> None:
+    found = found_in(FAST_AND_SLOW)
+    assert found.where(Action.BEGIN) == {"more"}
+    assert found.at("more").sizes[0] in (Register(RBX), Register(RDI))
+    assert found.where(Action.END) == {"got"}
+    assert found.at("got").result == Register(RAX)
+
+
+def test_a_function_in_a_row_begins_at_its_entry_and_ends_where_it_can(found_in: Finder) -> None:
+    found = found_in(
+        function("malloc", "    push %rbp\n    call take\nend:\n    pop %rbp\n    ret")
+        + function("take", "    jmp *%rax")
+    )
+    begin = found.at("malloc")
+    assert begin.action is Action.BEGIN
+    assert begin.by_arguments
+    (end,) = (point for point in found.points if point.action is Action.END)
+    assert end.vaddr == found.labels["end"]
+    assert not end.emulated  # nothing emulated is left on the way
+    assert end.result == Register(RAX)
+    assert end.callers_rbp == Register(RBP)  # pushed, and left as it is
+
+
+def test_one_direction_of_a_jump_that_leads_to_a_common_end(found_in: Finder) -> None:
+    """The shape of glibc's realloc: a way that is done meets others that aren't."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    push %r12
+    mov %rdi, %r12
+    call ask
+    test %eax, %eax
+done:
+    je end
+    call take
+    mov %rax, %r12
+    test %r12, %r12
+taken:
+    jmp end
+    nop
+end:
+    mov %r12, %rax
+    pop %r12
+    ret
+""",
+        )
+        + function("ask", "    jmp *%rax")
+        + function("take", "    jmp *%rax")
+    )
+    one_way = found.at("done")
+    assert one_way.condition == 4  # je, as it stands in its opcode
+    assert one_way.towards == found.labels["end"]
+    assert found.at("taken").condition is None
+
+
+def test_a_null_that_was_never_begun_needs_no_point(found_in: Finder) -> None:
+    found = found_in(
+        function(
+            "malloc",
+            """
+    test %rdi, %rdi
+    js refuse
+    mov cache(%rip), %rax
+    test $15, %al
+both:
+    jne both_end
+both_end:
+    ret
+refuse:
+    xor %eax, %eax
+    ret
+""",
+        )
+        + "\n    .data\ncache: .quad 0"
+    )
+    assert found.where(Action.BOTH) == {"both"}
+    assert len(found.points) == 1
+
+
+def test_a_result_that_memset_returns(found_in: Finder, tmp_path: Path) -> None:
+    """The shape of glibc's calloc, which jumps to memset."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    push %rbx
+    mov %rdi, %rbx
+    call take
+    mov %rax, %rdi
+    xor %esi, %esi
+    mov %rbx, %rdx
+    pop %rbx
+end:
+    jmp memset@PLT
+""",
+        )
+        + function("take", "    jmp *%rax")
+    )
+    assert found.at("end").result == Register(RDI)
+
+
+def test_a_system_calls_error_is_seen_before_it_is_turned_into_minus_one(found_in: Finder) -> None:
+    found = found_in(
+        function(
+            "malloc",
+            """
+    mov $9, %eax
+    syscall
+    cmp $-4096, %rax
+both:
+    ja error
+    ret
+error:
+    mov $-1, %rax
+    ret
+""",
+        ),
+        Function.MMAP,
+        2,
+    )
+    assert found.where(Action.BOTH) == {"both"}
+    assert found.at("both").result == Register(RAX)
+
+
+def test_an_int_may_be_moved_by_halves(found_in: Finder) -> None:
+    found = found_in(
+        function(
+            "malloc",
+            """
+    push %rbx
+    call take
+    mov %eax, %ebx
+    test %ebx, %ebx
+end:
+    jne further
+further:
+    mov %ebx, %eax
+    pop %rbx
+    ret
+""",
+        )
+        + function("take", "    jmp *%rax"),
+        Function.MUNMAP,
+        2,
+    )
+    assert found.at("end").result == Register(RBX)
+
+
+def test_a_jump_to_another_hooked_function_hands_the_call_on(found_in: Finder) -> None:
+    """The shape of glibc's reallocarray."""
+    found = found_in(
+        function(
+            "reallocarray",
+            """
+    mov %rsi, %rax
+    mul %rdx
+    jo overflow
+    mov %rax, %rsi
+    jmp realloc
+overflow:
+    xor %eax, %eax
+    ret
+""",
+        )
+        + function("realloc", "    ret"),
+        Function.REALLOCARRAY,
+        3,
+        name="reallocarray",
+    )
+    assert found.points == ()
+
+
+def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder) -> None:
+    found = found_in(
+        function("reallocarray", "    push %rbx\n    pop %rbx\n    add $16, %rsi\n    jmp realloc")
+        + function("realloc", "    ret"),
+        Function.REALLOCARRAY,
+        3,
+        name="reallocarray",
+    )
+    assert found.where(Action.BEGIN) == {"reallocarray"}
+    assert len(found.points) == 1  # realloc's own see its end
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "    lea table(%rip), %rdx\n    movslq (%rdx,%rdi,4), %rax\n    add %rdx, %rax\n"
+            "    jmp *%rax\ntable: .long 0",
+            "only the running process knows",
+        ),
+        ("    jmp *64(,%rdi,8)", "only the running process knows"),
+        ("    je 1f + 1\n1:  mov $0xc3909090, %eax\n    ret", "overlap"),
+        ("    .byte 0x06", "can't be decoded"),
+        ("    call setjmp@PLT\n    ret", "returns twice"),
+        ("    jmp somewhere@PLT", "goes on in somewhere of another object"),
+        ("    mov %rdi, %rsp\n    ret", "stack pointer"),
+        ("1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed(found_in: Finder, body: str, reason: str) -> None:
+    if not reason:
+        found = found_in(function("malloc", body))
+        assert found.where(Action.END) == {"end"}  # a loop before the end is no hindrance
+        return
+    with pytest.raises(UnfollowableError, match=reason):
+        found_in(function("malloc", body))
+
+
+def test_nothing_may_be_allocated_behind_an_end(found_in: Finder) -> None:
+    """The result is in rbx before the second call, and no end may come before that."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    push %rbx
+    call take
+    mov %rax, %rbx
+    test %rbx, %rbx
+early:
+    jne further
+further:
+    call take
+    mov %rbx, %rax
+end:
+    pop %rbx
+    ret
+""",
+        )
+        + function("take", "    jmp *%rax")
+    )
+    (end,) = (point for point in found.points if point.action is Action.END)
+    assert end.vaddr > found.labels["further"]
+
+
+def test_a_call_that_is_told_never_to_come_back(found_in: Finder) -> None:
+    """The shape of glibc's malloc_printerr: __libc_message returns unless it is told to abort."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    mov cache(%rip), %rax
+    test $15, %al
+both:
+    jne broken
+    ret
+broken:
+    mov $1, %edi
+    call message
+    nop
+    nop
+""",
+        )
+        + function(
+            "message",
+            """
+    push %r15
+    mov %edi, %r15d
+    and $1, %r15d
+    call say
+    test %r15d, %r15d
+    je 1f
+    ud2
+1:  pop %r15
+    ret
+""",
+        )
+        + function("say", "    jmp *%rax")
+        + "\n    .data\ncache: .quad 0"
+    )
+    assert found.where(Action.BOTH) == {"both"}
+
+
+def test_exceptions_land_in_the_function(tmp_path: Path) -> None:
+    """What a catch clause returns is a result as well."""
+    source = tmp_path / "own.cpp"
+    source.write_text(
+        """
+        #include <cstddef>
+        void *take(std::size_t) __attribute__((noinline));
+        void *reserve(std::size_t) noexcept __attribute__((noinline));
+        void *operator new(std::size_t size) {
+            try { return take(size); } catch (...) { return reserve(size); }
+        }
+        """
+    )
+    library = tmp_path / "own.so"
+    subprocess.run(["g++", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    with ElfObject.open(library) as elf:
+        vaddr = elf.functions(["_Znwm"])["_Znwm"].vaddr
+        finder = PointFinder(elf, {vaddr: Function.OPERATOR_NEW}, {}, compile_object(elf))
+        points = finder.find(vaddr, 1)
+        code = elf.read_vaddr(vaddr, 4)
+    assert code
+    ends = [point for point in points if point.action is Action.END]
+    assert len({point.vaddr for point in ends}) >= 1
+    disassembly = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", library], capture_output=True, text=True, check=True
+    ).stdout
+    calls = {
+        int(line.split(":")[0], 16)
+        for line in disassembly.splitlines()
+        if "call" in line and ("take" in line or "reserve" in line)
+    }
+    assert len(calls) == 2
+    assert all(any(end.vaddr > call for end in ends) for call in calls)
+
+
+def test_values_are_told_apart_by_kind() -> None:
+    """Register 0, constant 0 and slot 0 are three things."""
+    assert len({Register(0), Constant(0), Slot(0)}) == 3
