@@ -83,6 +83,11 @@ def plan_object(elf: ElfObject, path: str, prefix: str = "") -> ObjectPlan | Non
                 missing.append(hook.symbol)
         elif entry not in probes:
             placement = place_in(elf, symbol, hook.argument_count)
+            if placement.refused:
+                if hook.symbol in REQUIRED:
+                    return None
+                missing.append(hook.symbol)
+                continue
             may_pass = is_self_contained and hook.function is Function.MALLOC
             probes[entry] = Probe(hook, placement, entry + placement.offset, may_pass)
     return ObjectPlan(path, elf, tuple(probes.values()), tuple(missing))
