@@ -7,16 +7,14 @@ can fail, they also show where the kernel does it: see leaktrace.probes.placemen
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
 from harness.probes import offset_of
 from harness.target import Target
+from harness.text import probed, text_at
 
-from leaktrace import kernel, links
 from leaktrace.elf import ElfObject
 from leaktrace.links import UprobeLinks
 from leaktrace.probes.placement import place_in
@@ -29,43 +27,6 @@ pytestmark = [
 CALLS = 10_000
 NOP = bytes.fromhex("0f1f440000")
 CALL_OPCODE = 0xE8
-
-
-@contextmanager
-def probed(kind: UprobeLinks, program: Path, offset: int, pid: int) -> Iterator[None]:
-    if kind is UprobeLinks.EVENTS:
-        empty = kernel.load_empty_program()
-        held = links.attach_uprobe_event(empty, str(program), offset, 0, pid=pid, is_return=False)
-    else:
-        empty = kernel.load_empty_program(links.ATTACH_UPROBE_MULTI)
-        held = [links.attach_uprobes(empty, str(program), [offset], [0], kind=kind, pid=pid)]
-    try:
-        yield
-    finally:
-        for descriptor in [*held, empty]:
-            os.close(descriptor)
-
-
-def text_at(pid: int, program: Path, offset: int, size: int) -> bytes:
-    """What the process has there, which with a probe on it is not what the file has."""
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        bounds, permissions, begins, *rest = line.split(None, 5)
-        if "x" in permissions and rest[-1] == str(program):
-            start, end = (int(bound, 16) for bound in bounds.split("-"))
-            address = start + offset - int(begins, 16)
-            if start <= address < end:
-                with Path(f"/proc/{pid}/mem").open("rb") as memory:
-                    memory.seek(address)
-                    return memory.read(size)
-    raise AssertionError(f"{program} is not mapped")
-
-
-@pytest.fixture(params=[UprobeLinks.TOGETHER, UprobeLinks.EVENTS])
-def kind(request: pytest.FixtureRequest) -> UprobeLinks:
-    chosen: UprobeLinks = request.param
-    if chosen is UprobeLinks.TOGETHER and not links.has_uprobe_multi():
-        pytest.skip("this kernel has no uprobe_multi links")
-    return chosen
 
 
 def placed(program: Path, name: str) -> int:
@@ -84,7 +45,7 @@ def test_our_probe_leaves_it_alone(compiled: Compiler, kind: UprobeLinks) -> Non
     with Target([program]) as target:
         target.await_ready()
         original = text_at(target.pid, program, offset, 8)
-        with probed(kind, program, offset, target.pid):
+        with probed(kind, program, [offset], target.pid):
             assert target.do(f"call red_zone_entry {CALLS}") == (0, CALLS)
         assert text_at(target.pid, program, offset, 8) == original
         assert target.end() == 0
@@ -95,7 +56,7 @@ def test_a_child_forked_meanwhile_lives(compiled: Compiler, kind: UprobeLinks) -
     program = compiled("red_zone.c")
     with Target([program]) as target:
         target.await_ready()
-        with probed(kind, program, placed(program, "red_zone_entry"), target.pid):
+        with probed(kind, program, [placed(program, "red_zone_entry")], target.pid):
             target.do(f"call red_zone_entry {CALLS}")
             assert target.do(f"fork red_zone_entry {CALLS}") == (0, CALLS)
         assert target.end() == 0
@@ -108,7 +69,7 @@ def replaces_nops(compiled: Compiler) -> bool:
     with Target([program]) as target:
         target.await_ready()
         assert text_at(target.pid, program, nop, len(NOP)) == NOP
-        with probed(UprobeLinks.EVENTS, program, nop, target.pid):
+        with probed(UprobeLinks.EVENTS, program, [nop], target.pid):
             target.do("call red_zone_middle 2")
             return text_at(target.pid, program, nop, 1)[0] == CALL_OPCODE
 
@@ -125,7 +86,7 @@ def test_a_probe_on_the_nop_would_write_there(
     program = compiled("red_zone.c")
     with Target([program]) as target:
         target.await_ready()
-        with probed(kind, program, offset_of(program, where), target.pid):
+        with probed(kind, program, [offset_of(program, where)], target.pid):
             function = where.removesuffix("_nop")
             assert target.do(f"call {function} {CALLS}") == (4 * (CALLS - 1), CALLS)
             killed, _ = target.do(f"fork {function} 1")
