@@ -63,6 +63,50 @@ def test_the_entry_where_nothing_better_is_safe(code: str, argument_count: int, 
     assert why in placement.reason
 
 
+NOPS = [
+    "0f 1f 44 00 00",  # nopl 0(%rax,%rax,1): -mnop-mcount, USDT
+    "0f 1f 44 00 08",  # the same with another displacement: -fpatchable-function-entry=5 of clang
+    "66 0f 1f 40 00",  # nopw
+    "66 66 66 66 90",  # xchg %ax,%ax, prefixed
+    "48 8d 74 26 00",  # lea 0(%rsi,%riz,1),%rsi: of old assemblers
+    "66 2e 0f 1f 84 00 00 00 00 00",  # nopw %cs:0(%rax,%rax,1), of ten bytes
+    "66 90",
+]
+
+
+@pytest.mark.parametrize("nop", NOPS)
+def test_never_on_a_nop_that_a_kernel_may_replace_with_a_call(nop: str) -> None:
+    """Behind it, be it what is emulated or the first instruction that is none."""
+    size = len(bytes.fromhex(nop))
+    pushes = placed(f"{nop} 48 85 ff 53 c3")  # nop; test; push rbx
+    assert (pushes.offset, pushes.emulated) == (size + 3, True)
+    branches = placed(f"{nop} 48 89 f8 c3")  # nop; mov rax,rdi; ret
+    assert (branches.offset, branches.instruction) == (size, "mov rax, rdi")
+    assert not branches.emulated
+    assert not branches.refused
+    assert placed(f"{ENDBR64} {nop} 48 89 f8 c3").offset == 0  # the endbr64 will do
+    assert placed(f"{nop} {nop} 48 89 f8 c3").offset == 2 * size
+    assert placed(f"{nop} eb 10").offset == size
+
+
+def test_a_nop_of_one_byte_stays_one() -> None:
+    assert placed("90 90 90 90 90 48 89 f8 c3").offset == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("0f 1f 44 00 00 48 ff c8 75 fb c3", "jumps back"),  # nop; dec rax; jne to the dec
+        ("0f 1f 44 00 00", "nothing can be decoded"),
+        ("0f 1f 44 00 00 06", "nothing can be decoded"),
+    ],
+)
+def test_refused_where_only_such_a_nop_would_do(code: str, why: str) -> None:
+    placement = placed(code)
+    assert placement.refused
+    assert why in placement.reason
+
+
 def test_arguments_that_the_program_does_not_read_may_change() -> None:
     code = "31 f6 55 c3"  # xor esi,esi; push rbp
     assert placed(code, 1).offset == 2

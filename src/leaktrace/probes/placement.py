@@ -9,8 +9,14 @@ So the probe goes on the first emulated instruction of the straight line that th
 with, as long as the arguments are still in their registers and the return address is still on top
 of the stack there, and nothing else in the function jumps to it.
 
-Sources: arch/x86/kernel/uprobes.c (push_setup_xol_ops, branch_setup_xol_ops), the System V psABI
-for x86-64, 3.2.3.
+Never on a nop of several bytes. Linux 6.18 replaces a probed one of five bytes with a call to a
+trampoline ("uprobes/x86: Add support to optimize uprobes"), which pushes 32 bytes onto the target's
+stack: over what a leaf function keeps in its red zone. And a child forked meanwhile has that call,
+but no trampoline: it dies of SIGSEGV. Newer kernels do that to nops of ten bytes, and spare the red
+zone ("uprobes/x86: Move optimized uprobe from nop5 to nop10").
+
+Sources: arch/x86/kernel/uprobes.c (push_setup_xol_ops, branch_setup_xol_ops, can_optimize), the
+System V psABI for x86-64, 3.2.2 and 3.2.3.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from capstone import x86 as cs_x86
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.probes.code.x86 import is_emulated
 from leaktrace.symbols.table import FunctionSymbol
 
 _MAX_PROLOGUE = 16  # instructions looked at
@@ -47,6 +54,7 @@ class Placement:
     instruction: str  # "push r12"
     emulated: bool  # one trap a hit, not two
     reason: str = ""  # why it isn't on a cheaper instruction
+    refused: bool = False  # no instruction may carry it: don't attach
 
 
 def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Placement:
@@ -55,20 +63,26 @@ def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Place
     `code` begins at its entry; `whole` is as much of the function as is searched for jumps back,
     `code` itself if None. The first `argument_count` integer arguments must be intact.
     """
+    whole = code if whole is None else whole
     instructions = list(_disassembler().disasm(code, 0, _MAX_PROLOGUE))
     if not instructions:
         return Placement(0, "?", emulated=False, reason="its first instruction can't be decoded")
-    entry = Placement(0, _text(instructions[0]), _is_emulated(instructions[0]))
+    first = next((one for one in instructions if not _may_become_a_call(one)), None)
+    if first is None:
+        return _refuse(instructions[0], "nothing can be decoded behind the nop it begins with")
+    if first.address > 0 and _jumped_to(whole, first.address):
+        return _refuse(instructions[0], "the function jumps back to behind the nop it begins with")
+    entry = Placement(first.address, _text(first), is_emulated(bytes(first.bytes)))
     if entry.emulated:
         return entry
 
     def stay(reason: str) -> Placement:
-        return Placement(0, entry.instruction, emulated=False, reason=reason)
+        return Placement(entry.offset, entry.instruction, emulated=False, reason=reason)
 
     precious = set[str]().union(_STACK_POINTER, *_ARGUMENTS[:argument_count])
     for instruction in instructions:
-        if _is_emulated(instruction):
-            if _jumped_to(code if whole is None else whole, instruction.address):
+        if is_emulated(bytes(instruction.bytes)):
+            if _jumped_to(whole, instruction.address):
                 return stay("the function jumps back to the instructions it begins with")
             return Placement(instruction.address, _text(instruction), emulated=True)
         if _ends_straight_line(instruction):
@@ -102,20 +116,27 @@ def _text(instruction: Any) -> str:  # noqa: ANN401
     return f"{instruction.mnemonic} {instruction.op_str}".strip()
 
 
-def _is_emulated(instruction: Any) -> bool:  # noqa: ANN401
-    """What the kernel has emulated since Linux 4.16 (push: e7ed9d9bd037, "uprobes/x86: Emulate push
-    insns for uprobe on x86"; near jumps and calls, nop: 8ad8e9d3fd64 and 7ba6db2d6886, 3.16).
-    Newer kernels emulate more; what is here holds for them as well."""
-    code = bytes(instruction.bytes)
-    if code[0] == 0x41 and len(code) == 2:  # REX.B: push r8…r15
-        return 0x50 <= code[1] <= 0x57
-    one, two = code[0], code[:2]
-    return (
-        (0x50 <= one <= 0x57 and len(code) == 1)  # push
-        or code == b"\x90"  # nop
-        or one in (0xE8, 0xE9, 0xEB)  # call, jmp
-        or (0x70 <= one <= 0x7F and len(code) == 2)  # jcc, short
-        or (two[0] == 0x0F and len(two) == 2 and 0x80 <= two[1] <= 0x8F)  # jcc, near
+def _refuse(instruction: Any, reason: str) -> Placement:  # noqa: ANN401
+    return Placement(0, _text(instruction), emulated=False, reason=reason, refused=True)
+
+
+def _may_become_a_call(instruction: Any) -> bool:  # noqa: ANN401
+    """Whether it is a nop that a kernel may replace with a call when it is probed: five bytes now,
+    ten later; so none of several bytes, in whatever way it is encoded. What kernels take for one is
+    in insn_is_nop (arch/x86/lib/insn-eval.c)."""
+    if instruction.size == 1:
+        return False
+    if instruction.id == cs_x86.X86_INS_NOP:
+        return True
+    if instruction.id not in (cs_x86.X86_INS_LEA, cs_x86.X86_INS_MOV) or instruction.size < 5:
+        return False
+    to, source = instruction.operands
+    if source.type == cs_x86.X86_OP_REG:
+        return bool(source.reg == to.reg)
+    memory = source.mem  # lea rsi, [rsi + riz]
+    has_index = memory.index not in (cs_x86.X86_REG_INVALID, cs_x86.X86_REG_RIZ)
+    return instruction.id == cs_x86.X86_INS_LEA and (
+        memory.base == to.reg and memory.disp == 0 and not has_index
     )
 
 

@@ -168,6 +168,11 @@ def plan_object(
             left_out.append(LeftOut(hook, reason or "its ways can't be followed on this machine"))
             continue
         placement = place_in(elf, symbol, hook.argument_count)
+        if placement.refused:
+            if hook.symbol in REQUIRED:
+                return None
+            left_out.append(LeftOut(hook, placement.reason))
+            continue
         probes.append(Probe(hook, placement, entry + placement.offset, reason))
     return ObjectPlan(path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out))
 

@@ -401,6 +401,8 @@ class _Chooser:
             line.append(self._flow.instructions[at].code)
             at = self._flow.instructions[at].end
         placement = place(b"".join(line), self._argument_count, whole=b"")
+        if placement.refused:
+            raise UnfollowableError(placement.reason)
         at = entry + placement.offset
         if Node(at) in self.ways.cyclic:
             raise UnfollowableError("it jumps back to where it begins")
