@@ -30,6 +30,7 @@ ANY = (*ANY_OF_CPP, "musl")
 OWN = ("glibc", "static glibc", "musl")  # what is beneath a program's own malloc
 GLIBC = ("glibc", "static glibc")
 SHARED = ("glibc", "musl")  # a static program can't be cancelled: it has no unwinder to load
+INSIDE = ("-DOWN_MALLOC",)
 # mimalloc, which Debian compiles as C, aborts where it should throw.
 THROWING = ("glibc", "jemalloc", "tcmalloc_minimal", "static glibc")
 
@@ -68,11 +69,9 @@ SCENARIOS = (
     Scenario("limited, own malloc", ("limited.cpp",), ("glibc",), with_c("plain_malloc.c"), LEFT),
     Scenario("exceptions pass C", ("refusing.cpp",), ("glibc",), with_c("refusing_malloc.c"), LEFT),
     Scenario("cancelled between calls", ("cancelled.c", "deferred"), ANY),
-    Scenario("cancelled inside", ("cancelled.c", "deferred"), SHARED, ("-DOWN_MALLOC",), LEFT),
-    Scenario(
-        "cancelled anywhere", ("cancelled.c", "asynchronous"), SHARED, ("-DOWN_MALLOC",), LEFT
-    ),
-    Scenario("pthread_exit inside", ("cancelled.c", "exits"), OWN, ("-DOWN_MALLOC",), LEFT),
+    Scenario("cancelled inside", ("cancelled.c", "deferred"), SHARED, INSIDE, LEFT),
+    Scenario("cancelled anywhere", ("cancelled.c", "asynchronous"), SHARED, INSIDE, LEFT),
+    Scenario("pthread_exit inside", ("cancelled.c", "exits"), OWN, INSIDE, LEFT),
     Scenario("a handler jumps out", ("interrupted.c",), OWN, (), LEFT),
     Scenario("two coroutines", ("yielding.c", "2"), GLIBC),
     Scenario("fifty coroutines", ("yielding.c", "50"), GLIBC),
