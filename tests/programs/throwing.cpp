@@ -96,7 +96,16 @@ static void end_thread() {
     pthread_exit((void *)1);
 }
 
+static unsigned cleaned_up;
+
+struct Cleaner {
+    ~Cleaner() {
+        cleaned_up++;
+    }
+};
+
 static void *ask_and_end(void *form) {
+    Cleaner cleaner;
     KEEP((*(const Form *)form)(too_much()));
     return nullptr;
 }
@@ -113,6 +122,7 @@ static void end_threads() {
             ended += result == (void *)1;
         }
     tell("ended", ended);
+    tell("cleaned up", cleaned_up);
 }
 
 static void *ballast;

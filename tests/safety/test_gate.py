@@ -30,7 +30,7 @@ ANY = (*ANY_OF_CPP, "musl")
 OWN = ("glibc", "static glibc", "musl")  # what is beneath a program's own malloc
 GLIBC = ("glibc", "static glibc")
 SHARED = ("glibc", "musl")  # a static program can't be cancelled: it has no unwinder to load
-INSIDE = ("-DOWN_MALLOC",)
+INSIDE = ("-DOWN_MALLOC", "-fexceptions")
 # mimalloc, which Debian compiles as C, aborts where it should throw.
 THROWING = ("glibc", "jemalloc", "tcmalloc_minimal", "static glibc")
 
@@ -38,6 +38,8 @@ WELL = 3  # what the programs exit with
 
 # The call itself is counted as one that was never seen to end, and is none of the program's.
 LEFT = frozenset({"stale_calls"})
+# A thread may end with a block that it has not freed: there is another one in its place later.
+KEPT = LEFT | {"missed_frees"}
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ SCENARIOS = (
     Scenario("limited operator new", ("limited.cpp",), GLIBC, (), LEFT),
     Scenario("limited, own malloc", ("limited.cpp",), ("glibc",), with_c("plain_malloc.c"), LEFT),
     Scenario("exceptions pass C", ("refusing.cpp",), ("glibc",), with_c("refusing_malloc.c"), LEFT),
-    Scenario("cancelled between calls", ("cancelled.c", "deferred"), ANY),
+    Scenario("cancelled between calls", ("cancelled.c", "deferred"), ANY, ("-fexceptions",)),
     Scenario("cancelled inside", ("cancelled.c", "deferred"), SHARED, INSIDE, LEFT),
-    Scenario("cancelled anywhere", ("cancelled.c", "asynchronous"), SHARED, INSIDE, LEFT),
+    Scenario("cancelled anywhere", ("cancelled.c", "asynchronous"), SHARED, INSIDE, KEPT),
     Scenario("pthread_exit inside", ("cancelled.c", "exits"), OWN, INSIDE, LEFT),
     Scenario("a handler jumps out", ("interrupted.c",), OWN, (), LEFT),
     Scenario("two coroutines", ("yielding.c", "2"), GLIBC),

@@ -27,7 +27,6 @@ C, CPP = "arguments.c", "operators_by_chance.cpp"
 # (allocator, program, threads and further arguments)
 INSTALLED = (
     ("glibc", C, "8"),
-    ("glibc", C, "8 short"),
     ("glibc", CPP, "8"),
     ("static glibc", C, "8"),
     ("musl", C, "8"),
@@ -40,6 +39,7 @@ INSTALLED = (
 MORE = (
     ("glibc", C, "1"),
     ("glibc", C, "1 short"),
+    ("glibc", C, "8 short"),
     ("glibc", CPP, "1"),
     ("glibc", CPP, "8 short"),
     ("static glibc", C, "1"),

@@ -110,14 +110,13 @@ def _apt(release: str) -> Apt:
     sources = home / "sources.list"
     options = [
         *("-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"),
-        *("-o", f"Dir::State::lists={home}", "-o", f"Dir::Cache={home}"),
+        *("-o", f"Dir::State::lists={home}/lists", "-o", f"Dir::Cache={home}/cache"),
         *("-o", "Dir::State::status=/dev/null", "-o", "APT::Sandbox::User=root"),
         *("-o", "APT::Update::Post-Invoke-Success::=true"),
     ]
     if not sources.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "partial").mkdir(exist_ok=True)
-        (home / "archives/partial").mkdir(parents=True, exist_ok=True)
+        (home / "lists/partial").mkdir(parents=True, exist_ok=True)
+        (home / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
         signed = f"[signed-by={_KEYS}] " if _KEYS.exists() else ""
         new = home / "new.list"
         new.write_text(f"deb {signed}{_mirror()} {release} main\n")
