@@ -137,9 +137,10 @@ def cases() -> Iterator[object]:
     for index, scenario in enumerate(SCENARIOS):
         for place, allocator in enumerate(scenario.allocators):
             for which, way in enumerate(WAYS):
-                is_chosen = scenario.is_thorough or (
-                    place == index % len(scenario.allocators) and which == index // 3 % 2
-                )
+                is_its_place = place == index % len(scenario.allocators)
+                is_chosen = (is_its_place or scenario.is_thorough) and which == (
+                    place + index // 3
+                ) % 2
                 for name in CHOICES if _IS_LONG else ("default",) if is_chosen else ():
                     words = [scenario.name, allocator, way, *([name] if _IS_LONG else [])]
                     case = Case(scenario, allocator, way, CHOICES[name])
