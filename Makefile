@@ -4,6 +4,7 @@
 VENV := .venv
 PYTHON_VENV := $(VENV)/bin/python
 PYTEST_ARGS ?=
+SAFETY ?= long
 
 C_SOURCES := $(wildcard bpf/*.c bpf/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c examples/*/*.c)
@@ -13,11 +14,11 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-vm lint bench man clean \
+.PHONY: help setup demo test test-vm test-safety lint bench man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: packages-demo $(VENV)/installed ## Install leaktrace and its tools into .venv
 
@@ -29,6 +30,10 @@ test: packages-test setup ## Run all tests (as root, or those that need it are s
 
 test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as root; some minutes)
 	@$(PYTHON_VENV) -m pytest tests/vm $(PYTEST_ARGS)
+
+# SAFETY=short: what is part of `make test`.
+test-safety: packages-test setup ## Test that no program notices (as root; long: SAFETY=short is less)
+	@LEAKTRACE_SAFETY=$(SAFETY) $(PYTHON_VENV) -m pytest tests/safety $(PYTEST_ARGS)
 
 lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .

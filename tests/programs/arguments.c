@@ -1,57 +1,35 @@
-/* 100,000 calls of each allocation function with arguments by chance, and as many of free. What is
- * left is written to the file argv[1]: address and requested size of each block, two words each. */
-#include "scenario.h"
-#include <fcntl.h>
+/* The C library's allocation functions, called with arguments by chance: see by_chance.h. */
+enum { FUNCTIONS = 9 };
+#include "by_chance.h"
 #include <malloc.h>
 
-enum { CALLS = 100000, SLOTS = 20000, FUNCTIONS = 9 };
-
-struct block {
-    uint64_t address;
-    uint64_t size;
-};
-
-static struct block blocks[FUNCTIONS * SLOTS];
-static uint64_t state = 88172645463325252u;
-
-static uint64_t by_chance(uint64_t limit) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (state >> 11) % limit;
+static void release(struct block *slot) {
+    free((void *)slot->address);
+    slot->address = 0;
 }
 
-static size_t any_size(void) {
-    return by_chance(64) ? by_chance(512) : by_chance(300000);
-}
-
-static size_t any_alignment(void) {
-    return (size_t)8 << by_chance(7);
+static int takes_pages(int which) {
+    return which >= 7; /* whole pages are dear: fewer of them are live */
 }
 
 static void *posix_aligned(size_t size) {
     void *block = NULL;
-    return posix_memalign(&block, any_alignment(), size) ? NULL : block;
+    size_t alignment = by_chance(200) ? any_alignment() : by_chance(8); /* none of these will do */
+    return posix_memalign(&block, alignment, size) ? NULL : block;
 }
 
-/* The block that function number `which` hands out, and its size; `old` is an earlier one. */
-static void *call(int which, void *old, size_t *size) {
+static void *new_block(int which, size_t *size) {
     size_t count;
-    *size = any_size();
+    *size = by_chance(300) ? any_size() : impossible_size();
     switch (which) {
     case 0:
         return malloc(*size);
     case 1:
+        if (*size > 300000) /* the product is, or goes round to something small */
+            return by_chance(2) ? calloc(1, *size) : calloc(opaque(SIZE_MAX / 4 + 2), 4);
         count = by_chance(9);
         *size = by_chance(300) * count;
         return count ? calloc(count, *size / count) : calloc(by_chance(9), 0);
-    case 2:
-        *size += 1; /* 0 releases the block */
-        return realloc(old, *size);
-    case 3:
-        count = 1 + by_chance(9);
-        *size = (1 + by_chance(300)) * count;
-        return reallocarray(old, *size / count, count);
     case 4:
         return posix_aligned(*size);
     case 5:
@@ -69,48 +47,33 @@ static void *call(int which, void *old, size_t *size) {
     }
 }
 
-static int is_realloc(int which) {
-    return which == 2 || which == 3;
-}
-
-/* Whole pages are dear: fewer of them are live. */
-static size_t slots_of(int which) {
-    return which >= 7 ? 500 : SLOTS;
-}
-
-static void try_all(int which) {
-    for (int i = 0; i < CALLS; i++) {
-        struct block *slot = &blocks[which * SLOTS + by_chance(slots_of(which))];
-        if (!is_realloc(which) || by_chance(4) == 0) {
-            free((void *)slot->address);
-            slot->address = 0;
-        }
-        void *block = call(which, (void *)slot->address, &slot->size);
-        if (block == NULL)
-            _exit(71);
-        slot->address = (uint64_t)block;
+/* Grown, shrunk, moved, made of nothing, given up, or refused and as it was. */
+static void resize(int which, struct block *slot) {
+    void *old = (void *)slot->address, *new;
+    size_t size = by_chance(300) ? 1 + any_size() : by_chance(2) ? 0 : impossible_size();
+    if (old != NULL && by_chance(4) == 0)
+        size = slot->size + by_chance(16); /* mostly in its place */
+    if (which == 2) {
+        new = realloc(old, size);
+    } else {
+        size_t count = 1 + by_chance(9);
+        size = size > 300000 ? size : size / count * count;
+        new = size > 300000 ? reallocarray(old, opaque(SIZE_MAX / 4 + 2), 4)
+                            : reallocarray(old, size / count, count);
     }
+    if (new == NULL && size != 0)
+        return;
+    slot->address = (uint64_t) new;
+    slot->size = size;
 }
 
-static void write_down(const char *path) {
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    if (file < 0)
-        _exit(72);
-    for (size_t done = 0; done < sizeof blocks;) {
-        ssize_t written = write(file, (char *)blocks + done, sizeof blocks - done);
-        if (written <= 0)
-            _exit(73);
-        done += (size_t)written;
+static void call_function(int which, struct block *slot) {
+    if (which == 2 || which == 3) {
+        if (by_chance(4) == 0)
+            release(slot);
+        resize(which, slot);
+    } else {
+        release(slot);
+        slot->address = (uint64_t)new_block(which, &slot->size);
     }
-    close(file);
-}
-
-int main(int count, char **words) {
-    await_go();
-    for (int which = 0; which < FUNCTIONS; which++)
-        try_all(which);
-    if (count > 1)
-        write_down(words[1]);
-    done();
-    return 0;
 }

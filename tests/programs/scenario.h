@@ -98,4 +98,29 @@ static inline void done_with_account(unsigned long long bytes, unsigned long lon
     await_line();
 }
 
+/* "WHAT NUMBER": a line of what the target has seen. */
+static inline void tell(const char *what, unsigned long long number) {
+    char line[80];
+    size_t length = strlen(what);
+    if (length > 40)
+        _exit(74);
+    memcpy(line, what, length);
+    line[length] = ' ';
+    char *end = put_number(line + length + 1, number);
+    *end++ = '\n';
+    *end = '\0';
+    say(line);
+}
+
+/* "account BYTES COUNT": what is outstanding from below scenario() when the target ends. */
+static inline void account(unsigned long long bytes, unsigned long long count) {
+    char line[80] = "account ";
+    char *end = put_number(line + 8, bytes);
+    *end++ = ' ';
+    end = put_number(end, count);
+    *end++ = '\n';
+    *end = '\0';
+    say(line);
+}
+
 #endif

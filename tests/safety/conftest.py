@@ -1,4 +1,8 @@
-"""The harness's fixtures, and the two kinds of links, for the tests in this directory."""
+"""The harness's fixtures, and the two kinds of links.
+
+LEAKTRACE_SAFETY=long runs every combination (make test-safety); otherwise it is a choice of them,
+for `make test`.
+"""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distribution import UnavailableError
 from harness.fixtures import compiled
 from vm.guest import Guest
-from vm.kernels import KERNELS, Kernel, UnavailableError, fetch
+from vm.kernels import KERNELS, Kernel, fetch
 
 __all__ = ["compiled"]
 

@@ -65,6 +65,12 @@ class Target:
         self.tell(command)
         return self.await_done()
 
+    def run_out(self) -> tuple[list[str], int]:
+        """Let it run to its end: every line that it has written, and its exit status."""
+        status = self.end()
+        self._output.rest()
+        return self._output.seen, status
+
     def end(self) -> int:
         """Let it run to its end; its exit status (negative: the signal that killed it)."""
         assert self.process.stdin is not None

@@ -20,11 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from distribution import UnavailableError
 from harness.lines import Lines
 from harness.reports import Report
 from harness.tracer import REPOSITORY, Outcome, tracer_environment
 
-from vm.kernels import UnavailableError, UnpackedKernel
+from vm.kernels import UnpackedKernel
 
 _MEMORY_MIB = 1024
 _PROCESSORS = 2

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import lzma
-import os
 import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from distribution import Apt, UnavailableError, cache_directory, run
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,6 @@ KERNELS = (
 _MODULES = ("virtio_pci", "virtiofs", "overlay")
 
 
-class UnavailableError(Exception):
-    """A kernel can't be had here. The message says why."""
-
-
 @dataclass(frozen=True)
 class UnpackedKernel:
     """A kernel in a directory of its own."""
@@ -65,7 +58,7 @@ class UnpackedKernel:
         """Names and contents of the modules to load at boot, in order."""
         modules: dict[str, bytes] = {}
         for wanted in _MODULES:
-            shown = _run(
+            shown = run(
                 ["modprobe", "-d", self.folder, "-S", self.release, "--show-depends", wanted]
             )
             for path in re.findall(r"^insmod (\S+)", shown, re.MULTILINE):  # others are built in
@@ -79,22 +72,18 @@ def fetch(kernel: Kernel) -> UnpackedKernel:
     Raises UnavailableError.
     """
     package = _newest(kernel.packages)
-    folder = _unpacked([package, *(_headers_of(package) if kernel.has_headers else ())])
+    packages = [package, *(_headers_of(package) if kernel.has_headers else ())]
+    folder = Apt().unpacked(packages, cache_directory())
+    if not (folder / "lib").exists():
+        (folder / "lib").symlink_to("usr/lib")  # newer packages; modprobe looks in lib/modules
     release = package.removeprefix("linux-image-")
     if not (folder / "lib/modules" / release / "modules.dep.bin").exists():
-        _run(["depmod", "-b", folder, release])
+        run(["depmod", "-b", folder, release])
     return UnpackedKernel(folder, release)
 
 
-def cache_directory() -> Path:
-    """Where kernels are kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "leaktrace-tests"
-
-
 def _newest(pattern: str) -> str:
-    known = _run(["apt-cache", "pkgnames", "linux-image-"]).split()
-    names = [name for name in known if re.fullmatch(pattern, name)]
+    names = [name for name in Apt().names("linux-image-") if re.fullmatch(pattern, name)]
     if not names:
         raise UnavailableError(f"apt knows no package {pattern} (is apt-get update needed?)")
     return max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
@@ -103,50 +92,9 @@ def _newest(pattern: str) -> str:
 def _headers_of(image: str) -> list[str]:
     """The packages it takes to build a module: they depend on one another by exact names."""
     headers = image.replace("linux-image-", "linux-headers-")
-    needed = re.findall(
-        r"Depends: (linux-(?:headers|kbuild)-\S+)", _run(["apt-cache", "depends", headers])
-    )
-    return [headers, *needed]
-
-
-def _version(package: str) -> str:
-    shown = _run(["apt-cache", "show", "--no-all-versions", package])
-    found = re.search(r"^Version: (\S+)", shown, re.MULTILINE)
-    if found is None:
-        raise UnavailableError(f"apt offers no version of {package}")
-    return found[1]
-
-
-def _unpacked(packages: Sequence[str]) -> Path:
-    """A directory with the contents of all these packages."""
-    folder = cache_directory() / f"{packages[0]}_{_version(packages[0])}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        root = Path(temporary) / "root"
-        # As root that may read what the user _apt may not.
-        download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages]
-        _run(download, cwd=Path(temporary))
-        for archive in Path(temporary).glob("*.deb"):
-            _run(["dpkg-deb", "-x", archive, root])
-        if not (root / "lib").exists():
-            (root / "lib").symlink_to("usr/lib")  # newer packages; modprobe looks in lib/modules
-        root.rename(folder)
-    return folder
+    return [headers, *Apt().dependencies(headers, r"linux-(?:headers|kbuild)-\S+")]
 
 
 def _module(path: Path) -> bytes:
     content = path.read_bytes()
     return lzma.decompress(content) if path.suffix == ".xz" else content
-
-
-def _run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
-    """The output of a command. Raises UnavailableError with what it complains about."""
-    if shutil.which(command[0]) is None:
-        raise UnavailableError(f"needs {command[0]}")
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        complaint = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise UnavailableError(f"{command[0]} failed: {complaint}")
-    return done.stdout
