@@ -97,8 +97,8 @@ def test_a_nop_of_one_byte_stays_one() -> None:
     ("code", "why"),
     [
         ("0f 1f 44 00 00 48 ff c8 75 fb c3", "jumps back"),  # nop; dec rax; jne to the dec
-        ("0f 1f 44 00 00", "nothing can be decoded"),
-        ("0f 1f 44 00 00 06", "nothing can be decoded"),
+        ("0f 1f 44 00 00", "nothing that may carry a probe"),
+        ("0f 1f 44 00 00 06", "nothing that may carry a probe"),
     ],
 )
 def test_refused_where_only_such_a_nop_would_do(code: str, why: str) -> None:

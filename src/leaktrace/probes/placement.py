@@ -15,6 +15,10 @@ stack: over what a leaf function keeps in its red zone. And a child forked meanw
 but no trampoline: it dies of SIGSEGV. Newer kernels do that to nops of ten bytes, and spare the red
 zone ("uprobes/x86: Move optimized uprobe from nop5 to nop10").
 
+Nor on a call where processes may have shadow stacks: the kernel, emulating it, pushes the return
+address on the stack alone, and the process dies at the return ("x86/uprobes: Keep shadow stack in
+sync for emulated CALLs" mends that).
+
 Sources: arch/x86/kernel/uprobes.c (push_setup_xol_ops, branch_setup_xol_ops, can_optimize), the
 System V psABI for x86-64, 3.2.2 and 3.2.3.
 """
@@ -23,27 +27,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-
-import capstone
-from capstone import x86 as cs_x86
+from itertools import islice
+from pathlib import Path
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.probes.code.x86 import is_emulated
+from leaktrace.probes.code.x86 import ARGUMENTS, RSP, Instruction, decode
 from leaktrace.symbols.table import FunctionSymbol
 
 _MAX_PROLOGUE = 16  # instructions looked at
 _MAX_FUNCTION_BYTES = 16_384  # searched for jumps back
 _UNKNOWN_SIZE_BYTES = 512  # the same, where the symbol has no size
 
-_ARGUMENTS = (
-    {"rdi", "edi", "di", "dil"},
-    {"rsi", "esi", "si", "sil"},
-    {"rdx", "edx", "dx", "dl", "dh"},
-    {"rcx", "ecx", "cx", "cl", "ch"},
-)
-_STACK_POINTER = {"rsp", "esp", "sp", "spl"}
+# Prefixes of instructions that the kernel won't probe (is_prefix_bad): lock, and of segments but
+# fs and gs.
+_REFUSED_PREFIXES = frozenset({0xF0, 0x26, 0x2E, 0x36, 0x3E})
+_PREFIXES = _REFUSED_PREFIXES | {0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3}
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,31 @@ class Placement:
     refused: bool = False  # no instruction may carry it: don't attach
 
 
+def may_carry_probe(one: Instruction, *, shadow_stacks: bool) -> bool:
+    """Whether an instruction can be probed without harm. `shadow_stacks`: the process may have
+    them."""
+    # A jump over eight bytes is what later kernels write over a nop of ten that was probed.
+    if one.is_long_nop or one.code == b"\xeb\x08":
+        return False
+    if (one.is_call and shadow_stacks) or one.mnemonic == "syscall":
+        return False
+    for byte in one.code:
+        if byte in _REFUSED_PREFIXES:
+            return False
+        if byte not in _PREFIXES:
+            break
+    return True
+
+
+@cache
+def may_have_shadow_stacks() -> bool:
+    """Whether processes of this machine can have shadow stacks (CET, Linux 6.6)."""
+    try:
+        return "user_shstk" in Path("/proc/cpuinfo").read_text(errors="replace").split()
+    except OSError:
+        return True
+
+
 def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Placement:
     """Choose the instruction of an x86-64 function.
 
@@ -64,31 +88,32 @@ def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Place
     `code` itself if None. The first `argument_count` integer arguments must be intact.
     """
     whole = code if whole is None else whole
-    instructions = list(_disassembler().disasm(code, 0, _MAX_PROLOGUE))
+    instructions = list(islice(decode(code, 0), _MAX_PROLOGUE))
     if not instructions:
         return Placement(0, "?", emulated=False, reason="its first instruction can't be decoded")
-    first = next((one for one in instructions if not _may_become_a_call(one)), None)
-    if first is None:
-        return _refuse(instructions[0], "nothing can be decoded behind the nop it begins with")
+    shadow_stacks = may_have_shadow_stacks()
+    usable = [one for one in instructions if may_carry_probe(one, shadow_stacks=shadow_stacks)]
+    first = next(iter(usable), None)
+    if first is None or any(not one.is_idle for one in instructions if one.address < first.address):
+        return _refuse(instructions[0], "nothing that may carry a probe is where it begins")
     if first.address > 0 and _jumped_to(whole, first.address):
         return _refuse(instructions[0], "the function jumps back to behind the nop it begins with")
-    entry = Placement(first.address, _text(first), is_emulated(bytes(first.bytes)))
+    entry = Placement(first.address, first.text, first.is_emulated)
     if entry.emulated:
         return entry
 
     def stay(reason: str) -> Placement:
         return Placement(entry.offset, entry.instruction, emulated=False, reason=reason)
 
-    precious = set[str]().union(_STACK_POINTER, *_ARGUMENTS[:argument_count])
-    for instruction in instructions:
-        if is_emulated(bytes(instruction.bytes)):
-            if _jumped_to(whole, instruction.address):
+    precious = {RSP, *ARGUMENTS[:argument_count]}
+    for one in instructions:
+        if one.is_emulated and one in usable:
+            if _jumped_to(whole, one.address):
                 return stay("the function jumps back to the instructions it begins with")
-            return Placement(instruction.address, _text(instruction), emulated=True)
-        if _ends_straight_line(instruction):
+            return Placement(one.address, one.text, emulated=True)
+        if one.ends_block or one.mnemonic in ("int", "syscall", "iretq"):
             return stay("it branches before an instruction that is emulated")
-        _, written = instruction.regs_access()
-        if precious & {instruction.reg_name(register) for register in written}:
+        if precious & one.written:
             return stay("an argument or the stack pointer is changed before one that is emulated")
     return stay("no emulated instruction is near its entry")
 
@@ -105,59 +130,15 @@ def place_in(elf: ElfObject, function: FunctionSymbol, argument_count: int) -> P
     return place(whole, argument_count)
 
 
-@cache
-def _disassembler() -> Any:  # noqa: ANN401 (capstone has no types)
-    machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    machine.detail = True
-    return machine
-
-
-def _text(instruction: Any) -> str:  # noqa: ANN401
-    return f"{instruction.mnemonic} {instruction.op_str}".strip()
-
-
-def _refuse(instruction: Any, reason: str) -> Placement:  # noqa: ANN401
-    return Placement(0, _text(instruction), emulated=False, reason=reason, refused=True)
-
-
-def _may_become_a_call(instruction: Any) -> bool:  # noqa: ANN401
-    """Whether it is a nop that a kernel may replace with a call when it is probed: five bytes now,
-    ten later; so none of several bytes, in whatever way it is encoded. What kernels take for one is
-    in insn_is_nop (arch/x86/lib/insn-eval.c)."""
-    if instruction.size == 1:
-        return False
-    if instruction.id == cs_x86.X86_INS_NOP:
-        return True
-    if instruction.id not in (cs_x86.X86_INS_LEA, cs_x86.X86_INS_MOV) or instruction.size < 5:
-        return False
-    to, source = instruction.operands
-    if source.type == cs_x86.X86_OP_REG:
-        return bool(source.reg == to.reg)
-    memory = source.mem  # lea rsi, [rsi + riz]
-    has_index = memory.index not in (cs_x86.X86_REG_INVALID, cs_x86.X86_REG_RIZ)
-    return instruction.id == cs_x86.X86_INS_LEA and (
-        memory.base == to.reg and memory.disp == 0 and not has_index
-    )
-
-
-def _ends_straight_line(instruction: Any) -> bool:  # noqa: ANN401
-    groups = (
-        capstone.CS_GRP_JUMP,
-        capstone.CS_GRP_CALL,
-        capstone.CS_GRP_RET,
-        capstone.CS_GRP_INT,
-        capstone.CS_GRP_IRET,
-    )
-    return any(instruction.group(group) for group in groups)
+def _refuse(first: Instruction, reason: str) -> Placement:
+    return Placement(0, first.text, emulated=False, reason=reason, refused=True)
 
 
 def _jumped_to(whole: bytes, candidate: int) -> bool:
     """Whether a direct jump of the function leads behind its entry, as far as the candidate: the
     probe would then also be hit within a call. Code that can't be decoded ends the search; it is
     data or padding."""
-    for instruction in _disassembler().disasm(whole, 0):
-        if instruction.group(capstone.CS_GRP_JUMP) and instruction.operands:
-            operand = instruction.operands[0]
-            if operand.type == cs_x86.X86_OP_IMM and 0 < operand.imm <= candidate:
-                return True
-    return False
+    return any(
+        one.is_jump and one.target is not None and 0 < one.target <= candidate
+        for one in decode(whole, 0)
+    )

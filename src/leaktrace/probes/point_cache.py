@@ -18,10 +18,11 @@ from leaktrace.elf import ElfObject
 from leaktrace.file_cache import FileCache
 from leaktrace.probes.code.flow import UnfollowableError
 from leaktrace.probes.code.values import Constant, Place, Register, Slot
+from leaktrace.probes.placement import may_have_shadow_stacks
 from leaktrace.probes.points import Point
 
 # Counts changes of what is found in the same code.
-POINTS_VERSION = 1
+POINTS_VERSION = 2
 
 _LIMIT_BYTES = 16 << 20
 _MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are followed anew
@@ -65,7 +66,9 @@ def found_by(find: Callable[[], tuple[Point, ...]]) -> Found:
 
 def _digest(elf: ElfObject, asked: Mapping[int, Function]) -> str:
     state = hashlib.blake2b(digest_size=20)
-    state.update(json.dumps([POINTS_VERSION, sorted(asked.items())]).encode())
+    state.update(
+        json.dumps([POINTS_VERSION, may_have_shadow_stacks(), sorted(asked.items())]).encode()
+    )
     for offset in range(0, elf.file_size, _PIECE_BYTES):
         state.update(elf.read(offset, min(_PIECE_BYTES, elf.file_size - offset)))
     return state.hexdigest()

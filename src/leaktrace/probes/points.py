@@ -42,7 +42,7 @@ from leaktrace.probes.code.values import (
     result_towards,
 )
 from leaktrace.probes.code.x86 import ARGUMENTS, RBP, RSP
-from leaktrace.probes.placement import place
+from leaktrace.probes.placement import may_carry_probe, may_have_shadow_stacks, place
 from leaktrace.unwind.rows import CFA_OFFSET_UNIT, Row, Rule, SavedRbp
 
 _EMULATED, _STEPPED = 10, 1000
@@ -322,7 +322,10 @@ class _Chooser:
         return cost if self._sizes_at(node.at) else cost + _NOT_BOTH
 
     def _cost(self, node: Node) -> int:
-        if not self._flow.instructions[node.at].is_emulated:
+        instruction = self._flow.instructions[node.at]
+        if not may_carry_probe(instruction, shadow_stacks=may_have_shadow_stacks()):
+            return UNCUTTABLE
+        if not instruction.is_emulated:
             return _STEPPED
         return _EMULATED if node.towards is None else _EMULATED + _ONE_DIRECTION
 

@@ -85,6 +85,26 @@ class Instruction:
         return opcode & 0x0F if opcode >> 4 in (0x7, 0x8) else None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it does nothing: a nop, or the mark that indirect calls may lead here."""
+        return self.is_long_nop or self.mnemonic in ("nop", "endbr64")
+
+    @property
+    def is_long_nop(self) -> bool:
+        """Whether it is a nop of several bytes, in whatever way it is encoded: what kernels take
+        for one is in insn_is_nop (arch/x86/lib/insn-eval.c)."""
+        if self.mnemonic == "nop":
+            return len(self.code) > 1
+        if self.mnemonic not in ("lea", "mov") or len(self.code) < 5:
+            return False
+        to, source = self.operands
+        if source.register is not None:
+            return source.register == to.register
+        return self.mnemonic == "lea" and (
+            source.base == to.register and source.displacement == 0 and not source.has_index
+        )
+
+    @property
     def is_trap(self) -> bool:
         """Whether control never goes on from here: what compilers put where none should come."""
         return self.mnemonic in ("ud2", "hlt", "int3")
@@ -146,7 +166,8 @@ def _instruction(one: Any) -> Instruction:  # noqa: ANN401
         mnemonic=one.mnemonic.split()[-1] if is_call or is_jump else one.mnemonic,
         text=f"{one.mnemonic} {one.op_str}".strip(),
         operands=operands,
-        written=frozenset(_NUMBERS[name] for name in names if name in _NUMBERS),
+        written=frozenset(_NUMBERS[name] for name in names if name in _NUMBERS)
+        | frozenset(o.register for o in operands if o.is_written and o.register is not None),
         writes_flags="rflags" in names or "eflags" in names,
         is_call=is_call,
         is_return=capstone.CS_GRP_RET in groups,
@@ -174,7 +195,7 @@ def _operand(one: Any, operand: Any) -> Operand:  # noqa: ANN401
     return Operand(
         base=base,
         displacement=displacement,
-        has_index=memory.index != 0,
+        has_index=memory.index not in (0, cs_x86.X86_REG_RIZ),  # riz is none
         is_memory=True,
         absolute=absolute,
         size_bytes=operand.size,
