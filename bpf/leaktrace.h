@@ -15,8 +15,9 @@
 #define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
 #define KNOWN_STARTS 8192      /* a power of two, as are the next two */
 #define KNOWN_STACKS 8192
-#define KNOWN_SLOTS 64   /* words of the stack that decide a walk */
-#define TELLING_PLACES 8 /* of those, to tell stacks apart by that begin alike */
+#define KNOWN_SLOTS 64    /* words of the stack that decide a walk */
+#define OPENED_CALLS 1024 /* a power of two */
+#define TELLING_PLACES 8  /* of those, to tell stacks apart by that begin alike */
 
 /* An outstanding allocation; the key of its map is its address. */
 struct allocation {
@@ -211,6 +212,12 @@ struct point {
     struct place size;
     struct place count; /* of calloc, where size is not the product yet */
     struct place result;
+};
+
+/* Which thread opened the call at this sp, last of those that share its place in the table. */
+struct opened {
+    u64 sp;
+    u64 thread;
 };
 
 /* A walk under way. */

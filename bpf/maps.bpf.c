@@ -55,6 +55,8 @@ BPF_ARRAY(points, struct point, CAPACITY_LATER);
 /* sp at the entry -> a call that is open while its thread is on another stack: a coroutine switched
  * inside an allocator. Full: the one that was there longest is given up. */
 BPF_TABLE("lru_hash", u64, struct call, suspended, CAPACITY_LATER);
+/* Whose calls are open: a coroutine may go on in another thread. */
+BPF_ARRAY(opened, struct opened, OPENED_CALLS);
 #endif
 
 BPF_ARRAY(session, struct session, 1);

@@ -288,21 +288,53 @@ static __always_inline void suspend(struct thread *thread) {
     thread->call.sp = 0;
 }
 
+static __always_inline struct opened *opened_at(u64 sp) {
+    u32 at = sp >> 4 & (OPENED_CALLS - 1);
+    return opened.lookup(&at);
+}
+
+static __always_inline void note_opened(u64 sp) {
+    struct opened *entry = opened_at(sp);
+
+    if (entry) {
+        entry->sp = sp;
+        entry->thread = thread_key();
+    }
+}
+
+/* The call that began at this sp, if another thread has it: a coroutine has changed threads. */
+static __always_inline struct call *opened_elsewhere(u64 sp) {
+    struct opened *entry = opened_at(sp);
+
+    if (!entry || entry->sp != sp)
+        return 0;
+    u64 key = entry->thread;
+    struct thread *owner = threads.lookup(&key);
+    if (!owner || owner->call.sp != sp || !owner->call.by_point)
+        return 0;
+    return &owner->call;
+}
+
 /* Have the call that began at this sp as the thread's open one. Returns whether there is one. */
 static __always_inline int resume(struct thread *thread, u64 sp) {
     struct session *now = this_session();
+    struct call *call = 0;
 
     if (thread->call.sp == sp)
         return 1;
-    if (!now || !now->suspended)
-        return 0;
-    struct call *call = suspended.lookup(&sp);
-    if (!call)
-        return 0;
+    if (now && now->suspended)
+        call = suspended.lookup(&sp);
+    if (!call) {
+        call = opened_elsewhere(sp);
+        if (!call)
+            return 0;
+    }
     if (thread->call.sp)
         suspend(thread);
     thread->call = *call;
-    suspended.delete(&sp);
+    call->sp = 0;
+    if (now && now->suspended)
+        suspended.delete(&sp);
     return 1;
 }
 #else
@@ -381,6 +413,7 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
 #if POINTS
     if (way != BY_RETURN) {
         call->by_point = 1;
+        note_opened(sp);
         bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
     }
 #endif

@@ -183,12 +183,15 @@ end:
     assert found.at("taken").condition is None
 
 
-def test_a_null_that_was_never_begun_needs_no_point(found_in: Finder) -> None:
+def test_a_failure_is_seen_where_nothing_else_comes_by(found_in: Finder) -> None:
+    """Another function may have jumped here, whose call is open. The jump itself is on the way of
+    all calls, and carries nothing."""
     found = found_in(
         function(
             "malloc",
             """
     test %rdi, %rdi
+all:
     js refuse
     mov cache(%rip), %rax
     test $15, %al
@@ -204,7 +207,9 @@ refuse:
         + "\n    .data\ncache: .quad 0"
     )
     assert found.where(Action.BOTH) == {"both"}
-    assert len(found.points) == 1
+    assert found.where(Action.END) == {"refuse"}
+    assert found.at("refuse").may_be_unopened
+    assert len(found.points) == 2
 
 
 def test_a_result_that_memset_returns(found_in: Finder, tmp_path: Path) -> None:
@@ -297,7 +302,8 @@ overflow:
         3,
         name="reallocarray",
     )
-    assert found.points == ()
+    assert found.where(Action.BEGIN) == set()
+    assert found.where(Action.END) == {"overflow"}
 
 
 def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder) -> None:

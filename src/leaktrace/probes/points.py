@@ -267,17 +267,13 @@ class _Chooser:
             if node in alone and self._sizes_at(node.at) and not self.fails(node)
         }
         begins = self._begins(ends - both, both)
-        begun = self.ways.ahead(self._node_at(point) for point in begins)
         points = [*begins]
         for node in sorted(ends, key=lambda node: (node.at, node.towards or 0)):
             if node in both:
                 points.append(self._point(node, Action.BOTH))
-            elif node in begun or not self.fails(node):
+            else:
                 points.append(self._point(node, Action.END))
         return tuple(points)
-
-    def _node_at(self, point: Point) -> Node:
-        return Node(point.vaddr)
 
     def fails(self, node: Node) -> bool:
         """Whether the function is going to return nothing from there."""
@@ -319,6 +315,9 @@ class _Chooser:
         ):
             return UNCUTTABLE
         cost = self._cost(node)
+        if self.fails(node) and cost < UNCUTTABLE:
+            # Failures are few. What matters is that calls that don't fail come by nowhere for them.
+            return _EMULATED if node.towards is None else _STEPPED
         return cost if self._sizes_at(node.at) else cost + _NOT_BOTH
 
     def _cost(self, node: Node) -> int:
@@ -488,7 +487,7 @@ def _prove(points: Iterable[Point], chooser: _Chooser) -> None:
             raise UnfollowableError("a call that may allocate is made outside of what is followed")
         way = ways.exit(node)
         if way in (Exit.RETURN, Exit.FIRST_ARGUMENT):
-            if state & _OPEN or (state & _NOTHING and not chooser.fails(node)):
+            if state & ~_DONE:
                 raise UnfollowableError("a way out has no end")
         elif way is Exit.HOOKED and (
             state & _DONE or (state & _NOTHING and not chooser.hands_on(node))
