@@ -5,16 +5,10 @@ from __future__ import annotations
 import ctypes.util
 from pathlib import Path
 
-import numpy as np
 import pytest
 from harness.compiling import Compiler
 from harness.reports import Report, Total
-from harness.target import Target
 from harness.tracer import trace_work
-
-from leaktrace.abi import LossKind
-from leaktrace.options import Options, ProcessTarget
-from leaktrace.tracer import Tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -43,47 +37,6 @@ def test_preloaded(library: str, compiled: Compiler) -> None:
     if name is None:
         pytest.skip(f"lib{library} is not installed")
     check(trace_work([compiled("allocator.c")], target_env={"LD_PRELOAD": name}).report)
-
-
-def recorded(program: Path, account: Path, library: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """(address, size) of each live block, by address: as leaktrace has it, and as the program."""
-    with Target([program, account], {"LD_PRELOAD": library}) as target:
-        target.await_ready()
-        tracer = Tracer(Options(target=ProcessTarget(target.pid)))
-        try:
-            tracer.arm()
-            target.do()
-            snapshot = tracer.snapshot()
-            assert not snapshot.losses[: LossKind.WALKS].any()
-        finally:
-            tracer.close()
-    ours = np.stack([snapshot.addresses, snapshot.records["size"]], axis=1)
-    theirs = np.fromfile(account, dtype=np.uint64).reshape(-1, 2)
-    theirs = theirs[theirs[:, 0] != 0]
-    return ours[ours[:, 0].argsort()], theirs[theirs[:, 0].argsort()]
-
-
-@pytest.mark.parametrize(
-    "allocator", ["glibc", "jemalloc", "tcmalloc_minimal", "mimalloc", "musl", "static glibc"]
-)
-@pytest.mark.may_skip("not every machine has every allocator")
-def test_no_argument_of_many_is_wrong(allocator: str, compiled: Compiler, tmp_path: Path) -> None:
-    """Wherever the probe of a function sits, its arguments are still where they were at the entry:
-    for 100,000 calls of each function every address and size is right."""
-    library: str | None = ""
-    if allocator == "musl":
-        program = compiled("arguments.c", "-D_GNU_SOURCE", compiler="musl-gcc")
-    elif allocator.endswith("glibc"):
-        static = ["-static"] if "static" in allocator else []
-        program = compiled("arguments.c", "-D_GNU_SOURCE", "-DWITH_PVALLOC", *static)
-    else:
-        library = ctypes.util.find_library(allocator)
-        program = compiled("arguments.c", "-D_GNU_SOURCE")
-        if library is None:
-            pytest.skip(f"lib{allocator} is not installed")
-    ours, theirs = recorded(program, tmp_path / "account", library or "")
-    assert len(theirs) > 100_000
-    assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("library", ["", "jemalloc", "tcmalloc_minimal", "mimalloc"])

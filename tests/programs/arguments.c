@@ -1,4 +1,6 @@
-/* The C library's allocation functions, called with arguments by chance: see by_chance.h. */
+/* The C library's allocation functions, called with arguments by chance: see by_chance.h.
+ * -DNOTHING_IMPOSSIBLE: for an allocator that crashes where it should fail; -DNOTHING_ALIGNED: for
+ * one that crashes when much of what it has is aligned. */
 enum { FUNCTIONS = 9 };
 #include "by_chance.h"
 #include <malloc.h>
@@ -68,6 +70,9 @@ static void resize(int which, struct block *slot) {
 }
 
 static void call_function(int which, struct block *slot) {
+#ifdef NOTHING_ALIGNED
+    which %= 4;
+#endif
     if (which == 2 || which == 3) {
         if (by_chance(4) == 0)
             release(slot);

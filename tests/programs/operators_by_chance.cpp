@@ -1,6 +1,6 @@
 // The forms of operator new and operator delete, called with arguments by chance: see by_chance.h.
 // Sizes are at least 1, and multiples of the alignment, as some libraries make them.
-// -DTHROWS_NOTHING: an allocator that aborts instead is asked for nothing impossible.
+// -DNOTHING_IMPOSSIBLE: for an allocator that aborts where it should throw.
 enum { FUNCTIONS = 8 };
 #include "by_chance.h"
 #include <new>
@@ -52,10 +52,8 @@ static void call_function(int which, struct block *slot) {
     size_t alignment = (size_t)16 << by_chance(by_chance(100) ? 4 : 9);
     size_t size = 1 + any_size();
     release(slot);
-#ifndef THROWS_NOTHING
     if (by_chance(300) == 0)
-        size = impossible_size() / 2;
-#endif
+        size = 1 + impossible_size() / 2;
     if (which >= 4)
         size = (size + alignment - 1) & ~(alignment - 1);
     try {
