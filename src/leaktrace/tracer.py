@@ -20,6 +20,7 @@ from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
+from leaktrace.keeper import Keeper
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
@@ -75,6 +76,7 @@ class Tracer:
         self.command: StartedCommand | None = None
         self.process: Process | None = None
         self._program: Program | None = None
+        self._keeper: Keeper | None = None
         self._attachments: Attachments | None = None
         self._faults: PageFaults | None = None
         self._region_stream: EventStream | None = None
@@ -90,6 +92,7 @@ class Tracer:
             self.process = Process(pid)
             name = self.process.name if self.command is None else Path(self.command.path).name
             tell(f"attaching to pid {pid} ({name})…")
+            self._start_keeper()
             compilation = Compilation(options, knobs or {})
             # If it has to be compiled, that happens on another core while we search for symbols.
             asked = options.report
@@ -105,7 +108,9 @@ class Tracer:
             compilation = None
             self._install_tables()
             self._install_sampling()
-            self._attachments = Attachments(self._program, pid)
+            if self._keeper is not None and self.command is not None:
+                self._keeper.guard(self.command.pid)
+            self._attachments = Attachments(self._program, pid, self._keeper)
             self._attachments.attach_lifecycle()
             for plan in plans:
                 self._attach(plan)
@@ -131,6 +136,12 @@ class Tracer:
         return self.process
 
     # --- setting up ------------------------------------------------------------------------
+
+    def _start_keeper(self) -> None:
+        """By the time it is asked for anything, it has started on another core. Page faults of a
+        process that runs already need none."""
+        if self.command is not None or not self._options.faults:
+            self._keeper = Keeper()
 
     def _first_plans(self, pid: int) -> list[ObjectPlan]:
         if self.command is not None:
@@ -249,6 +260,15 @@ class Tracer:
     def streams(self) -> list[EventStream]:
         """What becomes readable when there is something to `pump`."""
         return [s for s in (self._region_stream, self._trace_stream) if s is not None]
+
+    def keeper_fileno(self) -> int | None:
+        """Readable when the probes are gone because their keeper is."""
+        return None if self._keeper is None else self._keeper.fileno()
+
+    def check_probes(self) -> None:
+        """Raises KeeperGoneError when they are gone."""
+        if self._keeper is not None and self._keeper.is_gone():
+            raise self._keeper.gone()
 
     def pump(self) -> tuple[list[Event], bool]:
         """Take in what the kernel side sent. Returns traced calls, and whether an exec was seen."""
@@ -492,6 +512,9 @@ class Tracer:
             self.process.close()
         if self.command is not None:
             self.command.end()
+        if self._keeper is not None:  # the last one: until then it guards the command
+            self._keeper.end()
+            self._keeper = None
 
 
 def _decode(messages: list[bytes]) -> Iterable[np.void]:

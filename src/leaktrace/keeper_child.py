@@ -1,0 +1,185 @@
+"""The process that holds the probes: `python -I -S keeper_child.py SOCKET TRACER`; see
+keeper.py.
+
+It lives a little longer than leaktrace, however leaktrace ends, and takes the probes off. The
+kernel can't write to a process on behalf of somebody who is being killed: where SIGKILL meets the
+one that puts probes on or takes them off, breakpoints stay for ever (kernel/events/uprobes.c:
+"failed to unregister, leaking uprobe"). So that one is this process, which nobody has a reason to
+kill.
+
+It is small, and imports nothing but what it needs. Each request is one message: a JSON object, with
+the file descriptors that it speaks of. The answer has its number, and the errno of what failed.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+
+from leaktrace.probe_calls import link_uprobes, open_uprobe_event
+
+TYPE_CHECKING = False  # as in typing, which needs memory
+if TYPE_CHECKING:
+    from typing import Any
+
+TITLE = b"keeper of probes"
+_MESSAGE_BYTES = 1 << 18
+_MOST_DESCRIPTORS = 2
+_PR_SET_NAME = 15  # prctl(2)
+# Those of a terminal, and those that end services: the end of leaktrace is what ends the keeper.
+_IGNORED = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGTERM,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGPIPE,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+)
+
+
+class Keeper:
+    """Holds probes by the numbers of the requests that made them, and a command that may stop."""
+
+    def __init__(self) -> None:
+        self._probes: dict[int, list[int]] = {}
+        self._command = -1  # a pidfd
+
+    def answer(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        """Do as asked. Returns 0, or an errno."""
+        match request["do"]:
+            case "link" | "event":
+                try:
+                    self._probes[request["number"]] = _attach(request, *descriptors)
+                except OSError as error:
+                    return error.errno or errno.EIO
+                finally:
+                    _close(descriptors)
+            case "take off":
+                for number in request["numbers"]:
+                    _close(self._probes.pop(number, []))
+            case "guard":
+                (self._command,) = descriptors
+        return 0
+
+    def take_all_off(self) -> None:
+        """The last ones first: what begins calls is gone before what ends them."""
+        while self._probes:
+            _close(self._probes.popitem()[1])
+
+    def let_go(self, tracer: int) -> None:
+        """After the tracer (a pidfd) was killed: no program of its own can stop the command from
+        now on, and one that is stopped goes on."""
+        poll = select.poll()
+        poll.register(tracer, select.POLLIN)
+        poll.poll()
+        if self._command >= 0:
+            with contextlib.suppress(OSError):  # it may have ended
+                signal.pidfd_send_signal(self._command, signal.SIGCONT)
+
+
+def _attach(request: dict[str, Any], program: int, file: int) -> list[int]:
+    """Returns the descriptors that keep the probes alive; raises OSError."""
+    path = f"/proc/self/fd/{file}"
+    if request["do"] == "event":
+        return open_uprobe_event(
+            program,
+            path,
+            request["offset"],
+            request["cookie"],
+            kind=request["kind"],
+            config=request["config"],
+            pid=request["pid"],
+        )
+    link = link_uprobes(
+        program,
+        request["attach_type"],
+        path,
+        request["offsets"],
+        request["cookies"],
+        pid=request["pid"],
+        is_return=request["is_return"],
+    )
+    if link < 0:
+        raise OSError(-link, os.strerror(-link))
+    return [link]
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in reversed(descriptors):
+        os.close(descriptor)
+
+
+def _serve(connection: socket.socket, keeper: Keeper) -> bool:
+    """Answer until the tracer says that it has finished (true), or is gone (false)."""
+    room = socket.CMSG_LEN(_MOST_DESCRIPTORS * array.array("i").itemsize)
+    while True:
+        try:
+            message, extra, flags, _ = connection.recvmsg(_MESSAGE_BYTES, room)
+        except ConnectionResetError:
+            return False
+        if not message:
+            return False
+        descriptors = array.array("i")
+        for _, _, data in extra:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        request = json.loads(message)
+        if request["do"] == "end":
+            return True
+        if flags & socket.MSG_CTRUNC:  # no room for descriptors (ulimit -n)
+            _close(descriptors.tolist())
+            failed = errno.EMFILE
+        else:
+            failed = keeper.answer(request, descriptors.tolist())
+        try:
+            connection.send(json.dumps({"number": request["number"], "errno": failed}).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+
+
+def _stand_apart() -> None:
+    """Stay out of the way: no signals of a terminal, no directory held, the last one to be ended
+    when memory runs out, and not among those that pkill(1) finds by the name leaktrace."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write("-1000")  # it takes CAP_SYS_RESOURCE
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_NAME, b"probe-keeper", 0, 0, 0)
+    # What ps(1) shows lies where the kernel has put it: fields arg_start and arg_end, proc(5).
+    with open("/proc/self/stat") as file:  # noqa: PTH123
+        fields = file.read().rpartition(")")[2].split()
+    begin, end = int(fields[45]), int(fields[46])
+    if begin and end > begin:
+        title = TITLE[: end - begin - 1].ljust(end - begin, b"\0")
+        ctypes.memmove(begin, title, len(title))
+
+
+def main() -> None:
+    connection, tracer = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    _stand_apart()
+    keeper = Keeper()
+    ended_in_order = _serve(connection, keeper)
+    keeper.take_all_off()
+    if not ended_in_order:
+        keeper.let_go(tracer)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
