@@ -7,12 +7,15 @@ leaves no difference; see proc(5) on /proc/PID/mem.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from harness.lines import DEADLINE_S
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,22 @@ class Watch:
         """How many of the bytes are changed now."""
         return sum(os.pread(self._memory, 1, address) == value for address, value in self._bytes)
 
-    @property
-    def full(self) -> int:
-        return len(self._bytes)
+    def await_any(self) -> None:
+        """Wait for the first probe. Here and below without a pause: the moment matters."""
+        self._await(lambda: self.count() > 0)
+
+    def await_all(self) -> None:
+        self._await(lambda: self.count() == len(self._bytes))
+
+    def await_fewer(self) -> None:
+        """Wait until one of them all is gone."""
+        self._await(lambda: self.count() < len(self._bytes))
+
+    def await_none(self) -> None:
+        self._await(lambda: self.count() == 0)
+
+    @staticmethod
+    def _await(happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not happened():
+            assert time.monotonic() < deadline, "the probes stay as they are"
