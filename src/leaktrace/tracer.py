@@ -21,6 +21,7 @@ from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper
+from leaktrace.leftovers import remove_leftovers
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
@@ -112,6 +113,7 @@ class Tracer:
                 self._keeper.guard(self.command.pid)
             self._attachments = Attachments(self._program, pid, self._keeper)
             self._attachments.attach_lifecycle()
+            self._remove_leftovers(plans)
             for plan in plans:
                 self._attach(plan)
             if options.faults:
@@ -188,6 +190,13 @@ class Tracer:
         if mean_bytes is not None and program.sample_gaps and program.sample_weights:
             program.sample_gaps.write_mapped(0, gap_table(mean_bytes))
             program.sample_weights.write_mapped(0, weight_table())
+
+    def _remove_leftovers(self, plans: list[ObjectPlan]) -> None:
+        """A command has just begun: nobody has left anything in it."""
+        if self._keeper is not None and self.command is None:
+            verbose = self._options.report.verbose
+            pid, way = self._target.pid, self._loaded.links
+            remove_leftovers(pid, plans, read_mappings(pid), self._keeper, way, verbose=verbose)
 
     def _attach(self, plan: ObjectPlan) -> None:
         assert self._attachments is not None
