@@ -46,7 +46,7 @@ class Keeper:
                 handed = (theirs.fileno(), tracer)
                 self._child = subprocess.Popen(
                     # Isolated and without site: it imports next to nothing.
-                    [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, handed)],
+                    [sys.executable, "-I", "-S", "-B", str(_PROGRAM), *map(str, handed)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=self._messages,

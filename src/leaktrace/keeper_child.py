@@ -1,5 +1,5 @@
-"""The process that holds the probes: `python -I -S keeper_child.py SOCKET TRACER`; see
-keeper.py.
+"""The process that holds the probes: `python -I -S -B keeper_child.py SOCKET TRACER`;
+see keeper.py.
 
 It lives a little longer than leaktrace, however leaktrace ends, and takes the probes off. The
 kernel can't write to a process on behalf of somebody who is being killed: where SIGKILL meets the
