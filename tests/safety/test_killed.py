@@ -234,6 +234,26 @@ def test_killed_while_its_command_is_stopped(
     mark.await_end()
 
 
+@pytest.mark.parametrize("options", [(), ("--faults",)], ids=["calls", "faults"])
+def test_killed_at_some_moment_of_a_commands_start(
+    compiled: Compiler, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """The command ends with its input, as it can't when it is stopped, or it never began."""
+    arguments = (*options, "--output", str(tmp_path / "reports"), "-c", str(compiled("commands.c")))
+    begin = time.perf_counter()
+    with Tracer(*arguments, NEVER) as tracer:
+        tracer.stdout.until(lambda line: line == "ready")
+        start_s = time.perf_counter() - begin
+    for number in range(KILLS // 2):
+        mark = Mark()
+        with Tracer(*arguments, NEVER, env=mark.env) as tracer:
+            # Most in the last third, where the command is executed and stopped.
+            time.sleep(start_s * (0.6 + 0.5 * number / (KILLS // 2)))
+            tracer.process.kill()
+            tracer.process.wait(DEADLINE_S)
+        mark.await_end()
+
+
 # --- no keeper stays ---------------------------------------------------------------------------
 
 
