@@ -30,6 +30,10 @@ from leaktrace.probes.plan import ObjectPlan
 from leaktrace.target.mappings import Mapping
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+# Of one mapping. A process may map whatever it likes; an allocator has less code than that.
+_MOST_BYTES = 1 << 30
+# More of them are no tracer's doing: the code was relocated as a whole.
+_MOST_COPIED_PAGES = 4096
 # /proc/PID/pagemap, Documentation/admin-guide/mm/pagemap.rst
 _IN_MEMORY, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 # What the kernel writes: int3; brk #5 (UPROBES_BRK_IMM, arch/arm64).
@@ -132,13 +136,15 @@ def _copied_pages(pid: int, mapping: Mapping) -> Iterator[int]:
 
     No others are read: that would bring them into the process.
     """
-    count = (mapping.end - mapping.start) // _PAGE_BYTES
+    count = min(mapping.end - mapping.start, _MOST_BYTES) // _PAGE_BYTES
     with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
         raw = os.pread(pagemap.fileno(), 8 * count, mapping.start // _PAGE_BYTES * 8)
     entries = np.frombuffer(raw[: len(raw) // 8 * 8], np.uint64)
     is_there = (entries & (_IN_MEMORY | _SWAPPED)) != 0
-    for index in np.flatnonzero(is_there & ((entries & _OF_A_FILE) == 0)).tolist():
-        yield mapping.start + index * _PAGE_BYTES
+    copied = np.flatnonzero(is_there & ((entries & _OF_A_FILE) == 0))
+    if len(copied) <= _MOST_COPIED_PAGES:
+        for index in copied.tolist():
+            yield mapping.start + index * _PAGE_BYTES
 
 
 def _debugger(pid: int) -> int:

@@ -3,6 +3,8 @@ environment, which they all inherit."""
 
 from __future__ import annotations
 
+import os
+import select
 import time
 import uuid
 from pathlib import Path
@@ -17,21 +19,25 @@ class Mark:
 
     def __init__(self) -> None:
         self._word = uuid.uuid4().hex
+        self._seen: dict[int, int] = {}  # pidfds: one that ends has no environment, but probes
         self.env = {_NAME: self._word}
 
+    def __del__(self) -> None:
+        for pidfd in self._seen.values():
+            os.close(pidfd)
+
     def processes(self) -> list[int]:
-        """Those that live, zombies left out."""
+        """Those that have not ended; zombies have."""
         wanted = f"{_NAME}={self._word}".encode()
-        found = []
         for directory in Path("/proc").iterdir():
-            if directory.name.isdigit():
+            if directory.name.isdigit() and int(directory.name) not in self._seen:
                 try:
                     environment = (directory / "environ").read_bytes()
+                    if wanted in environment.split(b"\0"):
+                        self._seen[int(directory.name)] = os.pidfd_open(int(directory.name))
                 except OSError:
                     continue  # it has ended since
-                if wanted in environment.split(b"\0"):
-                    found.append(int(directory.name))
-        return found
+        return [pid for pid, pidfd in self._seen.items() if not _is_readable(pidfd)]
 
     def keeper(self) -> int:
         """The process that holds the probes."""
@@ -48,3 +54,9 @@ class Mark:
         while left := self.processes():
             assert time.monotonic() < deadline, f"still there: {left}"
             time.sleep(0.002)
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
