@@ -130,7 +130,7 @@ class Keeper:
         return number
 
     def take_off(self, probes: Sequence[int]) -> None:
-        """Take probes off, in this order, and wait until they are. Raises KeeperGoneError."""
+        """Take probes off, and wait until they are. Raises KeeperGoneError."""
         if probes:
             self._ask({"do": "take off", "numbers": list(probes)}, [])
 

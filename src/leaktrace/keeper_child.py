@@ -5,7 +5,7 @@ It lives a little longer than leaktrace, however leaktrace ends, and takes the p
 kernel can't write to a process on behalf of somebody who is being killed: where SIGKILL meets the
 one that puts probes on or takes them off, breakpoints stay for ever (kernel/events/uprobes.c:
 "failed to unregister, leaking uprobe"). So that one is this process, which nobody has a reason to
-kill.
+kill. Should somebody kill it all the same, only the moment in which it puts probes on matters.
 
 It is small, and imports nothing but what it needs. Each request is one message: a JSON object, with
 the file descriptors that it speaks of. The answer has its number, and the errno of what failed.
@@ -70,26 +70,57 @@ class Keeper:
                 finally:
                     _close(descriptors)
             case "take off":
-                for number in request["numbers"]:
-                    _close(self._probes.pop(number, []))
+                self._take_off(request["numbers"])
             case "guard":
                 (self._command,) = descriptors
         return 0
 
     def take_all_off(self) -> None:
-        """The last ones first: what begins calls is gone before what ends them."""
-        while self._probes:
-            _close(self._probes.popitem()[1])
+        self._take_off(list(self._probes))
 
-    def let_go(self, tracer: int) -> None:
-        """After the tracer (a pidfd) was killed: no program of its own can stop the command from
-        now on, and one that is stopped goes on."""
-        poll = select.poll()
-        poll.register(tracer, select.POLLIN)
-        poll.poll()
+    def _take_off(self, numbers: list[int]) -> None:
+        """Have the last descriptors of probes closed, and return when the probes are off.
+
+        A copy of this process does that by exiting, because what exits can't be killed any more
+        (prepare_signal in kernel/signal.c).
+        """
+        held = [descriptor for number in numbers for descriptor in self._probes.pop(number, [])]
+        if not held:
+            return
+        try:
+            copy, gate = _copy_that_waits()
+        except OSError:  # no process or no descriptor more is allowed
+            _close(held)
+            return
+        _close(held)
+        os.close(gate)
+        os.waitpid(copy, 0)
+
+    def continue_command(self) -> None:
+        """Once nothing can stop it any more, one that is stopped goes on."""
         if self._command >= 0:
             with contextlib.suppress(OSError):  # it may have ended
                 signal.pidfd_send_signal(self._command, signal.SIGCONT)
+
+
+def _copy_that_waits() -> tuple[int, int]:
+    """A copy of this process, with all its descriptors. It exits when the one returned is closed.
+
+    Raises OSError.
+    """
+    waits, gate = os.pipe()
+    try:
+        copy = os.fork()
+        if copy == 0:
+            os.close(gate)
+            os.read(waits, 1)
+            os._exit(0)
+    except OSError:
+        os.close(gate)
+        raise
+    finally:
+        os.close(waits)
+    return copy, gate
 
 
 def _attach(request: dict[str, Any], program: int, file: int) -> list[int]:
@@ -120,7 +151,7 @@ def _attach(request: dict[str, Any], program: int, file: int) -> list[int]:
 
 
 def _close(descriptors: list[int]) -> None:
-    for descriptor in reversed(descriptors):
+    for descriptor in descriptors:
         os.close(descriptor)
 
 
@@ -151,6 +182,12 @@ def _serve(connection: socket.socket, keeper: Keeper) -> bool:
             return False
 
 
+def _await_end(process: int) -> None:
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.poll()
+
+
 def _stand_apart() -> None:
     """Stay out of the way: no signals of a terminal, no directory held, the last one to be ended
     when memory runs out, and not among those that pkill(1) finds by the name leaktrace."""
@@ -177,7 +214,8 @@ def main() -> None:
     ended_in_order = _serve(connection, keeper)
     keeper.take_all_off()
     if not ended_in_order:
-        keeper.let_go(tracer)
+        _await_end(tracer)  # which may hold events of page faults
+        keeper.continue_command()
     os._exit(0)
 
 

@@ -172,7 +172,7 @@ class Attachments:
         probes, self._probes = self._probes, []
         self.objects = []
         if probes:
-            self._holder.take_off(probes[::-1])
+            self._holder.take_off(probes)
 
     def close(self) -> None:
         """Take every probe off, and wait until they are."""
