@@ -6,6 +6,7 @@ leave breakpoints in the process. With LEAKTRACE_SAFETY=long there are 200 such 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -333,3 +334,24 @@ def test_the_end_of_the_keeper_is_told(churner: Target) -> None:
     assert report.final
     assert report.raw["reason"] == "its probes are gone"
     is_unharmed(churner)
+
+
+def test_the_keeper_killed_while_it_takes_probes_off(churner: Target) -> None:
+    """A copy of it does that by exiting, and what exits can't be killed."""
+    phases = undisturbed(churner, {})
+    for number in range(KILLS // 3):
+        mark = Mark()
+        with (
+            Watch.of(churner.pid, phases.bytes) as watch,
+            Tracer("-p", str(churner.pid), NEVER, env=mark.env) as tracer,
+        ):
+            tracer.await_armed()
+            keeper = mark.keeper()
+            tracer.process.send_signal(signal.SIGINT)
+            watch.await_fewer()
+            wait_s(phases.detaching_s * number / (KILLS // 3))
+            with contextlib.suppress(ProcessLookupError):  # it may have finished
+                os.kill(keeper, signal.SIGKILL)
+            tracer.finish()
+            watch.await_none()
+        is_unharmed(churner)
