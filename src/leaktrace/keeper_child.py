@@ -193,6 +193,7 @@ def _stand_apart() -> None:
     when memory runs out, and not among those that pkill(1) finds by the name leaktrace."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep waitpid(2) from waiting
     os.chdir("/")
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("-1000")  # it takes CAP_SYS_RESOURCE
