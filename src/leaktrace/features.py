@@ -140,6 +140,22 @@ def _capabilities(machine: Machine) -> Feature:
     return Feature(name, State.OK, shown, required=True)
 
 
+def _keeper(machine: Machine) -> Feature:
+    """Lowering oom_score_adj takes CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5))."""
+    name = "keeper of the probes"
+    held = effective_capabilities(machine)
+    if held is None:
+        return Feature(name, State.UNKNOWN, "/proc/self/status can't be read")
+    if "CAP_SYS_RESOURCE" in held:
+        return Feature(name, State.OK, "is spared when memory runs out")
+    return Feature(
+        name,
+        State.LIMITED,
+        "may be ended when memory runs out, as any process",
+        "add CAP_SYS_RESOURCE",
+    )
+
+
 def _user_namespace(machine: Machine) -> Feature:
     """In a user namespace every capability may be shown, and none counts for bpf(2)."""
     name = "user namespace"
@@ -450,6 +466,7 @@ _PROBES: tuple[Callable[[Machine], Feature], ...] = (
     _kernel,
     _root,
     _capabilities,
+    _keeper,
     _user_namespace,
     _lockdown,
     _perf_event_paranoid,

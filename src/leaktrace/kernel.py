@@ -1,8 +1,7 @@
-"""What the tracer itself asks of the kernel: bpf(2), perf events and libbpf through ctypes.
+"""What the tracer itself asks of the kernel: bpf(2) and libbpf through ctypes.
 
 bcc compiles the program in a child process; from there on these few calls are enough, and no
-compiler is mapped into the tracer. Sources: bpf(2), perf_event_open(2), include/uapi/linux/bpf.h,
-include/uapi/linux/perf_event.h.
+compiler is mapped into the tracer. Sources: bpf(2), include/uapi/linux/bpf.h.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.probe_calls import bpf
 
 # enum bpf_cmd
 _BPF_MAP_CREATE = 0
@@ -34,55 +34,12 @@ MAP_TYPE_RINGBUF = 27
 FUNC_GET_ATTACH_COOKIE = 174
 FUNC_TASK_PT_REGS = 175
 
-_PERF_FLAG_FD_CLOEXEC = 8
 # enum bpf_stats_type
 _BPF_STATS_RUN_TIME = 0
 
 
 _INTERRUPTED_ATTEMPTS = 10
 _PROGRAM_INFO_BYTES = 232  # the kernel fills as much of it as it knows
-
-_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    """Return the result, or minus errno."""
-    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
-    return -ctypes.get_errno() if result < 0 else result
-
-
-def _syscall_numbers() -> tuple[int, int]:
-    machine = os.uname().machine
-    try:
-        return _SYSCALLS[machine]
-    except KeyError:
-        raise EnvironmentUnfitError(
-            f"leaktrace does not know the {machine} architecture",
-            "it runs on x86_64 and aarch64",
-        ) from None
-
-
-def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
-    """bpf(2). Returns its result, or minus errno."""
-    number, _ = _syscall_numbers()
-    return _syscall(
-        number, ctypes.c_int(command), ctypes.byref(attributes), ctypes.c_uint(len(attributes))
-    )
-
-
-def perf_event_open(attributes: ctypes.Array[ctypes.c_char], *, pid: int, cpu: int) -> int:
-    """perf_event_open(2), for an event of its own group. Returns its result, or minus errno."""
-    _, number = _syscall_numbers()
-    return _syscall(
-        number,
-        ctypes.byref(attributes),
-        ctypes.c_int(pid),
-        ctypes.c_int(cpu),
-        ctypes.c_int(-1),
-        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
-    )
 
 
 @cache

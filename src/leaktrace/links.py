@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import struct
 from collections.abc import Sequence
@@ -17,24 +16,19 @@ from functools import cache
 from pathlib import Path
 
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.kernel import (
-    bpf,
-    declined,
-    errno_of,
-    libbpf,
-    load_empty_program,
+from leaktrace.kernel import declined, errno_of, libbpf, load_empty_program
+from leaktrace.probe_calls import (
+    PERF_ATTR_BYTES,
+    attach_to_event,
+    link_uprobes,
+    open_uprobe_event,
     perf_event_open,
+    run_at_event,
 )
 
-_BPF_LINK_CREATE = 28  # enum bpf_cmd
 # enum bpf_attach_type
-ATTACH_PERF_EVENT = 41
 ATTACH_UPROBE_MULTI = 48
 
-_UPROBE_MULTI_RETURN = 1
-_PERF_EVENT_IOC_ENABLE = 0x2400
-_PERF_EVENT_IOC_SET_BPF = 0x40042408
-_PERF_ATTR_BYTES = 128
 _PERF_TYPE_SOFTWARE = 1
 _PERF_COUNT_SW_PAGE_FAULTS = 2
 _PERF_INHERIT = 1 << 1  # bits of perf_event_attr
@@ -83,42 +77,9 @@ def _refusals(attach_type: int, pids: Sequence[int]) -> list[int]:
     except OSError:
         return []
     try:
-        return [_link_uprobes(program, attach_type, "/", [0], [0], pid=pid) for pid in pids]
+        return [link_uprobes(program, attach_type, "/", [0], [0], pid=pid) for pid in pids]
     finally:
         os.close(program)
-
-
-def _link_uprobes(
-    program: int,
-    attach_type: int,
-    path: str,
-    offsets: Sequence[int],
-    cookies: Sequence[int],
-    *,
-    pid: int,
-    is_return: bool = False,
-) -> int:
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    offset_array = (ctypes.c_uint64 * len(offsets))(*offsets)
-    cookie_array = (ctypes.c_uint64 * len(cookies))(*cookies)
-    attributes = ctypes.create_string_buffer(64)
-    struct.pack_into(
-        "<IIIIQQQQIIi",
-        attributes,
-        0,
-        program,
-        0,
-        attach_type,
-        0,
-        ctypes.addressof(name),
-        ctypes.addressof(offset_array),
-        0,
-        ctypes.addressof(cookie_array),
-        len(offsets),
-        _UPROBE_MULTI_RETURN if is_return else 0,
-        pid,
-    )
-    return bpf(_BPF_LINK_CREATE, attributes)
 
 
 def attach_uprobes(
@@ -133,7 +94,7 @@ def attach_uprobes(
 ) -> int:
     """One link for many probes of one object, of entries (or any other instructions) or of returns.
     Returns its file descriptor; raises OSError with the kernel's errno."""
-    result = _link_uprobes(
+    result = link_uprobes(
         program, kind.attach_type, path, offsets, cookies, pid=pid, is_return=is_return
     )
     if result < 0:
@@ -142,8 +103,11 @@ def attach_uprobes(
 
 
 @cache
-def _uprobe_event_type() -> tuple[int, int]:
-    """The uprobe PMU's type, and the bit of `config` that makes a return probe."""
+def uprobe_event_type() -> tuple[int, int]:
+    """The uprobe PMU's type, and the bit of `config` that makes a return probe.
+
+    Raises EnvironmentUnfitError.
+    """
     folder = Path("/sys/bus/event_source/devices/uprobe")
     try:
         kind = int((folder / "type").read_text())
@@ -162,45 +126,9 @@ def attach_uprobe_event(
 
     Raises OSError with the kernel's errno.
     """
-    kind, return_bit = _uprobe_event_type()
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
-    struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), return_bit if is_return else 0)
-    struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), offset)  # config1, config2
-    return _attach_to_event(program, attributes, pid=pid, cpu=-1, cookie=cookie, label=path)
-
-
-def _attach_to_event(
-    program: int,
-    attributes: ctypes.Array[ctypes.c_char],
-    *,
-    pid: int,
-    cpu: int,
-    cookie: int,
-    label: str,
-) -> list[int]:
-    """Open a perf event (struct perf_event_attr) and have it run a program."""
-    event = perf_event_open(attributes, pid=pid, cpu=cpu)
-    if event < 0:
-        raise OSError(-event, os.strerror(-event), label)
-    link_attributes = ctypes.create_string_buffer(64)
-    struct.pack_into("<IIIIQ", link_attributes, 0, program, event, ATTACH_PERF_EVENT, 0, cookie)
-    link = bpf(_BPF_LINK_CREATE, link_attributes)
-    if link >= 0:
-        return [event, link]
-    # Before Linux 5.15 perf events take their program by ioctl and carry no cookie.
-    return [_running(event, program)]
-
-
-def _running(event: int, program: int) -> int:
-    """The event, which runs the program from now on. Raises OSError, and closes it then."""
-    try:
-        fcntl.ioctl(event, _PERF_EVENT_IOC_SET_BPF, program)
-        fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
-    except OSError:
-        os.close(event)
-        raise
-    return event
+    kind, return_bit = uprobe_event_type()
+    config = return_bit if is_return else 0
+    return open_uprobe_event(program, path, offset, cookie, kind=kind, config=config, pid=pid)
 
 
 def has_kprobes() -> bool:
@@ -219,10 +147,10 @@ def attach_kprobe_event(program: int, function: str, *, is_return: bool) -> list
     kind = int((source / "type").read_text())
     bit = int((source / "format/retprobe").read_text().strip().removeprefix("config:"))
     name = ctypes.create_string_buffer(function.encode())
-    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
+    attributes = ctypes.create_string_buffer(PERF_ATTR_BYTES)
     struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), is_return << bit)
     struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), 0)  # config1, config2
-    return _attach_to_event(program, attributes, pid=-1, cpu=0, cookie=0, label=function)
+    return attach_to_event(program, attributes, pid=-1, cpu=0, cookie=0, label=function)
 
 
 def attach_page_faults(program: int, tid: int) -> list[int]:
@@ -230,7 +158,7 @@ def attach_page_faults(program: int, tid: int) -> list[int]:
 
     Returns the file descriptors that keep it alive; raises OSError with the kernel's errno.
     """
-    attributes = ctypes.create_string_buffer(_PERF_ATTR_BYTES)
+    attributes = ctypes.create_string_buffer(PERF_ATTR_BYTES)
     struct.pack_into(
         "<IIQQ", attributes, 0, _PERF_TYPE_SOFTWARE, len(attributes), _PERF_COUNT_SW_PAGE_FAULTS, 1
     )
@@ -244,7 +172,7 @@ def attach_page_faults(program: int, tid: int) -> list[int]:
             break
     if event < 0:
         raise OSError(-event, os.strerror(-event))
-    return [_running(event, program)]
+    return [run_at_event(event, program)]
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:

@@ -86,6 +86,13 @@ class Run(ABC):
         """What becomes readable when the target ends."""
         return None
 
+    def _probes_fileno(self) -> int | None:
+        """What becomes readable when the probes are gone, although nobody took them off."""
+        return None
+
+    def _check_probes(self) -> None:  # noqa: B027 (the kernel's are held by leaktrace itself)
+        """Raises LeaktraceError when the probes are gone."""
+
     def _forget(self) -> None:  # noqa: B027 (most targets never do)
         """The target has become another program."""
 
@@ -114,15 +121,15 @@ class Run(ABC):
             self._report(reason)
         self._meter.close()
         self._reporter.end()
+        self._check_probes()
 
     def _report_at_intervals(self) -> str | None:
         """Returns why a last report is due, or None when the last one was written."""
         due_s, intervals = time.monotonic() + self._asked.interval_s, 0
         with selectors.DefaultSelector() as selector:
             descriptors = [stream.fileno() for stream in self._tracer.streams()]
-            end = self._end_fileno()
-            if end is not None:
-                descriptors.append(end)
+            end, probes = self._end_fileno(), self._probes_fileno()
+            descriptors += [one for one in (end, probes) if one is not None]
             for descriptor in (self._interrupts.fileno(), *descriptors):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
@@ -133,6 +140,8 @@ class Run(ABC):
                 self._pump()
                 if end in readable:
                     return "the target has ended"
+                if probes in readable:
+                    return "its probes are gone"
                 if self._interrupts.received is not None:
                     return f"interrupted ({self._interrupts.received.name})"
                 if look_s is not None and time.monotonic() >= look_s:
@@ -204,6 +213,12 @@ class ProcessRun(Run):
 
     def _end_fileno(self) -> int:
         return self._process.fileno()
+
+    def _probes_fileno(self) -> int | None:
+        return self._traced.keeper_fileno()
+
+    def _check_probes(self) -> None:
+        self._traced.check_probes()
 
     def _forget(self) -> None:
         self._builder.forget()

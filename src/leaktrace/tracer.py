@@ -20,6 +20,8 @@ from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
+from leaktrace.keeper import Keeper
+from leaktrace.leftovers import remove_leftovers
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
@@ -75,6 +77,7 @@ class Tracer:
         self.command: StartedCommand | None = None
         self.process: Process | None = None
         self._program: Program | None = None
+        self._keeper: Keeper | None = None
         self._attachments: Attachments | None = None
         self._faults: PageFaults | None = None
         self._region_stream: EventStream | None = None
@@ -90,6 +93,7 @@ class Tracer:
             self.process = Process(pid)
             name = self.process.name if self.command is None else Path(self.command.path).name
             tell(f"attaching to pid {pid} ({name})…")
+            self._start_keeper()
             compilation = Compilation(options, knobs or {})
             # If it has to be compiled, that happens on another core while we search for symbols.
             asked = options.report
@@ -105,8 +109,11 @@ class Tracer:
             compilation = None
             self._install_tables()
             self._install_sampling()
-            self._attachments = Attachments(self._program, pid)
+            if self._keeper is not None and self.command is not None:
+                self._keeper.guard(self.command.pid)
+            self._attachments = Attachments(self._program, pid, self._keeper)
             self._attachments.attach_lifecycle()
+            self._remove_leftovers(plans)
             for plan in plans:
                 self._attach(plan)
             if options.faults:
@@ -131,6 +138,12 @@ class Tracer:
         return self.process
 
     # --- setting up ------------------------------------------------------------------------
+
+    def _start_keeper(self) -> None:
+        """By the time it is asked for anything, it has started on another core. Page faults of a
+        process that runs already need none."""
+        if self.command is not None or not self._options.faults:
+            self._keeper = Keeper()
 
     def _first_plans(self, pid: int) -> list[ObjectPlan]:
         if self.command is not None:
@@ -177,6 +190,13 @@ class Tracer:
         if mean_bytes is not None and program.sample_gaps and program.sample_weights:
             program.sample_gaps.write_mapped(0, gap_table(mean_bytes))
             program.sample_weights.write_mapped(0, weight_table())
+
+    def _remove_leftovers(self, plans: list[ObjectPlan]) -> None:
+        """A command has just begun: nobody has left anything in it."""
+        if self._keeper is not None and self.command is None:
+            verbose = self._options.report.verbose
+            pid, way = self._target.pid, self._loaded.links
+            remove_leftovers(pid, plans, read_mappings(pid), self._keeper, way, verbose=verbose)
 
     def _attach(self, plan: ObjectPlan) -> None:
         assert self._attachments is not None
@@ -255,6 +275,15 @@ class Tracer:
     def streams(self) -> list[EventStream]:
         """What becomes readable when there is something to `pump`."""
         return [s for s in (self._region_stream, self._trace_stream) if s is not None]
+
+    def keeper_fileno(self) -> int | None:
+        """Readable when the probes are gone because their keeper is."""
+        return None if self._keeper is None else self._keeper.fileno()
+
+    def check_probes(self) -> None:
+        """Raises KeeperGoneError when they are gone."""
+        if self._keeper is not None and self._keeper.is_gone():
+            raise self._keeper.gone()
 
     def pump(self) -> tuple[list[Event], bool]:
         """Take in what the kernel side sent. Returns traced calls, and whether an exec was seen."""
@@ -498,6 +527,9 @@ class Tracer:
             self.process.close()
         if self.command is not None:
             self.command.end()
+        if self._keeper is not None:  # the last one: until then it guards the command
+            self._keeper.end()
+            self._keeper = None
 
 
 def _decode(messages: list[bytes]) -> Iterable[np.void]:

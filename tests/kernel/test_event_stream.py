@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from leaktrace.event_stream import EventStream, ring_buffer_bytes
-from leaktrace.kernel import MAP_TYPE_RINGBUF, bpf
+from leaktrace.kernel import MAP_TYPE_RINGBUF
+from leaktrace.probe_calls import bpf
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

@@ -116,6 +116,8 @@ def test_what_keeps_from_tracing(
         ("proc/self/status", status(7, CAP_BPF | CAP_PERFMON), "capabilities", "limited"),
         ("proc/self/status", status(0, CAP_SYS_ADMIN | CAP_SYS_PTRACE), "capabilities", "ok"),
         ("proc/self/status", status(1000, ALL_CAPABILITIES), "root", "limited"),
+        ("proc/self/status", status(0, ALL_CAPABILITIES), "keeper of the probes", "ok"),
+        ("proc/self/status", status(0, CAP_SYS_ADMIN), "keeper of the probes", "limited"),
         ("proc/self/uid_map", "0 1000 1\n", "user namespace", "limited"),
         ("proc/self/mounts", "proc /proc proc rw 0 0\n", "tracefs", "limited"),
         (LOCKDOWN, "none [integrity] confidentiality\n", "lockdown", "ok"),

@@ -1,12 +1,13 @@
 """Probes on: links between functions of the target and the loaded programs.
 
 Where the kernel has uprobe_multi links (Linux 6.6, with a pid that means a process since 6.10), one
-carries the probes of an object that share a program; elsewhere each probe is a perf event.
-In any case they are file descriptors: the kernel removes them when leaktrace ends, however it ends.
+carries the probes of an object that share a program; elsewhere each probe is a perf event. In any
+case the keeper (keeper.py) holds them, and takes them off when leaktrace ends, however it ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import defaultdict
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from leaktrace import links
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, TargetError
+from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.links import UprobeLinks
 from leaktrace.probes.allocators import (
     ANY_ENTRY_PROGRAM,
@@ -59,11 +61,13 @@ def _entry(probe: Probe) -> _Placed:
 class Attachments:
     """Every probe of one session."""
 
-    def __init__(self, program: Program, pid: int) -> None:
+    def __init__(self, program: Program, pid: int, keeper: Keeper | None) -> None:
+        """`keeper` holds the probes on functions; None where there are none."""
         self._program = program
         self._pid = pid
+        self._keeper = keeper
         self._lifecycle: list[int] = []
-        self._descriptors: list[int] = []
+        self._probes: list[int] = []  # by the keeper's numbers
         self._point_count = 0
         self.objects: list[HookedObject] = []
 
@@ -138,6 +142,11 @@ class Attachments:
             groups[by_shape if is_loaded else ANY_ENTRY_PROGRAM].append(probe)
         return groups.items()
 
+    @property
+    def _holder(self) -> Keeper:
+        assert self._keeper is not None  # there where functions are hooked
+        return self._keeper
+
     def _attach_group(
         self, plan: ObjectPlan, program: str, probes: Sequence[_Placed], *, is_return: bool = False
     ) -> set[str]:
@@ -151,7 +160,7 @@ class Attachments:
                 if len(probes) == 1:
                     return self._refuse(plan, probes[0], error)
             else:
-                self._descriptors.append(link)
+                self._probes.append(link)
                 return set()
             # Find out which one it is.
             one_by_one = ([probe] for probe in probes)
@@ -161,7 +170,7 @@ class Attachments:
         refused: set[str] = set()
         for probe in probes:
             try:
-                self._descriptors += links.attach_uprobe_event(
+                event = self._holder.attach_uprobe_event(
                     self._program.programs[program],
                     plan.attach_path,
                     probe.offset,
@@ -169,6 +178,7 @@ class Attachments:
                     pid=self._pid,
                     is_return=is_return,
                 )
+                self._probes.append(event)
             except OSError as error:
                 refused |= self._refuse(plan, probe, error)
         return refused
@@ -176,8 +186,8 @@ class Attachments:
     def _link(
         self, plan: ObjectPlan, program: str, probes: Sequence[_Placed], *, is_return: bool
     ) -> int:
-        """One link for all of them. Returns its file descriptor; raises OSError."""
-        return links.attach_uprobes(
+        """One link for all of them. Returns the keeper's number of it; raises OSError."""
+        return self._holder.attach_uprobes(
             self._program.programs[program],
             plan.attach_path,
             [probe.offset for probe in probes],
@@ -196,17 +206,23 @@ class Attachments:
         raise _explain(error, where) from None
 
     def detach_objects(self) -> None:
-        """Take the probes off the functions; exec and exit are followed still."""
-        for descriptor in reversed(self._descriptors):
-            os.close(descriptor)
-        self._descriptors = []
+        """Take the probes off the functions; exec and exit are followed still.
+
+        Raises KeeperGoneError.
+        """
+        probes, self._probes = self._probes, []
         self.objects = []
+        if probes:
+            self._holder.take_off(probes)
 
     def close(self) -> None:
-        """Take every probe off."""
-        for descriptor in reversed([*self._lifecycle, *self._descriptors]):
+        """Take every probe off, and wait until they are."""
+        # If the keeper is gone, so are its probes.
+        with contextlib.suppress(KeeperGoneError):
+            self.detach_objects()
+        for descriptor in reversed(self._lifecycle):
             os.close(descriptor)
-        self._lifecycle, self._descriptors = [], []
+        self._lifecycle = []
 
 
 def _explain(error: OSError, where: str) -> LeaktraceError:

@@ -51,6 +51,7 @@ class StartedCommand:
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)
             # Should leaktrace be killed while it looks at the stopped command, the command goes on.
+            # The keeper sees to that, too: a set-user-ID program forgets it (prctl(2)).
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
             # In a pid namespace of our own the kernel side learns from a first call who is traced,
             # and only then sees the exec. This one fails, and so is no allocation.

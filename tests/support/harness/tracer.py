@@ -70,13 +70,21 @@ def run_leaktrace(
 class Tracer:
     """A running leaktrace. As a context manager it is killed, by pid, whatever happens."""
 
-    def __init__(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        own_group: bool = False,
+    ) -> None:
+        """`prefix` is a command that runs it; `own_group`: in a process group of its own."""
         self.process = subprocess.Popen(
-            [*COMMAND, *(str(argument) for argument in arguments)],
+            [*prefix, *COMMAND, *(str(argument) for argument in arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=tracer_environment(env),
+            process_group=0 if own_group else None,
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
