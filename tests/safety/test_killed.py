@@ -125,7 +125,8 @@ def test_killed_at_the_worst_moment(
     phases = undisturbed(churner, {})
     for number in range(KILLS // 2):
         mark = Mark()
-        kill(churner, phases, 1.1 * number / (KILLS // 2), mark)
+        # Most of them early: the code is written at the beginning, the rest is waiting.
+        kill(churner, phases, 1.1 * (number / (KILLS // 2)) ** 4, mark)
         mark.await_end()
         is_unharmed(churner)
 
