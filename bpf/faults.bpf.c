@@ -76,6 +76,6 @@ int on_fault(struct fault *ctx) {
         registers.bp = user.bp;
     }
 #endif
-    record(ctx, thread, FUNCTION_FAULT, address, PAGE_BYTES, registers);
+    record(ctx, thread, FUNCTION_FAULT, address, PAGE_BYTES, 0, registers);
     return 0;
 }

@@ -10,8 +10,10 @@
  * known stack, so one that is half of one writer and half of another fits nothing; of a start,
  * whatever is in it, nothing depends but where is searched. */
 
+#define SPREAD 0x9E3779B97F4A7C15ULL /* 2^64 divided by the golden ratio */
+
 static __always_inline u64 mix(u64 hash, u64 value) {
-    hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;
+    hash = (hash ^ value) * SPREAD;
     return hash ^ (hash >> 29);
 }
 

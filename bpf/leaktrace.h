@@ -162,15 +162,18 @@ struct call {
     };
     u64 address;        /* the block that realloc resizes, or 0 */
     u64 return_address; /* of a call by points: what stands at sp as long as it is open */
+    u64 outer;          /* sp of another open call that it may be inside of; else 0 */
     struct allocation old;
     u16 function;
     u8 has_old;       /* `old` left the map when the call began */
     u8 skip;          /* filtered out: the result is not recorded */
-    u8 by_point;      /* opened at a point, and closed at one */
+    u8 by_point;      /* followed by points */
     u8 echoes;        /* of calls by return probes: functions tail-called from this one, whose
                          returns come first, together */
     u8 echo_returned; /* one of those returns was seen, so this call's own is next */
     u8 unused;
+    u32 entry_point; /* the point at a function's entry that opened it, from 1; else 0 */
+    u32 unused_too;
 };
 
 /* Where a value is at a point. */
@@ -242,8 +245,9 @@ struct walk {
     u32 mapping_count;
     u32 frame_count;
     u64 frame; /* of a walk that starts within a function: its CFA; else 0 */
+    u64 outer; /* sp of an open call that this stack may lead through */
     s32 rbp_offset;
-    u32 unused_too;
+    u32 is_inside;        /* it does */
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */
     u8 bp_lost;
     u8 guessed;

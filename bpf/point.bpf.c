@@ -129,10 +129,10 @@ static __always_inline int is_end_of_open(struct thread *thread, struct point *p
 static __always_inline int is_call_of_its_own(struct pt_regs *ctx, struct thread *thread,
                                               struct point *point, u64 frame) {
     struct call *call = &thread->call;
-    u64 sp = frame - 8, size = size_at(ctx, point, frame);
+    u64 sp = frame - 8, size = size_at(ctx, point, frame), outer = 0;
 
     resume(thread, sp);
-    int relation = relation_to_open(thread, sp, point->function, 0);
+    int relation = relation_to_open(thread, sp, point->function, 0, &outer);
     if (relation == RELATION_INSIDE)
         return 0;
     if (relation == RELATION_SAME) {
@@ -141,6 +141,7 @@ static __always_inline int is_call_of_its_own(struct pt_regs *ctx, struct thread
         return call->by_point;
     }
     open_call(thread, point->function, size, sp);
+    call->outer = outer;
     if (call->skip)
         call->sp = 0;
     return !call->skip;
@@ -159,7 +160,8 @@ int at_point(struct pt_regs *ctx) {
         int by_arguments = point->flags & POINT_BY_ARGUMENTS;
         u64 size =
             by_arguments ? size_by_arguments(ctx, point->function) : size_at(ctx, point, frame);
-        enter(ctx, point->function, size, frame - 8, by_arguments ? BY_POINT : BY_LATE_POINT);
+        struct beginning how = {.by_point = 1, .entry_point = by_arguments ? index + 1 : 0};
+        enter(ctx, point->function, size, frame - 8, how);
         return 0;
     }
     struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx) : known_thread();

@@ -140,8 +140,6 @@ static __always_inline int search_row(struct walk *walk, u64 pc) {
     return WALK_GOES_ON;
 }
 
-#define SPREAD 0x9E3779B97F4A7C15ULL /* 2^64 divided by the golden ratio */
-
 /* The same by way of the rows found lately. */
 static __always_inline int find_row(struct walk *walk, u64 pc) {
     u64 mark = pc ^ walk->list_mark;
@@ -276,6 +274,8 @@ static __always_inline int step(struct walk *walk) {
     asm volatile("" ::: "memory");
     if (walk->cfa <= walk->sp)
         return WALK_NOT_UPWARD;
+    if (walk->cfa - 8 == walk->outer)
+        walk->is_inside = 1;
     u32 saved_bp = walk->row >> 24;
     if (saved_bp == BP_LOST) {
         walk->bp_lost = 1;

@@ -268,12 +268,14 @@ static __always_inline struct thread *this_thread(void *ctx) {
     return thread;
 }
 
-/* Nothing that an allocator calls inside of itself is deeper than this: what is farther away is on
- * another stack, a coroutine's or a signal handler's, or was called back by a new_handler. */
-#define SAME_STACK_BYTES 8192
+/* An allocator that calls itself hardly goes deeper than this (jemalloc's start takes 10 KiB). What
+ * is farther away may be on another stack, a coroutine's or a signal handler's, or deep in a
+ * new_handler: its own stack tells, once it is walked. */
+#define NEAR_BYTES 16384
+#define FAR_BYTES (1 << 20)
 
-static __always_inline int is_on_same_stack(struct call *call, u64 sp) {
-    return call->sp - sp + SAME_STACK_BYTES <= 2 * SAME_STACK_BYTES;
+static __always_inline int is_near(struct call *call, u64 sp) {
+    return call->sp - sp + NEAR_BYTES <= 2 * NEAR_BYTES;
 }
 
 #if POINTS
@@ -289,7 +291,7 @@ static __always_inline void suspend(struct thread *thread) {
 }
 
 static __always_inline struct opened *opened_at(u64 sp) {
-    u32 at = sp >> 4 & (OPENED_CALLS - 1);
+    u32 at = sp * SPREAD >> 32 & (OPENED_CALLS - 1); /* stacks lie at regular distances */
     return opened.lookup(&at);
 }
 
@@ -350,20 +352,23 @@ enum relation {
     RELATION_SAME = 2,   /* it is the one that is open, tail-called functions included */
 };
 
-/* `once`: this can't be the open call itself, met again. */
-static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function, int once) {
+/* `entry_point`: by which a call begins that can't be the open one, met again; or 0. */
+static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function,
+                                            u32 entry_point, u64 *outer) {
     struct call *call = &thread->call;
 
     if (!call->sp)
         return RELATION_NONE;
-    if (call->by_point && !is_on_same_stack(call, sp)) {
+    if (call->by_point && !is_near(call, sp)) {
+        if (call->sp - sp < FAR_BYTES && return_pending(call, sp, function))
+            *outer = call->sp;
         suspend(thread);
         return RELATION_NONE;
     }
     if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
         if (sp < call->sp)
             return RELATION_INSIDE;
-        if (!once || !call->by_point || call->function != function)
+        if (!entry_point || call->entry_point != entry_point)
             return RELATION_SAME;
     }
     abandon(call);
@@ -380,39 +385,43 @@ static __always_inline void open_call(struct thread *thread, u16 function, u64 s
     call->address = 0;
     call->has_old = 0;
     call->by_point = 0;
+    call->entry_point = 0;
+    call->outer = 0;
     call->echoes = 0;
     call->echo_returned = 0;
 }
 
-/* How a call is followed. */
-enum way {
-    BY_RETURN = 0,     /* a return probe waits for it */
-    BY_POINT = 1,      /* begun at its entry, once */
-    BY_LATE_POINT = 2, /* begun further on, perhaps a second time */
+/* How a call begins. */
+struct beginning {
+    u8 by_point;
+    u32 entry_point; /* struct call; 0 of a point further on, where it may begin a second time */
 };
 
 /* Open a call whose return address is at sp. NULL when it is nested in one that is open already, or
  * nothing can be kept. */
 static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
-                                          int way) {
+                                          struct beginning how) {
     struct thread *thread = this_thread(ctx);
+    u64 outer = 0;
 
     if (!thread)
         return 0;
     struct call *call = &thread->call;
-    int relation = relation_to_open(thread, sp, function, way == BY_POINT);
+    int relation = relation_to_open(thread, sp, function, how.entry_point, &outer);
     if (relation == RELATION_SAME) {
-        if (way == BY_RETURN && !call->by_point)
+        if (!how.by_point && !call->by_point)
             call->echoes++; /* a tail call: reallocarray jumps to realloc */
-        else if (way == BY_LATE_POINT && call->function == function)
+        else if (how.by_point && !how.entry_point && call->function == function)
             call->size = size; /* should the one that was there be left by a jump */
     }
     if (relation != RELATION_NONE)
         return 0;
     open_call(thread, function, size, sp);
+    call->outer = outer;
 #if POINTS
-    if (way != BY_RETURN) {
+    if (how.by_point) {
         call->by_point = 1;
+        call->entry_point = how.entry_point;
         note_opened(sp);
         bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
     }
@@ -456,6 +465,9 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
     int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
+
+    if (thread->walk.is_inside)
+        return 0; /* an allocator calls itself */
 
     if (function == FUNCTION_FAULT) { /* nothing ever takes the page back: the site counts */
         return count_allocated(thread, stack_id, size, 0, 0);
@@ -509,7 +521,7 @@ int walk_part(struct pt_regs *ctx) {
 #endif
 
 static __always_inline void record(void *ctx, struct thread *thread, u16 function, u64 address,
-                                   u64 size, struct registers registers) {
+                                   u64 size, u64 outer, struct registers registers) {
     struct session *now = this_session();
     struct walk *walk = &thread->walk;
 
@@ -521,10 +533,12 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     thread->stack.generation = now->generation;
     start_walk(walk, registers, now->generation);
     walk->is_known = 0;
+    walk->outer = outer;
+    walk->is_inside = 0;
 #if WALK_BY_TABLE
     prepare_walk(walk, now->generation);
-    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        never_know(walk); /* few */
+    if (outer || function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+        never_know(walk); /* each is to be walked, or they are few */
     } else if (walk->slot_count == 0) {
         u64 id = find_known(walk);
         if (id) {
@@ -602,7 +616,7 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
     }
     if (call->skip)
         return;
-    record(ctx, thread, function, address, size, registers);
+    record(ctx, thread, function, address, size, call->outer, registers);
 }
 
 /* Every return probe comes here. */
@@ -620,8 +634,8 @@ static __always_inline void leave(struct pt_regs *ctx) {
     struct call *call = &thread->call;
     if (sp < call->sp)
         return; /* a nested call */
-    if (sp > call->sp || (call->by_point && !is_on_same_stack(call, sp))) {
-        if (!call->by_point || is_on_same_stack(call, sp))
+    if (sp > call->sp || (call->by_point && !is_near(call, sp))) {
+        if (!call->by_point || is_near(call, sp))
             abandon(call);
         lose(LOSS_MISSED_RETURNS, 1);
         return;

@@ -45,14 +45,15 @@ static __always_inline u64 size_by_arguments(struct pt_regs *ctx, u16 function) 
 
 /* A call begins. One place for all functions: begin() is long, and clang would compile, and the
  * verifier check, a copy for each. */
-static __always_inline void enter(struct pt_regs *ctx, u16 function, u64 size, u64 sp, int way) {
+static __always_inline void enter(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
+                                  struct beginning how) {
     u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), fourth = PT_REGS_PARM4(ctx);
 
     asm volatile("" : "+r"(first), "+r"(second), "+r"(fourth));
-    struct call *call = begin(ctx, function, size, sp, way);
+    struct call *call = begin(ctx, function, size, sp, how);
     if (!call)
         return;
-    switch (function) { /* none of which ever begins at a late point */
+    switch (function) { /* none of which ever begins anywhere but at its entry */
     case FUNCTION_REALLOC:
     case FUNCTION_REALLOCARRAY:
     case FUNCTION_RALLOCX:
@@ -73,7 +74,9 @@ static __always_inline void enter(struct pt_regs *ctx, u16 function, u64 size, u
 }
 
 static __always_inline void enter_by_arguments(struct pt_regs *ctx, u16 function) {
-    enter(ctx, function, size_by_arguments(ctx, function), PT_REGS_SP(ctx), BY_RETURN);
+    struct beginning by_return = {};
+
+    enter(ctx, function, size_by_arguments(ctx, function), PT_REGS_SP(ctx), by_return);
 }
 
 /* free and its kind: (block). Also when an allocator calls it for itself. */

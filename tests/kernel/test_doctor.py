@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,22 +171,37 @@ def test_doctor_maps_no_compiler() -> None:
     assert result.stdout == "False False\n"
 
 
-def test_the_probes_of_a_process_with_what_they_cost() -> None:
+@pytest.fixture
+def sleeper() -> Iterator[int]:
     with subprocess.Popen(["sleep", "60"]) as target:
-        try:
-            outcome = subprocess.run(
-                [sys.executable, "-m", "leaktrace", "doctor", "--json", "-p", str(target.pid)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-        finally:
-            target.kill()
-    probes = {probe["function"]: probe for probe in json.loads(outcome.stdout)["probes"]}
-    assert {"malloc", "free", "calloc", "realloc"} <= set(probes)
-    for probe in probes.values():
-        assert probe["traps"] == 2 - probe["emulated"] + probe["has_return"]
-        assert probe["emulated"] or probe["reason"]
+        yield target.pid
+        target.kill()
+
+
+def doctor_of(pid: int, *options: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "leaktrace", "doctor", *options, "-p", str(pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_probes_of_a_process_with_what_they_cost(sleeper: int) -> None:
+    told = json.loads(doctor_of(sleeper, "--json"))
+    assert [probe["function"] for probe in told["probes"]] == ["free"]
+    assert told["probes"][0]["traps"] == 1
+    points = [point for point in told["points"] if point["function"] == "malloc"]
+    assert {point["knows"] for point in points} >= {"size", "result"}
+    for point in told["points"]:
+        assert point["traps"] == 2 - point["emulated"]
+    assert told["left_out"] == []
+
+
+def test_points_as_a_table(sleeper: int) -> None:
+    lines = doctor_of(sleeper).splitlines()
+    assert any(re.search(r"^  malloc +\+\d+ \S+ .* 1 trap$", line) for line in lines)
+    assert any(re.search(r"^  free .* release +1 trap$", line) for line in lines)
 
 
 def test_probes_of_a_process_that_is_not_there() -> None:

@@ -54,8 +54,8 @@ class StartedCommand:
             # The keeper sees to that, too: a set-user-ID program forgets it (prctl(2)).
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
             # In a pid namespace of our own the kernel side learns from a first call who is traced,
-            # and only then sees the exec. This one fails, and so is no allocation.
-            libc.malloc(ctypes.c_size_t(-1))
+            # and only then sees the exec. What comes before it is not recorded.
+            libc.malloc(ctypes.c_size_t(1))
             os.execv(self.path, list(self.argv))
         except OSError as error:
             os.write(failure_write, str(error.errno).encode())
