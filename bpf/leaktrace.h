@@ -286,6 +286,7 @@ struct session {
     u32 announced;    /* the generation whose first allocation was announced, plus one */
     u32 armed;        /* set when every probe is on: nothing is recorded before */
     u64 suspended;    /* whether a call was ever put aside */
+    u64 forked_ns;    /* when a fork was last told */
     u64 reported;     /* version of the list of mappings that was reported to be out of date */
     u64 reported_ns;  /* when that was */
     u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
@@ -313,6 +314,7 @@ enum event_kind {
     EVENT_STARTED = 7,        /* the first allocation of an executable image */
     EVENT_EXEC = 8,
     EVENT_UNKNOWN_CODE = 9, /* a walk met code outside the known mappings */
+    EVENT_FORKED = 10,
 };
 
 struct event {

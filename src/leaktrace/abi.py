@@ -45,6 +45,7 @@ SESSION = np.dtype(
         ("announced", "<u4"),
         ("armed", "<u4"),
         ("suspended", "<u8"),
+        ("forked_ns", "<u8"),
         ("reported", "<u8"),
         ("reported_ns", "<u8"),
         ("exec_time_ns", "<u8"),
@@ -162,6 +163,7 @@ class EventCode(IntEnum):
     STARTED = 7
     EXEC = 8
     UNKNOWN_CODE = 9
+    FORKED = 10
 
 
 class Tally(IntEnum):

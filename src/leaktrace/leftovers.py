@@ -12,9 +12,7 @@ holds the process, nor on a page that was changed in another way.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from leaktrace import kernel
 from leaktrace.keeper import Keeper
 from leaktrace.links import UprobeLinks
 from leaktrace.notices import tell
 from leaktrace.probes.plan import ObjectPlan
+from leaktrace.probes.touch import touch
 from leaktrace.target.mappings import Mapping
+from leaktrace.target.process import debugger_of
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 # Of one mapping. A process may map whatever it likes; an allocator has less code than that.
@@ -73,14 +72,14 @@ def remove_leftovers(
             )
         if not found.offsets:
             continue
-        debugger = _debugger(pid)
+        debugger = debugger_of(pid)
         if debugger:
             tell(
                 f"{_count(len(found.offsets))} in the code of {plan.name}: process {debugger} "
                 "debugs it, they are left as they are"
             )
             continue
-        _touch(pid, plan, found.offsets, keeper, way)
+        touch(keeper, pid, plan.attach_path, found.offsets, way)
         left = set(_breakpoints(pid, plan, mappings).offsets).intersection(found.offsets)
         removed = len(found.offsets) - len(left)
         if removed:
@@ -145,46 +144,3 @@ def _copied_pages(pid: int, mapping: Mapping) -> Iterator[int]:
     if len(copied) <= _MOST_COPIED_PAGES:
         for index in copied.tolist():
             yield mapping.start + index * _PAGE_BYTES
-
-
-def _debugger(pid: int) -> int:
-    """Who traces a thread of it by ptrace(2) (TracerPid, proc(5)); 0: nobody."""
-    for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        try:
-            match = re.search(r"^TracerPid:\s*(\d+)", status.read_text(errors="replace"), re.M)
-        except OSError:
-            continue  # the thread has ended
-        if match and int(match[1]):
-            return int(match[1])
-    return 0
-
-
-def _touch(
-    pid: int, plan: ObjectPlan, offsets: Sequence[int], keeper: Keeper, way: UprobeLinks
-) -> None:
-    """Put empty probes there, and take them off. Raises KeeperGoneError."""
-    together = way is not UprobeLinks.EVENTS
-    program = kernel.load_empty_program(UprobeLinks.TOGETHER.attach_type if together else 0)
-
-    def put(places: Sequence[int]) -> int:
-        if together:
-            kind, cookies = UprobeLinks.TOGETHER, [0] * len(places)
-            return keeper.attach_uprobes(
-                program, plan.attach_path, places, cookies, kind=kind, pid=pid
-            )
-        return keeper.attach_uprobe_event(
-            program, plan.attach_path, places[0], 0, pid=pid, is_return=False
-        )
-
-    probes: list[int] = []
-    try:
-        if together:
-            with contextlib.suppress(OSError):
-                probes.append(put(offsets))
-        if not probes:
-            for offset in offsets:
-                with contextlib.suppress(OSError):  # where no probe can be, none was left
-                    probes.append(put([offset]))
-    finally:
-        os.close(program)
-        keeper.take_off(probes)

@@ -50,7 +50,7 @@ _BY_SHAPE = (
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
 FILE_CAPACITY = 8192  # two lists of file mappings
-_RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit")
+RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
 
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
@@ -248,7 +248,7 @@ class Compilation:
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
         return programs + [
-            ProgramKind(f"at_{name}", kernel.PROG_TYPE_RAW_TRACEPOINT) for name in _RAW_TRACEPOINTS
+            ProgramKind(f"at_{name}", kernel.PROG_TYPE_RAW_TRACEPOINT) for name in RAW_TRACEPOINTS
         ]
 
     def finish(self) -> Program:

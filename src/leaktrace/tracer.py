@@ -6,8 +6,10 @@ right order. What is asked of it is told in session.py.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from collections.abc import Mapping as MappingOf
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
-from leaktrace.keeper import Keeper
+from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
@@ -28,6 +30,7 @@ from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
 from leaktrace.probes.attach import Attachments, HookedObject
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
+from leaktrace.probes.watch import ProbeWatch
 from leaktrace.program import Compilation, Program, Walker, uses_points
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
@@ -35,7 +38,7 @@ from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
-from leaktrace.target.mappings import read_mappings
+from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.target.process import Process
 from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
@@ -53,7 +56,7 @@ _EVENT_KINDS = {
 class Tracer:
     """Traces one process from `arm()` to `close()`."""
 
-    def __init__(self, options: Options, knobs: Mapping[str, int] | None = None) -> None:
+    def __init__(self, options: Options, knobs: MappingOf[str, int] | None = None) -> None:
         """Compile, start or find the target, and put the probes on; nothing is recorded yet.
 
         `knobs` of bpf/config.h that no option sets are for tests.
@@ -67,6 +70,7 @@ class Tracer:
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
         self._notes: list[str] = []
+        self._probe_notes: tuple[str, ...] = ()
         self._children_noted = False
         self._started = 0  # the last image whose first call was seen
         self._mapped: set[str] = set()
@@ -79,6 +83,7 @@ class Tracer:
         self._program: Program | None = None
         self._keeper: Keeper | None = None
         self._attachments: Attachments | None = None
+        self._watch: ProbeWatch | None = None
         self._faults: PageFaults | None = None
         self._region_stream: EventStream | None = None
         self._trace_stream: EventStream | None = None
@@ -113,6 +118,8 @@ class Tracer:
                 self._keeper.guard(self.command.pid)
             self._attachments = Attachments(self._program, pid, self._keeper)
             self._attachments.attach_lifecycle()
+            if self._keeper is not None:
+                self._watch = ProbeWatch(pid, self._keeper, self._program.links)
             self._remove_leftovers(plans)
             for plan in plans:
                 self._attach(plan)
@@ -202,6 +209,8 @@ class Tracer:
         assert self._attachments is not None
         try:
             hooked = self._attachments.attach(plan)
+            if self._watch is not None:
+                self._watch.add(plan)
         finally:
             plan.elf.close()
         if hooked.refused:
@@ -307,6 +316,9 @@ class Tracer:
                             self.command.proceed()
                 case abi.EventCode.UNKNOWN_CODE:
                     self._look_for_objects()
+                case abi.EventCode.FORKED:
+                    if self._watch is not None:
+                        self._watch.forked()
                 case _ if int(event["generation"]) == self._generation:
                     self._regions.apply(event)
         if self._current_generation() > self._generation:
@@ -344,6 +356,8 @@ class Tracer:
         and the kernel's probes, which were bound to the first thread, see it no more."""
         assert self._attachments is not None
         self._attachments.detach_objects()
+        if self._watch is not None:
+            self._watch.close()
         self._planner.forget()
         self._look_for_objects()
         self._notes.append(
@@ -353,13 +367,34 @@ class Tracer:
 
     def next_look_s(self) -> float | None:
         """When `look_again` is due, on the clock of time.monotonic(); None: it isn't."""
-        return self._look_again_s[0] if self._look_again_s else None
+        children_s = None if self._watch is None else self._watch.due_s()
+        due = [*self._look_again_s[:1], *([] if children_s is None else [children_s])]
+        return min(due, default=None)
 
     def look_again(self) -> None:
-        """After an exec the libraries are mapped one by one: see which allocators have come."""
-        self._look_again_s = [due for due in self._look_again_s if due > time.monotonic()]
-        self._look_for_objects()
-        self._proceed_if_forgotten()
+        """After an exec the libraries are mapped one by one: see which allocators have come. After
+        a fork, see what the children have of our probes."""
+        now = time.monotonic()
+        if self._look_again_s and self._look_again_s[0] <= now:
+            self._look_again_s = [due for due in self._look_again_s if due > now]
+            self._look_for_objects()
+            self._proceed_if_forgotten()
+        children_s = None if self._watch is None else self._watch.due_s()
+        if self._watch is not None and children_s is not None and children_s <= now:
+            self._watch.free_children(self._target.children(), self._mappings())
+
+    def _mappings(self) -> tuple[Mapping, ...]:
+        """Those of now; none when the process has ended."""
+        with contextlib.suppress(TargetError):
+            return read_mappings(self._target.pid)
+        return ()
+
+    def _look_at_probes(self) -> None:
+        """What has happened to the probes since the last report."""
+        if self._watch is not None and self._target.is_alive():
+            mappings = self._mappings()
+            found = (*self._watch.look(mappings), *self._watch.unseen(mappings))
+            self._probe_notes = tuple(found)
 
     def _proceed_if_forgotten(self) -> None:
         """The command stops at its first call until we have looked. Should the event that tells us
@@ -401,6 +436,7 @@ class Tracer:
     def snapshot(self) -> Snapshot:
         """Read the maps, with everything that happened until now taken into account."""
         self._look_for_objects()
+        self._look_at_probes()
         self._proceed_if_forgotten()
         self._symbolizer.expect_new_names()
         return take_snapshot(
@@ -424,6 +460,7 @@ class Tracer:
                     (
                         *self._notes,
                         *stopped,
+                        *self._probe_notes,
                         *fault_notes,
                         *self._replacements(),
                         *self._verbose_notes(),
@@ -511,6 +548,11 @@ class Tracer:
         """Take the probes off; what was recorded stays readable."""
         if self._attachments is not None:
             self._attachments.close()
+        if self._watch is not None:
+            with contextlib.suppress(KeeperGoneError):  # told elsewhere
+                self._watch.end(self._mappings())
+            self._watch.close()
+            self._watch = None
         if self._faults is not None:
             self._faults.close()
 

@@ -26,7 +26,7 @@ from leaktrace.probes.allocators import (
 )
 from leaktrace.probes.encode import encode_points
 from leaktrace.probes.plan import LeftOut, ObjectPlan, Probe
-from leaktrace.program import Program
+from leaktrace.program import RAW_TRACEPOINTS, Program
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Attachments:
         self.objects: list[HookedObject] = []
 
     def attach_lifecycle(self) -> None:
-        """Follow exec and the end of threads."""
-        for name in ("sched_process_exec", "sched_process_exit"):
+        """Follow exec, forks and the end of threads."""
+        for name in RAW_TRACEPOINTS:
             program = self._program.programs[f"at_{name}"]
             try:
                 self._lifecycle.append(links.attach_raw_tracepoint(program, name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,3 +149,15 @@ def _thread_group(pid: int) -> int:
         raise _gone(pid) from None
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return int(fields["Tgid"])
+
+
+def debugger_of(pid: int) -> int:
+    """Who traces a thread of it by ptrace(2) (TracerPid, proc(5)); 0: nobody."""
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        try:
+            match = re.search(r"^TracerPid:\s*(\d+)", status.read_text(errors="replace"), re.M)
+        except OSError:
+            continue  # the thread has ended
+        if match and int(match[1]):
+            return int(match[1])
+    return 0
