@@ -30,6 +30,7 @@ from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
 from leaktrace.probes.attach import Attachments, HookedObject
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
+from leaktrace.probes.verify import verified
 from leaktrace.probes.watch import ProbeWatch
 from leaktrace.program import Compilation, Program, Walker, uses_points
 from leaktrace.regions import RegionLedger
@@ -207,6 +208,8 @@ class Tracer:
 
     def _attach(self, plan: ObjectPlan) -> None:
         assert self._attachments is not None
+        if self.command is None or self._generation:
+            plan = verified(plan, self._target.pid, self._mappings())
         try:
             hooked = self._attachments.attach(plan)
             if self._watch is not None:

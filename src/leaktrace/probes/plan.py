@@ -53,6 +53,7 @@ class Followed:
 
     hook: Hook
     entry: int  # virtual address
+    entry_offset: int  # in the file
     probes: tuple[PointProbe, ...]
 
     @property
@@ -161,7 +162,7 @@ def plan_object(
     for vaddr, (hook, symbol, entry) in entries.items():
         points = found_points.get(vaddr, "")
         if hook.has_return and not isinstance(points, str):
-            followed.append(Followed(hook, vaddr, tuple(_point_probes(elf, points))))
+            followed.append(Followed(hook, vaddr, entry, tuple(_point_probes(elf, points))))
             continue
         reason = points if isinstance(points, str) else ""
         if by_points and hook.has_return and not hook.is_c:

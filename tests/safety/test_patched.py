@@ -1,0 +1,31 @@
+"""A process that has patched its own allocator is not probed there: the kernel would carry out the
+instructions of the file."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from harness.compiling import Compiler
+from harness.reports import Total
+from harness.target import Target
+from harness.tracer import NEVER, ONE_REPORT, Tracer
+
+pytestmark = [
+    pytest.mark.usefixtures("require_bpf"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the patch is x86-64's"),
+]
+
+
+@pytest.mark.parametrize("options", [(), ("--probe-returns",)], ids=["points", "returns"])
+def test_a_patched_function_is_left_alone(compiled: Compiler, options: tuple[str, ...]) -> None:
+    with Target([compiled("patched.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *options, *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            assert target.do() == (16_000, 1000)  # each by the hook
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    assert report.under("main") == Total()
+    notes = report.raw["target"]["notes"]
+    assert any("malloc (its code in memory is not that of its file)" in note for note in notes)
