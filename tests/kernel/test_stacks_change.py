@@ -233,9 +233,11 @@ def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler, others: int) 
     with ExitStack() as running:
         for _ in range(others):
             other = running.enter_context(Target([program])).await_ready()
-            running.enter_context(Tracer("-p", str(other.pid), NEVER)).await_armed()
+            others_tracer = Tracer("-p", str(other.pid), "--probe-returns", NEVER)
+            running.enter_context(others_tracer).await_armed()
         target = running.enter_context(Target([program, "anywhere"])).await_ready()
-        with Tracer("-p", str(target.pid), *ONE_REPORT, "--no-lines", OFTEN) as tracer:
+        options = ("--probe-returns", *ONE_REPORT, "--no-lines")
+        with Tracer("-p", str(target.pid), *options, OFTEN) as tracer:
             tracer.await_armed()
             target.tell()
             while not complete_through(report := tracer.next_report(), "[uprobes]"):

@@ -1,13 +1,12 @@
 """The stacks that the BPF program walks are those that gdb sees.
 
-A knob of the program stops the process at each record, as the allocation function returns. gdb then
+A knob of the program stops the process at each record, inside the allocation function. gdb then
 tells all physical frames, and each pc must be the same. Which allocations are recorded is left to
 --sample-rate: one in many, at random.
 
-One exemption: where a signal has interrupted the trampoline of a return probe, gdb knows nothing of
-the frames above it; tests/kernel/test_stacks_change.py looks at those. There is no other: gcc's
-unwind information is known to be wrong at some `ret` instructions and in some epilogues, but a
-stack is walked from one call to the next and passes none of them, except where it was interrupted.
+There is no exemption: gcc's unwind information is known to be wrong at some `ret` instructions and in
+some epilogues, but a stack is walked from one call to the next and passes none of them, except where
+it was interrupted.
 """
 
 from __future__ import annotations
@@ -162,7 +161,6 @@ def compare_with_gdb(
     """Stop a program at `count` random allocations. Returns the stacks, which were all the same."""
     compared: list[list[int]] = []
     differing: list[str] = []
-    interrupted = 0
     with Target(argv, env) as target:
         target.await_ready()
         options = Options(
@@ -183,11 +181,8 @@ def compare_with_gdb(
                         if event.kind is not EventKind.ALLOCATE:
                             continue
                         ours = [frame.address for frame in event.frames]
-                        theirs = by_thread[event.tid][:MAX_FRAMES]
-                        at = next((n for n, pc in enumerate(ours) if is_trampoline(pc)), None)
-                        if at is not None:
-                            interrupted += 1
-                            ours, theirs = ours[: at + 1], theirs[: at + 1]
+                        # gdb's first frame is the allocation function, at a point within it.
+                        theirs = by_thread[event.tid][1 : MAX_FRAMES + 1]
                         compared.append(ours)
                         if ours != theirs:
                             differing.append(side_by_side(ours, theirs))
@@ -196,13 +191,7 @@ def compare_with_gdb(
     assert not differing, f"{len(differing)} of {len(compared)} differ:\n" + "\n".join(
         differing[:3]
     )
-    assert interrupted <= len(compared) / 2
     return compared
-
-
-def is_trampoline(pc: int) -> bool:
-    """Whether it is in the [uprobes] page, which the kernel maps at the end of the user's half."""
-    return pc >> 12 == 0x7FFFFFFFE
 
 
 def side_by_side(ours: list[int], theirs: list[int]) -> str:
