@@ -4,9 +4,9 @@ A knob of the program stops the process at each record, inside the allocation fu
 tells all physical frames, and each pc must be the same. Which allocations are recorded is left to
 --sample-rate: one in many, at random.
 
-There is no exemption: gcc's unwind information is known to be wrong at some `ret` instructions and in
-some epilogues, but a stack is walked from one call to the next and passes none of them, except where
-it was interrupted.
+There is no exemption: gcc's unwind information is known to be wrong at some `ret` instructions and
+in some epilogues, but a stack is walked from one call to the next and passes none of them, except
+where it was interrupted.
 """
 
 from __future__ import annotations
