@@ -384,7 +384,8 @@ class Tracer:
             self._proceed_if_forgotten()
         children_s = None if self._watch is None else self._watch.due_s()
         if self._watch is not None and children_s is not None and children_s <= now:
-            self._watch.free_children(self._target.children(), self._mappings())
+            with contextlib.suppress(KeeperGoneError):  # told at the end
+                self._watch.free_children(self._target.children(), self._mappings())
 
     def _mappings(self) -> tuple[Mapping, ...]:
         """Those of now; none when the process has ended."""
@@ -394,7 +395,8 @@ class Tracer:
 
     def _look_at_probes(self) -> None:
         """What has happened to the probes since the last report."""
-        if self._watch is not None and self._target.is_alive():
+        gone = self._keeper is not None and self._keeper.is_gone()  # told at the end
+        if self._watch is not None and self._target.is_alive() and not gone:
             mappings = self._mappings()
             found = (*self._watch.look(mappings), *self._watch.unseen(mappings))
             self._probe_notes = tuple(found)

@@ -57,7 +57,7 @@ static void *work(void *argument) {
     return NULL;
 }
 
-static void account(struct block *block, unsigned long long *bytes, unsigned long long *count) {
+static void add(struct block *block, unsigned long long *bytes, unsigned long long *count) {
     if (block != NULL) {
         *bytes += block->size;
         *count += 1;
@@ -76,9 +76,9 @@ int main(void) {
     pthread_barrier_wait(&together);
     for (size_t i = 0; i < THREADS; i++)
         for (size_t slot = 0; slot < OWN; slot++)
-            account(own[i][slot], &bytes, &count);
+            add(own[i][slot], &bytes, &count);
     for (size_t slot = 0; slot < SHARED; slot++)
-        account(shared[slot], &bytes, &count);
+        add(shared[slot], &bytes, &count);
     done_with_account(bytes, count);
     pthread_barrier_wait(&together);
     for (size_t i = 0; i < THREADS; i++)
