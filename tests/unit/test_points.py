@@ -17,7 +17,8 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.probes.code.flow import UnfollowableError
 from leaktrace.probes.code.values import Constant, Register, Slot
 from leaktrace.probes.code.x86 import RAX, RBP, RBX, RDI, RSP
-from leaktrace.probes.points import Point, PointFinder
+from leaktrace.probes.point import Point
+from leaktrace.probes.points import PointFinder
 from leaktrace.unwind.table import compile_object
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

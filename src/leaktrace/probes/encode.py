@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from leaktrace import abi
 from leaktrace.probes.code.values import Constant, Place, Register, Slot
 from leaktrace.probes.code.x86 import RBP
-from leaktrace.probes.points import Point
+from leaktrace.probes.point import Point
 
 
 def encode_points(points: Iterable[Point]) -> NDArray[Any]:

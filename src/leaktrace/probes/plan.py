@@ -17,8 +17,9 @@ from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
 from leaktrace.probes.placement import Placement, place_in
+from leaktrace.probes.point import Point
 from leaktrace.probes.point_cache import Found, PointCache, found_by
-from leaktrace.probes.points import FrameRules, Point, PointFinder
+from leaktrace.probes.points import FrameRules, PointFinder
 from leaktrace.target.mappings import Mapping as MemoryMapping
 from leaktrace.target.mappings import read_mappings
 from leaktrace.unwind.cache import TableCache

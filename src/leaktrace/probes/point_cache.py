@@ -19,7 +19,7 @@ from leaktrace.file_cache import FileCache
 from leaktrace.probes.code.flow import UnfollowableError
 from leaktrace.probes.code.values import Constant, Place, Register, Slot
 from leaktrace.probes.placement import may_have_shadow_stacks
-from leaktrace.probes.points import Point
+from leaktrace.probes.point import Point
 
 # Counts changes of what is found in the same code.
 POINTS_VERSION = 3

@@ -29,6 +29,8 @@ _MAX_INSTRUCTIONS = 20_000
 _MAX_CALLEE_INSTRUCTIONS = 4_000
 _MAX_CALL_DEPTH = 6
 _BLOCK_BYTES = 512
+_MAX_FLAG_LINE = 4
+_KEEPS_FLAGS = frozenset({"mov", "lea", "movabs", "movzx", "movsx", "movsxd", "push", "pop", "nop"})
 
 _NEVER_RETURN = re.compile(
     r"abort|_?exit|_Exit|quick_exit|pthread_exit|__assert(_perror)?_fail|__stack_chk_fail|__chk_fail"
@@ -103,6 +105,17 @@ class Flow:
     def after(self, at: int) -> tuple[int, ...]:
         """Where control goes from an instruction, by an exception too."""
         return (*self.successors[at], *self.landing.get(at, ()))
+
+    def flag_setters(self, at: int) -> list[Instruction]:
+        """The instructions right before a jump, nearest first, as far as they keep the flags; the
+        last one sets them."""
+        line: list[Instruction] = []
+        while (before := self.by_end.get(at)) is not None and len(line) < _MAX_FLAG_LINE:
+            line.append(before)
+            if before.mnemonic not in _KEEPS_FLAGS:
+                break
+            at = before.address
+        return line
 
     def is_joined(self, at: int) -> bool:
         """Whether more than one way leads to an instruction."""
