@@ -42,6 +42,12 @@
 #define SAMPLE_BYTES 0
 #endif
 
+/* 1: what is freed is counted at its site, as it is freed; 0: user space takes what a site holds
+ * from what it has allocated, where it reads all records anyway. */
+#ifndef COUNT_FREED
+#define COUNT_FREED 1
+#endif
+
 /* 1: user space may have one allocation in so many recorded from some time on (struct throttle). */
 #ifndef THROTTLE
 #define THROTTLE 0

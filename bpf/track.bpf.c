@@ -86,6 +86,7 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
 }
 
 static __always_inline void count_freed(struct allocation *allocation) {
+#if COUNT_FREED
     struct weighed weighed = weigh(allocation->size, allocation->time_ns, 0);
     u64 stack_id = allocation->stack_id;
     struct site *site = sites.lookup(&stack_id);
@@ -94,6 +95,7 @@ static __always_inline void count_freed(struct allocation *allocation) {
         __sync_fetch_and_add(&site->freed_bytes, weighed.bytes);
         __sync_fetch_and_add(&site->freed_count, weighed.count);
     }
+#endif
 }
 
 /* --- records -------------------------------------------------------------------------------- */

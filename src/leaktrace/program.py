@@ -113,6 +113,7 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(kernel.has_attach_cookie()),
         "POINTS": int(uses_points(options)),
+        "COUNT_FREED": int(counts_freed(options)),
         "HAS_TASK_PT_REGS": int(kernel.has_task_pt_regs()),
     }
     if filters.min_size_bytes is not None:
@@ -120,6 +121,15 @@ def knobs_from_options(options: Options) -> dict[str, int]:
     if filters.max_size_bytes is not None:
         knobs |= {"MAX_SIZE": filters.max_size_bytes, "SIZES_FILTERED": 1}
     return knobs
+
+
+def counts_freed(options: Options) -> bool:
+    """Whether releases are counted by site in the kernel, which costs each a look-up: only where
+    reports don't go by all records, or these stand for more than themselves."""
+    filters = options.filters
+    is_sampled = filters.sample_rate > 1 or filters.sample_bytes is not None
+    may_be_sampled = options.max_overhead_percent is not None
+    return options.report.combined_only or options.faults or is_sampled or may_be_sampled
 
 
 def uses_points(options: Options) -> bool:
@@ -194,6 +204,7 @@ class Program:
     tallies: Map  # by abi.Tally, and by CPU
     links: UprobeLinks
     ring_buffer: bool
+    freed_is_counted: bool  # at sites, by the programs
     event_pages: int
     loaded: Loaded
 
@@ -317,6 +328,7 @@ class Compilation:
             tallies=map_of("tallies", abi.U32, per_cpu, len(abi.Tally)),
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
+            freed_is_counted=bool(knobs["COUNT_FREED"]),
             event_pages=room["trace_events"] // PAGE_BYTES,
             loaded=loaded,
         )

@@ -13,6 +13,8 @@ from leaktrace import abi
 from leaktrace.program import Program
 from leaktrace.regions import RegionLedger
 
+_FEW_SITES = 64
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -31,6 +33,25 @@ class Snapshot:
     sites: NDArray[np.void]
     losses: NDArray[np.uint64]
     region_count: int = 0  # of the records, the last ones: mmap'ed regions
+    freed_is_counted: bool = True  # in `sites`; else of regions alone
+
+    def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bytes and number of the allocations, regions left out, of some sites."""
+        records = self.records[: len(self.records) - self.region_count]
+        sizes, counts = np.zeros((2, len(stack_ids)), dtype=np.int64)
+        if len(stack_ids) <= _FEW_SITES:  # faster than to sort what may be millions
+            for row, stack_id in enumerate(stack_ids):
+                chosen = records["stack_id"] == stack_id
+                counts[row] = np.count_nonzero(chosen)
+                sizes[row] = records["size"][chosen].sum()
+            return sizes, counts
+        known, rows = np.unique(records["stack_id"], return_inverse=True)
+        at = np.searchsorted(known, stack_ids).clip(max=max(len(known) - 1, 0))
+        found = known[at] == stack_ids if len(known) else np.zeros(len(stack_ids), dtype=bool)
+        each = np.bincount(rows, weights=records["size"].astype(np.float64), minlength=len(known))
+        counts[found] = np.bincount(rows, minlength=len(known))[at[found]]
+        sizes[found] = each[at[found]].astype(np.int64)
+        return sizes, counts
 
 
 def take_snapshot(
@@ -75,6 +96,7 @@ def take_snapshot(
         sites=sites,
         losses=losses.view(np.uint64),
         region_count=region_count,
+        freed_is_counted=program.freed_is_counted,
     )
 
 

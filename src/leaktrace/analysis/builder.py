@@ -94,6 +94,8 @@ class ReportBuilder:
         growth = self._growth(table)
         order = table.order(asked.sort, growth)[: asked.top]
         counters = self._counters(snapshot, table.stack_ids)
+        if not snapshot.freed_is_counted:
+            _tell_freed(counters, snapshot, table.stack_ids[order])
         report = Report(
             time=datetime.now().astimezone(),
             elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,
@@ -206,3 +208,17 @@ class ReportBuilder:
             return None
         last, self._last_resident = self._last_resident, resident_bytes
         return ResidentMemory(resident_bytes, None if last is None else resident_bytes - last)
+
+
+def _tell_freed(
+    counters: dict[int, np.void], snapshot: Snapshot, stack_ids: NDArray[np.uint64]
+) -> None:
+    """What sites have freed: what they have allocated and don't hold. (Of regions it is known.)"""
+    sizes, counts = snapshot.held_by(stack_ids)
+    for row, stack_id in enumerate(stack_ids.tolist()):
+        counter = counters.get(stack_id)
+        if counter is None or counter["is_region"]:
+            continue
+        # The maps were read one after the other: never less than nothing.
+        counter["freed_bytes"] = max(int(counter["allocated_bytes"]) - int(sizes[row]), 0)
+        counter["freed_count"] = max(int(counter["allocated_count"]) - int(counts[row]), 0)
