@@ -13,7 +13,9 @@ from harness.reports import Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer
 
-pytestmark = pytest.mark.usefixtures("require_bpf")
+from leaktrace import links
+
+pytestmark = [pytest.mark.usefixtures("require_bpf"), pytest.mark.may_skip("older kernels")]
 
 
 def await_clean(pid: int) -> None:
@@ -23,6 +25,10 @@ def await_clean(pid: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(
+    not links.has_uprobe_multi(),
+    reason="perf events drop out of a child by themselves, each at its first hit",
+)
 def test_a_child_loses_its_parents_breakpoints(compiled: Compiler) -> None:
     with Target([compiled("forker.c")]) as target:
         target.await_ready()
