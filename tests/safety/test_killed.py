@@ -1,13 +1,15 @@
 """Whatever ends leaktrace, and whenever: the process that it traced is as it was before.
 
 kill -9 is aimed at the moments when probes are put on and taken off, which is when the kernel may
-leave breakpoints in the process. With LEAKTRACE_SAFETY=long there are 200 such kills.
+leave breakpoints in the process; as many kills come at any moment. With LEAKTRACE_SAFETY=long there
+are 1,000 in all; LEAKTRACE_SAFETY_KILLS sets another number of each kind.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shlex
 import signal
 import subprocess
@@ -27,8 +29,9 @@ from harness.tracer import COMMAND, NEVER, ONE_REPORT, Tracer, run_leaktrace, tr
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-KILLS = 200 if os.environ.get("LEAKTRACE_SAFETY") == "long" else 12
-WAYS = {"sessions": "", "links": "uprobe_sessions", "events": "uprobe_sessions,uprobe_multi"}
+_IS_LONG = os.environ.get("LEAKTRACE_SAFETY") == "long"
+KILLS = int(os.environ.get("LEAKTRACE_SAFETY_KILLS", "500" if _IS_LONG else "12"))
+WAYS = {"links": "", "events": "uprobe_multi"}
 
 
 def state_of(pid: int) -> str:
@@ -127,6 +130,22 @@ def test_killed_at_the_worst_moment(
         mark = Mark()
         # Most of them early: the code is written at the beginning, the rest is waiting.
         kill(churner, phases, 1.1 * (number / (KILLS // 2)) ** 4, mark)
+        mark.await_end()
+        is_unharmed(churner)
+
+
+def test_killed_at_any_moment(churner: Target) -> None:
+    """From its first instruction until it traces, or is about to end."""
+    began_s = time.perf_counter()
+    run_leaktrace("-p", str(churner.pid), "0.1", "1")
+    whole_s = time.perf_counter() - began_s
+    moments = random.Random(20261128)
+    for _ in range(KILLS):
+        mark = Mark()
+        with Tracer("-p", str(churner.pid), "0.1", "1", env=mark.env) as tracer:
+            wait_s(moments.random() * whole_s)
+            tracer.process.kill()
+            tracer.process.wait(DEADLINE_S)
         mark.await_end()
         is_unharmed(churner)
 
