@@ -30,7 +30,7 @@ from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
 from leaktrace.probes.attach import Attachments, HookedObject
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
-from leaktrace.probes.verify import verified
+from leaktrace.probes.verify import verified, without_return_probes
 from leaktrace.probes.watch import ProbeWatch
 from leaktrace.program import Compilation, Program, Walker, uses_points
 from leaktrace.regions import RegionLedger
@@ -210,6 +210,10 @@ class Tracer:
         assert self._attachments is not None
         if self.command is None or self._generation:
             plan = verified(plan, self._target.pid, self._mappings())
+        if self._target.is_filtered() and not self._options.probe_returns:
+            # From Linux 6.11 until it was mended, a return probe made a system call that the
+            # filter saw ("seccomp: passthrough uretprobe systemcall without filtering").
+            plan = without_return_probes(plan, "a seccomp filter could end it for a return probe")
         try:
             hooked = self._attachments.attach(plan)
             if self._watch is not None:
@@ -598,6 +602,8 @@ def _is_settled(stack: Stack) -> bool:
 
 def _describe(hooked: HookedObject) -> str:
     text = f"hooked in {hooked.path}: {', '.join(hooked.functions)}"
+    if hooked.awaited:
+        text += f"; by return probes: {', '.join(hooked.awaited)}"
     if hooked.missing:
         text += f"; not there or the same code: {', '.join(hooked.missing)}"
     return text

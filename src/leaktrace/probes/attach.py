@@ -212,6 +212,7 @@ class Attachments:
         """
         probes, self._probes = self._probes, []
         self.objects = []
+        self._point_count = 0
         if probes:
             self._holder.take_off(probes)
 

@@ -56,6 +56,16 @@ def verified(plan: ObjectPlan, pid: int, mappings: Sequence[Mapping]) -> ObjectP
     return plan
 
 
+def without_return_probes(plan: ObjectPlan, reason: str) -> ObjectPlan:
+    """The plan without functions that could only be followed by a return probe."""
+    awaited = [probe for probe in plan.probes if probe.hook.has_return]
+    return replace(
+        plan,
+        probes=tuple(probe for probe in plan.probes if not probe.hook.has_return),
+        left_out=(*plan.left_out, *(LeftOut(probe.hook, reason) for probe in awaited)),
+    )
+
+
 def _differs(memory: int, plan: ObjectPlan, code: Iterable[Mapping], offset: int) -> bool:
     descriptor = plan.elf.descriptor
     assert descriptor is not None  # it was opened from a file

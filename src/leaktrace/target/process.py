@@ -127,6 +127,14 @@ class Process:
             return []  # it has ended, or the kernel doesn't tell
         return [int(word) for text in texts for word in text.split()]
 
+    def is_filtered(self) -> bool:
+        """Whether a seccomp filter says which system calls it may make (seccomp(2))."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text(errors="replace")
+        except OSError:
+            return False
+        return bool(re.search(r"^Seccomp:\s*[12]", status, re.M))
+
     def resident_bytes(self) -> int | None:
         """Resident memory from /proc/PID/statm; None when it has ended."""
         try:
