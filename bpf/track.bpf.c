@@ -299,6 +299,10 @@ static __always_inline struct opened *opened_at(u64 sp) {
 
 static __always_inline void note_opened(u64 sp) {
     struct opened *entry = opened_at(sp);
+    struct session *now = this_session();
+
+    if (now && now->suspended) /* what began here before was left by a jump */
+        suspended.delete(&sp);
 
     if (entry) {
         entry->sp = sp;
@@ -328,6 +332,11 @@ static __always_inline int resume(struct thread *thread, u64 sp) {
         return 1;
     if (now && now->suspended)
         call = suspended.lookup(&sp);
+    if (call && !return_pending(call, sp, call->function)) { /* a jump has left it */
+        abandon(call);
+        suspended.delete(&sp);
+        call = 0;
+    }
     if (!call) {
         call = opened_elsewhere(sp);
         if (!call)

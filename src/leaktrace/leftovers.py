@@ -103,7 +103,7 @@ def _breakpoints(pid: int, plan: ObjectPlan, mappings: Iterable[Mapping]) -> _Fo
     try:
         with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
             for mapping in mappings:
-                if not mapping.is_executable or mapping.path != plan.path:
+                if not mapping.is_executable or not plan.is_mapped_as(mapping):
                     continue
                 for page in _copied_pages(pid, mapping):
                     offset = mapping.offset + page - mapping.start

@@ -7,6 +7,7 @@ Sources: bpf(2), perf_event_open(2), include/uapi/linux/bpf.h and perf_event.h.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -135,7 +136,10 @@ def attach_to_event(
     link = bpf(_BPF_LINK_CREATE, link_attributes)
     if link >= 0:
         return [event, link]
-    # Before Linux 5.15 perf events take their program by ioctl and carry no cookie.
+    if link != -errno.EINVAL:
+        os.close(event)
+        raise OSError(-link, os.strerror(-link), label)
+    # Before Linux 5.15 perf events take their program by ioctl, and carry no cookie.
     return [run_at_event(event, program)]
 
 

@@ -26,6 +26,7 @@ from leaktrace.probes.allocators import (
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
 )
+from leaktrace.probes.plan import Way, best_way
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
@@ -133,10 +134,13 @@ def counts_freed(options: Options) -> bool:
 
 
 def uses_points(options: Options) -> bool:
-    """Whether calls are followed by points within functions, which takes cookies, and an
-    instruction set that is understood."""
-    can = kernel.has_attach_cookie() and os.uname().machine == "x86_64"
-    return can and not options.probe_returns and not options.faults
+    """Whether calls are followed by points within functions."""
+    return way_of(options) is Way.POINTS and not options.faults
+
+
+def way_of(options: Options) -> Way:
+    """How calls are followed."""
+    return Way.RETURNS if options.probe_returns else best_way()
 
 
 def capacities_from_options(options: Options) -> dict[str, int]:

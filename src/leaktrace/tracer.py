@@ -32,7 +32,7 @@ from leaktrace.probes.attach import Attachments, HookedObject
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
 from leaktrace.probes.verify import verified, without_return_probes
 from leaktrace.probes.watch import ProbeWatch
-from leaktrace.program import Compilation, Program, Walker, uses_points
+from leaktrace.program import Compilation, Program, Walker, way_of
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
 from leaktrace.symbols.names import printable
@@ -66,7 +66,7 @@ class Tracer:
         """
         self._options = options
         self._sampling = Sampling.from_filters(options.filters)
-        self._planner = Planner(options.objects, by_points=uses_points(options))
+        self._planner = Planner(options.objects, way=way_of(options))
         self._regions = RegionLedger()
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
@@ -217,7 +217,7 @@ class Tracer:
         try:
             hooked = self._attachments.attach(plan)
             if self._watch is not None:
-                self._watch.add(plan)
+                self._watch.add(plan, hooked.offsets)
         finally:
             plan.elf.close()
         if hooked.refused:

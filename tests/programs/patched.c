@@ -1,6 +1,6 @@
 /* Has its own malloc, over whose first bytes it writes a jump to another one, as hooking libraries
- * do. "patch" does so; "work" then allocates, and exits with another status if what runs is not
- * what was put there. */
+ * do: at the start or, with an argument, while it is traced. Exits with another status if what runs
+ * is not what was put there. */
 #include "scenario.h"
 #include <sys/mman.h>
 
@@ -42,9 +42,17 @@ static void patch(void) {
         _exit(73);
 }
 
-int main(void) {
-    patch();
+int main(int argc, char **argv) {
+    (void)argv;
+    int is_later = argc > 1;
+    if (!is_later)
+        patch();
     await_go();
+    if (is_later) {
+        patch();
+        say("patched\n");
+        await_line();
+    }
     for (size_t i = 0; i < opaque(1000); i++) {
         void *block = malloc(16);
         KEEP(block);

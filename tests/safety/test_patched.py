@@ -29,3 +29,21 @@ def test_a_patched_function_is_left_alone(compiled: Compiler, options: tuple[str
     assert report.under("main") == Total()
     notes = report.raw["target"]["notes"]
     assert any("malloc (its code in memory is not that of its file)" in note for note in notes)
+
+
+def test_a_function_that_is_patched_while_it_is_traced_stays_patched(compiled: Compiler) -> None:
+    """What is gone from a probe's place is put back only where the file's instruction is."""
+    with Target([compiled("patched.c"), "later"]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), "-f", "json", "-o", "0", "0.2") as tracer:
+            tracer.await_armed()
+            tracer.next_report()
+            target.tell()
+            report = next(r for r in iter(tracer.next_report, None) if r.raw["target"]["notes"])
+            for _ in range(2):  # it has looked, and looks again
+                report = tracer.next_report()
+            assert target.do() == (16_000, 1000)  # each by the hook
+            tracer.stop()
+        assert target.end() == 0
+    notes = report.raw["target"]["notes"]
+    assert any("patched its own code where probes were" in note for note in notes)

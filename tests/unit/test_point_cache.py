@@ -12,7 +12,7 @@ import pytest
 
 from leaktrace.abi import Function
 from leaktrace.elf import ElfObject
-from leaktrace.probes.plan import ObjectPlan, plan_object
+from leaktrace.probes.plan import ObjectPlan, Way, plan_object
 from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import PointFinder
 from leaktrace.probes.verify import without_return_probes
@@ -92,15 +92,15 @@ def test_another_object_of_the_same_name_has_its_own(library: Path, tmp_path: Pa
         assert PointCache(tmp_path).points_of(elf, asked, lambda: other) == other
 
 
-def plan(library: Path, *, by_points: bool) -> ObjectPlan:
+def plan(library: Path, way: Way) -> ObjectPlan:
     with ElfObject.open(library) as elf:
-        found = plan_object(elf, str(library), by_points=by_points)
+        found = plan_object(elf, str(library), way=way)
     assert found is not None
     return found
 
 
 def test_without_return_probes_releases_are_left(library: Path) -> None:
-    by_returns = plan(library, by_points=False)
+    by_returns = plan(library, Way.RETURNS)
     assert {probe.hook.symbol for probe in by_returns.probes} == {"malloc", "free", "valloc"}
     left = without_return_probes(by_returns, "for a reason")
     assert [probe.hook.symbol for probe in left.probes] == ["free"]

@@ -327,6 +327,11 @@ def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder
             "    jmp *%rax\ntable: .long 0",
             "only the running process knows",
         ),
+        (
+            "    lea table(%rip), %rcx\n    lea (%rcx,%rdi,8), %rcx\n    mov (%rcx), %rax\n"
+            "    jmp *%rax\ntable: .quad 0",
+            "only the running process knows",
+        ),
         ("    jmp *64(,%rdi,8)", "only the running process knows"),
         ("    je 1f + 1\n1:  mov $0xc3909090, %eax\n    ret", "overlap"),
         ("    .byte 0x06", "can't be decoded"),
@@ -343,6 +348,162 @@ def test_what_cannot_be_followed(found_in: Finder, body: str, reason: str) -> No
         return
     with pytest.raises(UnfollowableError, match=reason):
         found_in(function("malloc", body))
+
+
+@pytest.mark.parametrize(
+    "store",
+    ["movups %xmm0, (%rsp)", "movq %xmm0, (%rsp)", "vmovdqu %xmm0, (%rsp)", "movnti %rax, (%rsp)"],
+)
+def test_a_slot_that_is_written_over_is_forgotten(found_in: Finder, store: str) -> None:
+    """capstone calls none of these a store."""
+    found = found_in(
+        function(
+            "malloc",
+            f"""
+    sub $24, %rsp
+    mov %rdi, (%rsp)
+    xor %edi, %edi
+    xor %ecx, %ecx
+    {store}
+    mov cache(%rip), %rax
+    test $15, %al
+end:
+    jne 1f
+1:  add $24, %rsp
+    ret
+""",
+        )
+        + "\n    .data\ncache: .quad 0"
+    )
+    assert found.where(Action.BOTH) == set()
+    assert found.at("end").action is Action.END
+    assert found.at("malloc").action is Action.BEGIN
+
+
+def test_an_exchange_writes_rax(found_in: Finder) -> None:
+    """lock cmpxchg, of which capstone doesn't say so: rax is not the NULL any more that it was."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    mov cache(%rip), %rdx
+    xor %eax, %eax
+    lock cmpxchg %rdx, cache(%rip)
+    test %rax, %rax
+both:
+    jne other
+    mov %rdx, %rax
+    ret
+other:
+    ret
+""",
+        )
+        + "\n    .data\ncache: .quad 0"
+    )
+    reached = {label for action in Action for label in found.where(action)}
+    assert "other" in reached or any(
+        point.towards == found.labels["other"] for point in found.points
+    )
+
+
+def test_a_test_of_a_part_decides_nothing(found_in: Finder) -> None:
+    found = found_in(
+        function(
+            "malloc",
+            """
+    mov $0x100, %edx
+    test %dl, %dl
+    je small
+    mov cache(%rip), %rax
+    test $15, %al
+first:
+    jne 1f
+1:  ret
+small:
+    mov cache+8(%rip), %rax
+    test $15, %al
+second:
+    jne 1f
+1:  ret
+""",
+        )
+        + "\n    .data\ncache: .quad 0, 0"
+    )
+    assert found.where(Action.BOTH) == {"first", "second"}
+
+
+def test_a_decision_is_taken_back_when_another_way_joins(found_in: Finder) -> None:
+    """The test is reached with rcx = 0 first, and then with any rcx."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    mov cache(%rip), %rcx
+    test %rsi, %rsi
+    jne join
+    xor %ecx, %ecx
+join:
+    test %rcx, %rcx
+    mov cache+8(%rip), %rcx
+    je small
+    mov cache(%rip), %rax
+    test $15, %al
+first:
+    jne 1f
+1:  ret
+small:
+    mov cache+8(%rip), %rax
+    test $15, %al
+second:
+    jne 1f
+1:  ret
+""",
+        )
+        + "\n    .data\ncache: .quad 0, 0"
+    )
+    assert found.where(Action.BOTH) == {"first", "second"}
+
+
+def test_an_address_in_the_frame_gets_away_through_an_index(found_in: Finder) -> None:
+    found = found_in(
+        function(
+            "malloc",
+            """
+    sub $24, %rsp
+    mov %rdi, (%rsp)
+    xor %edi, %edi
+    lea (%rsp,%rdx,8), %rcx
+    movq $5, (%rcx)
+    mov cache(%rip), %rax
+    test $15, %al
+end:
+    jne 1f
+1:  add $24, %rsp
+    ret
+""",
+        )
+        + "\n    .data\ncache: .quad 0"
+    )
+    assert found.where(Action.BOTH) == set()
+
+
+def test_no_point_where_the_kernel_takes_none(found_in: Finder) -> None:
+    """VEX and EVEX: refused, and without a word where the file isn't mapped yet."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    mov cache(%rip), %rax
+    vpxor %xmm0, %xmm0, %xmm0
+    vmovdqu %ymm0, (%rax)
+    vzeroupper
+end:
+    ret
+""",
+        )
+        + "\n    .data\ncache: .quad 0"
+    )
+    assert found.where(Action.BOTH) == {"end"}
 
 
 def test_nothing_may_be_allocated_behind_an_end(found_in: Finder) -> None:

@@ -215,9 +215,11 @@ def _tell_freed(
 ) -> None:
     """What sites have freed: what they have allocated and don't hold. (Of regions it is known.)"""
     sizes, counts = snapshot.held_by(stack_ids)
+    regions = set(snapshot.records["stack_id"][-snapshot.region_count or len(snapshot.records) :])
     for row, stack_id in enumerate(stack_ids.tolist()):
         counter = counters.get(stack_id)
-        if counter is None or counter["is_region"]:
+        # Where heap blocks and regions share a stack, or have none, what is known of regions stays.
+        if counter is None or counter["is_region"] or stack_id in regions:
             continue
         # The maps were read one after the other: never less than nothing.
         counter["freed_bytes"] = max(int(counter["allocated_bytes"]) - int(sizes[row]), 0)

@@ -41,6 +41,7 @@ class HookedObject:
     stepped: tuple[str, ...]  # their probes cost a second trap
     awaited: tuple[str, ...] = ()  # calls whose return address is replaced, by a return probe
     left_out: tuple[LeftOut, ...] = ()
+    offsets: tuple[int, ...] = ()  # of the probes, in the file
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,19 @@ class Attachments:
         """Put all probes of an object on; its file may be closed afterwards.
 
         A function that the kernel can't probe is left out and named, unless it is malloc or free.
-        Raises EnvironmentUnfitError, TargetError or ProgramError.
+        Raises EnvironmentUnfitError, TargetError, ProgramError or KeeperGoneError; what was put on
+        is taken off then.
         """
+        before = len(self._probes)
+        try:
+            return self._attach(plan)
+        except LeaktraceError:
+            begun, self._probes = self._probes[before:], self._probes[:before]
+            with contextlib.suppress(KeeperGoneError):
+                self._holder.take_off(begun)
+            raise
+
+    def _attach(self, plan: ObjectPlan) -> HookedObject:
         # Releases first, beginnings last: what is hooked while the process runs must never see a
         # block come that it can't see go.
         releases = [_entry(probe) for probe in plan.probes if not probe.hook.has_return]
@@ -93,7 +105,8 @@ class Attachments:
         refused: set[str] = set()
         for program, probes in self._by_entry_program(releases):
             refused |= self._attach_group(plan, program, probes)
-        refused |= self._attach_group(plan, POINT_PROGRAM, self._points_of(plan))
+        points = self._points_of(plan)
+        refused |= self._attach_group(plan, POINT_PROGRAM, points)
         refused |= self._attach_group(plan, RETURN_PROGRAM, calls, is_return=True)
         wanted = [probe for probe in calls if probe.symbol not in refused]
         for program, probes in self._by_entry_program(wanted):
@@ -107,6 +120,12 @@ class Attachments:
             stepped=plan.stepped,
             awaited=tuple(probe.symbol for probe in calls if probe.symbol not in refused),
             left_out=plan.left_out,
+            offsets=tuple(
+                sorted(
+                    {probe.offset for probe in points}
+                    | {one.offset for one in (*releases, *calls) if one.symbol not in refused}
+                )
+            ),
         )
         self.objects.append(hooked)
         return hooked

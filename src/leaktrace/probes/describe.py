@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from leaktrace.abi import Action
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.plan import Followed, ObjectPlan, Planner, Probe
+from leaktrace.probes.plan import Followed, ObjectPlan, Planner, Probe, best_way
 from leaktrace.symbols.names import printable
 from leaktrace.target.process import Process
 
@@ -16,7 +16,7 @@ def plans_of(pid: int) -> list[ObjectPlan]:
     """The plans of a running process, their files closed. Raises TargetError."""
     process = Process(pid)
     try:
-        plans = Planner(ObjectChoice()).plan_process(pid)
+        plans = Planner(ObjectChoice(), way=best_way()).plan_process(pid)
     finally:
         process.close()
     for plan in plans:

@@ -56,13 +56,65 @@ class Placement:
     refused: bool = False  # no instruction may carry it: don't attach
 
 
+# What the kernel steps without further ado. Others it refuses (what is encoded with VEX or EVEX,
+# hlt, in, out), at the latest when the file is mapped, and then without a word.
+_STEPPED = frozenset(
+    [
+        "adc",
+        "add",
+        "and",
+        "bsf",
+        "bsr",
+        "bswap",
+        "bt",
+        "cdq",
+        "cdqe",
+        "cmp",
+        "cqo",
+        "dec",
+        "div",
+        "endbr64",
+        "idiv",
+        "imul",
+        "inc",
+        "lea",
+        "leave",
+        "mov",
+        "movabs",
+        "movsx",
+        "movsxd",
+        "movzx",
+        "mul",
+        "neg",
+        "not",
+        "or",
+        "pop",
+        "push",
+        "ret",
+        "rol",
+        "ror",
+        "sar",
+        "sbb",
+        "shl",
+        "shr",
+        "sub",
+        "test",
+        "xchg",
+        "xor",
+    ]
+)
+
+
 def may_carry_probe(one: Instruction, *, shadow_stacks: bool) -> bool:
     """Whether an instruction can be probed without harm. `shadow_stacks`: the process may have
     them."""
     # A jump over eight bytes is what later kernels write over a nop of ten that was probed.
     if one.is_long_nop or one.code == b"\xeb\x08":
         return False
-    if (one.is_call and shadow_stacks) or one.mnemonic == "syscall":
+    if one.is_call and shadow_stacks:
+        return False
+    is_stepped = one.mnemonic in _STEPPED or one.mnemonic.startswith(("cmov", "set"))
+    if not (one.is_emulated or is_stepped or one.is_return or one.is_jump or one.is_call):
         return False
     for byte in one.code:
         if byte in _REFUSED_PREFIXES:

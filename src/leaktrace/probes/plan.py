@@ -7,9 +7,11 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 
+from leaktrace import kernel
 from leaktrace.abi import Action, Function
 from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject, FunctionSymbol
@@ -27,6 +29,20 @@ from leaktrace.unwind.cache import TableCache
 _MAX_SHEBANGS = 4  # execve(2) follows as many
 _LOADER_DEADLINE_S = 30
 _SUPPORTED_MACHINES = {"EM_X86_64", "EM_AARCH64"}
+
+
+class Way(Enum):
+    """How calls are followed."""
+
+    POINTS = "points"  # where they can be found; else as below
+    SAFE_RETURNS = "safe returns"  # return probes on functions that nothing unwinds through
+    RETURNS = "returns"  # return probes on all of them: for comparison
+
+
+def best_way() -> Way:
+    """What this machine can: points take cookies, and an instruction set that is understood."""
+    can = kernel.has_attach_cookie() and os.uname().machine == "x86_64"
+    return Way.POINTS if can else Way.SAFE_RETURNS
 
 
 @dataclass(frozen=True)
@@ -82,10 +98,17 @@ class ObjectPlan:
     followed: tuple[Followed, ...]
     missing: tuple[str, ...]  # functions that the object doesn't define
     left_out: tuple[LeftOut, ...] = ()
+    identity: tuple[str, int] | None = None  # device and inode, where it was seen mapped
 
     @property
     def name(self) -> str:
         return Path(self.path).name
+
+    def is_mapped_as(self, mapping: MemoryMapping) -> bool:
+        """Whether a mapping is of this very file."""
+        if self.identity is not None:
+            return (mapping.device, mapping.inode) == self.identity
+        return mapping.is_file and mapping.path == self.path
 
     @property
     def attach_path(self) -> str:
@@ -122,14 +145,14 @@ class ObjectPlan:
 
 
 def plan_object(
-    elf: ElfObject, path: str, prefix: str = "", *, by_points: bool = True
+    elf: ElfObject, path: str, prefix: str = "", *, way: Way = Way.POINTS
 ) -> ObjectPlan | None:
     """The probes of one object; None when it is no allocator.
 
     Functions that are one and the same code (aligned_alloc and memalign, mmap and mmap64) get one
     probe. A symbol that is resolved at run time (IFUNC) can't be located in the file and counts as
-    missing. Calls are followed by points (`by_points`) or by return probes; of functions that can't
-    be followed, those get return probes that are safe with them, and the others none.
+    missing. Of functions that can't be followed by points, those get return probes that are safe
+    with them, and the others none.
     """
     hooks = (*HEAP, *REGIONS, *OPERATORS)
     found = {
@@ -151,11 +174,11 @@ def plan_object(
             entries.setdefault(symbol.vaddr, (hook, symbol, entry))
     calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
     found_points: dict[int, Found] = {}
-    if by_points and elf.machine == "EM_X86_64":
+    if way is Way.POINTS and elf.machine == "EM_X86_64":
         functions = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
         names = {prefix + hook.symbol: hook.function for hook in hooks}
         found_points = PointCache(user_cache_directory()).points_of(
-            elf, functions, lambda: _find_points(elf, functions, names, calls)
+            elf, functions, lambda: _find_points(elf, functions, names, calls), names
         )
     probes: list[Probe] = []
     followed: list[Followed] = []
@@ -166,8 +189,8 @@ def plan_object(
             followed.append(Followed(hook, vaddr, entry, tuple(_point_probes(elf, points))))
             continue
         reason = points if isinstance(points, str) else ""
-        if by_points and hook.has_return and not hook.is_c:
-            left_out.append(LeftOut(hook, reason or "its ways can't be followed on this machine"))
+        if way is not Way.RETURNS and hook.has_return and not hook.is_c:
+            left_out.append(LeftOut(hook, reason or "its calls can't be followed on this machine"))
             continue
         placement = place_in(elf, symbol, hook.argument_count)
         if placement.refused:
@@ -210,10 +233,9 @@ def _frame_rules(elf: ElfObject) -> FrameRules | None:
 class Planner:
     """Finds the allocators among the objects of a target, each object looked at once."""
 
-    def __init__(self, choice: ObjectChoice, *, by_points: bool = True) -> None:
-        """`by_points`: calls are followed by points where they can be, not by return probes."""
+    def __init__(self, choice: ObjectChoice, *, way: Way = Way.POINTS) -> None:
         self._choice = choice
-        self._by_points = by_points
+        self._way = way
         self._seen: set[tuple[str, int]] = set()
 
     def plan_process(
@@ -232,7 +254,9 @@ class Planner:
         for mapping in files:
             elf = self._open_new(mapping, pid)
             if elf is not None:
-                plans += self._keep_if_allocator(elf, mapping.path, self._choice.symbols_prefix)
+                kept = self._keep_if_allocator(elf, mapping.path, self._choice.symbols_prefix)
+                identity = (mapping.device, mapping.inode)
+                plans += [replace(plan, identity=identity) for plan in kept]
         return plans
 
     def plan_command(self, executable: str) -> list[ObjectPlan]:
@@ -290,7 +314,7 @@ class Planner:
 
     def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
         try:
-            plan = plan_object(elf, path, prefix, by_points=self._by_points)
+            plan = plan_object(elf, path, prefix, way=self._way)
         except ObjectFileError:
             plan = None  # a damaged symbol table: nothing of it can be hooked
         if plan is None:
@@ -327,7 +351,7 @@ class Planner:
         prefix = self._choice.symbols_prefix
         try:
             elf = ElfObject.open(file, path)
-            plan = plan_object(elf, path, prefix, by_points=self._by_points)
+            plan = plan_object(elf, path, prefix, way=self._way)
         except ObjectFileError as error:
             raise ObjectFileError(
                 error.message, "choose a program or a shared library with --obj"

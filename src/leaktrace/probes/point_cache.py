@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from leaktrace.probes.placement import may_have_shadow_stacks
 from leaktrace.probes.point import Point
 
 # Counts changes of what is found in the same code.
-POINTS_VERSION = 3
+POINTS_VERSION = 4
 
 _LIMIT_BYTES = 16 << 20
 _MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are followed anew
@@ -40,13 +40,20 @@ class PointCache:
         self._files = FileCache(home, "points", ".json", _LIMIT_BYTES)
 
     def points_of(
-        self, elf: ElfObject, asked: Mapping[int, Function], find: Callable[[], dict[int, Found]]
+        self,
+        elf: ElfObject,
+        asked: Mapping[int, Function],
+        find: Callable[[], dict[int, Found]],
+        names: Iterable[str] = (),
     ) -> dict[int, Found]:
         """What is known of functions, by their virtual addresses: from the cache, or what `find`
-        finds, which is kept. Raises ObjectFileError where the object can't be read."""
+        finds, which is kept. `names`: what hooked functions are called, by which it goes.
+
+        Raises ObjectFileError where the object can't be read.
+        """
         if elf.file_size > _MAX_HASHED_BYTES:
             return find()
-        name = _digest(elf, asked)
+        name = _digest(elf, asked, names)
         data = self._files.read(name)
         known = None if data is None else _decode(data)
         if known is not None:
@@ -64,10 +71,12 @@ def found_by(find: Callable[[], tuple[Point, ...]]) -> Found:
         return str(error)
 
 
-def _digest(elf: ElfObject, asked: Mapping[int, Function]) -> str:
+def _digest(elf: ElfObject, asked: Mapping[int, Function], names: Iterable[str]) -> str:
     state = hashlib.blake2b(digest_size=20)
     state.update(
-        json.dumps([POINTS_VERSION, may_have_shadow_stacks(), sorted(asked.items())]).encode()
+        json.dumps(
+            [POINTS_VERSION, may_have_shadow_stacks(), sorted(asked.items()), sorted(names)]
+        ).encode()
     )
     for offset in range(0, elf.file_size, _PIECE_BYTES):
         state.update(elf.read(offset, min(_PIECE_BYTES, elf.file_size - offset)))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from leaktrace.probes.allocators import REQUIRED
 from leaktrace.probes.plan import LeftOut, ObjectPlan
 from leaktrace.target.mappings import Mapping
 
@@ -23,15 +24,18 @@ _REASON = "its code in memory is not that of its file"
 
 
 def verified(plan: ObjectPlan, pid: int, mappings: Sequence[Mapping]) -> ObjectPlan:
-    """The plan without functions whose code was changed in memory, at a probe or at their entry."""
-    code = [m for m in mappings if m.is_executable and m.is_file and m.path == plan.path]
+    """The plan without functions whose code was changed in memory, at a probe or at their entry;
+    without any, where malloc or a release is among them: figures would be wrong."""
+    code = [m for m in mappings if m.is_executable and plan.is_mapped_as(m)]
     if plan.elf.machine != "EM_X86_64" or not code:
         return plan
     changed: list[LeftOut] = []
     with suppress(OSError), Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
 
         def is_changed(offsets: Iterable[int]) -> bool:
-            return any(_differs(memory.fileno(), plan, code, offset) for offset in offsets)
+            descriptor = plan.elf.descriptor
+            assert descriptor is not None  # it was opened from a file
+            return any(is_patched(memory.fileno(), descriptor, code, one) for one in offsets)
 
         probes = [
             probe
@@ -46,6 +50,8 @@ def verified(plan: ObjectPlan, pid: int, mappings: Sequence[Mapping]) -> ObjectP
         kept = {*(one.hook for one in probes), *(one.hook for one in followed)}
         hooks = [*(one.hook for one in plan.probes), *(one.hook for one in plan.followed)]
         changed = [LeftOut(hook, _REASON) for hook in hooks if hook not in kept]
+        if any(one.hook.symbol in REQUIRED or not one.hook.has_return for one in changed):
+            probes, followed = [], []
         if changed:
             return replace(
                 plan,
@@ -66,15 +72,15 @@ def without_return_probes(plan: ObjectPlan, reason: str) -> ObjectPlan:
     )
 
 
-def _differs(memory: int, plan: ObjectPlan, code: Iterable[Mapping], offset: int) -> bool:
-    descriptor = plan.elf.descriptor
-    assert descriptor is not None  # it was opened from a file
+def is_patched(memory: int, file: int, code: Iterable[Mapping], offset: int) -> bool:
+    """Whether an instruction of a file is another one in a process, and not for a breakpoint.
+    `memory` and `file` are descriptors; `code`: where the process has the file."""
     for mapping in code:
         left = mapping.offset + mapping.end - mapping.start - offset
         if mapping.offset <= offset and left > 0:
             size = min(_LOOKED_AT_BYTES, left)
             now = os.pread(memory, size, mapping.start + offset - mapping.offset)
-            original = os.pread(descriptor, size, offset)
+            original = os.pread(file, size, offset)
             pairs = zip(now, original, strict=False)
             return any(byte not in (before, _BREAKPOINT) for byte, before in pairs)
     return False

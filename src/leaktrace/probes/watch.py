@@ -20,6 +20,7 @@ from leaktrace.links import UprobeLinks
 from leaktrace.notices import hint, tell
 from leaktrace.probes.plan import ObjectPlan
 from leaktrace.probes.touch import touch
+from leaktrace.probes.verify import is_patched
 from leaktrace.target.mappings import Mapping
 from leaktrace.target.process import debugger_of
 
@@ -33,10 +34,17 @@ _BETWEEN_LOOKS_S = 1.0
 class _Watched:
     """The probes of one object; its file is held open."""
 
-    name: str
-    path: str
+    plan: ObjectPlan
     descriptor: int
     offsets: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    def code(self, mappings: Iterable[Mapping]) -> list[Mapping]:
+        """Where the process has its instructions."""
+        return [m for m in mappings if m.is_executable and self.plan.is_mapped_as(m)]
 
     @property
     def open_path(self) -> str:
@@ -54,18 +62,15 @@ class ProbeWatch:
         self._due_s: float | None = None
         self._looked_s = float("-inf")
         self._put_back = 0
+        self._patched = False
         self.debugger = 0  # who held the process when it was last looked at
 
-    def add(self, plan: ObjectPlan) -> None:
-        """Watch an object that was hooked."""
+    def add(self, plan: ObjectPlan, offsets: tuple[int, ...]) -> None:
+        """Watch the probes of an object, which are on now; `offsets` in its file."""
         descriptor = plan.elf.descriptor
         if descriptor is None or plan.elf.machine != "EM_X86_64":
             return
-        offsets = {probe.offset for probe in plan.probes}
-        offsets |= {probe.offset for one in plan.followed for probe in one.probes}
-        self._objects.append(
-            _Watched(plan.name, plan.path, os.dup(descriptor), tuple(sorted(offsets)))
-        )
+        self._objects.append(_Watched(plan, os.dup(descriptor), offsets))
 
     # --- children ---------------------------------------------------------------------------
 
@@ -87,8 +92,11 @@ class ProbeWatch:
         for one in self._objects:
             places = _addresses(one, mappings)
             # Where a child has executed something else, another byte is there, or none.
-            if places and any(_byte_at(child, places[0]) == _BREAKPOINT for child in children):
-                touch(self._keeper, self._pid, one.open_path, one.offsets, self._way)
+            first = next(iter(places.values()), None)
+            if first is not None and any(
+                _byte_at(child, first) == _BREAKPOINT for child in children
+            ):
+                self._touch(one, places, mappings)
 
     # --- debuggers --------------------------------------------------------------------------
 
@@ -99,17 +107,24 @@ class ProbeWatch:
         """
         self.debugger = debugger_of(self._pid)
         for one in self._objects:
-            gone = sum(
-                byte is not None and byte != _BREAKPOINT
-                for byte in (_byte_at(self._pid, at) for at in _addresses(one, mappings))
-            )
+            gone = [
+                offset
+                for offset, at in _addresses(one, mappings).items()
+                if _byte_at(self._pid, at) not in (None, _BREAKPOINT)
+            ]
             if gone:
-                touch(self._keeper, self._pid, one.open_path, one.offsets, self._way)
-                self._put_back += gone
+                put_back = self._touch(one, gone, mappings)
+                self._put_back += put_back
+                self._patched |= put_back < len(gone)
         if self._put_back:
             yield (
                 f"{self._put_back} of its probes had been overwritten, most likely by a debugger, "
                 "and were put back: calls in between are missing"
+            )
+        if self._patched:
+            yield (
+                "it has patched its own code where probes were: they are left off, and calls that "
+                "go by its patch are missing"
             )
         if self.debugger:
             yield (
@@ -120,7 +135,9 @@ class ProbeWatch:
     def unseen(self, mappings: Sequence[Mapping]) -> Iterator[str]:
         """What a report should say of objects whose code was moved out of its file's mapping."""
         for one in self._objects:
-            if not _addresses(one, mappings) and any(m.path == one.path for m in mappings):
+            if not _addresses(one, mappings) and any(
+                one.plan.is_mapped_as(mapping) for mapping in mappings
+            ):
                 yield (
                     f"the code of {one.name} lies in memory that no file backs (moved to huge "
                     "pages?): calls there can't be seen. Try --faults"
@@ -140,15 +157,29 @@ class ProbeWatch:
             hint(f"when it has gone, run leaktrace -p {self._pid} once more: that removes it")
             return
         for one in self._objects:
-            places = _addresses(one, mappings)
             left = [
                 offset
-                for offset, at in zip(one.offsets, places, strict=False)
-                if len(places) == len(one.offsets)
-                and _byte_at(self._pid, at) == _BREAKPOINT != os.pread(one.descriptor, 1, offset)[0]
+                for offset, at in _addresses(one, mappings).items()
+                if _byte_at(self._pid, at) == _BREAKPOINT != os.pread(one.descriptor, 1, offset)[0]
             ]
             if left:
-                touch(self._keeper, self._pid, one.open_path, left, self._way)
+                self._touch(one, left, mappings)
+
+    def _touch(self, one: _Watched, offsets: Iterable[int], mappings: Sequence[Mapping]) -> int:
+        """Have the kernel look at some places, but for those that the process has patched: it would
+        write a breakpoint over the patch, and carry out the file's instruction. Returns how many.
+        """
+        code = one.code(mappings)
+        places: list[int] = []
+        with suppress(OSError), Path(f"/proc/{self._pid}/mem").open("rb", buffering=0) as memory:
+            places = [
+                offset
+                for offset in offsets
+                if not is_patched(memory.fileno(), one.descriptor, code, offset)
+            ]
+        if places:
+            touch(self._keeper, self._pid, one.open_path, places, self._way)
+        return len(places)
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -157,14 +188,14 @@ class ProbeWatch:
         self._objects = []
 
 
-def _addresses(one: _Watched, mappings: Iterable[Mapping]) -> list[int]:
-    """Where the process has the instructions that carry the probes, by ascending offset."""
-    found = []
-    code = [m for m in mappings if m.is_executable and m.is_file and m.path == one.path]
+def _addresses(one: _Watched, mappings: Iterable[Mapping]) -> dict[int, int]:
+    """Where the process has the instructions that carry the probes, by their offsets."""
+    found = {}
+    code = one.code(mappings)
     for offset in one.offsets:
         for mapping in code:
             if mapping.offset <= offset < mapping.offset + mapping.end - mapping.start:
-                found.append(mapping.start + offset - mapping.offset)
+                found[offset] = mapping.start + offset - mapping.offset
                 break
     return found
 

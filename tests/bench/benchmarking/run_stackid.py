@@ -16,7 +16,7 @@ from leaktrace import links
 from leaktrace.compiler_child import import_bcc
 from leaktrace.images import source_directory
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.plan import Planner
+from leaktrace.probes.plan import Planner, Way
 
 SOURCE = r"""
 #include <uapi/linux/ptrace.h>
@@ -97,7 +97,7 @@ def main() -> None:
         else:
             links.attach_uprobe_event(program, path, offset, 0, pid=pid, is_return=is_return)
 
-    for plan in Planner(ObjectChoice(), by_points=False).plan_process(pid):
+    for plan in Planner(ObjectChoice(), way=Way.RETURNS).plan_process(pid):
         for probe in plan.probes:
             if probe.hook.symbol == "malloc":
                 attach("leave", plan.attach_path, probe.offset, is_return=True)

@@ -17,7 +17,7 @@ from harness.tracer import NEVER, Tracer, run_leaktrace
 from benchmarking import REPOSITORY
 from leaktrace import kernel, links
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.plan import Planner
+from leaktrace.probes.plan import Planner, Way
 
 Attach = Callable[[int], AbstractContextManager[object]]
 
@@ -135,19 +135,19 @@ def memleak(*options: str, interval: str = NEVER) -> Attach:
 def empty_probes(pid: int) -> Generator[None, None, None]:
     """Programs that do nothing where leaktrace has its probes: the points of malloc, and free's
     entry. What is left of a tracer when its own work costs nothing."""
-    with _probed(pid, by_points=True):
+    with _probed(pid, way=Way.POINTS):
         yield
 
 
 @contextlib.contextmanager
 def empty_return_probes(pid: int) -> Generator[None, None, None]:
     """The same with malloc's entry and return in place of its points."""
-    with _probed(pid, by_points=False):
+    with _probed(pid, way=Way.RETURNS):
         yield
 
 
 @contextlib.contextmanager
-def _probed(pid: int, *, by_points: bool) -> Generator[None, None, None]:
+def _probed(pid: int, *, way: Way) -> Generator[None, None, None]:
     together = links.has_uprobe_multi()
     program = kernel.load_empty_program(links.ATTACH_UPROBE_MULTI if together else 0)
     descriptors = [program]
@@ -171,7 +171,7 @@ def _probed(pid: int, *, by_points: bool) -> Generator[None, None, None]:
             )
 
     try:
-        for plan in Planner(ObjectChoice(), by_points=by_points).plan_process(pid):
+        for plan in Planner(ObjectChoice(), way=way).plan_process(pid):
             by_symbol = {probe.hook.symbol: probe.offset for probe in plan.probes}
             attach(plan.attach_path, [by_symbol["free"]])
             if "malloc" in by_symbol:

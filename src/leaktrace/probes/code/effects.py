@@ -31,6 +31,8 @@ from leaktrace.probes.code.x86 import (
 )
 
 EXCHANGES = ("xchg", "xadd", "cmpxchg")
+# They write more than their operand's size says.
+_WRITE_MUCH = ("stos", "movs", "fxsave", "xsave", "fnsave", "fsave", "fnstenv", "fstenv")
 
 
 def slot_of(operand: Operand, state: State) -> Slot | None:
@@ -44,9 +46,12 @@ def slot_of(operand: Operand, state: State) -> Slot | None:
 
 
 def is_somewhere_in_frame(operand: Operand, state: State) -> bool:
-    if not operand.is_memory or operand.base is None:
+    if not operand.is_memory:
         return False
-    return isinstance(state.get(Register(operand.base)), FrameAddress)
+    return any(
+        number is not None and isinstance(state.get(Register(number)), FrameAddress)
+        for number in (operand.base, operand.index)
+    )
 
 
 def _forget_slots(state: State, first: int | None = None, size_bytes: int = 8) -> None:
@@ -142,8 +147,8 @@ def _write_memory(one: Instruction, state: State, before: State, *, escaped: boo
                     state[slot] = value
         elif escaped or is_somewhere_in_frame(operand, before):
             _forget_slots(state)
-    if one.mnemonic.startswith("rep ") and escaped:
-        _forget_slots(state)
+        if one.mnemonic.startswith(_WRITE_MUCH):
+            _forget_slots(state)
 
 
 def _swapped(one: Instruction, before: State) -> State:
@@ -180,7 +185,7 @@ def _computed(one: Instruction, state: State) -> Value | None:
             if operands[0].size_bytes == 8:
                 value = value_of(source, state)
                 is_outside = source.is_memory and not is_somewhere_in_frame(source, state)
-                return Loaded() if is_outside and not source.has_index else value
+                return Loaded() if is_outside and _is_variable(source, state) else value
             if operands[0].size_bytes == 4 and source.immediate is not None:
                 return Constant(source.immediate & 0xFFFFFFFF)  # the upper half is cleared
             held = value_of(source, state) if operands[0].size_bytes == 4 else None
@@ -210,6 +215,14 @@ def _computed(one: Instruction, state: State) -> Value | None:
         case "imul" if len(operands) == 2 and operands[0].size_bytes == 8:
             return _product(value_of(operands[0], state), value_of(operands[1], state))
     return None
+
+
+def _is_variable(source: Operand, state: State) -> bool:
+    """Whether memory is a variable: one of the object's, or reached through a pointer, and no
+    element of a table."""
+    if source.has_index or source.base is None:
+        return source.absolute is not None and not source.has_index
+    return isinstance(state.get(Register(source.base)), Loaded | Argument)
 
 
 def _moved(held: Value | None, by: int) -> Value | None:

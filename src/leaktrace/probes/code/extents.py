@@ -74,7 +74,7 @@ class Extents:
         if index not in self._known:
             try:
                 self._known[index] = self._read(int(fdes[index]))
-            except (IndexError, struct.error, KeyError) as error:
+            except (IndexError, struct.error, KeyError, ValueError) as error:
                 raise ObjectFileError(
                     f"{self._elf.shown}: the exception tables are damaged", "reinstall the file"
                 ) from error

@@ -30,6 +30,10 @@ _MAX_CALLEE_INSTRUCTIONS = 4_000
 _MAX_CALL_DEPTH = 6
 _BLOCK_BYTES = 512
 _MAX_FLAG_LINE = 4
+# They go elsewhere, or write registers without saying so.
+_UNFOLLOWED = frozenset(
+    ["xbegin", "iretq", "sysret", "sysexit", "int", "enter", "xlatb", "rdsspd", "rdsspq"]
+)
 _KEEPS_FLAGS = frozenset({"mov", "lea", "movabs", "movzx", "movsx", "movsxd", "push", "pop", "nop"})
 
 _NEVER_RETURN = re.compile(
@@ -43,7 +47,7 @@ _RETURN_TWICE = {"setjmp", "_setjmp", "__sigsetjmp", "sigsetjmp", "vfork", "getc
 _HARMLESS = re.compile(
     r"(__)?(mem(set|cpy|move|cmp|chr|pcpy)|str(n?len|n?cmp|n?cpy|r?chr)|bzero)(_chk)?"
     r"|__errno_location|sched_yield|getpid|gettid|__sched_cpucount|sched_getcpu"
-    r"|(__)?pthread_(mutex_(un|try)?lock|spin_(un|try)?lock|self|getspecific)|__tls_get_addr"
+    r"|(__)?pthread_(mutex_(un|try)?lock|spin_(un|try)?lock|self|getspecific)"
 )
 _RETURN_FIRST_ARGUMENT = re.compile(r"(__)?(memset|memcpy|memmove)(_chk)?")
 
@@ -140,7 +144,6 @@ class CodeReader:
         self._callees: dict[int, Call] = {}
         self._no_return: set[int] = set()
         self._own_functions: dict[str, int | None] = {}
-        self.assumed: set[str] = set()  # functions taken to be this object's own
 
     def block(self, vaddr: int) -> tuple[Instruction, ...]:
         """The straight line from an address to the first instruction that may go elsewhere."""
@@ -218,14 +221,13 @@ class CodeReader:
         return None, None
 
     def _imported(self, name: str) -> tuple[int | None, str | None]:
-        """Symbols can be overridden by objects that come before this one; those of an allocator's
-        inside aren't, and the planner makes sure."""
+        """A symbol can be overridden by an object that comes before this one; nobody does that to
+        the inside of an allocator, so what it defines is taken to be its own."""
         if name in self.hooked_names or _NEVER_RETURN.fullmatch(name) or _HARMLESS.fullmatch(name):
             return None, name
         own = self._own(name)
         if own is None:
             return None, name
-        self.assumed.add(name)
         return own, None
 
     # --- what is called -------------------------------------------------------------------
@@ -275,6 +277,7 @@ class CodeReader:
             elif last.is_call:
                 called = self.call(last, depth)
                 may_allocate |= called.may_allocate
+                waiting += self._landing_pads(last)
                 if called.returns and not self._ends_behind(last):
                     waiting.append(last.end)
             else:
@@ -344,7 +347,7 @@ class CodeReader:
         if one.is_jump:
             after = self._after_jump(flow, one)
             return (one.end, *after) if one.is_conditional else after
-        if one.mnemonic in ("xbegin", "iretq", "sysret"):
+        if one.mnemonic in _UNFOLLOWED:
             raise UnfollowableError(f"it contains {one.mnemonic}")
         return (one.end,)
 

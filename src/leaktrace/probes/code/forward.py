@@ -40,7 +40,8 @@ def forward(
     values.before = {flow.entry: dict(entry)}
     waiting = [flow.entry]
     gets_away = escaped
-    while waiting:
+    ruled_out: set[tuple[int, int]] = set()
+    while waiting or (waiting := _possible_after_all(flow, values, ruled_out)):
         at = waiting.pop()
         instruction, state = flow.instructions[at], values.before[at]
         after = transfer(instruction, state, escaped=escaped)
@@ -49,11 +50,20 @@ def forward(
         if at in flow.landing:
             landed = {h: v for h, v in after.items() if h not in (Register(RAX), Register(RDX))}
         for following in flow.successors[at]:
-            if not (instruction.is_conditional and _is_ruled_out(flow, values, at, following)):
+            if instruction.is_conditional and _is_ruled_out(flow, values, at, following):
+                ruled_out.add((at, following))
+            else:
                 _flow_into(values, following, after, waiting)
         for following in flow.landing.get(at, ()):
             _flow_into(values, following, landed, waiting)
     return gets_away
+
+
+def _possible_after_all(flow: Flow, values: Values, ruled_out: set[tuple[int, int]]) -> list[int]:
+    """Jumps that were decided by what was known of a test then, and is no longer."""
+    revived = [edge for edge in ruled_out if not _is_ruled_out(flow, values, *edge)]
+    ruled_out.difference_update(revived)
+    return [at for at, _ in revived]
 
 
 def _is_ruled_out(flow: Flow, values: Values, at: int, following: int) -> bool:
@@ -66,12 +76,13 @@ def _is_ruled_out(flow: Flow, values: Values, at: int, following: int) -> bool:
     if any(flow.is_joined(one.address) for one in (jump, *line[:-1])):
         return False
     state = values.before.get(line[-1].address, {})
-    number = line[-1].operands[0].register
-    held = state.get(Register(number)) if number is not None else None
-    if not isinstance(held, Constant):
+    tested = line[-1].operands[0]
+    held = state.get(Register(tested.register)) if tested.register is not None else None
+    if not isinstance(held, Constant) or tested.size_bytes not in (4, 8):
         return False
+    is_zero = held.value & ((1 << 8 * tested.size_bytes) - 1) == 0
     is_zero_way = (jump.mnemonic == "je") == (following == jump.target)
-    return is_zero_way != (held.value == 0)
+    return is_zero_way != is_zero
 
 
 def _flow_into(values: Values, at: int, state: State, waiting: list[int]) -> None:
@@ -86,20 +97,50 @@ def _flow_into(values: Values, at: int, state: State, waiting: list[int]) -> Non
         waiting.append(at)
 
 
+# What these do to an address in the frame is followed, or leaves it where it is.
+_FOLLOWED = frozenset(
+    [
+        "mov",
+        "lea",
+        "push",
+        "pop",
+        "add",
+        "sub",
+        "and",
+        "leave",
+        "cmp",
+        "test",
+        "call",
+        "ret",
+        "nop",
+        "endbr64",
+        "jmp",
+    ]
+)
+
+
 def _lets_go(instruction: Instruction, before: State, after: State) -> bool:
     """Whether an address in the frame is put where others may get it from."""
     for home, value in after.items():
         if isinstance(value, FrameAddress) and home not in (Register(RSP), Register(RBP)):
             return True
-    if not is_copy(instruction):
-        return False
-    source = instruction.operands[-1]
-    held = before.get(Register(source.register)) if source.register is not None else None
-    return isinstance(held, FrameAddress) and instruction.operands[0].is_memory
 
+    def is_in_frame(number: int | None) -> bool:
+        return number is not None and isinstance(before.get(Register(number)), FrameAddress)
 
-def is_copy(instruction: Instruction) -> bool:
-    return instruction.mnemonic == "mov" and len(instruction.operands) == 2
+    operands = instruction.operands
+    if any(is_in_frame(operand.index) for operand in operands):
+        return True
+    if instruction.mnemonic == "lea" and operands[1].has_index and is_in_frame(operands[1].base):
+        return True
+    if instruction.mnemonic not in _FOLLOWED:
+        return any(is_in_frame(operand.register) for operand in operands)
+    if instruction.mnemonic == "mov":
+        return operands[0].is_memory and is_in_frame(operands[1].register)
+    # add %rsp,%rax: a new address in the frame, of which nothing is known
+    return instruction.mnemonic in ("add", "sub", "and") and any(
+        is_in_frame(operand.register) for operand in operands[1:]
+    )
 
 
 def check_stack(flow: Flow, values: Values) -> None:
@@ -122,17 +163,7 @@ def _is_pointer(jump: Instruction, state: State) -> bool:
 
 
 def mark(flow: Flow, values: Values, extent_of: Callable[[int], object]) -> None:
-    """Where a call that may allocate can have been made, and what code is others' as well."""
-    _spread(
-        flow,
-        values.called,
-        [
-            following
-            for at, call in flow.calls.items()
-            if call.may_allocate
-            for following in flow.after(at)
-        ],
-    )
+    """What code is others' as well: it is reached by a tail call."""
     top = FrameAddress(-8)
     _spread(
         flow,

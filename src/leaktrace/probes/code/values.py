@@ -95,7 +95,6 @@ class Values:
 
     before: dict[int, State] = field(default_factory=dict)
     result: dict[int, Places] = field(default_factory=dict)
-    called: set[int] = field(default_factory=set)  # behind a call that may allocate, on some way
     shared: set[int] = field(default_factory=set)  # behind a tail call: others call this code, too
 
     def place_of(self, address: int, value: Value) -> Place | None:

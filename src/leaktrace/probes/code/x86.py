@@ -37,6 +37,30 @@ _LEGACY = (
 _NUMBERS = {name: number for number, names in enumerate(_LEGACY) for name in names}
 
 
+# Registers that capstone doesn't say are written.
+_WRITTEN_UNLISTED = {"cmpxchg": frozenset({RAX})}
+# Instructions whose first operand may be memory that they don't write.
+_READERS = frozenset(
+    [
+        "cmp",
+        "test",
+        "push",
+        "jmp",
+        "call",
+        "mul",
+        "imul",
+        "div",
+        "idiv",
+        "bt",
+        "nop",
+        "fld",
+        "fild",
+        "ldmxcsr",
+        "lea",
+    ]
+)
+
+
 @dataclass(frozen=True)
 class Operand:
     """A register, an immediate, or memory at base + index * scale + displacement."""
@@ -45,6 +69,7 @@ class Operand:
     immediate: int | None = None
     base: int | None = None
     displacement: int = 0
+    index: int | None = None
     has_index: bool = False
     is_memory: bool = False
     absolute: int | None = None  # where memory relative to rip is
@@ -153,7 +178,10 @@ def _instruction(one: Any) -> Instruction:  # noqa: ANN401
     groups = frozenset(one.groups)
     is_call = capstone.CS_GRP_CALL in groups
     is_jump = capstone.CS_GRP_JUMP in groups
-    operands = tuple(_operand(one, operand) for operand in one.operands)
+    mnemonic = one.mnemonic.split()[-1]  # without lock, rep, notrack, bnd
+    operands = tuple(
+        _operand(one, operand, mnemonic, place) for place, operand in enumerate(one.operands)
+    )
     target = None
     if (is_call or is_jump) and operands and operands[0].immediate is not None:
         target = operands[0].immediate & (1 << 64) - 1
@@ -162,12 +190,12 @@ def _instruction(one: Any) -> Instruction:  # noqa: ANN401
     return Instruction(
         address=one.address,
         code=bytes(one.bytes),
-        # A prefix that changes nothing here: notrack and bnd of jumps, rep of ret.
-        mnemonic=one.mnemonic.split()[-1] if is_call or is_jump else one.mnemonic,
+        mnemonic=mnemonic,
         text=f"{one.mnemonic} {one.op_str}".strip(),
         operands=operands,
         written=frozenset(_NUMBERS[name] for name in names if name in _NUMBERS)
-        | frozenset(o.register for o in operands if o.is_written and o.register is not None),
+        | frozenset(o.register for o in operands if o.is_written and o.register is not None)
+        | _WRITTEN_UNLISTED.get(mnemonic, frozenset()),
         writes_flags="rflags" in names or "eflags" in names,
         is_call=is_call,
         is_return=capstone.CS_GRP_RET in groups,
@@ -176,13 +204,16 @@ def _instruction(one: Any) -> Instruction:  # noqa: ANN401
     )
 
 
-def _operand(one: Any, operand: Any) -> Operand:  # noqa: ANN401
+def _operand(one: Any, operand: Any, mnemonic: str, place: int) -> Operand:  # noqa: ANN401
     is_written = bool(operand.access & capstone.CS_AC_WRITE)
     if operand.type == cs_x86.X86_OP_REG:
         number = _NUMBERS.get(one.reg_name(operand.reg))
         return Operand(register=number, size_bytes=operand.size, is_written=is_written)
     if operand.type == cs_x86.X86_OP_IMM:
         return Operand(immediate=operand.imm, size_bytes=operand.size)
+    # capstone doesn't tell of all stores: what comes first is written, but for what only reads.
+    only_reads = mnemonic in _READERS or mnemonic.startswith("prefetch")
+    is_written = is_written or (place == 0 and not only_reads)
     memory = operand.mem
     displacement = int(memory.disp)
     in_segment = memory.segment != 0  # fs and gs: never the stack
@@ -195,6 +226,7 @@ def _operand(one: Any, operand: Any) -> Operand:  # noqa: ANN401
     return Operand(
         base=base,
         displacement=displacement,
+        index=_NUMBERS.get(one.reg_name(memory.index)) if memory.index else None,
         has_index=memory.index not in (0, cs_x86.X86_REG_RIZ),  # riz is none
         is_memory=True,
         absolute=absolute,
