@@ -10,8 +10,8 @@ the size that was asked for is, or where the result is:
 - at a *both* point size and result are at hand at once: one trap for the whole call.
 
 The ways and places come from `probes/code`. `choose.py` chooses points by cost, on instructions
-that the kernel emulates where there is one; then `prove.py`, other code over all ways, checks that
-each begins and ends its call once. A function that can't be followed has no points, and the reason.
+that the kernel emulates where there is one; then `prove.py`, other code over the same ways, checks
+that each call begins and ends once. A function that can't be followed has no points, and the reason.
 """
 
 from __future__ import annotations

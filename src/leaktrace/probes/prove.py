@@ -1,4 +1,4 @@
-"""The proof that the points of a function see each of its calls once.
+"""The proof that the points of a function see each of its calls once, by the ways that were found.
 
 Other code than that which chose them follows every way with the points on it.
 """
@@ -21,14 +21,15 @@ def prove(points: Iterable[Point], chooser: Chooser) -> None:
     nothing that may allocate is called outside. Raises UnfollowableError where that doesn't hold.
     """
     ways = chooser.ways
-    at_node = {Node(point.vaddr, point.towards): point for point in points}
+    at_node: dict[Node, list[Point]] = {}
+    for point in points:
+        at_node.setdefault(Node(point.vaddr, point.towards), []).append(point)
     before = {ways.entry: _NOTHING}
     waiting = [ways.entry]
     while waiting:
         node = waiting.pop()
         state = before[node]
-        point = at_node.get(node)
-        if point is not None:
+        for point in at_node.get(node, ()):
             state = _passed(point, state)
         if ways.allocates(node) and state & ~_OPEN:
             raise UnfollowableError("a call that may allocate is made outside of what is followed")
