@@ -11,7 +11,7 @@ the size that was asked for is, or where the result is:
 
 The ways and places come from `probes/code`. `choose.py` chooses points by cost, on instructions
 that the kernel emulates where there is one; then `prove.py`, other code over the same ways, checks
-that each call begins and ends once. A function that can't be followed has no points, and the reason.
+that each call begins and ends once. A function that can't be followed has a reason in their place.
 """
 
 from __future__ import annotations
