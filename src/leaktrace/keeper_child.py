@@ -32,7 +32,7 @@ TYPE_CHECKING = False  # as in typing, which needs memory
 if TYPE_CHECKING:
     from typing import Any
 
-TITLE = b"keeper of probes"
+TITLE = b"probe-keeper"
 _MESSAGE_BYTES = 1 << 18
 _MOST_DESCRIPTORS = 2
 _PR_SET_NAME = 15  # prctl(2)

@@ -99,6 +99,8 @@ class Tracer:
             self.process = Process(pid)
             name = self.process.name if self.command is None else Path(self.command.path).name
             tell(f"attaching to pid {pid} ({name})…")
+            if options.probe_returns:
+                tell("return probes: a process that throws through an allocator dies of them")
             self._start_keeper()
             compilation = Compilation(options, knobs or {})
             # If it has to be compiled, that happens on another core while we search for symbols.

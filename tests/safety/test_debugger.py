@@ -71,6 +71,8 @@ def test_a_debugger_is_named_as_long_as_it_is_there(
             debugger.leave()
         report = outcome.reports[-1]
         assert report.outstanding == Total(500, 10)
-        assert any(f"process {debugger.pid} debugs it" in n for n in report.raw["target"]["notes"])
+        assert any(
+            f"process {debugger.pid} (gdb) debugs it" in n for n in report.raw["target"]["notes"]
+        )
         assert "run leaktrace -p" in outcome.stderr
         assert target.end() == 0

@@ -41,6 +41,8 @@ def probe_lines(pid: int) -> Iterator[str]:
     plans = plans_of(pid)
     if not plans:
         yield f"no object of process {pid} defines malloc and free: try --faults"
+    else:
+        yield f"  {'function':<24} {'at':>6} {'instruction':<32} {'known there':<16} a hit costs"
     for plan in plans:
         yield printable(plan.path)
         for probe in plan.probes:
@@ -57,8 +59,16 @@ def probe_lines(pid: int) -> Iterator[str]:
             yield from _point_lines(followed)
         for one in plan.left_out:
             yield f"  {one.hook.symbol:<24} left out: {one.reason}"
+    if any(plan.followed for plan in plans):
+        yield ""
+        yield from _LEGEND
 
 
+_LEGEND = (
+    "A call meets one `size and result`, or a `size` and a `result`; those of two traps are mostly",
+    "where calls fail. `one way`: only where the jump goes that way. `at` counts from the entry; what",
+    "is far from it is code that functions share. docs/points.md explains it.",
+)
 _MEANINGS = {
     Action.BEGIN: "size",
     Action.END: "result",

@@ -25,7 +25,7 @@ System V psABI for x86-64, 3.2.2 and 3.2.3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -179,7 +179,9 @@ def place_in(elf: ElfObject, function: FunctionSymbol, argument_count: int) -> P
         whole = elf.read_vaddr(function.vaddr, size)
     except ObjectFileError:
         return Placement(0, "?", emulated=False, reason="its code can't be read")
-    return place(whole, argument_count)
+    placement = place(whole, argument_count)
+    chosen = next(decode(whole[placement.offset :], function.vaddr + placement.offset), None)
+    return placement if chosen is None else replace(placement, instruction=chosen.text)
 
 
 def _refuse(first: Instruction, reason: str) -> Placement:

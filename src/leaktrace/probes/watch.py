@@ -21,6 +21,7 @@ from leaktrace.notices import hint, tell
 from leaktrace.probes.plan import ObjectPlan
 from leaktrace.probes.touch import touch
 from leaktrace.probes.verify import is_patched
+from leaktrace.symbols.names import printable
 from leaktrace.target.mappings import Mapping
 from leaktrace.target.process import debugger_of
 
@@ -128,8 +129,9 @@ class ProbeWatch:
             )
         if self.debugger:
             yield (
-                f"process {self.debugger} debugs it: where its breakpoints and the probes meet, "
-                "one overwrites the other"
+                f"process {self.debugger} ({_name_of(self.debugger)}) debugs it: a breakpoint in "
+                "an allocation function and a probe there overwrite each other, so set none "
+                "(docs/safety.md)"
             )
 
     def unseen(self, mappings: Sequence[Mapping]) -> Iterator[str]:
@@ -151,10 +153,14 @@ class ProbeWatch:
         debugger = debugger_of(self._pid)
         if debugger:
             tell(
-                f"process {debugger} debugs process {self._pid}: when it removes a breakpoint that "
-                "it set meanwhile, it may leave one there that ends the process"
+                f"{_name_of(debugger)} (process {debugger}) still debugs process {self._pid}: if "
+                "it set a breakpoint in an allocation function while leaktrace was there, its "
+                "removal may leave one behind, which ends the process when it is hit"
             )
-            hint(f"when it has gone, run leaktrace -p {self._pid} once more: that removes it")
+            hint(
+                f"when {_name_of(debugger)} has left, run leaktrace -p {self._pid} once more: that "
+                "removes what is left"
+            )
             return
         for one in self._objects:
             left = [
@@ -198,6 +204,12 @@ def _addresses(one: _Watched, mappings: Iterable[Mapping]) -> dict[int, int]:
                 found[offset] = mapping.start + offset - mapping.offset
                 break
     return found
+
+
+def _name_of(pid: int) -> str:
+    with suppress(OSError):
+        return printable(Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())
+    return "a debugger"
 
 
 def _byte_at(pid: int, address: int) -> int | None:
