@@ -66,7 +66,7 @@ def probe_lines(pid: int) -> Iterator[str]:
 
 _LEGEND = (
     "A call meets one `size and result`, or a `size` and a `result`; those of two traps are mostly",
-    "where calls fail. `one way`: only where the jump goes that way. `at` counts from the entry; what",
+    "where calls fail. `one way`: only where the jump goes so. `at` counts from the entry; what",
     "is far from it is code that functions share. docs/points.md explains it.",
 )
 _MEANINGS = {
