@@ -275,6 +275,7 @@ struct walk {
 struct thread {
     u64 gap; /* bytes until the next sample, with SAMPLE_BYTES */
     struct call call;
+    u64 aside; /* sp of the call that was put aside last, see suspend(); 0: none */
     struct walk walk;
     struct stack stack;
 };

@@ -117,6 +117,7 @@ static __always_inline int holds(u64 flags, u8 condition) {
 static __always_inline int is_end_of_open(struct thread *thread, struct point *point, u64 sp) {
     struct call *call = &thread->call;
 
+    return_to_stack(thread, sp);
     if (call->sp != sp && !resume(thread, sp)) {
         if (!call->sp && !(point->flags & POINT_MAY_BE_UNOPENED))
             lose(LOSS_MISSED_RETURNS, 1);

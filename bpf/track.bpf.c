@@ -276,8 +276,8 @@ static __always_inline struct thread *this_thread(void *ctx) {
 #define NEAR_BYTES 16384
 #define FAR_BYTES (1 << 20)
 
-static __always_inline int is_near(struct call *call, u64 sp) {
-    return call->sp - sp + NEAR_BYTES <= 2 * NEAR_BYTES;
+static __always_inline int is_near(u64 call_sp, u64 sp) {
+    return call_sp - sp + NEAR_BYTES <= 2 * NEAR_BYTES;
 }
 
 #if POINTS
@@ -289,6 +289,7 @@ static __always_inline void suspend(struct thread *thread) {
     if (now)
         now->suspended = 1;
     suspended.update(&key, &thread->call);
+    thread->aside = key;
     thread->call.sp = 0;
 }
 
@@ -350,10 +351,23 @@ static __always_inline int resume(struct thread *thread, u64 sp) {
         suspended.delete(&sp);
     return 1;
 }
+
+/* A signal handler on a stack of its own may allocate while a call is open. Once it is done, what
+ * that call calls is inside it again. */
+static __always_inline void return_to_stack(struct thread *thread, u64 sp) {
+    u64 aside = thread->aside;
+
+    if (!aside || thread->call.sp || !is_near(aside, sp))
+        return;
+    thread->aside = 0;
+    resume(thread, aside);
+}
 #else
 static __always_inline void suspend(struct thread *thread) {
     abandon(&thread->call);
 }
+
+static __always_inline void return_to_stack(struct thread *thread, u64 sp) {}
 #endif
 
 /* What a call that is about to begin is to the one that is open. */
@@ -368,9 +382,10 @@ static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 f
                                             u32 entry_point, u64 *outer) {
     struct call *call = &thread->call;
 
+    return_to_stack(thread, sp);
     if (!call->sp)
         return RELATION_NONE;
-    if (call->by_point && !is_near(call, sp)) {
+    if (call->by_point && !is_near(call->sp, sp)) {
         if (call->sp - sp < FAR_BYTES && return_pending(call, sp, function))
             *outer = call->sp;
         suspend(thread);
@@ -645,8 +660,8 @@ static __always_inline void leave(struct pt_regs *ctx) {
     struct call *call = &thread->call;
     if (sp < call->sp)
         return; /* a nested call */
-    if (sp > call->sp || (call->by_point && !is_near(call, sp))) {
-        if (!call->by_point || is_near(call, sp))
+    if (sp > call->sp || (call->by_point && !is_near(call->sp, sp))) {
+        if (!call->by_point || is_near(call->sp, sp))
             abandon(call);
         lose(LOSS_MISSED_RETURNS, 1);
         return;
