@@ -82,7 +82,7 @@ SCENARIOS = (
     Scenario("frames seen in new_handler", ("frames_in_handler.cpp",), THROWING, (), LEFT),
     Scenario("frames of a fault", ("frames_of_fault.c",), ANY_OF_CPP, (), LEFT),
     Scenario("storm of signals", ("storm.c",), ANY),
-    Scenario("storm on another stack", ("storm.c", "alternate"), ANY),
+    Scenario("storm on another stack", ("storm.c", "alternate"), ANY, is_thorough=True),
     Scenario("own SIGTRAP handler", ("trapping.c",), ANY),
     Scenario("fork", ("lineage.c", "fork"), ANY),
     Scenario("fork beside a thread", ("lineage.c", "threads"), ANY),
