@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -346,15 +347,19 @@ def catches_interrupts(pid: int) -> bool:
     return bool(int(caught, 16) >> (signal.SIGINT - 1) & 1)
 
 
+def await_catching(pid: int, wanted: bool) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while catches_interrupts(pid) != wanted:
+        assert time.monotonic() < deadline, "the moment was missed, or SIGINT is ignored here"
+
+
 def test_an_interrupt_at_the_start_just_ends_it(compiled: Compiler) -> None:
     """While it imports what it needs, Python's own handler would print a traceback."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), NEVER) as tracer:
-            while not catches_interrupts(tracer.pid):  # Python's
-                pass
-            while catches_interrupts(tracer.pid):
-                pass
+            await_catching(tracer.pid, True)  # Python's
+            await_catching(tracer.pid, False)
             outcome = tracer.stop()
         assert target.end() == 0
     assert outcome.exit_code == -signal.SIGINT
