@@ -30,7 +30,16 @@ from leaktrace.probes.plan import Way, best_way
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
 
-_COMMON = ("leaktrace.h", "config.h", "maps.bpf.c", "known.bpf.c", "stack.bpf.c", "track.bpf.c")
+_COMMON = (
+    "leaktrace.h",
+    "config.h",
+    "maps.bpf.c",
+    "known.bpf.c",
+    "stack.bpf.c",
+    "records.bpf.c",
+    "calls.bpf.c",
+    "track.bpf.c",
+)
 FRAGMENTS = (*_COMMON, "user.bpf.c", "point.bpf.c", "life.bpf.c")
 FAULT_FRAGMENTS = (*_COMMON, "faults.bpf.c", "life.bpf.c")
 

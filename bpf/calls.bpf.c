@@ -1,0 +1,333 @@
+/* The calls that are open, one to a thread.
+ *
+ * The outermost call wins. While a thread is inside an allocation function,
+ * whatever probed function the allocator calls itself is recognised by its
+ * lower stack pointer and left alone; only the outermost end records. An open
+ * call whose stack pointer lies below that of a new one was left by longjmp or
+ * an exception: it is discarded and counted. One on another stack is that of a
+ * coroutine, and put aside. */
+
+#if SAMPLE_BYTES
+/* Bytes until the next sample: exponentially distributed with mean SAMPLE_BYTES, by its quantiles
+ * and a straight line between them. */
+static __always_inline u64 draw_gap(void) {
+    u32 random = bpf_get_prandom_u32(), index = random & (SAMPLE_GAPS - 1);
+    u64 *low = sample_gaps.lookup(&index);
+    index++;
+    u64 *high = sample_gaps.lookup(&index);
+
+    if (!low || !high)
+        return 0;
+    return *low + (((*high - *low) * (random >> 16)) >> 16);
+}
+#endif
+
+static __always_inline int filtered_out(struct thread *thread, u16 function, u64 size) {
+    if (size < MIN_SIZE || size > MAX_SIZE)
+        return 1;
+    /* Regions are few and large: sampling them would save nothing and blur the most. */
+    if (function == FUNCTION_MMAP || function == FUNCTION_MUNMAP || function == FUNCTION_MREMAP)
+        return 0;
+#if THROTTLE
+    struct throttle *now = this_throttle();
+    if (now && now->rate > 1 && bpf_get_prandom_u32() % (u32)now->rate)
+        return 1;
+#endif
+#if SAMPLE_BYTES
+    if (size < thread->gap) {
+        thread->gap -= size;
+        return 1;
+    }
+    thread->gap = draw_gap();
+    return size == 0;
+#elif SAMPLE_RATE > 1
+    return bpf_get_prandom_u32() % SAMPLE_RATE != 0;
+#else
+    return 0;
+#endif
+}
+
+/* Tell user space that an executable image makes its first call: its libraries are mapped now. */
+static __always_inline void announce(void *ctx, struct session *now) {
+    if (now->announced == now->generation + 1)
+        return;
+    now->announced = now->generation + 1;
+#if STOP_AT_START
+    /* Not before its exec, which leaktrace waits for. SIGSTOP takes effect before the call goes on.
+     * It is sent before the event, whose answer is SIGCONT: that one must not come first. */
+    if (now->generation)
+        bpf_send_signal(19);
+#endif
+    struct event event = {.time_ns = bpf_ktime_get_ns(),
+                          .kind = EVENT_STARTED,
+                          .generation = now->generation,
+                          .tid = thread_key()};
+    send_region_event(ctx, &event);
+}
+
+/* Put back what realloc had taken out: the call failed, or never returned. */
+static __always_inline void restore_old(struct call *call) {
+    if (!call->has_old)
+        return;
+    call->has_old = 0;
+    struct allocation old = call->old;
+    put(call->address, &old);
+}
+
+static __always_inline void abandon(struct call *call) {
+    restore_old(call);
+    call->sp = 0;
+    if (call->function != FUNCTION_OPERATOR_NEW) /* it threw: then it has allocated nothing */
+        lose(LOSS_STALE_CALLS, 1);
+}
+
+/* Whether an open call can still return. By return probes: while one waits, the kernel keeps the
+ * address of its trampoline in place of the return address, and the trampoline starts a page
+ * (kernel/events/uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). By points: the return
+ * address itself stands there. Anything else in that place was written after longjmp or an
+ * exception left the call. The reverse doesn't hold: what such a call left on the stack may lie
+ * there untouched. And a signal handler that allocates, run within the few instructions of the
+ * trampoline, which pushes registers there, makes us give up a call that does return: counted as
+ * stale, and as a missed return. */
+static __always_inline int return_pending(struct call *call, u64 sp, u16 function) {
+#if RETURN_SP_DELTA /* the return address is on the stack */
+    u64 place = 0;
+
+    if (bpf_probe_read_user(&place, sizeof(place), (void *)call->sp))
+        return 0; /* its stack is gone */
+    if (call->by_point && place == call->return_address)
+        return 1;
+    return (place & 4095) == 0 && place;
+#else
+    return sp < call->sp || function != call->function;
+#endif
+}
+
+static __always_inline struct thread *known_thread(void) {
+    u64 key = thread_key();
+    return threads.lookup(&key);
+}
+
+/* The state of the thread that runs; NULL before tracing is armed, or when there is no room. */
+static __always_inline struct thread *this_thread(void *ctx) {
+    u64 key = thread_key();
+    u32 zero = 0;
+    struct thread *thread = known_thread();
+
+    if (thread)
+        return thread;
+    struct thread *blank = blank_thread.lookup(&zero);
+    struct session *now = this_session();
+    /* Until every probe is on, a block could be recorded whose release is not seen. No thread has
+     * state before that, so a call under way when tracing begins is not tracked. */
+    if (!blank || !now || !now->armed)
+        return 0;
+    if (!now->tgid)
+        now->tgid = key >> 32;
+    announce(ctx, now);
+#if STOP_AT_START
+    if (!now->generation)
+        return 0; /* leaktrace's own child, which has not become the command yet */
+#endif
+    threads.insert(&key, blank);
+    thread = threads.lookup(&key);
+    if (!thread) {
+        lose(LOSS_THREADS, 1);
+        return 0;
+    }
+#if SAMPLE_BYTES
+    thread->gap = draw_gap();
+#endif
+    return thread;
+}
+
+/* An allocator that calls itself hardly goes deeper than this (jemalloc's start takes 10 KiB). What
+ * is farther away may be on another stack, a coroutine's or a signal handler's, or deep in a
+ * new_handler: its own stack tells, once it is walked. */
+#define NEAR_BYTES 16384
+#define FAR_BYTES (1 << 20)
+
+static __always_inline int is_near(u64 call_sp, u64 sp) {
+    return call_sp - sp + NEAR_BYTES <= 2 * NEAR_BYTES;
+}
+
+#if POINTS
+/* Put the open call aside: its thread is on another stack now. */
+static __always_inline void suspend(struct thread *thread) {
+    u64 key = thread->call.sp;
+    struct session *now = this_session();
+
+    if (now)
+        now->suspended = 1;
+    if (suspended.update(&key, &thread->call)) {
+        abandon(&thread->call);
+        return;
+    }
+    thread->aside = key;
+    thread->call.sp = 0;
+}
+
+static __always_inline void forget_suspended(u64 sp) {
+    struct session *now = this_session();
+
+    if (now && now->suspended)
+        suspended.delete(&sp);
+}
+
+static __always_inline struct opened *opened_at(u64 sp) {
+    u32 at = sp * SPREAD >> 32 & (OPENED_CALLS - 1); /* stacks lie at regular distances */
+    return opened.lookup(&at);
+}
+
+static __always_inline void note_opened(u64 sp) {
+    struct opened *entry = opened_at(sp);
+
+    forget_suspended(sp); /* what began here before was left by a jump */
+    if (entry) {
+        entry->sp = sp;
+        entry->thread = thread_key();
+    }
+}
+
+/* The call that began at this sp, if another thread has it: a coroutine has changed threads. */
+static __always_inline struct call *opened_elsewhere(u64 sp) {
+    struct opened *entry = opened_at(sp);
+
+    if (!entry || entry->sp != sp)
+        return 0;
+    u64 key = entry->thread;
+    struct thread *owner = threads.lookup(&key);
+    if (!owner || owner->call.sp != sp || !owner->call.by_point)
+        return 0;
+    return &owner->call;
+}
+
+/* Have the call that began at this sp as the thread's open one. Returns whether there is one. */
+static __always_inline int resume(struct thread *thread, u64 sp) {
+    struct session *now = this_session();
+    struct call *call = 0;
+
+    if (thread->call.sp == sp)
+        return 1;
+    if (now && now->suspended)
+        call = suspended.lookup(&sp);
+    if (call && !return_pending(call, sp, call->function)) { /* a jump has left it */
+        abandon(call);
+        suspended.delete(&sp);
+        call = 0;
+    }
+    if (!call) {
+        call = opened_elsewhere(sp);
+        if (!call)
+            return 0;
+    }
+    if (thread->call.sp)
+        suspend(thread);
+    thread->call = *call;
+    call->sp = 0;
+    forget_suspended(sp);
+    return 1;
+}
+
+/* A signal handler on a stack of its own may allocate while a call is open. Once it is done, what
+ * that call calls is inside it again. */
+static __always_inline void return_to_stack(struct thread *thread, u64 sp) {
+    u64 aside = thread->aside;
+
+    if (!aside || thread->call.sp || !is_near(aside, sp))
+        return;
+    thread->aside = 0;
+    resume(thread, aside);
+}
+#else
+static __always_inline void suspend(struct thread *thread) {
+    abandon(&thread->call);
+}
+
+static __always_inline void return_to_stack(struct thread *thread, u64 sp) {}
+#endif
+
+/* What a call that is about to begin is to the one that is open. */
+enum relation {
+    RELATION_NONE = 0,   /* none is open (any more) */
+    RELATION_INSIDE = 1, /* the allocator calls itself */
+    RELATION_SAME = 2,   /* it is the one that is open, tail-called functions included */
+};
+
+/* `entry_point`: by which a call begins that can't be the open one, met again; or 0. */
+static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function,
+                                            u32 entry_point, u64 *outer) {
+    struct call *call = &thread->call;
+
+    return_to_stack(thread, sp);
+    if (!call->sp)
+        return RELATION_NONE;
+    if (call->by_point && !is_near(call->sp, sp)) {
+        if (call->sp - sp < FAR_BYTES && return_pending(call, sp, function))
+            *outer = call->sp;
+        suspend(thread);
+        return RELATION_NONE;
+    }
+    if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
+        if (sp < call->sp)
+            return RELATION_INSIDE;
+        if (!entry_point || call->entry_point != entry_point)
+            return RELATION_SAME;
+    }
+    abandon(call);
+    return RELATION_NONE;
+}
+
+static __always_inline void open_call(struct thread *thread, u16 function, u64 size, u64 sp) {
+    struct call *call = &thread->call;
+
+    call->skip = filtered_out(thread, function, size);
+    call->sp = sp;
+    call->size = size;
+    call->function = function;
+    call->address = 0;
+    call->has_old = 0;
+    call->by_point = 0;
+    call->entry_point = 0;
+    call->outer = 0;
+    call->echoes = 0;
+    call->echo_returned = 0;
+}
+
+/* How a call begins. */
+struct beginning {
+    u8 by_point;
+    u32 entry_point; /* struct call; 0 of a point further on, where it may begin a second time */
+};
+
+/* Open a call whose return address is at sp. NULL when it is nested in one that is open already, or
+ * nothing can be kept. */
+static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
+                                          struct beginning how) {
+    struct thread *thread = this_thread(ctx);
+    u64 outer = 0;
+
+    if (!thread)
+        return 0;
+    struct call *call = &thread->call;
+    int relation = relation_to_open(thread, sp, function, how.entry_point, &outer);
+    if (relation == RELATION_SAME) {
+        if (!how.by_point && !call->by_point)
+            call->echoes++; /* a tail call: reallocarray jumps to realloc */
+        else if (how.by_point && !how.entry_point && call->function == function)
+            call->size = size; /* should the one that was there be left by a jump */
+    }
+    if (relation != RELATION_NONE)
+        return 0;
+    open_call(thread, function, size, sp);
+    call->outer = outer;
+#if POINTS
+    if (how.by_point) {
+        call->by_point = 1;
+        call->entry_point = how.entry_point;
+        note_opened(sp);
+        bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
+    }
+#endif
+    return call;
+}

@@ -1,0 +1,127 @@
+/* What is outstanding: a record for each block, and the account of each site. */
+
+static __always_inline u64 thread_key(void) {
+    return bpf_get_current_pid_tgid();
+}
+
+/* --- sites ---------------------------------------------------------------------------------- */
+
+struct weighed {
+    u64 bytes;
+    u64 count;
+};
+
+/* What one allocation of this size stands for. Sampled by bytes it was drawn with probability
+ * p = 1 - exp(-x), x = size / SAMPLE_BYTES, so it stands for 1 / p of its kind, and for
+ * size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes: a table with a straight line between. */
+static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region) {
+    struct weighed result = {.bytes = size, .count = 1};
+#if THROTTLE
+    struct throttle *now = this_throttle();
+    if (now && now->rate > 1 && time_ns >= now->since_ns && !is_region) {
+        result.bytes *= now->rate;
+        result.count *= now->rate;
+    }
+#endif
+#if SAMPLE_BYTES
+    u64 scaled = size * 256, index64 = scaled / SAMPLE_BYTES;
+    u32 index = index64;
+
+    result.count = COUNT_UNIT;
+    if (is_region || index64 >= SAMPLE_WEIGHTS || !size)
+        return result;
+    u64 *low = sample_weights.lookup(&index);
+    index++;
+    u64 *high = sample_weights.lookup(&index);
+    if (!low || !high)
+        return result;
+    u64 rest = scaled - index64 * SAMPLE_BYTES;
+    u64 weight = *low + (*high - *low) * rest / SAMPLE_BYTES;
+    result.bytes = SAMPLE_BYTES * weight / WEIGHT_UNIT;
+    result.count = result.bytes * COUNT_UNIT / size;
+#endif
+    return result;
+}
+
+/* Returns whether the site is there. */
+static __always_inline int count_allocated(struct thread *thread, u64 stack_id, u64 size,
+                                           u64 time_ns, int is_region) {
+    struct weighed weighed = weigh(size, time_ns, is_region);
+    struct site *site = sites.lookup(&stack_id);
+
+    if (!site) {
+        if (thread->walk.is_known) { /* can't be, and its stack isn't at hand */
+            lose(LOSS_SITES, 1);
+            return 0;
+        }
+        if (stack_id) {
+            long error = stacks.insert(&stack_id, &thread->stack);
+            if (error && error != -17) /* EEXIST: another thread was first */
+                lose(LOSS_STACKS, 1);
+        }
+        struct site first = {.allocated_bytes = weighed.bytes,
+                             .allocated_count = weighed.count,
+                             .generation = thread->stack.generation,
+                             .end = stack_id ? thread->stack.end : END_UNKNOWN,
+                             .is_region = is_region};
+        if (!sites.insert(&stack_id, &first))
+            return 1;
+        site = sites.lookup(&stack_id); /* another thread was first, or the map is full */
+        if (!site) {
+            lose(LOSS_SITES, 1);
+            return 0;
+        }
+    }
+    __sync_fetch_and_add(&site->allocated_bytes, weighed.bytes);
+    __sync_fetch_and_add(&site->allocated_count, weighed.count);
+    return 1;
+}
+
+static __always_inline void count_freed(struct allocation *allocation) {
+#if COUNT_FREED
+    struct weighed weighed = weigh(allocation->size, allocation->time_ns, 0);
+    u64 stack_id = allocation->stack_id;
+    struct site *site = sites.lookup(&stack_id);
+
+    if (site) {
+        __sync_fetch_and_add(&site->freed_bytes, weighed.bytes);
+        __sync_fetch_and_add(&site->freed_count, weighed.count);
+    }
+#endif
+}
+
+/* --- records -------------------------------------------------------------------------------- */
+
+/* Whether a record was made before the last exec: it says nothing of this image. */
+static __always_inline int is_stale(struct allocation *allocation) {
+    struct session *now = this_session();
+    return now && allocation->time_ns < now->exec_time_ns;
+}
+
+/* Take a record out of the map. The value is copied first: it is gone after the delete. */
+static __always_inline int take(u64 address, struct allocation *allocation) {
+    struct allocation *recorded = allocations.lookup(&address);
+
+    if (!recorded)
+        return 0;
+    *allocation = *recorded;
+    return allocations.delete(&address) == 0 && !is_stale(allocation);
+}
+
+static __always_inline int put(u64 address, struct allocation *allocation) {
+    long error = allocations.insert(&address, allocation);
+
+    if (error == -17) { /* EEXIST: its release was not seen, or it is from before an exec */
+        struct allocation forgotten = {};
+        if (take(address, &forgotten)) {
+            count_freed(&forgotten);
+            lose(LOSS_MISSED_FREES, 1);
+        }
+        error = allocations.update(&address, allocation);
+    }
+    if (error) {
+        lose(LOSS_ALLOCATIONS, 1);
+        lose(LOSS_ALLOCATION_BYTES, allocation->size);
+    }
+    return error == 0;
+}
