@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from distribution import UnavailableError
 from harness.fixtures import compiled
-from vm.guest import Guest
+from vm.guest import Guest, booted
 from vm.kernels import KERNELS, Kernel, fetch
 
 __all__ = ["compiled"]
@@ -65,9 +65,7 @@ def guest(request: pytest.FixtureRequest, require_root: None) -> Iterator[Guest]
     """A machine that runs one of the kernels, booted once for all tests on it."""
     kernel: Kernel = request.param
     try:
-        unpacked = fetch(kernel)
-        machine = Guest(unpacked)
+        with booted(fetch(kernel)) as machine:
+            yield machine
     except UnavailableError as error:
         pytest.skip(f"Linux {kernel.name}: {error}")
-    with machine:
-        yield machine.await_ready()
