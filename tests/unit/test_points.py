@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,13 @@ def found_in(tmp_path: Path) -> Finder:
     """Assemble code, and find the points of its function `malloc`."""
 
     def find(
-        body: str, function: Function = Function.MALLOC, arguments: int = 1, name: str = "malloc"
+        body: str,
+        function: Function = Function.MALLOC,
+        arguments: int = 1,
+        name: str = "malloc",
+        before: Sequence[str] = (),
     ) -> Found:
+        """`before`: functions like malloc that are looked at first."""
         (tmp_path / "code.s").write_text(f"    .text\n{body}\n")
         library = tmp_path / "code.so"
         command = ["gcc", "-shared", "-nostdlib", "-o", str(library), str(tmp_path / "code.s")]
@@ -67,7 +73,11 @@ def found_in(tmp_path: Path) -> Finder:
                 rules = compile_object(elf)
             except ObjectFileError:
                 rules = None
+            hooked |= {labels[other]: function for other in before}
             finder = PointFinder(elf, hooked, {"realloc": Function.REALLOC}, rules)
+            for other in before:
+                with suppress(UnfollowableError):
+                    finder.find(labels[other], arguments)
             return Found(finder.find(labels[name], arguments), labels)
 
     return find
@@ -338,7 +348,8 @@ def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder
         ("    call setjmp@PLT\n    ret", "returns twice"),
         ("    jmp somewhere@PLT", "goes on in somewhere of another object"),
         ("    mov %rdi, %rsp\n    ret", "stack pointer"),
-        ("1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", ""),
+        ("1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", "back to where"),
+        ("    xor %ecx, %ecx\n1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", ""),
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed(found_in: Finder, body: str, reason: str) -> None:
@@ -608,3 +619,133 @@ def test_exceptions_land_in_the_function(tmp_path: Path) -> None:
 def test_values_are_told_apart_by_kind() -> None:
     """Register 0, constant 0 and slot 0 are three things."""
     assert len({Register(0), Constant(0), Slot(0)}) == 3
+
+
+def test_a_loop_is_a_way_of_its_own(found_in: Finder) -> None:
+    """`loop`, which capstone doesn't count among the jumps, leads to an end that no other way has."""
+    found = found_in(
+        function(
+            "malloc",
+            """
+    push %rbx
+    mov %rdi, %rbx
+    call more@PLT
+    loop away
+first:
+    jmp 1f
+1:  pop %rbx
+    ret
+away:
+    nop
+    xor %eax, %eax
+second:
+    jmp 1f
+1:  pop %rbx
+    ret
+""",
+        )
+    )
+    ends = [point for point in found.points if point.action is Action.END]
+    assert any(point.vaddr >= found.labels["away"] for point in ends)
+    assert any(found.labels["first"] <= point.vaddr < found.labels["away"] for point in ends)
+
+
+@pytest.mark.parametrize("prefix", ["0x2e", "0x3e", "0x26", "0x36"])
+def test_a_segment_that_means_nothing_hides_no_store(found_in: Finder, prefix: str) -> None:
+    """cs, ds, es, ss: in 64-bit mode the address is the same."""
+    found = found_in(
+        function(
+            "malloc",
+            f"""
+    sub $24, %rsp
+    mov %rdi, 8(%rsp)
+    xor %edi, %edi
+    mov $77, %eax
+    .byte {prefix}
+    mov %rax, 8(%rsp)
+    lea 5(%rax), %rax
+end:
+    jmp 1f
+1:  add $24, %rsp
+    ret
+""",
+        )
+    )
+    assert all(Slot(-24) not in point.sizes for point in found.points)
+    assert found.where(Action.BOTH) == set()
+
+
+def test_a_final_call_that_is_padded_by_a_way_of_others(found_in: Finder) -> None:
+    """The nop behind the call is reached by a jump, too: the call is looked at once."""
+    found = found_in(
+        function("die", "    test %edi, %edi\n    je 1f\n    ud2\n1:  ret")
+        + function(
+            "malloc",
+            """
+    push %rbx
+    mov %rdi, %rbx
+    test %rdi, %rdi
+    jne on
+    mov $1, %edi
+    call die
+on:
+    nop
+    lea (%rbx,%rbx), %rax
+end:
+    jmp 1f
+1:  pop %rbx
+    ret
+""",
+        )
+    )
+    assert "end" in found.where(Action.BOTH) or "end" in found.where(Action.END)
+
+
+def test_what_never_returns_for_one_function_may_for_another(found_in: Finder) -> None:
+    """realloc jumps into malloc with another number: there the call never comes back."""
+    shared = """
+    call die
+    nop
+    mov cache(%rip), %rax
+    add $8, %rsp
+end:
+    jmp 1f
+1:  ret
+"""
+    code = (
+        function("die", "    test %edi, %edi\n    je 1f\n    ud2\n1:  ret")
+        + function("malloc", f"    sub $8, %rsp\n    xor %edi, %edi\nshared:{shared}")
+        + function("calloc", "    sub $8, %rsp\n    mov $1, %edi\n    jmp shared")
+        + "\n    .data\ncache: .quad 0"
+    )
+    alone = found_in(code)
+    after = found_in(code, before=("calloc",))
+    assert alone.points == after.points
+    assert alone.points
+
+
+def test_what_a_signal_may_write_over_is_forgotten(found_in: Finder) -> None:
+    """Below the red zone, 128 bytes under rsp (psABI, 3.2.2), a handler's frame may be."""
+
+    def code(depth: int) -> str:
+        return (
+            function(
+                "malloc",
+                f"""
+    sub ${depth}, %rsp
+    mov %rdi, (%rsp)
+    xor %edi, %edi
+    mov cache(%rip), %rax
+    add ${depth}, %rsp
+end:
+    jmp 1f
+1:  ret
+""",
+            )
+            + "\n    .data\ncache: .quad 0"
+        )
+
+    near, far = found_in(code(120)), found_in(code(136))
+    assert near.at("end").sizes == (Slot(-128),)
+    assert all(Slot(-144) not in point.sizes for point in far.points)
+    assert far.where(Action.END) == {"end"}

@@ -50,10 +50,8 @@ _SIZES: Mapping[Function, tuple[Value, ...]] = {
 # Likewise for a function that another one jumps to: arguments that must be as they came.
 _HANDED_ON: Mapping[Function, tuple[Value, ...]] = {
     **_SIZES,
-    Function.CALLOC: (Argument(0), Argument(1)),
     Function.REALLOC: (Argument(0), Argument(1)),
     Function.RALLOCX: (Argument(0), Argument(1)),
-    Function.FREE: (Argument(0),),
 }
 
 

@@ -22,7 +22,7 @@ from leaktrace.probes.placement import may_have_shadow_stacks
 from leaktrace.probes.point import Point
 
 # Counts changes of what is found in the same code.
-POINTS_VERSION = 4
+POINTS_VERSION = 5
 
 _LIMIT_BYTES = 16 << 20
 _MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are followed anew

@@ -84,7 +84,11 @@ class PointFinder:
         flow = self._reader.flow(vaddr)
         while True:
             values = analyse(flow, self._reader.extent, narrow_result=function in NARROW)
-            final = [at for at in flow.calls if self._is_final(flow, values, at)]
+            final = [
+                at
+                for at, call in flow.calls.items()
+                if call.returns and self._is_final(flow, values, at)
+            ]
             if not final:
                 return flow, values
             flow = self._reader.cut_off(flow, final)

@@ -57,8 +57,10 @@ def _passed(point: Point, state: int) -> int:
                 raise UnfollowableError("a call would be seen to begin twice")
             return _OPEN
         case Action.END:
-            if state & _DONE or (state & _NOTHING and not point.may_be_unopened):
+            if state & _DONE:
                 raise UnfollowableError("a call would be seen to end twice")
+            if state & _NOTHING and not point.may_be_unopened:
+                raise UnfollowableError("a call would be seen to end that was not seen to begin")
             return _DONE
         case Action.BOTH:
             if state & _DONE:

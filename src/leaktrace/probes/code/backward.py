@@ -146,12 +146,9 @@ def _touches_nothing(one: Instruction, behind: frozenset[Place]) -> bool:
     """Whether an instruction leaves all of these places as they are."""
     if one.mnemonic in ("push", "pop", "leave", "syscall", *EXCHANGES):
         return False
-    written = one.written | {
-        o.register for o in one.operands if o.is_written and o.register is not None
-    }
     writes_memory = any(o.is_memory and o.is_written for o in one.operands)
     return not any(
-        (isinstance(place, Register) and place.number in written)
+        (isinstance(place, Register) and place.number in one.written)
         or (isinstance(place, Slot) and writes_memory)
         for place in behind
     )

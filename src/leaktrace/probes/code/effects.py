@@ -31,6 +31,7 @@ from leaktrace.probes.code.x86 import (
 )
 
 EXCHANGES = ("xchg", "xadd", "cmpxchg")
+_RED_ZONE_BYTES = 128  # below rsp, which signal handlers leave alone (psABI, 3.2.2)
 # They write more than their operand's size says.
 _WRITE_MUCH = ("stos", "movs", "fxsave", "xsave", "fnsave", "fsave", "fnstenv", "fstenv")
 
@@ -63,7 +64,17 @@ def _forget_slots(state: State, first: int | None = None, size_bytes: int = 8) -
 
 
 def transfer(one: Instruction, before: State, *, escaped: bool) -> State:
-    """What holds behind an instruction."""
+    """What holds behind an instruction, whatever signal comes then."""
+    state = _carried_out(one, before, escaped=escaped)
+    sp = state.get(Register(RSP))
+    if isinstance(sp, FrameAddress):
+        lowest = sp.offset_bytes - _RED_ZONE_BYTES
+        for home in [h for h in state if isinstance(h, Slot) and h.offset_bytes < lowest]:
+            del state[home]
+    return state
+
+
+def _carried_out(one: Instruction, before: State, *, escaped: bool) -> State:
     state = dict(before)
     sp = before.get(Register(RSP))
     depth = sp.offset_bytes if isinstance(sp, FrameAddress) else None
@@ -117,11 +128,7 @@ def transfer(one: Instruction, before: State, *, escaped: bool) -> State:
     value = _computed(one, before)
     swapped = _swapped(one, before)
     forget(one.written)
-    for operand in one.operands:
-        if operand.is_written and operand.register is not None:
-            state.pop(Register(operand.register), None)
     if one.mnemonic in EXCHANGES:
-        forget(frozenset({RAX}) if one.mnemonic == "cmpxchg" else frozenset())
         for operand in one.operands:
             if operand.register is not None:
                 state.pop(Register(operand.register), None)

@@ -79,6 +79,7 @@ class Flow:
     """Instructions by address, in the order of addresses when iterated over `order`."""
 
     entry: int
+    no_return: frozenset[int] = frozenset()  # calls that are known not to come back
     instructions: dict[int, Instruction] = field(default_factory=dict)
     successors: dict[int, tuple[int, ...]] = field(default_factory=dict)
     landing: dict[int, tuple[int, ...]] = field(default_factory=dict)  # of calls: landing pads
@@ -142,7 +143,6 @@ class CodeReader:
         self._decoded: dict[int, Instruction] = {}
         self._blocks: dict[int, tuple[Instruction, ...]] = {}
         self._callees: dict[int, Call] = {}
-        self._no_return: set[int] = set()
         self._own_functions: dict[str, int | None] = {}
 
     def block(self, vaddr: int) -> tuple[Instruction, ...]:
@@ -212,12 +212,12 @@ class CodeReader:
         target = instruction.target
         if target is not None:
             imported = self._linkage.stub(target)
-            return (target, None) if imported is None else self._imported(imported.name)
+            return (target, None) if imported is None else self._imported(imported)
         operand = instruction.operands[0]
         if operand.absolute is not None and not operand.has_index:
             imported = self._linkage.slot(operand.absolute)
             if imported is not None:
-                return self._imported(imported.name)
+                return self._imported(imported)
         return None, None
 
     def _imported(self, name: str) -> tuple[int | None, str | None]:
@@ -298,12 +298,12 @@ class CodeReader:
 
     # --- the ways through a function --------------------------------------------------------
 
-    def flow(self, entry: int) -> Flow:
-        """All ways through the function at `entry`.
+    def flow(self, entry: int, no_return: frozenset[int] = frozenset()) -> Flow:
+        """All ways through the function at `entry`, `no_return` being calls that don't come back there.
 
         Raises UnfollowableError and ObjectFileError.
         """
-        flow = Flow(entry)
+        flow = Flow(entry, no_return)
         waiting = [entry]
         while waiting:
             for instruction in self.block(waiting.pop()):
@@ -320,8 +320,7 @@ class CodeReader:
 
     def cut_off(self, flow: Flow, calls: Iterable[int]) -> Flow:
         """The same without what comes behind calls that are known not to come back."""
-        self._no_return.update(calls)
-        return self.flow(flow.entry)
+        return self.flow(flow.entry, flow.no_return.union(calls))
 
     def _after(self, flow: Flow, one: Instruction) -> tuple[int, ...]:
         """Where control goes from an instruction, within the flow."""
@@ -333,7 +332,7 @@ class CodeReader:
             return ()
         if one.is_call:
             called = self.call(one)
-            if one.address in self._no_return:
+            if one.address in flow.no_return:
                 called = Call(returns=False, may_allocate=called.may_allocate)
             pads = self._landing_pads(one)
             if pads:

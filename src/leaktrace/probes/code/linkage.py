@@ -6,7 +6,6 @@ relocation of that slot names the symbol. Sources: System V psABI for x86-64, 5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -25,22 +24,16 @@ _STUB_BYTES = 32
 _STT_FUNC, _STT_GNU_IFUNC = 2, 10
 
 
-@dataclass(frozen=True)
-class Import:
-    """A function that is found at run time. `name` is "" where it is known by an address alone."""
-
-    name: str
-
-
 class Linkage:
     """The slots and stubs of one object."""
 
     def __init__(self, elf: ElfObject) -> None:
         self._elf = elf
-        self._stubs: dict[int, Import | None] = {}
+        self._stubs: dict[int, str | None] = {}
 
-    def slot(self, vaddr: int) -> Import | None:
-        """The function whose address a slot holds at run time; None where no relocation says."""
+    def slot(self, vaddr: int) -> str | None:
+        """The name of the function whose address a slot holds at run time, "" where it is known by an
+        address alone; None where no relocation says."""
         relocations = self._relocations
         index = int(np.searchsorted(relocations["offset"], vaddr))
         if index >= len(relocations) or int(relocations["offset"][index]) != vaddr:
@@ -48,18 +41,18 @@ class Linkage:
         one = relocations[index]
         kind = int(one["info"]) & 0xFFFFFFFF
         if kind in (_R_GLOB_DAT, _R_JUMP_SLOT):
-            return Import(self._symbol(int(one["info"]) >> 32))
+            return self._symbol(int(one["info"]) >> 32)
         if kind == _R_IRELATIVE:
-            return Import(self._resolved_by(int(one["addend"])))
+            return self._resolved_by(int(one["addend"]))
         return None
 
-    def stub(self, vaddr: int) -> Import | None:
-        """The function that a PLT stub leads to; None for other code."""
+    def stub(self, vaddr: int) -> str | None:
+        """The name of the function that a PLT stub leads to, as `slot`; None for other code."""
         if vaddr not in self._stubs:
             self._stubs[vaddr] = self._read_stub(vaddr)
         return self._stubs[vaddr]
 
-    def _read_stub(self, vaddr: int) -> Import | None:
+    def _read_stub(self, vaddr: int) -> str | None:
         try:
             code = self._elf.read_vaddr(vaddr, _STUB_BYTES)
         except ObjectFileError:

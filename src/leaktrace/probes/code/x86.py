@@ -87,7 +87,6 @@ class Instruction:
     text: str
     operands: tuple[Operand, ...]
     written: frozenset[int]  # registers, also those that it writes without naming them
-    writes_flags: bool
     is_call: bool
     is_return: bool
     is_jump: bool  # conditional ones too
@@ -177,7 +176,9 @@ def decode(code: bytes, address: int) -> Iterator[Instruction]:
 def _instruction(one: Any) -> Instruction:  # noqa: ANN401
     groups = frozenset(one.groups)
     is_call = capstone.CS_GRP_CALL in groups
-    is_jump = capstone.CS_GRP_JUMP in groups
+    # loop and its kind are in the second group alone, which calls are in, too.
+    is_branch = capstone.CS_GRP_BRANCH_RELATIVE in groups
+    is_jump = capstone.CS_GRP_JUMP in groups or (is_branch and not is_call)
     mnemonic = one.mnemonic.split()[-1]  # without lock, rep, notrack, bnd
     operands = tuple(
         _operand(one, operand, mnemonic, place) for place, operand in enumerate(one.operands)
@@ -196,7 +197,6 @@ def _instruction(one: Any) -> Instruction:  # noqa: ANN401
         written=frozenset(_NUMBERS[name] for name in names if name in _NUMBERS)
         | frozenset(o.register for o in operands if o.is_written and o.register is not None)
         | _WRITTEN_UNLISTED.get(mnemonic, frozenset()),
-        writes_flags="rflags" in names or "eflags" in names,
         is_call=is_call,
         is_return=capstone.CS_GRP_RET in groups,
         is_jump=is_jump,
@@ -216,7 +216,8 @@ def _operand(one: Any, operand: Any, mnemonic: str, place: int) -> Operand:  # n
     is_written = is_written or (place == 0 and not only_reads)
     memory = operand.mem
     displacement = int(memory.disp)
-    in_segment = memory.segment != 0  # fs and gs: never the stack
+    # fs and gs: never the stack. The others mean nothing in 64-bit mode.
+    in_segment = memory.segment in (cs_x86.X86_REG_FS, cs_x86.X86_REG_GS)
     absolute = None
     if memory.base == cs_x86.X86_REG_RIP and not in_segment:
         absolute = one.address + one.size + displacement
