@@ -174,8 +174,7 @@ def measure_traps(*, with_stepping: bool) -> TrapCost:
     Takes 80 ms, and with stepping 200. Raises OSError or LeaktraceError where that can't be done.
     """
     with _own_libc() as elf:
-        together = links.has_uprobe_multi()
-        program = kernel.load_empty_program(links.ATTACH_UPROBE_MULTI if together else 0)
+        program = kernel.load_empty_program(links.uprobe_links().attach_type)
 
         def probe_ns(*, emulated: bool, is_return: bool = False) -> float:
             name, offset = _function(elf, emulated=emulated)
@@ -230,7 +229,6 @@ def _timed_with_probe(
             [offset],
             [0],
             pid=os.getpid(),
-            kind=links.UprobeLinks.TOGETHER,
             is_return=is_return,
         )
         descriptors = [link]

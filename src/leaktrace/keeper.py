@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from leaktrace.compilation import last_line
 from leaktrace.errors import LeaktraceError
-from leaktrace.links import UprobeLinks, uprobe_event_type
+from leaktrace.links import uprobe_event_type
 
 _PROGRAM = Path(__file__).with_name("keeper_child.py")
 _ANSWER_BYTES = 4096
@@ -82,7 +82,6 @@ class Keeper:
         offsets: Sequence[int],
         cookies: Sequence[int],
         *,
-        kind: UprobeLinks,
         pid: int,
         is_return: bool = False,
     ) -> int:
@@ -92,7 +91,6 @@ class Keeper:
         """
         request = {
             "do": "link",
-            "attach_type": kind.attach_type,
             "offsets": list(offsets),
             "cookies": list(cookies),
             "pid": pid,

@@ -138,7 +138,6 @@ def _attach(request: dict[str, Any], program: int, file: int) -> list[int]:
         )
     link = link_uprobes(
         program,
-        request["attach_type"],
         path,
         request["offsets"],
         request["cookies"],

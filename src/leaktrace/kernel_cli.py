@@ -36,6 +36,7 @@ _PROCESS_ONLY = {
     "sample_bytes": "--sample-bytes",
     "max_overhead_percent": "--max-overhead",
     "exit_code": "--exit-code",
+    "probe_returns": "--probe-returns",
 }
 
 

@@ -102,9 +102,7 @@ def _breakpoints(pid: int, plan: ObjectPlan, mappings: Iterable[Mapping]) -> _Fo
     unclear = 0
     try:
         with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-            for mapping in mappings:
-                if not mapping.is_executable or not plan.is_mapped_as(mapping):
-                    continue
+            for mapping in plan.code_in(mappings):
                 for page in _copied_pages(pid, mapping):
                     offset = mapping.offset + page - mapping.start
                     now = os.pread(memory.fileno(), _PAGE_BYTES, page)

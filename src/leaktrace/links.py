@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import struct
 from collections.abc import Sequence
 from enum import StrEnum
@@ -18,6 +19,7 @@ from pathlib import Path
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.kernel import declined, errno_of, libbpf, load_empty_program
 from leaktrace.probe_calls import (
+    ATTACH_UPROBE_MULTI,
     PERF_ATTR_BYTES,
     attach_to_event,
     link_uprobes,
@@ -25,9 +27,6 @@ from leaktrace.probe_calls import (
     perf_event_open,
     run_at_event,
 )
-
-# enum bpf_attach_type
-ATTACH_UPROBE_MULTI = 48
 
 _PERF_TYPE_SOFTWARE = 1
 _PERF_COUNT_SW_PAGE_FAULTS = 2
@@ -67,19 +66,15 @@ def has_uprobe_multi() -> bool:
     """
     if declined("uprobe_multi"):
         return False
-    return _refusals(ATTACH_UPROBE_MULTI, pids=(0, -1)) == [-errno.EBADF, -errno.EINVAL]
-
-
-def _refusals(attach_type: int, pids: Sequence[int]) -> list[int]:
-    """What the kernel says to links on a path that is no file."""
     try:
-        program = load_empty_program(attach_type)
+        program = load_empty_program(ATTACH_UPROBE_MULTI)
     except OSError:
-        return []
+        return False
     try:
-        return [link_uprobes(program, attach_type, "/", [0], [0], pid=pid) for pid in pids]
+        refusals = [link_uprobes(program, "/", [0], [0], pid=pid) for pid in (0, -1)]
     finally:
         os.close(program)
+    return refusals == [-errno.EBADF, -errno.EINVAL]
 
 
 def attach_uprobes(
@@ -88,15 +83,12 @@ def attach_uprobes(
     offsets: Sequence[int],
     cookies: Sequence[int],
     *,
-    kind: UprobeLinks,
     pid: int,
     is_return: bool = False,
 ) -> int:
     """One link for many probes of one object, of entries (or any other instructions) or of returns.
     Returns its file descriptor; raises OSError with the kernel's errno."""
-    result = link_uprobes(
-        program, kind.attach_type, path, offsets, cookies, pid=pid, is_return=is_return
-    )
+    result = link_uprobes(program, path, offsets, cookies, pid=pid, is_return=is_return)
     if result < 0:
         raise OSError(-result, os.strerror(-result), path)
     return result
@@ -129,6 +121,18 @@ def attach_uprobe_event(
     kind, return_bit = uprobe_event_type()
     config = return_bit if is_return else 0
     return open_uprobe_event(program, path, offset, cookie, kind=kind, config=config, pid=pid)
+
+
+def return_probes_make_system_calls() -> bool:
+    """uretprobe(2), for which a seccomp filter may end a process: x86-64 from Linux 6.11 to 6.13.
+
+    "seccomp: passthrough uretprobe systemcall without filtering" (6.14) mends it. Stable updates
+    have it, too, which a version doesn't tell.
+    """
+    machine, release = os.uname().machine, re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if machine != "x86_64" or release is None:
+        return False
+    return (6, 11) <= (int(release[1]), int(release[2])) < (6, 14)
 
 
 def has_kprobes() -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from leaktrace.errors import EnvironmentUnfitError
 
 _BPF_LINK_CREATE = 28  # enum bpf_cmd
-_ATTACH_PERF_EVENT = 41  # enum bpf_attach_type
+_ATTACH_PERF_EVENT, ATTACH_UPROBE_MULTI = 41, 48  # enum bpf_attach_type
 _UPROBE_MULTI_RETURN = 1
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
@@ -68,7 +68,6 @@ def perf_event_open(attributes: ctypes.Array[ctypes.c_char], *, pid: int, cpu: i
 
 def link_uprobes(
     program: int,
-    attach_type: int,
     path: str,
     offsets: Sequence[int],
     cookies: Sequence[int],
@@ -88,7 +87,7 @@ def link_uprobes(
         0,
         program,
         0,
-        attach_type,
+        ATTACH_UPROBE_MULTI,
         0,
         ctypes.addressof(name),
         ctypes.addressof(offset_array),

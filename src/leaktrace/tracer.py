@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
+from leaktrace.links import return_probes_make_system_calls
 from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
@@ -123,9 +124,10 @@ class Tracer:
             self._attachments.attach_lifecycle()
             if self._keeper is not None:
                 self._watch = ProbeWatch(pid, self._keeper, self._program.links)
-            self._remove_leftovers(plans)
+            mappings = self._mappings()
+            self._remove_leftovers(plans, mappings)
             for plan in plans:
-                self._attach(plan)
+                self._attach(plan, mappings)
             if options.faults:
                 self._faults = PageFaults(self._program, pid)
                 self._faults.follow(read_mappings(pid))
@@ -201,20 +203,22 @@ class Tracer:
             program.sample_gaps.write_mapped(0, gap_table(mean_bytes))
             program.sample_weights.write_mapped(0, weight_table())
 
-    def _remove_leftovers(self, plans: list[ObjectPlan]) -> None:
+    def _remove_leftovers(self, plans: list[ObjectPlan], mappings: Sequence[Mapping]) -> None:
         """A command has just begun: nobody has left anything in it."""
         if self._keeper is not None and self.command is None:
             verbose = self._options.report.verbose
             pid, way = self._target.pid, self._loaded.links
-            remove_leftovers(pid, plans, read_mappings(pid), self._keeper, way, verbose=verbose)
+            remove_leftovers(pid, plans, mappings, self._keeper, way, verbose=verbose)
 
-    def _attach(self, plan: ObjectPlan) -> None:
+    def _attach(self, plan: ObjectPlan, mappings: Sequence[Mapping]) -> None:
         assert self._attachments is not None
         if self.command is None or self._generation:
-            plan = verified(plan, self._target.pid, self._mappings())
-        if self._target.is_filtered() and not self._options.probe_returns:
-            # From Linux 6.11 until it was mended, a return probe made a system call that the
-            # filter saw ("seccomp: passthrough uretprobe systemcall without filtering").
+            plan = verified(plan, self._target.pid, mappings)
+        if (
+            not self._options.probe_returns
+            and return_probes_make_system_calls()
+            and self._target.is_filtered()
+        ):
             plan = without_return_probes(plan, "a seccomp filter could end it for a return probe")
         try:
             hooked = self._attachments.attach(plan)
@@ -228,10 +232,12 @@ class Tracer:
                 + ", ".join(hooked.refused)
             )
         if hooked.left_out:
+            has_malloc = all(one.hook.symbol not in REQUIRED for one in hooked.left_out)
             self._notes.append(
                 f"not hooked in {hooked.name}, because it could harm the process: "
                 + "; ".join(f"{one.hook.symbol} ({one.reason})" for one in hooked.left_out)
-                + ". What is allocated there is not in these figures, unless it calls malloc"
+                + ". What is allocated there is not in these figures"
+                + (", unless it calls malloc" if has_malloc else "")
             )
         if self._options.report.verbose:
             tell(_describe(hooked))
@@ -364,7 +370,8 @@ class Tracer:
         """A thread that is not the first has executed a program. It takes the process's id over,
         and the kernel's probes, which were bound to the first thread, see it no more."""
         assert self._attachments is not None
-        self._attachments.detach_objects()
+        with contextlib.suppress(KeeperGoneError):  # told at the end
+            self._attachments.detach_objects()
         if self._watch is not None:
             self._watch.close()
         self._planner.forget()
@@ -401,11 +408,11 @@ class Tracer:
 
     def _look_at_probes(self) -> None:
         """What has happened to the probes since the last report."""
-        gone = self._keeper is not None and self._keeper.is_gone()  # told at the end
-        if self._watch is not None and self._target.is_alive() and not gone:
+        if self._watch is not None and self._target.is_alive():
             mappings = self._mappings()
-            found = (*self._watch.look(mappings), *self._watch.unseen(mappings))
-            self._probe_notes = tuple(found)
+            with contextlib.suppress(KeeperGoneError):  # told at the end
+                found = (*self._watch.look(mappings), *self._watch.unseen(mappings))
+                self._probe_notes = tuple(found)
 
     def _proceed_if_forgotten(self) -> None:
         """The command stops at its first call until we have looked. Should the event that tells us
@@ -431,7 +438,7 @@ class Tracer:
                 self._faults.follow(mappings)
                 return
             for plan in self._planner.plan_process(self._target.pid, mappings):
-                self._attach(plan)
+                self._attach(plan, mappings)
                 self._notes.append(
                     f"{plan.name} was hooked when it was first seen: "
                     "what it handed out before is unknown"

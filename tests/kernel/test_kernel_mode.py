@@ -354,6 +354,7 @@ def test_memleak_format(worker: Target) -> None:
         (("-p", "1", "--pages"), "--pages goes with --kernel only"),
         (("-p", "1", "--cache", "filp"), "--cache goes with --kernel only"),
         (("-k", "-O", "c"), "-O does not go with --kernel"),
+        (("-k", "--probe-returns"), "--probe-returns does not go with --kernel"),
         (("-k", "--cache", "no_such_*"), "no slab cache is called no_such_*"),
     ],
 )

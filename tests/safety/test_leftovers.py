@@ -34,7 +34,7 @@ def require_links() -> None:
         pytest.skip("perf events are taken off for sure, and slowly")
 
 
-@pytest.mark.parametrize("without", ["", "uprobe_sessions,uprobe_multi"], ids=["links", "events"])
+@pytest.mark.parametrize("without", ["", "uprobe_multi"], ids=["links", "events"])
 def test_a_start_removes_what_was_left(target: Target, require_links: None, without: str) -> None:
     left = breakpoints_left(target.pid, FUNCTIONS)
     env = {"LEAKTRACE_WITHOUT": without}

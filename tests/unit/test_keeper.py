@@ -16,7 +16,6 @@ import pytest
 
 from leaktrace import keeper_child
 from leaktrace.keeper import Keeper, KeeperGoneError
-from leaktrace.links import UprobeLinks
 
 
 @pytest.fixture
@@ -28,8 +27,7 @@ def keeper() -> Iterator[Keeper]:
 
 def attach(keeper: Keeper) -> int:
     """Something that can't be: standard input is no program."""
-    kind = UprobeLinks.TOGETHER
-    return keeper.attach_uprobes(0, "/dev/null", [0], [0], kind=kind, pid=os.getpid())
+    return keeper.attach_uprobes(0, "/dev/null", [0], [0], pid=os.getpid())
 
 
 def test_the_kernels_errno_comes_back(keeper: Keeper) -> None:

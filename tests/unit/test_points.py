@@ -349,7 +349,7 @@ def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder
         ("    jmp somewhere@PLT", "goes on in somewhere of another object"),
         ("    mov %rdi, %rsp\n    ret", "stack pointer"),
         ("1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", "back to where"),
-        ("    xor %ecx, %ecx\n1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", ""),
+        ("    xor %ecx, %ecx\n1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret", ""),
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed(found_in: Finder, body: str, reason: str) -> None:
@@ -622,7 +622,7 @@ def test_values_are_told_apart_by_kind() -> None:
 
 
 def test_a_loop_is_a_way_of_its_own(found_in: Finder) -> None:
-    """`loop`, which capstone doesn't count among the jumps, leads to an end that no other way has."""
+    """`loop`, which capstone counts among no jumps, leads to an end that no other way has."""
     found = found_in(
         function(
             "malloc",

@@ -172,9 +172,16 @@ class Attachments:
         """Returns the symbols of the functions that the kernel can't probe."""
         if not probes:
             return set()
-        if self._program.links is not UprobeLinks.EVENTS:
+        if self._program.links is UprobeLinks.TOGETHER:
             try:
-                link = self._link(plan, program, probes, is_return=is_return)
+                link = self._holder.attach_uprobes(
+                    self._program.programs[program],
+                    plan.attach_path,
+                    [probe.offset for probe in probes],
+                    [probe.cookie for probe in probes],
+                    pid=self._pid,
+                    is_return=is_return,
+                )
             except OSError as error:
                 if len(probes) == 1:
                     return self._refuse(plan, probes[0], error)
@@ -201,20 +208,6 @@ class Attachments:
             except OSError as error:
                 refused |= self._refuse(plan, probe, error)
         return refused
-
-    def _link(
-        self, plan: ObjectPlan, program: str, probes: Sequence[_Placed], *, is_return: bool
-    ) -> int:
-        """One link for all of them. Returns the keeper's number of it; raises OSError."""
-        return self._holder.attach_uprobes(
-            self._program.programs[program],
-            plan.attach_path,
-            [probe.offset for probe in probes],
-            [probe.cookie for probe in probes],
-            kind=UprobeLinks.TOGETHER,
-            pid=self._pid,
-            is_return=is_return,
-        )
 
     def _refuse(self, plan: ObjectPlan, probe: _Placed, error: OSError) -> set[str]:
         where = f"{probe.symbol} in {plan.name}"

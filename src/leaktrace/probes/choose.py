@@ -24,14 +24,13 @@ from leaktrace.probes.code.values import (
     Values,
 )
 from leaktrace.probes.code.x86 import ARGUMENTS, RBP, RSP
-from leaktrace.probes.placement import may_carry_probe, may_have_shadow_stacks, place
+from leaktrace.probes.placement import MAX_PROLOGUE, may_carry_probe, may_have_shadow_stacks, place
 from leaktrace.probes.point import Point, is_failure
 from leaktrace.probes.ways import Node, Ways
 
 _EMULATED, _STEPPED = 10, 1000
 _NOT_BOTH = 2  # an end takes a begin besides
 _ONE_DIRECTION = 3  # half of what is seen at the jump doesn't matter
-_MAX_PROLOGUE = 16  # instructions
 _ON_THE_FAST_WAY = 500  # a begin on a way that a both point would serve alone
 
 # Where the size stands among the arguments, for functions that a both point can serve: what else
@@ -215,7 +214,7 @@ class Chooser:
         entry = self._flow.entry
         line: list[bytes] = []
         at = entry
-        while at in self._flow.instructions and len(line) < _MAX_PROLOGUE:
+        while at in self._flow.instructions and len(line) < MAX_PROLOGUE:
             line.append(self._flow.instructions[at].code)
             at = self._flow.instructions[at].end
         placement = place(b"".join(line), self._argument_count, whole=b"")

@@ -27,8 +27,11 @@ def plans_of(pid: int) -> list[ObjectPlan]:
 def traps(probe: Probe) -> int:
     """Traps into the kernel for each call: at the probe, one more where its instruction is
     single-stepped, and one at the return."""
-    at_probe = 1 if probe.placement.emulated else 2
-    return at_probe + (1 if probe.hook.has_return else 0)
+    return _traps_at(probe.placement.emulated) + (1 if probe.hook.has_return else 0)
+
+
+def _traps_at(emulated: bool) -> int:
+    return 1 if emulated else 2
 
 
 def _cost(emulated: bool) -> str:
@@ -125,7 +128,7 @@ def probes_to_json(pid: int) -> str:
                     "emulated": probe.point.emulated,
                     "knows": _MEANINGS[probe.point.action],
                     "one_way": probe.point.condition is not None,
-                    "traps": 1 if probe.point.emulated else 2,
+                    "traps": _traps_at(probe.point.emulated),
                 }
                 for plan in plans
                 for followed in plan.followed

@@ -35,7 +35,7 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.probes.code.x86 import ARGUMENTS, RSP, Instruction, decode
 from leaktrace.symbols.table import FunctionSymbol
 
-_MAX_PROLOGUE = 16  # instructions looked at
+MAX_PROLOGUE = 16  # instructions looked at
 _MAX_FUNCTION_BYTES = 16_384  # searched for jumps back
 _UNKNOWN_SIZE_BYTES = 512  # the same, where the symbol has no size
 
@@ -140,7 +140,7 @@ def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Place
     `code` itself if None. The first `argument_count` integer arguments must be intact.
     """
     whole = code if whole is None else whole
-    instructions = list(islice(decode(code, 0), _MAX_PROLOGUE))
+    instructions = list(islice(decode(code, 0), MAX_PROLOGUE))
     if not instructions:
         return Placement(0, "?", emulated=False, reason="its first instruction can't be decoded")
     shadow_stacks = may_have_shadow_stacks()

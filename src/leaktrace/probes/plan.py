@@ -110,6 +110,10 @@ class ObjectPlan:
             return (mapping.device, mapping.inode) == self.identity
         return mapping.is_file and mapping.path == self.path
 
+    def code_in(self, mappings: Iterable[MemoryMapping]) -> list[MemoryMapping]:
+        """Where a process has its instructions."""
+        return [m for m in mappings if m.is_executable and self.is_mapped_as(m)]
+
     @property
     def attach_path(self) -> str:
         """Names the very file that was read, whatever its path means by now."""

@@ -23,13 +23,15 @@ def touch(keeper: Keeper, pid: int, path: str, offsets: Sequence[int], way: Upro
 
     Raises KeeperGoneError.
     """
-    together = way is not UprobeLinks.EVENTS
-    program = kernel.load_empty_program(UprobeLinks.TOGETHER.attach_type if together else 0)
+    together = way is UprobeLinks.TOGETHER
+    try:
+        program = kernel.load_empty_program(way.attach_type)
+    except OSError:
+        return  # no descriptor or no memory is left: the callers see that nothing has changed
 
     def put(places: Sequence[int]) -> int:
         if together:
-            kind, cookies = UprobeLinks.TOGETHER, [0] * len(places)
-            return keeper.attach_uprobes(program, path, places, cookies, kind=kind, pid=pid)
+            return keeper.attach_uprobes(program, path, places, [0] * len(places), pid=pid)
         return keeper.attach_uprobe_event(program, path, places[0], 0, pid=pid, is_return=False)
 
     probes: list[int] = []

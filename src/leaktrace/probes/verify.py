@@ -8,79 +8,89 @@ alone.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from leaktrace.probes.allocators import REQUIRED
+from leaktrace.probes.allocators import REQUIRED, Hook
 from leaktrace.probes.plan import LeftOut, ObjectPlan
-from leaktrace.target.mappings import Mapping
+from leaktrace.target.mappings import Mapping as MemoryMapping
+from leaktrace.target.process import is_running
 
-_BREAKPOINT = 0xCC  # int3: other tracers', debuggers'
+BREAKPOINT = 0xCC  # int3: a probe's, other tracers', debuggers'
 _LOOKED_AT_BYTES = 15  # the longest instruction
 _REASON = "its code in memory is not that of its file"
+_UNREAD = "its code in memory can't be read"
+_BESIDE = "malloc or a release of this object is left out"
 
 
-def verified(plan: ObjectPlan, pid: int, mappings: Sequence[Mapping]) -> ObjectPlan:
+def verified(plan: ObjectPlan, pid: int, mappings: Sequence[MemoryMapping]) -> ObjectPlan:
     """The plan without functions whose code was changed in memory, at a probe or at their entry;
     without any, where malloc or a release is among them: figures would be wrong."""
-    code = [m for m in mappings if m.is_executable and plan.is_mapped_as(m)]
+    code = plan.code_in(mappings)
     if plan.elf.machine != "EM_X86_64" or not code:
         return plan
-    changed: list[LeftOut] = []
-    with suppress(OSError), Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+    descriptor = plan.elf.descriptor
+    assert descriptor is not None  # it was opened from a file
+    hooks = [*(one.hook for one in plan.probes), *(one.hook for one in plan.followed)]
+    try:
+        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
 
-        def is_changed(offsets: Iterable[int]) -> bool:
-            descriptor = plan.elf.descriptor
-            assert descriptor is not None  # it was opened from a file
-            return any(is_patched(memory.fileno(), descriptor, code, one) for one in offsets)
+            def is_changed(offsets: Iterable[int]) -> bool:
+                return any(is_patched(memory.fileno(), descriptor, code, one) for one in offsets)
 
-        probes = [
-            probe
-            for probe in plan.probes
-            if not is_changed((probe.offset, probe.offset - probe.placement.offset))
-        ]
-        followed = [
-            one
-            for one in plan.followed
-            if not is_changed((one.entry_offset, *(probe.offset for probe in one.probes)))
-        ]
-        kept = {*(one.hook for one in probes), *(one.hook for one in followed)}
-        hooks = [*(one.hook for one in plan.probes), *(one.hook for one in plan.followed)]
-        changed = [LeftOut(hook, _REASON) for hook in hooks if hook not in kept]
-        if any(one.hook.symbol in REQUIRED or not one.hook.has_return for one in changed):
-            probes, followed = [], []
-        if changed:
-            return replace(
-                plan,
-                probes=tuple(probes),
-                followed=tuple(followed),
-                left_out=(*plan.left_out, *changed),
-            )
-    return plan
+            changed = {
+                one.hook
+                for one in plan.probes
+                if is_changed((one.offset, one.offset - one.placement.offset))
+            } | {
+                one.hook
+                for one in plan.followed
+                if is_changed((one.entry_offset, *(probe.offset for probe in one.probes)))
+            }
+    except OSError:
+        if not is_running(pid):
+            return plan  # to be told when its functions are to be hooked
+        return _without(plan, dict.fromkeys(hooks, _UNREAD))
+    reasons = {hook: _REASON for hook in hooks if hook in changed}
+    if any(hook.symbol in REQUIRED or not hook.has_return for hook in reasons):
+        reasons = {hook: reasons.get(hook, _BESIDE) for hook in hooks}
+    return _without(plan, reasons)
+
+
+def _without(plan: ObjectPlan, reasons: Mapping[Hook, str]) -> ObjectPlan:
+    """The plan without some hooks, and why."""
+    if not reasons:
+        return plan
+    return replace(
+        plan,
+        probes=tuple(one for one in plan.probes if one.hook not in reasons),
+        followed=tuple(one for one in plan.followed if one.hook not in reasons),
+        left_out=(*plan.left_out, *(LeftOut(hook, reason) for hook, reason in reasons.items())),
+    )
 
 
 def without_return_probes(plan: ObjectPlan, reason: str) -> ObjectPlan:
     """The plan without functions that could only be followed by a return probe."""
-    awaited = [probe for probe in plan.probes if probe.hook.has_return]
-    return replace(
-        plan,
-        probes=tuple(probe for probe in plan.probes if not probe.hook.has_return),
-        left_out=(*plan.left_out, *(LeftOut(probe.hook, reason) for probe in awaited)),
-    )
+    return _without(plan, {one.hook: reason for one in plan.probes if one.hook.has_return})
 
 
-def is_patched(memory: int, file: int, code: Iterable[Mapping], offset: int) -> bool:
+def is_patched(memory: int, file: int, code: Iterable[MemoryMapping], offset: int) -> bool:
     """Whether an instruction of a file is another one in a process, and not for a breakpoint.
-    `memory` and `file` are descriptors; `code`: where the process has the file."""
+    `memory` and `file` are descriptors; `code`: where the process has the file.
+
+    Raises OSError where the memory can't be read.
+    """
     for mapping in code:
-        left = mapping.offset + mapping.end - mapping.start - offset
-        if mapping.offset <= offset and left > 0:
-            size = min(_LOOKED_AT_BYTES, left)
-            now = os.pread(memory, size, mapping.start + offset - mapping.offset)
+        address = mapping.address_of(offset)
+        if address is not None:
+            size = min(_LOOKED_AT_BYTES, mapping.end - address)
             original = os.pread(file, size, offset)
-            pairs = zip(now, original, strict=False)
-            return any(byte not in (before, _BREAKPOINT) for byte, before in pairs)
+            now = os.pread(memory, len(original), address)
+            if len(now) < len(original):
+                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            pairs = zip(now, original, strict=True)
+            return any(byte not in (before, BREAKPOINT) for byte, before in pairs)
     return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,11 @@ from leaktrace.links import UprobeLinks
 from leaktrace.notices import hint, tell
 from leaktrace.probes.plan import ObjectPlan
 from leaktrace.probes.touch import touch
-from leaktrace.probes.verify import is_patched
+from leaktrace.probes.verify import BREAKPOINT, is_patched
 from leaktrace.symbols.names import printable
-from leaktrace.target.mappings import Mapping
+from leaktrace.target.mappings import Mapping as MemoryMapping
 from leaktrace.target.process import debugger_of
 
-_BREAKPOINT = 0xCC  # int3
 # Forks that come together are dealt with together; bpf/life.bpf.c tells of one in 100 ms at most.
 _AFTER_FORK_S = 0.2
 _BETWEEN_LOOKS_S = 1.0
@@ -42,10 +41,6 @@ class _Watched:
     @property
     def name(self) -> str:
         return self.plan.name
-
-    def code(self, mappings: Iterable[Mapping]) -> list[Mapping]:
-        """Where the process has its instructions."""
-        return [m for m in mappings if m.is_executable and self.plan.is_mapped_as(m)]
 
     @property
     def open_path(self) -> str:
@@ -64,7 +59,6 @@ class ProbeWatch:
         self._looked_s = float("-inf")
         self._put_back = 0
         self._patched = False
-        self.debugger = 0  # who held the process when it was last looked at
 
     def add(self, plan: ObjectPlan, offsets: tuple[int, ...]) -> None:
         """Watch the probes of an object, which are on now; `offsets` in its file."""
@@ -77,7 +71,7 @@ class ProbeWatch:
 
     def forked(self) -> None:
         """The process has a new thread or child: it is looked at soon."""
-        if self._due_s is None and self._way is not UprobeLinks.EVENTS:
+        if self._due_s is None and self._way is UprobeLinks.TOGETHER:
             soonest_s = time.monotonic() + _AFTER_FORK_S
             self._due_s = max(soonest_s, self._looked_s + _BETWEEN_LOOKS_S)
 
@@ -85,7 +79,7 @@ class ProbeWatch:
         """When `free_children` is due, on the clock of time.monotonic(); None: it isn't."""
         return self._due_s
 
-    def free_children(self, children: Sequence[int], mappings: Sequence[Mapping]) -> None:
+    def free_children(self, children: Sequence[int], mappings: Sequence[MemoryMapping]) -> None:
         """Take our breakpoints out of children that were forked with them. (Perf events drop out by
         themselves.) Raises KeeperGoneError."""
         self._due_s = None
@@ -93,30 +87,26 @@ class ProbeWatch:
         for one in self._objects:
             places = _addresses(one, mappings)
             # Where a child has executed something else, another byte is there, or none.
-            first = next(iter(places.values()), None)
-            if first is not None and any(
-                _byte_at(child, first) == _BREAKPOINT for child in children
-            ):
+            first = dict(list(places.items())[:1])
+            if any(BREAKPOINT in _bytes_at(child, first).values() for child in children):
                 self._touch(one, places, mappings)
 
     # --- debuggers --------------------------------------------------------------------------
 
-    def look(self, mappings: Sequence[Mapping]) -> Iterator[str]:
+    def look(self, mappings: Sequence[MemoryMapping]) -> Iterator[str]:
         """Put back probes that were overwritten. What a report should say of it.
 
         Raises KeeperGoneError.
         """
-        self.debugger = debugger_of(self._pid)
+        debugger = debugger_of(self._pid)
         for one in self._objects:
-            gone = [
-                offset
-                for offset, at in _addresses(one, mappings).items()
-                if _byte_at(self._pid, at) not in (None, _BREAKPOINT)
-            ]
+            places = _addresses(one, mappings)
+            found = _bytes_at(self._pid, places)
+            gone = [offset for offset, byte in found.items() if byte != BREAKPOINT]
             if gone:
-                put_back = self._touch(one, gone, mappings)
-                self._put_back += put_back
-                self._patched |= put_back < len(gone)
+                self._patched |= self._touch(one, gone, mappings) < len(gone)
+                now = _bytes_at(self._pid, {offset: places[offset] for offset in gone})
+                self._put_back += sum(byte == BREAKPOINT for byte in now.values())
         if self._put_back:
             yield (
                 f"{self._put_back} of its probes had been overwritten, most likely by a debugger, "
@@ -127,14 +117,14 @@ class ProbeWatch:
                 "it has patched its own code where probes were: they are left off, and calls that "
                 "go by its patch are missing"
             )
-        if self.debugger:
+        if debugger:
             yield (
-                f"process {self.debugger} ({_name_of(self.debugger)}) debugs it: a breakpoint in "
+                f"process {debugger} ({_name_of(debugger)}) debugs it: a breakpoint in "
                 "an allocation function and a probe there overwrite each other, so set none "
                 "(docs/safety.md)"
             )
 
-    def unseen(self, mappings: Sequence[Mapping]) -> Iterator[str]:
+    def unseen(self, mappings: Sequence[MemoryMapping]) -> Iterator[str]:
         """What a report should say of objects whose code was moved out of its file's mapping."""
         for one in self._objects:
             if not _addresses(one, mappings) and any(
@@ -145,7 +135,7 @@ class ProbeWatch:
                     "pages?): calls there can't be seen. Try --faults"
                 )
 
-    def end(self, mappings: Sequence[Mapping]) -> None:
+    def end(self, mappings: Sequence[MemoryMapping]) -> None:
         """The probes are off: what is left in their places is a debugger's doing.
 
         Raises KeeperGoneError.
@@ -165,17 +155,19 @@ class ProbeWatch:
         for one in self._objects:
             left = [
                 offset
-                for offset, at in _addresses(one, mappings).items()
-                if _byte_at(self._pid, at) == _BREAKPOINT != os.pread(one.descriptor, 1, offset)[0]
+                for offset, byte in _bytes_at(self._pid, _addresses(one, mappings)).items()
+                if byte == BREAKPOINT != os.pread(one.descriptor, 1, offset)[0]
             ]
             if left:
                 self._touch(one, left, mappings)
 
-    def _touch(self, one: _Watched, offsets: Iterable[int], mappings: Sequence[Mapping]) -> int:
+    def _touch(
+        self, one: _Watched, offsets: Iterable[int], mappings: Sequence[MemoryMapping]
+    ) -> int:
         """Have the kernel look at some places, but for those that the process has patched: it would
         write a breakpoint over the patch, and carry out the file's instruction. Returns how many.
         """
-        code = one.code(mappings)
+        code = one.plan.code_in(mappings)
         places: list[int] = []
         with suppress(OSError), Path(f"/proc/{self._pid}/mem").open("rb", buffering=0) as memory:
             places = [
@@ -194,16 +186,11 @@ class ProbeWatch:
         self._objects = []
 
 
-def _addresses(one: _Watched, mappings: Iterable[Mapping]) -> dict[int, int]:
+def _addresses(one: _Watched, mappings: Iterable[MemoryMapping]) -> dict[int, int]:
     """Where the process has the instructions that carry the probes, by their offsets."""
-    found = {}
-    code = one.code(mappings)
-    for offset in one.offsets:
-        for mapping in code:
-            if mapping.offset <= offset < mapping.offset + mapping.end - mapping.start:
-                found[offset] = mapping.start + offset - mapping.offset
-                break
-    return found
+    code = one.plan.code_in(mappings)
+    pairs = ((offset, m.address_of(offset)) for offset in one.offsets for m in code)
+    return {offset: address for offset, address in pairs if address is not None}
 
 
 def _name_of(pid: int) -> str:
@@ -212,8 +199,12 @@ def _name_of(pid: int) -> str:
     return "a debugger"
 
 
-def _byte_at(pid: int, address: int) -> int | None:
+def _bytes_at(pid: int, places: Mapping[int, int]) -> dict[int, int]:
+    """The bytes at some addresses, by the offsets of these; without those that can't be read."""
+    found = {}
     with suppress(OSError), Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        found = os.pread(memory.fileno(), 1, address)
-        return found[0] if found else None
-    return None
+        for offset, address in places.items():
+            with suppress(OSError):
+                for byte in os.pread(memory.fileno(), 1, address):
+                    found[offset] = byte
+    return found

@@ -38,6 +38,11 @@ class Mapping:
         """Whether a file lies behind it that `open_path` opens."""
         return self.inode != 0
 
+    def address_of(self, offset: int) -> int | None:
+        """Where this byte of the file is; None outside of what is mapped here."""
+        inside = self.offset <= offset < self.offset + self.end - self.start
+        return self.start + offset - self.offset if inside else None
+
     def open_path(self, pid: int) -> str:
         """The path that opens the mapped file itself: deleted, replaced or in another namespace.
 

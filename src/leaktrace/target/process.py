@@ -159,6 +159,13 @@ def _thread_group(pid: int) -> int:
     return int(fields["Tgid"])
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    with contextlib.suppress(TargetError):
+        return _read_status(pid).state not in "ZX"
+    return False
+
+
 def debugger_of(pid: int) -> int:
     """Who traces a thread of it by ptrace(2) (TracerPid, proc(5)); 0: nobody."""
     for status in Path(f"/proc/{pid}/task").glob("*/status"):

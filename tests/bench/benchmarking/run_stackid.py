@@ -80,7 +80,7 @@ def main() -> None:
     bcc = import_bcc()
     loaded = bcc.BPF(text=SOURCE)
     together = links.has_uprobe_multi()
-    kind = links.ATTACH_UPROBE_MULTI if together else -1
+    kind = links.UprobeLinks.TOGETHER.attach_type if together else -1
 
     def attach(function: str, path: str, offset: int, *, is_return: bool = False) -> None:
         program = loaded.load_func(function, bcc.BPF.KPROBE, None, kind).fd
@@ -91,7 +91,6 @@ def main() -> None:
                 [offset],
                 [0],
                 pid=pid,
-                kind=links.UprobeLinks.TOGETHER,
                 is_return=is_return,
             )
         else:

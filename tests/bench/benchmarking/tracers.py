@@ -149,7 +149,7 @@ def empty_return_probes(pid: int) -> Generator[None, None, None]:
 @contextlib.contextmanager
 def _probed(pid: int, *, way: Way) -> Generator[None, None, None]:
     together = links.has_uprobe_multi()
-    program = kernel.load_empty_program(links.ATTACH_UPROBE_MULTI if together else 0)
+    program = kernel.load_empty_program(links.uprobe_links().attach_type)
     descriptors = [program]
 
     def attach(path: str, offsets: list[int], *, is_return: bool = False) -> None:
@@ -160,7 +160,6 @@ def _probed(pid: int, *, way: Way) -> Generator[None, None, None]:
                 offsets,
                 [0] * len(offsets),
                 pid=pid,
-                kind=links.UprobeLinks.TOGETHER,
                 is_return=is_return,
             )
             descriptors.append(link)

@@ -19,10 +19,9 @@ _TRACER = """
 import os, sys
 from leaktrace import kernel, links
 pid, path, *offsets = sys.argv[1:]
-kind = links.UprobeLinks.TOGETHER
-program = kernel.load_empty_program(kind.attach_type)
+program = kernel.load_empty_program(links.UprobeLinks.TOGETHER.attach_type)
 places = [int(word) for word in offsets]
-link = links.attach_uprobes(program, path, places, [0] * len(places), kind=kind, pid=int(pid))
+link = links.attach_uprobes(program, path, places, [0] * len(places), pid=int(pid))
 print("on", flush=True)
 sys.stdin.readline()
 os.close(link)

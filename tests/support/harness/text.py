@@ -44,7 +44,7 @@ def probed(
     else:
         empty = kernel.load_empty_program(kind.attach_type)
         cookies = [0] * len(offsets)
-        held = [links.attach_uprobes(empty, path, offsets, cookies, kind=kind, pid=pid)]
+        held = [links.attach_uprobes(empty, path, offsets, cookies, pid=pid)]
     try:
         yield EmptyProbes(empty)
     finally:

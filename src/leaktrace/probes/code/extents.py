@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.unwind.cfi import MalformedCfiError, read_sleb128, read_uleb128
 
 _OMITTED = 0xFF
 _PC_RELATIVE, _INDIRECT = 0x10, 0x80
@@ -74,7 +75,7 @@ class Extents:
         if index not in self._known:
             try:
                 self._known[index] = self._read(int(fdes[index]))
-            except (IndexError, struct.error, KeyError, ValueError) as error:
+            except (MalformedCfiError, IndexError, struct.error, KeyError, ValueError) as error:
                 raise ObjectFileError(
                     f"{self._elf.shown}: the exception tables are damaged", "reinstall the file"
                 ) from error
@@ -177,7 +178,10 @@ class _Cie:
 
 
 class _Reader:
-    """Reads encoded numbers, bounded by the data it has. Raises IndexError or struct.error."""
+    """Reads encoded numbers, bounded by the data it has.
+
+    Raises MalformedCfiError, IndexError or struct.error.
+    """
 
     def __init__(self, data: bytes, vaddr: int, position: int) -> None:
         self._data = data
@@ -189,20 +193,17 @@ class _Reader:
         return self._data[self.position - 1]
 
     def uleb128(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
+        value, self.position = read_uleb128(self._data, self.position)
+        return value
 
     def pointer(self, form: int) -> int:
         """A number encoded as DW_EH_PE_* says. Raises KeyError for forms of running processes."""
         at = self._vaddr + self.position
         kind = form & 0x0F
-        if kind in (_ULEB128, _SLEB128):
+        if kind == _ULEB128:
             value = self.uleb128()
+        elif kind == _SLEB128:
+            value, self.position = read_sleb128(self._data, self.position)
         else:
             stored = _FORMATS[kind]
             (value,) = stored.unpack_from(self._data, self.position)

@@ -23,6 +23,7 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.probes.code.extents import Extent, Extents
 from leaktrace.probes.code.linkage import Linkage
 from leaktrace.probes.code.x86 import Instruction, decode
+from leaktrace.symbols.table import find_functions
 
 _STT_FUNC = 2
 _MAX_INSTRUCTIONS = 20_000
@@ -139,7 +140,8 @@ class CodeReader:
         self.hooked_names = frozenset(hooked_names)
         self.hooked = frozenset(hooked)
         self._extents = Extents(elf)
-        self._linkage = Linkage(elf)
+        self._symbol_tables = elf.symbol_tables()
+        self._linkage = Linkage(elf, self._symbol_tables)
         self._decoded: dict[int, Instruction] = {}
         self._blocks: dict[int, tuple[Instruction, ...]] = {}
         self._callees: dict[int, Call] = {}
@@ -189,19 +191,19 @@ class CodeReader:
     @cached_property
     def _symbols(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Start and end of each function that has a symbol, by ascending start."""
-        places = [
-            (int(entry["value"]), int(entry["value"]) + int(entry["size"]))
-            for table in self.elf.symbol_tables()
-            for entry in table.entries[table.entries["size"] > 0]
-            if int(entry["info"]) & 0xF == _STT_FUNC
-        ]
-        pairs = np.array(sorted(set(places)), dtype=np.int64).reshape(-1, 2)
+        places: set[tuple[int, int]] = set()
+        for table in self._symbol_tables:
+            entries = table.entries
+            kept = entries[(entries["size"] > 0) & ((entries["info"] & 0xF) == _STT_FUNC)]
+            starts = kept["value"].astype(np.int64)
+            places.update(zip(starts.tolist(), (starts + kept["size"]).tolist(), strict=True))
+        pairs = np.array(sorted(places), dtype=np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
     def _own(self, name: str) -> int | None:
         """Where this object defines a function that it calls as if another one might."""
         if name not in self._own_functions:
-            found = self.elf.functions([name]).get(name) if name else None
+            found = find_functions(self._symbol_tables, [name]).get(name)
             is_known = found is not None and not found.is_ifunc
             self._own_functions[name] = found.vaddr if found is not None and is_known else None
         return self._own_functions[name]
@@ -299,7 +301,7 @@ class CodeReader:
     # --- the ways through a function --------------------------------------------------------
 
     def flow(self, entry: int, no_return: frozenset[int] = frozenset()) -> Flow:
-        """All ways through the function at `entry`, `no_return` being calls that don't come back there.
+        """All ways through the function at `entry`; `no_return`: calls that don't come back there.
 
         Raises UnfollowableError and ObjectFileError.
         """

@@ -6,6 +6,7 @@ relocation of that slot names the symbol. Sources: System V psABI for x86-64, 5.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -27,13 +28,14 @@ _STT_FUNC, _STT_GNU_IFUNC = 2, 10
 class Linkage:
     """The slots and stubs of one object."""
 
-    def __init__(self, elf: ElfObject) -> None:
+    def __init__(self, elf: ElfObject, symbol_tables: Sequence[RawSymbols]) -> None:
         self._elf = elf
+        self._symbol_tables = symbol_tables
         self._stubs: dict[int, str | None] = {}
 
     def slot(self, vaddr: int) -> str | None:
-        """The name of the function whose address a slot holds at run time, "" where it is known by an
-        address alone; None where no relocation says."""
+        """The name of the function whose address a slot holds at run time: "" where it is known by
+        an address alone, None where no relocation says."""
         relocations = self._relocations
         index = int(np.searchsorted(relocations["offset"], vaddr))
         if index >= len(relocations) or int(relocations["offset"][index]) != vaddr:
@@ -107,7 +109,3 @@ class Linkage:
             if names:
                 return names[0]
         return ""
-
-    @cached_property
-    def _symbol_tables(self) -> tuple[RawSymbols, ...]:
-        return self._elf.symbol_tables()
