@@ -15,9 +15,10 @@
 #define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
 #define KNOWN_STARTS 8192      /* a power of two, as are the next two */
 #define KNOWN_STACKS 8192
-#define KNOWN_SLOTS 64    /* words of the stack that decide a walk */
-#define OPENED_CALLS 1024 /* a power of two */
-#define TELLING_PLACES 8  /* of those, to tell stacks apart by that begin alike */
+#define KNOWN_SLOTS 64       /* words of the stack that decide a walk */
+#define OPENED_CALLS 1024    /* a power of two */
+#define TELLING_PLACES 8     /* of those, to tell stacks apart by that begin alike */
+#define UNSEEN_RELEASES 4096 /* a power of two */
 
 /* An outstanding allocation; the key of its map is its address. */
 struct allocation {
@@ -291,6 +292,15 @@ struct session {
     u64 reported;     /* version of the list of mappings that was reported to be out of date */
     u64 reported_ns;  /* when that was */
     u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
+};
+
+/* A block that was released and has no record. */
+struct unseen_release {
+    u64 address;
+    u64 caller; /* where the last release returns to */
+    u64 ip;     /* of the probe that it met */
+    u32 generation;
+    u32 count;
 };
 
 /* A range of addresses that a file lies behind. */

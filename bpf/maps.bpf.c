@@ -59,6 +59,9 @@ BPF_TABLE("lru_hash", u64, struct call, suspended, CAPACITY_LATER);
 BPF_ARRAY(opened, struct opened, OPENED_CALLS);
 #endif
 
+/* Releases without a record, by their address. A new one takes the place of an older one. */
+BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
+
 BPF_ARRAY(session, struct session, 1);
 BPF_ARRAY(losses, u64, LOSS_KINDS);
 /* Not exact: a program that is preempted while it counts may lose the count. */

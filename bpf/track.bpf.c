@@ -239,6 +239,7 @@ static __always_inline void release(struct pt_regs *ctx, u64 address) {
         return;
     }
 #if SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED
+    note_unseen(ctx, address);
     trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, ~0ULL, 0);
 #endif
 }

@@ -90,6 +90,17 @@ POINT_ALWAYS = 16
 RBP_UNCHANGED = 0
 RBP_LOST = 1
 
+UNSEEN_RELEASES = 4096
+UNSEEN_RELEASE = np.dtype(
+    [
+        ("address", "<u8"),
+        ("caller", "<u8"),
+        ("ip", "<u8"),
+        ("generation", "<u4"),
+        ("count", "<u4"),
+    ]
+)
+
 FILE_MAPPING = np.dtype([("start", "<u8"), ("end", "<u8")])
 
 THROTTLE = np.dtype([("rate", "<u8"), ("since_ns", "<u8")])

@@ -120,6 +120,34 @@ class Loss:
     meaning: str  # e.g. "allocations not recorded: the map is full"
     hint: str = ""  # e.g. "raise --max-allocs (now 1,000,000)"
     bytes: int | None = None  # where the size of what was lost is known
+    is_lost: bool = True  # else it is known by a way that may be wrong
+
+
+class RemarkKind(StrEnum):
+    """What a remark says of the figures."""
+
+    # Something is missing in them:
+    UNHOOKED_ALLOCATOR = "unhooked_allocator"  # an allocator is there that has no probes
+    UNSEEN_ALLOCATIONS = "unseen_allocations"  # blocks were released that nobody saw allocated
+    UNTRACKED_MEMORY = "untracked_memory"  # memory grew by far more than was ever allocated
+    # Why resident memory and what is outstanding differ:
+    KEPT = "kept_by_allocator"  # freed, but still resident
+    KEPT_OR_UNTRACKED = "kept_or_untracked"  # that, or not allocated by what is hooked
+    NOT_RESIDENT = "not_resident"  # allocated, but never touched, or given back
+
+    @property
+    def is_of_completeness(self) -> bool:
+        """Whether it says that figures lack something. Nothing was lost: it was never seen."""
+        return self in (self.UNHOOKED_ALLOCATOR, self.UNSEEN_ALLOCATIONS, self.UNTRACKED_MEMORY)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What figures leave out, or how two of them go together, in a sentence."""
+
+    kind: RemarkKind
+    text: str
+    hint: str = ""  # what to try
 
 
 @dataclass(frozen=True)
@@ -134,11 +162,43 @@ class TargetInfo:
 
 
 @dataclass(frozen=True)
+class MemoryKinds:
+    """Resident memory by what lies behind it, in bytes, or changes of it."""
+
+    anonymous: int = 0  # heaps, stacks, data
+    file: int = 0  # mapped files, programs and libraries among them
+    shared: int = 0  # shared memory: shm, memfd, tmpfs, shared anonymous memory
+
+    @property
+    def total(self) -> int:
+        return self.anonymous + self.file + self.shared
+
+
+@dataclass(frozen=True)
+class MemoryGrowth:
+    """What a process holds, and by how much that has grown since tracing began, in bytes."""
+
+    resident: MemoryKinds
+    since_attach: MemoryKinds
+    besides_since_attach: int = 0  # swapped out, or in huge pages of hugetlbfs: not resident
+    is_all: bool = False  # nothing predates: it was executed under trace
+
+
+@dataclass(frozen=True)
 class ResidentMemory:
-    """Resident set size of the target, from /proc/PID/statm."""
+    """Resident set size of the target, from /proc/PID/status.
+
+    A process that was executed under trace had none when tracing began.
+    """
 
     bytes: int
-    growth_bytes: int | None = None
+    growth_bytes: int | None = None  # since the last report
+    kinds: MemoryKinds | None = None
+    since_attach: MemoryKinds | None = None  # changes
+
+    @property
+    def since_attach_bytes(self) -> int | None:
+        return None if self.since_attach is None else self.since_attach.total
 
 
 @dataclass(frozen=True)
@@ -185,6 +245,7 @@ class Report:
     growth_bytes: int | None = None  # of `outstanding` since the last report
     resident: ResidentMemory | None = None
     losses: tuple[Loss, ...] = ()  # all kinds, also those that are zero
+    remarks: tuple[Remark, ...] = ()
     stack_ends: dict[StackEnd, int] = field(default_factory=dict)  # of the sites that hold memory
     allocations: tuple[Allocation, ...] | None = None  # with --show-allocs
     sample_rate: int = 1  # above 1, figures are estimates from one call in this many

@@ -38,6 +38,7 @@ _COMMON = (
     "stack.bpf.c",
     "records.bpf.c",
     "calls.bpf.c",
+    "unseen.bpf.c",
     "track.bpf.c",
 )
 FRAGMENTS = (*_COMMON, "user.bpf.c", "point.bpf.c", "life.bpf.c")
@@ -215,6 +216,7 @@ class Program:
     trace_events_fd: int | None
     programs: dict[str, int]
     tallies: Map  # by abi.Tally, and by CPU
+    unseen_releases: Map
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # at sites, by the programs
@@ -339,6 +341,9 @@ class Compilation:
             trace_events_fd=loaded.maps.get("trace_events"),
             programs=loaded.programs,
             tallies=map_of("tallies", abi.U32, per_cpu, len(abi.Tally)),
+            unseen_releases=map_of(
+                "unseen_releases", abi.U32, abi.UNSEEN_RELEASE, abi.UNSEEN_RELEASES
+            ),
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
             freed_is_counted=bool(knobs["COUNT_FREED"]),

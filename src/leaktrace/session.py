@@ -19,6 +19,7 @@ from leaktrace.model import Cost, Report, TargetInfo
 from leaktrace.notices import hint, tell
 from leaktrace.options import CommandTarget, KernelTarget, Options
 from leaktrace.report import Reporter, create_reporter, open_output
+from leaktrace.target.memory import MemoryWatch
 from leaktrace.tracer import Tracer
 from leaktrace.tracing import Tracing
 
@@ -205,11 +206,14 @@ class ProcessRun(Run):
         self._traced = tracer
         self._process = tracer.process
         self._builder = ReportBuilder(options, tracer.stack_of)
+        self._memory = MemoryWatch(tracer.process.pid)
         self._max_overhead = options.max_overhead_percent
         self._intervals_above = 0
 
     def _start_clock(self) -> None:
         self._builder.start_clock()
+        if self._traced.command is None:  # a command is about to be executed
+            self._memory.begin()
 
     def _end_fileno(self) -> int:
         return self._process.fileno()
@@ -222,13 +226,16 @@ class ProcessRun(Run):
 
     def _forget(self) -> None:
         self._builder.forget()
+        self._memory.begin_anew()
 
     def _build(self, final_reason: str | None) -> Report:
         ended = not self._process.is_alive()
         return self._builder.build(
             self._traced.snapshot(),
             self._traced.info(),
-            self._process.resident_bytes(),
+            self._memory.look(),
+            self._memory.of_programs,
+            remarks=self._traced.remarks(),
             target_ended=ended,
             final_reason=final_reason,
         )

@@ -18,6 +18,7 @@ from leaktrace import abi
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
+from leaktrace.completeness import Completeness
 from leaktrace.cost import CostMeter
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.event_stream import EventStream
@@ -25,7 +26,7 @@ from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.links import return_probes_make_system_calls
-from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
+from leaktrace.model import Event, EventKind, Remark, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
@@ -86,6 +87,7 @@ class Tracer:
         self._keeper: Keeper | None = None
         self._attachments: Attachments | None = None
         self._watch: ProbeWatch | None = None
+        self._completeness: Completeness | None = None
         self._faults: PageFaults | None = None
         self._region_stream: EventStream | None = None
         self._trace_stream: EventStream | None = None
@@ -124,6 +126,12 @@ class Tracer:
             self._attachments.attach_lifecycle()
             if self._keeper is not None:
                 self._watch = ProbeWatch(pid, self._keeper, self._program.links)
+            self._completeness = Completeness(
+                self._program,
+                pid,
+                self._planner.survey,
+                self._first_generation if self.command is not None else None,
+            )
             mappings = self._mappings()
             self._remove_leftovers(plans, mappings)
             for plan in plans:
@@ -224,6 +232,8 @@ class Tracer:
             hooked = self._attachments.attach(plan)
             if self._watch is not None:
                 self._watch.add(plan, hooked.offsets)
+            if self._completeness is not None:
+                self._completeness.hooked(plan)
         finally:
             plan.elf.close()
         if hooked.refused:
@@ -257,6 +267,8 @@ class Tracer:
 
         Raises TargetError when the command can't be executed.
         """
+        if self._completeness is not None:
+            self._completeness.begin()
         session = np.zeros(1, dtype=abi.SESSION)
         session["armed"] = 1
         # Seen from elsewhere pids differ; there the kernel side takes the tgid of the first hit.
@@ -485,6 +497,17 @@ class Tracer:
                     )
                 )
             ),
+        )
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """What the figures leave out because nothing is hooked there."""
+        if self._completeness is None or self._faults is not None:
+            return ()
+        is_first = self._generation <= self._first_generation
+        return self._completeness.remarks(
+            self._mappings(),
+            self._generation,
+            lambda path: is_first or self._is_mapped(path),
         )
 
     def _note_children(self) -> None:

@@ -28,6 +28,7 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "unwind_mapping": MAPPING_DTYPE,
     "place": abi.PLACE,
     "point": abi.POINT,
+    "unseen_release": abi.UNSEEN_RELEASE,
 }
 ENUMS: dict[str, type[IntEnum]] = {
     "END_": abi.StackEndCode,
@@ -63,7 +64,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for member in enum:
             constant = f"{prefix}{member.name}"
             lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
-    for constant in ("MAX_FRAMES", "LOSS_KINDS", *POINT_CONSTANTS):
+    for constant in ("MAX_FRAMES", "LOSS_KINDS", "UNSEEN_RELEASES", *POINT_CONSTANTS):
         lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
     source = "\n".join(
         [
@@ -106,5 +107,6 @@ def test_enum_numbers(prefix: str, layout: dict[str, Any]) -> None:
 def test_constants(layout: dict[str, Any]) -> None:
     assert layout["MAX_FRAMES"] == abi.MAX_FRAMES
     assert layout["LOSS_KINDS"] == abi.LOSS_COUNTERS
+    assert layout["UNSEEN_RELEASES"] == abi.UNSEEN_RELEASES
     for name in POINT_CONSTANTS:
         assert layout[name] == getattr(abi, name)

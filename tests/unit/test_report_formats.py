@@ -28,6 +28,9 @@ from leaktrace.model import (
     EventKind,
     Frame,
     Loss,
+    MemoryKinds,
+    Remark,
+    RemarkKind,
     Report,
     ResidentMemory,
     Site,
@@ -177,7 +180,12 @@ BUSY = Report(
     sites=(PARSE_SITE, CACHE_SITE, LOST_SITE),
     top=3,
     growth_bytes=1_258_291,
-    resident=ResidentMemory(50_331_648, 1_363_148),
+    resident=ResidentMemory(
+        50_331_648,
+        1_363_148,
+        MemoryKinds(41_943_040, 8_388_608),
+        MemoryKinds(5_242_880, 131_072),
+    ),
     losses=LOSSES,
     stack_ends={StackEnd.COMPLETE: 35, StackEnd.BROKEN: 1, StackEnd.LOST: 1},
     allocations=(
@@ -310,6 +318,31 @@ KERNEL = replace(
     sections=(PAGES,),
     slab=SlabGrowth(grown_bytes=12_687_770, tracked_bytes=12_478_054, older_releases=12),
 )
+INCOMPLETE = replace(
+    COMBINED,
+    resident=ResidentMemory(
+        88_080_384, None, MemoryKinds(75_497_472, 10_485_760, 2_097_152), MemoryKinds(67_108_864)
+    ),
+    losses=(
+        *NO_LOSSES,
+        Loss(
+            "guessed_stacks", 12, "allocations with a frame found by frame pointer", is_lost=False
+        ),
+    ),
+    remarks=(
+        Remark(
+            RemarkKind.UNHOOKED_ALLOCATOR,
+            "libarrow.so.2600 has an allocator of its own, not hooked (jemalloc, as "
+            "je_arrow_malloc): what is allocated there is not in these figures",
+            "try --faults",
+        ),
+        Remark(
+            RemarkKind.NOT_RESIDENT,
+            "RSS grew by 328.0 KiB since the attach, and 64.0 MiB is outstanding: the rest was "
+            "never touched",
+        ),
+    ),
+)
 REPORTS = {
     "busy": BUSY,
     "quiet": QUIET,
@@ -317,6 +350,7 @@ REPORTS = {
     "sampled": SAMPLED,
     "weighted": WEIGHTED,
     "kernel": KERNEL,
+    "incomplete": INCOMPLETE,
 }
 
 EVENTS = (

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi import StackEndCode
+from leaktrace.analysis.resident import Account, judge
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import (
     SiteTable,
@@ -19,11 +21,14 @@ from leaktrace.analysis.sites import (
     total_of_records,
 )
 from leaktrace.analysis.trim import readable
-from leaktrace.losses import describe_losses
+from leaktrace.losses import ALLOCATION_LOSSES, describe_losses
 from leaktrace.model import (
     Allocation,
     Loss,
     Measure,
+    MemoryGrowth,
+    MemoryKinds,
+    Remark,
     Report,
     ResidentMemory,
     Site,
@@ -44,6 +49,8 @@ STACK_ENDS = {
     StackEndCode.BROKEN: StackEnd.BROKEN,
 }
 
+_FEW_LOST = 100  # one allocation in so many, at most: what is left tells the same
+
 
 class ReportBuilder:
     """Keeps what the next report is compared with. `stack_of` gives the stack of a stack id."""
@@ -57,6 +64,8 @@ class ReportBuilder:
         self._last_bytes: dict[int, int] = {}
         self._last_total: int | None = None
         self._last_resident: int | None = None
+        self._most = Total()  # outstanding in any report
+        self._remark: Remark | None = None  # of resident memory
 
     def start_clock(self) -> None:
         """The probes are on from now."""
@@ -67,17 +76,25 @@ class ReportBuilder:
         self._last_bytes = {}
         self._last_total = None
         self._last_resident = None
+        self._most = Total()
+        self._remark = None
 
     def build(
         self,
         snapshot: Snapshot,
         target: TargetInfo,
-        resident_bytes: int | None,
+        memory: MemoryGrowth | None,
+        of_programs: Callable[[], MemoryKinds] = MemoryKinds,
         *,
+        remarks: tuple[Remark, ...] = (),
         target_ended: bool = False,
         final_reason: str | None = None,
     ) -> Report:
-        """The report of one snapshot; `final_reason` tells why it is the last one."""
+        """The report of one snapshot; `final_reason` tells why it is the last one.
+
+        `memory` is what the process holds, None when it has ended; `of_programs` tells what its
+        program and libraries take up of it at most (analysis/resident.py).
+        """
         asked = self._options.report
         combined = asked.combined_only or self._options.faults
         # What a process that has ended still holds won't be freed any more, however young it is.
@@ -114,8 +131,9 @@ class ReportBuilder:
             growth_bytes=(
                 None if self._last_total is None else outstanding.bytes - self._last_total
             ),
-            resident=self._resident(resident_bytes),
+            resident=self._resident(memory),
             losses=self.describe_losses(snapshot),
+            remarks=remarks,
             stack_ends=self._stack_ends(table, counters),
             allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
             sample_rate=self.sampling.rate,
@@ -123,9 +141,16 @@ class ReportBuilder:
             error=error,
             measure=Measure.FAULTS if self._options.faults else Measure.ALLOCATIONS,
         )
+        if memory is not None:
+            self._remark = self._judge(report, snapshot, memory, of_programs)
+        elif self._remark is not None and not self._remark.kind.is_of_completeness:
+            self._remark = None  # what was missing before the end is missing at the end
+        if self._remark is not None:
+            report = replace(report, remarks=(*remarks, self._remark))
         self._number += 1
         self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))
         self._last_total = outstanding.bytes
+        self._most = max(self._most, outstanding, key=lambda total: total.bytes)
         return report
 
     def _growth(self, table: SiteTable) -> NDArray[np.int64]:
@@ -203,11 +228,43 @@ class ReportBuilder:
             )
         return tuple(allocations)
 
-    def _resident(self, resident_bytes: int | None) -> ResidentMemory | None:
-        if resident_bytes is None:
+    def _resident(self, memory: MemoryGrowth | None) -> ResidentMemory | None:
+        if memory is None:
             return None
-        last, self._last_resident = self._last_resident, resident_bytes
-        return ResidentMemory(resident_bytes, None if last is None else resident_bytes - last)
+        now = memory.resident.total
+        last, self._last_resident = self._last_resident, now
+        return ResidentMemory(
+            now, None if last is None else now - last, memory.resident, memory.since_attach
+        )
+
+    def _judge(
+        self,
+        report: Report,
+        snapshot: Snapshot,
+        memory: MemoryGrowth,
+        of_programs: Callable[[], MemoryKinds],
+    ) -> Remark | None:
+        """Whether resident memory and what is outstanding go together. Nobody knows where only
+        part of what the process allocates was to be recorded."""
+        filters, objects = self._options.filters, self._options.objects
+        if (
+            self._options.faults
+            or (filters.min_size_bytes, filters.max_size_bytes) != (None, None)
+            or objects.path is not None
+            or objects.symbols_prefix
+        ):
+            return None
+        sites = self.sampling.scale_sites(snapshot.sites)
+        allocated = Total(int(sites["allocated_bytes"].sum()), int(sites["allocated_count"].sum()))
+        lost = int(snapshot.losses[list(ALLOCATION_LOSSES)].sum())
+        account = Account(
+            report.outstanding,
+            allocated,
+            self._most,
+            0 if report.error is None else report.error.bytes,
+            is_whole=lost * _FEW_LOST <= allocated.count,
+        )
+        return judge(memory, of_programs, account, report.target.pid)
 
 
 def _tell_freed(

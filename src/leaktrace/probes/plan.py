@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from leaktrace import kernel
@@ -18,10 +18,13 @@ from leaktrace.elf import ElfObject, FunctionSymbol
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
+from leaktrace.probes.families import MARKS
 from leaktrace.probes.placement import Placement, place_in
 from leaktrace.probes.point import Point
 from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import FrameRules, PointFinder
+from leaktrace.probes.survey import Survey
+from leaktrace.symbols.table import find_functions
 from leaktrace.target.mappings import Mapping as MemoryMapping
 from leaktrace.target.mappings import read_mappings
 from leaktrace.unwind.cache import TableCache
@@ -51,6 +54,7 @@ class Probe:
     that carries the probe, and that one's offset in the file."""
 
     hook: Hook
+    entry: int  # virtual address
     placement: Placement
     offset: int
     reason: str = ""  # why a call is not followed by points
@@ -108,7 +112,12 @@ class ObjectPlan:
         """Whether a mapping is of this very file."""
         if self.identity is not None:
             return (mapping.device, mapping.inode) == self.identity
-        return mapping.is_file and mapping.path == self.path
+        return mapping.is_file and mapping.path in self._paths
+
+    @cached_property
+    def _paths(self) -> frozenset[str]:
+        """What a mapping may call it: the kernel follows links (/lib to /usr/lib)."""
+        return frozenset({self.path, str(Path(self.path).resolve())})
 
     def code_in(self, mappings: Iterable[MemoryMapping]) -> list[MemoryMapping]:
         """Where a process has its instructions."""
@@ -124,6 +133,12 @@ class ObjectPlan:
         """The functions that are hooked."""
         followed = (one.hook.symbol for one in self.followed)
         return (*followed, *(one.hook.symbol for one in self.probes))
+
+    @property
+    def hooked(self) -> frozenset[int]:
+        """Virtual addresses of the functions that are hooked."""
+        entries = (one.entry for one in self.probes)
+        return frozenset((*entries, *(one.entry for one in self.followed)))
 
     @property
     def stepped(self) -> tuple[str, ...]:
@@ -148,10 +163,21 @@ class ObjectPlan:
         return sorted(found.values(), key=lambda probe: order.index(probe.point.action))
 
 
+def names_to_hook(prefix: str = "") -> Iterator[str]:
+    """What an object is searched for."""
+    return (prefix + hook.symbol for hook in (*HEAP, *REGIONS, *OPERATORS))
+
+
 def plan_object(
-    elf: ElfObject, path: str, prefix: str = "", *, way: Way = Way.POINTS
+    elf: ElfObject,
+    path: str,
+    prefix: str = "",
+    *,
+    way: Way = Way.POINTS,
+    functions: Mapping[str, FunctionSymbol] | None = None,
 ) -> ObjectPlan | None:
-    """The probes of one object; None when it is no allocator.
+    """The probes of one object; None when it is no allocator. `functions` are those of
+    `names_to_hook` that it defines, where they are known already.
 
     Functions that are one and the same code (aligned_alloc and memalign, mmap and mmap64) get one
     probe. A symbol that is resolved at run time (IFUNC) can't be located in the file and counts as
@@ -159,11 +185,9 @@ def plan_object(
     with them, and the others none.
     """
     hooks = (*HEAP, *REGIONS, *OPERATORS)
-    found = {
-        name: symbol
-        for name, symbol in elf.functions(prefix + hook.symbol for hook in hooks).items()
-        if not symbol.is_ifunc
-    }
+    if functions is None:
+        functions = elf.functions(names_to_hook(prefix))
+    found = {name: symbol for name, symbol in functions.items() if not symbol.is_ifunc}
     if not all(prefix + name in found for name in REQUIRED):
         return None
     entries: dict[int, tuple[Hook, FunctionSymbol, int]] = {}
@@ -179,10 +203,10 @@ def plan_object(
     calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
     found_points: dict[int, Found] = {}
     if way is Way.POINTS and elf.machine == "EM_X86_64":
-        functions = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
+        kinds = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
         names = {prefix + hook.symbol: hook.function for hook in hooks}
         found_points = PointCache(user_cache_directory()).points_of(
-            elf, functions, lambda: _find_points(elf, functions, names, calls), names
+            elf, kinds, lambda: _find_points(elf, kinds, names, calls), names
         )
     probes: list[Probe] = []
     followed: list[Followed] = []
@@ -202,7 +226,7 @@ def plan_object(
                 return None
             left_out.append(LeftOut(hook, placement.reason))
             continue
-        probes.append(Probe(hook, placement, entry + placement.offset, reason))
+        probes.append(Probe(hook, vaddr, placement, entry + placement.offset, reason))
     return ObjectPlan(path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out))
 
 
@@ -241,6 +265,9 @@ class Planner:
         self._choice = choice
         self._way = way
         self._seen: set[tuple[str, int]] = set()
+        # Who chooses an object or its functions' names knows that nothing else is traced.
+        is_chosen = choice.path is not None or choice.symbols_prefix != ""
+        self.survey = None if is_chosen else Survey()
 
     def plan_process(
         self, pid: int, mappings: tuple[MemoryMapping, ...] | None = None
@@ -284,6 +311,8 @@ class Planner:
     def forget(self) -> None:
         """Plan every object again."""
         self._seen.clear()
+        if self.survey is not None:
+            self.survey.forget()
 
     def _is_new(self, elf: ElfObject) -> bool:
         """Whether this very file was not planned before, under whatever path."""
@@ -317,10 +346,16 @@ class Planner:
         return elf
 
     def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
+        plan = None
         try:
-            plan = plan_object(elf, path, prefix, way=self._way)
+            tables = elf.symbol_tables()
+            functions = find_functions(tables, (*names_to_hook(prefix), *MARKS))
+            plan = plan_object(elf, path, prefix, way=self._way, functions=functions)
+            if self.survey is not None:
+                hooked = frozenset() if plan is None else plan.hooked
+                self.survey.look(elf, path, tables, functions, hooked)
         except ObjectFileError:
-            plan = None  # a damaged symbol table: nothing of it can be hooked
+            pass  # a damaged symbol table: nothing of it can be hooked
         if plan is None:
             elf.close()
             return []

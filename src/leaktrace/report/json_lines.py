@@ -18,7 +18,10 @@ from leaktrace.model import (
     Event,
     Frame,
     Loss,
+    MemoryKinds,
+    Remark,
     Report,
+    ResidentMemory,
     Site,
     SlabGrowth,
     TargetInfo,
@@ -70,11 +73,10 @@ def report_object(report: Report) -> Object:
         "growth_bytes": report.growth_bytes,
         "older_ms": report.older_ms,
         "younger": _total(report.younger),
-        "resident": None
-        if report.resident is None
-        else {"bytes": report.resident.bytes, "growth_bytes": report.resident.growth_bytes},
+        "resident": None if report.resident is None else _resident(report.resident),
         "cost": None if report.cost is None else _cost(report.cost),
         "losses": _losses(report.losses),
+        "remarks": [_remark(remark) for remark in report.remarks],
         "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
         "site_count": report.site_count,
         "top": report.top,
@@ -140,6 +142,34 @@ def _target(target: TargetInfo) -> Object:
 
 def _total(total: Total) -> Object:
     return {"bytes": total.bytes, "count": total.count}
+
+
+def _resident(resident: ResidentMemory) -> Object:
+    return {
+        "bytes": resident.bytes,
+        "growth_bytes": resident.growth_bytes,
+        "since_attach_bytes": resident.since_attach_bytes,
+        "kinds": None if resident.kinds is None else _memory_kinds(resident.kinds),
+        "kinds_since_attach": (
+            None if resident.since_attach is None else _memory_kinds(resident.since_attach)
+        ),
+    }
+
+
+def _memory_kinds(kinds: MemoryKinds) -> Object:
+    return {
+        "anonymous_bytes": kinds.anonymous,
+        "file_bytes": kinds.file,
+        "shared_bytes": kinds.shared,
+    }
+
+
+def _remark(remark: Remark) -> Object:
+    return {
+        "kind": remark.kind.value,
+        "text": printable(remark.text),
+        "hint": printable(remark.hint),
+    }
 
 
 def _cost(cost: Cost) -> Object:

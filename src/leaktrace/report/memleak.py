@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar, TextIO
 
-from leaktrace.model import Event, Frame, Loss, Report, Site, TargetInfo
+from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
 from leaktrace.report import units
 from leaktrace.report.base import Reporter
 from leaktrace.report.event_lines import EventText
@@ -37,6 +37,7 @@ class MemleakReporter(Reporter):
     def __init__(self, output: TextIO, notices: TextIO) -> None:
         super().__init__(output, notices)
         self._told_losses: dict[str, int] = {}
+        self._told_remarks: set[RemarkKind] = set()
         self._told_estimate = False
         self._events = EventText(output)
 
@@ -62,6 +63,10 @@ class MemleakReporter(Reporter):
         if report.is_estimate and not self._told_estimate:
             self._told_estimate = True
             self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled")
+        for remark in report.remarks:
+            if remark.kind.is_of_completeness and remark.kind not in self._told_remarks:
+                self.notice(printable(f"incomplete: {remark.text}; {remark.hint}"))
+        self._told_remarks |= {remark.kind for remark in report.remarks}
         for loss in report.losses:
             if loss.count != self._told_losses.get(loss.name, 0):
                 self._told_losses[loss.name] = loss.count
@@ -105,4 +110,5 @@ def _symbol(frame: Frame) -> str:
 def _loss_notice(loss: Loss) -> str:
     known_size = f" ({size(loss.bytes)})" if loss.bytes is not None else ""
     hint = f"; {loss.hint}" if loss.hint else ""
-    return printable(f"lost: {units.loss_in_words(loss)}{known_size}{hint}")
+    label = "lost" if loss.is_lost else "note"
+    return printable(f"{label}: {units.loss_in_words(loss)}{known_size}{hint}")

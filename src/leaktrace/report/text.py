@@ -36,6 +36,7 @@ from leaktrace.model import (
     Loss,
     Measure,
     Report,
+    ResidentMemory,
     Site,
     SlabGrowth,
     StackEnd,
@@ -144,10 +145,7 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
         change = f"{about}{units.size_change(report.growth_bytes)} since the last report"
         fields.append(Text(change, _change_style(report.growth_bytes)))
     if report.resident is not None:
-        resident = f"RSS {units.size(report.resident.bytes)}"
-        if report.resident.growth_bytes is not None:
-            resident += f" ({units.size_change(report.resident.growth_bytes)})"
-        fields.append(Text(resident))
+        fields.append(Text(_resident(report.resident)))
     yield from _flowed(fields, width)
     if report.younger.count:
         older = Total(
@@ -159,8 +157,21 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
         yield from _wrapped("  ", left_out, width)
         if report.site_count or older.count > 0:  # else "no outstanding allocations older" says it
             yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
+    for remark in report.remarks:
+        if not remark.kind.is_of_completeness:
+            hint = f" ({remark.hint})" if remark.hint else ""
+            yield from _wrapped("  ", f"{remark.text}{hint}", width)
     if report.slab is not None:
         yield from _wrapped("  ", _slab_growth(report.slab), width)
+
+
+def _resident(resident: ResidentMemory) -> str:
+    change = ""
+    if resident.growth_bytes is not None:
+        change = f" ({units.size_change(resident.growth_bytes)})"
+    elif resident.since_attach_bytes not in (None, resident.bytes):  # else it came under trace
+        change = f" ({units.size_change(resident.since_attach_bytes or 0)} since the attach)"
+    return f"RSS {units.size(resident.bytes)}{change}"
 
 
 def _slab_growth(slab: SlabGrowth) -> str:
@@ -306,9 +317,16 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
 
 
 def _footer(report: Report, width: int) -> Iterator[Text]:
-    losses = [loss for loss in report.losses if loss.count]
+    counted = [loss for loss in report.losses if loss.count]
+    losses = [loss for loss in counted if loss.is_lost]
+    for remark in report.remarks:
+        if remark.kind.is_of_completeness:
+            yield from _advised("incomplete: ", remark.text, remark.hint, width, "bold yellow")
     for loss in losses:
         yield from _loss(loss, width)
+    for loss in counted:
+        if not loss.is_lost:
+            yield from _advised("note: ", units.loss_in_words(loss), loss.hint, width, "yellow")
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", _cost(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]
@@ -323,9 +341,14 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
 def _loss(loss: Loss, width: int) -> Iterator[Text]:
     known_size = f" ({units.size(loss.bytes)})" if loss.bytes is not None else ""
     text = f"{units.loss_in_words(loss)}{known_size}"
-    yield from _wrapped("lost: ", text, width, "bold red")
-    if loss.hint:
-        yield from _wrapped("      ", loss.hint, width)
+    yield from _advised("lost: ", text, loss.hint, width, "bold red")
+
+
+def _advised(label: str, text: str, hint: str, width: int, style: str) -> Iterator[Text]:
+    """What happened, and below it what to do."""
+    yield from _wrapped(label, text, width, style)
+    if hint:
+        yield from _wrapped(" " * len(label), hint, width)
 
 
 def _cost(cost: Cost) -> str:

@@ -1,4 +1,4 @@
-"""A traced process: who it is, whether it lives, how much memory it holds.
+"""A traced process: who it is, whether it lives.
 
 A process is held by a pidfd and recognised by its start time, so a pid that the kernel hands to
 somebody else is never taken for the target. Sources: pidfd_open(2), proc(5).
@@ -16,7 +16,6 @@ from pathlib import Path
 from leaktrace.errors import TargetError
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
-_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 @dataclass(frozen=True)
@@ -134,15 +133,6 @@ class Process:
         except OSError:
             return False
         return bool(re.search(r"^Seccomp:\s*[12]", status, re.M))
-
-    def resident_bytes(self) -> int | None:
-        """Resident memory from /proc/PID/statm; None when it has ended."""
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
-        except OSError:
-            return None
-        pages = int(fields[1])
-        return pages * _PAGE_BYTES if pages and self.is_alive() else None
 
     def close(self) -> None:
         if self._pidfd >= 0:

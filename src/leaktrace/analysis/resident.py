@@ -1,0 +1,131 @@
+"""Resident memory beside what is outstanding: what it means where the two differ much.
+
+What is outstanding is what the program asked for and hasn't freed; resident memory is what of its
+address space lies in RAM. One grows without the other where memory isn't allocated by what is
+hooked, where an allocator keeps what was freed, and where what was allocated isn't touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leaktrace.model import MemoryGrowth, MemoryKinds, Remark, RemarkKind, Total
+from leaktrace.report.units import size
+
+# Less than this is noise: stacks, buffers of the C library, an allocator's first pages.
+MUCH_BYTES = 16 << 20
+# What an allocator takes up for what it hands out, at most: size classes, headers, alignment.
+_ROOM_SHARE = 1.5
+_ROOM_BYTES = 128
+_ERRORS = 3  # standard errors that an estimate may be off
+_SMALL_SHARE = 10  # a kind of memory with less than a tenth of the growth isn't named
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the figures of a report say."""
+
+    outstanding: Total
+    allocated: Total  # since tracing began, whether or not it was freed
+    most: Total  # the most that a report has shown as outstanding
+    error_bytes: int = 0  # standard error of what is outstanding
+    is_whole: bool = True  # no allocations were lost
+
+
+def judge(
+    memory: MemoryGrowth, of_programs: Callable[[], MemoryKinds], account: Account, pid: int
+) -> Remark | None:
+    """What a report should say of it; None where the two go together.
+
+    `of_programs` tells what the program and its libraries take up at most: code and data that are
+    touched as the program goes on, and that nobody allocates.
+    """
+    grown = _gained(memory.since_attach)
+    tracked = _room(account.outstanding) + _ERRORS * account.error_bytes
+    if account.is_whole and _is_much_more(grown.total, tracked):
+        programs, grew = of_programs(), memory.since_attach
+        new = _gained(
+            MemoryKinds(grew.anonymous - programs.anonymous, grew.file - programs.file, grew.shared)
+        )
+        return (
+            _more_is_resident(memory, new, account, pid)
+            if _is_much_more(new.total, tracked)
+            else None
+        )
+    held = account.outstanding.bytes - _ERRORS * account.error_bytes
+    if _is_much_more(held, grown.total + max(memory.besides_since_attach, 0)):
+        return _less_is_resident(memory, account)
+    return None
+
+
+def _gained(change: MemoryKinds) -> MemoryKinds:
+    return MemoryKinds(max(change.anonymous, 0), max(change.file, 0), max(change.shared, 0))
+
+
+def _room(total: Total) -> int:
+    return int(total.bytes * _ROOM_SHARE) + total.count * _ROOM_BYTES
+
+
+def _is_much_more(one: int, other: int) -> bool:
+    return one - other >= MUCH_BYTES and one >= 2 * other
+
+
+def _more_is_resident(memory: MemoryGrowth, new: MemoryKinds, account: Account, pid: int) -> Remark:
+    grew, kinds = _grew(memory), _kinds(memory.since_attach)
+    held = size(account.outstanding.bytes)
+    # Faults in mapped files are left out there.
+    hint = "try --faults, which shows where memory is touched first"
+    if new.file > new.total // 2:
+        hint = f"mapped files belong to the page cache: pmap -x {pid} shows them"
+    if _is_much_more(new.total, _room(account.allocated)):
+        return Remark(
+            RemarkKind.UNTRACKED_MEMORY,
+            f"{grew} ({kinds}), while the hooked functions allocated "
+            f"{size(account.allocated.bytes)}: most of it comes from elsewhere",
+            hint,
+        )
+    fell_bytes = account.most.bytes - account.outstanding.bytes
+    explains = not _is_much_more(new.total, _room(account.most))
+    if fell_bytes >= MUCH_BYTES and new.anonymous > new.total // 2 and explains:
+        return Remark(
+            RemarkKind.KEPT,
+            f"{grew}, and {held} is outstanding, after {size(account.most.bytes)} in an earlier "
+            "report: the rest was freed, and the allocator keeps it",
+        )
+    return Remark(
+        RemarkKind.KEPT_OR_UNTRACKED,
+        f"{grew} ({kinds}), and {held} is outstanding: the rest was freed and the allocator "
+        "keeps it, or it is not allocated by the hooked functions",
+        hint,
+    )
+
+
+def _less_is_resident(memory: MemoryGrowth, account: Account) -> Remark:
+    reason = "was never touched, or was given back to the system"
+    if not memory.is_all:
+        reason += ", or it took the place of memory that was resident before"
+    held = size(account.outstanding.bytes)
+    return Remark(
+        RemarkKind.NOT_RESIDENT, f"{_grew(memory)}, and {held} is outstanding: the rest {reason}"
+    )
+
+
+def _grew(memory: MemoryGrowth) -> str:
+    change = memory.since_attach.total
+    since = "since its start" if memory.is_all else "since the attach"
+    return f"RSS {'grew' if change >= 0 else 'fell'} by {size(abs(change))} {since}"
+
+
+def _kinds(grown: MemoryKinds) -> str:
+    """The kinds that matter, most first."""
+    kinds = (
+        (grown.anonymous, "anonymous memory"),
+        (grown.file, "mapped files"),
+        (grown.shared, "shared memory"),
+    )
+    most = max(change for change, _ in kinds)
+    told = sorted((one for one in kinds if one[0] * _SMALL_SHARE >= most), reverse=True)
+    if len(told) == 1:
+        return told[0][1]
+    return ", ".join(f"{name} {size(change)}" for change, name in told)

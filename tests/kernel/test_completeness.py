@@ -1,0 +1,372 @@
+"""What the figures leave out is said: allocators that aren't hooked, releases of what nobody saw
+allocated, memory that grows past what is hooked. And nothing is said of ordinary programs."""
+
+from __future__ import annotations
+
+import ctypes.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.compiling import Compiler
+from harness.reports import Report, Total
+from harness.target import Target
+from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace, trace_work
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+MIB = 1 << 20
+OF_COMPLETENESS = {"unhooked_allocator", "unseen_allocations", "untracked_memory"}
+
+
+def remarks(report: Report) -> dict[str, dict[str, Any]]:
+    """By kind."""
+    return {remark["kind"]: remark for remark in report.raw["remarks"]}
+
+
+def kinds(report: Report) -> set[str]:
+    return set(remarks(report))
+
+
+def incomplete(report: Report) -> set[str]:
+    return kinds(report) & OF_COMPLETENESS
+
+
+# --- allocators under names of their own -------------------------------------------------------
+
+
+def prefixed(compiled: Compiler, linking: str) -> Path:
+    if linking == "static":
+        return compiled("prefixed_allocator.c", "-DPROGRAM", "-DLIBRARY")
+    library = compiled("prefixed_allocator.c", "-DLIBRARY", "-shared", "-fPIC")
+    return compiled("prefixed_allocator.c", "-DPROGRAM", "-Wl,--no-as-needed", str(library))
+
+
+@pytest.mark.parametrize("linking", ["shared", "static"])
+def test_an_allocator_with_a_prefix_is_named(linking: str, compiled: Compiler) -> None:
+    """2,000 blocks of 1,000 bytes, none of them by malloc."""
+    report = trace_work([prefixed(compiled, linking)]).report
+    assert report.outstanding == Total()
+    assert report.losses == {}
+    remark = remarks(report)["unhooked_allocator"]
+    assert "jemalloc" in remark["text"]
+    assert "_rjem_malloc" in remark["text"]
+    assert "--faults" in remark["hint"]
+
+
+def test_what_the_hint_says_works(compiled: Compiler) -> None:
+    program = prefixed(compiled, "static")
+    hint = remarks(trace_work([program]).report)["unhooked_allocator"]["hint"]
+    assert "--symbols-prefix _rjem_;" in hint
+    report = trace_work([program], "--symbols-prefix", "_rjem_").report
+    assert report.under("scenario_prefixed") == Total(2_000_000, 2000)
+    assert incomplete(report) == set()
+    faults = trace_work([program], "--faults").report
+    assert faults.under("scenario_prefixed").bytes >= 2_000_000
+    assert kinds(faults) == set()
+
+
+def test_a_command_with_such_an_allocator(compiled: Compiler) -> None:
+    """It is known before the command runs, and said at its end."""
+    program = prefixed(compiled, "shared")
+    outcome = run_leaktrace(*ONE_REPORT, "-c", str(program), NEVER, stdin="go\n\n")
+    assert outcome.exit_code == 0, outcome.stderr
+    report = Report(outcome.stdout.splitlines()[-1])  # the target writes there, too
+    assert "unhooked_allocator" in kinds(report)
+
+
+def test_a_library_loaded_later(compiled: Compiler) -> None:
+    library = compiled("prefixed_allocator.c", "-DLIBRARY", "-DPLUGIN", "-shared", "-fPIC")
+    with Target([compiled("plugin_host.c"), library]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do()
+            (report,) = tracer.stop().reports
+    assert library.name in remarks(report)["unhooked_allocator"]["text"]
+
+
+def test_text_says_it_beside_the_losses(compiled: Compiler) -> None:
+    with Target([prefixed(compiled, "static")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), NEVER) as tracer:
+            tracer.await_armed()
+            target.do()
+            lines = tracer.stop().stdout.splitlines()
+    (at,) = [index for index, line in enumerate(lines) if line.startswith("incomplete: ")]
+    (lost,) = [index for index, line in enumerate(lines) if line.startswith("lost: nothing")]
+    assert at < lost
+
+
+@pytest.mark.may_skip("not every machine has every allocator")
+def test_functions_of_a_hooked_library_that_are_not_hooked(compiled: Compiler) -> None:
+    """libmimalloc's mi_malloc is its malloc, and hooked; what else it offers is not."""
+    if ctypes.util.find_library("mimalloc") is None:
+        pytest.skip("libmimalloc is not installed")
+    report = trace_work(
+        [compiled("mimalloc_calls.c", "-Wl,--no-as-needed", "-l:libmimalloc.so.2")]
+    ).report
+    assert report.under("scenario_hooked") == Total(10_000, 100)
+    missing = Total(100 * (200 + 300), 200)
+    if report.under("scenario_unhooked") != missing:
+        text = remarks(report)["unhooked_allocator"]["text"]
+        assert "mi_malloc_aligned, mi_zalloc of libmimalloc" in text
+        assert "mi_malloc," not in text
+    else:
+        assert incomplete(report) == set()
+
+
+# --- releases without an allocation ------------------------------------------------------------
+
+
+def test_releases_of_what_nobody_saw_allocated(compiled: Compiler) -> None:
+    """Blocks that glibc's free takes back and its malloc never gave: of 500 at one address, all
+    but the first can't be from before the attach."""
+    report = trace_work([compiled("foreign_blocks.c"), "foreign", "500"]).report
+    assert report.losses == {}
+    assert "499 blocks" in remarks(report)["unseen_allocations"]["text"]
+
+
+def trace_command(directory: Path, *argv: str | Path, env: dict[str, str] | None = None) -> Report:
+    """The report on a command that has done its work, and waits."""
+    output = directory / "reports"
+    arguments = (*ONE_REPORT, "--output", output, NEVER, "--", *argv)
+    with Tracer(*arguments, env=env) as tracer:
+        tracer.await_armed()
+        tracer.stdout.until(lambda line: line == "ready")
+        assert tracer.process.stdin is not None
+        tracer.process.stdin.write(b"go\n")
+        tracer.process.stdin.flush()
+        tracer.stdout.until(lambda line: line == "done")
+        outcome = tracer.stop()
+    assert outcome.exit_code == 0, outcome.stderr
+    (line,) = output.read_text().splitlines()
+    return Report(line)
+
+
+def test_in_a_command_the_first_one_counts_too(compiled: Compiler, tmp_path: Path) -> None:
+    report = trace_command(tmp_path, compiled("foreign_blocks.c"), "foreign", "500")
+    assert "500 blocks" in remarks(report)["unseen_allocations"]["text"]
+
+
+@pytest.mark.parametrize("work", ["plain", "threads"])
+@pytest.mark.parametrize("library", ["", "jemalloc", "tcmalloc_minimal", "mimalloc"])
+@pytest.mark.may_skip("not every machine has every allocator")
+def test_releases_that_prove_nothing(
+    library: str, work: str, compiled: Compiler, tmp_path: Path
+) -> None:
+    """Of 1,000 blocks from before the attach; of what the C library keeps for each thread, which
+    it frees itself; of one block by two functions, the second of which the first calls."""
+    name = ctypes.util.find_library(library) if library else ""
+    if name is None:
+        pytest.skip(f"lib{library} is not installed")
+    program = compiled("foreign_blocks.c")
+    report = trace_work([program, work, "300"], target_env={"LD_PRELOAD": name}).report
+    assert incomplete(report) == set()
+    report = trace_command(tmp_path, program, work, "300", env={"LD_PRELOAD": name})
+    assert incomplete(report) == set()
+
+
+def test_a_wrapper_whose_free_jumps_on(compiled: Compiler) -> None:
+    wrapper = compiled("interposer.c", "-shared", "-fPIC", "-foptimize-sibling-calls")
+    program = compiled("allocator.c")
+    report = trace_work([program], target_env={"LD_PRELOAD": str(wrapper)}).report
+    assert incomplete(report) == set()
+
+
+# --- resident memory beside what is outstanding ------------------------------------------------
+
+
+def resident(compiled: Compiler, directory: Path, *commands: str) -> Report:
+    def drive(target: Target) -> tuple[int, ...]:
+        for command in commands:
+            target.do(command)
+        return ()
+
+    return trace_work([compiled("resident.c"), directory], drive=drive).report
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "in_words"),
+    [
+        ("own 64", "anonymous_bytes", "anonymous memory"),
+        ("shared 64", "shared_bytes", "shared memory"),
+    ],
+)
+def test_memory_that_grows_past_what_is_hooked(
+    command: str, kind: str, in_words: str, compiled: Compiler, tmp_path: Path
+) -> None:
+    report = resident(compiled, tmp_path, command)
+    assert report.outstanding == Total()
+    grown = report.raw["resident"]["kinds_since_attach"]
+    assert 64 * MIB <= grown[kind] < 66 * MIB
+    assert report.raw["resident"]["since_attach_bytes"] == sum(grown.values())
+    remark = remarks(report)["untracked_memory"]
+    assert in_words in remark["text"]
+    assert "--faults" in remark["hint"]
+
+
+def test_mapped_files_that_grow(compiled: Compiler) -> None:
+    """--faults leaves them out, and isn't what to try. (Not in /tmp: tmpfs is shared memory.)"""
+    directory = Path("/var/tmp")
+    try:
+        report = resident(compiled, directory, "file 64")
+    finally:
+        (directory / "mapped").unlink(missing_ok=True)
+    grown = report.raw["resident"]["kinds_since_attach"]
+    if grown["file_bytes"] < 64 * MIB:
+        pytest.skip(f"{directory} is no file system of its own")
+    remark = remarks(report)["untracked_memory"]
+    assert "mapped files" in remark["text"]
+    assert "pmap -x" in remark["hint"]
+    assert "--faults" not in remark["hint"]
+
+
+def test_memory_that_is_tracked_is_no_remark(compiled: Compiler, tmp_path: Path) -> None:
+    report = resident(compiled, tmp_path, "keep 64")
+    assert report.outstanding == Total(64 * MIB, 64 * MIB // 2048)
+    assert kinds(report) == set()
+
+
+def test_little_memory_is_no_remark(compiled: Compiler, tmp_path: Path) -> None:
+    assert kinds(resident(compiled, tmp_path, "own 8", "shared 4", "idle 8")) == set()
+
+
+def test_memory_that_was_freed_between_reports(compiled: Compiler, tmp_path: Path) -> None:
+    """Nobody saw that it was outstanding: it may have come from elsewhere."""
+    report = resident(compiled, tmp_path, "keep 64", "free")
+    assert report.outstanding == Total(2048, 1)
+    assert report.raw["resident"]["since_attach_bytes"] >= 64 * MIB
+    assert kinds(report) == {"kept_or_untracked"}
+
+
+def test_memory_that_the_allocator_keeps(compiled: Compiler, tmp_path: Path) -> None:
+    with Target([compiled("resident.c"), tmp_path]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, "0.3") as tracer:
+            tracer.await_armed()
+            target.do("keep 64")
+            while tracer.next_report().outstanding.bytes < 64 * MIB:
+                pass
+            target.do("free")
+            report = tracer.stop().reports[-1]
+    assert report.outstanding == Total(2048, 1)
+    assert kinds(report) == {"kept_by_allocator"}
+
+
+def test_memory_that_is_not_touched(compiled: Compiler, tmp_path: Path) -> None:
+    report = resident(compiled, tmp_path, "idle 64")
+    assert report.outstanding == Total(64 * MIB, 1)
+    assert report.raw["resident"]["since_attach_bytes"] < 4 * MIB
+    assert kinds(report) == {"not_resident"}
+
+
+@pytest.mark.parametrize("option", [("-z", "4096"), ("-O", "c")])
+def test_what_is_recorded_in_part_is_not_compared(
+    option: tuple[str, ...], compiled: Compiler, tmp_path: Path
+) -> None:
+    with Target([compiled("resident.c"), tmp_path]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, *option, NEVER) as tracer:
+            tracer.await_armed()
+            target.do("own 64")
+            (report,) = tracer.stop().reports
+    assert kinds(report) == set()
+
+
+def test_the_first_report_has_the_change_since_the_attach(compiled: Compiler) -> None:
+    with Target([compiled("resident.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), NEVER) as tracer:
+            tracer.await_armed()
+            target.do("own 64")
+            outcome = tracer.stop()
+    (line,) = [line for line in outcome.stdout.splitlines() if "RSS" in line and "MiB (+" in line]
+    assert " since the attach)" in line
+    assert 64 <= float(line.partition("(+")[2].partition(" MiB")[0]) < 66
+
+
+def test_an_exec_begins_anew(compiled: Compiler, tmp_path: Path) -> None:
+    """What the program before it held is none of the new one's."""
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.tell(f"exec {compiled('resident.c')}")
+            target.await_ready()
+            target.do("keep 64")
+            (report,) = tracer.stop().reports
+    assert report.raw["resident"]["since_attach_bytes"] == report.raw["resident"]["bytes"]
+    assert kinds(report) <= {"not_resident"}
+
+
+# --- ordinary programs -------------------------------------------------------------------------
+
+_PYTHON = """
+import threading
+kept = [str(i) * 10 for i in range(100_000)]
+def work():
+    return [str(i) * 20 for i in range(1000)]
+for _ in range(50):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+kept.clear()
+input()
+"""
+_PERL = 'my @kept = map { "a$_" x 10 } 1 .. 100_000; @kept = (); <STDIN>'
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("python3", ("-c", _PYTHON)),
+        ("perl", ("-e", _PERL)),
+        ("redis-server", ("--port", "0", "--save", "", "--unixsocket", "{}/socket")),
+        ("gcc", ("-x", "c", "-c", "-o", "{}/out", str(Compiler.source("functions.c")))),
+    ],
+)
+@pytest.mark.may_skip("not every machine has them")
+def test_nothing_is_said_of_ordinary_programs(
+    program: str, arguments: tuple[str, ...], tmp_path: Path, require_tool: Callable[[str], str]
+) -> None:
+    words = [word.replace("{}", str(tmp_path)) for word in arguments]
+    with Tracer(
+        *ONE_REPORT,
+        "--output",
+        tmp_path / "reports",
+        "0.5",
+        "4",
+        "--",
+        require_tool(program),
+        *words,
+    ) as tracer:
+        outcome = tracer.finish()
+    assert outcome.exit_code == 0, outcome.stderr
+    lines = (tmp_path / "reports").read_text().splitlines()
+    assert lines
+    assert [incomplete(Report(line)) for line in lines] == [set()] * len(lines)
+
+
+@pytest.mark.parametrize(
+    ("source", "flags"),
+    [
+        ("functions.c", ()),
+        ("allocator.c", ("-static",)),
+        ("operators.cpp", ("-std=c++17",)),
+        ("own_allocator.c", ()),
+        ("threads.c", ()),
+        ("hammer.c", ()),
+    ],
+)
+@pytest.mark.parametrize("library", ["", "jemalloc", "tcmalloc_minimal", "mimalloc"])
+@pytest.mark.may_skip("not every machine has every allocator")
+def test_nothing_is_said_of_what_is_hooked(
+    library: str, source: str, flags: tuple[str, ...], compiled: Compiler
+) -> None:
+    name = ctypes.util.find_library(library) if library else ""
+    if name is None:
+        pytest.skip(f"lib{library} is not installed")
+    report = trace_work([compiled(source, *flags)], target_env={"LD_PRELOAD": name}).report
+    assert incomplete(report) == set()

@@ -1,0 +1,30 @@
+/* Calls functions of mimalloc's own, which no program has to be rebuilt for that only wants another
+ * malloc: half of them are malloc and free under another name. Linked to libmimalloc itself, whose
+ * headers need not be installed. */
+#include "scenario.h"
+
+void *mi_malloc(size_t size);
+void *mi_malloc_aligned(size_t size, size_t alignment);
+void *mi_zalloc(size_t size);
+void mi_free(void *block);
+
+SCENARIO scenario_hooked(void) {
+    for (size_t i = 0; i < opaque(100); i++)
+        KEEP(mi_malloc(100));
+}
+
+SCENARIO scenario_unhooked(void) {
+    for (size_t i = 0; i < opaque(100); i++) {
+        KEEP(mi_malloc_aligned(200, 64));
+        KEEP(mi_zalloc(300));
+        mi_free(mi_zalloc(300));
+    }
+}
+
+int main(void) {
+    await_go();
+    scenario_hooked();
+    scenario_unhooked();
+    done();
+    return 0;
+}

@@ -1,0 +1,140 @@
+"""What is said of resident memory beside what is outstanding, for figures made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from leaktrace.analysis.resident import Account, judge
+from leaktrace.model import MemoryGrowth, MemoryKinds, RemarkKind, Total
+from leaktrace.target.mappings import parse_mappings
+from leaktrace.target.memory import _of_programs, parse_memory
+
+MIB = 1 << 20
+
+
+def grown(
+    anonymous: int = 0, file: int = 0, shared: int = 0, *, besides: int = 0, is_all: bool = False
+) -> MemoryGrowth:
+    """In MiB."""
+    kinds = MemoryKinds(anonymous * MIB, file * MIB, shared * MIB)
+    return MemoryGrowth(MemoryKinds(10**9), kinds, besides * MIB, is_all)
+
+
+def account(held: int, allocated: int, most: int = 0, count: int = 10, **others: Any) -> Account:
+    """In MiB, but for the number of allocations that are outstanding, and of all others."""
+    return Account(
+        Total(held * MIB, count), Total(allocated * MIB, count), Total(most * MIB, count), **others
+    )
+
+
+def verdict(memory: MemoryGrowth, figures: Account, programs: MemoryKinds | None = None) -> str:
+    remark = judge(memory, lambda: programs or MemoryKinds(), figures, 4242)
+    return "" if remark is None else remark.kind.value
+
+
+@pytest.mark.parametrize(
+    ("memory", "figures", "kind"),
+    [
+        # Nothing that the hooked functions ever allocated explains it.
+        (grown(64), account(0, 0), RemarkKind.UNTRACKED_MEMORY),
+        (grown(64), account(10, 20), RemarkKind.UNTRACKED_MEMORY),
+        (grown(0, 0, 64), account(0, 0), RemarkKind.UNTRACKED_MEMORY),
+        (grown(-100, 0, 64), account(0, 0), RemarkKind.UNTRACKED_MEMORY),
+        # It may have been freed meanwhile; or a report has shown that it was.
+        (grown(64), account(0, 1000), RemarkKind.KEPT_OR_UNTRACKED),
+        (grown(64), account(0, 64, 60), RemarkKind.KEPT),
+        (grown(64), account(40, 1000, 64), ""),
+        (grown(200), account(0, 1000, 60), RemarkKind.KEPT_OR_UNTRACKED),
+        (grown(0, 64), account(0, 1000, 64), RemarkKind.KEPT_OR_UNTRACKED),  # of a file: not kept
+        # Not touched; or swapped out, or in huge pages.
+        (grown(1), account(64, 64), RemarkKind.NOT_RESIDENT),
+        (grown(-50), account(64, 64), RemarkKind.NOT_RESIDENT),
+        (grown(1, besides=64), account(64, 64), ""),
+        # They go together, or the difference is small.
+        (grown(64), account(64, 64), ""),
+        (grown(15), account(0, 0), ""),
+        (grown(1), account(16, 16), ""),
+        (grown(1000), account(520, 520), ""),
+        # Small blocks take up far more than they hold.
+        (grown(40), account(1, 1, count=1_000_000), ""),
+        # Estimates may be off by three standard errors.
+        (grown(64), account(0, 0, error_bytes=20 * MIB), ""),
+        (grown(1), account(64, 64, error_bytes=20 * MIB), ""),
+        # Nobody knows what was lost.
+        (grown(64), account(0, 0, is_whole=False), ""),
+        (grown(1), account(64, 64, is_whole=False), RemarkKind.NOT_RESIDENT),
+    ],
+)
+def test_verdict(memory: MemoryGrowth, figures: Account, kind: str) -> None:
+    assert verdict(memory, figures) == kind
+
+
+def test_code_and_data_of_programs_are_nobodys_allocations() -> None:
+    """A compiler touches 80 MiB of its code, and 12 MiB of tables that the loader relocates."""
+    programs = MemoryKinds(anonymous=12 * MIB, file=110 * MIB)
+    assert verdict(grown(14, 80, is_all=True), account(2, 4), programs) == ""
+    assert verdict(grown(64, 80, is_all=True), account(2, 4), programs) == "untracked_memory"
+
+
+def test_sentences_have_the_figures() -> None:
+    def said(memory: MemoryGrowth, figures: Account) -> str:
+        remark = judge(memory, MemoryKinds, figures, 4242)
+        assert remark is not None
+        return f"{remark.text}|{remark.hint}"
+
+    assert said(grown(50, 2, 12), account(0, 1)) == (
+        "RSS grew by 64.0 MiB since the attach (anonymous memory 50.0 MiB, shared memory 12.0 "
+        "MiB), while the hooked functions allocated 1.0 MiB: most of it comes from elsewhere|"
+        "try --faults, which shows where memory is touched first"
+    )
+    assert "|mapped files belong to the page cache: pmap -x 4242 " in said(
+        grown(0, 64), account(0, 0)
+    )
+    assert "20.0 MiB is outstanding, after 70.0 MiB in an earlier report" in said(
+        grown(90), account(20, 70, 70)
+    )
+    assert said(grown(-3), account(64, 64)).startswith("RSS fell by 3.0 MiB since the attach, and")
+    assert "resident before" in said(grown(1), account(64, 64))
+    assert "resident before" not in said(grown(1, is_all=True), account(64, 64))
+
+
+STATUS = """Name:\tcat
+VmHWM:\t    1792 kB
+VmRSS:\t    1793 kB
+RssAnon:\t     256 kB
+RssFile:\t    1536 kB
+RssShmem:\t       1 kB
+VmSwap:\t       8 kB
+HugetlbPages:\t    2048 kB
+CoreDumping:\t0
+"""
+
+
+def test_memory_of_a_process() -> None:
+    memory = parse_memory(STATUS)
+    assert memory is not None
+    assert memory.resident == MemoryKinds(256 << 10, 1536 << 10, 1 << 10)
+    assert memory.resident.total == 1793 << 10
+    assert memory.besides == 2056 << 10
+    assert parse_memory("Name:\tzombie\nState:\tZ (zombie)\n") is None
+
+
+MAPS = b"""
+1000-2000 r--p 00000000 08:01 7 /bin/a
+2000-9000 r-xp 00001000 08:01 7 /bin/a
+9000-b000 r--p 00008000 08:01 7 /bin/a
+b000-c000 r--p 0000a000 08:01 7 /bin/a
+c000-d000 rw-p 0000b000 08:01 7 /bin/a
+d000-f000 rw-p 00000000 00:00 0
+10000-20000 r--s 00000000 08:01 9 /data
+20000-30000 rw-p 00000000 08:01 9 /data
+"""
+
+
+def test_what_programs_take_up() -> None:
+    """Relocated constants (b000) become memory of the process's own; other constants stay those of
+    the file, and so does a mapped file that holds no code."""
+    programs = _of_programs(parse_mappings(MAPS))
+    assert programs == MemoryKinds(anonymous=0x2000, file=0xC000)
