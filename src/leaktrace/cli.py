@@ -309,7 +309,7 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
     default=Limits.event_buffer_bytes,
     show_default=True,
     metavar="BYTES",
-    help="Room for events of --trace that wait to be printed.",
+    help="Room for events that wait for leaktrace: of --trace, and a fourth for those of mmap.",
 )
 @click.option(
     "--exit-code",

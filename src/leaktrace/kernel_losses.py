@@ -87,6 +87,7 @@ def describe_kernel_losses(
             "events",
             count(KernelLossKind.EVENTS),
             "traced calls not printed: the event buffer was full",
-            "raise --event-buffer-size, or trace fewer: --cache, -z, -s",
+            f"raise --event-buffer-size (now {limits.event_buffer_bytes:,}), or trace fewer: "
+            "--cache, -z, -s",
         ),
     )

@@ -65,6 +65,8 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
             "guessed_stacks",
             count(LossKind.GUESSED_STACKS),
             "allocations with a frame found by frame pointer, for want of unwind tables",
+            "such a frame may be wrong, and the allocations are counted all the same",
+            is_lost=False,
         ),
         Loss(
             "unmapped_code",
@@ -94,8 +96,9 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
         Loss(
             "foreign_probes",
             walks(WalkResult.FOREIGN_PROBE),
-            "allocations whose stack broke off at another tool's return probe",
-            "end the other tool that traces this process",
+            "allocations whose stack broke off at a return probe, which hides the caller",
+            "another tool's: end it; or one of leaktrace's own (leaktrace doctor -p PID), at which "
+            "a signal came",
         ),
         Loss(
             "threads",
@@ -106,7 +109,7 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
         Loss(
             "stale_calls",
             count(LossKind.STALE_CALLS),
-            "allocation calls that never returned: left by longjmp or an exception",
+            "allocation calls that were not seen to return: left by longjmp or an exception",
             "what they allocated, if anything, is not recorded",
         ),
         Loss(
@@ -119,7 +122,7 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
             "missed_frees",
             count(LossKind.MISSED_FREES),
             "blocks released unseen: their address was handed out again",
-            "something frees memory past the hooked functions",
+            "something frees memory past the hooked functions (leaktrace doctor -p PID)",
         ),
         Loss(
             "unread_results",
@@ -129,13 +132,15 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
         Loss(
             "region_events",
             count(LossKind.REGION_EVENTS),
-            "mmap, munmap and mremap calls missed: their buffer was full",
-            "figures of mapped regions may be off",
+            "mmap, munmap and mremap calls, forks or execs missed: their buffer was full",
+            f"raise --event-buffer-size (now {limits.event_buffer_bytes:,}); until then figures of "
+            "mapped regions may be off",
         ),
         Loss(
             "events",
             count(LossKind.EVENTS),
             "traced calls not printed: the event buffer was full",
-            "raise --event-buffer-size, or trace fewer: -z, -s",
+            f"raise --event-buffer-size (now {limits.event_buffer_bytes:,}), or trace fewer: "
+            "-z, -s",
         ),
     )

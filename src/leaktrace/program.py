@@ -60,6 +60,9 @@ _BY_SHAPE = (
 )
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
+# Calls of mmap and its kind are few next to malloc: they get a fourth of what --trace does.
+_REGION_SHARE = 4
+_PERF_SHARE = 4  # of that in each CPU's perf buffer, where there is no ring
 FILE_CAPACITY = 8192  # two lists of file mappings
 RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
 
@@ -162,6 +165,7 @@ def capacities_from_options(options: Options) -> dict[str, int]:
         "stacks": limits.max_stacks,
         "threads": limits.max_threads,
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
+        "region_events": event_pages(limits.event_buffer_bytes // _REGION_SHARE) * PAGE_BYTES,
         "file_mappings": FILE_CAPACITY,
         "points": POINT_CAPACITY,
         "suspended": _SUSPENDED_CAPACITY,
@@ -221,6 +225,7 @@ class Program:
     ring_buffer: bool
     freed_is_counted: bool  # at sites, by the programs
     event_pages: int
+    region_pages: int  # of a perf buffer
     loaded: Loaded
 
     def close(self) -> None:
@@ -348,6 +353,7 @@ class Compilation:
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
             freed_is_counted=bool(knobs["COUNT_FREED"]),
             event_pages=room["trace_events"] // PAGE_BYTES,
+            region_pages=event_pages(room["region_events"] // _PERF_SHARE),
             loaded=loaded,
         )
 

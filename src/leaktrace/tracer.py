@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace import abi
+from leaktrace import abi, notes
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
@@ -27,6 +27,7 @@ from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.links import return_probes_make_system_calls
 from leaktrace.model import Event, EventKind, Remark, Stack, StackEnd, TargetInfo
+from leaktrace.notes import Notes
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
@@ -34,15 +35,15 @@ from leaktrace.probes.attach import Attachments, HookedObject
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
 from leaktrace.probes.verify import verified, without_return_probes
 from leaktrace.probes.watch import ProbeWatch
-from leaktrace.program import Compilation, Program, Walker, way_of
+from leaktrace.program import Compilation, Program, way_of
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
-from leaktrace.target.mappings import Mapping, read_mappings
-from leaktrace.target.process import Process
+from leaktrace.target.mappings import Mapping, NoMappingsError, read_mappings
+from leaktrace.target.process import Process, is_running
 from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
 
@@ -72,7 +73,7 @@ class Tracer:
         self._regions = RegionLedger()
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
-        self._notes: list[str] = []
+        self._notes = Notes()
         self._probe_notes: tuple[str, ...] = ()
         self._children_noted = False
         self._started = 0  # the last image whose first call was seen
@@ -193,15 +194,10 @@ class Tracer:
         program = self._loaded
         if program.tables is None:
             self._follower = None
-            if self._options.stack_walker is not StackWalker.FP:
-                self._notes.append(
-                    "stacks are walked by frame pointers, which most binaries lack: "
-                    "this kernel refused the walker by unwind tables"
-                )
         elif self._follower is not None:
             self._follower.install(program.tables)
-            if program.walker is Walker.SINGLE:
-                self._notes.append("stacks are cut at 64 frames: this kernel refused tail calls")
+        chosen = self._options.stack_walker is StackWalker.FP
+        self._notes.add(*notes.of_walker(program.walker, was_chosen=chosen))
         if self._options.report.verbose:
             tell(f"stacks are walked by {program.walker}")
 
@@ -236,26 +232,14 @@ class Tracer:
                 self._completeness.hooked(plan)
         finally:
             plan.elf.close()
-        if hooked.refused:
-            self._notes.append(
-                f"not hooked in {hooked.name}, because the kernel can't probe them: "
-                + ", ".join(hooked.refused)
-            )
-        if hooked.left_out:
-            has_malloc = all(one.hook.symbol not in REQUIRED for one in hooked.left_out)
-            self._notes.append(
-                f"not hooked in {hooked.name}, because it could harm the process: "
-                + "; ".join(f"{one.hook.symbol} ({one.reason})" for one in hooked.left_out)
-                + ". What is allocated there is not in these figures"
-                + (", unless it calls malloc" if has_malloc else "")
-            )
+        self._notes.add(*notes.of_hooked(hooked))
         if self._options.report.verbose:
             tell(_describe(hooked))
 
     def _open_streams(self) -> None:
         program = self._loaded
         self._region_stream = EventStream(
-            program.region_events_fd, is_ring=program.ring_buffer, pages=64
+            program.region_events_fd, is_ring=program.ring_buffer, pages=program.region_pages
         )
         if program.trace_events_fd is not None:
             self._trace_stream = EventStream(
@@ -372,9 +356,7 @@ class Tracer:
         self._symbolizer.forget()
         name = self._target.read_name()
         if generation > self._first_generation:
-            self._notes.append(
-                f"it has executed another program ({printable(name)}): what came before is gone"
-            )
+            self._notes.add(notes.of_exec(name))
         now = time.monotonic()
         self._look_again_s = [now + delay for delay in _AFTER_EXEC_S]
 
@@ -388,10 +370,7 @@ class Tracer:
             self._watch.close()
         self._planner.forget()
         self._look_for_objects()
-        self._notes.append(
-            "another thread than the first executed a program: "
-            "what it allocated in its first moments was missed"
-        )
+        self._notes.add(notes.THREAD_EXECUTED)
 
     def next_look_s(self) -> float | None:
         """When `look_again` is due, on the clock of time.monotonic(); None: it isn't."""
@@ -451,17 +430,18 @@ class Tracer:
                 return
             for plan in self._planner.plan_process(self._target.pid, mappings):
                 self._attach(plan, mappings)
-                self._notes.append(
-                    f"{plan.name} was hooked when it was first seen: "
-                    "what it handed out before is unknown"
-                )
+                self._notes.add(notes.of_late_object(plan.name))
+        except NoMappingsError:
+            # A process that lives has some, but while it executes a program: that is looked for.
+            if self._target.is_alive() and not is_running(self._target.pid):
+                self._notes.add(notes.FIRST_THREAD_EXITED)
         except TargetError as error:
             if self._target.is_alive():
-                self._notes.append(error.message)
+                self._notes.add(error.message)
         except ObjectFileError:
             return  # the chosen object isn't mapped yet
         except LeaktraceError as error:
-            self._notes.append(f"an object loaded later is not traced: {error.message}")
+            self._notes.add(f"an object loaded later is not traced: {error.message}")
 
     def snapshot(self) -> Snapshot:
         """Read the maps, with everything that happened until now taken into account."""
@@ -480,16 +460,22 @@ class Tracer:
         """The target as reports name it."""
         self._note_children()
         fault_notes = () if self._faults is None else self._faults.notes()
-        stopped = ("a signal has stopped it (SIGSTOP)",) if self._target.is_stopped() else ()
+        stopped = (notes.STOPPED,) if self._target.is_stopped() else ()
+        hooked = self._hooked_now()
         return TargetInfo(
             pid=self._target.pid,
             command=self._target.read_name(),
-            allocators=self._sources(),
+            allocators=(
+                ("page faults",)
+                if self._faults is not None
+                else tuple(f"{one.name}: {len(one.functions)} functions" for one in hooked)
+            ),
             notes=tuple(
                 dict.fromkeys(
                     (
                         *self._notes,
                         *stopped,
+                        *(() if hooked or self._faults else (notes.NO_ALLOCATOR_AFTER_EXEC,)),
                         *self._probe_notes,
                         *fault_notes,
                         *self._replacements(),
@@ -517,24 +503,15 @@ class Tracer:
         children = self._target.children()
         if children:
             self._children_noted = True
-            self._notes.append(
-                f"it has child processes, which are not traced: see leaktrace -p {children[0]}"
-            )
+            self._notes.add(notes.of_children(children[0]))
 
-    def _sources(self) -> tuple[str, ...]:
+    def _hooked_now(self) -> list[HookedObject]:
         """Where events come from: after an exec only what the program has mapped."""
         assert self._attachments is not None
-        if self._faults is not None:
-            return ("page faults",)
         hooked = self._attachments.objects
         if self._generation and not self._look_again_s:
-            hooked = [one for one in hooked if self._is_mapped(one.path)]
-            if not hooked:
-                self._notes.append(
-                    "no object of the program that it executed defines malloc and free "
-                    "(stripped, or Go?): try --faults"
-                )
-        return tuple(f"{one.name}: {len(one.functions)} functions" for one in hooked)
+            return [one for one in hooked if self._is_mapped(one.path)]
+        return hooked
 
     def _is_mapped(self, path: str) -> bool:
         return bool(self._mapped & {path, str(Path(path).resolve())})

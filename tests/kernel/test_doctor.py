@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.compiling import Compiler
+from harness.target import Target
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -202,6 +204,23 @@ def test_points_as_a_table(sleeper: int) -> None:
     lines = doctor_of(sleeper).splitlines()
     assert any(re.search(r"^  malloc +\+\d+ \S+ .* 1 trap$", line) for line in lines)
     assert any(re.search(r"^  free .* release +1 trap$", line) for line in lines)
+
+
+def test_an_allocator_that_is_not_hooked_is_named(compiled: Compiler) -> None:
+    with Target([compiled("prefixed_allocator.c", "-DPROGRAM", "-DLIBRARY")]) as target:
+        target.await_ready()
+        lines = doctor_of(target.pid).splitlines()
+        told = json.loads(doctor_of(target.pid, "--json"))
+    (line,) = [line for line in lines if line.startswith("not hooked: ")]
+    assert "jemalloc, as _rjem_malloc" in line
+    (found,) = told["unhooked"]
+    assert "_rjem_malloc" in found["text"]
+    assert "--faults" in found["hint"]
+
+
+def test_nothing_is_named_where_all_is_hooked(sleeper: int) -> None:
+    assert json.loads(doctor_of(sleeper, "--json"))["unhooked"] == []
+    assert "not hooked" not in doctor_of(sleeper)
 
 
 def test_probes_of_a_process_that_is_not_there() -> None:

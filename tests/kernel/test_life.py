@@ -113,6 +113,26 @@ def test_target_executes_another_program(compiled: Compiler) -> None:
     assert "executed another program (after_exec" in " ".join(report.raw["target"]["notes"])
 
 
+def test_a_process_that_executes_itself_again_and_again(compiled: Compiler) -> None:
+    """While it executes a program a process has no mappings, and no memory. It has not ended."""
+    with Target([compiled("exec_storm.c"), "1000", "wait"]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, "0.01") as tracer:
+            tracer.await_armed()
+            target.tell()
+            target.await_ready()
+            while not tracer.next_report().raw["target"]["notes"]:
+                pass
+            target.do()
+            outcome = tracer.stop()
+        assert target.end() == 0
+    assert outcome.exit_code == 0, outcome.stderr
+    report = outcome.reports[-1]
+    assert report.under("scenario_after_storm") == Total(6 * 60, 6)
+    for note in report.raw["target"]["notes"]:
+        assert note.startswith("it has executed another program (exec_storm")
+
+
 def test_children_are_not_the_target(compiled: Compiler) -> None:
     """A forked child frees what it inherited and allocates: its memory is not the parent's."""
     with Target([compiled("commands.c")]) as target:
@@ -182,6 +202,8 @@ def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> N
     (report,) = outcome.reports
     assert report.raw["reason"] == "interrupted (SIGINT)"
     assert report.under("scenario_command_malloc") == Total(2310, 77)
+    (note,) = report.raw["target"]["notes"]
+    assert note.startswith("its first thread has exited")
 
 
 def test_a_process_whose_first_thread_has_exited_is_not_called_ended(compiled: Compiler) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from harness.compiling import Compiler
 from harness.reports import Report, Total
 from harness.target import Target
-from harness.tracer import NEVER, Tracer, trace_work
+from harness.tracer import NEVER, ONE_REPORT, Tracer, trace_work
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -54,6 +56,28 @@ def test_full_stack_maps_lose_stacks_and_no_allocation(compiled: Compiler) -> No
     lost = [site for site in report.sites if site.raw["stack_end"] == "lost"]
     assert len(report.sites) - len(lost) <= 1000
     assert report.losses["stacks"] == sum(site.total.count for site in lost)
+
+
+@pytest.mark.parametrize("buffer", ["auto", "perf"])
+def test_a_full_buffer_of_region_events_can_be_made_larger(buffer: str, compiled: Compiler) -> None:
+    """20,000 mappings come and go while leaktrace doesn't run."""
+    lost = []
+    for size in (1 << 20, 128 << 20):
+        options = ("--event-buffer", buffer, "--event-buffer-size", str(size))
+        with Target([compiled("commands.c")]) as target:
+            target.await_ready()
+            with Tracer("-p", str(target.pid), *ONE_REPORT, *options, NEVER) as tracer:
+                tracer.await_armed()
+                tracer.process.send_signal(signal.SIGSTOP)
+                target.do("regions 20000")
+                tracer.process.send_signal(signal.SIGCONT)
+                outcome = tracer.stop()
+            assert target.end() == 0
+        assert outcome.exit_code == 0, outcome.stderr
+        lost.append(outcome.reports[-1].losses)
+    assert set(lost[0]) == {"region_events"}
+    assert 0 < lost[0]["region_events"] <= 40_000
+    assert lost[1] == {}
 
 
 def test_size_filters_include_their_bounds(compiled: Compiler) -> None:

@@ -6,22 +6,26 @@ import json
 from collections.abc import Iterator
 
 from leaktrace.abi import Action
+from leaktrace.model import Remark
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.plan import Followed, ObjectPlan, Planner, Probe, best_way
 from leaktrace.symbols.names import printable
 from leaktrace.target.process import Process
 
 
-def plans_of(pid: int) -> list[ObjectPlan]:
-    """The plans of a running process, their files closed. Raises TargetError."""
+def plans_of(pid: int) -> tuple[list[ObjectPlan], list[Remark]]:
+    """The plans of a running process, their files closed, and what isn't hooked of its allocators.
+    Raises TargetError."""
     process = Process(pid)
+    planner = Planner(ObjectChoice(), way=best_way())
     try:
-        plans = Planner(ObjectChoice(), way=best_way()).plan_process(pid)
+        plans = planner.plan_process(pid)
     finally:
         process.close()
     for plan in plans:
         plan.elf.close()
-    return plans
+    assert planner.survey is not None  # nothing was chosen
+    return plans, list(planner.survey.remarks(lambda _: True))
 
 
 def traps(probe: Probe) -> int:
@@ -41,7 +45,7 @@ def _cost(emulated: bool) -> str:
 def probe_lines(pid: int) -> Iterator[str]:
     """A table an object: function, where in it, the instruction there, what is known there, and
     what it costs; for return probes and functions that are left out, why."""
-    plans = plans_of(pid)
+    plans, unhooked = plans_of(pid)
     if not plans:
         yield f"no object of process {pid} defines malloc and free: try --faults"
     else:
@@ -62,6 +66,8 @@ def probe_lines(pid: int) -> Iterator[str]:
             yield from _point_lines(followed)
         for one in plan.left_out:
             yield f"  {one.hook.symbol:<24} left out: {one.reason}"
+    for remark in unhooked:
+        yield f"not hooked: {printable(remark.text)}"
     if any(plan.followed for plan in plans):
         yield ""
         yield from _LEGEND
@@ -98,7 +104,7 @@ def _point_lines(followed: Followed) -> Iterator[str]:
 
 def probes_to_json(pid: int) -> str:
     """The same as one JSON object, schema leaktrace/probes/1."""
-    plans = plans_of(pid)
+    plans, unhooked = plans_of(pid)
     return json.dumps(
         {
             "schema": "leaktrace/probes/1",
@@ -142,6 +148,10 @@ def probes_to_json(pid: int) -> str:
                 }
                 for plan in plans
                 for one in plan.left_out
+            ],
+            "unhooked": [
+                {"text": printable(remark.text), "hint": printable(remark.hint)}
+                for remark in unhooked
             ],
         },
         indent=2,

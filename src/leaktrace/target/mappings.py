@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from leaktrace.errors import TargetError
+from leaktrace.target.process import is_running
 
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) ([0-9]+)(?: +(.*))?",
     re.DOTALL,
 )
 _DELETED = " (deleted)"
+_EXEC_TAKES_S = (0.001, 0.005, 0.02)  # between looks at a process that has no mappings
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,38 @@ class Mapping:
         return f"/proc/{pid}/map_files/{self.start:x}-{self.end:x}"
 
 
+class NoMappingsError(TargetError):
+    """The process has no mappings, or none that the kernel shows."""
+
+
 def read_mappings(pid: int) -> tuple[Mapping, ...]:
-    """The mappings of a process by ascending address. Raises TargetError when there are none."""
+    """The mappings of a process by ascending address.
+
+    Raises TargetError when they may not be read, NoMappingsError when there are none. While it
+    executes another program a process has none for a moment: that is waited for.
+    """
+    for wait_s in _EXEC_TAKES_S:
+        mappings = _mappings_now(pid)
+        if mappings or not is_running(pid):
+            break
+        time.sleep(wait_s)
+    else:
+        mappings = _mappings_now(pid)
+    if mappings:
+        return mappings
+    if is_running(pid):
+        raise NoMappingsError(
+            f"process {pid} has no mappings: it executes one program after the other, or is a "
+            "kernel thread",
+            "try again; --kernel traces the kernel's own allocations",
+        )
+    raise NoMappingsError(
+        f"process {pid} has no memory any more: it, or its first thread, has ended",
+        "check the process id",
+    )
+
+
+def _mappings_now(pid: int) -> tuple[Mapping, ...]:
     try:
         text = Path(f"/proc/{pid}/maps").read_bytes()
     except PermissionError as error:
@@ -62,17 +95,9 @@ def read_mappings(pid: int) -> tuple[Mapping, ...]:
             if os.geteuid()
             else "root lacks CAP_SYS_PTRACE here (a container?), or a security module protects it",
         ) from error
-    except OSError as error:  # ENOENT, or ESRCH when it ends while we read
-        raise TargetError(
-            f"process {pid} is gone", "check the process id: it may have ended just now"
-        ) from error
-    mappings = parse_mappings(text)
-    if not mappings:
-        raise TargetError(
-            f"process {pid} has no memory: it has ended, or it is a kernel thread",
-            "check the process id; --kernel traces the kernel's own allocations",
-        )
-    return mappings
+    except OSError:  # ENOENT, or ESRCH when it ends, or executes a program, while we read
+        return ()
+    return parse_mappings(text)
 
 
 def parse_mappings(text: bytes) -> tuple[Mapping, ...]:

@@ -1,0 +1,71 @@
+"""What the report says of each kind of loss, and whether the advice can be followed."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from leaktrace import abi, notes
+from leaktrace.cli import trace_command
+from leaktrace.kernel_losses import describe_kernel_losses
+from leaktrace.losses import ALLOCATION_LOSSES, describe_losses
+from leaktrace.model import Loss
+from leaktrace.options import Limits
+from leaktrace.program import Walker
+
+LIMITS = Limits()
+LOSSES = {
+    loss.name: loss for loss in describe_losses(np.zeros(abi.LOSS_COUNTERS, np.uint64), LIMITS)
+}
+KERNEL_LOSSES = describe_kernel_losses(np.zeros(64, np.uint64), 0, LIMITS)
+OPTIONS = {word for option in trace_command.params for word in option.opts}
+
+
+@pytest.mark.parametrize("loss", [*LOSSES.values(), *KERNEL_LOSSES], ids=lambda loss: loss.name)
+def test_options_that_are_named_exist(loss: Loss) -> None:
+    named = set(re.findall(r"(?<!\w)--?[a-z][-a-z]*", loss.hint.replace("doctor -p PID", "doctor")))
+    assert named <= OPTIONS
+
+
+@pytest.mark.parametrize("loss", [*LOSSES.values(), *KERNEL_LOSSES], ids=lambda loss: loss.name)
+def test_what_is_full_can_be_made_larger(loss: Loss) -> None:
+    """And the present size is told."""
+    if re.search(r"\bfull\b", loss.meaning):
+        assert re.search(r"raise --[-a-z]+ \(now [\d,]+\)", loss.hint)
+
+
+def test_a_guess_is_not_lost() -> None:
+    assert [loss.name for loss in LOSSES.values() if not loss.is_lost] == ["guessed_stacks"]
+
+
+def test_a_return_probe_need_not_be_another_tools() -> None:
+    """One of ours, interrupted by a signal whose handler allocates, ends a walk, too."""
+    loss = LOSSES["foreign_probes"]
+    assert "another tool" not in loss.meaning
+    assert "leaktrace's own" in loss.hint
+
+
+def test_kinds_of_allocations_that_are_missing() -> None:
+    """Those that make a figure doubtful are no walks, and no bytes of another kind."""
+    assert abi.LossKind.ALLOCATION_BYTES not in ALLOCATION_LOSSES
+    assert max(ALLOCATION_LOSSES) < abi.LossKind.WALKS
+
+
+def test_a_note_is_told_once() -> None:
+    told = notes.Notes()
+    told.add("b")
+    told.add("a", "b")
+    assert list(told) == ["b", "a"]
+
+
+def test_why_stacks_are_walked_by_frame_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(machine: str, *, was_chosen: bool = False) -> list[str]:
+        monkeypatch.setattr("leaktrace.notes.machine", lambda: machine)
+        return list(notes.of_walker(Walker.FRAME_POINTERS, was_chosen=was_chosen))
+
+    assert "this kernel refused" in said("x86_64")[0]
+    assert "kernel" not in said("aarch64")[0]
+    assert "not supported on aarch64" in said("aarch64")[0]
+    assert said("x86_64", was_chosen=True) == []
