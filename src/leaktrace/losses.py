@@ -1,4 +1,4 @@
-"""Everything that can be lost, in words: what it means and which option helps."""
+"""Everything that can be lost, or guessed, in words: what it means and which option helps."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
             "guessed_stacks",
             count(LossKind.GUESSED_STACKS),
             "allocations with a frame found by frame pointer, for want of unwind tables",
+            is_lost=False,
         ),
         Loss(
             "unmapped_code",

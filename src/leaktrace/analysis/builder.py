@@ -42,6 +42,7 @@ STACK_ENDS = {
     StackEndCode.TRUNCATED: StackEnd.TRUNCATED,
     StackEndCode.GUESSED: StackEnd.GUESSED,
     StackEndCode.BROKEN: StackEnd.BROKEN,
+    StackEndCode.GO: StackEnd.GO,
 }
 
 

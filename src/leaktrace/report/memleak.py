@@ -63,7 +63,7 @@ class MemleakReporter(Reporter):
             self._told_estimate = True
             self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled")
         for loss in report.losses:
-            if loss.count != self._told_losses.get(loss.name, 0):
+            if loss.is_lost and loss.count != self._told_losses.get(loss.name, 0):
                 self._told_losses[loss.name] = loss.count
                 self.notice(_loss_notice(loss))
 

@@ -55,10 +55,15 @@ _SHORT_ID_DIGITS = 6  # still tell the sites of a report apart
 _STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
     StackEnd.GUESSED: "stack guessed: a frame was found by its frame pointer only",
+    StackEnd.GO: "Go below: it called the C code above from another stack",
     StackEnd.BROKEN: "stack broken: the next frame can't be found",
     StackEnd.LOST: "stack lost: it could not be stored",
 }
-_END_WORDS = {StackEnd.UNKNOWN: "by frame pointers (ends unknown)"}
+_END_WORDS = {
+    StackEnd.UNKNOWN: "by frame pointers (ends unknown)",
+    StackEnd.GUESSED: "with guessed frames",
+    StackEnd.GO: "up to Go",
+}
 
 
 class TextReporter(Reporter):
@@ -306,7 +311,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
 
 
 def _footer(report: Report, width: int) -> Iterator[Text]:
-    losses = [loss for loss in report.losses if loss.count]
+    losses = [loss for loss in report.losses if loss.count and loss.is_lost]
     for loss in losses:
         yield from _loss(loss, width)
     if report.cost is not None and report.cost.events_per_s is not None:
