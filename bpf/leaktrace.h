@@ -45,6 +45,7 @@ enum stack_end {
     END_TRUNCATED = 2,
     END_GUESSED = 3,
     END_BROKEN = 4,
+    END_GO = 5, /* called from Go code, whose stack lies elsewhere */
 };
 
 /* Why a walk ended. */
@@ -58,7 +59,8 @@ enum walk_result {
     WALK_NOT_UPWARD = 6,    /* a frame at or below the one before it */
     WALK_FOREIGN_PROBE = 7, /* a return probe of somebody else hides the return address */
     WALK_TOO_DEEP = 8,
-    WALK_RESULTS = 9,
+    WALK_GO = 9, /* not a loss */
+    WALK_RESULTS = 10,
 };
 
 /* How a row of an unwind table finds the canonical frame address (CFA): see unwind/rows.py. */
@@ -363,7 +365,7 @@ enum loss {
     LOSS_FAILED_STACKS = 11,  /* the walk returned no frame */
     LOSS_GUESSED_STACKS = 12, /* with a frame found by frame pointer, for want of better */
     LOSS_WALKS = 13,          /* from here on: walks by how they ended, enum walk_result */
-    LOSS_KINDS = 22,
+    LOSS_KINDS = 23,
 };
 
 #endif

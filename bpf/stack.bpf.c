@@ -255,17 +255,46 @@ static __always_inline int find_cfa(struct walk *walk) {
     return WALK_NO_RULE;
 }
 
+/* The first eight bytes of `mov $15, %rax; syscall`, which a signal handler returns to. */
+#define SIGNAL_TRAMPOLINE 0x0f0000000fc0c748ULL
+
+/* A return address in code of an object that no unwind information covers. Where no call stands
+ * before it, nobody has called: it was put on the stack for the function to end in, by makecontext,
+ * by coroutines in assembly, or by the kernel for a signal handler. Those are the ways a call is
+ * encoded: e8 and four bytes; ff /2 in two, three, four, six or seven. */
+static __always_inline int step_over_planted(struct walk *walk) {
+    struct unwind_mapping *mapping = unwind_mappings.lookup(&walk->mapping);
+
+    if (!mapping || !mapping->page_count)
+        return WALK_NO_ROW; /* generated code goes its own ways */
+    if (bpf_probe_read_user(walk->saved, 16, (void *)(walk->ip - 8)))
+        return WALK_NO_ROW;
+    u64 before = walk->saved[0];
+    if (walk->saved[1] == SIGNAL_TRAMPOLINE)
+        return step_over_signal(walk);
+    if ((before >> 24 & 0xff) == 0xe8 || (before >> 48 & 0x38ff) == 0x10ff ||
+        (before >> 40 & 0x38ff) == 0x10ff || (before >> 32 & 0x38ff) == 0x10ff ||
+        (before >> 16 & 0x38ff) == 0x10ff || (before >> 8 & 0x38ff) == 0x10ff)
+        return WALK_NO_ROW;
+    return WALK_COMPLETE;
+}
+
 /* From a frame to its caller. */
 static __always_inline int step(struct walk *walk) {
     int result = find_row(walk, walk->ip - walk->is_return_address);
 
     if (result && walk->ip - walk->trampoline < 64)
         return step_over_trampoline(walk);
+    if (result == WALK_NO_ROW && walk->is_return_address && !walk->guessed) {
+        int planted = step_over_planted(walk);
+        if (planted != WALK_NO_ROW)
+            return planted;
+    }
     if (result)
         return step_by_frame_pointer(walk, result);
     u32 rule = (walk->row >> 16) & 7;
     if (rule == RULE_END)
-        return WALK_COMPLETE;
+        return walk->row & 0xffff ? WALK_GO : WALK_COMPLETE;
     if (rule == RULE_SIGNAL)
         return step_over_signal(walk);
     result = find_cfa(walk);
@@ -402,7 +431,8 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
 
     if (result == WALK_GOES_ON)
         result = WALK_TOO_DEEP;
-    if (result != WALK_COMPLETE) /* the counters are everybody's: not one that counts each call */
+    /* The counters are everybody's: not one that counts each call. */
+    if (result != WALK_COMPLETE && result != WALK_GO)
         lose(LOSS_WALKS + result, 1);
     if (result == WALK_NO_MAPPING || walk->guessed) {
         struct unwind_list *list = unwind_list.lookup(&zero);
@@ -413,6 +443,8 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
     stack->result = result;
     if (result == WALK_TOO_DEEP)
         stack->end = END_TRUNCATED;
+    else if (result == WALK_GO)
+        stack->end = END_GO;
     else if (result != WALK_COMPLETE)
         stack->end = END_BROKEN;
     else

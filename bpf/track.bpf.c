@@ -67,7 +67,8 @@ static __always_inline void walked(struct pt_regs *ctx, struct thread *thread, i
     u64 id = finish_walk(ctx, thread, result);
 
     count(TALLY_WALKED_STACKS);
-    if (store(ctx, thread, id) && thread->stack.end == END_COMPLETE)
+    if (store(ctx, thread, id) &&
+        (thread->stack.end == END_COMPLETE || thread->stack.end == END_GO))
         keep_known(&thread->walk, id);
 }
 #endif

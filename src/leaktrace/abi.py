@@ -120,6 +120,7 @@ class StackEndCode(IntEnum):
     TRUNCATED = 2
     GUESSED = 3
     BROKEN = 4
+    GO = 5
 
 
 class Function(IntEnum):
@@ -215,6 +216,7 @@ class WalkResult(IntEnum):
     NOT_UPWARD = 6
     FOREIGN_PROBE = 7
     TOO_DEEP = 8
+    GO = 9
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

@@ -1,4 +1,4 @@
-"""Everything that can be lost, in words: what it means and which option helps."""
+"""Everything that can be lost, or guessed, in words: what it means and which option helps."""
 
 from __future__ import annotations
 
@@ -65,7 +65,6 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
             "guessed_stacks",
             count(LossKind.GUESSED_STACKS),
             "allocations with a frame found by frame pointer, for want of unwind tables",
-            "such a frame may be wrong, and the allocations are counted all the same",
             is_lost=False,
         ),
         Loss(

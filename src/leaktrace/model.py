@@ -17,6 +17,7 @@ class StackEnd(StrEnum):
     COMPLETE = "complete"  # reached the outermost frame
     TRUNCATED = "truncated"  # deeper than the walker goes
     GUESSED = "guessed"  # a frame was found by frame pointer where nothing better was known
+    GO = "go"  # complete up to Go code, which called C: its stack lies elsewhere
     BROKEN = "broken"  # a frame could not be read or has no rule
     UNKNOWN = "unknown"  # the walker can't tell (frame pointers only)
     LOST = "lost"  # the stack could not be stored; the allocation is counted all the same
@@ -120,7 +121,7 @@ class Loss:
     meaning: str  # e.g. "allocations not recorded: the map is full"
     hint: str = ""  # e.g. "raise --max-allocs (now 1,000,000)"
     bytes: int | None = None  # where the size of what was lost is known
-    is_lost: bool = True  # else it is known by a way that may be wrong
+    is_lost: bool = True  # False: nothing is missing, but not all of it is certain
 
 
 class RemarkKind(StrEnum):

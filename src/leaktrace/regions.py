@@ -122,6 +122,18 @@ class RegionLedger:
                 self._insert(region.part(end, region.end))
         return released
 
+    def covers(self, address: int, size_bytes: int) -> bool:
+        """Whether all of [address, address + size) is in regions."""
+        end = _page_end(address + size_bytes)
+        at = address
+        index = bisect.bisect_right(self._starts, at) - 1
+        while 0 <= index < len(self._starts) and at < end:
+            region = self._by_start[self._starts[index]]
+            if not region.start <= at < region.end:
+                return False
+            at, index = region.end, index + 1
+        return at >= end > address
+
     def clear(self) -> None:
         """exec: the address space is a new one."""
         self._starts.clear()

@@ -4,6 +4,7 @@ neither BPF nor root: analysis and reports work on a `Snapshot` wherever it come
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,9 +56,15 @@ class Snapshot:
 
 
 def take_snapshot(
-    program: Program, regions: RegionLedger, *, combined_only: bool, count_unit: int = 1
+    program: Program,
+    regions: RegionLedger,
+    *,
+    combined_only: bool,
+    count_unit: int = 1,
+    is_left_out: Callable[[int], bool] = lambda stack_id: False,
 ) -> Snapshot:
-    """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py).
+    """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py);
+    `is_left_out`: whether what was mapped from a stack is not to be counted.
 
     The maps change while they are read. A record that is there all the while is read exactly
     once; one that comes or goes meanwhile may be missed, and the counters of a site may be a few
@@ -78,6 +85,12 @@ def take_snapshot(
             keys, values = keys[current], values[current]
         addresses, records = keys.astype(np.uint64, copy=False), values
         region_addresses, region_records = regions.records()
+        # The stack of one may be understood only when an object that is new was looked at.
+        of_stack = region_records["stack_id"]
+        left_out = [one for one in np.unique(of_stack).tolist() if is_left_out(one)]
+        if left_out:
+            counted = ~np.isin(of_stack, np.array(left_out, dtype=np.uint64))
+            region_addresses, region_records = region_addresses[counted], region_records[counted]
         if len(region_records):  # else spare a copy of what may be millions
             addresses = np.concatenate([addresses, region_addresses])
             records = np.concatenate([records, region_records])
@@ -85,6 +98,8 @@ def take_snapshot(
 
     keys, sites = program.sites.read_all()
     current = sites["generation"] == session["generation"]
+    for index in np.nonzero(current & (sites["is_region"] != 0))[0].tolist():
+        current[index] = not is_left_out(int(keys[index]))
     site_ids, sites = keys[current].astype(np.uint64), sites[current]
     _count_freed_regions(site_ids, sites, regions, count_unit)
     return Snapshot(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from leaktrace import abi, notes
+from leaktrace.allocators_own import AllocatorsOwn
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
@@ -71,6 +72,7 @@ class Tracer:
         self._sampling = Sampling.from_filters(options.filters)
         self._planner = Planner(options.objects, way=way_of(options))
         self._regions = RegionLedger()
+        self._own = AllocatorsOwn(self._addresses_of)
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
         self._notes = Notes()
@@ -134,6 +136,7 @@ class Tracer:
                 self._first_generation if self.command is not None else None,
             )
             mappings = self._mappings()
+            self._own.follow(mappings)
             self._remove_leftovers(plans, mappings)
             for plan in plans:
                 self._attach(plan, mappings)
@@ -226,6 +229,7 @@ class Tracer:
             plan = without_return_probes(plan, "a seccomp filter could end it for a return probe")
         try:
             hooked = self._attachments.attach(plan)
+            self._own.add(plan)
             if self._watch is not None:
                 self._watch.add(plan, hooked.offsets)
             if self._completeness is not None:
@@ -331,7 +335,10 @@ class Tracer:
                     if self._watch is not None:
                         self._watch.forked()
                 case _ if int(event["generation"]) == self._generation:
-                    self._regions.apply(event)
+                    if self._own.takes(event):
+                        self._regions.release(int(event["address"]), int(event["size"]))
+                    else:
+                        self._regions.apply(event)
         if self._current_generation() > self._generation:
             executed = True
             self._on_exec(self._current_generation())
@@ -340,7 +347,8 @@ class Tracer:
             # What a command does before its exec is our doing.
             first = 0 if self.command is None else 1
             decoded = _decode(self._trace_stream.drain())
-            events = [self._name_event(e) for e in decoded if int(e["generation"]) >= first]
+            told = (e for e in decoded if int(e["generation"]) >= first and not self._own.hides(e))
+            events = [self._name_event(event) for event in told]
         return events, executed
 
     def _current_generation(self) -> int:
@@ -352,6 +360,7 @@ class Tracer:
     def _on_exec(self, generation: int) -> None:
         self._generation = generation
         self._regions.clear()
+        self._own.forget()
         self._stacks.clear()
         self._symbolizer.forget()
         name = self._target.read_name()
@@ -422,6 +431,7 @@ class Tracer:
         try:
             mappings = read_mappings(self._target.pid)
             self._mapped = {m.path for m in mappings if m.is_executable}
+            self._own.follow(mappings)
             if self._follower is not None:
                 self._follower.follow(mappings, self._generation)
             self._symbolizer.refresh(mappings)
@@ -454,6 +464,7 @@ class Tracer:
             self._regions,
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
+            is_left_out=self._own.is_own,
         )
 
     def info(self) -> TargetInfo:
@@ -542,9 +553,12 @@ class Tracer:
         stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
         if stored is None:
             return Stack((), StackEnd.LOST)
-        addresses = stored["pc"][: int(stored["frame_count"])].tolist()
-        frames = self._symbolizer.symbolize_stack(addresses)
+        frames = self._symbolizer.symbolize_stack(_addresses(stored))
         return Stack(frames, STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
+
+    def _addresses_of(self, stack_id: int) -> list[int] | None:
+        stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
+        return None if stored is None else _addresses(stored)
 
     def _name_event(self, event: np.void) -> Event:
         size, stack_id = int(event["size"]), int(event["stack_id"])
@@ -599,6 +613,11 @@ def _decode(messages: list[bytes]) -> Iterable[np.void]:
     size = abi.EVENT.itemsize
     events = np.frombuffer(b"".join(m[:size] for m in messages), dtype=abi.EVENT)
     return events[np.argsort(events["time_ns"], kind="stable")]
+
+
+def _addresses(stored: np.void) -> list[int]:
+    addresses: list[int] = stored["pc"][: int(stored["frame_count"])].tolist()
+    return addresses
 
 
 def _is_settled(stack: Stack) -> bool:

@@ -42,6 +42,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.report import FORMATS, create_reporter
+from leaktrace.report.json_lines import report_object
 
 GOLDEN = Path(__file__).parent / "golden"
 MS = 1_000_000
@@ -493,6 +494,25 @@ def test_text_speaks_of_one_in_the_singular() -> None:
 
 def test_text_says_what_an_unknown_end_means() -> None:
     assert "stacks: 3 by frame pointers (ends unknown)" in rendered("text", WEIGHTED)
+
+
+def test_what_is_guessed_is_not_lost() -> None:
+    losses = (Loss("guessed_stacks", 7, "allocations with a guessed frame", is_lost=False),)
+    ends = {StackEnd.COMPLETE: 30, StackEnd.GUESSED: 7, StackEnd.GO: 2}
+    report = replace(QUIET, losses=losses, stack_ends=ends)
+    assert ("lost: nothing   stacks: 30 complete, 7 with guessed frames, 2 up to Go\n") in rendered(
+        "text", report
+    )
+    notices = io.StringIO()
+    create_reporter("memleak", io.StringIO(), notices).report(report)
+    assert "lost" not in notices.getvalue()
+    assert report_object(report)["losses"] == {"guessed_stacks": 7}
+
+
+def test_text_says_where_go_begins() -> None:
+    site = replace(PARSE_SITE, stack=replace(PARSE_SITE.stack, end=StackEnd.GO))
+    text = rendered("text", replace(BUSY, sites=(site,)))
+    assert "    (Go below: it called the C code above from another stack)\n" in text
 
 
 def test_text_says_a_note_once() -> None:

@@ -42,7 +42,8 @@ from leaktrace.unwind.table import (
 BASE = 0x400000
 SECTION = BASE + 0x100000
 
-SCALED_RULES = [rule for rule in Rule if rule not in (Rule.RULE_PLT, Rule.RULE_NONE)]
+UNSCALED_RULES = [Rule.RULE_PLT, Rule.RULE_NONE, Rule.RULE_END]
+SCALED_RULES = [rule for rule in Rule if rule not in UNSCALED_RULES]
 SOME_ROWS = st.builds(
     Row,
     pc=st.integers(0, (1 << 32) - 1),
@@ -52,7 +53,7 @@ SOME_ROWS = st.builds(
 ) | st.builds(
     Row,
     pc=st.integers(0, (1 << 32) - 1),
-    rule=st.sampled_from([Rule.RULE_PLT, Rule.RULE_NONE]),
+    rule=st.sampled_from(UNSCALED_RULES),
     cfa_offset=st.integers(-0x8000, 0x7FFF),
     saved_rbp=st.integers(0, 255),
 )

@@ -47,6 +47,7 @@ STACK_ENDS = {
     StackEndCode.TRUNCATED: StackEnd.TRUNCATED,
     StackEndCode.GUESSED: StackEnd.GUESSED,
     StackEndCode.BROKEN: StackEnd.BROKEN,
+    StackEndCode.GO: StackEnd.GO,
 }
 
 _FEW_LOST = 100  # one allocation in so many, at most: what is left tells the same

@@ -68,7 +68,7 @@ class MemleakReporter(Reporter):
                 self.notice(printable(f"incomplete: {remark.text}; {remark.hint}"))
         self._told_remarks |= {remark.kind for remark in report.remarks}
         for loss in report.losses:
-            if loss.count != self._told_losses.get(loss.name, 0):
+            if loss.is_lost and loss.count != self._told_losses.get(loss.name, 0):
                 self._told_losses[loss.name] = loss.count
                 self.notice(_loss_notice(loss))
 

@@ -56,10 +56,15 @@ _SHORT_ID_DIGITS = 6  # still tell the sites of a report apart
 _STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
     StackEnd.GUESSED: "stack guessed: a frame was found by its frame pointer only",
+    StackEnd.GO: "Go below: it called the C code above from another stack",
     StackEnd.BROKEN: "stack broken: the next frame can't be found",
     StackEnd.LOST: "stack lost: it could not be stored",
 }
-_END_WORDS = {StackEnd.UNKNOWN: "by frame pointers (ends unknown)"}
+_END_WORDS = {
+    StackEnd.UNKNOWN: "by frame pointers (ends unknown)",
+    StackEnd.GUESSED: "with guessed frames",
+    StackEnd.GO: "up to Go",
+}
 
 
 class TextReporter(Reporter):
@@ -317,16 +322,12 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
 
 
 def _footer(report: Report, width: int) -> Iterator[Text]:
-    counted = [loss for loss in report.losses if loss.count]
-    losses = [loss for loss in counted if loss.is_lost]
+    losses = [loss for loss in report.losses if loss.count and loss.is_lost]
     for remark in report.remarks:
         if remark.kind.is_of_completeness:
             yield from _advised("incomplete: ", remark.text, remark.hint, width, "bold yellow")
     for loss in losses:
         yield from _loss(loss, width)
-    for loss in counted:
-        if not loss.is_lost:
-            yield from _advised("note: ", units.loss_in_words(loss), loss.hint, width, "yellow")
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", _cost(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]

@@ -55,6 +55,11 @@ class Module:
         physical = lines[-1] if lines else None
         symbol = self._symbols.lookup(wanted)
         function, offset, unknown = None, 0, None
+        if symbol is None and is_return_address and not lines:
+            # No call: put on the stack for a function to end in, as makecontext(3) does.
+            planted = self._symbols.lookup(vaddr)
+            if planted and planted.offset == 0:
+                symbol, wanted = planted, vaddr
         if symbol:
             function = demangle(symbol.name)
             offset = symbol.offset + (vaddr - wanted)

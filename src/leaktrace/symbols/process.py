@@ -20,6 +20,7 @@ from leaktrace.symbols.module import SIGNAL_FRAME, Module
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.target.moved_text import MovedText
 from leaktrace.target.root import TargetRoot
 
 _MAX_VDSO_BYTES = 1 << 20
@@ -65,6 +66,7 @@ class ProcessSymbolizer:
         self._roots: tuple[TargetRoot, ...] = ()
         self._perf_map: PerfMap | None = None
         self._mappings: tuple[Mapping, ...] = ()
+        self._moved_text = MovedText(pid)
         self._next_look = 0.0
         self._ended = False
         self._stale = True
@@ -79,6 +81,7 @@ class ProcessSymbolizer:
         self.expect_new_names()
         if mappings is None:
             mappings = read_mappings(self.pid)
+        mappings = self._moved_text.recognised(mappings)
         if not self.is_alive():
             raise TargetError(f"process {self.pid} is gone", "its symbols known so far are used")
         if self._stale:

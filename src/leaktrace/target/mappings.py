@@ -31,6 +31,8 @@ class Mapping:
     inode: int
     path: str  # as the target sees it; "[heap]" and the like; "" for anonymous memory
     deleted: bool = False  # the file was removed or replaced since it was mapped
+    # Of a copy of the file's code (moved_text.py): where a part of the file itself is mapped.
+    file_at: tuple[int, int] | None = None
 
     @property
     def is_executable(self) -> bool:
@@ -51,7 +53,8 @@ class Mapping:
 
         Opening it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE (proc_pid_map_files(5)).
         """
-        return f"/proc/{pid}/map_files/{self.start:x}-{self.end:x}"
+        start, end = self.file_at or (self.start, self.end)
+        return f"/proc/{pid}/map_files/{start:x}-{end:x}"
 
 
 class NoMappingsError(TargetError):

@@ -9,6 +9,7 @@ from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
+from leaktrace.target.moved_text import MovedText
 from leaktrace.unwind.arrays import KernelTables
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.install import MAX_ROWS, Capacity, UnwindFailure, UnwindLayout, Update
@@ -29,6 +30,7 @@ class TableFollower:
         self._cache = TableCache(user_cache_directory())
         self._layout = UnwindLayout(ProcessTables(pid, self._cache))
         self._kernel: KernelTables | None = None
+        self._moved_text = MovedText(pid)
         self._pending: list[Update] = []
         self._known: tuple[Mapping, ...] = ()
         self._generation = 0
@@ -37,7 +39,7 @@ class TableFollower:
 
     def plan(self, mappings: Sequence[Mapping]) -> Capacity:
         """Compile the tables of a process that runs. Returns the room that all will need."""
-        self._place(_executable(mappings))
+        self._place(self._code_among(mappings))
         return self._layout.reserve(_SPARE_ROWS)
 
     def plan_files(self, paths: Iterable[str]) -> Capacity:
@@ -60,7 +62,7 @@ class TableFollower:
 
     def follow(self, mappings: Sequence[Mapping], generation: int) -> None:
         """The process has these mappings now; `generation` counts its execs."""
-        executable = _executable(mappings)
+        executable = self._code_among(mappings)
         if executable == self._known and generation == self._generation:
             return
         if generation == self._generation:
@@ -88,6 +90,9 @@ class TableFollower:
                         "stacks through it may be wrong, those of its first moments"
                     )
 
+    def _code_among(self, mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
+        return tuple(m for m in self._moved_text.recognised(mappings) if m.is_executable)
+
     def _place(self, executable: tuple[Mapping, ...]) -> None:
         update = self._layout.update(executable)
         self._known = executable
@@ -105,7 +110,3 @@ class TableFollower:
 
 def _file(mapping: Mapping) -> tuple[str, int]:
     return mapping.device, mapping.inode
-
-
-def _executable(mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
-    return tuple(m for m in mappings if m.is_executable)

@@ -9,6 +9,7 @@ from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
 from leaktrace.unwind.cache import TableCache
+from leaktrace.unwind.ends import with_ends
 from leaktrace.unwind.table import UnwindTable
 
 VDSO = "[vdso]"
@@ -33,7 +34,7 @@ class ProcessTables:
         if not mapping.is_file:
             return None
         with ElfObject.open(mapping.open_path(self.pid), mapping.path) as elf:
-            return self.cache.table_for(elf)
+            return with_ends(elf, self.cache.table_for(elf))
 
     def _memory(self, mapping: Mapping) -> bytes:
         size = mapping.end - mapping.start

@@ -42,10 +42,20 @@ class Rule(IntEnum):
     RULE_RSP = 1  # rsp + offset
     RULE_RBP = 2  # rbp + offset
     RULE_PLT = 3  # rsp + 8, and 8 more from this byte of a 16-byte PLT entry on: see PLT_ENTRY_SIZE
-    RULE_END = 4  # the outermost frame: its return address is undefined
+    RULE_END = 4  # the outermost frame: its return address is undefined. Field: an `EndOf`
     RULE_RBP_DEREF = 5  # *(rbp + offset): a function that realigned its stack
     RULE_RSP_DEREF = 6  # *(rsp + offset)
     RULE_SIGNAL = 7  # a signal frame: rbp, rsp and rip are in the ucontext at rsp
+
+
+_UNSCALED = (Rule.RULE_PLT, Rule.RULE_NONE, Rule.RULE_END)  # the offset field is none
+
+
+class EndOf(IntEnum):
+    """What ends with an outermost frame."""
+
+    STACK = 0
+    C_CODE = 1  # its caller is Go, on another stack
 
 
 class NoRule(IntEnum):
@@ -87,7 +97,9 @@ class Row(NamedTuple):
 
     pc: int
     rule: Rule
-    cfa_offset: int  # of RULE_PLT the threshold N, of RULE_NONE the `NoRule`
+    cfa_offset: (
+        int  # of RULE_PLT the threshold N, of RULE_NONE the `NoRule`, of RULE_END the `EndOf`
+    )
     saved_rbp: int  # a `SavedRbp`, or N for "at CFA - 8 * N"
 
 
@@ -101,7 +113,7 @@ class Columns(NamedTuple):
 
 
 def _is_scaled(rule: int) -> bool:
-    return rule not in (Rule.RULE_PLT, Rule.RULE_NONE)
+    return rule not in _UNSCALED
 
 
 def pack_rule(rule: int, cfa_offset: int = 0, saved_rbp: int = SavedRbp.UNCHANGED) -> int:
@@ -147,7 +159,7 @@ def unpack_all(rows: Rows) -> Columns:
     rule = (low_half >> RULE_SHIFT & RULE_MASK).astype(np.uint8)
     low = rows.astype(np.uint16).view(np.int16).astype(np.int32)
     field = low + (low_half >> FAR_SHIFT & FAR_MASK).astype(np.int32) * 0x10000
-    scaled = (rule != Rule.RULE_PLT) & (rule != Rule.RULE_NONE)
+    scaled = ~np.isin(rule, _UNSCALED)
     return Columns(
         pc=(rows >> np.uint64(PC_SHIFT)).astype(np.uint32),
         rule=rule,
@@ -171,7 +183,8 @@ def describe(value: int) -> str:
         case Rule.RULE_PLT:
             cfa = f"CFA = rsp+8, rsp+16 from byte {row.cfa_offset} of a PLT entry on"
         case Rule.RULE_END:
-            return f"{row.pc:#x}: outermost frame"
+            below = ", called by Go" if row.cfa_offset == EndOf.C_CODE else ""
+            return f"{row.pc:#x}: outermost frame{below}"
         case Rule.RULE_RBP_DEREF:
             cfa = f"CFA = *(rbp{row.cfa_offset:+d})"
         case Rule.RULE_RSP_DEREF:

@@ -10,7 +10,7 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -196,6 +196,12 @@ def index_rows(source: UnwindSource, rows: Rows, skipped: Mapping[str, int]) -> 
         segments=source.segments,
         skipped=dict(skipped),
     )
+
+
+def with_rows(table: UnwindTable, rows: Rows) -> UnwindTable:
+    """The table with other rows, as `index_rows` wants them."""
+    last_pc = int(rows[-1]) >> PC_SHIFT
+    return replace(table, rows=rows, pages=_page_index(rows, (last_pc >> PAGE_SHIFT) + 1))
 
 
 def _no_unwind_information(shown: str) -> ObjectFileError:

@@ -320,6 +320,33 @@ class CodeReader:
         _refuse_overlaps(flow)
         return flow
 
+    def returns_in(self, entry: int) -> set[int]:
+        """Where calls come back to, on all ways through the function at `entry` that can be
+        followed: the return addresses of stacks that lead through it. Never raises."""
+        found: set[int] = set()
+        waiting, seen = [entry], set[int]()
+        while waiting and len(seen) < _MAX_INSTRUCTIONS:
+            at = waiting.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            with suppress(UnfollowableError, ObjectFileError):
+                last = self.block(at)[-1]
+                if last.is_return or last.is_trap:
+                    continue
+                if last.is_call:
+                    found.add(last.end)
+                    waiting += self._landing_pads(last)
+                    if self.call(last).returns and not self._ends_behind(last):
+                        waiting.append(last.end)
+                    continue
+                if last.is_conditional:
+                    waiting.append(last.end)
+                target, _ = self.destination(last)
+                if target is not None:
+                    waiting.append(target)
+        return found
+
     def cut_off(self, flow: Flow, calls: Iterable[int]) -> Flow:
         """The same without what comes behind calls that are known not to come back."""
         return self.flow(flow.entry, flow.no_return.union(calls))

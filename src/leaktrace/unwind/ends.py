@@ -1,0 +1,191 @@
+"""Where stacks end, in functions whose unwind information doesn't say so.
+
+The outermost frame of a stack is one whose return address is undefined (DWARF 5, 6.4.4), and glibc
+says that of `_start` and of the function that a thread begins with. Where nothing is said, a stack
+ends
+
+- in the code that the kernel begins a program with: the ELF entry point;
+- where what comes back from a call by pointer is handed to the end of the thread or the process,
+  `exit(main(…))`: so do musl's start code and its threads, for which it has no unwind information;
+- where glibc's makecontext(3) has a function return to, which nobody has called;
+- where Go has called C: that code runs on a stack of the thread, and its caller on another one.
+
+These ends become rows of the object's unwind table.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.probes.code.extents import Extents
+from leaktrace.probes.code.x86 import decode
+from leaktrace.unwind.go_functions import functions_that_call_c
+from leaktrace.unwind.rows import PC_LIMIT, PC_SHIFT, EndOf, NoRule, Rows, Rule, pack_rule
+from leaktrace.unwind.table import MAX_EXTENT_BYTES, UnwindTable, with_rows
+
+_ENTRY_AT = 24  # e_entry of an Elf64_Ehdr
+_MAX_ENTRY_BYTES = 64  # up to its first call
+_MAX_CODE_BYTES = 64 << 20  # looked through for calls whose result is an exit status
+_LEAST_GAP_BYTES = 24  # shorter ones hold padding
+# Of each kind, in a file that may say anything; of functions that may be __start_context.
+_MOST_ENDS = 1000
+_MOST_LOOKED_AT = 100_000
+
+_EXITS = ("exit", "_exit", "_Exit", "pthread_exit", "thrd_exit")
+# call *register, *(register), *distance(register), as ModRM encodes them
+_CALL = (
+    rb"\xff(?:[\xd0-\xd7\x10-\x13\x16\x17]|[\x50-\x53\x55-\x57\x14]."
+    rb"|[\x15\x90-\x93\x95-\x97].{4}|\x54..)"
+)
+# mov %eax, %edi; mov %rax, %rdi; movslq %eax, %rdi; cltq and mov
+_HANDED_ON = rb"(?:\x89\xc7|\x48\x89\xc7|\x48\x63\xf8|\x48\x98\x48\x89\xc7)"
+# mov $60, %eax (exit) or mov $231, %eax (exit_group), in the ways it is written
+_NUMBER = (
+    rb"(?:\x31\xc0\xb0[\x3c\xe7]|\xb8[\x3c\xe7]\0\0\0|\x6a\x3c\x58|\x48\xc7\xc0[\x3c\xe7]\0\0\0)"
+)
+_EXIT_STATUS = re.compile(
+    rb"(?=(%s)%s(?:\xe8(.{4})|%s\x0f\x05))" % (_CALL, _HANDED_ON, _NUMBER), re.DOTALL
+)
+
+_MAKECONTEXT = b"makecontext"
+_ENDBR64 = bytes.fromhex("f30f1efa")
+_LEAVE_ARGUMENTS = bytes.fromhex("4889dc")  # mov %rbx, %rsp: no function that is called begins so
+
+
+class End(NamedTuple):
+    """Code, start <= virtual address < end, where walks end, and what they end in."""
+
+    start: int
+    end: int
+    of: EndOf = EndOf.STACK
+
+
+def with_ends(elf: ElfObject, table: UnwindTable) -> UnwindTable:
+    """The unwind table of an object, with rows where stacks end. Never raises: an end that is not
+    found leaves the table as it is."""
+    ends = find_ends(elf, table)
+    return with_rows(table, put_ends(table, ends)) if ends else table
+
+
+def find_ends(elf: ElfObject, table: UnwindTable) -> list[End]:
+    """The ends in an object of x86-64, by ascending address, without overlap."""
+    found: list[End] = []
+    for ends in (_entry, _exit_status, _made_contexts, _calls_of_go):
+        # What is damaged has no ends: the walk stops at such code as at any without rules.
+        with suppress(ObjectFileError, struct.error):
+            found += islice(ends(elf, table), _MOST_ENDS)
+    found.sort()
+    kept: list[End] = []
+    for end in found:
+        is_code = any(s.vaddr <= end.start and end.end <= s.vaddr + s.size for s in table.segments)
+        is_near = table.base <= end.start < end.end <= table.base + MAX_EXTENT_BYTES
+        if is_code and is_near and (not kept or end.start >= kept[-1].end):
+            kept.append(end)
+    return kept
+
+
+def _entry(elf: ElfObject, _: UnwindTable) -> Iterator[End]:
+    (entry,) = struct.unpack("<Q", elf.read(_ENTRY_AT, 8))
+    offset = elf.vaddr_to_offset(entry) if entry else None
+    if offset is None:
+        return
+    extent = Extents(elf).of(entry)
+    if extent is not None:
+        yield End(extent.start, extent.end)
+        return
+    code = elf.read(offset, min(_MAX_ENTRY_BYTES, elf.file_size - offset))
+    for instruction in decode(code, entry):
+        if instruction.is_call:
+            yield End(entry, instruction.end)
+        if instruction.is_call or instruction.ends_block:
+            return
+
+
+def _exit_status(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
+    """Calls by pointer whose result is an exit status, in code without unwind information."""
+    exits: set[int] | None = None
+    for segment in table.segments:
+        gaps = list(_uncovered(table, segment.vaddr, segment.vaddr + segment.size))
+        if not gaps or segment.size > _MAX_CODE_BYTES:
+            continue
+        if exits is None:
+            exits = {symbol.vaddr for symbol in elf.functions(_EXITS).values()}
+        if not exits:
+            return
+        code = elf.read(segment.offset, segment.size)
+        for start, end in gaps:
+            part = code[start - segment.vaddr : end - segment.vaddr]
+            for match in _EXIT_STATUS.finditer(part):
+                if match[2] is not None:
+                    behind = start + match.end(2)
+                    if behind + struct.unpack("<i", match[2])[0] not in exits:
+                        continue
+                back = start + match.end(1)
+                yield End(back - 1, back)
+
+
+def _made_contexts(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
+    """The beginning of __start_context, a local symbol. (The walker tells a return address that no
+    call stands before by itself, but only if the page is there, and this code runs last.)"""
+    if not any(_MAKECONTEXT in symbols.strings for symbols in elf.symbol_tables()):
+        return
+    pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64) + table.base
+    is_gap = _is_gap(table.rows)
+    begins = pcs[1:][is_gap[:-1] & ~is_gap[1:]]
+    for start in begins[:_MOST_LOOKED_AT].tolist():
+        code = elf.read_vaddr(start, len(_ENDBR64 + _LEAVE_ARGUMENTS))
+        if code.removeprefix(_ENDBR64).startswith(_LEAVE_ARGUMENTS):
+            yield End(start - 1, start)
+
+
+def _is_gap(rows: Rows) -> NDArray[np.bool_]:
+    none = np.uint64(pack_rule(Rule.RULE_NONE, NoRule.NO_ENTRY))
+    is_gap: NDArray[np.bool_] = (rows & np.uint64(PC_LIMIT - 1)) == none
+    return is_gap
+
+
+def _uncovered(table: UnwindTable, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of some code that no unwind information is about, but for padding."""
+    pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64) + table.base
+    is_gap = _is_gap(table.rows)
+    begins = np.concatenate(([start], pcs[is_gap]))
+    ends = np.concatenate((pcs[:1], np.append(pcs[1:], end)[is_gap]))
+    for begin, stop in zip(np.maximum(begins, start), np.minimum(ends, end), strict=True):
+        if stop - begin >= _LEAST_GAP_BYTES:
+            yield int(begin), int(stop)
+
+
+def _calls_of_go(elf: ElfObject, _: UnwindTable) -> Iterator[End]:
+    for function in functions_that_call_c(elf):
+        yield End(function.start, function.end, EndOf.C_CODE)
+
+
+def put_ends(table: UnwindTable, ends: list[End]) -> Rows:
+    """The rows of a table with those of some ends in the place of what they cover."""
+    pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64)
+    kept = np.ones(len(pcs), dtype=bool)
+    added: list[int] = []
+    for start, end, of in ends:
+        first, last = start - table.base, end - table.base
+        before = int(np.searchsorted(pcs, last, side="right")) - 1
+        kept[np.searchsorted(pcs, first) : np.searchsorted(pcs, last)] = False
+        added.append(first << PC_SHIFT | pack_rule(Rule.RULE_END, of))
+        if before < 0 or pcs[before] != last:  # what was in force there goes on
+            rule = int(table.rows[before]) & (PC_LIMIT - 1) if before >= 0 else 0
+            added.append(last << PC_SHIFT | rule)
+    # Where one end begins as another stops, the later row of the two says what is there.
+    rows = dict(sorted((row >> PC_SHIFT, row) for row in added if row & (PC_LIMIT - 1)))
+    for row in added:
+        rows.setdefault(row >> PC_SHIFT, row)
+    own = np.array(sorted(rows.values()), dtype=np.uint64)
+    return np.sort(np.concatenate((table.rows[kept], own)))

@@ -1,0 +1,184 @@
+"""Complete stacks are known to be complete, wherever they end: in fibers, in threads and programs
+of a C library without unwind information, in C that Go has called."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gdb_stops import Gdb
+from harness.compiling import PROGRAMS, Compiler
+from harness.reports import Report, Site, total
+from harness.target import Target
+from harness.tracer import run_leaktrace, trace_work
+
+from leaktrace.model import Event, EventKind
+from leaktrace.options import Options, ProcessTarget, ReportOptions
+from leaktrace.tracer import Tracer
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+KINDS = ["ucontext", "linked", "assembly"]
+FIBERS = 4
+
+
+def site_of(report: Report, function: str) -> Site:
+    (site,) = report.sites_under(function)
+    return site
+
+
+# --- fibers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fibers(kind: str, compiled: Compiler) -> None:
+    traced = trace_work([compiled("fibers.c"), kind])
+    report = traced.report
+    assert total(report.sites).__dict__ == dict(
+        zip(("bytes", "count"), traced.account, strict=True)
+    )
+    depths = sorted(site.functions.index("fiber_body") for site in report.sites)
+    assert depths == [2 + levels for levels in range(FIBERS)]
+    for site in report.sites:
+        assert site.raw["stack_end"] == "complete"
+        (outermost,) = site.frames[site.functions.index("fiber_body") + 1 :]
+        assert Path(outermost.module or "").name.startswith(
+            "fibers" if kind == "assembly" else "libc"
+        )
+    assert report.losses == {}
+    assert report.raw["stack_ends"] == {"complete": FIBERS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fibers_as_gdb_sees_them(kind: str, compiled: Compiler) -> None:
+    """Frame by frame up to the one that the fiber's first function returns to. gdb takes what lies
+    behind that for frames, too: there is nothing."""
+    compared: set[tuple[int, ...]] = set()
+    with Target([compiled("fibers.c"), kind, "0"]) as target:
+        target.await_ready()
+        report = ReportOptions(trace=True, full_stacks=True, lines=False, inlines=False)
+        with Gdb(target.pid) as gdb:
+            options = Options(target=ProcessTarget(target.pid), report=report)
+            tracer = Tracer(options, knobs={"STOP_AT_RECORD": 1})
+            try:
+                tracer.arm()
+                target.tell()
+                while len(compared) < FIBERS:
+                    by_thread = gdb.next_stop()
+                    assert by_thread is not None, "the target has ended"
+                    for event in allocations(tracer):
+                        ours = [frame.address for frame in event.frames]
+                        assert event.frames[-2].function == "fiber_body"
+                        assert ours == by_thread[event.tid][1 : len(ours) + 1]
+                        compared.add(tuple(ours))
+            finally:
+                tracer.close()
+
+
+def allocations(tracer: Tracer) -> list[Event]:
+    events, _ = tracer.pump()
+    return [event for event in events if event.kind is EventKind.ALLOCATE]
+
+
+# --- C libraries and starts without unwind information ---------------------------------------
+
+
+def check_outermost(report: Report, *, in_main: str) -> None:
+    """`in_main`: the function that main is called by, or that main is outermost but for."""
+    for keeper, size, callers in (
+        ("keep_in_main", 1000, ("keep_in_main", "main")),
+        ("keep_in_thread", 2000, ("keep_in_thread", "in_thread")),
+        (
+            "keep_in_handler",
+            3000,
+            ("keep_in_handler", "<signal handler called>", "interrupted", "main"),
+        ),
+    ):
+        site = site_of(report, keeper)
+        assert (site.total.bytes, site.total.count) == (size, 1)
+        assert site.functions[: len(callers)] == callers
+        assert site.raw["stack_end"] == "complete", site.functions
+        above = site.frames[len(callers) :]
+        if callers[-1] == "main" and in_main:
+            assert [frame.function for frame in above][-1] == in_main
+    assert report.losses == {}
+
+
+@pytest.mark.may_skip("not every machine has musl")
+@pytest.mark.parametrize("linking", [(), ("-static",)], ids=["dynamic", "static"])
+def test_musl(linking: tuple[str, ...], compiled: Compiler) -> None:
+    traced = trace_work([compiled("outermost.c", *linking, compiler="musl-gcc")])
+    check_outermost(traced.report, in_main="")
+    for site in traced.report.sites:
+        (outermost,) = site.frames[site.functions.index(last_own(site)) + 1 :]
+        assert outermost.function in (None, "libc_start_main_stage2", "start")
+
+
+def last_own(site: Site) -> str:
+    return "in_thread" if "in_thread" in site.functions else "main"
+
+
+@pytest.mark.parametrize("linking", [(), ("-static",), ("-static-pie",)])
+def test_glibc(linking: tuple[str, ...], compiled: Compiler) -> None:
+    check_outermost(trace_work([compiled("outermost.c", *linking)]).report, in_main="_start")
+
+
+def test_a_start_of_its_own(compiled: Compiler) -> None:
+    program = compiled("outermost.c", "-DOWN_START", "-nostartfiles")
+    check_outermost(trace_work([program]).report, in_main="_start")
+
+
+# --- Go ----------------------------------------------------------------------------------------
+
+BUILDS = {
+    "with symbols": (),
+    "stripped": ("-ldflags=-s -w",),
+    "position-independent, stripped": ("-buildmode=pie", "-ldflags=-s -w"),
+}
+
+
+@pytest.fixture(scope="module")
+def go_program(
+    tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str], str]
+) -> Callable[..., Path]:
+    go, folder = require_tool("go"), tmp_path_factory.mktemp("go")
+
+    def build(*flags: str) -> Path:
+        program = folder / f"program{len(list(folder.iterdir()))}"
+        subprocess.run(
+            [go, "build", *flags, "-o", program, PROGRAMS / "calls_from_go.go"],
+            check=True,
+            env={**os.environ, "GOCACHE": str(folder / "cache"), "GO111MODULE": "off"},
+        )
+        return program
+
+    return build
+
+
+@pytest.mark.parametrize("flags", BUILDS.values(), ids=list(BUILDS))
+def test_c_called_from_go(flags: tuple[str, ...], go_program: Callable[..., Path]) -> None:
+    """Whatever the goroutine, and whatever lay on the thread's stack before: each C function that
+    allocates is a site."""
+    traced = trace_work([go_program(*flags)])
+    heap = [site for site in traced.report.sites if "mmap" not in str(site.functions[0])]
+    own = [site for site in heap if site.total.count >= 600]
+    assert total(tuple(own)).__dict__ == dict(zip(("bytes", "count"), traced.account, strict=True))
+    assert sorted(site.total.bytes for site in own) == [10 * 600, 300 * 600]
+    for site in own:
+        assert site.raw["stack_end"] == "go"
+        if not flags:
+            assert site.functions[-1] in ("runtime.asmcgocall.abi0", "runtime.asmcgocall")
+            assert all(name and not name.startswith("runtime.") for name in site.functions[:-1])
+        assert len(site.frames) <= 4
+    assert traced.report.losses == {}
+
+
+def test_go_below_in_words(go_program: Callable[..., Path]) -> None:
+    outcome = run_leaktrace("-c", go_program(), "-o", "0", stdin="\n\n")
+    assert outcome.exit_code == 0
+    assert "(Go below: it called the C code above from another stack)" in outcome.stdout
+    assert "lost: nothing" in outcome.stdout
+    assert "up to Go" in outcome.stdout
