@@ -15,10 +15,14 @@
 #define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
 #define KNOWN_STARTS 8192      /* a power of two, as are the next two */
 #define KNOWN_STACKS 8192
-#define KNOWN_SLOTS 64       /* words of the stack that decide a walk */
-#define OPENED_CALLS 1024    /* a power of two */
-#define TELLING_PLACES 8     /* of those, to tell stacks apart by that begin alike */
-#define UNSEEN_RELEASES 4096 /* a power of two */
+#define KNOWN_SLOTS 64        /* words of the stack that decide a walk */
+#define OPENED_CALLS 1024     /* a power of two */
+#define TELLING_PLACES 8      /* of those, to tell stacks apart by that begin alike */
+#define UNSEEN_RELEASES 4096  /* a power of two */
+#define UNWIND_LISTS 9        /* of mappings: the one in force, and those before it */
+#define LATE_OBJECTS 16       /* loaded since the last look at the mappings; a power of two */
+#define FINGERPRINT_WORDS 128 /* of an object's file, from its start on */
+#define OBJECT_PATH_BYTES 512
 
 /* An outstanding allocation; the key of its map is its address. */
 struct allocation {
@@ -84,6 +88,13 @@ struct unwind_mapping {
     u32 row_hi;
     u32 page_lo;
     u32 page_count;
+    u64 fingerprint; /* of the object's file (objects.bpf.c); 0: it can't be told by one */
+};
+
+/* An object that the dynamic loader has mapped since user space last looked. */
+struct late_object {
+    struct unwind_mapping mapping; /* of its code; without rows where they aren't known */
+    u64 epoch;                     /* when; 0: it is gone, or nothing is here */
 };
 
 /* A row that was found for a pc. `check` is the pc, mixed with the row and with the list of
@@ -120,6 +131,9 @@ struct unwind_list {
     u64 generation; /* the executable image that it describes */
     u64 version;
     u64 trampoline; /* where pending return probes redirect to; 0: not known */
+    u64 loader;     /* address of the dynamic loader's struct r_debug; 0: none, or not known */
+    u32 epoch;      /* session's, when the mappings were read */
+    u32 view;       /* number of the view of the code that they belong to: symbols/views.py */
 };
 
 /* A stack, leaf first: return addresses as they stand on the stack. */
@@ -128,6 +142,10 @@ struct stack {
     u16 frame_count;
     u8 end;
     u8 result; /* enum walk_result */
+    u32 view;  /* of the list of mappings that it was walked by */
+    u32 since; /* that list's epoch */
+    u32 epoch; /* session's: what was loaded after `since` up to then was there, too */
+    u32 unused;
     u64 pc[MAX_FRAMES];
 };
 
@@ -235,6 +253,7 @@ struct walk {
     u64 window_start;
     u64 trampoline;
     u64 list_mark; /* of the list of mappings in use, for struct recent_row */
+    u64 version;   /* of that list */
     u64 cfa;       /* of the frame under way */
     u64 word;      /* read from the stack */
     u64 saved[7];  /* registers of a signal frame, or two words at a frame pointer */
@@ -246,6 +265,8 @@ struct walk {
     u32 mapping; /* the one that held the last pc */
     u32 first_mapping;
     u32 mapping_count;
+    u32 late_since; /* objects loaded after this epoch are not in the list; 0: all are */
+    u32 found;      /* objects that are new on the loader's list */
     u32 frame_count;
     u64 frame; /* of a walk that starts within a function: its CFA; else 0 */
     u64 outer; /* sp of an open call that this stack may lead through */
@@ -294,6 +315,12 @@ struct session {
     u64 reported;     /* version of the list of mappings that was reported to be out of date */
     u64 reported_ns;  /* when that was */
     u64 exec_time_ns; /* of the last exec: what is older belongs to another image */
+    u32 epoch;        /* counts how often the dynamic loader has changed its list of objects */
+    u32 told;         /* the last epoch of which all objects were sent to user space */
+    u32 crowded;      /* the last epoch in which more objects came than there was room for */
+    u32 unloaded;     /* the last epoch in which objects may have gone */
+    u32 marked;       /* the generation whose objects are known from the start, plus one */
+    u32 unused;
 };
 
 /* A block that was released and has no record. */
@@ -328,6 +355,7 @@ enum event_kind {
     EVENT_EXEC = 8,
     EVENT_UNKNOWN_CODE = 9, /* a walk met code outside the known mappings */
     EVENT_FORKED = 10,
+    EVENT_LOADED = 11, /* an object: its path follows, see objects.bpf.c */
 };
 
 struct event {
@@ -339,7 +367,7 @@ struct event {
     u32 generation;
     u16 kind;
     u16 function;
-    u32 unused;
+    u32 epoch; /* of an object that was loaded */
 };
 
 /* What is counted for the account of cost, by CPU. */

@@ -23,7 +23,29 @@ BPF_ARRAY(blank_thread, struct thread, 1);
 BPF_F_TABLE("array", u32, u64, unwind_rows, CAPACITY_LATER, 1024);
 BPF_F_TABLE("array", u32, u32, unwind_pages, CAPACITY_LATER, 1024);
 BPF_ARRAY(unwind_mappings, struct unwind_mapping, CAPACITY_LATER);
-BPF_ARRAY(unwind_list, struct unwind_list, 1);
+/* The first entry says by `place` which of the others is in force: they are written in turn, so
+ * that none that is in use is half old and half new. */
+BPF_ARRAY(unwind_list, struct unwind_list, UNWIND_LISTS);
+
+static __always_inline struct unwind_list *list_in_force(void) {
+    u32 at = 0;
+    struct unwind_list *first = unwind_list.lookup(&at);
+
+    if (!first)
+        return 0;
+    at = first->place;
+    return unwind_list.lookup(&at);
+}
+
+/* Objects loaded since the list was made, in turn: a new one takes the place of the oldest. */
+BPF_ARRAY(late_objects, struct late_object, LATE_OBJECTS);
+/* fingerprint -> the code of an object that was seen before, by addresses relative to where it is
+ * loaded. Full: its next stacks break off until user space has looked. */
+BPF_F_TABLE("hash", u64, struct unwind_mapping, known_objects, CAPACITY_LATER, 0);
+/* An object's place -> the epoch in which it was last on the loader's list. */
+BPF_TABLE("lru_hash", u64, u32, loaded, 4096);
+/* Objects in their places whose paths user space was told. */
+BPF_TABLE("lru_hash", u64, u8, told_objects, 4096);
 /* Rows found lately, by pc: the same call sites are on the stack again and again. */
 BPF_ARRAY(recent_rows, struct recent_row, RECENT_ROWS);
 /* Stacks walked before. A new one takes the place of an older one. */

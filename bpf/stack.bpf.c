@@ -28,6 +28,7 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->rbp_offset = registers.rbp_offset;
     walk->is_return_address = registers.ip_is_return_address;
     walk->hash = mix(1, generation);
+    walk->late_since = 0;
     walk->frame_count = 0;
     walk->bp_lost = 0;
     walk->guessed = 0;
@@ -65,21 +66,16 @@ static __always_inline int read_stack(struct walk *walk, u64 address) {
     return 0;
 }
 
-/* Find the mapping that holds pc; walk->mapping is its number. */
-static __always_inline struct unwind_mapping *find_mapping(struct walk *walk, u64 pc) {
+/* The last mapping of the list that starts at or below pc, or its first one; walk->key is its
+ * number. */
+static __always_inline struct unwind_mapping *last_mapping(struct walk *walk, u64 pc) {
     u32 base, count, half;
     struct unwind_mapping *mapping;
 
-    walk->key = walk->mapping;
-    mapping = unwind_mappings.lookup(&walk->key);
-    if (!mapping)
-        return 0;
-    if (pc >= mapping->start && pc < mapping->end)
-        return mapping;
     base = walk->first_mapping;
     count = walk->mapping_count;
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < MAPPING_SEARCH_STEPS; i++) { /* the last one that starts at or below pc */
+    for (int i = 0; i < MAPPING_SEARCH_STEPS; i++) {
         if (count <= 1)
             break;
         half = count >> 1;
@@ -91,7 +87,45 @@ static __always_inline struct unwind_mapping *find_mapping(struct walk *walk, u6
         count -= half;
     }
     walk->key = base;
+    return unwind_mappings.lookup(&walk->key);
+}
+
+/* The object loaded after the list was made that holds pc. */
+static __always_inline struct unwind_mapping *find_late(struct walk *walk, u64 pc) {
+    struct late_object *late;
+    u32 found = LATE_OBJECTS; /* none */
+
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < LATE_OBJECTS; i++) { /* without branches, as far as the verifier sees */
+        walk->key = i;
+        late = late_objects.lookup(&walk->key);
+        if (!late)
+            return 0;
+        u32 holds = NOT_ABOVE(late->mapping.start, pc) & NOT_ABOVE(pc + 1, late->mapping.end) &
+                    NOT_ABOVE((u64)walk->late_since + 1, late->epoch);
+        found ^= (found ^ i) & -holds;
+    }
+    walk->key = found;
+    late = late_objects.lookup(&walk->key);
+    return late ? &late->mapping : 0;
+}
+
+/* Find the mapping that holds pc. */
+static __always_inline struct unwind_mapping *find_mapping(struct walk *walk, u64 pc) {
+    struct unwind_mapping *mapping;
+
+    if (walk->late_since) {
+        mapping = find_late(walk, pc);
+        if (mapping)
+            return mapping->page_count ? mapping : 0;
+    }
+    walk->key = walk->mapping;
     mapping = unwind_mappings.lookup(&walk->key);
+    if (!mapping)
+        return 0;
+    if (pc >= mapping->start && pc < mapping->end)
+        return mapping;
+    mapping = last_mapping(walk, pc);
     if (!mapping || pc < mapping->start || pc >= mapping->end)
         return 0;
     walk->mapping = walk->key;
@@ -401,20 +435,55 @@ static __always_inline void report_unknown_code(void *ctx, u64 version) {
     send_region_event(ctx, &event);
 }
 
-static __always_inline void prepare_walk(struct walk *walk, u32 generation) {
-    u32 zero = 0;
-    struct unwind_list *list = unwind_list.lookup(&zero);
+/* A hash of what was loaded since the list was made: the same addresses may mean something else
+ * with it. */
+static __always_inline u64 hash_late(struct walk *walk) {
+    u64 sum = 0;
+
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < LATE_OBJECTS; i++) {
+        walk->key = i;
+        struct late_object *late = late_objects.lookup(&walk->key);
+        if (!late)
+            break;
+        u64 counts = NOT_ABOVE((u64)walk->late_since + 1, late->epoch);
+        sum += mix(late->mapping.start, late->mapping.fingerprint) & -counts;
+    }
+    return sum;
+}
+
+static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
+                                         struct session *now) {
+    struct unwind_list *list = list_in_force();
 
     walk->mapping = walk->first_mapping = 0;
     walk->mapping_count = 0;
     walk->list_mark = 0; /* no entry has this one */
     never_know(walk);
     walk->trampoline = 0;
-    if (!list || list->generation != generation)
+    walk->version = 0;
+    stack->view = stack->since = stack->epoch = 0;
+    if (!list || list->generation != now->generation)
         return; /* an exec, and its mappings aren't known yet */
-    /* User space writes `place` before `version`. In this order, a row is never kept as one of a
-     * later list than it was found by. */
-    walk->list_mark = list->version * SPREAD | 1;
+    stack->view = list->view;
+    stack->since = list->epoch;
+    stack->epoch = now->epoch;
+    walk->hash = mix(walk->hash, list->view);
+    walk->version = list->version;
+    walk->list_mark = list->version * SPREAD;
+    if (list->epoch != now->epoch) {
+        walk->late_since = list->epoch;
+        u64 late = hash_late(walk);
+        if (late) {
+            walk->hash = mix(walk->hash, late);
+            walk->list_mark = mix(walk->list_mark, late);
+        }
+        if (now->crowded > list->epoch && now->unloaded > list->epoch) {
+            walk->list_mark = 0;
+            return; /* something may be in the place of something else */
+        }
+    }
+    walk->list_mark |= 1;
     start_known(walk);
     asm volatile("" ::: "memory");
     u64 place = list->place;
@@ -427,18 +496,19 @@ static __always_inline void prepare_walk(struct walk *walk, u32 generation) {
 static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int result) {
     struct walk *walk = &thread->walk;
     struct stack *stack = &thread->stack;
-    u32 zero = 0;
 
     if (result == WALK_GOES_ON)
         result = WALK_TOO_DEEP;
+    /* A walk that was interrupted for long: its list has been written over by the one after next.
+     */
+    struct unwind_list *list = list_in_force();
+    if (list && walk->version && list->version > walk->version + 1)
+        result = WALK_NO_MAPPING;
     /* The counters are everybody's: not one that counts each call. */
     if (result != WALK_COMPLETE && result != WALK_GO)
         lose(LOSS_WALKS + result, 1);
-    if (result == WALK_NO_MAPPING || walk->guessed) {
-        struct unwind_list *list = unwind_list.lookup(&zero);
-        if (list)
-            report_unknown_code(ctx, list->version);
-    }
+    if (list && (result == WALK_NO_MAPPING || walk->guessed))
+        report_unknown_code(ctx, list->version);
     stack->frame_count = walk->frame_count;
     stack->result = result;
     if (result == WALK_TOO_DEEP)

@@ -109,7 +109,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     walk->outer = outer;
     walk->is_inside = 0;
 #if WALK_BY_TABLE
-    prepare_walk(walk, now->generation);
+    prepare_walk(walk, &thread->stack, now);
     if (outer || function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         never_know(walk); /* each is to be walked, or they are few */
     } else if (walk->slot_count == 0) {

@@ -34,6 +34,10 @@ STACK = np.dtype(
         ("frame_count", "<u2"),
         ("end", "u1"),
         ("result", "u1"),
+        ("view", "<u4"),
+        ("since", "<u4"),
+        ("epoch", "<u4"),
+        ("unused", "<u4"),
         ("pc", "<u8", (MAX_FRAMES,)),
     ]
 )
@@ -49,6 +53,12 @@ SESSION = np.dtype(
         ("reported", "<u8"),
         ("reported_ns", "<u8"),
         ("exec_time_ns", "<u8"),
+        ("epoch", "<u4"),
+        ("told", "<u4"),
+        ("crowded", "<u4"),
+        ("unloaded", "<u4"),
+        ("marked", "<u4"),
+        ("unused", "<u4"),
     ]
 )
 
@@ -62,7 +72,7 @@ EVENT = np.dtype(
         ("generation", "<u4"),
         ("kind", "<u2"),
         ("function", "<u2"),
-        ("unused", "<u4"),
+        ("epoch", "<u4"),
     ]
 )
 
@@ -106,8 +116,18 @@ FILE_MAPPING = np.dtype([("start", "<u8"), ("end", "<u8")])
 THROTTLE = np.dtype([("rate", "<u8"), ("since_ns", "<u8")])
 
 UNWIND_LIST = np.dtype(
-    [("place", "<u8"), ("generation", "<u8"), ("version", "<u8"), ("trampoline", "<u8")]
+    [
+        ("place", "<u8"),
+        ("generation", "<u8"),
+        ("version", "<u8"),
+        ("trampoline", "<u8"),
+        ("loader", "<u8"),
+        ("epoch", "<u4"),
+        ("view", "<u4"),
+    ]
 )
+
+UNWIND_LISTS = 9  # the first says which of the others is in force
 
 UNKNOWN_SIZE = (1 << 64) - 1
 
@@ -176,6 +196,7 @@ class EventCode(IntEnum):
     EXEC = 8
     UNKNOWN_CODE = 9
     FORKED = 10
+    LOADED = 11
 
 
 class Tally(IntEnum):

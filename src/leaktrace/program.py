@@ -22,13 +22,14 @@ from leaktrace.maps import Map
 from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
 from leaktrace.probes.allocators import (
     ANY_ENTRY_PROGRAM,
+    OBJECTS_PROGRAM,
     POINT_PROGRAM,
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
 )
 from leaktrace.probes.plan import Way, best_way
 from leaktrace.unwind.arrays import KernelTables
-from leaktrace.unwind.install import MAPPING_DTYPE, Capacity
+from leaktrace.unwind.install import MAPPING_DTYPE, MAX_KNOWN_OBJECTS, Capacity
 
 _COMMON = (
     "leaktrace.h",
@@ -41,7 +42,7 @@ _COMMON = (
     "unseen.bpf.c",
     "track.bpf.c",
 )
-FRAGMENTS = (*_COMMON, "user.bpf.c", "point.bpf.c", "life.bpf.c")
+FRAGMENTS = (*_COMMON, "user.bpf.c", "point.bpf.c", "objects.bpf.c", "life.bpf.c")
 FAULT_FRAGMENTS = (*_COMMON, "faults.bpf.c", "life.bpf.c")
 
 # Where the kernel tells a program which function was hit, one program serves them all.
@@ -169,6 +170,7 @@ def capacities_from_options(options: Options) -> dict[str, int]:
         "file_mappings": FILE_CAPACITY,
         "points": POINT_CAPACITY,
         "suspended": _SUSPENDED_CAPACITY,
+        "known_objects": MAX_KNOWN_OBJECTS,
     }
 
 
@@ -275,6 +277,8 @@ class Compilation:
             names += _BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE
             if self._knobs["POINTS"]:
                 names.append(POINT_PROGRAM)
+            if walker.uses_tables:
+                names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
@@ -325,7 +329,8 @@ class Compilation:
                 rows=map_of("unwind_rows", abi.U32, abi.U64, room["unwind_rows"]),
                 pages=map_of("unwind_pages", abi.U32, abi.U32, room["unwind_pages"]),
                 mappings=map_of("unwind_mappings", abi.U32, MAPPING_DTYPE, room["unwind_mappings"]),
-                list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, 1),
+                list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, abi.UNWIND_LISTS),
+                known=map_of("known_objects", abi.U64, MAPPING_DTYPE, MAX_KNOWN_OBJECTS),
             )
         return Program(
             allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingOf
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from leaktrace import abi, notes
 from leaktrace.allocators_own import AllocatorsOwn
 from leaktrace.analysis.builder import STACK_ENDS
+from leaktrace.analysis.same_sites import SameSites
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.completeness import Completeness
@@ -31,8 +33,9 @@ from leaktrace.model import Event, EventKind, Remark, Stack, StackEnd, TargetInf
 from leaktrace.notes import Notes
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
-from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
+from leaktrace.probes.allocators import FUNCTION_NAMES, OBJECTS_PROGRAM, REQUIRED
 from leaktrace.probes.attach import Attachments, HookedObject
+from leaktrace.probes.loader import plan_loader
 from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
 from leaktrace.probes.verify import verified, without_return_probes
 from leaktrace.probes.watch import ProbeWatch
@@ -42,14 +45,19 @@ from leaktrace.snapshot import Snapshot, take_snapshot
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols.views import CodeView
 from leaktrace.target.command import StartedCommand
+from leaktrace.target.loader import LoadedObject, LoaderInterface, loader_interface
 from leaktrace.target.mappings import Mapping, NoMappingsError, read_mappings
 from leaktrace.target.process import Process, is_running
+from leaktrace.unwind.arrays import Moment
 from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _AFTER_EXEC_S = (0.002, 0.01, 0.05, 0.2, 1.0)  # when to look for the libraries of a new image
+
+_AFTER_LOAD_S = 0.2  # the same of a library that was loaded before
 
 _EVENT_KINDS = {
     abi.EventCode.ALLOCATE: EventKind.ALLOCATE,
@@ -78,6 +86,12 @@ class Tracer:
         self._notes = Notes()
         self._probe_notes: tuple[str, ...] = ()
         self._children_noted = False
+        self._loader: LoaderInterface | None = None
+        self._loaders: set[tuple[str, int] | None] = set()  # files whose function has a probe
+        self._same = SameSites()
+        self._executed = False  # since `pump` was last asked
+        self._is_looking = False
+        self._begun: int | None = None  # the generation that waits to be looked at
         self._started = 0  # the last image whose first call was seen
         self._mapped: set[str] = set()
         self._generation = 0
@@ -140,6 +154,7 @@ class Tracer:
             self._remove_leftovers(plans, mappings)
             for plan in plans:
                 self._attach(plan, mappings)
+            self._follow_loader(mappings)
             if options.faults:
                 self._faults = PageFaults(self._program, pid)
                 self._faults.follow(read_mappings(pid))
@@ -188,10 +203,10 @@ class Tracer:
         return plans
 
     def _plan_tables(self, pid: int) -> Capacity:
-        self._follower = TableFollower(pid)
+        self._follower = TableFollower(pid, self._symbolizer.object_behind)
         if self.command is not None:
             return self._follower.plan_files(objects_of_program(self.command.path))
-        return self._follower.plan(read_mappings(pid))
+        return self._follower.plan(self._symbolizer.views.now.mappings)
 
     def _install_tables(self) -> None:
         program = self._loaded
@@ -236,9 +251,35 @@ class Tracer:
                 self._completeness.hooked(plan)
         finally:
             plan.elf.close()
-        self._notes.add(*notes.of_hooked(hooked))
+        if plan.is_allocator:
+            self._notes.add(*notes.of_hooked(hooked))
         if self._options.report.verbose:
             tell(_describe(hooked))
+
+    def _follow_loader(self, mappings: Sequence[Mapping]) -> None:
+        """Have the dynamic loader's changes noticed in the moment in which they happen."""
+        is_own_child = self.command is not None and not self._generation
+        if self._watch is None or is_own_child or OBJECTS_PROGRAM not in self._loaded.programs:
+            return
+        if self._loader is None:
+            self._loader = loader_interface(self._target.pid)
+            plan = self._loader and plan_loader(self._loader, self._target.pid, mappings)
+            if plan is None:
+                return
+            if plan.identity in self._loaders:
+                plan.elf.close()
+                return
+            self._loaders.add(plan.identity)
+            self._remove_leftovers([plan], mappings)
+            self._attach(plan, mappings)
+
+    def _list_code(self, epoch: int) -> None:
+        """Have stacks walked, and told apart, by the code as it is known now."""
+        if self._follower is not None:
+            view = self._symbolizer.views.now
+            loader = self._loader.r_debug if self._loader is not None else 0
+            moment = Moment(self._generation, epoch, view.number, loader)
+            self._follower.follow(view.mappings, moment, self._symbolizer.loaded())
 
     def _open_streams(self) -> None:
         program = self._loaded
@@ -258,11 +299,13 @@ class Tracer:
         if self._completeness is not None:
             self._completeness.begin()
         session = np.zeros(1, dtype=abi.SESSION)
-        session["armed"] = 1
+        session["armed"] = session["epoch"] = session["told"] = 1
         # Seen from elsewhere pids differ; there the kernel side takes the tgid of the first hit.
         if Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE:
             session["tgid"] = self._target.pid
         self._loaded.session.update(0, session)
+        if self.command is None:  # a change from now on is noticed, and one before this is seen
+            self._look_for_objects()
         if self.command is not None:
             self.command.release()
             self._target.read_name()
@@ -312,36 +355,10 @@ class Tracer:
     def pump(self) -> tuple[list[Event], bool]:
         """Take in what the kernel side sent. Returns traced calls, and whether an exec was seen."""
         assert self._region_stream is not None
-        executed = False
-        for event in _decode(self._region_stream.drain()):
-            # The exec's own event tells it first, or any later one, should that be lost.
-            if int(event["generation"]) > self._generation:
-                executed = True
-                self._on_exec(int(event["generation"]))
-            match int(event["kind"]):
-                case abi.EventCode.EXEC:
-                    if event["address"] != event["tid"]:
-                        self._attach_anew()
-                case abi.EventCode.STARTED:
-                    self._look_for_objects()
-                    # One that has executed something else since waits for that one's event.
-                    if int(event["generation"]) == self._current_generation():
-                        self._started = self._generation
-                        if self.command is not None and self._generation:
-                            self.command.proceed()
-                case abi.EventCode.UNKNOWN_CODE:
-                    self._look_for_objects()
-                case abi.EventCode.FORKED:
-                    if self._watch is not None:
-                        self._watch.forked()
-                case _ if int(event["generation"]) == self._generation:
-                    if self._own.takes(event):
-                        self._regions.release(int(event["address"]), int(event["size"]))
-                    else:
-                        self._regions.apply(event)
+        self._take_in(self._region_stream.drain())
         if self._current_generation() > self._generation:
-            executed = True
             self._on_exec(self._current_generation())
+        executed, self._executed = self._executed, False
         events: list[Event] = []
         if self._trace_stream is not None:
             # What a command does before its exec is our doing.
@@ -351,17 +368,69 @@ class Tracer:
             events = [self._name_event(event) for event in told]
         return events, executed
 
-    def _current_generation(self) -> int:
-        """How often the target has executed a program by now."""
+    def _take_in(self, messages: list[bytes]) -> None:
+        """What the kernel side sent, in the order in which it happened."""
+        mapped = cache(self._mappings)  # read once, if at all
+        must_look = False
+        for event, message in _decode_with(messages):
+            # The exec's own event tells it first, or any later one, should that be lost.
+            if int(event["generation"]) > self._generation:
+                self._on_exec(int(event["generation"]))
+                mapped = cache(self._mappings)
+            match int(event["kind"]):
+                case abi.EventCode.EXEC:
+                    if event["address"] != event["tid"]:
+                        self._attach_anew()
+                case abi.EventCode.STARTED:
+                    must_look = True
+                    self._begun = int(event["generation"])
+                case abi.EventCode.UNKNOWN_CODE:
+                    must_look = True
+                case abi.EventCode.LOADED if int(event["generation"]) == self._generation:
+                    loaded = LoadedObject.from_message(message)
+                    if self._symbolizer.see_loaded(loaded, mapped):
+                        must_look = True
+                    elif not self._look_again_s:  # the kernel side knows how to go on with it
+                        self._look_again_s = [time.monotonic() + _AFTER_LOAD_S]
+                case abi.EventCode.FORKED:
+                    if self._watch is not None:
+                        self._watch.forked()
+                case _ if int(event["generation"]) == self._generation:
+                    if self._own.takes(event):
+                        self._regions.release(int(event["address"]), int(event["size"]))
+                    else:
+                        self._regions.apply(event)
+        if must_look:
+            self._look_for_objects()
+
+    def _proceed_if_begun(self) -> None:
+        """The first call of an image has waited until its objects were looked at. One that has
+        executed something else since waits for that one's event."""
+        if self._begun is None:
+            return
+        if self._begun == self._current_generation():
+            self._started = self._generation
+            if self.command is not None and self._generation:
+                self.command.proceed()
+        self._begun = None
+
+    def _current_session(self) -> np.void:
         session = self._loaded.session.lookup(0)
         assert session is not None  # an array has all its entries
-        return int(session["generation"])
+        return session
+
+    def _current_generation(self) -> int:
+        """How often the target has executed a program by now."""
+        return int(self._current_session()["generation"])
 
     def _on_exec(self, generation: int) -> None:
+        self._executed = True
         self._generation = generation
         self._regions.clear()
         self._own.forget()
         self._stacks.clear()
+        self._same = SameSites()
+        self._loader = None
         self._symbolizer.forget()
         name = self._target.read_name()
         if generation > self._first_generation:
@@ -378,6 +447,8 @@ class Tracer:
         if self._watch is not None:
             self._watch.close()
         self._planner.forget()
+        self._loader = None
+        self._loaders.clear()
         self._look_for_objects()
         self._notes.add(notes.THREAD_EXECUTED)
 
@@ -426,21 +497,14 @@ class Tracer:
     def _look_for_objects(self) -> None:
         """Read the mappings again: unwind tables and names for new objects, probes on new
         allocators."""
+        if self._is_looking:  # what was sent meanwhile asks for another look
+            self._look_again_s.insert(0, time.monotonic())
+            return
         if not self._target.is_alive():
             return
+        self._is_looking = True
         try:
-            mappings = read_mappings(self._target.pid)
-            self._mapped = {m.path for m in mappings if m.is_executable}
-            self._own.follow(mappings)
-            if self._follower is not None:
-                self._follower.follow(mappings, self._generation)
-            self._symbolizer.refresh(mappings)
-            if self._faults is not None:
-                self._faults.follow(mappings)
-                return
-            for plan in self._planner.plan_process(self._target.pid, mappings):
-                self._attach(plan, mappings)
-                self._notes.add(notes.of_late_object(plan.name))
+            self._look()
         except NoMappingsError:
             # A process that lives has some, but while it executes a program: that is looked for.
             if self._target.is_alive() and not is_running(self._target.pid):
@@ -449,9 +513,31 @@ class Tracer:
             if self._target.is_alive():
                 self._notes.add(error.message)
         except ObjectFileError:
-            return  # the chosen object isn't mapped yet
+            pass  # the chosen object isn't mapped yet
         except LeaktraceError as error:
             self._notes.add(f"an object loaded later is not traced: {error.message}")
+        finally:
+            self._is_looking = False
+        self._proceed_if_begun()
+
+    def _look(self) -> None:
+        told = int(self._current_session()["told"])
+        mappings = read_mappings(self._target.pid)
+        # What was loaded until then is known before the list of mappings that lacks it, if it is
+        # gone: else nothing would tell it from what comes to its place.
+        if self._region_stream is not None:
+            self._take_in(self._region_stream.drain())
+        self._mapped = {m.path for m in mappings if m.is_executable}
+        self._own.follow(mappings)
+        self._symbolizer.refresh(mappings)
+        self._follow_loader(mappings)
+        self._list_code(told)
+        if self._faults is not None:
+            self._faults.follow(mappings)
+            return
+        for plan in self._planner.plan_process(self._target.pid, mappings):
+            self._attach(plan, mappings)
+            self._notes.add(notes.of_late_object(plan.name))
 
     def snapshot(self) -> Snapshot:
         """Read the maps, with everything that happened until now taken into account."""
@@ -459,13 +545,20 @@ class Tracer:
         self._look_at_probes()
         self._proceed_if_forgotten()
         self._symbolizer.expect_new_names()
-        return take_snapshot(
+        snapshot = take_snapshot(
             self._loaded,
             self._regions,
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
             is_left_out=self._own.is_own,
         )
+        # The names of these stacks may depend on what was loaded before the last of them.
+        if self._region_stream is not None:
+            self._take_in(self._region_stream.drain())
+        self._symbolizer.views.has_gaps = bool(snapshot.losses[abi.LossKind.REGION_EVENTS])
+        if self._symbolizer.views.has_changed:
+            return self._same.merge(snapshot, self._locations_of)
+        return snapshot
 
     def info(self) -> TargetInfo:
         """The target as reports name it."""
@@ -489,7 +582,7 @@ class Tracer:
                         *(() if hooked or self._faults else (notes.NO_ALLOCATOR_AFTER_EXEC,)),
                         *self._probe_notes,
                         *fault_notes,
-                        *self._replacements(),
+                        *self._view_notes(),
                         *self._verbose_notes(),
                     )
                 )
@@ -527,8 +620,13 @@ class Tracer:
     def _is_mapped(self, path: str) -> bool:
         return bool(self._mapped & {path, str(Path(path).resolve())})
 
-    def _replacements(self) -> tuple[str, ...]:
-        return () if self._follower is None else tuple(self._follower.replacements)
+    def _view_notes(self) -> tuple[str, ...]:
+        if len(self._symbolizer.views) == 1 or self._loader is not None:
+            return ()
+        return (
+            "libraries have taken the place of others, and when is not known: stacks of their "
+            "first moments may name the one that was there before",
+        )
 
     def _verbose_notes(self) -> tuple[str, ...]:
         """Why frames lack lines or were found by frame pointer, object by object."""
@@ -553,12 +651,25 @@ class Tracer:
         stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
         if stored is None:
             return Stack((), StackEnd.LOST)
-        frames = self._symbolizer.symbolize_stack(_addresses(stored))
+        frames = self._symbolizer.symbolize_stack(_addresses(stored), self._view_of(stored))
         return Stack(frames, STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
 
     def _addresses_of(self, stack_id: int) -> list[int] | None:
         stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
         return None if stored is None else _addresses(stored)
+
+    def _view_of(self, stack: np.void) -> CodeView:
+        """What its addresses mean: abi.STACK."""
+        number, since, epoch = (int(stack[name]) for name in ("view", "since", "epoch"))
+        return self._symbolizer.views.at(number, since, epoch)
+
+    def _locations_of(self, stack_id: int) -> tuple[object, ...] | None:
+        """What is the same for stacks of one site; None where the stack is lost."""
+        stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
+        if stored is None:
+            return None
+        view = self._view_of(stored)
+        return tuple(view.locate(address) for address in _addresses(stored))
 
     def _name_event(self, event: np.void) -> Event:
         size, stack_id = int(event["size"]), int(event["stack_id"])
@@ -606,13 +717,19 @@ class Tracer:
             self._keeper = None
 
 
-def _decode(messages: list[bytes]) -> Iterable[np.void]:
-    """Events in the order in which they happened, whichever CPU's buffer they came through."""
+def _decode_with(messages: list[bytes]) -> Iterable[tuple[np.void, bytes]]:
+    """Events in the order in which they happened, whichever CPU's buffer they came through, each
+    with its whole message."""
     if not messages:
         return ()
     size = abi.EVENT.itemsize
     events = np.frombuffer(b"".join(m[:size] for m in messages), dtype=abi.EVENT)
-    return events[np.argsort(events["time_ns"], kind="stable")]
+    order = np.argsort(events["time_ns"], kind="stable").tolist()
+    return ((events[index], messages[index]) for index in order)
+
+
+def _decode(messages: list[bytes]) -> Iterable[np.void]:
+    return (event for event, _ in _decode_with(messages))
 
 
 def _addresses(stored: np.void) -> list[int]:

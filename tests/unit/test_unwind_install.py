@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
@@ -57,26 +56,6 @@ def layout_of(tables: MappingOf[str, UnwindTable | ObjectFileError]) -> UnwindLa
         return found
 
     return UnwindLayout(provide)
-
-
-def test_dtype_is_the_struct_of_the_kernel_side() -> None:
-    class UnwindMapping(ctypes.Structure):
-        _fields_ = [
-            ("start", ctypes.c_uint64),
-            ("end", ctypes.c_uint64),
-            ("bias", ctypes.c_uint64),
-            ("row_lo", ctypes.c_uint32),
-            ("row_hi", ctypes.c_uint32),
-            ("page_lo", ctypes.c_uint32),
-            ("page_count", ctypes.c_uint32),
-        ]
-
-    assert MAPPING_DTYPE.itemsize == ctypes.sizeof(UnwindMapping) == 40
-    assert MAPPING_DTYPE.names is not None
-    for name in MAPPING_DTYPE.names:
-        fields = MAPPING_DTYPE.fields
-        assert fields
-        assert fields[name][1] == getattr(UnwindMapping, name).offset
 
 
 def test_pages_lie_eight_bytes_apart() -> None:

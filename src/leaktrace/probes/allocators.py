@@ -28,6 +28,7 @@ class Hook:
 POINT_PROGRAM = "at_point"  # takes calls whose points within the function are known
 RELEASE_PROGRAM = "enter_free"
 RETURN_PROGRAM = "return_from"
+OBJECTS_PROGRAM = "at_objects"  # the dynamic loader changes its list of objects (probes/loader.py)
 ANY_ENTRY_PROGRAM = "enter_any"  # takes the place of the programs by shape where the kernel can
 
 # An object that defines both is an allocator; the other functions are hooked where they exist.

@@ -127,7 +127,8 @@ class Attachments:
                 )
             ),
         )
-        self.objects.append(hooked)
+        if plan.is_allocator:
+            self.objects.append(hooked)
         return hooked
 
     def _points_of(self, plan: ObjectPlan) -> list[_Placed]:

@@ -124,6 +124,12 @@ class ObjectPlan:
         return [m for m in mappings if m.is_executable and self.is_mapped_as(m)]
 
     @property
+    def is_allocator(self) -> bool:
+        """Whether memory comes from it, and not only news (probes/loader.py)."""
+        hooks = [*(one.hook for one in self.probes), *(one.hook for one in self.followed)]
+        return any(hook.function is not Function.NONE for hook in hooks)
+
+    @property
     def attach_path(self) -> str:
         """Names the very file that was read, whatever its path means by now."""
         return f"/proc/self/fd/{self.elf.descriptor}"

@@ -15,6 +15,7 @@ from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.table import RawSymbols, SymbolTable
 from leaktrace.target.root import TargetRoot
+from leaktrace.unwind.fingerprint import fingerprint
 
 SIGNAL_FRAME = "<signal handler called>"  # as gdb shows it
 
@@ -40,6 +41,7 @@ class Module:
         self.path = path  # as the target sees it
         self.shown = printable(path)
         self.problem = ""
+        self.fingerprint = fingerprint(elf)
         self._roots = roots
         self._options = options
 
@@ -138,6 +140,8 @@ class Module:
     @cached_property
     def _symbols(self) -> SymbolTable:
         """Function symbols of the object, its .gnu_debugdata and its debug file together."""
+        if fingerprint(self.elf) != self.fingerprint:
+            raise ObjectFileError("its file has been written over")
         tables: list[RawSymbols] = []
         sources = [self.elf]
         if not self.elf.has_symbol_table():

@@ -6,9 +6,9 @@ import os
 import stat
 import time
 import weakref
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from leaktrace.elf import ElfObject
@@ -19,23 +19,19 @@ from leaktrace.symbols.jit import PerfMap
 from leaktrace.symbols.module import SIGNAL_FRAME, Module
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
+from leaktrace.symbols.views import CodeView, CodeViews, Region
+from leaktrace.target.loader import LoadedObject, code_mappings
 from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.target.moved_text import MovedText
 from leaktrace.target.root import TargetRoot
+from leaktrace.unwind.fingerprint import fingerprint
+from leaktrace.unwind.process import VDSO
 
 _MAX_VDSO_BYTES = 1 << 20
 _MAX_REGIONS = 65_536  # mappings kept, those of the past included
+_MAX_LOADED = 4096  # places of objects that come and go
 _MAX_OPEN = 400  # objects, so that file descriptors remain for others (1,024 is usual)
 _REST = 19  # times as long as a look in vain took
-
-
-@dataclass(frozen=True)
-class _Region:
-    """Executable memory and the object behind it, or why there is none."""
-
-    mapping: Mapping
-    module: Module | None
-    problem: str = ""
 
 
 class ProcessSymbolizer:
@@ -59,10 +55,10 @@ class ProcessSymbolizer:
             ) from error
         weakref.finalize(self, os.close, self._directory)
         self._modules: dict[tuple[str, int, str | None], Module] = {}
-        self._by_file: dict[tuple[str, int], _Region] = {}
-        self._regions: list[_Region] = []
-        self._starts: list[int] = []
-        self._frames: dict[tuple[int, bool], tuple[Frame, ...]] = {}
+        self._by_file: dict[tuple[str, int], Region] = {}
+        self.views = CodeViews()
+        self._loaded: dict[Mapping, Region] = {}
+        self._by_place: dict[tuple[int, int], tuple[Region, ...]] = {}
         self._roots: tuple[TargetRoot, ...] = ()
         self._perf_map: PerfMap | None = None
         self._mappings: tuple[Mapping, ...] = ()
@@ -88,25 +84,42 @@ class ProcessSymbolizer:
             self._open_root()
             self._stale = False
         self._mappings = mappings
-        known = {region.mapping for region in self._regions}
-        new = [m for m in mappings if m.is_executable and m not in known]
-        if not new:
+        now = {region.mapping: region for region in self.views.now.regions}
+        known = now | self._loaded
+        executable = [mapping for mapping in mappings if mapping.is_executable]
+        new = [mapping for mapping in executable if mapping not in known]
+        if not new and all(now.get(mapping) == known[mapping] for mapping in executable):
             return False
         self._make_room(len(new))
-        added = [self._open_region(mapping) for mapping in new]
-        # What was unmapped and not yet covered by anything else still names older stacks.
-        starts = [mapping.start for mapping in new]
-        kept = [
-            r for r in self._regions if not _covered(r.mapping.start, r.mapping.end, new, starts)
-        ]
-        self._regions = sorted((*kept, *added), key=lambda region: region.mapping.start)
-        self._starts = [region.mapping.start for region in self._regions]
-        self._frames = {
-            (address, is_return): frames
-            for (address, is_return), frames in self._frames.items()
-            if not _covered(address - is_return, address - is_return + 1, new, starts)
-        }
+        regions = [known.get(one) or self._open_region(one) for one in executable]
+        self.views.see(regions)
         return True
+
+    def see_loaded(self, loaded: LoadedObject, mapped: Callable[[], tuple[Mapping, ...]]) -> bool:
+        """Take in what the dynamic loader has loaded; it may be gone by now. `mapped` tells what is
+        there now. Returns whether it was not met before in this place."""
+        known = self._by_place.get(loaded.place)
+        is_new = False
+        if known is None:
+            if len(self._by_place) >= _MAX_LOADED:
+                self._by_place.clear()
+                self._loaded.clear()
+            known = self._by_place[loaded.place] = self._loaded_regions(loaded, mapped())
+            is_new = True
+        self._loaded |= {region.mapping: region for region in known if region.module}
+        self.views.see_loaded(loaded.epoch, known)
+        return is_new
+
+    def object_behind(self, mapping: Mapping) -> ElfObject | None:
+        """The open object behind a mapping of the present view, which may be gone by now."""
+        region = self.views.now.region_at(mapping.start)
+        if region is None or region.mapping != mapping:
+            region = self._loaded.get(mapping)
+        return region.module.elf if region is not None and region.module is not None else None
+
+    def loaded(self) -> tuple[Mapping, ...]:
+        """Where objects were that the loader has told of, `see_loaded`."""
+        return tuple(self._loaded)
 
     def expect_new_names(self) -> None:
         """Have names seen that the process has given to generated code until now, also if it has
@@ -114,22 +127,28 @@ class ProcessSymbolizer:
         if self._perf_map:
             self._perf_map.refresh()
 
-    def symbolize(self, address: int, is_return_address: bool = True) -> tuple[Frame, ...]:
+    def symbolize(
+        self, address: int, is_return_address: bool = True, view: CodeView | None = None
+    ) -> tuple[Frame, ...]:
         """The frames at an address: inlined ones first, innermost first, the physical one last.
 
-        `is_return_address`: the function is that of the call before it. Never raises and never
-        empty: a frame without a name says why in `unknown`.
+        `is_return_address`: the function is that of the call before it. `view`: of the code as it
+        was; without one, as it is. Never raises and never empty: a frame without a name says why in
+        `unknown`.
         """
+        view = view or self.views.now
         key = (address, is_return_address)
-        frames = self._frames.get(key)
+        frames = view.frames.get(key)
         if frames is None:
-            frames = self._symbolize(address, is_return_address)
+            frames = self._symbolize(address, is_return_address, view)
             if frames[-1].unknown is None or frames[-1].module_offset is not None:
-                self._frames[key] = frames
+                view.frames[key] = frames
         return frames
 
-    def symbolize_stack(self, addresses: Iterable[int]) -> tuple[Frame, ...]:
-        """The frames of a stack of return addresses, leaf first.
+    def symbolize_stack(
+        self, addresses: Iterable[int], view: CodeView | None = None
+    ) -> tuple[Frame, ...]:
+        """The frames of a stack of return addresses, leaf first; `view` as above.
 
         What a signal interrupted is an instruction that was to be executed, not one after a call:
         the address after a signal frame is looked up as it stands.
@@ -137,13 +156,14 @@ class ProcessSymbolizer:
         frames: list[Frame] = []
         is_return_address = True
         for address in addresses:
-            frames += self.symbolize(address, is_return_address)
+            frames += self.symbolize(address, is_return_address, view)
             is_return_address = frames[-1].function != SIGNAL_FRAME
         return tuple(frames)
 
     def forget(self) -> None:
         """Drops all that execve(2) replaces: mappings and addresses. Open objects are kept."""
-        self._regions, self._starts, self._frames = [], [], {}
+        self.views = CodeViews()
+        self._loaded, self._by_place = {}, {}
         self._stale = True
 
     def is_alive(self) -> bool:
@@ -162,15 +182,20 @@ class ProcessSymbolizer:
 
     # -- looking up -------------------------------------------------------------------------
 
-    def _symbolize(self, address: int, is_return_address: bool) -> tuple[Frame, ...]:
+    def _symbolize(
+        self, address: int, is_return_address: bool, view: CodeView
+    ) -> tuple[Frame, ...]:
         wanted = address - 1 if is_return_address else address
-        region = self._region(wanted)
-        if region is None:
+        region = view.region_at(wanted)
+        if region is None and view is self.views.now:
             region = self._region_after_another_look(wanted)
+        if region is None and view is not self.views.now:
+            gone = "too many libraries have come and gone"
+            return (Frame(address, unknown=gone if view.is_forgotten else "not mapped then"),)
         if region is None:
             return (self._outside(address, wanted),)
         if region.module is None:
-            return (self._generated(address, wanted, region),)
+            return (self._without_module(address, wanted, region),)
         offset = address - region.mapping.start + region.mapping.offset
         # The return address after a call that ends a segment lies outside it.
         vaddr = region.module.elf.offset_to_vaddr(offset - int(is_return_address))
@@ -182,13 +207,7 @@ class ProcessSymbolizer:
         except ObjectFileError as error:
             return (Frame(address, module=region.module.shown, unknown=error.message),)
 
-    def _region(self, address: int) -> _Region | None:
-        last = bisect_right(self._starts, address) - 1
-        if last >= 0 and address < self._regions[last].mapping.end:
-            return self._regions[last]
-        return None
-
-    def _region_after_another_look(self, address: int) -> _Region | None:
+    def _region_after_another_look(self, address: int) -> Region | None:
         """What lies at an address now. Looking in vain takes a twentieth of the time at most:
         broken stacks can be full of addresses that are nowhere."""
         now = time.monotonic()
@@ -198,7 +217,7 @@ class ProcessSymbolizer:
             self.refresh()
         except LeaktraceError:
             self._ended = True
-        region = self._region(address)
+        region = self.views.now.region_at(address)
         if region is None:
             self._next_look = time.monotonic() + _REST * (time.monotonic() - now)
         return region
@@ -213,11 +232,11 @@ class ProcessSymbolizer:
             unknown="not mapped when last seen: it has ended" if self._ended else "not mapped",
         )
 
-    def _generated(self, address: int, wanted: int, region: _Region) -> Frame:
+    def _without_module(self, address: int, wanted: int, region: Region) -> Frame:
         """A frame in memory without an object file, such as compiled just in time."""
         module = printable(region.mapping.path) or None
         problem = region.problem
-        if self._perf_map:
+        if self._perf_map and not region.mapping.is_file:
             match = self._perf_map.lookup(wanted)
             if match:
                 offset = match.offset + (address - wanted)
@@ -227,11 +246,12 @@ class ProcessSymbolizer:
 
     def _make_room(self, count: int) -> None:
         """Lets what was unmapped go when too much is open or remembered."""
-        if len(self._modules) + count <= _MAX_OPEN and len(self._regions) + count <= _MAX_REGIONS:
+        view = self.views.now
+        if len(self._modules) + count <= _MAX_OPEN and len(view.regions) + count <= _MAX_REGIONS:
             return
         current = set(self._mappings)
-        self._regions = [region for region in self._regions if region.mapping in current]
-        used = {id(region.module) for region in self._regions}
+        view.keep(region for region in view.regions if region.mapping in current)
+        used = {id(region.module) for one in self.views for region in one.regions}
         self._modules = {key: m for key, m in self._modules.items() if id(m) in used}
         self._by_file = {key: r for key, r in self._by_file.items() if id(r.module) in used}
 
@@ -251,19 +271,82 @@ class ProcessSymbolizer:
         user = int(fields["Uid"].split()[1])
         self._perf_map = PerfMap(self._roots[0], pid_inside, user)
 
-    def _open_region(self, mapping: Mapping) -> _Region:
+    def _loaded_regions(
+        self, loaded: LoadedObject, mapped: Iterable[Mapping]
+    ) -> tuple[Region, ...]:
+        """Where the code of an object was, and what is known of it."""
+        for mapping in mapped:
+            is_inside = loaded.start <= mapping.start < loaded.end
+            if is_inside and mapping.path == VDSO:
+                return (self._open_region(mapping),)
+            if is_inside and mapping.is_executable and mapping.is_file:
+                region = self._open_region(mapping)
+                if region.module and region.module.fingerprint != loaded.fingerprint:
+                    del self._by_file[mapping.device, mapping.inode]  # written over in place
+                    region = self._open_region(mapping)
+                if region.module and region.module.fingerprint == loaded.fingerprint:
+                    return (region,)
+        path = self._absolute(loaded.path)
+        try:
+            if not loaded.is_whole:
+                raise ObjectFileError("its name was not told")
+            return self._regions_by_path(loaded, path)
+        except ObjectFileError as error:
+            problem = f"it was unloaded before its file could be opened: {error.message}"
+        mapping = Mapping(loaded.start, loaded.end, "r-xp", 0, "", loaded.identity, path)
+        return (Region(mapping, None, problem),)
+
+    def _regions_by_path(self, loaded: LoadedObject, path: str) -> tuple[Region, ...]:
+        """Those of the file that a path leads to, if it is that which was loaded.
+
+        Raises ObjectFileError.
+        """
+        known = [one for one in self._modules.values() if one.path == path]
+        module = next((one for one in known if one.fingerprint == loaded.fingerprint), None)
+        if module is None:
+            elf = self._open_by_path(path)
+            if fingerprint(elf) != loaded.fingerprint:
+                elf.close()
+                raise ObjectFileError("its file was replaced")
+            module = Module(elf, path, self._roots, self._options)
+            status = os.fstat(elf.descriptor or 0)
+            self._modules[f"file on {status.st_dev}", status.st_ino, elf.build_id] = module
+        mappings = code_mappings(module.elf, path, loaded.start)
+        return tuple(Region(mapping, module) for mapping in mappings)
+
+    def _absolute(self, path: str) -> str:
+        """A path that the process has given, by its present working directory."""
+        if not path or path.startswith("/"):
+            return path
+        with suppress(OSError):
+            return os.path.normpath(Path(f"/proc/{self.pid}/cwd").readlink() / path)
+        return path
+
+    def _open_by_path(self, path: str) -> ElfObject:
+        """Raises ObjectFileError."""
+        try:
+            descriptor = self._roots[0].open(path)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ObjectFileError(f"its file can't be opened: {reason}") from error
+        try:
+            return ElfObject.open(descriptor, shown=path)
+        finally:
+            os.close(descriptor)
+
+    def _open_region(self, mapping: Mapping) -> Region:
         if not mapping.is_file:
-            return self._open_vdso(mapping) if mapping.path == "[vdso]" else _without_file(mapping)
+            return self._open_vdso(mapping) if mapping.path == VDSO else _without_file(mapping)
         file = (mapping.device, mapping.inode)
         known = self._by_file.get(file)
         if known and known.module:  # it is open, so its inode can't have been used again
-            return _Region(mapping, known.module)
+            return Region(mapping, known.module)
         try:
             if len(self._modules) >= _MAX_OPEN:
                 raise ObjectFileError(f"more than {_MAX_OPEN} objects are open already")
-            region = _Region(mapping, self._module(mapping, self._open_file(mapping)))
+            region = Region(mapping, self._module(mapping, self._open_file(mapping)))
         except ObjectFileError as error:
-            region = _Region(mapping, None, error.message)
+            region = Region(mapping, None, error.message)
         self._by_file[file] = region
         return region
 
@@ -276,10 +359,14 @@ class ProcessSymbolizer:
     def _open_file(self, mapping: Mapping) -> ElfObject:
         """The mapped file itself; by its path only where map_files needs a privilege we lack."""
         try:
-            return ElfObject.open(mapping.open_path(self.pid), shown=mapping.path)
+            elf = ElfObject.open(mapping.open_path(self.pid), shown=mapping.path)
         except ObjectFileError as error:
             if not isinstance(error.__cause__, PermissionError):
                 raise
+        else:
+            if elf.descriptor is None or not mapping.is_of(elf.descriptor):
+                raise ObjectFileError("another file was mapped there before it could be opened")
+            return elf
         try:
             descriptor = self._roots[0].open(mapping.path)
         except (OSError, ValueError) as error:
@@ -293,7 +380,7 @@ class ProcessSymbolizer:
         finally:
             os.close(descriptor)
 
-    def _open_vdso(self, mapping: Mapping) -> _Region:
+    def _open_vdso(self, mapping: Mapping) -> Region:
         try:
             descriptor = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
             try:
@@ -303,19 +390,13 @@ class ProcessSymbolizer:
                 os.close(descriptor)
             elf = ElfObject.from_bytes(data, mapping.path)
         except OSError as error:
-            return _Region(mapping, None, f"the vDSO can't be read: {error.strerror}")
+            return Region(mapping, None, f"the vDSO can't be read: {error.strerror}")
         except ObjectFileError as error:
-            return _Region(mapping, None, error.message)
-        return _Region(mapping, self._module(mapping, elf))
+            return Region(mapping, None, error.message)
+        return Region(mapping, self._module(mapping, elf))
 
 
-def _without_file(mapping: Mapping) -> _Region:
+def _without_file(mapping: Mapping) -> Region:
     if mapping.path.startswith("["):
-        return _Region(mapping, None, "no file behind this memory")
-    return _Region(mapping, None, "code made at run time")
-
-
-def _covered(start: int, end: int, mappings: list[Mapping], starts: list[int]) -> bool:
-    """Whether one of some disjoint mappings, in order, has a part of this range."""
-    last = bisect_left(starts, end) - 1
-    return last >= 0 and mappings[last].end > start
+        return Region(mapping, None, "no file behind this memory")
+    return Region(mapping, None, "code made at run time")

@@ -60,6 +60,16 @@ class Mapping:
 class NoMappingsError(TargetError):
     """The process has no mappings, or none that the kernel shows."""
 
+    def is_of(self, descriptor: int) -> bool:
+        """Whether an open file is the mapped one: since the mappings were read, another may have
+        come to that place."""
+        status = os.fstat(descriptor)
+        if f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}" == self.device:
+            return status.st_ino == self.inode
+        # In an overlay or on btrfs the mapping has other numbers than the file.
+        path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (bytes as they are)
+        return path.removesuffix(_DELETED) == self.path
+
 
 def read_mappings(pid: int) -> tuple[Mapping, ...]:
     """The mappings of a process by ascending address.

@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
-from leaktrace.target.moved_text import MovedText
-from leaktrace.unwind.arrays import KernelTables
+from leaktrace.unwind.arrays import KernelTables, Moment
 from leaktrace.unwind.cache import TableCache
-from leaktrace.unwind.install import MAX_ROWS, Capacity, UnwindFailure, UnwindLayout, Update
+from leaktrace.unwind.install import (
+    MAX_ROWS,
+    Capacity,
+    UnwindFailure,
+    UnwindLayout,
+    Update,
+)
 from leaktrace.unwind.process import ProcessTables
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
 # Where the kernel puts that page when the first return probe is hit, unless the place is taken: at
 # the end of the address space (xol_add_vma). Walks before the next look find it there.
 _USUAL_TRAMPOLINE = (1 << 47) - 2 * 4096
-_MOST_REPLACEMENTS = 10  # told; a process may do nothing but load and unload
 _SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
 
 
 class TableFollower:
     """The unwind tables of one process, from planning to every later change."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(
+        self, pid: int, open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None
+    ) -> None:
+        """`open_objects`: those behind mappings that somebody else holds open."""
         self._cache = TableCache(user_cache_directory())
-        self._layout = UnwindLayout(ProcessTables(pid, self._cache))
+        tables = ProcessTables(pid, self._cache, open_objects)
+        self._layout = UnwindLayout(tables, tables.fingerprint)
         self._kernel: KernelTables | None = None
-        self._moved_text = MovedText(pid)
         self._pending: list[Update] = []
         self._known: tuple[Mapping, ...] = ()
-        self._generation = 0
+        self._moment = Moment()
+        self._unlisted: Sequence[Mapping] = ()
         self.failures: list[UnwindFailure] = []
-        self.replacements: list[str] = []  # where stacks may have gone wrong for a while
 
     def plan(self, mappings: Sequence[Mapping]) -> Capacity:
         """Compile the tables of a process that runs. Returns the room that all will need."""
-        self._place(self._code_among(mappings))
+        self._place(_executable(mappings))
         return self._layout.reserve(_SPARE_ROWS)
 
     def plan_files(self, paths: Iterable[str]) -> Capacity:
@@ -60,41 +66,19 @@ class TableFollower:
         self._kernel = tables
         self._write()
 
-    def follow(self, mappings: Sequence[Mapping], generation: int) -> None:
-        """The process has these mappings now; `generation` counts its execs."""
-        executable = self._code_among(mappings)
-        if executable == self._known and generation == self._generation:
+    def follow(
+        self, mappings: Sequence[Mapping], moment: Moment, unlisted: Sequence[Mapping] = ()
+    ) -> None:
+        """The process has these mappings now; those of `unlisted` may come back."""
+        executable = _executable(mappings)
+        if executable == self._known and moment == self._moment and unlisted == self._unlisted:
             return
-        if generation == self._generation:
-            self._note_replacements(executable)
-        self._generation = generation
-        self._place(executable)
+        self._moment, self._unlisted = moment, unlisted
+        self._place(executable, unlisted)
         self._write()
 
-    def _note_replacements(self, executable: tuple[Mapping, ...]) -> None:
-        """What took the place of other code since the last look was walked by the wrong tables.
-
-        Code in a new place is met as code in no known mapping, and counted; this is not.
-        """
-        starts = [mapping.start for mapping in executable]
-        for old in self._known:
-            if not old.is_file or len(self.replacements) >= _MOST_REPLACEMENTS:
-                continue
-            at = max(bisect_right(starts, old.start) - 1, 0)
-            for new in executable[at:]:
-                if new.start >= old.end:
-                    break
-                if new.end > old.start and _file(new) != _file(old):
-                    self.replacements.append(
-                        f"{new.path or 'generated code'} took the place of {old.path}: "
-                        "stacks through it may be wrong, those of its first moments"
-                    )
-
-    def _code_among(self, mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
-        return tuple(m for m in self._moved_text.recognised(mappings) if m.is_executable)
-
-    def _place(self, executable: tuple[Mapping, ...]) -> None:
-        update = self._layout.update(executable)
+    def _place(self, executable: tuple[Mapping, ...], unlisted: Sequence[Mapping] = ()) -> None:
+        update = self._layout.update(executable, unlisted)
         self._known = executable
         self.failures += update.failures
         self._pending.append(update)
@@ -104,9 +88,9 @@ class TableFollower:
             return
         trampoline = next((m.start for m in self._known if m.path == _UPROBES), _USUAL_TRAMPOLINE)
         for update in self._pending:
-            self._kernel.write(update, self._generation, trampoline)
+            self._kernel.write(update, self._moment, trampoline)
         self._pending = []
 
 
-def _file(mapping: Mapping) -> tuple[str, int]:
-    return mapping.device, mapping.inode
+def _executable(mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
+    return tuple(m for m in mappings if m.is_executable)

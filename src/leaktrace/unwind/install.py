@@ -32,8 +32,10 @@ MAPPING_DTYPE = np.dtype(
         ("row_hi", "<u4"),
         ("page_lo", "<u4"),
         ("page_count", "<u4"),
+        ("fingerprint", "<u8"),
     ]
 )
+MAX_KNOWN_OBJECTS = 4096  # that are recognized when they are loaded again
 MAX_LISTED_MAPPINGS = 4096  # the walker searches in twelve steps
 # Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
 _ADDRESS_LIMIT = 1 << 63
@@ -47,6 +49,7 @@ MAX_ROWS = 32 << 20  # 256 MiB of kernel memory
 MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code
 
 TableProvider = Callable[[Mapping], UnwindTable | None]
+FingerprintProvider = Callable[[Mapping], int]  # unwind/fingerprint.py; 0: not to be told by one
 
 
 class Capacity(NamedTuple):
@@ -78,6 +81,7 @@ class Update:
     pages: NDArray[np.uint32]  # row numbers in the whole array
     mapping_start: int
     mappings: NDArray[Any]  # of MAPPING_DTYPE, ascending, without overlap
+    known: NDArray[Any]  # of MAPPING_DTYPE: new objects, by addresses relative to where they load
     failures: tuple[UnwindFailure, ...] = ()  # objects new in this update
     mappings_left_out: int = 0  # more than the list has room for
 
@@ -91,9 +95,10 @@ class _Placed(NamedTuple):
     page_count: int
     base: int
     segments: tuple[CodeSegment, ...]
+    fingerprint: int
 
 
-_NOTHING = _Placed(0, 0, 0, 0, 0, ())
+_NOTHING = _Placed(0, 0, 0, 0, 0, (), 0)
 
 
 def at_array_stride(pages: NDArray[np.uint32]) -> NDArray[np.uint64]:
@@ -112,12 +117,14 @@ class UnwindLayout:
     """
 
     tables: TableProvider
+    fingerprints: FingerprintProvider = lambda _: 0
     capacity: Capacity | None = None  # None: as much as it takes; see `reserve`
     _placed: dict[object, _Placed] = field(default_factory=dict)
     _row_count: int = 0
     _page_count: int = 0
     _is_full: bool = False
     _listed: int = 0  # mappings in the last list
+    _fingerprints: set[int] = field(default_factory=set)
     _updates: int = 0
 
     @property
@@ -138,8 +145,9 @@ class UnwindLayout:
         )
         return self.capacity
 
-    def update(self, mappings: Iterable[Mapping]) -> Update:
-        """Place the objects that are new among these mappings of the process, and list them all.
+    def update(self, mappings: Iterable[Mapping], unlisted: Iterable[Mapping] = ()) -> Update:
+        """Place the objects that are new among these mappings of the process, and list them all;
+        place those of `unlisted`, too, which may come back.
 
         The first call places everything. Every executable mapping is listed, also those without a
         table: a pc in one of them is code we know nothing of, a pc in none of them means that the
@@ -150,10 +158,15 @@ class UnwindLayout:
         failures: list[UnwindFailure] = []
         row_start, page_start = self._row_count, self._page_count
         entries: list[tuple[int, ...]] = []
-        for mapping in sorted(mappings, key=lambda mapping: mapping.start):
+        known: list[tuple[int, ...]] = []
+        listed_first = [
+            *((one, True) for one in sorted(mappings, key=lambda mapping: mapping.start)),
+            *((one, False) for one in unlisted),
+        ]
+        for mapping, is_listed in listed_first:
             if not mapping.is_executable or mapping.end > _ADDRESS_LIMIT:
                 continue
-            key = _object_key(mapping)
+            key = self._object_key(mapping)
             placed = self._placed.get(key) if key else _NOTHING
             if placed is None:
                 try:
@@ -161,14 +174,17 @@ class UnwindLayout:
                 except ObjectFileError as error:
                     failures.append(UnwindFailure(mapping.path, error.message))
                     if _is_passing(error):
-                        _append(entries, _entry(mapping, _NOTHING))
+                        if is_listed:
+                            _append(entries, _entry(mapping, _NOTHING))
                         continue
                     table = None
-                placed = self._placed[key] = self._place(table) if table else _NOTHING
+                placed = self._placed[key] = self._place(table, mapping) if table else _NOTHING
                 if table:
+                    known += self._new_known(placed)
                     rows.append(table.rows)
                     pages.append(table.pages + np.uint32(placed.row_lo))
-            _append(entries, _entry(mapping, placed))
+            if is_listed:
+                _append(entries, _entry(mapping, placed))
         listed, left_out = self._cut(entries)
         start = self._next_list_start(len(listed))
         return Update(
@@ -178,6 +194,7 @@ class UnwindLayout:
             pages=np.concatenate([np.empty(0, np.uint32), *pages]),
             mapping_start=start,
             mappings=np.array(listed, dtype=MAPPING_DTYPE),
+            known=np.array(known, dtype=MAPPING_DTYPE),
             failures=tuple(failures),
             mappings_left_out=left_out,
         )
@@ -204,7 +221,25 @@ class UnwindLayout:
             and self._page_count + len(table.pages) <= capacity.pages
         )
 
-    def _place(self, table: UnwindTable) -> _Placed:
+    def _object_key(self, mapping: Mapping) -> object:
+        """What tells objects apart, also where one was written over another's file; None where no
+        object can be behind a mapping."""
+        if mapping.is_file:
+            return mapping.device, mapping.inode, mapping.path, self.fingerprints(mapping)
+        return mapping.path if mapping.path == "[vdso]" else None
+
+    def _new_known(self, placed: _Placed) -> list[tuple[int, ...]]:
+        """An object as it is recognized by its fingerprint, if it has one segment of code."""
+        is_new = placed.fingerprint and placed.fingerprint not in self._fingerprints
+        if not is_new or len(placed.segments) != 1 or len(self._fingerprints) >= MAX_KNOWN_OBJECTS:
+            return []
+        self._fingerprints.add(placed.fingerprint)
+        (segment,) = placed.segments
+        start = segment.vaddr - segment.vaddr % _PAGE_BYTES
+        end = -(-(segment.vaddr + segment.size) // _PAGE_BYTES) * _PAGE_BYTES
+        return [(start, end, placed.base, *placed[:4], placed.fingerprint)]
+
+    def _place(self, table: UnwindTable, mapping: Mapping) -> _Placed:
         placed = _Placed(
             row_lo=self._row_count,
             row_hi=self._row_count + len(table.rows),
@@ -212,6 +247,7 @@ class UnwindLayout:
             page_count=table.page_count,
             base=table.base,
             segments=table.segments,
+            fingerprint=self.fingerprints(mapping),
         )
         self._row_count += len(table.rows)
         self._page_count += len(table.pages)
@@ -223,7 +259,7 @@ class UnwindLayout:
         excess = len(entries) - room
         if excess <= 0:
             return list(entries), 0
-        by_use = sorted(entries, key=lambda entry: entry[-1] == 0)
+        by_use = sorted(entries, key=lambda entry: entry[6] == 0)  # page_count
         return sorted(by_use[:room]), excess
 
     def _next_list_start(self, count: int) -> int:
@@ -239,13 +275,6 @@ def _is_passing(error: ObjectFileError) -> bool:
     return isinstance(error.__cause__, FileNotFoundError | ProcessLookupError)
 
 
-def _object_key(mapping: Mapping) -> object:
-    """What tells objects apart; None where no object can be behind a mapping."""
-    if mapping.is_file:
-        return (mapping.device, mapping.inode, mapping.path)
-    return mapping.path if mapping.path == "[vdso]" else None
-
-
 def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
     """A mapping as the walker reads it."""
     for segment in placed.segments:
@@ -254,8 +283,8 @@ def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
         if first_page <= mapping.offset < segment.offset + segment.size:
             vaddr = segment.vaddr - segment.offset + mapping.offset  # of the mapping's first byte
             bias = (mapping.start - vaddr + placed.base) & _ADDRESS_MASK
-            return mapping.start, mapping.end, bias, *placed[:4]
-    return mapping.start, mapping.end, 0, *_NOTHING[:4]
+            return mapping.start, mapping.end, bias, *placed[:4], placed.fingerprint
+    return mapping.start, mapping.end, 0, *_NOTHING[:4], 0
 
 
 def _append(entries: list[tuple[int, ...]], entry: tuple[int, ...]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +13,11 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.ends import with_ends
+from leaktrace.unwind.fingerprint import fingerprint, is_unmistakable
 from leaktrace.unwind.table import UnwindTable
 
 VDSO = "[vdso]"
+GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # as when nothing is there now
 _MAX_VDSO_BYTES = 1 << 20
 
 
@@ -22,18 +27,29 @@ class ProcessTables:
 
     pid: int
     cache: TableCache
+    open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None  # that are open already
+
+    def fingerprint(self, mapping: Mapping) -> int:
+        """By which the object behind a mapping is known when it is loaded again; 0: by nothing."""
+        elf = self.open_objects(mapping)
+        return fingerprint(elf) if elf is not None and is_unmistakable(elf) else 0
 
     def __call__(self, mapping: Mapping) -> UnwindTable | None:
         """The table of the object behind a mapping, None for memory without one.
 
         Raises ObjectFileError.
         """
+        elf = self.open_objects(mapping)
+        if elf is not None:
+            return with_ends(elf, self.cache.table_for(elf))
         if mapping.path == VDSO and not mapping.is_file:
             with ElfObject.from_bytes(self._memory(mapping), VDSO) as elf:
                 return self.cache.table_for(elf)
         if not mapping.is_file:
             return None
         with ElfObject.open(mapping.open_path(self.pid), mapping.path) as elf:
+            if elf.descriptor is None or not mapping.is_of(elf.descriptor):
+                raise ObjectFileError(f"{mapping.path} is not mapped any more") from GONE
             return with_ends(elf, self.cache.table_for(elf))
 
     def _memory(self, mapping: Mapping) -> bytes:

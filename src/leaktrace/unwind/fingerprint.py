@@ -1,0 +1,37 @@
+"""What an object file is known by in memory: a hash of its first bytes (bpf/objects.bpf.c)."""
+
+from __future__ import annotations
+
+import struct
+
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+
+FINGERPRINT_BYTES = 1024  # FINGERPRINT_WORDS of bpf/leaktrace.h
+_SPREAD = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def fingerprint(elf: ElfObject) -> int:
+    """The hash of the ELF header, the program headers and what follows them, as it lies in memory
+    where the object is loaded; 0 where the file is too short."""
+    head = _head(elf)
+    value = 1 if head else 0
+    for (word,) in struct.iter_unpack("<Q", head):
+        value = (value ^ word) * _SPREAD & _MASK
+        value ^= value >> 29
+    return value
+
+
+def is_unmistakable(elf: ElfObject) -> bool:
+    """Whether the fingerprint covers the object's build-id, so that no other object has it."""
+    return elf.build_id is not None and bytes.fromhex(elf.build_id) in _head(elf)
+
+
+def _head(elf: ElfObject) -> bytes:
+    if elf.file_size < FINGERPRINT_BYTES:
+        return b""
+    try:
+        return elf.read(0, FINGERPRINT_BYTES)
+    except ObjectFileError:
+        return b""
