@@ -244,11 +244,12 @@ class Tracer:
             plan = without_return_probes(plan, "a seccomp filter could end it for a return probe")
         try:
             hooked = self._attachments.attach(plan)
-            self._own.add(plan)
             if self._watch is not None:
                 self._watch.add(plan, hooked.offsets)
-            if self._completeness is not None:
-                self._completeness.hooked(plan)
+            if plan.is_allocator:
+                self._own.add(plan)
+                if self._completeness is not None:
+                    self._completeness.hooked(plan)
         finally:
             plan.elf.close()
         if plan.is_allocator:

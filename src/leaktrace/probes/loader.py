@@ -61,7 +61,7 @@ def _probes(elf: ElfObject, function: int) -> Iterator[Probe]:
                 one = _carrier(elf, extents, vaddr)
                 offset = elf.vaddr_to_offset(one.address) if one is not None else None
                 if one is not None and offset is not None:
-                    yield Probe(_HOOK, Placement(0, one.text, one.is_emulated), offset)
+                    yield Probe(_HOOK, one.address, Placement(0, one.text, one.is_emulated), offset)
 
 
 def _calls(elf: ElfObject, segment: LoadSegment, function: int) -> Iterator[int]:

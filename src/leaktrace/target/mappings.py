@@ -56,10 +56,6 @@ class Mapping:
         start, end = self.file_at or (self.start, self.end)
         return f"/proc/{pid}/map_files/{start:x}-{end:x}"
 
-
-class NoMappingsError(TargetError):
-    """The process has no mappings, or none that the kernel shows."""
-
     def is_of(self, descriptor: int) -> bool:
         """Whether an open file is the mapped one: since the mappings were read, another may have
         come to that place."""
@@ -69,6 +65,10 @@ class NoMappingsError(TargetError):
         # In an overlay or on btrfs the mapping has other numbers than the file.
         path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (bytes as they are)
         return path.removesuffix(_DELETED) == self.path
+
+
+class NoMappingsError(TargetError):
+    """The process has no mappings, or none that the kernel shows."""
 
 
 def read_mappings(pid: int) -> tuple[Mapping, ...]:
