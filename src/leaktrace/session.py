@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.errors import NothingTracedError
 from leaktrace.interrupts import Interrupts
+from leaktrace.losses import unprinted_calls
 from leaktrace.model import Cost, Report, TargetInfo
 from leaktrace.notices import hint, tell
 from leaktrace.options import CommandTarget, KernelTarget, Options
 from leaktrace.report import Reporter, create_reporter, open_output
+from leaktrace.traced_calls import TracedCalls
 from leaktrace.tracer import Tracer
 from leaktrace.tracing import Tracing
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 _PATIENCE_INTERVALS = 3
 _THROTTLED_RATE = 10
 _NEGLIGIBLE_S_PER_S = 0.01  # of one CPU: too little to do anything about
+_CALLS_AT_ONCE = 256  # named and printed before we look again for what else there is to do
+# Printed after a signal: a tenth of a second's work, and all there is unless there are very many.
+_CALLS_AFTER_SIGNAL = 2048
 
 
 def run(options: Options) -> int:
@@ -72,6 +77,9 @@ class Run(ABC):
         self._reporter = reporter
         self._interrupts = interrupts
         self._cost: Cost | None = None
+        self._calls_left = _CALLS_AFTER_SIGNAL
+        self._unprinted = 0  # traced calls that were taken out of their buffer
+        self._left_out = 0  # and others
         self._argv = options.target.argv if isinstance(options.target, CommandTarget) else ()
 
     @abstractmethod
@@ -167,14 +175,30 @@ class Run(ABC):
                     self._relieve(self._cost)
 
     def _pump(self) -> None:
-        events, executed = self._tracer.pump()
+        interrupted = self._interrupts.received is not None
+        calls, executed = self._tracer.pump(self._calls_left if interrupted else None)
         if executed:
             self._forget()
-        if events:
-            self._reporter.events(events)
+        self._print(calls)
+
+    def _print(self, calls: TracedCalls) -> None:
+        """Print traced calls; after a signal only so many more."""
+        left = len(calls)
+        self._left_out = calls.left_out
+        for piece in calls.pieces(_CALLS_AT_ONCE):
+            if self._interrupts.received is not None:
+                self._calls_left -= len(piece)
+                if self._calls_left < 0:
+                    self._calls_left = 0
+                    self._unprinted += left
+                    return
+            self._reporter.events(piece)
+            left -= len(piece)
 
     def _report(self, final_reason: str | None = None) -> None:
-        self._reporter.report(replace(self._build(final_reason), cost=self._cost))
+        report = self._build(final_reason)
+        losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
+        self._reporter.report(replace(report, losses=losses, cost=self._cost))
 
 
 class KernelRun(Run):

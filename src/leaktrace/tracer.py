@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.links import return_probes_make_system_calls
-from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
+from leaktrace.model import Event, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
@@ -42,17 +42,12 @@ from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
 from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.target.process import Process
+from leaktrace.traced_calls import TracedCalls, decode, name_call, take_messages
 from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _AFTER_EXEC_S = (0.002, 0.01, 0.05, 0.2, 1.0)  # when to look for the libraries of a new image
-
-_EVENT_KINDS = {
-    abi.EventCode.ALLOCATE: EventKind.ALLOCATE,
-    abi.EventCode.RELEASE: EventKind.RELEASE,
-    abi.EventCode.FAIL: EventKind.FAIL,
-}
 
 
 class Tracer:
@@ -309,11 +304,12 @@ class Tracer:
         if self._keeper is not None and self._keeper.is_gone():
             raise self._keeper.gone()
 
-    def pump(self) -> tuple[list[Event], bool]:
-        """Take in what the kernel side sent. Returns traced calls, and whether an exec was seen."""
+    def pump(self, most_calls: int | None = None) -> tuple[TracedCalls, bool]:
+        """Take in what the kernel side sent. Returns traced calls, at most so many where that is
+        given, and whether an exec was seen."""
         assert self._region_stream is not None
         executed = False
-        for event in _decode(self._region_stream.drain()):
+        for event in decode(self._region_stream.drain()):
             # The exec's own event tells it first, or any later one, should that be lost.
             if int(event["generation"]) > self._generation:
                 executed = True
@@ -339,13 +335,14 @@ class Tracer:
         if self._current_generation() > self._generation:
             executed = True
             self._on_exec(self._current_generation())
-        events: list[Event] = []
-        if self._trace_stream is not None:
-            # What a command does before its exec is our doing.
-            first = 0 if self.command is None else 1
-            decoded = _decode(self._trace_stream.drain())
-            events = [self._name_event(e) for e in decoded if int(e["generation"]) >= first]
-        return events, executed
+        return self._traced_calls(most_calls), executed
+
+    def _traced_calls(self, most: int | None) -> TracedCalls:
+        messages, left_out = take_messages(self._trace_stream, most)
+        calls = decode(messages)
+        # What a command does before its exec is our doing.
+        first = 0 if self.command is None else 1
+        return TracedCalls(calls[calls["generation"] >= first], self._name_event, left_out)
 
     def _current_generation(self) -> int:
         """How often the target has executed a program by now."""
@@ -547,18 +544,10 @@ class Tracer:
         return Stack(frames, STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
 
     def _name_event(self, event: np.void) -> Event:
-        size, stack_id = int(event["size"]), int(event["stack_id"])
-        return Event(
-            time_ns=int(event["time_ns"]),
-            tid=int(event["tid"]),
-            kind=_EVENT_KINDS[abi.EventCode(int(event["kind"]))],
-            function=FUNCTION_NAMES.get(abi.Function(int(event["function"])), "?"),
-            size_bytes=None if size == abi.UNKNOWN_SIZE else size,
-            address=int(event["address"]),
-            frames=(
-                readable(self.stack_of(stack_id), self._options.report).frames if stack_id else ()
-            ),
-        )
+        function = FUNCTION_NAMES.get(abi.Function(int(event["function"])), "?")
+        stack_id = int(event["stack_id"])
+        stack = readable(self.stack_of(stack_id), self._options.report) if stack_id else None
+        return name_call(event, function, stack)
 
     # --- the end ---------------------------------------------------------------------------
 
@@ -590,15 +579,6 @@ class Tracer:
         if self._keeper is not None:  # the last one: until then it guards the command
             self._keeper.end()
             self._keeper = None
-
-
-def _decode(messages: list[bytes]) -> Iterable[np.void]:
-    """Events in the order in which they happened, whichever CPU's buffer they came through."""
-    if not messages:
-        return ()
-    size = abi.EVENT.itemsize
-    events = np.frombuffer(b"".join(m[:size] for m in messages), dtype=abi.EVENT)
-    return events[np.argsort(events["time_ns"], kind="stable")]
 
 
 def _is_settled(stack: Stack) -> bool:
