@@ -42,6 +42,7 @@ from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.target.command import StartedCommand
 from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.target.process import Process
+from leaktrace.target.stopped import why_stopped
 from leaktrace.traced_calls import TracedCalls, decode, name_call, take_messages
 from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
@@ -95,6 +96,8 @@ class Tracer:
             self.process = Process(pid)
             name = self.process.name if self.command is None else Path(self.command.path).name
             tell(f"attaching to pid {pid} ({name})…")
+            if self.command is None and (stopped := why_stopped(pid)):
+                tell(f"pid {pid}: {stopped}")
             if options.probe_returns:
                 tell("return probes: a process that throws through an allocator dies of them")
             self._start_keeper()
@@ -465,7 +468,7 @@ class Tracer:
         """The target as reports name it."""
         self._note_children()
         fault_notes = () if self._faults is None else self._faults.notes()
-        stopped = ("a signal has stopped it (SIGSTOP)",) if self._target.is_stopped() else ()
+        stopped = why_stopped(self._target.pid) if self._target.is_alive() else ""
         return TargetInfo(
             pid=self._target.pid,
             command=self._target.read_name(),
@@ -474,7 +477,7 @@ class Tracer:
                 dict.fromkeys(
                     (
                         *self._notes,
-                        *stopped,
+                        *filter(None, (stopped,)),
                         *self._probe_notes,
                         *fault_notes,
                         *self._replacements(),
@@ -482,6 +485,7 @@ class Tracer:
                     )
                 )
             ),
+            stopped=stopped,
         )
 
     def _note_children(self) -> None:

@@ -62,6 +62,8 @@ class MemleakReporter(Reporter):
         if report.is_estimate and not self._told_estimate:
             self._told_estimate = True
             self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled")
+        if report.target.stopped:
+            self.notice(report.target.stopped)
         for loss in report.losses:
             if loss.count != self._told_losses.get(loss.name, 0):
                 self._told_losses[loss.name] = loss.count
