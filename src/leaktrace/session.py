@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.errors import NothingTracedError
-from leaktrace.interrupts import Interrupts
+from leaktrace.interrupts import Interrupts, NothingToEndError
 from leaktrace.losses import unprinted_calls
 from leaktrace.model import Cost, Report, TargetInfo
 from leaktrace.notices import hint, tell
 from leaktrace.options import CommandTarget, KernelTarget, Options
-from leaktrace.report import Reporter, create_reporter, open_output
+from leaktrace.report import Output, Reporter, create_reporter, open_output
 from leaktrace.traced_calls import TracedCalls
 from leaktrace.tracer import Tracer
 from leaktrace.tracing import Tracing
@@ -42,22 +42,34 @@ def run(options: Options) -> int:
     and BrokenPipeError when the reader of the reports is gone.
     """
     with open_output(options.report.output) as output, Interrupts() as interrupts:
-        reporter = create_reporter(options.report.format, output.stream, sys.stderr)
-        if isinstance(options.target, KernelTarget):
-            # Imported here: all that belongs to kernel mode takes hundredths of a second.
-            from leaktrace.kernel_tracer import KernelTracer  # noqa: PLC0415
-
-            kernel_tracer = KernelTracer(options)
-            try:
-                KernelRun(options, kernel_tracer, reporter, interrupts).until_the_end()
-            finally:
-                kernel_tracer.close()
-            return 0
-        tracer = Tracer(options)
         try:
-            ProcessRun(options, tracer, reporter, interrupts).until_the_end()
+            return _run(options, output, interrupts)
+        except NothingToEndError:
+            assert interrupts.received is not None
+            raise NothingTracedError(
+                f"{interrupts.received.name} came before tracing began", "nothing was recorded"
+            ) from None
+
+
+def _run(options: Options, output: Output, interrupts: Interrupts) -> int:
+    reporter = create_reporter(options.report.format, output.stream, sys.stderr)
+    if isinstance(options.target, KernelTarget):
+        # Imported here: all that belongs to kernel mode takes hundredths of a second.
+        from leaktrace.kernel_tracer import KernelTracer  # noqa: PLC0415
+
+        with interrupts.raised():
+            kernel_tracer = KernelTracer(options)
+        try:
+            KernelRun(options, kernel_tracer, reporter, interrupts).until_the_end()
         finally:
-            tracer.close()
+            kernel_tracer.close()
+        return 0
+    with interrupts.raised():
+        tracer = Tracer(options, interrupted=interrupts.is_received)
+    try:
+        ProcessRun(options, tracer, reporter, interrupts).until_the_end()
+    finally:
+        tracer.close()
     asked_for_exit_code = isinstance(options.target, CommandTarget) and (
         options.target.pass_exit_code
     )
@@ -112,11 +124,9 @@ class Run(ABC):
         """Make tracing cheaper, if what it costs has been too much for a while."""
 
     def until_the_end(self) -> None:
-        if self._interrupts.received is not None:
-            name = self._interrupts.received.name
-            raise NothingTracedError(f"{name} came before tracing began", "nothing was recorded")
-        self._reporter.begin(self._tracer.info(), self._argv)
-        self._tracer.arm()
+        with self._interrupts.raised():
+            self._reporter.begin(self._tracer.info(), self._argv)
+            self._tracer.arm()
         self._start_clock()
         self._meter = self._tracer.cost_meter()
         info = self._tracer.info()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.target.process import Process
 from leaktrace.target.stopped import why_stopped
 from leaktrace.traced_calls import TracedCalls, decode, name_call, take_messages
+from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
 
@@ -54,16 +55,23 @@ _AFTER_EXEC_S = (0.002, 0.01, 0.05, 0.2, 1.0)  # when to look for the libraries 
 class Tracer:
     """Traces one process from `arm()` to `close()`."""
 
-    def __init__(self, options: Options, knobs: MappingOf[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        knobs: MappingOf[str, int] | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Compile, start or find the target, and put the probes on; nothing is recorded yet.
 
-        `knobs` of bpf/config.h that no option sets are for tests.
+        `knobs` of bpf/config.h that no option sets are for tests. `interrupted`: whether the run is
+        to end, so that nothing is worth waiting for.
 
         Raises LeaktraceError; whatever was begun is undone then.
         """
         self._options = options
         self._sampling = Sampling.from_filters(options.filters)
-        self._planner = Planner(options.objects, way=way_of(options))
+        self._table_budget = TableBudget(interrupted)
+        self._planner = Planner(options.objects, way=way_of(options), budget=self._table_budget)
         self._regions = RegionLedger()
         self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
@@ -174,7 +182,7 @@ class Tracer:
         return plans
 
     def _plan_tables(self, pid: int) -> Capacity:
-        self._follower = TableFollower(pid)
+        self._follower = TableFollower(pid, self._table_budget)
         if self.command is not None:
             return self._follower.plan_files(objects_of_program(self.command.path))
         return self._follower.plan(read_mappings(pid))
@@ -518,14 +526,16 @@ class Tracer:
         return bool(self._mapped & {path, str(Path(path).resolve())})
 
     def _replacements(self) -> tuple[str, ...]:
-        return () if self._follower is None else tuple(self._follower.replacements)
+        if self._follower is None:
+            return ()
+        return (*self._follower.left_out(), *self._follower.replacements)
 
     def _verbose_notes(self) -> tuple[str, ...]:
         """Why frames lack lines or were found by frame pointer, object by object."""
         if not self._options.report.verbose:
             return ()
         failures = self._follower.failures if self._follower is not None else []
-        unwinding = tuple(f"no unwind tables for {path}: {why}" for path, why in failures)
+        unwinding = tuple(f"no unwind tables for {one.path}: {one.reason}" for one in failures)
         return (*unwinding, *self._symbolizer.notes())
 
     # --- names -----------------------------------------------------------------------------

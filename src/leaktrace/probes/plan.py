@@ -24,6 +24,7 @@ from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import FrameRules, PointFinder
 from leaktrace.target.mappings import Mapping as MemoryMapping
 from leaktrace.target.mappings import read_mappings
+from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache
 
 _MAX_SHEBANGS = 4  # execve(2) follows as many
@@ -149,7 +150,12 @@ class ObjectPlan:
 
 
 def plan_object(
-    elf: ElfObject, path: str, prefix: str = "", *, way: Way = Way.POINTS
+    elf: ElfObject,
+    path: str,
+    prefix: str = "",
+    *,
+    way: Way = Way.POINTS,
+    budget: TableBudget | None = None,
 ) -> ObjectPlan | None:
     """The probes of one object; None when it is no allocator.
 
@@ -181,9 +187,15 @@ def plan_object(
     if way is Way.POINTS and elf.machine == "EM_X86_64":
         functions = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
         names = {prefix + hook.symbol: hook.function for hook in hooks}
-        found_points = PointCache(user_cache_directory()).points_of(
-            elf, functions, lambda: _find_points(elf, functions, names, calls), names
-        )
+        try:
+            found_points = PointCache(user_cache_directory()).points_of(
+                elf,
+                functions,
+                lambda: _find_points(elf, functions, names, calls, _frame_rules(elf, budget)),
+                names,
+            )
+        except NotBuiltError:  # another run may have the time for it: nothing is kept
+            found_points = _find_points(elf, functions, names, calls, None)
     probes: list[Probe] = []
     followed: list[Followed] = []
     left_out: list[LeftOut] = []
@@ -211,8 +223,9 @@ def _find_points(
     functions: Mapping[int, Function],
     names: Mapping[str, Function],
     calls: Mapping[int, Hook],
+    rules: FrameRules | None,
 ) -> dict[int, Found]:
-    finder = PointFinder(elf, functions, names, _frame_rules(elf))
+    finder = PointFinder(elf, functions, names, rules)
     return {
         vaddr: found_by(partial(finder.find, vaddr, hook.argument_count))
         for vaddr, hook in calls.items()
@@ -226,10 +239,15 @@ def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProb
         yield PointProbe(point, offset)
 
 
-def _frame_rules(elf: ElfObject) -> FrameRules | None:
-    """The object's unwind information, None where it has none that is understood."""
+def _frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:
+    """The object's unwind information, None where it has none that is understood.
+
+    Raises NotBuiltError where it takes more than `budget` allows.
+    """
     try:
-        return TableCache(user_cache_directory()).table_for(elf)
+        return TableCache(user_cache_directory()).table_for(elf, budget)
+    except NotBuiltError:
+        raise
     except ObjectFileError:
         return None
 
@@ -237,9 +255,17 @@ def _frame_rules(elf: ElfObject) -> FrameRules | None:
 class Planner:
     """Finds the allocators among the objects of a target, each object looked at once."""
 
-    def __init__(self, choice: ObjectChoice, *, way: Way = Way.POINTS) -> None:
+    def __init__(
+        self,
+        choice: ObjectChoice,
+        *,
+        way: Way = Way.POINTS,
+        budget: TableBudget | None = None,
+    ) -> None:
+        """`budget` is the run's for unwind tables, which the points of an object may need."""
         self._choice = choice
         self._way = way
+        self._budget = budget
         self._seen: set[tuple[str, int]] = set()
 
     def plan_process(
@@ -318,7 +344,7 @@ class Planner:
 
     def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
         try:
-            plan = plan_object(elf, path, prefix, way=self._way)
+            plan = plan_object(elf, path, prefix, way=self._way, budget=self._budget)
         except ObjectFileError:
             plan = None  # a damaged symbol table: nothing of it can be hooked
         if plan is None:
@@ -355,7 +381,7 @@ class Planner:
         prefix = self._choice.symbols_prefix
         try:
             elf = ElfObject.open(file, path)
-            plan = plan_object(elf, path, prefix, way=self._way)
+            plan = plan_object(elf, path, prefix, way=self._way, budget=self._budget)
         except ObjectFileError as error:
             raise ObjectFileError(
                 error.message, "choose a program or a shared library with --obj"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
+from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
-from leaktrace.unwind.table import UnwindTable
+from leaktrace.unwind.table import UnwindTable, frame_bytes
 
 VDSO = "[vdso]"
 _MAX_VDSO_BYTES = 1 << 20
+_SMALL_FILE_BYTES = 4 << 20  # whatever it holds is worth no look beforehand
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class ProcessTables:
 
     pid: int
     cache: TableCache
+    budget: TableBudget = field(default_factory=TableBudget)
 
     def __call__(self, mapping: Mapping) -> UnwindTable | None:
         """The table of the object behind a mapping, None for memory without one.
@@ -29,11 +33,15 @@ class ProcessTables:
         """
         if mapping.path == VDSO and not mapping.is_file:
             with ElfObject.from_bytes(self._memory(mapping), VDSO) as elf:
-                return self.cache.table_for(elf)
+                return self.cache.table_for(elf, self.budget)
         if not mapping.is_file:
             return None
         with ElfObject.open(mapping.open_path(self.pid), mapping.path) as elf:
-            return self.cache.table_for(elf)
+            return self.cache.table_for(elf, self.budget)
+
+    def weight(self, mapping: Mapping) -> int:
+        """Bytes of the unwind information of a large object, 0 of a small one: those go first."""
+        return weight_of(mapping.open_path(self.pid)) if mapping.is_file else 0
 
     def _memory(self, mapping: Mapping) -> bytes:
         size = mapping.end - mapping.start
@@ -46,3 +54,14 @@ class ProcessTables:
         except OSError as error:
             reason = error.strerror or "unknown error"
             raise ObjectFileError(f"{mapping.path} can't be read: {reason}") from error
+
+
+def weight_of(path: str | Path) -> int:
+    """As `ProcessTables.weight`, of a file; 0 where it can't be told."""
+    try:
+        if os.stat(path).st_size < _SMALL_FILE_BYTES:  # noqa: PTH116 (a path of either type)
+            return 0
+        with ElfObject.open(path) as elf:
+            return frame_bytes(elf)
+    except (OSError, ObjectFileError):
+        return 0
