@@ -238,7 +238,8 @@ class ProcessRun(Run):
         assert tracer.process is not None
         self._traced = tracer
         self._process = tracer.process
-        self._builder = ReportBuilder(options, tracer.stack_of)
+        self._names = tracer.names
+        self._builder = ReportBuilder(options, self._names.stack_of, self._names.prepare)
         self._max_overhead = options.max_overhead_percent
         self._intervals_above = 0
 
@@ -259,13 +260,18 @@ class ProcessRun(Run):
 
     def _build(self, final_reason: str | None) -> Report:
         ended = not self._process.is_alive()
-        return self._builder.build(
+        if final_reason is not None:
+            self._names.expect_last_report()
+        report = self._builder.build(
             self._traced.snapshot(),
             self._traced.info(),
             self._process.resident_bytes(),
             target_ended=ended,
             final_reason=final_reason,
         )
+        # What names are missing is known once they were looked up.
+        notes = (*report.target.notes, *self._names.notes())
+        return replace(report, target=replace(report.target, notes=notes))
 
     def _overhead_is_too_high(self, cost: Cost) -> bool:
         """First sample, then give up: three intervals above the bound each."""

@@ -6,7 +6,7 @@ whoever shows calls takes them piece by piece, and may stop in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,21 +30,32 @@ class TracedCalls:
     `left_out` counts those that were to be left out, of the whole run until now.
     """
 
-    def __init__(self, raw: NDArray[np.void], name: Namer, left_out: int = 0) -> None:
+    def __init__(
+        self,
+        raw: NDArray[np.void],
+        name: Namer,
+        left_out: int = 0,
+        prepare: Callable[[Sequence[int]], None] = lambda _: None,
+    ) -> None:
+        """`prepare` is told before whose stacks are wanted."""
         self._raw = raw
         self._name = name
+        self._prepare = prepare
         self.left_out = left_out
 
     def __len__(self) -> int:
         return len(self._raw)
 
     def __iter__(self) -> Iterator[Event]:
+        stack_ids = np.unique(self._raw["stack_id"]).tolist()
+        self._prepare([stack_id for stack_id in stack_ids if stack_id])
         return map(self._name, self._raw)
 
     def pieces(self, size: int) -> Iterator[TracedCalls]:
         """The same in parts of at most `size` calls."""
         for start in range(0, len(self._raw), size):
-            yield TracedCalls(self._raw[start : start + size], self._name)
+            piece = self._raw[start : start + size]
+            yield TracedCalls(piece, self._name, prepare=self._prepare)
 
 
 def take_messages(stream: EventStream | None, most: int | None) -> tuple[list[bytes], int]:

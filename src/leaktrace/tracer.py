@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from leaktrace import abi
-from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.cost import CostMeter
@@ -25,7 +24,7 @@ from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.links import return_probes_make_system_calls
-from leaktrace.model import Event, Stack, StackEnd, TargetInfo
+from leaktrace.model import Event, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
@@ -36,6 +35,9 @@ from leaktrace.probes.watch import ProbeWatch
 from leaktrace.program import Compilation, Program, Walker, way_of
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
+from leaktrace.stack_names import StackNames
+from leaktrace.symbols.demangle import hurry_when
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
@@ -71,9 +73,10 @@ class Tracer:
         self._options = options
         self._sampling = Sampling.from_filters(options.filters)
         self._table_budget = TableBudget(interrupted)
+        self._lookups = Lookups(interrupted)
+        hurry_when(interrupted)
         self._planner = Planner(options.objects, way=way_of(options), budget=self._table_budget)
         self._regions = RegionLedger()
-        self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
         self._notes: list[str] = []
         self._probe_notes: tuple[str, ...] = ()
@@ -112,9 +115,8 @@ class Tracer:
             compilation = Compilation(options, knobs or {})
             # If it has to be compiled, that happens on another core while we search for symbols.
             asked = options.report
-            self._symbolizer = ProcessSymbolizer(
-                pid, SymbolOptions(lines=asked.lines, inlines=asked.inlines)
-            )
+            options_of_symbols = SymbolOptions(lines=asked.lines, inlines=asked.inlines)
+            self._symbolizer = ProcessSymbolizer(pid, options_of_symbols, self._lookups)
             plans = [] if options.faults else self._first_plans(pid)
             if compilation.wants_tables:
                 compilation.reserve(self._plan_tables(pid))
@@ -122,6 +124,7 @@ class Tracer:
             if compilation.cache_problem and asked.verbose:
                 tell(f"the compiled program is not kept: {printable(compilation.cache_problem)}")
             compilation = None
+            self.names = StackNames(self._program.stacks, self._symbolizer, self._lookups)
             self._install_tables()
             self._install_sampling()
             if self._keeper is not None and self.command is not None:
@@ -353,7 +356,8 @@ class Tracer:
         calls = decode(messages)
         # What a command does before its exec is our doing.
         first = 0 if self.command is None else 1
-        return TracedCalls(calls[calls["generation"] >= first], self._name_event, left_out)
+        chosen = calls[calls["generation"] >= first]
+        return TracedCalls(chosen, self._name_event, left_out, self.names.prepare)
 
     def _current_generation(self) -> int:
         """How often the target has executed a program by now."""
@@ -364,8 +368,7 @@ class Tracer:
     def _on_exec(self, generation: int) -> None:
         self._generation = generation
         self._regions.clear()
-        self._stacks.clear()
-        self._symbolizer.forget()
+        self.names.forget()
         name = self._target.read_name()
         if generation > self._first_generation:
             self._notes.append(
@@ -540,27 +543,10 @@ class Tracer:
 
     # --- names -----------------------------------------------------------------------------
 
-    def stack_of(self, stack_id: int) -> Stack:
-        """The stack behind an id, with names; looked up once all of them are known."""
-        known = self._stacks.get(stack_id)
-        if known is None:
-            known = self._read_stack(stack_id)
-            if _is_settled(known):
-                self._stacks[stack_id] = known
-        return known
-
-    def _read_stack(self, stack_id: int) -> Stack:
-        stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
-        if stored is None:
-            return Stack((), StackEnd.LOST)
-        addresses = stored["pc"][: int(stored["frame_count"])].tolist()
-        frames = self._symbolizer.symbolize_stack(addresses)
-        return Stack(frames, STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
-
     def _name_event(self, event: np.void) -> Event:
         function = FUNCTION_NAMES.get(abi.Function(int(event["function"])), "?")
         stack_id = int(event["stack_id"])
-        stack = readable(self.stack_of(stack_id), self._options.report) if stack_id else None
+        stack = readable(self.names.stack_of(stack_id), self._options.report) if stack_id else None
         return name_call(event, function, stack)
 
     # --- the end ---------------------------------------------------------------------------
@@ -580,6 +566,7 @@ class Tracer:
     def close(self) -> None:
         """Take the probes off, let go of every map, and end the command if we started one."""
         self.detach()
+        self._lookups.close()
         for stream in self.streams():
             stream.close()
         self._region_stream = self._trace_stream = None
@@ -593,14 +580,6 @@ class Tracer:
         if self._keeper is not None:  # the last one: until then it guards the command
             self._keeper.end()
             self._keeper = None
-
-
-def _is_settled(stack: Stack) -> bool:
-    """Whether a later look could tell no more: a stack may still be stored, and code made at run
-    time be named."""
-    return stack.end is not StackEnd.LOST and not any(
-        frame.unknown is not None and frame.module_offset is None for frame in stack.frames
-    )
 
 
 def _describe(hooked: HookedObject) -> str:

@@ -49,12 +49,11 @@ def test_one_that_comes_later_is_waited_for() -> None:
 
 
 def test_held_back_it_comes_afterwards() -> None:
-    with Interrupts() as interrupts:
-        with pytest.raises(NothingToEndError), interrupts.raised():
-            with held_back():
-                send()
-                assert not interrupts.is_received()
-            pytest.fail("it did not come")
+    with Interrupts() as interrupts, pytest.raises(NothingToEndError), interrupts.raised():
+        with held_back():
+            send()
+            assert not interrupts.is_received()
+        pytest.fail("it did not come")
 
 
 def test_a_second_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ import pytest
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame
+from leaktrace.symbols.information import Means
 from leaktrace.symbols.lines import has_debug_information, read_line_table
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import Module
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.target.root import TargetRoot
@@ -75,7 +77,7 @@ def build(tmp_path: Path, require_tool: Callable[[str], str]) -> Build:
 
 def module_of(path: Path, options: SymbolOptions | None = None) -> Module:
     roots = (TargetRoot("/"),)
-    return Module(ElfObject.open(path), str(path), roots, options or SymbolOptions())
+    return Module(ElfObject.open(path), str(path), roots, Means.of(options or SymbolOptions()))
 
 
 def addresses_of(path: Path, functions: Iterable[str]) -> list[int]:
@@ -272,7 +274,7 @@ def test_debug_information_that_takes_too_long_is_a_reason(build: Build) -> None
     elf = ElfObject.open(build("g++", "-g"))
     assert has_debug_information(elf)
     with pytest.raises(ObjectFileError, match=r"more than 0\.001 s"):
-        read_line_table(elf, timeout_s=0.001)
+        read_line_table(elf, 0.001, Lookups())
 
 
 def test_rust_lines(tmp_path: Path, require_tool: Callable[[str], str]) -> None:

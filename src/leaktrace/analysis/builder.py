@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -46,12 +46,19 @@ STACK_ENDS = {
 
 
 class ReportBuilder:
-    """Keeps what the next report is compared with. `stack_of` gives the stack of a stack id."""
+    """Keeps what the next report is compared with. `stack_of` gives the stack of a stack id;
+    `prepare` is told before whose stacks are wanted."""
 
-    def __init__(self, options: Options, stack_of: Callable[[int], Stack]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        stack_of: Callable[[int], Stack],
+        prepare: Callable[[Sequence[int]], None] = lambda _: None,
+    ) -> None:
         self._options = options
         self.sampling = Sampling.from_filters(options.filters)  # may set in later
         self._stack_of = stack_of
+        self._prepare = prepare
         self._started_ns = time.monotonic_ns()
         self._number = 0
         self._last_bytes: dict[int, int] = {}
@@ -96,6 +103,7 @@ class ReportBuilder:
         counters = self._counters(snapshot, table.stack_ids)
         if not snapshot.freed_is_counted:
             _tell_freed(counters, snapshot, table.stack_ids[order])
+        self._prepare(table.stack_ids[order].tolist())
         report = Report(
             time=datetime.now().astimezone(),
             elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame, SourceLine
-from leaktrace.symbols.debug import DebugFile, find_debug_file, mini_symbols
+from leaktrace.symbols.debug import mini_symbols
 from leaktrace.symbols.demangle import demangle
-from leaktrace.symbols.lines import CodeLine, LineTable, has_debug_information, read_line_table
+from leaktrace.symbols.information import DebugInformation, Known, Means
+from leaktrace.symbols.lines import CodeLine
 from leaktrace.symbols.names import printable
-from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.table import RawSymbols, SymbolTable
 from leaktrace.target.root import TargetRoot
 
@@ -29,19 +28,20 @@ _SIGNAL_TRAMPOLINES = {
 class Module:
     """An object file, its symbols, its debug file and its lines.
 
-    The object is open from the start; the rest is read at the first address looked up in it.
-    `problem` says why there are no lines, "" where there are.
+    The object is open from the start; the rest is read at the first address looked up in it, its
+    debug information beside (information.py): frames have what is known by then.
     """
 
     def __init__(
-        self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], options: SymbolOptions
+        self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], means: Means
     ) -> None:
         self.elf = elf
         self.path = path  # as the target sees it
         self.shown = printable(path)
-        self.problem = ""
-        self._roots = roots
-        self._options = options
+        self._means = means
+        self._debug = DebugInformation(elf, path, roots, means)
+        self._is_asked = False
+        self._symbol_problem = ""
 
     def frames(self, address: int, vaddr: int, is_return_address: bool) -> tuple[Frame, ...]:
         """The frames at a virtual address of the file, which lies at `address` in memory.
@@ -51,9 +51,11 @@ class Module:
         if self._is_signal_trampoline(vaddr):
             return (self._frame(address, vaddr, SIGNAL_FRAME, 0, None),)
         wanted = vaddr - 1 if is_return_address else vaddr
-        lines = self._lines.lookup(wanted) if self._lines else ()
+        known = self._known()
+        lines = known.lines.lookup(wanted) if known and known.lines else ()
         physical = lines[-1] if lines else None
-        symbol = self._symbols.lookup(wanted)
+        table = known.symbols if known and known.symbols else self._symbols
+        symbol = table.lookup(wanted)
         function, offset, unknown = None, 0, None
         if symbol:
             function = demangle(symbol.name)
@@ -62,11 +64,11 @@ class Module:
             function = demangle(physical.function)
             offset = vaddr - physical.start if physical.start is not None else 0
         else:
-            unknown = self._why_unknown()
+            unknown = self._why_unknown(known)
         inlined = [
             self._inlined_frame(address, vaddr, line)
             for line in lines[:-1]
-            if self._options.inlines
+            if self._means.options.inlines
         ]
         source = self._physical_source(lines)
         last = self._frame(address, vaddr, function, offset, source, unknown=unknown)
@@ -94,7 +96,7 @@ class Module:
         """The call in the function itself; without inlined frames, the line the code is from."""
         if not lines:
             return None
-        return lines[-1].source if self._options.inlines else lines[0].source
+        return lines[-1].source if self._means.options.inlines else lines[0].source
 
     def _frame(
         self,
@@ -123,73 +125,52 @@ class Module:
     def build_id(self) -> str | None:
         return self.elf.build_id
 
+    def _known(self) -> Known | None:
+        """What debug information has to say so far; None where it isn't wanted."""
+        self._is_asked = True
+        return self._debug.known() if self._wants_debug else None
+
     @cached_property
-    def _debug_file(self) -> DebugFile:
-        try:
-            return find_debug_file(self.elf, self.path, self._roots, self._options)
-        except ObjectFileError as error:
-            return DebugFile(None, error.message)
+    def _wants_debug(self) -> bool:
+        asked = self._means.options
+        return asked.lines or asked.inlines or not self.elf.has_symbol_table()
+
+    @property
+    def problem(self) -> str:
+        """Why there are no lines, or names; "" where there are."""
+        wants_lines = self._means.options.lines or self._means.options.inlines
+        known = self._debug.known() if self._is_asked and wants_lines else None
+        return (known.problem if known else "") or self._symbol_problem
 
     @cached_property
     def _symbols(self) -> SymbolTable:
-        """Function symbols of the object, its .gnu_debugdata and its debug file together."""
-        tables: list[RawSymbols] = []
-        sources = [self.elf]
+        """Function symbols of the object and, where it has none of its own, of its
+        .gnu_debugdata."""
+        tables = [*self._tables_of(self.elf)]
         if not self.elf.has_symbol_table():
-            extra = self._debug_file.elf if self._debug_file.elf is not self.elf else None
-            sources += [extra] if extra else self._mini_symbols()
-        for source in sources:
-            try:
-                tables += source.symbol_tables()
-            except ObjectFileError as error:
-                self.problem = self.problem or error.message
+            tables += self._mini_symbols()
         return SymbolTable(tables, self.elf.code_ranges())
 
-    def _mini_symbols(self) -> list[ElfObject]:
+    def _tables_of(self, elf: ElfObject) -> tuple[RawSymbols, ...]:
+        try:
+            return elf.symbol_tables()
+        except ObjectFileError as error:
+            self._symbol_problem = self._symbol_problem or error.message
+            return ()
+
+    def _mini_symbols(self) -> tuple[RawSymbols, ...]:
         try:
             mini = mini_symbols(self.elf)
         except ObjectFileError as error:
-            self.problem = error.message
-            return []
-        return [mini] if mini else []
+            self._symbol_problem = self._symbol_problem or error.message
+            return ()
+        return self._tables_of(mini) if mini else ()
 
-    @cached_property
-    def _lines(self) -> LineTable | None:
-        if not self._options.lines and not self._options.inlines:
-            return None
-        debug = self._debug_file
-        if debug.elf is None:
-            self.problem = f"no debug information: {debug.problem}"
-            return None
-        if not has_debug_information(debug.elf):
-            self.problem = f"no debug information in {debug.elf.shown}"
-            return None
-        try:
-            self.problem = _missing_part(debug.elf)
-            return read_line_table(debug.elf, self._options.debug_timeout_s)
-        except ObjectFileError as error:
-            self.problem = error.message
-            return None
-
-    def _why_unknown(self) -> str:
+    def _why_unknown(self, known: Known | None) -> str:
         if self.elf.has_symbol_table():
             return "no symbol covers it"
-        if self._debug_file.elf and self._debug_file.elf is not self.elf:
+        if known and known.file:
             return "no symbol of its debug file covers it"
+        if known and known.is_sought:
+            return "stripped, and its debug file is being looked for"
         return "stripped, and no debug file found"  # `problem` has the details
-
-
-def _missing_part(elf: ElfObject) -> str:
-    """What of its debug information is in files that aren't read; "" where nothing is."""
-    link = elf.section(".gnu_debugaltlink")  # dwz(1), DWARF 5 "supplementary object file"
-    if link:
-        name = printable(os.fsdecode(link[0].split(b"\0", 1)[0]))
-        return f"some inlined functions have no name: it is in {name} (dwz), which is not read"
-    for name in (".debug_str", ".debug_line_str"):
-        found = elf.section(name)
-        if found and b".dwo\0" in found[0]:  # DW_AT_dwo_name; DWARF 5, 7.3.2
-            return (
-                "compiled with -gsplit-dwarf: inlined functions, which only the .dwo files name, "
-                "are not shown; compile without it to see them"
-            )
-    return ""

@@ -15,7 +15,9 @@ from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Frame
 from leaktrace.symbols.demangle import demangle
+from leaktrace.symbols.information import Means
 from leaktrace.symbols.jit import PerfMap
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import SIGNAL_FRAME, Module
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
@@ -44,10 +46,17 @@ class ProcessSymbolizer:
     deletion of a file, dlclose and the end of the process.
     """
 
-    def __init__(self, pid: int, options: SymbolOptions | None = None) -> None:
-        """Opens the process and reads its mappings. Raises TargetError when it is gone."""
+    def __init__(
+        self, pid: int, options: SymbolOptions | None = None, lookups: Lookups | None = None
+    ) -> None:
+        """Opens the process and reads its mappings. Raises TargetError when it is gone.
+
+        Debug information is read beside, by `lookups`, and frames have more names and lines once
+        that has arrived; without them, the first look into an object takes as long as it takes.
+        """
         self.pid = pid
-        self._options = options or SymbolOptions()
+        self._means = Means.of(options or SymbolOptions(), lookups)
+        self._arrived = 0  # look-ups, when the frames were made
         try:
             # Files in this directory can't be opened any more once the process has ended, so a
             # pid that is used again is never taken for the target.
@@ -117,12 +126,15 @@ class ProcessSymbolizer:
         `is_return_address`: the function is that of the call before it. Never raises and never
         empty: a frame without a name says why in `unknown`.
         """
-        key = (address, is_return_address)
-        frames = self._frames.get(key)
-        if frames is None:
-            frames = self._symbolize(address, is_return_address)
-            if frames[-1].unknown is None or frames[-1].module_offset is not None:
-                self._frames[key] = frames
+        key, lookups = (address, is_return_address), self._means.lookups
+        frames: tuple[Frame, ...] | None = None
+        while frames is None or self._arrived != lookups.arrived:
+            if self._arrived != lookups.arrived:  # names that these frames were made without
+                self._arrived = lookups.arrived
+                self._frames.clear()
+            frames = self._frames.get(key) or self._symbolize(address, is_return_address)
+        if frames[-1].unknown is None or frames[-1].module_offset is not None:
+            self._frames[key] = frames
         return frames
 
     def symbolize_stack(self, addresses: Iterable[int]) -> tuple[Frame, ...]:
@@ -267,7 +279,7 @@ class ProcessSymbolizer:
     def _module(self, mapping: Mapping, elf: ElfObject) -> Module:
         key = (mapping.device, mapping.inode, elf.build_id)
         if key not in self._modules:
-            self._modules[key] = Module(elf, mapping.path, self._roots, self._options)
+            self._modules[key] = Module(elf, mapping.path, self._roots, self._means)
         return self._modules[key]
 
     def _open_file(self, mapping: Mapping) -> ElfObject:
