@@ -275,6 +275,8 @@ class Tracer:
         if self.command is not None:
             self.command.release()
             self._target.read_name()
+        else:
+            self._symbolizer.look_ahead()
 
     def throttle(self, rate: int) -> Sampling:
         """Record one allocation in `rate` from now on. Returns how records are to be weighed."""
@@ -445,6 +447,7 @@ class Tracer:
             if self._follower is not None:
                 self._follower.follow(mappings, self._generation)
             self._symbolizer.refresh(mappings)
+            self._symbolizer.look_ahead()
             if self._faults is not None:
                 self._faults.follow(mappings)
                 return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
+from harness.lines import DEADLINE_S
 from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import Tracer
@@ -156,3 +157,18 @@ def test_calls_are_shown_meanwhile(stripped: tuple[Path, bytes], tmp_path: Path)
             if FUNCTION in {frame["function"] for frame in call["frames"]}:
                 break
         assert tracer.stop().exit_code == 0
+
+
+def test_no_child_outlives_a_killed_leaktrace(stripped: tuple[Path, bytes], tmp_path: Path) -> None:
+    with traced(stripped, tmp_path, "0.2") as (target, tracer, server):
+        target.do("malloc 10 100")
+        while not server.asked:
+            tracer.next_report()
+        files = Path(f"/proc/{tracer.pid}/task").glob("*/children")
+        children = [Path(f"/proc/{word}") for file in files for word in file.read_text().split()]
+        assert any(b"download" in (child / "cmdline").read_bytes() for child in children)
+        tracer.process.kill()
+        deadline_s = time.monotonic() + DEADLINE_S
+        while any(child.exists() for child in children):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)

@@ -11,6 +11,7 @@ from leaktrace.symbols.debug import mini_symbols
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.information import DebugInformation, Known, Means
 from leaktrace.symbols.lines import CodeLine
+from leaktrace.symbols.lookups import Lookup
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.table import RawSymbols, SymbolTable
 from leaktrace.target.root import TargetRoot
@@ -23,6 +24,10 @@ _SIGNAL_TRAMPOLINES = {
     "EM_X86_64": bytes.fromhex("48c7c00f000000 0f05"),  # mov $15, %rax; syscall
     "EM_AARCH64": bytes.fromhex("681180d2 010000d4"),  # mov x8, 139; svc 0
 }
+
+
+# Half a million symbols take half a second to be sorted; and a report waits for all objects.
+_MANY_SYMBOL_BYTES = 8 << 20
 
 
 class Module:
@@ -42,6 +47,8 @@ class Module:
         self._debug = DebugInformation(elf, path, roots, means)
         self._is_asked = False
         self._symbol_problem = ""
+        self._is_reading = False  # its own symbols, in another thread
+        self._late_symbols: SymbolTable | None = None
 
     def frames(self, address: int, vaddr: int, is_return_address: bool) -> tuple[Frame, ...]:
         """The frames at a virtual address of the file, which lies at `address` in memory.
@@ -54,8 +61,8 @@ class Module:
         known = self._known()
         lines = known.lines.lookup(wanted) if known and known.lines else ()
         physical = lines[-1] if lines else None
-        table = known.symbols if known and known.symbols else self._symbols
-        symbol = table.lookup(wanted)
+        table = known.symbols if known and known.symbols else self._own_symbols()
+        symbol = table.lookup(wanted) if table else None
         function, offset, unknown = None, 0, None
         if symbol:
             function = demangle(symbol.name)
@@ -73,6 +80,13 @@ class Module:
         source = self._physical_source(lines)
         last = self._frame(address, vaddr, function, offset, source, unknown=unknown)
         return (*inlined, last)
+
+    def look_ahead(self) -> None:
+        """Begin to look up, beside, what an address will be asked for."""
+        if self._wants_debug:
+            self._known()
+        if self.elf.has_symbol_table() and self._has_many_symbols:
+            self._own_symbols()
 
     def _is_signal_trampoline(self, vaddr: int) -> bool:
         """Whether a frame at this address was made by the kernel to call a signal handler.
@@ -142,6 +156,29 @@ class Module:
         known = self._debug.known() if self._is_asked and wants_lines else None
         return (known.problem if known else "") or self._symbol_problem
 
+    def _own_symbols(self) -> SymbolTable | None:
+        """Those of the object; None while very many are being read."""
+        if not self._has_many_symbols:
+            return self._symbols
+        if not self._is_reading:
+            self._is_reading = True
+            self._means.lookups.start(self._read_symbols)
+        return self._late_symbols
+
+    @cached_property
+    def _has_many_symbols(self) -> bool:
+        kinds = ("SHT_SYMTAB", "SHT_DYNSYM")
+        tables = (one for one in self.elf.sections if one.type in kinds and one.has_contents)
+        return sum(table.size for table in tables) > _MANY_SYMBOL_BYTES
+
+    def _read_symbols(self, lookup: Lookup) -> None:
+        """In another thread."""
+        self._means.lookups.may_take_long(lookup, f"the symbols of {self.shown}")
+        try:
+            self._late_symbols = self._symbols
+        except ObjectFileError as error:
+            self._symbol_problem = error.message
+
     @cached_property
     def _symbols(self) -> SymbolTable:
         """Function symbols of the object and, where it has none of its own, of its
@@ -167,6 +204,8 @@ class Module:
         return self._tables_of(mini) if mini else ()
 
     def _why_unknown(self, known: Known | None) -> str:
+        if self._has_many_symbols and self._late_symbols is None:
+            return self._symbol_problem or "its symbols are being read"
         if self.elf.has_symbol_table():
             return "no symbol covers it"
         if known and known.file:

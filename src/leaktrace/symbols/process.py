@@ -114,6 +114,18 @@ class ProcessSymbolizer:
         }
         return True
 
+    def look_ahead(self) -> None:
+        """Begin to look up the names and lines of the program itself, which most stacks go through:
+        where that takes long, the only report of a run has them all the same."""
+        try:
+            path = os.readlink("exe", dir_fd=self._directory)
+        except OSError:
+            return
+        regions = (region for region in self._regions if region.mapping.path == path)
+        module = next((region.module for region in regions if region.module), None)
+        if module is not None:
+            module.look_ahead()
+
     def expect_new_names(self) -> None:
         """Have names seen that the process has given to generated code until now, also if it has
         ended since."""
