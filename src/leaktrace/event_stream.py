@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Callable
 
 from leaktrace.errors import ProgramError
+from leaktrace.interrupts import held_back
 from leaktrace.kernel import errno_of, libbpf
 
 _RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -42,8 +44,11 @@ class EventStream:
 
     def __init__(self, map_fd: int, *, is_ring: bool, pages: int) -> None:
         self._is_ring = is_ring
+        self._map_fd = map_fd
         self._events: list[bytes] = []
         self._drained_bytes = 0  # of the ring, by the drain under way
+        self._most: int | None = None  # events that the drain under way hands out
+        self._passed_over = 0  # events of perf buffers that were handed out to nobody
         library = libbpf()
         if is_ring:
             self._ring_bytes = ring_buffer_bytes(map_fd)
@@ -70,6 +75,10 @@ class EventStream:
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p(handle)
 
     def _on_ring(self, _context: object, data: int, size: int) -> int:
+        if self._most is not None and len(self._events) + 1 >= self._most:
+            if self._most:
+                self._events.append(ctypes.string_at(data, size))
+            return -errno.ECANCELED
         self._events.append(ctypes.string_at(data, size))
         self._drained_bytes += _RING_HEADER_BYTES + size + -size % _RING_HEADER_BYTES
         # libbpf goes on for as long as events come in, which may be faster than we take them. A
@@ -79,7 +88,10 @@ class EventStream:
         return -errno.ECANCELED if enough and len(self._events) >= _MIN_DRAINED_EVENTS else 0
 
     def _on_perf(self, _context: object, _cpu: int, data: int, size: int) -> None:
-        self._events.append(ctypes.string_at(data, size))
+        if self._most is not None and len(self._events) >= self._most:
+            self._passed_over += 1
+        else:
+            self._events.append(ctypes.string_at(data, size))
 
     def fileno(self) -> int:
         name = "ring_buffer__epoll_fd" if self._is_ring else "perf_buffer__epoll_fd"
@@ -91,10 +103,26 @@ class EventStream:
         Of those that come meanwhile a bounded number, the others with the next call. Raises
         ProgramError.
         """
+        return self._take(None)
+
+    def drain_first(self, most: int, event_bytes: int) -> tuple[list[bytes], int]:
+        """At most so many events, for the end of a run, and how many are not handed out by now.
+
+        Every event of the stream has `event_bytes`: those in a ring buffer are counted without
+        being looked at, however many they are. Raises ProgramError.
+        """
+        # A callback can't stop libbpf before the first event.
+        events = [] if self._is_ring and not most else self._take(most)
+        return events, self._passed_over + self._waiting(event_bytes)
+
+    def _take(self, most: int | None) -> list[bytes]:
+        self._most = most
         if self._handle is not None:
             name = "ring_buffer__consume" if self._is_ring else "perf_buffer__consume"
             self._drained_bytes = 0
-            code = errno_of(getattr(libbpf(), name)(self._handle))
+            # What a signal's handler raises would be lost in a callback.
+            with held_back():
+                code = errno_of(getattr(libbpf(), name)(self._handle))
             if code not in (0, errno.ECANCELED):
                 raise ProgramError(
                     f"can't read the event buffer: {os.strerror(code)}",
@@ -102,6 +130,21 @@ class EventStream:
                 )
         events, self._events = self._events, []
         return events
+
+    def _waiting(self, event_bytes: int) -> int:
+        """Events in the ring buffer, by its consumer's and its producer's position, each in a page
+        of its own (kernel/bpf/ringbuf.c, struct bpf_ringbuf)."""
+        if not self._is_ring:
+            return 0  # libbpf takes all out of perf buffers
+        positions = []
+        for page, access in ((0, mmap.PROT_READ | mmap.PROT_WRITE), (1, mmap.PROT_READ)):
+            with mmap.mmap(
+                self._map_fd, mmap.PAGESIZE, mmap.MAP_SHARED, access, offset=page * mmap.PAGESIZE
+            ) as memory:
+                positions.append(int.from_bytes(memory[:8], "little"))
+        consumer, producer = positions
+        record_bytes = _RING_HEADER_BYTES + event_bytes + -event_bytes % _RING_HEADER_BYTES
+        return (producer - consumer) // record_bytes
 
     def close(self) -> None:
         if self._handle is not None:

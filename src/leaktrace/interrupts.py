@@ -9,10 +9,31 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[set[int]]:
+    """While entered, this thread gets none of these signals; those that came are there after it.
+
+    A thread or process that is started meanwhile goes on so. Yields what was blocked before.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class NothingToEndError(BaseException):
+    """A signal came while there was nothing to end in order.
+
+    No Exception, so that nobody takes it for a failure of what it interrupts.
+    """
 
 
 class Interrupts:
@@ -20,6 +41,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._raises = False
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before: dict[signal.Signals, object] = {}
 
@@ -39,6 +61,25 @@ class Interrupts:
         self.received = signal.Signals(number)
         with contextlib.suppress(BlockingIOError):
             os.write(self._write_end, b"x")
+        if self._raises:
+            self._raises = False
+            raise NothingToEndError
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """For what takes long and needs no end in order: the first signal raises NothingToEndError,
+        wherever it comes, once it is received."""
+        self._raises = self.received is None
+        try:
+            if self.received is not None:
+                raise NothingToEndError
+            yield
+        finally:
+            self._raises = False
+
+    def is_received(self) -> bool:
+        """Whether the run is to end."""
+        return self.received is not None
 
     def __exit__(
         self,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace import abi, links
+from leaktrace import links
 from leaktrace.abi import StackEndCode
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.trim import readable
@@ -24,17 +24,14 @@ from leaktrace.kernel_program import KernelCompilation, KernelProgram
 from leaktrace.kernel_report import SECTION_NAMES, KernelReportBuilder
 from leaktrace.kernel_slab import choose_caches
 from leaktrace.kernel_snapshot import KernelSnapshot, take_kernel_snapshot
-from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
+from leaktrace.model import Event, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import KernelTarget, Options
 from leaktrace.probes.kernel_functions import BY_RCU, IN_BULK
 from leaktrace.probes.kernel_plan import FunctionProbe, plan_kernel
 from leaktrace.symbols.kallsyms import Kallsyms, without_allocator, without_probe
+from leaktrace.traced_calls import TracedCalls, decode, name_call, take_messages
 
-_EVENT_KINDS = {
-    abi.EventCode.ALLOCATE: EventKind.ALLOCATE,
-    abi.EventCode.RELEASE: EventKind.RELEASE,
-}
 _FUNCTION_NAMES = {
     KernelFunction.KMALLOC: "kmalloc",
     KernelFunction.KMEM_CACHE_ALLOC: "kmem_cache_alloc",
@@ -227,15 +224,11 @@ class KernelTracer:
         """What becomes readable when there is something to `pump`."""
         return [] if self._stream is None else [self._stream]
 
-    def pump(self) -> tuple[list[Event], bool]:
-        """Take in what the kernel side sent. Returns traced calls; a kernel never execs."""
-        messages = [] if self._stream is None else self._stream.drain()
-        if not messages:
-            return [], False
-        size = abi.EVENT.itemsize
-        events = np.frombuffer(b"".join(m[:size] for m in messages), dtype=abi.EVENT)
-        ordered = events[np.argsort(events["time_ns"], kind="stable")]
-        return [self._name_event(event) for event in ordered], False
+    def pump(self, most_calls: int | None = None) -> tuple[TracedCalls, bool]:
+        """Take in what the kernel side sent. Returns traced calls, at most so many where that is
+        given; a kernel never execs."""
+        messages, left_out = take_messages(self._stream, most_calls)
+        return TracedCalls(decode(messages), self._name_event, left_out), False
 
     def snapshot(self) -> KernelSnapshot:
         """Read the maps."""
@@ -307,18 +300,10 @@ class KernelTracer:
         return verdict
 
     def _name_event(self, event: np.void) -> Event:
+        function = _FUNCTION_NAMES[KernelFunction(int(event["function"]))]
         stack_id = int(event["stack_id"])
-        return Event(
-            time_ns=int(event["time_ns"]),
-            tid=int(event["tid"]),
-            kind=_EVENT_KINDS[abi.EventCode(int(event["kind"]))],
-            function=_FUNCTION_NAMES[KernelFunction(int(event["function"]))],
-            size_bytes=int(event["size"]),
-            address=int(event["address"]),
-            frames=(
-                readable(self.stack_of(stack_id), self._options.report).frames if stack_id else ()
-            ),
-        )
+        stack = readable(self.stack_of(stack_id), self._options.report) if stack_id else None
+        return name_call(event, function, stack)
 
     # --- the end ---------------------------------------------------------------------------
 

@@ -143,3 +143,13 @@ def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss,
             "-z, -s",
         ),
     )
+
+
+def unprinted_calls(count: int) -> Loss:
+    """Traced calls (--trace) that were recorded and that no line tells of."""
+    return Loss(
+        "unprinted_events",
+        count,
+        "traced calls not printed: the run was interrupted before they were",
+        "figures have them; trace fewer to see all: -z, -s",
+    )

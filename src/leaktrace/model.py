@@ -160,6 +160,7 @@ class TargetInfo:
     kind: str = "process"
     allocators: tuple[str, ...] = ()  # e.g. ("libc.so.6: 12 functions",)
     notes: tuple[str, ...] = ()  # what the reader must know, e.g. a fallback in use
+    stopped: str = ""  # of the notes the one that says why it doesn't run; "" where it does
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ THREAD_EXECUTED = (
     "another thread than the first executed a program: "
     "what it allocated in its first moments was missed"
 )
-STOPPED = "it is stopped by a signal (SIGSTOP, Ctrl-Z): kill -CONT continues it"
+LIBRARIES_REPLACED = (
+    "libraries have taken the place of others, and when is not known: "
+    "stacks of their first moments may name the one that was there before"
+)
 NO_ALLOCATOR_AFTER_EXEC = (
     "no object of the program that it executed defines malloc and free "
     "(stripped, or Go?): try --faults"

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.errors import NothingTracedError
-from leaktrace.interrupts import Interrupts
+from leaktrace.interrupts import Interrupts, NothingToEndError
+from leaktrace.losses import unprinted_calls
 from leaktrace.model import Cost, Report, TargetInfo
 from leaktrace.notices import hint, tell
 from leaktrace.options import CommandTarget, KernelTarget, Options
-from leaktrace.report import Reporter, create_reporter, open_output
+from leaktrace.report import Output, Reporter, create_reporter, open_output
 from leaktrace.target.memory import MemoryWatch
+from leaktrace.traced_calls import TracedCalls
 from leaktrace.tracer import Tracer
 from leaktrace.tracing import Tracing
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 _PATIENCE_INTERVALS = 3
 _THROTTLED_RATE = 10
 _NEGLIGIBLE_S_PER_S = 0.01  # of one CPU: too little to do anything about
+_CALLS_AT_ONCE = 256  # named and printed before we look again for what else there is to do
+# Printed after a signal: a tenth of a second's work, and all there is unless there are very many.
+_CALLS_AFTER_SIGNAL = 2048
 
 
 def run(options: Options) -> int:
@@ -38,22 +43,34 @@ def run(options: Options) -> int:
     and BrokenPipeError when the reader of the reports is gone.
     """
     with open_output(options.report.output) as output, Interrupts() as interrupts:
-        reporter = create_reporter(options.report.format, output.stream, sys.stderr)
-        if isinstance(options.target, KernelTarget):
-            # Imported here: all that belongs to kernel mode takes hundredths of a second.
-            from leaktrace.kernel_tracer import KernelTracer  # noqa: PLC0415
-
-            kernel_tracer = KernelTracer(options)
-            try:
-                KernelRun(options, kernel_tracer, reporter, interrupts).until_the_end()
-            finally:
-                kernel_tracer.close()
-            return 0
-        tracer = Tracer(options)
         try:
-            ProcessRun(options, tracer, reporter, interrupts).until_the_end()
+            return _run(options, output, interrupts)
+        except NothingToEndError:
+            assert interrupts.received is not None
+            raise NothingTracedError(
+                f"{interrupts.received.name} came before tracing began", "nothing was recorded"
+            ) from None
+
+
+def _run(options: Options, output: Output, interrupts: Interrupts) -> int:
+    reporter = create_reporter(options.report.format, output.stream, sys.stderr)
+    if isinstance(options.target, KernelTarget):
+        # Imported here: all that belongs to kernel mode takes hundredths of a second.
+        from leaktrace.kernel_tracer import KernelTracer  # noqa: PLC0415
+
+        with interrupts.raised():
+            kernel_tracer = KernelTracer(options)
+        try:
+            KernelRun(options, kernel_tracer, reporter, interrupts).until_the_end()
         finally:
-            tracer.close()
+            kernel_tracer.close()
+        return 0
+    with interrupts.raised():
+        tracer = Tracer(options, interrupted=interrupts.is_received)
+    try:
+        ProcessRun(options, tracer, reporter, interrupts).until_the_end()
+    finally:
+        tracer.close()
     asked_for_exit_code = isinstance(options.target, CommandTarget) and (
         options.target.pass_exit_code
     )
@@ -73,6 +90,9 @@ class Run(ABC):
         self._reporter = reporter
         self._interrupts = interrupts
         self._cost: Cost | None = None
+        self._calls_left = _CALLS_AFTER_SIGNAL
+        self._unprinted = 0  # traced calls that were taken out of their buffer
+        self._left_out = 0  # and others
         self._argv = options.target.argv if isinstance(options.target, CommandTarget) else ()
 
     @abstractmethod
@@ -105,11 +125,9 @@ class Run(ABC):
         """Make tracing cheaper, if what it costs has been too much for a while."""
 
     def until_the_end(self) -> None:
-        if self._interrupts.received is not None:
-            name = self._interrupts.received.name
-            raise NothingTracedError(f"{name} came before tracing began", "nothing was recorded")
-        self._reporter.begin(self._tracer.info(), self._argv)
-        self._tracer.arm()
+        with self._interrupts.raised():
+            self._reporter.begin(self._tracer.info(), self._argv)
+            self._tracer.arm()
         self._start_clock()
         self._meter = self._tracer.cost_meter()
         info = self._tracer.info()
@@ -168,14 +186,30 @@ class Run(ABC):
                     self._relieve(self._cost)
 
     def _pump(self) -> None:
-        events, executed = self._tracer.pump()
+        interrupted = self._interrupts.received is not None
+        calls, executed = self._tracer.pump(self._calls_left if interrupted else None)
         if executed:
             self._forget()
-        if events:
-            self._reporter.events(events)
+        self._print(calls)
+
+    def _print(self, calls: TracedCalls) -> None:
+        """Print traced calls; after a signal only so many more."""
+        left = len(calls)
+        self._left_out = calls.left_out
+        for piece in calls.pieces(_CALLS_AT_ONCE):
+            if self._interrupts.received is not None:
+                self._calls_left -= len(piece)
+                if self._calls_left < 0:
+                    self._calls_left = 0
+                    self._unprinted += left
+                    return
+            self._reporter.events(piece)
+            left -= len(piece)
 
     def _report(self, final_reason: str | None = None) -> None:
-        self._reporter.report(replace(self._build(final_reason), cost=self._cost))
+        report = self._build(final_reason)
+        losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
+        self._reporter.report(replace(report, losses=losses, cost=self._cost))
 
 
 class KernelRun(Run):
@@ -205,7 +239,8 @@ class ProcessRun(Run):
         assert tracer.process is not None
         self._traced = tracer
         self._process = tracer.process
-        self._builder = ReportBuilder(options, tracer.stack_of)
+        self._names = tracer.names
+        self._builder = ReportBuilder(options, self._names.stack_of, self._names.prepare)
         self._memory = MemoryWatch(tracer.process.pid)
         self._max_overhead = options.max_overhead_percent
         self._intervals_above = 0
@@ -230,7 +265,9 @@ class ProcessRun(Run):
 
     def _build(self, final_reason: str | None) -> Report:
         ended = not self._process.is_alive()
-        return self._builder.build(
+        if final_reason is not None:
+            self._names.expect_last_report()
+        report = self._builder.build(
             self._traced.snapshot(),
             self._traced.info(),
             self._memory.look(),
@@ -239,6 +276,9 @@ class ProcessRun(Run):
             target_ended=ended,
             final_reason=final_reason,
         )
+        # What names are missing is known once they were looked up.
+        notes = (*report.target.notes, *self._names.notes())
+        return replace(report, target=replace(report.target, notes=notes))
 
     def _overhead_is_too_high(self, cost: Cost) -> bool:
         """First sample, then give up: three intervals above the bound each."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 
 from leaktrace import abi, notes
 from leaktrace.allocators_own import AllocatorsOwn
-from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.same_sites import SameSites
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
@@ -29,7 +28,7 @@ from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.links import return_probes_make_system_calls
-from leaktrace.model import Event, EventKind, Remark, Stack, StackEnd, TargetInfo
+from leaktrace.model import Event, Remark, TargetInfo
 from leaktrace.notes import Notes
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
@@ -42,15 +41,21 @@ from leaktrace.probes.watch import ProbeWatch
 from leaktrace.program import Compilation, Program, way_of
 from leaktrace.regions import RegionLedger
 from leaktrace.snapshot import Snapshot, take_snapshot
+from leaktrace.stack_names import StackNames
+from leaktrace.symbols.demangle import hurry_when
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
-from leaktrace.symbols.views import CodeView
 from leaktrace.target.command import StartedCommand
 from leaktrace.target.loader import LoadedObject, LoaderInterface, loader_interface
 from leaktrace.target.mappings import Mapping, NoMappingsError, read_mappings
 from leaktrace.target.process import Process, is_running
+from leaktrace.target.stopped import why_stopped
+from leaktrace.traced_calls import TracedCalls, decode_with_messages, name_call, take_messages
+from leaktrace.traced_calls import decode as decode_calls
 from leaktrace.unwind.arrays import Moment
+from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.follow import TableFollower
 from leaktrace.unwind.install import Capacity
 
@@ -59,29 +64,31 @@ _AFTER_EXEC_S = (0.002, 0.01, 0.05, 0.2, 1.0)  # when to look for the libraries 
 
 _AFTER_LOAD_S = 0.2  # the same of a library that was loaded before
 
-_EVENT_KINDS = {
-    abi.EventCode.ALLOCATE: EventKind.ALLOCATE,
-    abi.EventCode.RELEASE: EventKind.RELEASE,
-    abi.EventCode.FAIL: EventKind.FAIL,
-}
-
 
 class Tracer:
     """Traces one process from `arm()` to `close()`."""
 
-    def __init__(self, options: Options, knobs: MappingOf[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        knobs: MappingOf[str, int] | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Compile, start or find the target, and put the probes on; nothing is recorded yet.
 
-        `knobs` of bpf/config.h that no option sets are for tests.
+        `knobs` of bpf/config.h that no option sets are for tests. `interrupted`: whether the run is
+        to end, so that nothing is worth waiting for.
 
         Raises LeaktraceError; whatever was begun is undone then.
         """
         self._options = options
         self._sampling = Sampling.from_filters(options.filters)
-        self._planner = Planner(options.objects, way=way_of(options))
+        self._table_budget = TableBudget(interrupted)
+        self._lookups = Lookups(interrupted)
+        hurry_when(interrupted)
+        self._planner = Planner(options.objects, way=way_of(options), budget=self._table_budget)
         self._regions = RegionLedger()
         self._own = AllocatorsOwn(self._addresses_of)
-        self._stacks: dict[int, Stack] = {}
         self._look_again_s: list[float] = []
         self._notes = Notes()
         self._probe_notes: tuple[str, ...] = ()
@@ -119,15 +126,16 @@ class Tracer:
             self.process = Process(pid)
             name = self.process.name if self.command is None else Path(self.command.path).name
             tell(f"attaching to pid {pid} ({name})…")
+            if self.command is None and (stopped := why_stopped(pid)):
+                tell(f"pid {pid}: {stopped}")
             if options.probe_returns:
                 tell("return probes: a process that throws through an allocator dies of them")
             self._start_keeper()
             compilation = Compilation(options, knobs or {})
             # If it has to be compiled, that happens on another core while we search for symbols.
             asked = options.report
-            self._symbolizer = ProcessSymbolizer(
-                pid, SymbolOptions(lines=asked.lines, inlines=asked.inlines)
-            )
+            options_of_symbols = SymbolOptions(lines=asked.lines, inlines=asked.inlines)
+            self._symbolizer = ProcessSymbolizer(pid, options_of_symbols, self._lookups)
             plans = [] if options.faults else self._first_plans(pid)
             if compilation.wants_tables:
                 compilation.reserve(self._plan_tables(pid))
@@ -135,6 +143,7 @@ class Tracer:
             if compilation.cache_problem and asked.verbose:
                 tell(f"the compiled program is not kept: {printable(compilation.cache_problem)}")
             compilation = None
+            self.names = StackNames(self._program.stacks, self._symbolizer, self._lookups)
             self._install_tables()
             self._install_sampling()
             if self._keeper is not None and self.command is not None:
@@ -203,7 +212,7 @@ class Tracer:
         return plans
 
     def _plan_tables(self, pid: int) -> Capacity:
-        self._follower = TableFollower(pid, self._symbolizer.object_behind)
+        self._follower = TableFollower(pid, self._table_budget, self._symbolizer.object_behind)
         if self.command is not None:
             return self._follower.plan_files(objects_of_program(self.command.path))
         return self._follower.plan(self._symbolizer.views.now.mappings)
@@ -310,6 +319,8 @@ class Tracer:
         if self.command is not None:
             self.command.release()
             self._target.read_name()
+        else:
+            self._symbolizer.look_ahead()
 
     def throttle(self, rate: int) -> Sampling:
         """Record one allocation in `rate` from now on. Returns how records are to be weighed."""
@@ -353,27 +364,30 @@ class Tracer:
         if self._keeper is not None and self._keeper.is_gone():
             raise self._keeper.gone()
 
-    def pump(self) -> tuple[list[Event], bool]:
-        """Take in what the kernel side sent. Returns traced calls, and whether an exec was seen."""
+    def pump(self, most_calls: int | None = None) -> tuple[TracedCalls, bool]:
+        """Take in what the kernel side sent. Returns traced calls, at most so many where that is
+        given, and whether an exec was seen."""
         assert self._region_stream is not None
         self._take_in(self._region_stream.drain())
         if self._current_generation() > self._generation:
             self._on_exec(self._current_generation())
         executed, self._executed = self._executed, False
-        events: list[Event] = []
-        if self._trace_stream is not None:
-            # What a command does before its exec is our doing.
-            first = 0 if self.command is None else 1
-            decoded = _decode(self._trace_stream.drain())
-            told = (e for e in decoded if int(e["generation"]) >= first and not self._own.hides(e))
-            events = [self._name_event(event) for event in told]
-        return events, executed
+        return self._traced_calls(most_calls), executed
+
+    def _traced_calls(self, most: int | None) -> TracedCalls:
+        messages, left_out = take_messages(self._trace_stream, most)
+        calls = decode_calls(messages)
+        # What a command does before its exec is our doing.
+        first = 0 if self.command is None else 1
+        is_told = calls["generation"] >= first
+        is_told &= ~np.array([self._own.hides(call) for call in calls], dtype=bool)
+        return TracedCalls(calls[is_told], self._name_event, left_out, self.names.prepare)
 
     def _take_in(self, messages: list[bytes]) -> None:
         """What the kernel side sent, in the order in which it happened."""
         mapped = cache(self._mappings)  # read once, if at all
         must_look = False
-        for event, message in _decode_with(messages):
+        for event, message in decode_with_messages(messages):
             # The exec's own event tells it first, or any later one, should that be lost.
             if int(event["generation"]) > self._generation:
                 self._on_exec(int(event["generation"]))
@@ -429,10 +443,9 @@ class Tracer:
         self._generation = generation
         self._regions.clear()
         self._own.forget()
-        self._stacks.clear()
         self._same = SameSites()
         self._loader = None
-        self._symbolizer.forget()
+        self.names.forget()
         name = self._target.read_name()
         if generation > self._first_generation:
             self._notes.add(notes.of_exec(name))
@@ -531,6 +544,7 @@ class Tracer:
         self._mapped = {m.path for m in mappings if m.is_executable}
         self._own.follow(mappings)
         self._symbolizer.refresh(mappings)
+        self._symbolizer.look_ahead()
         self._follow_loader(mappings)
         self._list_code(told)
         if self._faults is not None:
@@ -558,14 +572,14 @@ class Tracer:
             self._take_in(self._region_stream.drain())
         self._symbolizer.views.has_gaps = bool(snapshot.losses[abi.LossKind.REGION_EVENTS])
         if self._symbolizer.views.has_changed:
-            return self._same.merge(snapshot, self._locations_of)
+            return self._same.merge(snapshot, self.names.locations_of)
         return snapshot
 
     def info(self) -> TargetInfo:
         """The target as reports name it."""
         self._note_children()
         fault_notes = () if self._faults is None else self._faults.notes()
-        stopped = (notes.STOPPED,) if self._target.is_stopped() else ()
+        stopped = why_stopped(self._target.pid) if self._target.is_alive() else ""
         hooked = self._hooked_now()
         return TargetInfo(
             pid=self._target.pid,
@@ -579,15 +593,17 @@ class Tracer:
                 dict.fromkeys(
                     (
                         *self._notes,
-                        *stopped,
+                        *filter(None, (stopped,)),
                         *(() if hooked or self._faults else (notes.NO_ALLOCATOR_AFTER_EXEC,)),
                         *self._probe_notes,
                         *fault_notes,
                         *self._view_notes(),
+                        *(() if self._follower is None else self._follower.left_out()),
                         *self._verbose_notes(),
                     )
                 )
             ),
+            stopped=stopped,
         )
 
     def remarks(self) -> tuple[Remark, ...]:
@@ -624,67 +640,26 @@ class Tracer:
     def _view_notes(self) -> tuple[str, ...]:
         if len(self._symbolizer.views) == 1 or self._loader is not None:
             return ()
-        return (
-            "libraries have taken the place of others, and when is not known: stacks of their "
-            "first moments may name the one that was there before",
-        )
+        return (notes.LIBRARIES_REPLACED,)
 
     def _verbose_notes(self) -> tuple[str, ...]:
         """Why frames lack lines or were found by frame pointer, object by object."""
         if not self._options.report.verbose:
             return ()
         failures = self._follower.failures if self._follower is not None else []
-        unwinding = tuple(f"no unwind tables for {path}: {why}" for path, why in failures)
+        unwinding = tuple(f"no unwind tables for {one.path}: {one.reason}" for one in failures)
         return (*unwinding, *self._symbolizer.notes())
 
     # --- names -----------------------------------------------------------------------------
 
-    def stack_of(self, stack_id: int) -> Stack:
-        """The stack behind an id, with names; looked up once all of them are known."""
-        known = self._stacks.get(stack_id)
-        if known is None:
-            known = self._read_stack(stack_id)
-            if _is_settled(known):
-                self._stacks[stack_id] = known
-        return known
-
-    def _read_stack(self, stack_id: int) -> Stack:
-        stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
-        if stored is None:
-            return Stack((), StackEnd.LOST)
-        frames = self._symbolizer.symbolize_stack(_addresses(stored), self._view_of(stored))
-        return Stack(frames, STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
-
     def _addresses_of(self, stack_id: int) -> list[int] | None:
-        stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
-        return None if stored is None else _addresses(stored)
-
-    def _view_of(self, stack: np.void) -> CodeView:
-        """What its addresses mean: abi.STACK."""
-        number, since, epoch = (int(stack[name]) for name in ("view", "since", "epoch"))
-        return self._symbolizer.views.at(number, since, epoch)
-
-    def _locations_of(self, stack_id: int) -> tuple[object, ...] | None:
-        """What is the same for stacks of one site; None where the stack is lost."""
-        stored = self._loaded.stacks.lookup(stack_id) if stack_id else None
-        if stored is None:
-            return None
-        view = self._view_of(stored)
-        return tuple(view.locate(address) for address in _addresses(stored))
+        return self.names.addresses_of(stack_id)
 
     def _name_event(self, event: np.void) -> Event:
-        size, stack_id = int(event["size"]), int(event["stack_id"])
-        return Event(
-            time_ns=int(event["time_ns"]),
-            tid=int(event["tid"]),
-            kind=_EVENT_KINDS[abi.EventCode(int(event["kind"]))],
-            function=FUNCTION_NAMES.get(abi.Function(int(event["function"])), "?"),
-            size_bytes=None if size == abi.UNKNOWN_SIZE else size,
-            address=int(event["address"]),
-            frames=(
-                readable(self.stack_of(stack_id), self._options.report).frames if stack_id else ()
-            ),
-        )
+        function = FUNCTION_NAMES.get(abi.Function(int(event["function"])), "?")
+        stack_id = int(event["stack_id"])
+        stack = readable(self.names.stack_of(stack_id), self._options.report) if stack_id else None
+        return name_call(event, function, stack)
 
     # --- the end ---------------------------------------------------------------------------
 
@@ -703,6 +678,7 @@ class Tracer:
     def close(self) -> None:
         """Take the probes off, let go of every map, and end the command if we started one."""
         self.detach()
+        self._lookups.close()
         for stream in self.streams():
             stream.close()
         self._region_stream = self._trace_stream = None
@@ -716,34 +692,6 @@ class Tracer:
         if self._keeper is not None:  # the last one: until then it guards the command
             self._keeper.end()
             self._keeper = None
-
-
-def _decode_with(messages: list[bytes]) -> Iterable[tuple[np.void, bytes]]:
-    """Events in the order in which they happened, whichever CPU's buffer they came through, each
-    with its whole message."""
-    if not messages:
-        return ()
-    size = abi.EVENT.itemsize
-    events = np.frombuffer(b"".join(m[:size] for m in messages), dtype=abi.EVENT)
-    order = np.argsort(events["time_ns"], kind="stable").tolist()
-    return ((events[index], messages[index]) for index in order)
-
-
-def _decode(messages: list[bytes]) -> Iterable[np.void]:
-    return (event for event, _ in _decode_with(messages))
-
-
-def _addresses(stored: np.void) -> list[int]:
-    addresses: list[int] = stored["pc"][: int(stored["frame_count"])].tolist()
-    return addresses
-
-
-def _is_settled(stack: Stack) -> bool:
-    """Whether a later look could tell no more: a stack may still be stored, and code made at run
-    time be named."""
-    return stack.end is not StackEnd.LOST and not any(
-        frame.unknown is not None and frame.module_offset is None for frame in stack.frames
-    )
 
 
 def _describe(hooked: HookedObject) -> str:

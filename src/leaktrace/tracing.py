@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from leaktrace.event_stream import EventStream
-from leaktrace.model import Cost, Event, TargetInfo
+from leaktrace.model import Cost, TargetInfo
+from leaktrace.traced_calls import TracedCalls
 
 
 class Meter(Protocol):
@@ -33,9 +34,9 @@ class Tracing(Protocol):
     def streams(self) -> list[EventStream]:
         """What becomes readable when there is something to `pump`."""
 
-    def pump(self) -> tuple[list[Event], bool]:
-        """Take in what the kernel side sent. Returns traced calls, and whether the target became
-        another program."""
+    def pump(self, most_calls: int | None = None) -> tuple[TracedCalls, bool]:
+        """Take in what the kernel side sent. Returns traced calls, at most so many where that is
+        given, and whether the target became another program."""
 
     def next_look_s(self) -> float | None:
         """When `look_again` is due, on the clock of time.monotonic(); None: it isn't."""

@@ -133,3 +133,18 @@ def test_a_drain_ends_although_events_keep_coming(size_bytes: int) -> None:
         assert stream.drain() == [EVENT] * 11
         assert stream.drain() == []
         stream.close()
+
+
+def test_the_first_events_and_the_number_of_the_others() -> None:
+    with ring_buffer(4 << 20) as (ring, produce):
+        stream = EventStream(ring, is_ring=True, pages=0)
+        assert stream.drain_first(10, len(EVENT)) == ([], 0)
+        produce(100_000)
+        assert stream.drain_first(10, len(EVENT)) == ([EVENT] * 10, 99_990)
+        assert stream.drain_first(0, len(EVENT)) == ([], 99_990)
+        assert stream.drain_first(200_000, len(EVENT)) == ([EVENT] * 99_990, 0)
+        # The buffer goes round, its positions don't.
+        produce(200_000)
+        assert stream.drain_first(1, len(EVENT)) == ([EVENT], 199_999)
+        assert stream.drain() == [EVENT] * 199_999
+        stream.close()

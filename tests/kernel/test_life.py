@@ -401,17 +401,6 @@ def test_an_interrupt_before_tracing_is_told(compiled: Compiler) -> None:
     assert bool(outcome.stdout) == (outcome.exit_code == 0)
 
 
-def test_a_process_that_is_stopped_is_said_to_be(compiled: Compiler) -> None:
-    with Target([compiled("commands.c")]) as target:
-        target.await_ready()
-        os.kill(target.pid, signal.SIGSTOP)
-        outcome = run_leaktrace("-p", str(target.pid), *ONE_REPORT, "0.2", "1")
-        os.kill(target.pid, signal.SIGCONT)
-        assert target.end() == 0
-    (report,) = outcome.reports
-    assert any("stopped" in note for note in report.raw["target"]["notes"])
-
-
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_is_ended_with_leaktrace(
     by: signal.Signals, compiled: Compiler, tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -155,3 +156,30 @@ def test_trace_shows_each_call(compiled: Compiler) -> None:
     assert outcome.exit_code == 0, outcome.stderr
     for call in ("malloc +54321", "free +-54321"):
         assert len(re.findall(rf"\b{call} +0x[0-9a-f]+\b", outcome.stdout)) == 3
+
+
+@pytest.mark.parametrize("buffer", ["ring", "perf"])
+def test_an_interrupt_ends_a_trace_that_lags_behind(buffer: str, compiled: Compiler) -> None:
+    """leaktrace stands still while there are more calls than it prints in seconds, and goes on with
+    the signal before it: it prints some, counts the others, and ends."""
+    pairs = 60_000
+    room = ["--event-buffer", buffer, "--event-buffer-size", str(64 << 20)]
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        options = ["-t", "--format", "json", "-o", "0", *room]
+        with Tracer("-p", str(target.pid), *options, NEVER) as tracer:
+            tracer.await_armed()
+            tracer.process.send_signal(signal.SIGSTOP)
+            target.do(f"calls {pairs}")
+            tracer.process.send_signal(signal.SIGINT)
+            tracer.process.send_signal(signal.SIGCONT)
+            outcome = tracer.finish()
+        assert target.end() == 0
+    assert outcome.exit_code == 0, outcome.stderr
+    *calls, last = outcome.stdout.splitlines()
+    report = Report(last)
+    assert report.final
+    assert len(calls) < pairs // 10
+    assert report.losses == {"unprinted_events": 2 * pairs - len(calls)}
+    assert report.outstanding == Total()
+    assert sum(site.raw["allocated_count"] for site in report.sites) in (0, pairs)

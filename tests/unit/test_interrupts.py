@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from leaktrace import cli
-from leaktrace.interrupts import ENDING, Interrupts
+from leaktrace.interrupts import ENDING, Interrupts, NothingToEndError, held_back
 
 
 @pytest.mark.parametrize("number", ENDING)
@@ -22,6 +22,38 @@ def test_the_first_is_waited_for_and_the_second_ends_at_once(number: signal.Sign
                 os.kill(os.getpid(), number)
     finally:
         signal.signal(number, before)
+
+
+def send(number: signal.Signals = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_the_first_is_raised_where_there_is_nothing_to_end() -> None:
+    with Interrupts() as interrupts:
+        with pytest.raises(NothingToEndError), interrupts.raised():
+            try:
+                send()
+            except Exception:
+                pytest.fail("it was taken for a failure")
+        assert interrupts.received == signal.SIGTERM
+        with pytest.raises(NothingToEndError), interrupts.raised():
+            pytest.fail("it came before")
+
+
+def test_one_that_comes_later_is_waited_for() -> None:
+    with Interrupts() as interrupts:
+        with interrupts.raised():
+            pass
+        send()
+        assert interrupts.is_received()
+
+
+def test_held_back_it_comes_afterwards() -> None:
+    with Interrupts() as interrupts, pytest.raises(NothingToEndError), interrupts.raised():
+        with held_back():
+            send()
+            assert not interrupts.is_received()
+        pytest.fail("it did not come")
 
 
 def test_a_second_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:

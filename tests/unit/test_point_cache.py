@@ -16,6 +16,7 @@ from leaktrace.probes.plan import ObjectPlan, Way, plan_object
 from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import PointFinder
 from leaktrace.probes.verify import without_return_probes
+from leaktrace.unwind.budget import TableBudget
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc"),
@@ -108,3 +109,14 @@ def test_without_return_probes_releases_are_left(library: Path) -> None:
         ("malloc", "for a reason"),
         ("valloc", "for a reason"),
     }
+
+
+def test_what_was_found_without_time_for_unwind_tables_is_not_kept(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with ElfObject.open(library) as elf:
+        assert plan_object(elf, str(library), budget=TableBudget(interrupted=lambda: True))
+        assert list(tmp_path.rglob("*.json")) == []
+        assert plan_object(elf, str(library), budget=TableBudget())
+        assert len(list(tmp_path.rglob("*.json"))) == 1

@@ -13,7 +13,9 @@ import pytest
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame
+from leaktrace.symbols.information import Means
 from leaktrace.symbols.lines import has_debug_information, read_line_table
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import Module
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.target.root import TargetRoot
@@ -75,7 +77,7 @@ def build(tmp_path: Path, require_tool: Callable[[str], str]) -> Build:
 
 def module_of(path: Path, options: SymbolOptions | None = None) -> Module:
     roots = (TargetRoot("/"),)
-    return Module(ElfObject.open(path), str(path), roots, options or SymbolOptions())
+    return Module(ElfObject.open(path), str(path), roots, Means.of(options or SymbolOptions()))
 
 
 def addresses_of(path: Path, functions: Iterable[str]) -> list[int]:
@@ -272,7 +274,7 @@ def test_debug_information_that_takes_too_long_is_a_reason(build: Build) -> None
     elf = ElfObject.open(build("g++", "-g"))
     assert has_debug_information(elf)
     with pytest.raises(ObjectFileError, match=r"more than 0\.001 s"):
-        read_line_table(elf, timeout_s=0.001)
+        read_line_table(elf, 0.001, Lookups())
 
 
 def test_rust_lines(tmp_path: Path, require_tool: Callable[[str], str]) -> None:
@@ -309,3 +311,30 @@ fn main() { std::mem::forget(make(std::env::args().count())); }
         for stack in stacks
         for frame in stack
     )
+
+
+def test_very_many_symbols_are_read_beside(
+    tmp_path: Path, require_tool: Callable[[str], str]
+) -> None:
+    """Half a million: frames have no names until they are sorted, and the right ones then."""
+    count = 400_000
+    source, path = tmp_path / "many.s", tmp_path / "many.so"
+    lines = (f".type f{i},@function\nf{i}:nop\n.size f{i},1\n" for i in range(count))
+    source.write_text(".text\n" + "".join(lines))
+    subprocess.run([require_tool("gcc"), "-shared", "-nostdlib", "-o", path, source], check=True)
+    listed = subprocess.run(
+        [require_tool("nm"), path], capture_output=True, text=True, check=True
+    ).stdout
+    found = re.search(rf"^([0-9a-f]+) t f{count // 2}$", listed, re.MULTILINE)
+    assert found is not None
+    address = int(found[1], 16)
+    lookups = Lookups()
+    options = SymbolOptions(lines=False, inlines=False)
+    module = Module(ElfObject.open(path), str(path), (), Means.of(options, lookups))
+    (frame,) = module.frames(address, address, False)
+    if lookups.arrived == 0:
+        assert (frame.function, frame.unknown) == (None, "its symbols are being read")
+    while lookups.arrived == 0:
+        lookups.wait(is_last=True)
+    (frame,) = module.frames(address, address, False)
+    assert (frame.function, frame.offset) == (f"f{count // 2}", 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unwind_walker import Arrays
 
+from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.unwind import follow, install
+from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.install import MAPPING_DTYPE, Capacity, UnwindLayout, at_array_stride
@@ -226,7 +227,7 @@ def test_an_object_that_fails_is_named_once_and_still_listed() -> None:
     layout = layout_of({"/lib/one.so": ObjectFileError("/lib/one.so is damaged")})
     first = layout.update([mapping(0x10000, 4)])
     assert [tuple(failure) for failure in first.failures] == [
-        ("/lib/one.so", "/lib/one.so is damaged")
+        ("/lib/one.so", "/lib/one.so is damaged", False)
     ]
     assert first.mappings[0]["page_count"] == 0
     second = layout.update([mapping(0x10000, 4)])
@@ -306,15 +307,17 @@ def test_the_room_for_a_command_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(install, "MAX_ROWS", 1000)
     monkeypatch.setattr(follow, "MAX_ROWS", 1000)
     libc = next(m.path for m in read_mappings(os.getpid()) if "/libc" in m.path)
-    asked: list[str] = []
+    built: list[str] = []
 
-    def programs() -> Iterator[str]:
-        for _ in range(50):
-            asked.append(libc)
-            yield libc
+    class Cache(TableCache):
+        def table_for(self, elf: ElfObject, budget: TableBudget | None = None) -> UnwindTable:
+            built.append(elf.shown)
+            return super().table_for(elf, budget)
 
-    assert follow.TableFollower(os.getpid()).plan_files(programs()).rows == 1000
-    assert len(asked) < 50  # the rows of the others aren't compiled
+    monkeypatch.setattr(follow, "TableCache", Cache)
+    follower = follow.TableFollower(os.getpid(), TableBudget())
+    assert follower.plan_files([libc] * 50).rows == 1000
+    assert built == [libc]  # the rows of the others aren't compiled
 
 
 def test_too_many_mappings_leave_out_code_nothing_is_known_of() -> None:

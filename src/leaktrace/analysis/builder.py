@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -54,12 +54,19 @@ _FEW_LOST = 100  # one allocation in so many, at most: what is left tells the sa
 
 
 class ReportBuilder:
-    """Keeps what the next report is compared with. `stack_of` gives the stack of a stack id."""
+    """Keeps what the next report is compared with. `stack_of` gives the stack of a stack id;
+    `prepare` is told before whose stacks are wanted."""
 
-    def __init__(self, options: Options, stack_of: Callable[[int], Stack]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        stack_of: Callable[[int], Stack],
+        prepare: Callable[[Sequence[int]], None] = lambda _: None,
+    ) -> None:
         self._options = options
         self.sampling = Sampling.from_filters(options.filters)  # may set in later
         self._stack_of = stack_of
+        self._prepare = prepare
         self._started_ns = time.monotonic_ns()
         self._number = 0
         self._last_bytes: dict[int, int] = {}
@@ -114,6 +121,7 @@ class ReportBuilder:
         counters = self._counters(snapshot, table.stack_ids)
         if not snapshot.freed_is_counted:
             _tell_freed(counters, snapshot, table.stack_ids[order])
+        self._prepare(table.stack_ids[order].tolist())
         report = Report(
             time=datetime.now().astimezone(),
             elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,

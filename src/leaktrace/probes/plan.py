@@ -27,6 +27,7 @@ from leaktrace.probes.survey import Survey
 from leaktrace.symbols.table import find_functions
 from leaktrace.target.mappings import Mapping as MemoryMapping
 from leaktrace.target.mappings import read_mappings
+from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache
 
 _MAX_SHEBANGS = 4  # execve(2) follows as many
@@ -181,6 +182,7 @@ def plan_object(
     *,
     way: Way = Way.POINTS,
     functions: Mapping[str, FunctionSymbol] | None = None,
+    budget: TableBudget | None = None,
 ) -> ObjectPlan | None:
     """The probes of one object; None when it is no allocator. `functions` are those of
     `names_to_hook` that it defines, where they are known already.
@@ -211,9 +213,15 @@ def plan_object(
     if way is Way.POINTS and elf.machine == "EM_X86_64":
         kinds = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
         names = {prefix + hook.symbol: hook.function for hook in hooks}
-        found_points = PointCache(user_cache_directory()).points_of(
-            elf, kinds, lambda: _find_points(elf, kinds, names, calls), names
-        )
+        try:
+            found_points = PointCache(user_cache_directory()).points_of(
+                elf,
+                kinds,
+                lambda: _find_points(elf, kinds, names, calls, _frame_rules(elf, budget)),
+                names,
+            )
+        except NotBuiltError:  # another run may have the time for it: nothing is kept
+            found_points = _find_points(elf, kinds, names, calls, None)
     probes: list[Probe] = []
     followed: list[Followed] = []
     left_out: list[LeftOut] = []
@@ -241,8 +249,9 @@ def _find_points(
     functions: Mapping[int, Function],
     names: Mapping[str, Function],
     calls: Mapping[int, Hook],
+    rules: FrameRules | None,
 ) -> dict[int, Found]:
-    finder = PointFinder(elf, functions, names, _frame_rules(elf))
+    finder = PointFinder(elf, functions, names, rules)
     return {
         vaddr: found_by(partial(finder.find, vaddr, hook.argument_count))
         for vaddr, hook in calls.items()
@@ -256,10 +265,15 @@ def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProb
         yield PointProbe(point, offset)
 
 
-def _frame_rules(elf: ElfObject) -> FrameRules | None:
-    """The object's unwind information, None where it has none that is understood."""
+def _frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:
+    """The object's unwind information, None where it has none that is understood.
+
+    Raises NotBuiltError where it takes more than `budget` allows.
+    """
     try:
-        return TableCache(user_cache_directory()).table_for(elf)
+        return TableCache(user_cache_directory()).table_for(elf, budget)
+    except NotBuiltError:
+        raise
     except ObjectFileError:
         return None
 
@@ -267,9 +281,17 @@ def _frame_rules(elf: ElfObject) -> FrameRules | None:
 class Planner:
     """Finds the allocators among the objects of a target, each object looked at once."""
 
-    def __init__(self, choice: ObjectChoice, *, way: Way = Way.POINTS) -> None:
+    def __init__(
+        self,
+        choice: ObjectChoice,
+        *,
+        way: Way = Way.POINTS,
+        budget: TableBudget | None = None,
+    ) -> None:
+        """`budget` is the run's for unwind tables, which the points of an object may need."""
         self._choice = choice
         self._way = way
+        self._budget = budget
         self._seen: set[tuple[str, int]] = set()
         # Who chooses an object or its functions' names knows that nothing else is traced.
         is_chosen = choice.path is not None or choice.symbols_prefix != ""
@@ -356,7 +378,9 @@ class Planner:
         try:
             tables = elf.symbol_tables()
             functions = find_functions(tables, (*names_to_hook(prefix), *MARKS))
-            plan = plan_object(elf, path, prefix, way=self._way, functions=functions)
+            plan = plan_object(
+                elf, path, prefix, way=self._way, functions=functions, budget=self._budget
+            )
             if self.survey is not None:
                 hooked = frozenset() if plan is None else plan.hooked
                 self.survey.look(elf, path, tables, functions, hooked)
@@ -396,7 +420,7 @@ class Planner:
         prefix = self._choice.symbols_prefix
         try:
             elf = ElfObject.open(file, path)
-            plan = plan_object(elf, path, prefix, way=self._way)
+            plan = plan_object(elf, path, prefix, way=self._way, budget=self._budget)
         except ObjectFileError as error:
             raise ObjectFileError(
                 error.message, "choose a program or a shared library with --obj"

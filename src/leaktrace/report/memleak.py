@@ -67,6 +67,8 @@ class MemleakReporter(Reporter):
             if remark.kind.is_of_completeness and remark.kind not in self._told_remarks:
                 self.notice(printable(f"incomplete: {remark.text}; {remark.hint}"))
         self._told_remarks |= {remark.kind for remark in report.remarks}
+        if report.target.stopped:
+            self.notice(report.target.stopped)
         for loss in report.losses:
             if loss.is_lost and loss.count != self._told_losses.get(loss.name, 0):
                 self._told_losses[loss.name] = loss.count

@@ -87,8 +87,10 @@ class TextReporter(Reporter):
         self.write(self._events.of(events))
 
     def _new_notes(self, target: TargetInfo) -> list[str]:
-        """The notes that no report has shown yet: saying them once is enough."""
-        new = [note for note in dict.fromkeys(target.notes) if note not in self._told_notes]
+        """The notes that no report has shown yet: saying them once is enough. Only that the target
+        stands still is said as long as it does: a quiet report is not to look like a good one."""
+        told = self._told_notes - {target.stopped}
+        new = [note for note in dict.fromkeys(target.notes) if note not in told]
         self._told_notes.update(new)
         return new
 

@@ -1,9 +1,9 @@
 """A program of its own: turns the debug information of an object into a table of lines.
 
-    python -m leaktrace.symbols.convert OBJECT TABLE
+    python -m leaktrace.symbols.convert PARENT OBJECT TABLE
 
-Both are numbers of inherited file descriptors. It is kept apart from what it serves (`lines`) so
-that it starts quickly: it imports nothing but `symbolic`.
+The last two are numbers of inherited file descriptors. It is kept apart from what it serves
+(`lines`) so that it starts quickly: it imports nothing but `symbolic`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
+
+from leaktrace.symbols.child_life import end_with
 
 _MIN_MEMORY_BYTES = 512 << 20
 _NICENESS = 5
@@ -46,6 +48,7 @@ def _be_modest(file_size: int) -> None:
 
 if __name__ == "__main__":
     try:
-        _convert(int(sys.argv[1]), int(sys.argv[2]))
+        end_with(int(sys.argv[1]))
+        _convert(int(sys.argv[2]), int(sys.argv[3]))
     except (SymbolicError, LookupError, OSError, MemoryError) as error:
         raise SystemExit(str(error) or type(error).__name__) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -19,13 +19,13 @@ from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.symbols.lines import has_debug_information
 from leaktrace.symbols.names import printable
-from leaktrace.symbols.options import SymbolOptions
 from leaktrace.target.root import TargetRoot
 
 _DEBUG_DIRECTORY = "/usr/lib/debug"
 _MAX_MINI_BYTES = 64 << 20  # a .gnu_debugdata, unpacked
 _MAX_LZMA_MEMORY_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
+MANY_BYTES = 16 << 20  # more takes longer to read than a report should wait
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,25 @@ class DebugFile:
 
 
 def find_debug_file(
-    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], options: SymbolOptions
+    elf: ElfObject,
+    path: str,
+    roots: tuple[TargetRoot, ...],
+    expect: Callable[[str], None] = lambda _: None,
 ) -> DebugFile:
-    """The object that holds the debug information of `elf`, which may be itself.
+    """The object on this machine that holds the debug information of `elf`, which may be itself.
 
-    `path` is where the target sees the object; `roots` are searched in order.
+    `path` is where the target sees the object; `roots` are searched in order. `expect` is told what
+    takes long, before it does.
     """
     if has_debug_information(elf):
         return DebugFile(elf)
     problems: list[str] = []
-    for attempt in (_by_build_id(elf, roots), _by_debuglink(elf, path, roots)):
+    for attempt in (_by_build_id(elf, roots), _by_debuglink(elf, path, roots, expect)):
         for candidate in attempt:
             if isinstance(candidate, ElfObject):
                 return DebugFile(candidate)
             problems.append(candidate)
-    problems += ["no debug file is installed"] if not problems else []
-    if not os.environ.get("DEBUGINFOD_URLS", "").strip():
-        return DebugFile(None, "; ".join((*problems, "DEBUGINFOD_URLS is not set")))
-    fetched = _by_debuginfod(elf, options)
-    return fetched if fetched.elf else DebugFile(None, "; ".join((*problems, fetched.problem)))
+    return DebugFile(None, "; ".join(problems) or "no debug file is installed")
 
 
 def mini_symbols(elf: ElfObject) -> ElfObject | None:
@@ -91,7 +91,7 @@ def _by_build_id(elf: ElfObject, roots: tuple[TargetRoot, ...]) -> Iterator[ElfO
 
 
 def _by_debuglink(
-    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...]
+    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], expect: Callable[[str], None]
 ) -> Iterator[ElfObject | str]:
     try:
         link = elf.debuglink
@@ -114,25 +114,12 @@ def _by_debuglink(
             candidate = _open(root, place)
             if candidate is None:
                 continue
+            if isinstance(candidate, ElfObject) and candidate.file_size > MANY_BYTES:
+                expect(f"{printable(place)} to be checked, {candidate.file_size >> 20:,} MB")
             if isinstance(candidate, ElfObject) and _crc(candidate) != crc:
                 yield f"{printable(place)} is of another build (its CRC differs)"
             else:
                 yield candidate
-
-
-def _by_debuginfod(elf: ElfObject, options: SymbolOptions) -> DebugFile:
-    if not elf.build_id:
-        return DebugFile(None, "it has no build-id to ask a debuginfod server for")
-    # HTTP and TLS are seven megabytes, and most runs ask nobody.
-    from leaktrace.symbols import debuginfod  # noqa: PLC0415
-
-    try:
-        fetched = debuginfod.fetch(elf.build_id, options.download_timeout_s)
-        if fetched.build_id == elf.build_id:
-            return DebugFile(fetched)
-    except (debuginfod.DebuginfodError, ObjectFileError) as error:
-        return DebugFile(None, f"debuginfod: {error}")
-    return DebugFile(None, "debuginfod: the file kept from it is of another build")
 
 
 def _open(root: TargetRoot, path: str) -> ElfObject | str | None:

@@ -1,21 +1,19 @@
 """Debug files by build-id from the servers the user named in DEBUGINFOD_URLS (debuginfod(8)).
 
 Nothing is asked of anybody unless that variable is set. What was fetched is kept under
-$XDG_CACHE_HOME/leaktrace/debuginfod and never asked for again.
+$XDG_CACHE_HOME/leaktrace/debuginfod and never asked for again. A server that was of no use, because
+it didn't answer, took too long or broke off, is not asked again in the same run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import secrets
+import subprocess
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
-from typing import BinaryIO
 
 from leaktrace.cache_directory import (
     UnusableCacheError,
@@ -26,51 +24,40 @@ from leaktrace.cache_directory import (
 )
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.names import printable
+from leaktrace.symbols.options import SymbolOptions
 
-_MAX_BYTES = 4 << 30
-_PIECE_BYTES = 1 << 20
-_DEADLINE_S = 600  # for a whole file; the time-out is for each piece
+MAX_BYTES = 2 << 30
 _MIN_BUILD_ID = 8  # hexadecimal digits
 _PURPOSE = "debuginfod"  # our directory's name; in it, one a build-id
 _NAME = "debuginfo"
+_DOWNLOAD_PREFIX = ".download-"
+_DOWNLOAD_LIFETIME_S = 3600  # older ones were left by a process that was killed
+_NO_SERVER = 2  # exit status of leaktrace.symbols.download
 
 
 class DebuginfodError(Exception):
     """Why no server gave the file, one line."""
 
 
-def fetch(build_id: str, timeout_s: float) -> ElfObject:
-    """The debug file of a build-id, from the cache or a server.
+class _ServerError(DebuginfodError):
+    """The server was of no use."""
 
-    Raises DebuginfodError, ObjectFileError where the one in the cache is damaged.
+
+def is_asked_for() -> bool:
+    """Whether the user has named servers."""
+    return bool(os.environ.get("DEBUGINFOD_URLS", "").strip())
+
+
+def kept_file(build_id: str) -> ElfObject | None:
+    """What was fetched before, None where nothing was.
+
+    Raises DebuginfodError, ObjectFileError where it is damaged.
     """
     if len(build_id) < _MIN_BUILD_ID or build_id.strip("0123456789abcdef"):
         raise DebuginfodError("no build-id that a server could know")
-    servers = os.environ.get("DEBUGINFOD_URLS", "").split()
-    home = user_cache_directory()
-    if home is None:
-        raise DebuginfodError("there is no home directory to keep files in")
-    try:
-        kept = _kept(home, build_id)
-    except DebuginfodError:
-        if servers:
-            raise
-        kept = None
-    if kept is not None:
-        return kept
-    failures = []
-    for server in servers:
-        address = f"{server.rstrip('/')}/buildid/{build_id}/debuginfo"
-        try:
-            return _download(address, home, build_id, timeout_s)
-        except DebuginfodError as error:
-            failures.append(f"{_host(server)}: {error}")
-    raise DebuginfodError("; ".join(failures) or "DEBUGINFOD_URLS is not set")
-
-
-def _kept(home: Path, build_id: str) -> ElfObject | None:
-    """What was fetched before."""
+    home = _home()
     try:
         with open_cache(home, _PURPOSE, build_id, create=False) as directory:
             descriptor = open_kept(directory, _NAME)
@@ -79,9 +66,118 @@ def _kept(home: Path, build_id: str) -> ElfObject | None:
     except (OSError, UnusableCacheError) as error:
         raise _unusable(home, error) from error
     try:
-        return ElfObject.open(descriptor, shown=str(home / "leaktrace" / _PURPOSE / build_id))
+        kept = ElfObject.open(descriptor, shown=str(home / "leaktrace" / _PURPOSE / build_id))
     finally:
         os.close(descriptor)
+    if kept.build_id != build_id:
+        raise DebuginfodError("the file kept from it is of another build")
+    return kept
+
+
+class Servers:
+    """The servers of one run."""
+
+    def __init__(self, lookups: Lookups, options: SymbolOptions) -> None:
+        self._lookups = lookups
+        self._options = options
+        self._given_up: dict[str, str] = {}  # why, by server
+
+    def hosts(self) -> str:
+        """Those that are asked, for people."""
+        hosts = [_host(server) for server in _servers() if server not in self._given_up]
+        return ", ".join(dict.fromkeys(hosts))
+
+    def fetch(self, build_id: str) -> ElfObject:
+        """The debug file of a build-id, from the first server that has it.
+
+        Raises DebuginfodError and CancelledError.
+        """
+        home = _home()
+        failures = []
+        for server in _servers():
+            if server in self._given_up:
+                failures.append(f"{_host(server)}: {self._given_up[server]}, not asked again")
+                continue
+            address = f"{server.rstrip('/')}/buildid/{build_id}/debuginfo"
+            try:
+                return self._download(address, home, build_id)
+            except DebuginfodError as error:
+                if isinstance(error, _ServerError):
+                    self._given_up[server] = str(error)
+                failures.append(f"{_host(server)}: {error}")
+        raise DebuginfodError("; ".join(failures))
+
+    def _download(self, address: str, home: Path, build_id: str) -> ElfObject:
+        if not address.startswith(("http://", "https://")):
+            raise DebuginfodError("not an http address")
+        try:
+            with open_cache(home, _PURPOSE, build_id, create=True) as directory:
+                _remove_leftovers(directory)
+                return self._keep_in(directory, address, build_id)
+        except ObjectFileError as error:
+            raise DebuginfodError(error.message) from error
+        except (OSError, UnusableCacheError) as error:
+            raise _unusable(home, error) from error
+
+    def _keep_in(self, directory: int, address: str, build_id: str) -> ElfObject:
+        """Has the answer written beside its place and moves it there, whole and checked."""
+        name = f"{_DOWNLOAD_PREFIX}{secrets.token_hex(8)}"
+        file = open_new(directory, name)
+        try:
+            self._write(address, file, _room(directory))
+            elf = ElfObject.open(file, shown="its answer")
+            if elf.build_id != build_id:
+                elf.close()
+                raise DebuginfodError("the file it gave is of another build")
+            os.fsync(file)
+            os.rename(name, _NAME, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=directory)
+            raise
+        finally:
+            os.close(file)
+        return elf
+
+    def _write(self, address: str, file: int, room_bytes: int) -> None:
+        silence_s, deadline_s = self._options.download_timeout_s, self._options.download_deadline_s
+        arguments = [str(os.getpid()), address, str(file), str(silence_s), str(room_bytes)]
+        try:
+            ended = self._lookups.run("leaktrace.symbols.download", arguments, [file], deadline_s)
+        except subprocess.TimeoutExpired:
+            raise _ServerError(f"took more than {deadline_s:g} s") from None
+        except OSError as error:
+            raise DebuginfodError(f"no child process to fetch it: {error}") from error
+        if ended.returncode:
+            said = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            kind = _ServerError if ended.returncode == _NO_SERVER else DebuginfodError
+            raise kind(printable(said)[:200] or f"the download ended with {ended.returncode}")
+
+
+def _servers() -> list[str]:
+    return os.environ.get("DEBUGINFOD_URLS", "").split()
+
+
+def _home() -> Path:
+    home = user_cache_directory()
+    if home is None:
+        raise DebuginfodError("there is no home directory to keep files in")
+    return home
+
+
+def _room(directory: int) -> int:
+    """Bytes that a file may have: what others need is left."""
+    status = os.fstatvfs(directory)
+    return min(MAX_BYTES, status.f_bavail * status.f_frsize // 2)
+
+
+def _remove_leftovers(directory: int) -> None:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+            if entry.name.startswith(_DOWNLOAD_PREFIX) and age_s > _DOWNLOAD_LIFETIME_S:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.name, dir_fd=directory)
 
 
 def _unusable(home: Path, error: OSError | UnusableCacheError) -> DebuginfodError:
@@ -96,64 +192,3 @@ def _host(server: str) -> str:
         return printable(urllib.parse.urlsplit(server).hostname or server)
     except ValueError:
         return printable(server)
-
-
-def _download(address: str, home: Path, build_id: str, timeout_s: float) -> ElfObject:
-    if not address.startswith(("http://", "https://")):
-        raise DebuginfodError("not an http address")
-    try:
-        request = urllib.request.Request(address, headers={"User-Agent": "leaktrace"})
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            return _keep(answer, home, build_id)
-    except ObjectFileError as error:
-        raise DebuginfodError(error.message) from error
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = "does not have it" if error.code == 404 else f"HTTP status {error.code}"
-        raise DebuginfodError(reason) from error
-    except urllib.error.URLError as error:
-        raise DebuginfodError(printable(str(error.reason))) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DebuginfodError(printable(str(error) or type(error).__name__)) from error
-
-
-def _keep(answer: http.client.HTTPResponse, home: Path, build_id: str) -> ElfObject:
-    """Writes the answer beside its place and moves it there, whole and checked."""
-    try:
-        with open_cache(home, _PURPOSE, build_id, create=True) as directory:
-            return _keep_in(directory, answer, build_id)
-    except (UnusableCacheError, NotADirectoryError, PermissionError) as error:
-        raise _unusable(home, error) from error
-
-
-def _keep_in(directory: int, answer: http.client.HTTPResponse, build_id: str) -> ElfObject:
-    name = f".download-{secrets.token_hex(8)}"
-    try:
-        with os.fdopen(open_new(directory, name), "r+b") as file:
-            _copy(answer, file)
-            file.flush()
-            elf = ElfObject.open(file.fileno(), shown="its answer")
-        if elf.build_id != build_id:
-            elf.close()
-            raise DebuginfodError("the file it gave is of another build")
-        os.rename(name, _NAME, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=directory)
-        raise
-    return elf
-
-
-def _copy(answer: http.client.HTTPResponse, file: BinaryIO) -> None:
-    promised = answer.length
-    received = 0
-    deadline = time.monotonic() + _DEADLINE_S
-    while piece := answer.read(_PIECE_BYTES):
-        received += len(piece)
-        if received > _MAX_BYTES:
-            raise DebuginfodError(f"sends more than {_MAX_BYTES >> 30} GiB")
-        if time.monotonic() > deadline:
-            raise DebuginfodError(f"takes more than {_DEADLINE_S} s")
-        file.write(piece)
-    if promised is not None and received != promised:
-        raise DebuginfodError("the connection broke off")

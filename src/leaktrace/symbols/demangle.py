@@ -39,6 +39,8 @@ _HARMLESS_REFERENCES = 8
 _CHILD_MEMORY_BYTES = 256 << 20
 _CHILD_CPU_S = 10
 _CHILD_PATIENCE_S = 5.0
+_CHILD_PATIENCE_AT_THE_END_S = 0.3  # once the run is to end
+_LOOK_S = 0.05  # whether it is
 _CHILD_CHANCES = 5  # children that may fail before no more is started
 
 # S_, S0_ … and T_, T0_ … in C++ (Itanium C++ ABI, 5.1.9), B…_ in Rust (RFC 2603).
@@ -139,6 +141,7 @@ class _IsolatedDemangler:
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._failures = 0
+        self.interrupted: Callable[[], bool] = lambda: False
 
     def demangle(self, name: str) -> str | None:
         child = self._running_child()
@@ -147,11 +150,11 @@ class _IsolatedDemangler:
         try:
             child.stdin.write(name.encode("utf-8", "replace").replace(b"\n", b"?") + b"\n")
             child.stdin.flush()
-            answer = _read_line(child.stdout.fileno())
+            answer = self._read_line(child.stdout.fileno())
         except OSError:
             answer = b""
         if not answer.endswith(b"\n"):
-            self._failures += 1
+            self._failures += _CHILD_CHANCES if self.interrupted() else 1
             self._child = None
             child.kill()
             child.wait()
@@ -175,26 +178,36 @@ class _IsolatedDemangler:
                 self._failures = _CHILD_CHANCES
         return self._child
 
+    def _read_line(self, descriptor: int) -> bytes:
+        """A line, or what there was of it when patience or the child ended."""
+        line = b""
+        patience_s = _CHILD_PATIENCE_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            while patience_s > 0 and not line.endswith(b"\n"):
+                if not selector.select(_LOOK_S):
+                    patience_s -= _LOOK_S
+                    if self.interrupted():
+                        patience_s = min(patience_s, _CHILD_PATIENCE_AT_THE_END_S)
+                    continue
+                piece = os.read(descriptor, 65_536)
+                if not piece or len(line) > _MAX_DEMANGLED:
+                    break
+                line += piece
+        return line
+
 
 def child_environment() -> dict[str, str]:
     """The environment in which a child of ours imports what we import."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def _read_line(descriptor: int) -> bytes:
-    """A line, or what there was of it when patience or the child ended."""
-    line = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        while not line.endswith(b"\n") and selector.select(_CHILD_PATIENCE_S):
-            piece = os.read(descriptor, 65_536)
-            if not piece or len(line) > _MAX_DEMANGLED:
-                break
-            line += piece
-    return line
-
-
 _isolated = _IsolatedDemangler()
+
+
+def hurry_when(interrupted: Callable[[], bool]) -> None:
+    """Names that take long are left mangled once this says that the run is to end."""
+    _isolated.interrupted = interrupted
 
 
 def _serve() -> None:

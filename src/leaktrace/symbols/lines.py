@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 
 from symbolic.exceptions import SymbolicError
@@ -18,7 +17,7 @@ from symbolic.symcache import SymCache
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import SourceLine
-from leaktrace.symbols.demangle import child_environment
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.names import printable
 
 _NO_ADDRESS = 0xFFFF_FFFF  # what symbolic says for the start of an inlined function
@@ -70,16 +69,26 @@ def has_debug_information(elf: ElfObject) -> bool:
     )
 
 
-def read_line_table(elf: ElfObject, timeout_s: float) -> LineTable:
+def debug_bytes(elf: ElfObject) -> int:
+    """How much DWARF an object holds, as it lies in the file."""
+    return sum(
+        section.size
+        for section in elf.sections
+        if section.has_contents and section.name.startswith((".debug_", ".zdebug_"))
+    )
+
+
+def read_line_table(elf: ElfObject, timeout_s: float, lookups: Lookups) -> LineTable:
     """Reads the debug information of an object in a child process.
 
-    Raises ObjectFileError, with what went wrong, also when it takes longer than `timeout_s`.
+    Raises ObjectFileError, with what went wrong, also when it takes longer than `timeout_s`, and
+    CancelledError.
     """
     if elf.descriptor is None:
         raise ObjectFileError(f"{elf.shown} is not a file: its debug information is not read")
     table = os.memfd_create("leaktrace-lines", os.MFD_CLOEXEC)
     try:
-        _convert_in_child(elf, table, timeout_s)
+        _convert_in_child(elf, elf.descriptor, table, timeout_s, lookups)
         try:
             cache = SymCache.open(f"/proc/self/fd/{table}")
         except (SymbolicError, OSError) as error:
@@ -93,27 +102,12 @@ def read_line_table(elf: ElfObject, timeout_s: float) -> LineTable:
     return LineTable(cache, base)
 
 
-def _convert_in_child(elf: ElfObject, table: int, timeout_s: float) -> None:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "leaktrace.symbols.convert",
-        str(elf.descriptor),
-        str(table),
-    ]
+def _convert_in_child(
+    elf: ElfObject, descriptor: int, table: int, timeout_s: float, lookups: Lookups
+) -> None:
+    arguments = [str(number) for number in (os.getpid(), descriptor, table)]
     try:
-        child = subprocess.run(
-            command,
-            pass_fds=(elf.descriptor or 0, table),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=child_environment(),
-            timeout=timeout_s,
-            start_new_session=True,  # Ctrl-C is for the tracer
-            check=False,
-        )
+        child = lookups.run("leaktrace.symbols.convert", arguments, (descriptor, table), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise ObjectFileError(
             f"reading the debug information of {elf.shown} took more than {timeout_s:g} s"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame, SourceLine
-from leaktrace.symbols.debug import DebugFile, find_debug_file, mini_symbols
+from leaktrace.symbols.debug import mini_symbols
 from leaktrace.symbols.demangle import demangle
-from leaktrace.symbols.lines import CodeLine, LineTable, has_debug_information, read_line_table
+from leaktrace.symbols.information import DebugInformation, Known, Means
+from leaktrace.symbols.lines import CodeLine
+from leaktrace.symbols.lookups import Lookup
 from leaktrace.symbols.names import printable
-from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.table import RawSymbols, SymbolTable
 from leaktrace.target.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
@@ -27,23 +27,30 @@ _SIGNAL_TRAMPOLINES = {
 }
 
 
+# Half a million symbols take half a second to be sorted; and a report waits for all objects.
+_MANY_SYMBOL_BYTES = 8 << 20
+
+
 class Module:
     """An object file, its symbols, its debug file and its lines.
 
-    The object is open from the start; the rest is read at the first address looked up in it.
-    `problem` says why there are no lines, "" where there are.
+    The object is open from the start; the rest is read at the first address looked up in it, its
+    debug information beside (information.py): frames have what is known by then.
     """
 
     def __init__(
-        self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], options: SymbolOptions
+        self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], means: Means
     ) -> None:
         self.elf = elf
         self.path = path  # as the target sees it
         self.shown = printable(path)
-        self.problem = ""
         self.fingerprint = fingerprint(elf)
-        self._roots = roots
-        self._options = options
+        self._means = means
+        self._debug = DebugInformation(elf, path, roots, means)
+        self._is_asked = False
+        self._symbol_problem = ""
+        self._is_reading = False  # its own symbols, in another thread
+        self._late_symbols: SymbolTable | None = None
 
     def frames(self, address: int, vaddr: int, is_return_address: bool) -> tuple[Frame, ...]:
         """The frames at a virtual address of the file, which lies at `address` in memory.
@@ -53,13 +60,15 @@ class Module:
         if self._is_signal_trampoline(vaddr):
             return (self._frame(address, vaddr, SIGNAL_FRAME, 0, None),)
         wanted = vaddr - 1 if is_return_address else vaddr
-        lines = self._lines.lookup(wanted) if self._lines else ()
+        known = self._known()
+        lines = known.lines.lookup(wanted) if known and known.lines else ()
         physical = lines[-1] if lines else None
-        symbol = self._symbols.lookup(wanted)
+        table = known.symbols if known and known.symbols else self._own_symbols()
+        symbol = table.lookup(wanted) if table else None
         function, offset, unknown = None, 0, None
         if symbol is None and is_return_address and not lines:
             # No call: put on the stack for a function to end in, as makecontext(3) does.
-            planted = self._symbols.lookup(vaddr)
+            planted = table.lookup(vaddr) if table else None
             if planted and planted.offset == 0:
                 symbol, wanted = planted, vaddr
         if symbol:
@@ -69,15 +78,22 @@ class Module:
             function = demangle(physical.function)
             offset = vaddr - physical.start if physical.start is not None else 0
         else:
-            unknown = self._why_unknown()
+            unknown = self._why_unknown(known)
         inlined = [
             self._inlined_frame(address, vaddr, line)
             for line in lines[:-1]
-            if self._options.inlines
+            if self._means.options.inlines
         ]
         source = self._physical_source(lines)
         last = self._frame(address, vaddr, function, offset, source, unknown=unknown)
         return (*inlined, last)
+
+    def look_ahead(self) -> None:
+        """Begin to look up, beside, what an address will be asked for."""
+        if self._wants_debug:
+            self._known()
+        if self.elf.has_symbol_table() and self._has_many_symbols:
+            self._own_symbols()
 
     def _is_signal_trampoline(self, vaddr: int) -> bool:
         """Whether a frame at this address was made by the kernel to call a signal handler.
@@ -101,7 +117,7 @@ class Module:
         """The call in the function itself; without inlined frames, the line the code is from."""
         if not lines:
             return None
-        return lines[-1].source if self._options.inlines else lines[0].source
+        return lines[-1].source if self._means.options.inlines else lines[0].source
 
     def _frame(
         self,
@@ -130,75 +146,79 @@ class Module:
     def build_id(self) -> str | None:
         return self.elf.build_id
 
+    def _known(self) -> Known | None:
+        """What debug information has to say so far; None where it isn't wanted."""
+        self._is_asked = True
+        return self._debug.known() if self._wants_debug else None
+
     @cached_property
-    def _debug_file(self) -> DebugFile:
+    def _wants_debug(self) -> bool:
+        asked = self._means.options
+        return asked.lines or asked.inlines or not self.elf.has_symbol_table()
+
+    @property
+    def problem(self) -> str:
+        """Why there are no lines, or names; "" where there are."""
+        wants_lines = self._means.options.lines or self._means.options.inlines
+        known = self._debug.known() if self._is_asked and wants_lines else None
+        return (known.problem if known else "") or self._symbol_problem
+
+    def _own_symbols(self) -> SymbolTable | None:
+        """Those of the object; None while very many are being read."""
+        if not self._has_many_symbols:
+            return self._symbols
+        if not self._is_reading:
+            self._is_reading = True
+            self._means.lookups.start(self._read_symbols)
+        return self._late_symbols
+
+    @cached_property
+    def _has_many_symbols(self) -> bool:
+        kinds = ("SHT_SYMTAB", "SHT_DYNSYM")
+        tables = (one for one in self.elf.sections if one.type in kinds and one.has_contents)
+        return sum(table.size for table in tables) > _MANY_SYMBOL_BYTES
+
+    def _read_symbols(self, lookup: Lookup) -> None:
+        """In another thread."""
+        self._means.lookups.may_take_long(lookup, f"the symbols of {self.shown}")
         try:
-            return find_debug_file(self.elf, self.path, self._roots, self._options)
+            self._late_symbols = self._symbols
         except ObjectFileError as error:
-            return DebugFile(None, error.message)
+            self._symbol_problem = error.message
 
     @cached_property
     def _symbols(self) -> SymbolTable:
-        """Function symbols of the object, its .gnu_debugdata and its debug file together."""
+        """Function symbols of the object and, where it has none of its own, of its
+        .gnu_debugdata."""
         if fingerprint(self.elf) != self.fingerprint:
             raise ObjectFileError("its file has been written over")
-        tables: list[RawSymbols] = []
-        sources = [self.elf]
+        tables = [*self._tables_of(self.elf)]
         if not self.elf.has_symbol_table():
-            extra = self._debug_file.elf if self._debug_file.elf is not self.elf else None
-            sources += [extra] if extra else self._mini_symbols()
-        for source in sources:
-            try:
-                tables += source.symbol_tables()
-            except ObjectFileError as error:
-                self.problem = self.problem or error.message
+            tables += self._mini_symbols()
         return SymbolTable(tables, self.elf.code_ranges())
 
-    def _mini_symbols(self) -> list[ElfObject]:
+    def _tables_of(self, elf: ElfObject) -> tuple[RawSymbols, ...]:
+        try:
+            return elf.symbol_tables()
+        except ObjectFileError as error:
+            self._symbol_problem = self._symbol_problem or error.message
+            return ()
+
+    def _mini_symbols(self) -> tuple[RawSymbols, ...]:
         try:
             mini = mini_symbols(self.elf)
         except ObjectFileError as error:
-            self.problem = error.message
-            return []
-        return [mini] if mini else []
+            self._symbol_problem = self._symbol_problem or error.message
+            return ()
+        return self._tables_of(mini) if mini else ()
 
-    @cached_property
-    def _lines(self) -> LineTable | None:
-        if not self._options.lines and not self._options.inlines:
-            return None
-        debug = self._debug_file
-        if debug.elf is None:
-            self.problem = f"no debug information: {debug.problem}"
-            return None
-        if not has_debug_information(debug.elf):
-            self.problem = f"no debug information in {debug.elf.shown}"
-            return None
-        try:
-            self.problem = _missing_part(debug.elf)
-            return read_line_table(debug.elf, self._options.debug_timeout_s)
-        except ObjectFileError as error:
-            self.problem = error.message
-            return None
-
-    def _why_unknown(self) -> str:
+    def _why_unknown(self, known: Known | None) -> str:
+        if self._has_many_symbols and self._late_symbols is None:
+            return self._symbol_problem or "its symbols are being read"
         if self.elf.has_symbol_table():
             return "no symbol covers it"
-        if self._debug_file.elf and self._debug_file.elf is not self.elf:
+        if known and known.file:
             return "no symbol of its debug file covers it"
+        if known and known.is_sought:
+            return "stripped, and its debug file is being looked for"
         return "stripped, and no debug file found"  # `problem` has the details
-
-
-def _missing_part(elf: ElfObject) -> str:
-    """What of its debug information is in files that aren't read; "" where nothing is."""
-    link = elf.section(".gnu_debugaltlink")  # dwz(1), DWARF 5 "supplementary object file"
-    if link:
-        name = printable(os.fsdecode(link[0].split(b"\0", 1)[0]))
-        return f"some inlined functions have no name: it is in {name} (dwz), which is not read"
-    for name in (".debug_str", ".debug_line_str"):
-        found = elf.section(name)
-        if found and b".dwo\0" in found[0]:  # DW_AT_dwo_name; DWARF 5, 7.3.2
-            return (
-                "compiled with -gsplit-dwarf: inlined functions, which only the .dwo files name, "
-                "are not shown; compile without it to see them"
-            )
-    return ""

@@ -15,7 +15,9 @@ from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Frame
 from leaktrace.symbols.demangle import demangle
+from leaktrace.symbols.information import Means
 from leaktrace.symbols.jit import PerfMap
+from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import SIGNAL_FRAME, Module
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
@@ -41,10 +43,17 @@ class ProcessSymbolizer:
     deletion of a file, dlclose and the end of the process.
     """
 
-    def __init__(self, pid: int, options: SymbolOptions | None = None) -> None:
-        """Opens the process and reads its mappings. Raises TargetError when it is gone."""
+    def __init__(
+        self, pid: int, options: SymbolOptions | None = None, lookups: Lookups | None = None
+    ) -> None:
+        """Opens the process and reads its mappings. Raises TargetError when it is gone.
+
+        Debug information is read beside, by `lookups`, and frames have more names and lines once
+        that has arrived; without them, the first look into an object takes as long as it takes.
+        """
         self.pid = pid
-        self._options = options or SymbolOptions()
+        self._means = Means.of(options or SymbolOptions(), lookups)
+        self._arrived = 0  # look-ups, when the frames were made
         try:
             # Files in this directory can't be opened any more once the process has ended, so a
             # pid that is used again is never taken for the target.
@@ -121,6 +130,18 @@ class ProcessSymbolizer:
         """Where objects were that the loader has told of, `see_loaded`."""
         return tuple(self._loaded)
 
+    def look_ahead(self) -> None:
+        """Begin to look up the names and lines of the program itself, which most stacks go through:
+        where that takes long, the only report of a run has them all the same."""
+        try:
+            path = os.readlink("exe", dir_fd=self._directory)
+        except OSError:
+            return
+        regions = (region for region in self.views.now.regions if region.mapping.path == path)
+        module = next((region.module for region in regions if region.module), None)
+        if module is not None:
+            module.look_ahead()
+
     def expect_new_names(self) -> None:
         """Have names seen that the process has given to generated code until now, also if it has
         ended since."""
@@ -137,12 +158,15 @@ class ProcessSymbolizer:
         `unknown`.
         """
         view = view or self.views.now
-        key = (address, is_return_address)
-        frames = view.frames.get(key)
-        if frames is None:
-            frames = self._symbolize(address, is_return_address, view)
-            if frames[-1].unknown is None or frames[-1].module_offset is not None:
-                view.frames[key] = frames
+        key, lookups = (address, is_return_address), self._means.lookups
+        frames: tuple[Frame, ...] | None = None
+        while frames is None or self._arrived != lookups.arrived:
+            if self._arrived != lookups.arrived:  # names that these frames were made without
+                self._arrived = lookups.arrived
+                self.views.forget_frames()
+            frames = view.frames.get(key) or self._symbolize(address, is_return_address, view)
+        if frames[-1].unknown is None or frames[-1].module_offset is not None:
+            view.frames[key] = frames
         return frames
 
     def symbolize_stack(
@@ -308,7 +332,7 @@ class ProcessSymbolizer:
             if fingerprint(elf) != loaded.fingerprint:
                 elf.close()
                 raise ObjectFileError("its file was replaced")
-            module = Module(elf, path, self._roots, self._options)
+            module = Module(elf, path, self._roots, self._means)
             status = os.fstat(elf.descriptor or 0)
             self._modules[f"file on {status.st_dev}", status.st_ino, elf.build_id] = module
         mappings = code_mappings(module.elf, path, loaded.start)
@@ -353,7 +377,7 @@ class ProcessSymbolizer:
     def _module(self, mapping: Mapping, elf: ElfObject) -> Module:
         key = (mapping.device, mapping.inode, elf.build_id)
         if key not in self._modules:
-            self._modules[key] = Module(elf, mapping.path, self._roots, self._options)
+            self._modules[key] = Module(elf, mapping.path, self._roots, self._means)
         return self._modules[key]
 
     def _open_file(self, mapping: Mapping) -> ElfObject:

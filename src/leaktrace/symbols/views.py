@@ -145,6 +145,13 @@ class CodeViews:
     def __iter__(self) -> Iterator[CodeView]:
         return iter(self._views)
 
+    def forget_frames(self) -> None:
+        """More names are known than these were made with."""
+        for view in self._views:
+            view.frames.clear()
+        if self._agreed is not None:
+            self._agreed[1].frames.clear()
+
     def see(self, mapped: Sequence[Region]) -> None:
         """The process has this code now. `now` becomes a view that agrees with it."""
         self.now = self._view_with(mapped, self.now)

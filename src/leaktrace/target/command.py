@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaktrace.errors import TargetError
-from leaktrace.interrupts import ENDING
+from leaktrace.interrupts import ENDING, held_back
 
 _PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -33,20 +33,25 @@ class StartedCommand:
         hold_read, self._hold = os.pipe()
         self._failure, failure_write = os.pipe()
         libc = ctypes.CDLL(None)
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._become_the_command(hold_read, failure_write, libc)
+        # A signal's handler must not run in the child: it would end the tracer's business there.
+        with held_back() as blocked:
+            self.pid = os.fork()
+            if self.pid == 0:
+                self._become_the_command(hold_read, failure_write, libc, blocked)
         os.close(hold_read)
         os.close(failure_write)
         self._exit_status: int | None = None
 
-    def _become_the_command(self, hold_read: int, failure_write: int, libc: ctypes.CDLL) -> None:
+    def _become_the_command(
+        self, hold_read: int, failure_write: int, libc: ctypes.CDLL, blocked: set[int]
+    ) -> None:
         try:
             # Python's handlers would write into the tracer's own wake-up pipe. What was ignored
             # when leaktrace was started stays so; SIGPIPE and SIGXFSZ are Python's doing.
             for number in (*ENDING, signal.SIGPIPE, signal.SIGXFSZ):
                 if signal.getsignal(number) != signal.SIG_IGN or number not in ENDING:
                     signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)

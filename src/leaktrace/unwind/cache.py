@@ -21,6 +21,7 @@ import numpy as np
 
 from leaktrace.elf import ElfObject
 from leaktrace.file_cache import FileCache
+from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.rows import PC_SHIFT, Rows
 from leaktrace.unwind.table import (
     MAX_EXTENT_BYTES,
@@ -51,15 +52,20 @@ class TableCache:
         """Why the cache could not be used last time it was tried, "" when it could."""
         return self._files.problem
 
-    def table_for(self, elf: ElfObject) -> UnwindTable:
+    def table_for(self, elf: ElfObject, budget: TableBudget | None = None) -> UnwindTable:
         """The table of an object: from the cache, or compiled and put there.
 
-        Raises ObjectFileError as `compile_object` does.
+        `budget` is that of a run, None for one table by itself. Raises ObjectFileError as
+        `compile_object` does, and OverBudgetError.
         """
+        budget = budget or TableBudget()
         source = read_source(elf)
+        # The same objects are left out whether or not their tables have been kept.
+        budget.admit(elf.shown, source.digest, source.size_bytes)
         table = self.load(source, elf.build_id)
         if table is None:
-            table = compile_source(source)
+            with budget.building():
+                table = compile_source(source, budget.check)
             self.store(source, elf.build_id, table)
         return table
 

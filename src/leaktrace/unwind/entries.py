@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
@@ -53,10 +54,12 @@ _ADDRESS_LIMIT = 1 << 63
 _MAX_AUGMENTATION_BYTES = 16
 # Bounds on the work a hostile file can ask for. The largest libraries in use have some 40 MB of
 # .eh_frame, a million FDEs and ten million rows; their longest program has 100 kB.
-MAX_SECTION_BYTES = 128 << 20
+MAX_SECTION_BYTES = 64 << 20
 MAX_ROWS = 16 << 20
 MAX_FUNCTIONS = 2 << 20
 _MAX_PROGRAM_BYTES = 1 << 20
+_MAX_KNOWN_PROGRAMS = 1 << 18  # remembered; libLLVM and node have 30,000
+_BYTES_BETWEEN_CHECKS = 1 << 16  # hundredths of a second
 
 
 class SectionKind(Enum):
@@ -113,19 +116,22 @@ class _Cie:
     is_usable: bool = True  # False: initial instructions or encoding are not understood
 
 
-def read_functions(section: FrameSection) -> Functions:
+def read_functions(section: FrameSection, check: Callable[[], None] = lambda: None) -> Functions:
     """Every function that the section describes.
 
-    Never raises: what can't be read is counted in `Functions.skipped`, and a function whose
-    instructions can't be decoded gets RULE_NONE.
+    Raises nothing but what `check` does, which is called now and then: what can't be read is
+    counted in `Functions.skipped`, and a function whose instructions can't be decoded gets
+    RULE_NONE.
     """
-    return _Reader(section).read()
+    return _Reader(section, check).read()
 
 
 class _Reader:
     """One pass over a section. Every record consumes at least four bytes of it."""
 
-    def __init__(self, section: FrameSection) -> None:
+    def __init__(self, section: FrameSection, check: Callable[[], None]) -> None:
+        self.check = check
+        self.checked_at = 0
         self.data = section.data
         self.address = section.address
         self.is_eh = section.kind is SectionKind.EH_FRAME
@@ -142,6 +148,9 @@ class _Reader:
         position = 0
         deferred: list[tuple[int, int, int]] = []
         while position + 8 <= limit:
+            if position - self.checked_at >= _BYTES_BETWEEN_CHECKS:
+                self.check()
+                self.checked_at = position
             if self._is_full():
                 self._skip(Skipped.TOO_MANY)
                 break
@@ -173,7 +182,9 @@ class _Reader:
                 else:  # .debug_frame may have the CIE behind its FDE
                     deferred.append((offset, body + id_size, end))
             position = end
-        for record in deferred:
+        for number, record in enumerate(deferred):
+            if number % (_BYTES_BETWEEN_CHECKS >> 6) == 0:
+                self.check()
             if not self._is_full():
                 self._fde(*record)
         return self.functions
@@ -248,6 +259,8 @@ class _Reader:
         number = self.program_numbers.get(key)
         if number is None:
             functions = self.functions
+            if len(self.program_numbers) >= _MAX_KNOWN_PROGRAMS:
+                self.program_numbers.clear()
             number = self.program_numbers[key] = len(functions.starts) - 1
             offsets, rules = self._interpret(code, info)
             functions.offsets.extend(offsets)

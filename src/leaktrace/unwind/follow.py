@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
 
 from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
 from leaktrace.unwind.arrays import KernelTables, Moment
+from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
-from leaktrace.unwind.install import (
-    MAX_ROWS,
-    Capacity,
-    UnwindFailure,
-    UnwindLayout,
-    Update,
-)
-from leaktrace.unwind.process import ProcessTables
+from leaktrace.unwind.install import MAX_ROWS, Capacity, UnwindFailure, UnwindLayout, Update
+from leaktrace.unwind.process import ProcessTables, weight_of
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
 # Where the kernel puts that page when the first return probe is hit, unless the place is taken: at
 # the end of the address space (xol_add_vma). Walks before the next look find it there.
 _USUAL_TRAMPOLINE = (1 << 47) - 2 * 4096
+_MOST_NAMED = 10  # objects in a note
 _SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
 
 
@@ -30,12 +27,16 @@ class TableFollower:
     """The unwind tables of one process, from planning to every later change."""
 
     def __init__(
-        self, pid: int, open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None
+        self,
+        pid: int,
+        budget: TableBudget,
+        open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None,
     ) -> None:
         """`open_objects`: those behind mappings that somebody else holds open."""
         self._cache = TableCache(user_cache_directory())
-        tables = ProcessTables(pid, self._cache, open_objects)
-        self._layout = UnwindLayout(tables, tables.fingerprint)
+        self._budget = budget
+        tables = ProcessTables(pid, self._cache, budget, open_objects)
+        self._layout = UnwindLayout(tables, tables.weight, tables.fingerprint)
         self._kernel: KernelTables | None = None
         self._pending: list[Update] = []
         self._known: tuple[Mapping, ...] = ()
@@ -51,12 +52,12 @@ class TableFollower:
     def plan_files(self, paths: Iterable[str]) -> Capacity:
         """The same for a program that is about to run, by the files it will map."""
         rows = 0
-        for path in paths:
+        for path in sorted(paths, key=weight_of):
             if rows >= MAX_ROWS:
                 break
             try:
                 with ElfObject.open(path) as elf:
-                    rows += len(self._cache.table_for(elf).rows)
+                    rows += len(self._cache.table_for(elf, self._budget).rows)
             except ObjectFileError:
                 continue  # it is told when the object is mapped
         return self._layout.reserve(_SPARE_ROWS + rows)
@@ -74,8 +75,21 @@ class TableFollower:
         if executable == self._known and moment == self._moment and unlisted == self._unlisted:
             return
         self._moment, self._unlisted = moment, unlisted
+        self._budget.look_again()
         self._place(executable, unlisted)
         self._write()
+
+    def left_out(self) -> tuple[str, ...]:
+        """What a report says of objects whose tables are more than a run takes on."""
+        paths = [failure.path for failure in self.failures if failure.is_over_budget]
+        if not paths:
+            return ()
+        names = ", ".join(dict.fromkeys(PurePosixPath(path).name for path in paths[:_MOST_NAMED]))
+        more = len(paths) - _MOST_NAMED
+        return (
+            f"stacks through {names}{f' and {more} more' if more > 0 else ''} are found by frame "
+            "pointers only: their unwind tables are larger than leaktrace takes on (-v says more)",
+        )
 
     def _place(self, executable: tuple[Mapping, ...], unlisted: Sequence[Mapping] = ()) -> None:
         update = self._layout.update(executable, unlisted)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from leaktrace.errors import ObjectFileError
 from leaktrace.target.mappings import Mapping
+from leaktrace.unwind.budget import OverBudgetError
 from leaktrace.unwind.rows import Rows
 from leaktrace.unwind.table import CodeSegment, UnwindTable
 
@@ -45,7 +46,7 @@ _MIN_ROWS = 1 << 16
 _MIN_PAGES = 1 << 14
 # Of a whole process: a single file can claim millions, and a hostile process map many of them.
 # libLLVM has a million rows, and half a million pages.
-MAX_ROWS = 32 << 20  # 256 MiB of kernel memory
+MAX_ROWS = 16 << 20  # 128 MiB of kernel memory
 MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code
 
 TableProvider = Callable[[Mapping], UnwindTable | None]
@@ -65,6 +66,7 @@ class UnwindFailure(NamedTuple):
 
     path: str
     reason: str
+    is_over_budget: bool = False  # there is a table to be had
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,13 @@ class UnwindLayout:
     `tables` yields the table of the object behind a mapping, None where there is no object; an
     ObjectFileError that it raises is reported and the object goes without, for good unless its
     cause is that the mapping has just changed. So does an object with which all tables together
-    would exceed MAX_ROWS or MAX_PAGES; those that are new after it are not even asked for.
+    would exceed MAX_ROWS or MAX_PAGES; those that are new after it are not even asked for. Of the
+    objects that are new in an update, those of the least `weight` come first, so that one that is
+    too large costs no other its table.
     """
 
     tables: TableProvider
+    weight: Callable[[Mapping], int] = lambda _: 0
     fingerprints: FingerprintProvider = lambda _: 0
     capacity: Capacity | None = None  # None: as much as it takes; see `reserve`
     _placed: dict[object, _Placed] = field(default_factory=dict)
@@ -153,38 +158,34 @@ class UnwindLayout:
         table: a pc in one of them is code we know nothing of, a pc in none of them means that the
         list is out of date.
         """
+        executable = [
+            mapping
+            for mapping in sorted(mappings, key=lambda mapping: mapping.start)
+            if mapping.is_executable and mapping.end <= _ADDRESS_LIMIT
+        ]
         rows: list[Rows] = []
         pages: list[NDArray[np.uint32]] = []
         failures: list[UnwindFailure] = []
         row_start, page_start = self._row_count, self._page_count
-        entries: list[tuple[int, ...]] = []
         known: list[tuple[int, ...]] = []
-        listed_first = [
-            *((one, True) for one in sorted(mappings, key=lambda mapping: mapping.start)),
-            *((one, False) for one in unlisted),
-        ]
-        for mapping, is_listed in listed_first:
-            if not mapping.is_executable or mapping.end > _ADDRESS_LIMIT:
-                continue
-            key = self._object_key(mapping)
-            placed = self._placed.get(key) if key else _NOTHING
-            if placed is None:
-                try:
-                    table = self._table(mapping)
-                except ObjectFileError as error:
-                    failures.append(UnwindFailure(mapping.path, error.message))
-                    if _is_passing(error):
-                        if is_listed:
-                            _append(entries, _entry(mapping, _NOTHING))
-                        continue
-                    table = None
-                placed = self._placed[key] = self._place(table, mapping) if table else _NOTHING
-                if table:
-                    known += self._new_known(placed)
-                    rows.append(table.rows)
-                    pages.append(table.pages + np.uint32(placed.row_lo))
-            if is_listed:
-                _append(entries, _entry(mapping, placed))
+        for key, mapping in self._new_objects([*executable, *unlisted]):
+            try:
+                table = self._table(mapping)
+            except ObjectFileError as error:
+                is_over_budget = isinstance(error, OverBudgetError)
+                failures.append(UnwindFailure(mapping.path, error.message, is_over_budget))
+                if _is_passing(error):
+                    continue
+                table = None
+            placed = self._placed[key] = self._place(table, mapping) if table else _NOTHING
+            if table:
+                known += self._new_known(placed)
+                rows.append(table.rows)
+                pages.append(table.pages + np.uint32(placed.row_lo))
+        entries: list[tuple[int, ...]] = []
+        for mapping in executable:
+            placed = self._placed.get(self._object_key(mapping), _NOTHING)
+            _append(entries, _entry(mapping, placed))
         listed, left_out = self._cut(entries)
         start = self._next_list_start(len(listed))
         return Update(
@@ -199,17 +200,26 @@ class UnwindLayout:
             mappings_left_out=left_out,
         )
 
+    def _new_objects(self, mappings: Sequence[Mapping]) -> list[tuple[object, Mapping]]:
+        """Each object that has no place yet, with a mapping of it."""
+        new: dict[object, Mapping] = {}
+        for mapping in mappings:
+            key = self._object_key(mapping)
+            if key is not None and key not in self._placed:
+                new.setdefault(key, mapping)
+        return sorted(new.items(), key=lambda item: self.weight(item[1]))
+
     def _table(self, mapping: Mapping) -> UnwindTable | None:
         most = Capacity(MAX_ROWS, MAX_PAGES, 0)
         table = None if self._is_full else self.tables(mapping)
         if self._is_full or (table and not self._fits(table, most)):
             self._is_full = True
-            raise ObjectFileError(
+            raise OverBudgetError(
                 f"the tables of a process may have {MAX_ROWS:,} rows and {MAX_PAGES:,} pages, "
                 "and this or another object wants more"
             )
         if table and self.capacity and not self._fits(table, self.capacity):
-            raise ObjectFileError(
+            raise OverBudgetError(
                 f"no room for the {len(table.rows):,} rows of {mapping.path}"
                 f" among {self.capacity.rows:,}"
             )

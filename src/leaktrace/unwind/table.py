@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,8 @@ _MAX_BASE = 1 << 47  # end of user space with four-level page tables
 # not the one wanted.
 TABLE_VERSION = 2
 
+_ROWS_AT_ONCE = 1 << 20  # put together: what this takes in memory is given back before the next
+
 _EH_FRAME_HEADER_BYTES = 8
 _EH_FRAME_HEADER_VERSION = 1
 _PC_RELATIVE_SDATA4 = 0x1B
@@ -69,6 +72,10 @@ class UnwindSource:
     sections: tuple[FrameSection, ...]  # the first one wins where two describe a function
     base: int  # lowest virtual address of the object: what row pcs are relative to
     segments: tuple[CodeSegment, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(section.data) for section in self.sections)
 
     @cached_property
     def digest(self) -> str:
@@ -169,12 +176,15 @@ def read_source(elf: ElfObject) -> UnwindSource:
     )
 
 
-def compile_source(source: UnwindSource) -> UnwindTable:
-    """The table that `source` describes. Raises ObjectFileError when that is none."""
+def compile_source(source: UnwindSource, check: Callable[[], None] = lambda: None) -> UnwindTable:
+    """The table that `source` describes. `check` is called now and then.
+
+    Raises ObjectFileError when that is none, and what `check` raises.
+    """
     described: list[_Described] = []
     skipped: Counter[str] = Counter()
     for section in source.sections:
-        functions = read_functions(section)
+        functions = read_functions(section, check)
         skipped.update(functions.skipped)
         found = _locate(functions, source, skipped)
         if described:
@@ -183,7 +193,7 @@ def compile_source(source: UnwindSource) -> UnwindTable:
             described.append(found)
     if not described:
         raise _no_unwind_information(source.shown)
-    return index_rows(source, _assemble(_joined(described)), skipped)
+    return index_rows(source, _assemble(_joined(described), check), skipped)
 
 
 def index_rows(source: UnwindSource, rows: Rows, skipped: Mapping[str, int]) -> UnwindTable:
@@ -202,6 +212,16 @@ def with_rows(table: UnwindTable, rows: Rows) -> UnwindTable:
     """The table with other rows, as `index_rows` wants them."""
     last_pc = int(rows[-1]) >> PC_SHIFT
     return replace(table, rows=rows, pages=_page_index(rows, (last_pc >> PAGE_SHIFT) + 1))
+
+
+def frame_bytes(elf: ElfObject) -> int:
+    """How much the unwind information of an object takes, at most: where sections were stripped,
+    all that follows the place where it begins."""
+    kinds = {kind.value for kind in SectionKind}
+    in_sections = sum(section.size for section in elf.sections if section.name in kinds)
+    if in_sections or elf.eh_frame_header() is None:
+        return in_sections
+    return sum(segment.file_size for segment in elf.load_segments if not segment.flags & PF_X)
 
 
 def _no_unwind_information(shown: str) -> ObjectFileError:
@@ -261,7 +281,7 @@ class _Described:
     offsets: NDArray[np.uint32]
     rules: NDArray[np.uint32]
 
-    def take(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> _Described:
+    def take(self, chosen: NDArray[np.intp] | NDArray[np.bool_] | slice) -> _Described:
         """The functions that `chosen` selects or orders."""
         return _Described(
             self.begins[chosen],
@@ -304,13 +324,15 @@ def _locate(functions: Functions, source: UnwindSource, skipped: Counter[str]) -
         ends=np.minimum(begins + sizes, within) - source.base,
         firsts=starts[programs],
         counts=starts[programs + 1] - starts[programs],
-        offsets=np.array(functions.offsets, dtype=np.uint32),
-        rules=np.array(functions.rules, dtype=np.uint32),
+        offsets=np.frombuffer(functions.offsets, dtype=np.uint32),
+        rules=np.frombuffer(functions.rules, dtype=np.uint32),
     ).take(inside)
 
 
 def _joined(parts: list[_Described]) -> _Described:
     """The functions of several sections as those of one."""
+    if len(parts) == 1:
+        return parts[0]
     shifts = np.cumsum([0, *(len(part.offsets) for part in parts)])
     return _Described(
         begins=np.concatenate([part.begins for part in parts]),
@@ -324,12 +346,35 @@ def _joined(parts: list[_Described]) -> _Described:
     )
 
 
-def _assemble(functions: _Described) -> Rows:
+def _assemble(functions: _Described, check: Callable[[], None]) -> Rows:
     """The rows of all functions, sorted, with a RULE_NONE where a gap begins."""
     functions = functions.take(np.argsort(functions.begins, kind="stable"))
     next_begins = np.append(functions.begins[1:], np.iinfo(np.int64).max)
     ends = np.minimum(functions.ends, next_begins)
 
+    before = np.cumsum(functions.counts)
+    steps = np.arange(_ROWS_AT_ONCE, int(before[-1]), _ROWS_AT_ONCE)
+    cuts = sorted({0, *np.searchsorted(before, steps).tolist(), len(before)})
+    parts: list[Rows] = []
+    last_rule: np.uint32 | None = None
+    for start, end in pairwise(cuts):
+        check()
+        part = slice(start, end)
+        rows = _rows_of(functions.take(part), ends[part], next_begins[part])
+        if not rows.size:  # all of them begin at one address
+            continue
+        rules = rows.astype(np.uint32)
+        says_something_new = np.append(True, rules[1:] != rules[:-1])
+        says_something_new[0] = last_rule is None or rules[0] != last_rule
+        parts.append(rows[says_something_new])
+        last_rule = rules[-1]
+    return np.concatenate(parts)
+
+
+def _rows_of(
+    functions: _Described, ends: NDArray[np.int64], next_begins: NDArray[np.int64]
+) -> Rows:
+    """The rows of some functions in order."""
     counts = functions.counts
     total = int(counts.sum())
     first_outputs = np.cumsum(counts) - counts
@@ -340,13 +385,10 @@ def _assemble(functions: _Described) -> Rows:
     rows = pcs.astype(np.uint64) << np.uint64(PC_SHIFT) | functions.rules[index]
 
     gaps = ends[ends < next_begins]
-    rows = np.insert(
+    with_gaps: Rows = np.insert(
         rows, np.searchsorted(pcs, gaps), gaps.astype(np.uint64) << np.uint64(PC_SHIFT)
     )
-    rules = rows.astype(np.uint32)
-    says_something_new = np.append(True, rules[1:] != rules[:-1])
-    kept_rows: Rows = rows[says_something_new]
-    return kept_rows
+    return with_gaps
 
 
 def _page_index(rows: Rows, page_count: int) -> NDArray[np.uint32]:

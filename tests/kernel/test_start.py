@@ -1,0 +1,149 @@
+"""A start that takes long, or is broken off: signals act at once, and nothing is left behind."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import large_tables
+import pytest
+from harness.changed_text import changed_bytes
+from harness.compiling import Compiler
+from harness.lines import DEADLINE_S
+from harness.target import Target
+from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+LARGE_BYTES = 48 << 20  # takes longer to build than any start is given
+PROMPT_S = 5.0  # generously: it takes a tenth of a second
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str], str]) -> Path:
+    path = tmp_path_factory.mktemp("large") / "liblarge.so"
+    return large_tables.build(require_tool("gcc"), path, LARGE_BYTES)
+
+
+@contextmanager
+def running(program: Path, *preloaded: Path) -> Iterator[Target]:
+    """A target, which must be as it was in the end."""
+    with Target([program], {"LD_PRELOAD": ":".join(map(str, preloaded))}) as target:
+        target.await_ready()
+        mapped = Path(f"/proc/{target.pid}/maps").read_text()
+        assert all(str(one) in mapped for one in preloaded)
+        yield target
+        assert changed_bytes(target.pid) == []
+        assert target.do("malloc 1 1") == ()
+        assert target.end() == 0
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(word)
+        for file in Path(f"/proc/{pid}/task").glob("*/children")
+        for word in file.read_text().split()
+    ]
+
+
+def await_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.01)
+
+
+def break_off(target: Target, by: signal.Signals, after_s: float, cache: Path) -> int:
+    """Start leaktrace, send it a signal, and check its end. Returns its exit code."""
+    environment = {"XDG_CACHE_HOME": str(cache)}
+    with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER, env=environment) as tracer:
+        tracer.stderr.until(lambda line: "attaching to pid" in line)
+        time.sleep(after_s)
+        started = children(tracer.pid)
+        sent_s = time.monotonic()
+        outcome = tracer.stop(by)
+        assert time.monotonic() - sent_s < PROMPT_S
+    await_gone(started)
+    assert "Traceback" not in outcome.stderr, outcome.stderr
+    if outcome.exit_code == 0:
+        assert len(outcome.reports) == 1
+    else:
+        assert outcome.exit_code == 130, outcome.stderr
+        assert outcome.stdout == ""
+        assert f"{by.name} came before tracing began" in outcome.stderr
+    return outcome.exit_code
+
+
+@pytest.mark.parametrize(
+    ("after_s", "by"),
+    [
+        (0, signal.SIGINT),
+        (0.5, signal.SIGTERM),
+        (1.5, signal.SIGINT),
+        (3, signal.SIGTERM),
+    ],
+)
+def test_a_signal_while_tables_are_built(
+    after_s: float, by: signal.Signals, large: Path, compiled: Compiler, tmp_path: Path
+) -> None:
+    with running(compiled("commands.c"), large) as target:
+        assert break_off(target, by, after_s, tmp_path) == 130
+
+
+@pytest.mark.parametrize("compiles", [True, False], ids=["compiling", "compiled before"])
+def test_a_signal_at_any_moment(compiles: bool, compiled: Compiler, tmp_path: Path) -> None:
+    """While the compiler's child runs, while the keeper puts probes on, and just after."""
+    codes = []
+    with running(compiled("commands.c")) as target:
+        if not compiles:
+            environment = {"XDG_CACHE_HOME": str(tmp_path)}
+            arguments = ["-p", str(target.pid), *ONE_REPORT, "0.1", "1"]
+            assert run_leaktrace(*arguments, env=environment).exit_code == 0
+        for number in range(16):
+            cache = tmp_path / str(number) if compiles else tmp_path
+            by = (signal.SIGINT, signal.SIGTERM)[number % 2]
+            codes.append(break_off(target, by, 0.05 * number, cache))
+            assert changed_bytes(target.pid) == []
+    assert 130 in codes
+
+
+def test_a_signal_before_a_command_runs(large: Path, compiled: Compiler, tmp_path: Path) -> None:
+    """The command waits for its probes; it never runs, and doesn't stay."""
+    environment = {"LD_PRELOAD": str(large), "XDG_CACHE_HOME": str(tmp_path)}
+    command = ["env", f"LD_PRELOAD={large}", str(compiled("commands.c"))]
+    for number in range(8):
+        with Tracer(NEVER, "--", *command, env=environment) as tracer:
+            tracer.stderr.until(lambda line: "attaching to pid" in line)
+            time.sleep(0.02 * number)
+            started = children(tracer.pid)
+            outcome = tracer.stop(signal.SIGTERM)
+        await_gone(started)
+        assert "Traceback" not in outcome.stderr, outcome.stderr
+        assert outcome.exit_code in (0, 130), outcome.stderr
+
+
+def test_tables_have_a_budget(
+    large: Path, compiled: Compiler, tmp_path: Path, require_tool: Callable[[str], str]
+) -> None:
+    """Two objects want more than there is for all: one at least is left out and named, and the
+    program's own code and the C library's have their tables: stacks are complete."""
+    other = tmp_path / "libother.so"
+    large_tables.build(require_tool("gcc"), other, LARGE_BYTES, seed=1)
+    with running(compiled("commands.c"), large, other) as target:
+        environment = {"XDG_CACHE_HOME": str(tmp_path)}
+        with Tracer("-p", str(target.pid), *ONE_REPORT, "-v", NEVER, env=environment) as tracer:
+            tracer.await_armed()
+            target.do("malloc 10 100")
+            outcome = tracer.stop()
+    assert outcome.exit_code == 0, outcome.stderr
+    (report,) = outcome.reports
+    notes = report.raw["target"]["notes"]
+    (left_out,) = [note for note in notes if "larger than leaktrace takes on" in note]
+    assert "libother.so" in left_out or "liblarge.so" in left_out
+    assert any("64 MB that are read of all objects" in note for note in notes)
+    (site,) = report.sites_under("scenario_command_malloc")
+    assert site.raw["stack_end"] == "complete"
+    assert report.losses == {}
