@@ -49,6 +49,7 @@ SESSION = np.dtype(
         ("reported", "<u8"),
         ("reported_ns", "<u8"),
         ("exec_time_ns", "<u8"),
+        ("wait_status", "<u8"),
     ]
 )
 
@@ -99,6 +100,7 @@ UNWIND_LIST = np.dtype(
 )
 
 UNKNOWN_SIZE = (1 << 64) - 1
+STATUS_IS_KNOWN = 1 << 32
 
 
 class StackEndCode(IntEnum):

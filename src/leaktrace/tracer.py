@@ -19,13 +19,14 @@ from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.cost import CostMeter
+from leaktrace.ending import ending_of
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.links import return_probes_make_system_calls
-from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
+from leaktrace.model import Ending, Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
@@ -463,6 +464,16 @@ class Tracer:
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
         )
+
+    def ending(self) -> Ending | None:
+        """How the target has ended; None while it lives."""
+        if self._target.is_alive():
+            return None
+        if self.command is not None:
+            return self.command.ending()
+        session = self._loaded.session.lookup(0)
+        assert session is not None  # an array has all its entries
+        return ending_of(int(session["wait_status"]))
 
     def info(self) -> TargetInfo:
         """The target as reports name it."""

@@ -63,6 +63,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for member in enum:
             constant = f"{prefix}{member.name}"
             lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
+    lines.append('printf("\\"STATUS_IS_KNOWN\\": %llu,\\n", STATUS_IS_KNOWN);')
     for constant in ("MAX_FRAMES", "LOSS_KINDS", *POINT_CONSTANTS):
         lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
     source = "\n".join(
@@ -106,5 +107,6 @@ def test_enum_numbers(prefix: str, layout: dict[str, Any]) -> None:
 def test_constants(layout: dict[str, Any]) -> None:
     assert layout["MAX_FRAMES"] == abi.MAX_FRAMES
     assert layout["LOSS_KINDS"] == abi.LOSS_COUNTERS
+    assert layout["STATUS_IS_KNOWN"] == abi.STATUS_IS_KNOWN
     for name in POINT_CONSTANTS:
         assert layout[name] == getattr(abi, name)

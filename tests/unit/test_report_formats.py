@@ -23,7 +23,9 @@ import pytest
 from rich.cells import cell_len
 
 from leaktrace.model import (
+    TARGET_ENDED,
     Allocation,
+    Ending,
     Event,
     EventKind,
     Frame,
@@ -192,7 +194,8 @@ QUIET = replace(
     elapsed_s=61.2,
     number=1,
     final=True,
-    reason="target exited with status 0",
+    reason=TARGET_ENDED,
+    ending=Ending(status=3),
     outstanding=Total(),
     younger=Total(),
     site_count=0,
@@ -459,6 +462,31 @@ def test_text_speaks_of_one_in_the_singular() -> None:
 
 def test_text_says_what_an_unknown_end_means() -> None:
     assert "stacks: 3 by frame pointers (ends unknown)" in rendered("text", WEIGHTED)
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending", "expected"),
+    [
+        (TARGET_ENDED, Ending(status=0), "last report: process 4242 ended with status 0"),
+        (
+            TARGET_ENDED,
+            Ending(signal=11),
+            "last report: process 4242 was killed by signal 11 (SIGSEGV)",
+        ),
+        (TARGET_ENDED, Ending(), "last report: process 4242 ended"),
+        ("", Ending(status=1), "last report: process 4242 ended with status 1"),
+        ("interrupted (SIGINT)", None, "last report: interrupted (SIGINT)"),
+        (
+            "interrupted (SIGINT)",
+            Ending(signal=2),
+            "last report: interrupted (SIGINT); process 4242 was killed by signal 2 (SIGINT)",
+        ),
+        ("", None, "last report"),
+    ],
+)
+def test_text_says_how_the_target_ended(reason: str, ending: Ending | None, expected: str) -> None:
+    report = replace(BUSY, final=True, reason=reason, ending=ending)
+    assert expected in rendered("text", report).splitlines()
 
 
 def test_text_says_a_note_once() -> None:

@@ -59,6 +59,9 @@ def report_object(report: Report) -> Object:
         "number": report.number,
         "final": report.final,
         "reason": printable(report.reason),
+        "ending": None
+        if report.ending is None
+        else {"status": report.ending.status, "signal": report.ending.signal},
         "target": _target(report.target),
         "measure": report.measure.value,
         "estimate": report.is_estimate,

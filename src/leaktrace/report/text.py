@@ -44,6 +44,7 @@ from leaktrace.model import (
 )
 from leaktrace.report import units
 from leaktrace.report.base import USUAL_COLUMNS, Reporter, terminal_width
+from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.names import printable, shorten_middle, wrap
@@ -120,7 +121,7 @@ def _header(report: Report, width: int) -> Iterator[Text]:
     hooked = [Text(shorten_middle(printable(one), width - 2)) for one in target.allocators]
     yield from _flowed([title, when, *hooked], width)
     if report.final:
-        reason = f"last report: {report.reason}" if report.reason else "last report"
+        reason = ": ".join(filter(None, ("last report", final_reason_in_words(report))))
         for line in wrap(printable(reason), width):
             yield Text(line, "bold")
     if report.is_estimate:
