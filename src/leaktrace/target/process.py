@@ -159,6 +159,19 @@ def _thread_group(pid: int) -> int:
     return int(fields["Tgid"])
 
 
+def program_of(pid: int) -> tuple[str, tuple[int, int] | None]:
+    """What a process runs: its name, and the file of its program (device and inode), which only
+    its owner and root may know. Raises TargetError when there is no such process that runs."""
+    status = _read_status(pid)
+    if status.state in "ZX" or status.flags & _PF_KTHREAD or _thread_group(pid) != pid:
+        raise _gone(pid)
+    try:
+        file = Path(f"/proc/{pid}/exe").stat()
+    except OSError:
+        return status.name, None
+    return status.name, (file.st_dev, file.st_ino)
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process, and it has not ended."""
     with contextlib.suppress(TargetError):
