@@ -31,6 +31,7 @@ from leaktrace.options import (
     StackWalker,
 )
 from leaktrace.report import FORMATS
+from leaktrace.shortages import load_numpy, require_room
 
 _EXAMPLES = """\b
 Examples:
@@ -44,8 +45,8 @@ Examples:
   leaktrace doctor              what this machine offers, and what is missing
 
 \b
-Exit status: 0 done, 1 error, 2 usage, 3 a privilege or kernel feature is
-missing, 4 the process is gone or can't be traced.
+Exit status: 0 done, 1 error, 2 usage, 3 a privilege, kernel feature or
+resource is missing, 4 the process is gone or can't be traced.
 """
 
 
@@ -360,12 +361,14 @@ def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN4
     options = build_options(asked, context.obj or ())
     if isinstance(options.target, CommandTarget) and options.report.format == "json":
         _warn_of_mixing(options.report.output)
+    require_room()
     with compiler_started_early():
         return _trace(options)
 
 
 def _trace(options: Options) -> int:
     # Imported here, while a child may be loading the compiler: numpy takes as long.
+    load_numpy()
     from leaktrace.features import (  # noqa: PLC0415
         Machine,
         require_kernel_mode,
@@ -408,6 +411,8 @@ class _Commands(Mapping[str, click.Command]):
 
     def __getitem__(self, name: str) -> click.Command:
         module, command = self._places[name]
+        require_room()
+        load_numpy()
         found = getattr(importlib.import_module(module), command)
         assert isinstance(found, click.Command)
         return found
@@ -428,12 +433,7 @@ COMMANDS = _Commands()
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run, and exit with the code of the contract; never a traceback for what a user can cause."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    command: click.Command = trace_command
-    name = "leaktrace"
-    if given and given[0] in COMMANDS:
-        command, name = COMMANDS[given[0]], f"leaktrace {given[0]}"
-        given = given[1:]
-    exit_code = guarded(lambda: _invoke(command, name, given), COMMANDS)
+    exit_code = guarded(lambda: _invoke(given), COMMANDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # its reader is gone: nobody misses it
             stream.flush()
@@ -442,7 +442,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os._exit(exit_code)
 
 
-def _invoke(command: click.Command, name: str, arguments: list[str]) -> Any:  # noqa: ANN401
+def _invoke(arguments: list[str]) -> Any:  # noqa: ANN401
     """As command.main() does, which would make an error of a reader that has gone."""
+    command: click.Command = trace_command
+    name = "leaktrace"
+    if arguments and arguments[0] in COMMANDS:
+        command, name = COMMANDS[arguments[0]], f"leaktrace {arguments[0]}"
+        arguments = arguments[1:]
     with command.make_context(name, arguments) as context:
         return command.invoke(context)

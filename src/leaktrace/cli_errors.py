@@ -13,6 +13,7 @@ import click
 
 from leaktrace.errors import LeaktraceError
 from leaktrace.notices import hint, tell
+from leaktrace.shortages import advice_for, no_memory, not_loaded, shortage
 
 
 def guarded(action: Callable[[], Any], commands: Iterable[str]) -> int:
@@ -31,14 +32,20 @@ def guarded(action: Callable[[], Any], commands: Iterable[str]) -> int:
         _complain(message.rstrip("."), _usage_hint(error, commands))
         return error.exit_code
     except LeaktraceError as error:
-        _complain(error.message, error.hint)
-        return error.exit_code
+        return _complain_of(error)
     except BrokenPipeError:
         # The reader is gone (`| head`): the quiet end. Nothing may be flushed into the pipe later.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        return _complain_of(no_memory())
+    except ImportError as error:
+        return _complain_of(not_loaded(error))
     except OSError as error:
-        _complain(f"the system refused: {error}", "see the limits of this shell: ulimit -a")
+        known = shortage(error)
+        if known is not None:
+            return _complain_of(known)
+        _complain(f"the system refused: {error.strerror or error}", advice_for(error))
         return 1
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted again: no last report", "one Ctrl-C ends a run in order")
@@ -59,6 +66,11 @@ def _usage_hint(error: click.ClickException, commands: Iterable[str]) -> str:
     if "Invalid value for '-p'" in text:
         return "give one process id: pgrep -n NAME finds the newest"
     return "see leaktrace --help"
+
+
+def _complain_of(error: LeaktraceError) -> int:
+    _complain(error.message, error.hint)
+    return error.exit_code
 
 
 def _complain(message: str, advice: str) -> None:

@@ -402,8 +402,8 @@ class Tracer:
                 self._watch.free_children(self._target.children(), self._mappings())
 
     def _mappings(self) -> tuple[Mapping, ...]:
-        """Those of now; none when the process has ended."""
-        with contextlib.suppress(TargetError):
+        """Those of now; none when the process has ended, or they can't be read."""
+        with contextlib.suppress(LeaktraceError):
             return read_mappings(self._target.pid)
         return ()
 

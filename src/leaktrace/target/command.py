@@ -31,6 +31,8 @@ class StartedCommand:
         """Raises TargetError when the command can't be found."""
         self.argv = tuple(argv)
         self.path = find_executable(argv[0])
+        # Ignored by who started leaktrace, it would let the kernel forget how the command ended.
+        self._on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         hold_read, self._hold = os.pipe()
         self._failure, failure_write = os.pipe()
         libc = ctypes.CDLL(None)
@@ -48,6 +50,7 @@ class StartedCommand:
             for number in (*ENDING, signal.SIGPIPE, signal.SIGXFSZ):
                 if signal.getsignal(number) != signal.SIG_IGN or number not in ENDING:
                     signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, self._on_child or signal.SIG_DFL)
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)

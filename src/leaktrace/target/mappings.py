@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaktrace.errors import TargetError
+from leaktrace.shortages import shortage
 
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) ([0-9]+)(?: +(.*))?",
@@ -63,7 +64,7 @@ def read_mappings(pid: int) -> tuple[Mapping, ...]:
             else "root lacks CAP_SYS_PTRACE here (a container?), or a security module protects it",
         ) from error
     except OSError as error:  # ENOENT, or ESRCH when it ends while we read
-        raise TargetError(
+        raise shortage(error) or TargetError(
             f"process {pid} is gone", "check the process id: it may have ended just now"
         ) from error
     mappings = parse_mappings(text)
