@@ -113,6 +113,16 @@ class SlabGrowth:
 
 
 @dataclass(frozen=True)
+class UntracedGrowth:
+    """Memory of an allocator of the kernel that is not traced, by /proc/meminfo, since tracing
+    began."""
+
+    section: str  # "vmalloc", "percpu"
+    option: str  # what traces it, e.g. "--vmalloc"
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Loss:
     """One way of losing something, how often it happened, and what the user can do."""
 
@@ -217,6 +227,7 @@ class Report:
     section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
     sections: tuple[Report, ...] = ()
     slab: SlabGrowth | None = None
+    untraced: tuple[UntracedGrowth, ...] = ()  # that matters beside what is outstanding
 
     @property
     def is_estimate(self) -> bool:

@@ -39,6 +39,7 @@ from leaktrace.model import (
     StackEnd,
     TargetInfo,
     Total,
+    UntracedGrowth,
 )
 from leaktrace.report import FORMATS, create_reporter
 
@@ -312,6 +313,10 @@ KERNEL = replace(
     stack_ends={StackEnd.COMPLETE: 1, StackEnd.LOST: 1},
     sections=(PAGES,),
     slab=SlabGrowth(grown_bytes=12_687_770, tracked_bytes=12_478_054, older_releases=12),
+    untraced=(
+        UntracedGrowth("vmalloc", "--vmalloc", 67_108_864),
+        UntracedGrowth("percpu", "--percpu", 2_097_152),
+    ),
 )
 REPORTS = {
     "busy": BUSY,

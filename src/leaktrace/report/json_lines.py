@@ -90,6 +90,10 @@ def report_object(report: Report) -> Object:
         shown["section"] = report.section
         shown["sections"] = [_section(section) for section in report.sections]
         shown["slab"] = None if report.slab is None else _slab(report.slab)
+        shown["untraced"] = [
+            {"section": one.section, "option": one.option, "grown_bytes": one.bytes}
+            for one in report.untraced
+        ]
     return shown
 
 

@@ -41,6 +41,7 @@ from leaktrace.model import (
     StackEnd,
     TargetInfo,
     Total,
+    UntracedGrowth,
 )
 from leaktrace.report import units
 from leaktrace.report.base import USUAL_COLUMNS, Reporter, terminal_width
@@ -162,6 +163,8 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
             yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
     if report.slab is not None:
         yield from _wrapped("  ", _slab_growth(report.slab), width)
+    if report.untraced:
+        yield from _wrapped("  not traced: ", _untraced_growth(report.untraced), width, "yellow")
 
 
 def _slab_growth(slab: SlabGrowth) -> str:
@@ -173,6 +176,12 @@ def _slab_growth(slab: SlabGrowth) -> str:
     if slab.older_releases:
         text += f"; {units.counted(slab.older_releases, 'older object')} freed since"
     return text
+
+
+def _untraced_growth(untraced: Iterable[UntracedGrowth]) -> str:
+    """Which options show what has grown elsewhere."""
+    grown = [f"{one.section} {units.size_change(one.bytes)} ({one.option})" for one in untraced]
+    return f"{', '.join(grown)} since tracing began"
 
 
 def _sites(report: Report, width: int) -> Iterator[Text]:
