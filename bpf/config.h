@@ -72,6 +72,16 @@
 #define STOP_AT_RECORD 0
 #endif
 
+/* 1: how the process ends is noted. Where the kernel keeps that, in bytes from the beginning of
+ * struct task_struct and struct signal_struct, is told by its type information (BTF). */
+#ifndef EXIT_STATUS
+#define EXIT_STATUS 0
+#define TASK_SIGNAL_OFFSET 0
+#define TASK_EXIT_CODE_OFFSET 0
+#define SIGNAL_FLAGS_OFFSET 0
+#define SIGNAL_EXIT_CODE_OFFSET 0
+#endif
+
 /* 1: events go through BPF ring buffers (Linux 5.8); 0: through perf buffers.
  */
 #ifndef USE_RING_BUFFER

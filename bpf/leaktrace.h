@@ -10,6 +10,7 @@
 #define SAMPLE_WEIGHTS 4096 /* x / (1 - exp(-x)) for x = i / 256, times WEIGHT_UNIT */
 #define WEIGHT_UNIT 65536
 #define COUNT_UNIT 1024
+#define STATUS_IS_KNOWN (1ULL << 32)
 #define RECENT_ROWS 16384      /* a power of two */
 #define STACK_WINDOW_WORDS 512 /* of the user stack, looked at together; a power of two */
 #define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
@@ -321,6 +322,7 @@ struct session {
     u32 unloaded;     /* the last epoch in which objects may have gone */
     u32 marked;       /* the generation whose objects are known from the start, plus one */
     u32 unused;
+    u64 wait_status; /* what wait(2) gives once it has ended, with STATUS_IS_KNOWN; else 0 */
 };
 
 /* A block that was released and has no record. */

@@ -35,8 +35,40 @@ int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
+#if EXIT_STATUS
+#define GROUP_EXIT 4 /* SIGNAL_GROUP_EXIT, include/linux/sched/signal.h */
+
+/* Under a name that bcc does not know, as read_user in maps.bpf.c. */
+static long (*read_kernel)(void *to, u32 size,
+                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+
+/* A status is what wait_task_zombie in kernel/exit.c takes: the code of the whole group, if it was
+ * told to exit, else that of the first thread. Each thread notes what holds as it exits, and both
+ * are settled by then; so what the last one leaves is how the process has ended. */
+static __always_inline void note_exit_status(struct session *now, u64 key) {
+    char *task = (char *)bpf_get_current_task(), *signal = 0;
+    u32 flags = 0, code = 0;
+    long error = read_kernel(&signal, sizeof(signal), task + TASK_SIGNAL_OFFSET);
+
+    error |= read_kernel(&flags, sizeof(flags), signal + SIGNAL_FLAGS_OFFSET);
+    if (!error && flags & GROUP_EXIT)
+        error = read_kernel(&code, sizeof(code), signal + SIGNAL_EXIT_CODE_OFFSET);
+    else if (!error && key >> 32 == (u32)key)
+        error = read_kernel(&code, sizeof(code), task + TASK_EXIT_CODE_OFFSET);
+    else if (!error)
+        return;
+    now->wait_status = error ? 0 : STATUS_IS_KNOWN | code;
+}
+#endif
+
 int at_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
+#if EXIT_STATUS
+    struct session *now = this_session();
+
+    if (now && now->tgid == key >> 32)
+        note_exit_status(now, key);
+#endif
     threads.delete(&key);
     return 0;
 }

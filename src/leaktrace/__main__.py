@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from typing import NoReturn
 
@@ -11,9 +13,23 @@ def main() -> NoReturn:
     # Until there is something to end in order, Ctrl-C just ends it: without a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from leaktrace import cli  # noqa: PLC0415 (while it is imported, too)
+    try:
+        from leaktrace.standard_streams import take_the_place_of_closed_ones  # noqa: PLC0415
 
+        take_the_place_of_closed_ones()
+        from leaktrace import cli  # noqa: PLC0415 (while it is imported, too)
+    except (MemoryError, OSError, ImportError) as error:
+        _give_up(error)
     cli.main()
+
+
+def _give_up(error: BaseException) -> NoReturn:
+    """Not even the module that explains errors could be loaded."""
+    with contextlib.suppress(OSError):
+        message = f"leaktrace: it can't be loaded: {str(error) or 'not enough memory'}\n"
+        message += "  hint: reinstall it, or raise the limits of this shell: ulimit -v, ulimit -n\n"
+        os.write(2, message.encode(errors="backslashreplace"))
+    os._exit(3)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ SESSION = np.dtype(
         ("unloaded", "<u4"),
         ("marked", "<u4"),
         ("unused", "<u4"),
+        ("wait_status", "<u8"),
     ]
 )
 
@@ -130,6 +131,7 @@ UNWIND_LIST = np.dtype(
 UNWIND_LISTS = 9  # the first says which of the others is in force
 
 UNKNOWN_SIZE = (1 << 64) - 1
+STATUS_IS_KNOWN = 1 << 32
 
 
 class StackEndCode(IntEnum):

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import math
 import os
-import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import click
 
 from leaktrace import __version__
-from leaktrace.errors import LeaktraceError, UsageError
+from leaktrace.cli_errors import guarded
+from leaktrace.cli_options import build_options
+from leaktrace.errors import UsageError
 from leaktrace.images import compiler_started_early, source_text
-from leaktrace.kernel_cli import kernel_max_stacks, kernel_options, kernel_target
-from leaktrace.notices import hint, tell
+from leaktrace.kernel_cli import kernel_options
+from leaktrace.notices import tell
+from leaktrace.one_target import Seconds, one_command, one_process, only_one, refuse_more_words
 from leaktrace.options import (
     CommandTarget,
     EventBuffer,
-    Filters,
     KernelTarget,
     Limits,
-    ObjectChoice,
     Options,
-    ProcessTarget,
-    ReportOptions,
     SortKey,
     StackWalker,
-    Target,
 )
 from leaktrace.report import FORMATS
+from leaktrace.shortages import load_numpy, require_room
 
 _EXAMPLES = """\b
 Examples:
@@ -49,8 +45,8 @@ Examples:
   leaktrace doctor              what this machine offers, and what is missing
 
 \b
-Exit status: 0 done, 1 error, 2 usage, 3 a privilege or kernel feature is
-missing, 4 the process is gone or can't be traced.
+Exit status: 0 done, 1 error, 2 usage, 3 a privilege, kernel feature or
+resource is missing, 4 the process is gone or can't be traced.
 """
 
 
@@ -62,7 +58,10 @@ class TraceCommand(click.Command):
             at = args.index("--")
             ctx.obj = tuple(args[at + 1 :])
             args = args[:at]
-        return super().parse_args(ctx, args)
+        ctx.allow_extra_args = True  # they are told of here
+        rest = super().parse_args(ctx, args)
+        refuse_more_words(ctx.args, ctx.params.get("pid"))
+        return rest
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -72,22 +71,29 @@ class TraceCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-class _Interval(click.FloatRange):
-    """Seconds; at most what a timer of the kernel takes."""
+_LONGEST_INTERVAL_S = 1_000_000  # a timer of the kernel takes no more
 
+
+class _Interval(click.FloatRange):
     def __init__(self) -> None:
-        super().__init__(min=0, min_open=True, max=1_000_000)
+        super().__init__(min=0, min_open=True)
 
     def convert(
         self,
         value: Any,  # noqa: ANN401
         param: click.Parameter | None,
         ctx: click.Context | None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Seconds:
         seconds = super().convert(value, param, ctx)
         if math.isnan(seconds):
             self.fail(f"{value} is not a number of seconds", param, ctx)
-        return seconds
+        if seconds > _LONGEST_INTERVAL_S:
+            raise UsageError(
+                f"an interval of {value} seconds is too long: {_LONGEST_INTERVAL_S:,} at most",
+                "INTERVAL is in seconds, and -p takes one process id: "
+                "leaktrace -p PID [INTERVAL] [COUNT]",
+            )
+        return Seconds.from_word(value)
 
 
 # What the BPF program and its maps can take.
@@ -110,10 +116,20 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
 )
 @click.argument("interval", type=_Interval(), default=5.0, metavar="[INTERVAL]")
 @click.argument("count", type=_integer(1), required=False, metavar="[COUNT]")
-@click.option("-p", "--pid", type=_integer(1), metavar="PID", help="Trace this process.")
+@click.option(
+    "-p",
+    "--pid",
+    type=_integer(1),
+    multiple=True,
+    callback=one_process,
+    metavar="PID",
+    help="Trace this process.",
+)
 @click.option(
     "-c",
     "--command",
+    multiple=True,
+    callback=one_command,
     metavar="CMD",
     help="Start this command (shell words, no shell) and trace it from its first instruction. "
     "The same: leaktrace [OPTIONS] -- CMD ARGS. It is stopped for a moment at its first "
@@ -203,13 +219,16 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
 @click.option(
     "-O",
     "--obj",
+    multiple=True,
+    callback=only_one("leave it out: the allocators of all objects are hooked then"),
     metavar="OBJ",
     help="Hook the allocator of this object only: a path, a file name, or a library's short name "
     "(c, jemalloc). Otherwise: of every object that defines malloc and free.",
 )
 @click.option(
     "--symbols-prefix",
-    default="",
+    multiple=True,
+    callback=only_one("start one leaktrace for each prefix", default=""),
     metavar="PREFIX",
     help="The allocator's functions are called PREFIXmalloc, PREFIXfree…",
 )
@@ -232,6 +251,8 @@ def _integer(minimum: int, maximum: int | None = None) -> click.IntRange:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
+    multiple=True,
+    callback=only_one("name one file; tee(1) writes to several"),
     metavar="FILE",
     help="Write reports to this file, in place of what it holds; -: standard output.",
 )
@@ -340,12 +361,14 @@ def trace_command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN4
     options = build_options(asked, context.obj or ())
     if isinstance(options.target, CommandTarget) and options.report.format == "json":
         _warn_of_mixing(options.report.output)
+    require_room()
     with compiler_started_early():
         return _trace(options)
 
 
 def _trace(options: Options) -> int:
     # Imported here, while a child may be loading the compiler: numpy takes as long.
+    load_numpy()
     from leaktrace.features import (  # noqa: PLC0415
         Machine,
         require_kernel_mode,
@@ -388,6 +411,8 @@ class _Commands(Mapping[str, click.Command]):
 
     def __getitem__(self, name: str) -> click.Command:
         module, command = self._places[name]
+        require_room()
+        load_numpy()
         found = getattr(importlib.import_module(module), command)
         assert isinstance(found, click.Command)
         return found
@@ -405,142 +430,10 @@ class _Commands(Mapping[str, click.Command]):
 COMMANDS = _Commands()
 
 
-def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
-    """Check what was asked and put it in its types. Raises UsageError."""
-    minimum, maximum = asked["min_size"], asked["max_size"]
-    if minimum is not None and maximum is not None and minimum > maximum:
-        raise UsageError(
-            f"the minimum size (-z {minimum}) is above the maximum size (-Z {maximum})",
-            "swap them, or leave one out",
-        )
-    if asked["sample_rate"] > 1 and asked["sample_bytes"] is not None:
-        raise UsageError("-s and --sample-bytes are two ways of sampling", "choose one of them")
-    if asked["combined_only"] and (asked["show_allocs"] or asked["sort"] == SortKey.AGE.value):
-        raise UsageError(
-            "--combined-only knows no single allocations, and so no ages",
-            "leave it out, or -a and --sort age",
-        )
-    if asked["faults"]:
-        _refuse_with_faults(asked)
-    sampled = asked["sample_rate"] > 1 or asked["sample_bytes"] is not None
-    if sampled and asked["max_overhead_percent"] is not None:
-        raise UsageError(
-            "--max-overhead begins to sample by itself", "leave out -s and --sample-bytes"
-        )
-    older_given = click.get_current_context().get_parameter_source("older_ms")
-    target = _target(asked, words)
-    is_kernel = isinstance(target, KernelTarget)
-    return Options(
-        target=target,
-        filters=Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"]),
-        limits=Limits(
-            asked["max_allocs"],
-            kernel_max_stacks(asked) if is_kernel else asked["max_stacks"],
-            asked["max_threads"],
-            asked["event_buffer_size"],
-        ),
-        objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
-        report=ReportOptions(
-            format=asked["format_name"],
-            output=None if asked["output"] == Path("-") else asked["output"],
-            interval_s=asked["interval"],
-            count=asked["count"],
-            top=asked["top"],
-            sort=SortKey(asked["sort"]),
-            older_ms=asked["older_ms"],
-            older_was_given=older_given is click.core.ParameterSource.COMMANDLINE,
-            show_allocs=asked["show_allocs"],
-            combined_only=asked["combined_only"],
-            trace=asked["trace"],
-            verbose=asked["verbose"],
-            full_stacks=asked["full_stacks"],
-            depth=asked["depth"],
-            lines=not asked["no_lines"],
-            inlines=not asked["no_inline"],
-        ),
-        event_buffer=EventBuffer(asked["event_buffer"]),
-        stack_walker=StackWalker(asked["stack_walker"]),
-        faults=asked["faults"],
-        probe_returns=asked["probe_returns"],
-        max_overhead_percent=asked["max_overhead_percent"],
-    )
-
-
-def _refuse_with_faults(asked: dict[str, Any]) -> None:
-    """Page faults know no calls, no sizes and no ages."""
-    given = {
-        "-t": asked["trace"],
-        "-a": asked["show_allocs"],
-        "-s": asked["sample_rate"] > 1,
-        "--sample-bytes": asked["sample_bytes"] is not None,
-        "-z": asked["min_size"] is not None,
-        "-Z": asked["max_size"] is not None,
-        "-O": asked["obj"] is not None,
-        "--symbols-prefix": asked["symbols_prefix"],
-        "--max-overhead": asked["max_overhead_percent"] is not None,
-        "--sort age": asked["sort"] == SortKey.AGE.value,
-        "--probe-returns": asked["probe_returns"],
-    }
-    for option, is_given in given.items():
-        if is_given:
-            raise UsageError(
-                f"{option} does not go with --faults", "page faults are no allocation calls"
-            )
-
-
-_SHELL_WORDS = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"}
-
-
-def _target(asked: dict[str, Any], words: Sequence[str]) -> Target:
-    given = [asked["pid"] is not None, asked["command"] is not None, bool(words), asked["kernel"]]
-    if sum(given) != 1:
-        raise UsageError(
-            "say what to trace: exactly one of -p PID, -c CMD, -- CMD ARGS, or --kernel",
-            "for example: leaktrace -p 4242; see leaktrace --help",
-        )
-    pass_exit_code = asked["exit_code"] == "child"
-    if pass_exit_code and not words and asked["command"] is None:
-        raise UsageError(
-            "--exit-code child is for a command that leaktrace starts",
-            "leave it out, or use -c CMD",
-        )
-    in_kernel = kernel_target(asked)
-    if in_kernel is not None:
-        return in_kernel
-    if asked["pid"] is not None:
-        return ProcessTarget(asked["pid"])
-    if words:
-        return CommandTarget(tuple(words), pass_exit_code)
-    try:
-        argv = tuple(shlex.split(asked["command"]))
-    except ValueError as error:
-        raise UsageError(
-            f"the command can't be split into words: {error}", "check its quotes"
-        ) from None
-    if argv and re.match(r"[A-Za-z_]\w*=", argv[0]):
-        raise UsageError(
-            f"no shell runs the command: {argv[0]} sets no variable",
-            f"use env(1): -c 'env {asked['command']}'",
-        )
-    if _SHELL_WORDS.intersection(argv):
-        tell(
-            "no shell runs the command; what looks like shell syntax is passed to it as "
-            "it is (a shell would be a process of its own: -c \"sh -c 'exec …'\")",
-        )
-    if not argv:
-        raise UsageError("the command is empty", "give a program to run: -c './server -v'")
-    return CommandTarget(argv, pass_exit_code)
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run, and exit with the code of the contract; never a traceback for what a user can cause."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    command: click.Command = trace_command
-    name = "leaktrace"
-    if given and given[0] in COMMANDS:
-        command, name = COMMANDS[given[0]], f"leaktrace {given[0]}"
-        given = given[1:]
-    exit_code = _guarded(lambda: _invoke(command, name, given))
+    exit_code = guarded(lambda: _invoke(given), COMMANDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # its reader is gone: nobody misses it
             stream.flush()
@@ -549,56 +442,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os._exit(exit_code)
 
 
-def _invoke(command: click.Command, name: str, arguments: list[str]) -> Any:  # noqa: ANN401
+def _invoke(arguments: list[str]) -> Any:  # noqa: ANN401
     """As command.main() does, which would make an error of a reader that has gone."""
+    command: click.Command = trace_command
+    name = "leaktrace"
+    if arguments and arguments[0] in COMMANDS:
+        command, name = COMMANDS[arguments[0]], f"leaktrace {arguments[0]}"
+        arguments = arguments[1:]
     with command.make_context(name, arguments) as context:
         return command.invoke(context)
-
-
-def _guarded(action: Callable[[], Any]) -> int:
-    try:
-        result = action()
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        message = re.sub(
-            r"not a valid (?:integer|float) range", "not a number", error.format_message()
-        )
-        _complain(message.rstrip("."), _usage_hint(error))
-        return error.exit_code
-    except LeaktraceError as error:
-        _complain(error.message, error.hint)
-        return error.exit_code
-    except BrokenPipeError:
-        # The reader is gone (`| head`): the quiet end. Nothing may be flushed into the pipe later.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        _complain(f"the system refused: {error}", "see the limits of this shell: ulimit -a")
-        return 1
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted again: no last report", "one Ctrl-C ends a run in order")
-        return 130
-
-
-def _usage_hint(error: click.ClickException) -> str:
-    """What may have been meant."""
-    text = error.format_message()
-    if "unexpected extra argument" in text:
-        return "to trace a running process: leaktrace -p PID [INTERVAL] [COUNT]"
-    for name in COMMANDS:
-        wrong = re.search(r"Invalid value for '\[INTERVAL\]': '(.*?)'", text)
-        if wrong and difflib.get_close_matches(wrong[1], [name]):
-            return f"did you mean leaktrace {name}?"
-        if wrong and "/" in wrong[1]:
-            return f"to start a command: leaktrace -- {wrong[1]}"
-    if "Invalid value for '-p'" in text:
-        return "give one process id: pgrep NAME finds it"
-    return "see leaktrace --help"
-
-
-def _complain(message: str, advice: str) -> None:
-    tell(message)
-    hint(advice)

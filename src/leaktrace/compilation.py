@@ -18,7 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+from leaktrace.compiler_child import find_bcc
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, not_permitted
+from leaktrace.shortages import advice_about_memory
 
 
 class CompilerChild:
@@ -99,7 +101,7 @@ class CompilerChild:
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         return ProgramError(
             f"the BPF compiler {how}: {last_line(self._output())}",
-            "check the installation of bcc with `leaktrace doctor`",
+            advice_about_memory() or "check the installation of bcc with `leaktrace doctor`",
         )
 
     def _translate(self, manifest: Mapping[str, str]) -> ProgramError | EnvironmentUnfitError:
@@ -108,7 +110,8 @@ class CompilerChild:
         if stage == "import":
             return EnvironmentUnfitError(
                 f"bcc can't be used: {detail}",
-                "install the distribution's package: python3-bpfcc (Debian, Ubuntu), "
+                (find_bcc() and advice_about_memory())
+                or "install the distribution's package: python3-bpfcc (Debian, Ubuntu), "
                 "python3-bcc (Fedora, openSUSE), python-bcc (Arch)",
             )
         if "could not open bpf map" in output and "Operation not permitted" in output:

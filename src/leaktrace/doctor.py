@@ -15,6 +15,7 @@ from rich.text import Text
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.features import Feature, State, all_features
 from leaktrace.kernel_features import kernel_features
+from leaktrace.one_target import one_process
 
 _STYLES = {State.OK: "green", State.MISSING: "red", State.LIMITED: "yellow", State.UNKNOWN: "dim"}
 _WIDTH = 80
@@ -107,6 +108,8 @@ def _folded(text: str, width: int) -> list[str]:
     "-p",
     "--pid",
     type=click.IntRange(min=1),
+    multiple=True,
+    callback=one_process,
     metavar="PID",
     help="Say instead where the probes of this process would be, and what a hit of each costs.",
 )

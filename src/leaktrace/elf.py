@@ -27,6 +27,7 @@ from elftools.elf.structs import ELFStructs
 
 from leaktrace.errors import ObjectFileError
 from leaktrace.file_source import FileSource, MemorySource, Source, open_regular
+from leaktrace.shortages import shortage
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.table import (
     ByteOrder,
@@ -133,7 +134,9 @@ class ElfObject:
             descriptor = os.dup(path) if isinstance(path, int) else open_regular(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ObjectFileError(f"{shown} can't be opened: {reason}") from error
+            lacks = shortage(error) if isinstance(error, OSError) else None
+            advice = "" if lacks is None else lacks.hint
+            raise ObjectFileError(f"{shown} can't be opened: {reason}", advice) from error
         return cls(FileSource(descriptor, shown), shown)
 
     @classmethod

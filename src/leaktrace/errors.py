@@ -25,7 +25,7 @@ class UsageError(LeaktraceError):
 
 
 class EnvironmentUnfitError(LeaktraceError):
-    """A privilege, a kernel feature or a needed package is missing."""
+    """A privilege, a kernel feature, a needed package or a resource is missing."""
 
     exit_code = 3
 

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from leaktrace.errors import UsageError
+from leaktrace.one_target import one_process
 from leaktrace.options import KernelContext, KernelProbes, KernelTarget
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -88,6 +89,8 @@ def kernel_options(command: _Command) -> _Command:
         click.option(
             "--task",
             type=click.IntRange(min=1),
+            multiple=True,
+            callback=one_process,
             metavar="PID",
             help="With --kernel: only what this process allocates, in its system calls and faults.",
         ),

@@ -16,6 +16,7 @@ from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import SiteTable
 from leaktrace.kernel_abi import Context, Section
 from leaktrace.kernel_losses import describe_kernel_losses
+from leaktrace.kernel_meminfo import read_held, untraced_growth
 from leaktrace.kernel_slab import (
     LARGE_KMALLOC,
     SlabCache,
@@ -24,7 +25,7 @@ from leaktrace.kernel_slab import (
     traced_name,
 )
 from leaktrace.kernel_snapshot import KernelSnapshot
-from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo
+from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
 from leaktrace.options import KernelTarget, Options
 from leaktrace.probes.kernel_plan import KernelPlan
 from leaktrace.snapshot import Snapshot
@@ -57,6 +58,7 @@ class KernelReportBuilder:
     ) -> None:
         self._options = options
         self._first_caches: dict[str, SlabCache] = {}
+        self._first_held: dict[Section, int] = {}
         self._builders = {
             section: _SectionBuilder(options, plan, section, stack_of) for section in plan.sections
         }
@@ -68,6 +70,7 @@ class KernelReportBuilder:
     def start_clock(self) -> None:
         """The probes are on from now."""
         self._first_caches = read_slab_caches()
+        self._first_held = read_held()
         for builder in self._builders.values():
             builder.start_clock()
 
@@ -83,21 +86,34 @@ class KernelReportBuilder:
                 snapshot.sections[section], target, None, final_reason=final_reason
             )
             reports.append(replace(report, section=SECTION_NAMES[section]))
-        return replace(reports[0], sections=tuple(reports[1:]), slab=self._growth(snapshot))
+        return replace(
+            reports[0],
+            sections=tuple(reports[1:]),
+            slab=self._growth(snapshot),
+            untraced=self._untraced(reports[0].outstanding.bytes),
+        )
+
+    def _untraced(self, outstanding_bytes: int) -> tuple[UntracedGrowth, ...]:
+        """Told to those who look for all memory; who asks for a part of it, gets that."""
+        if not self._is_of_all:
+            return ()
+        return untraced_growth(self._first_held, read_held(), self._builders, outstanding_bytes)
+
+    @property
+    def _is_of_all(self) -> bool:
+        """Whether every cache, module, context and task is asked for."""
+        target = self._options.target
+        assert isinstance(target, KernelTarget)
+        return not (
+            target.caches or target.modules or target.contexts or target.task_pid is not None
+        )
 
     @property
     def _is_everything(self) -> bool:
         """Whether nothing is filtered out, so that sums can be compared with the kernel's own."""
-        target, filters = self._options.target, self._options.filters
-        assert isinstance(target, KernelTarget)
-        return not (
-            target.caches
-            or target.modules
-            or target.contexts
-            or target.task_pid is not None
-            or filters.min_size_bytes
-            or filters.max_size_bytes is not None
-            or filters.sample_rate > 1
+        filters = self._options.filters
+        return self._is_of_all and not (
+            filters.min_size_bytes or filters.max_size_bytes is not None or filters.sample_rate > 1
         )
 
     def _growth(self, snapshot: KernelSnapshot) -> SlabGrowth | None:

@@ -6,6 +6,7 @@ Sizes are bytes as requested by the program; times are nanoseconds of CLOCK_MONO
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -110,6 +111,16 @@ class SlabGrowth:
     grown_bytes: int  # objects in use, now minus then
     tracked_bytes: int  # outstanding slab objects that were recorded
     older_releases: int  # objects that were freed and had been allocated before
+
+
+@dataclass(frozen=True)
+class UntracedGrowth:
+    """Memory of an allocator of the kernel that is not traced, by /proc/meminfo, since tracing
+    began."""
+
+    section: str  # "vmalloc", "percpu"
+    option: str  # what traces it, e.g. "--vmalloc"
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -219,6 +230,23 @@ class Cost:
     known_stack_share: float | None = None  # of stacks that needed no walk (0 to 1)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a process has ended. Where neither is known, the kernel didn't tell."""
+
+    status: int | None = None  # what it exited with
+    signal: int | None = None  # what killed it
+
+    @classmethod
+    def from_wait_status(cls, wait_status: int) -> Ending:
+        """From what wait(2) gives."""
+        code = os.waitstatus_to_exitcode(wait_status)
+        return cls(status=code) if code >= 0 else cls(signal=-code)
+
+
+TARGET_ENDED = "the target has ended"  # a reason for a final report
+
+
 class Measure(StrEnum):
     """What bytes and counts of a report are of."""
 
@@ -234,7 +262,7 @@ class Report:
     elapsed_s: float  # since the probes were armed
     number: int  # 1 for the first
     final: bool
-    reason: str  # why a final report is the last one, e.g. "target exited"; "" otherwise
+    reason: str  # why a final report is the last one, e.g. TARGET_ENDED; "" otherwise
     target: TargetInfo
     outstanding: Total  # everything, whatever its age
     younger: Total  # the part of it that the age filter leaves out of `sites`
@@ -255,12 +283,14 @@ class Report:
     error: Total | None = None  # standard errors of `outstanding`, where it is an estimate
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
+    ending: Ending | None = None  # of the target, once it has ended
 
     # Of the kernel: who hands the memory out, and reports about others of those, which are never
     # added to this one (the page allocator also serves the slabs).
     section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
     sections: tuple[Report, ...] = ()
     slab: SlabGrowth | None = None
+    untraced: tuple[UntracedGrowth, ...] = ()  # that matters beside what is outstanding
 
     @property
     def is_estimate(self) -> bool:

@@ -14,12 +14,13 @@ import numpy as np
 
 from leaktrace import abi, kernel, links
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
+from leaktrace.ending import exit_status_knobs
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.images import ImageRequest
 from leaktrace.links import UprobeLinks
 from leaktrace.loader import Loaded, ProgramKind, RefusedError, load
 from leaktrace.maps import Map
-from leaktrace.options import CommandTarget, EventBuffer, Options, StackWalker
+from leaktrace.options import CommandTarget, EventBuffer, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     OBJECTS_PROGRAM,
@@ -131,6 +132,8 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "COUNT_FREED": int(counts_freed(options)),
         "HAS_TASK_PT_REGS": int(kernel.has_task_pt_regs()),
     }
+    if isinstance(options.target, ProcessTarget):  # a command's is told by wait(2)
+        knobs |= exit_status_knobs()
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:

@@ -16,10 +16,10 @@ from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.errors import NothingTracedError
 from leaktrace.interrupts import Interrupts, NothingToEndError
 from leaktrace.losses import unprinted_calls
-from leaktrace.model import Cost, Report, TargetInfo
+from leaktrace.model import TARGET_ENDED, Cost, Report, TargetInfo
 from leaktrace.notices import hint, tell
-from leaktrace.options import CommandTarget, KernelTarget, Options
-from leaktrace.report import Output, Reporter, create_reporter, open_output
+from leaktrace.options import CommandTarget, KernelTarget, Options, ReportOptions
+from leaktrace.report import Output, Reporter, create_reporter, open_output, units
 from leaktrace.target.memory import MemoryWatch
 from leaktrace.traced_calls import TracedCalls
 from leaktrace.tracer import Tracer
@@ -131,7 +131,8 @@ class Run(ABC):
         self._start_clock()
         self._meter = self._tracer.cost_meter()
         info = self._tracer.info()
-        tell(f"tracing {_subject(info)}: {'; '.join(info.allocators)}")
+        hooked = "; ".join(info.allocators)
+        tell(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
         reason = self._report_at_intervals()
         if reason is not None:
             # Events may have arrived since the loop last looked.
@@ -158,7 +159,7 @@ class Run(ABC):
                 readable = {key.fd for key, _ in ready}
                 self._pump()
                 if end in readable:
-                    return "the target has ended"
+                    return TARGET_ENDED
                 if probes in readable:
                     return "its probes are gone"
                 if self._interrupts.received is not None:
@@ -278,7 +279,8 @@ class ProcessRun(Run):
         )
         # What names are missing is known once they were looked up.
         notes = (*report.target.notes, *self._names.notes())
-        return replace(report, target=replace(report.target, notes=notes))
+        ending = self._traced.ending() if ended else None
+        return replace(report, ending=ending, target=replace(report.target, notes=notes))
 
     def _overhead_is_too_high(self, cost: Cost) -> bool:
         """First sample, then give up: three intervals above the bound each."""
@@ -308,3 +310,14 @@ class ProcessRun(Run):
 
 def _subject(info: TargetInfo) -> str:
     return "the kernel" if info.kind == "kernel" else f"pid {info.pid}"
+
+
+def _schedule(asked: ReportOptions) -> str:
+    """When reports are due: an interval that was meant to be something else shows here."""
+    every, count = units.interval(asked.interval_s), asked.count
+    if asked.trace:
+        end = "at the end" if count is None else f"after {count:,} times {every}"
+        return f"one report, {end}"
+    if count is None:
+        return f"a report every {every}"
+    return f"one report, after {every}" if count == 1 else f"{count:,} reports, one every {every}"

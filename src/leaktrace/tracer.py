@@ -22,13 +22,14 @@ from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.completeness import Completeness
 from leaktrace.cost import CostMeter
+from leaktrace.ending import ending_of
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.leftovers import remove_leftovers
 from leaktrace.links import return_probes_make_system_calls
-from leaktrace.model import Event, Remark, TargetInfo
+from leaktrace.model import Ending, Event, Remark, TargetInfo
 from leaktrace.notes import Notes
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
@@ -486,8 +487,8 @@ class Tracer:
                 self._watch.free_children(self._target.children(), self._mappings())
 
     def _mappings(self) -> tuple[Mapping, ...]:
-        """Those of now; none when the process has ended."""
-        with contextlib.suppress(TargetError):
+        """Those of now; none when the process has ended, or they can't be read."""
+        with contextlib.suppress(LeaktraceError):
             return read_mappings(self._target.pid)
         return ()
 
@@ -574,6 +575,16 @@ class Tracer:
         if self._symbolizer.views.has_changed:
             return self._same.merge(snapshot, self.names.locations_of)
         return snapshot
+
+    def ending(self) -> Ending | None:
+        """How the target has ended; None while it lives."""
+        if self._target.is_alive():
+            return None
+        if self.command is not None:
+            return self.command.ending()
+        session = self._loaded.session.lookup(0)
+        assert session is not None  # an array has all its entries
+        return ending_of(int(session["wait_status"]))
 
     def info(self) -> TargetInfo:
         """The target as reports name it."""

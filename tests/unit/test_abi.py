@@ -64,6 +64,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for member in enum:
             constant = f"{prefix}{member.name}"
             lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
+    lines.append('printf("\\"STATUS_IS_KNOWN\\": %llu,\\n", STATUS_IS_KNOWN);')
     for constant in ("MAX_FRAMES", "LOSS_KINDS", "UNSEEN_RELEASES", *POINT_CONSTANTS):
         lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
     source = "\n".join(
@@ -108,5 +109,6 @@ def test_constants(layout: dict[str, Any]) -> None:
     assert layout["MAX_FRAMES"] == abi.MAX_FRAMES
     assert layout["LOSS_KINDS"] == abi.LOSS_COUNTERS
     assert layout["UNSEEN_RELEASES"] == abi.UNSEEN_RELEASES
+    assert layout["STATUS_IS_KNOWN"] == abi.STATUS_IS_KNOWN
     for name in POINT_CONSTANTS:
         assert layout[name] == getattr(abi, name)

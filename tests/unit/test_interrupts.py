@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from leaktrace import cli
+from leaktrace.cli_errors import guarded
 from leaktrace.interrupts import ENDING, Interrupts, NothingToEndError, held_back
 
 
@@ -60,7 +60,7 @@ def test_a_second_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert cli._guarded(interrupted) == 130
+    assert guarded(interrupted, ()) == 130
     message, hint = capsys.readouterr().err.splitlines()
     assert "no last report" in message
     assert hint.startswith("  hint: ")

@@ -23,7 +23,9 @@ import pytest
 from rich.cells import cell_len
 
 from leaktrace.model import (
+    TARGET_ENDED,
     Allocation,
+    Ending,
     Event,
     EventKind,
     Frame,
@@ -40,6 +42,7 @@ from leaktrace.model import (
     StackEnd,
     TargetInfo,
     Total,
+    UntracedGrowth,
 )
 from leaktrace.report import FORMATS, create_reporter
 from leaktrace.report.json_lines import report_object
@@ -201,7 +204,8 @@ QUIET = replace(
     elapsed_s=61.2,
     number=1,
     final=True,
-    reason="target exited with status 0",
+    reason=TARGET_ENDED,
+    ending=Ending(status=3),
     outstanding=Total(),
     younger=Total(),
     site_count=0,
@@ -318,6 +322,10 @@ KERNEL = replace(
     stack_ends={StackEnd.COMPLETE: 1, StackEnd.LOST: 1},
     sections=(PAGES,),
     slab=SlabGrowth(grown_bytes=12_687_770, tracked_bytes=12_478_054, older_releases=12),
+    untraced=(
+        UntracedGrowth("vmalloc", "--vmalloc", 67_108_864),
+        UntracedGrowth("percpu", "--percpu", 2_097_152),
+    ),
 )
 INCOMPLETE = replace(
     COMBINED,
@@ -513,6 +521,31 @@ def test_text_says_where_go_begins() -> None:
     site = replace(PARSE_SITE, stack=replace(PARSE_SITE.stack, end=StackEnd.GO))
     text = rendered("text", replace(BUSY, sites=(site,)))
     assert "    (Go below: it called the C code above from another stack)\n" in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending", "expected"),
+    [
+        (TARGET_ENDED, Ending(status=0), "last report: process 4242 ended with status 0"),
+        (
+            TARGET_ENDED,
+            Ending(signal=11),
+            "last report: process 4242 was killed by signal 11 (SIGSEGV)",
+        ),
+        (TARGET_ENDED, Ending(), "last report: process 4242 ended"),
+        ("", Ending(status=1), "last report: process 4242 ended with status 1"),
+        ("interrupted (SIGINT)", None, "last report: interrupted (SIGINT)"),
+        (
+            "interrupted (SIGINT)",
+            Ending(signal=2),
+            "last report: interrupted (SIGINT); process 4242 was killed by signal 2 (SIGINT)",
+        ),
+        ("", None, "last report"),
+    ],
+)
+def test_text_says_how_the_target_ended(reason: str, ending: Ending | None, expected: str) -> None:
+    report = replace(BUSY, final=True, reason=reason, ending=ending)
+    assert expected in rendered("text", report).splitlines()
 
 
 def test_text_says_a_note_once() -> None:

@@ -80,3 +80,28 @@ def test_a_command_from_its_first_instruction(guest: Guest, compiled: Compiler) 
     assert site.functions[:2] == ("leak_kind", "main")
     assert site.raw["stack_end"] == "complete"
     assert report.losses == {}
+
+
+def test_how_a_process_ends(guest: Guest, compiled: Compiler) -> None:
+    """Its parent reaps it at once, so nothing is left to look at but what was noted."""
+    script = f"""
+    cd $(mktemp -d)
+    mkfifo input
+    sleep 3600 > input & keeps_it_open=$!
+    {compiled("commands.c")} < input > said & target=$!
+    {sys.executable} -m leaktrace -f json -p $target 3600 2> notices & tracer=$!
+    until grep -q 'tracing pid' notices; do sleep 0.1; done
+    echo "$1" > input
+    [ "$1" = "calls 1" ] && kill -TERM $target
+    wait $target; echo "$?" >&2
+    wait $tracer; kill $keeps_it_open
+    """
+    for command, status, ending in (
+        ("exit 3", "3", {"status": 3, "signal": None}),
+        ("hand-over\nexit 41", "41", {"status": 41, "signal": None}),
+        ("calls 1", "143", {"status": None, "signal": 15}),
+    ):
+        outcome = guest.run("sh", "-c", script, "sh", command)
+        assert outcome.stderr.split()[-1] == status
+        (report,) = outcome.reports
+        assert report.raw["ending"] == ending

@@ -24,6 +24,7 @@ from leaktrace.probes.point import Point
 from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import FrameRules, PointFinder
 from leaktrace.probes.survey import Survey
+from leaktrace.shortages import shortage_behind
 from leaktrace.symbols.table import find_functions
 from leaktrace.target.mappings import Mapping as MemoryMapping
 from leaktrace.target.mappings import read_mappings
@@ -360,7 +361,11 @@ class Planner:
         self._seen.add(key)
         try:
             elf = ElfObject.open(mapping.open_path(pid))
-        except LeaktraceError:
+        except LeaktraceError as error:
+            lacks = shortage_behind(error)
+            if lacks is not None:  # it is not known what the file is
+                self._seen.discard(key)
+                raise lacks from error
             return None  # a mapped file that is no ELF object has no allocator to hook
         if not self._is_new(elf):
             elf.close()

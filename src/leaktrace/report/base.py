@@ -30,6 +30,7 @@ from typing import Any, ClassVar, Self, TextIO
 
 from leaktrace.errors import OutputError
 from leaktrace.model import Event, Report, TargetInfo
+from leaktrace.standard_streams import is_closed, output_is_closed
 
 USUAL_COLUMNS = 80
 _NARROWEST = 40  # on a terminal narrower than this, lines wrap
@@ -193,8 +194,8 @@ class _ReportFile(io.FileIO):
 
 def _prepare_stdout() -> TextIO:
     """Standard output, made unable to fail over a name that its encoding lacks."""
-    if sys.stdout is None:  # started with the descriptor closed
-        raise OutputError("standard output is closed", "name a file with --output")
+    if is_closed(sys.stdout):
+        raise output_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
         if isinstance(sys.stdout.buffer, io.RawIOBase):

@@ -62,6 +62,9 @@ def report_object(report: Report) -> Object:
         "number": report.number,
         "final": report.final,
         "reason": printable(report.reason),
+        "ending": None
+        if report.ending is None
+        else {"status": report.ending.status, "signal": report.ending.signal},
         "target": _target(report.target),
         "measure": report.measure.value,
         "estimate": report.is_estimate,
@@ -89,6 +92,10 @@ def report_object(report: Report) -> Object:
         shown["section"] = report.section
         shown["sections"] = [_section(section) for section in report.sections]
         shown["slab"] = None if report.slab is None else _slab(report.slab)
+        shown["untraced"] = [
+            {"section": one.section, "option": one.option, "grown_bytes": one.bytes}
+            for one in report.untraced
+        ]
     return shown
 
 

@@ -24,6 +24,7 @@ from typing import ClassVar, TextIO
 from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
 from leaktrace.report import units
 from leaktrace.report.base import Reporter
+from leaktrace.report.endings import ending_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.names import LOST_STACK, physical, printable
 from leaktrace.report.units import size
@@ -69,6 +70,8 @@ class MemleakReporter(Reporter):
         self._told_remarks |= {remark.kind for remark in report.remarks}
         if report.target.stopped:
             self.notice(report.target.stopped)
+        if report.final and report.ending is not None:
+            self.notice(ending_in_words(report))
         for loss in report.losses:
             if loss.is_lost and loss.count != self._told_losses.get(loss.name, 0):
                 self._told_losses[loss.name] = loss.count

@@ -42,9 +42,11 @@ from leaktrace.model import (
     StackEnd,
     TargetInfo,
     Total,
+    UntracedGrowth,
 )
 from leaktrace.report import units
 from leaktrace.report.base import USUAL_COLUMNS, Reporter, terminal_width
+from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.names import printable, shorten_middle, wrap
@@ -128,7 +130,7 @@ def _header(report: Report, width: int) -> Iterator[Text]:
     hooked = [Text(shorten_middle(printable(one), width - 2)) for one in target.allocators]
     yield from _flowed([title, when, *hooked], width)
     if report.final:
-        reason = f"last report: {report.reason}" if report.reason else "last report"
+        reason = ": ".join(filter(None, ("last report", final_reason_in_words(report))))
         for line in wrap(printable(reason), width):
             yield Text(line, "bold")
     if report.is_estimate:
@@ -170,6 +172,8 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
             yield from _wrapped("  ", f"{remark.text}{hint}", width)
     if report.slab is not None:
         yield from _wrapped("  ", _slab_growth(report.slab), width)
+    if report.untraced:
+        yield from _wrapped("  not traced: ", _untraced_growth(report.untraced), width, "yellow")
 
 
 def _resident(resident: ResidentMemory) -> str:
@@ -190,6 +194,12 @@ def _slab_growth(slab: SlabGrowth) -> str:
     if slab.older_releases:
         text += f"; {units.counted(slab.older_releases, 'older object')} freed since"
     return text
+
+
+def _untraced_growth(untraced: Iterable[UntracedGrowth]) -> str:
+    """Which options show what has grown elsewhere."""
+    grown = [f"{one.section} {units.size_change(one.bytes)} ({one.option})" for one in untraced]
+    return f"{', '.join(grown)} since tracing began"
 
 
 def _sites(report: Report, width: int) -> Iterator[Text]:

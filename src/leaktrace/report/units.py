@@ -96,6 +96,13 @@ def elapsed(elapsed_s: float) -> str:
     return age(int(elapsed_s * _S_NS))
 
 
+def interval(interval_s: float) -> str:
+    """Seconds between two reports: "0.2 s", "5 s", "1m30s", "4h48m"."""
+    if interval_s < _MINUTE_S:
+        return f"{interval_s:g} s"
+    return age(int(interval_s * _S_NS))
+
+
 def sample_in_words(report: Report) -> str:
     """What is recorded of what the target allocates, in words."""
     if report.sample_bytes is not None:

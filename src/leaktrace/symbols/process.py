@@ -14,6 +14,7 @@ from pathlib import Path
 from leaktrace.elf import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Frame
+from leaktrace.shortages import shortage
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.information import Means
 from leaktrace.symbols.jit import PerfMap
@@ -59,7 +60,7 @@ class ProcessSymbolizer:
             # pid that is used again is never taken for the target.
             self._directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise TargetError(
+            raise shortage(error) or TargetError(
                 f"process {pid} is gone", "check the process id: it may have ended just now"
             ) from error
         weakref.finalize(self, os.close, self._directory)

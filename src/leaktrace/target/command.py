@@ -18,6 +18,7 @@ from pathlib import Path
 
 from leaktrace.errors import TargetError
 from leaktrace.interrupts import ENDING, held_back
+from leaktrace.model import Ending
 
 _PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -30,6 +31,8 @@ class StartedCommand:
         """Raises TargetError when the command can't be found."""
         self.argv = tuple(argv)
         self.path = find_executable(argv[0])
+        # Ignored by who started leaktrace, it would let the kernel forget how the command ended.
+        self._on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         hold_read, self._hold = os.pipe()
         self._failure, failure_write = os.pipe()
         libc = ctypes.CDLL(None)
@@ -40,7 +43,7 @@ class StartedCommand:
                 self._become_the_command(hold_read, failure_write, libc, blocked)
         os.close(hold_read)
         os.close(failure_write)
-        self._exit_status: int | None = None
+        self._ending: Ending | None = None
 
     def _become_the_command(
         self, hold_read: int, failure_write: int, libc: ctypes.CDLL, blocked: set[int]
@@ -52,6 +55,7 @@ class StartedCommand:
                 if signal.getsignal(number) != signal.SIG_IGN or number not in ENDING:
                     signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            signal.signal(signal.SIGCHLD, self._on_child or signal.SIG_DFL)
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)
@@ -87,16 +91,21 @@ class StartedCommand:
 
     def proceed(self) -> None:
         """Continue it after it was stopped for a look at its mappings."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGCONT)
+        if self._ending is None:  # else its pid may be somebody else's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
 
     def wait(self) -> int:
         """Its exit status as the shell gives it: the code, or 128 + the signal."""
-        if self._exit_status is None:
+        ending = self.ending()
+        return 128 + ending.signal if ending.signal is not None else ending.status or 0
+
+    def ending(self) -> Ending:
+        """How it has ended; waits for that."""
+        if self._ending is None:
             _, status = os.waitpid(self.pid, 0)
-            code = os.waitstatus_to_exitcode(status)
-            self._exit_status = code if code >= 0 else 128 - code
-        return self._exit_status
+            self._ending = Ending.from_wait_status(status)
+        return self._ending
 
     def end(self) -> None:
         """Ask it to end if it still runs (SIGTERM, after some seconds SIGKILL), and reap it."""
@@ -106,7 +115,7 @@ class StartedCommand:
             self._hold = -1
             self.wait()
             return
-        if self._exit_status is not None:
+        if self._ending is not None:
             return
         pidfd = os.pidfd_open(self.pid)
         poll = select.poll()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaktrace.errors import TargetError
+from leaktrace.shortages import shortage
 from leaktrace.target.process import is_running
 
 _LINE = re.compile(
@@ -108,7 +109,10 @@ def _mappings_now(pid: int) -> tuple[Mapping, ...]:
             if os.geteuid()
             else "root lacks CAP_SYS_PTRACE here (a container?), or a security module protects it",
         ) from error
-    except OSError:  # ENOENT, or ESRCH when it ends, or executes a program, while we read
+    except OSError as error:  # ENOENT, or ESRCH when it ends or executes a program meanwhile
+        missing = shortage(error)
+        if missing is not None:
+            raise missing from error
         return ()
     return parse_mappings(text)
 

@@ -13,7 +13,8 @@ import select
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaktrace.errors import TargetError
+from leaktrace.errors import LeaktraceError, TargetError
+from leaktrace.shortages import shortage
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 
@@ -30,10 +31,7 @@ class _Status:
 
 
 def _read_status(pid: int) -> _Status:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        raise _gone(pid) from None
+    text = _read(pid, "stat")
     # The name stands in parentheses and may contain any character, these included.
     name, _, rest = text.partition("(")[2].rpartition(")")
     fields = rest.split()
@@ -44,6 +42,15 @@ def _read_status(pid: int) -> _Status:
         threads=int(fields[17]),
         start_ticks=int(fields[19]),
     )
+
+
+def _read(pid: int, name: str) -> str:
+    """A file of /proc/PID. Raises TargetError when there is no such process; EnvironmentUnfitError
+    when the file can't be read for want of something, which tells nothing of the process."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError as error:
+        raise shortage(error) or _gone(pid) from None
 
 
 def _gone(pid: int) -> TargetError:
@@ -84,8 +91,8 @@ class Process:
             raise TargetError("leaktrace can't trace itself", "give another pid")
         try:
             self._pidfd = os.pidfd_open(pid)
-        except OSError:
-            raise _gone(pid) from None
+        except OSError as error:
+            raise shortage(error) or _gone(pid) from None
         self.start_ticks = status.start_ticks
         # The pidfd was opened after the start time was read: the two must still belong together.
         if _read_status(pid).start_ticks != status.start_ticks:
@@ -105,13 +112,13 @@ class Process:
 
     def is_stopped(self) -> bool:
         """Whether a signal has stopped it."""
-        with contextlib.suppress(TargetError):
+        with contextlib.suppress(LeaktraceError):
             return _read_status(self.pid).state == "T"
         return False
 
     def read_name(self) -> str:
         """Its name now (an exec changes it); the last known one after its end."""
-        with contextlib.suppress(TargetError):
+        with contextlib.suppress(LeaktraceError):
             status = _read_status(self.pid)
             if status.start_ticks == self.start_ticks:
                 self.name = status.name
@@ -141,17 +148,27 @@ class Process:
 
 
 def _thread_group(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        raise _gone(pid) from None
+    status = _read(pid, "status")
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return int(fields["Tgid"])
 
 
+def program_of(pid: int) -> tuple[str, tuple[int, int] | None]:
+    """What a process runs: its name, and the file of its program (device and inode), which only
+    its owner and root may know. Raises TargetError when there is no such process that runs."""
+    status = _read_status(pid)
+    if status.state in "ZX" or status.flags & _PF_KTHREAD or _thread_group(pid) != pid:
+        raise _gone(pid)
+    try:
+        file = Path(f"/proc/{pid}/exe").stat()
+    except OSError:
+        return status.name, None
+    return status.name, (file.st_dev, file.st_ino)
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process, and it has not ended."""
-    with contextlib.suppress(TargetError):
+    with contextlib.suppress(LeaktraceError):
         return _read_status(pid).state not in "ZX"
     return False
 

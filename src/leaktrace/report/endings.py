@@ -1,0 +1,33 @@
+"""How a process has ended, in words."""
+
+from __future__ import annotations
+
+import signal
+
+from leaktrace.model import TARGET_ENDED, Report
+
+
+def final_reason_in_words(report: Report) -> str:
+    """Why a final report is the last one, and how the target has ended, if it has."""
+    reason = report.reason
+    if report.ending is None:
+        return reason
+    ended = ending_in_words(report)
+    return ended if reason in ("", TARGET_ENDED) else f"{reason}; {ended}"
+
+
+def ending_in_words(report: Report) -> str:
+    """ "process 4242 ended with status 3"; without what isn't known, and "" while it lives."""
+    ending, who = report.ending, f"process {report.target.pid}"
+    if ending is None:
+        return ""
+    if ending.signal is not None:
+        return f"{who} was killed by signal {ending.signal}{_name_of(ending.signal)}"
+    return f"{who} ended" + ("" if ending.status is None else f" with status {ending.status}")
+
+
+def _name_of(number: int) -> str:
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal
+        return ""

@@ -1,0 +1,163 @@
+"""Several targets on one command line: none is dropped silently, or taken for something else. Told
+before any privilege is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.compiling import Compiler
+from harness.target import Target
+from harness.tracer import Outcome, run_leaktrace
+
+USAGE = 2
+
+
+@pytest.fixture
+def workers(compiled: Compiler) -> Iterator[list[int]]:
+    """Three processes of one program, as `pidof` gives them."""
+    with contextlib.ExitStack() as stack:
+        targets = [stack.enter_context(Target([compiled("commands.c")])) for _ in range(3)]
+        yield [target.await_ready().pid for target in targets]
+
+
+def check_refused(outcome: Outcome, *shown: object) -> None:
+    """Two lines, what happened and what to do, with this in the first."""
+    assert outcome.exit_code == USAGE, outcome.stderr
+    assert outcome.stdout == ""
+    happened, hint = outcome.stderr.splitlines()
+    for one in shown:
+        assert str(one) in happened
+    assert hint.startswith("  hint: ")
+
+
+def unprivileged() -> list[str]:
+    """A user who may not trace: who gets as far as being told so was not refused before."""
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    return [*nobody, "--inh-caps", "-all", "--bounding-set", "-all"]
+
+
+@pytest.mark.parametrize("how", [["-p"], ["--kernel", "--task"]])
+@pytest.mark.parametrize("count", [2, 3])
+def test_process_ids_behind_the_first(how: list[str], count: int, workers: list[int]) -> None:
+    """-p $(pidof worker), with as many workers."""
+    if workers[1] <= 60:
+        pytest.skip("process ids are as small as intervals here")
+    outcome = run_leaktrace(*how, *map(str, workers[:count]))
+    check_refused(outcome, workers[0], workers[1], "one process is traced at a time")
+    assert f"{workers[1]}.0" in outcome.stderr
+
+
+def test_more_process_ids_than_there_are_numbers(workers: list[int]) -> None:
+    check_refused(run_leaktrace("-p", *map(str, workers), "77"), 77, workers[0])
+    check_refused(run_leaktrace("doctor", "-p", *map(str, workers)), workers[1], workers[2])
+
+
+def test_a_process_id_that_no_interval_is_as_long_as() -> None:
+    outcome = run_leaktrace("-p", "1", "4000000")
+    check_refused(outcome, 4000000)
+    assert "one process id" in outcome.stderr
+
+
+@pytest.mark.usefixtures("require_root")
+@pytest.mark.parametrize("suffix", [".0", "e0"])
+def test_an_interval_that_is_meant(suffix: str, workers: list[int]) -> None:
+    """Written otherwise than a process id, it is one: the run goes on to the next check."""
+    interval = f"{workers[1]}{suffix}"
+    outcome = run_leaktrace("-p", str(workers[0]), interval, prefix=unprivileged())
+    assert outcome.exit_code == 3, outcome.stderr
+    assert "is a process" not in outcome.stderr
+
+
+@pytest.mark.usefixtures("require_root")
+def test_intervals_that_nobody_means_as_process_ids(workers: list[int]) -> None:
+    """A process of another program, a kernel thread, a thread, a number that is nobody's."""
+    with subprocess.Popen(["sleep", "3600"]) as other:
+        for word in (str(other.pid), "2", "60", "99999"):
+            outcome = run_leaktrace("-p", str(workers[0]), word, "10", prefix=unprivileged())
+            assert outcome.exit_code == 3, outcome.stderr
+        other.kill()
+
+
+@pytest.mark.usefixtures("require_root")
+def test_a_long_interval_that_is_a_process_is_told(workers: list[int]) -> None:
+    with subprocess.Popen(["sleep", "3600"]) as other:
+        if other.pid <= 3600:
+            other.kill()
+            pytest.skip("process ids are as small as intervals here")
+        word = str(other.pid)
+        outcome = run_leaktrace("-p", str(workers[0]), word, prefix=unprivileged())
+        other.kill()
+    assert outcome.exit_code == 3, outcome.stderr
+    assert f"{word} is taken as the interval in seconds" in outcome.stderr
+
+
+@pytest.mark.usefixtures("require_root")
+def test_small_process_ids_as_in_a_container(compiled: Compiler, tmp_path: Path) -> None:
+    """Where process ids are as small as intervals usually are, one of them alone may well be an
+    interval: the run goes on, and it is told. Two can't be by chance."""
+    program = compiled("commands.c")
+    script = f"""
+    mkfifo {tmp_path}/in
+    sleep 3600 > {tmp_path}/in &
+    {program} < {tmp_path}/in > /dev/null & first=$!
+    {program} < {tmp_path}/in > /dev/null & second=$!
+    {program} < {tmp_path}/in > /dev/null & third=$!
+    for pid in $first $second $third; do
+        until [ "$(readlink /proc/$pid/exe)" = {program} ]; do :; done
+    done
+    "$@" -p $first $second $third; echo "two: $? $second"
+    setpriv {" ".join(unprivileged()[1:])} "$@" -p $first $second; echo "one: $?"
+    """
+    outcome = run_leaktrace(
+        prefix=[
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ]
+    )
+    lines = outcome.stdout.splitlines()
+    assert lines[0].startswith("two: 2 "), outcome.stderr
+    second = lines[0].split()[-1]
+    assert lines[1] == "one: 3", outcome.stderr
+    assert f"{second} is taken as the interval in seconds; process {second} is not traced" in (
+        outcome.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "second"),
+    [
+        (["-p", "101", "-p", "102"], 101, 102),
+        (["--pid", "101", "-p", "102"], 101, 102),
+        (["doctor", "-p", "101", "-p", "102"], 101, 102),
+        (["-k", "--task", "101", "--task", "102"], 101, 102),
+        (["-c", "true", "-c", "false"], "true", "false"),
+        (["-p", "1", "-O", "c", "-O", "jemalloc"], "c", "jemalloc"),
+        (["-p", "1", "--symbols-prefix", "a_", "--symbols-prefix", "b_"], "a_", "b_"),
+        (["-p", "1", "--output", "a.txt", "--output", "b.txt"], "a.txt", "b.txt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_given_twice_whose_first_value_would_be_lost(
+    arguments: list[str], first: object, second: object
+) -> None:
+    check_refused(run_leaktrace(*arguments), first, second)
+
+
+@pytest.mark.usefixtures("require_root")
+def test_an_option_given_twice_that_only_sets_something(workers: list[int]) -> None:
+    """The last one counts, as everywhere: an alias may have given the first. The same target twice
+    is one."""
+    pid = str(workers[0])
+    outcome = run_leaktrace("-T", "3", "-p", pid, "-T", "5", "-p", pid, prefix=unprivileged())
+    assert outcome.exit_code == 3, outcome.stderr
