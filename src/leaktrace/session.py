@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from leaktrace import descriptors
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.errors import NothingTracedError
 from leaktrace.interrupts import Interrupts
@@ -36,6 +37,7 @@ def run(options: Options) -> int:
     Returns the exit code: 0, or the command's own where that was asked for. Raises LeaktraceError,
     and BrokenPipeError when the reader of the reports is gone.
     """
+    descriptors.take_all()
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         reporter = create_reporter(options.report.format, output.stream, sys.stderr)
         if isinstance(options.target, KernelTarget):

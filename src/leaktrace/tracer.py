@@ -7,6 +7,7 @@ right order. What is asked of it is told in session.py.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingOf
@@ -19,7 +20,8 @@ from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.cost import CostMeter
-from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.descriptors import POOL
+from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
@@ -29,8 +31,10 @@ from leaktrace.model import Event, EventKind, Stack, StackEnd, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, REQUIRED
-from leaktrace.probes.attach import Attachments, HookedObject
-from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
+from leaktrace.probes.attach import Attachments, HookedObject, ObjectRefusedError
+from leaktrace.probes.passed_over import notes_of, nothing_to_hook
+from leaktrace.probes.plan import ChosenNotMappedError, ObjectPlan, Planner
+from leaktrace.probes.program_files import objects_of_program
 from leaktrace.probes.verify import verified, without_return_probes
 from leaktrace.probes.watch import ProbeWatch
 from leaktrace.program import Compilation, Program, Walker, way_of
@@ -39,6 +43,7 @@ from leaktrace.snapshot import Snapshot, take_snapshot
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.target.access import require_access
 from leaktrace.target.command import StartedCommand
 from leaktrace.target.mappings import Mapping, read_mappings
 from leaktrace.target.process import Process
@@ -100,6 +105,8 @@ class Tracer:
             self.process = Process(pid)
             name = self.process.name if self.command is None else Path(self.command.path).name
             tell(f"attaching to pid {pid} ({name})…")
+            if self.command is None:
+                require_access(pid, to_memory=not options.faults)
             if options.probe_returns:
                 tell("return probes: a process that throws through an allocator dies of them")
             self._start_keeper()
@@ -126,8 +133,7 @@ class Tracer:
                 self._watch = ProbeWatch(pid, self._keeper, self._program.links)
             mappings = self._mappings()
             self._remove_leftovers(plans, mappings)
-            for plan in plans:
-                self._attach(plan, mappings)
+            self._attach_first(plans, mappings)
             if options.faults:
                 self._faults = PageFaults(self._program, pid)
                 self._faults.follow(read_mappings(pid))
@@ -166,13 +172,7 @@ class Tracer:
             self._symbolizer.refresh()
             subject = f"process {pid}"
         if not plans:
-            chosen = self._options.objects
-            raise ObjectFileError(
-                f"no object of {subject} defines "
-                f"{chosen.symbols_prefix}malloc and {chosen.symbols_prefix}free",
-                "a stripped static program or Go? Try --faults, which needs no symbols; for an "
-                "allocator with other names, --symbols-prefix",
-            )
+            raise nothing_to_hook(subject, self._options.objects, self._planner.passed_over)
         return plans
 
     def _plan_tables(self, pid: int) -> Capacity:
@@ -210,7 +210,14 @@ class Tracer:
             pid, way = self._target.pid, self._loaded.links
             remove_leftovers(pid, plans, mappings, self._keeper, way, verbose=verbose)
 
-    def _attach(self, plan: ObjectPlan, mappings: Sequence[Mapping]) -> None:
+    def _attach_first(self, plans: Sequence[ObjectPlan], mappings: Sequence[Mapping]) -> None:
+        """Raises LeaktraceError when nothing can be hooked."""
+        refused = [error for plan in plans if (error := self._attach(plan, mappings)) is not None]
+        if plans and len(refused) == len(plans):
+            raise refused[0]
+
+    def _attach(self, plan: ObjectPlan, mappings: Sequence[Mapping]) -> ObjectRefusedError | None:
+        """Returns why an object had to be left out, which is noted, too."""
         assert self._attachments is not None
         if self.command is None or self._generation:
             plan = verified(plan, self._target.pid, mappings)
@@ -224,6 +231,12 @@ class Tracer:
             hooked = self._attachments.attach(plan)
             if self._watch is not None:
                 self._watch.add(plan, hooked.offsets)
+        except ObjectRefusedError as error:
+            self._notes.append(
+                f"{plan.path} is left out: {error.message}. What it hands out is not in these "
+                "figures"
+            )
+            return error
         finally:
             plan.elf.close()
         if hooked.refused:
@@ -241,6 +254,7 @@ class Tracer:
             )
         if self._options.report.verbose:
             tell(_describe(hooked))
+        return None
 
     def _open_streams(self) -> None:
         program = self._loaded
@@ -438,16 +452,16 @@ class Tracer:
                 self._faults.follow(mappings)
                 return
             for plan in self._planner.plan_process(self._target.pid, mappings):
-                self._attach(plan, mappings)
-                self._notes.append(
-                    f"{plan.name} was hooked when it was first seen: "
-                    "what it handed out before is unknown"
-                )
+                if self._attach(plan, mappings) is None:
+                    self._notes.append(
+                        f"{plan.name} was hooked when it was first seen: "
+                        "what it handed out before is unknown"
+                    )
         except TargetError as error:
             if self._target.is_alive():
                 self._notes.append(error.message)
-        except ObjectFileError:
-            return  # the chosen object isn't mapped yet
+        except ChosenNotMappedError:
+            return
         except LeaktraceError as error:
             self._notes.append(f"an object loaded later is not traced: {error.message}")
 
@@ -477,10 +491,12 @@ class Tracer:
                 dict.fromkeys(
                     (
                         *self._notes,
+                        *notes_of(self._planner.passed_over),
                         *stopped,
                         *self._probe_notes,
                         *fault_notes,
                         *self._replacements(),
+                        *filter(None, [POOL.note()]),
                         *self._verbose_notes(),
                     )
                 )
@@ -514,7 +530,7 @@ class Tracer:
         return tuple(f"{one.name}: {len(one.functions)} functions" for one in hooked)
 
     def _is_mapped(self, path: str) -> bool:
-        return bool(self._mapped & {path, str(Path(path).resolve())})
+        return bool(self._mapped & {path, os.path.realpath(path)})
 
     def _replacements(self) -> tuple[str, ...]:
         return () if self._follower is None else tuple(self._follower.replacements)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _DEBUG_DIRECTORY = "/usr/lib/debug"
 _MAX_MINI_BYTES = 64 << 20  # a .gnu_debugdata, unpacked
 _MAX_LZMA_MEMORY_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
+_MAX_CRC_BYTES = 4 << 30  # of a debug file; a hole of a terabyte takes its owner no disk
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ def find_debug_file(
     if has_debug_information(elf):
         return DebugFile(elf)
     problems: list[str] = []
-    for attempt in (_by_build_id(elf, roots), _by_debuglink(elf, path, roots)):
+    for attempt in (
+        _by_build_id(elf, roots),
+        _by_debuglink(elf, path, roots, options.debug_timeout_s),
+    ):
         for candidate in attempt:
             if isinstance(candidate, ElfObject):
                 return DebugFile(candidate)
@@ -91,7 +96,7 @@ def _by_build_id(elf: ElfObject, roots: tuple[TargetRoot, ...]) -> Iterator[ElfO
 
 
 def _by_debuglink(
-    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...]
+    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], timeout_s: float
 ) -> Iterator[ElfObject | str]:
     try:
         link = elf.debuglink
@@ -114,10 +119,8 @@ def _by_debuglink(
             candidate = _open(root, place)
             if candidate is None:
                 continue
-            if isinstance(candidate, ElfObject) and _crc(candidate) != crc:
-                yield f"{printable(place)} is of another build (its CRC differs)"
-            else:
-                yield candidate
+            problem = _crc_problem(candidate, crc, timeout_s)
+            yield problem or candidate
 
 
 def _by_debuginfod(elf: ElfObject, options: SymbolOptions) -> DebugFile:
@@ -144,15 +147,27 @@ def _open(root: TargetRoot, path: str) -> ElfObject | str | None:
     except OSError as error:
         return f"{printable(path)}: {error.strerror}"
     try:
-        return ElfObject.open(descriptor, shown=path)
+        return ElfObject.open(descriptor, path, lambda: root.open(path))
     except ObjectFileError as error:
         return error.message
     finally:
         os.close(descriptor)
 
 
-def _crc(elf: ElfObject) -> int:
-    crc = 0
-    for at in range(0, elf.file_size, _PIECE_BYTES):
-        crc = zlib.crc32(elf.read(at, min(_PIECE_BYTES, elf.file_size - at)), crc)
-    return crc
+def _crc_problem(candidate: ElfObject | str, crc: int, timeout_s: float) -> str:
+    """Why it isn't the file that was meant; "" if it is, or it is known already why not."""
+    if isinstance(candidate, str):
+        return ""
+    if candidate.file_size > _MAX_CRC_BYTES:
+        return f"{candidate.shown} is too large to be checked: {candidate.file_size:,} bytes"
+    found = 0
+    deadline_s = time.monotonic() + timeout_s
+    for at in range(0, candidate.file_size, _PIECE_BYTES):
+        if time.monotonic() > deadline_s:
+            return f"checking {candidate.shown} took more than {timeout_s:g} s"
+        try:
+            piece = candidate.read(at, min(_PIECE_BYTES, candidate.file_size - at))
+        except ObjectFileError as error:
+            return error.message
+        found = zlib.crc32(piece, found)
+    return "" if found == crc else f"{candidate.shown} is of another build (its CRC differs)"

@@ -78,10 +78,19 @@ def _kept(home: Path, build_id: str) -> ElfObject | None:
         return None
     except (OSError, UnusableCacheError) as error:
         raise _unusable(home, error) from error
+    shown = str(home / "leaktrace" / _PURPOSE / build_id)
     try:
-        return ElfObject.open(descriptor, shown=str(home / "leaktrace" / _PURPOSE / build_id))
+        return ElfObject.open(descriptor, shown, lambda: _open_again(home, build_id))
     finally:
         os.close(descriptor)
+
+
+def _open_again(home: Path, build_id: str) -> int:
+    try:
+        with open_cache(home, _PURPOSE, build_id, create=False) as directory:
+            return open_kept(directory, _NAME)
+    except UnusableCacheError as error:
+        raise ObjectFileError(str(error)) from error
 
 
 def _unusable(home: Path, error: OSError | UnusableCacheError) -> DebuginfodError:

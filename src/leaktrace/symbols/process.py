@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 import weakref
 from bisect import bisect_left, bisect_right
@@ -19,12 +18,14 @@ from leaktrace.symbols.jit import PerfMap
 from leaktrace.symbols.module import SIGNAL_FRAME, Module
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
+from leaktrace.target.mapped_files import MappedFiles
 from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.target.memory import ProcessMemory
 from leaktrace.target.root import TargetRoot
 
 _MAX_VDSO_BYTES = 1 << 20
 _MAX_REGIONS = 65_536  # mappings kept, those of the past included
-_MAX_OPEN = 400  # objects, so that file descriptors remain for others (1,024 is usual)
+_MAX_OBJECTS = 4096  # kept, as many as the walker has tables for
 _REST = 19  # times as long as a look in vain took
 
 
@@ -57,6 +58,7 @@ class ProcessSymbolizer:
                 f"process {pid} is gone", "check the process id: it may have ended just now"
             ) from error
         weakref.finalize(self, os.close, self._directory)
+        self._files = MappedFiles(pid)
         self._modules: dict[tuple[str, int, str | None], Module] = {}
         self._by_file: dict[tuple[str, int], _Region] = {}
         self._regions: list[_Region] = []
@@ -224,7 +226,10 @@ class ProcessSymbolizer:
 
     def _make_room(self, count: int) -> None:
         """Lets what was unmapped go when too much is open or remembered."""
-        if len(self._modules) + count <= _MAX_OPEN and len(self._regions) + count <= _MAX_REGIONS:
+        if (
+            len(self._modules) + count <= _MAX_OBJECTS
+            and len(self._regions) + count <= _MAX_REGIONS
+        ):
             return
         current = set(self._mappings)
         self._regions = [region for region in self._regions if region.mapping in current]
@@ -253,12 +258,12 @@ class ProcessSymbolizer:
             return self._open_vdso(mapping) if mapping.path == "[vdso]" else _without_file(mapping)
         file = (mapping.device, mapping.inode)
         known = self._by_file.get(file)
-        if known and known.module:  # it is open, so its inode can't have been used again
+        if known and known.module and known.module.elf.holds_file:
             return _Region(mapping, known.module)
         try:
-            if len(self._modules) >= _MAX_OPEN:
-                raise ObjectFileError(f"more than {_MAX_OPEN} objects are open already")
-            region = _Region(mapping, self._module(mapping, self._open_file(mapping)))
+            if len(self._modules) >= _MAX_OBJECTS:
+                raise ObjectFileError(f"more than {_MAX_OBJECTS:,} objects are mapped")
+            region = _Region(mapping, self._module(mapping, self._files.elf(mapping)))
         except ObjectFileError as error:
             region = _Region(mapping, None, error.message)
         self._by_file[file] = region
@@ -266,38 +271,17 @@ class ProcessSymbolizer:
 
     def _module(self, mapping: Mapping, elf: ElfObject) -> Module:
         key = (mapping.device, mapping.inode, elf.build_id)
-        if key not in self._modules:
+        known = self._modules.get(key)
+        # While one was closed, its inode may have become another file's.
+        if known is None or not (known.elf.holds_file or known.elf.file_stamp == elf.file_stamp):
             self._modules[key] = Module(elf, mapping.path, self._roots, self._options)
         return self._modules[key]
 
-    def _open_file(self, mapping: Mapping) -> ElfObject:
-        """The mapped file itself; by its path only where map_files needs a privilege we lack."""
-        try:
-            return ElfObject.open(mapping.open_path(self.pid), shown=mapping.path)
-        except ObjectFileError as error:
-            if not isinstance(error.__cause__, PermissionError):
-                raise
-        try:
-            descriptor = self._roots[0].open(mapping.path)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ObjectFileError(f"its file can't be opened: {reason}") from error
-        try:
-            status = os.fstat(descriptor)
-            if status.st_ino != mapping.inode or not stat.S_ISREG(status.st_mode):
-                raise ObjectFileError("its file was replaced, and map_files needs CAP_SYS_ADMIN")
-            return ElfObject.open(descriptor, shown=mapping.path)
-        finally:
-            os.close(descriptor)
-
     def _open_vdso(self, mapping: Mapping) -> _Region:
         try:
-            descriptor = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-            try:
+            with ProcessMemory(self.pid) as memory:
                 size = min(mapping.end - mapping.start, _MAX_VDSO_BYTES)
-                data = os.pread(descriptor, size, mapping.start)
-            finally:
-                os.close(descriptor)
+                data = memory.read(mapping.start, size)
             elf = ElfObject.from_bytes(data, mapping.path)
         except OSError as error:
             return _Region(mapping, None, f"the vDSO can't be read: {error.strerror}")

@@ -16,6 +16,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from leaktrace import descriptors
 from leaktrace.errors import TargetError
 from leaktrace.interrupts import ENDING
 
@@ -47,6 +48,7 @@ class StartedCommand:
             for number in (*ENDING, signal.SIGPIPE, signal.SIGXFSZ):
                 if signal.getsignal(number) != signal.SIG_IGN or number not in ENDING:
                     signal.signal(number, signal.SIG_DFL)
+            descriptors.give_back()
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)

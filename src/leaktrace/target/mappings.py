@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError
 
 _LINE = re.compile(
@@ -52,16 +53,13 @@ class Mapping:
 
 
 def read_mappings(pid: int) -> tuple[Mapping, ...]:
-    """The mappings of a process by ascending address. Raises TargetError when there are none."""
+    """The mappings of a process by ascending address. Raises TargetError when there are none,
+    TargetAccessError when they can't be read."""
     try:
         text = Path(f"/proc/{pid}/maps").read_bytes()
     except PermissionError as error:
-        raise TargetError(
-            f"the memory mappings of process {pid} can't be read: {error.strerror}",
-            "run leaktrace as root, or as the user that owns the process"
-            if os.geteuid()
-            else "root lacks CAP_SYS_PTRACE here (a container?), or a security module protects it",
-        ) from error
+        what = f"the memory mappings of process {pid} can't be read"
+        raise refused(what, Capability.SYS_PTRACE) from error
     except OSError as error:  # ENOENT, or ESRCH when it ends while we read
         raise TargetError(
             f"process {pid} is gone", "check the process id: it may have ended just now"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from leaktrace.elf import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.target.mapped_files import MappedFiles
 from leaktrace.target.mappings import Mapping
+from leaktrace.target.memory import ProcessMemory
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.table import UnwindTable
 
@@ -32,7 +33,7 @@ class ProcessTables:
                 return self.cache.table_for(elf)
         if not mapping.is_file:
             return None
-        with ElfObject.open(mapping.open_path(self.pid), mapping.path) as elf:
+        with MappedFiles(self.pid).elf(mapping) as elf:
             return self.cache.table_for(elf)
 
     def _memory(self, mapping: Mapping) -> bytes:
@@ -40,9 +41,8 @@ class ProcessTables:
         if size > _MAX_VDSO_BYTES:
             raise ObjectFileError(f"{mapping.path} has {size:,} bytes: too large for a vDSO")
         try:
-            with Path(f"/proc/{self.pid}/mem").open("rb", buffering=0) as memory:
-                memory.seek(mapping.start)
-                return memory.read(size)
+            with ProcessMemory(self.pid) as memory:
+                return memory.read(mapping.start, size)
         except OSError as error:
             reason = error.strerror or "unknown error"
             raise ObjectFileError(f"{mapping.path} can't be read: {reason}") from error
