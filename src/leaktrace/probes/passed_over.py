@@ -8,18 +8,9 @@ from typing import NamedTuple
 
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
+from leaktrace.probes.program_files import WrongMachineError
 from leaktrace.symbols.names import printable
 from leaktrace.target.mapped_files import UnreachableFileError
-
-
-class WrongMachineError(ObjectFileError):
-    """An object is for a processor, or a mode of one, whose functions can't be hooked."""
-
-    def __init__(self, path: str, machine: str) -> None:
-        super().__init__(
-            f"{printable(path)} is built for {machine}, which leaktrace can't trace",
-            "only 64-bit x86 and Arm programs can be traced",
-        )
 
 
 class PassedOver(NamedTuple):

@@ -17,12 +17,12 @@ from leaktrace.elf import ElfObject, FunctionSymbol
 from leaktrace.errors import NotAnObjectError, ObjectFileError
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
-from leaktrace.probes.passed_over import PassedOver, WrongMachineError
+from leaktrace.probes.passed_over import PassedOver
 from leaktrace.probes.placement import Placement, place_in
 from leaktrace.probes.point import Point
 from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import FrameRules, PointFinder
-from leaktrace.probes.program_files import SUPPORTED_MACHINES, objects_of_program
+from leaktrace.probes.program_files import OUR_MACHINE, WrongMachineError, objects_of_program
 from leaktrace.symbols.names import printable
 from leaktrace.target.mapped_files import MappedFiles, UnreachableFileError
 from leaktrace.target.mappings import Mapping as MemoryMapping
@@ -323,9 +323,9 @@ class Planner:
         if not self._is_new(elf):
             elf.close()
             return None
-        if elf.machine not in SUPPORTED_MACHINES:
+        if elf.machine != OUR_MACHINE or elf.bits != 64:
+            self._pass_over(mapping.path, WrongMachineError(mapping.path, elf))
             elf.close()
-            self._pass_over(mapping.path, WrongMachineError(mapping.path, elf.machine))
             return None
         return elf
 

@@ -8,12 +8,26 @@ import subprocess
 from collections.abc import Iterator
 
 from leaktrace.elf import ElfObject
-from leaktrace.errors import TargetError
+from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.file_source import open_regular
+from leaktrace.symbols.names import printable
 
-SUPPORTED_MACHINES = {"EM_X86_64", "EM_AARCH64"}
+# Code of another machine may be mapped, but isn't executed: a probe would damage it.
+_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+OUR_MACHINE = _MACHINES.get(os.uname().machine, "")
 _MAX_SHEBANGS = 4  # execve(2) follows as many
 _LOADER_DEADLINE_S = 30
+
+
+class WrongMachineError(ObjectFileError):
+    """An object is for another processor, or for a mode of it whose functions can't be hooked."""
+
+    def __init__(self, path: str, elf: ElfObject) -> None:
+        mode = "" if elf.bits == 64 else f", {elf.bits} bits"
+        super().__init__(
+            f"{printable(path)} is built for {elf.machine}{mode}, which can't be traced here",
+            f"only 64-bit programs for {os.uname().machine} can be traced on this machine",
+        )
 
 
 def objects_of_program(executable: str) -> Iterator[str]:
@@ -28,11 +42,9 @@ def objects_of_program(executable: str) -> Iterator[str]:
     yield executable
     with ElfObject.open(executable) as elf:
         loader = elf.interpreter
-        if elf.machine not in SUPPORTED_MACHINES:
-            raise TargetError(
-                f"{executable} is built for {elf.machine}, which leaktrace can't trace",
-                "only 64-bit x86 and Arm programs can be traced",
-            )
+        if elf.machine != OUR_MACHINE or elf.bits != 64:
+            wrong = WrongMachineError(executable, elf)
+            raise TargetError(wrong.message, wrong.hint)
     if loader is None:
         return
     try:
