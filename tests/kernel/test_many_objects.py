@@ -43,9 +43,15 @@ NAMES = {f"allocate_{number:04}" for number in range(COUNT)}
 
 
 def traced(
-    compiled: Compiler, folder: Path, prefix: list[str], before: Callable[[], object]
+    compiled: Compiler,
+    folder: Path,
+    prefix: list[str],
+    before: Callable[[], object] = lambda: None,
+    *,
+    is_alive: bool = True,
 ) -> Report:
-    """`before`: what happens between the allocations and the report."""
+    """`before`: what happens between the allocations and the report; `is_alive`: the process lives
+    on until then."""
     with Target([compiled("many_objects.c", "-ldl")]) as target:
         target.await_ready()
         target.do(f"load {folder} {COUNT}")
@@ -53,9 +59,12 @@ def traced(
             tracer.await_armed()
             target.do("call 100")
             before()
-            outcome = tracer.stop()
-        assert outcome.exit_code == 0, outcome.stderr
-        assert target.end() == 0
+            if is_alive:
+                outcome = tracer.stop()
+            assert target.end() == 0
+            if not is_alive:
+                outcome = tracer.finish()
+    assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports
     assert report.under("scenario_each").count == COUNT
     assert report.losses == {}
@@ -68,7 +77,7 @@ def test_as_many_as_the_usual_limit_allows(
 ) -> None:
     """1,024 is the usual soft limit; the hard one is higher."""
     prefix = [require_tool("prlimit"), "--nofile=1024:4096"]
-    report = traced(compiled, folder, prefix, lambda: None)
+    report = traced(compiled, folder, prefix)
     assert innermost(report) == NAMES
     assert not [note for note in report.raw["target"]["notes"] if NOTE in note]
 
@@ -77,10 +86,19 @@ def test_more_than_the_hard_limit_allows(
     compiled: Compiler, folder: Path, require_tool: Callable[[str], str]
 ) -> None:
     prefix = [require_tool("prlimit"), "--nofile=200:200"]
-    report = traced(compiled, folder, prefix, lambda: None)
+    report = traced(compiled, folder, prefix)
     assert innermost(report) == NAMES
     (note,) = [note for note in report.raw["target"]["notes"] if NOTE in note]
     assert "ulimit -n: 200" in note
+
+
+def test_more_than_the_limit_allows_and_the_process_ends(
+    compiled: Compiler, folder: Path, require_tool: Callable[[str], str]
+) -> None:
+    """What was closed is opened by its path then."""
+    prefix = [require_tool("prlimit"), "--nofile=200:200"]
+    report = traced(compiled, folder, prefix, is_alive=False)
+    assert innermost(report) == NAMES
 
 
 def test_a_file_replaced_while_it_was_closed_lends_no_name(

@@ -42,8 +42,9 @@ def _device(path: Path) -> None:
 
 
 def _link_to_fifo(path: Path) -> None:
-    os.mkfifo(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
+    fifo = path.with_name(f"{path.name}.fifo")
+    os.mkfifo(fifo)
+    path.symlink_to(fifo.name)
 
 
 def _loop(path: Path) -> None:
