@@ -51,7 +51,7 @@ def root(machine: Machine) -> Feature:
     return Feature(
         "root",
         State.LIMITED,
-        f"user id {uids[1]}: other users' processes are out of reach",
+        f"user id {uids[1]}: what can be traced depends on the capabilities",
         AS_ROOT,
     )
 
