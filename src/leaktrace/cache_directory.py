@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from leaktrace.file_source import open_regular
+
 _OURS = "leaktrace"
 _FOREIGN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -47,8 +49,7 @@ def open_cache(home: Path, *purpose: str, create: bool) -> Iterator[int]:
 def open_kept(directory: int, name: str) -> int:
     """A descriptor, for reading, of a plain file that is ours. Raises OSError and
     UnusableCacheError."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(name, flags, dir_fd=directory)
+    descriptor = open_regular(name, directory=directory, follow=False)
     try:
         _check_owner(os.fstat(descriptor), stat.S_ISREG, name)
     except BaseException:

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.features import Feature, State, all_features
+from leaktrace.features import all_features
 from leaktrace.kernel_features import kernel_features
+from leaktrace.machine import Feature, State
 from leaktrace.one_target import one_process
 
 _STYLES = {State.OK: "green", State.MISSING: "red", State.LIMITED: "yellow", State.UNKNOWN: "dim"}
@@ -111,19 +112,26 @@ def _folded(text: str, width: int) -> list[str]:
     multiple=True,
     callback=one_process,
     metavar="PID",
-    help="Say instead where the probes of this process would be, and what a hit of each costs.",
+    help="Say instead whether this process can be traced, where its probes would be, and what a "
+    "hit of each costs.",
 )
 @click.pass_context
 def doctor_command(context: click.Context, as_json: bool, pid: int | None) -> None:
     """Say what this machine offers for tracing, and what to do about what is missing.
 
-    Exits with 0 when processes can be traced here, with 3 when not.
+    Exits with 0 when processes (or this process) can be traced here, with 3 when not.
     """
     if pid is not None:
-        from leaktrace.probes.describe import probe_lines, probes_to_json  # noqa: PLC0415
+        from leaktrace.probes.describe import (  # noqa: PLC0415
+            outlook_of,
+            probe_lines,
+            probes_to_json,
+        )
 
-        click.echo(probes_to_json(pid) if as_json else "\n".join(probe_lines(pid)))
-        return
+        outlook = outlook_of(pid)
+        lines = probe_lines(outlook, pid)
+        click.echo(probes_to_json(outlook, pid) if as_json else "\n".join(lines))
+        context.exit(EnvironmentUnfitError.exit_code if outlook.is_blocked else 0)
     features = (*all_features(), *kernel_features())
     if as_json:
         click.echo(to_json(features))

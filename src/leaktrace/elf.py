@@ -12,7 +12,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from elftools.construct import Construct, ConstructError
 from elftools.construct.lib.container import Container
 from elftools.elf.structs import ELFStructs
 
-from leaktrace.errors import ObjectFileError
+from leaktrace.errors import NotAnObjectError, ObjectFileError
 from leaktrace.file_source import FileSource, MemorySource, Source, open_regular
 from leaktrace.shortages import shortage
 from leaktrace.symbols.names import printable
@@ -124,10 +124,13 @@ class ElfObject:
         self._read_headers()
 
     @classmethod
-    def open(cls, path: str | Path | int, shown: str = "") -> ElfObject:
+    def open(
+        cls, path: str | Path | int, shown: str = "", reopen: Callable[[], int] | None = None
+    ) -> ElfObject:
         """Opens a path, or a duplicate of a file descriptor. Raises ObjectFileError.
 
-        `shown` is what messages call the file; the default is the path.
+        `shown` is what messages call the file; the default is the path. `reopen` as for
+        `FileSource`.
         """
         shown = printable(shown or (f"descriptor {path}" if isinstance(path, int) else str(path)))
         try:
@@ -137,7 +140,7 @@ class ElfObject:
             lacks = shortage(error) if isinstance(error, OSError) else None
             advice = "" if lacks is None else lacks.hint
             raise ObjectFileError(f"{shown} can't be opened: {reason}", advice) from error
-        return cls(FileSource(descriptor, shown), shown)
+        return cls(FileSource(descriptor, shown, reopen), shown)
 
     @classmethod
     def from_bytes(cls, data: bytes, shown: str = "[memory]") -> ElfObject:
@@ -160,6 +163,16 @@ class ElfObject:
         return self._source.descriptor if isinstance(self._source, FileSource) else None
 
     @property
+    def file_stamp(self) -> tuple[int, ...]:
+        """What tells the file's contents from any others; () for one in memory or closed."""
+        return self._source.stamp if isinstance(self._source, FileSource) else ()
+
+    @property
+    def holds_file(self) -> bool:
+        """Whether it has the file open, whose inode can't become another file's then."""
+        return isinstance(self._source, FileSource) and self._source.is_open
+
+    @property
     def file_size(self) -> int:
         """Bytes of the whole file."""
         return self._source.size
@@ -176,7 +189,7 @@ class ElfObject:
     def _read_headers(self) -> None:
         identification = self._source.read(0, 16) if self._source.size >= 16 else b""
         if identification[:4] != b"\x7fELF" or identification[4] not in (1, 2):
-            raise ObjectFileError(f"{self.shown} is not an ELF file")
+            raise NotAnObjectError(f"{self.shown} is not an ELF file")
         if identification[5] not in (1, 2):
             raise ObjectFileError(f"{self.shown} has an unknown byte order")
         self.bits = 64 if identification[4] == 2 else 32

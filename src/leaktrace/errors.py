@@ -6,6 +6,32 @@ Every error a user can cause is raised as a subclass of `LeaktraceError`, travel
 
 from __future__ import annotations
 
+import os
+
+# include/linux/errno.h: what the kernel says to itself, and lets out to programs all the same.
+_KERNEL_ERRORS = {
+    512: "interrupted (ERESTARTSYS)",
+    513: "interrupted (ERESTARTNOINTR)",
+    514: "interrupted (ERESTARTNOHAND)",
+    515: "the kernel does not know this request (ENOIOCTLCMD)",
+    516: "interrupted (ERESTART_RESTARTBLOCK)",
+    517: "the kernel wants to be asked again later (EPROBE_DEFER)",
+    524: "the kernel does not support it (ENOTSUPP)",
+    525: "a buffer or request is too small (ETOOSMALL)",
+    527: "the kernel does not support this type (EBADTYPE)",
+}
+
+
+def reason(code: int) -> str:
+    """An errno in words, also one that has none in the C library."""
+    known = _KERNEL_ERRORS.get(code)
+    return known or (os.strerror(code) if code < 512 else f"the kernel's error {code}")
+
+
+def system_error(code: int, subject: str = "") -> OSError:
+    """An OSError of an errno that a system call has returned, with its words."""
+    return OSError(code, reason(code), subject) if subject else OSError(code, reason(code))
+
 
 class LeaktraceError(Exception):
     """What happened (`message`, one line) and what to do (`hint`, one line)."""
@@ -36,6 +62,17 @@ class TargetError(LeaktraceError):
     exit_code = 4
 
 
+class TargetAccessError(TargetError):
+    """The process to trace can't be looked at, for want of a privilege: `capability`, where one
+    would do."""
+
+    exit_code = EnvironmentUnfitError.exit_code
+
+    def __init__(self, message: str, hint: str = "", capability: str = "") -> None:
+        super().__init__(message, hint)
+        self.capability = capability
+
+
 class ProgramError(LeaktraceError):
     """The BPF program didn't compile, load or attach."""
 
@@ -52,6 +89,10 @@ class NothingTracedError(LeaktraceError):
 
 class ObjectFileError(LeaktraceError):
     """A file is not an ELF object that can be read, or lacks what was asked of it."""
+
+
+class NotAnObjectError(ObjectFileError):
+    """A file is certainly no ELF object: it is of another format, or no plain file."""
 
 
 def not_permitted() -> EnvironmentUnfitError:

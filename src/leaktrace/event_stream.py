@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-import os
 import struct
 from collections.abc import Callable
 
-from leaktrace.errors import ProgramError
+from leaktrace.errors import ProgramError, reason
 from leaktrace.interrupts import held_back
 from leaktrace.kernel import errno_of, libbpf
 
@@ -30,7 +29,7 @@ def ring_buffer_bytes(map_fd: int) -> int:
     code = errno_of(libbpf().bpf_obj_get_info_by_fd(map_fd, info, ctypes.byref(length)))
     if code:
         raise ProgramError(
-            f"the kernel does not describe the event buffer: {os.strerror(code)}",
+            f"the kernel does not describe the event buffer: {reason(code)}",
             "please report this with the output of `leaktrace doctor`",
         )
     return int(struct.unpack_from("<I", info, 16)[0])
@@ -125,7 +124,7 @@ class EventStream:
                 code = errno_of(getattr(libbpf(), name)(self._handle))
             if code not in (0, errno.ECANCELED):
                 raise ProgramError(
-                    f"can't read the event buffer: {os.strerror(code)}",
+                    f"can't read the event buffer: {reason(code)}",
                     "please report this with the output of `leaktrace doctor`",
                 )
         events, self._events = self._events, []

@@ -12,195 +12,23 @@ import errno
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 
-from leaktrace import kernel, links
+from leaktrace import kernel, links, privileges
 from leaktrace.compiler_child import find_bcc
-from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.errors import EnvironmentUnfitError, reason
+from leaktrace.machine import AS_ROOT, Feature, Machine, State
 
-AS_ROOT = "run as root: sudo leaktrace …"
-
-
-class State(StrEnum):
-    """What a probe found."""
-
-    OK = "ok"
-    MISSING = "missing"
-    LIMITED = "limited"  # works, with less precision or at a higher cost
-    UNKNOWN = "unknown"  # can't be told, e.g. because it takes root to ask
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One thing leaktrace uses, whether it is there, and what to do where it isn't."""
-
-    name: str
-    state: State
-    detail: str = ""  # what was found
-    advice: str = ""  # what the user can do, one line
-    required: bool = False  # tracing a process can't work without it
-
-    @property
-    def blocks(self) -> bool:
-        """Whether this alone keeps leaktrace from tracing a process."""
-        return self.required and self.state is State.MISSING
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machine as files below `root`. Only the one at "/" can be asked for more than files."""
-
-    root: Path = Path("/")
-
-    @property
-    def is_running(self) -> bool:
-        """Whether system calls asked now are answered by this very machine."""
-        return self.root == Path("/")
-
-    def path(self, path: str) -> Path:
-        """`path`, absolute on the machine, where it lies for us."""
-        return self.root / path.lstrip("/")
-
-    def read(self, path: str) -> str | None:
-        """The text of a file without surrounding white space; None where it can't be read."""
-        try:
-            return self.path(path).read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
-            return None
-
-    def find(self, *patterns: str) -> Iterator[Path]:
-        """The existing paths that match the patterns, pattern by pattern."""
-        for pattern in patterns:
-            yield from sorted(self.root.glob(pattern.lstrip("/")))
-
-
-# --- privileges -----------------------------------------------------------------------------------
-
-# include/uapi/linux/capability.h
-CAPABILITIES = {
-    "CAP_SYS_PTRACE": 19,
-    "CAP_SYS_ADMIN": 21,
-    "CAP_SYS_RESOURCE": 24,
-    "CAP_PERFMON": 38,
-    "CAP_BPF": 39,
-}
-
-
-def _status_field(machine: Machine, field: str) -> str | None:
-    found = re.search(rf"^{field}:\s*(.+)$", machine.read("/proc/self/status") or "", re.MULTILINE)
-    return found[1] if found else None
-
-
-def effective_capabilities(machine: Machine) -> frozenset[str] | None:
-    """Those of CAPABILITIES that this process has in effect (capabilities(7)); None: unreadable."""
-    field = _status_field(machine, "CapEff")
-    if field is None:
-        return None
-    mask = int(field, 16)
-    return frozenset(name for name, bit in CAPABILITIES.items() if mask >> bit & 1)
-
-
-def _root(machine: Machine) -> Feature:
-    uids = (_status_field(machine, "Uid") or "").split()
-    if len(uids) < 2:
-        return Feature("root", State.UNKNOWN, "/proc/self/status can't be read")
-    if uids[1] == "0":
-        return Feature("root", State.OK, "effective user id 0")
-    return Feature(
-        "root",
-        State.LIMITED,
-        f"user id {uids[1]}: other users' processes are out of reach",
-        AS_ROOT,
-    )
-
-
-def _capabilities(machine: Machine) -> Feature:
-    name = "capabilities"
-    held = effective_capabilities(machine)
-    if held is None:
-        return Feature(name, State.UNKNOWN, "/proc/self/status can't be read", required=True)
-    shown = " ".join(sorted(held)) or "none of " + " ".join(sorted(CAPABILITIES))
-    # capabilities(7): CAP_SYS_ADMIN still grants what CAP_BPF and CAP_PERFMON were split from.
-    if "CAP_SYS_ADMIN" not in held and not held >= {"CAP_BPF", "CAP_PERFMON"}:
-        return Feature(name, State.MISSING, shown, AS_ROOT, required=True)
-    if "CAP_SYS_PTRACE" not in held:
-        return Feature(
-            name,
-            State.LIMITED,
-            f"{shown}; without CAP_SYS_PTRACE only your own processes can be read",
-            "run as root, or add CAP_SYS_PTRACE",
-            required=True,
-        )
-    if "CAP_SYS_RESOURCE" not in held:
-        # Maps were charged to RLIMIT_MEMLOCK before Linux 5.11, which root may raise with it.
-        shown += " (not CAP_SYS_RESOURCE)"
-    return Feature(name, State.OK, shown, required=True)
-
-
-def _keeper(machine: Machine) -> Feature:
-    """Lowering oom_score_adj takes CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5))."""
-    name = "keeper of the probes"
-    held = effective_capabilities(machine)
-    if held is None:
-        return Feature(name, State.UNKNOWN, "/proc/self/status can't be read")
-    if "CAP_SYS_RESOURCE" in held:
-        return Feature(name, State.OK, "is spared when memory runs out")
-    return Feature(
-        name,
-        State.LIMITED,
-        "may be ended when memory runs out, as any process",
-        "add CAP_SYS_RESOURCE",
-    )
-
-
-def _user_namespace(machine: Machine) -> Feature:
-    """In a user namespace every capability may be shown, and none counts for bpf(2)."""
-    name = "user namespace"
-    uid_map = machine.read("/proc/self/uid_map")
-    if uid_map is None:
-        return Feature(name, State.UNKNOWN, "/proc/self/uid_map can't be read")
-    if uid_map.split() == ["0", "0", "4294967295"]:
-        return Feature(name, State.OK, "the initial one")
-    return Feature(
-        name,
-        State.LIMITED,
-        "not the initial one: capabilities shown here may not count",
-        "run outside the container, or in a privileged one without user namespace",
-    )
-
-
-def _lockdown(machine: Machine) -> Feature:
-    """kernel_lockdown(7): "confidentiality" forbids reading memory from BPF, and probes."""
-    modes = machine.read("/sys/kernel/security/lockdown")
-    chosen = re.search(r"\[(\w+)\]", modes or "")
-    if chosen is None or chosen[1] == "none":
-        return Feature("lockdown", State.OK, "none", required=True)
-    if chosen[1] == "confidentiality":
-        return Feature(
-            "lockdown",
-            State.MISSING,
-            "the kernel is locked down for confidentiality: no tracing",
-            "boot with lockdown=integrity, or without Secure Boot",
-            required=True,
-        )
-    return Feature("lockdown", State.OK, f"{chosen[1]}: tracing is allowed", required=True)
-
-
-def _perf_event_paranoid(machine: Machine) -> Feature:
-    name = "perf_event_paranoid"
-    level = machine.read("/proc/sys/kernel/perf_event_paranoid")
-    if level is None:
-        return Feature(
-            name, State.MISSING, "no perf events in this kernel", "boot a kernel with PERF_EVENTS"
-        )
-    held = effective_capabilities(machine) or frozenset()
-    if held & {"CAP_SYS_ADMIN", "CAP_PERFMON"}:
-        return Feature(name, State.OK, f"{level}, which your capabilities override")
-    return Feature(name, State.LIMITED, f"{level}: applies to you", AS_ROOT)
-
+__all__ = [
+    "Feature",
+    "Machine",
+    "State",
+    "all_features",
+    "install_hint",
+    "require_kernel_mode",
+    "require_user_mode",
+]
 
 # --- the kernel, from files -----------------------------------------------------------------------
 
@@ -391,10 +219,10 @@ def _bpf_system_call(machine: Machine) -> Feature:
         return Feature(name, State.UNKNOWN, "it takes libbpf to ask", required=True)
     if code == 0:
         return Feature(name, State.OK, "a probe program loads", required=True)
-    refusal = f"a probe program doesn't load: {os.strerror(code)}"
+    refusal = f"a probe program doesn't load: {reason(code)}"
     if code not in (errno.EPERM, errno.EACCES):
         advice = "boot a kernel with CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS"
-    elif _capabilities(machine).state is State.MISSING:
+    elif privileges.capabilities(machine).state is State.MISSING:
         advice = AS_ROOT
     else:
         advice = "run outside the container, or in one with --privileged"
@@ -464,12 +292,14 @@ _TRIALS = (
 
 _PROBES: tuple[Callable[[Machine], Feature], ...] = (
     _kernel,
-    _root,
-    _capabilities,
-    _keeper,
-    _user_namespace,
-    _lockdown,
-    _perf_event_paranoid,
+    privileges.root,
+    privileges.capabilities,
+    *privileges.CAPABILITY_TRIALS,
+    privileges.keeper,
+    privileges.user_namespace,
+    privileges.lockdown,
+    privileges.perf_event_paranoid,
+    privileges.yama,
     _libbpf,
     _bcc,
     _uprobes,
@@ -494,7 +324,14 @@ def require_user_mode(machine: Machine | None = None) -> None:
     what tracing can't do without is asked.
     """
     machine = machine or Machine()
-    for probe in (_capabilities, _lockdown, _uprobes, _libbpf, _bcc, _bpf_system_call):
+    for probe in (
+        privileges.capabilities,
+        privileges.lockdown,
+        _uprobes,
+        _libbpf,
+        _bcc,
+        _bpf_system_call,
+    ):
         feature = probe(machine)
         if feature.blocks:
             raise EnvironmentUnfitError(_BLOCKED.get(feature.name, feature.detail), feature.advice)
@@ -506,14 +343,13 @@ def require_kernel_mode(machine: Machine | None = None) -> None:
     Raises EnvironmentUnfitError that names the first thing in the way.
     """
     machine = machine or Machine()
-    for probe in (_capabilities, _lockdown, _libbpf, _bcc, _bpf_system_call):
+    for probe in (privileges.capabilities, privileges.lockdown, _libbpf, _bcc, _bpf_system_call):
         feature = probe(machine)
         if feature.blocks:
             raise EnvironmentUnfitError(_BLOCKED.get(feature.name, feature.detail), feature.advice)
 
 
 _BLOCKED = {
-    "capabilities": "tracing takes root, or the capabilities CAP_BPF and CAP_PERFMON",
     "uprobes": "this kernel has no uprobes",
     "libbpf": "libbpf is not installed",
     "bcc": "the BPF compiler collection (bcc) for Python is not installed",

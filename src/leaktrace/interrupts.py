@@ -53,14 +53,16 @@ class Interrupts:
             # nohup(1) ignores SIGHUP on purpose: leave what is ignored ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._on_signal)
+        # Python's handlers run between two instructions of the main thread. A signal that comes
+        # right before it waits, or to another thread, would not wake it: that one byte does, at
+        # once.
+        self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         return self
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write_end, b"x")
         if self._raises:
             self._raises = False
             raise NothingToEndError
@@ -87,6 +89,7 @@ class Interrupts:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         os.close(self._read_end)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from leaktrace.compilation import last_line
-from leaktrace.errors import LeaktraceError
+from leaktrace.errors import LeaktraceError, system_error
 from leaktrace.links import uprobe_event_type
 
 _PROGRAM = Path(__file__).with_name("keeper_child.py")
@@ -124,7 +124,7 @@ class Keeper:
         finally:
             os.close(file)
         if failed:
-            raise OSError(failed, os.strerror(failed), path)
+            raise system_error(failed, path)
         return number
 
     def take_off(self, probes: Sequence[int]) -> None:

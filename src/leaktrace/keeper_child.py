@@ -26,6 +26,7 @@ import sys
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
 
+from leaktrace.errors import system_error
 from leaktrace.probe_calls import link_uprobes, open_uprobe_event
 
 TYPE_CHECKING = False  # as in typing, which needs memory
@@ -145,7 +146,7 @@ def _attach(request: dict[str, Any], program: int, file: int) -> list[int]:
         is_return=request["is_return"],
     )
     if link < 0:
-        raise OSError(-link, os.strerror(-link))
+        raise system_error(-link)
     return [link]
 
 

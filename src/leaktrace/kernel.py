@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.errors import EnvironmentUnfitError, system_error
 from leaktrace.probe_calls import bpf
 
 # enum bpf_cmd
@@ -201,7 +201,7 @@ def _created(command: int, attributes: ctypes.Array[ctypes.c_char], name: str) -
             resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
             result = bpf(command, attributes)
     if result < 0:
-        raise OSError(-result, os.strerror(-result), name)
+        raise system_error(-result, name)
     return result
 
 
@@ -229,7 +229,7 @@ def program_info(fd: int) -> ProgramInfo:
     length = ctypes.c_uint32(len(info))
     code = errno_of(libbpf().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(length)))
     if code:
-        raise OSError(code, os.strerror(code))
+        raise system_error(code)
     run_time_ns, run_count, recursion_misses, verified = struct.unpack_from("<QQQI", info, 192)
     name = struct.unpack_from("16s", info, 64)[0].split(b"\0", 1)[0].decode(errors="replace")
     return ProgramInfo(name, run_time_ns, run_count, recursion_misses, verified)
@@ -241,5 +241,5 @@ def enable_run_time_stats() -> int:
     result = int(libbpf().bpf_enable_stats(_BPF_STATS_RUN_TIME))
     code = errno_of(result)
     if code:
-        raise OSError(code, os.strerror(code))
+        raise system_error(code)
     return result

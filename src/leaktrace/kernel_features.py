@@ -6,9 +6,9 @@ from collections.abc import Callable
 from itertools import islice
 
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.features import Feature, Machine, State
 from leaktrace.kernel_btf import KernelTypes
 from leaktrace.kernel_report import SECTION_NAMES
+from leaktrace.machine import Feature, Machine, State
 from leaktrace.probes.kernel_tracepoints import TRACEPOINTS
 
 _ALLOC_TRACES = "/sys/kernel/debug/slab/kmalloc-64/alloc_traces"

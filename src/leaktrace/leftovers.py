@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from leaktrace.capabilities import Capability
 from leaktrace.keeper import Keeper
 from leaktrace.links import UprobeLinks
 from leaktrace.notices import tell
 from leaktrace.probes.plan import ObjectPlan
 from leaktrace.probes.touch import touch
 from leaktrace.target.mappings import Mapping
+from leaktrace.target.memory import ProcessMemory
 from leaktrace.target.process import debugger_of
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -48,6 +50,7 @@ class _Found:
 
     offsets: tuple[int, ...]
     unclear: int = 0  # those on pages that are changed in other ways, too
+    is_refused: bool = False  # which pages are the process's own is not for us to know
 
 
 def remove_leftovers(
@@ -65,6 +68,12 @@ def remove_leftovers(
     """
     for plan in plans:
         found = _breakpoints(pid, plan, mappings)
+        if found.is_refused:
+            tell(
+                f"whether a killed tracer has left breakpoints in process {pid} can't be seen: "
+                f"/proc/{pid}/pagemap takes {Capability.DAC_READ_SEARCH}"
+            )
+            return
         if found.unclear:
             tell(
                 f"{_count(found.unclear)} in the code of {plan.name}, which is changed in other "
@@ -101,11 +110,11 @@ def _breakpoints(pid: int, plan: ObjectPlan, mappings: Iterable[Mapping]) -> _Fo
     offsets: list[int] = []
     unclear = 0
     try:
-        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        with ProcessMemory(pid) as memory:
             for mapping in plan.code_in(mappings):
                 for page in _copied_pages(pid, mapping):
                     offset = mapping.offset + page - mapping.start
-                    now = os.pread(memory.fileno(), _PAGE_BYTES, page)
+                    now = memory.read(page, _PAGE_BYTES)
                     original = os.pread(descriptor, len(now), offset)
                     changed, is_breakpoint = _compare(now[: len(original)], original, instruction)
                     places = offset + np.flatnonzero(is_breakpoint) * instruction.itemsize
@@ -113,6 +122,8 @@ def _breakpoints(pid: int, plan: ObjectPlan, mappings: Iterable[Mapping]) -> _Fo
                         unclear += len(places)
                     else:
                         offsets += places.tolist()
+    except PermissionError:
+        return _Found((), is_refused=True)
     except OSError:
         return _Found(())
     return _Found(tuple(sorted(set(offsets))), unclear)

@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.errors import EnvironmentUnfitError, system_error
 from leaktrace.kernel import declined, errno_of, libbpf, load_empty_program
 from leaktrace.probe_calls import (
     ATTACH_UPROBE_MULTI,
@@ -90,7 +90,7 @@ def attach_uprobes(
     Returns its file descriptor; raises OSError with the kernel's errno."""
     result = link_uprobes(program, path, offsets, cookies, pid=pid, is_return=is_return)
     if result < 0:
-        raise OSError(-result, os.strerror(-result), path)
+        raise system_error(-result, path)
     return result
 
 
@@ -175,7 +175,7 @@ def attach_page_faults(program: int, tid: int) -> list[int]:
         if event != -errno.EINVAL:
             break
     if event < 0:
-        raise OSError(-event, os.strerror(-event))
+        raise system_error(-event)
     return [run_at_event(event, program)]
 
 
@@ -184,5 +184,5 @@ def attach_raw_tracepoint(program: int, name: str) -> int:
     result = int(libbpf().bpf_raw_tracepoint_open(name.encode(), program))
     code = errno_of(result)
     if code:
-        raise OSError(code, os.strerror(code), name)
+        raise system_error(code, name)
     return result

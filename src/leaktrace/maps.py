@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.errors import ProgramError
+from leaktrace.errors import ProgramError, reason, system_error
 from leaktrace.kernel import declined, errno_of, libbpf
 
 _ROOM_AT_FIRST = 1 << 20  # records
@@ -42,7 +41,7 @@ class Map:
         update.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
         code = errno_of(update(self.fd, _pointer(keys), _pointer(value), 0))
         if code:
-            raise OSError(code, os.strerror(code), self.name)
+            raise system_error(code, self.name)
 
     def write_mapped(self, start: int, values: NDArray[np.uint64]) -> None:
         """Write into an array map made with BPF_F_MMAPABLE, from index `start` on. Raises OSError.
@@ -106,7 +105,7 @@ class Map:
                 if first and code in (errno.EINVAL, errno.ENOTSUP, 524):
                     return None
                 raise ProgramError(
-                    f"can't read the map {self.name}: {os.strerror(code)}",
+                    f"can't read the map {self.name}: {reason(code)}",
                     "please report this with the output of `leaktrace doctor`",
                 )
             filled += count.value

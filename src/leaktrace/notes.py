@@ -43,6 +43,11 @@ class Notes:
         return iter(self._told)
 
 
+def of_refused(path: str, why: str) -> str:
+    """An object that the kernel lets nobody probe."""
+    return f"{path} is left out: {why}. What it hands out is not in these figures"
+
+
 def of_hooked(hooked: HookedObject) -> Iterator[str]:
     """What isn't hooked of an object."""
     if hooked.refused:

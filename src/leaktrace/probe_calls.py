@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Sequence
 
-from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.errors import EnvironmentUnfitError, system_error
 
 _BPF_LINK_CREATE = 28  # enum bpf_cmd
 _ATTACH_PERF_EVENT, ATTACH_UPROBE_MULTI = 41, 48  # enum bpf_attach_type
@@ -129,7 +129,7 @@ def attach_to_event(
     """
     event = perf_event_open(attributes, pid=pid, cpu=cpu)
     if event < 0:
-        raise OSError(-event, os.strerror(-event), label)
+        raise system_error(-event, label)
     link_attributes = ctypes.create_string_buffer(64)
     struct.pack_into("<IIIIQ", link_attributes, 0, program, event, _ATTACH_PERF_EVENT, 0, cookie)
     link = bpf(_BPF_LINK_CREATE, link_attributes)
@@ -137,7 +137,7 @@ def attach_to_event(
         return [event, link]
     if link != -errno.EINVAL:
         os.close(event)
-        raise OSError(-link, os.strerror(-link), label)
+        raise system_error(-link, label)
     # Before Linux 5.15 perf events take their program by ioctl, and carry no cookie.
     return [run_at_event(event, program)]
 

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from leaktrace import descriptors
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.errors import NothingTracedError
 from leaktrace.interrupts import Interrupts, NothingToEndError
@@ -20,7 +21,7 @@ from leaktrace.model import TARGET_ENDED, Cost, Report, TargetInfo
 from leaktrace.notices import hint, tell
 from leaktrace.options import CommandTarget, KernelTarget, Options, ReportOptions
 from leaktrace.report import Output, Reporter, create_reporter, open_output, units
-from leaktrace.target.memory import MemoryWatch
+from leaktrace.target.memory_use import MemoryWatch
 from leaktrace.traced_calls import TracedCalls
 from leaktrace.tracer import Tracer
 from leaktrace.tracing import Tracing
@@ -42,6 +43,7 @@ def run(options: Options) -> int:
     Returns the exit code: 0, or the command's own where that was asked for. Raises LeaktraceError,
     and BrokenPipeError when the reader of the reports is gone.
     """
+    descriptors.take_all()
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         try:
             return _run(options, output, interrupts)

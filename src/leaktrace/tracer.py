@@ -7,6 +7,7 @@ right order. What is asked of it is told in session.py.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
@@ -22,8 +23,9 @@ from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.trim import readable
 from leaktrace.completeness import Completeness
 from leaktrace.cost import CostMeter
+from leaktrace.descriptors import POOL
 from leaktrace.ending import ending_of
-from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.event_stream import EventStream
 from leaktrace.faults import PageFaults
 from leaktrace.keeper import Keeper, KeeperGoneError
@@ -34,9 +36,11 @@ from leaktrace.notes import Notes
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.probes.allocators import FUNCTION_NAMES, OBJECTS_PROGRAM, REQUIRED
-from leaktrace.probes.attach import Attachments, HookedObject
+from leaktrace.probes.attach import Attachments, HookedObject, ObjectRefusedError
 from leaktrace.probes.loader import plan_loader
-from leaktrace.probes.plan import ObjectPlan, Planner, objects_of_program
+from leaktrace.probes.passed_over import notes_of, nothing_to_hook
+from leaktrace.probes.plan import ChosenNotMappedError, ObjectPlan, Planner
+from leaktrace.probes.program_files import objects_of_program
 from leaktrace.probes.verify import verified, without_return_probes
 from leaktrace.probes.watch import ProbeWatch
 from leaktrace.program import Compilation, Program, way_of
@@ -48,6 +52,7 @@ from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.target.access import require_access
 from leaktrace.target.command import StartedCommand
 from leaktrace.target.loader import LoadedObject, LoaderInterface, loader_interface
 from leaktrace.target.mappings import Mapping, NoMappingsError, read_mappings
@@ -129,6 +134,8 @@ class Tracer:
             tell(f"attaching to pid {pid} ({name})…")
             if self.command is None and (stopped := why_stopped(pid)):
                 tell(f"pid {pid}: {stopped}")
+            if self.command is None:
+                require_access(pid, to_memory=not options.faults)
             if options.probe_returns:
                 tell("return probes: a process that throws through an allocator dies of them")
             self._start_keeper()
@@ -162,8 +169,7 @@ class Tracer:
             mappings = self._mappings()
             self._own.follow(mappings)
             self._remove_leftovers(plans, mappings)
-            for plan in plans:
-                self._attach(plan, mappings)
+            self._attach_first(plans, mappings)
             self._follow_loader(mappings)
             if options.faults:
                 self._faults = PageFaults(self._program, pid)
@@ -203,13 +209,7 @@ class Tracer:
             self._symbolizer.refresh()
             subject = f"process {pid}"
         if not plans:
-            chosen = self._options.objects
-            raise ObjectFileError(
-                f"no object of {subject} defines "
-                f"{chosen.symbols_prefix}malloc and {chosen.symbols_prefix}free",
-                "a stripped static program or Go? Try --faults, which needs no symbols; for an "
-                "allocator with other names, --symbols-prefix",
-            )
+            raise nothing_to_hook(subject, self._options.objects, self._planner.passed_over)
         return plans
 
     def _plan_tables(self, pid: int) -> Capacity:
@@ -242,7 +242,14 @@ class Tracer:
             pid, way = self._target.pid, self._loaded.links
             remove_leftovers(pid, plans, mappings, self._keeper, way, verbose=verbose)
 
-    def _attach(self, plan: ObjectPlan, mappings: Sequence[Mapping]) -> None:
+    def _attach_first(self, plans: Sequence[ObjectPlan], mappings: Sequence[Mapping]) -> None:
+        """Raises LeaktraceError when nothing can be hooked."""
+        refused = [error for plan in plans if (error := self._attach(plan, mappings)) is not None]
+        if plans and len(refused) == len(plans):
+            raise refused[0]
+
+    def _attach(self, plan: ObjectPlan, mappings: Sequence[Mapping]) -> ObjectRefusedError | None:
+        """Returns why an object had to be left out, which is noted, too."""
         assert self._attachments is not None
         if self.command is None or self._generation:
             plan = verified(plan, self._target.pid, mappings)
@@ -260,12 +267,17 @@ class Tracer:
                 self._own.add(plan)
                 if self._completeness is not None:
                     self._completeness.hooked(plan)
+        except ObjectRefusedError as error:
+            if plan.is_allocator:
+                self._notes.add(notes.of_refused(plan.path, error.message))
+            return error
         finally:
             plan.elf.close()
         if plan.is_allocator:
             self._notes.add(*notes.of_hooked(hooked))
         if self._options.report.verbose:
             tell(_describe(hooked))
+        return None
 
     def _follow_loader(self, mappings: Sequence[Mapping]) -> None:
         """Have the dynamic loader's changes noticed in the moment in which they happen."""
@@ -527,8 +539,8 @@ class Tracer:
         except TargetError as error:
             if self._target.is_alive():
                 self._notes.add(error.message)
-        except ObjectFileError:
-            pass  # the chosen object isn't mapped yet
+        except ChosenNotMappedError:
+            pass
         except LeaktraceError as error:
             self._notes.add(f"an object loaded later is not traced: {error.message}")
         finally:
@@ -552,8 +564,8 @@ class Tracer:
             self._faults.follow(mappings)
             return
         for plan in self._planner.plan_process(self._target.pid, mappings):
-            self._attach(plan, mappings)
-            self._notes.add(notes.of_late_object(plan.name))
+            if self._attach(plan, mappings) is None:
+                self._notes.add(notes.of_late_object(plan.name))
 
     def snapshot(self) -> Snapshot:
         """Read the maps, with everything that happened until now taken into account."""
@@ -604,7 +616,8 @@ class Tracer:
                 dict.fromkeys(
                     (
                         *self._notes,
-                        *filter(None, (stopped,)),
+                        *notes_of(self._planner.passed_over),
+                        *filter(None, (stopped, POOL.note())),
                         *(() if hooked or self._faults else (notes.NO_ALLOCATOR_AFTER_EXEC,)),
                         *self._probe_notes,
                         *fault_notes,
@@ -646,7 +659,7 @@ class Tracer:
         return hooked
 
     def _is_mapped(self, path: str) -> bool:
-        return bool(self._mapped & {path, str(Path(path).resolve())})
+        return bool(self._mapped & {path, os.path.realpath(path)})
 
     def _view_notes(self) -> tuple[str, ...]:
         if len(self._symbolizer.views) == 1 or self._loader is not None:

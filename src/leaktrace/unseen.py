@@ -13,7 +13,6 @@ procedure linkage table.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from leaktrace.probes.placement import MAX_PROLOGUE
 from leaktrace.probes.plan import ObjectPlan
 from leaktrace.program import Program
 from leaktrace.target.mappings import Mapping
+from leaktrace.target.memory import ProcessMemory
 
 FEW = 16  # released unseen by chance: a call under way at the attach
 # A probe of a release is not farther from the entry than so many of the longest instructions.
@@ -118,23 +118,20 @@ def _called_before(pid: int, address: int) -> int | None:
     """The function that the instruction before an address of a process calls; None: unknown."""
     with (
         suppress(OSError, ValueError, struct.error),
-        Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory,
+        ProcessMemory(pid) as memory,
     ):
 
-        def read(at: int, size: int) -> bytes:
-            return os.pread(memory.fileno(), size, at)
-
         def pointer_at(at: int) -> int:
-            return int(struct.unpack("<Q", read(at, 8))[0])
+            return int(struct.unpack("<Q", memory.read(at, 8))[0])
 
-        code = read(address - _CALL_BYTES, _CALL_BYTES)
+        code = memory.read(address - _CALL_BYTES, _CALL_BYTES)
         if code[1:2] == _CALL:
             target = address + struct.unpack_from("<i", code, 2)[0]
         elif code[:2] == _CALL_THROUGH:
             return pointer_at(address + struct.unpack_from("<i", code, 2)[0])
         else:
             return None
-        stub = read(target, 16)
+        stub = memory.read(target, 16)
         at = len(_ENDBR64) if stub.startswith(_ENDBR64) else 0
         at += len(_BND) if stub[at:].startswith(_BND) else 0
         if stub[at:].startswith(_JUMP_THROUGH):

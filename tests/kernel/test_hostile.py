@@ -16,6 +16,7 @@ from harness.compiling import Compiler
 from harness.reports import Total
 from harness.target import Target
 from harness.tracer import NEVER, Tracer, trace_work
+from hostile_files import KINDS, put
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -117,6 +118,30 @@ def test_a_path_with_control_codes(format_name: str, compiled: Compiler, tmp_pat
     assert "größe_λ_漏れ" in shown
     for character in outcome.stdout + outcome.stderr:
         assert character.isprintable() or character in "\n\t", repr(character)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_in_the_place_of_a_perf_map(kind: str, compiled: Compiler) -> None:
+    """Anybody may make /tmp/perf-PID.map before the process does."""
+
+    def drive(target: Target) -> tuple[int, ...]:
+        perf_map.append(put(kind, Path(f"/tmp/perf-{target.pid}.map")))
+        target.do("generated kept 1001")
+        return target.do("inner 1002")
+
+    perf_map: list[Path] = []
+    try:
+        report = trace_work([compiled("stack_walkers.c")], drive=drive).report
+    finally:
+        for path in perf_map:
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.fifo").unlink(missing_ok=True)
+    assert report.outstanding == Total(2003, 2)
+    (site,) = [site for site in report.sites if site.total.bytes == 1001]
+    assert site.functions[:2] == ("scenario_called_back", None)
+    assert site.frames[1].unknown is not None
+    (site,) = [site for site in report.sites if site.total.bytes == 1002]
+    assert site.functions[:2] == ("scenario_inner", "scenario_outer")
 
 
 def test_twenty_thousand_regions_come_and_go(compiled: Compiler) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from leaktrace.features import Feature, Machine, State, all_features, require_us
 
 BCC = "usr/lib/python3/dist-packages/bcc"
 LOCKDOWN = "sys/kernel/security/lockdown"
+YAMA = "proc/sys/kernel/yama/ptrace_scope"
 UPROBE_TYPE = "sys/bus/event_source/devices/uprobe/type"
 ALL_CAPABILITIES = 0x1FFFFFFFFFF
 CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_PERFMON, CAP_BPF = (
@@ -123,6 +125,9 @@ def test_what_keeps_from_tracing(
         (LOCKDOWN, "none [integrity] confidentiality\n", "lockdown", "ok"),
         (LOCKDOWN, None, "lockdown", "ok"),
         ("sys/kernel/btf/vmlinux", None, "BTF", "limited"),
+        (YAMA, "0\n", "yama ptrace_scope", "ok"),
+        (YAMA, "1\n", "yama ptrace_scope", "ok"),
+        (YAMA, "3\n", "yama ptrace_scope", "limited"),
         ("sys/bus/event_source/devices/kprobe/type", None, "kprobes", "missing"),
         ("proc/sys/kernel/perf_event_paranoid", None, "perf_event_paranoid", "missing"),
     ],
@@ -131,6 +136,7 @@ def test_what_does_not(root: Path, path: str, text: str | None, name: str, state
     if text is None:
         (root / path).unlink()
     else:
+        (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text(text)
     found = feature(root, name)
     assert found.state == state
@@ -142,6 +148,32 @@ def test_paranoid_perf_events_concern_those_without_capabilities(root: Path) -> 
     assert feature(root, "perf_event_paranoid").state is State.OK
     (root / "proc/self/status").write_text(status(1000, CAP_SYS_PTRACE))
     assert feature(root, "perf_event_paranoid").state is State.LIMITED
+
+
+def test_yama_concerns_those_without_the_capability(root: Path) -> None:
+    (root / YAMA).parent.mkdir()
+    (root / YAMA).write_text("1\n")
+    (root / "proc/self/status").write_text(status(1000, CAP_BPF | CAP_PERFMON))
+    found = feature(root, "yama ptrace_scope")
+    assert found.state is State.LIMITED
+    assert "CAP_SYS_PTRACE" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "missing"),
+    [
+        (0, ["CAP_BPF", "CAP_PERFMON"]),
+        (CAP_BPF, ["CAP_PERFMON"]),
+        (CAP_PERFMON | CAP_SYS_PTRACE, ["CAP_BPF"]),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_else(
+    root: Path, capabilities: int, missing: list[str]
+) -> None:
+    (root / "proc/self/status").write_text(status(1000, capabilities))
+    with pytest.raises(EnvironmentUnfitError) as caught:
+        require_user_mode(Machine(root))
+    assert re.findall(r"CAP_\w+", caught.value.message) == missing
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import threading
 
 import pytest
 
@@ -54,6 +56,28 @@ def test_held_back_it_comes_afterwards() -> None:
             send()
             assert not interrupts.is_received()
         pytest.fail("it did not come")
+
+
+def test_one_that_another_thread_gets_wakes_who_waits() -> None:
+    """As one does that comes right before the wait begins: Python's handler has not run then."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with Interrupts() as interrupts:
+            waits = threading.Event()
+
+            def interrupt() -> None:
+                waits.wait()
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            waits.set()
+            ready, _, _ = select.select([interrupts.fileno()], [], [], 20)
+            thread.join()
+            assert ready
+            assert interrupts.received is signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
-from leaktrace.errors import TargetError
+from leaktrace.errors import NotAnObjectError, TargetError
+from leaktrace.target.mapped_files import MappedFiles
 from leaktrace.target.mappings import Mapping, parse_mappings, read_mappings
 
 
@@ -56,13 +57,19 @@ def test_a_deleted_file(tmp_path: Path, require_root: None) -> None:
         path.unlink()
         found = next(m for m in read_mappings(os.getpid()) if m.path == str(path))
         assert found.deleted
-        content = Path(found.open_path(os.getpid())).read_bytes()
-    assert content == bytes(mmap.PAGESIZE * 2)
+        with pytest.raises(NotAnObjectError):  # it was found, and read
+            MappedFiles(os.getpid()).elf(found)
 
 
-def test_the_open_path_has_no_leading_zeros() -> None:
-    mapping = Mapping(0x400000, 0x401000, "r-xp", 0, "08:01", 1, "/bin/true")
-    assert mapping.open_path(7) == "/proc/7/map_files/400000-401000"
+def test_another_file_that_has_come_to_its_place(tmp_path: Path) -> None:
+    """What is opened by the address of a mapping is taken only if it is that file."""
+    path, other = tmp_path / "one", tmp_path / "other"
+    other.write_bytes(b"")
+    with map_file(path):
+        found = next(m for m in read_mappings(os.getpid()) if m.path == str(path))
+    with path.open("rb") as file, other.open("rb") as wrong:
+        assert found.is_of(file.fileno())
+        assert not found.is_of(wrong.fileno())
 
 
 def test_a_process_that_has_ended() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.probes import plan
-from leaktrace.probes.plan import objects_of_program
+from leaktrace.probes import program_files
+from leaktrace.probes.program_files import objects_of_program
 
 Build = Callable[[Path], Path]
 
@@ -74,6 +74,6 @@ def test_a_loader_whose_name_is_too_long(build: Build) -> None:
 def test_a_loader_that_never_answers(
     tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_LOADER_DEADLINE_S", 0.1)
+    monkeypatch.setattr(program_files, "_LOADER_DEADLINE_S", 0.1)
     program = build(script(tmp_path / "loader", "exec sleep 60"))
     assert list(objects_of_program(str(program))) == [str(program)]

@@ -321,13 +321,13 @@ def test_looking_in_vain_is_rare(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert 1 <= len(readings) < 100
 
 
-def test_more_objects_than_may_be_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_objects_than_are_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     target = run()
     stack = ready(target)
-    monkeypatch.setattr(process_module, "_MAX_OPEN", 1)
+    monkeypatch.setattr(process_module, "_MAX_OBJECTS", 1)
     frames = physical(ProcessSymbolizer(target.pid), stack)
     assert frames[0].function == "inner"
-    assert frames[-2].unknown and "open already" in frames[-2].unknown
+    assert frames[-2].unknown and "more than 1 objects" in frames[-2].unknown
 
 
 def test_a_process_that_never_was() -> None:

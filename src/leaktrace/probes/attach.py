@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from leaktrace import links
+from leaktrace.capabilities import enumerate_missing, missing_for_probes
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, TargetError
 from leaktrace.keeper import Keeper, KeeperGoneError
 from leaktrace.links import UprobeLinks
@@ -27,6 +28,12 @@ from leaktrace.probes.allocators import (
 from leaktrace.probes.encode import encode_points
 from leaktrace.probes.plan import LeftOut, ObjectPlan, Probe
 from leaktrace.program import RAW_TRACEPOINTS, Program
+
+_ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel won't probe
+
+
+class ObjectRefusedError(ProgramError):
+    """The kernel refuses probes that an object can't do without; others may be hooked still."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ class Attachments:
         """Put all probes of an object on; its file may be closed afterwards.
 
         A function that the kernel can't probe is left out and named, unless it is malloc or free.
-        Raises EnvironmentUnfitError, TargetError, ProgramError or KeeperGoneError; what was put on
-        is taken off then.
+        Raises ObjectRefusedError, EnvironmentUnfitError, TargetError or KeeperGoneError; what was
+        put on is taken off then.
         """
         before = len(self._probes)
         try:
@@ -134,18 +141,18 @@ class Attachments:
     def _points_of(self, plan: ObjectPlan) -> list[_Placed]:
         """Tell the kernel side of an object's points, each of which has a number from now on.
 
-        Raises ProgramError when there are too many.
+        Raises ObjectRefusedError when there are too many.
         """
         probes = plan.point_probes()
         if not probes or self._program.points is None:
             return []
         first = self._point_count
-        self._point_count += len(probes)
-        if self._point_count > self._program.points.capacity:
-            raise ProgramError(
+        if first + len(probes) > self._program.points.capacity:
+            raise ObjectRefusedError(
                 "there are too many allocators in this process",
                 "choose one object: --obj",
             )
+        self._point_count += len(probes)
         encoded = encode_points(probe.point for probe in probes)
         for number in range(len(probes)):
             self._program.points.update(first + number, encoded[number : number + 1])
@@ -212,7 +219,7 @@ class Attachments:
 
     def _refuse(self, plan: ObjectPlan, probe: _Placed, error: OSError) -> set[str]:
         where = f"{probe.symbol} in {plan.name}"
-        cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, 524)
+        cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, _ENOTSUPP)
         # Where one point of many is missing, calls would be seen to begin and never to end.
         if cannot_probe and probe.symbol not in REQUIRED and probe.program:
             return {probe.symbol}
@@ -241,8 +248,10 @@ class Attachments:
 
 def _explain(error: OSError, where: str) -> LeaktraceError:
     if error.errno in (errno.EPERM, errno.EACCES):
+        missing = missing_for_probes()
         return EnvironmentUnfitError(
-            f"the kernel does not permit a probe on {where}",
+            f"the kernel does not permit a probe on {where}"
+            + (f": {enumerate_missing(missing)}" if missing else ""),
             "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
         )
     if error.errno == errno.ESRCH:
@@ -251,7 +260,7 @@ def _explain(error: OSError, where: str) -> LeaktraceError:
         return EnvironmentUnfitError(
             "too many open files for the probes", "raise the limit: ulimit -n 4096"
         )
-    return ProgramError(
+    return ObjectRefusedError(
         f"can't put a probe on {where}: {error.strerror}",
         "please report this with the output of `leaktrace doctor`",
     )

@@ -4,28 +4,68 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from leaktrace.abi import Action
+from leaktrace.capabilities import PURPOSES, missing_for_probes
+from leaktrace.errors import TargetAccessError
 from leaktrace.model import Remark
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.plan import Followed, ObjectPlan, Planner, Probe, best_way
 from leaktrace.symbols.names import printable
+from leaktrace.target.access import require_access
+from leaktrace.target.mapped_files import UnreachableFileError
 from leaktrace.target.process import Process
 
 
-def plans_of(pid: int) -> tuple[list[ObjectPlan], list[Remark]]:
-    """The plans of a running process, their files closed, and what isn't hooked of its allocators.
-    Raises TargetError."""
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps from tracing a process, or some of its objects. `capability` would help."""
+
+    message: str
+    capability: str = ""
+    blocks: bool = False  # the process as a whole
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Where the probes of a process would be, and what is in their way."""
+
+    plans: tuple[ObjectPlan, ...]  # their files are closed
+    obstacles: tuple[Obstacle, ...]
+    unhooked: tuple[Remark, ...]  # allocators that aren't hooked
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the process can't be traced for want of a privilege."""
+        return any(one.blocks for one in self.obstacles)
+
+
+def outlook_of(pid: int) -> Outlook:
+    """A running process, looked at as -p would. Raises TargetError when there is none."""
+    obstacles = [
+        Obstacle(f"{one} is missing, for {PURPOSES[one]}", one, blocks=True)
+        for one in missing_for_probes()
+    ]
     process = Process(pid)
     planner = Planner(ObjectChoice(), way=best_way())
     try:
+        require_access(pid)
         plans = planner.plan_process(pid)
+    except TargetAccessError as error:
+        obstacles.append(Obstacle(error.message, error.capability, blocks=True))
+        plans = []
     finally:
         process.close()
     for plan in plans:
         plan.elf.close()
+    for one in planner.passed_over:
+        lacking = one.error.capability if isinstance(one.error, UnreachableFileError) else None
+        blocks = lacking is not None and not plans
+        obstacles.append(Obstacle(one.error.message, lacking or "", blocks=blocks))
     assert planner.survey is not None  # nothing was chosen
-    return plans, list(planner.survey.remarks(lambda _: True))
+    unhooked = tuple(planner.survey.remarks(lambda _: True))
+    return Outlook(tuple(plans), tuple(obstacles), unhooked)
 
 
 def traps(probe: Probe) -> int:
@@ -42,11 +82,17 @@ def _cost(emulated: bool) -> str:
     return "1 trap" if emulated else "2 traps"
 
 
-def probe_lines(pid: int) -> Iterator[str]:
-    """A table an object: function, where in it, the instruction there, what is known there, and
-    what it costs; for return probes and functions that are left out, why."""
-    plans, unhooked = plans_of(pid)
+def probe_lines(outlook: Outlook, pid: int) -> Iterator[str]:
+    """What is in the way; then a table an object: function, where in it, the instruction there,
+    what is known there, and what it costs; for return probes and functions left out, why."""
+    plans, unhooked = outlook.plans, outlook.unhooked
+    yield from (obstacle.message for obstacle in outlook.obstacles)
+    if outlook.obstacles:
+        yield ""
     if not plans:
+        if outlook.is_blocked:
+            yield f"process {pid} can't be traced"
+            return
         yield f"no object of process {pid} defines malloc and free: try --faults"
     else:
         yield f"  {'function':<24} {'at':>6} {'instruction':<32} {'known there':<16} a hit costs"
@@ -102,13 +148,17 @@ def _point_lines(followed: Followed) -> Iterator[str]:
         name = ""
 
 
-def probes_to_json(pid: int) -> str:
+def probes_to_json(outlook: Outlook, pid: int) -> str:
     """The same as one JSON object, schema leaktrace/probes/1."""
-    plans, unhooked = plans_of(pid)
+    plans, unhooked = outlook.plans, outlook.unhooked
     return json.dumps(
         {
             "schema": "leaktrace/probes/1",
             "pid": pid,
+            "obstacles": [
+                {"message": one.message, "capability": one.capability or None, "blocks": one.blocks}
+                for one in outlook.obstacles
+            ],
             "probes": [
                 {
                     "object": printable(plan.path),

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 
 from leaktrace.abi import Function
 from leaktrace.elf import PF_X, ElfObject, LoadSegment
-from leaktrace.errors import ObjectFileError
+from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.probes.allocators import OBJECTS_PROGRAM, Hook
 from leaktrace.probes.code.extents import Extents
 from leaktrace.probes.code.x86 import Instruction, decode
 from leaktrace.probes.placement import Placement, may_carry_probe, may_have_shadow_stacks
 from leaktrace.probes.plan import ObjectPlan, Probe
 from leaktrace.target.loader import LoaderInterface
+from leaktrace.target.mapped_files import MappedFiles
 from leaktrace.target.mappings import Mapping
 
 _HOOK = Hook("_dl_debug_state", Function.NONE, OBJECTS_PROGRAM, 0, has_return=False)
@@ -38,8 +39,8 @@ def plan_loader(
         return None
     mapping = found[0]
     try:
-        elf = ElfObject.open(mapping.open_path(pid), mapping.path)
-    except ObjectFileError:
+        elf = MappedFiles(pid).elf(mapping)
+    except (TargetError, ObjectFileError):
         return None
     try:
         function = elf.offset_to_vaddr(address - mapping.start + mapping.offset)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial
@@ -15,25 +14,26 @@ from leaktrace import kernel
 from leaktrace.abi import Action, Function
 from leaktrace.cache_directory import user_cache_directory
 from leaktrace.elf import ElfObject, FunctionSymbol
-from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.errors import NotAnObjectError, ObjectFileError
 from leaktrace.options import ObjectChoice
 from leaktrace.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
 from leaktrace.probes.families import MARKS
+from leaktrace.probes.passed_over import PassedOver
 from leaktrace.probes.placement import Placement, place_in
 from leaktrace.probes.point import Point
 from leaktrace.probes.point_cache import Found, PointCache, found_by
 from leaktrace.probes.points import FrameRules, PointFinder
+from leaktrace.probes.program_files import OUR_MACHINE, WrongMachineError, objects_of_program
 from leaktrace.probes.survey import Survey
 from leaktrace.shortages import shortage_behind
+from leaktrace.symbols.names import printable
 from leaktrace.symbols.table import find_functions
+from leaktrace.target.mapped_files import MappedFiles, UnreachableFileError
 from leaktrace.target.mappings import Mapping as MemoryMapping
 from leaktrace.target.mappings import read_mappings
+from leaktrace.target.root import TargetRoot
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache
-
-_MAX_SHEBANGS = 4  # execve(2) follows as many
-_LOADER_DEADLINE_S = 30
-_SUPPORTED_MACHINES = {"EM_X86_64", "EM_AARCH64"}
 
 
 class Way(Enum):
@@ -279,6 +279,10 @@ def _frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | Non
         return None
 
 
+class ChosenNotMappedError(ObjectFileError):
+    """The object that the user chose is not mapped; it may be loaded later."""
+
+
 class Planner:
     """Finds the allocators among the objects of a target, each object looked at once."""
 
@@ -297,6 +301,7 @@ class Planner:
         # Who chooses an object or its functions' names knows that nothing else is traced.
         is_chosen = choice.path is not None or choice.symbols_prefix != ""
         self.survey = None if is_chosen else Survey()
+        self.passed_over: list[PassedOver] = []  # since the last time that it was emptied
 
     def plan_process(
         self, pid: int, mappings: tuple[MemoryMapping, ...] | None = None
@@ -305,14 +310,16 @@ class Planner:
         seen before.
 
         Raises TargetError when the process is gone or of a kind that can't be traced,
-        ObjectFileError when the object that the user chose is no allocator.
+        ObjectFileError when the object that the user chose is no allocator. What was left out
+        although it may be one is found in `passed_over`.
         """
-        files = _executable_files(read_mappings(pid) if mappings is None else mappings)
+        mapped = _executable_files(read_mappings(pid) if mappings is None else mappings)
+        files = MappedFiles(pid)
         if self._choice.path is not None:
-            return self._plan_chosen(self._choice.path, files, pid)
+            return self._plan_chosen(self._choice.path, mapped, files, pid)
         plans = []
-        for mapping in files:
-            elf = self._open_new(mapping, pid)
+        for mapping in mapped:
+            elf = self._open_new(mapping, files)
             if elf is not None:
                 kept = self._keep_if_allocator(elf, mapping.path, self._choice.symbols_prefix)
                 identity = (mapping.device, mapping.inode)
@@ -330,7 +337,13 @@ class Planner:
         for path in objects_of_program(executable):
             if self._choice.path is not None and not _is_called(path, self._choice.path):
                 continue
-            elf = ElfObject.open(path)
+            try:
+                elf = ElfObject.open(path)
+            except ObjectFileError as error:
+                if path == executable:
+                    raise
+                self._pass_over(path, error)
+                continue
             if self._is_new(elf):
                 plans += self._keep_if_allocator(elf, path, self._choice.symbols_prefix)
             else:
@@ -342,6 +355,7 @@ class Planner:
         self._seen.clear()
         if self.survey is not None:
             self.survey.forget()
+        self.passed_over.clear()
 
     def _is_new(self, elf: ElfObject) -> bool:
         """Whether this very file was not planned before, under whatever path."""
@@ -354,29 +368,35 @@ class Planner:
         self._seen.add(key)
         return True
 
-    def _open_new(self, mapping: MemoryMapping, pid: int) -> ElfObject | None:
+    def _open_new(self, mapping: MemoryMapping, files: MappedFiles) -> ElfObject | None:
         key = (mapping.device, mapping.inode)
         if key in self._seen:
             return None
         self._seen.add(key)
         try:
-            elf = ElfObject.open(mapping.open_path(pid))
-        except LeaktraceError as error:
+            elf = files.elf(mapping)
+        except ObjectFileError as error:
             lacks = shortage_behind(error)
             if lacks is not None:  # it is not known what the file is
                 self._seen.discard(key)
                 raise lacks from error
-            return None  # a mapped file that is no ELF object has no allocator to hook
+            self._pass_over(mapping.path, error)
+            return None
         if not self._is_new(elf):
             elf.close()
             return None
-        if elf.machine not in _SUPPORTED_MACHINES:
+        if elf.machine != OUR_MACHINE or elf.bits != 64:
+            self._pass_over(mapping.path, WrongMachineError(mapping.path, elf))
             elf.close()
-            raise TargetError(
-                f"{mapping.path} is built for {elf.machine}, which leaktrace can't trace",
-                "only 64-bit x86 and Arm programs can be traced",
-            )
+            return None
         return elf
+
+    def _pass_over(self, path: str, error: ObjectFileError) -> None:
+        if isinstance(error, NotAnObjectError):
+            return  # a mapped file that is no ELF object has no allocator to hook
+        if isinstance(error.__cause__, FileNotFoundError | ProcessLookupError):
+            return  # it was unmapped meanwhile
+        self.passed_over.append(PassedOver(path, error))
 
     def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
         plan = None
@@ -389,44 +409,60 @@ class Planner:
             if self.survey is not None:
                 hooked = frozenset() if plan is None else plan.hooked
                 self.survey.look(elf, path, tables, functions, hooked)
-        except ObjectFileError:
-            pass  # a damaged symbol table: nothing of it can be hooked
+        except ObjectFileError as error:  # a damaged symbol table: nothing of it can be hooked
+            self._pass_over(path, error)
         if plan is None:
             elf.close()
             return []
         return [plan]
 
     def _plan_chosen(
-        self, choice: str, mappings: Sequence[MemoryMapping], pid: int
+        self, choice: str, mappings: Sequence[MemoryMapping], files: MappedFiles, pid: int
     ) -> list[ObjectPlan]:
         for mapping in mappings:
             if _is_called(mapping.path, choice):
                 if (mapping.device, mapping.inode) in self._seen:
                     return []
                 self._seen.add((mapping.device, mapping.inode))
-                return [self._require(mapping.open_path(pid), mapping.path)]
+                return [self._require(partial(files.elf, mapping), mapping.path)]
         if "/" in choice:
-            return self._plan_file(choice, root=f"/proc/{pid}/root")
-        raise ObjectFileError(
+            return self._plan_file(choice, pid)
+        raise ChosenNotMappedError(
             f"process {pid} has no object called {choice} mapped",
             f"see /proc/{pid}/maps for its objects, or give a path",
         )
 
-    def _plan_file(self, path: str, root: str = "") -> list[ObjectPlan]:
+    def _plan_file(self, path: str, pid: int | None = None) -> list[ObjectPlan]:
+        """A file that isn't mapped yet: in the root of the process if it is there, else in ours."""
         if path in {key for key, _ in self._seen}:
             return []
         self._seen.add((path, 0))
-        shown = str(Path(path).resolve()) if not root else path
-        inside = Path(root + shown)
-        return [self._require(inside if inside.exists() else path, shown)]
+        if pid is None or not path.startswith("/"):
+            shown = os.path.realpath(path)
+            return [self._require(partial(ElfObject.open, shown), shown)]
+        try:
+            descriptor = TargetRoot(f"/proc/{pid}/root").open(path)
+        except FileNotFoundError:
+            return [self._require(partial(ElfObject.open, path), path)]
+        except OSError as error:
+            raise ObjectFileError(
+                f"{printable(path)} can't be opened: {error.strerror}",
+                "choose a program or a shared library with --obj",
+            ) from error
+        try:
+            return [self._require(partial(ElfObject.open, descriptor, path), path)]
+        finally:
+            os.close(descriptor)
 
-    def _require(self, file: str | Path, path: str) -> ObjectPlan:
+    def _require(self, open_it: Callable[[], ElfObject], path: str) -> ObjectPlan:
         """The plan of a file that the user chose, which `path` is the name of."""
         prefix = self._choice.symbols_prefix
         try:
-            elf = ElfObject.open(file, path)
+            elf = open_it()
             plan = plan_object(elf, path, prefix, way=self._way, budget=self._budget)
         except ObjectFileError as error:
+            if isinstance(error, UnreachableFileError) and error.capability is not None:
+                raise error.as_access_error() from error
             raise ObjectFileError(
                 error.message, "choose a program or a shared library with --obj"
             ) from error
@@ -447,55 +483,6 @@ def _is_called(path: str, choice: str) -> bool:
     """Whether a mapped object is the one that the user means: its path, its file name, or a
     library's short name (c for libc.so.6)."""
     if "/" in choice:
-        return path == choice or path == str(Path(choice).resolve())
+        return path in (choice, os.path.realpath(choice))
     name = Path(path).name
     return name == choice or bool(re.match(rf"lib{re.escape(choice)}[-.0-9]*\.so", name))
-
-
-def objects_of_program(executable: str) -> Iterator[str]:
-    """The files that executing `executable` will map: the program and, by asking its own dynamic
-    loader, the libraries it is linked with (ld.so(8), --list). A loader that does not answer leaves
-    them to be found when they are mapped."""
-    for _ in range(_MAX_SHEBANGS):
-        interpreter = _shebang(executable)
-        if interpreter is None:
-            break
-        executable = interpreter
-    yield executable
-    with ElfObject.open(executable) as elf:
-        loader = elf.interpreter
-        if elf.machine not in _SUPPORTED_MACHINES:
-            raise TargetError(
-                f"{executable} is built for {elf.machine}, which leaktrace can't trace",
-                "only 64-bit x86 and Arm programs can be traced",
-            )
-    if loader is None:
-        return
-    try:
-        listing = subprocess.run(
-            [loader, "--list", executable],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=_LOADER_DEADLINE_S,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return
-    for line in listing.split(b"\n"):
-        match = re.search(rb"(/\S.*?) \(0x[0-9a-f]+\)$", line)
-        if match and os.path.exists(match[1]):  # noqa: PTH110 (never raises)
-            yield os.fsdecode(match[1])
-
-
-def _shebang(path: str) -> str | None:
-    try:
-        with Path(path).open("rb") as file:
-            first = file.read(256).split(b"\n", 1)[0]
-    except OSError as error:
-        raise TargetError(
-            f"can't read {path}: {error.strerror}", "check the command's permissions"
-        ) from None
-    if not first.startswith(b"#!"):
-        return None
-    words = first[2:].split()
-    return words[0].decode(errors="surrogateescape") if words else None

@@ -12,11 +12,12 @@ import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from leaktrace.errors import system_error
 from leaktrace.probes.allocators import REQUIRED, Hook
 from leaktrace.probes.plan import LeftOut, ObjectPlan
 from leaktrace.target.mappings import Mapping as MemoryMapping
+from leaktrace.target.memory import ProcessMemory
 from leaktrace.target.process import is_running
 
 BREAKPOINT = 0xCC  # int3: a probe's, other tracers', debuggers'
@@ -36,10 +37,10 @@ def verified(plan: ObjectPlan, pid: int, mappings: Sequence[MemoryMapping]) -> O
     assert descriptor is not None  # it was opened from a file
     hooks = [*(one.hook for one in plan.probes), *(one.hook for one in plan.followed)]
     try:
-        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        with ProcessMemory(pid) as memory:
 
             def is_changed(offsets: Iterable[int]) -> bool:
-                return any(is_patched(memory.fileno(), descriptor, code, one) for one in offsets)
+                return any(is_patched(memory, descriptor, code, one) for one in offsets)
 
             changed = {
                 one.hook
@@ -77,9 +78,11 @@ def without_return_probes(plan: ObjectPlan, reason: str) -> ObjectPlan:
     return _without(plan, {one.hook: reason for one in plan.probes if one.hook.has_return})
 
 
-def is_patched(memory: int, file: int, code: Iterable[MemoryMapping], offset: int) -> bool:
+def is_patched(
+    memory: ProcessMemory, file: int, code: Iterable[MemoryMapping], offset: int
+) -> bool:
     """Whether an instruction of a file is another one in a process, and not for a breakpoint.
-    `memory` and `file` are descriptors; `code`: where the process has the file.
+    `file` is a descriptor; `code`: where the process has the file.
 
     Raises OSError where the memory can't be read.
     """
@@ -88,9 +91,9 @@ def is_patched(memory: int, file: int, code: Iterable[MemoryMapping], offset: in
         if address is not None:
             size = min(_LOOKED_AT_BYTES, mapping.end - address)
             original = os.pread(file, size, offset)
-            now = os.pread(memory, len(original), address)
+            now = memory.read(address, len(original))
             if len(now) < len(original):
-                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+                raise system_error(errno.EFAULT)
             pairs = zip(now, original, strict=True)
             return any(byte not in (before, BREAKPOINT) for byte, before in pairs)
     return False

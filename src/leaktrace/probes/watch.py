@@ -23,6 +23,7 @@ from leaktrace.probes.touch import touch
 from leaktrace.probes.verify import BREAKPOINT, is_patched
 from leaktrace.symbols.names import printable
 from leaktrace.target.mappings import Mapping as MemoryMapping
+from leaktrace.target.memory import ProcessMemory
 from leaktrace.target.process import debugger_of
 
 # Forks that come together are dealt with together; bpf/life.bpf.c tells of one in 100 ms at most.
@@ -156,7 +157,7 @@ class ProbeWatch:
             left = [
                 offset
                 for offset, byte in _bytes_at(self._pid, _addresses(one, mappings)).items()
-                if byte == BREAKPOINT != os.pread(one.descriptor, 1, offset)[0]
+                if byte == BREAKPOINT and os.pread(one.descriptor, 1, offset) != b"\xcc"
             ]
             if left:
                 self._touch(one, left, mappings)
@@ -169,11 +170,9 @@ class ProbeWatch:
         """
         code = one.plan.code_in(mappings)
         places: list[int] = []
-        with suppress(OSError), Path(f"/proc/{self._pid}/mem").open("rb", buffering=0) as memory:
+        with suppress(OSError), ProcessMemory(self._pid) as memory:
             places = [
-                offset
-                for offset in offsets
-                if not is_patched(memory.fileno(), one.descriptor, code, offset)
+                offset for offset in offsets if not is_patched(memory, one.descriptor, code, offset)
             ]
         if places:
             touch(self._keeper, self._pid, one.open_path, places, self._way)
@@ -202,9 +201,9 @@ def _name_of(pid: int) -> str:
 def _bytes_at(pid: int, places: Mapping[int, int]) -> dict[int, int]:
     """The bytes at some addresses, by the offsets of these; without those that can't be read."""
     found = {}
-    with suppress(OSError), Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+    with suppress(OSError), ProcessMemory(pid) as memory:
         for offset, address in places.items():
             with suppress(OSError):
-                for byte in os.pread(memory.fileno(), 1, address):
+                for byte in memory.read(address, 1):
                     found[offset] = byte
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _MAX_MINI_BYTES = 64 << 20  # a .gnu_debugdata, unpacked
 _MAX_LZMA_MEMORY_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
 MANY_BYTES = 16 << 20  # more takes longer to read than a report should wait
+_CRC_DEADLINE_S = 60.0
+_MAX_CRC_BYTES = 4 << 30  # of a debug file; a hole of a terabyte takes its owner no disk
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,8 @@ def _by_debuglink(
                 continue
             if isinstance(candidate, ElfObject) and candidate.file_size > MANY_BYTES:
                 expect(f"{printable(place)} to be checked, {candidate.file_size >> 20:,} MB")
-            if isinstance(candidate, ElfObject) and _crc(candidate) != crc:
-                yield f"{printable(place)} is of another build (its CRC differs)"
-            else:
-                yield candidate
+            problem = _crc_problem(candidate, crc)
+            yield problem or candidate
 
 
 def _open(root: TargetRoot, path: str) -> ElfObject | str | None:
@@ -131,15 +132,27 @@ def _open(root: TargetRoot, path: str) -> ElfObject | str | None:
     except OSError as error:
         return f"{printable(path)}: {error.strerror}"
     try:
-        return ElfObject.open(descriptor, shown=path)
+        return ElfObject.open(descriptor, path, lambda: root.open(path))
     except ObjectFileError as error:
         return error.message
     finally:
         os.close(descriptor)
 
 
-def _crc(elf: ElfObject) -> int:
-    crc = 0
-    for at in range(0, elf.file_size, _PIECE_BYTES):
-        crc = zlib.crc32(elf.read(at, min(_PIECE_BYTES, elf.file_size - at)), crc)
-    return crc
+def _crc_problem(candidate: ElfObject | str, crc: int) -> str:
+    """Why it isn't the file that was meant; "" if it is, or it is known already why not."""
+    if isinstance(candidate, str):
+        return ""
+    if candidate.file_size > _MAX_CRC_BYTES:
+        return f"{candidate.shown} is too large to be checked: {candidate.file_size:,} bytes"
+    found = 0
+    deadline_s = time.monotonic() + _CRC_DEADLINE_S
+    for at in range(0, candidate.file_size, _PIECE_BYTES):
+        if time.monotonic() > deadline_s:
+            return f"checking {candidate.shown} took more than {_CRC_DEADLINE_S:g} s"
+        try:
+            piece = candidate.read(at, min(_PIECE_BYTES, candidate.file_size - at))
+        except ObjectFileError as error:
+            return error.message
+        found = zlib.crc32(piece, found)
+    return "" if found == crc else f"{candidate.shown} is of another build (its CRC differs)"

@@ -65,8 +65,9 @@ def kept_file(build_id: str) -> ElfObject | None:
         return None
     except (OSError, UnusableCacheError) as error:
         raise _unusable(home, error) from error
+    shown = str(home / "leaktrace" / _PURPOSE / build_id)
     try:
-        kept = ElfObject.open(descriptor, shown=str(home / "leaktrace" / _PURPOSE / build_id))
+        kept = ElfObject.open(descriptor, shown, lambda: _open_again(home, build_id))
     finally:
         os.close(descriptor)
     if kept.build_id != build_id:
@@ -178,6 +179,14 @@ def _remove_leftovers(directory: int) -> None:
             if entry.name.startswith(_DOWNLOAD_PREFIX) and age_s > _DOWNLOAD_LIFETIME_S:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(entry.name, dir_fd=directory)
+
+
+def _open_again(home: Path, build_id: str) -> int:
+    try:
+        with open_cache(home, _PURPOSE, build_id, create=False) as directory:
+            return open_kept(directory, _NAME)
+    except UnusableCacheError as error:
+        raise ObjectFileError(str(error)) from error
 
 
 def _unusable(home: Path, error: OSError | UnusableCacheError) -> DebuginfodError:

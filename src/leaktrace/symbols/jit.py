@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from array import array
 from itertools import islice
@@ -107,7 +106,7 @@ class PerfMap:
             return
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != self._user:
+            if status.st_uid != self._user:
                 # Anybody may write to /tmp: names are taken from the process's user alone.
                 self._unreadable = f"{self.path} does not belong to the process's user"
                 self._forget()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 import weakref
 from bisect import bisect_right
@@ -24,7 +23,9 @@ from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.views import CodeView, CodeViews, Region
 from leaktrace.target.loader import LoadedObject, code_mappings
+from leaktrace.target.mapped_files import MappedFiles
 from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.target.memory import ProcessMemory
 from leaktrace.target.moved_text import MovedText
 from leaktrace.target.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
@@ -33,7 +34,7 @@ from leaktrace.unwind.process import VDSO
 _MAX_VDSO_BYTES = 1 << 20
 _MAX_REGIONS = 65_536  # mappings kept, those of the past included
 _MAX_LOADED = 4096  # places of objects that come and go
-_MAX_OPEN = 400  # objects, so that file descriptors remain for others (1,024 is usual)
+_MAX_OBJECTS = 4096  # kept, as many as the walker has tables for
 _REST = 19  # times as long as a look in vain took
 
 
@@ -64,6 +65,7 @@ class ProcessSymbolizer:
                 f"process {pid} is gone", "check the process id: it may have ended just now"
             ) from error
         weakref.finalize(self, os.close, self._directory)
+        self._files = MappedFiles(pid)
         self._modules: dict[tuple[str, int, str | None], Module] = {}
         self._by_file: dict[tuple[str, int], Region] = {}
         self.views = CodeViews()
@@ -72,7 +74,7 @@ class ProcessSymbolizer:
         self._roots: tuple[TargetRoot, ...] = ()
         self._perf_map: PerfMap | None = None
         self._mappings: tuple[Mapping, ...] = ()
-        self._moved_text = MovedText(pid)
+        self._moved_text = MovedText(pid, self._files)
         self._next_look = 0.0
         self._ended = False
         self._stale = True
@@ -271,11 +273,12 @@ class ProcessSymbolizer:
 
     def _make_room(self, count: int) -> None:
         """Lets what was unmapped go when too much is open or remembered."""
-        view = self.views.now
-        if len(self._modules) + count <= _MAX_OPEN and len(view.regions) + count <= _MAX_REGIONS:
+        regions = len(self.views.now.regions)
+        if len(self._modules) + count <= _MAX_OBJECTS and regions + count <= _MAX_REGIONS:
             return
         current = set(self._mappings)
-        view.keep(region for region in view.regions if region.mapping in current)
+        view = self.views.now
+        view.keep([region for region in view.regions if region.mapping in current])
         used = {id(region.module) for one in self.views for region in one.regions}
         self._modules = {key: m for key, m in self._modules.items() if id(m) in used}
         self._by_file = {key: r for key, r in self._by_file.items() if id(r.module) in used}
@@ -355,7 +358,7 @@ class ProcessSymbolizer:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ObjectFileError(f"its file can't be opened: {reason}") from error
         try:
-            return ElfObject.open(descriptor, shown=path)
+            return ElfObject.open(descriptor, path, lambda: self._roots[0].open(path))
         finally:
             os.close(descriptor)
 
@@ -364,12 +367,12 @@ class ProcessSymbolizer:
             return self._open_vdso(mapping) if mapping.path == VDSO else _without_file(mapping)
         file = (mapping.device, mapping.inode)
         known = self._by_file.get(file)
-        if known and known.module:  # it is open, so its inode can't have been used again
+        if known and known.module and known.module.elf.holds_file:
             return Region(mapping, known.module)
         try:
-            if len(self._modules) >= _MAX_OPEN:
-                raise ObjectFileError(f"more than {_MAX_OPEN} objects are open already")
-            region = Region(mapping, self._module(mapping, self._open_file(mapping)))
+            if len(self._modules) >= _MAX_OBJECTS:
+                raise ObjectFileError(f"more than {_MAX_OBJECTS:,} objects are mapped")
+            region = Region(mapping, self._module(mapping, self._files.elf(mapping)))
         except ObjectFileError as error:
             region = Region(mapping, None, error.message)
         self._by_file[file] = region
@@ -377,42 +380,17 @@ class ProcessSymbolizer:
 
     def _module(self, mapping: Mapping, elf: ElfObject) -> Module:
         key = (mapping.device, mapping.inode, elf.build_id)
-        if key not in self._modules:
+        known = self._modules.get(key)
+        # While one was closed, its inode may have become another file's.
+        if known is None or not (known.elf.holds_file or known.elf.file_stamp == elf.file_stamp):
             self._modules[key] = Module(elf, mapping.path, self._roots, self._means)
         return self._modules[key]
 
-    def _open_file(self, mapping: Mapping) -> ElfObject:
-        """The mapped file itself; by its path only where map_files needs a privilege we lack."""
-        try:
-            elf = ElfObject.open(mapping.open_path(self.pid), shown=mapping.path)
-        except ObjectFileError as error:
-            if not isinstance(error.__cause__, PermissionError):
-                raise
-        else:
-            if elf.descriptor is None or not mapping.is_of(elf.descriptor):
-                raise ObjectFileError("another file was mapped there before it could be opened")
-            return elf
-        try:
-            descriptor = self._roots[0].open(mapping.path)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ObjectFileError(f"its file can't be opened: {reason}") from error
-        try:
-            status = os.fstat(descriptor)
-            if status.st_ino != mapping.inode or not stat.S_ISREG(status.st_mode):
-                raise ObjectFileError("its file was replaced, and map_files needs CAP_SYS_ADMIN")
-            return ElfObject.open(descriptor, shown=mapping.path)
-        finally:
-            os.close(descriptor)
-
     def _open_vdso(self, mapping: Mapping) -> Region:
         try:
-            descriptor = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-            try:
+            with ProcessMemory(self.pid) as memory:
                 size = min(mapping.end - mapping.start, _MAX_VDSO_BYTES)
-                data = os.pread(descriptor, size, mapping.start)
-            finally:
-                os.close(descriptor)
+                data = memory.read(mapping.start, size)
             elf = ElfObject.from_bytes(data, mapping.path)
         except OSError as error:
             return Region(mapping, None, f"the vDSO can't be read: {error.strerror}")

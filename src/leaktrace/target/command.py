@@ -14,8 +14,8 @@ import select
 import shutil
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 
+from leaktrace import descriptors
 from leaktrace.errors import TargetError
 from leaktrace.interrupts import ENDING, held_back
 from leaktrace.model import Ending
@@ -56,6 +56,7 @@ class StartedCommand:
                     signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             signal.signal(signal.SIGCHLD, self._on_child or signal.SIG_DFL)
+            descriptors.give_back()
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)
@@ -136,7 +137,7 @@ def find_executable(name: str) -> str:
     found = shutil.which(name)
     if found is not None:
         return found
-    if "/" in name and Path(name).exists():
+    if "/" in name and os.path.exists(name):  # noqa: PTH110 (never raises)
         raise TargetError(
             f"can't run {name}: {os.strerror(errno.EACCES)}", "make it executable: chmod +x"
         )

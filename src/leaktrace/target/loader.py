@@ -13,6 +13,7 @@ import numpy as np
 from leaktrace import abi
 from leaktrace.elf import PF_X, ElfObject
 from leaktrace.target.mappings import Mapping
+from leaktrace.target.memory import ProcessMemory
 
 _AT_PHDR, _AT_PHNUM = 3, 5  # getauxval(3)
 _PT_DYNAMIC, _PT_PHDR = 2, 6
@@ -104,17 +105,14 @@ def loader_interface(pid: int) -> LoaderInterface | None:
     hasn't come so far yet, or its memory can't be read."""
     with suppress(OSError, struct.error):
         auxiliary = dict(_AUXILIARY.iter_unpack(Path(f"/proc/{pid}/auxv").read_bytes()))
-        descriptor = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return _read_interface(descriptor, auxiliary)
-        finally:
-            os.close(descriptor)
+        with ProcessMemory(pid) as memory:
+            return _read_interface(memory, auxiliary)
     return None
 
 
-def _read_interface(memory: int, auxiliary: dict[int, int]) -> LoaderInterface | None:
+def _read_interface(memory: ProcessMemory, auxiliary: dict[int, int]) -> LoaderInterface | None:
     table, count = auxiliary.get(_AT_PHDR, 0), auxiliary.get(_AT_PHNUM, 0)
-    data = os.pread(memory, min(count, _MAX_PROGRAM_HEADERS) * _PROGRAM_HEADER.size, table)
+    data = memory.read(table, min(count, _MAX_PROGRAM_HEADERS) * _PROGRAM_HEADER.size)
     usable = data[: len(data) - len(data) % _PROGRAM_HEADER.size]
     headers = {header[0]: header for header in _PROGRAM_HEADER.iter_unpack(usable)}
     if _PT_DYNAMIC not in headers:
@@ -122,11 +120,9 @@ def _read_interface(memory: int, auxiliary: dict[int, int]) -> LoaderInterface |
     bias = table - headers[_PT_PHDR][3] if _PT_PHDR in headers else 0
     size = _MAX_DYNAMIC_ENTRIES * _DYNAMIC_ENTRY.size
     size = min(size, headers[_PT_DYNAMIC][6] // _DYNAMIC_ENTRY.size * _DYNAMIC_ENTRY.size)
-    for tag, value in _DYNAMIC_ENTRY.iter_unpack(
-        os.pread(memory, size, bias + headers[_PT_DYNAMIC][3])
-    ):
+    for tag, value in _DYNAMIC_ENTRY.iter_unpack(memory.read(bias + headers[_PT_DYNAMIC][3], size)):
         if tag == _DT_DEBUG and value:
-            _, _, _, r_brk = _R_DEBUG.unpack(os.pread(memory, _R_DEBUG.size, value))
+            _, _, _, r_brk = _R_DEBUG.unpack(memory.read(value, _R_DEBUG.size))
             return LoaderInterface(value, r_brk) if r_brk else None
         if tag == _DT_NULL:
             break

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError
 from leaktrace.shortages import shortage
 from leaktrace.target.process import is_running
@@ -41,21 +42,13 @@ class Mapping:
 
     @property
     def is_file(self) -> bool:
-        """Whether a file lies behind it that `open_path` opens."""
+        """Whether a file lies behind it (target/mapped_files.py opens it)."""
         return self.inode != 0
 
     def address_of(self, offset: int) -> int | None:
         """Where this byte of the file is; None outside of what is mapped here."""
         inside = self.offset <= offset < self.offset + self.end - self.start
         return self.start + offset - self.offset if inside else None
-
-    def open_path(self, pid: int) -> str:
-        """The path that opens the mapped file itself: deleted, replaced or in another namespace.
-
-        Opening it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE (proc_pid_map_files(5)).
-        """
-        start, end = self.file_at or (self.start, self.end)
-        return f"/proc/{pid}/map_files/{start:x}-{end:x}"
 
     def is_of(self, descriptor: int) -> bool:
         """Whether an open file is the mapped one: since the mappings were read, another may have
@@ -75,8 +68,8 @@ class NoMappingsError(TargetError):
 def read_mappings(pid: int) -> tuple[Mapping, ...]:
     """The mappings of a process by ascending address.
 
-    Raises TargetError when they may not be read, NoMappingsError when there are none. While it
-    executes another program a process has none for a moment: that is waited for.
+    Raises TargetAccessError when they may not be read, NoMappingsError when there are none. While
+    it executes another program a process has none for a moment: that is waited for.
     """
     for wait_s in _EXEC_TAKES_S:
         mappings = _mappings_now(pid)
@@ -103,12 +96,8 @@ def _mappings_now(pid: int) -> tuple[Mapping, ...]:
     try:
         text = Path(f"/proc/{pid}/maps").read_bytes()
     except PermissionError as error:
-        raise TargetError(
-            f"the memory mappings of process {pid} can't be read: {error.strerror}",
-            "run leaktrace as root, or as the user that owns the process"
-            if os.geteuid()
-            else "root lacks CAP_SYS_PTRACE here (a container?), or a security module protects it",
-        ) from error
+        what = f"the memory mappings of process {pid} can't be read"
+        raise refused(what, Capability.SYS_PTRACE) from error
     except OSError as error:  # ENOENT, or ESRCH when it ends or executes a program meanwhile
         missing = shortage(error)
         if missing is not None:

@@ -1,118 +1,66 @@
-"""How much memory a process holds, of which kind, and how that has changed since the attach.
+"""The memory of another process, read only.
 
-Sources: /proc/PID/status (proc_pid_status(5)): RssAnon, RssFile and RssShmem, which make up VmRSS,
-VmSwap and HugetlbPages. Reading it costs the process nothing; /proc/PID/smaps, which knows more,
-walks its page tables and holds its locks meanwhile.
+/proc/PID/mem belongs to the user of the process: that of another one takes CAP_DAC_READ_SEARCH
+beside CAP_SYS_PTRACE. process_vm_readv(2) needs the latter alone, but reads no pages that the
+process itself can't, so it comes second.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import ctypes
+import errno
+import os
+from types import TracebackType
+from typing import Self
 
-from leaktrace.errors import TargetError
-from leaktrace.model import MemoryGrowth, MemoryKinds
-from leaktrace.target.mappings import Mapping, read_mappings
-
-_FIELD = re.compile(r"^(RssAnon|RssFile|RssShmem|VmSwap|HugetlbPages):\s*(\d+) kB$", re.M)
+from leaktrace.errors import system_error
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What a process holds at one moment, in bytes."""
+class _Vector(ctypes.Structure):
+    """struct iovec"""
 
-    resident: MemoryKinds
-    # Used, and not counted as resident: swapped out, or in huge pages of hugetlbfs.
-    besides: int = 0
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-_NOTHING = Memory(MemoryKinds())
-
-
-def read_memory(pid: int) -> Memory | None:
-    """None when the process has ended."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return None
-    return parse_memory(text)
-
-
-def parse_memory(status: str) -> Memory | None:
-    """Memory in the text of /proc/PID/status; None where there is none: a zombie."""
-    found = {name: int(kib) * 1024 for name, kib in _FIELD.findall(status)}
-    if "RssAnon" not in found:
-        return None
-    return Memory(
-        MemoryKinds(found["RssAnon"], found.get("RssFile", 0), found.get("RssShmem", 0)),
-        found.get("VmSwap", 0) + found.get("HugetlbPages", 0),
-    )
-
-
-class MemoryWatch:
-    """The memory of one process, from the attach on."""
+class ProcessMemory:
+    """Close it, or use it as a context manager."""
 
     def __init__(self, pid: int) -> None:
+        """Raises OSError when the process is gone; what can't be read is told by `read`."""
         self._pid = pid
-        self._first = _NOTHING
-        self._is_all = True
-
-    def begin(self) -> None:
-        """Tracing begins on a process that runs already."""
-        first = read_memory(self._pid)
-        self._first, self._is_all = first or _NOTHING, False
-
-    def begin_anew(self) -> None:
-        """It has executed another program, which holds nothing yet."""
-        self._first, self._is_all = _NOTHING, True
-
-    def look(self) -> MemoryGrowth | None:
-        """None when the process has ended."""
-        now = read_memory(self._pid)
-        if now is None:
-            return None
-        new, old = now.resident, self._first.resident
-        return MemoryGrowth(
-            new,
-            MemoryKinds(
-                new.anonymous - old.anonymous, new.file - old.file, new.shared - old.shared
-            ),
-            now.besides - self._first.besides,
-            self._is_all,
-        )
-
-    def of_programs(self) -> MemoryKinds:
-        """What its program and libraries take up at most, untouched parts included: code and
-        constants, and data that is initialised."""
+        self._file = -1
         try:
-            return _of_programs(read_mappings(self._pid))
-        except TargetError:
-            return MemoryKinds()
+            self._file = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            self._libc = ctypes.CDLL(None, use_errno=True)
 
-
-def _of_programs(mappings: Sequence[Mapping]) -> MemoryKinds:
-    programs = {_file(one) for one in mappings if one.is_file and one.is_executable}
-    code_bytes = data_bytes = 0
-    followers: Sequence[Mapping | None] = (*mappings[1:], None)
-    for one, following in zip(mappings, followers, strict=False):
-        if _file(one) not in programs:
-            continue
-        size = one.end - one.start
-        # What the loader has relocated is written to, and made read-only afterwards: it lies before
-        # the data.
-        is_relocated = (
-            following is not None
-            and "w" in following.permissions
-            and not one.is_executable
-            and (following.start, _file(following)) == (one.end, _file(one))
+    def read(self, address: int, size: int) -> bytes:
+        """At most `size` bytes; fewer where what follows is not mapped. Raises OSError."""
+        if self._file >= 0:
+            return os.pread(self._file, size, address)
+        buffer = ctypes.create_string_buffer(size)
+        ours = _Vector(ctypes.addressof(buffer), size)
+        theirs = _Vector(address, size)
+        one = ctypes.c_ulong(1)
+        result = self._libc.process_vm_readv(
+            self._pid, ctypes.byref(ours), one, ctypes.byref(theirs), one, ctypes.c_ulong(0)
         )
-        if "w" in one.permissions or is_relocated:
-            data_bytes += size
-        code_bytes += size
-    return MemoryKinds(anonymous=data_bytes, file=code_bytes)
+        if result < 0:
+            raise system_error(ctypes.get_errno() or errno.EFAULT)
+        return buffer.raw[:result]
 
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
-def _file(mapping: Mapping) -> tuple[str, int]:
-    return mapping.device, mapping.inode
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -11,16 +11,16 @@ are mapped still. Whether it is a copy of that place, the bytes say.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
-from leaktrace.elf import PF_X, ElfObject, LoadSegment
+from leaktrace.elf import PF_X, LoadSegment
 from leaktrace.errors import ObjectFileError
+from leaktrace.target.mapped_files import MappedFiles
 from leaktrace.target.mappings import Mapping
+from leaktrace.target.memory import ProcessMemory
 
 _PAGE_BYTES = 4096
 _SAMPLES = 48  # places that are compared
@@ -45,8 +45,10 @@ class _Place(NamedTuple):
 class MovedText:
     """Recognises the moved text of one process."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, files: MappedFiles) -> None:
+        """`files` opens what the process has mapped."""
         self._pid = pid
+        self._files = files
         self._known: dict[tuple[Mapping, Mapping], tuple[Mapping, ...]] = {}
         self._segments: dict[Mapping, tuple[LoadSegment, ...]] = {}  # by a mapping of the file
 
@@ -90,7 +92,7 @@ class MovedText:
             self._segments[neighbour] = ()
             with (
                 suppress(ObjectFileError),
-                ElfObject.open(neighbour.open_path(self._pid), neighbour.path) as elf,
+                self._files.elf(neighbour) as elf,
             ):
                 self._segments[neighbour] = elf.load_segments
         return self._segments[neighbour]
@@ -99,8 +101,8 @@ class MovedText:
         """Whether the bytes there are those of the file, as far as samples tell. Raises
         ObjectFileError or OSError where they can't be read."""
         with (
-            ElfObject.open(neighbour.open_path(self._pid), neighbour.path) as elf,
-            Path(f"/proc/{self._pid}/mem").open("rb", buffering=0) as memory,
+            self._files.elf(neighbour) as elf,
+            ProcessMemory(self._pid) as memory,
         ):
             step = max(place.size // _SAMPLES, _SAMPLE_BYTES)
             distances = [*range(0, place.size, step), max(place.size - _SAMPLE_BYTES, 0)]
@@ -108,7 +110,7 @@ class MovedText:
             for distance in distances:
                 count = min(_SAMPLE_BYTES, place.size - distance)
                 original = elf.read(place.offset + distance, count)
-                now = os.pread(memory.fileno(), count, place.start + distance)
+                now = memory.read(place.start + distance, count)
                 if len(now) != count:
                     return False
                 if any(a not in (b, _BREAKPOINT) for a, b in zip(now, original, strict=True)):

@@ -13,6 +13,7 @@ import select
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.shortages import shortage
 
@@ -54,9 +55,23 @@ def _read(pid: int, name: str) -> str:
 
 
 def _gone(pid: int) -> TargetError:
+    if _exists(pid):
+        what = f"process {pid} is hidden from this user (/proc is mounted with hidepid)"
+        return refused(what, Capability.SYS_PTRACE)
     return TargetError(
         f"there is no process {pid}", "check the process id (pgrep NAME); it may have ended"
     )
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process or thread that has not ended, whatever /proc shows."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return not Path(f"/proc/{pid}").exists()
 
 
 class Process:

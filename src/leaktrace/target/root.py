@@ -7,6 +7,8 @@ import errno
 import os
 import weakref
 
+from leaktrace.file_source import for_reading
+
 # openat2(2): resolve symbolic links as if the directory were the root, and no magic links, so
 # that a link in a hostile root can't lead to a file of ours.
 _SYS_OPENAT2 = 437  # the same on every architecture
@@ -30,10 +32,16 @@ class TargetRoot:
         weakref.finalize(self, os.close, self.descriptor)
 
     def open(self, path: str, *, follow: bool = True) -> int:
-        """A file descriptor, for reading, of an absolute path within the root. Raises OSError."""
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        if not follow:
-            flags |= os.O_NOFOLLOW
+        """A file descriptor, for reading, of a regular file by its absolute path within the root.
+
+        Raises OSError, also NotRegularError.
+        """
+        return for_reading(self.find(path, follow=follow), path)
+
+    def find(self, path: str, *, follow: bool = True) -> int:
+        """A file of any kind by its absolute path within the root: an O_PATH descriptor, as for
+        `for_reading`. Raises OSError."""
+        flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         how = _OpenHow(flags, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
         libc = ctypes.CDLL(None, use_errno=True)
         result: int = libc.syscall(

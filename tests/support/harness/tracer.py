@@ -75,11 +75,13 @@ class Tracer:
         *arguments: str | Path,
         env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        command: Sequence[str] = COMMAND,
         own_group: bool = False,
     ) -> None:
-        """`prefix` is a command that runs it; `own_group`: in a process group of its own."""
+        """`prefix` is a command that runs it, `command` what it is called by; `own_group`: in a
+        process group of its own."""
         self.process = subprocess.Popen(
-            [*prefix, *COMMAND, *(str(argument) for argument in arguments)],
+            [*prefix, *command, *(str(argument) for argument in arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,0 +1,194 @@
+"""The capabilities that tracing takes (capabilities(7)): which the kernel grants, found by trying.
+
+Bits in /proc/self/status are no answer: in a user namespace all of them may be set and none count,
+and root may lack any. So for each capability there is something that the kernel does for nobody
+who lacks it, that needs nothing else, and that leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from leaktrace import kernel
+from leaktrace.errors import EnvironmentUnfitError, TargetAccessError
+from leaktrace.links import has_uprobe_multi, uprobe_event_type
+from leaktrace.probe_calls import PERF_ATTR_BYTES, perf_event_open
+
+
+class Capability(StrEnum):
+    """Those that leaktrace asks for."""
+
+    BPF = "CAP_BPF"
+    PERFMON = "CAP_PERFMON"
+    SYS_PTRACE = "CAP_SYS_PTRACE"
+    CHECKPOINT_RESTORE = "CAP_CHECKPOINT_RESTORE"
+    DAC_READ_SEARCH = "CAP_DAC_READ_SEARCH"
+    SYS_ADMIN = "CAP_SYS_ADMIN"
+
+
+# What a process that is traced can't do without each of them.
+PURPOSES = {
+    Capability.BPF: "loading programs into the kernel",
+    Capability.PERFMON: "programs that read memory",
+    Capability.SYS_PTRACE: "processes of other users, and those that protect themselves",
+    Capability.CHECKPOINT_RESTORE: "mapped files that were deleted, replaced or are in an overlay",
+    Capability.DAC_READ_SEARCH: "mapped files that only other users may read",
+    Capability.SYS_ADMIN: "probes as perf events",
+}
+
+_LRU_HASH = 9  # enum bpf_map_type
+_PR_SET_DUMPABLE = 4  # prctl(2)
+# struct perf_event_attr: type and config of an event that never occurs; bits at its byte 40.
+_SOFTWARE, _DUMMY = 1, 9
+_EXCLUDE_KERNEL, _NAMESPACES = 1 << 5, 1 << 28
+
+
+def _grants_bpf() -> bool | None:
+    """An LRU map takes it (lru_map_alloc_check, kernel/bpf/hashtab.c; map_create since 6.5),
+    whatever kernel.unprivileged_bpf_disabled says."""
+    try:
+        library = kernel.libbpf()
+    except EnvironmentUnfitError:
+        return None
+    descriptor = int(library.bpf_map_create(_LRU_HASH, b"leaktrace_try", 8, 8, 1, None))
+    if descriptor >= 0:
+        os.close(descriptor)
+    return descriptor != -errno.EPERM
+
+
+def _grants_perfmon() -> bool | None:
+    """An event that tells of namespaces takes it, whatever kernel.perf_event_paranoid says
+    (perf_event_open, kernel/events/core.c)."""
+    attributes = ctypes.create_string_buffer(PERF_ATTR_BYTES)
+    struct.pack_into("<IIQ", attributes, 0, _SOFTWARE, PERF_ATTR_BYTES, _DUMMY)
+    struct.pack_into("<Q", attributes, 40, _EXCLUDE_KERNEL | _NAMESPACES)
+    return _opens(attributes)
+
+
+def _grants_sys_admin() -> bool | None:
+    """A uprobe event without a path is refused for that, but only after the privilege was asked
+    for. That was CAP_PERFMON from 5.8 on; "perf: Revert to requiring CAP_SYS_ADMIN for uprobes"
+    (6.16, and stable updates) went back."""
+    try:
+        kind, _ = uprobe_event_type()
+    except EnvironmentUnfitError:
+        return None
+    attributes = ctypes.create_string_buffer(PERF_ATTR_BYTES)
+    struct.pack_into("<II", attributes, 0, kind, PERF_ATTR_BYTES)
+    struct.pack_into("<Q", attributes, 40, _EXCLUDE_KERNEL)
+    return _opens(attributes)
+
+
+def _opens(attributes: ctypes.Array[ctypes.c_char]) -> bool:
+    """Whether nothing but a privilege could keep an event of ours from being opened."""
+    event = perf_event_open(attributes, pid=0, cpu=-1)
+    if event >= 0:
+        os.close(event)
+    return event not in (-errno.EACCES, -errno.EPERM)
+
+
+def _grants_sys_ptrace() -> bool | None:
+    """A child of ours that has made itself undumpable is out of reach (ptrace(2), "Ptrace access
+    mode checking")."""
+    libc = ctypes.CDLL(None)
+    wait, gate = os.pipe()
+    ready, done = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(gate)
+            libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+            os.write(done, b"x")
+            os.read(wait, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.close(done)
+        os.read(ready, 1)
+        return _succeeds(lambda: os.stat(f"/proc/{child}/root/"))  # noqa: PTH116
+    finally:
+        for descriptor in (gate, wait, ready):
+            os.close(descriptor)
+        os.waitpid(child, 0)
+
+
+def _grants_checkpoint_restore() -> bool | None:
+    """Without it the links in map_files can't be followed (proc_map_files_get_link,
+    fs/proc/base.c)."""
+    line = Path("/proc/self/maps").read_text(errors="replace").split("\n", 1)[0]
+    start, end = (int(word, 16) for word in line.split()[0].split("-"))
+    path = f"/proc/self/map_files/{start:x}-{end:x}"
+    return _succeeds(lambda: os.close(os.open(path, os.O_PATH | os.O_CLOEXEC)))
+
+
+def _grants_dac_read_search() -> bool | None:
+    """A file that nobody may read, its owner included."""
+    file = os.memfd_create("leaktrace try", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(file, 0)
+        path = f"/proc/self/fd/{file}"
+        return _succeeds(lambda: os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
+    finally:
+        os.close(file)
+
+
+def _succeeds(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except PermissionError:
+        return False
+    return True
+
+
+_TRIALS: dict[Capability, Callable[[], bool | None]] = {
+    Capability.BPF: _grants_bpf,
+    Capability.PERFMON: _grants_perfmon,
+    Capability.SYS_PTRACE: _grants_sys_ptrace,
+    Capability.CHECKPOINT_RESTORE: _grants_checkpoint_restore,
+    Capability.DAC_READ_SEARCH: _grants_dac_read_search,
+    Capability.SYS_ADMIN: _grants_sys_admin,
+}
+
+
+@cache
+def is_granted(capability: Capability) -> bool | None:
+    """Whether the kernel does what takes it; None where that can't be tried."""
+    try:
+        return _TRIALS[capability]()
+    except OSError:
+        return None
+
+
+def missing_for_probes() -> list[Capability]:
+    """Which of those are missing that tracing any process takes. Without the first two, nothing
+    is known of the third."""
+    missing = [one for one in (Capability.BPF, Capability.PERFMON) if is_granted(one) is False]
+    # Other kernels have links for probes, and no need of perf events.
+    if not missing and not has_uprobe_multi() and is_granted(Capability.SYS_ADMIN) is False:
+        missing.append(Capability.SYS_ADMIN)
+    return missing
+
+
+def refused(what: str, capability: Capability, more: str = "") -> TargetAccessError:
+    """`what` was refused, which takes a capability. The error names it, and says so if it is there
+    and something else is in the way. `more` belongs to the hint."""
+    if is_granted(capability):
+        message = f"{what}, although {capability} is granted"
+        hint = "a security module or another user namespace protects it"
+    else:
+        message = f"{what}: {capability} is missing"
+        hint = f"run as root: sudo leaktrace …; or grant {capability} (README, 'Without root')"
+    return TargetAccessError(message, f"{hint}{more}", capability)
+
+
+def enumerate_missing(missing: Sequence[Capability]) -> str:
+    """Which are missing, and for what."""
+    what = " and ".join(PURPOSES[one] for one in missing)
+    return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, for {what}"

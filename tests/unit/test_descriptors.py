@@ -1,0 +1,124 @@
+"""More files than may be open at once: those longest unused are closed, and opened again unless
+they are others by then."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from leaktrace.descriptors import POOL
+from leaktrace.elf import ElfObject
+from leaktrace.errors import ObjectFileError
+from leaktrace.file_source import open_regular
+
+LIMIT = 150  # of which most are reserved
+FILES = 200
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def opened(path: Path) -> ElfObject:
+    descriptor = open_regular(path)
+    try:
+        return ElfObject.open(descriptor, str(path), partial(open_regular, path))
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def objects(tmp_path: Path, few_descriptors: None) -> list[tuple[Path, ElfObject]]:
+    paths = [tmp_path / f"object_{number}" for number in range(FILES)]
+    for number, path in enumerate(paths):
+        shutil.copy("/bin/true", path)
+        with path.open("ab") as file:
+            file.write(number.to_bytes(4, "little"))
+    return [(path, opened(path)) for path in paths]
+
+
+def last_bytes(elf: ElfObject) -> int:
+    return int.from_bytes(elf.read(elf.file_size - 4, 4), "little")
+
+
+def test_all_of_them_can_be_read(objects: list[tuple[Path, ElfObject]]) -> None:
+    for _ in range(2):
+        assert [last_bytes(elf) for _, elf in objects] == list(range(FILES))
+    assert sum(elf.holds_file for _, elf in objects) <= LIMIT
+    assert POOL.note()
+
+
+def test_those_used_last_stay_open(objects: list[tuple[Path, ElfObject]]) -> None:
+    first = objects[0][1]
+    for _, elf in objects:
+        last_bytes(elf)
+        last_bytes(first)
+    assert first.holds_file
+    assert not objects[1][1].holds_file
+
+
+@pytest.mark.parametrize("change", ["replaced", "appended to", "written over", "deleted"])
+def test_a_file_that_has_changed_meanwhile_is_not_read(
+    change: str, objects: list[tuple[Path, ElfObject]]
+) -> None:
+    path, elf = objects[0]
+    assert not elf.holds_file
+    size = elf.file_size
+    match change:
+        case "replaced":
+            path.unlink()
+            shutil.copy(objects[5][0], path)
+        case "appended to":
+            with path.open("ab") as file:
+                file.write(b"more")
+        case "written over":
+            with path.open("r+b") as file:
+                file.write(b"\x7fELF")
+        case "deleted":
+            path.unlink()
+    with pytest.raises(ObjectFileError) as caught:
+        elf.read(size - 4, 4)
+    assert "closed to open others" in caught.value.message
+    assert [last_bytes(elf) for _, elf in objects[1:]] == list(range(1, FILES))
+
+
+def test_what_is_collected_is_closed(objects: list[tuple[Path, ElfObject]]) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    before = count()
+    objects.clear()
+    assert count() < before
+    assert count() < LIMIT - 20
+
+
+def test_a_limit_is_taken_in_full_and_given_back() -> None:
+    code = (
+        "from resource import RLIMIT_NOFILE, getrlimit; from leaktrace import descriptors\n"
+        "hard = getrlimit(RLIMIT_NOFILE)[1]\n"
+        "descriptors.take_all(); print(getrlimit(RLIMIT_NOFILE) == (hard, hard))\n"
+        "descriptors.give_back(); print(getrlimit(RLIMIT_NOFILE) == (300, hard))\n"
+    )
+    hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4000)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+
+    result = subprocess.run(
+        [sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "True\nTrue\n"
