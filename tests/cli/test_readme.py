@@ -41,7 +41,9 @@ def test_command_parses(line: str) -> None:
 
 def test_options_exist() -> None:
     known = {name for parameter in trace_command.params for name in parameter.opts}
-    mentioned = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])", README))
+    others = r"^    (?:sudo )?(?:setpriv|docker) .*$"  # programs with options of their own
+    ours = re.sub(others, "", README, flags=re.MULTILINE)
+    mentioned = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])", ours))
     assert mentioned
     for option in mentioned:
         assert option in {*known, "--help", "-m"}, option
