@@ -548,12 +548,7 @@ class Tracer:
         self._proceed_if_begun()
 
     def _look(self) -> None:
-        told = int(self._current_session()["told"])
-        mappings = read_mappings(self._target.pid)
-        # What was loaded until then is known before the list of mappings that lacks it, if it is
-        # gone: else nothing would tell it from what comes to its place.
-        if self._region_stream is not None:
-            self._take_in(self._region_stream.drain())
+        told, mappings = self._mappings_and_epoch()
         self._mapped = {m.path for m in mappings if m.is_executable}
         self._own.follow(mappings)
         self._symbolizer.refresh(mappings)
@@ -566,6 +561,21 @@ class Tracer:
         for plan in self._planner.plan_process(self._target.pid, mappings):
             if self._attach(plan, mappings) is None:
                 self._notes.add(notes.of_late_object(plan.name))
+
+    def _mappings_and_epoch(self) -> tuple[int, tuple[Mapping, ...]]:
+        """The last epoch of which everything was taken in, and mappings of that time or later.
+
+        What was loaded until then is known before the list of mappings that lacks it, if it is
+        gone: else nothing would tell it from what comes to its place.
+        """
+        while True:
+            told = int(self._current_session()["told"])
+            mappings = read_mappings(self._target.pid)
+            image = (self._generation, self._begun)
+            if self._region_stream is not None:
+                self._take_in(self._region_stream.drain())
+            if (self._generation, self._begun) == image:  # else they are of another program
+                return told, mappings
 
     def snapshot(self) -> Snapshot:
         """Read the maps, with everything that happened until now taken into account."""
