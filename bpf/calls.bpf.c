@@ -297,7 +297,8 @@ static __always_inline void open_call(struct thread *thread, u16 function, u64 s
 /* How a call begins. */
 struct beginning {
     u8 by_point;
-    u32 entry_point; /* struct call; 0 of a point further on, where it may begin a second time */
+    u32 entry_point;    /* struct call; 0 of a point further on, where it may begin a second time */
+    u8 may_begin_again; /* POINT_MAY_BEGIN_AGAIN */
 };
 
 /* Open a call whose return address is at sp. NULL when it is nested in one that is open already, or
@@ -310,6 +311,12 @@ static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64
     if (!thread)
         return 0;
     struct call *call = &thread->call;
+    /* Or a jump has left it, and it is called again from the same place: nothing is lost by that.
+     */
+    if (how.may_begin_again && call->sp == sp && call->entry_point == how.entry_point) {
+        restore_old(call);
+        call->sp = 0;
+    }
     int relation = relation_to_open(thread, sp, function, how.entry_point, &outer);
     if (relation == RELATION_SAME) {
         if (!how.by_point && !call->by_point)

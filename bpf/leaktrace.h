@@ -220,6 +220,7 @@ enum point_action {
 
 #define POINT_BY_ARGUMENTS 1    /* arguments are in their registers, as at the entry */
 #define POINT_MAY_BE_UNOPENED 2 /* others come by there, too: no call need be open */
+#define POINT_MAY_BEGIN_AGAIN 4 /* what the function jumps to may call it once more */
 #define POINT_ALWAYS 16         /* in the place of a condition */
 #define RBP_UNCHANGED 0         /* in the place of rbp_offset */
 #define RBP_LOST 1

@@ -161,7 +161,9 @@ int at_point(struct pt_regs *ctx) {
         int by_arguments = point->flags & POINT_BY_ARGUMENTS;
         u64 size =
             by_arguments ? size_by_arguments(ctx, point->function) : size_at(ctx, point, frame);
-        struct beginning how = {.by_point = 1, .entry_point = by_arguments ? index + 1 : 0};
+        struct beginning how = {.by_point = 1,
+                                .entry_point = by_arguments ? index + 1 : 0,
+                                .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
         enter(ctx, point->function, size, frame - 8, how);
         return 0;
     }

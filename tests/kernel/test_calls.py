@@ -61,6 +61,13 @@ def test_a_wrapper_without_a_frame_is_not_on_the_stack(tail_calls: Report) -> No
     assert site.functions[:2] == ("scenario_tail_malloc", "main")
 
 
+def test_a_call_that_begins_again(compiled: Compiler) -> None:
+    """Through a hook that sets the function up: it is one call, and none was left."""
+    report = trace_work([compiled("hooks_at_first.c", "-foptimize-sibling-calls")]).report
+    assert report.under("scenario_first_calls") == Total(100, 2)
+    assert report.losses == {}
+
+
 def test_blocks_from_before_attaching(compiled: Compiler) -> None:
     report = trace_work([compiled("before_attach.c")]).report
     assert report.under("scenario_resized") == Total(20_000, 10)

@@ -44,6 +44,7 @@ ENUMS: dict[str, type[IntEnum]] = {
 POINT_CONSTANTS = (
     "POINT_BY_ARGUMENTS",
     "POINT_MAY_BE_UNOPENED",
+    "POINT_MAY_BEGIN_AGAIN",
     "POINT_ALWAYS",
     "RBP_UNCHANGED",
     "RBP_LOST",

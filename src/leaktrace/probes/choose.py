@@ -232,6 +232,8 @@ class Chooser:
             frame=(RSP, 8),
             callers_rbp=Register(RBP),
             by_arguments=True,
+            # A hook that is set up at the first call comes back (__malloc_hook, glibc until 2.33).
+            may_begin_again=Exit.POINTER in self._flow.exits.values(),
         )
 
     def _point(self, node: Node, action: Action) -> Point:

@@ -22,8 +22,10 @@ def encode_points(points: Iterable[Point]) -> NDArray[Any]:
         row["function"] = point.function
         row["action"] = point.action
         row["condition"] = abi.POINT_ALWAYS if point.condition is None else point.condition
-        row["flags"] = (abi.POINT_BY_ARGUMENTS if point.by_arguments else 0) | (
-            abi.POINT_MAY_BE_UNOPENED if point.may_be_unopened else 0
+        row["flags"] = (
+            (abi.POINT_BY_ARGUMENTS if point.by_arguments else 0)
+            | (abi.POINT_MAY_BE_UNOPENED if point.may_be_unopened else 0)
+            | (abi.POINT_MAY_BEGIN_AGAIN if point.may_begin_again else 0)
         )
         row["frame_register"], row["frame_offset"] = point.frame
         row["rbp_offset"] = _rbp_offset(point.callers_rbp)

@@ -27,6 +27,7 @@ class Point:
     result: Place | None = None
     condition: int | None = None  # of a jcc: only where this condition code holds
     may_be_unopened: bool = False  # of an end: also met where no call of ours is open
+    may_begin_again: bool = False  # of a begin: what the function jumps to may call it once more
     towards: int | None = None  # where control goes on if `condition` holds
 
 

@@ -22,7 +22,7 @@ from leaktrace.probes.placement import may_have_shadow_stacks
 from leaktrace.probes.point import Point
 
 # Counts changes of what is found in the same code.
-POINTS_VERSION = 5
+POINTS_VERSION = 6
 
 _LIMIT_BYTES = 16 << 20
 _MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are followed anew
@@ -114,6 +114,7 @@ def _point_to_json(point: Point) -> dict[str, Any]:
         "callers_rbp": _place_to_json(point.callers_rbp),
         "sizes": [_place_to_json(place) for place in point.sizes],
         "by_arguments": point.by_arguments,
+        "may_begin_again": point.may_begin_again,
         "result": _place_to_json(point.result),
         "condition": point.condition,
         "may_be_unopened": point.may_be_unopened,
