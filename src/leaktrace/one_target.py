@@ -82,7 +82,8 @@ def refuse_processes_as_interval(pid: int, interval: Seconds, count: int | None)
         return
     other = int(interval)
     if _is_twin(other, pid):
-        if other > _USUAL_INTERVAL_S or (count is not None and _is_twin(count, pid)):
+        both = count is not None and count != other and _is_twin(count, pid)
+        if other > _USUAL_INTERVAL_S or both:
             raise UsageError(
                 f"{other} is a process of the same program as {pid}, and one process is traced "
                 "at a time",
@@ -94,7 +95,8 @@ def refuse_processes_as_interval(pid: int, interval: Seconds, count: int | None)
 
 
 def _is_twin(other: int, pid: int) -> bool:
+    """Whether this is another process of the same program; pidof(1) names none twice."""
     try:
-        return program_of(other) == program_of(pid)
+        return other != pid and program_of(other) == program_of(pid)
     except TargetError:
         return False

@@ -29,6 +29,7 @@ from leaktrace.model import (
     MemoryGrowth,
     MemoryKinds,
     Remark,
+    RemarkKind,
     Report,
     ResidentMemory,
     Site,
@@ -253,15 +254,11 @@ class ReportBuilder:
         memory: MemoryGrowth,
         of_programs: Callable[[], MemoryKinds],
     ) -> Remark | None:
-        """Whether resident memory and what is outstanding go together. Nobody knows where only
-        part of what the process allocates was to be recorded."""
+        """Whether resident memory and what is outstanding go together. Nobody knows where blocks
+        of some sizes only were to be recorded. Where somebody has chosen what to hook, no more is
+        known than that memory comes from elsewhere."""
         filters, objects = self._options.filters, self._options.objects
-        if (
-            self._options.faults
-            or (filters.min_size_bytes, filters.max_size_bytes) != (None, None)
-            or objects.path is not None
-            or objects.symbols_prefix
-        ):
+        if self._options.faults or (filters.min_size_bytes, filters.max_size_bytes) != (None, None):
             return None
         sites = self.sampling.scale_sites(snapshot.sites)
         allocated = Total(int(sites["allocated_bytes"].sum()), int(sites["allocated_count"].sum()))
@@ -273,7 +270,14 @@ class ReportBuilder:
             0 if report.error is None else report.error.bytes,
             is_whole=lost * _FEW_LOST <= allocated.count,
         )
-        return judge(memory, of_programs, account, report.target.pid)
+        remark = judge(memory, of_programs, account, report.target.pid)
+        if remark is None or not (objects.path is not None or objects.symbols_prefix):
+            return remark
+        if remark.kind is not RemarkKind.UNTRACKED_MEMORY:
+            return None
+        return replace(
+            remark, hint="more is hooked without -O and --symbols-prefix; --faults needs no symbols"
+        )
 
 
 def _tell_freed(

@@ -52,6 +52,10 @@ def nothing_to_hook(
             f"{message} as far as is known: {first.message}{more}",
             first.hint or "try --faults, which needs no symbols",
         )
+    if prefix:
+        return ObjectFileError(
+            message, "both are needed, under these very names; --faults needs no symbols"
+        )
     return ObjectFileError(
         message,
         "a stripped static program or Go? Try --faults, which needs no symbols; for an "

@@ -49,7 +49,8 @@ def objects_of_program(executable: str) -> Iterator[str]:
         return
     try:
         listing = subprocess.run(
-            [loader, "--list", executable],
+            # The real path, by which the kernel executes it, is what $ORIGIN stands for.
+            [loader, "--list", os.path.realpath(executable)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,

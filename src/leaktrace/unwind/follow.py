@@ -21,6 +21,7 @@ _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kerne
 _USUAL_TRAMPOLINE = (1 << 47) - 2 * 4096
 _MOST_NAMED = 10  # objects in a note
 _SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
+_SPARE_ROWS_OF_COMMAND = 4 << 20  # an interpreter's modules, which only come once it runs
 
 
 class TableFollower:
@@ -60,7 +61,7 @@ class TableFollower:
                     rows += len(self._cache.table_for(elf, self._budget).rows)
             except ObjectFileError:
                 continue  # it is told when the object is mapped
-        return self._layout.reserve(_SPARE_ROWS + rows)
+        return self._layout.reserve(_SPARE_ROWS_OF_COMMAND + rows)
 
     def install(self, tables: KernelTables) -> None:
         """The program is loaded: fill its arrays."""
