@@ -318,8 +318,9 @@ def _schedule(asked: ReportOptions) -> str:
     """When reports are due: an interval that was meant to be something else shows here."""
     every, count = units.interval(asked.interval_s), asked.count
     if asked.trace:
-        times = "" if count == 1 else f"{count:,} times "
-        return "one report, at the end" if count is None else f"one report, after {times}{every}"
+        if count is None:
+            return "one report, at the end"
+        return f"one report, after {every if count == 1 else f'{count:,} times {every}'}"
     if count is None:
         return f"a report every {every}"
     return f"one report, after {every}" if count == 1 else f"{count:,} reports, one every {every}"
