@@ -142,11 +142,11 @@ struct stack {
     u32 generation;
     u16 frame_count;
     u8 end;
-    u8 result; /* enum walk_result */
-    u32 view;  /* of the list of mappings that it was walked by */
-    u32 since; /* that list's epoch */
-    u32 epoch; /* session's: what was loaded after `since` up to then was there, too */
-    u32 unused;
+    u8 result;    /* enum walk_result */
+    u32 view;     /* of the list of mappings that it was walked by */
+    u32 since;    /* that list's epoch */
+    u32 epoch;    /* session's: what was loaded after `since` up to then was there, too */
+    u32 in_doubt; /* something may have been in the place of something else */
     u64 pc[MAX_FRAMES];
 };
 
@@ -322,8 +322,8 @@ struct session {
     u32 crowded;      /* the last epoch in which more objects came than there was room for */
     u32 unloaded;     /* the last epoch in which objects may have gone */
     u32 marked;       /* the generation whose objects are known from the start, plus one */
-    u32 unused;
-    u64 wait_status; /* what wait(2) gives once it has ended, with STATUS_IS_KNOWN; else 0 */
+    u32 changing;     /* the loader is about to change its list */
+    u64 wait_status;  /* what wait(2) gives once it has ended, with STATUS_IS_KNOWN; else 0 */
 };
 
 /* A block that was released and has no record. */

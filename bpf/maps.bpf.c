@@ -37,7 +37,7 @@ static __always_inline struct unwind_list *list_in_force(void) {
     return unwind_list.lookup(&at);
 }
 
-/* Objects loaded since the list was made, in turn: a new one takes the place of the oldest. */
+/* Objects loaded since the list was made. Full: session->crowded. */
 BPF_ARRAY(late_objects, struct late_object, LATE_OBJECTS);
 /* fingerprint -> the code of an object that was seen before, by addresses relative to where it is
  * loaded. Full: its next stacks break off until user space has looked. */

@@ -12,8 +12,8 @@
 #define RT_CONSISTENT 0 /* r_state */
 #define RT_ADD 1
 #define RT_DELETE 2
-#define MOST_OBJECTS                                                                               \
-    512 /* on the loader's list; code of those behind them is met as of no object */
+#define MOST_OBJECTS 512        /* of the loader's list; where there are more, it is crowded */
+#define MOST_BYTES (4ULL << 30) /* of an object, so that no range wraps */
 #define CODE_PAGE_BYTES 4096
 
 /* Words of struct r_debug and struct link_map. */
@@ -64,6 +64,8 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
         walk->ip = walk->saved[LINK_NEXT];
         asm volatile("" ::: "memory");
     }
+    if (walk->ip)
+        now->crowded = epoch; /* there is more, or it can't be read */
 }
 
 /* Of the file's first bytes, where its headers and its build-id are. unwind/fingerprint.py makes
@@ -132,7 +134,9 @@ static __always_inline int describe(struct walk *walk, struct session *now,
 
     if (bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
         return -1;
-    u64 base = walk->saved[LINK_ADDRESS];
+    u64 base = walk->saved[LINK_ADDRESS], length = walk->saved[LINK_DYNAMIC] - base;
+    if (length > MOST_BYTES)
+        return -1;
     u64 hash = fingerprint_at(walk, base);
     __builtin_memset(&load->event, 0, sizeof(load->event));
     load->event.time_ns = bpf_ktime_get_ns();
@@ -178,10 +182,12 @@ static __always_inline void meet(void *ctx, struct walk *walk, struct session *n
                                  u32 is_first) {
     struct load_event *load = (struct load_event *)&walk->window[LATE_OBJECTS];
 
-    if (describe(walk, now, load))
+    if (describe(walk, now, load)) {
+        now->crowded = now->epoch;
         return;
+    }
     u64 base = load->event.address, end = base + load->event.size;
-    struct unwind_mapping *listed = last_mapping(walk, end - 1);
+    struct unwind_mapping *listed = walk->mapping_count ? last_mapping(walk, end - 1) : 0;
     if (is_first && listed && listed->start < end && base < listed->end)
         return; /* it was there all along */
     forget_late(walk, since, base, end);
@@ -192,9 +198,12 @@ static __always_inline void meet(void *ctx, struct walk *walk, struct session *n
 int at_objects(struct pt_regs *ctx) {
     struct session *now = this_session();
     struct unwind_list *list = list_in_force();
-    struct thread *thread = this_thread(ctx);
 
-    if (!now || !list || !thread || !list->loader || list->generation != now->generation)
+    if (!now || !list || !list->loader || list->generation != now->generation)
+        return 0;
+    /* Not before: of an image that isn't known yet, this would be taken for its first call. */
+    struct thread *thread = this_thread(ctx);
+    if (!thread)
         return 0;
     struct walk *walk = &thread->walk;
     if (bpf_probe_read_user(walk->saved, 32, (void *)list->loader))
@@ -204,6 +213,7 @@ int at_objects(struct pt_regs *ctx) {
         now->unloaded = now->epoch + 1;
     /* glibc calls before the first change, too; musl, which never unloads anything, after it. */
     u32 is_first = now->marked != now->generation + 1, is_before = state != RT_CONSISTENT;
+    now->changing |= is_before;
     if (is_before && !is_first)
         return 0;
     now->marked = now->generation + 1;
@@ -221,6 +231,12 @@ int at_objects(struct pt_regs *ctx) {
         meet(ctx, walk, now, since, is_first);
         asm volatile("" ::: "memory");
     }
+    if (!is_before && !now->changing && !is_first && !walk->found) {
+        /* Another namespace (dlmopen) has a list of its own, which is not read. */
+        now->crowded = now->unloaded = now->epoch;
+        report_unknown_code(ctx, list->version);
+    }
+    now->changing &= is_before;
     now->told = now->epoch;
     return 0;
 }

@@ -462,7 +462,7 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
     never_know(walk);
     walk->trampoline = 0;
     walk->version = 0;
-    stack->view = stack->since = stack->epoch = 0;
+    stack->view = stack->since = stack->epoch = stack->in_doubt = 0;
     if (!list || list->generation != now->generation)
         return; /* an exec, and its mappings aren't known yet */
     stack->view = list->view;
@@ -480,7 +480,9 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
         }
         if (now->crowded > list->epoch && now->unloaded > list->epoch) {
             walk->list_mark = 0;
-            return; /* something may be in the place of something else */
+            walk->hash = mix(walk->hash, now->epoch);
+            stack->in_doubt = 1;
+            return;
         }
     }
     walk->list_mark |= 1;

@@ -21,12 +21,17 @@ static __always_inline void note_unseen(struct pt_regs *ctx, u64 address) {
         return;
     if (entry->address == address && entry->generation == now->generation) {
         entry->count++;
-    } else {
-        entry->address = address;
-        entry->generation = now->generation;
-        entry->count = 1;
+        entry->caller = caller;
+        entry->ip = PT_REGS_IP(ctx);
+        return;
     }
+    /* Last: what is being written is nobody's. */
+    entry->address = 0;
+    entry->generation = now->generation;
+    entry->count = 1;
     entry->caller = caller;
     entry->ip = PT_REGS_IP(ctx);
+    asm volatile("" ::: "memory");
+    entry->address = address;
 #endif
 }

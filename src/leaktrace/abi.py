@@ -37,7 +37,7 @@ STACK = np.dtype(
         ("view", "<u4"),
         ("since", "<u4"),
         ("epoch", "<u4"),
-        ("unused", "<u4"),
+        ("in_doubt", "<u4"),
         ("pc", "<u8", (MAX_FRAMES,)),
     ]
 )
@@ -58,7 +58,7 @@ SESSION = np.dtype(
         ("crowded", "<u4"),
         ("unloaded", "<u4"),
         ("marked", "<u4"),
-        ("unused", "<u4"),
+        ("changing", "<u4"),
         ("wait_status", "<u8"),
     ]
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import threading
 import weakref
 from collections import OrderedDict
 from typing import Protocol
@@ -41,13 +42,20 @@ def give_back() -> None:
 class Closable(Protocol):
     """A file that can be closed and opened again."""
 
+    pins: int  # by whom it is being read: it must stay open
+
     def let_go(self) -> None: ...
 
 
 class Pool:
-    """The files that are open and could be opened again, the one longest unused first."""
+    """The files that are open and could be opened again, the one longest unused first.
+
+    Several threads read such files: whoever needs a descriptor holds `lock` until the file is
+    pinned.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self._open: OrderedDict[int, weakref.ref[Closable]] = OrderedDict()
         self.closed = 0  # how often one had to make room
 
@@ -59,17 +67,23 @@ class Pool:
     def use(self, file: Closable) -> None:
         """It is open, and the one used last."""
         key = id(file)
-        if key in self._open:
-            self._open.move_to_end(key)
-            return
-        self._open[key] = weakref.ref(file, lambda _: self._open.pop(key, None))
-        capacity = self.capacity
-        while len(self._open) > capacity:
-            _, reference = self._open.popitem(last=False)
-            unused = reference()
-            if unused is not None:
-                unused.let_go()
-                self.closed += 1
+        with self.lock:
+            if key in self._open:
+                self._open.move_to_end(key)
+                return
+            self._open[key] = weakref.ref(file, lambda _: self._open.pop(key, None))
+            excess = len(self._open) - self.capacity
+            for other, reference in list(self._open.items()) if excess > 0 else ():
+                unused = reference()
+                if excess <= 0 or unused is file:
+                    break
+                if unused is not None and unused.pins:
+                    continue
+                self._open.pop(other, None)
+                excess -= 1
+                if unused is not None:
+                    unused.let_go()
+                    self.closed += 1
 
     def note(self) -> str:
         """What the reader of a report should know; "" where every file could stay open."""

@@ -12,7 +12,8 @@ import errno
 import os
 import stat
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -78,6 +79,7 @@ class FileSource:
         """`reopen` returns another descriptor of the file, or raises OSError or ObjectFileError."""
         self._shown = shown
         self._reopen = reopen
+        self.pins = 0
         self._hold(descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -94,11 +96,24 @@ class FileSource:
     @property
     def descriptor(self) -> int:
         """To be used at once: the next time it may be another one. Raises ObjectFileError."""
-        if not self.is_open:
-            self._open_again()
-        elif self._reopen is not None:
-            POOL.use(self)
-        return self._descriptor
+        with POOL.lock:
+            if not self.is_open:
+                self._open_again()
+            elif self._reopen is not None:
+                POOL.use(self)
+            return self._descriptor
+
+    @contextmanager
+    def _pinned(self) -> Iterator[int]:
+        """The descriptor, which nobody closes meanwhile. Raises ObjectFileError."""
+        with POOL.lock:
+            descriptor = self.descriptor
+            self.pins += 1
+        try:
+            yield descriptor
+        finally:
+            with POOL.lock:
+                self.pins -= 1
 
     @property
     def is_open(self) -> bool:
@@ -130,17 +145,18 @@ class FileSource:
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ObjectFileError(f"{self._shown} is truncated: {size:,} bytes at {offset:#x}")
         pieces: list[bytes] = []
-        while size > 0:
-            descriptor = self.descriptor
-            try:
-                piece = os.pread(descriptor, min(size, 1 << 30), offset)
-            except OSError as error:
-                raise ObjectFileError(f"{self._shown} can't be read: {error.strerror}") from error
-            if not piece:
-                raise ObjectFileError(f"{self._shown} was truncated while it was read")
-            pieces.append(piece)
-            offset += len(piece)
-            size -= len(piece)
+        with self._pinned() as descriptor:
+            while size > 0:
+                try:
+                    piece = os.pread(descriptor, min(size, 1 << 30), offset)
+                except OSError as error:
+                    problem = f"{self._shown} can't be read: {error.strerror}"
+                    raise ObjectFileError(problem) from error
+                if not piece:
+                    raise ObjectFileError(f"{self._shown} was truncated while it was read")
+                pieces.append(piece)
+                offset += len(piece)
+                size -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

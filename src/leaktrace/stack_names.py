@@ -79,6 +79,8 @@ class StackNames:
 
     def _view_of(self, stack: np.void) -> CodeView:
         """What the addresses of a stack (abi.STACK) mean."""
+        if stack["in_doubt"]:
+            return self._symbolizer.views.unknown
         number, since, epoch = (int(stack[name]) for name in ("view", "since", "epoch"))
         return self._symbolizer.views.at(number, since, epoch)
 

@@ -292,9 +292,9 @@ class Tracer:
             if plan.identity in self._loaders:
                 plan.elf.close()
                 return
-            self._loaders.add(plan.identity)
             self._remove_leftovers([plan], mappings)
-            self._attach(plan, mappings)
+            if self._attach(plan, mappings) is None:
+                self._loaders.add(plan.identity)
 
     def _list_code(self, epoch: int) -> None:
         """Have stacks walked, and told apart, by the code as it is known now."""
@@ -381,14 +381,15 @@ class Tracer:
         """Take in what the kernel side sent. Returns traced calls, at most so many where that is
         given, and whether an exec was seen."""
         assert self._region_stream is not None
+        # Calls first: the names of their stacks depend on what was loaded before them.
+        messages, left_out = take_messages(self._trace_stream, most_calls)
         self._take_in(self._region_stream.drain())
         if self._current_generation() > self._generation:
             self._on_exec(self._current_generation())
         executed, self._executed = self._executed, False
-        return self._traced_calls(most_calls), executed
+        return self._traced_calls(messages, left_out), executed
 
-    def _traced_calls(self, most: int | None) -> TracedCalls:
-        messages, left_out = take_messages(self._trace_stream, most)
+    def _traced_calls(self, messages: list[bytes], left_out: int) -> TracedCalls:
         calls = decode_calls(messages)
         # What a command does before its exec is our doing.
         first = 0 if self.command is None else 1
@@ -672,7 +673,8 @@ class Tracer:
         return bool(self._mapped & {path, os.path.realpath(path)})
 
     def _view_notes(self) -> tuple[str, ...]:
-        if len(self._symbolizer.views) == 1 or self._loader is not None:
+        is_watched = self._loader is not None and self._loaders
+        if len(self._symbolizer.views) == 1 or is_watched:
             return ()
         return (notes.LIBRARIES_REPLACED,)
 

@@ -86,5 +86,7 @@ def _carrier(elf: ElfObject, extents: Extents, vaddr: int) -> Instruction | None
     if not instructions or instructions[0].address != vaddr:
         return None
     shadow_stacks = may_have_shadow_stacks()
+    if not instructions[0].is_call:
+        instructions = instructions[:1]  # a jump does not come back to what is behind it
     usable = [one for one in instructions if may_carry_probe(one, shadow_stacks=shadow_stacks)]
     return usable[0] if usable else None

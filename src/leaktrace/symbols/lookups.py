@@ -212,8 +212,12 @@ class _Crew:
             if self._threads == _AT_ONCE:
                 return
             self._threads += 1
-        with held_back():
-            threading.Thread(target=self._work, daemon=True).start()
+        try:
+            with held_back():
+                threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError:  # no more threads: the next one who asks tries again
+            with self._lock:
+                self._threads -= 1
 
     def _work(self) -> None:
         while True:
@@ -222,4 +226,9 @@ class _Crew:
                     self._threads -= 1
                     return
                 job = self._jobs.popleft()
-            job()
+            try:
+                job()
+            except BaseException:
+                with self._lock:  # the others go on
+                    self._threads -= 1
+                raise

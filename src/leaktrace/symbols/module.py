@@ -143,6 +143,12 @@ class Module:
         )
 
     @cached_property
+    def identity(self) -> tuple[str, int]:
+        """The same for the same file, whatever it is called; of one without a build-id, for one of
+        the same layout at the same path."""
+        return (self.build_id or self.path, self.fingerprint)
+
+    @cached_property
     def build_id(self) -> str | None:
         return self.elf.build_id
 

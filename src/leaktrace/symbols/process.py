@@ -34,6 +34,7 @@ from leaktrace.unwind.process import VDSO
 _MAX_VDSO_BYTES = 1 << 20
 _MAX_REGIONS = 65_536  # mappings kept, those of the past included
 _MAX_LOADED = 4096  # places of objects that come and go
+_MAX_TOLD = 65_536  # of which the paths are remembered
 _MAX_OBJECTS = 4096  # kept, as many as the walker has tables for
 _REST = 19  # times as long as a look in vain took
 
@@ -71,6 +72,7 @@ class ProcessSymbolizer:
         self.views = CodeViews()
         self._loaded: dict[Mapping, Region] = {}
         self._by_place: dict[tuple[int, int], tuple[Region, ...]] = {}
+        self._told: dict[tuple[int, int], LoadedObject] = {}
         self._roots: tuple[TargetRoot, ...] = ()
         self._perf_map: PerfMap | None = None
         self._mappings: tuple[Mapping, ...] = ()
@@ -96,7 +98,8 @@ class ProcessSymbolizer:
             self._open_root()
             self._stale = False
         self._mappings = mappings
-        now = {region.mapping: region for region in self.views.now.regions}
+        # What could not be opened may be there again.
+        now = {one.mapping: one for one in self.views.now.regions if not one.is_unopened}
         known = now | self._loaded
         executable = [mapping for mapping in mappings if mapping.is_executable]
         new = [mapping for mapping in executable if mapping not in known]
@@ -111,13 +114,17 @@ class ProcessSymbolizer:
         """Take in what the dynamic loader has loaded; it may be gone by now. `mapped` tells what is
         there now. Returns whether it was not met before in this place."""
         known = self._by_place.get(loaded.place)
-        is_new = False
-        if known is None:
+        is_new = known is None or any(region.is_unopened for region in known)
+        if known is None or is_new:
             if len(self._by_place) >= _MAX_LOADED:
                 self._by_place.clear()
                 self._loaded.clear()
-            known = self._by_place[loaded.place] = self._loaded_regions(loaded, mapped())
-            is_new = True
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            # Of what has come back only the place is told.
+            whole = loaded if loaded.is_whole else self._told.get(loaded.place, loaded)
+            self._told[loaded.place] = whole
+            known = self._by_place[loaded.place] = self._loaded_regions(whole, mapped())
         self._loaded |= {region.mapping: region for region in known if region.module}
         self.views.see_loaded(loaded.epoch, known)
         return is_new
@@ -190,7 +197,7 @@ class ProcessSymbolizer:
     def forget(self) -> None:
         """Drops all that execve(2) replaces: mappings and addresses. Open objects are kept."""
         self.views = CodeViews()
-        self._loaded, self._by_place = {}, {}
+        self._loaded, self._by_place, self._told = {}, {}, {}
         self._stale = True
 
     def is_alive(self) -> bool:
@@ -312,12 +319,14 @@ class ProcessSymbolizer:
                 if region.module and region.module.fingerprint != loaded.fingerprint:
                     del self._by_file[mapping.device, mapping.inode]  # written over in place
                     region = self._open_region(mapping)
-                if region.module and region.module.fingerprint == loaded.fingerprint:
+                if region.module and region.module.fingerprint == loaded.fingerprint != 0:
                     return (region,)
         path = self._absolute(loaded.path)
         try:
             if not loaded.is_whole:
                 raise ObjectFileError("its name was not told")
+            if not loaded.fingerprint:
+                raise ObjectFileError("its headers could not be read in memory")
             return self._regions_by_path(loaded, path)
         except ObjectFileError as error:
             problem = f"it was unloaded before its file could be opened: {error.message}"
@@ -337,7 +346,8 @@ class ProcessSymbolizer:
                 elf.close()
                 raise ObjectFileError("its file was replaced")
             module = Module(elf, path, self._roots, self._means)
-            status = os.fstat(elf.descriptor or 0)
+            assert elf.descriptor is not None  # it was opened from a file
+            status = os.fstat(elf.descriptor)
             self._modules[f"file on {status.st_dev}", status.st_ino, elf.build_id] = module
         mappings = code_mappings(module.elf, path, loaded.start)
         return tuple(Region(mapping, module) for mapping in mappings)

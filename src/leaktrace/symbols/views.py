@@ -30,21 +30,25 @@ class Region:
     problem: str = ""
 
     @property
+    def is_unopened(self) -> bool:
+        """Whether there is a file that nobody could look into."""
+        return self.module is None and self.mapping.is_file
+
+    @property
     def content(self) -> object:
         """Equal for regions whose overlapping part is the same code, as far as one can tell."""
-        one = self.mapping
-        if one.is_file:  # which may be written over
-            written = self.module.fingerprint if self.module is not None else None
-            return (one.device, one.inode, one.start - one.offset, written)
-        return one.path
+        one, bias = self.mapping, self.mapping.start - self.mapping.offset
+        if self.module is not None:  # not by the file's number: it may be written over
+            return (*self.module.identity, bias)
+        return (one.device, one.inode, bias) if one.is_file else one.path
 
-    def locate(self, address: int) -> tuple[str, int] | None:
-        """The object and the virtual address in its file; None where none is behind it."""
+    def locate(self, address: int) -> object:
+        """What is the same for this place in the object, wherever that is loaded."""
         if self.module is None:
-            return None
+            return (self.content, address)
         elf = self.module.elf
         vaddr = elf.offset_to_vaddr(address - self.mapping.start + self.mapping.offset)
-        return None if vaddr is None else (self.module.build_id or self.module.path, vaddr)
+        return (self.module.identity, address if vaddr is None else vaddr)
 
 
 class CodeView:
@@ -74,8 +78,7 @@ class CodeView:
     def locate(self, address: int) -> object:
         """What a return address leads to, the same wherever its object is loaded."""
         region = self.region_at(address - 1)
-        place = region.locate(address - 1) if region is not None else None
-        return address if place is None else place
+        return address if region is None else region.locate(address - 1)
 
     def agrees_with(self, regions: Iterable[Region]) -> bool:
         """Whether no address means anything else here."""
@@ -131,6 +134,8 @@ class CodeViews:
         self._loaded: list[tuple[Region, ...]] = []  # what that was
         self._forgotten_epoch = 0
         self.has_gaps = False  # not everything that was loaded has been told
+        self.unknown = CodeView(-1)  # of stacks of which nobody can tell
+        self.unknown.forget()
         self._agreed: tuple[int, CodeView] | None = None
         self._late: dict[tuple[int, int, int], CodeView] = {}
 
@@ -161,6 +166,7 @@ class CodeViews:
         at = bisect_right(self._epochs, epoch)
         self._epochs.insert(at, epoch)
         self._loaded.insert(at, regions)
+        self._late.clear()
         if len(self._epochs) > _MOST_LOADS:
             cut = _MOST_LOADS // 2
             self._forgotten_epoch = self._epochs[cut - 1]
@@ -172,16 +178,20 @@ class CodeViews:
         if not epoch:
             return self._always()
         if epoch <= since:
-            return self._views[number] if number < len(self._views) else _FORGOTTEN
+            return self._views[number] if number < len(self._views) else self.unknown
+        if self.has_gaps:
+            return self.unknown
         key = (number, since, epoch)
         if key not in self._late:
             self._late[key] = self._late_view(number, since, epoch)
         return self._late[key]
 
     def _late_view(self, number: int, since: int, epoch: int) -> CodeView:
-        if since < self._forgotten_epoch or number >= len(self._views) or self.has_gaps:
-            return _FORGOTTEN
+        if since < self._forgotten_epoch or number >= len(self._views):
+            return self.unknown
         view = self._views[number]
+        if view.is_forgotten:
+            return view
         first, behind = (bisect_right(self._epochs, one) for one in (since, epoch))
         for regions in self._loaded[first:behind]:
             view = self._view_with(regions, view)
@@ -215,7 +225,3 @@ class CodeViews:
             self._views[len(self._views) - _MOST_VIEWS].forget()
         self._views.append(wanted)
         return wanted
-
-
-_FORGOTTEN = CodeView(-1)
-_FORGOTTEN.forget()

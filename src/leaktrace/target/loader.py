@@ -81,7 +81,10 @@ class LoadedObject(NamedTuple):
 
 
 def code_mappings(elf: ElfObject, path: str, base: int) -> list[Mapping]:
-    """The executable mappings that loading an object at `base` makes (ld.so, elf/dl-load.c)."""
+    """The executable mappings that loading an object at `base` makes (ld.so, elf/dl-load.c).
+
+    Raises ObjectFileError where its file was closed and can't be opened again.
+    """
     assert elf.descriptor is not None  # it was opened from a file
     status = os.fstat(elf.descriptor)
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
@@ -114,7 +117,9 @@ def _read_interface(memory: ProcessMemory, auxiliary: dict[int, int]) -> LoaderI
     table, count = auxiliary.get(_AT_PHDR, 0), auxiliary.get(_AT_PHNUM, 0)
     data = memory.read(table, min(count, _MAX_PROGRAM_HEADERS) * _PROGRAM_HEADER.size)
     usable = data[: len(data) - len(data) % _PROGRAM_HEADER.size]
-    headers = {header[0]: header for header in _PROGRAM_HEADER.iter_unpack(usable)}
+    headers: dict[int, tuple[int, ...]] = {}
+    for header in _PROGRAM_HEADER.iter_unpack(usable):
+        headers.setdefault(header[0], header)  # the loader takes the first of a kind
     if _PT_DYNAMIC not in headers:
         return None
     bias = table - headers[_PT_PHDR][3] if _PT_PHDR in headers else 0

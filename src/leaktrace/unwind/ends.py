@@ -95,6 +95,11 @@ def find_ends(elf: ElfObject, table: UnwindTable) -> list[End]:
 
 
 def _entry(elf: ElfObject, _: UnwindTable) -> Iterator[End]:
+    """Where the kernel begins: not in a library, whose header may name whatever comes first."""
+    name = elf.soname or ""
+    is_loader = name.startswith(("ld-", "ld.", "ld64", "libc."))
+    if name and not is_loader and elf.interpreter is None:
+        return
     (entry,) = struct.unpack("<Q", elf.read(_ENTRY_AT, 8))
     offset = elf.vaddr_to_offset(entry) if entry else None
     if offset is None:
