@@ -131,7 +131,7 @@ def test_plugins_that_take_turns(
     """Each is loaded, allocates and is gone before anybody can look; the next lies in its place.
     What each has allocated is said of it, and of no other."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", frame_bytes)
-    rounds = 4000
+    rounds = 1000
     with ExitStack() as stack:
         program = compiled("stack_plugins.c")
         if command:
@@ -180,6 +180,57 @@ def test_a_plugin_written_over(compiled: Compiler, tmp_path: Path) -> None:
     assert site.functions[0] == "second_inner"
     (site,) = (site for site in report.sites if site.total.bytes == 300)
     assert site.functions[0] != "second_inner"  # its own names are overwritten
+
+
+def test_plugins_in_namespaces_of_their_own(compiled: Compiler) -> None:
+    """Their loader's lists are not read: what isn't known has no name, and no wrong one."""
+    first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 64)
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do(f"namespaces 20 {first} {second}")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    for name, size in (("first", 100), ("second", 1000)):
+        for site in report.sites_under(f"{name}_inner"):
+            assert site.total.bytes == site.total.count * size
+    assert any(site.functions[0] is None for site in report.sites)
+
+
+def test_more_objects_at_once_than_there_is_room_for(compiled: Compiler, tmp_path: Path) -> None:
+    """Twenty libraries come with one, in the place of another one: none is taken for that."""
+    first = plugin(compiled, "first", 64)
+    needed = []
+    for number in range(20):
+        source = tmp_path / f"needed{number}.c"
+        source.write_text(f"int needed{number};\n")
+        needed.append(tmp_path / f"libneeded{number}.so")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", needed[-1], source], check=True)
+    flags = ("-DNAME=second", "-DFRAME_BYTES=64", "-shared", "-fPIC", "-Wl,--no-as-needed")
+    second = compiled("stack_plugin.c", *flags, *map(str, needed))
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do(f"cycle 20 {first} {second}")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    for name, size in (("first", 100), ("second", 1000)):
+        for site in report.sites_under(f"{name}_inner"):
+            assert site.total.bytes == site.total.count * size
+
+
+def test_the_first_call_of_an_executed_program_is_its_own(compiled: Compiler) -> None:
+    """Not the dynamic loader's, at which its libraries aren't mapped yet: the program is stopped at
+    the first one, and short."""
+    library = plugin(compiled, "only", 64)
+    linking = ("-Wl,--no-as-needed", str(library), f"-Wl,-rpath,{library.parent}")
+    program = compiled("calls_plugin.c", *linking)
+    with Tracer(*ONE_REPORT, NEVER, "--", "sh", "-c", f"exec {program}") as tracer:
+        report = tracer.finish().reports[-1]
+    (site,) = report.sites_under("only_inner")
+    assert_called_by(site, "only_inner", "only_outer", "plugin_entry", "main")
 
 
 def test_plugins_of_a_program_that_was_executed(compiled: Compiler) -> None:

@@ -3,6 +3,8 @@
  *   load PATH          answered with "done ADDRESS": that of the plugin's entry
  *   call COUNT SIZE    COUNT blocks of SIZE bytes, allocated by the plugin
  *   unload
+ *   namespaces ROUNDS PATH PATH
+ *                      as `cycle`, each plugin in a namespace of its own (dlmopen)
  *   cycle ROUNDS PATH PATH
  *                      ROUNDS times, each plugin in turn: loaded, asked for a block (of 100 bytes
  *                      the first, of 1000 the second), unloaded
@@ -19,8 +21,10 @@ SCENARIO scenario_plugin(size_t count, size_t size) {
     KEEP(size);
 }
 
+static int in_namespaces;
+
 static void open_plugin(const char *path) {
-    plugin = dlopen(path, RTLD_NOW);
+    plugin = in_namespaces ? dlmopen(LM_ID_NEWLM, path, RTLD_NOW) : dlopen(path, RTLD_NOW);
     entry = plugin ? (void (*)(size_t))dlsym(plugin, "plugin_entry") : NULL;
     if (entry == NULL)
         _exit(81);
@@ -60,6 +64,9 @@ int main(void) {
             size_t count = strtoul(rest, &end, 10);
             scenario_plugin(count, strtoul(end, NULL, 10));
         } else if (strncmp(line, "cycle ", 6) == 0) {
+            cycle(rest + 1);
+        } else if (strncmp(line, "namespaces ", 11) == 0) {
+            in_namespaces = 1;
             cycle(rest + 1);
         } else if (strcmp(line, "unload") == 0) {
             dlclose(plugin);

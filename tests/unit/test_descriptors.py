@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +54,27 @@ def objects(tmp_path: Path, few_descriptors: None) -> list[tuple[Path, ElfObject
 
 def last_bytes(elf: ElfObject) -> int:
     return int.from_bytes(elf.read(elf.file_size - 4, 4), "little")
+
+
+def test_several_threads_read_their_own_files(objects: list[tuple[Path, ElfObject]]) -> None:
+    """The number of a file that was closed to make room is soon another one's."""
+    wrong: list[int] = []
+
+    def read(start: int) -> None:
+        for at in range(2000):
+            number = (start + at * 7) % FILES
+            if last_bytes(objects[number][1]) != number:
+                wrong.append(number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as executor:
+            for done in [executor.submit(read, start) for start in (0, 60, 120)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []
 
 
 def test_all_of_them_can_be_read(objects: list[tuple[Path, ElfObject]]) -> None:

@@ -128,7 +128,11 @@ class ObjectPlan:
     @property
     def is_allocator(self) -> bool:
         """Whether memory comes from it, and not only news (probes/loader.py)."""
-        hooks = [*(one.hook for one in self.probes), *(one.hook for one in self.followed)]
+        hooks = [
+            *(one.hook for one in self.probes),
+            *(one.hook for one in self.followed),
+            *(one.hook for one in self.left_out),
+        ]
         return any(hook.function is not Function.NONE for hook in hooks)
 
     @property
