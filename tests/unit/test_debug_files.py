@@ -576,8 +576,7 @@ def test_names_come_later_and_then_are_there(
         assert sample.frame(module) == frame
         before = lookups.arrived
         may_answer.set()
-        while lookups.arrived == before or lookups.awaited():
-            time.sleep(0.01)
+        until(lambda: lookups.arrived != before and not lookups.awaited())
     assert_found(sample, module)
 
 
@@ -585,22 +584,27 @@ def test_giving_up_leaves_nothing(sample: Sample, monkeypatch: pytest.MonkeyPatc
     sample.strip()
     lookups = Lookups()
     module = sample.module(means=Means.of(SymbolOptions(), lookups))
+    others = children_of(os.getpid())  # the demangler's, which other tests have started
     with slow_server(monkeypatch, drip_a_body) as requests:
         sample.frame(module)
-        while not requests or not list(kept_files(sample).iterdir()):
-            time.sleep(0.01)
-        children = [int(word) for word in children_of(os.getpid())]
+        until(lambda: bool(requests) and bool(list(kept_files(sample).iterdir())))
+        children = children_of(os.getpid()) - others
         assert children
         lookups.close()
-        while any(str(child) in children_of(os.getpid()) for child in children):
-            time.sleep(0.01)
-        while list(kept_files(sample).iterdir()):
-            time.sleep(0.01)
+        until(lambda: not children & children_of(os.getpid()))
+        until(lambda: not list(kept_files(sample).iterdir()))
 
 
-def children_of(pid: int) -> list[str]:
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def children_of(pid: int) -> set[str]:
     files = Path(f"/proc/{pid}/task").glob("*/children")
-    return [word for file in files for word in file.read_text().split()]
+    return {word for file in files for word in file.read_text().split()}
 
 
 def test_a_signal_ends_a_wait(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
