@@ -6,7 +6,7 @@ PYTHON_VENV := $(VENV)/bin/python
 PYTEST_ARGS ?=
 SAFETY ?= long
 
-C_SOURCES := $(wildcard bpf/*.c bpf/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
+C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c examples/*/*.c)
 CFLAGS_DEMO := -O2 -g -Wall -Wextra
 

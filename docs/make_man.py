@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from leaktrace import __version__
-from leaktrace.cli import COMMANDS, trace_command
+from leaktrace.cli.trace import COMMANDS, trace_command
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = HERE / "leaktrace.1.in"

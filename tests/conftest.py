@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.features import require_user_mode
+from leaktrace.machine.features import require_user_mode
 
 _REQUIRE_ALL = os.environ.get("LEAKTRACE_REQUIRE_ALL", "") not in ("", "0")
 

@@ -14,10 +14,10 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        from leaktrace.standard_streams import take_the_place_of_closed_ones  # noqa: PLC0415
+        from leaktrace.own.standard_streams import take_the_place_of_closed_ones  # noqa: PLC0415
 
         take_the_place_of_closed_ones()
-        from leaktrace import cli  # noqa: PLC0415 (while it is imported, too)
+        from leaktrace.cli import trace as cli  # noqa: PLC0415 (while it is imported, too)
     except (MemoryError, OSError, ImportError) as error:
         _give_up(error)
     cli.main()

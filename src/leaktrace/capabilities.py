@@ -16,10 +16,10 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from leaktrace import kernel
+from leaktrace.bpf import syscalls
+from leaktrace.bpf.links import has_uprobe_multi, uprobe_event_type
+from leaktrace.bpf.probe_calls import PERF_ATTR_BYTES, perf_event_open
 from leaktrace.errors import EnvironmentUnfitError, TargetAccessError
-from leaktrace.links import has_uprobe_multi, uprobe_event_type
-from leaktrace.probe_calls import PERF_ATTR_BYTES, perf_event_open
 
 
 class Capability(StrEnum):
@@ -54,7 +54,7 @@ def _grants_bpf() -> bool | None:
     """An LRU map takes it (lru_map_alloc_check, kernel/bpf/hashtab.c; map_create since 6.5),
     whatever kernel.unprivileged_bpf_disabled says."""
     try:
-        library = kernel.libbpf()
+        library = syscalls.libbpf()
     except EnvironmentUnfitError:
         return None
     descriptor = int(library.bpf_map_create(_LRU_HASH, b"leaktrace_try", 8, 8, 1, None))

@@ -28,7 +28,7 @@ from benchmarking.tracers import (
 from harness.target import Target
 from harness.tracer import Tracer
 
-from leaktrace import kernel
+from leaktrace.bpf import syscalls
 
 ROUNDS = 3
 BATCH_NS = 2_000_000
@@ -117,7 +117,7 @@ def by_depth(program: Path, core: int, results: Results) -> None:
         pin(target.pid, core)
         with Tracer("-p", str(target.pid), "3600") as tracer:
             tracer.await_armed()
-            statistics_descriptor = kernel.enable_run_time_stats()
+            statistics_descriptor = syscalls.enable_run_time_stats()
             try:
                 pair_ns(target)
                 for info in programs_of(tracer.pid):
@@ -127,7 +127,7 @@ def by_depth(program: Path, core: int, results: Results) -> None:
                 os.close(statistics_descriptor)
 
 
-def programs_of(pid: int) -> list[kernel.ProgramInfo]:
+def programs_of(pid: int) -> list[syscalls.ProgramInfo]:
     """The BPF programs that a process holds, by name. Raises UnavailableError."""
     ids = set()
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
@@ -136,10 +136,10 @@ def programs_of(pid: int) -> list[kernel.ProgramInfo]:
             ids.add(int(fields["prog_id"]))
     found = []
     for identity in sorted(ids):
-        descriptor = int(kernel.libbpf().bpf_prog_get_fd_by_id(identity))
+        descriptor = int(syscalls.libbpf().bpf_prog_get_fd_by_id(identity))
         if descriptor < 0:
             raise UnavailableError(f"BPF program {identity} can't be opened")
-        found.append(kernel.program_info(descriptor))
+        found.append(syscalls.program_info(descriptor))
         os.close(descriptor)
     return sorted(found, key=lambda info: info.name)
 

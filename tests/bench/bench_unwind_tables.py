@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.table import UnwindTable, compile_object

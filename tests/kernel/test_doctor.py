@@ -18,7 +18,7 @@ from harness.target import Target
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-DOCTOR = "from leaktrace.doctor import doctor_command; doctor_command()"
+DOCTOR = "from leaktrace.cli.doctor import doctor_command; doctor_command()"
 
 
 def run(
@@ -166,7 +166,7 @@ def test_in_a_user_namespace(require_tool: Callable[[str], str]) -> None:
 def test_doctor_maps_no_compiler() -> None:
     """Looking for bcc must not import it: LLVM would come with it."""
     code = (
-        "import sys; from leaktrace.features import all_features; all_features();"
+        "import sys; from leaktrace.machine.features import all_features; all_features();"
         "print('bcc' in sys.modules, 'libLLVM' in open('/proc/self/maps').read())"
     )
     result = subprocess.run(

@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from leaktrace.event_stream import EventStream, ring_buffer_bytes
-from leaktrace.kernel import MAP_TYPE_RINGBUF
-from leaktrace.probe_calls import bpf
+from leaktrace.bpf.events import EventStream, ring_buffer_bytes
+from leaktrace.bpf.probe_calls import bpf
+from leaktrace.bpf.syscalls import MAP_TYPE_RINGBUF
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.compiler_child import find_bcc
+from leaktrace.bpf.compiler_child import find_bcc
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

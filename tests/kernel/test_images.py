@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace import kernel, loader
-from leaktrace.compilation import CompilerChild
+from leaktrace.bpf import load as loader
+from leaktrace.bpf import syscalls
+from leaktrace.bpf.build import ImageRequest, compiler_started_early
+from leaktrace.bpf.compiler import CompilerChild
+from leaktrace.bpf.image import Image
+from leaktrace.bpf.load import ProgramKind, RefusedError
+from leaktrace.bpf.syscalls import MapDefinition
 from leaktrace.errors import ProgramError
-from leaktrace.image import Image
-from leaktrace.images import ImageRequest, compiler_started_early
-from leaktrace.kernel import MapDefinition
-from leaktrace.loader import ProgramKind, RefusedError
-from leaktrace.program import FRAGMENTS, Walker
+from leaktrace.process.program import FRAGMENTS, Walker
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -92,7 +93,7 @@ def test_an_image_survives_the_journey(first: Image) -> None:
 def test_maps_are_made_as_large_as_asked(first: Image) -> None:
     capacities = {"allocations": 1234, "unwind_rows": 77}
     loaded = loader.load(
-        first, [ProgramKind("at_sched_process_exit", kernel.PROG_TYPE_RAW_TRACEPOINT)], capacities
+        first, [ProgramKind("at_sched_process_exit", syscalls.PROG_TYPE_RAW_TRACEPOINT)], capacities
     )
     try:
         for name, capacity in capacities.items():
@@ -113,5 +114,5 @@ def test_a_refused_program_says_what_the_verifier_said() -> None:
     image = Image((MapDefinition("one", 2, 4, 8, 1, 0),), {"bad": exit_without_result})
     before = set(Path("/proc/self/fd").iterdir())
     with pytest.raises(RefusedError, match=r"refused the BPF program bad: R0 !read_ok"):
-        loader.load(image, [ProgramKind("bad", kernel.PROG_TYPE_KPROBE)], {})
+        loader.load(image, [ProgramKind("bad", syscalls.PROG_TYPE_KPROBE)], {})
     assert set(Path("/proc/self/fd").iterdir()) == before

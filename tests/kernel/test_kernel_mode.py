@@ -24,9 +24,9 @@ from harness.tracer import (
     tracer_environment,
 )
 
-from leaktrace import links
+from leaktrace.bpf import links
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.features import require_kernel_mode
+from leaktrace.machine.features import require_kernel_mode
 
 PIPES = 500
 PAGE = 4096

@@ -16,8 +16,8 @@ from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, trace_work
 
-from leaktrace import links
-from leaktrace.links import UprobeLinks
+from leaktrace.bpf import links
+from leaktrace.bpf.links import UprobeLinks
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

@@ -25,7 +25,7 @@ from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Outcome, Tracer
 
-from leaktrace.links import has_uprobe_multi
+from leaktrace.bpf.links import has_uprobe_multi
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf", "require_tools"),

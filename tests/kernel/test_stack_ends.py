@@ -17,7 +17,7 @@ from harness.tracer import run_leaktrace, trace_work
 
 from leaktrace.model import Event, EventKind
 from leaktrace.options import Options, ProcessTarget, ReportOptions
-from leaktrace.tracer import Tracer
+from leaktrace.process.tracer import Tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

@@ -17,7 +17,7 @@ from harness.target import Target
 from leaktrace.analysis.trim import readable
 from leaktrace.model import Stack, StackEnd
 from leaktrace.options import Options, ProcessTarget, ReportOptions
-from leaktrace.tracer import Tracer
+from leaktrace.process.tracer import Tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

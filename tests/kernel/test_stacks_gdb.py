@@ -22,11 +22,11 @@ from harness.target import Target
 
 from leaktrace.model import EventKind
 from leaktrace.options import Filters, Options, ProcessTarget, ReportOptions
-from leaktrace.tracer import Tracer
+from leaktrace.process.tracer import Tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-MAX_FRAMES = 127  # bpf/leaktrace.h
+MAX_FRAMES = 127  # bpf/process/types.h
 
 PYTHON = """
 import json, re, sys

@@ -12,9 +12,9 @@ import pytest
 from harness.reports import Report
 from harness.tracer import NEVER, ONE_REPORT, Tracer
 
-from leaktrace import kernel
+from leaktrace.bpf import syscalls
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.features import require_kernel_mode
+from leaktrace.machine.features import require_kernel_mode
 
 _ARRAY, _PERCPU_ARRAY = 2, 6  # enum bpf_map_type, include/uapi/linux/bpf.h
 MIB = 1 << 20
@@ -34,8 +34,8 @@ def require_kernel(require_root: None) -> None:
 @contextmanager
 def array_of(entries: int, value_bytes: int, kind: int = _ARRAY) -> Iterator[None]:
     """A map, all of whose entries have their memory."""
-    descriptor = kernel.create_map(
-        kernel.MapDefinition("grown", kind, 4, value_bytes, entries, flags=0)
+    descriptor = syscalls.create_map(
+        syscalls.MapDefinition("grown", kind, 4, value_bytes, entries, flags=0)
     )
     try:
         yield
@@ -76,7 +76,7 @@ def test_vmalloc_that_was_not_asked_for() -> None:
 
 
 def test_per_cpu_memory_that_was_not_asked_for() -> None:
-    expected = PERCPU_VALUE_BYTES * PERCPU_ENTRIES * kernel.possible_cpus()
+    expected = PERCPU_VALUE_BYTES * PERCPU_ENTRIES * syscalls.possible_cpus()
     with tracing(*ONE_REPORT) as tracer:
         before = meminfo_bytes("Percpu")
         with array_of(PERCPU_ENTRIES, PERCPU_VALUE_BYTES, _PERCPU_ARRAY):

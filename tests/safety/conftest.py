@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 from harness.fixtures import compiled
 
-from leaktrace import kernel, links
-from leaktrace.links import UprobeLinks
+from leaktrace.bpf import links, syscalls
+from leaktrace.bpf.links import UprobeLinks
 
 __all__ = ["compiled"]
 
@@ -30,6 +30,6 @@ def kind(request: pytest.FixtureRequest) -> UprobeLinks:
 @pytest.fixture
 def counting() -> Iterator[None]:
     """The kernel counts how often programs run."""
-    stats = kernel.enable_run_time_stats()
+    stats = syscalls.enable_run_time_stats()
     yield
     os.close(stats)

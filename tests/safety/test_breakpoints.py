@@ -21,7 +21,7 @@ from harness.probes import offset_of
 from harness.target import Target
 from harness.text import BREAKPOINT, address_of, probed, text_at, write_text
 
-from leaktrace.links import UprobeLinks
+from leaktrace.bpf.links import UprobeLinks
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf", "counting"),

@@ -13,7 +13,7 @@ from harness.reports import Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer
 
-from leaktrace import links
+from leaktrace.bpf import links
 
 pytestmark = [pytest.mark.usefixtures("require_bpf"), pytest.mark.may_skip("older kernels")]
 

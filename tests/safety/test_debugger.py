@@ -15,7 +15,7 @@ from harness.target import Target
 from harness.text import address_of, write_text
 from harness.tracer import NEVER, ONE_REPORT, Tracer
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),

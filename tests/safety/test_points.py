@@ -15,7 +15,7 @@ from harness.probes import offset_of
 from harness.target import Target
 from harness.text import probed, text_at
 
-from leaktrace.links import UprobeLinks
+from leaktrace.bpf.links import UprobeLinks
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf", "counting"),

@@ -1,7 +1,7 @@
 """What a function keeps below its stack pointer is as it left it, wherever its probe is.
 
 Linux 6.18 replaces a probed nop of five bytes with a call, which writes there. So that these tests
-can fail, they also show where the kernel does it: see leaktrace.probes.placement.
+can fail, they also show where the kernel does it: see leaktrace.process.probes.placement.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from harness.probes import offset_of
 from harness.target import Target
 from harness.text import probed, text_at
 
-from leaktrace.elf import ElfObject
-from leaktrace.links import UprobeLinks
-from leaktrace.probes.placement import place_in
+from leaktrace.bpf.links import UprobeLinks
+from leaktrace.elf.object import ElfObject
+from leaktrace.process.probes.placement import place_in
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),

@@ -15,7 +15,7 @@ from harness.target import Target
 from harness.text import probed
 from harness.tracer import trace_work
 
-from leaktrace.links import UprobeLinks
+from leaktrace.bpf.links import UprobeLinks
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

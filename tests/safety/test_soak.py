@@ -17,8 +17,8 @@ from harness.reports import Total
 from harness.target import Target
 from harness.tracer import Tracer
 
-from leaktrace import tracer as in_process
 from leaktrace.options import Options, ProcessTarget
+from leaktrace.process import tracer as in_process
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.unwind.install import MAPPING_DTYPE, Update, at_array_stride
+from leaktrace.unwind.layout import MAPPING_DTYPE, Update, at_array_stride
 from leaktrace.unwind.rows import (
     SIGNAL_RBP_OFFSET,
     SIGNAL_RIP_OFFSET,

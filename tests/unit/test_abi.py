@@ -1,4 +1,5 @@
-"""The numpy types and enums of abi.py against bpf/leaktrace.h, as a C compiler lays it out."""
+"""The numpy types and enums of abi/process.py against bpf/process/types.h, as a C compiler lays
+it out."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaktrace import abi
-from leaktrace.images import source_directory
-from leaktrace.unwind.install import MAPPING_DTYPE
+from leaktrace.abi import process as abi
+from leaktrace.bpf.build import source_directory
+from leaktrace.unwind.layout import MAPPING_DTYPE
 from leaktrace.unwind.rows import Rule
 
 STRUCTS: dict[str, np.dtype[Any]] = {
@@ -75,7 +76,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "#include <stdio.h>",
             "typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;",
             "typedef int32_t s32;",
-            f'#include "{source_directory() / "leaktrace.h"}"',
+            f'#include "{source_directory() / "process" / "types.h"}"',
             "int main(void) {",
             'printf("{");',
             *lines,

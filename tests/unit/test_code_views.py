@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leaktrace.symbols.views import CodeViews, Region
-from leaktrace.target.mappings import Mapping
+from leaktrace.targets.mappings import Mapping
 
 PAGE = 4096
 

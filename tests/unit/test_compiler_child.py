@@ -8,8 +8,8 @@ import tempfile
 
 import pytest
 
-from leaktrace.compilation import CompilerChild
-from leaktrace.compiler_child import find_bcc
+from leaktrace.bpf.compiler import CompilerChild
+from leaktrace.bpf.compiler_child import find_bcc
 from leaktrace.errors import ProgramError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leaktrace.probes.code.cut import UNCUTTABLE, cheapest_cut
+from leaktrace.process.probes.code.cut import UNCUTTABLE, cheapest_cut
 
 
 def test_the_narrowest_place() -> None:

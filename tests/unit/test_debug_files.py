@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from harness.lines import DEADLINE_S
 
-from leaktrace.cache_directory import user_cache_directory
-from leaktrace.elf import ElfObject
+from leaktrace.cache.directory import user_cache_directory
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame
 from leaktrace.symbols import debuginfod
@@ -26,7 +26,7 @@ from leaktrace.symbols.information import Means
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import Module
 from leaktrace.symbols.options import SymbolOptions
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.root import TargetRoot
 
 SOURCE = """
 int counter;

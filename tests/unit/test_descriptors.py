@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.descriptors import POOL
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.file_source import open_regular
+from leaktrace.files import open_regular
+from leaktrace.own.descriptors import POOL
 
 LIMIT = 150  # of which most are reserved
 FILES = 200
@@ -130,7 +130,7 @@ def test_what_is_collected_is_closed(objects: list[tuple[Path, ElfObject]]) -> N
 
 def test_a_limit_is_taken_in_full_and_given_back() -> None:
     code = (
-        "from resource import RLIMIT_NOFILE, getrlimit; from leaktrace import descriptors\n"
+        "from resource import RLIMIT_NOFILE, getrlimit; from leaktrace.own import descriptors\n"
         "hard = getrlimit(RLIMIT_NOFILE)[1]\n"
         "descriptors.take_all(); print(getrlimit(RLIMIT_NOFILE) == (hard, hard))\n"
         "descriptors.give_back(); print(getrlimit(RLIMIT_NOFILE) == (300, hard))\n"

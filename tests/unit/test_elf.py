@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies
 
-from leaktrace.elf import PF_X, ElfObject
+from leaktrace.elf.object import PF_X, ElfObject
 from leaktrace.errors import ObjectFileError
 
 SOURCE = """
@@ -340,7 +340,7 @@ def test_a_closed_object_reads_nothing(library: Path) -> None:
 
 @pytest.mark.may_skip("not every kernel has a vDSO")
 def test_the_vdso_is_an_object() -> None:
-    from leaktrace.target.mappings import read_mappings
+    from leaktrace.targets.mappings import read_mappings
 
     vdso = next((m for m in read_mappings(os.getpid()) if m.path == "[vdso]"), None)
     if vdso is None:

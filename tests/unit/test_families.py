@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
+from leaktrace.elf.symbols import find_functions, functions_beginning_with, functions_ending_in
 from leaktrace.model import Remark, RemarkKind
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.families import MARKS
-from leaktrace.probes.plan import Planner, names_to_hook, plan_object
-from leaktrace.probes.survey import Survey
-from leaktrace.symbols.table import find_functions, functions_beginning_with, functions_ending_in
-from leaktrace.target.mappings import read_mappings
+from leaktrace.process.probes.families import MARKS
+from leaktrace.process.probes.plan import Planner, names_to_hook, plan_object
+from leaktrace.process.probes.survey import Survey
+from leaktrace.targets.mappings import read_mappings
 
 Make = Callable[..., Path]
 

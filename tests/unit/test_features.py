@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from leaktrace import doctor, features
-from leaktrace.doctor import doctor_command, to_json, user_mode_works
+from leaktrace.cli import doctor
+from leaktrace.cli.doctor import doctor_command, to_json, user_mode_works
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.features import Feature, Machine, State, all_features, require_user_mode
+from leaktrace.machine import features
+from leaktrace.machine.features import Feature, Machine, State, all_features, require_user_mode
 
 BCC = "usr/lib/python3/dist-packages/bcc"
 LOCKDOWN = "sys/kernel/security/lockdown"
@@ -242,7 +243,7 @@ def test_the_command_prints_80_columns_and_tells_by_its_status(
 
 
 def test_nothing_imports_bcc_to_look_for_it() -> None:
-    """LLVM would come with it. (The one module that may is leaktrace.program's child.)"""
+    """LLVM would come with it. (The one module that may is leaktrace.process.program's child.)"""
     for module in (features, doctor):
         assert module.__file__ is not None
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))

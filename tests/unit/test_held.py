@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leaktrace import abi
-from leaktrace.snapshot import Snapshot
+from leaktrace.abi import process as abi
+from leaktrace.process.snapshot import Snapshot
 
 
 @pytest.mark.parametrize("others", [0, 200], ids=["few sites", "many sites"])

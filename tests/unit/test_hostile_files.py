@@ -24,16 +24,16 @@ from hostile_files import (
     put,
 )
 
-from leaktrace.elf import ElfObject
+from leaktrace.cache.files import FileCache
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError
-from leaktrace.file_cache import FileCache
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.plan import Planner
-from leaktrace.probes.program_files import objects_of_program
+from leaktrace.process.probes.plan import Planner
+from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.symbols import debuginfod
 from leaktrace.symbols.debug import DebugFile, find_debug_file
 from leaktrace.symbols.jit import PerfMap
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.root import TargetRoot
 
 pytestmark = pytest.mark.usefixtures("require_root")  # devices
 

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from leaktrace.cli_errors import guarded
-from leaktrace.interrupts import ENDING, Interrupts, NothingToEndError, held_back
+from leaktrace.cli.errors import guarded
+from leaktrace.own.interrupts import ENDING, Interrupts, NothingToEndError, held_back
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from leaktrace import keeper_child
-from leaktrace.keeper import Keeper, KeeperGoneError
+from leaktrace.process.attach import keeper_child
+from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 
 
 @pytest.fixture
@@ -86,6 +86,6 @@ def test_it_imports_next_to_nothing() -> None:
         check=True,
     )
     modules = listing.stdout.split()
-    assert "leaktrace.probe_calls" in modules
+    assert "leaktrace.bpf.probe_calls" in modules
     heavy = {"numpy", "subprocess", "typing", "pathlib", "dataclasses", "inspect", "site"}
     assert heavy.isdisjoint(modules)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from leaktrace.kernel_abi import Section
-from leaktrace.kernel_meminfo import read_held, untraced_growth
+from leaktrace.abi.kernel import Section
+from leaktrace.kernel.meminfo import read_held, untraced_growth
 
 MEMINFO = """\
 MemTotal:        8021464 kB

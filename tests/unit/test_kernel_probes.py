@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace import links
+from leaktrace.abi.kernel import Section
+from leaktrace.bpf import links
+from leaktrace.bpf.btf import KernelTypes
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.kernel_abi import Section
-from leaktrace.kernel_btf import KernelTypes
+from leaktrace.kernel.probes import plan as kernel_plan
+from leaktrace.kernel.probes.functions import FUNCTIONS
+from leaktrace.kernel.probes.plan import plan_kernel
+from leaktrace.kernel.probes.tracepoints import TRACEPOINTS
 from leaktrace.options import KernelProbes, KernelTarget
-from leaktrace.probes import kernel_plan
-from leaktrace.probes.kernel_functions import FUNCTIONS
-from leaktrace.probes.kernel_plan import plan_kernel
-from leaktrace.probes.kernel_tracepoints import TRACEPOINTS
 from leaktrace.symbols.kallsyms import Kallsyms
 
 # The arguments of include/trace/events/kmem.h, percpu.h and vmalloc.h, by the version they came in.

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaktrace import kernel_abi, kernel_slab
-from leaktrace.errors import UsageError
-from leaktrace.images import source_directory
-from leaktrace.kernel_abi import (
+from leaktrace.abi import kernel as kernel_abi
+from leaktrace.abi.kernel import (
     KERNEL_ALLOCATION,
     KERNEL_LOSS_KINDS,
     KERNEL_SITE,
@@ -24,20 +22,23 @@ from leaktrace.kernel_abi import (
     KernelLossKind,
     Section,
 )
-from leaktrace.kernel_losses import describe_kernel_losses
-from leaktrace.kernel_report import KernelReportBuilder
-from leaktrace.kernel_slab import (
+from leaktrace.bpf.build import source_directory
+from leaktrace.errors import UsageError
+from leaktrace.kernel import slab as kernel_slab
+from leaktrace.kernel.losses import describe_kernel_losses
+from leaktrace.kernel.probes.plan import KernelPlan
+from leaktrace.kernel.report import KernelReportBuilder
+from leaktrace.kernel.slab import (
     SlabCache,
     choose_caches,
     kmalloc_class_bytes,
     kmalloc_class_name,
     read_slab_caches,
 )
-from leaktrace.kernel_snapshot import KernelSnapshot
+from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.model import Frame, Report, Stack, StackEnd, TargetInfo
 from leaktrace.options import Filters, KernelTarget, Limits, Options, ReportOptions
-from leaktrace.probes.kernel_plan import KernelPlan
-from leaktrace.snapshot import Snapshot
+from leaktrace.process.snapshot import Snapshot
 
 S = 1_000_000_000
 NOW = 1_000 * S
@@ -276,7 +277,7 @@ def test_the_kernels_own_account(monkeypatch: pytest.MonkeyPatch) -> None:
         options, KernelPlan(sections=(Section.SLAB, Section.PAGES)), stack_of
     )
     first = {"kmalloc-64": SlabCache("kmalloc-64", 100, 64)}
-    monkeypatch.setattr("leaktrace.kernel_report.read_slab_caches", lambda: first)
+    monkeypatch.setattr("leaktrace.kernel.report.read_slab_caches", lambda: first)
     builder.start_clock()
     what = snapshot(
         site(2, 10, 64, object_size=64),
@@ -301,7 +302,7 @@ def test_losses_say_what_they_are() -> None:
     assert told == [1, *range(3, made_up_for)]
 
 
-# --- the layout of bpf/kernel.h -------------------------------------------------------------------
+# --- the layout of bpf/kernel/types.h -------------------------------------------------------------
 
 STRUCTS = {
     "kernel_allocation": KERNEL_ALLOCATION,
@@ -342,7 +343,7 @@ def test_layout(tmp_path: Path) -> None:
         "#include <stdint.h>",
         "#include <stdio.h>",
         "typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;",
-        f'#include "{source_directory() / "kernel.h"}"',
+        f'#include "{source_directory() / "kernel" / "types.h"}"',
         "int main(void) {",
         'printf("{");',
         *lines,

@@ -7,14 +7,15 @@ import errno
 
 import pytest
 
-from leaktrace import kernel, loader
+from leaktrace.bpf import load as loader
+from leaktrace.bpf import syscalls
+from leaktrace.bpf.image import Image
+from leaktrace.bpf.load import ProgramKind, RefusedError
+from leaktrace.bpf.syscalls import MapDefinition
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError
-from leaktrace.image import Image
-from leaktrace.kernel import MapDefinition
-from leaktrace.loader import ProgramKind, RefusedError
 
 PROGRAM = Image((), {"one": bytes(8)})
-KINDS = [ProgramKind("one", kernel.PROG_TYPE_KPROBE)]
+KINDS = [ProgramKind("one", syscalls.PROG_TYPE_KPROBE)]
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, *answers: int) -> list[int]:
@@ -25,7 +26,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: int) -> list[int]:
         commands.append(command)
         return answers[min(len(commands), len(answers)) - 1]
 
-    monkeypatch.setattr(kernel, "bpf", bpf)
+    monkeypatch.setattr(syscalls, "bpf", bpf)
     return commands
 
 

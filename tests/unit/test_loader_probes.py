@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.elf import ElfObject
-from leaktrace.probes.loader import plan_loader
-from leaktrace.target.loader import code_mappings, loader_interface
-from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.elf.object import ElfObject
+from leaktrace.process.probes.loader import plan_loader
+from leaktrace.targets.loader import code_mappings, loader_interface
+from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.unwind.fingerprint import FINGERPRINT_BYTES, fingerprint, is_unmistakable
 
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="places are those of x86-64")

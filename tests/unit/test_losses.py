@@ -7,13 +7,14 @@ import re
 import numpy as np
 import pytest
 
-from leaktrace import abi, notes
-from leaktrace.cli import trace_command
-from leaktrace.kernel_losses import describe_kernel_losses
-from leaktrace.losses import ALLOCATION_LOSSES, describe_losses
+from leaktrace.abi import process as abi
+from leaktrace.cli.trace import trace_command
+from leaktrace.kernel.losses import describe_kernel_losses
 from leaktrace.model import Loss
 from leaktrace.options import Limits
-from leaktrace.program import Walker
+from leaktrace.process import notes
+from leaktrace.process.losses import ALLOCATION_LOSSES, describe_losses
+from leaktrace.process.program import Walker
 
 LIMITS = Limits()
 LOSSES = {
@@ -62,7 +63,7 @@ def test_a_note_is_told_once() -> None:
 
 def test_why_stacks_are_walked_by_frame_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(machine: str, *, was_chosen: bool = False) -> list[str]:
-        monkeypatch.setattr("leaktrace.notes.machine", lambda: machine)
+        monkeypatch.setattr("leaktrace.process.notes.machine", lambda: machine)
         return list(notes.of_walker(Walker.FRAME_POINTERS, was_chosen=was_chosen))
 
     assert "this kernel refused" in said("x86_64")[0]

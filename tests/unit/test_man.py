@@ -13,7 +13,7 @@ import click
 import pytest
 
 from leaktrace import __version__, errors
-from leaktrace.cli import COMMANDS, trace_command
+from leaktrace.cli.trace import COMMANDS, trace_command
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, strategies
 
 from leaktrace.errors import NotAnObjectError, TargetError
-from leaktrace.target.mapped_files import MappedFiles
-from leaktrace.target.mappings import Mapping, parse_mappings, read_mappings
+from leaktrace.targets.mapped_files import MappedFiles
+from leaktrace.targets.mappings import Mapping, parse_mappings, read_mappings
 
 
 def map_file(path: Path) -> mmap.mmap:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.probes import program_files
-from leaktrace.probes.program_files import objects_of_program
+from leaktrace.process.probes import program_files
+from leaktrace.process.probes.program_files import objects_of_program
 
 Build = Callable[[Path], Path]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.abi import Function
-from leaktrace.elf import ElfObject
-from leaktrace.probes.plan import ObjectPlan, Way, plan_object
-from leaktrace.probes.point_cache import Found, PointCache, found_by
-from leaktrace.probes.points import PointFinder
-from leaktrace.probes.verify import without_return_probes
+from leaktrace.abi.process import Function
+from leaktrace.elf.object import ElfObject
+from leaktrace.process.attach.verify import without_return_probes
+from leaktrace.process.probes.plan import ObjectPlan, Way, plan_object
+from leaktrace.process.probes.point_cache import Found, PointCache, found_by
+from leaktrace.process.probes.points import PointFinder
 from leaktrace.unwind.budget import TableBudget
 
 pytestmark = [

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.abi import Action, Function
-from leaktrace.elf import ElfObject
+from leaktrace.abi.process import Action, Function
+from leaktrace.arch.x86 import RAX, RBP, RBX, RDI, RSP
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.probes.code.flow import UnfollowableError
-from leaktrace.probes.code.values import Constant, Register, Slot
-from leaktrace.probes.code.x86 import RAX, RBP, RBX, RDI, RSP
-from leaktrace.probes.point import Point
-from leaktrace.probes.points import PointFinder
+from leaktrace.process.probes.code.flow import UnfollowableError
+from leaktrace.process.probes.code.values import Constant, Register, Slot
+from leaktrace.process.probes.point import Point
+from leaktrace.process.probes.points import PointFinder
 from leaktrace.unwind.table import compile_object
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

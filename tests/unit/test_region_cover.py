@@ -7,7 +7,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaktrace.regions import RegionLedger
+from leaktrace.process.regions import RegionLedger
 
 PAGE = os.sysconf("SC_PAGESIZE")
 PAGES = st.tuples(st.integers(1, 20), st.integers(1, 8))  # first page, how many

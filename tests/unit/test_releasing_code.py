@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.elf import ElfObject
-from leaktrace.probes.code.flow import CodeReader
+from leaktrace.elf.object import ElfObject
+from leaktrace.process.probes.code.flow import CodeReader
 
 SOURCE = """
 #include <stddef.h>

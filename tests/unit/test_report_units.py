@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaktrace.report import units
+from leaktrace import units
 
 S = 1_000_000_000
 

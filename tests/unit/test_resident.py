@@ -8,8 +8,8 @@ import pytest
 
 from leaktrace.analysis.resident import Account, judge
 from leaktrace.model import MemoryGrowth, MemoryKinds, RemarkKind, Total
-from leaktrace.target.mappings import parse_mappings
-from leaktrace.target.memory_use import _of_programs, parse_memory
+from leaktrace.targets.mappings import parse_mappings
+from leaktrace.targets.memory_use import _of_programs, parse_memory
 
 MIB = 1 << 20
 

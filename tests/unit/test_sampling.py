@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from leaktrace import abi
+from leaktrace.abi import process as abi
 from leaktrace.analysis.sampling import (
     COUNT_UNIT,
     GAP_COUNT,
@@ -18,7 +18,7 @@ from leaktrace.analysis.sampling import (
     weight_table,
 )
 from leaktrace.analysis.sites import combine_counters, group_by_site
-from leaktrace.snapshot import Snapshot
+from leaktrace.process.snapshot import Snapshot
 
 SIZES = np.array([1, 16, 100, 4096, 100_000, 10_000_000], dtype=np.uint64)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import given, settings, strategies
 
-from leaktrace.symbols.table import (
+from leaktrace.elf.symbols import (
     CodeRange,
     RawSymbols,
     SymbolMatch,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame
 from leaktrace.symbols.information import Means
@@ -18,7 +18,7 @@ from leaktrace.symbols.lines import has_debug_information, read_line_table
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import Module
 from leaktrace.symbols.options import SymbolOptions
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.root import TargetRoot
 
 SOURCE = """
 #include <cstdlib>

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from leaktrace.analysis.site_id import site_id
 from leaktrace.errors import TargetError
 from leaktrace.model import Frame
 from leaktrace.symbols import jit
@@ -20,9 +21,8 @@ from leaktrace.symbols import process as process_module
 from leaktrace.symbols.jit import PerfMap
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
-from leaktrace.symbols.site import site_id
-from leaktrace.target.mappings import Mapping, read_mappings
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.mappings import Mapping, read_mappings
+from leaktrace.targets.root import TargetRoot
 
 # Does what it is told on standard input and answers with the addresses that matter.
 TARGET = r"""

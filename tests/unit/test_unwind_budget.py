@@ -10,13 +10,13 @@ import large_tables
 import numpy as np
 import pytest
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.target.mappings import Mapping, read_mappings
+from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.unwind import budget, process, table
 from leaktrace.unwind.budget import NotBuiltError, OverBudgetError, TableBudget
 from leaktrace.unwind.cache import TableCache
-from leaktrace.unwind.install import UnwindLayout
+from leaktrace.unwind.layout import UnwindLayout
 from leaktrace.unwind.process import ProcessTables, weight_of
 from leaktrace.unwind.table import compile_object
 

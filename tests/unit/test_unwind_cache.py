@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaktrace.cache_directory import user_cache_directory
-from leaktrace.elf import ElfObject
+from leaktrace.cache.directory import user_cache_directory
+from leaktrace.elf.object import ElfObject
 from leaktrace.unwind import cache as cache_module
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.rows import Row, Rule, pack

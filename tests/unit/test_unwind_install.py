@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unwind_walker import Arrays
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.target.mappings import Mapping, read_mappings
-from leaktrace.unwind import follow, install
+from leaktrace.process import follow
+from leaktrace.targets.mappings import Mapping, read_mappings
+from leaktrace.unwind import layout as install
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
-from leaktrace.unwind.install import MAPPING_DTYPE, Capacity, UnwindLayout, at_array_stride
+from leaktrace.unwind.layout import MAPPING_DTYPE, Capacity, UnwindLayout, at_array_stride
 from leaktrace.unwind.process import ProcessTables
 from leaktrace.unwind.rows import Row, Rule, pack
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows

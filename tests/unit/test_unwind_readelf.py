@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.unwind.rows import NoRule, Row, Rule, SavedRbp
 from leaktrace.unwind.table import UnwindTable, compile_object
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from unwind_walker import Arrays, Registers
 
-from leaktrace.elf import ElfObject
-from leaktrace.target.mappings import Mapping, parse_mappings
-from leaktrace.unwind.install import UnwindLayout
+from leaktrace.elf.object import ElfObject
+from leaktrace.targets.mappings import Mapping, parse_mappings
+from leaktrace.unwind.layout import UnwindLayout
 from leaktrace.unwind.rows import NoRule, Rule, SavedRbp
 from leaktrace.unwind.table import UnwindTable, compile_object
 

@@ -11,17 +11,12 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi import StackEndCode
+from leaktrace.abi.process import StackEndCode
 from leaktrace.analysis.resident import Account, judge
 from leaktrace.analysis.sampling import Sampling
-from leaktrace.analysis.sites import (
-    SiteTable,
-    combine_counters,
-    group_by_site,
-    total_of_records,
-)
+from leaktrace.analysis.site_id import site_id
+from leaktrace.analysis.sites import SiteTable, combine_counters, group_by_site, total_of_records
 from leaktrace.analysis.trim import readable
-from leaktrace.losses import ALLOCATION_LOSSES, describe_losses
 from leaktrace.model import (
     Allocation,
     Loss,
@@ -39,8 +34,8 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import Options
-from leaktrace.snapshot import Snapshot
-from leaktrace.symbols.site import site_id
+from leaktrace.process.losses import ALLOCATION_LOSSES, describe_losses
+from leaktrace.process.snapshot import Snapshot
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -199,7 +194,7 @@ class ReportBuilder:
         )
 
     def site_id(self, stack_id: int, counter: np.void | None) -> str:
-        """The name of a site (symbols/site.py); where its stack is lost, of this run only."""
+        """The name of a site (analysis/site_id.py); where its stack is lost, of this run only."""
         frames = self._stack_of(stack_id).frames
         return site_id(frames) if frames else f"{stack_id:016x}"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from leaktrace.model import MemoryGrowth, MemoryKinds, Remark, RemarkKind, Total
-from leaktrace.report.units import size
+from leaktrace.units import size
 
 # Less than this is noise: stacks, buffers of the C library, an allocator's first pages.
 MUCH_BYTES = 16 << 20

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from leaktrace.abi import StackEndCode
-from leaktrace.snapshot import Snapshot
+from leaktrace.abi.process import StackEndCode
+from leaktrace.process.snapshot import Snapshot
 
 LocationsOf = Callable[[int], Hashable | None]
 _COUNTERS = ("allocated_bytes", "allocated_count", "freed_bytes", "freed_count")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from leaktrace.options import Filters
 
-# As bpf/leaktrace.h has them.
+# As bpf/process/types.h has them.
 GAP_COUNT = 65_536
 WEIGHT_COUNT = 4_096
 WEIGHT_UNIT = 65_536

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.model import Total
 from leaktrace.options import SortKey
-from leaktrace.snapshot import Snapshot
+from leaktrace.process.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

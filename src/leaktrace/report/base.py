@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Self, TextIO
 
 from leaktrace.errors import OutputError
 from leaktrace.model import Event, Report, TargetInfo
-from leaktrace.standard_streams import is_closed, output_is_closed
+from leaktrace.own.standard_streams import is_closed, output_is_closed
 
 USUAL_COLUMNS = 80
 _NARROWEST = 40  # on a terminal narrower than this, lines wrap

@@ -21,13 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar, TextIO
 
+from leaktrace import units
 from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
-from leaktrace.report import units
 from leaktrace.report.base import Reporter
 from leaktrace.report.endings import ending_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.names import LOST_STACK, physical, printable
-from leaktrace.report.units import size
+from leaktrace.units import size
 
 
 class MemleakReporter(Reporter):

@@ -29,6 +29,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from leaktrace import units
 from leaktrace.model import (
     Allocation,
     Cost,
@@ -44,7 +45,6 @@ from leaktrace.model import (
     Total,
     UntracedGrowth,
 )
-from leaktrace.report import units
 from leaktrace.report.base import USUAL_COLUMNS, Reporter, terminal_width
 from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.event_lines import EventText

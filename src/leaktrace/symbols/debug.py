@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.symbols.lines import has_debug_information
 from leaktrace.symbols.names import printable
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.root import TargetRoot
 
 _DEBUG_DIRECTORY = "/usr/lib/debug"
 _MAX_MINI_BYTES = 64 << 20  # a .gnu_debugdata, unpacked

@@ -15,14 +15,14 @@ import time
 import urllib.parse
 from pathlib import Path
 
-from leaktrace.cache_directory import (
+from leaktrace.cache.directory import (
     UnusableCacheError,
     open_cache,
     open_kept,
     open_new,
     user_cache_directory,
 )
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.names import printable

@@ -16,9 +16,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.elf.symbols import SymbolMatch
 from leaktrace.symbols.names import printable
-from leaktrace.symbols.table import SymbolMatch
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.root import TargetRoot
 
 _MAX_BYTES = 16 << 20
 _MAX_ENTRIES = 500_000

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from symbolic.exceptions import SymbolicError
 from symbolic.symcache import SymCache
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import SourceLine
 from leaktrace.symbols.lookups import Lookups

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
+from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame, SourceLine
 from leaktrace.symbols.debug import mini_symbols
@@ -13,8 +14,7 @@ from leaktrace.symbols.information import DebugInformation, Known, Means
 from leaktrace.symbols.lines import CodeLine
 from leaktrace.symbols.lookups import Lookup
 from leaktrace.symbols.names import printable
-from leaktrace.symbols.table import RawSymbols, SymbolTable
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
 
 SIGNAL_FRAME = "<signal handler called>"  # as gdb shows it

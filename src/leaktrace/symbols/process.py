@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Frame
-from leaktrace.shortages import shortage
+from leaktrace.own.shortages import shortage
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.information import Means
 from leaktrace.symbols.jit import PerfMap
@@ -22,12 +22,12 @@ from leaktrace.symbols.module import SIGNAL_FRAME, Module
 from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.views import CodeView, CodeViews, Region
-from leaktrace.target.loader import LoadedObject, code_mappings
-from leaktrace.target.mapped_files import MappedFiles
-from leaktrace.target.mappings import Mapping, read_mappings
-from leaktrace.target.memory import ProcessMemory
-from leaktrace.target.moved_text import MovedText
-from leaktrace.target.root import TargetRoot
+from leaktrace.targets.loader import LoadedObject, code_mappings
+from leaktrace.targets.mapped_files import MappedFiles
+from leaktrace.targets.mappings import Mapping, read_mappings
+from leaktrace.targets.memory import ProcessMemory
+from leaktrace.targets.moved_text import MovedText
+from leaktrace.targets.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
 from leaktrace.unwind.process import VDSO
 

@@ -3,8 +3,8 @@
 A view holds what was ever mapped while no address changed its meaning. Where one does, another view
 begins; a library that comes back to where it was is met in the view of then, so that a program may
 load and unload the same ones for ever. Stacks say which view they belong to (struct stack of
-bpf/leaktrace.h): that of the list of mappings that was in force, and what the dynamic loader had
-loaded since. An epoch begins with each change that the loader makes.
+bpf/process/types.h): that of the list of mappings that was in force, and what the dynamic loader
+had loaded since. An epoch begins with each change that the loader makes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from leaktrace.model import Frame
 from leaktrace.symbols.module import Module
-from leaktrace.target.mappings import Mapping
+from leaktrace.targets.mappings import Mapping
 
 _MOST_VIEWS = 1000
 _MOST_LOADS = 1_000_000

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace.elf import ElfObject
-from leaktrace.file_cache import FileCache
+from leaktrace.cache.files import FileCache
+from leaktrace.elf.object import ElfObject
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.rows import PC_SHIFT, Rows
 from leaktrace.unwind.table import (

@@ -25,10 +25,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.elf import ElfObject
+from leaktrace.arch.x86 import decode
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.probes.code.extents import Extents
-from leaktrace.probes.code.x86 import decode
+from leaktrace.unwind.extents import Extents
 from leaktrace.unwind.go_functions import functions_that_call_c
 from leaktrace.unwind.rows import PC_LIMIT, PC_SHIFT, EndOf, NoRule, Rows, Rule, pack_rule
 from leaktrace.unwind.table import MAX_EXTENT_BYTES, UnwindTable, with_rows

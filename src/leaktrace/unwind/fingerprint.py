@@ -1,13 +1,14 @@
-"""What an object file is known by in memory: a hash of its first bytes (bpf/objects.bpf.c)."""
+"""What an object file is known by in memory: a hash of its first bytes
+(bpf/process/objects.bpf.c)."""
 
 from __future__ import annotations
 
 import struct
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 
-FINGERPRINT_BYTES = 1024  # FINGERPRINT_WORDS of bpf/leaktrace.h
+FINGERPRINT_BYTES = 1024  # FINGERPRINT_WORDS of bpf/process/types.h
 _SPREAD = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 
 _NAMES = (
     "asmcgocall",  # C by cgo

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
-from leaktrace.target.mapped_files import MappedFiles
-from leaktrace.target.mappings import Mapping
-from leaktrace.target.memory import ProcessMemory
+from leaktrace.targets.mapped_files import MappedFiles
+from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory import ProcessMemory
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.ends import with_ends

@@ -10,7 +10,7 @@ A row is one u64, so that the BPF walker gets all of it with one map lookup:
 
 A row holds until the pc of the next one. The canonical frame address (CFA) is the value of rsp
 just before the call (System V psABI for x86-64, DWARF 5 section 6.4.1), so the return address is
-at CFA - 8 and rsp in the caller is the CFA. `bpf/leaktrace.h` has the same numbers.
+at CFA - 8 and rsp in the caller is the CFA. `bpf/process/types.h` has the same numbers.
 """
 
 from __future__ import annotations

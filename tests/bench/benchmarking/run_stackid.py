@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import sys
 
-from leaktrace import links
-from leaktrace.compiler_child import import_bcc
-from leaktrace.images import source_directory
+from leaktrace.bpf import links
+from leaktrace.bpf.build import source_directory
+from leaktrace.bpf.compiler_child import import_bcc
 from leaktrace.options import ObjectChoice
-from leaktrace.probes.plan import Planner, Way
+from leaktrace.process.probes.plan import Planner, Way
 
 SOURCE = r"""
 #include <uapi/linux/ptrace.h>

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from harness.target import Target
-from leaktrace.abi import LossKind
+from leaktrace.abi.process import LossKind
 from leaktrace.options import Options, ProcessTarget
-from leaktrace.tracer import Tracer
+from leaktrace.process.tracer import Tracer
 
 
 def recorded(

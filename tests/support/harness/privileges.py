@@ -46,6 +46,6 @@ def anybodys_python() -> tuple[str, dict[str, str]]:
 
 def _can_run(python: str, environment: Mapping[str, str]) -> bool:
     # By way of env: setpriv itself still has root's capabilities when it looks for a program.
-    command = [*nobody_with(), "env", python, "-c", "import leaktrace.cli"]
+    command = [*nobody_with(), "env", python, "-c", "import leaktrace.cli.trace"]
     settings = {**os.environ, **environment}
     return subprocess.run(command, env=settings, capture_output=True, check=False).returncode == 0

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from leaktrace import kernel, links
-from leaktrace.elf import ElfObject
+from leaktrace.bpf import links, syscalls
+from leaktrace.elf.object import ElfObject
 
 
 def offset_of(program: Path, function: str) -> int:
@@ -22,7 +22,7 @@ def offset_of(program: Path, function: str) -> int:
 @contextmanager
 def return_probe(program: Path, functions: Sequence[str], pid: int) -> Iterator[None]:
     """Somebody else's tool, which waits for these functions to return."""
-    empty = kernel.load_empty_program()
+    empty = syscalls.load_empty_program()
     held = [empty]
     for function in functions:
         held += links.attach_uprobe_event(

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaktrace import kernel, links
-from leaktrace.links import UprobeLinks
+from leaktrace.bpf import links, syscalls
+from leaktrace.bpf.links import UprobeLinks
 
 BREAKPOINT = b"\xcc"
 
@@ -22,8 +22,8 @@ class EmptyProbes:
 
     @property
     def hits(self) -> int:
-        """How often it ran, while the kernel counts that (`leaktrace.kernel`)."""
-        return kernel.program_info(self._program).run_count
+        """How often it ran, while the kernel counts that (`leaktrace.bpf.syscalls`)."""
+        return syscalls.program_info(self._program).run_count
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def probed(
     """Probe instructions at these offsets of a file, in one process."""
     path = str(program)
     if kind is UprobeLinks.EVENTS:
-        empty = kernel.load_empty_program()
+        empty = syscalls.load_empty_program()
         held = [
             descriptor
             for offset in offsets
@@ -42,7 +42,7 @@ def probed(
             )
         ]
     else:
-        empty = kernel.load_empty_program(kind.attach_type)
+        empty = syscalls.load_empty_program(kind.attach_type)
         cookies = [0] * len(offsets)
         held = [links.attach_uprobes(empty, path, offsets, cookies, pid=pid)]
     try:

@@ -1,0 +1,104 @@
+"""numpy types and enums that mirror bpf/kernel/types.h, field by field.
+
+A test compiles the header and compares every offset and number.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+CACHE_NAME_BYTES = 32
+LARGEST_SLAB_CLASS = 8192
+STACK_PLACES = 128
+
+KERNEL_ALLOCATION = np.dtype(
+    [("size", "<u8"), ("time_ns", "<u8"), ("stack_id", "<u8"), ("requested", "<u8")]
+)
+
+KERNEL_SITE = np.dtype(
+    [
+        ("allocated_bytes", "<u8"),
+        ("allocated_count", "<u8"),
+        ("freed_bytes", "<u8"),
+        ("freed_count", "<u8"),
+        ("generation", "<u4"),
+        ("end", "<u2"),
+        ("is_region", "<u2"),
+        ("allocated_requested", "<u8"),
+        ("freed_requested", "<u8"),
+        ("unseen_frees", "<u8"),
+        ("section", "<u2"),
+        ("context", "<u2"),
+        ("object_size", "<u4"),
+        ("cache", f"S{CACHE_NAME_BYTES}"),
+    ]
+)
+
+KERNEL_STACK = np.dtype(
+    [
+        ("frame_count", "<u2"),
+        ("skipped", "<u2"),
+        ("end", "<u2"),
+        ("context", "<u2"),
+        ("pc", "<u8", (STACK_PLACES,)),
+    ]
+)
+
+SETTINGS = np.dtype([("own_tgid", "<u4"), ("task_tgid", "<u4")])
+
+
+class Section(IntEnum):
+    """enum section"""
+
+    SLAB = 0
+    PAGES = 1
+    PERCPU = 2
+    VMALLOC = 3
+
+
+class Context(IntEnum):
+    """enum context"""
+
+    PROCESS = 0
+    SOFTIRQ = 1
+    IRQ = 2
+
+
+class KernelFunction(IntEnum):
+    """enum kernel_function"""
+
+    KMALLOC = 1
+    KMEM_CACHE_ALLOC = 2
+    KFREE = 3
+    KMEM_CACHE_FREE = 4
+    PAGE_ALLOC = 5
+    PAGE_FREE = 6
+    PERCPU_ALLOC = 7
+    PERCPU_FREE = 8
+    VMALLOC = 9
+    VFREE = 10
+    KFREE_RCU = 11
+    FREE_BULK = 12
+
+
+class KernelLossKind(IntEnum):
+    """enum kernel_loss"""
+
+    ALLOCATIONS = 0
+    ALLOCATION_BYTES = 1
+    STACKS = 2
+    SITES = 3
+    UNSEEN_FREES = 4
+    FAILED_STACKS = 5
+    TRUNCATED_STACKS = 6
+    NESTED = 7
+    EVENTS = 8
+    MISSED_RETURNS = 9
+    RELEASES = 10
+    BULK_FREES = 11
+    MADE_UP_FOR = 12
+
+
+KERNEL_LOSS_KINDS = len(KernelLossKind)

@@ -1,0 +1,149 @@
+"""The child process that compiles: `python -m leaktrace.bpf.compiler_child SOCKET`.
+
+Reads a JSON request from the socket, answers with the compiled program (`leaktrace.bpf.image`), or
+with {"error": stage, "detail": …}; then exits. The only importer of bcc: whatever LLVM does ends
+here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import socket
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from leaktrace.bpf.image import LOAD_64_BITS, PSEUDO_MAP_FD
+
+# Distributions install bcc for their own Python; it is pure Python over libbcc and works with any.
+_DISTRIBUTION_FOLDERS = (
+    "usr/lib/python3/dist-packages",
+    "usr/lib/python3.*/site-packages",
+    "usr/lib64/python3.*/site-packages",
+    "usr/local/lib/python3.*/dist-packages",
+    "usr/local/lib/python3.*/site-packages",
+)
+
+
+def find_bcc(root: Path = Path("/")) -> Path | None:
+    """The folder of the distribution's bcc package on the machine whose files are below `root`.
+
+    None where there is none. PyPI's `bcc` is an unrelated package; the real one has a libbcc.py.
+    """
+    candidates: list[Path] = []
+    for pattern in _DISTRIBUTION_FOLDERS:
+        candidates += sorted(root.glob(f"{pattern}/bcc"), reverse=True)
+    return next((folder for folder in candidates if (folder / "libbcc.py").is_file()), None)
+
+
+def import_bcc() -> ModuleType:
+    """Load that one package, without putting the folder it lies in on sys.path.
+
+    Raises ImportError with a reason, OSError when libbcc can't be loaded.
+    """
+    folder = find_bcc()
+    if folder is None:
+        raise ImportError("the Python package of bcc is not installed")
+    spec = importlib.util.spec_from_file_location(
+        "bcc", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is not a Python package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bcc"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# struct bpf_insn: code, registers (source in the upper half), offset, value
+_INSTRUCTION = struct.Struct("<BBhi")
+
+
+def compile_image(request: dict[str, Any]) -> dict[str, Any]:
+    """The JSON value that `image.Image.from_json` reads.
+
+    bcc raises bare Exception for everything; what it and clang print goes to our stderr, which the
+    tracer reads. It makes the maps as it compiles: ours have room for one entry there.
+    """
+    # With this variable set bcc takes kernel headers from include/ here, and nowhere else.
+    os.environ["BCC_KERNEL_SOURCE"] = request["kernel_source"]
+    bcc = sys.modules["bcc"]
+    try:
+        compiled = bcc.BPF(text=request["source"], cflags=request["flags"])
+    except Exception as error:
+        return {"error": "compile", "detail": str(error)}
+    library, module = bcc.libbcc.lib, ctypes.c_void_p(compiled.module)
+    maps, places = [], {}
+    for number in range(library.bpf_num_tables(module)):
+        name = library.bpf_table_name(module, number)
+        places[library.bpf_table_fd(module, name)] = number
+        maps.append(
+            {
+                "name": name.decode(),
+                "kind": library.bpf_table_type_id(module, number),
+                "key_bytes": library.bpf_table_key_size(module, name),
+                "value_bytes": library.bpf_table_leaf_size(module, name),
+                "capacity": library.bpf_table_max_entries_id(module, number),
+                "flags": library.bpf_table_flags_id(module, number),
+            }
+        )
+    programs = {}
+    for number in range(library.bpf_num_functions(module)):
+        name = library.bpf_function_name(module, number)
+        programs[name.decode()] = _with_places(compiled.dump_func(name), places).hex()
+    return {"maps": maps, "programs": programs}
+
+
+def _with_places(code: bytes, places: dict[int, int]) -> bytes:
+    """Instructions that refer to a map by its place, not by the descriptor that it has here."""
+    changed = bytearray(code)
+    for at in range(0, len(code), _INSTRUCTION.size):
+        operation, registers, _, value = _INSTRUCTION.unpack_from(code, at)
+        if operation == LOAD_64_BITS and registers >> 4 == PSEUDO_MAP_FD:
+            struct.pack_into("<i", changed, at + 4, places[value])
+    return bytes(changed)
+
+
+def _declare(library: Any) -> None:  # noqa: ANN401
+    """Functions of libbcc (bcc's bpf_module.h) that its Python package does not use."""
+    for name, result in (
+        ("bpf_num_tables", ctypes.c_size_t),
+        ("bpf_table_name", ctypes.c_char_p),
+        ("bpf_table_key_size", ctypes.c_size_t),
+        ("bpf_table_leaf_size", ctypes.c_size_t),
+    ):
+        getattr(library, name).restype = result
+    library.bpf_num_tables.argtypes = [ctypes.c_void_p]
+    library.bpf_table_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    for function in (library.bpf_table_key_size, library.bpf_table_leaf_size):
+        function.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    # LLVM takes a while to be mapped: the tracer has that time to find out what to ask for.
+    try:
+        _declare(import_bcc().libbcc.lib)
+        problem = ""
+    except (ImportError, OSError) as error:
+        problem = str(error)
+    request = b""
+    while chunk := connection.recv(1 << 20):
+        request += chunk
+    reply = (
+        {"error": "import", "detail": problem} if problem else compile_image(json.loads(request))
+    )
+    connection.sendall(json.dumps(reply).encode())
+    connection.close()
+    sys.stdout.flush()
+    # Skip the destructors of LLVM and bcc: the kernel releases everything at once.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Programs into the kernel: an image's maps made, its programs loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from leaktrace.abi import process as abi
+from leaktrace.bpf import syscalls
+from leaktrace.bpf.image import LOAD_64_BITS, PSEUDO_MAP_FD, Image
+from leaktrace.bpf.maps import Map
+from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, not_permitted
+
+# struct bpf_insn (include/uapi/linux/bpf.h); `registers` holds the source in its upper half.
+_INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("value", "<i4")])
+_LOG_SIZES_BYTES = (1 << 20, 1 << 24)  # the second takes what the first has no room for
+
+
+# What the verifier, or a kernel without a feature, says to a program.
+_REFUSALS = {
+    errno.EACCES,
+    errno.EFAULT,  # "the sequence of jumps is too complex"
+    errno.EINVAL,
+    errno.E2BIG,
+    errno.ENOSPC,
+    errno.EOPNOTSUPP,
+    524,  # ENOTSUPP, which is the kernel's own
+}
+_LARGE_MAPS = {
+    "allocations": "lower --max-allocs",
+    "sites": "lower --max-stacks",
+    "stacks": "lower --max-stacks",
+    "threads": "lower --max-threads",
+    "trace_events": "lower --event-buffer-size",
+    "unwind_rows": "use --stack-walker fp, which needs no unwind tables",
+    "unwind_pages": "use --stack-walker fp, which needs no unwind tables",
+}
+
+
+class RefusedError(ProgramError):
+    """The verifier does not take a program: another way of doing the same may pass."""
+
+
+@dataclass(frozen=True)
+class ProgramKind:
+    """What a program of an image is loaded as."""
+
+    name: str
+    kind: int  # enum bpf_prog_type
+    attach_type: int = 0  # enum bpf_attach_type
+    tail_of: str = ""  # the array of programs whose only entry it is
+
+
+@dataclass
+class Loaded:
+    """Descriptors of maps and of programs, by name."""
+
+    maps: dict[str, int] = field(default_factory=dict)
+    programs: dict[str, int] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Let go of every descriptor: the kernel frees what nothing else holds."""
+        for descriptor in (*self.programs.values(), *self.maps.values()):
+            os.close(descriptor)
+        self.maps, self.programs = {}, {}
+
+
+def load(image: Image, programs: Iterable[ProgramKind], capacities: Mapping[str, int]) -> Loaded:
+    """Make the maps, with the capacities asked for, and load the programs, in their order.
+
+    Raises RefusedError; EnvironmentUnfitError where loading is not permitted; ProgramError when a
+    map can't be made.
+    """
+    loaded = Loaded()
+    try:
+        for one in image.maps:
+            capacity = capacities.get(one.name, one.capacity)
+            if one.kind == syscalls.MAP_TYPE_PERF_EVENT_ARRAY:
+                capacity = syscalls.possible_cpus()
+            loaded.maps[one.name] = _make_map(replace(one, capacity=capacity))
+        for program in programs:
+            descriptor = _load_program(image, program, loaded.maps)
+            loaded.programs[program.name] = descriptor
+            if program.tail_of:
+                array = Map(program.tail_of, loaded.maps[program.tail_of], abi.U32, abi.U32, 1)
+                array.update(0, np.array([descriptor], dtype=abi.U32))
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def _make_map(one: syscalls.MapDefinition) -> int:
+    try:
+        return syscalls.create_map(one)
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise not_permitted() from None
+        if error.errno == errno.EMFILE:
+            raise _too_many_files() from None
+        raise ProgramError(
+            f"the kernel can't make the map {one.name}: {error.strerror}",
+            _LARGE_MAPS.get(one.name, "please report this with the output of `leaktrace doctor`"),
+        ) from None
+
+
+def _load_program(image: Image, program: ProgramKind, maps: Mapping[str, int]) -> int:
+    code = _with_descriptors(image, program.name, maps)
+    try:
+        return syscalls.load_program(program.name, program.kind, code, program.attach_type)
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise not_permitted() from None
+        if error.errno == errno.EMFILE:
+            raise _too_many_files() from None
+        if error.errno in _REFUSALS:
+            raise _refused(program, code, error) from None
+        raise ProgramError(
+            f"the kernel can't load the BPF program {program.name}: {error.strerror}",
+            "try again",
+        ) from None
+
+
+def _too_many_files() -> EnvironmentUnfitError:
+    return EnvironmentUnfitError(
+        "too many open files for the maps and programs", "raise the limit: ulimit -n 4096"
+    )
+
+
+def _with_descriptors(image: Image, name: str, maps: Mapping[str, int]) -> bytes:
+    """The instructions of a program that refers to the maps that were made."""
+    code = np.frombuffer(image.programs[name], dtype=_INSTRUCTION).copy()
+    refers = (code["code"] == LOAD_64_BITS) & (code["registers"] >> 4 == PSEUDO_MAP_FD)
+    descriptors = np.array([maps[one.name] for one in image.maps], dtype="<i4")
+    code["value"][refers] = descriptors[code["value"][refers]]
+    return code.tobytes()
+
+
+def _refused(program: ProgramKind, code: bytes, error: OSError) -> LeaktraceError:
+    """Why: asked for again, with the verifier's log."""
+    said = ""
+    for size in _LOG_SIZES_BYTES:
+        log = ctypes.create_string_buffer(size)
+        try:
+            os.close(
+                syscalls.load_program(program.name, program.kind, code, program.attach_type, log)
+            )
+        except OSError as again:
+            said = log.value.decode(errors="replace")
+            if again.errno != errno.ENOSPC:
+                break
+    return RefusedError(
+        f"the kernel refused the BPF program {program.name}: "
+        f"{verifier_line(said) or error.strerror}",
+        "please report this with the output of `leaktrace doctor`",
+    )
+
+
+def verifier_line(output: str) -> str:
+    """What the verifier objects to: the last line before its statistics."""
+    lines = [
+        line
+        for line in output.splitlines()
+        if line.strip()
+        and not re.match(r"(processed|verification time|stack depth|HINT:)", line.strip())
+    ]
+    return lines[-1].strip() if lines else ""

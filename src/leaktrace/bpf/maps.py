@@ -1,0 +1,144 @@
+"""BPF maps read into numpy arrays, in batches: never a Python object an entry."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.bpf.syscalls import declined, errno_of, libbpf
+from leaktrace.errors import ProgramError, reason, system_error
+
+_ROOM_AT_FIRST = 1 << 20  # records
+
+
+@dataclass(frozen=True)
+class Map:
+    """A BPF map by file descriptor. Keys and values are numpy records of the given types."""
+
+    name: str
+    fd: int
+    key: np.dtype[Any]
+    value: np.dtype[Any]
+    capacity: int
+
+    def lookup(self, key: int | bytes) -> np.void | None:
+        """The value of one key, or None."""
+        keys = np.array([key], dtype=self.key)
+        values = np.zeros(1, dtype=self.value)
+        result = libbpf().bpf_map_lookup_elem(self.fd, _pointer(keys), _pointer(values))
+        return None if errno_of(result) else values[0]
+
+    def update(self, key: int | bytes, value: NDArray[Any]) -> None:
+        """Write one value. Raises OSError with the kernel's errno."""
+        keys = np.array([key], dtype=self.key)
+        update = libbpf().bpf_map_update_elem
+        update.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
+        code = errno_of(update(self.fd, _pointer(keys), _pointer(value), 0))
+        if code:
+            raise system_error(code, self.name)
+
+    def write_mapped(self, start: int, values: NDArray[np.uint64]) -> None:
+        """Write into an array map made with BPF_F_MMAPABLE, from index `start` on. Raises OSError.
+
+        Values of an array lie at multiples of 8 bytes, also smaller ones.
+        """
+        if not len(values):
+            return
+        whole = -(-self.capacity * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        with mmap.mmap(self.fd, whole, mmap.MAP_SHARED, access) as memory:
+            memory[start * 8 : start * 8 + values.nbytes] = values.tobytes()
+
+    def read_all(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """All keys and values, in no order.
+
+        Each hash bucket is read as a whole, so a record that stays in the map while it is read is
+        seen exactly once; one that comes or goes meanwhile may or may not be seen. Kernels before
+        5.6 have no batch operations: there the map is walked key by key.
+        """
+        batched = None if declined("map_batches") else self._read_in_batches()
+        return self._read_one_by_one() if batched is None else batched
+
+    def _read_in_batches(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        lookup = libbpf().bpf_map_lookup_batch
+        lookup.argtypes = (
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_uint32),
+            ctypes.c_void_p,
+        )
+        size = min(max(self.capacity, 1), 65_536)
+        # Read in place: memory not written to costs nothing, copies of a million records do.
+        room = min(self.capacity, _ROOM_AT_FIRST) + size
+        keys, values = np.empty(room, dtype=self.key), np.empty(room, dtype=self.value)
+        filled = 0
+        position = np.zeros(1, dtype=np.uint64)
+        first = True
+        while True:
+            if filled + size > len(keys):
+                keys, values = _enlarged(keys, filled + size), _enlarged(values, filled + size)
+            count = ctypes.c_uint32(size)
+            code = errno_of(
+                lookup(
+                    self.fd,
+                    None if first else _pointer(position),
+                    _pointer(position),
+                    _pointer(keys[filled:]),
+                    _pointer(values[filled:]),
+                    ctypes.byref(count),
+                    None,
+                )
+            )
+            if code == errno.ENOSPC:  # a bucket with more entries than the buffer holds
+                size *= 2
+                continue
+            if code not in (0, errno.ENOENT):
+                if first and code in (errno.EINVAL, errno.ENOTSUP, 524):
+                    return None
+                raise ProgramError(
+                    f"can't read the map {self.name}: {reason(code)}",
+                    "please report this with the output of `leaktrace doctor`",
+                )
+            filled += count.value
+            first = False
+            if code == errno.ENOENT:
+                return keys[:filled], values[:filled]
+
+    def _read_one_by_one(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        library = libbpf()
+        keys: list[NDArray[Any]] = []
+        values: list[NDArray[Any]] = []
+        key = np.zeros(1, dtype=self.key)
+        previous: ctypes.c_void_p | None = None
+        # A key deleted during the walk restarts it: bounded, so that it ends all the same.
+        for _ in range(2 * self.capacity):
+            if errno_of(library.bpf_map_get_next_key(self.fd, previous, _pointer(key))):
+                break
+            previous = _pointer(key)
+            value = np.zeros(1, dtype=self.value)
+            if not errno_of(library.bpf_map_lookup_elem(self.fd, _pointer(key), _pointer(value))):
+                keys.append(key.copy())
+                values.append(value)
+        if not keys:
+            return np.empty(0, dtype=self.key), np.empty(0, dtype=self.value)
+        return np.concatenate(keys), np.concatenate(values)
+
+
+def _enlarged(array: NDArray[Any], least: int) -> NDArray[Any]:
+    """A copy with room for at least so many elements, and for as many again as there were."""
+    larger = np.empty(max(least, 2 * len(array)), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

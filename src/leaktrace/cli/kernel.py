@@ -1,0 +1,140 @@
+"""The options of kernel mode, and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from leaktrace.cli.one_target import one_process
+from leaktrace.errors import UsageError
+from leaktrace.options import KernelContext, KernelProbes, KernelTarget
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+# The programs read whole stacks of 127 frames, and all maps are allocated at the start.
+KERNEL_MAX_STACKS = 32_768
+
+_KERNEL_ONLY = {
+    "kernel_probes": "--kernel-probes",
+    "pages": "--pages",
+    "percpu": "--percpu",
+    "vmalloc": "--vmalloc",
+    "cache": "--cache",
+    "module": "--module",
+    "context": "--context",
+    "task": "--task",
+    "include_self": "--include-self",
+}
+_PROCESS_ONLY = {
+    "faults": "--faults",
+    "obj": "-O",
+    "symbols_prefix": "--symbols-prefix",
+    "stack_walker": "--stack-walker",
+    "max_threads": "--max-threads",
+    "sample_bytes": "--sample-bytes",
+    "max_overhead_percent": "--max-overhead",
+    "exit_code": "--exit-code",
+    "probe_returns": "--probe-returns",
+}
+
+
+def kernel_options(command: _Command) -> _Command:
+    """Add the options of kernel mode to a command."""
+    options = (
+        click.option(
+            "-k",
+            "--kernel",
+            is_flag=True,
+            help="Trace the kernel's own allocations: which kernel code holds memory.",
+        ),
+        click.option(
+            "--kernel-probes",
+            type=click.Choice([choice.value for choice in KernelProbes]),
+            default=KernelProbes.AUTO.value,
+            show_default=True,
+            help="With --kernel: by tracepoints, or by kprobes on the allocators' functions.",
+        ),
+        click.option(
+            "--pages",
+            is_flag=True,
+            help="With --kernel: the page allocator too, in a section of its own. It also serves "
+            "the slabs, so the two are never added up.",
+        ),
+        click.option("--percpu", is_flag=True, help="With --kernel: per-CPU memory too."),
+        click.option("--vmalloc", is_flag=True, help="With --kernel: vmalloc's areas too."),
+        click.option(
+            "--cache",
+            multiple=True,
+            metavar="GLOB",
+            help="With --kernel: only these slab caches (as in /proc/slabinfo), e.g. 'kmalloc-*' "
+            "or ext4_inode_cache. Can be given several times.",
+        ),
+        click.option(
+            "--module",
+            multiple=True,
+            metavar="GLOB",
+            help="With --kernel: only stacks with a function of these modules. Can be given "
+            "several times.",
+        ),
+        click.option(
+            "--context",
+            type=click.Choice([context.value for context in KernelContext]),
+            multiple=True,
+            help="With --kernel: only allocations made in this context. Can be given several "
+            "times.",
+        ),
+        click.option(
+            "--task",
+            type=click.IntRange(min=1),
+            multiple=True,
+            callback=one_process,
+            metavar="PID",
+            help="With --kernel: only what this process allocates, in its system calls and faults.",
+        ),
+        click.option(
+            "--include-self",
+            is_flag=True,
+            help="With --kernel: leaktrace's own allocations too.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def kernel_target(asked: dict[str, Any]) -> KernelTarget | None:
+    """What is asked of kernel mode; None without --kernel. Raises UsageError for options that go
+    with the other mode only."""
+    context = click.get_current_context()
+
+    def given(parameter: str) -> bool:
+        return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+    if not asked["kernel"]:
+        for parameter, option in _KERNEL_ONLY.items():
+            if given(parameter):
+                raise UsageError(f"{option} goes with --kernel only", "add -k, or leave it out")
+        return None
+    for parameter, option in _PROCESS_ONLY.items():
+        if given(parameter):
+            raise UsageError(f"{option} does not go with --kernel", "leave it out")
+    return KernelTarget(
+        probes=KernelProbes(asked["kernel_probes"]),
+        pages=asked["pages"],
+        percpu=asked["percpu"],
+        vmalloc=asked["vmalloc"],
+        caches=tuple(asked["cache"]),
+        modules=tuple(asked["module"]),
+        contexts=tuple(KernelContext(context) for context in asked["context"]),
+        task_pid=asked["task"],
+        include_self=asked["include_self"],
+    )
+
+
+def kernel_max_stacks(asked: dict[str, Any]) -> int:
+    """How many stacks kernel mode has room for, unless it was said."""
+    source = click.get_current_context().get_parameter_source("max_stacks")
+    return asked["max_stacks"] if source is ParameterSource.COMMANDLINE else KERNEL_MAX_STACKS

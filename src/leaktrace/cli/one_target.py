@@ -1,0 +1,102 @@
+"""One target at a time: words of the command line that would silently be taken for something else.
+
+`leaktrace -p $(pidof worker)` gives several process ids when there are several workers. Only the
+first stands behind -p; the next would be the interval in seconds, and the one after it the number
+of reports. And of an option that is given twice only the last value would count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from leaktrace.errors import TargetError, UsageError
+from leaktrace.notices import tell
+from leaktrace.targets.process import is_running, program_of
+
+# What may well be meant as seconds, although it is the id of a process too.
+_USUAL_INTERVAL_S = 60
+_LONG_INTERVAL_S = 3600
+_ONE_FOR_EACH = "start one leaktrace for each"
+
+
+class Seconds(float):
+    """An interval. `is_plain`: it was written in digits alone, as a process id is."""
+
+    is_plain = False
+
+    @classmethod
+    def from_word(cls, value: Any) -> Seconds:  # noqa: ANN401 (a word, or the default)
+        seconds = cls(value)
+        seconds.is_plain = isinstance(value, str) and value.isascii() and value.isdecimal()
+        return seconds
+
+
+def only_one(advice: str, default: str | None = None) -> Callable[..., Any]:
+    """The callback of an option with `multiple=True` that takes a single value all the same.
+
+    It raises UsageError, with this advice, for several values that differ.
+    """
+
+    def single(_context: click.Context, option: click.Parameter, values: Sequence[Any]) -> Any:  # noqa: ANN401
+        different = list(dict.fromkeys(values))
+        if len(different) > 1:
+            shown = ", ".join(str(value) for value in different)
+            raise UsageError(f"{option.opts[0]} takes one value, and was given {shown}", advice)
+        return different[0] if different else default
+
+    return single
+
+
+one_process = only_one(f"one process is traced at a time: {_ONE_FOR_EACH}")
+one_command = only_one(f"one command is traced at a time: {_ONE_FOR_EACH}")
+
+
+def refuse_more_words(words: Sequence[str], pid: int | None) -> None:
+    """Words behind the interval and the count. Raises UsageError."""
+    if not words:
+        return
+    shown = " ".join(words)
+    if pid is not None and all(word.isdecimal() for word in words):
+        raise UsageError(
+            f"too many numbers behind -p {pid}: {shown}",
+            "one process is traced at a time: leaktrace -p PID [INTERVAL] [COUNT]",
+        )
+    raise UsageError(
+        f"unexpected words: {shown}",
+        "to trace a running process: leaktrace -p PID [INTERVAL] [COUNT]; "
+        "to start a command: leaktrace [OPTIONS] -- CMD ARGS",
+    )
+
+
+def refuse_processes_as_interval(pid: int, interval: Seconds, count: int | None) -> None:
+    """See whether the interval behind this process id, or both numbers, are process ids too.
+
+    What can only be meant as one is refused: another process of the same program, if the interval
+    would be a long one, or the count is such a process as well. What may be either is told.
+    Raises UsageError.
+    """
+    if not interval.is_plain:
+        return
+    other = int(interval)
+    if _is_twin(other, pid):
+        both = count is not None and count != other and _is_twin(count, pid)
+        if other > _USUAL_INTERVAL_S or both:
+            raise UsageError(
+                f"{other} is a process of the same program as {pid}, and one process is traced "
+                "at a time",
+                f"{_ONE_FOR_EACH}; if an interval of {other} s is meant, write {other}.0",
+            )
+        tell(f"{other} is taken as the interval in seconds; process {other} is not traced")
+    elif other > _LONG_INTERVAL_S and is_running(other):
+        tell(f"{other} is taken as the interval in seconds, not as a process id")
+
+
+def _is_twin(other: int, pid: int) -> bool:
+    """Whether this is another process of the same program; pidof(1) names none twice."""
+    try:
+        return other != pid and program_of(other) == program_of(pid)
+    except TargetError:
+        return False

@@ -1,0 +1,255 @@
+"""Reports of kernel mode: one section for each allocator, the caches by name, and what the frees
+that can't be seen mean for a site."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.abi.kernel import Context, Section
+from leaktrace.analysis.builder import ReportBuilder
+from leaktrace.analysis.sampling import Sampling
+from leaktrace.analysis.site_id import site_id
+from leaktrace.analysis.sites import SiteTable
+from leaktrace.kernel.losses import describe_kernel_losses
+from leaktrace.kernel.meminfo import read_held, untraced_growth
+from leaktrace.kernel.probes.plan import KernelPlan
+from leaktrace.kernel.slab import (
+    LARGE_KMALLOC,
+    SlabCache,
+    kmalloc_class_name,
+    read_slab_caches,
+    traced_name,
+)
+from leaktrace.kernel.snapshot import KernelSnapshot
+from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
+from leaktrace.options import KernelTarget, Options
+from leaktrace.process.snapshot import Snapshot
+from leaktrace.symbols.kallsyms import without_allocator
+
+SECTION_NAMES = {
+    Section.SLAB: "slab",
+    Section.PAGES: "pages",
+    Section.PERCPU: "percpu",
+    Section.VMALLOC: "vmalloc",
+}
+CONTEXT_NAMES = {
+    Context.PROCESS: "process",
+    Context.SOFTIRQ: "softirq",
+    Context.IRQ: "irq",
+}
+# Caches whose users free in bulk as a rule: lib/maple_tree.c (mas_destroy, mt_free_bulk),
+# net/core/skbuff.c (napi_skb_cache_put), io_uring, lib/stackdepot and others are found by what
+# they leave behind (`_overcounted`).
+_FREED_IN_BULK = ("maple_node", "skbuff_head_cache", "skbuff_fclone_cache", "io_kiocb")
+_BUCKET = re.compile(r".+-(8|16|32|64|96|128|192|256|512|1k|2k|4k|8k)")
+
+
+class KernelReportBuilder:
+    """Keeps what the next report is compared with; has the interface of `ReportBuilder`."""
+
+    def __init__(
+        self, options: Options, plan: KernelPlan, stack_of: Callable[[int], Stack]
+    ) -> None:
+        self._options = options
+        self._first_caches: dict[str, SlabCache] = {}
+        self._first_held: dict[Section, int] = {}
+        self._builders = {
+            section: _SectionBuilder(options, plan, section, stack_of) for section in plan.sections
+        }
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._builders[Section.SLAB].sampling
+
+    def start_clock(self) -> None:
+        """The probes are on from now."""
+        self._first_caches = read_slab_caches()
+        self._first_held = read_held()
+        for builder in self._builders.values():
+            builder.start_clock()
+
+    def build(
+        self, snapshot: KernelSnapshot, target: TargetInfo, final_reason: str | None = None
+    ) -> Report:
+        """The report of one snapshot; `final_reason` tells why it is the last one."""
+        overcounted = _overcounted(snapshot.sections[Section.SLAB], snapshot.slab_caches)
+        reports = []
+        for section, builder in self._builders.items():
+            builder.prepare(snapshot, overcounted)
+            report = builder.build(
+                snapshot.sections[section], target, None, final_reason=final_reason
+            )
+            reports.append(replace(report, section=SECTION_NAMES[section]))
+        return replace(
+            reports[0],
+            sections=tuple(reports[1:]),
+            slab=self._growth(snapshot),
+            untraced=self._untraced(reports[0].outstanding.bytes),
+        )
+
+    def _untraced(self, outstanding_bytes: int) -> tuple[UntracedGrowth, ...]:
+        """Told to those who look for all memory; who asks for a part of it, gets that."""
+        if not self._is_of_all:
+            return ()
+        return untraced_growth(self._first_held, read_held(), self._builders, outstanding_bytes)
+
+    @property
+    def _is_of_all(self) -> bool:
+        """Whether every cache, module, context and task is asked for."""
+        target = self._options.target
+        assert isinstance(target, KernelTarget)
+        return not (
+            target.caches or target.modules or target.contexts or target.task_pid is not None
+        )
+
+    @property
+    def _is_everything(self) -> bool:
+        """Whether nothing is filtered out, so that sums can be compared with the kernel's own."""
+        filters = self._options.filters
+        return self._is_of_all and not (
+            filters.min_size_bytes or filters.max_size_bytes is not None or filters.sample_rate > 1
+        )
+
+    def _growth(self, snapshot: KernelSnapshot) -> SlabGrowth | None:
+        if not self._is_everything or not snapshot.slab_caches or not self._first_caches:
+            return None
+        grown = sum(cache.bytes for cache in snapshot.slab_caches.values()) - sum(
+            cache.bytes for cache in self._first_caches.values()
+        )
+        sites = snapshot.sections[Section.SLAB].sites
+        held = (sites["allocated_bytes"] - sites["freed_bytes"]).astype(np.int64)
+        in_slabs = ~_is_large(sites)
+        return SlabGrowth(
+            grown_bytes=grown,
+            tracked_bytes=int(held[in_slabs].sum()),
+            older_releases=snapshot.older_releases[Section.SLAB],
+        )
+
+
+def cache_of(counter: np.void) -> str | None:
+    """The slab cache of a site (KERNEL_SITE); None where there is none, or it isn't told."""
+    if int(counter["section"]) != Section.SLAB:
+        return None
+    name = bytes(counter["cache"]).split(b"\0", 1)[0].decode("utf-8", "replace")
+    if name:
+        return name
+    size = int(counter["object_size"])
+    return kmalloc_class_name(size) if size else None
+
+
+def _is_large(sites: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which sites get whole pages from kmalloc: no slab's object."""
+    large = [cache_of(site) == LARGE_KMALLOC for site in sites]
+    return np.array(large, dtype=np.bool_)
+
+
+def _counted_name(cache: str) -> str:
+    """As `traced_name`, and the kmalloc caches of a single user (kmem_buckets, Linux 6.11) with
+    those of their size."""
+    found = _BUCKET.fullmatch(cache)
+    return f"kmalloc-{found[1]}" if found else traced_name(cache)
+
+
+def _overcounted(snapshot: Snapshot, caches: dict[str, SlabCache]) -> dict[str, tuple[int, int]]:
+    """Caches of which more objects look outstanding than are in use at all: (look, are)."""
+    in_use: dict[str, int] = {}
+    for cache in caches.values():
+        name = _counted_name(cache.name)
+        in_use[name] = in_use.get(name, 0) + cache.active
+    held = (snapshot.sites["allocated_count"] - snapshot.sites["freed_count"]).astype(np.int64)
+    tracked: dict[str, int] = {}
+    for site, count in zip(snapshot.sites, held.tolist(), strict=True):
+        named = cache_of(site)
+        if named is not None:
+            tracked[named] = tracked.get(named, 0) + count
+    return {
+        name: (count, in_use[name])
+        for name, count in tracked.items()
+        if name in in_use and count > in_use[name]
+    }
+
+
+class _SectionBuilder(ReportBuilder):
+    """Reports about one allocator."""
+
+    def __init__(
+        self,
+        options: Options,
+        plan: KernelPlan,
+        section: Section,
+        stack_of: Callable[[int], Stack],
+    ) -> None:
+        super().__init__(options, stack_of)
+        self._section = section
+        self._plan = plan
+        self._limits = options.limits
+        self._older_ns = options.report.older_ms * 1_000_000
+        self._recursion_misses = 0
+        self._overcounted: dict[str, tuple[int, int]] = {}
+        self._requested: dict[int, int] = {}
+
+    def prepare(self, snapshot: KernelSnapshot, overcounted: dict[str, tuple[int, int]]) -> None:
+        """What the next report is made with besides its snapshot."""
+        self._recursion_misses = snapshot.recursion_misses
+        self._overcounted = overcounted
+        own = snapshot.sections[self._section]
+        if self._options.report.combined_only:
+            held = (own.sites["allocated_requested"] - own.sites["freed_requested"]).tolist()
+            self._requested = dict(zip(own.site_ids.tolist(), held, strict=True))
+            return
+        ages_ns = own.time_ns - own.records["time_ns"].astype(np.int64)
+        records = own.records[np.maximum(ages_ns, 0) >= self._older_ns]
+        stack_ids, rows = np.unique(records["stack_id"], return_inverse=True)
+        requested = np.zeros(len(stack_ids), dtype=np.int64)
+        np.add.at(requested, rows, records["requested"].astype(np.int64))
+        self._requested = dict(zip(stack_ids.tolist(), requested.tolist(), strict=True))
+
+    def describe_losses(self, snapshot: Snapshot) -> tuple[Loss, ...]:
+        if self._section is not Section.SLAB:
+            return ()  # they are counted once, and told with the first section
+        return describe_kernel_losses(snapshot.losses, self._recursion_misses, self._limits)
+
+    def site_id(self, stack_id: int, counter: np.void | None) -> str:
+        """The stack's, together with the cache: one stack may allocate from several."""
+        frames = without_allocator(list(self._stack_of(stack_id).frames))
+        if not frames or counter is None:
+            return f"{stack_id:016x}"
+        cache = cache_of(counter) or SECTION_NAMES[self._section]
+        return hashlib.blake2b(f"{site_id(frames)} {cache}".encode(), digest_size=8).hexdigest()
+
+    def site(
+        self, table: SiteTable, row: int, growth_bytes: int, counters: dict[int, np.void]
+    ) -> Site:
+        site = super().site(table, row, growth_bytes, counters)
+        stack_id = int(table.stack_ids[row])
+        counter = counters.get(stack_id)
+        if counter is None:
+            return site
+        return replace(
+            site,
+            requested_bytes=self._requested.get(stack_id, 0) * self.sampling.rate,
+            cache=cache_of(counter),
+            context=CONTEXT_NAMES[Context(int(counter["context"]))],
+            unconfirmed=self._doubt(counter, site),
+        )
+
+    def _doubt(self, counter: np.void, site: Site) -> str | None:
+        """Why what looks outstanding may have been freed."""
+        unseen, cache = int(counter["unseen_frees"]), cache_of(counter)
+        if unseen and site.count:
+            return f"{unseen:,} of its blocks were freed unseen before (kfree_rcu or a bulk free?)"
+        if cache in self._overcounted:
+            look, are = self._overcounted[cache]
+            return (
+                f"{look:,} objects of {cache} look outstanding, but only {are:,} are in use "
+                "(freed by kfree_rcu or in bulk?)"
+            )
+        if cache in _FREED_IN_BULK and not self._plan.sees_bulk_frees:
+            return f"objects of {cache} are often freed in bulk, which can't be seen"
+        return None

@@ -1,0 +1,267 @@
+"""Probes on: links between functions of the target and the loaded programs.
+
+Where the kernel has uprobe_multi links (Linux 6.6, with a pid that means a process since 6.10), one
+carries the probes of an object that share a program; elsewhere each probe is a perf event. In any
+case the keeper (process/attach/keeper.py) holds them, and takes them off when leaktrace ends,
+however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from leaktrace.bpf import links
+from leaktrace.bpf.links import UprobeLinks
+from leaktrace.capabilities import enumerate_missing, missing_for_probes
+from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, TargetError
+from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
+from leaktrace.process.probes.allocators import (
+    ANY_ENTRY_PROGRAM,
+    POINT_PROGRAM,
+    REQUIRED,
+    RETURN_PROGRAM,
+)
+from leaktrace.process.probes.encode import encode_points
+from leaktrace.process.probes.plan import LeftOut, ObjectPlan, Probe
+from leaktrace.process.program import RAW_TRACEPOINTS, Program
+
+_ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel won't probe
+
+
+class ObjectRefusedError(ProgramError):
+    """The kernel refuses probes that an object can't do without; others may be hooked still."""
+
+
+@dataclass(frozen=True)
+class HookedObject:
+    """What was hooked in one object, for the report's header and for --verbose."""
+
+    name: str
+    path: str
+    functions: tuple[str, ...]
+    missing: tuple[str, ...]  # not defined by the object
+    refused: tuple[str, ...]  # the kernel can't probe them
+    stepped: tuple[str, ...]  # their probes cost a second trap
+    awaited: tuple[str, ...] = ()  # calls whose return address is replaced, by a return probe
+    left_out: tuple[LeftOut, ...] = ()
+    offsets: tuple[int, ...] = ()  # of the probes, in the file
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A probe as the kernel is told of it."""
+
+    symbol: str
+    program: str  # by the shape of its function's arguments; "" for a point
+    offset: int
+    cookie: int
+
+
+def _entry(probe: Probe) -> _Placed:
+    hook = probe.hook
+    return _Placed(hook.symbol, hook.program, probe.offset, int(hook.function))
+
+
+class Attachments:
+    """Every probe of one session."""
+
+    def __init__(self, program: Program, pid: int, keeper: Keeper | None) -> None:
+        """`keeper` holds the probes on functions; None where there are none."""
+        self._program = program
+        self._pid = pid
+        self._keeper = keeper
+        self._lifecycle: list[int] = []
+        self._probes: list[int] = []  # by the keeper's numbers
+        self._point_count = 0
+        self.objects: list[HookedObject] = []
+
+    def attach_lifecycle(self) -> None:
+        """Follow exec, forks and the end of threads."""
+        for name in RAW_TRACEPOINTS:
+            program = self._program.programs[f"at_{name}"]
+            try:
+                self._lifecycle.append(links.attach_raw_tracepoint(program, name))
+            except OSError as error:
+                raise _explain(error, f"the tracepoint {name}") from None
+
+    def attach(self, plan: ObjectPlan) -> HookedObject:
+        """Put all probes of an object on; its file may be closed afterwards.
+
+        A function that the kernel can't probe is left out and named, unless it is malloc or free.
+        Raises ObjectRefusedError, EnvironmentUnfitError, TargetError or KeeperGoneError; what was
+        put on is taken off then.
+        """
+        before = len(self._probes)
+        try:
+            return self._attach(plan)
+        except LeaktraceError:
+            begun, self._probes = self._probes[before:], self._probes[:before]
+            with contextlib.suppress(KeeperGoneError):
+                self._holder.take_off(begun)
+            raise
+
+    def _attach(self, plan: ObjectPlan) -> HookedObject:
+        # Releases first, beginnings last: what is hooked while the process runs must never see a
+        # block come that it can't see go.
+        releases = [_entry(probe) for probe in plan.probes if not probe.hook.has_return]
+        calls = [_entry(probe) for probe in plan.probes if probe.hook.has_return]
+        refused: set[str] = set()
+        for program, probes in self._by_entry_program(releases):
+            refused |= self._attach_group(plan, program, probes)
+        points = self._points_of(plan)
+        refused |= self._attach_group(plan, POINT_PROGRAM, points)
+        refused |= self._attach_group(plan, RETURN_PROGRAM, calls, is_return=True)
+        wanted = [probe for probe in calls if probe.symbol not in refused]
+        for program, probes in self._by_entry_program(wanted):
+            refused |= self._attach_group(plan, program, probes)
+        hooked = HookedObject(
+            name=plan.name,
+            path=plan.path,
+            functions=tuple(symbol for symbol in plan.symbols if symbol not in refused),
+            missing=plan.missing,
+            refused=tuple(sorted(refused)),
+            stepped=plan.stepped,
+            awaited=tuple(probe.symbol for probe in calls if probe.symbol not in refused),
+            left_out=plan.left_out,
+            offsets=tuple(
+                sorted(
+                    {probe.offset for probe in points}
+                    | {one.offset for one in (*releases, *calls) if one.symbol not in refused}
+                )
+            ),
+        )
+        if plan.is_allocator:
+            self.objects.append(hooked)
+        return hooked
+
+    def _points_of(self, plan: ObjectPlan) -> list[_Placed]:
+        """Tell the kernel side of an object's points, each of which has a number from now on.
+
+        Raises ObjectRefusedError when there are too many.
+        """
+        probes = plan.point_probes()
+        if not probes or self._program.points is None:
+            return []
+        first = self._point_count
+        if first + len(probes) > self._program.points.capacity:
+            raise ObjectRefusedError(
+                "there are too many allocators in this process",
+                "choose one object: --obj",
+            )
+        self._point_count += len(probes)
+        encoded = encode_points(probe.point for probe in probes)
+        for number in range(len(probes)):
+            self._program.points.update(first + number, encoded[number : number + 1])
+        return [
+            _Placed(probe.point.function.name.lower(), "", probe.offset, first + number)
+            for number, probe in enumerate(probes)
+        ]
+
+    def _by_entry_program(self, probes: Iterable[_Placed]) -> Iterable[tuple[str, list[_Placed]]]:
+        groups: defaultdict[str, list[_Placed]] = defaultdict(list)
+        for probe in probes:
+            by_shape = probe.program
+            is_loaded = by_shape in self._program.programs
+            groups[by_shape if is_loaded else ANY_ENTRY_PROGRAM].append(probe)
+        return groups.items()
+
+    @property
+    def _holder(self) -> Keeper:
+        assert self._keeper is not None  # there where functions are hooked
+        return self._keeper
+
+    def _attach_group(
+        self, plan: ObjectPlan, program: str, probes: Sequence[_Placed], *, is_return: bool = False
+    ) -> set[str]:
+        """Returns the symbols of the functions that the kernel can't probe."""
+        if not probes:
+            return set()
+        if self._program.links is UprobeLinks.TOGETHER:
+            try:
+                link = self._holder.attach_uprobes(
+                    self._program.programs[program],
+                    plan.attach_path,
+                    [probe.offset for probe in probes],
+                    [probe.cookie for probe in probes],
+                    pid=self._pid,
+                    is_return=is_return,
+                )
+            except OSError as error:
+                if len(probes) == 1:
+                    return self._refuse(plan, probes[0], error)
+            else:
+                self._probes.append(link)
+                return set()
+            # Find out which one it is.
+            one_by_one = ([probe] for probe in probes)
+            return set().union(
+                *(self._attach_group(plan, program, one, is_return=is_return) for one in one_by_one)
+            )
+        refused: set[str] = set()
+        for probe in probes:
+            try:
+                event = self._holder.attach_uprobe_event(
+                    self._program.programs[program],
+                    plan.attach_path,
+                    probe.offset,
+                    probe.cookie,
+                    pid=self._pid,
+                    is_return=is_return,
+                )
+                self._probes.append(event)
+            except OSError as error:
+                refused |= self._refuse(plan, probe, error)
+        return refused
+
+    def _refuse(self, plan: ObjectPlan, probe: _Placed, error: OSError) -> set[str]:
+        where = f"{probe.symbol} in {plan.name}"
+        cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, _ENOTSUPP)
+        # Where one point of many is missing, calls would be seen to begin and never to end.
+        if cannot_probe and probe.symbol not in REQUIRED and probe.program:
+            return {probe.symbol}
+        raise _explain(error, where) from None
+
+    def detach_objects(self) -> None:
+        """Take the probes off the functions; exec and exit are followed still.
+
+        Raises KeeperGoneError.
+        """
+        probes, self._probes = self._probes, []
+        self.objects = []
+        self._point_count = 0
+        if probes:
+            self._holder.take_off(probes)
+
+    def close(self) -> None:
+        """Take every probe off, and wait until they are."""
+        # If the keeper is gone, so are its probes.
+        with contextlib.suppress(KeeperGoneError):
+            self.detach_objects()
+        for descriptor in reversed(self._lifecycle):
+            os.close(descriptor)
+        self._lifecycle = []
+
+
+def _explain(error: OSError, where: str) -> LeaktraceError:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        missing = missing_for_probes()
+        return EnvironmentUnfitError(
+            f"the kernel does not permit a probe on {where}"
+            + (f": {enumerate_missing(missing)}" if missing else ""),
+            "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
+        )
+    if error.errno == errno.ESRCH:
+        return TargetError("the process ended before it could be traced", "check its pid")
+    if error.errno == errno.EMFILE:
+        return EnvironmentUnfitError(
+            "too many open files for the probes", "raise the limit: ulimit -n 4096"
+        )
+    return ObjectRefusedError(
+        f"can't put a probe on {where}: {error.strerror}",
+        "please report this with the output of `leaktrace doctor`",
+    )

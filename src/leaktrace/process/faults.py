@@ -1,0 +1,132 @@
+"""Page faults as the source of events: where resident memory grows, at no cost a malloc.
+
+A software perf event with a period of 1 runs a program at each page that a thread of the target
+touches for the first time (perf_event_open(2), PERF_COUNT_SW_PAGE_FAULTS). Pages of mapped files
+belong to the page cache and are left out, by a list of file mappings that the program looks the
+address up in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from leaktrace.abi import process as abi
+from leaktrace.bpf import links
+from leaktrace.errors import EnvironmentUnfitError, TargetError
+from leaktrace.process.program import FILE_CAPACITY, FileMaps, Program
+from leaktrace.targets.mappings import Mapping
+
+_HALF = FILE_CAPACITY // 2
+# Memory that has an inode but no file: what a process writes there is its own.
+_SHARED_MEMORY = ("/memfd:", "/dev/shm/", "/dev/zero", "/SYSV", "/[aio]", "/anon_hugepage")
+
+
+class PageFaults:
+    """The events of one process and the list of its file mappings."""
+
+    def __init__(self, program: Program, pid: int) -> None:
+        self._program = program
+        self._pid = pid
+        self._descriptors: list[int] = []
+        self._listed: tuple[tuple[int, int], ...] | None = None
+        self._updates = 0
+
+    def attach(self) -> None:
+        """Follow every thread that runs now; those that they start are followed by the kernel.
+
+        Raises EnvironmentUnfitError or TargetError.
+        """
+        attached: set[int] = set()
+        while new := self._threads() - attached:
+            for tid in new:
+                self._attach_thread(tid)
+            attached |= new
+        if not self._descriptors:
+            raise TargetError(
+                f"process {self._pid} ended before it could be traced", "check its pid"
+            )
+
+    def _threads(self) -> set[int]:
+        try:
+            return {int(entry.name) for entry in Path(f"/proc/{self._pid}/task").iterdir()}
+        except OSError:
+            return set()
+
+    def _attach_thread(self, tid: int) -> None:
+        program = self._program.programs["on_fault"]
+        try:
+            self._descriptors += links.attach_page_faults(program, tid)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return  # the thread has ended
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise EnvironmentUnfitError(
+                    "the kernel does not permit page fault events of this process",
+                    "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
+                ) from None
+            if error.errno == errno.EMFILE:
+                raise EnvironmentUnfitError(
+                    "too many open files: the process has a thread for each of them",
+                    "raise the limit: ulimit -n 65536",
+                ) from None
+            raise
+
+    def follow(self, mappings: Sequence[Mapping]) -> None:
+        """These are the mappings of the process now."""
+        files = self._files
+        listed = tuple((m.start, m.end) for m in mappings if _is_page_cache(m))[:_HALF]
+        if listed == self._listed:
+            return
+        start = _HALF * (self._updates % 2)
+        value = np.zeros(1, dtype=abi.FILE_MAPPING)
+        for index, (value["start"], value["end"]) in enumerate(listed):
+            files.mappings.update(start + index, value)
+        files.list.update(0, np.array([start | len(listed) << 32], dtype=np.uint64))
+        self._listed = listed
+        self._updates += 1
+
+    def notes(self) -> tuple[str, ...]:
+        """What the figures leave out."""
+        notes = []
+        count = self._files.faults.lookup(0)
+        if count:
+            notes.append("page faults in mapped files are left out")
+        huge_bytes = _anonymous_huge_bytes(self._pid)
+        if huge_bytes:
+            notes.append(
+                f"{huge_bytes >> 20:,} MiB of the process lie in huge pages, "
+                "each of which counts as one page of 4 KiB here"
+            )
+        return tuple(notes)
+
+    @property
+    def _files(self) -> FileMaps:
+        assert self._program.files is not None  # there in page fault mode
+        return self._program.files
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+
+
+def _is_page_cache(mapping: Mapping) -> bool:
+    return mapping.is_file and not mapping.path.startswith(_SHARED_MEMORY)
+
+
+def _anonymous_huge_bytes(pid: int) -> int:
+    """AnonHugePages of /proc/PID/smaps_rollup (proc(5)); 0 when it can't be read."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if name == "AnonHugePages":
+            return int(rest.split()[0]) * 1024
+    return 0

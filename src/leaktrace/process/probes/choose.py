@@ -1,0 +1,277 @@
+"""Which points a function gets: the cheapest that see each call begin and end once.
+
+Ends cut all ways from where the result becomes known to where the function is left, begins all ways
+to a call that may allocate, or to an end that doesn't know the size. See docs/points.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from leaktrace.abi.process import Action, Function
+from leaktrace.arch.x86 import ARGUMENTS, RBP, RSP
+from leaktrace.process.probes.code.cut import UNCUTTABLE, cheapest_cut
+from leaktrace.process.probes.code.flow import Exit, Flow, UnfollowableError
+from leaktrace.process.probes.code.values import (
+    Argument,
+    CallersRbp,
+    Constant,
+    Place,
+    Places,
+    Product,
+    Register,
+    Slot,
+    Value,
+    Values,
+)
+from leaktrace.process.probes.placement import (
+    MAX_PROLOGUE,
+    may_carry_probe,
+    may_have_shadow_stacks,
+    place,
+)
+from leaktrace.process.probes.point import Point, is_failure
+from leaktrace.process.probes.ways import Node, Ways
+
+_EMULATED, _STEPPED = 10, 1000
+_NOT_BOTH = 2  # an end takes a begin besides
+_ONE_DIRECTION = 3  # half of what is seen at the jump doesn't matter
+_ON_THE_FAST_WAY = 500  # a begin on a way that a both point would serve alone
+
+# Where the size stands among the arguments, for functions that a both point can serve: what else
+# they are given doesn't matter.
+_SIZES: Mapping[Function, tuple[Value, ...]] = {
+    Function.MALLOC: (Argument(0),),
+    Function.VALLOC: (Argument(0),),
+    Function.PVALLOC: (Argument(0),),
+    Function.OPERATOR_NEW: (Argument(0),),
+    Function.MALLOCX: (Argument(0),),
+    Function.ALIGNED_ALLOC: (Argument(1),),
+    Function.MEMALIGN: (Argument(1),),
+    Function.MMAP: (Argument(1),),
+    Function.CALLOC: (Argument(0), Argument(1)),
+}
+# Likewise for a function that another one jumps to: arguments that must be as they came.
+_HANDED_ON: Mapping[Function, tuple[Value, ...]] = {
+    **_SIZES,
+    Function.REALLOC: (Argument(0), Argument(1)),
+    Function.RALLOCX: (Argument(0), Argument(1)),
+}
+
+
+class Chooser:
+    def __init__(
+        self,
+        flow: Flow,
+        values: Values,
+        function: Function,
+        argument_count: int,
+        others: Mapping[int | str, Function],
+    ) -> None:
+        self.ways = Ways(flow, values)
+        self._flow = flow
+        self._values = values
+        self._function = function
+        self._argument_count = argument_count
+        self._others = others
+        self._allocating = [node for node in self.ways.after if self.ways.allocates(node)]
+        self._before_allocating = self.ways.behind(self._allocating)
+
+    def choose(self) -> tuple[Point, ...]:
+        ends = self._ends()
+        # Reached without a call that may allocate, on some way: else a begin was there before.
+        alone = self.ways.ahead([self.ways.entry], self.ways.allocates)
+        both = {
+            node
+            for node in ends
+            if node in alone and self._sizes_at(node.at) and not self.fails(node)
+        }
+        begins = self._begins(ends - both, both)
+        points = [*begins]
+        for node in sorted(ends, key=lambda node: (node.at, node.towards or 0)):
+            if node in both:
+                points.append(self._point(node, Action.BOTH))
+            else:
+                points.append(self._point(node, Action.END))
+        return tuple(points)
+
+    def fails(self, node: Node) -> bool:
+        """Whether the function is going to return nothing from there."""
+        state = self._values.before[node.at]
+        held = (
+            place if isinstance(place, Constant) else state.get(place)
+            for place in self.ways.result(node) or ()
+        )
+        return any(
+            isinstance(value, Constant) and is_failure(self._function, value.value)
+            for value in held
+        )
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    def _ends(self) -> set[Node]:
+        resolved = {node for node in self.ways.after if self.ways.result(node)}
+        sinks = [node for node in resolved if self.ways.exit(node)]
+        if not sinks:
+            return set()
+        sources = [
+            node
+            for node in resolved
+            if node == self.ways.entry
+            or any(before not in resolved for before in self.ways.before[node])
+        ]
+        costs = {node: self._end_cost(node) for node in resolved}
+        found = cheapest_cut(costs, self.ways.after, sources, sinks, once=True)
+        if found is None:
+            raise UnfollowableError("no instruction has its result on every way")
+        return found
+
+    def _end_cost(self, node: Node) -> int:
+        if (
+            node in self.ways.cyclic
+            or node in self._before_allocating
+            or self._values.frame(node.at) is None
+            or (self._function is Function.POSIX_MEMALIGN and not self._is_epilogue(node))
+        ):
+            return UNCUTTABLE
+        cost = self._cost(node)
+        if self.fails(node) and cost < UNCUTTABLE:
+            # Failures are few. What matters is that calls that don't fail come by nowhere for them.
+            return _EMULATED if node.towards is None else _STEPPED
+        return cost if self._sizes_at(node.at) else cost + _NOT_BOTH
+
+    def _cost(self, node: Node) -> int:
+        instruction = self._flow.instructions[node.at]
+        if not may_carry_probe(instruction, shadow_stacks=may_have_shadow_stacks()):
+            return UNCUTTABLE
+        if not instruction.is_emulated:
+            return _STEPPED
+        return _EMULATED if node.towards is None else _EMULATED + _ONE_DIRECTION
+
+    def _is_epilogue(self, node: Node) -> bool:
+        """Whether nothing is written from there on: *memptr is what it will be."""
+        return not any(
+            operand.is_memory and operand.is_written
+            for behind in self.ways.ahead([node])
+            for operand in self._flow.instructions[behind.at].operands
+        )
+
+    # --- begins ---------------------------------------------------------------------------------
+
+    def _sizes_at(self, at: int) -> tuple[Place, ...]:
+        """Where the size stands; () if that isn't known, or the code there is others', too."""
+        wanted = _SIZES.get(self._function)
+        if wanted is None or at in self._values.shared or self._values.frame(at) is None:
+            return ()
+        if len(wanted) == 2:
+            product = self._values.place_of(at, Product(0, 1))
+            if product is not None:
+                return (product,)
+        places = [self._values.place_of(at, value) for value in wanted]
+        known = tuple(place for place in places if place is not None)
+        return known if len(known) == len(wanted) else ()
+
+    def _begins(self, ends: set[Node], both: set[Node]) -> tuple[Point, ...]:
+        """Where calls are opened: on every way before anything may allocate, and before its end."""
+        targets = {node for node in ends if not self.fails(node)} | set(self._allocating)
+        targets |= {node for node in self.ways.after if self._must_be_open(node)}
+        if not targets:
+            return ()
+        if both:
+            fast = self.ways.behind(both, stop=self.ways.allocates)
+            costs = {
+                node: self._begin_cost(node) + (_ON_THE_FAST_WAY if node in fast else 0)
+                for node in self.ways.after
+            }
+            found = cheapest_cut(costs, self.ways.after, [self.ways.entry], targets, once=False)
+            if found is not None:
+                return tuple(self._point(node, Action.BEGIN) for node in sorted(found))
+        return (self._entry_point(),)
+
+    def _must_be_open(self, node: Node) -> bool:
+        """Whether a jump to another hooked function hands on less than came, or a jump leads to
+        code that may be one."""
+        way = self.ways.exit(node)
+        return way is Exit.POINTER or (way is Exit.HOOKED and not self.hands_on(node))
+
+    def hands_on(self, node: Node) -> bool:
+        """Whether a hooked function that is jumped to sees the very size that was asked for."""
+        function = self._others.get(self._flow.handed_to[node.at])
+        own, state = self._function, self._values.before[node.at]
+        if function is None:
+            return False
+        if own is Function.REALLOCARRAY and function is Function.REALLOC:
+            wanted: tuple[Value, ...] = (Argument(0), Product(1, 2))
+            places: tuple[Value, ...] = (Argument(0), Argument(1))
+        elif own is function or (own in _SIZES and function in _SIZES):
+            wanted, places = _HANDED_ON.get(own, ()), _HANDED_ON.get(function, ())
+        else:
+            return False
+        return len(wanted) == len(places) > 0 and all(
+            isinstance(there, Argument) and state.get(Register(ARGUMENTS[there.index])) == here
+            for here, there in zip(wanted, places, strict=True)
+        )
+
+    def _begin_cost(self, node: Node) -> int:
+        return self._cost(node) if self._sizes_at(node.at) else UNCUTTABLE
+
+    def _entry_point(self) -> Point:
+        entry = self._flow.entry
+        line: list[bytes] = []
+        at = entry
+        while at in self._flow.instructions and len(line) < MAX_PROLOGUE:
+            line.append(self._flow.instructions[at].code)
+            at = self._flow.instructions[at].end
+        placement = place(b"".join(line), self._argument_count, whole=b"")
+        if placement.refused:
+            raise UnfollowableError(placement.reason)
+        at = entry + placement.offset
+        if Node(at) in self.ways.cyclic:
+            raise UnfollowableError("it jumps back to where it begins")
+        return Point(
+            vaddr=at,
+            action=Action.BEGIN,
+            function=self._function,
+            instruction=self._flow.instructions[at].text,
+            emulated=placement.emulated,
+            frame=(RSP, 8),
+            callers_rbp=Register(RBP),
+            by_arguments=True,
+            # A hook that is set up at the first call comes back (__malloc_hook, glibc until 2.33).
+            may_begin_again=Exit.POINTER in self._flow.exits.values(),
+        )
+
+    def _point(self, node: Node, action: Action) -> Point:
+        instruction = self._flow.instructions[node.at]
+        frame = self._values.frame(node.at)
+        assert frame is not None  # else it costs too much
+        condition = None
+        if node.towards is not None:
+            assert instruction.condition is not None
+            # The lowest bit of a condition code turns it round.
+            is_taken = node.towards == instruction.target
+            condition = instruction.condition if is_taken else instruction.condition ^ 1
+        return Point(
+            vaddr=node.at,
+            action=action,
+            function=self._function,
+            instruction=instruction.text,
+            emulated=instruction.is_emulated,
+            frame=frame,
+            callers_rbp=self._values.place_of(node.at, CallersRbp()),
+            sizes=self._sizes_at(node.at) if action is not Action.END else (),
+            result=_handiest(self.ways.result(node)) if action is not Action.BEGIN else None,
+            condition=condition,
+            may_be_unopened=action is Action.END
+            and (node.at in self._values.shared or self.fails(node)),
+            towards=node.towards,
+        )
+
+
+def _handiest(places: Places) -> Place:
+    assert places  # points are where the result is
+    by_kind = {kind: [p for p in places if isinstance(p, kind)] for kind in (Register, Slot)}
+    for kind in (Register, Slot):
+        if by_kind[kind]:
+            return min(by_kind[kind], key=repr)
+    return next(iter(places))

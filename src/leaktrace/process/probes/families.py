@@ -1,0 +1,170 @@
+"""Allocators and runtimes that hand out memory by functions of their own, known by their symbols.
+
+What is hooked goes by the names of the C library and C++ (allocators.py). An allocator under other
+names, linked into a program or one of its libraries, is never called through those, and its blocks
+would be missing without a word. So each object's symbols are searched for the names below, in the
+look that finds what to hook. Supporting a further one is a line here.
+
+Wrappers that call malloc (g_malloc, sqlite3_malloc, zmalloc) are no allocators: not for this table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from leaktrace.elf.symbols import (
+    FunctionSymbol,
+    RawSymbols,
+    find_functions,
+    functions_beginning_with,
+    functions_ending_in,
+)
+from leaktrace.process.probes.allocators import REQUIRED
+
+
+@dataclass(frozen=True)
+class Family:
+    """An allocator, or the heap of a language's runtime, known by functions that it defines."""
+
+    name: str
+    marks: tuple[str, ...]  # an object that defines one of these has it
+    calls: str = ""  # pattern of functions that hand out its memory to other objects
+    beginning: str = ""  # of all names that `calls` fits; eight letters at most
+    is_runtime: bool = False  # a heap of objects that no C code asks for
+    advice: str = ""  # what tells more than leaktrace can
+    unless: tuple[str, ...] = ()  # these in the same object: it is there, but not in use
+    sections: tuple[str, ...] = ()  # the same as `marks`, of objects without symbols
+    # Where it stands in for malloc, its own name and malloc are one function. (Others have a malloc
+    # that calls theirs: in an object that is hooked nobody knows whether anything else does.)
+    is_malloc_by_alias: bool = False
+
+
+_SIZED = r"(?!\w*size$)"  # asks for a size, not for memory
+
+FAMILIES = (
+    Family(
+        "mimalloc",
+        ("mi_malloc", "mi_heap_malloc"),
+        _SIZED + r"mi_(?!heap_new)\w*(?:alloc|new|dup|realpath|expand|memalign)\w*",
+        "mi_",
+        # CPython has a copy, which builds without the global lock alone use.
+        unless=("PyObject_Malloc",),
+        is_malloc_by_alias=True,
+    ),
+    Family(
+        "tcmalloc",
+        ("tc_malloc", "TCMallocInternalMalloc"),
+        _SIZED + r"tc_(?:\w*alloc|memalign|posix_memalign|new)\w*",
+        "tc_",
+        is_malloc_by_alias=True,
+    ),
+    Family("rpmalloc", ("rpmalloc",), _SIZED + r"rp\w*(?:alloc|memalign)\w*", "rp"),
+    Family("snmalloc", ("sn_malloc", "sn_rust_alloc"), r"sn_\w*alloc\w*", "sn_"),
+    Family("scudo", ("scudo_malloc",), _SIZED + r"scudo_\w*(?:alloc|memalign)\w*", "scudo_"),
+    Family("nedmalloc", ("nedmalloc",), _SIZED + r"ned\w*alloc\w*", "ned"),
+    Family(
+        "the Boehm collector",
+        ("GC_malloc",),
+        _SIZED + r"GC_(?!set_|get_)\w*(?:alloc|dup|memalign)\w*",
+        "GC_",
+        advice="GC_PRINT_STATS=1 has the collector tell its heap",
+    ),
+    Family(
+        "Go",
+        ("runtime.mallocgc",),
+        is_runtime=True,
+        advice="its own profiler (net/http/pprof) knows its objects",
+        sections=(".gopclntab", ".data.rel.ro.gopclntab"),
+    ),
+    Family(
+        "Java",
+        ("JNI_CreateJavaVM", "graal_create_isolate"),
+        is_runtime=True,
+        advice="jcmd PID GC.class_histogram knows its objects",
+    ),
+    Family(
+        "V8",
+        ("_ZN2v87Isolate3NewERKNS0_12CreateParamsE",),
+        is_runtime=True,
+        advice="a heap snapshot (node --inspect) knows its objects",
+    ),
+    Family(
+        ".NET",
+        ("coreclr_initialize", "mono_jit_init"),
+        is_runtime=True,
+        advice="dotnet-gcdump knows its objects",
+    ),
+    Family("Erlang", ("enif_alloc",), is_runtime=True, advice="recon_alloc knows its memory"),
+)
+
+# Every build of jemalloc has these two, with whatever prefix it was given (_rjem_, je_, je_arrow_).
+_JEMALLOC_MARKS = ("mallocx", "rallocx")
+
+# What an object is searched for, along with what may be hooked there.
+MARKS = tuple(
+    dict.fromkeys(name for family in FAMILIES for name in (*family.marks, *family.unless))
+)
+_CALLS = tuple((family, re.compile(family.calls)) for family in FAMILIES if family.calls)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An allocator in an object, none of whose functions has a probe."""
+
+    family: str
+    function: str  # one that it hands memory out by; "" where it has no symbols
+    is_runtime: bool = False
+    prefix: str = ""  # where --symbols-prefix with it hooks all of its functions
+    advice: str = ""
+
+
+def families_in(
+    tables: Sequence[RawSymbols],
+    functions: Mapping[str, FunctionSymbol],
+    sections: Collection[str],
+    hooked: Collection[int],
+) -> tuple[Found, ...]:
+    """The allocators of an object. `functions` has those of MARKS that it defines; `hooked` are the
+    virtual addresses of functions that are hooked in it."""
+    found = []
+    for family in FAMILIES:
+        here = [functions[name] for name in family.marks if name in functions]
+        if any(one.vaddr in hooked for one in here) or any(
+            name in functions for name in family.unless
+        ):
+            continue
+        if hooked and not (family.is_runtime or family.is_malloc_by_alias):
+            continue
+        if here or any(name in sections for name in family.sections):
+            function = here[0].name if here else ""
+            found.append(Found(family.name, function, family.is_runtime, advice=family.advice))
+    found += _prefixed_jemallocs(tables, hooked)
+    return tuple(found)
+
+
+def _prefixed_jemallocs(tables: Sequence[RawSymbols], hooked: Collection[int]) -> Iterator[Found]:
+    allocate, resize = _JEMALLOC_MARKS
+    prefixes = {name.removesuffix(allocate) for name in functions_ending_in(tables, allocate)}
+    if not prefixes - {""}:
+        return
+    prefixes &= {name.removesuffix(resize) for name in functions_ending_in(tables, resize)}
+    for prefix in sorted(prefixes - {""}):
+        required = [prefix + name for name in REQUIRED]
+        here = find_functions(tables, (*required, prefix + allocate))
+        if not any(one.vaddr in hooked for one in here.values()):
+            can_be_chosen = all(name in here for name in required)
+            yield Found("jemalloc", next(iter(here)), prefix=prefix if can_be_chosen else "")
+
+
+def calls_in(tables: Sequence[RawSymbols], *, defined: bool) -> dict[str, int]:
+    """Functions by which allocators of the table hand out memory, with their virtual addresses:
+    those that an object defines, or else those that it has other objects do."""
+    beginnings = [family.beginning for family, _ in _CALLS]
+    named = functions_beginning_with(tables, beginnings, defined=defined)
+    return {
+        name: vaddr
+        for name, vaddr in named.items()
+        if any(pattern.fullmatch(name) for _, pattern in _CALLS)
+    }

@@ -1,0 +1,92 @@
+"""The probes by which we know of libraries that come and go before their code runs.
+
+The dynamic loader calls an empty function before and after each change of its list of objects, for
+the sake of debuggers, which put a breakpoint there. A probe in the same place would be written over
+by theirs, and theirs would bring it back when we are gone; so ours are where that function is
+called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from leaktrace.abi.process import Function
+from leaktrace.arch.x86 import Instruction, decode
+from leaktrace.elf.object import PF_X, ElfObject, LoadSegment
+from leaktrace.errors import ObjectFileError, TargetError
+from leaktrace.process.probes.allocators import OBJECTS_PROGRAM, Hook
+from leaktrace.process.probes.placement import Placement, may_carry_probe, may_have_shadow_stacks
+from leaktrace.process.probes.plan import ObjectPlan, Probe
+from leaktrace.targets.loader import LoaderInterface
+from leaktrace.targets.mapped_files import MappedFiles
+from leaktrace.targets.mappings import Mapping
+from leaktrace.unwind.extents import Extents
+
+_HOOK = Hook("_dl_debug_state", Function.NONE, OBJECTS_PROGRAM, 0, has_return=False)
+_CALL_OR_JUMP = re.compile(rb"[\xe8\xe9]", re.DOTALL)  # with a distance of four bytes
+_MAX_CODE_BYTES = 4 << 20  # a loader has 200 KiB, musl's libc 500
+
+
+def plan_loader(
+    interface: LoaderInterface, pid: int, mappings: Sequence[Mapping]
+) -> ObjectPlan | None:
+    """A plan for the places where the dynamic loader tells of changes. None where they can't be
+    found. Its object stays open until it is attached."""
+    address = interface.r_brk
+    found = [m for m in mappings if m.start <= address < m.end and m.is_file and m.is_executable]
+    if not found:
+        return None
+    mapping = found[0]
+    try:
+        elf = MappedFiles(pid).elf(mapping)
+    except (TargetError, ObjectFileError):
+        return None
+    try:
+        function = elf.offset_to_vaddr(address - mapping.start + mapping.offset)
+        probes = () if function is None else tuple(_probes(elf, function))
+    except ObjectFileError:
+        probes = ()
+    if not probes or elf.machine != "EM_X86_64":
+        elf.close()
+        return None
+    identity = (mapping.device, mapping.inode)
+    return ObjectPlan(mapping.path, elf, probes, (), (), identity=identity)
+
+
+def _probes(elf: ElfObject, function: int) -> Iterator[Probe]:
+    extents = Extents(elf)
+    for segment in elf.load_segments:
+        if segment.flags & PF_X and segment.file_size <= _MAX_CODE_BYTES:
+            for vaddr in _calls(elf, segment, function):
+                one = _carrier(elf, extents, vaddr)
+                offset = elf.vaddr_to_offset(one.address) if one is not None else None
+                if one is not None and offset is not None:
+                    yield Probe(_HOOK, one.address, Placement(0, one.text, one.is_emulated), offset)
+
+
+def _calls(elf: ElfObject, segment: LoadSegment, function: int) -> Iterator[int]:
+    """Where there may be a call of the function: bytes that would be one."""
+    code = elf.read(segment.offset, segment.file_size)
+    for match in _CALL_OR_JUMP.finditer(code, 0, max(len(code) - 4, 0)):
+        end = match.end() + 4
+        distance = int.from_bytes(code[match.end() : end], "little", signed=True)
+        if segment.vaddr + end + distance == function:
+            yield segment.vaddr + match.start()
+
+
+def _carrier(elf: ElfObject, extents: Extents, vaddr: int) -> Instruction | None:
+    """The instruction for the probe: the call, or, where it must not carry one, that behind it.
+    None where no call begins there, as far as its function can be read."""
+    extent = extents.of(vaddr)
+    if extent is None:
+        return None
+    code = elf.read_vaddr(extent.start, extent.end - extent.start)
+    instructions = [one for one in decode(code, extent.start) if one.address >= vaddr][:2]
+    if not instructions or instructions[0].address != vaddr:
+        return None
+    shadow_stacks = may_have_shadow_stacks()
+    if not instructions[0].is_call:
+        instructions = instructions[:1]  # a jump does not come back to what is behind it
+    usable = [one for one in instructions if may_carry_probe(one, shadow_stacks=shadow_stacks)]
+    return usable[0] if usable else None

@@ -1,0 +1,63 @@
+"""Objects that were not looked at although they may be allocators: which, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
+from leaktrace.options import ObjectChoice
+from leaktrace.process.probes.program_files import WrongMachineError
+from leaktrace.symbols.names import printable
+from leaktrace.targets.mapped_files import UnreachableFileError
+
+
+class PassedOver(NamedTuple):
+    """An object, by its path as the target sees it, and what kept us from looking at it."""
+
+    path: str
+    error: ObjectFileError
+
+
+def notes_of(passed: Sequence[PassedOver]) -> Iterator[str]:
+    """What a report should say of them: a note for each reason, however many there are."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for one in passed:
+        path = printable(one.path)
+        by_reason[one.error.message.removeprefix(path).strip()].append(path)
+    for reason, paths in by_reason.items():
+        more = f" (and {len(paths) - 1:,} more)" if len(paths) > 1 else ""
+        yield (
+            f"{paths[0]}{more} {reason}: if it is an allocator, what it hands out is not in "
+            "these figures"
+        )
+
+
+def nothing_to_hook(
+    subject: str, chosen: ObjectChoice, passed: Sequence[PassedOver]
+) -> LeaktraceError:
+    """The error for a target in which no allocator was found."""
+    for one in passed:
+        if isinstance(one.error, UnreachableFileError) and one.error.capability is not None:
+            return one.error.as_access_error()
+    prefix = chosen.symbols_prefix
+    message = f"no object of {subject} defines {prefix}malloc and {prefix}free"
+    if passed:
+        first = passed[0].error
+        if isinstance(first, WrongMachineError):
+            return TargetError(first.message, first.hint)
+        more = f", nor {len(passed) - 1:,} others" if len(passed) > 1 else ""
+        return ObjectFileError(
+            f"{message} as far as is known: {first.message}{more}",
+            first.hint or "try --faults, which needs no symbols",
+        )
+    if prefix:
+        return ObjectFileError(
+            message, "both are needed, under these very names; --faults needs no symbols"
+        )
+    return ObjectFileError(
+        message,
+        "a stripped static program or Go? Try --faults, which needs no symbols; for an "
+        "allocator with other names, --symbols-prefix",
+    )

@@ -1,0 +1,198 @@
+"""Where in a function its probe is cheapest.
+
+An x86 uprobe on an instruction that the kernel emulates costs one trap. Any other instruction is
+executed out of line, under single-step, which costs a second trap: three to five times the price
+under virtualisation, about twice on bare metal. glibc's free, for example, begins with
+`test %rdi,%rdi`, which is not emulated, and goes on with `je`, which is.
+
+So the probe goes on the first emulated instruction of the straight line that the function begins
+with, as long as the arguments are still in their registers and the return address is still on top
+of the stack there, and nothing else in the function jumps to it.
+
+Never on a nop of several bytes. Linux 6.18 replaces a probed one of five bytes with a call to a
+trampoline ("uprobes/x86: Add support to optimize uprobes"), which pushes 32 bytes onto the target's
+stack: over what a leaf function keeps in its red zone. And a child forked meanwhile has that call,
+but no trampoline: it dies of SIGSEGV. Newer kernels do that to nops of ten bytes, and spare the red
+zone ("uprobes/x86: Move optimized uprobe from nop5 to nop10").
+
+Nor on a call where processes may have shadow stacks: the kernel, emulating it, pushes the return
+address on the stack alone, and the process dies at the return ("x86/uprobes: Keep shadow stack in
+sync for emulated CALLs" mends that).
+
+Sources: arch/x86/kernel/uprobes.c (push_setup_xol_ops, branch_setup_xol_ops, can_optimize), the
+System V psABI for x86-64, 3.2.2 and 3.2.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+from leaktrace.arch.x86 import ARGUMENTS, RSP, Instruction, decode
+from leaktrace.elf.object import ElfObject
+from leaktrace.elf.symbols import FunctionSymbol
+from leaktrace.errors import ObjectFileError
+
+MAX_PROLOGUE = 16  # instructions looked at
+_MAX_FUNCTION_BYTES = 16_384  # searched for jumps back
+_UNKNOWN_SIZE_BYTES = 512  # the same, where the symbol has no size
+
+# Prefixes of instructions that the kernel won't probe (is_prefix_bad): lock, and of segments but
+# fs and gs.
+_REFUSED_PREFIXES = frozenset({0xF0, 0x26, 0x2E, 0x36, 0x3E})
+_PREFIXES = _REFUSED_PREFIXES | {0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The instruction that carries a probe; `offset` bytes from the function's entry."""
+
+    offset: int
+    instruction: str  # "push r12"
+    emulated: bool  # one trap a hit, not two
+    reason: str = ""  # why it isn't on a cheaper instruction
+    refused: bool = False  # no instruction may carry it: don't attach
+
+
+# What the kernel steps without further ado. Others it refuses (what is encoded with VEX or EVEX,
+# hlt, in, out), at the latest when the file is mapped, and then without a word.
+_STEPPED = frozenset(
+    [
+        "adc",
+        "add",
+        "and",
+        "bsf",
+        "bsr",
+        "bswap",
+        "bt",
+        "cdq",
+        "cdqe",
+        "cmp",
+        "cqo",
+        "dec",
+        "div",
+        "endbr64",
+        "idiv",
+        "imul",
+        "inc",
+        "lea",
+        "leave",
+        "mov",
+        "movabs",
+        "movsx",
+        "movsxd",
+        "movzx",
+        "mul",
+        "neg",
+        "not",
+        "or",
+        "pop",
+        "push",
+        "ret",
+        "rol",
+        "ror",
+        "sar",
+        "sbb",
+        "shl",
+        "shr",
+        "sub",
+        "test",
+        "xchg",
+        "xor",
+    ]
+)
+
+
+def may_carry_probe(one: Instruction, *, shadow_stacks: bool) -> bool:
+    """Whether an instruction can be probed without harm. `shadow_stacks`: the process may have
+    them."""
+    # A jump over eight bytes is what later kernels write over a nop of ten that was probed.
+    if one.is_long_nop or one.code == b"\xeb\x08":
+        return False
+    if one.is_call and shadow_stacks:
+        return False
+    is_stepped = one.mnemonic in _STEPPED or one.mnemonic.startswith(("cmov", "set"))
+    if not (one.is_emulated or is_stepped or one.is_return or one.is_jump or one.is_call):
+        return False
+    for byte in one.code:
+        if byte in _REFUSED_PREFIXES:
+            return False
+        if byte not in _PREFIXES:
+            break
+    return True
+
+
+@cache
+def may_have_shadow_stacks() -> bool:
+    """Whether processes of this machine can have shadow stacks (CET, Linux 6.6)."""
+    try:
+        return "user_shstk" in Path("/proc/cpuinfo").read_text(errors="replace").split()
+    except OSError:
+        return True
+
+
+def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Placement:
+    """Choose the instruction of an x86-64 function.
+
+    `code` begins at its entry; `whole` is as much of the function as is searched for jumps back,
+    `code` itself if None. The first `argument_count` integer arguments must be intact.
+    """
+    whole = code if whole is None else whole
+    instructions = list(islice(decode(code, 0), MAX_PROLOGUE))
+    if not instructions:
+        return Placement(0, "?", emulated=False, reason="its first instruction can't be decoded")
+    shadow_stacks = may_have_shadow_stacks()
+    usable = [one for one in instructions if may_carry_probe(one, shadow_stacks=shadow_stacks)]
+    first = next(iter(usable), None)
+    if first is None or any(not one.is_idle for one in instructions if one.address < first.address):
+        return _refuse(instructions[0], "nothing that may carry a probe is where it begins")
+    if first.address > 0 and _jumped_to(whole, first.address):
+        return _refuse(instructions[0], "the function jumps back to behind the nop it begins with")
+    entry = Placement(first.address, first.text, first.is_emulated)
+    if entry.emulated:
+        return entry
+
+    def stay(reason: str) -> Placement:
+        return Placement(entry.offset, entry.instruction, emulated=False, reason=reason)
+
+    precious = {RSP, *ARGUMENTS[:argument_count]}
+    for one in instructions:
+        if one.is_emulated and one in usable:
+            if _jumped_to(whole, one.address):
+                return stay("the function jumps back to the instructions it begins with")
+            return Placement(one.address, one.text, emulated=True)
+        if one.ends_block or one.mnemonic in ("int", "syscall", "iretq"):
+            return stay("it branches before an instruction that is emulated")
+        if precious & one.written:
+            return stay("an argument or the stack pointer is changed before one that is emulated")
+    return stay("no emulated instruction is near its entry")
+
+
+def place_in(elf: ElfObject, function: FunctionSymbol, argument_count: int) -> Placement:
+    """The same for a function of an object. On other machines than x86-64 the entry it is."""
+    if elf.machine != "EM_X86_64":
+        return Placement(0, "?", emulated=False, reason="placement is known for x86-64 only")
+    size = min(function.size or _UNKNOWN_SIZE_BYTES, _MAX_FUNCTION_BYTES)
+    try:
+        whole = elf.read_vaddr(function.vaddr, size)
+    except ObjectFileError:
+        return Placement(0, "?", emulated=False, reason="its code can't be read")
+    placement = place(whole, argument_count)
+    chosen = next(decode(whole[placement.offset :], function.vaddr + placement.offset), None)
+    return placement if chosen is None else replace(placement, instruction=chosen.text)
+
+
+def _refuse(first: Instruction, reason: str) -> Placement:
+    return Placement(0, first.text, emulated=False, reason=reason, refused=True)
+
+
+def _jumped_to(whole: bytes, candidate: int) -> bool:
+    """Whether a direct jump of the function leads behind its entry, as far as the candidate: the
+    probe would then also be hit within a call. Code that can't be decoded ends the search; it is
+    data or padding."""
+    return any(
+        one.is_jump and one.target is not None and 0 < one.target <= candidate
+        for one in decode(whole, 0)
+    )

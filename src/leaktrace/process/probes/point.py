@@ -1,0 +1,40 @@
+"""A point: a probe inside of a function, and what is known there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leaktrace.abi.process import Action, Function
+from leaktrace.process.probes.code.values import Place
+
+# Functions that return an int: only the lower half of rax counts.
+NARROW = frozenset({Function.POSIX_MEMALIGN, Function.MUNMAP})
+
+
+@dataclass(frozen=True)
+class Point:
+    """A probe inside a function. What it needs is found at the places it names."""
+
+    vaddr: int
+    action: Action
+    function: Function
+    instruction: str
+    emulated: bool
+    frame: tuple[int, int]  # register and what to add to it for the CFA
+    callers_rbp: Place | None  # None: lost
+    sizes: tuple[Place, ...] = ()  # of a begin or both: the size, or two factors of it
+    by_arguments: bool = False  # of a begin: all arguments are in their registers
+    result: Place | None = None
+    condition: int | None = None  # of a jcc: only where this condition code holds
+    may_be_unopened: bool = False  # of an end: also met where no call of ours is open
+    may_begin_again: bool = False  # of a begin: what the function jumps to may call it once more
+    towards: int | None = None  # where control goes on if `condition` holds
+
+
+def is_failure(function: Function, value: int) -> bool:
+    """Whether a function that returns this number has allocated, or released, nothing."""
+    if function in (Function.MMAP, Function.MREMAP):
+        return value == -1
+    if function in NARROW:
+        return value != 0
+    return value == 0

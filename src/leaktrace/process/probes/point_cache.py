@@ -1,0 +1,156 @@
+"""Points on disk, so that the functions of a library are followed once and not at every start.
+
+A file is found by a hash of the whole object and of what was asked about it, so that an object that
+lies about its build-id can't put its points in the place of another's. Nothing here fails: without
+a usable cache, functions are followed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from leaktrace.abi.process import Action, Function
+from leaktrace.cache.files import FileCache
+from leaktrace.elf.object import ElfObject
+from leaktrace.process.probes.code.flow import UnfollowableError
+from leaktrace.process.probes.code.values import Constant, Place, Register, Slot
+from leaktrace.process.probes.placement import may_have_shadow_stacks
+from leaktrace.process.probes.point import Point
+
+# Counts changes of what is found in the same code.
+POINTS_VERSION = 6
+
+_LIMIT_BYTES = 16 << 20
+_MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are followed anew
+_PIECE_BYTES = 1 << 20
+_PLACES: Mapping[str, type[Place]] = {"register": Register, "slot": Slot, "constant": Constant}
+
+# What is known of a function: its points, or why it can't be followed.
+Found = tuple[Point, ...] | str
+
+
+class PointCache:
+    """Points by object; `home` as for `FileCache`."""
+
+    def __init__(self, home: Path | None) -> None:
+        self._files = FileCache(home, "points", ".json", _LIMIT_BYTES)
+
+    def points_of(
+        self,
+        elf: ElfObject,
+        asked: Mapping[int, Function],
+        find: Callable[[], dict[int, Found]],
+        names: Iterable[str] = (),
+    ) -> dict[int, Found]:
+        """What is known of functions, by their virtual addresses: from the cache, or what `find`
+        finds, which is kept. `names`: what hooked functions are called, by which it goes.
+
+        Raises ObjectFileError where the object can't be read.
+        """
+        if elf.file_size > _MAX_HASHED_BYTES:
+            return find()
+        name = _digest(elf, asked, names)
+        data = self._files.read(name)
+        known = None if data is None else _decode(data)
+        if known is not None:
+            return known
+        found = find()
+        self._files.write(name, _encode(found))
+        return found
+
+
+def found_by(find: Callable[[], tuple[Point, ...]]) -> Found:
+    """The points, or the reason why there are none."""
+    try:
+        return find()
+    except UnfollowableError as error:
+        return str(error)
+
+
+def _digest(elf: ElfObject, asked: Mapping[int, Function], names: Iterable[str]) -> str:
+    state = hashlib.blake2b(digest_size=20)
+    state.update(
+        json.dumps(
+            [POINTS_VERSION, may_have_shadow_stacks(), sorted(asked.items()), sorted(names)]
+        ).encode()
+    )
+    for offset in range(0, elf.file_size, _PIECE_BYTES):
+        state.update(elf.read(offset, min(_PIECE_BYTES, elf.file_size - offset)))
+    return state.hexdigest()
+
+
+def _encode(found: Mapping[int, Found]) -> bytes:
+    return json.dumps(
+        {
+            str(vaddr): one if isinstance(one, str) else [_point_to_json(point) for point in one]
+            for vaddr, one in found.items()
+        }
+    ).encode()
+
+
+def _decode(data: bytes) -> dict[int, Found] | None:
+    """None unless `data` is whole and sound."""
+    try:
+        return {
+            int(vaddr): one if isinstance(one, str) else tuple(_point_from_json(p) for p in one)
+            for vaddr, one in json.loads(data).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _point_to_json(point: Point) -> dict[str, Any]:
+    return {
+        "vaddr": point.vaddr,
+        "action": point.action,
+        "function": point.function,
+        "instruction": point.instruction,
+        "emulated": point.emulated,
+        "frame": point.frame,
+        "callers_rbp": _place_to_json(point.callers_rbp),
+        "sizes": [_place_to_json(place) for place in point.sizes],
+        "by_arguments": point.by_arguments,
+        "may_begin_again": point.may_begin_again,
+        "result": _place_to_json(point.result),
+        "condition": point.condition,
+        "may_be_unopened": point.may_be_unopened,
+        "towards": point.towards,
+    }
+
+
+def _point_from_json(raw: dict[str, Any]) -> Point:
+    sizes = (_place_from_json(place) for place in raw["sizes"])
+    register, offset_bytes = raw["frame"]
+    return Point(
+        **{
+            **raw,
+            "action": Action(raw["action"]),
+            "function": Function(raw["function"]),
+            "frame": (register, offset_bytes),
+            "callers_rbp": _place_from_json(raw["callers_rbp"]),
+            "sizes": tuple(place for place in sizes if place is not None),
+            "result": _place_from_json(raw["result"]),
+        }
+    )
+
+
+def _place_to_json(place: Place | None) -> tuple[str, int] | None:
+    match place:
+        case Register(number):
+            return "register", number
+        case Slot(offset_bytes):
+            return "slot", offset_bytes
+        case Constant(value):
+            return "constant", value
+    return None
+
+
+def _place_from_json(raw: tuple[str, int] | None) -> Place | None:
+    if raw is None:
+        return None
+    kind, number = raw
+    return _PLACES[kind](number)

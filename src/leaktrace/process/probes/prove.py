@@ -1,0 +1,68 @@
+"""The proof that the points of a function see each of its calls once, by the ways that were found.
+
+Other code than that which chose them follows every way with the points on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from leaktrace.abi.process import Action
+from leaktrace.process.probes.choose import Chooser
+from leaktrace.process.probes.code.flow import Exit, UnfollowableError
+from leaktrace.process.probes.point import Point
+from leaktrace.process.probes.ways import Node
+
+_NOTHING, _OPEN, _DONE = 1, 2, 4  # how far a call has been followed
+
+
+def prove(points: Iterable[Point], chooser: Chooser) -> None:
+    """Follow every way with the points on it: each call is seen to begin, then to end, once, and
+    nothing that may allocate is called outside. Raises UnfollowableError where that doesn't hold.
+    """
+    ways = chooser.ways
+    at_node: dict[Node, list[Point]] = {}
+    for point in points:
+        at_node.setdefault(Node(point.vaddr, point.towards), []).append(point)
+    before = {ways.entry: _NOTHING}
+    waiting = [ways.entry]
+    while waiting:
+        node = waiting.pop()
+        state = before[node]
+        for point in at_node.get(node, ()):
+            state = _passed(point, state)
+        if ways.allocates(node) and state & ~_OPEN:
+            raise UnfollowableError("a call that may allocate is made outside of what is followed")
+        way = ways.exit(node)
+        if way in (Exit.RETURN, Exit.FIRST_ARGUMENT):
+            if state & ~_DONE:
+                raise UnfollowableError("a way out has no end")
+        elif way is Exit.HOOKED and (
+            state & _DONE or (state & _NOTHING and not chooser.hands_on(node))
+        ):
+            raise UnfollowableError("it hands on what it has changed")
+        elif way is Exit.POINTER and state & ~_OPEN:
+            raise UnfollowableError("it goes on where only the running process knows")
+        for following in ways.after[node]:
+            known = before.get(following, 0)
+            if known | state != known:
+                before[following] = known | state
+                waiting.append(following)
+
+
+def _passed(point: Point, state: int) -> int:
+    match point.action:
+        case Action.BEGIN:
+            if state & _DONE or (state & _OPEN and point.by_arguments):
+                raise UnfollowableError("a call would be seen to begin twice")
+            return _OPEN
+        case Action.END:
+            if state & _DONE:
+                raise UnfollowableError("a call would be seen to end twice")
+            if state & _NOTHING and not point.may_be_unopened:
+                raise UnfollowableError("a call would be seen to end that was not seen to begin")
+            return _DONE
+        case Action.BOTH:
+            if state & _DONE:
+                raise UnfollowableError("a call would be seen to end twice")
+            return _DONE

@@ -1,0 +1,112 @@
+"""What the objects of a target show of allocators that aren't hooked, gathered as they are planned.
+
+An allocator under names of its own (families.py) that an object defines is one sign. The other is
+a library whose malloc is hooked, and which hands out memory by further functions that an object of
+the target asks for: mi_malloc_aligned of libmimalloc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaktrace.elf.object import ElfObject
+from leaktrace.elf.symbols import FunctionSymbol, RawSymbols
+from leaktrace.model import Remark, RemarkKind
+from leaktrace.process.probes.families import Found, calls_in, families_in
+
+_NAMED = 3  # functions in a line
+_ALL_OTHERS = "leaktrace doctor -p PID lists what is hooked"
+
+
+@dataclass(frozen=True)
+class _Object:
+    path: str
+    found: tuple[Found, ...]
+    unhooked: Collection[str]  # functions by which it hands out memory, besides what is hooked
+    calls: Collection[str]  # such functions of other objects, which it asks for
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+
+class Survey:
+    """The objects of one target that have an allocator, or call one by names of its own."""
+
+    def __init__(self) -> None:
+        self._objects: list[_Object] = []
+
+    def look(
+        self,
+        elf: ElfObject,
+        path: str,
+        tables: Sequence[RawSymbols],
+        functions: Mapping[str, FunctionSymbol],
+        hooked: Collection[int],
+    ) -> None:
+        """Look at an object once: its symbol tables, what of MARKS it defines, and the virtual
+        addresses of what is hooked in it."""
+        sections = {section.name for section in elf.sections}
+        found = families_in(tables, functions, sections, hooked)
+        unhooked: set[str] = set()
+        if hooked:
+            defined = calls_in(tables, defined=True)
+            unhooked = {name for name, vaddr in defined.items() if vaddr not in hooked}
+        calls = calls_in(tables, defined=False)
+        if found or unhooked or calls:
+            self._objects.append(_Object(path, found, unhooked, frozenset(calls)))
+
+    def forget(self) -> None:
+        """Every object is going to be looked at again."""
+        self._objects.clear()
+
+    def remarks(self, is_mapped: Callable[[str], bool]) -> Iterator[Remark]:
+        """A line for each object with an allocator that isn't hooked, of those that are mapped."""
+        mapped = [one for one in self._objects if is_mapped(one.path)]
+        wanted = {name for one in mapped for name in one.calls}
+        for one in mapped:
+            allocators = [found for found in one.found if not found.is_runtime]
+            if allocators:
+                yield _of_allocators(one.name, allocators)
+            for found in one.found:
+                if found.is_runtime:
+                    yield _of_runtime(one.name, found)
+            called = sorted(wanted.intersection(one.unhooked))
+            if called:
+                yield _of_calls(one.name, called)
+
+
+def _of_allocators(name: str, found: Sequence[Found]) -> Remark:
+    which = "; ".join(f"{one.family}, as {one.function}" for one in found)
+    article, plural = ("an ", "") if len(found) == 1 else ("", "s")
+    prefixes = [one.prefix for one in found if one.prefix]
+    alone = f"for it alone, --symbols-prefix {prefixes[0]}; " if prefixes else ""
+    return Remark(
+        RemarkKind.UNHOOKED_ALLOCATOR,
+        f"{name} has {article}allocator{plural} of its own, not hooked ({which}): what is "
+        "allocated there is not in these figures, or only as the memory that it maps",
+        f"try --faults, which needs no hooks; {alone}{_ALL_OTHERS}",
+    )
+
+
+def _of_runtime(name: str, found: Found) -> Remark:
+    return Remark(
+        RemarkKind.UNHOOKED_ALLOCATOR,
+        f"{name} has a heap of its own, not hooked ({found.family}): its objects are not in "
+        "these figures, or only as the memory that it maps",
+        f"try --faults, which shows where that grows; {found.advice}",
+    )
+
+
+def _of_calls(name: str, called: Sequence[str]) -> Remark:
+    shown = ", ".join(called[:_NAMED])
+    rest = f" and {len(called) - _NAMED} more" if len(called) > _NAMED else ""
+    are = "are" if len(called) > 1 else "is"
+    return Remark(
+        RemarkKind.UNHOOKED_ALLOCATOR,
+        f"{shown}{rest} of {name} {are} called and not hooked: what is allocated there may be "
+        "missing from these figures",
+        f"try --faults, which needs no hooks; {_ALL_OTHERS}",
+    )

@@ -1,0 +1,108 @@
+"""Stacks with names: kept once all that can be known of them is, made anew when more is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from leaktrace.abi import process as abi
+from leaktrace.analysis.builder import STACK_ENDS
+from leaktrace.bpf.maps import Map
+from leaktrace.model import Stack, StackEnd
+from leaktrace.symbols.lookups import Lookups
+from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols.views import CodeView
+
+_MOST_NAMED = 5  # in a note
+
+
+class StackNames:
+    """The stacks of one process, by their ids."""
+
+    def __init__(self, stacks: Map, symbolizer: ProcessSymbolizer, lookups: Lookups) -> None:
+        """`stacks` is the kernel side's map of them."""
+        self._map = stacks
+        self._symbolizer = symbolizer
+        self._lookups = lookups
+        self._known: dict[int, Stack] = {}
+        self._arrived = 0  # look-ups, when these got their names
+        self._is_last_report = False
+
+    def forget(self) -> None:
+        """The target executes another program."""
+        self._known.clear()
+        self._symbolizer.forget()
+
+    def expect_last_report(self) -> None:
+        """No other follows that names could be filled in by."""
+        self._is_last_report = True
+
+    def prepare(self, stack_ids: Sequence[int]) -> None:
+        """Have the names of these stacks looked up, all at the same time, and wait for them as long
+        as a report may (symbols/lookups.py)."""
+        for stack_id in stack_ids:
+            self.stack_of(stack_id)
+        self._lookups.wait(is_last=self._is_last_report)
+
+    def stack_of(self, stack_id: int) -> Stack:
+        """The stack behind an id, with the names that are known by now."""
+        if self._arrived != self._lookups.arrived:
+            self._arrived = self._lookups.arrived
+            self._known.clear()
+        known = self._known.get(stack_id)
+        if known is None:
+            known = self._read(stack_id)
+            if _is_settled(known):
+                self._known[stack_id] = known
+        return known
+
+    def _read(self, stack_id: int) -> Stack:
+        stored = self._map.lookup(stack_id) if stack_id else None
+        if stored is None:
+            return Stack((), StackEnd.LOST)
+        frames = self._symbolizer.symbolize_stack(_addresses(stored), self._view_of(stored))
+        return Stack(frames, STACK_ENDS[abi.StackEndCode(int(stored["end"]))])
+
+    def addresses_of(self, stack_id: int) -> list[int] | None:
+        """The return addresses of a stack, leaf first; None where it is lost."""
+        stored = self._map.lookup(stack_id) if stack_id else None
+        return None if stored is None else _addresses(stored)
+
+    def locations_of(self, stack_id: int) -> tuple[object, ...] | None:
+        """What is the same for stacks of one site; None where the stack is lost."""
+        stored = self._map.lookup(stack_id) if stack_id else None
+        if stored is None:
+            return None
+        view = self._view_of(stored)
+        return tuple(view.locate(address) for address in _addresses(stored))
+
+    def _view_of(self, stack: np.void) -> CodeView:
+        """What the addresses of a stack (abi.STACK) mean."""
+        if stack["in_doubt"]:
+            return self._symbolizer.views.unknown
+        number, since, epoch = (int(stack[name]) for name in ("view", "since", "epoch"))
+        return self._symbolizer.views.at(number, since, epoch)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a report says of names that are not in it."""
+        awaited = self._lookups.awaited()
+        if not awaited:
+            return ()
+        more = len(awaited) - _MOST_NAMED
+        listed = ", ".join(awaited[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        which = "did not come in time" if self._is_last_report else "later reports may have"
+        return (f"names and lines are missing that {which}: {listed}",)
+
+
+def _addresses(stored: np.void) -> list[int]:
+    addresses: list[int] = stored["pc"][: int(stored["frame_count"])].tolist()
+    return addresses
+
+
+def _is_settled(stack: Stack) -> bool:
+    """Whether a later look could tell no more: a stack may still be stored, and code made at run
+    time be named."""
+    return stack.end is not StackEnd.LOST and not any(
+        frame.unknown is not None and frame.module_offset is None for frame in stack.frames
+    )

@@ -1,0 +1,64 @@
+"""The BPF arrays that the walker reads, filled from user space.
+
+Rows and pages are written through mmap: two million rows take hundredths of a second. The list of
+mappings is written to its unused half and then switched to, so that a walk under way sees the old
+list or the new one, never a mixture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from leaktrace.abi import process as abi
+from leaktrace.bpf.maps import Map
+from leaktrace.unwind.layout import Update, at_array_stride
+
+
+class Moment(NamedTuple):
+    """What a list of mappings is of."""
+
+    generation: int = 0  # of the executable image (abi.SESSION)
+    epoch: int = 0  # the session's, before the mappings were read
+    view: int = 0  # number of their view (symbols/views.py)
+    loader: int = 0  # address of the dynamic loader's r_debug; 0: unknown
+
+
+@dataclass
+class KernelTables:
+    """The maps of the walker."""
+
+    rows: Map
+    pages: Map
+    mappings: Map
+    list: Map
+    known: Map
+    _version: int = 0
+
+    def write(self, update: Update, moment: Moment, trampoline: int) -> None:
+        """Put an update in force.
+
+        `trampoline` is the address of the target's [uprobes] page, where pending return probes
+        redirect to, 0 while there is none. Raises OSError.
+        """
+        self.rows.write_mapped(update.row_start, update.rows)
+        self.pages.write_mapped(update.page_start, at_array_stride(update.pages))
+        for index in range(len(update.mappings)):
+            self.mappings.update(update.mapping_start + index, update.mappings[index : index + 1])
+        for index, fingerprint in enumerate(update.known["fingerprint"].tolist()):
+            self.known.update(fingerprint, update.known[index : index + 1])
+        self._version += 1
+        number = 1 + self._version % (abi.UNWIND_LISTS - 1)
+        in_force = np.zeros(1, dtype=abi.UNWIND_LIST)
+        in_force["place"] = update.mapping_start | len(update.mappings) << 32
+        in_force["generation"] = moment.generation
+        in_force["version"] = self._version
+        in_force["trampoline"] = trampoline
+        in_force["loader"] = moment.loader
+        in_force["epoch"] = moment.epoch
+        in_force["view"] = moment.view
+        self.list.update(number, in_force)
+        in_force["place"] = number
+        self.list.update(0, in_force)

@@ -1,0 +1,141 @@
+"""Releases of blocks that nobody saw allocated: which of them prove that allocations are missing.
+
+A block that was allocated before the attach is released once, without a record. When an address is
+released so a second time, something was handed out there in between, past what is hooked. In a
+command that leaktrace started nothing predates, and the first time tells as much.
+
+Left aside is what need not be an allocation of the program: a release by the allocator itself (the
+C library frees what a thread has cached when the thread ends), and one that may be the second half
+of another release: `operator delete` of an allocator may jump to its free, and both are probed. So
+the instruction before the return address has to call this very function, directly or through the
+procedure linkage table.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.model import Remark, RemarkKind
+from leaktrace.process.probes.placement import MAX_PROLOGUE
+from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.program import Program
+from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory import ProcessMemory
+
+FEW = 16  # released unseen by chance: a call under way at the attach
+# A probe of a release is not farther from the entry than so many of the longest instructions.
+_FARTHEST_BYTES = MAX_PROLOGUE * 15
+_CALL, _CALL_THROUGH, _JUMP_THROUGH = b"\xe8", b"\xff\x15", b"\xff\x25"
+_CALL_BYTES = 6  # of the longer of the two
+_ENDBR64, _BND = b"\xf3\x0f\x1e\xfa", b"\xf2"
+
+
+class UnseenReleases:
+    """Those of one process, as the kernel side noted them."""
+
+    def __init__(self, program: Program, pid: int) -> None:
+        self._program = program
+        self._pid = pid
+        self._hooked: list[ObjectPlan] = []
+        self._last: tuple[int, Remark | None] = (0, None)  # with the generation it is of
+
+    def add(self, plan: ObjectPlan) -> None:
+        """The functions of an object are hooked."""
+        self._hooked.append(plan)
+
+    def remark(
+        self, mappings: Sequence[Mapping], generation: int, *, nothing_predates: bool, lost: int
+    ) -> Remark | None:
+        """What a report should say of the executable image of this generation. `lost` allocations
+        are released without a record, too.
+
+        Of a process that has ended it is what was to be said last.
+        """
+        if mappings:
+            seen = self._look(mappings, generation, nothing_predates, lost)
+            self._last = generation, seen
+        last_generation, last = self._last
+        return last if last_generation == generation else None
+
+    def _look(
+        self, mappings: Sequence[Mapping], generation: int, nothing_predates: bool, lost: int
+    ) -> Remark | None:
+        _, rows = self._program.unseen_releases.read_all()
+        rows = rows[(rows["address"] != 0) & (rows["generation"] == generation)]
+        counts = rows["count"].astype(np.int64) - (0 if nothing_predates else 1)
+        rows, counts = rows[counts > 0], counts[counts > 0]
+        if counts.sum() < FEW + lost:
+            return None
+        count = int(counts[self._are_of_the_program(rows, mappings)].sum())
+        if count < FEW + lost:
+            return None
+        return Remark(
+            RemarkKind.UNSEEN_ALLOCATIONS,
+            f"at least {count:,} blocks were released that nobody saw allocated: something "
+            "allocates past the hooked functions, and is not in these figures",
+            "try --faults, which needs no hooks; leaktrace doctor -p PID lists what is hooked",
+        )
+
+    def _are_of_the_program(
+        self, rows: NDArray[np.void], mappings: Sequence[Mapping]
+    ) -> NDArray[np.bool_]:
+        code = [one for one in mappings if one.is_executable]
+        probes = np.unique(rows["ip"])
+        releasing = {
+            (one.device, one.inode)
+            for one in code
+            if ((probes >= one.start) & (probes < one.end)).any()
+        }
+        allocators = [
+            one
+            for one in code
+            if (one.device, one.inode) in releasing
+            or any(plan.is_mapped_as(one) for plan in self._hooked)
+            or Path(one.path).name.startswith("ld-")  # the dynamic loader
+        ]
+        callers = {
+            int(caller): _called_before(self._pid, int(caller))
+            for caller in np.unique(rows["caller"])
+            if not any(one.start <= caller < one.end for one in allocators)
+        }
+        return np.array(
+            [
+                (called := callers.get(int(row["caller"]))) is not None
+                and 0 <= int(row["ip"]) - called <= _FARTHEST_BYTES
+                for row in rows
+            ],
+            dtype=np.bool_,
+        )
+
+
+def _called_before(pid: int, address: int) -> int | None:
+    """The function that the instruction before an address of a process calls; None: unknown."""
+    with (
+        suppress(OSError, ValueError, struct.error),
+        ProcessMemory(pid) as memory,
+    ):
+
+        def pointer_at(at: int) -> int:
+            return int(struct.unpack("<Q", memory.read(at, 8))[0])
+
+        code = memory.read(address - _CALL_BYTES, _CALL_BYTES)
+        if code[1:2] == _CALL:
+            target = address + struct.unpack_from("<i", code, 2)[0]
+        elif code[:2] == _CALL_THROUGH:
+            return pointer_at(address + struct.unpack_from("<i", code, 2)[0])
+        else:
+            return None
+        stub = memory.read(target, 16)
+        at = len(_ENDBR64) if stub.startswith(_ENDBR64) else 0
+        at += len(_BND) if stub[at:].startswith(_BND) else 0
+        if stub[at:].startswith(_JUMP_THROUGH):
+            end = target + at + _CALL_BYTES
+            return pointer_at(end + struct.unpack_from("<i", stub, at + 2)[0])
+        return int(target)
+    return None

@@ -1,0 +1,118 @@
+"""How much memory a process holds, of which kind, and how that has changed since the attach.
+
+Sources: /proc/PID/status (proc_pid_status(5)): RssAnon, RssFile and RssShmem, which make up VmRSS,
+VmSwap and HugetlbPages. Reading it costs the process nothing; /proc/PID/smaps, which knows more,
+walks its page tables and holds its locks meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaktrace.errors import TargetError
+from leaktrace.model import MemoryGrowth, MemoryKinds
+from leaktrace.targets.mappings import Mapping, read_mappings
+
+_FIELD = re.compile(r"^(RssAnon|RssFile|RssShmem|VmSwap|HugetlbPages):\s*(\d+) kB$", re.M)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a process holds at one moment, in bytes."""
+
+    resident: MemoryKinds
+    # Used, and not counted as resident: swapped out, or in huge pages of hugetlbfs.
+    besides: int = 0
+
+
+_NOTHING = Memory(MemoryKinds())
+
+
+def read_memory(pid: int) -> Memory | None:
+    """None when the process has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    return parse_memory(text)
+
+
+def parse_memory(status: str) -> Memory | None:
+    """Memory in the text of /proc/PID/status; None where there is none: a zombie."""
+    found = {name: int(kib) * 1024 for name, kib in _FIELD.findall(status)}
+    if "RssAnon" not in found:
+        return None
+    return Memory(
+        MemoryKinds(found["RssAnon"], found.get("RssFile", 0), found.get("RssShmem", 0)),
+        found.get("VmSwap", 0) + found.get("HugetlbPages", 0),
+    )
+
+
+class MemoryWatch:
+    """The memory of one process, from the attach on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._first = _NOTHING
+        self._is_all = True
+
+    def begin(self) -> None:
+        """Tracing begins on a process that runs already."""
+        first = read_memory(self._pid)
+        self._first, self._is_all = first or _NOTHING, False
+
+    def begin_anew(self) -> None:
+        """It has executed another program, which holds nothing yet."""
+        self._first, self._is_all = _NOTHING, True
+
+    def look(self) -> MemoryGrowth | None:
+        """None when the process has ended."""
+        now = read_memory(self._pid)
+        if now is None:
+            return None
+        new, old = now.resident, self._first.resident
+        return MemoryGrowth(
+            new,
+            MemoryKinds(
+                new.anonymous - old.anonymous, new.file - old.file, new.shared - old.shared
+            ),
+            now.besides - self._first.besides,
+            self._is_all,
+        )
+
+    def of_programs(self) -> MemoryKinds:
+        """What its program and libraries take up at most, untouched parts included: code and
+        constants, and data that is initialised."""
+        try:
+            return _of_programs(read_mappings(self._pid))
+        except TargetError:
+            return MemoryKinds()
+
+
+def _of_programs(mappings: Sequence[Mapping]) -> MemoryKinds:
+    programs = {_file(one) for one in mappings if one.is_file and one.is_executable}
+    code_bytes = data_bytes = 0
+    followers: Sequence[Mapping | None] = (*mappings[1:], None)
+    for one, following in zip(mappings, followers, strict=False):
+        if _file(one) not in programs:
+            continue
+        size = one.end - one.start
+        # What the loader has relocated is written to, and made read-only afterwards: it lies before
+        # the data.
+        is_relocated = (
+            following is not None
+            and "w" in following.permissions
+            and not one.is_executable
+            and (following.start, _file(following)) == (one.end, _file(one))
+        )
+        if "w" in one.permissions or is_relocated:
+            data_bytes += size
+        code_bytes += size
+    return MemoryKinds(anonymous=data_bytes, file=code_bytes)
+
+
+def _file(mapping: Mapping) -> tuple[str, int]:
+    return mapping.device, mapping.inode

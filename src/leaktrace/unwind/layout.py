@@ -1,0 +1,305 @@
+"""What goes into the BPF arrays: rows and pages of all objects of a process, and its mappings.
+
+The kernel side reads three arrays. `rows` and `pages` hold the tables of all objects one behind
+the other; an object stays where it was first placed, so walks that run meanwhile are not
+disturbed. The list of mappings is built anew each time, in the half of its array that isn't in
+use, and becomes valid by switching to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.errors import ObjectFileError
+from leaktrace.targets.mappings import Mapping
+from leaktrace.unwind.budget import OverBudgetError
+from leaktrace.unwind.rows import Rows
+from leaktrace.unwind.table import CodeSegment, UnwindTable
+
+# struct unwind_mapping of the kernel side. For an ip in [start, end): rel = ip - bias is what the
+# object's rows and pages are searched for; rows[row_lo:row_hi] and the page_count + 1 pages from
+# page_lo on are the object's. Both lists are empty where nothing is known of the code there.
+MAPPING_DTYPE = np.dtype(
+    [
+        ("start", "<u8"),
+        ("end", "<u8"),
+        ("bias", "<u8"),
+        ("row_lo", "<u4"),
+        ("row_hi", "<u4"),
+        ("page_lo", "<u4"),
+        ("page_count", "<u4"),
+        ("fingerprint", "<u8"),
+    ]
+)
+MAX_KNOWN_OBJECTS = 4096  # that are recognized when they are loaded again
+MAX_LISTED_MAPPINGS = 4096  # the walker searches in twelve steps
+# Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
+_ADDRESS_LIMIT = 1 << 63
+_ADDRESS_MASK = (1 << 64) - 1
+_PAGE_BYTES = 4096
+_MIN_ROWS = 1 << 16
+_MIN_PAGES = 1 << 14
+# Of a whole process: a single file can claim millions, and a hostile process map many of them.
+# libLLVM has a million rows, and half a million pages.
+MAX_ROWS = 16 << 20  # 128 MiB of kernel memory
+MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code
+
+TableProvider = Callable[[Mapping], UnwindTable | None]
+FingerprintProvider = Callable[[Mapping], int]  # unwind/fingerprint.py; 0: not to be told by one
+
+
+class Capacity(NamedTuple):
+    """Entries of the BPF arrays. `mappings` is for two lists, the one in use and the next."""
+
+    rows: int
+    pages: int
+    mappings: int
+
+
+class UnwindFailure(NamedTuple):
+    """An object whose code can only be unwound by frame pointers, and why."""
+
+    path: str
+    reason: str
+    is_over_budget: bool = False  # there is a table to be had
+
+
+@dataclass(frozen=True)
+class Update:
+    """What to write so that the kernel side knows the process as it is now.
+
+    Write `rows` from `row_start` on and `pages` from `page_start` on, then `mappings` from
+    `mapping_start` on, and last tell the walker where the list of mappings is.
+    """
+
+    row_start: int
+    rows: Rows
+    page_start: int
+    pages: NDArray[np.uint32]  # row numbers in the whole array
+    mapping_start: int
+    mappings: NDArray[Any]  # of MAPPING_DTYPE, ascending, without overlap
+    known: NDArray[Any]  # of MAPPING_DTYPE: new objects, by addresses relative to where they load
+    failures: tuple[UnwindFailure, ...] = ()  # objects new in this update
+    mappings_left_out: int = 0  # more than the list has room for
+
+
+class _Placed(NamedTuple):
+    """Where an object's table lies in the arrays."""
+
+    row_lo: int
+    row_hi: int
+    page_lo: int
+    page_count: int
+    base: int
+    segments: tuple[CodeSegment, ...]
+    fingerprint: int
+
+
+_NOTHING = _Placed(0, 0, 0, 0, 0, (), 0)
+
+
+def at_array_stride(pages: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """u32 values as a BPF array keeps them: each at a multiple of 8 bytes."""
+    return pages.astype("<u8")
+
+
+@dataclass
+class UnwindLayout:
+    """The contents of the BPF arrays of one process, from its first mappings to its last.
+
+    `tables` yields the table of the object behind a mapping, None where there is no object; an
+    ObjectFileError that it raises is reported and the object goes without, for good unless its
+    cause is that the mapping has just changed. So does an object with which all tables together
+    would exceed MAX_ROWS or MAX_PAGES; those that are new after it are not even asked for. Of the
+    objects that are new in an update, those of the least `weight` come first, so that one that is
+    too large costs no other its table.
+    """
+
+    tables: TableProvider
+    weight: Callable[[Mapping], int] = lambda _: 0
+    fingerprints: FingerprintProvider = lambda _: 0
+    capacity: Capacity | None = None  # None: as much as it takes; see `reserve`
+    _placed: dict[object, _Placed] = field(default_factory=dict)
+    _row_count: int = 0
+    _page_count: int = 0
+    _is_full: bool = False
+    _listed: int = 0  # mappings in the last list
+    _fingerprints: set[int] = field(default_factory=set)
+    _updates: int = 0
+
+    @property
+    def needed(self) -> Capacity:
+        """Entries in use by now."""
+        return Capacity(self._row_count, self._page_count, 2 * self._listed)
+
+    def reserve(self, spare_rows: int = 1 << 20) -> Capacity:
+        """Fix the capacity: what is needed now, and room for objects that are loaded later.
+
+        Spare pages are in proportion (three rows a page is dense code); row memory is 8 bytes an
+        entry, and so is page memory.
+        """
+        self.capacity = Capacity(
+            rows=min(max(self._row_count + spare_rows, _MIN_ROWS), MAX_ROWS),
+            pages=min(max(self._page_count + spare_rows // 3, _MIN_PAGES), MAX_PAGES),
+            mappings=2 * MAX_LISTED_MAPPINGS,
+        )
+        return self.capacity
+
+    def update(self, mappings: Iterable[Mapping], unlisted: Iterable[Mapping] = ()) -> Update:
+        """Place the objects that are new among these mappings of the process, and list them all;
+        place those of `unlisted`, too, which may come back.
+
+        The first call places everything. Every executable mapping is listed, also those without a
+        table: a pc in one of them is code we know nothing of, a pc in none of them means that the
+        list is out of date.
+        """
+        executable = [
+            mapping
+            for mapping in sorted(mappings, key=lambda mapping: mapping.start)
+            if mapping.is_executable and mapping.end <= _ADDRESS_LIMIT
+        ]
+        rows: list[Rows] = []
+        pages: list[NDArray[np.uint32]] = []
+        failures: list[UnwindFailure] = []
+        row_start, page_start = self._row_count, self._page_count
+        known: list[tuple[int, ...]] = []
+        for key, mapping in self._new_objects([*executable, *unlisted]):
+            try:
+                table = self._table(mapping)
+            except ObjectFileError as error:
+                is_over_budget = isinstance(error, OverBudgetError)
+                failures.append(UnwindFailure(mapping.path, error.message, is_over_budget))
+                if _is_passing(error):
+                    continue
+                table = None
+            placed = self._placed[key] = self._place(table, mapping) if table else _NOTHING
+            if table:
+                known += self._new_known(placed)
+                rows.append(table.rows)
+                pages.append(table.pages + np.uint32(placed.row_lo))
+        entries: list[tuple[int, ...]] = []
+        for mapping in executable:
+            placed = self._placed.get(self._object_key(mapping), _NOTHING)
+            _append(entries, _entry(mapping, placed))
+        listed, left_out = self._cut(entries)
+        start = self._next_list_start(len(listed))
+        return Update(
+            row_start=row_start,
+            rows=np.concatenate([np.empty(0, np.uint64), *rows]),
+            page_start=page_start,
+            pages=np.concatenate([np.empty(0, np.uint32), *pages]),
+            mapping_start=start,
+            mappings=np.array(listed, dtype=MAPPING_DTYPE),
+            known=np.array(known, dtype=MAPPING_DTYPE),
+            failures=tuple(failures),
+            mappings_left_out=left_out,
+        )
+
+    def _new_objects(self, mappings: Sequence[Mapping]) -> list[tuple[object, Mapping]]:
+        """Each object that has no place yet, with a mapping of it."""
+        new: dict[object, Mapping] = {}
+        for mapping in mappings:
+            key = self._object_key(mapping)
+            if key is not None and key not in self._placed:
+                new.setdefault(key, mapping)
+        return sorted(new.items(), key=lambda item: self.weight(item[1]))
+
+    def _table(self, mapping: Mapping) -> UnwindTable | None:
+        most = Capacity(MAX_ROWS, MAX_PAGES, 0)
+        table = None if self._is_full else self.tables(mapping)
+        if self._is_full or (table and not self._fits(table, most)):
+            self._is_full = True
+            raise OverBudgetError(
+                f"the tables of a process may have {MAX_ROWS:,} rows and {MAX_PAGES:,} pages, "
+                "and this or another object wants more"
+            )
+        if table and self.capacity and not self._fits(table, self.capacity):
+            raise OverBudgetError(
+                f"no room for the {len(table.rows):,} rows of {mapping.path}"
+                f" among {self.capacity.rows:,}"
+            )
+        return table
+
+    def _fits(self, table: UnwindTable, capacity: Capacity) -> bool:
+        return (
+            self._row_count + len(table.rows) <= capacity.rows
+            and self._page_count + len(table.pages) <= capacity.pages
+        )
+
+    def _object_key(self, mapping: Mapping) -> object:
+        """What tells objects apart, also where one was written over another's file; None where no
+        object can be behind a mapping."""
+        if mapping.is_file:
+            return mapping.device, mapping.inode, mapping.path, self.fingerprints(mapping)
+        return mapping.path if mapping.path == "[vdso]" else None
+
+    def _new_known(self, placed: _Placed) -> list[tuple[int, ...]]:
+        """An object as it is recognized by its fingerprint, if it has one segment of code."""
+        is_new = placed.fingerprint and placed.fingerprint not in self._fingerprints
+        if not is_new or len(placed.segments) != 1 or len(self._fingerprints) >= MAX_KNOWN_OBJECTS:
+            return []
+        self._fingerprints.add(placed.fingerprint)
+        (segment,) = placed.segments
+        start = segment.vaddr - segment.vaddr % _PAGE_BYTES
+        end = -(-(segment.vaddr + segment.size) // _PAGE_BYTES) * _PAGE_BYTES
+        return [(start, end, placed.base, *placed[:4], placed.fingerprint)]
+
+    def _place(self, table: UnwindTable, mapping: Mapping) -> _Placed:
+        placed = _Placed(
+            row_lo=self._row_count,
+            row_hi=self._row_count + len(table.rows),
+            page_lo=self._page_count,
+            page_count=table.page_count,
+            base=table.base,
+            segments=table.segments,
+            fingerprint=self.fingerprints(mapping),
+        )
+        self._row_count += len(table.rows)
+        self._page_count += len(table.pages)
+        return placed
+
+    def _cut(self, entries: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], int]:
+        """As many entries as a list may have; those without a table go first."""
+        room = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
+        excess = len(entries) - room
+        if excess <= 0:
+            return list(entries), 0
+        by_use = sorted(entries, key=lambda entry: entry[6] == 0)  # page_count
+        return sorted(by_use[:room]), excess
+
+    def _next_list_start(self, count: int) -> int:
+        half = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
+        start = half * (self._updates % 2)
+        self._updates += 1
+        self._listed = count
+        return start
+
+
+def _is_passing(error: ObjectFileError) -> bool:
+    """Whether the mapping was gone when its file was opened: with the next list we try again."""
+    return isinstance(error.__cause__, FileNotFoundError | ProcessLookupError)
+
+
+def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
+    """A mapping as the walker reads it."""
+    for segment in placed.segments:
+        # The kernel maps whole pages, so a mapping begins where the segment's first page does.
+        first_page = segment.offset - segment.offset % _PAGE_BYTES
+        if first_page <= mapping.offset < segment.offset + segment.size:
+            vaddr = segment.vaddr - segment.offset + mapping.offset  # of the mapping's first byte
+            bias = (mapping.start - vaddr + placed.base) & _ADDRESS_MASK
+            return mapping.start, mapping.end, bias, *placed[:4], placed.fingerprint
+    return mapping.start, mapping.end, 0, *_NOTHING[:4], 0
+
+
+def _append(entries: list[tuple[int, ...]], entry: tuple[int, ...]) -> None:
+    """Append, or extend the last entry when it ends where this one begins and says the same."""
+    if entries and entries[-1][1] == entry[0] and entries[-1][2:] == entry[2:]:
+        entries[-1] = (entries[-1][0], *entry[1:])
+    else:
+        entries.append(entry)
