@@ -39,6 +39,7 @@ lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	@echo clang-format --dry-run -Werror bpf tests/programs examples
 	@clang-format --dry-run -Werror $(C_SOURCES)
 	@if command -v shellcheck >/dev/null; then \

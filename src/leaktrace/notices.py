@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from leaktrace.symbols.names import printable
+from leaktrace.printable import printable
 
 
 def tell(text: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leaktrace.abi import process as abi
-from leaktrace.process.snapshot import Snapshot
+from leaktrace.analysis.snapshot import Snapshot
 
 
 @pytest.mark.parametrize("others", [0, 200], ids=["few sites", "many sites"])

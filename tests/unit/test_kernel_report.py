@@ -22,6 +22,7 @@ from leaktrace.abi.kernel import (
     KernelLossKind,
     Section,
 )
+from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.bpf.build import source_directory
 from leaktrace.errors import UsageError
 from leaktrace.kernel import slab as kernel_slab
@@ -38,7 +39,6 @@ from leaktrace.kernel.slab import (
 from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.model import Frame, Report, Stack, StackEnd, TargetInfo
 from leaktrace.options import Filters, KernelTarget, Limits, Options, ReportOptions
-from leaktrace.process.snapshot import Snapshot
 
 S = 1_000_000_000
 NOW = 1_000 * S

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from leaktrace.abi import process as abi
+from leaktrace.abi.process import ALLOCATION_LOSSES
 from leaktrace.cli.trace import trace_command
 from leaktrace.kernel.losses import describe_kernel_losses
 from leaktrace.model import Loss
 from leaktrace.options import Limits
 from leaktrace.process import notes
-from leaktrace.process.losses import ALLOCATION_LOSSES, describe_losses
+from leaktrace.process.losses import describe_losses
 from leaktrace.process.program import Walker
 
 LIMITS = Limits()

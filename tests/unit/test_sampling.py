@@ -18,7 +18,7 @@ from leaktrace.analysis.sampling import (
     weight_table,
 )
 from leaktrace.analysis.sites import combine_counters, group_by_site
-from leaktrace.process.snapshot import Snapshot
+from leaktrace.analysis.snapshot import Snapshot
 
 SIZES = np.array([1, 16, 100, 4096, 100_000, 10_000_000], dtype=np.uint64)
 

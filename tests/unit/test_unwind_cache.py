@@ -268,7 +268,7 @@ def test_user_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 AT_ONCE = """
 import sys
 from pathlib import Path
-from leaktrace.elf import ElfObject
+from leaktrace.elf.object import ElfObject
 from leaktrace.unwind.cache import TableCache
 
 home, path = Path(sys.argv[1]), Path(sys.argv[2])

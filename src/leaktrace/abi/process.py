@@ -228,6 +228,18 @@ class LossKind(IntEnum):
     WALKS = 13
 
 
+# Kinds of allocations that are not in the figures at all.
+ALLOCATION_LOSSES = (
+    LossKind.ALLOCATIONS,
+    LossKind.SITES,
+    LossKind.THREADS,
+    LossKind.STALE_CALLS,
+    LossKind.MISSED_RETURNS,
+    LossKind.UNREAD_RESULTS,
+    LossKind.REGION_EVENTS,
+)
+
+
 class WalkResult(IntEnum):
     """enum walk_result"""
 

@@ -11,11 +11,12 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.process import StackEndCode
+from leaktrace.abi.process import ALLOCATION_LOSSES, StackEndCode
 from leaktrace.analysis.resident import Account, judge
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.sites import SiteTable, combine_counters, group_by_site, total_of_records
+from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.trim import readable
 from leaktrace.model import (
     Allocation,
@@ -34,8 +35,6 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import Options
-from leaktrace.process.losses import ALLOCATION_LOSSES, describe_losses
-from leaktrace.process.snapshot import Snapshot
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -50,17 +49,20 @@ _FEW_LOST = 100  # one allocation in so many, at most: what is left tells the sa
 
 
 class ReportBuilder:
-    """Keeps what the next report is compared with. `stack_of` gives the stack of a stack id;
-    `prepare` is told before whose stacks are wanted."""
+    """Keeps what the next report is compared with. `describe_losses` puts all that was lost into
+    words; `stack_of` gives the stack of a stack id; `prepare` is told before whose stacks are
+    wanted."""
 
     def __init__(
         self,
         options: Options,
+        describe_losses: Callable[[Snapshot], tuple[Loss, ...]],
         stack_of: Callable[[int], Stack],
         prepare: Callable[[Sequence[int]], None] = lambda _: None,
     ) -> None:
         self._options = options
         self.sampling = Sampling.from_filters(options.filters)  # may set in later
+        self._describe_losses = describe_losses
         self._stack_of = stack_of
         self._prepare = prepare
         self._started_ns = time.monotonic_ns()
@@ -137,7 +139,7 @@ class ReportBuilder:
                 None if self._last_total is None else outstanding.bytes - self._last_total
             ),
             resident=self._resident(memory),
-            losses=self.describe_losses(snapshot),
+            losses=self._describe_losses(snapshot),
             remarks=remarks,
             stack_ends=self._stack_ends(table, counters),
             allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
@@ -197,10 +199,6 @@ class ReportBuilder:
         """The name of a site (analysis/site_id.py); where its stack is lost, of this run only."""
         frames = self._stack_of(stack_id).frames
         return site_id(frames) if frames else f"{stack_id:016x}"
-
-    def describe_losses(self, snapshot: Snapshot) -> tuple[Loss, ...]:
-        """Everything that was lost, in words."""
-        return describe_losses(snapshot.losses, self._options.limits)
 
     def _stack_ends(self, table: SiteTable, counters: dict[int, np.void]) -> dict[StackEnd, int]:
         ends: Counter[StackEnd] = Counter()

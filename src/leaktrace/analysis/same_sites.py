@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from leaktrace.abi.process import StackEndCode
-from leaktrace.process.snapshot import Snapshot
+from leaktrace.analysis.snapshot import Snapshot
 
 LocationsOf = Callable[[int], Hashable | None]
 _COUNTERS = ("allocated_bytes", "allocated_count", "freed_bytes", "freed_count")

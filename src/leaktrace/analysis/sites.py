@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.sampling import Sampling
+from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import Total
 from leaktrace.options import SortKey
-from leaktrace.process.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import os
 import struct
 from collections.abc import Callable
 
-from leaktrace.bpf.syscalls import errno_of, libbpf
-from leaktrace.errors import ProgramError, reason
+from leaktrace.bpf.syscalls import errno_of, has_ring_buffer, libbpf
+from leaktrace.errors import EnvironmentUnfitError, ProgramError, reason
+from leaktrace.options import EventBuffer
 from leaktrace.own.interrupts import held_back
+
+PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 _RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _PERF_CALLBACK = ctypes.CFUNCTYPE(
@@ -20,6 +24,25 @@ _PERF_LOST_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctyp
 _RING_HEADER_BYTES = 8  # before each record, which is padded to a multiple of as many
 _MAP_INFO_BYTES = 88
 _MIN_DRAINED_EVENTS = 65_536
+
+
+def uses_ring_buffer(choice: EventBuffer) -> bool:
+    """Whether events travel by BPF ring buffer. Raises EnvironmentUnfitError if that was asked
+    for and the kernel has none."""
+    if choice is EventBuffer.PERF:
+        return False
+    has = has_ring_buffer()
+    if choice is EventBuffer.RING and not has:
+        raise EnvironmentUnfitError(
+            "this kernel has no BPF ring buffer (Linux 5.8)", "leave --event-buffer out"
+        )
+    return has
+
+
+def event_pages(size_bytes: int) -> int:
+    """Ring buffers take a power of two of pages."""
+    pages = max(size_bytes // PAGE_BYTES, 1)
+    return 1 << (pages - 1).bit_length()
 
 
 def ring_buffer_bytes(map_fd: int) -> int:

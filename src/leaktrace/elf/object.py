@@ -38,7 +38,7 @@ from leaktrace.elf.symbols import (
 from leaktrace.errors import NotAnObjectError, ObjectFileError
 from leaktrace.files import FileSource, MemorySource, Source, open_regular
 from leaktrace.own.shortages import shortage
-from leaktrace.symbols.names import printable
+from leaktrace.printable import printable
 
 __all__ = [
     "ElfObject",

@@ -23,12 +23,12 @@ from leaktrace.abi.kernel import (
 )
 from leaktrace.bpf import syscalls
 from leaktrace.bpf.build import ImageRequest
+from leaktrace.bpf.events import PAGE_BYTES, event_pages, uses_ring_buffer
 from leaktrace.bpf.load import Loaded, ProgramKind, load
 from leaktrace.bpf.maps import Map
 from leaktrace.kernel.probes.plan import KernelPlan
 from leaktrace.kernel.slab import WantedCaches
 from leaktrace.options import KernelContext, KernelTarget, Options
-from leaktrace.process.program import PAGE_BYTES, event_pages, uses_ring_buffer
 from leaktrace.symbols.kallsyms import Kallsyms
 
 KERNEL_FRAGMENTS = (

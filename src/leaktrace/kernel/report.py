@@ -16,6 +16,7 @@ from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.sites import SiteTable
+from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.kernel.losses import describe_kernel_losses
 from leaktrace.kernel.meminfo import read_held, untraced_growth
 from leaktrace.kernel.probes.plan import KernelPlan
@@ -29,7 +30,6 @@ from leaktrace.kernel.slab import (
 from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
 from leaktrace.options import KernelTarget, Options
-from leaktrace.process.snapshot import Snapshot
 from leaktrace.symbols.kallsyms import without_allocator
 
 SECTION_NAMES = {
@@ -185,7 +185,7 @@ class _SectionBuilder(ReportBuilder):
         section: Section,
         stack_of: Callable[[int], Stack],
     ) -> None:
-        super().__init__(options, stack_of)
+        super().__init__(options, self._losses_of, stack_of)
         self._section = section
         self._plan = plan
         self._limits = options.limits
@@ -210,7 +210,7 @@ class _SectionBuilder(ReportBuilder):
         np.add.at(requested, rows, records["requested"].astype(np.int64))
         self._requested = dict(zip(stack_ids.tolist(), requested.tolist(), strict=True))
 
-    def describe_losses(self, snapshot: Snapshot) -> tuple[Loss, ...]:
+    def _losses_of(self, snapshot: Snapshot) -> tuple[Loss, ...]:
         if self._section is not Section.SLAB:
             return ()  # they are counted once, and told with the first section
         return describe_kernel_losses(snapshot.losses, self._recursion_misses, self._limits)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi.kernel import KERNEL_ALLOCATION, Section
+from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.kernel.program import KernelProgram
 from leaktrace.kernel.slab import SlabCache, read_slab_caches
-from leaktrace.process.snapshot import Snapshot
 
 _SECTION_SHIFT = np.uint64(60)
 _ADDRESS_MASK = np.uint64((1 << 60) - 1)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from leaktrace.abi.process import ALLOCATION_LOSSES
 from leaktrace.model import Remark
-from leaktrace.process.losses import ALLOCATION_LOSSES
 from leaktrace.process.probes.plan import ObjectPlan
 from leaktrace.process.probes.survey import Survey
 from leaktrace.process.program import Program

@@ -9,17 +9,6 @@ from leaktrace.abi.process import LossKind, WalkResult
 from leaktrace.model import Loss
 from leaktrace.options import Limits
 
-# Kinds of allocations that are not in the figures at all.
-ALLOCATION_LOSSES = (
-    LossKind.ALLOCATIONS,
-    LossKind.SITES,
-    LossKind.THREADS,
-    LossKind.STALE_CALLS,
-    LossKind.MISSED_RETURNS,
-    LossKind.UNREAD_RESULTS,
-    LossKind.REGION_EVENTS,
-)
-
 
 def describe_losses(counters: NDArray[np.uint64], limits: Limits) -> tuple[Loss, ...]:
     """All kinds, zero or not. `counters` is indexed by LossKind."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from platform import machine
 
+from leaktrace.printable import printable
 from leaktrace.process.attach.attach import HookedObject
 from leaktrace.process.probes.allocators import REQUIRED
 from leaktrace.process.program import Walker
-from leaktrace.symbols.names import printable
 
 FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "

@@ -16,11 +16,12 @@ from leaktrace.abi import process as abi
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
 from leaktrace.bpf import links, syscalls
 from leaktrace.bpf.build import ImageRequest
+from leaktrace.bpf.events import PAGE_BYTES, event_pages, uses_ring_buffer
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.load import Loaded, ProgramKind, RefusedError, load
 from leaktrace.bpf.maps import Map
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.options import CommandTarget, EventBuffer, Options, ProcessTarget, StackWalker
+from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.process.ending import exit_status_knobs
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
@@ -74,8 +75,6 @@ _REGION_SHARE = 4
 _PERF_SHARE = 4  # of that in each CPU's perf buffer, where there is no ring
 FILE_CAPACITY = 8192  # two lists of file mappings
 RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
-
-PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class Walker(StrEnum):
@@ -182,25 +181,6 @@ def capacities_from_options(options: Options) -> dict[str, int]:
         "suspended": _SUSPENDED_CAPACITY,
         "known_objects": MAX_KNOWN_OBJECTS,
     }
-
-
-def uses_ring_buffer(choice: EventBuffer) -> bool:
-    """Whether events travel by BPF ring buffer. Raises EnvironmentUnfitError if that was asked
-    for and the kernel has none."""
-    if choice is EventBuffer.PERF:
-        return False
-    has = syscalls.has_ring_buffer()
-    if choice is EventBuffer.RING and not has:
-        raise EnvironmentUnfitError(
-            "this kernel has no BPF ring buffer (Linux 5.8)", "leave --event-buffer out"
-        )
-    return has
-
-
-def event_pages(size_bytes: int) -> int:
-    """Ring buffers take a power of two of pages."""
-    pages = max(size_bytes // PAGE_BYTES, 1)
-    return 1 << (pages - 1).bit_length()
 
 
 @dataclass(frozen=True)

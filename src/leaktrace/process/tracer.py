@@ -19,6 +19,7 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.analysis.same_sites import SameSites
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
+from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.trim import readable
 from leaktrace.bpf.events import EventStream
 from leaktrace.bpf.links import return_probes_make_system_calls
@@ -27,6 +28,7 @@ from leaktrace.model import Ending, Event, Remark, TargetInfo
 from leaktrace.notices import tell
 from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
 from leaktrace.own.descriptors import POOL
+from leaktrace.printable import printable
 from leaktrace.process import notes
 from leaktrace.process.allocators_own import AllocatorsOwn
 from leaktrace.process.attach.attach import Attachments, HookedObject, ObjectRefusedError
@@ -47,12 +49,11 @@ from leaktrace.process.probes.plan import ChosenNotMappedError, ObjectPlan, Plan
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.regions import RegionLedger
-from leaktrace.process.snapshot import Snapshot, take_snapshot
+from leaktrace.process.snapshot import take_snapshot
 from leaktrace.process.stack_names import StackNames
 from leaktrace.process.tables import Moment
 from leaktrace.symbols.demangle import hurry_when
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.targets.access import require_access

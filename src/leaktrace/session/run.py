@@ -20,7 +20,7 @@ from leaktrace.notices import hint, tell
 from leaktrace.options import CommandTarget, KernelTarget, Options, ReportOptions
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
-from leaktrace.process.losses import unprinted_calls
+from leaktrace.process.losses import describe_losses, unprinted_calls
 from leaktrace.process.tracer import Tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
 from leaktrace.targets.memory_use import MemoryWatch
@@ -244,7 +244,12 @@ class ProcessRun(Run):
         self._traced = tracer
         self._process = tracer.process
         self._names = tracer.names
-        self._builder = ReportBuilder(options, self._names.stack_of, self._names.prepare)
+        self._builder = ReportBuilder(
+            options,
+            lambda snapshot: describe_losses(snapshot.losses, options.limits),
+            self._names.stack_of,
+            self._names.prepare,
+        )
         self._memory = MemoryWatch(tracer.process.pid)
         self._max_overhead = options.max_overhead_percent
         self._intervals_above = 0

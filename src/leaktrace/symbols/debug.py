@@ -18,8 +18,8 @@ from pathlib import PurePosixPath
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.printable import printable
 from leaktrace.symbols.lines import has_debug_information
-from leaktrace.symbols.names import printable
 from leaktrace.targets.root import TargetRoot
 
 _DEBUG_DIRECTORY = "/usr/lib/debug"

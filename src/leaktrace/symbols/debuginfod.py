@@ -24,8 +24,8 @@ from leaktrace.cache.directory import (
 )
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.printable import printable
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 
 MAX_BYTES = 2 << 30

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 
-from leaktrace.symbols.names import printable
+from leaktrace.printable import printable
 
 try:
     from pycxxfilt import itanium_demangle, rust_demangle

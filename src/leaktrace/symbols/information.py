@@ -13,11 +13,11 @@ from pathlib import PurePosixPath
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import SymbolTable
 from leaktrace.errors import ObjectFileError
+from leaktrace.printable import printable
 from leaktrace.symbols.debug import MANY_BYTES, find_debug_file
 from leaktrace.symbols.debuginfod import DebuginfodError, Servers, is_asked_for, kept_file
 from leaktrace.symbols.lines import LineTable, debug_bytes, has_debug_information, read_line_table
 from leaktrace.symbols.lookups import Lookup, Lookups, Step
-from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.targets.root import TargetRoot
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.elf.symbols import SymbolMatch
-from leaktrace.symbols.names import printable
+from leaktrace.printable import printable
 from leaktrace.targets.root import TargetRoot
 
 _MAX_BYTES = 16 << 20

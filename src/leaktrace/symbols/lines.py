@@ -17,8 +17,8 @@ from symbolic.symcache import SymCache
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import SourceLine
+from leaktrace.printable import printable
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.names import printable
 
 _NO_ADDRESS = 0xFFFF_FFFF  # what symbolic says for the start of an inlined function
 _MAX_INLINED = 128  # frames of one address

@@ -8,12 +8,12 @@ from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame, SourceLine
+from leaktrace.printable import printable
 from leaktrace.symbols.debug import mini_symbols
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.information import DebugInformation, Known, Means
 from leaktrace.symbols.lines import CodeLine
 from leaktrace.symbols.lookups import Lookup
-from leaktrace.symbols.names import printable
 from leaktrace.targets.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
 

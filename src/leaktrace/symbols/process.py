@@ -14,12 +14,12 @@ from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Frame
 from leaktrace.own.shortages import shortage
+from leaktrace.printable import printable
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.information import Means
 from leaktrace.symbols.jit import PerfMap
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import SIGNAL_FRAME, Module
-from leaktrace.symbols.names import printable
 from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.views import CodeView, CodeViews, Region
 from leaktrace.targets.loader import LoadedObject, code_mappings

@@ -21,7 +21,7 @@ from leaktrace.capabilities import Capability, is_granted
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import NotAnObjectError, ObjectFileError, TargetAccessError, TargetError
 from leaktrace.files import NotRegularError, for_reading
-from leaktrace.symbols.names import printable
+from leaktrace.printable import printable
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.root import TargetRoot
 

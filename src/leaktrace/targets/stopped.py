@@ -12,7 +12,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from leaktrace.symbols.names import printable
+from leaktrace.printable import printable
 
 _STOPPED, _TRACED, _ENDED = "T", "t", "ZX"
 _ESCAPE = re.compile(r"\\([0-7]{3})")  # of spaces and the like in mountinfo

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.notices import hint, tell
+from leaktrace.printable import printable
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.attach.touch import touch
 from leaktrace.process.attach.verify import BREAKPOINT, is_patched
 from leaktrace.process.probes.plan import ObjectPlan
-from leaktrace.symbols.names import printable
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import debugger_of

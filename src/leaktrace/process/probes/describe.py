@@ -11,8 +11,8 @@ from leaktrace.capabilities import PURPOSES, missing_for_probes
 from leaktrace.errors import TargetAccessError
 from leaktrace.model import Remark
 from leaktrace.options import ObjectChoice
+from leaktrace.printable import printable
 from leaktrace.process.probes.plan import Followed, ObjectPlan, Planner, Probe, best_way
-from leaktrace.symbols.names import printable
 from leaktrace.targets.access import require_access
 from leaktrace.targets.mapped_files import UnreachableFileError
 from leaktrace.targets.process import Process

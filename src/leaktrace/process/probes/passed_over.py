@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
+from leaktrace.printable import printable
 from leaktrace.process.probes.program_files import WrongMachineError
-from leaktrace.symbols.names import printable
 from leaktrace.targets.mapped_files import UnreachableFileError
 
 

@@ -18,6 +18,7 @@ from leaktrace.elf.symbols import find_functions
 from leaktrace.errors import NotAnObjectError, ObjectFileError
 from leaktrace.options import ObjectChoice
 from leaktrace.own.shortages import shortage_behind
+from leaktrace.printable import printable
 from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
 from leaktrace.process.probes.families import MARKS
 from leaktrace.process.probes.passed_over import PassedOver
@@ -31,7 +32,6 @@ from leaktrace.process.probes.program_files import (
     objects_of_program,
 )
 from leaktrace.process.probes.survey import Survey
-from leaktrace.symbols.names import printable
 from leaktrace.targets.mapped_files import MappedFiles, UnreachableFileError
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.mappings import read_mappings

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.files import open_regular
-from leaktrace.symbols.names import printable
+from leaktrace.printable import printable
 
 # Code of another machine may be mapped, but isn't executed: a probe would damage it.
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}

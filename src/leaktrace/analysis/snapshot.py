@@ -1,0 +1,49 @@
+"""What the maps hold at one moment, as numpy arrays. The first value of the story that needs
+neither BPF nor root: analysis and reports work on a `Snapshot` wherever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FEW_SITES = 64
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Outstanding allocations and site counters of the target's present executable image.
+
+    `addresses` (u64) and `records` (abi.ALLOCATION) run in parallel, in no order; they are empty
+    where only combined statistics were asked for. So do `site_ids` (u64, 0: stack unknown) and
+    `sites` (abi.SITE). `losses` is indexed by abi.LossKind.
+    """
+
+    time_ns: int
+    generation: int
+    addresses: NDArray[np.uint64]
+    records: NDArray[np.void]
+    site_ids: NDArray[np.uint64]
+    sites: NDArray[np.void]
+    losses: NDArray[np.uint64]
+    region_count: int = 0  # of the records, the last ones: mmap'ed regions
+    freed_is_counted: bool = True  # in `sites`; else of regions alone
+
+    def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bytes and number of the allocations, regions left out, of some sites."""
+        records = self.records[: len(self.records) - self.region_count]
+        sizes, counts = np.zeros((2, len(stack_ids)), dtype=np.int64)
+        if len(stack_ids) <= _FEW_SITES:  # faster than to sort what may be millions
+            for row, stack_id in enumerate(stack_ids):
+                chosen = records["stack_id"] == stack_id
+                counts[row] = np.count_nonzero(chosen)
+                sizes[row] = records["size"][chosen].sum()
+            return sizes, counts
+        known, rows = np.unique(records["stack_id"], return_inverse=True)
+        at = np.searchsorted(known, stack_ids).clip(max=max(len(known) - 1, 0))
+        found = known[at] == stack_ids if len(known) else np.zeros(len(stack_ids), dtype=bool)
+        each = np.bincount(rows, weights=records["size"].astype(np.float64), minlength=len(known))
+        counts[found] = np.bincount(rows, minlength=len(known))[at[found]]
+        sizes[found] = each[at[found]].astype(np.int64)
+        return sizes, counts
