@@ -1,7 +1,7 @@
 """Write docs/leaktrace.1: what the command line says about itself, in docs/leaktrace.1.in.
 
 The parser is the only source of the options' texts, so the page can't tell another story than
---help. tests/unit/test_man.py says whether the page in the tree is current.
+--help. tests/unit/cli/test_man.py says whether the page in the tree is current.
 """
 
 from __future__ import annotations
