@@ -12,6 +12,7 @@ import pytest
 from harness.compiling import Compiler
 from harness.target import Target
 from harness.tracer import Outcome, run_leaktrace
+from harness.wording import lines_naming, names
 
 USAGE = 2
 
@@ -29,8 +30,7 @@ def check_refused(outcome: Outcome, *shown: object) -> None:
     assert outcome.exit_code == USAGE, outcome.stderr
     assert outcome.stdout == ""
     happened, hint = outcome.stderr.splitlines()
-    for one in shown:
-        assert str(one) in happened
+    assert names(happened, *shown)
     assert hint.startswith("  hint: ")
 
 
@@ -47,7 +47,7 @@ def test_process_ids_behind_the_first(how: list[str], count: int, workers: list[
     if workers[1] <= 60:
         pytest.skip("process ids are as small as intervals here")
     outcome = run_leaktrace(*how, *map(str, workers[:count]))
-    check_refused(outcome, workers[0], workers[1], "one process is traced at a time")
+    check_refused(outcome, workers[0], workers[1], "one process")
     assert f"{workers[1]}.0" in outcome.stderr
 
 
@@ -59,7 +59,7 @@ def test_more_process_ids_than_there_are_numbers(workers: list[int]) -> None:
 def test_a_process_id_that_no_interval_is_as_long_as() -> None:
     outcome = run_leaktrace("-p", "1", "4000000")
     check_refused(outcome, 4000000)
-    assert "one process id" in outcome.stderr
+    assert names(outcome.stderr, "process id")
 
 
 @pytest.mark.usefixtures("require_root")
@@ -69,7 +69,7 @@ def test_an_interval_that_is_meant(suffix: str, workers: list[int]) -> None:
     interval = f"{workers[1]}{suffix}"
     outcome = run_leaktrace("-p", str(workers[0]), interval, prefix=unprivileged())
     assert outcome.exit_code == 3, outcome.stderr
-    assert "is a process" not in outcome.stderr
+    assert lines_naming(outcome.stderr, "interval") == []
 
 
 @pytest.mark.usefixtures("require_root")
@@ -92,7 +92,7 @@ def test_a_long_interval_that_is_a_process_is_told(workers: list[int]) -> None:
         outcome = run_leaktrace("-p", str(workers[0]), word, prefix=unprivileged())
         other.kill()
     assert outcome.exit_code == 3, outcome.stderr
-    assert f"{word} is taken as the interval in seconds" in outcome.stderr
+    assert len(lines_naming(outcome.stderr, other.pid, "interval", "seconds")) == 1
 
 
 @pytest.mark.usefixtures("require_root")
@@ -129,9 +129,7 @@ def test_small_process_ids_as_in_a_container(compiled: Compiler, tmp_path: Path)
     assert lines[0].startswith("two: 2 "), outcome.stderr
     second = lines[0].split()[-1]
     assert lines[1] == "one: 3", outcome.stderr
-    assert f"{second} is taken as the interval in seconds; process {second} is not traced" in (
-        outcome.stderr
-    )
+    assert len(lines_naming(outcome.stderr, int(second), "interval", "not traced")) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from harness.compiling import Compiler
 from harness.target import Target
+from harness.wording import names, naming
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -213,8 +214,8 @@ def test_an_allocator_that_is_not_hooked_is_named(compiled: Compiler) -> None:
         target.await_ready()
         lines = doctor_of(target.pid).splitlines()
         told = json.loads(doctor_of(target.pid, "--json"))
-    (line,) = [line for line in lines if line.startswith("not hooked: ")]
-    assert "jemalloc, as _rjem_malloc" in line
+    (line,) = naming(lines, "not hooked")
+    assert names(line, "jemalloc", "_rjem_malloc")
     (found,) = told["unhooked"]
     assert "_rjem_malloc" in found["text"]
     assert "--faults" in found["hint"]
@@ -233,4 +234,4 @@ def test_probes_of_a_process_that_is_not_there() -> None:
         check=False,
     )
     assert outcome.returncode == 4
-    assert "there is no process 4194303" in outcome.stderr
+    assert names(outcome.stderr, "process", 4194303)

@@ -12,6 +12,7 @@ import pytest
 from harness.compiling import Compiler
 from harness.target import Target
 from harness.tracer import Outcome, run_leaktrace
+from harness.wording import names
 
 USAGE, RUNTIME, UNFIT, TARGET = 2, 1, 3, 4
 
@@ -43,23 +44,21 @@ def test_not_a_process_id(pid: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["-p", "1", "-z", "1k"], "'1k' is not a number", ""),
-        (["-p", "httpd"], "'httpd' is not a number", "pgrep"),
-        (["./leak", "100"], "'./leak' is not a number", "leaktrace -- ./leak"),
+        (["-p", "1", "-z", "1k"], "'1k'", ""),
+        (["-p", "httpd"], "'httpd'", "pgrep"),
+        (["./leak", "100"], "'./leak'", "leaktrace -- ./leak"),
     ],
 )
 def test_what_is_no_number(arguments: list[str], message: str, hint: str) -> None:
     outcome = run_leaktrace(*arguments)
     check(outcome, USAGE)
-    assert message in outcome.stderr
-    assert hint in outcome.stderr
+    assert names(outcome.stderr, message, "number", hint)
 
 
 def test_no_target_names_the_choices() -> None:
     outcome = run_leaktrace()
     check(outcome, USAGE)
-    for option in ("-p PID", "-c CMD", "-- CMD ARGS"):
-        assert option in outcome.stderr
+    assert names(outcome.stderr, "-p PID", "-c CMD", "-- CMD ARGS")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def test_obj_does_not_exist(target: Target, tmp_path: Path) -> None:
 def test_obj_is_not_elf(target: Target) -> None:
     outcome = run_leaktrace("-p", str(target.pid), "-O", Path(__file__), "1", "1")
     check(outcome, RUNTIME)
-    assert f" {__file__} is not an ELF file" in outcome.stderr
+    assert names(outcome.stderr, __file__, "ELF")
 
 
 @pytest.mark.usefixtures("require_bpf")

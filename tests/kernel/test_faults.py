@@ -7,6 +7,7 @@ from harness.compiling import Compiler
 from harness.reports import Total
 from harness.target import Target
 from harness.tracer import NEVER, Traced, Tracer, run_leaktrace, trace_work
+from harness.wording import the_note
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -51,7 +52,7 @@ def test_pages_of_files_are_left_out_and_said(compiled: Compiler) -> None:
             outcome = tracer.stop()
     (report,) = outcome.reports
     assert report.under("scenario_file") == Total()
-    assert "page faults in mapped files are left out" in report.raw["target"]["notes"]
+    the_note(report, "page faults", "files")
 
 
 def test_the_leaf_is_where_the_page_was_touched(compiled: Compiler) -> None:

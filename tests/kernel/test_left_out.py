@@ -14,6 +14,7 @@ from harness.compiling import Compiler
 from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
+from harness.wording import names, notes_naming, the_note
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -62,8 +63,8 @@ def refused(compiled: Compiler, folder: Path) -> Path:
 
 # How it comes into the process, and what the note says of it.
 OBJECTS: dict[str, tuple[Make, str, str]] = {
-    "of another machine": (of_machine(EM_RISCV), "map", "built for EM_RISCV"),
-    "of a machine that is known elsewhere": (of_machine(EM_AARCH64), "map", "built for EM_AARCH64"),
+    "of another machine": (of_machine(EM_RISCV), "map", "EM_RISCV"),
+    "of a machine that is known elsewhere": (of_machine(EM_AARCH64), "map", "EM_AARCH64"),
     "damaged": (damaged, "map", "truncated"),
     "cut off": (cut, "map", "truncated"),
     "refused by the kernel": (refused, "load", ENOTSUPP),
@@ -92,9 +93,7 @@ def trace(compiled: Compiler, *, before: list[str], after: list[str]) -> Report:
 
 
 def note_about(report: Report, path: Path) -> str:
-    notes = [note for note in report.raw["target"]["notes"] if str(path) in note]
-    assert len(notes) == 1, report.raw["target"]["notes"]
-    return str(notes[0])
+    return the_note(report, path)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -113,7 +112,7 @@ def test_an_object_that_can_not_be_hooked(
         before=commands if when == "before" else [],
         after=commands if when == "after" else [],
     )
-    assert reason in note_about(report, path)
+    the_note(report, path, reason)
     allocators = report.raw["target"]["allocators"]
     assert [one.split(":")[0] for one in allocators if "libc" not in one] == ["good.so"]
 
@@ -124,7 +123,7 @@ def test_a_mapped_file_that_is_no_object_is_not_worth_a_note(
     path = tmp_path / "data"
     path.write_bytes(b"\0" * 8192)
     report = trace(compiled, before=[f"map {path}"], after=[])
-    assert not [note for note in report.raw["target"]["notes"] if str(path) in note]
+    assert notes_naming(report, path) == []
 
 
 def test_the_only_object_is_refused(compiled: Compiler, tmp_path: Path) -> None:
@@ -137,6 +136,5 @@ def test_the_only_object_is_refused(compiled: Compiler, tmp_path: Path) -> None:
         assert target.end() == 0
     assert outcome.exit_code == 1
     assert outcome.stdout == ""
-    assert ENOTSUPP in outcome.stderr
-    assert "refused.so" in outcome.stderr
+    assert names(outcome.stderr, ENOTSUPP, "refused.so")
     assert "Unknown error" not in outcome.stderr

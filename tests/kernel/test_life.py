@@ -24,6 +24,7 @@ from harness.tracer import (
     trace_work,
     tracer_environment,
 )
+from harness.wording import names, the_note
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -110,7 +111,7 @@ def test_target_executes_another_program(compiled: Compiler) -> None:
     assert report.under("scenario_command_malloc") == Total()
     assert report.under("scenario_after_exec") == Total(360, 6)
     assert report.outstanding == Total(360, 6)
-    assert "executed another program (after_exec" in " ".join(report.raw["target"]["notes"])
+    the_note(report, "executed", "after_exec")
 
 
 def test_a_process_that_executes_itself_again_and_again(compiled: Compiler) -> None:
@@ -130,7 +131,7 @@ def test_a_process_that_executes_itself_again_and_again(compiled: Compiler) -> N
     report = outcome.reports[-1]
     assert report.under("scenario_after_storm") == Total(6 * 60, 6)
     for note in report.raw["target"]["notes"]:
-        assert note.startswith("it has executed another program (exec_storm")
+        assert names(note, "executed", "exec_storm")
 
 
 def test_children_are_not_the_target(compiled: Compiler) -> None:
@@ -183,7 +184,7 @@ def test_a_thread_that_is_not_the_first_executes_another_program(compiled: Compi
     assert found.count - 70 >= seen.count
     assert found.bytes - 2100 == 5 * (found.count - 70)
     assert report.outstanding == found
-    assert any("another thread" in note for note in report.raw["target"]["notes"])
+    the_note(report, "thread", "executed")
 
 
 def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> None:
@@ -203,7 +204,7 @@ def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> N
     assert report.raw["reason"] == "interrupted (SIGINT)"
     assert report.under("scenario_command_malloc") == Total(2310, 77)
     (note,) = report.raw["target"]["notes"]
-    assert note.startswith("its first thread has exited")
+    assert names(note, "first thread", "exited")
 
 
 def test_a_process_whose_first_thread_has_exited_is_not_called_ended(compiled: Compiler) -> None:
@@ -215,7 +216,7 @@ def test_a_process_whose_first_thread_has_exited_is_not_called_ended(compiled: C
         target.tell("exit 0")
         assert target.end() == 0
     assert outcome.exit_code == 4
-    assert "its first thread has exited" in outcome.stderr
+    assert names(outcome.stderr, "first thread", "exited")
 
 
 # --- leaktrace ends ----------------------------------------------------------------------------
@@ -397,7 +398,7 @@ def test_an_interrupt_before_tracing_is_told(compiled: Compiler) -> None:
         assert target.end() == 0
     assert outcome.exit_code in {0, 130}  # it may have begun just before
     if outcome.exit_code:
-        assert "SIGINT came before tracing began" in outcome.stderr
+        assert names(outcome.stderr, "SIGINT", "before")
     assert bool(outcome.stdout) == (outcome.exit_code == 0)
 
 

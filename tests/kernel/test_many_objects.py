@@ -3,7 +3,6 @@ the report says it where one could not be had."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from harness.compiling import Compiler
 from harness.reports import Report
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer
+from harness.wording import names, notes_naming, the_note
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 COUNT = 600
-NOTE = "more objects are mapped than may be open at once"
+LIMIT = "ulimit -n"  # what the note names
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_as_many_as_the_usual_limit_allows(
     prefix = [require_tool("prlimit"), "--nofile=1024:4096"]
     report = traced(compiled, folder, prefix)
     assert innermost(report) == NAMES
-    assert not [note for note in report.raw["target"]["notes"] if NOTE in note]
+    assert notes_naming(report, LIMIT) == []
 
 
 def test_more_than_the_hard_limit_allows(
@@ -88,8 +88,7 @@ def test_more_than_the_hard_limit_allows(
     prefix = [require_tool("prlimit"), "--nofile=200:200"]
     report = traced(compiled, folder, prefix)
     assert innermost(report) == NAMES
-    (note,) = [note for note in report.raw["target"]["notes"] if NOTE in note]
-    assert "ulimit -n: 200" in note
+    the_note(report, LIMIT, 200)
 
 
 def test_more_than_the_limit_allows_and_the_process_ends(
@@ -122,9 +121,7 @@ def test_a_file_replaced_while_it_was_closed_lends_no_name(
     assert innermost(report) - {None, "allocate_0000"} == NAMES - {"allocate_0000"}
     for site in report.sites_under("scenario_each"):
         if site.functions[0] is None:
-            assert re.search(
-                r"object_0000\.so was closed to open others", site.frames[0].unknown or ""
-            )
+            assert names(site.frames[0].unknown or "", "object_0000.so", "closed")
 
 
 def test_a_command_gets_the_limit_that_leaktrace_was_started_with(

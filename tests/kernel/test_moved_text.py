@@ -10,6 +10,7 @@ from harness.compiling import Compiler
 from harness.reports import Site, total
 from harness.target import Target
 from harness.tracer import Traced, trace_work
+from harness.wording import names
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -73,5 +74,5 @@ def test_text_that_is_not_the_same_any_more(compiled: Compiler) -> None:
     sites = kept(trace(compiled, "changed", "early"))
     for site in sites.values():
         assert site.functions[0] is None
-        assert "made at run time" in (site.frames[0].unknown or "")
+        assert names(site.frames[0].unknown or "", "run time")
         assert site.raw["stack_end"] in ("broken", "guessed")

@@ -9,6 +9,7 @@ from harness.compiling import Compiler
 from harness.reports import Report
 from harness.target import Target
 from harness.tracer import run_leaktrace, trace_work
+from harness.wording import names
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -56,4 +57,4 @@ def test_site_totals_are_estimates_too(compiled: Compiler) -> None:
 def test_one_way_of_sampling_at_a_time() -> None:
     outcome = run_leaktrace("-p", "1", "-s", "2", "--sample-bytes", "100")
     assert outcome.exit_code == 2
-    assert "choose one" in outcome.stderr
+    assert names(outcome.stderr, "-s", "--sample-bytes")

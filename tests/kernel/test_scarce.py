@@ -17,6 +17,7 @@ from harness.lines import DEADLINE_S
 from harness.reports import Report
 from harness.target import Target
 from harness.tracer import COMMAND, NEVER, ONE_REPORT, Outcome, run_leaktrace, tracer_environment
+from harness.wording import names
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -28,14 +29,14 @@ def under(setting: str) -> list[str]:
     return ["sh", "-c", f'{setting}; exec "$@"', "sh"]
 
 
-def check_told(outcome: Outcome, *, what: str) -> None:
-    """It ended, and the last two lines tell of `what`."""
+def check_told(outcome: Outcome, *what: object) -> None:
+    """It ended, and the last two lines name these."""
     assert outcome.exit_code in (1, 3), outcome.stderr
     assert "Traceback" not in outcome.stderr
     happened, hint = outcome.stderr.splitlines()[-2:]
     assert happened.startswith("leaktrace: "), outcome.stderr
     assert hint.startswith("  hint: "), outcome.stderr
-    assert what in happened + hint
+    assert names(happened + hint, *what)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ WRITERS = [["-c", "true"], ["--help"], ["--version"], ["--ebpf"], ["doctor"]]
 def test_standard_output_is_closed(arguments: list[str]) -> None:
     outcome = run_leaktrace(*arguments, prefix=under(">&-"))
     assert outcome.exit_code == 1
-    check_told(outcome, what="standard output is closed")
+    check_told(outcome, "standard output", "closed")
 
 
 @pytest.mark.parametrize("arguments", WRITERS, ids=" ".join)
@@ -66,7 +67,7 @@ def test_standard_output_and_error_are_closed(arguments: list[str]) -> None:
 def test_standard_output_is_full(arguments: list[str]) -> None:
     outcome = run_leaktrace(*arguments, prefix=under(">/dev/full"))
     assert outcome.exit_code == 1
-    check_told(outcome, what="free some space")
+    check_told(outcome, "space")
 
 
 @pytest.mark.parametrize("setting", ["2>&-", "2>/dev/full", "<&-", "<&- 2>&-"])
@@ -148,7 +149,7 @@ def test_a_command_finds_all_as_without_leaktrace(setting: str, tmp_path: Path) 
             assert subprocess.run([*under(setting), *words], check=False).returncode == 5
         seen.append((tmp_path / name).read_text())
     assert seen[0] == seen[1]
-    assert "status 5" in (tmp_path / "report").read_text()
+    assert names((tmp_path / "report").read_text(), "status", 5)
 
 
 # --- limits ------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def test_memory_is_limited(kibibytes: int, is_kept: bool, target: Target, tmp_pa
         (report,) = outcome.reports
         assert report.final
     else:
-        check_told(outcome, what="ulimit -v")
+        check_told(outcome, "ulimit -v")
     assert target.do("calls 10") == ()
 
 
@@ -173,7 +174,7 @@ def test_memory_is_limited(kibibytes: int, is_kept: bool, target: Target, tmp_pa
 def test_far_too_little_memory(arguments: list[str]) -> None:
     outcome = run_leaktrace(*arguments, prefix=under("ulimit -v 60000"))
     assert outcome.exit_code == 3
-    check_told(outcome, what="ulimit -v 60000")
+    check_told(outcome, "ulimit -v", 60000)
 
 
 @pytest.mark.parametrize("files", [12, 16, 24, 32, 48, 64, 80, 96])
@@ -188,7 +189,7 @@ def test_open_files_are_limited(how: str, files: int, target: Target) -> None:
     }[how]
     outcome = run_leaktrace(*arguments, *ONE_REPORT, "0.1", "1", prefix=under(f"ulimit -n {files}"))
     if outcome.exit_code:
-        check_told(outcome, what="ulimit -n")
+        check_told(outcome, "ulimit -n")
     assert target.do("calls 10") == ()
 
 

@@ -18,6 +18,7 @@ from harness.lines import DEADLINE_S
 from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import Tracer
+from harness.wording import names
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -108,13 +109,12 @@ def test_later_reports_have_the_names(stripped: tuple[Path, bytes], tmp_path: Pa
             while (report := tracer.next_report()).outstanding != Total(1000, 10):
                 pass
             assert FUNCTION not in functions(report)
-            assert "the debug file of program from 127.0.0.1" in notes(report)
-            assert "later reports may have" in notes(report)
+            assert names(notes(report), "debug file", "program", "127.0.0.1", "later")
         (before,) = [site.raw["id"] for site in report.sites]
         server.answer()
         while FUNCTION not in functions(report := tracer.next_report()):
             pass
-        while "names and lines are missing" in notes(report := tracer.next_report()):
+        while names(notes(report := tracer.next_report()), "lines"):
             pass
         (site,) = report.sites_under(FUNCTION)
         assert site.raw["id"] == before
@@ -140,7 +140,7 @@ def test_a_signal_is_not_held_back(
     last = outcome.reports[-1]
     assert last.final
     assert last.outstanding == Total(1000, 10)
-    assert "did not come in time: the debug file of program from 127.0.0.1" in notes(last)
+    assert names(notes(last), "in time", "debug file", "program", "127.0.0.1")
     assert not list(tmp_path.rglob("debuginfod/*/*"))
 
 

@@ -14,6 +14,7 @@ from harness.compiling import PROGRAMS, Compiler
 from harness.reports import Report, Site, total
 from harness.target import Target
 from harness.tracer import run_leaktrace, trace_work
+from harness.wording import lines_naming
 
 from leaktrace.model import Event, EventKind
 from leaktrace.options import Options, ProcessTarget, ReportOptions
@@ -179,6 +180,6 @@ def test_c_called_from_go(flags: tuple[str, ...], go_program: Callable[..., Path
 def test_go_below_in_words(go_program: Callable[..., Path]) -> None:
     outcome = run_leaktrace("-c", go_program(), "-o", "0", stdin="\n\n")
     assert outcome.exit_code == 0
-    assert "(Go below: it called the C code above from another stack)" in outcome.stdout
-    assert "lost: nothing" in outcome.stdout
-    assert "up to Go" in outcome.stdout
+    assert lines_naming(outcome.stdout, "Go", "C", "another stack")
+    assert lines_naming(outcome.stdout, "lost", "nothing")
+    assert lines_naming(outcome.stdout, "stacks", "Go")

@@ -15,6 +15,7 @@ from harness.compiling import Compiler
 from harness.lines import DEADLINE_S
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
+from harness.wording import names, notes_naming, the_note
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -73,7 +74,7 @@ def break_off(target: Target, by: signal.Signals, after_s: float, cache: Path) -
     else:
         assert outcome.exit_code == 130, outcome.stderr
         assert outcome.stdout == ""
-        assert f"{by.name} came before tracing began" in outcome.stderr
+        assert names(outcome.stderr, by.name, "before")
     return outcome.exit_code
 
 
@@ -140,10 +141,9 @@ def test_tables_have_a_budget(
             outcome = tracer.stop()
     assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports
-    notes = report.raw["target"]["notes"]
-    (left_out,) = [note for note in notes if "larger than leaktrace takes on" in note]
-    assert "libother.so" in left_out or "liblarge.so" in left_out
-    assert any("64 MB that are read of all objects" in note for note in notes)
+    (left_out,) = [*notes_naming(report, "libother.so"), *notes_naming(report, "liblarge.so")]
+    assert names(left_out, "larger")
+    the_note(report, 64, "MB")
     (site,) = report.sites_under("scenario_command_malloc")
     assert site.raw["stack_end"] == "complete"
     assert report.losses == {}

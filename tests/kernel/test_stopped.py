@@ -16,8 +16,11 @@ from harness.debugger import Debugger
 from harness.lines import DEADLINE_S
 from harness.target import Target
 from harness.tracer import ONE_REPORT, Outcome, Tracer, run_leaktrace
+from harness.wording import lines_naming, names, notes_naming
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
+
+STOPPED = "stopped"  # what every message about it names
 
 
 def await_true(condition: Callable[[], bool]) -> None:
@@ -42,21 +45,16 @@ def trace(target: Target, format_name: str = "json") -> Outcome:
 def assert_told(target: Target, *words: str) -> None:
     """At the start, and in each report."""
     outcome = trace(target)
-    (start,) = [line for line in outcome.stderr.splitlines() if "it is stopped" in line]
-    notes = [
-        note
-        for report in outcome.reports
-        for note in report.raw["target"]["notes"]
-        if "it is stopped" in note
-    ]
+    (start,) = lines_naming(outcome.stderr, STOPPED)
+    notes = [note for report in outcome.reports for note in notes_naming(report, STOPPED)]
     assert len(notes) == 2
     for said in (start, *notes):
-        assert all(word in said for word in words), said
+        assert names(said, *words), said
 
 
 def assert_not_told(target: Target) -> None:
     outcome = trace(target)
-    assert "it is stopped" not in outcome.stderr + outcome.stdout
+    assert not names(outcome.stderr + outcome.stdout, STOPPED)
 
 
 @pytest.fixture
@@ -90,15 +88,15 @@ def test_by_a_signal(target: Target) -> None:
 def test_each_report_says_so_in_every_format(format_name: str, target: Target) -> None:
     with stopped(target):
         outcome = trace(target, format_name)
-    assert (outcome.stdout + outcome.stderr).count("it is stopped") == 3
+    assert len(lines_naming(outcome.stdout + outcome.stderr, STOPPED)) == 3
 
 
 def test_a_report_after_it_goes_on_says_nothing(target: Target) -> None:
     with stopped(target), Tracer("-p", str(target.pid), "-f", "json", "0.2") as tracer:
         tracer.await_armed()
-        assert "it is stopped" in str(tracer.next_report().raw["target"]["notes"])
+        assert notes_naming(tracer.next_report(), STOPPED)
         os.kill(target.pid, signal.SIGCONT)
-        while "it is stopped" in str(tracer.next_report().raw["target"]["notes"]):
+        while notes_naming(tracer.next_report(), STOPPED):
             pass
         assert tracer.stop().exit_code == 0
 

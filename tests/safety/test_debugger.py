@@ -14,6 +14,7 @@ from harness.reports import Total
 from harness.target import Target
 from harness.text import address_of, write_text
 from harness.tracer import NEVER, ONE_REPORT, Tracer
+from harness.wording import names, the_note
 
 from leaktrace.elf.object import ElfObject
 
@@ -43,7 +44,7 @@ def test_probes_that_were_overwritten_are_put_back(program: Path) -> None:
             assert changed_bytes(target.pid) == []
             # Reports of the time before may be under way.
             report = next(r for r in iter(tracer.next_report, None) if r.raw["target"]["notes"])
-            assert "were put back" in report.raw["target"]["notes"][0]
+            the_note(report, "probes", "back")
             assert changed_bytes(target.pid) == probes
             target.do("malloc 10 50")
             last = tracer.stop().reports[-1]
@@ -71,8 +72,6 @@ def test_a_debugger_is_named_as_long_as_it_is_there(
             debugger.leave()
         report = outcome.reports[-1]
         assert report.outstanding == Total(500, 10)
-        assert any(
-            f"process {debugger.pid} (gdb) debugs it" in n for n in report.raw["target"]["notes"]
-        )
-        assert "run leaktrace -p" in outcome.stderr
+        the_note(report, debugger.pid, "gdb")
+        assert names(outcome.stderr, "leaktrace -p")
         assert target.end() == 0

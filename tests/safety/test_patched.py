@@ -10,6 +10,7 @@ from harness.compiling import Compiler
 from harness.reports import Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer
+from harness.wording import the_note
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),
@@ -27,8 +28,7 @@ def test_a_patched_function_is_left_alone(compiled: Compiler, options: tuple[str
             report = tracer.stop().reports[-1]
         assert target.end() == 0
     assert report.under("main") == Total()
-    notes = report.raw["target"]["notes"]
-    assert any("malloc (its code in memory is not that of its file)" in note for note in notes)
+    the_note(report, "malloc", "code", "memory", "file")
 
 
 def test_a_function_that_is_patched_while_it_is_traced_stays_patched(compiled: Compiler) -> None:
@@ -45,5 +45,4 @@ def test_a_function_that_is_patched_while_it_is_traced_stays_patched(compiled: C
             assert target.do() == (16_000, 1000)  # each by the hook
             tracer.stop()
         assert target.end() == 0
-    notes = report.raw["target"]["notes"]
-    assert any("patched its own code where probes were" in note for note in notes)
+    the_note(report, "patched", "own code", "probes")
