@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "may_skip(reason): may be skipped even with LEAKTRACE_REQUIRE_ALL=1"
     )
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """The signals that a terminal or a service sends have their default effect in this process,
+    whatever the shell that runs the tests ignores."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in numbers]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

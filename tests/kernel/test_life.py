@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,25 @@ def test_a_process_whose_first_thread_has_exited_is_not_called_ended(compiled: C
 
 
 # --- leaktrace ends ----------------------------------------------------------------------------
+
+
+def test_under_nohup_a_hangup_changes_nothing(
+    compiled: Compiler, require_tool: Callable[[str], str]
+) -> None:
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        arguments = ["-p", str(target.pid), *ONE_REPORT, "0.2"]
+        with Tracer(*arguments, prefix=[require_tool("nohup")]) as tracer:
+            tracer.await_armed()
+            tracer.process.send_signal(signal.SIGHUP)
+            target.do("malloc 70 30")
+            while tracer.next_report().outstanding != Total(2100, 70):
+                pass
+            outcome = tracer.stop()
+        assert target.end() == 0
+    assert outcome.exit_code == 0, outcome.stderr
+    assert [report.final for report in outcome.reports].count(True) == 1
+    assert names(outcome.reports[-1].raw["reason"], "SIGINT")
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

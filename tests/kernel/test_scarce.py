@@ -16,7 +16,15 @@ from harness.compiling import Compiler
 from harness.lines import DEADLINE_S
 from harness.reports import Report
 from harness.target import Target
-from harness.tracer import COMMAND, NEVER, ONE_REPORT, Outcome, run_leaktrace, tracer_environment
+from harness.tracer import (
+    COMMAND,
+    DEFAULT_SIGNALS,
+    NEVER,
+    ONE_REPORT,
+    Outcome,
+    run_leaktrace,
+    tracer_environment,
+)
 from harness.wording import names
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
@@ -133,7 +141,16 @@ exit 5
 
 @pytest.mark.parametrize(
     "setting",
-    ["<&-", "2>&-", "<&- 2>&-", ">&-", "trap '' CHLD", "ulimit -n 512", "export OMP_THREADS=7"],
+    [
+        "<&-",
+        "2>&-",
+        "<&- 2>&-",
+        ">&-",
+        "trap '' CHLD",
+        "trap '' HUP",
+        "ulimit -n 512",
+        "export OMP_THREADS=7",
+    ],
 )
 def test_a_command_finds_all_as_without_leaktrace(setting: str, tmp_path: Path) -> None:
     seen = []
@@ -146,7 +163,8 @@ def test_a_command_finds_all_as_without_leaktrace(setting: str, tmp_path: Path) 
             )
             assert outcome.exit_code == 5, outcome.stderr
         else:
-            assert subprocess.run([*under(setting), *words], check=False).returncode == 5
+            untraced = [*DEFAULT_SIGNALS, *under(setting), *words]
+            assert subprocess.run(untraced, check=False).returncode == 5
         seen.append((tmp_path / name).read_text())
     assert seen[0] == seen[1]
     assert names((tmp_path / "report").read_text(), "status", 5)

@@ -21,6 +21,9 @@ from harness.target import Target
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "leaktrace")
 
+# What the shell that runs the tests ignores (nohup: SIGHUP) is not ignored by what they start.
+DEFAULT_SIGNALS = ("env", "--default-signal")
+
 # No report but the last one, everything in it.
 ONE_REPORT = ("--format", "json", "-o", "0", "-T", "100000")
 NEVER = "3600"
@@ -53,7 +56,7 @@ def run_leaktrace(
 ) -> Outcome:
     """Run leaktrace to its end. `prefix` is a command that runs it, e.g. setpriv."""
     completed = subprocess.run(
-        [*prefix, *COMMAND, *(str(argument) for argument in arguments)],
+        [*DEFAULT_SIGNALS, *prefix, *COMMAND, *(str(argument) for argument in arguments)],
         input=stdin.encode(),
         capture_output=True,
         env=tracer_environment(env),
@@ -81,7 +84,7 @@ class Tracer:
         """`prefix` is a command that runs it, `command` what it is called by; `own_group`: in a
         process group of its own."""
         self.process = subprocess.Popen(
-            [*prefix, *command, *(str(argument) for argument in arguments)],
+            [*DEFAULT_SIGNALS, *prefix, *command, *(str(argument) for argument in arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,18 +12,27 @@ import pytest
 from leaktrace.cli.errors import guarded
 from leaktrace.own.interrupts import ENDING, Interrupts, NothingToEndError, held_back
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 @pytest.mark.parametrize("number", ENDING)
 def test_the_first_is_waited_for_and_the_second_ends_at_once(number: signal.Signals) -> None:
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        with Interrupts() as interrupts:
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), number)
+        assert interrupts.received == number
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
-            assert interrupts.received == number
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), number)
-    finally:
-        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_what_was_ignored_stays_ignored(number: signal.Signals) -> None:
+    """As nohup(1) leaves SIGHUP, and a shell SIGINT for what it runs in the background."""
+    signal.signal(number, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), number)
+        assert not interrupts.is_received()
+        assert signal.getsignal(number) is signal.SIG_IGN
+    assert signal.getsignal(number) is signal.SIG_IGN
 
 
 def send(number: signal.Signals = signal.SIGTERM) -> None:
@@ -60,24 +69,20 @@ def test_held_back_it_comes_afterwards() -> None:
 
 def test_one_that_another_thread_gets_wakes_who_waits() -> None:
     """As one does that comes right before the wait begins: Python's handler has not run then."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        with Interrupts() as interrupts:
-            waits = threading.Event()
+    with Interrupts() as interrupts:
+        waits = threading.Event()
 
-            def interrupt() -> None:
-                waits.wait()
-                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        def interrupt() -> None:
+            waits.wait()
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
-            thread = threading.Thread(target=interrupt)
-            thread.start()
-            waits.set()
-            ready, _, _ = select.select([interrupts.fileno()], [], [], 20)
-            thread.join()
-            assert ready
-            assert interrupts.received is signal.SIGINT
-    finally:
-        signal.signal(signal.SIGINT, before)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        waits.set()
+        ready, _, _ = select.select([interrupts.fileno()], [], [], 20)
+        thread.join()
+        assert ready
+        assert interrupts.received is signal.SIGINT
 
 
 def test_a_second_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,7 +234,6 @@ def test_split_dwarf_says_what_is_missing(build: Build) -> None:
     assert "-gsplit-dwarf" in module.problem
 
 
-@pytest.mark.may_skip("dwz is made for distributions and seldom installed")
 def test_names_that_dwz_moved_to_another_file(
     build: Build, tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:

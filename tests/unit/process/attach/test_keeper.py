@@ -19,7 +19,7 @@ from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 
 
 @pytest.fixture
-def keeper() -> Iterator[Keeper]:
+def keeper(default_signals: None) -> Iterator[Keeper]:
     keeper = Keeper()
     yield keeper
     keeper.end()
