@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.elf.object import PF_X, ElfObject
+from leaktrace.elf.headers import PF_X
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.entries import (
     MAX_SECTION_BYTES,

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from leaktrace.abi.process import Function
 from leaktrace.arch.x86 import Instruction, decode
-from leaktrace.elf.object import PF_X, ElfObject, LoadSegment
+from leaktrace.elf.headers import PF_X, LoadSegment
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM, Hook
 from leaktrace.process.probes.placement import Placement, may_carry_probe, may_have_shadow_stacks

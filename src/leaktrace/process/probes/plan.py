@@ -13,8 +13,8 @@ from pathlib import Path
 from leaktrace.abi.process import Action, Function
 from leaktrace.bpf import syscalls
 from leaktrace.cache.directory import user_cache_directory
-from leaktrace.elf.object import ElfObject, FunctionSymbol
-from leaktrace.elf.symbols import find_functions
+from leaktrace.elf.object import ElfObject
+from leaktrace.elf.symbols import FunctionSymbol, find_functions
 from leaktrace.errors import NotAnObjectError, ObjectFileError
 from leaktrace.options import ObjectChoice
 from leaktrace.own.shortages import shortage_behind
