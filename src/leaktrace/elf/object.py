@@ -225,7 +225,9 @@ class ElfObject(ElfFile):
         size = found.symbol_count * symbol_dtype(self.bits, self.byte_order).itemsize
         versions = None
         if found.versions is not None:
-            versions = self._decode_versions(self.read_vaddr(found.versions, 2 * found.symbol_count))
+            versions = self._decode_versions(
+                self.read_vaddr(found.versions, 2 * found.symbol_count)
+            )
         return RawSymbols(self._decode_symbols(found.offset, size), found.strings, versions)
 
     def _decode_versions(self, raw: bytes) -> npt.NDArray[np.uint16]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
+from leaktrace.arch.machines import this_machine
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
@@ -16,9 +17,6 @@ from leaktrace.unwind.layout import MAX_ROWS, Capacity, UnwindFailure, UnwindLay
 from leaktrace.unwind.process import ProcessTables, weight_of
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
-# Where the kernel puts that page when the first return probe is hit, unless the place is taken: at
-# the end of the address space (xol_add_vma). Walks before the next look find it there.
-_USUAL_TRAMPOLINE = (1 << 47) - 2 * 4096
 _MOST_NAMED = 10  # objects in a note
 _SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
 _SPARE_ROWS_OF_COMMAND = 4 << 20  # an interpreter's modules, which only come once it runs
@@ -101,7 +99,10 @@ class TableFollower:
     def _write(self) -> None:
         if self._kernel is None:
             return
-        trampoline = next((m.start for m in self._known if m.path == _UPROBES), _USUAL_TRAMPOLINE)
+        machine = this_machine()
+        # Walks before the next look find the page where the kernel usually puts it.
+        usual = machine.return_trampoline if machine is not None else 0
+        trampoline = next((m.start for m in self._known if m.path == _UPROBES), usual)
         for update in self._pending:
             self._kernel.write(update, self._moment, trampoline)
         self._pending = []

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.arch.x86_64 import PAGE_BYTES
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.budget import OverBudgetError
@@ -41,7 +42,6 @@ MAX_LISTED_MAPPINGS = 4096  # the walker searches in twelve steps
 # Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
 _ADDRESS_LIMIT = 1 << 63
 _ADDRESS_MASK = (1 << 64) - 1
-_PAGE_BYTES = 4096
 _MIN_ROWS = 1 << 16
 _MIN_PAGES = 1 << 14
 # Of a whole process: a single file can claim millions, and a hostile process map many of them.
@@ -245,8 +245,8 @@ class UnwindLayout:
             return []
         self._fingerprints.add(placed.fingerprint)
         (segment,) = placed.segments
-        start = segment.vaddr - segment.vaddr % _PAGE_BYTES
-        end = -(-(segment.vaddr + segment.size) // _PAGE_BYTES) * _PAGE_BYTES
+        start = segment.vaddr - segment.vaddr % PAGE_BYTES
+        end = -(-(segment.vaddr + segment.size) // PAGE_BYTES) * PAGE_BYTES
         return [(start, end, placed.base, *placed[:4], placed.fingerprint)]
 
     def _place(self, table: UnwindTable, mapping: Mapping) -> _Placed:
@@ -289,7 +289,7 @@ def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
     """A mapping as the walker reads it."""
     for segment in placed.segments:
         # The kernel maps whole pages, so a mapping begins where the segment's first page does.
-        first_page = segment.offset - segment.offset % _PAGE_BYTES
+        first_page = segment.offset - segment.offset % PAGE_BYTES
         if first_page <= mapping.offset < segment.offset + segment.size:
             vaddr = segment.vaddr - segment.offset + mapping.offset  # of the mapping's first byte
             bias = (mapping.start - vaddr + placed.base) & _ADDRESS_MASK

@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from leaktrace.abi.process import Action, Function
+from leaktrace.arch.machines import is_decoded, this_machine
 from leaktrace.bpf import syscalls
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
@@ -50,7 +51,8 @@ class Way(Enum):
 
 def best_way() -> Way:
     """What this machine can: points take cookies, and an instruction set that is understood."""
-    can = syscalls.has_attach_cookie() and os.uname().machine == "x86_64"
+    machine = this_machine()
+    can = machine is not None and machine.has_decoder and syscalls.has_attach_cookie()
     return Way.POINTS if can else Way.SAFE_RETURNS
 
 
@@ -219,7 +221,7 @@ def plan_object(
             entries.setdefault(symbol.vaddr, (hook, symbol, entry))
     calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
     found_points: dict[int, Found] = {}
-    if way is Way.POINTS and elf.machine == "EM_X86_64":
+    if way is Way.POINTS and is_decoded(elf.machine):
         kinds = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
         names = {prefix + hook.symbol: hook.function for hook in hooks}
         try:

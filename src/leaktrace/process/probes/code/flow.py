@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.arch.x86 import Instruction, decode
+from leaktrace.arch.x86_64_code import Instruction, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import find_functions
 from leaktrace.errors import ObjectFileError
