@@ -32,6 +32,14 @@ _LEGACY = (
 _NUMBERS = {name: number for number, names in enumerate(_LEGACY) for name in names}
 
 
+# Instructions that can't be followed: they jump, or write registers that capstone doesn't list.
+UNFOLLOWED = frozenset(
+    ["xbegin", "iretq", "sysret", "sysexit", "int", "enter", "xlatb", "rdsspd", "rdsspq"]
+)
+KEEPS_FLAGS = frozenset({"mov", "lea", "movabs", "movzx", "movsx", "movsxd", "push", "pop", "nop"})
+EXCHANGES = ("xchg", "xadd", "cmpxchg")
+# These write more bytes than the size of their operand. By prefix.
+WRITE_MUCH = ("stos", "movs", "fxsave", "xsave", "fnsave", "fsave", "fnstenv", "fstenv")
 # Prefixes of instructions that the kernel doesn't probe (is_prefix_bad): lock, and segments other
 # than fs and gs.
 _REFUSED_PREFIXES = frozenset({0xF0, 0x26, 0x2E, 0x36, 0x3E})

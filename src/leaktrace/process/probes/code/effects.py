@@ -7,7 +7,7 @@ Whatever isn't understood is forgotten. Sources: Intel SDM, volume 2; System V p
 from __future__ import annotations
 
 from leaktrace.arch.x86_64 import CLOBBERED, RAX, RBP, RED_ZONE_BYTES, RSP, SYSCALL_CLOBBERED
-from leaktrace.arch.x86_64_code import Instruction, Operand
+from leaktrace.arch.x86_64_code import EXCHANGES, WRITE_MUCH, Instruction, Operand
 from leaktrace.process.probes.code.values import (
     FAILED,
     NULL,
@@ -22,10 +22,6 @@ from leaktrace.process.probes.code.values import (
     State,
     Value,
 )
-
-EXCHANGES = ("xchg", "xadd", "cmpxchg")
-# They write more than their operand's size says.
-_WRITE_MUCH = ("stos", "movs", "fxsave", "xsave", "fnsave", "fsave", "fnstenv", "fstenv")
 
 
 def slot_of(operand: Operand, state: State) -> Slot | None:
@@ -146,7 +142,7 @@ def _write_memory(one: Instruction, state: State, before: State, *, escaped: boo
                     state[slot] = value
         elif escaped or is_somewhere_in_frame(operand, before):
             _forget_slots(state)
-        if one.mnemonic.startswith(_WRITE_MUCH):
+        if one.mnemonic.startswith(WRITE_MUCH):
             _forget_slots(state)
 
 
