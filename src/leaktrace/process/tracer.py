@@ -45,7 +45,8 @@ from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import FUNCTION_NAMES, OBJECTS_PROGRAM, REQUIRED
 from leaktrace.process.probes.loader import plan_loader
 from leaktrace.process.probes.passed_over import notes_of, nothing_to_hook
-from leaktrace.process.probes.plan import ChosenNotMappedError, ObjectPlan, Planner
+from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.probes.planner import ChosenNotMappedError, Planner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.regions import RegionLedger
