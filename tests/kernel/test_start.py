@@ -141,9 +141,9 @@ def test_tables_have_a_budget(
     assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports
     notes = report.raw["target"]["notes"]
-    (left_out,) = [note for note in notes if "larger than leaktrace takes on" in note]
+    (left_out,) = [note for note in notes if "unwind tables exceed a limit" in note]
     assert "libother.so" in left_out or "liblarge.so" in left_out
-    assert any("64 MB that are read of all objects" in note for note in notes)
+    assert any("64 MB of all objects" in note for note in notes)
     (site,) = report.sites_under("scenario_command_malloc")
     assert site.raw["stack_end"] == "complete"
     assert report.losses == {}

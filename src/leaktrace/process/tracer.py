@@ -305,7 +305,8 @@ class Tracer:
             view = self._symbolizer.views.now
             loader = self._loader.r_debug if self._loader is not None else 0
             moment = Moment(self._generation, epoch, view.number, loader)
-            self._follower.follow(view.mappings, moment, self._symbolizer.loaded())
+            unlisted, present = self._symbolizer.loaded(), self._symbolizer.mappings
+            self._follower.follow(view.mappings, moment, unlisted, present)
 
     def _open_streams(self) -> None:
         program = self._loaded
