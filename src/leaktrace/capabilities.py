@@ -19,7 +19,7 @@ from pathlib import Path
 from leaktrace.bpf import syscalls
 from leaktrace.bpf.links import has_uprobe_multi, uprobe_event_type
 from leaktrace.bpf.probe_calls import PERF_ATTR_BYTES, perf_event_open
-from leaktrace.errors import EnvironmentUnfitError, TargetAccessError
+from leaktrace.errors import AS_ROOT, EnvironmentUnfitError, TargetAccessError
 
 
 class Capability(StrEnum):
@@ -176,15 +176,24 @@ def missing_for_probes() -> list[Capability]:
     return missing
 
 
+def as_root_or_grant(capability: Capability) -> str:
+    """The hint where a capability is missing."""
+    return f"{AS_ROOT}; or grant {capability} (README, 'Without root')"
+
+
 def refused(what: str, capability: Capability, more: str = "") -> TargetAccessError:
-    """`what` was refused, which takes a capability. The error names it, and says so if it is there
-    and something else is in the way. `more` belongs to the hint."""
-    if is_granted(capability):
+    """The error for `what`, which requires a capability and was refused. It says whether the
+    capability is missing, is granted (so something else refuses), or could not be tried. `more` is
+    appended to the hint."""
+    granted = is_granted(capability)
+    hint = as_root_or_grant(capability)
+    if granted is None:
+        message = f"{what}; {capability} is needed, and could not be tried"
+    elif granted:
         message = f"{what}, although {capability} is granted"
         hint = "a security module or another user namespace protects it"
     else:
         message = f"{what}: {capability} is missing"
-        hint = f"run as root: sudo leaktrace …; or grant {capability} (README, 'Without root')"
     return TargetAccessError(message, f"{hint}{more}", capability)
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 
+AS_ROOT = "run as root: sudo leaktrace …"
+AS_ROOT_OR_DOCTOR = f"{AS_ROOT}; `leaktrace doctor` shows what is missing"
+
 # include/linux/errno.h: what the kernel says to itself, and lets out to programs all the same.
 _KERNEL_ERRORS = {
     512: "interrupted (ERESTARTSYS)",
@@ -99,5 +102,5 @@ def not_permitted() -> EnvironmentUnfitError:
     """The kernel wants more privileges for bpf(2)."""
     return EnvironmentUnfitError(
         "the kernel does not permit loading BPF programs",
-        "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
+        AS_ROOT_OR_DOCTOR,
     )

@@ -142,7 +142,7 @@ def test_tables_have_a_budget(
     assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports
     (left_out,) = [*notes_naming(report, "libother.so"), *notes_naming(report, "liblarge.so")]
-    assert names(left_out, "larger")
+    assert names(left_out, "limit")
     the_note(report, 64, "MB")
     (site,) = report.sites_under("scenario_command_malloc")
     assert site.raw["stack_end"] == "complete"

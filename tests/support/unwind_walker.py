@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
 from leaktrace.unwind.layout import MAPPING_DTYPE, Update, at_array_stride
 from leaktrace.unwind.rows import (
-    SIGNAL_RBP_OFFSET,
-    SIGNAL_RIP_OFFSET,
-    SIGNAL_RSP_OFFSET,
     NoRule,
     Row,
     Rule,

@@ -28,7 +28,7 @@ from leaktrace.cache.files import FileCache
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError
 from leaktrace.options import ObjectChoice
-from leaktrace.process.probes.plan import Planner
+from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.symbols import debuginfod
 from leaktrace.symbols.debug import DebugFile, find_debug_file

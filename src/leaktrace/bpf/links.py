@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
+from leaktrace.arch.machines import this_machine
 from leaktrace.bpf.probe_calls import (
     ATTACH_UPROBE_MULTI,
     PERF_ATTR_BYTES,
@@ -129,8 +130,8 @@ def return_probes_make_system_calls() -> bool:
     "seccomp: passthrough uretprobe systemcall without filtering" (6.14) mends it. Stable updates
     have it, too, which a version doesn't tell.
     """
-    machine, release = os.uname().machine, re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if machine != "x86_64" or release is None:
+    machine, release = this_machine(), re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if machine is None or not machine.has_uretprobe_call or release is None:
         return False
     return (6, 11) <= (int(release[1]), int(release[2])) < (6, 14)
 

@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Sequence
 
+from leaktrace.arch.machines import MACHINES, this_machine
 from leaktrace.errors import EnvironmentUnfitError, system_error
 
 _BPF_LINK_CREATE = 28  # enum bpf_cmd
@@ -23,8 +24,6 @@ _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
 PERF_ATTR_BYTES = 128
-
-_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,14 +35,13 @@ def _syscall(number: int, *arguments: object) -> int:
 
 
 def _syscall_numbers() -> tuple[int, int]:
-    machine = os.uname().machine
-    try:
-        return _SYSCALLS[machine]
-    except KeyError:
+    machine = this_machine()
+    if machine is None:
         raise EnvironmentUnfitError(
-            f"leaktrace does not know the {machine} architecture",
-            "it runs on x86_64 and aarch64",
-        ) from None
+            f"leaktrace does not know the {os.uname().machine} architecture",
+            f"it runs on {' and '.join(MACHINES)}",
+        )
+    return machine.bpf_call, machine.perf_event_open_call
 
 
 def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:

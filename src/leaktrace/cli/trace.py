@@ -370,16 +370,15 @@ def _trace(options: Options) -> int:
     # Imported here, while a child may be loading the compiler: numpy takes as long.
     load_numpy()
     from leaktrace.machine.features import (  # noqa: PLC0415
-        Machine,
         require_kernel_mode,
         require_user_mode,
     )
     from leaktrace.session.run import run  # noqa: PLC0415
 
     if isinstance(options.target, KernelTarget):
-        require_kernel_mode(Machine())
+        require_kernel_mode()
     else:
-        require_user_mode(Machine())
+        require_user_mode()
     return run(options)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import islice
 
 from leaktrace.bpf.btf import KernelTypes
-from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.errors import AS_ROOT, EnvironmentUnfitError
 from leaktrace.kernel.probes.tracepoints import TRACEPOINTS
 from leaktrace.kernel.report import SECTION_NAMES
-from leaktrace.machine.machine import Feature, Machine, State
+from leaktrace.machine.machine import ONLY_LOCALLY, Feature, Machine, State
 
 _ALLOC_TRACES = "/sys/kernel/debug/slab/kmalloc-64/alloc_traces"
 
@@ -18,7 +18,7 @@ def _tracepoints(machine: Machine) -> Feature:
     """By the running kernel's type information, as plan_kernel goes by it."""
     name = "kmem tracepoints"
     if not machine.is_running:
-        return Feature(name, State.UNKNOWN, "only the machine itself can tell")
+        return Feature(name, State.UNKNOWN, ONLY_LOCALLY)
     try:
         types = KernelTypes()
     except EnvironmentUnfitError as error:
@@ -71,7 +71,7 @@ def _slabinfo(machine: Machine) -> Feature:
             "slabinfo",
             State.LIMITED,
             "/proc/slabinfo can't be read: no --cache, nothing to compare with",
-            "run as root: sudo leaktrace …",
+            AS_ROOT,
         )
     return Feature("slabinfo", State.OK, "reports compare their sum with it")
 

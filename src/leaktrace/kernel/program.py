@@ -21,6 +21,13 @@ from leaktrace.abi.kernel import (
     Context,
     Section,
 )
+from leaktrace.arch.machines import (
+    KERNEL_ENTRY_END,
+    KERNEL_ENTRY_START,
+    KERNEL_FORK,
+    KERNEL_INTERRUPTS,
+    KERNEL_SOFTIRQ,
+)
 from leaktrace.bpf import syscalls
 from leaktrace.bpf.build import ImageRequest
 from leaktrace.bpf.events import PAGE_BYTES, event_pages, uses_ring_buffer
@@ -38,11 +45,6 @@ KERNEL_FRAGMENTS = (
     "kernel/kernel.bpf.c",
 )
 
-# Where stacks end, by the names of functions that are entered from outside (x86, arm64).
-_SOFTIRQ = ("handle_softirqs", "__do_softirq")
-_IRQ = r"asm_(?:common_interrupt|sysvec_\w+)|el1h?_64_irq|el1_irq"
-_ENTRY_START, _ENTRY_END = "__entry_text_start", "__entry_text_end"
-_FORK = ("ret_from_fork_asm", "ret_from_fork")
 _CONTEXT_CODES = {
     KernelContext.PROCESS: Context.PROCESS,
     KernelContext.SOFTIRQ: Context.SOFTIRQ,
@@ -109,11 +111,11 @@ def code_ranges(symbols: Kallsyms) -> dict[str, int]:
                 knobs[f"{knob}_START"], knobs[f"{knob}_END"] = found[name]
                 return
 
-    one_of("SOFTIRQ", _SOFTIRQ)
-    span("IRQ", _IRQ)
-    one_of("FORK", _FORK)
-    starts = [start for _, start, _ in symbols.find(_ENTRY_START)]
-    ends = [start for _, start, _ in symbols.find(_ENTRY_END)]
+    one_of("SOFTIRQ", KERNEL_SOFTIRQ)
+    span("IRQ", KERNEL_INTERRUPTS)
+    one_of("FORK", KERNEL_FORK)
+    starts = [start for _, start, _ in symbols.find(KERNEL_ENTRY_START)]
+    ends = [start for _, start, _ in symbols.find(KERNEL_ENTRY_END)]
     if starts and ends:
         knobs["ENTRY_START"], knobs["ENTRY_END"] = starts[0], ends[0]
     return knobs

@@ -18,7 +18,7 @@ from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.trim import readable
 from leaktrace.bpf import links
 from leaktrace.bpf.events import EventStream
-from leaktrace.errors import EnvironmentUnfitError, ProgramError, TargetError
+from leaktrace.errors import AS_ROOT, EnvironmentUnfitError, ProgramError, TargetError
 from leaktrace.kernel.probes.functions import BY_RCU, IN_BULK
 from leaktrace.kernel.probes.plan import FunctionProbe, plan_kernel
 from leaktrace.kernel.program import KernelCompilation, KernelProgram
@@ -115,7 +115,7 @@ class KernelTracer:
         ):
             raise EnvironmentUnfitError(
                 "--module, --context and --task need the kernel's symbols, which it hides",
-                "sysctl kernel.kptr_restrict=1, and run as root",
+                f"sysctl kernel.kptr_restrict=1, and {AS_ROOT}",
             )
 
     def _explain(self) -> None:

@@ -1,7 +1,7 @@
-"""How what a machine offers is told, and where it is read from.
+"""A machine, and one feature of it.
 
-Whatever can be read from a file is read through a `Machine`, so that a test can describe another
-machine as a directory.
+Everything that can be read from a file is read through a `Machine`, so that a test can describe
+another machine as a directory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-AS_ROOT = "run as root: sudo leaktrace …"
+ONLY_LOCALLY = "only the machine itself can answer"  # about another machine's directory
 
 
 class State(StrEnum):
@@ -20,12 +20,12 @@ class State(StrEnum):
     OK = "ok"
     MISSING = "missing"
     LIMITED = "limited"  # works, with less precision or at a higher cost
-    UNKNOWN = "unknown"  # can't be told, e.g. because it takes root to ask
+    UNKNOWN = "unknown"  # can't be found out, for example because only root can ask
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One thing leaktrace uses, whether it is there, and what to do where it isn't."""
+    """One thing that leaktrace uses, whether the machine has it, and what to do if not."""
 
     name: str
     state: State
@@ -35,23 +35,23 @@ class Feature:
 
     @property
     def blocks(self) -> bool:
-        """Whether this alone keeps leaktrace from tracing a process."""
+        """Whether its absence alone prevents tracing a process."""
         return self.required and self.state is State.MISSING
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine as files below `root`. Only the one at "/" can be asked for more than files."""
+    """The machine whose files are below `root`. Only the one at "/" can be asked for more."""
 
     root: Path = Path("/")
 
     @property
     def is_running(self) -> bool:
-        """Whether system calls asked now are answered by this very machine."""
+        """Whether it is the machine that runs this code, so that system calls can be tried."""
         return self.root == Path("/")
 
     def path(self, path: str) -> Path:
-        """`path`, absolute on the machine, where it lies for us."""
+        """Where `path`, absolute on the machine, is for this process."""
         return self.root / path.lstrip("/")
 
     def read(self, path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What the kernel lets this process do: its user, its capabilities, what restricts them."""
+"""What the kernel permits this process: its user, its capabilities, what restricts them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable
 from leaktrace.capabilities import (
     PURPOSES,
     Capability,
+    as_root_or_grant,
     enumerate_missing,
     is_granted,
     missing_for_probes,
 )
-from leaktrace.machine.machine import AS_ROOT, Feature, Machine, State
+from leaktrace.errors import AS_ROOT
+from leaktrace.machine.machine import ONLY_LOCALLY, Feature, Machine, State
 from leaktrace.targets.access import PTRACE_SCOPE
 
 _ALWAYS_NEEDED = (Capability.BPF, Capability.PERFMON)
@@ -34,7 +36,7 @@ def _status_field(machine: Machine, field: str) -> str | None:
 
 
 def effective_capabilities(machine: Machine) -> frozenset[str] | None:
-    """Those of CAPABILITIES that this process has in effect (capabilities(7)); None: unreadable."""
+    """Those of CAPABILITIES that this process has in effect (capabilities(7)); None: unknown."""
     field = _status_field(machine, "CapEff")
     if field is None:
         return None
@@ -77,7 +79,7 @@ def capabilities(machine: Machine) -> Feature:
             name,
             State.LIMITED,
             f"{shown}; without CAP_SYS_PTRACE only your own processes can be read",
-            "run as root, or add CAP_SYS_PTRACE",
+            as_root_or_grant(Capability.SYS_PTRACE),
             required=True,
         )
     if "CAP_SYS_RESOURCE" not in held:
@@ -87,12 +89,12 @@ def capabilities(machine: Machine) -> Feature:
 
 
 def _trial_of(capability: Capability) -> Callable[[Machine], Feature]:
-    """Whether the kernel does what takes a capability, whatever the bits say."""
+    """Whether the kernel does what requires a capability, whatever /proc/self/status says."""
     needed = capability in _ALWAYS_NEEDED
 
     def tried(machine: Machine) -> Feature:
         if not machine.is_running:
-            return Feature(capability, State.UNKNOWN, "only the machine itself can tell")
+            return Feature(capability, State.UNKNOWN, ONLY_LOCALLY)
         granted = is_granted(capability)
         purpose = PURPOSES[capability]
         if granted is None:
@@ -102,18 +104,18 @@ def _trial_of(capability: Capability) -> Callable[[Machine], Feature]:
         if capability is Capability.SYS_ADMIN:
             return _without_perf_events()
         state = State.MISSING if needed else State.LIMITED
-        advice = "run as root, or grant it (README, 'Without root')"
+        advice = as_root_or_grant(capability)
         return Feature(capability, state, f"tried, refused: {purpose}", advice, required=needed)
 
     return tried
 
 
 def _without_perf_events() -> Feature:
-    """Where probes need none, it is no loss that they would be refused."""
+    """CAP_SYS_ADMIN is refused, which only matters where probes need perf events."""
     name, purpose = Capability.SYS_ADMIN, PURPOSES[Capability.SYS_ADMIN]
     if name not in missing_for_probes():
         return Feature(name, State.OK, f"refused, and not needed: {purpose}")
-    advice = "run as root, or grant it (README, 'Without root')"
+    advice = as_root_or_grant(name)
     return Feature(name, State.MISSING, f"tried, refused: {purpose}", advice, required=True)
 
 
@@ -132,7 +134,7 @@ def yama(machine: Machine) -> Feature:
         return Feature(
             name,
             State.LIMITED,
-            "3: nobody can read the memory of a process, only --faults works",
+            "3: no process can read the memory of another one, only --faults works",
             "boot with a smaller kernel.yama.ptrace_scope",
         )
     if "CAP_SYS_PTRACE" in held:
@@ -156,13 +158,13 @@ def keeper(machine: Machine) -> Feature:
     return Feature(
         name,
         State.LIMITED,
-        "may be ended when memory runs out, as any process",
+        "may be killed when memory runs out, as any process",
         "add CAP_SYS_RESOURCE",
     )
 
 
 def user_namespace(machine: Machine) -> Feature:
-    """In a user namespace every capability may be shown, and none counts for bpf(2)."""
+    """In a user namespace, /proc may show every capability although none counts for bpf(2)."""
     name = "user namespace"
     uid_map = machine.read("/proc/self/uid_map")
     if uid_map is None:

@@ -29,6 +29,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from leaktrace.abi import process as abi
+from leaktrace.arch.machines import is_decoded
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.code.flow import CodeReader, UnfollowableError
@@ -71,7 +72,7 @@ class _ReleasingCode:
         elf = ElfObject.open(self._descriptor, self.plan.path)
         ranges: list[tuple[int, int]] = []
         returns: set[int] = set()
-        if elf.machine != "EM_X86_64":
+        if not is_decoded(elf.machine):
             return elf, ranges, returns
         reader = CodeReader(elf, ())
         for offset in self._entries:

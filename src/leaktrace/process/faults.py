@@ -17,7 +17,7 @@ import numpy as np
 
 from leaktrace.abi import process as abi
 from leaktrace.bpf import links
-from leaktrace.errors import EnvironmentUnfitError, TargetError
+from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError, TargetError
 from leaktrace.process.program import FILE_CAPACITY, FileMaps, Program
 from leaktrace.targets.mappings import Mapping
 
@@ -67,7 +67,7 @@ class PageFaults:
             if error.errno in (errno.EPERM, errno.EACCES):
                 raise EnvironmentUnfitError(
                     "the kernel does not permit page fault events of this process",
-                    "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
+                    AS_ROOT_OR_DOCTOR,
                 ) from None
             if error.errno == errno.EMFILE:
                 raise EnvironmentUnfitError(

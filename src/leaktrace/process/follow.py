@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+from leaktrace.arch.machines import this_machine
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
@@ -12,13 +13,17 @@ from leaktrace.process.tables import KernelTables, Moment
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
-from leaktrace.unwind.layout import MAX_ROWS, Capacity, UnwindFailure, UnwindLayout, Update
+from leaktrace.unwind.layout import (
+    MAX_LISTED_MAPPINGS,
+    MAX_ROWS,
+    Capacity,
+    UnwindFailure,
+    UnwindLayout,
+    Update,
+)
 from leaktrace.unwind.process import ProcessTables, weight_of
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
-# Where the kernel puts that page when the first return probe is hit, unless the place is taken: at
-# the end of the address space (xol_add_vma). Walks before the next look find it there.
-_USUAL_TRAMPOLINE = (1 << 47) - 2 * 4096
 _MOST_NAMED = 10  # objects in a note
 _SPARE_ROWS = 1 << 20  # for objects loaded later: 8 MiB of kernel memory, libLLVM just fits
 _SPARE_ROWS_OF_COMMAND = 4 << 20  # an interpreter's modules, which only come once it runs
@@ -42,12 +47,15 @@ class TableFollower:
         self._pending: list[Update] = []
         self._known: tuple[Mapping, ...] = ()
         self._moment = Moment()
-        self._unlisted: Sequence[Mapping] = ()
+        self._followed: tuple[object, ...] = ((), self._moment, (), ())
+        self._has_left_out_mappings = False
         self.failures: list[UnwindFailure] = []
 
     def plan(self, mappings: Sequence[Mapping]) -> Capacity:
         """Compile the tables of a process that runs. Returns the room that all will need."""
-        self._place(_executable(mappings))
+        executable = _executable(mappings)
+        self._place(executable)
+        self._followed = (executable, self._moment, (), ())
         return self._layout.reserve(_SPARE_ROWS)
 
     def plan_files(self, paths: Iterable[str]) -> Capacity:
@@ -69,39 +77,61 @@ class TableFollower:
         self._write()
 
     def follow(
-        self, mappings: Sequence[Mapping], moment: Moment, unlisted: Sequence[Mapping] = ()
+        self,
+        mappings: Sequence[Mapping],
+        moment: Moment,
+        unlisted: Sequence[Mapping] = (),
+        present: Sequence[Mapping] | None = None,
     ) -> None:
-        """The process has these mappings now; those of `unlisted` may come back."""
+        """The process has, or had, these mappings; those of `unlisted` may come back. It has those
+        of `present` now (None: all of `mappings`)."""
         executable = _executable(mappings)
-        if executable == self._known and moment == self._moment and unlisted == self._unlisted:
+        now = executable if present is None else _executable(present)
+        followed = (executable, moment, unlisted, now if self._has_left_out_mappings else ())
+        if followed == self._followed:
             return
-        self._moment, self._unlisted = moment, unlisted
+        self._moment = moment
         self._budget.look_again()
-        self._place(executable, unlisted)
+        self._place(executable, unlisted, now)
+        self._followed = (executable, moment, unlisted, now if self._has_left_out_mappings else ())
         self._write()
 
-    def left_out(self) -> tuple[str, ...]:
-        """What a report says of objects whose tables are more than a run takes on."""
+    def left_out(self) -> Iterator[str]:
+        """Notes for a report: code without unwind tables because of a limit of leaktrace."""
         paths = [failure.path for failure in self.failures if failure.is_over_budget]
-        if not paths:
-            return ()
-        names = ", ".join(dict.fromkeys(PurePosixPath(path).name for path in paths[:_MOST_NAMED]))
-        more = len(paths) - _MOST_NAMED
-        return (
-            f"stacks through {names}{f' and {more} more' if more > 0 else ''} are found by frame "
-            "pointers only: their unwind tables are larger than leaktrace takes on (-v says more)",
-        )
+        if paths:
+            distinct = dict.fromkeys(PurePosixPath(path).name for path in paths[:_MOST_NAMED])
+            more = len(paths) - _MOST_NAMED
+            names = ", ".join(distinct) + (f" and {more} more" if more > 0 else "")
+            yield (
+                f"stacks through {names} are found by frame pointers only, because their unwind "
+                "tables exceed a limit of leaktrace (-v shows which)"
+            )
+        if self._has_left_out_mappings:
+            yield (
+                f"the process has more than {MAX_LISTED_MAPPINGS:,} executable mappings: stacks "
+                "through the code in the others are found by frame pointers only"
+            )
 
-    def _place(self, executable: tuple[Mapping, ...], unlisted: Sequence[Mapping] = ()) -> None:
-        update = self._layout.update(executable, unlisted)
+    def _place(
+        self,
+        executable: tuple[Mapping, ...],
+        unlisted: Sequence[Mapping] = (),
+        present: Sequence[Mapping] | None = None,
+    ) -> None:
+        update = self._layout.update(executable, unlisted, present)
         self._known = executable
+        self._has_left_out_mappings |= update.mappings_left_out > 0
         self.failures += update.failures
         self._pending.append(update)
 
     def _write(self) -> None:
         if self._kernel is None:
             return
-        trampoline = next((m.start for m in self._known if m.path == _UPROBES), _USUAL_TRAMPOLINE)
+        machine = this_machine()
+        # Walks before the next look find the page where the kernel usually puts it.
+        usual = machine.return_trampoline if machine is not None else 0
+        trampoline = next((m.start for m in self._known if m.path == _UPROBES), usual)
         for update in self._pending:
             self._kernel.write(update, self._moment, trampoline)
         self._pending = []

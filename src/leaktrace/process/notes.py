@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from platform import machine
 
+from leaktrace.arch.machines import MACHINES
 from leaktrace.printable import printable
 from leaktrace.process.attach.attach import HookedObject
 from leaktrace.process.probes.allocators import REQUIRED
@@ -69,7 +70,8 @@ def of_walker(walker: Walker, *, was_chosen: bool) -> Iterator[str]:
     """What stacks lack; `was_chosen`: the user wants them by frame pointers."""
     if walker is Walker.FRAME_POINTERS and not was_chosen:
         why = "this kernel refused the walker by unwind tables"
-        if machine() != "x86_64":
+        here = MACHINES.get(machine())
+        if here is None or not here.has_unwind_tables:
             why = f"unwind tables are not supported on {machine()}"
         yield f"stacks are walked by frame pointers, which most binaries lack: {why}"
     if walker is Walker.SINGLE:

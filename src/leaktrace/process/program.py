@@ -14,6 +14,7 @@ import numpy as np
 
 from leaktrace.abi import process as abi
 from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
+from leaktrace.arch.machines import this_machine
 from leaktrace.bpf import links, syscalls
 from leaktrace.bpf.build import ImageRequest
 from leaktrace.bpf.events import PAGE_BYTES, event_pages, uses_ring_buffer
@@ -103,7 +104,8 @@ class Walker(StrEnum):
 
 def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
     """Raises EnvironmentUnfitError when tables are asked for and this is no x86-64 machine."""
-    has_tables = os.uname().machine == "x86_64"
+    machine = this_machine()
+    has_tables = machine is not None and machine.has_unwind_tables
     if choice is StackWalker.EH_FRAME and not has_tables:
         raise EnvironmentUnfitError(
             f"unwind tables are not supported on {os.uname().machine}",

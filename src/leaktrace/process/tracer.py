@@ -45,7 +45,8 @@ from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import FUNCTION_NAMES, OBJECTS_PROGRAM, REQUIRED
 from leaktrace.process.probes.loader import plan_loader
 from leaktrace.process.probes.passed_over import notes_of, nothing_to_hook
-from leaktrace.process.probes.plan import ChosenNotMappedError, ObjectPlan, Planner
+from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.probes.planner import ChosenNotMappedError, Planner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.regions import RegionLedger
@@ -304,7 +305,8 @@ class Tracer:
             view = self._symbolizer.views.now
             loader = self._loader.r_debug if self._loader is not None else 0
             moment = Moment(self._generation, epoch, view.number, loader)
-            self._follower.follow(view.mappings, moment, self._symbolizer.loaded())
+            unlisted, present = self._symbolizer.loaded(), self._symbolizer.mappings
+            self._follower.follow(view.mappings, moment, unlisted, present)
 
     def _open_streams(self) -> None:
         program = self._loaded

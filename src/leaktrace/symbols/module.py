@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from leaktrace.arch.machines import OF_ELF
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.errors import ObjectFileError
@@ -18,14 +19,6 @@ from leaktrace.targets.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
 
 SIGNAL_FRAME = "<signal handler called>"  # as gdb shows it
-
-# What a signal handler returns to: rt_sigreturn(2) in libc or the vDSO. libgcc knows it by its
-# instructions too (MD_FALLBACK_FRAME_STATE_FOR, libgcc/config/{i386,aarch64}/linux-unwind.h).
-_SIGNAL_TRAMPOLINES = {
-    "EM_X86_64": bytes.fromhex("48c7c00f000000 0f05"),  # mov $15, %rax; syscall
-    "EM_AARCH64": bytes.fromhex("681180d2 010000d4"),  # mov x8, 139; svc 0
-}
-
 
 # Half a million symbols take half a second to be sorted; and a report waits for all objects.
 _MANY_SYMBOL_BYTES = 8 << 20
@@ -100,7 +93,8 @@ class Module:
 
         The address is that of an instruction then, although it stands where return addresses do.
         """
-        code = _SIGNAL_TRAMPOLINES.get(self.elf.machine)
+        machine = OF_ELF.get(self.elf.machine)
+        code = machine.signal_trampoline if machine is not None else None
         offset = self.elf.vaddr_to_offset(vaddr)
         if code is None or offset is None or offset + len(code) > self.elf.file_size:
             return False

@@ -136,6 +136,11 @@ class ProcessSymbolizer:
             region = self._loaded.get(mapping)
         return region.module.elf if region is not None and region.module is not None else None
 
+    @property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """Those that the process had when they were last read."""
+        return self._mappings
+
     def loaded(self) -> tuple[Mapping, ...]:
         """Where objects were that the loader has told of, `see_loaded`."""
         return tuple(self._loaded)

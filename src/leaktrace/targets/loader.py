@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.elf.object import PF_X, ElfObject
+from leaktrace.elf.headers import PF_X
+from leaktrace.elf.object import ElfObject
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 

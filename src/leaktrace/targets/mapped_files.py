@@ -17,9 +17,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from leaktrace.capabilities import Capability, is_granted
+from leaktrace.capabilities import Capability, as_root_or_grant, is_granted
 from leaktrace.elf.object import ElfObject
-from leaktrace.errors import NotAnObjectError, ObjectFileError, TargetAccessError, TargetError
+from leaktrace.errors import (
+    AS_ROOT,
+    NotAnObjectError,
+    ObjectFileError,
+    TargetAccessError,
+    TargetError,
+)
 from leaktrace.files import NotRegularError, for_reading
 from leaktrace.printable import printable
 from leaktrace.targets.mappings import Mapping
@@ -37,7 +43,7 @@ class UnreachableFileError(ObjectFileError):
 
     def as_access_error(self) -> TargetAccessError:
         """What to say where nothing can be done without the file."""
-        hint = f"run as root: sudo leaktrace …; or grant {self.capability} (README, 'Without root')"
+        hint = as_root_or_grant(self.capability) if self.capability is not None else AS_ROOT
         return TargetAccessError(self.message, hint, self.capability or "")
 
 

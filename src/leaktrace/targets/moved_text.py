@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from leaktrace.elf.object import PF_X, LoadSegment
+from leaktrace.elf.headers import PF_X, LoadSegment
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping

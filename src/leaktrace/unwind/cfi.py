@@ -1,9 +1,9 @@
 """Call frame instructions -> rules: an interpreter of DW_CFA_* for rsp, rbp, return address.
 
 A general decoder (DWARF 5 section 6.4, psABI for x86-64 chapter 4.2.4, LSB "Exception Frames")
-keeps a rule for each of 17 registers. The walker follows three of them, so everything about the
-others is skipped here, which is most of the instructions. Results are kept by (CIE, instruction
-bytes): compilers emit the same prologue over and over.
+keeps a rule for each of 17 registers. The walker follows three of them, so instructions about the
+others, which are the most, are skipped. entries.py keeps results by (CIE, instruction bytes):
+compilers emit the same prologue over and over.
 
 Every loop consumes input, so the work is linear in the number of bytes; numbers are limited in
 length, so none of them can grow without bound.
@@ -14,23 +14,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from leaktrace.arch.x86_64 import (
+    DW_OP_BREG_RBP,
+    DW_OP_BREG_RSP,
+    DWARF_RBP,
+    DWARF_RSP,
+    PLT_EXPRESSION_HEAD,
+    PLT_EXPRESSION_TAIL,
+    RETURN_ADDRESS_OFFSET,
+    SIGNAL_RBP_OFFSET,
+    SIGNAL_RIP_OFFSET,
+    SIGNAL_RSP_OFFSET,
+)
 from leaktrace.unwind.rows import (
     CFA_OFFSET_MAX,
     CFA_OFFSET_MIN,
     CFA_OFFSET_UNIT,
     SAVED_RBP_MAX,
-    SIGNAL_RBP_OFFSET,
-    SIGNAL_RIP_OFFSET,
-    SIGNAL_RSP_OFFSET,
     NoRule,
     Rule,
     SavedRbp,
     pack_rule,
 )
-
-DWARF_RBP = 6
-DWARF_RSP = 7
-DWARF_RETURN_ADDRESS = 16
 
 MAX_LEB128_BYTES = 10  # 64 bits
 MAX_REMEMBERED_STATES = 64  # compilers nest two or three
@@ -53,11 +58,6 @@ _RBP_SIGNAL = 0x100  # at *(rsp + SIGNAL_RBP_OFFSET)
 
 _DW_OP_DEREF = 0x06
 _DW_OP_LIT0 = 0x30
-_DW_OP_BREG_RBP = 0x76
-_DW_OP_BREG_RSP = 0x77
-# DW_OP_breg7 8, breg16 0, lit15, and, litN, ge, lit3, shl, plus
-_PLT_EXPRESSION_HEAD = bytes.fromhex("7708 8000 3f 1a")
-_PLT_EXPRESSION_TAIL = bytes.fromhex("2a 33 24 22")
 
 
 class MalformedCfiError(Exception):
@@ -143,14 +143,14 @@ def interpret(code: bytes, info: CommonInfo, packed: PackedRules) -> Program:
 def _run(code: bytes, info: CommonInfo, program: Program, packed: PackedRules) -> State:
     """Execute instructions, appending to `program` what changes; return the rules at the end.
 
-    Written for speed: this is where building a table spends its time. The commonest instructions
-    are tested first, and single-byte LEB128 operands are read in place.
+    Written for speed: building a table spends its time here. The most frequent instructions are
+    executed in place, the others in `_of_register` and `_of_cfa`.
     """
     offsets, rules = program
     code_alignment, data_alignment = info.code_alignment, info.data_alignment
-    return_register, initial = info.return_register, info.initial
-    register, offset, saved, ra = initial
-    plain_offset = offset  # the last that came without an expression
+    return_register = info.return_register
+    register, offset, saved, ra = info.initial
+    plain_offset = offset  # the last that was set without an expression
     remembered: list[tuple[State, int]] = []
     location = 0
     changed = True  # since the last row
@@ -172,14 +172,12 @@ def _run(code: bytes, info: CommonInfo, program: Program, packed: PackedRules) -
                 delta = int.from_bytes(code[position : position + size], "little")
                 location += delta * code_alignment
                 position += size
-
         elif opcode == 0x0E:  # DW_CFA_def_cfa_offset
             offset = code[position]
             position += 1
             if offset >= 0x80:
                 offset, position = read_uleb128(code, position - 1)
             changed = True
-
         elif primary == 0x80:  # DW_CFA_offset
             value = code[position]
             position += 1
@@ -190,119 +188,107 @@ def _run(code: bytes, info: CommonInfo, program: Program, packed: PackedRules) -
                 saved = _saved_at(value * data_alignment)
                 changed = True
             elif target == return_register:
-                ra = _RA_AT_CFA if value * data_alignment == -8 else _RA_OTHER
+                ra = _return_address_at(value * data_alignment)
                 changed = True
-
         elif opcode == 0x0A:  # DW_CFA_remember_state
             if len(remembered) == MAX_REMEMBERED_STATES:
                 raise MalformedCfiError("too many remembered states")
             remembered.append((State(register, offset, saved, ra), plain_offset))
-
         elif opcode == 0x0B:  # DW_CFA_restore_state
             if not remembered:
                 raise MalformedCfiError("no state to restore")
             (register, offset, saved, ra), plain_offset = remembered.pop()
             changed = True
-
         elif opcode == 0x00:  # DW_CFA_nop
             pass
-
-        elif primary == 0xC0 or opcode == 0x06:  # DW_CFA_restore, DW_CFA_restore_extended
-            target = opcode & 0x3F
-            if not primary:
-                target, position = read_uleb128(code, position)
+        elif primary == 0xC0 or opcode in _OF_ONE_REGISTER:
+            target, its_saved, its_ra, position = _of_register(code, position, opcode, info)
             if target == DWARF_RBP:
-                saved = initial.saved_rbp
+                saved = its_saved
                 changed = True
             elif target == return_register:
-                ra = initial.return_address
+                ra = its_ra
                 changed = True
-
-        elif opcode == 0x0C:  # DW_CFA_def_cfa
-            register, position = read_uleb128(code, position)
-            offset, position = read_uleb128(code, position)
+        else:
+            cfa, position = _of_cfa(code, position, opcode, info, (register, offset, plain_offset))
+            register, offset, plain_offset = cfa
             changed = True
-
-        elif opcode == 0x0D:  # DW_CFA_def_cfa_register
-            if register < 0:  # DWARF forbids it, assemblers do it: the offset from before
-                offset = plain_offset
-            register, position = read_uleb128(code, position)
-            changed = True
-
-        elif opcode == 0x0F:  # DW_CFA_def_cfa_expression
-            expression, position = _read_block(code, position)
-            if register >= 0:
-                plain_offset = offset
-            register, offset = _cfa_from_expression(expression)
-            changed = True
-
-        elif opcode in (0x10, 0x16):  # DW_CFA_expression, DW_CFA_val_expression
-            target, position = read_uleb128(code, position)
-            expression, position = _read_block(code, position)
-            is_address = opcode == 0x10
-            if target == DWARF_RBP:
-                saved = _saved_by_expression(expression) if is_address else SavedRbp.LOST
-                changed = True
-            elif target == return_register:
-                at = _register_plus(expression)
-                is_signal = is_address and at == (_DW_OP_BREG_RSP, SIGNAL_RIP_OFFSET)
-                ra = _RA_SIGNAL if is_signal else _RA_OTHER
-                changed = True
-
-        elif opcode in (0x05, 0x11, 0x2F):  # DW_CFA_offset_extended, _sf, GNU_negative_…
-            target, position = read_uleb128(code, position)
-            read = read_sleb128 if opcode == 0x11 else read_uleb128
-            value, position = read(code, position)
-            distance = value * data_alignment * (-1 if opcode == 0x2F else 1)
-            if target == DWARF_RBP:
-                saved = _saved_at(distance)
-                changed = True
-            elif target == return_register:
-                ra = _RA_AT_CFA if distance == -8 else _RA_OTHER
-                changed = True
-
-        elif opcode in (0x07, 0x08):  # DW_CFA_undefined, DW_CFA_same_value
-            target, position = read_uleb128(code, position)
-            is_undefined = opcode == 0x07
-            if target == DWARF_RBP:
-                saved = SavedRbp.LOST if is_undefined else SavedRbp.UNCHANGED
-                changed = True
-            elif target == return_register:
-                ra = _RA_UNDEFINED if is_undefined else _RA_OTHER
-                changed = True
-
-        elif opcode in (0x09, 0x14, 0x15):  # DW_CFA_register, DW_CFA_val_offset, _sf
-            target, position = read_uleb128(code, position)
-            _, position = read_uleb128(code, position)
-            if target == DWARF_RBP:
-                saved = SavedRbp.LOST
-                changed = True
-            elif target == return_register:
-                ra = _RA_OTHER
-                changed = True
-
-        elif opcode == 0x12:  # DW_CFA_def_cfa_sf
-            register, position = read_uleb128(code, position)
-            value, position = read_sleb128(code, position)
-            offset = value * data_alignment
-            changed = True
-
-        elif opcode == 0x13:  # DW_CFA_def_cfa_offset_sf
-            value, position = read_sleb128(code, position)
-            offset = value * data_alignment
-            changed = True
-
-        elif opcode == 0x2E:  # DW_CFA_GNU_args_size
-            _, position = read_uleb128(code, position)
-
-        else:  # DW_CFA_set_loc, which no x86-64 tool emits, and what isn't defined
-            raise MalformedCfiError(f"instruction {opcode:#x}")
 
     if position > end or location >= MAX_LOCATION:
         raise MalformedCfiError("the last instruction is cut off or leads too far")
     if changed:
         _append(offsets, rules, location, (register, offset, saved, ra), packed)
     return State(register, offset, saved, ra)
+
+
+# Instructions about one register: DW_CFA_offset_extended, restore_extended, undefined, same_value,
+# register, expression, offset_extended_sf, val_offset, val_offset_sf, val_expression,
+# GNU_negative_offset_extended.
+_OF_ONE_REGISTER = frozenset((0x05, 0x06, 0x07, 0x08, 0x09, 0x10, 0x11, 0x14, 0x15, 0x16, 0x2F))
+
+
+def _of_register(
+    code: bytes, position: int, opcode: int, info: CommonInfo
+) -> tuple[int, int, int, int]:
+    """An instruction about one register: the register, what it makes of the saved rbp if that is
+    rbp, and of the return address if it is that, and the position behind the instruction."""
+    if opcode >= 0xC0:  # DW_CFA_restore
+        return opcode & 0x3F, info.initial.saved_rbp, info.initial.return_address, position
+    target, position = read_uleb128(code, position)
+    saved, ra = int(SavedRbp.LOST), _RA_OTHER
+    match opcode:
+        case 0x06:  # DW_CFA_restore_extended
+            saved, ra = info.initial.saved_rbp, info.initial.return_address
+        case 0x05 | 0x11 | 0x2F:  # DW_CFA_offset_extended, _sf, DW_CFA_GNU_negative_…
+            read = read_sleb128 if opcode == 0x11 else read_uleb128
+            value, position = read(code, position)
+            distance = value * info.data_alignment * (-1 if opcode == 0x2F else 1)
+            saved, ra = _saved_at(distance), _return_address_at(distance)
+        case 0x07:  # DW_CFA_undefined
+            ra = _RA_UNDEFINED
+        case 0x08:  # DW_CFA_same_value
+            saved = SavedRbp.UNCHANGED
+        case 0x10:  # DW_CFA_expression
+            expression, position = _read_block(code, position)
+            saved, ra = _saved_by_expression(expression), _return_address_by_expression(expression)
+        case 0x16:  # DW_CFA_val_expression
+            _, position = _read_block(code, position)
+        case 0x09 | 0x14 | 0x15:  # DW_CFA_register, DW_CFA_val_offset, _sf
+            _, position = read_uleb128(code, position)
+    return target, saved, ra, position
+
+
+def _of_cfa(
+    code: bytes, position: int, opcode: int, info: CommonInfo, cfa: tuple[int, int, int]
+) -> tuple[tuple[int, int, int], int]:
+    """An instruction about the CFA: its register and offset and the last offset that was set
+    without an expression, and the position behind the instruction."""
+    register, offset, plain_offset = cfa
+    match opcode:
+        case 0x0C:  # DW_CFA_def_cfa
+            register, position = read_uleb128(code, position)
+            offset, position = read_uleb128(code, position)
+        case 0x0D:  # DW_CFA_def_cfa_register
+            if register < 0:  # DWARF forbids it, assemblers do it: the offset from before
+                offset = plain_offset
+            register, position = read_uleb128(code, position)
+        case 0x0F:  # DW_CFA_def_cfa_expression
+            expression, position = _read_block(code, position)
+            if register >= 0:
+                plain_offset = offset
+            register, offset = _cfa_from_expression(expression)
+        case 0x12:  # DW_CFA_def_cfa_sf
+            register, position = read_uleb128(code, position)
+            value, position = read_sleb128(code, position)
+            offset = value * info.data_alignment
+        case 0x13:  # DW_CFA_def_cfa_offset_sf
+            value, position = read_sleb128(code, position)
+            offset = value * info.data_alignment
+        case 0x2E:  # DW_CFA_GNU_args_size
+            _, position = read_uleb128(code, position)
+        case _:  # DW_CFA_set_loc, which no x86-64 tool emits, and undefined opcodes
+            raise MalformedCfiError(f"instruction {opcode:#x}")
+    return (register, offset, plain_offset), position
 
 
 def _append(
@@ -366,12 +352,23 @@ def _saved_at(distance: int) -> int:
     return SavedRbp.LOST
 
 
+def _return_address_at(distance: int) -> int:
+    """`State.return_address` for "at CFA + distance"."""
+    return _RA_AT_CFA if distance == RETURN_ADDRESS_OFFSET else _RA_OTHER
+
+
+def _return_address_by_expression(expression: bytes) -> int:
+    """`State.return_address` for "at the address that the expression yields"."""
+    is_signal = _register_plus(expression) == (DW_OP_BREG_RSP, SIGNAL_RIP_OFFSET)
+    return _RA_SIGNAL if is_signal else _RA_OTHER
+
+
 def _saved_by_expression(expression: bytes) -> int:
     """The saved-rbp byte for "at the address that the expression yields"."""
     at = _register_plus(expression)
-    if at == (_DW_OP_BREG_RBP, 0):
+    if at == (DW_OP_BREG_RBP, 0):
         return SavedRbp.AT_RBP
-    if at == (_DW_OP_BREG_RSP, SIGNAL_RBP_OFFSET):
+    if at == (DW_OP_BREG_RSP, SIGNAL_RBP_OFFSET):
         return _RBP_SIGNAL
     return SavedRbp.LOST
 
@@ -381,15 +378,15 @@ def _cfa_from_expression(expression: bytes) -> tuple[int, int]:
     threshold = expression[6] - _DW_OP_LIT0 if len(expression) == 11 else -1
     if (
         0 <= threshold < 16
-        and expression.startswith(_PLT_EXPRESSION_HEAD)
-        and expression.endswith(_PLT_EXPRESSION_TAIL)
+        and expression.startswith(PLT_EXPRESSION_HEAD)
+        and expression.endswith(PLT_EXPRESSION_TAIL)
     ):
         return _CFA_PLT, threshold
     if expression and expression[-1] == _DW_OP_DEREF:
         at = _register_plus(expression[:-1])
         if at is not None:
             opcode, offset = at
-            return (_CFA_RBP_DEREF if opcode == _DW_OP_BREG_RBP else _CFA_RSP_DEREF), offset
+            return (_CFA_RBP_DEREF if opcode == DW_OP_BREG_RBP else _CFA_RSP_DEREF), offset
     return _CFA_OTHER_EXPRESSION, 0
 
 

@@ -15,7 +15,6 @@ These ends become rows of the object's unwind table.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.arch.x86 import decode
+from leaktrace.arch.x86_64_code import ENDBR64, EXIT_STATUS, START_CONTEXT, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.extents import Extents
@@ -42,24 +41,7 @@ _MOST_ENDS = 1000
 _MOST_LOOKED_AT = 100_000
 
 _EXITS = ("exit", "_exit", "_Exit", "pthread_exit", "thrd_exit")
-# call *register, *(register), *distance(register), as ModRM encodes them
-_CALL = (
-    rb"\xff(?:[\xd0-\xd7\x10-\x13\x16\x17]|[\x50-\x53\x55-\x57\x14]."
-    rb"|[\x15\x90-\x93\x95-\x97].{4}|\x54..)"
-)
-# mov %eax, %edi; mov %rax, %rdi; movslq %eax, %rdi; cltq and mov
-_HANDED_ON = rb"(?:\x89\xc7|\x48\x89\xc7|\x48\x63\xf8|\x48\x98\x48\x89\xc7)"
-# mov $60, %eax (exit) or mov $231, %eax (exit_group), in the ways it is written
-_NUMBER = (
-    rb"(?:\x31\xc0\xb0[\x3c\xe7]|\xb8[\x3c\xe7]\0\0\0|\x6a\x3c\x58|\x48\xc7\xc0[\x3c\xe7]\0\0\0)"
-)
-_EXIT_STATUS = re.compile(
-    rb"(?=(%s)%s(?:\xe8(.{4})|%s\x0f\x05))" % (_CALL, _HANDED_ON, _NUMBER), re.DOTALL
-)
-
 _MAKECONTEXT = b"makecontext"
-_ENDBR64 = bytes.fromhex("f30f1efa")
-_LEAVE_ARGUMENTS = bytes.fromhex("4889dc")  # mov %rbx, %rsp: no function that is called begins so
 
 
 class End(NamedTuple):
@@ -130,7 +112,7 @@ def _exit_status(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
         code = elf.read(segment.offset, segment.size)
         for start, end in gaps:
             part = code[start - segment.vaddr : end - segment.vaddr]
-            for match in _EXIT_STATUS.finditer(part):
+            for match in EXIT_STATUS.finditer(part):
                 if match[2] is not None:
                     behind = start + match.end(2)
                     if behind + struct.unpack("<i", match[2])[0] not in exits:
@@ -148,8 +130,8 @@ def _made_contexts(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
     is_gap = _is_gap(table.rows)
     begins = pcs[1:][is_gap[:-1] & ~is_gap[1:]]
     for start in begins[:_MOST_LOOKED_AT].tolist():
-        code = elf.read_vaddr(start, len(_ENDBR64 + _LEAVE_ARGUMENTS))
-        if code.removeprefix(_ENDBR64).startswith(_LEAVE_ARGUMENTS):
+        code = elf.read_vaddr(start, len(ENDBR64 + START_CONTEXT))
+        if code.removeprefix(ENDBR64).startswith(START_CONTEXT):
             yield End(start - 1, start)
 
 

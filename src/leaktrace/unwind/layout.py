@@ -8,6 +8,7 @@ use, and becomes valid by switching to it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.arch.x86_64 import PAGE_BYTES
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.budget import OverBudgetError
@@ -41,7 +43,6 @@ MAX_LISTED_MAPPINGS = 4096  # the walker searches in twelve steps
 # Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
 _ADDRESS_LIMIT = 1 << 63
 _ADDRESS_MASK = (1 << 64) - 1
-_PAGE_BYTES = 4096
 _MIN_ROWS = 1 << 16
 _MIN_PAGES = 1 << 14
 # Of a whole process: a single file can claim millions, and a hostile process map many of them.
@@ -150,13 +151,18 @@ class UnwindLayout:
         )
         return self.capacity
 
-    def update(self, mappings: Iterable[Mapping], unlisted: Iterable[Mapping] = ()) -> Update:
-        """Place the objects that are new among these mappings of the process, and list them all;
-        place those of `unlisted`, too, which may come back.
+    def update(
+        self,
+        mappings: Iterable[Mapping],
+        unlisted: Iterable[Mapping] = (),
+        present: Iterable[Mapping] | None = None,
+    ) -> Update:
+        """Place the objects that are new among these mappings of the process, and list the
+        mappings; also place the objects of `unlisted`, which may come back.
 
-        The first call places everything. Every executable mapping is listed, also those without a
-        table: a pc in one of them is code we know nothing of, a pc in none of them means that the
-        list is out of date.
+        Every executable mapping is listed, also without a table: a pc in such a mapping is in code
+        of which nothing is known, a pc in no mapping means that the list is out of date. Where the
+        list has no room for all, those of `present` come first (None: all are present).
         """
         executable = [
             mapping
@@ -186,7 +192,7 @@ class UnwindLayout:
         for mapping in executable:
             placed = self._placed.get(self._object_key(mapping), _NOTHING)
             _append(entries, _entry(mapping, placed))
-        listed, left_out = self._cut(entries)
+        listed, left_out = self._cut(entries, executable if present is None else present)
         start = self._next_list_start(len(listed))
         return Update(
             row_start=row_start,
@@ -245,8 +251,8 @@ class UnwindLayout:
             return []
         self._fingerprints.add(placed.fingerprint)
         (segment,) = placed.segments
-        start = segment.vaddr - segment.vaddr % _PAGE_BYTES
-        end = -(-(segment.vaddr + segment.size) // _PAGE_BYTES) * _PAGE_BYTES
+        start = segment.vaddr - segment.vaddr % PAGE_BYTES
+        end = -(-(segment.vaddr + segment.size) // PAGE_BYTES) * PAGE_BYTES
         return [(start, end, placed.base, *placed[:4], placed.fingerprint)]
 
     def _place(self, table: UnwindTable, mapping: Mapping) -> _Placed:
@@ -263,14 +269,23 @@ class UnwindLayout:
         self._page_count += len(table.pages)
         return placed
 
-    def _cut(self, entries: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], int]:
-        """As many entries as a list may have; those without a table go first."""
+    def _cut(
+        self, entries: Sequence[tuple[int, ...]], present: Iterable[Mapping]
+    ) -> tuple[list[tuple[int, ...]], int]:
+        """As many entries as a list has room for, and how many are left out: first those that are
+        not present, then those without a table."""
         room = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
         excess = len(entries) - room
         if excess <= 0:
             return list(entries), 0
-        by_use = sorted(entries, key=lambda entry: entry[6] == 0)  # page_count
-        return sorted(by_use[:room]), excess
+        starts = sorted(mapping.start for mapping in present if mapping.is_executable)
+
+        def order(entry: tuple[int, ...]) -> tuple[bool, bool]:
+            start, end, *_ = entry
+            is_present = bisect_left(starts, start) < bisect_left(starts, end)
+            return not is_present, entry[6] == 0  # page_count
+
+        return sorted(sorted(entries, key=order)[:room]), excess
 
     def _next_list_start(self, count: int) -> int:
         half = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
@@ -289,7 +304,7 @@ def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
     """A mapping as the walker reads it."""
     for segment in placed.segments:
         # The kernel maps whole pages, so a mapping begins where the segment's first page does.
-        first_page = segment.offset - segment.offset % _PAGE_BYTES
+        first_page = segment.offset - segment.offset % PAGE_BYTES
         if first_page <= mapping.offset < segment.offset + segment.size:
             vaddr = segment.vaddr - segment.offset + mapping.offset  # of the mapping's first byte
             bias = (mapping.start - vaddr + placed.base) & _ADDRESS_MASK

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
@@ -30,10 +32,22 @@ class ProcessTables:
     budget: TableBudget = field(default_factory=TableBudget)
     open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None  # that are open already
 
+    _fingerprints: WeakKeyDictionary[ElfObject, tuple[tuple[int, ...], int]] = field(
+        default_factory=WeakKeyDictionary, init=False
+    )  # with the file's state when it was computed
+
     def fingerprint(self, mapping: Mapping) -> int:
-        """By which the object behind a mapping is known when it is loaded again; 0: by nothing."""
+        """The number by which the object behind a mapping is recognized when it is loaded again
+        (fingerprint.py); 0 if it has none that no other object has."""
         elf = self.open_objects(mapping)
-        return fingerprint(elf) if elf is not None and is_unmistakable(elf) else 0
+        if elf is None:
+            return 0
+        state = _state(elf)
+        known = self._fingerprints.get(elf)
+        if known is None or known[0] != state:
+            known = state, fingerprint(elf) if is_unmistakable(elf) else 0
+            self._fingerprints[elf] = known
+        return known[1]
 
     def __call__(self, mapping: Mapping) -> UnwindTable | None:
         """The table of the object behind a mapping, None for memory without one.
@@ -74,6 +88,15 @@ class ProcessTables:
         except OSError as error:
             reason = error.strerror or "unknown error"
             raise ObjectFileError(f"{mapping.path} can't be read: {reason}") from error
+
+
+def _state(elf: ElfObject) -> tuple[int, ...]:
+    """Changes when a file is written over. One that was closed can't: it is compared when it is
+    opened again."""
+    if not elf.holds_file or elf.descriptor is None:
+        return elf.file_stamp
+    status = os.fstat(elf.descriptor)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def weight_of(path: str) -> int:

@@ -41,7 +41,7 @@ class Rule(IntEnum):
     RULE_NONE = 0  # not known; the CFA offset holds a `NoRule`
     RULE_RSP = 1  # rsp + offset
     RULE_RBP = 2  # rbp + offset
-    RULE_PLT = 3  # rsp + 8, and 8 more from this byte of a 16-byte PLT entry on: see PLT_ENTRY_SIZE
+    RULE_PLT = 3  # rsp + 8, and 8 more from this byte of a 16-byte PLT entry on
     RULE_END = 4  # the outermost frame: its return address is undefined. Field: an `EndOf`
     RULE_RBP_DEREF = 5  # *(rbp + offset): a function that realigned its stack
     RULE_RSP_DEREF = 6  # *(rsp + offset)
@@ -78,18 +78,6 @@ class SavedRbp(IntEnum):
 
 
 SAVED_RBP_MAX = 253 * CFA_OFFSET_UNIT  # farthest from the CFA that a row can say, in bytes
-
-# A lazy PLT entry pushes its relocation index and jumps to the resolver, without a FDE of its own:
-# binutils and lld describe the whole section by one expression, CFA = rsp + 8 + (((rip & 15) >= N)
-# << 3). N is what RULE_PLT keeps in the place of the CFA offset, unscaled.
-PLT_ENTRY_SIZE = 16
-
-# The kernel's struct rt_sigframe as a handler's caller sees it: rsp points at a ucontext_t, whose
-# uc_mcontext.gregs hold the interrupted registers (arch/x86/include/uapi/asm/sigcontext.h,
-# struct sigcontext_64 at +40). Offsets from rsp in bytes.
-SIGNAL_RBP_OFFSET = 120
-SIGNAL_RSP_OFFSET = 160
-SIGNAL_RIP_OFFSET = 168
 
 
 class Row(NamedTuple):

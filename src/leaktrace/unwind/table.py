@@ -18,7 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.elf.object import PF_X, ElfObject
+from leaktrace.arch.machines import is_unwound_by_tables
+from leaktrace.arch.x86_64 import MAX_OBJECT_BYTES, USER_SPACE_END
+from leaktrace.elf.headers import PF_X
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.entries import (
     MAX_SECTION_BYTES,
@@ -31,10 +34,8 @@ from leaktrace.unwind.entries import (
 from leaktrace.unwind.rows import PC_SHIFT, NoRule, Row, Rows, Rule, SavedRbp, unpack, unpack_all
 
 PAGE_SHIFT = 8  # a page of code is 256 bytes: at most 257 rows to search, nine steps
-# Code and what it refers to lie within 2 GiB (psABI, small and medium code model); the page index
-# of an object that claims more could be larger than the object.
-MAX_EXTENT_BYTES = 1 << 31
-_MAX_BASE = 1 << 47  # end of user space with four-level page tables
+# The page index of an object that claims more could be larger than the object.
+MAX_EXTENT_BYTES = MAX_OBJECT_BYTES
 
 # Counts changes of what is compiled from the same sections: a cached table of another version is
 # not the one wanted.
@@ -139,7 +140,7 @@ def read_source(elf: ElfObject) -> UnwindSource:
     C++ runtime finds it; .debug_frame fills in what was compiled without unwind tables. Raises
     ObjectFileError as `compile_object` does.
     """
-    if elf.machine != "EM_X86_64" or elf.bits != 64 or elf.byte_order != "<":
+    if not is_unwound_by_tables(elf.machine) or elf.bits != 64 or elf.byte_order != "<":
         raise ObjectFileError(
             f"{elf.shown} is not an x86-64 object ({elf.machine}, {elf.bits}-bit)",
             "stacks through its code are found by frame pointers",
@@ -152,7 +153,7 @@ def read_source(elf: ElfObject) -> UnwindSource:
     if not segments:
         raise ObjectFileError(f"{elf.shown} has no executable segment")
     base = min(s.vaddr for s in elf.load_segments)
-    if base >= _MAX_BASE:
+    if base >= USER_SPACE_END:
         raise ObjectFileError(f"{elf.shown} can't be loaded at {base:#x}")
     eh_frame = _section(elf, SectionKind.EH_FRAME) or _eh_frame_by_segment(elf)
     debug_frame = _section(elf, SectionKind.DEBUG_FRAME)

@@ -16,7 +16,8 @@ from leaktrace.bpf import links
 from leaktrace.bpf.build import source_directory
 from leaktrace.bpf.compiler_child import import_bcc
 from leaktrace.options import ObjectChoice
-from leaktrace.process.probes.plan import Planner, Way
+from leaktrace.process.probes.plan import Way
+from leaktrace.process.probes.planner import Planner
 
 SOURCE = r"""
 #include <uapi/linux/ptrace.h>

@@ -17,7 +17,8 @@ from harness.tracer import NEVER, Tracer, run_leaktrace
 from benchmarking import REPOSITORY
 from leaktrace.bpf import links, syscalls
 from leaktrace.options import ObjectChoice
-from leaktrace.process.probes.plan import Planner, Way
+from leaktrace.process.probes.plan import Way
+from leaktrace.process.probes.planner import Planner
 
 Attach = Callable[[int], AbstractContextManager[object]]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies
 
-from leaktrace.elf.object import PF_X, ElfObject
+from leaktrace.elf.headers import PF_X
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 
 SOURCE = """

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from leaktrace.cli import doctor
 from leaktrace.cli.doctor import doctor_command, to_json, user_mode_works
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.machine import features
-from leaktrace.machine.features import Feature, Machine, State, all_features, require_user_mode
+from leaktrace.machine import features, packages, trials
+from leaktrace.machine.features import all_features, require_user_mode
+from leaktrace.machine.machine import Feature, Machine, State
+from leaktrace.machine.packages import install_hint
 
 BCC = "usr/lib/python3/dist-packages/bcc"
 LOCKDOWN = "sys/kernel/security/lockdown"
@@ -194,7 +196,7 @@ def test_the_package_is_named_as_the_distribution_does(
     root: Path, os_release: str, command: str
 ) -> None:
     (root / "etc/os-release").write_text(os_release)
-    assert command in features.install_hint(Machine(root), "bcc")
+    assert command in install_hint(Machine(root), "bcc")
 
 
 def test_another_package_called_bcc_is_passed_over(root: Path) -> None:
@@ -244,7 +246,7 @@ def test_the_command_prints_80_columns_and_tells_by_its_status(
 
 def test_nothing_imports_bcc_to_look_for_it() -> None:
     """LLVM would come with it. (The one module that may is leaktrace.process.program's child.)"""
-    for module in (features, doctor):
+    for module in (features, packages, trials, doctor):
         assert module.__file__ is not None
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         names = [

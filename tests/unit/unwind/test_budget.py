@@ -110,6 +110,41 @@ def test_time_runs_out_within_an_object(
         assert len(cache.table_for(elf, ours).rows) > 1000
 
 
+def test_one_look_has_a_bound(
+    make: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "LATER_CPU_S", 0.0)
+    ours = TableBudget()
+    ours.look_again()
+    with (
+        ElfObject.open(make("later", PIECE_BYTES)) as elf,
+        pytest.raises(OverBudgetError, match=r"at one time took more than 0 s"),
+    ):
+        TableCache(None).table_for(elf, ours)
+
+
+def test_all_looks_together_have_a_bound(
+    make: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has time for an object, until all of it is used."""
+    monkeypatch.setattr(budget, "LATER_CPU_S", 1000.0)
+    monkeypatch.setattr(budget, "MAX_LATER_CPU_S", 0.5)
+    ours, built = TableBudget(), 0
+    with ElfObject.open(make("later", PIECE_BYTES)) as elf:
+
+        def build() -> None:
+            ours.look_again()
+            TableCache(None).table_for(elf, ours)
+
+        with pytest.raises(OverBudgetError, match=r"loaded later took more than 0\.5 s"):
+            for _ in range(1000):
+                build()
+                built += 1
+        assert 0 < built < 1000
+        with pytest.raises(OverBudgetError):
+            build()
+
+
 def test_the_end_of_a_run_is_no_lack_of_budget(
     make: Callable[[str, int], Path], tmp_path: Path
 ) -> None:

@@ -15,11 +15,14 @@ from unwind_walker import Arrays
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process import follow
+from leaktrace.process.tables import Moment
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.unwind import layout as install
+from leaktrace.unwind import process
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
+from leaktrace.unwind.fingerprint import FINGERPRINT_BYTES, fingerprint
 from leaktrace.unwind.layout import MAPPING_DTYPE, Capacity, UnwindLayout, at_array_stride
 from leaktrace.unwind.process import ProcessTables
 from leaktrace.unwind.rows import Row, Rule, pack
@@ -331,6 +334,63 @@ def test_too_many_mappings_leave_out_code_nothing_is_known_of() -> None:
     assert int(update.mappings[3]["start"]) == 0x900000
     assert update.mappings[3]["page_count"] > 0
     assert layout.update(jit[:1]).mapping_start == 4
+
+
+def test_too_many_mappings_leave_out_code_that_is_gone_first() -> None:
+    layout = layout_of({"/lib/one.so": table([0x1000])})
+    layout.capacity = Capacity(rows=100, pages=100, mappings=8)
+    gone = [mapping(0x900000 + 8 * PAGE * i, 4) for i in range(4)]
+    present = [mapping(0x100000 + 2 * PAGE * i, 1, path="", inode=0, offset=0) for i in range(3)]
+    update = layout.update([*gone, *present], present=present)
+    assert update.mappings_left_out == 3
+    starts = update.mappings["start"].tolist()
+    assert starts[:3] == [one.start for one in present]
+    assert starts[3] in [one.start for one in gone]  # with a table, in the room that is left
+
+
+def test_mappings_without_room_are_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for module in (install, follow):
+        monkeypatch.setattr(module, "MAX_LISTED_MAPPINGS", 4)
+    jit = [mapping(0x100000 + 2 * PAGE * i, 1, path="", inode=0, offset=0) for i in range(5)]
+    follower = follow.TableFollower(os.getpid(), TableBudget())
+    follower.plan(jit[:4])
+    assert list(follower.left_out()) == []
+    follower.follow(jit, Moment())
+    (note,) = follower.left_out()
+    assert "more than 4 executable mappings" in note
+    follower.follow(jit[:4], Moment())
+    assert list(follower.left_out()) == [note]  # stacks of that time are in the report
+
+
+def test_fingerprints_are_computed_again_only_when_the_file_has_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    computed: list[int] = []
+
+    def counted(elf: ElfObject) -> int:
+        computed.append(fingerprint(elf))
+        return computed[-1]
+
+    monkeypatch.setattr(process, "fingerprint", counted)
+    path = tmp_path / "libc.so"
+    path.write_bytes(
+        Path(next(m.path for m in read_mappings(os.getpid()) if "/libc" in m.path)).read_bytes()
+    )
+    with ElfObject.open(path) as elf:
+        tables = ProcessTables(os.getpid(), TableCache(None), open_objects=lambda _: elf)
+        one = mapping(PAGE, 1)
+        first = tables.fingerprint(one)
+        assert first != 0
+        assert [tables.fingerprint(one) for _ in range(3)] == [first] * 3
+        assert computed == [first]
+        with path.open("r+b") as file:  # behind the build ID, before the end of what is hashed
+            file.seek(FINGERPRINT_BYTES - 1)
+            file.write(b"\xa5")
+        assert tables.fingerprint(one) != first
+        assert len(computed) == 2
 
 
 def test_a_process_without_executable_mappings() -> None:

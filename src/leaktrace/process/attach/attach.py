@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from leaktrace.bpf import links
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.capabilities import enumerate_missing, missing_for_probes
-from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, TargetError
+from leaktrace.errors import (
+    AS_ROOT_OR_DOCTOR,
+    EnvironmentUnfitError,
+    LeaktraceError,
+    ProgramError,
+    TargetError,
+)
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
@@ -253,7 +259,7 @@ def _explain(error: OSError, where: str) -> LeaktraceError:
         return EnvironmentUnfitError(
             f"the kernel does not permit a probe on {where}"
             + (f": {enumerate_missing(missing)}" if missing else ""),
-            "run as root: sudo leaktrace …; `leaktrace doctor` tells what is missing",
+            AS_ROOT_OR_DOCTOR,
         )
     if error.errno == errno.ESRCH:
         return TargetError("the process ended before it could be traced", "check its pid")

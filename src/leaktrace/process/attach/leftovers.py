@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from leaktrace.arch.machines import this_machine
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.capabilities import Capability
 from leaktrace.notices import tell
@@ -38,11 +39,6 @@ _MOST_BYTES = 1 << 30
 _MOST_COPIED_PAGES = 4096
 # /proc/PID/pagemap, Documentation/admin-guide/mm/pagemap.rst
 _IN_MEMORY, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
-# What the kernel writes: int3; brk #5 (UPROBES_BRK_IMM, arch/arm64).
-_BREAKPOINTS: dict[str, npt.NDArray[np.unsignedinteger]] = {
-    "x86_64": np.array([0xCC], np.uint8),
-    "aarch64": np.array([0xD42000A0], np.uint32),
-}
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,11 @@ def _count(breakpoints: int) -> str:
 
 def _breakpoints(pid: int, plan: ObjectPlan, mappings: Iterable[Mapping]) -> _Found:
     """Nothing where the process's memory can't be read: it may end at any time."""
-    instruction = _BREAKPOINTS.get(os.uname().machine)
+    machine = this_machine()
     descriptor = plan.elf.descriptor
-    if instruction is None or descriptor is None:
+    if machine is None or descriptor is None:
         return _Found(())
+    instruction = np.frombuffer(machine.breakpoint, f"<u{len(machine.breakpoint)}")
     offsets: list[int] = []
     unclear = 0
     try:

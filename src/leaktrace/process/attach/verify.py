@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from leaktrace.arch.machines import is_decoded
 from leaktrace.errors import system_error
 from leaktrace.process.probes.allocators import REQUIRED, Hook
 from leaktrace.process.probes.plan import LeftOut, ObjectPlan
@@ -31,7 +32,7 @@ def verified(plan: ObjectPlan, pid: int, mappings: Sequence[MemoryMapping]) -> O
     """The plan without functions whose code was changed in memory, at a probe or at their entry;
     without any, where malloc or a release is among them: figures would be wrong."""
     code = plan.code_in(mappings)
-    if plan.elf.machine != "EM_X86_64" or not code:
+    if not is_decoded(plan.elf.machine) or not code:
         return plan
     descriptor = plan.elf.descriptor
     assert descriptor is not None  # it was opened from a file

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaktrace.arch.machines import is_decoded
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.notices import hint, tell
 from leaktrace.printable import printable
@@ -65,7 +66,7 @@ class ProbeWatch:
     def add(self, plan: ObjectPlan, offsets: tuple[int, ...]) -> None:
         """Watch the probes of an object, which are on now; `offsets` in its file."""
         descriptor = plan.elf.descriptor
-        if descriptor is None or plan.elf.machine != "EM_X86_64":
+        if descriptor is None or not is_decoded(plan.elf.machine):
             return
         self._objects.append(_Watched(plan, os.dup(descriptor), offsets))
 

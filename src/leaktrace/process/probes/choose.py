@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leaktrace.abi.process import Action, Function
-from leaktrace.arch.x86 import ARGUMENTS, RBP, RSP
+from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP, may_have_shadow_stacks
+from leaktrace.arch.x86_64_code import may_carry_probe
 from leaktrace.process.probes.code.cut import UNCUTTABLE, cheapest_cut
 from leaktrace.process.probes.code.flow import Exit, Flow, UnfollowableError
 from leaktrace.process.probes.code.values import (
@@ -26,8 +27,6 @@ from leaktrace.process.probes.code.values import (
 )
 from leaktrace.process.probes.placement import (
     MAX_PROLOGUE,
-    may_carry_probe,
-    may_have_shadow_stacks,
     place,
 )
 from leaktrace.process.probes.point import Point, is_failure

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
-from leaktrace.arch.x86 import RBP
+from leaktrace.arch.x86_64 import RBP
 from leaktrace.process.probes.code.values import Constant, Place, Register, Slot
 from leaktrace.process.probes.point import Point
 

@@ -8,15 +8,17 @@ called.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from leaktrace.abi.process import Function
-from leaktrace.arch.x86 import Instruction, decode
-from leaktrace.elf.object import PF_X, ElfObject, LoadSegment
+from leaktrace.arch.machines import is_decoded
+from leaktrace.arch.x86_64 import may_have_shadow_stacks
+from leaktrace.arch.x86_64_code import CALL_OR_JUMP, Instruction, decode, may_carry_probe
+from leaktrace.elf.headers import PF_X, LoadSegment
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM, Hook
-from leaktrace.process.probes.placement import Placement, may_carry_probe, may_have_shadow_stacks
+from leaktrace.process.probes.placement import Placement
 from leaktrace.process.probes.plan import ObjectPlan, Probe
 from leaktrace.targets.loader import LoaderInterface
 from leaktrace.targets.mapped_files import MappedFiles
@@ -24,7 +26,6 @@ from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.extents import Extents
 
 _HOOK = Hook("_dl_debug_state", Function.NONE, OBJECTS_PROGRAM, 0, has_return=False)
-_CALL_OR_JUMP = re.compile(rb"[\xe8\xe9]", re.DOTALL)  # with a distance of four bytes
 _MAX_CODE_BYTES = 4 << 20  # a loader has 200 KiB, musl's libc 500
 
 
@@ -47,7 +48,7 @@ def plan_loader(
         probes = () if function is None else tuple(_probes(elf, function))
     except ObjectFileError:
         probes = ()
-    if not probes or elf.machine != "EM_X86_64":
+    if not probes or not is_decoded(elf.machine):
         elf.close()
         return None
     identity = (mapping.device, mapping.inode)
@@ -68,7 +69,7 @@ def _probes(elf: ElfObject, function: int) -> Iterator[Probe]:
 def _calls(elf: ElfObject, segment: LoadSegment, function: int) -> Iterator[int]:
     """Where there may be a call of the function: bytes that would be one."""
     code = elf.read(segment.offset, segment.file_size)
-    for match in _CALL_OR_JUMP.finditer(code, 0, max(len(code) - 4, 0)):
+    for match in CALL_OR_JUMP.finditer(code, 0, max(len(code) - 4, 0)):
         end = match.end() + 4
         distance = int.from_bytes(code[match.end() : end], "little", signed=True)
         if segment.vaddr + end + distance == function:

@@ -26,11 +26,11 @@ System V psABI for x86-64, 3.2.2 and 3.2.3.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
-from pathlib import Path
 
-from leaktrace.arch.x86 import ARGUMENTS, RSP, Instruction, decode
+from leaktrace.arch.machines import is_decoded
+from leaktrace.arch.x86_64 import ARGUMENTS, RSP, may_have_shadow_stacks
+from leaktrace.arch.x86_64_code import Instruction, decode, may_carry_probe
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol
 from leaktrace.errors import ObjectFileError
@@ -38,11 +38,6 @@ from leaktrace.errors import ObjectFileError
 MAX_PROLOGUE = 16  # instructions looked at
 _MAX_FUNCTION_BYTES = 16_384  # searched for jumps back
 _UNKNOWN_SIZE_BYTES = 512  # the same, where the symbol has no size
-
-# Prefixes of instructions that the kernel won't probe (is_prefix_bad): lock, and of segments but
-# fs and gs.
-_REFUSED_PREFIXES = frozenset({0xF0, 0x26, 0x2E, 0x36, 0x3E})
-_PREFIXES = _REFUSED_PREFIXES | {0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3}
 
 
 @dataclass(frozen=True)
@@ -54,83 +49,6 @@ class Placement:
     emulated: bool  # one trap a hit, not two
     reason: str = ""  # why it isn't on a cheaper instruction
     refused: bool = False  # no instruction may carry it: don't attach
-
-
-# What the kernel steps without further ado. Others it refuses (what is encoded with VEX or EVEX,
-# hlt, in, out), at the latest when the file is mapped, and then without a word.
-_STEPPED = frozenset(
-    [
-        "adc",
-        "add",
-        "and",
-        "bsf",
-        "bsr",
-        "bswap",
-        "bt",
-        "cdq",
-        "cdqe",
-        "cmp",
-        "cqo",
-        "dec",
-        "div",
-        "endbr64",
-        "idiv",
-        "imul",
-        "inc",
-        "lea",
-        "leave",
-        "mov",
-        "movabs",
-        "movsx",
-        "movsxd",
-        "movzx",
-        "mul",
-        "neg",
-        "not",
-        "or",
-        "pop",
-        "push",
-        "ret",
-        "rol",
-        "ror",
-        "sar",
-        "sbb",
-        "shl",
-        "shr",
-        "sub",
-        "test",
-        "xchg",
-        "xor",
-    ]
-)
-
-
-def may_carry_probe(one: Instruction, *, shadow_stacks: bool) -> bool:
-    """Whether an instruction can be probed without harm. `shadow_stacks`: the process may have
-    them."""
-    # A jump over eight bytes is what later kernels write over a nop of ten that was probed.
-    if one.is_long_nop or one.code == b"\xeb\x08":
-        return False
-    if one.is_call and shadow_stacks:
-        return False
-    is_stepped = one.mnemonic in _STEPPED or one.mnemonic.startswith(("cmov", "set"))
-    if not (one.is_emulated or is_stepped or one.is_return or one.is_jump or one.is_call):
-        return False
-    for byte in one.code:
-        if byte in _REFUSED_PREFIXES:
-            return False
-        if byte not in _PREFIXES:
-            break
-    return True
-
-
-@cache
-def may_have_shadow_stacks() -> bool:
-    """Whether processes of this machine can have shadow stacks (CET, Linux 6.6)."""
-    try:
-        return "user_shstk" in Path("/proc/cpuinfo").read_text(errors="replace").split()
-    except OSError:
-        return True
 
 
 def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Placement:
@@ -172,7 +90,7 @@ def place(code: bytes, argument_count: int, whole: bytes | None = None) -> Place
 
 def place_in(elf: ElfObject, function: FunctionSymbol, argument_count: int) -> Placement:
     """The same for a function of an object. On other machines than x86-64 the entry it is."""
-    if elf.machine != "EM_X86_64":
+    if not is_decoded(elf.machine):
         return Placement(0, "?", emulated=False, reason="placement is known for x86-64 only")
     size = min(function.size or _UNKNOWN_SIZE_BYTES, _MAX_FUNCTION_BYTES)
     try:

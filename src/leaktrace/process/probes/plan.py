@@ -1,41 +1,26 @@
-"""Which functions of which objects get a probe, decided from the files the target has mapped."""
+"""The probes of one object: which functions get one, on which instructions."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property, partial
 from pathlib import Path
 
 from leaktrace.abi.process import Action, Function
+from leaktrace.arch.machines import is_decoded, this_machine
 from leaktrace.bpf import syscalls
 from leaktrace.cache.directory import user_cache_directory
-from leaktrace.elf.object import ElfObject, FunctionSymbol
-from leaktrace.elf.symbols import find_functions
-from leaktrace.errors import NotAnObjectError, ObjectFileError
-from leaktrace.options import ObjectChoice
-from leaktrace.own.shortages import shortage_behind
-from leaktrace.printable import printable
+from leaktrace.elf.object import ElfObject
+from leaktrace.elf.symbols import FunctionSymbol
+from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
-from leaktrace.process.probes.families import MARKS
-from leaktrace.process.probes.passed_over import PassedOver
 from leaktrace.process.probes.placement import Placement, place_in
 from leaktrace.process.probes.point import Point
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
 from leaktrace.process.probes.points import FrameRules, PointFinder
-from leaktrace.process.probes.program_files import (
-    OUR_MACHINE,
-    WrongMachineError,
-    objects_of_program,
-)
-from leaktrace.process.probes.survey import Survey
-from leaktrace.targets.mapped_files import MappedFiles, UnreachableFileError
 from leaktrace.targets.mappings import Mapping as MemoryMapping
-from leaktrace.targets.mappings import read_mappings
-from leaktrace.targets.root import TargetRoot
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache
 
@@ -50,7 +35,8 @@ class Way(Enum):
 
 def best_way() -> Way:
     """What this machine can: points take cookies, and an instruction set that is understood."""
-    can = syscalls.has_attach_cookie() and os.uname().machine == "x86_64"
+    machine = this_machine()
+    can = machine is not None and machine.has_decoder and syscalls.has_attach_cookie()
     return Way.POINTS if can else Way.SAFE_RETURNS
 
 
@@ -219,7 +205,7 @@ def plan_object(
             entries.setdefault(symbol.vaddr, (hook, symbol, entry))
     calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
     found_points: dict[int, Found] = {}
-    if way is Way.POINTS and elf.machine == "EM_X86_64":
+    if way is Way.POINTS and is_decoded(elf.machine):
         kinds = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
         names = {prefix + hook.symbol: hook.function for hook in hooks}
         try:
@@ -285,212 +271,3 @@ def _frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | Non
         raise
     except ObjectFileError:
         return None
-
-
-class ChosenNotMappedError(ObjectFileError):
-    """The object that the user chose is not mapped; it may be loaded later."""
-
-
-class Planner:
-    """Finds the allocators among the objects of a target, each object looked at once."""
-
-    def __init__(
-        self,
-        choice: ObjectChoice,
-        *,
-        way: Way = Way.POINTS,
-        budget: TableBudget | None = None,
-    ) -> None:
-        """`budget` is the run's for unwind tables, which the points of an object may need."""
-        self._choice = choice
-        self._way = way
-        self._budget = budget
-        self._seen: set[tuple[str, int]] = set()
-        # Who chooses an object or its functions' names knows that nothing else is traced.
-        is_chosen = choice.path is not None or choice.symbols_prefix != ""
-        self.survey = None if is_chosen else Survey()
-        self.passed_over: list[PassedOver] = []  # since the last time that it was emptied
-
-    def plan_process(
-        self, pid: int, mappings: tuple[MemoryMapping, ...] | None = None
-    ) -> list[ObjectPlan]:
-        """Plans for what the process has mapped (`mappings`, if they were just read) and was not
-        seen before.
-
-        Raises TargetError when the process is gone or of a kind that can't be traced,
-        ObjectFileError when the object that the user chose is no allocator. What was left out
-        although it may be one is found in `passed_over`.
-        """
-        mapped = _executable_files(read_mappings(pid) if mappings is None else mappings)
-        files = MappedFiles(pid)
-        if self._choice.path is not None:
-            return self._plan_chosen(self._choice.path, mapped, files, pid)
-        plans = []
-        for mapping in mapped:
-            elf = self._open_new(mapping, files)
-            if elf is not None:
-                kept = self._keep_if_allocator(elf, mapping.path, self._choice.symbols_prefix)
-                identity = (mapping.device, mapping.inode)
-                plans += [replace(plan, identity=identity) for plan in kept]
-        return plans
-
-    def plan_command(self, executable: str) -> list[ObjectPlan]:
-        """Plans for a program that is about to be executed, from the objects it will load.
-
-        Raises TargetError when it can't be executed, ObjectFileError as above.
-        """
-        if self._choice.path is not None and "/" in self._choice.path:
-            return self._plan_file(self._choice.path)
-        plans = []
-        for path in objects_of_program(executable):
-            if self._choice.path is not None and not _is_called(path, self._choice.path):
-                continue
-            try:
-                elf = ElfObject.open(path)
-            except ObjectFileError as error:
-                if path == executable:
-                    raise
-                self._pass_over(path, error)
-                continue
-            if self._is_new(elf):
-                plans += self._keep_if_allocator(elf, path, self._choice.symbols_prefix)
-            else:
-                elf.close()
-        return plans
-
-    def forget(self) -> None:
-        """Plan every object again."""
-        self._seen.clear()
-        if self.survey is not None:
-            self.survey.forget()
-        self.passed_over.clear()
-
-    def _is_new(self, elf: ElfObject) -> bool:
-        """Whether this very file was not planned before, under whatever path."""
-        descriptor = elf.descriptor
-        assert descriptor is not None  # it was opened from a file
-        status = os.fstat(descriptor)
-        key = (f"file on {status.st_dev}", status.st_ino)
-        if key in self._seen:
-            return False
-        self._seen.add(key)
-        return True
-
-    def _open_new(self, mapping: MemoryMapping, files: MappedFiles) -> ElfObject | None:
-        key = (mapping.device, mapping.inode)
-        if key in self._seen:
-            return None
-        self._seen.add(key)
-        try:
-            elf = files.elf(mapping)
-        except ObjectFileError as error:
-            lacks = shortage_behind(error)
-            if lacks is not None:  # it is not known what the file is
-                self._seen.discard(key)
-                raise lacks from error
-            self._pass_over(mapping.path, error)
-            return None
-        if not self._is_new(elf):
-            elf.close()
-            return None
-        if elf.machine != OUR_MACHINE or elf.bits != 64:
-            self._pass_over(mapping.path, WrongMachineError(mapping.path, elf))
-            elf.close()
-            return None
-        return elf
-
-    def _pass_over(self, path: str, error: ObjectFileError) -> None:
-        if isinstance(error, NotAnObjectError):
-            return  # a mapped file that is no ELF object has no allocator to hook
-        if isinstance(error.__cause__, FileNotFoundError | ProcessLookupError):
-            return  # it was unmapped meanwhile
-        self.passed_over.append(PassedOver(path, error))
-
-    def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
-        plan = None
-        try:
-            tables = elf.symbol_tables()
-            functions = find_functions(tables, (*names_to_hook(prefix), *MARKS))
-            plan = plan_object(
-                elf, path, prefix, way=self._way, functions=functions, budget=self._budget
-            )
-            if self.survey is not None:
-                hooked = frozenset() if plan is None else plan.hooked
-                self.survey.look(elf, path, tables, functions, hooked)
-        except ObjectFileError as error:  # a damaged symbol table: nothing of it can be hooked
-            self._pass_over(path, error)
-        if plan is None:
-            elf.close()
-            return []
-        return [plan]
-
-    def _plan_chosen(
-        self, choice: str, mappings: Sequence[MemoryMapping], files: MappedFiles, pid: int
-    ) -> list[ObjectPlan]:
-        for mapping in mappings:
-            if _is_called(mapping.path, choice):
-                if (mapping.device, mapping.inode) in self._seen:
-                    return []
-                self._seen.add((mapping.device, mapping.inode))
-                return [self._require(partial(files.elf, mapping), mapping.path)]
-        if "/" in choice:
-            return self._plan_file(choice, pid)
-        raise ChosenNotMappedError(
-            f"process {pid} has no object called {choice} mapped",
-            f"see /proc/{pid}/maps for its objects, or give a path",
-        )
-
-    def _plan_file(self, path: str, pid: int | None = None) -> list[ObjectPlan]:
-        """A file that isn't mapped yet: in the root of the process if it is there, else in ours."""
-        if path in {key for key, _ in self._seen}:
-            return []
-        self._seen.add((path, 0))
-        if pid is None or not path.startswith("/"):
-            shown = os.path.realpath(path)
-            return [self._require(partial(ElfObject.open, shown), shown)]
-        try:
-            descriptor = TargetRoot(f"/proc/{pid}/root").open(path)
-        except FileNotFoundError:
-            return [self._require(partial(ElfObject.open, path), path)]
-        except OSError as error:
-            raise ObjectFileError(
-                f"{printable(path)} can't be opened: {error.strerror}",
-                "choose a program or a shared library with --obj",
-            ) from error
-        try:
-            return [self._require(partial(ElfObject.open, descriptor, path), path)]
-        finally:
-            os.close(descriptor)
-
-    def _require(self, open_it: Callable[[], ElfObject], path: str) -> ObjectPlan:
-        """The plan of a file that the user chose, which `path` is the name of."""
-        prefix = self._choice.symbols_prefix
-        try:
-            elf = open_it()
-            plan = plan_object(elf, path, prefix, way=self._way, budget=self._budget)
-        except ObjectFileError as error:
-            if isinstance(error, UnreachableFileError) and error.capability is not None:
-                raise error.as_access_error() from error
-            raise ObjectFileError(
-                error.message, "choose a program or a shared library with --obj"
-            ) from error
-        if plan is None:
-            elf.close()
-            raise ObjectFileError(
-                f"{path} does not define {prefix}malloc and {prefix}free",
-                "choose the object that defines them, or check --symbols-prefix",
-            )
-        return plan
-
-
-def _executable_files(mappings: tuple[MemoryMapping, ...]) -> list[MemoryMapping]:
-    return [m for m in mappings if m.is_executable and m.is_file]
-
-
-def _is_called(path: str, choice: str) -> bool:
-    """Whether a mapped object is the one that the user means: its path, its file name, or a
-    library's short name (c for libc.so.6)."""
-    if "/" in choice:
-        return path in (choice, os.path.realpath(choice))
-    name = Path(path).name
-    return name == choice or bool(re.match(rf"lib{re.escape(choice)}[-.0-9]*\.so", name))

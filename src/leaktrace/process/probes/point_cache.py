@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from leaktrace.abi.process import Action, Function
+from leaktrace.arch.x86_64 import may_have_shadow_stacks
 from leaktrace.cache.files import FileCache
 from leaktrace.elf.object import ElfObject
 from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.code.values import Constant, Place, Register, Slot
-from leaktrace.process.probes.placement import may_have_shadow_stacks
 from leaktrace.process.probes.point import Point
 
 # Counts changes of what is found in the same code.

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from leaktrace.abi.process import Function
-from leaktrace.arch.x86 import ARGUMENTS, RBP, RSP
+from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.choose import Chooser

@@ -7,14 +7,15 @@ import re
 import subprocess
 from collections.abc import Iterator
 
+from leaktrace.arch.machines import this_machine
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.files import open_regular
 from leaktrace.printable import printable
 
 # Code of another machine may be mapped, but isn't executed: a probe would damage it.
-_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
-OUR_MACHINE = _MACHINES.get(os.uname().machine, "")
+_HERE = this_machine()
+OUR_MACHINE = _HERE.elf if _HERE is not None else ""
 _MAX_SHEBANGS = 4  # execve(2) follows as many
 _LOADER_DEADLINE_S = 30
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from leaktrace.abi.process import Action, Function
-from leaktrace.arch.x86 import RAX, RBP, RBX, RDI, RSP
+from leaktrace.arch.x86_64 import RAX, RBP, RBX, RDI, RSP
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.code.flow import UnfollowableError

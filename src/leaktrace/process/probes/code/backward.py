@@ -6,8 +6,9 @@ from there to a return, what it holds is what is returned.
 
 from __future__ import annotations
 
-from leaktrace.arch.x86 import CLOBBERED, RAX, RBP, RDI, RSP, Instruction
-from leaktrace.process.probes.code.effects import EXCHANGES, is_same_register, slot_of, transfer
+from leaktrace.arch.x86_64 import CLOBBERED, RAX, RBP, RDI, RSP
+from leaktrace.arch.x86_64_code import EXCHANGES, Instruction
+from leaktrace.process.probes.code.effects import is_same_register, slot_of, transfer
 from leaktrace.process.probes.code.flow import Exit, Flow
 from leaktrace.process.probes.code.values import (
     FAILED,

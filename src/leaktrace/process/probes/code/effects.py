@@ -6,7 +6,8 @@ Whatever isn't understood is forgotten. Sources: Intel SDM, volume 2; System V p
 
 from __future__ import annotations
 
-from leaktrace.arch.x86 import CLOBBERED, RAX, RBP, RSP, SYSCALL_CLOBBERED, Instruction, Operand
+from leaktrace.arch.x86_64 import CLOBBERED, RAX, RBP, RED_ZONE_BYTES, RSP, SYSCALL_CLOBBERED
+from leaktrace.arch.x86_64_code import EXCHANGES, WRITE_MUCH, Instruction, Operand
 from leaktrace.process.probes.code.values import (
     FAILED,
     NULL,
@@ -21,11 +22,6 @@ from leaktrace.process.probes.code.values import (
     State,
     Value,
 )
-
-EXCHANGES = ("xchg", "xadd", "cmpxchg")
-_RED_ZONE_BYTES = 128  # below rsp, which signal handlers leave alone (psABI, 3.2.2)
-# They write more than their operand's size says.
-_WRITE_MUCH = ("stos", "movs", "fxsave", "xsave", "fnsave", "fsave", "fnstenv", "fstenv")
 
 
 def slot_of(operand: Operand, state: State) -> Slot | None:
@@ -60,7 +56,7 @@ def transfer(one: Instruction, before: State, *, escaped: bool) -> State:
     state = _carried_out(one, before, escaped=escaped)
     sp = state.get(Register(RSP))
     if isinstance(sp, FrameAddress):
-        lowest = sp.offset_bytes - _RED_ZONE_BYTES
+        lowest = sp.offset_bytes - RED_ZONE_BYTES
         for home in [h for h in state if isinstance(h, Slot) and h.offset_bytes < lowest]:
             del state[home]
     return state
@@ -146,7 +142,7 @@ def _write_memory(one: Instruction, state: State, before: State, *, escaped: boo
                     state[slot] = value
         elif escaped or is_somewhere_in_frame(operand, before):
             _forget_slots(state)
-        if one.mnemonic.startswith(_WRITE_MUCH):
+        if one.mnemonic.startswith(WRITE_MUCH):
             _forget_slots(state)
 
 

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.arch.x86 import Instruction, decode
+from leaktrace.arch.x86_64_code import KEEPS_FLAGS, UNFOLLOWED, Instruction, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import find_functions
 from leaktrace.errors import ObjectFileError
@@ -31,11 +31,6 @@ _MAX_CALLEE_INSTRUCTIONS = 4_000
 _MAX_CALL_DEPTH = 6
 _BLOCK_BYTES = 512
 _MAX_FLAG_LINE = 4
-# They go elsewhere, or write registers without saying so.
-_UNFOLLOWED = frozenset(
-    ["xbegin", "iretq", "sysret", "sysexit", "int", "enter", "xlatb", "rdsspd", "rdsspq"]
-)
-_KEEPS_FLAGS = frozenset({"mov", "lea", "movabs", "movzx", "movsx", "movsxd", "push", "pop", "nop"})
 
 _NEVER_RETURN = re.compile(
     r"abort|_?exit|_Exit|quick_exit|pthread_exit|__assert(_perror)?_fail|__stack_chk_fail|__chk_fail"
@@ -118,7 +113,7 @@ class Flow:
         line: list[Instruction] = []
         while (before := self.by_end.get(at)) is not None and len(line) < _MAX_FLAG_LINE:
             line.append(before)
-            if before.mnemonic not in _KEEPS_FLAGS:
+            if before.mnemonic not in KEEPS_FLAGS:
                 break
             at = before.address
         return line
@@ -375,7 +370,7 @@ class CodeReader:
         if one.is_jump:
             after = self._after_jump(flow, one)
             return (one.end, *after) if one.is_conditional else after
-        if one.mnemonic in _UNFOLLOWED:
+        if one.mnemonic in UNFOLLOWED:
             raise UnfollowableError(f"it contains {one.mnemonic}")
         return (one.end,)
 

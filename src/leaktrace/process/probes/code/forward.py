@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from leaktrace.arch.x86 import RAX, RBP, RDX, RSP, Instruction
+from leaktrace.arch.x86_64 import RAX, RBP, RDX, RSP
+from leaktrace.arch.x86_64_code import Instruction
 from leaktrace.process.probes.code.effects import is_same_register, transfer
 from leaktrace.process.probes.code.flow import Exit, Flow, UnfollowableError
 from leaktrace.process.probes.code.values import (

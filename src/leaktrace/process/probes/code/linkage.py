@@ -12,13 +12,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.arch.x86 import decode
+from leaktrace.arch.x86_64 import R_GLOB_DAT, R_IRELATIVE, R_JUMP_SLOT
+from leaktrace.arch.x86_64_code import decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import RawSymbols
 from leaktrace.errors import ObjectFileError
 
 _DT_RELA, _DT_RELASZ, _DT_JMPREL, _DT_PLTRELSZ = 7, 8, 23, 2
-_R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE = 6, 7, 37
 _RELA = np.dtype([("offset", "<u8"), ("info", "<u8"), ("addend", "<i8")])
 _MAX_RELOCATION_BYTES = 64 << 20
 _STUB_BYTES = 32
@@ -42,9 +42,9 @@ class Linkage:
             return None
         one = relocations[index]
         kind = int(one["info"]) & 0xFFFFFFFF
-        if kind in (_R_GLOB_DAT, _R_JUMP_SLOT):
+        if kind in (R_GLOB_DAT, R_JUMP_SLOT):
             return self._symbol(int(one["info"]) >> 32)
-        if kind == _R_IRELATIVE:
+        if kind == R_IRELATIVE:
             return self._resolved_by(int(one["addend"]))
         return None
 
@@ -74,7 +74,7 @@ class Linkage:
         parts = [np.frombuffer(raw, dtype=_RELA) for raw in self._tables()]
         every = np.concatenate(parts) if parts else np.zeros(0, dtype=_RELA)
         kinds = every["info"] & np.uint64(0xFFFFFFFF)
-        kept = every[np.isin(kinds, (_R_GLOB_DAT, _R_JUMP_SLOT, _R_IRELATIVE))]
+        kept = every[np.isin(kinds, (R_GLOB_DAT, R_JUMP_SLOT, R_IRELATIVE))]
         return kept[np.argsort(kept["offset"], kind="stable")]
 
     def _tables(self) -> list[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from leaktrace.arch.x86 import ARGUMENTS, RBP, RSP
+from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP
 
 
 @dataclass(frozen=True, slots=True)

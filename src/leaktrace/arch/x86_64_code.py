@@ -1,13 +1,13 @@
-"""x86-64 instructions as the analysis of a function sees them, decoded by capstone.
+"""x86-64 by its instructions: a decoder on capstone, what a probe on one costs, known sequences.
 
-Registers are numbers, in the order in which instructions encode them: 0 rax, 1 rcx, 2 rdx, 3 rbx,
-4 rsp, 5 rbp, 6 rsi, 7 rdi, 8 to 15 r8 to r15. Part of a register stands for all of it.
-Sources: Intel SDM, volume 2; System V psABI for x86-64, 3.2.3 (arguments, registers that a call
-preserves).
+Registers are numbers as in x86_64.py; part of a register stands for all of it.
+Sources: Intel SDM, volume 2; arch/x86/kernel/uprobes.c (push_setup_xol_ops, branch_setup_xol_ops,
+can_optimize, is_prefix_bad).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,12 +16,7 @@ from typing import Any
 import capstone
 from capstone import x86 as cs_x86
 
-RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
-R11 = 11
-ARGUMENTS = (RDI, RSI, RDX, RCX)
-PRESERVED = frozenset({RBX, RSP, RBP, 12, 13, 14, 15})
-CLOBBERED = frozenset(range(16)) - PRESERVED
-SYSCALL_CLOBBERED = frozenset({RAX, RCX, R11})
+from leaktrace.arch.x86_64 import RAX
 
 _LEGACY = (
     ("rax", "eax", "ax", "al", "ah"),
@@ -36,6 +31,66 @@ _LEGACY = (
 )
 _NUMBERS = {name: number for number, names in enumerate(_LEGACY) for name in names}
 
+
+# Instructions that can't be followed: they jump, or write registers that capstone doesn't list.
+UNFOLLOWED = frozenset(
+    ["xbegin", "iretq", "sysret", "sysexit", "int", "enter", "xlatb", "rdsspd", "rdsspq"]
+)
+KEEPS_FLAGS = frozenset({"mov", "lea", "movabs", "movzx", "movsx", "movsxd", "push", "pop", "nop"})
+EXCHANGES = ("xchg", "xadd", "cmpxchg")
+# These write more bytes than the size of their operand. By prefix.
+WRITE_MUCH = ("stos", "movs", "fxsave", "xsave", "fnsave", "fsave", "fnstenv", "fstenv")
+# Prefixes of instructions that the kernel doesn't probe (is_prefix_bad): lock, and segments other
+# than fs and gs.
+_REFUSED_PREFIXES = frozenset({0xF0, 0x26, 0x2E, 0x36, 0x3E})
+_PREFIXES = _REFUSED_PREFIXES | {0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3}
+# What the kernel executes out of line in every case. It refuses others (those encoded with VEX or
+# EVEX, hlt, in, out), sometimes only when the file is mapped, and then without an error.
+_STEPPED = frozenset(
+    [
+        "adc",
+        "add",
+        "and",
+        "bsf",
+        "bsr",
+        "bswap",
+        "bt",
+        "cdq",
+        "cdqe",
+        "cmp",
+        "cqo",
+        "dec",
+        "div",
+        "endbr64",
+        "idiv",
+        "imul",
+        "inc",
+        "lea",
+        "leave",
+        "mov",
+        "movabs",
+        "movsx",
+        "movsxd",
+        "movzx",
+        "mul",
+        "neg",
+        "not",
+        "or",
+        "pop",
+        "push",
+        "ret",
+        "rol",
+        "ror",
+        "sar",
+        "sbb",
+        "shl",
+        "shr",
+        "sub",
+        "test",
+        "xchg",
+        "xor",
+    ]
+)
 
 # Registers that capstone doesn't say are written.
 _WRITTEN_UNLISTED = {"cmpxchg": frozenset({RAX})}
@@ -115,8 +170,8 @@ class Instruction:
 
     @property
     def is_long_nop(self) -> bool:
-        """Whether it is a nop of several bytes, in whatever way it is encoded: what kernels take
-        for one is in insn_is_nop (arch/x86/lib/insn-eval.c)."""
+        """Whether it is a nop of several bytes, in any encoding: what kernels take for one is in
+        insn_is_nop (arch/x86/lib/insn-eval.c)."""
         if self.mnemonic == "nop":
             return len(self.code) > 1
         if self.mnemonic not in ("lea", "mov") or len(self.code) < 5:
@@ -130,12 +185,12 @@ class Instruction:
 
     @property
     def is_trap(self) -> bool:
-        """Whether control never goes on from here: what compilers put where none should come."""
+        """Whether control never goes on from here: compilers mark unreachable code with it."""
         return self.mnemonic in ("ud2", "hlt", "int3")
 
     @property
     def ends_block(self) -> bool:
-        """Whether control may go on elsewhere than at `end`, or not at all."""
+        """Whether control may go on elsewhere than at `end`, or nowhere."""
         return self.is_jump or self.is_return or self.is_call or self.is_trap
 
     @property
@@ -145,9 +200,9 @@ class Instruction:
 
 
 def is_emulated(code: bytes) -> bool:
-    """What the kernel has emulated since Linux 4.16 (push: e7ed9d9bd037, "uprobes/x86: Emulate push
-    insns for uprobe on x86"; near jumps and calls, nop: 8ad8e9d3fd64 and 7ba6db2d6886, 3.16).
-    Newer kernels emulate more; what is here holds for them as well."""
+    """Whether every kernel since Linux 4.16 emulates this instruction when it carries a probe
+    (push: e7ed9d9bd037, "uprobes/x86: Emulate push insns for uprobe on x86"; near jumps and calls,
+    nop: 8ad8e9d3fd64 and 7ba6db2d6886, 3.16). Newer kernels also emulate others."""
     if code[0] == 0x41 and len(code) == 2:  # REX.B: push r8…r15
         return 0x50 <= code[1] <= 0x57
     one, two = code[0], code[:2]
@@ -158,6 +213,25 @@ def is_emulated(code: bytes) -> bool:
         or (0x70 <= one <= 0x7F and len(code) == 2)  # jcc, short
         or (two[0] == 0x0F and len(two) == 2 and 0x80 <= two[1] <= 0x8F)  # jcc, near
     )
+
+
+def may_carry_probe(one: Instruction, *, shadow_stacks: bool) -> bool:
+    """Whether an instruction can be probed without harm. `shadow_stacks`: the process may have
+    them."""
+    # Later kernels write a jump over eight bytes in the place of a probed nop of ten bytes.
+    if one.is_long_nop or one.code == b"\xeb\x08":
+        return False
+    if one.is_call and shadow_stacks:
+        return False
+    is_stepped = one.mnemonic in _STEPPED or one.mnemonic.startswith(("cmov", "set"))
+    if not (one.is_emulated or is_stepped or one.is_return or one.is_jump or one.is_call):
+        return False
+    for byte in one.code:
+        if byte in _REFUSED_PREFIXES:
+            return False
+        if byte not in _PREFIXES:
+            break
+    return True
 
 
 @cache
@@ -234,3 +308,27 @@ def _operand(one: Any, operand: Any, mnemonic: str, place: int) -> Operand:  # n
         size_bytes=operand.size,
         is_written=is_written,
     )
+
+
+# -- sequences of instructions that are searched for ----------------------------------------
+
+CALL_OR_JUMP = re.compile(rb"[\xe8\xe9]", re.DOTALL)  # with a distance of four bytes
+ENDBR64 = bytes.fromhex("f30f1efa")
+# What glibc's __start_context begins with: mov %rbx, %rsp. No function that is called does.
+START_CONTEXT = bytes.fromhex("4889dc")
+# call *register, *(register), *distance(register), as ModRM encodes them
+_CALL = (
+    rb"\xff(?:[\xd0-\xd7\x10-\x13\x16\x17]|[\x50-\x53\x55-\x57\x14]."
+    rb"|[\x15\x90-\x93\x95-\x97].{4}|\x54..)"
+)
+# mov %eax, %edi; mov %rax, %rdi; movslq %eax, %rdi; cltq and mov
+_HANDED_ON = rb"(?:\x89\xc7|\x48\x89\xc7|\x48\x63\xf8|\x48\x98\x48\x89\xc7)"
+# mov $60, %eax (exit) or mov $231, %eax (exit_group), in every form that compilers write
+_NUMBER = (
+    rb"(?:\x31\xc0\xb0[\x3c\xe7]|\xb8[\x3c\xe7]\0\0\0|\x6a\x3c\x58|\x48\xc7\xc0[\x3c\xe7]\0\0\0)"
+)
+# A call by pointer whose result is an exit status. Group 1 is the call. Group 2 is the distance to
+# the function that gets the result, absent where the system call follows.
+EXIT_STATUS = re.compile(
+    rb"(?=(%s)%s(?:\xe8(.{4})|%s\x0f\x05))" % (_CALL, _HANDED_ON, _NUMBER), re.DOTALL
+)
