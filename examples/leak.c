@@ -1,12 +1,12 @@
 /*
- * A server with a cache that never evicts: the leak that no tool for "lost" memory finds, because
- * every block is still reachable.
+ * A server with a cache that never evicts. A tool that searches for unreachable blocks does not
+ * find this leak, because every block is still reachable.
  *
  * Each round answers 10 requests. A request is parsed, answered and remembered:
  *   - parse_request and build_response allocate and free (300 and up to 9,000 bytes),
- *   - remember_request keeps one entry of exactly 4,096 bytes: 40,960 bytes a round.
+ *   - remember_request keeps one entry of exactly 4,096 bytes: 40,960 bytes per round.
  *
- *   leak [ROUNDS]     ROUNDS rounds, then wait until standard input ends (0, the default: for ever)
+ *   leak [ROUNDS]     ROUNDS rounds, then wait until standard input ends (0, the default: forever)
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ static __attribute__((noinline)) void remember_request(const char *request) {
     if (entry == NULL)
         abort();
     snprintf(entry->request, sizeof(entry->request), "%s", request);
-    entry->next = cache; /* and nothing ever takes it out again */
+    entry->next = cache; /* nothing ever removes it */
     cache = entry;
 }
 
@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
             handle_request(number++);
         nanosleep(&pause, NULL);
     }
-    char ignored[64]; /* stdio would allocate a buffer of its own */
+    char ignored[64]; /* stdio would allocate a buffer */
     while (read(STDIN_FILENO, ignored, sizeof(ignored)) > 0)
         continue;
     return 0;

@@ -1,9 +1,9 @@
 /*
  * A kernel module that leaks when it is loaded, for `leaktrace --kernel`.
  *
- * Each of `count` rounds allocates two blocks of `size` bytes: one in keep_block, which nothing
- * ever frees, and one in borrow_block, which is freed at once. Unloading the module frees nothing
- * either: the blocks stay outstanding until the next boot.
+ * Each of `count` rounds allocates two blocks of `size` bytes: one in keep_block, which is never
+ * freed, and one in borrow_block, which is freed at once. Unloading the module frees nothing: the
+ * blocks stay outstanding until the next boot.
  *
  *   insmod leakmod.ko count=50 size=1000
  */
@@ -16,12 +16,12 @@ MODULE_PARM_DESC(count, "blocks to leak");
 
 static unsigned int size = 1000;
 module_param(size, uint, 0444);
-MODULE_PARM_DESC(size, "bytes of a block");
+MODULE_PARM_DESC(size, "bytes per block");
 
 static noinline int keep_block(void) {
     void *block = kmalloc(size, GFP_KERNEL);
 
-    OPTIMIZER_HIDE_VAR(block); /* neither removed as unused, nor a jump to kmalloc */
+    OPTIMIZER_HIDE_VAR(block); /* keeps the call: not removed as unused, no tail call */
     return block ? 0 : -ENOMEM;
 }
 
