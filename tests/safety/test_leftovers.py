@@ -73,7 +73,8 @@ def test_a_debuggers_breakpoint_stays(target: Target) -> None:
         patch = changed_bytes(target.pid)
         outcome = run_leaktrace("-p", str(target.pid), "0.1", "1")
         assert changed_bytes(target.pid) == patch
-    assert f"1 breakpoint in the code of libc.so.6: process {debugger} debugs it" in outcome.stderr
+    assert "1 breakpoint in the code of libc.so.6" in outcome.stderr
+    assert f"process {debugger} debugs it" in outcome.stderr
 
 
 def test_code_that_is_changed_otherwise_stays(target: Target) -> None:
@@ -82,7 +83,8 @@ def test_code_that_is_changed_otherwise_stays(target: Target) -> None:
         patch = changed_bytes(target.pid)
         outcome = run_leaktrace("-p", str(target.pid), "0.1", "1")
         assert changed_bytes(target.pid) == patch
-    assert "1 breakpoint in the code of libc.so.6, which is changed in other ways" in outcome.stderr
+    assert "1 breakpoint in the code of libc.so.6" in outcome.stderr
+    assert "changed in other ways" in outcome.stderr
 
 
 def test_nothing_is_said_where_nothing_was_left(target: Target) -> None:

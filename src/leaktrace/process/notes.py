@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from platform import machine
 
 from leaktrace.printable import printable
-from leaktrace.process.attach.attach import HookedObject
+from leaktrace.process.attach.attachments import HookedObject
 from leaktrace.process.probes.allocators import REQUIRED
 from leaktrace.process.program import Walker
 
