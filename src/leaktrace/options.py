@@ -148,3 +148,14 @@ class Options:
     max_overhead_percent: float | None = None  # of the target's CPU time
     stack_walker: StackWalker = StackWalker.AUTO
     probe_returns: bool = False  # return probes instead of points within functions
+
+
+@dataclass(frozen=True)
+class SymbolOptions:
+    """What is looked up for an address in addition to the function that contains it."""
+
+    lines: bool = True  # source file and line, from debug information
+    inlines: bool = True  # the inlined functions at an address, each a frame of its own
+    debug_timeout_s: float = 60.0  # for reading the debug information of one object
+    download_timeout_s: float = 15.0  # without a byte from a debuginfod server
+    download_deadline_s: float = 300.0  # for a whole answer

@@ -44,7 +44,7 @@ def test_probes_that_were_overwritten_are_put_back(program: Path) -> None:
             assert changed_bytes(target.pid) == []
             # Reports of the time before may be under way.
             report = next(r for r in iter(tracer.next_report, None) if r.raw["target"]["notes"])
-            the_note(report, "probes", "back")
+            the_note(report, "probes", "restored")
             assert changed_bytes(target.pid) == probes
             target.do("malloc 10 50")
             last = tracer.stop().reports[-1]

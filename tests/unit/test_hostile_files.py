@@ -31,7 +31,7 @@ from leaktrace.options import ObjectChoice
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.symbols import debuginfod
-from leaktrace.symbols.debug import DebugFile, find_debug_file
+from leaktrace.symbols.debug_files import DebugFile, find_debug_file
 from leaktrace.symbols.jit import PerfMap
 from leaktrace.targets.root import TargetRoot
 

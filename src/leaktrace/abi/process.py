@@ -169,6 +169,10 @@ class Function(IntEnum):
     RALLOCX = 17
 
 
+# Functions that map memory, as opposed to allocating blocks of a heap.
+MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP})
+
+
 class PlaceKind(IntEnum):
     """enum place_kind"""
 

@@ -1,7 +1,7 @@
-"""The directories below the user's cache directory, opened without trusting who else writes there.
+"""Opens directories below the user's cache directory, to which other users may be able to write.
 
-Run by sudo, leaktrace may find another user's home in $HOME. Root makes nothing there, follows no
-link on the way and reads no file that somebody else could have put there.
+Under sudo, $HOME may be another user's home. As root, leaktrace creates nothing there, follows no
+symbolic link on the path and reads no file that another user could have created.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ _FOREIGN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnusableCacheError(Exception):
-    """Why a directory or file of the cache can't be trusted, one line. Callers go without it."""
+    """Why a directory or file of the cache can't be trusted, in one line. Callers continue without
+    the cache."""
 
 
 def user_cache_directory() -> Path | None:
     """$XDG_CACHE_HOME, or ~/.cache (XDG Base Directory Specification); None without a home."""
     configured = os.environ.get("XDG_CACHE_HOME", "")
-    if configured.startswith("/"):  # relative ones are to be ignored
+    if configured.startswith("/"):  # the specification says to ignore relative paths
         return Path(configured)
     try:
         return Path.home() / ".cache"
@@ -35,7 +36,7 @@ def user_cache_directory() -> Path | None:
 
 @contextmanager
 def open_cache(home: Path, *purpose: str, create: bool) -> Iterator[int]:
-    """A descriptor of home/leaktrace/purpose…, which is made where `create` says so.
+    """A descriptor of the directory home/leaktrace/purpose…. `create`: make missing directories.
 
     Raises OSError and UnusableCacheError.
     """
@@ -47,7 +48,7 @@ def open_cache(home: Path, *purpose: str, create: bool) -> Iterator[int]:
 
 
 def open_kept(directory: int, name: str) -> int:
-    """A descriptor, for reading, of a plain file that is ours. Raises OSError and
+    """A descriptor, for reading, of a regular file that belongs to this user. Raises OSError and
     UnusableCacheError."""
     descriptor = open_regular(name, directory=directory, follow=False)
     try:
@@ -59,7 +60,8 @@ def open_kept(directory: int, name: str) -> int:
 
 
 def open_new(directory: int, name: str) -> int:
-    """A descriptor, for reading and writing, of a file that wasn't there. Raises OSError."""
+    """A descriptor, for reading and writing, of a new file. Raises OSError, also if the file
+    exists."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, mode=0o600, dir_fd=directory)
 
@@ -67,8 +69,9 @@ def open_new(directory: int, name: str) -> int:
 def _open_directory(home: Path, below: tuple[str, ...], *, create: bool) -> int:
     """Open a directory below `home`, component by component.
 
-    For root the whole path must be root's and free of links, so that nobody else decides where
-    root writes; for others, the part below their cache directory must be theirs.
+    For root, the whole path must belong to root and contain no symbolic links, so that no other
+    user decides where root writes. For other users, the part below the cache directory must be
+    theirs.
     """
     is_root = os.geteuid() == 0
     start = home if is_root else Path(os.path.realpath(home))
@@ -94,10 +97,12 @@ def _open_directory(home: Path, below: tuple[str, ...], *, create: bool) -> int:
 
 
 def _check_owner(status: os.stat_result, is_kind: Callable[[int], bool], shown: str) -> None:
-    """Refuse what somebody else could have put there. Raises UnusableCacheError."""
+    """Raises UnusableCacheError if another user could have created the file or directory."""
     if not is_kind(status.st_mode):
-        raise UnusableCacheError(f"{shown} in the cache is of an unexpected kind")
+        raise UnusableCacheError(f"{shown} in the cache is not the expected type of file")
     others_may_write = status.st_mode & _FOREIGN_WRITE
     is_sticky_directory = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if status.st_uid != os.geteuid() or (others_may_write and not is_sticky_directory):
-        raise UnusableCacheError(f"{shown} in the path of the cache belongs to somebody else")
+        raise UnusableCacheError(
+            f"{shown} in the path of the cache belongs to another user, or others may write to it"
+        )

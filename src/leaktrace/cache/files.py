@@ -1,7 +1,8 @@
-"""Files kept from run to run: each appears whole or not at all, and the longest unused go first.
+"""Files that are kept from run to run. Each appears complete or not at all; the least recently used
+ones are removed first.
 
-Nothing here fails: without a usable cache, what would be in it is made again. What a file holds is
-for its user to check: it is ours, but a disk may be full or faulty.
+No method raises an error: without a usable cache, callers make again what would be in it. Callers
+check the contents of a file: this user wrote it, but the disk may have been full or faulty.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from pathlib import Path
 from leaktrace.cache.directory import UnusableCacheError, open_cache, open_kept, open_new
 
 _TEMPORARY_PREFIX = ".new-"
-_TEMPORARY_LIFETIME_S = 3600  # older ones were left by a process that was killed
+_TEMPORARY_LIFETIME_S = 3600  # older ones were left behind by a process that was killed
 
 
 class FileCache:
-    """The files of one purpose, at most `limit_bytes` of them.
+    """The files of one purpose, at most `limit_bytes` in all.
 
-    `home` is the directory that holds all caches of the user; None switches caching off.
-    `problem` says why the cache could not be used last time it was tried, "" when it could.
+    `home` is the user's cache directory; None turns caching off. `problem` says why the cache could
+    not be used when it was last tried, "" if it could.
     """
 
     def __init__(self, home: Path | None, purpose: str, suffix: str, limit_bytes: int) -> None:
-        """`purpose` names our directory in it, `suffix` ends the names of our files."""
+        """`purpose` is the name of the directory; the names of its files end with `suffix`."""
         self._home = home
         self._limit_bytes = limit_bytes
         self.problem = "" if home else "no cache directory"
@@ -35,7 +36,7 @@ class FileCache:
         self._suffix = suffix
 
     def is_empty(self) -> bool:
-        """Whether nothing was ever kept, as far as can be told."""
+        """Whether it contains no file, or can't be read."""
         if self._home is None:
             return True
         with (
@@ -47,21 +48,21 @@ class FileCache:
         return True
 
     def read(self, name: str) -> bytes | None:
-        """The bytes that were kept under a name; None where there are none."""
+        """The bytes that are kept under a name; None if there are none."""
         if self._home is None:
             return None
         with self._problems_noted(), open_cache(self._home, self._purpose, create=False) as folder:
-            # Read, not mapped: a mapped file that somebody truncates kills the reader.
+            # Read, not mapped: truncating a mapped file kills its readers with SIGBUS.
             with os.fdopen(open_kept(folder, name + self._suffix), "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 data = file.read(size) if size <= self._limit_bytes else b""
                 with suppress(OSError):
-                    os.utime(file.fileno())  # it was used: see _evict
+                    os.utime(file.fileno())  # mark it as used for _evict
             return data
         return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Keep bytes under a name, whoever else is keeping the same."""
+        """Keep bytes under a name. Other processes may do the same at the same time."""
         if self._home is None or len(data) > self._limit_bytes:
             return
         with self._problems_noted(), open_cache(self._home, self._purpose, create=True) as folder:
@@ -78,7 +79,7 @@ class FileCache:
             self._evict(folder)
 
     def remove(self, name: str) -> None:
-        """Forget a file that turned out to be damaged."""
+        """Remove a file, which turned out to be damaged."""
         if self._home is None:
             return
         with self._problems_noted(), open_cache(self._home, self._purpose, create=False) as folder:
@@ -86,17 +87,18 @@ class FileCache:
 
     @contextmanager
     def _problems_noted(self) -> Iterator[None]:
-        """Whatever goes wrong inside is no more than something that isn't kept."""
+        """Turn errors into `problem`: a file is not read or not kept then."""
         self.problem = ""
         try:
             yield
         except FileNotFoundError:
-            pass  # nothing was stored yet, or another process removed it
+            pass  # nothing is kept yet, or another process removed it
         except (OSError, UnusableCacheError) as error:
             self.problem = str(error)
 
     def _evict(self, folder: int) -> None:
-        """Remove the files longest unused until the rest fits; other processes may do the same."""
+        """Remove the least recently used files until the others fit. Other processes may do the
+        same at the same time."""
         kept: list[tuple[float, int, str]] = []
         with os.scandir(folder) as entries:
             for entry in entries:

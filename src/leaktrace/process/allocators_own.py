@@ -39,7 +39,7 @@ from leaktrace.targets.mappings import Mapping
 
 _ALLOCATOR = re.compile(r"lib(jemalloc|tcmalloc|mimalloc)[^/]*\.so.*")
 _CALLS_CONSTRUCTORS = re.compile(r"(ld-[^/]*|ld|libc|libc-[^/]*|libpthread[^/]*)\.so.*")
-_MAPS = (abi.Function.MMAP, abi.Function.MREMAP)
+_UNMAPPING = abi.MAPPING_FUNCTIONS | {abi.Function.MUNMAP}
 
 
 class _ReleasingCode:
@@ -146,9 +146,9 @@ class AllocatorsOwn:
         """Whether a traced call, whose region was noted, is of a mapping of this kind."""
         function, kind = int(event["function"]), int(event["kind"])
         if kind == abi.EventCode.ALLOCATE:
-            return function in _MAPS and self.is_own(int(event["stack_id"]))
+            return function in abi.MAPPING_FUNCTIONS and self.is_own(int(event["stack_id"]))
         # It is noted for good, so that what was taken away meanwhile is recognised, too.
-        is_unmapped = kind == abi.EventCode.RELEASE and function in (abi.Function.MUNMAP, *_MAPS)
+        is_unmapped = kind == abi.EventCode.RELEASE and function in _UNMAPPING
         return is_unmapped and self._ranges.covers(int(event["address"]), int(event["size"]))
 
     def _mapping_at(self, address: int) -> Mapping | None:

@@ -8,7 +8,7 @@ from platform import machine
 
 from leaktrace.arch.machines import MACHINES
 from leaktrace.printable import printable
-from leaktrace.process.attach.attach import HookedObject
+from leaktrace.process.attach.attachments import HookedObject
 from leaktrace.process.probes.allocators import REQUIRED
 from leaktrace.process.program import Walker
 

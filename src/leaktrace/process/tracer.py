@@ -26,15 +26,15 @@ from leaktrace.bpf.links import return_probes_make_system_calls
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.model import Ending, Event, Remark, TargetInfo
 from leaktrace.notices import tell
-from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
+from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker, SymbolOptions
 from leaktrace.own.descriptors import POOL
 from leaktrace.printable import printable
 from leaktrace.process import notes
 from leaktrace.process.allocators_own import AllocatorsOwn
-from leaktrace.process.attach.attach import Attachments, HookedObject, ObjectRefusedError
+from leaktrace.process.attach.attachments import Attachments, HookedObject, ObjectRefusedError
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.attach.leftovers import remove_leftovers
-from leaktrace.process.attach.verify import verified, without_return_probes
+from leaktrace.process.attach.patched_code import verified, without_return_probes
 from leaktrace.process.attach.watch import ProbeWatch
 from leaktrace.process.completeness import Completeness
 from leaktrace.process.cost import CostMeter
@@ -55,7 +55,6 @@ from leaktrace.process.stack_names import StackNames
 from leaktrace.process.tables import Moment
 from leaktrace.symbols.demangle import hurry_when
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.options import SymbolOptions
 from leaktrace.symbols.process import ProcessSymbolizer
 from leaktrace.targets.access import require_access
 from leaktrace.targets.command import StartedCommand
@@ -388,6 +387,8 @@ class Tracer:
         # Calls first: the names of their stacks depend on what was loaded before them.
         messages, left_out = take_messages(self._trace_stream, most_calls)
         self._take_in(self._region_stream.drain())
+        if messages:
+            self._note_lost_loads()
         if self._current_generation() > self._generation:
             self._on_exec(self._current_generation())
         executed, self._executed = self._executed, False
@@ -514,7 +515,7 @@ class Tracer:
         if self._watch is not None and self._target.is_alive():
             mappings = self._mappings()
             with contextlib.suppress(KeeperGoneError):  # told at the end
-                found = (*self._watch.look(mappings), *self._watch.unseen(mappings))
+                found = (*self._watch.restore(mappings), *self._watch.unseen(mappings))
                 self._probe_notes = tuple(found)
 
     def _proceed_if_forgotten(self) -> None:
@@ -553,6 +554,7 @@ class Tracer:
         self._proceed_if_begun()
 
     def _look(self) -> None:
+        self._note_lost_loads()
         told, mappings = self._mappings_and_epoch()
         self._mapped = {m.path for m in mappings if m.is_executable}
         self._own.follow(mappings)
@@ -566,6 +568,14 @@ class Tracer:
         for plan in self._planner.plan_process(self._target.pid, mappings):
             if self._attach(plan, mappings) is None:
                 self._notes.add(notes.of_late_object(plan.name))
+
+    def _note_lost_loads(self) -> None:
+        """Events of loads may have been lost: find out of which epochs (symbols/views.py)."""
+        sent_up_to = int(self._current_session()["told"])
+        lost = self._loaded.losses.lookup(int(abi.LossKind.REGION_EVENTS))
+        assert lost is not None  # an array has all its entries
+        epoch = int(self._current_session()["epoch"])
+        self._symbolizer.views.gaps.update(sent_up_to, int(lost), epoch)
 
     def _mappings_and_epoch(self) -> tuple[int, tuple[Mapping, ...]]:
         """The last epoch of which everything was taken in, and mappings of that time or later.
@@ -587,7 +597,7 @@ class Tracer:
         self._look_for_objects()
         self._look_at_probes()
         self._proceed_if_forgotten()
-        self._symbolizer.expect_new_names()
+        self._symbolizer.refresh_generated_names()
         snapshot = take_snapshot(
             self._loaded,
             self._regions,
@@ -598,7 +608,7 @@ class Tracer:
         # The names of these stacks may depend on what was loaded before the last of them.
         if self._region_stream is not None:
             self._take_in(self._region_stream.drain())
-        self._symbolizer.views.has_gaps = bool(snapshot.losses[abi.LossKind.REGION_EVENTS])
+        self._note_lost_loads()
         if self._symbolizer.views.has_changed:
             return self._same.merge(snapshot, self.names.locations_of)
         return snapshot

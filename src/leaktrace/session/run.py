@@ -270,7 +270,7 @@ class ProcessRun(Run):
 
     def _forget(self) -> None:
         self._builder.forget()
-        self._memory.begin_anew()
+        self._memory.begin_program()
 
     def _build(self, final_reason: str | None) -> Report:
         ended = not self._process.is_alive()

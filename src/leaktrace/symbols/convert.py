@@ -1,9 +1,9 @@
-"""A program of its own: turns the debug information of an object into a table of lines.
+"""A separate program that converts the debug information of an object into a table of lines.
 
     python -m leaktrace.symbols.convert PARENT OBJECT TABLE
 
-The last two are numbers of inherited file descriptors. It is kept apart from what it serves
-(`lines`) so that it starts quickly: it imports nothing but `symbolic`.
+PARENT is the pid of the tracer; OBJECT and TABLE are numbers of inherited file descriptors. It is
+separate from its user (lines.py) so that it starts quickly: it imports little but `symbolic`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from pathlib import Path
 from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
 
-from leaktrace.symbols.child_life import end_with
+from leaktrace.symbols.parent_death import end_with
 
 _MIN_MEMORY_BYTES = 512 << 20
 _NICENESS = 5
 
 
 def _convert(source: int, table: int) -> None:
-    """The child: the object open as `source` becomes a table written to `table`."""
-    _be_modest(os.fstat(source).st_size)
+    """Convert the object in the descriptor `source`, and write the table to `table`."""
+    _limit_resources(os.fstat(source).st_size)
     archive = Archive.open(f"/proc/self/fd/{source}")
     for binary in archive.iter_objects():
         with os.fdopen(table, "wb") as out:
             binary.make_symcache().dump_into(out)
         return
-    raise SystemExit("no object in it")
+    raise SystemExit("it contains no object")
 
 
-def _be_modest(file_size: int) -> None:
-    """Takes three quarters of what memory is free at most, and dies before the target does."""
+def _limit_resources(file_size: int) -> None:
+    """Take at most three quarters of the free memory, and be killed before the target is when
+    memory runs out."""
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(memory["MemAvailable"].split()[0]) << 10
     limit = file_size + max(_MIN_MEMORY_BYTES, free // 4 * 3)

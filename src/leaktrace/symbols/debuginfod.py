@@ -1,8 +1,8 @@
-"""Debug files by build-id from the servers the user named in DEBUGINFOD_URLS (debuginfod(8)).
+"""Debug files by build ID from the servers in DEBUGINFOD_URLS (debuginfod(8)).
 
-Nothing is asked of anybody unless that variable is set. What was fetched is kept under
-$XDG_CACHE_HOME/leaktrace/debuginfod and never asked for again. A server that was of no use, because
-it didn't answer, took too long or broke off, is not asked again in the same run.
+No server is asked unless the user sets that variable. A file that was fetched is kept under
+$XDG_CACHE_HOME/leaktrace/debuginfod and not fetched again. A server that doesn't answer, takes too
+long or breaks the connection is not asked again in the same run.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from leaktrace.cache.directory import (
 )
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.options import SymbolOptions
 from leaktrace.printable import printable
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.options import SymbolOptions
 
-MAX_BYTES = 2 << 30
+MAX_BYTES = 2 << 30  # of a debug file
 _MIN_BUILD_ID = 8  # hexadecimal digits
-_PURPOSE = "debuginfod"  # our directory's name; in it, one a build-id
+_PURPOSE = "debuginfod"  # the name of the directory, which contains one per build ID
 _NAME = "debuginfo"
 _DOWNLOAD_PREFIX = ".download-"
-_DOWNLOAD_LIFETIME_S = 3600  # older ones were left by a process that was killed
+_DOWNLOAD_LIFETIME_S = 3600  # older ones were left behind by a process that was killed
 _NO_SERVER = 2  # exit status of leaktrace.symbols.download
 
 
 class DebuginfodError(Exception):
-    """Why no server gave the file, one line."""
+    """Why no server returned the file, in one line."""
 
 
 class _ServerError(DebuginfodError):
-    """The server was of no use."""
+    """The server failed, and is not worth another request."""
 
 
-def is_asked_for() -> bool:
-    """Whether the user has named servers."""
+def has_servers() -> bool:
+    """Whether the user has set DEBUGINFOD_URLS."""
     return bool(os.environ.get("DEBUGINFOD_URLS", "").strip())
 
 
 def kept_file(build_id: str) -> ElfObject | None:
-    """What was fetched before, None where nothing was.
+    """The file that was fetched earlier, None if there is none.
 
-    Raises DebuginfodError, ObjectFileError where it is damaged.
+    Raises DebuginfodError, or ObjectFileError when the file is damaged.
     """
     if len(build_id) < _MIN_BUILD_ID or build_id.strip("0123456789abcdef"):
-        raise DebuginfodError("no build-id that a server could know")
+        raise DebuginfodError("its build ID is not one that a server could know")
     home = _home()
     try:
         with open_cache(home, _PURPOSE, build_id, create=False) as directory:
@@ -71,7 +71,7 @@ def kept_file(build_id: str) -> ElfObject | None:
     finally:
         os.close(descriptor)
     if kept.build_id != build_id:
-        raise DebuginfodError("the file kept from it is of another build")
+        raise DebuginfodError("the file kept from it belongs to another build")
     return kept
 
 
@@ -84,7 +84,7 @@ class Servers:
         self._given_up: dict[str, str] = {}  # why, by server
 
     def hosts(self) -> str:
-        """Those that are asked, for people."""
+        """The hosts that are asked, as text."""
         hosts = [_host(server) for server in _servers() if server not in self._given_up]
         return ", ".join(dict.fromkeys(hosts))
 
@@ -121,7 +121,8 @@ class Servers:
             raise _unusable(home, error) from error
 
     def _keep_in(self, directory: int, address: str, build_id: str) -> ElfObject:
-        """Has the answer written beside its place and moves it there, whole and checked."""
+        """Write the answer to a temporary file, check it, and rename it: the file appears complete
+        or not at all."""
         name = f"{_DOWNLOAD_PREFIX}{secrets.token_hex(8)}"
         file = open_new(directory, name)
         try:
@@ -129,7 +130,7 @@ class Servers:
             elf = ElfObject.open(file, shown="its answer")
             if elf.build_id != build_id:
                 elf.close()
-                raise DebuginfodError("the file it gave is of another build")
+                raise DebuginfodError("the file it returned belongs to another build")
             os.fsync(file)
             os.rename(name, _NAME, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
@@ -148,7 +149,9 @@ class Servers:
         except subprocess.TimeoutExpired:
             raise _ServerError(f"took more than {deadline_s:g} s") from None
         except OSError as error:
-            raise DebuginfodError(f"no child process to fetch it: {error}") from error
+            raise DebuginfodError(
+                f"the child process that fetches it can't start: {error}"
+            ) from error
         if ended.returncode:
             said = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
             kind = _ServerError if ended.returncode == _NO_SERVER else DebuginfodError
@@ -162,12 +165,12 @@ def _servers() -> list[str]:
 def _home() -> Path:
     home = user_cache_directory()
     if home is None:
-        raise DebuginfodError("there is no home directory to keep files in")
+        raise DebuginfodError("there is no home directory for its files")
     return home
 
 
 def _room(directory: int) -> int:
-    """Bytes that a file may have: what others need is left."""
+    """How many bytes a file may have: at most half of the free space."""
     status = os.fstatvfs(directory)
     return min(MAX_BYTES, status.f_bavail * status.f_frsize // 2)
 
@@ -192,7 +195,7 @@ def _open_again(home: Path, build_id: str) -> int:
 def _unusable(home: Path, error: OSError | UnusableCacheError) -> DebuginfodError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return DebuginfodError(
-        printable(f"files can't be kept below {home}, set XDG_CACHE_HOME to another: {reason}")
+        printable(f"files can't be kept below {home} ({reason}): set XDG_CACHE_HOME to another")
     )
 
 

@@ -1,14 +1,14 @@
-"""C++ and Rust names as people write them.
+"""C++ and Rust names as they are written in source code.
 
-pycxxfilt (LLVM's demangler) does the work. What it can't be trusted with: a name of a few hundred
-letters can refer back to its own parts and so unfold to terabytes, and then the demangler ends the
-process it runs in. Names with many such references are therefore demangled in a child process
-with limits; when it fails, the name stays mangled.
+pycxxfilt (LLVM's demangler) demangles most names. It can't be trusted with all of them: a name of a
+few hundred letters can refer back to its own parts and so expand to terabytes, and the demangler
+then ends the process that it runs in. Names with many such references are demangled in a child
+process with limits; if that fails, the name stays mangled.
 
-What LLVM can't read goes to that child as well, which asks GCC's demangler (__cxa_demangle of
-libstdc++, there on every machine that has bcc): GCC writes some names, mostly into debug
-information, in ways that only it understands, e.g. `sr8is_arrayIT_E5value` for a member of a type
-that depends on a template argument.
+Names that LLVM can't demangle also go to that child, which tries GCC's demangler (__cxa_demangle in
+libstdc++, which every machine with bcc has). GCC writes some names, mostly in debug information, in
+a form that only GCC understands, e.g. `sr8is_arrayIT_E5value` for a member of a type that depends
+on a template argument.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _MAX_DEMANGLED = 1 << 20
 _HARMLESS_REFERENCES = 8
 _CHILD_MEMORY_BYTES = 256 << 20
 _CHILD_CPU_S = 10
-_CHILD_PATIENCE_S = 5.0
-_CHILD_PATIENCE_AT_THE_END_S = 0.3  # once the run is to end
-_LOOK_S = 0.05  # whether it is
-_CHILD_CHANCES = 5  # children that may fail before no more is started
+_CHILD_TIMEOUT_S = 5.0
+_CHILD_TIMEOUT_AT_THE_END_S = 0.3  # once the run should end
+_POLL_S = 0.05  # between checks whether it should
+_MAX_CHILD_FAILURES = 5  # after so many, no other child is started
 
 # S_, S0_ … and T_, T0_ … in C++ (Itanium C++ ABI, 5.1.9), B…_ in Rust (RFC 2603).
 _BACK_REFERENCE = re.compile(r"[STB][0-9A-Za-z]*_")
@@ -66,9 +66,9 @@ _RUST_ESCAPES = {
 
 @lru_cache(maxsize=65_536)
 def demangle(name: str) -> str:
-    """The name as written in the source, or the name itself where it isn't mangled.
+    """The name as it is written in source code; a name that isn't mangled as it is.
 
-    Without control characters in either case.
+    Control characters are replaced in either case.
     """
     if AVAILABLE and name.startswith(("_Z", "_R", "__Z", "___Z")) and len(name) <= MAX_NAME:
         risky = len(_BACK_REFERENCE.findall(name)) > _HARMLESS_REFERENCES
@@ -78,8 +78,8 @@ def demangle(name: str) -> str:
 
 
 def demangle_here(name: str) -> str | None:
-    """Demangles in this process; None for what can't be."""
-    # LLVM wants what follows the mangled part away: "_ZN1a1bEv.cold", "….llvm.123".
+    """Demangle in this process; None if that is not possible."""
+    # LLVM's Rust demangler doesn't accept the suffixes of "….cold" and "….llvm.123".
     stem, dot, suffix = name.partition(".")
     rust_v0 = name.startswith("_R")
     try:
@@ -96,7 +96,8 @@ def demangle_here(name: str) -> str | None:
 
 
 def _demangle_as_gcc(name: str) -> str | None:
-    """Demangles with libstdc++; None for what can't be. To be trusted with nothing: child only."""
+    """Demangle with libstdc++; None if that is not possible. Not safe with any name: only the child
+    process calls it."""
     function = _gcc_demangler()
     if function is None or not name.startswith("_Z"):  # "i" would be the type int
         return None
@@ -111,7 +112,7 @@ def _demangle_as_gcc(name: str) -> str | None:
 
 @cache
 def _gcc_demangler() -> Callable[..., int | None] | None:
-    """abi::__cxa_demangle (Itanium C++ ABI, 3.4), where libstdc++ is installed."""
+    """abi::__cxa_demangle (Itanium C++ ABI, 3.4); None if libstdc++ is not installed."""
     try:
         function = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
     except (OSError, AttributeError):
@@ -136,7 +137,8 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 class _IsolatedDemangler:
-    """A child process that demangles one name at a time, restarted when one was its end."""
+    """A child process that demangles one name at a time. It is restarted after a name has ended
+    it."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -154,7 +156,7 @@ class _IsolatedDemangler:
         except OSError:
             answer = b""
         if not answer.endswith(b"\n"):
-            self._failures += _CHILD_CHANCES if self.interrupted() else 1
+            self._failures += _MAX_CHILD_FAILURES if self.interrupted() else 1
             self._child = None
             child.kill()
             child.wait()
@@ -164,7 +166,7 @@ class _IsolatedDemangler:
         return answer[:-1].decode("utf-8", "replace") or None
 
     def _running_child(self) -> subprocess.Popen[bytes] | None:
-        if self._child is None and self._failures < _CHILD_CHANCES:
+        if self._child is None and self._failures < _MAX_CHILD_FAILURES:
             try:
                 self._child = subprocess.Popen(
                     [sys.executable, "-P", "-m", __name__],
@@ -175,20 +177,20 @@ class _IsolatedDemangler:
                     start_new_session=True,  # Ctrl-C is for the tracer
                 )
             except OSError:
-                self._failures = _CHILD_CHANCES
+                self._failures = _MAX_CHILD_FAILURES
         return self._child
 
     def _read_line(self, descriptor: int) -> bytes:
-        """A line, or what there was of it when patience or the child ended."""
+        """A line; less than that when the time is up or the child has ended."""
         line = b""
-        patience_s = _CHILD_PATIENCE_S
+        left_s = _CHILD_TIMEOUT_S
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
-            while patience_s > 0 and not line.endswith(b"\n"):
-                if not selector.select(_LOOK_S):
-                    patience_s -= _LOOK_S
+            while left_s > 0 and not line.endswith(b"\n"):
+                if not selector.select(_POLL_S):
+                    left_s -= _POLL_S
                     if self.interrupted():
-                        patience_s = min(patience_s, _CHILD_PATIENCE_AT_THE_END_S)
+                        left_s = min(left_s, _CHILD_TIMEOUT_AT_THE_END_S)
                     continue
                 piece = os.read(descriptor, 65_536)
                 if not piece or len(line) > _MAX_DEMANGLED:
@@ -198,7 +200,7 @@ class _IsolatedDemangler:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment in which a child of ours imports what we import."""
+    """An environment in which a Python child process finds the same modules as this process."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
@@ -206,12 +208,13 @@ _isolated = _IsolatedDemangler()
 
 
 def hurry_when(interrupted: Callable[[], bool]) -> None:
-    """Names that take long are left mangled once this says that the run is to end."""
+    """Once `interrupted` returns true, names that take long to demangle stay mangled."""
     _isolated.interrupted = interrupted
 
 
 def _serve() -> None:
-    """The child: a mangled name a line in, the demangled one (or nothing) a line out."""
+    """The child process: for each line with a mangled name, write a line with the demangled name,
+    or an empty one."""
     resource.setrlimit(resource.RLIMIT_AS, (_CHILD_MEMORY_BYTES, _CHILD_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:

@@ -1,7 +1,7 @@
-"""Names of code that a program generates at run time, from the file it writes for perf(1).
+"""Names of code that a program generates at run time, from the file that it writes for perf(1).
 
-The file /tmp/perf-PID.map has a line a function, "START SIZE name", both numbers hexadecimal
-(Linux, tools/perf/Documentation/jit-interface.txt). PID is the one the process sees itself.
+The file /tmp/perf-PID.map has a line per function, "START SIZE name", both numbers in hexadecimal
+(Linux, tools/perf/Documentation/jit-interface.txt). PID is the one in the process's own namespace.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from leaktrace.targets.root import TargetRoot
 _MAX_BYTES = 16 << 20
 _MAX_ENTRIES = 500_000
 _MAX_FUNCTION_BYTES = 1 << 32
-_OVERLAPS_SEEN = 64  # entries before an address that may still cover it
-_LOOK_INTERVAL_S = 1.0  # between looks at the file that nobody asked for
-_REST = 19  # times as long as reading it as a whole took, before that is done again
-_COMPARED_BYTES = 256  # before the end of what was read, to see that the file has only grown
+_MAX_OVERLAPPING = 64  # how many entries before an address are checked whether they cover it
+_READ_INTERVAL_S = 1.0  # between reads, unless `refresh` was called
+_PAUSE_FACTOR = 19  # how many times as long as a complete read the next one is delayed
+_COMPARED_BYTES = 256  # at the end of the known text, to check that the file has only grown
 
 _LINE = re.compile(
     rb"^[ \t]*(?:0[xX])?([0-9a-fA-F]{1,16})[ \t]+(?:0[xX])?([0-9a-fA-F]{1,16})[ \t]+(\S[^\n]*)",
@@ -35,67 +35,68 @@ _LINE = re.compile(
 
 
 class PerfMap:
-    """The perf map of a process, of which what is appended is read at intervals.
+    """The perf map of a process. Text that is appended to it is read at intervals.
 
-    At most 16 MiB and 500,000 lines of it are read. `problem` says why a lookup found no name.
+    At most 16 MiB and 500,000 lines are read. `problem` says why the last lookup found no name.
     """
 
     def __init__(self, root: TargetRoot, pid_inside: int, user: int) -> None:
-        """`pid_inside`: the process id in the target's own namespace; `user`: its owner."""
+        """`pid_inside` is the pid in the target's own namespace, `user` its user id."""
         self.path = f"/tmp/perf-{pid_inside}.map"
         self.problem = ""
         self._root = root
         self._user = user
         self._unreadable = ""
-        self._next_look_s = 0.0  # on the clock of time.monotonic()
+        self._next_read_s = 0.0  # on the clock of time.monotonic()
         self._next_whole_s = 0.0  # when it may be read from the start again
         self._forget()
 
     def _forget(self) -> None:
         self._stamp: tuple[int, ...] = ()  # inode, size, time of the last change
-        self._text = bytearray()  # what was read, up to the last whole line
+        self._text = bytearray()  # what was read, up to the last complete line
         self._is_cut = False
-        # By start, each one once: names[i] are the bounds of the name in the text.
+        # Sorted by start, without duplicates: names[i] are the bounds of the name in the text.
         self._starts: NDArray[np.uint64] = np.empty(0, np.uint64)
         self._ends: NDArray[np.uint64] = np.empty(0, np.uint64)
         self._names: NDArray[np.int64] = np.empty((0, 2), np.int64)
-        self._last_line = b""  # one without an end: more of it may come
+        self._last_line = b""  # an incomplete one
         self._line_count = 0
 
     def refresh(self) -> None:
-        """Have the next lookup see what was written until now."""
-        self._next_look_s = 0.0
+        """Make the next lookup see everything that was written so far."""
+        self._next_read_s = 0.0
 
     def lookup(self, address: int) -> SymbolMatch | None:
-        """The function that an absolute address lies in. The newest entry of a place wins."""
-        if time.monotonic() >= self._next_look_s:
-            self._read_news()
-            self._next_look_s = time.monotonic() + _LOOK_INTERVAL_S
+        """The function that contains an absolute address. Of several entries with the same start,
+        the newest one counts."""
+        if time.monotonic() >= self._next_read_s:
+            self._read_changes()
+            self._next_read_s = time.monotonic() + _READ_INTERVAL_S
         last = int(np.searchsorted(self._starts, np.uint64(address), side="right"))
-        first = max(0, last - _OVERLAPS_SEEN)
+        first = max(0, last - _MAX_OVERLAPPING)
         covering = np.flatnonzero(self._ends[first:last] > np.uint64(address))
         if len(covering):
             at = first + int(covering[-1])
             return SymbolMatch(self._name(at), address - int(self._starts[at]))
         self.problem = self._unreadable or f"{self.path} does not list it" + (
-            f" where it was read: {_MAX_BYTES >> 20} MiB and {_MAX_ENTRIES:,} lines at most"
+            f" in what is read of it, at most {_MAX_BYTES >> 20} MiB and {_MAX_ENTRIES:,} lines"
             if self._is_cut
             else ""
         )
         return None
 
     def _name(self, at: int) -> str:
-        begin, end = self._names[at].tolist()
-        behind = len(self._text)
-        if begin >= behind:
-            name = self._last_line[begin - behind : end - behind]
+        start, end = self._names[at].tolist()
+        known = len(self._text)
+        if start >= known:
+            name = self._last_line[start - known : end - known]
         else:
-            name = bytes(self._text[begin:end])
+            name = bytes(self._text[start:end])
         return printable(name.decode("utf-8", "replace"))
 
     # -- reading ------------------------------------------------------------------------------
 
-    def _read_news(self) -> None:
+    def _read_changes(self) -> None:
         try:
             descriptor = self._root.open(self.path, follow=False)
         except FileNotFoundError:
@@ -107,7 +108,7 @@ class PerfMap:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_uid != self._user:
-                # Anybody may write to /tmp: names are taken from the process's user alone.
+                # Every user may write to /tmp: only a file of the process's user is trusted.
                 self._unreadable = f"{self.path} does not belong to the process's user"
                 self._forget()
                 return
@@ -120,46 +121,46 @@ class PerfMap:
                     self._read_on(file, status.st_size)
                     self._stamp = stamp
                 elif time.monotonic() >= self._next_whole_s:
-                    began_s = time.monotonic()
+                    started_s = time.monotonic()
                     self._forget()
                     self._read_on(file, status.st_size)
                     self._stamp = stamp
                     now_s = time.monotonic()
-                    self._next_whole_s = now_s + _REST * (now_s - began_s)
+                    self._next_whole_s = now_s + _PAUSE_FACTOR * (now_s - started_s)
             except OSError as error:
                 self._unreadable = f"{self.path}: {error.strerror}"
 
     def _has_only_grown(self, file: BinaryIO, stamp: tuple[int, ...]) -> bool:
-        """Whether what was read of it is still there, and more has come."""
+        """Whether text was appended to the file, and nothing else changed."""
         if not self._stamp or stamp[0] != self._stamp[0] or stamp[1] <= self._stamp[1]:
             return False
         known = self._text[-_COMPARED_BYTES:]
         return os.pread(file.fileno(), len(known), len(self._text) - len(known)) == known
 
     def _read_on(self, file: BinaryIO, size_bytes: int) -> None:
-        """Take in what lies behind the text that is known."""
+        """Read what follows the known text."""
         if self._is_cut:
             return
         file.seek(len(self._text))
         text = file.read(min(size_bytes, _MAX_BYTES) - len(self._text))
         whole_bytes = text.rfind(b"\n") + 1
         self._is_cut = size_bytes > _MAX_BYTES
-        # Without an end it is a line all the same if nothing follows; it is read again then.
+        # An incomplete last line counts as a line too. It is read again when more follows.
         self._last_line = b"" if self._is_cut else text[whole_bytes:]
         self._parse(text[:whole_bytes] + self._last_line)
         self._text += text[:whole_bytes]
 
     def _parse(self, text: bytes) -> None:
-        """Add the functions of a text that goes behind the one that is known."""
+        """Add the functions of a text that follows the known one."""
         starts, ends, names = array("Q"), array("Q"), array("q")
-        behind = len(self._text)
+        known = len(self._text)
         lines = _LINE.finditer(text)
         for line in islice(lines, _MAX_ENTRIES - self._line_count):
             start, size = int(line[1], 16), int(line[2], 16)
             if 0 < size < _MAX_FUNCTION_BYTES and start + size < 1 << 64:
                 starts.append(start)
                 ends.append(start + size)
-                names.extend((behind + line.start(3), behind + line.end(3)))
+                names.extend((known + line.start(3), known + line.end(3)))
             self._line_count += 1
         if next(lines, None) is not None:
             self._is_cut = True

@@ -1,11 +1,11 @@
-"""The running kernel's symbols: an address to the function it lies in, from /proc/kallsyms.
+"""The running kernel's symbols: from an address to its function, by /proc/kallsyms.
 
     ffffffff81005db0 T alloc_pipe_info
     ffffffffc0401000 t ext4_alloc_inode	[ext4]
 
-The file has addresses as they are in memory (KASLR included), and no sizes: a symbol reaches to the
-next one, and the last one of a module no further than the module. Where the kernel hides addresses
-(kernel.kptr_restrict, proc(5)) all of them read as zero.
+The file contains addresses as they are in memory (with KASLR), and no sizes: a symbol ends where
+the next one starts, and the last one of a module at the end of the module. If the kernel hides
+addresses (kernel.kptr_restrict, proc(5)), all of them read as zero.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from leaktrace.model import Frame
 KALLSYMS = Path("/proc/kallsyms")
 MODULES = Path("/proc/modules")
 NOTES = Path("/sys/kernel/notes")
-VMLINUX = "kernel"  # how frames outside of modules are marked, as bcc does
+VMLINUX = "kernel"  # the module of frames outside of modules, as in bcc
 
 _ADDRESS_DIGITS = 16
-_LONGEST_FUNCTION = 1 << 20  # where nothing follows: no function of the kernel is larger
+_LONGEST_FUNCTION = 1 << 20  # bytes; the end of a symbol that no other follows
 _MAX_ALIASES = 64
 _HIDDEN = "the kernel hides its symbols (see the sysctl kernel.kptr_restrict)"
 
 
 @dataclass(frozen=True)
 class KernelSymbol:
-    """A function and where it begins; `module` is None for vmlinux."""
+    """A function and its address; `module` is None for vmlinux."""
 
     name: str
     start: int
@@ -42,10 +42,10 @@ class KernelSymbol:
 
 
 class Kallsyms:
-    """One reading of /proc/kallsyms. Addresses are decoded in bulk, names when asked for."""
+    """The contents of /proc/kallsyms. Addresses are decoded in bulk, names when they are needed."""
 
     def __init__(self, text: bytes, modules: str = "", build_id: str | None = None) -> None:
-        """`text` as /proc/kallsyms has it, `modules` as /proc/modules."""
+        """`text` is that of /proc/kallsyms, `modules` that of /proc/modules."""
         self._text = text
         self._build_id = build_id
         self._module_ends = dict(_module_ranges(modules))
@@ -61,7 +61,7 @@ class Kallsyms:
 
     @classmethod
     def read(cls) -> Kallsyms:
-        """Those of the running kernel. Raises OSError where there are none (CONFIG_KALLSYMS=n)."""
+        """Those of the running kernel. Raises OSError if it has none (CONFIG_KALLSYMS=n)."""
         try:
             modules = MODULES.read_text()
         except OSError:
@@ -78,7 +78,7 @@ class Kallsyms:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Every symbol's name, wherever it lies."""
+        """The names of all symbols, those of modules included."""
         return frozenset(
             found.decode("utf-8", "replace")
             for found in re.findall(rb"^\S+ \S (\S+)", self._text, re.MULTILINE)
@@ -86,11 +86,12 @@ class Kallsyms:
 
     @property
     def modules(self) -> frozenset[str]:
-        """The names of the modules that are loaded."""
+        """The names of the loaded modules."""
         return frozenset(self._module_ends)
 
     def find(self, pattern: str) -> Iterator[tuple[str, int, int]]:
-        """(name, start, end) of the symbols of vmlinux whose whole name matches."""
+        """(name, start, end) of the symbols of vmlinux whose whole name matches a regular
+        expression."""
         expression = rb"^\S+ \S (" + pattern.encode() + rb")$"
         for found in re.finditer(expression, self._text, re.MULTILINE):
             start = int(found[0].split(b" ", 1)[0], 16)
@@ -98,7 +99,7 @@ class Kallsyms:
                 yield found[1].decode(), start, self._end_of(start)
 
     def lookup(self, address: int) -> KernelSymbol | None:
-        """The symbol that an address lies in."""
+        """The symbol that contains an address."""
         if not 0 <= address < 1 << 64:
             return None
         following = int(np.searchsorted(self._addresses, np.uint64(address), side="right"))
@@ -129,8 +130,8 @@ class Kallsyms:
         return min(limit, memory[1]) if memory and memory[0] <= start < memory[1] else limit
 
     def frame(self, address: int, *, is_return_address: bool) -> Frame:
-        """The frame at an address. A return address is looked up a byte before: a call may be a
-        function's last instruction."""
+        """The frame at an address. A return address is looked up one byte before, because a call
+        may be a function's last instruction."""
         looked_up = address - 1 if is_return_address else address
         symbol = self.lookup(looked_up)
         if symbol is None:
@@ -146,8 +147,8 @@ class Kallsyms:
         )
 
     def _base(self, symbol: KernelSymbol) -> int | None:
-        """Where the symbol's object begins: what the same code has at every boot is the distance
-        from there. None for what the kernel generates (BPF, kprobes)."""
+        """The start of the symbol's object: the offset from there is the same at every boot. None
+        for code that the kernel generates (BPF, kprobes)."""
         if symbol.module is None:
             return self._text_start
         memory = self._module_ends.get(symbol.module)
@@ -159,7 +160,8 @@ class Kallsyms:
 
 
 def _name_rank(symbol: KernelSymbol) -> tuple[bool, int, int, str]:
-    """Of several names of an address, the one people know: no section label, no underscores."""
+    """Sorts the names of one address by how familiar they are: no label of a section, few
+    underscores at the start, short."""
     name = symbol.name
     label = name.startswith("__") and name.endswith(("_start", "_end", "_begin"))
     return label, len(name) - len(name.lstrip("_")), len(name), name
@@ -168,7 +170,7 @@ def _name_rank(symbol: KernelSymbol) -> tuple[bool, int, int, str]:
 def _line_starts(text: bytes) -> NDArray[np.int64]:
     newlines = np.nonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))[0]
     starts = np.concatenate([np.zeros(1, dtype=np.int64), newlines + 1])
-    # Shorter than "address type n" is no symbol: the end of the file.
+    # What is shorter than "address type n" is no symbol, but the end of the file.
     return starts[starts + _ADDRESS_DIGITS + 3 < len(text)]
 
 
@@ -203,14 +205,15 @@ def _vmlinux_build_id() -> str | None:
 
 # --- stacks ---------------------------------------------------------------------------------------
 
-# The tracer's own frames, and the way of a probe to it.
+# The tracer's own frames, and those of the kernel between a probe and the tracer.
 _PROBE = re.compile(
     r"bpf_prog_\w+|bpf_trace_run\d+|__bpf_trace_\w+|__traceiter_\w+|trace_call_bpf"
     r"|(?:arch_|__)?(?:rethook|kretprobe)_trampoline\w*|(?:kprobe|kretprobe)_(?:dispatcher|perf_func)"
     r"|perf_trace_run_bpf_submit"
 )
 _DEEPEST_PROBE_FRAME = 8
-# What only hands a request for memory on. Constant propagation and the like add suffixes.
+# Functions that only pass a request for memory on. Optimizations such as constant propagation add
+# suffixes.
 _ALLOCATOR = re.compile(
     r"""(?:
       (?:__|___)?k[vzc]?z?(?:m?alloc|free)(?:_node|_track_caller|_array|_cache|_large|_trace|_order
@@ -229,14 +232,14 @@ _ALLOCATOR = re.compile(
 
 
 def is_allocator(function: str) -> bool:
-    """Whether a function at the leaf of a kernel stack is the allocator's own, or a helper that
-    asks it on behalf of its caller (kmemdup)."""
+    """Whether a function at the leaf of a kernel stack is part of the allocator, or a helper that
+    allocates for its caller (kmemdup)."""
     return _ALLOCATOR.fullmatch(function) is not None
 
 
 def without_probe(frames: Iterable[Frame]) -> list[Frame]:
-    """The frames from the traced code on: not those of the probe that read the stack, nor what
-    lies before them (the BPF program, whose name may be hidden)."""
+    """The frames from the traced code on, without those of the probe that read the stack and those
+    before them (the BPF program, whose name may be hidden)."""
     kept = list(frames)
     for place in reversed(range(min(len(kept), _DEEPEST_PROBE_FRAME))):
         if _is(kept[place], _PROBE):
@@ -245,7 +248,8 @@ def without_probe(frames: Iterable[Frame]) -> list[Frame]:
 
 
 def without_allocator(frames: list[Frame]) -> list[Frame]:
-    """The frames from the caller of the allocator on; a stack of nothing else stays as it is."""
+    """The frames from the caller of the allocator on. A stack that contains only the allocator's
+    frames is returned as it is."""
     first = next((i for i, f in enumerate(frames) if not _is(f, _ALLOCATOR)), 0)
     return frames[first:]
 

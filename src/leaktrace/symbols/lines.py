@@ -1,8 +1,9 @@
-"""Address to source line and inlined functions, from the debug information of one object.
+"""From an address to source line and inlined functions, by the debug information of one object.
 
-`symbolic` turns DWARF into a table that is quick to search. It does so in a child process: the
-debug information may be damaged or made to hurt, may be truncated while it is mapped, and may need
-gigabytes; none of that must reach the tracer, which only maps the finished table.
+`symbolic` converts DWARF into a table that is quick to search. It runs in a child process
+(convert.py), because debug information may be damaged or malicious, may be truncated while it is
+mapped, and may need gigabytes. None of that must reach the tracer, which only maps the finished
+table.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from leaktrace.model import SourceLine
 from leaktrace.printable import printable
 from leaktrace.symbols.lookups import Lookups
 
-_NO_ADDRESS = 0xFFFF_FFFF  # what symbolic says for the start of an inlined function
+_NO_ADDRESS = 0xFFFF_FFFF  # symbolic's value for the start of an inlined function
 _MAX_INLINED = 128  # frames of one address
 
 
 @dataclass(frozen=True)
 class CodeLine:
-    """A function, by inlining or in its own right, at an address."""
+    """A function at an address: an inlined one, or the physical one."""
 
-    function: str  # as the debug information has it, mangled; "" where unknown
+    function: str  # mangled, as in the debug information; "" if unknown
     source: SourceLine | None
     start: int | None  # virtual address of the function; None for an inlined one
 
 
 class LineTable:
-    """What the debug information of an object says about its addresses."""
+    """The lines of one object, by address."""
 
     def __init__(self, cache: SymCache, base: int) -> None:
         self._cache = cache
@@ -42,7 +43,7 @@ class LineTable:
 
     def lookup(self, vaddr: int) -> tuple[CodeLine, ...]:
         """The functions at a virtual address of the file: inlined ones first, innermost first,
-        the physical one last. Empty where the debug information doesn't reach."""
+        the physical one last. Empty if the debug information doesn't cover the address."""
         if vaddr < self._base:
             return ()
         try:
@@ -62,7 +63,7 @@ class LineTable:
 
 
 def has_debug_information(elf: ElfObject) -> bool:
-    """Whether an object holds DWARF itself."""
+    """Whether an object contains DWARF itself."""
     return any(
         section.name in (".debug_info", ".zdebug_info") and section.has_contents
         for section in elf.sections
@@ -70,7 +71,7 @@ def has_debug_information(elf: ElfObject) -> bool:
 
 
 def debug_bytes(elf: ElfObject) -> int:
-    """How much DWARF an object holds, as it lies in the file."""
+    """How many bytes of DWARF an object contains, compressed as they are in the file."""
     return sum(
         section.size
         for section in elf.sections
@@ -79,10 +80,9 @@ def debug_bytes(elf: ElfObject) -> int:
 
 
 def read_line_table(elf: ElfObject, timeout_s: float, lookups: Lookups) -> LineTable:
-    """Reads the debug information of an object in a child process.
+    """Read the debug information of an object in a child process.
 
-    Raises ObjectFileError, with what went wrong, also when it takes longer than `timeout_s`, and
-    CancelledError.
+    Raises ObjectFileError when that fails or takes longer than `timeout_s`, and CancelledError.
     """
     if elf.descriptor is None:
         raise ObjectFileError(f"{elf.shown} is not a file: its debug information is not read")
@@ -113,7 +113,9 @@ def _convert_in_child(
             f"reading the debug information of {elf.shown} took more than {timeout_s:g} s"
         ) from error
     except OSError as error:
-        raise ObjectFileError(f"no child process to read debug information: {error}") from error
+        raise ObjectFileError(
+            f"the child process that reads debug information can't start: {error}"
+        ) from error
     if child.returncode < 0:
         raise ObjectFileError(
             f"reading the debug information of {elf.shown} ended with signal {-child.returncode}"

@@ -1,10 +1,10 @@
-"""Slow look-ups, beside the reports: files may be huge, and servers far away or dead.
+"""Lookups in the background: files may be huge, and servers far away or down.
 
-Each is a job for one of a few threads, which do little more than wait for child processes. A report
-takes what is known by then. What is usually there at once it waits for; only a last one waits for
-more, and not for long. Signals cut every wait short.
+Each lookup is a job for one of a few threads, which do little more than wait for child processes. A
+report contains what has arrived by then. It waits for lookups that are usually quick; only the last
+report waits for slow ones, and not for long. Signals cut every wait short.
 
-The threads get no signals, and don't hold the end of the process back.
+The threads get no signals, and don't delay the end of the process.
 """
 
 from __future__ import annotations
@@ -21,66 +21,69 @@ from pathlib import Path
 from leaktrace.own.interrupts import held_back
 from leaktrace.symbols.demangle import child_environment
 
-_QUICK_S = 3.0  # what should be there at once is waited for
+_QUICK_S = 3.0  # how long a report waits for lookups that should be quick
 _QUICK_AFTER_SIGNAL_S = 1.0
-_STARVED_S = 15.0  # and on a busy machine, where a child process has had next to no CPU time
+_STARVED_S = 15.0  # the same on a busy machine, while child processes get next to no CPU time
 _STARVED_CPU_S = 1.0
-_LAST_S = 10.0  # a last report waits for all
+_LAST_S = 10.0  # how long the last report waits for all lookups
 _LAST_AFTER_SIGNAL_S = 0.2
-_CLOSING_S = 0.2  # for files half written to be removed
-_LOOK_S = 0.05  # whether a signal has come
-_AT_ONCE = 2  # of each kind
+_CLOSING_S = 0.2  # for incomplete files to be removed
+_POLL_S = 0.05  # between checks for a signal
+_MAX_THREADS = 2  # per kind
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class CancelledError(Exception):
-    """The run is over: nobody waits for the look-up any more."""
+    """The run is over: the result of the lookup is no longer needed."""
 
 
 class Lookup:
-    """One look-up. `awaits` says what it waits for, as reports name it, as soon as that may take
-    long: "the debug information of libfoo.so, 900 MB"."""
+    """One lookup. When it may take long, `awaits` says what it waits for, as reports name it: "the
+    debug information of libfoo.so (900 MB)"."""
 
     def __init__(self) -> None:
         self.awaits = ""
 
 
-# A part of a look-up. Returns what remains to be asked of servers, None when all is found out.
+# A part of a lookup. Returns the step that remains, which asks servers; None when it is complete.
 Step = Callable[[Lookup], "Step | None"]
 
 
 class Lookups:
-    """The look-ups of one run."""
+    """The lookups of one run."""
 
     def __init__(
-        self, interrupted: Callable[[], bool] = lambda: False, *, beside: bool = True
+        self, interrupted: Callable[[], bool] = lambda: False, *, in_background: bool = True
     ) -> None:
-        """`interrupted`: whether the run is to end. Not `beside`, `start` waits for the end."""
+        """`interrupted` returns whether the run should end. Without `in_background`, `start`
+        returns when the lookup is complete."""
         self._interrupted = interrupted
-        self._beside = beside
+        self._in_background = in_background
         self._changed = threading.Condition()
         self._pending: list[Lookup] = []
-        self._working = 0  # threads that are at it
+        self._working = 0  # steps that are being run
         self._children: set[subprocess.Popen[bytes]] = set()
-        self._here = _Crew()
-        self._servers = _Crew()  # of its own, so that the others are not held back
+        self._local = _ThreadPool()
+        self._remote = _ThreadPool()  # separate, so that servers don't delay the others
         self._is_closed = False
-        self.arrived = 0  # counts what was found: what was made of less is out of date
+        # Counts results. What was derived from results of an earlier count is out of date.
+        self.arrived = 0
 
-    # -- for those who want to know ---------------------------------------------------------
+    # -- for the callers that need results --------------------------------------------------
 
     def start(self, step: Step) -> None:
-        """Have something looked up. What was found must be in place when the last step returns."""
+        """Start a lookup. The last step must store the result before it returns."""
         lookup = Lookup()
         with self._changed:
             self._pending.append(lookup)
-        if self._beside:
-            self._here.put(lambda: self._work(lookup, step))
+        if self._in_background:
+            self._local.put(lambda: self._work(lookup, step))
         else:
             self._work(lookup, step)
 
     def wait(self, *, is_last: bool) -> None:
-        """Wait for what should be there at once and, for a last report, a while for the rest."""
+        """Wait for the lookups that should be quick and, for the last report, a while for the
+        others."""
         came_before = self._interrupted()
         quick_s = _QUICK_AFTER_SIGNAL_S if came_before else _QUICK_S
         last_s = _LAST_AFTER_SIGNAL_S if came_before else _LAST_S
@@ -98,48 +101,49 @@ class Lookups:
 
         with self._changed:
             while is_worth_it():
-                self._changed.wait(_LOOK_S)
+                self._changed.wait(_POLL_S)
             if self._interrupted() == came_before:
-                for lookup in self._pending:  # once is enough
+                for lookup in self._pending:  # no report waits for it again
                     lookup.awaits = lookup.awaits or "debug information that takes long to read"
 
     def _is_starved(self) -> bool:
-        """Whether children are at work that have hardly had a chance to be."""
+        """Whether there are child processes, and none has got much CPU time yet."""
         times_s = [_cpu_s(child.pid) for child in self._children]
         return bool(times_s) and max(times_s) < _STARVED_CPU_S
 
     def awaited(self) -> tuple[str, ...]:
-        """What is waited for now."""
+        """What the slow lookups wait for now."""
         with self._changed:
             return tuple(lookup.awaits for lookup in self._pending if lookup.awaits)
 
     def close(self) -> None:
-        """Give up what is under way. No child process is left."""
+        """Cancel all lookups, and kill their child processes."""
         with self._changed:
             self._is_closed = True
             for child in self._children:
                 child.kill()
             self._changed.wait_for(lambda: not self._working, _CLOSING_S)
 
-    # -- for those who look -----------------------------------------------------------------
+    # -- for the steps of lookups -----------------------------------------------------------
 
     def may_take_long(self, lookup: Lookup, awaits: str) -> None:
-        """Reports don't wait for it from now on."""
+        """Only the last report waits for this lookup from now on."""
         with self._changed:
             lookup.awaits = awaits
             self._changed.notify_all()
 
-    def tell_news(self) -> None:
-        """Something of a look-up can be seen before it is done."""
+    def partly_arrived(self) -> None:
+        """A part of the result is usable before the lookup is complete."""
         with self._changed:
             self.arrived += 1
 
     def run(
         self, module: str, arguments: Sequence[str], descriptors: Sequence[int], timeout_s: float
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a module of ours as a child process, and wait for its end.
+        """Run a module of leaktrace as a child process, and wait for its end.
 
-        Raises OSError, subprocess.TimeoutExpired and CancelledError.
+        Returns its status and what it wrote to stderr. Raises OSError, subprocess.TimeoutExpired
+        and CancelledError.
         """
         with self._changed:
             if self._is_closed:
@@ -182,14 +186,14 @@ class Lookups:
                 self._changed.notify_all()
         if rest is None:
             return
-        if self._beside:
-            self._servers.put(lambda: self._work(lookup, rest))
+        if self._in_background:
+            self._remote.put(lambda: self._work(lookup, rest))
         else:
             self._work(lookup, rest)
 
 
 def _cpu_s(pid: int) -> float:
-    """What a process has used (utime and stime of /proc/PID/stat)."""
+    """The CPU time of a process so far (utime and stime in /proc/PID/stat)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -197,9 +201,9 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-class _Crew:
-    """A few threads that take jobs in the order in which they come, and leave when there are
-    none."""
+class _ThreadPool:
+    """A few threads that run jobs in order, and exit when there are none. Unlike those of
+    concurrent.futures, they don't delay the end of the process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -209,13 +213,13 @@ class _Crew:
     def put(self, job: Callable[[], None]) -> None:
         with self._lock:
             self._jobs.append(job)
-            if self._threads == _AT_ONCE:
+            if self._threads == _MAX_THREADS:
                 return
             self._threads += 1
         try:
             with held_back():
                 threading.Thread(target=self._work, daemon=True).start()
-        except RuntimeError:  # no more threads: the next one who asks tries again
+        except RuntimeError:  # no thread can be started: the next `put` tries again
             with self._lock:
                 self._threads -= 1
 
@@ -229,6 +233,6 @@ class _Crew:
             try:
                 job()
             except BaseException:
-                with self._lock:  # the others go on
+                with self._lock:  # the other threads continue
                     self._threads -= 1
                 raise

@@ -1,4 +1,4 @@
-"""One object of the target with everything known about its addresses, found as it is needed."""
+"""One object of the target: names and lines for its addresses, read when they are first needed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame, SourceLine
 from leaktrace.printable import printable
-from leaktrace.symbols.debug import mini_symbols
+from leaktrace.symbols.debug_files import mini_symbols
+from leaktrace.symbols.debug_information import DebugData, DebugInformation, LookupContext
 from leaktrace.symbols.demangle import demangle
-from leaktrace.symbols.information import DebugInformation, Known, Means
 from leaktrace.symbols.lines import CodeLine
 from leaktrace.symbols.lookups import Lookup
 from leaktrace.targets.root import TargetRoot
@@ -20,47 +20,49 @@ from leaktrace.unwind.fingerprint import fingerprint
 
 SIGNAL_FRAME = "<signal handler called>"  # as gdb shows it
 
-# Half a million symbols take half a second to be sorted; and a report waits for all objects.
+# Sorting half a million symbols takes half a second, and a report waits for all objects.
 _MANY_SYMBOL_BYTES = 8 << 20
 
 
 class Module:
     """An object file, its symbols, its debug file and its lines.
 
-    The object is open from the start; the rest is read at the first address looked up in it, its
-    debug information beside (information.py): frames have what is known by then.
+    The object is open from the start. The rest is read when the first address is looked up in it;
+    debug information is read in the background (debug_information.py), and frames contain what has
+    arrived so far.
     """
 
     def __init__(
-        self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], means: Means
+        self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], context: LookupContext
     ) -> None:
         self.elf = elf
         self.path = path  # as the target sees it
         self.shown = printable(path)
         self.fingerprint = fingerprint(elf)
-        self._means = means
-        self._debug = DebugInformation(elf, path, roots, means)
-        self._is_asked = False
+        self._context = context
+        self._debug = DebugInformation(elf, path, roots, context)
+        self._was_used = False  # an address was looked up
         self._symbol_problem = ""
-        self._is_reading = False  # its own symbols, in another thread
+        self._is_reading_symbols = False  # in another thread
         self._late_symbols: SymbolTable | None = None
 
     def frames(self, address: int, vaddr: int, is_return_address: bool) -> tuple[Frame, ...]:
-        """The frames at a virtual address of the file, which lies at `address` in memory.
+        """The frames at a virtual address of the file, which is `address` in the process.
 
-        Innermost inlined function first, the physical frame last.
+        Innermost inlined function first, the physical frame last. Raises ObjectFileError.
         """
         if self._is_signal_trampoline(vaddr):
             return (self._frame(address, vaddr, SIGNAL_FRAME, 0, None),)
         wanted = vaddr - 1 if is_return_address else vaddr
-        known = self._known()
-        lines = known.lines.lookup(wanted) if known and known.lines else ()
+        debug = self._debug_data()
+        lines = debug.lines.lookup(wanted) if debug and debug.lines else ()
         physical = lines[-1] if lines else None
-        table = known.symbols if known and known.symbols else self._own_symbols()
+        table = debug.symbols if debug and debug.symbols else self._own_symbols()
         symbol = table.lookup(wanted) if table else None
         function, offset, unknown = None, 0, None
         if symbol is None and is_return_address and not lines:
-            # No call: put on the stack for a function to end in, as makecontext(3) does.
+            # Not after a call: makecontext(3) and others put the address of a function on the stack
+            # for another function to return to.
             planted = table.lookup(vaddr) if table else None
             if planted and planted.offset == 0:
                 symbol, wanted = planted, vaddr
@@ -71,27 +73,27 @@ class Module:
             function = demangle(physical.function)
             offset = vaddr - physical.start if physical.start is not None else 0
         else:
-            unknown = self._why_unknown(known)
+            unknown = self._why_unknown(debug)
         inlined = [
             self._inlined_frame(address, vaddr, line)
             for line in lines[:-1]
-            if self._means.options.inlines
+            if self._context.options.inlines
         ]
         source = self._physical_source(lines)
         last = self._frame(address, vaddr, function, offset, source, unknown=unknown)
         return (*inlined, last)
 
     def look_ahead(self) -> None:
-        """Begin to look up, beside, what an address will be asked for."""
+        """Begin to read, in the background, what a lookup will need."""
         if self._wants_debug:
-            self._known()
+            self._debug_data()
         if self.elf.has_symbol_table() and self._has_many_symbols:
             self._own_symbols()
 
     def _is_signal_trampoline(self, vaddr: int) -> bool:
-        """Whether a frame at this address was made by the kernel to call a signal handler.
+        """Whether the kernel made a frame at this address to call a signal handler.
 
-        The address is that of an instruction then, although it stands where return addresses do.
+        The address is that of an instruction then, although it is in place of a return address.
         """
         machine = OF_ELF.get(self.elf.machine)
         code = machine.signal_trampoline if machine is not None else None
@@ -108,10 +110,11 @@ class Module:
         return self._frame(address, vaddr, None, 0, line.source, inlined=True, unknown=unknown)
 
     def _physical_source(self, lines: tuple[CodeLine, ...]) -> SourceLine | None:
-        """The call in the function itself; without inlined frames, the line the code is from."""
+        """The line of the call in the function itself; if inlined frames aren't shown, the line
+        that the code comes from."""
         if not lines:
             return None
-        return lines[-1].source if self._means.options.inlines else lines[0].source
+        return lines[-1].source if self._context.options.inlines else lines[0].source
 
     def _frame(
         self,
@@ -138,38 +141,38 @@ class Module:
 
     @cached_property
     def identity(self) -> tuple[str, int]:
-        """The same for the same file, whatever it is called; of one without a build-id, for one of
-        the same layout at the same path."""
+        """Equal for the same file, whatever its path. Without a build ID, equal for files of the
+        same layout at the same path."""
         return (self.build_id or self.path, self.fingerprint)
 
     @cached_property
     def build_id(self) -> str | None:
         return self.elf.build_id
 
-    def _known(self) -> Known | None:
-        """What debug information has to say so far; None where it isn't wanted."""
-        self._is_asked = True
-        return self._debug.known() if self._wants_debug else None
+    def _debug_data(self) -> DebugData | None:
+        """The debug information so far; None when it isn't needed."""
+        self._was_used = True
+        return self._debug.so_far() if self._wants_debug else None
 
     @cached_property
     def _wants_debug(self) -> bool:
-        asked = self._means.options
-        return asked.lines or asked.inlines or not self.elf.has_symbol_table()
+        options = self._context.options
+        return options.lines or options.inlines or not self.elf.has_symbol_table()
 
     @property
     def problem(self) -> str:
-        """Why there are no lines, or names; "" where there are."""
-        wants_lines = self._means.options.lines or self._means.options.inlines
-        known = self._debug.known() if self._is_asked and wants_lines else None
-        return (known.problem if known else "") or self._symbol_problem
+        """Why there are no lines, or no names; "" if there are."""
+        wants_lines = self._context.options.lines or self._context.options.inlines
+        debug = self._debug.so_far() if self._was_used and wants_lines else None
+        return (debug.problem if debug else "") or self._symbol_problem
 
     def _own_symbols(self) -> SymbolTable | None:
-        """Those of the object; None while very many are being read."""
+        """The symbols of the object; None while a large table is being read."""
         if not self._has_many_symbols:
             return self._symbols
-        if not self._is_reading:
-            self._is_reading = True
-            self._means.lookups.start(self._read_symbols)
+        if not self._is_reading_symbols:
+            self._is_reading_symbols = True
+            self._context.lookups.start(self._read_symbols)
         return self._late_symbols
 
     @cached_property
@@ -179,8 +182,8 @@ class Module:
         return sum(table.size for table in tables) > _MANY_SYMBOL_BYTES
 
     def _read_symbols(self, lookup: Lookup) -> None:
-        """In another thread."""
-        self._means.lookups.may_take_long(lookup, f"the symbols of {self.shown}")
+        """Runs in another thread."""
+        self._context.lookups.may_take_long(lookup, f"the symbols of {self.shown}")
         try:
             self._late_symbols = self._symbols
         except ObjectFileError as error:
@@ -188,10 +191,12 @@ class Module:
 
     @cached_property
     def _symbols(self) -> SymbolTable:
-        """Function symbols of the object and, where it has none of its own, of its
-        .gnu_debugdata."""
+        """The function symbols of the object and, if it has no .symtab, of its .gnu_debugdata.
+
+        Raises ObjectFileError.
+        """
         if fingerprint(self.elf) != self.fingerprint:
-            raise ObjectFileError("its file has been written over")
+            raise ObjectFileError("its file has been overwritten")
         tables = [*self._tables_of(self.elf)]
         if not self.elf.has_symbol_table():
             tables += self._mini_symbols()
@@ -212,13 +217,13 @@ class Module:
             return ()
         return self._tables_of(mini) if mini else ()
 
-    def _why_unknown(self, known: Known | None) -> str:
+    def _why_unknown(self, debug: DebugData | None) -> str:
         if self._has_many_symbols and self._late_symbols is None:
             return self._symbol_problem or "its symbols are being read"
         if self.elf.has_symbol_table():
             return "no symbol covers it"
-        if known and known.file:
+        if debug and debug.file:
             return "no symbol of its debug file covers it"
-        if known and known.is_sought:
-            return "stripped, and its debug file is being looked for"
+        if debug and debug.is_pending:
+            return "stripped, and its debug file is being looked up"
         return "stripped, and no debug file found"  # `problem` has the details

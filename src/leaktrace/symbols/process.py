@@ -7,98 +7,86 @@ import time
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from pathlib import Path
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.model import Frame
+from leaktrace.options import SymbolOptions
 from leaktrace.own.shortages import shortage
 from leaktrace.printable import printable
+from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.demangle import demangle
-from leaktrace.symbols.information import Means
 from leaktrace.symbols.jit import PerfMap
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.module import SIGNAL_FRAME, Module
-from leaktrace.symbols.options import SymbolOptions
+from leaktrace.symbols.module import SIGNAL_FRAME
+from leaktrace.symbols.objects import MappedObjects
 from leaktrace.symbols.views import CodeView, CodeViews, Region
-from leaktrace.targets.loader import LoadedObject, code_mappings
-from leaktrace.targets.mapped_files import MappedFiles
+from leaktrace.targets.loader import LoadedObject
 from leaktrace.targets.mappings import Mapping, read_mappings
-from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.moved_text import MovedText
-from leaktrace.targets.root import TargetRoot
-from leaktrace.unwind.fingerprint import fingerprint
-from leaktrace.unwind.process import VDSO
 
-_MAX_VDSO_BYTES = 1 << 20
-_MAX_REGIONS = 65_536  # mappings kept, those of the past included
-_MAX_LOADED = 4096  # places of objects that come and go
-_MAX_TOLD = 65_536  # of which the paths are remembered
-_MAX_OBJECTS = 4096  # kept, as many as the walker has tables for
-_REST = 19  # times as long as a look in vain took
+_MAX_REGIONS = 65_536  # kept, including those that are unmapped by now
+_MAX_LOADED = 4096  # places of objects that the loader loads and unloads
+_MAX_WHOLE = 65_536  # of which path and fingerprint are kept
+_PAUSE_FACTOR = 19  # how many times as long as an unsuccessful refresh the next one is delayed
 
 
 class ProcessSymbolizer:
     """Names for the code addresses of one process.
 
-    Objects are opened when their mapping is first seen and stay open, so names survive the
-    deletion of a file, dlclose and the end of the process.
+    Objects are opened when their mapping is first seen and stay open (objects.py).
     """
 
     def __init__(
         self, pid: int, options: SymbolOptions | None = None, lookups: Lookups | None = None
     ) -> None:
-        """Opens the process and reads its mappings. Raises TargetError when it is gone.
+        """Opens the process and reads its mappings. Raises TargetError when it has ended.
 
-        Debug information is read beside, by `lookups`, and frames have more names and lines once
-        that has arrived; without them, the first look into an object takes as long as it takes.
+        `lookups` read debug information in the background: frames have more names and lines once
+        it has arrived. Without them, the first lookup in an object reads it, and takes that long.
         """
         self.pid = pid
-        self._means = Means.of(options or SymbolOptions(), lookups)
-        self._arrived = 0  # look-ups, when the frames were made
+        self._context = LookupContext.of(options or SymbolOptions(), lookups)
+        self._arrived = 0  # `Lookups.arrived` when the frames were made
         try:
-            # Files in this directory can't be opened any more once the process has ended, so a
-            # pid that is used again is never taken for the target.
+            # Files in this directory can't be opened once the process has ended, so a process that
+            # reuses the pid is never taken for the target.
             self._directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise shortage(error) or TargetError(
-                f"process {pid} is gone", "check the process id: it may have ended just now"
+                f"process {pid} has ended", "check the process id; it may have ended just now"
             ) from error
         weakref.finalize(self, os.close, self._directory)
-        self._files = MappedFiles(pid)
-        self._modules: dict[tuple[str, int, str | None], Module] = {}
-        self._by_file: dict[tuple[str, int], Region] = {}
+        self._objects = MappedObjects(pid, self._context)
         self.views = CodeViews()
         self._loaded: dict[Mapping, Region] = {}
         self._by_place: dict[tuple[int, int], tuple[Region, ...]] = {}
-        self._told: dict[tuple[int, int], LoadedObject] = {}
-        self._roots: tuple[TargetRoot, ...] = ()
+        self._whole: dict[tuple[int, int], LoadedObject] = {}
         self._perf_map: PerfMap | None = None
         self._mappings: tuple[Mapping, ...] = ()
-        self._moved_text = MovedText(pid, self._files)
-        self._next_look = 0.0
-        self._ended = False
-        self._stale = True
+        self._moved_text = MovedText(pid, self._objects.files)
+        self._next_refresh_s = 0.0
+        self._has_ended = False
+        self._is_new_image = True
         self.refresh()
 
     def refresh(self, mappings: tuple[Mapping, ...] | None = None) -> bool:
-        """Opens what is new among the mappings, which are read again unless the caller has just
-        done so; whether executable memory has changed.
+        """Open the objects of new mappings. The mappings are read, unless the caller has just done
+        so. Returns whether executable memory has changed.
 
-        Raises TargetError when the process is gone; what is known so far can be used on.
+        Raises TargetError when the process has ended; what is known so far stays usable.
         """
-        self.expect_new_names()
+        self.refresh_generated_names()
         if mappings is None:
             mappings = read_mappings(self.pid)
-        mappings = self._moved_text.recognised(mappings)
+        mappings = self._moved_text.recognise(mappings)
         if not self.is_alive():
-            raise TargetError(f"process {self.pid} is gone", "its symbols known so far are used")
-        if self._stale:
-            self._open_root()
-            self._stale = False
+            raise TargetError(f"process {self.pid} has ended", "its symbols known so far are used")
+        if self._is_new_image:
+            self._perf_map = self._objects.open_root()
+            self._is_new_image = False
         self._mappings = mappings
-        # What could not be opened may be there again.
+        # A file that could not be opened is tried again.
         now = {one.mapping: one for one in self.views.now.regions if not one.is_unopened}
         known = now | self._loaded
         executable = [mapping for mapping in mappings if mapping.is_executable]
@@ -106,31 +94,31 @@ class ProcessSymbolizer:
         if not new and all(now.get(mapping) == known[mapping] for mapping in executable):
             return False
         self._make_room(len(new))
-        regions = [known.get(one) or self._open_region(one) for one in executable]
+        regions = [known.get(one) or self._objects.region(one) for one in executable]
         self.views.see(regions)
         return True
 
     def see_loaded(self, loaded: LoadedObject, mapped: Callable[[], tuple[Mapping, ...]]) -> bool:
-        """Take in what the dynamic loader has loaded; it may be gone by now. `mapped` tells what is
-        there now. Returns whether it was not met before in this place."""
+        """Add an object that the dynamic loader has loaded, and that may be unloaded by now.
+        `mapped` returns the present mappings. Returns whether the object is new in this place."""
         known = self._by_place.get(loaded.place)
         is_new = known is None or any(region.is_unopened for region in known)
         if known is None or is_new:
             if len(self._by_place) >= _MAX_LOADED:
                 self._by_place.clear()
                 self._loaded.clear()
-            if len(self._told) >= _MAX_TOLD:
-                self._told.clear()
-            # Of what has come back only the place is told.
-            whole = loaded if loaded.is_whole else self._told.get(loaded.place, loaded)
-            self._told[loaded.place] = whole
-            known = self._by_place[loaded.place] = self._loaded_regions(whole, mapped())
+            if len(self._whole) >= _MAX_WHOLE:
+                self._whole.clear()
+            # When an object comes back, only its place is sent.
+            whole = loaded if loaded.is_whole else self._whole.get(loaded.place, loaded)
+            self._whole[loaded.place] = whole
+            known = self._by_place[loaded.place] = self._objects.regions_of_loaded(whole, mapped())
         self._loaded |= {region.mapping: region for region in known if region.module}
         self.views.see_loaded(loaded.epoch, known)
         return is_new
 
     def object_behind(self, mapping: Mapping) -> ElfObject | None:
-        """The open object behind a mapping of the present view, which may be gone by now."""
+        """The open object behind a mapping of the present view, even if it is unmapped by now."""
         region = self.views.now.region_at(mapping.start)
         if region is None or region.mapping != mapping:
             region = self._loaded.get(mapping)
@@ -142,12 +130,12 @@ class ProcessSymbolizer:
         return self._mappings
 
     def loaded(self) -> tuple[Mapping, ...]:
-        """Where objects were that the loader has told of, `see_loaded`."""
+        """The mappings of the objects that `see_loaded` has added."""
         return tuple(self._loaded)
 
     def look_ahead(self) -> None:
-        """Begin to look up the names and lines of the program itself, which most stacks go through:
-        where that takes long, the only report of a run has them all the same."""
+        """Begin to look up the names and lines of the program itself, which most stacks contain.
+        The only report of a short run has them then, even if they take long to read."""
         try:
             path = os.readlink("exe", dir_fd=self._directory)
         except OSError:
@@ -157,9 +145,9 @@ class ProcessSymbolizer:
         if module is not None:
             module.look_ahead()
 
-    def expect_new_names(self) -> None:
-        """Have names seen that the process has given to generated code until now, also if it has
-        ended since."""
+    def refresh_generated_names(self) -> None:
+        """Make the next lookups see all names that the process has given to generated code so far,
+        even if it has ended since."""
         if self._perf_map:
             self._perf_map.refresh()
 
@@ -168,15 +156,15 @@ class ProcessSymbolizer:
     ) -> tuple[Frame, ...]:
         """The frames at an address: inlined ones first, innermost first, the physical one last.
 
-        `is_return_address`: the function is that of the call before it. `view`: of the code as it
-        was; without one, as it is. Never raises and never empty: a frame without a name says why in
-        `unknown`.
+        For a return address, the function is that of the call before it. `view` is the code as it
+        was at some time; by default, as it is now. Never raises and never returns an empty tuple: a
+        frame without a name has the reason in `unknown`.
         """
         view = view or self.views.now
-        key, lookups = (address, is_return_address), self._means.lookups
+        key, lookups = (address, is_return_address), self._context.lookups
         frames: tuple[Frame, ...] | None = None
         while frames is None or self._arrived != lookups.arrived:
-            if self._arrived != lookups.arrived:  # names that these frames were made without
+            if self._arrived != lookups.arrived:  # more names have arrived: the frames lack them
                 self._arrived = lookups.arrived
                 self.views.forget_frames()
             frames = view.frames.get(key) or self._symbolize(address, is_return_address, view)
@@ -187,10 +175,10 @@ class ProcessSymbolizer:
     def symbolize_stack(
         self, addresses: Iterable[int], view: CodeView | None = None
     ) -> tuple[Frame, ...]:
-        """The frames of a stack of return addresses, leaf first; `view` as above.
+        """The frames of a stack of return addresses, leaf first; `view` as for `symbolize`.
 
-        What a signal interrupted is an instruction that was to be executed, not one after a call:
-        the address after a signal frame is looked up as it stands.
+        A signal interrupts a function before an instruction, not after a call: the address after a
+        signal frame is looked up as it is.
         """
         frames: list[Frame] = []
         is_return_address = True
@@ -200,13 +188,14 @@ class ProcessSymbolizer:
         return tuple(frames)
 
     def forget(self) -> None:
-        """Drops all that execve(2) replaces: mappings and addresses. Open objects are kept."""
-        self.views = CodeViews()
-        self._loaded, self._by_place, self._told = {}, {}, {}
-        self._stale = True
+        """Drop everything that execve(2) replaces: mappings and addresses. Objects stay open."""
+        self.views = CodeViews(self.views.gaps)
+        self._loaded, self._by_place, self._whole = {}, {}, {}
+        self._is_new_image = True
 
     def is_alive(self) -> bool:
-        """Whether the process, and not another of its pid, still has an address space."""
+        """Whether the process still has an address space. Another process of the same pid doesn't
+        count."""
         try:
             descriptor = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         except OSError:
@@ -215,8 +204,8 @@ class ProcessSymbolizer:
         return True
 
     def notes(self) -> tuple[str, ...]:
-        """What the reader should know of objects that were looked into: why lines are missing."""
-        files = [module for module in self._modules.values() if not module.path.startswith("[")]
+        """Why lines are missing, for each object in which an address was looked up."""
+        files = [one for one in self._objects.modules() if not one.path.startswith("[")]
         return tuple(f"{module.shown}: {module.problem}" for module in files if module.problem)
 
     # -- looking up -------------------------------------------------------------------------
@@ -227,16 +216,16 @@ class ProcessSymbolizer:
         wanted = address - 1 if is_return_address else address
         region = view.region_at(wanted)
         if region is None and view is self.views.now:
-            region = self._region_after_another_look(wanted)
+            region = self._region_after_refresh(wanted)
         if region is None and view is not self.views.now:
-            gone = "too many libraries have come and gone"
-            return (Frame(address, unknown=gone if view.is_forgotten else "not mapped then"),)
+            doubt = "which library was here is unknown: too many were loaded and unloaded"
+            return (Frame(address, unknown=doubt if view.is_forgotten else "not mapped then"),)
         if region is None:
-            return (self._outside(address, wanted),)
+            return (self._frame_outside(address, wanted),)
         if region.module is None:
-            return (self._without_module(address, wanted, region),)
+            return (self._frame_without_module(address, wanted, region),)
         offset = address - region.mapping.start + region.mapping.offset
-        # The return address after a call that ends a segment lies outside it.
+        # The return address after a call that ends a segment is outside of it.
         vaddr = region.module.elf.offset_to_vaddr(offset - int(is_return_address))
         if vaddr is None:
             reason = "its file has no code there"
@@ -246,32 +235,31 @@ class ProcessSymbolizer:
         except ObjectFileError as error:
             return (Frame(address, module=region.module.shown, unknown=error.message),)
 
-    def _region_after_another_look(self, address: int) -> Region | None:
-        """What lies at an address now. Looking in vain takes a twentieth of the time at most:
-        broken stacks can be full of addresses that are nowhere."""
-        now = time.monotonic()
-        if now < self._next_look:
+    def _region_after_refresh(self, address: int) -> Region | None:
+        """The region at an address now. Refreshes that don't find one take at most a twentieth of
+        the time: broken stacks can be full of addresses that aren't mapped."""
+        now_s = time.monotonic()
+        if now_s < self._next_refresh_s:
             return None
         try:
             self.refresh()
         except LeaktraceError:
-            self._ended = True
+            self._has_ended = True
         region = self.views.now.region_at(address)
         if region is None:
-            self._next_look = time.monotonic() + _REST * (time.monotonic() - now)
+            took_s = time.monotonic() - now_s
+            self._next_refresh_s = time.monotonic() + _PAUSE_FACTOR * took_s
         return region
 
-    def _outside(self, address: int, wanted: int) -> Frame:
+    def _frame_outside(self, address: int, wanted: int) -> Frame:
         at = bisect_right(self._mappings, wanted, key=lambda mapping: mapping.start) - 1
         if at >= 0 and wanted < self._mappings[at].end and not self._mappings[at].is_executable:
             name = printable(self._mappings[at].path) or None
             return Frame(address, module=name, unknown="not executable memory")
-        return Frame(
-            address,
-            unknown="not mapped when last seen: it has ended" if self._ended else "not mapped",
-        )
+        ended = "not mapped when last read: the process has ended"
+        return Frame(address, unknown=ended if self._has_ended else "not mapped")
 
-    def _without_module(self, address: int, wanted: int, region: Region) -> Frame:
+    def _frame_without_module(self, address: int, wanted: int, region: Region) -> Frame:
         """A frame in memory without an object file, such as compiled just in time."""
         module = printable(region.mapping.path) or None
         problem = region.problem
@@ -284,137 +272,10 @@ class ProcessSymbolizer:
         return Frame(address, module=module, unknown=problem)
 
     def _make_room(self, count: int) -> None:
-        """Lets what was unmapped go when too much is open or remembered."""
-        regions = len(self.views.now.regions)
-        if len(self._modules) + count <= _MAX_OBJECTS and regions + count <= _MAX_REGIONS:
+        """Drop what is unmapped when too much is open or remembered."""
+        view = self.views.now
+        if self._objects.has_room_for(count) and len(view.regions) + count <= _MAX_REGIONS:
             return
         current = set(self._mappings)
-        view = self.views.now
         view.keep([region for region in view.regions if region.mapping in current])
-        used = {id(region.module) for one in self.views for region in one.regions}
-        self._modules = {key: m for key, m in self._modules.items() if id(m) in used}
-        self._by_file = {key: r for key, r in self._by_file.items() if id(r.module) in used}
-
-    # -- opening ----------------------------------------------------------------------------
-
-    def _open_root(self) -> None:
-        ours = TargetRoot("/")
-        try:
-            root = TargetRoot(f"/proc/{self.pid}/root")
-            self._roots = (root,) if root.same_as("/") else (root, ours)
-            status = Path(f"/proc/{self.pid}/status").read_text("utf-8", "replace")
-        except OSError:
-            self._roots, self._perf_map = (ours,), None
-            return
-        fields = dict(line.partition(":")[::2] for line in status.splitlines())
-        pid_inside = int(fields.get("NSpid", str(self.pid)).split()[-1])
-        user = int(fields["Uid"].split()[1])
-        self._perf_map = PerfMap(self._roots[0], pid_inside, user)
-
-    def _loaded_regions(
-        self, loaded: LoadedObject, mapped: Iterable[Mapping]
-    ) -> tuple[Region, ...]:
-        """Where the code of an object was, and what is known of it."""
-        for mapping in mapped:
-            is_inside = loaded.start <= mapping.start < loaded.end
-            if is_inside and mapping.path == VDSO:
-                return (self._open_region(mapping),)
-            if is_inside and mapping.is_executable and mapping.is_file:
-                region = self._open_region(mapping)
-                if region.module and region.module.fingerprint != loaded.fingerprint:
-                    del self._by_file[mapping.device, mapping.inode]  # written over in place
-                    region = self._open_region(mapping)
-                if region.module and region.module.fingerprint == loaded.fingerprint != 0:
-                    return (region,)
-        path = self._absolute(loaded.path)
-        try:
-            if not loaded.is_whole:
-                raise ObjectFileError("its name was not told")
-            if not loaded.fingerprint:
-                raise ObjectFileError("its headers could not be read in memory")
-            return self._regions_by_path(loaded, path)
-        except ObjectFileError as error:
-            problem = f"it was unloaded before its file could be opened: {error.message}"
-        mapping = Mapping(loaded.start, loaded.end, "r-xp", 0, "", loaded.identity, path)
-        return (Region(mapping, None, problem),)
-
-    def _regions_by_path(self, loaded: LoadedObject, path: str) -> tuple[Region, ...]:
-        """Those of the file that a path leads to, if it is that which was loaded.
-
-        Raises ObjectFileError.
-        """
-        known = [one for one in self._modules.values() if one.path == path]
-        module = next((one for one in known if one.fingerprint == loaded.fingerprint), None)
-        if module is None:
-            elf = self._open_by_path(path)
-            if fingerprint(elf) != loaded.fingerprint:
-                elf.close()
-                raise ObjectFileError("its file was replaced")
-            module = Module(elf, path, self._roots, self._means)
-            assert elf.descriptor is not None  # it was opened from a file
-            status = os.fstat(elf.descriptor)
-            self._modules[f"file on {status.st_dev}", status.st_ino, elf.build_id] = module
-        mappings = code_mappings(module.elf, path, loaded.start)
-        return tuple(Region(mapping, module) for mapping in mappings)
-
-    def _absolute(self, path: str) -> str:
-        """A path that the process has given, by its present working directory."""
-        if not path or path.startswith("/"):
-            return path
-        with suppress(OSError):
-            return os.path.normpath(Path(f"/proc/{self.pid}/cwd").readlink() / path)
-        return path
-
-    def _open_by_path(self, path: str) -> ElfObject:
-        """Raises ObjectFileError."""
-        try:
-            descriptor = self._roots[0].open(path)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ObjectFileError(f"its file can't be opened: {reason}") from error
-        try:
-            return ElfObject.open(descriptor, path, lambda: self._roots[0].open(path))
-        finally:
-            os.close(descriptor)
-
-    def _open_region(self, mapping: Mapping) -> Region:
-        if not mapping.is_file:
-            return self._open_vdso(mapping) if mapping.path == VDSO else _without_file(mapping)
-        file = (mapping.device, mapping.inode)
-        known = self._by_file.get(file)
-        if known and known.module and known.module.elf.holds_file:
-            return Region(mapping, known.module)
-        try:
-            if len(self._modules) >= _MAX_OBJECTS:
-                raise ObjectFileError(f"more than {_MAX_OBJECTS:,} objects are mapped")
-            region = Region(mapping, self._module(mapping, self._files.elf(mapping)))
-        except ObjectFileError as error:
-            region = Region(mapping, None, error.message)
-        self._by_file[file] = region
-        return region
-
-    def _module(self, mapping: Mapping, elf: ElfObject) -> Module:
-        key = (mapping.device, mapping.inode, elf.build_id)
-        known = self._modules.get(key)
-        # While one was closed, its inode may have become another file's.
-        if known is None or not (known.elf.holds_file or known.elf.file_stamp == elf.file_stamp):
-            self._modules[key] = Module(elf, mapping.path, self._roots, self._means)
-        return self._modules[key]
-
-    def _open_vdso(self, mapping: Mapping) -> Region:
-        try:
-            with ProcessMemory(self.pid) as memory:
-                size = min(mapping.end - mapping.start, _MAX_VDSO_BYTES)
-                data = memory.read(mapping.start, size)
-            elf = ElfObject.from_bytes(data, mapping.path)
-        except OSError as error:
-            return Region(mapping, None, f"the vDSO can't be read: {error.strerror}")
-        except ObjectFileError as error:
-            return Region(mapping, None, error.message)
-        return Region(mapping, self._module(mapping, elf))
-
-
-def _without_file(mapping: Mapping) -> Region:
-    if mapping.path.startswith("["):
-        return Region(mapping, None, "no file behind this memory")
-    return Region(mapping, None, "code made at run time")
+        self._objects.keep(region.module for one in self.views for region in one.regions)

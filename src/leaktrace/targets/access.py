@@ -1,4 +1,4 @@
-"""Whether a process may be looked at: what tracing reads of it is tried before it begins."""
+"""Checks before tracing begins whether the kernel lets leaktrace read what tracing needs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
 
 PTRACE_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
-_BEYOND_CAPABILITIES = 3  # Yama: nobody attaches to anything
+_NO_ATTACH = 3  # Yama refuses every ptrace access, whatever the capabilities
 
 
 def require_access(pid: int, *, to_memory: bool = True) -> None:
-    """Return if the process can be looked at. `to_memory`: its code will be compared with files.
+    """Return if the process can be examined. `to_memory`: also check its memory, because its code
+    will be compared with its files.
 
-    Raises TargetAccessError that names the capability which is missing, TargetError when the
-    process is gone.
+    Raises TargetAccessError, which names the missing capability, and TargetError when the process
+    has ended.
     """
     mappings = read_mappings(pid)
     try:
         os.stat(f"/proc/{pid}/root/")  # noqa: PTH116
     except PermissionError:
-        raise refused(f"process {pid} can't be looked at", Capability.SYS_PTRACE) from None
+        raise refused(f"process {pid} can't be examined", Capability.SYS_PTRACE) from None
     except OSError:
-        return  # it ends: to be told where that matters
+        return  # it is ending: callers find out where that matters
     if not to_memory:
         return
     readable = next((m for m in mappings if m.is_file and m.permissions.startswith("r")), None)
@@ -45,18 +46,18 @@ def require_access(pid: int, *, to_memory: bool = True) -> None:
 def _memory_refused(pid: int) -> TargetAccessError:
     scope = yama_scope()
     what = f"the memory of process {pid} can't be read"
-    if scope >= _BEYOND_CAPABILITIES:
+    if scope >= _NO_ATTACH:
         return TargetAccessError(
-            f"{what}: kernel.yama.ptrace_scope is {scope}, which forbids it to everybody",
-            "try --faults, which reads none; or boot with a smaller kernel.yama.ptrace_scope",
+            f"{what}: kernel.yama.ptrace_scope is {scope}, which forbids it to every user",
+            "use --faults, which reads no memory; or boot with a lower kernel.yama.ptrace_scope",
         )
-    more = f"; kernel.yama.ptrace_scope is {scope}, 0 would do, too" if scope else ""
+    more = f"; or set kernel.yama.ptrace_scope, which is {scope}, to 0" if scope else ""
     return refused(what, Capability.SYS_PTRACE, more)
 
 
 def yama_scope() -> int:
-    """kernel.yama.ptrace_scope: from 1 on, to read memory takes CAP_SYS_PTRACE even of the user's
-    own processes (Documentation/admin-guide/LSM/Yama.rst); 0 where there is no Yama."""
+    """kernel.yama.ptrace_scope; 0 if the kernel has no Yama. From 1 on, reading the memory even of
+    the user's own processes takes CAP_SYS_PTRACE (Documentation/admin-guide/LSM/Yama.rst)."""
     with suppress(OSError, ValueError):
         return int(Path(PTRACE_SCOPE).read_text())
     return 0

@@ -1,7 +1,7 @@
-"""A command that leaktrace starts: held before its exec until the probes are on.
+"""A command that leaktrace starts. It is held before its exec until the probes are attached.
 
-The child waits on a pipe. When the tracer dies before it lets go, the pipe closes and the child
-leaves without running anything.
+The child waits on a pipe. If the tracer dies before it releases the child, the pipe closes and the
+child exits without running anything.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from leaktrace.model import Ending
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import ENDING, held_back
 
-_PATIENCE_S = 5.0
+_END_TIMEOUT_S = 5.0  # between SIGTERM and SIGKILL
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class StartedCommand:
-    """The child process. `pid` is its process id from the start, before and after the exec."""
+    """The child process. `pid` is the same before and after the exec."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises TargetError when the command can't be found."""
         self.argv = tuple(argv)
         self.path = find_executable(argv[0])
-        # Ignored by who started leaktrace, it would let the kernel forget how the command ended.
+        # If leaktrace inherited an ignored SIGCHLD, wait(2) would get no status of the command.
         self._on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         hold_read, self._hold = os.pipe()
         self._failure, failure_write = os.pipe()
         libc = ctypes.CDLL(None)
-        # A signal's handler must not run in the child: it would end the tracer's business there.
+        # The tracer's signal handlers must not run in the child.
         with held_back() as blocked:
             self.pid = os.fork()
             if self.pid == 0:
@@ -49,8 +49,8 @@ class StartedCommand:
         self, hold_read: int, failure_write: int, libc: ctypes.CDLL, blocked: set[int]
     ) -> None:
         try:
-            # Python's handlers would write into the tracer's own wake-up pipe. What was ignored
-            # when leaktrace was started stays so; SIGPIPE and SIGXFSZ are Python's doing.
+            # Python's handlers would write to the tracer's wake-up pipe. Signals that were ignored
+            # when leaktrace started stay ignored; SIGPIPE and SIGXFSZ are ignored by Python itself.
             for number in (*ENDING, signal.SIGPIPE, signal.SIGXFSZ):
                 if signal.getsignal(number) != signal.SIG_IGN or number not in ENDING:
                     signal.signal(number, signal.SIG_DFL)
@@ -60,11 +60,11 @@ class StartedCommand:
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)
-            # Should leaktrace be killed while it looks at the stopped command, the command goes on.
-            # The keeper sees to that, too: a set-user-ID program forgets it (prctl(2)).
+            # If leaktrace is killed while the command is stopped, the command continues. The keeper
+            # does the same, because the exec of a set-user-ID program clears this (prctl(2)).
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
-            # In a pid namespace of our own the kernel side learns from a first call who is traced,
-            # and only then sees the exec. What comes before it is not recorded.
+            # If leaktrace is in a pid namespace, the kernel side learns the target's pid from its
+            # first call, and sees the exec only after that. Calls before the exec aren't recorded.
             libc.malloc(ctypes.c_size_t(1))
             os.execv(self.path, list(self.argv))
         except OSError as error:
@@ -73,7 +73,7 @@ class StartedCommand:
             os._exit(127)
 
     def release(self) -> None:
-        """Let it exec, and wait until it has. Raises TargetError when the exec fails."""
+        """Let it exec, and wait until it has done so. Raises TargetError when the exec fails."""
         try:
             os.write(self._hold, b"x")
         except BrokenPipeError:
@@ -91,27 +91,27 @@ class StartedCommand:
             )
 
     def proceed(self) -> None:
-        """Continue it after it was stopped for a look at its mappings."""
-        if self._ending is None:  # else its pid may be somebody else's
+        """Continue it after it was stopped so that its mappings could be read."""
+        if self._ending is None:  # otherwise its pid may belong to another process
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGCONT)
 
     def wait(self) -> int:
-        """Its exit status as the shell gives it: the code, or 128 + the signal."""
+        """Wait for its end. Returns the exit status as a shell: the code, or 128 + the signal."""
         ending = self.ending()
         return 128 + ending.signal if ending.signal is not None else ending.status or 0
 
     def ending(self) -> Ending:
-        """How it has ended; waits for that."""
+        """Wait for its end. Returns how it ended."""
         if self._ending is None:
             _, status = os.waitpid(self.pid, 0)
             self._ending = Ending.from_wait_status(status)
         return self._ending
 
     def end(self) -> None:
-        """Ask it to end if it still runs (SIGTERM, after some seconds SIGKILL), and reap it."""
+        """End it if it is still running (SIGTERM, after some seconds SIGKILL), and reap it."""
         if self._hold >= 0:
-            os.close(self._hold)  # it never ran: it leaves by itself
+            os.close(self._hold)  # it never ran, and exits on its own
             os.close(self._failure)
             self._hold = -1
             self.wait()
@@ -125,7 +125,7 @@ class StartedCommand:
             os.kill(self.pid, signal.SIGTERM)
             self.proceed()
             with contextlib.suppress(KeyboardInterrupt):
-                poll.poll(_PATIENCE_S * 1000)
+                poll.poll(_END_TIMEOUT_S * 1000)
             if not poll.poll(0):
                 os.kill(self.pid, signal.SIGKILL)
         os.close(pidfd)
@@ -133,12 +133,12 @@ class StartedCommand:
 
 
 def find_executable(name: str) -> str:
-    """The file that `name` runs, as execvp(3) finds it. Raises TargetError."""
+    """The file of a command, found as execvp(3) does. Raises TargetError."""
     found = shutil.which(name)
     if found is not None:
         return found
     if "/" in name and os.path.exists(name):  # noqa: PTH110 (never raises)
         raise TargetError(
-            f"can't run {name}: {os.strerror(errno.EACCES)}", "make it executable: chmod +x"
+            f"can't run {name}: {os.strerror(errno.EACCES)}", f"make it executable: chmod +x {name}"
         )
     raise TargetError(f"can't find the command {name}", "check its spelling and PATH")

@@ -1,4 +1,4 @@
-"""The dynamic loader of a process, as it shows itself to debuggers (struct r_debug, link.h)."""
+"""The dynamic loader of a process: its interface for debuggers (struct r_debug, link.h)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.elf.headers import PF_X
 from leaktrace.elf.object import ElfObject
-from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.mappings import Mapping, device_text
 from leaktrace.targets.memory import ProcessMemory
 
 _AT_PHDR, _AT_PHNUM = 3, 5  # getauxval(3)
@@ -24,7 +24,7 @@ _MAX_DYNAMIC_ENTRIES = 1024
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
-_MIN_REST_BYTES = 64  # perf buffers pad messages
+_MIN_REST_BYTES = 64  # fewer bytes after the event are only the padding of a perf buffer
 
 _AUXILIARY = struct.Struct("<QQ")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr
@@ -35,35 +35,35 @@ _R_DEBUG = struct.Struct("<iIQQ")  # r_version, padding, r_map, r_brk
 class LoaderInterface(NamedTuple):
     """Addresses in the process."""
 
-    r_debug: int  # struct r_debug, with the list of objects
-    r_brk: int  # the function called before and after each change of that list
+    r_debug: int  # struct r_debug, which contains the list of objects
+    r_brk: int  # the function that the loader calls before and after each change of that list
 
 
 class LoadedObject(NamedTuple):
-    """An object that the loader has put on its list (struct load_event of
+    """An object that the loader has added to its list (struct load_event in
     bpf/process/objects.bpf.c)."""
 
     generation: int  # of the executable image (abi.SESSION)
-    epoch: int  # the session's, which began then
-    start: int  # where the first byte of its file is
-    end: int  # behind its code
-    identity: int  # tells it from others in its place
-    fingerprint: int = 0  # unwind/fingerprint.py; 0 where only the identity is sent: see `is_whole`
+    epoch: int  # of the session; it began with this change
+    start: int  # the address of the first byte of its file
+    end: int  # exclusive; all code of the object is below
+    identity: int  # differs between objects that are loaded at the same address
+    fingerprint: int = 0  # unwind/fingerprint.py; 0 if only the identity was sent: see `is_whole`
     path: str = ""  # as the process gave it
 
     @property
     def place(self) -> tuple[int, int]:
-        """The same when it comes back to where it was."""
+        """The same whenever this object is loaded at this address."""
         return self.start, self.identity
 
     @property
     def is_whole(self) -> bool:
-        """Whether this is the first time that it is told."""
+        """Whether fingerprint or path were sent. The kernel side sends them once per place."""
         return bool(self.fingerprint or self.path)
 
     @classmethod
     def from_message(cls, message: bytes) -> LoadedObject:
-        """Decode what the kernel side has sent."""
+        """Decode an event of the kernel side, with what follows it."""
         event = np.frombuffer(message, abi.EVENT, 1)[0]
         start = int(event["address"])
         loaded = cls(
@@ -83,13 +83,13 @@ class LoadedObject(NamedTuple):
 
 
 def code_mappings(elf: ElfObject, path: str, base: int) -> list[Mapping]:
-    """The executable mappings that loading an object at `base` makes (ld.so, elf/dl-load.c).
+    """The executable mappings that the loader makes of an object at `base` (glibc, elf/dl-load.c).
 
-    Raises ObjectFileError where its file was closed and can't be opened again.
+    Raises ObjectFileError when its file was closed and can't be opened again.
     """
     assert elf.descriptor is not None  # it was opened from a file
     status = os.fstat(elf.descriptor)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    device = device_text(status.st_dev)
     return [
         Mapping(
             start=base + segment.vaddr - segment.vaddr % _PAGE_BYTES,
@@ -106,8 +106,11 @@ def code_mappings(elf: ElfObject, path: str, base: int) -> list[Mapping]:
 
 
 def loader_interface(pid: int) -> LoaderInterface | None:
-    """Where a process tells of the objects that it loads; None where it has no dynamic loader, it
-    hasn't come so far yet, or its memory can't be read."""
+    """The interface of the process's dynamic loader.
+
+    None when it has no dynamic loader, the loader hasn't filled it in yet, or the process's memory
+    can't be read.
+    """
     with suppress(OSError, struct.error):
         auxiliary = dict(_AUXILIARY.iter_unpack(Path(f"/proc/{pid}/auxv").read_bytes()))
         with ProcessMemory(pid) as memory:

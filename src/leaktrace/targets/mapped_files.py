@@ -1,11 +1,13 @@
-"""The very files that a process has mapped, however they can be reached.
+"""Opens the files that a process has mapped: the mapped files themselves, whatever their paths name
+now.
 
-The links in /proc/PID/map_files lead to the mapped file itself: deleted, replaced, in another mount
-namespace. Following them takes CAP_CHECKPOINT_RESTORE, and CAP_DAC_READ_SEARCH in a process of
-another user (proc_pid_map_files(5)). Where that is refused, a file is looked for as the program
-(/proc/PID/exe) and by its path within the process's root; it is taken if its device and inode are
-those of the mapping, which keeps the inode from being used again. In an overlay or on btrfs they
-may differ for the same file: then it is not known to be the same, and not taken.
+The links in /proc/PID/map_files lead to the mapped file even if it was deleted or replaced, or is
+in another mount namespace. Following them takes CAP_CHECKPOINT_RESTORE, and CAP_DAC_READ_SEARCH for
+a process of another user (proc_pid_map_files(5)). If the kernel refuses, the file is tried as the
+program (/proc/PID/exe) and by its path within the process's root. It is accepted if its device and
+inode are those of the mapping; the mapping keeps the inode from being reused. In an overlay or on
+btrfs these numbers may differ even for the mapped file: it can't be identified then, and is
+rejected.
 """
 
 from __future__ import annotations
@@ -17,10 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from leaktrace.capabilities import Capability, as_root_or_grant, is_granted
+from leaktrace.capabilities import Capability, is_granted, refused
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import (
-    AS_ROOT,
     NotAnObjectError,
     ObjectFileError,
     TargetAccessError,
@@ -31,44 +32,55 @@ from leaktrace.printable import printable
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.root import TargetRoot
 
-_GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # as if nothing were there
+_GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # as if nothing were mapped
 
 
 class UnreachableFileError(ObjectFileError):
-    """A mapped file can't be opened; `capability` would help, if it isn't None."""
+    """A mapped file can't be opened. `capability` is what the kernel asks for, None when the reason
+    is another one."""
 
-    def __init__(self, message: str, capability: Capability | None = None) -> None:
+    def __init__(self, message: str, refusal: TargetAccessError | None = None) -> None:
         super().__init__(message)
-        self.capability = capability
+        self._refusal = refusal
+        self.capability = refusal.capability if refusal else None
+
+    @classmethod
+    def by_refusal(cls, what: str, capability: Capability) -> UnreachableFileError:
+        """The kernel refused `what`, which takes this capability."""
+        refusal = refused(what, capability)
+        guess = " (a user namespace?)" if is_granted(capability) else ""
+        return cls(f"{refusal.message}{guess}", refusal)
 
     def as_access_error(self) -> TargetAccessError:
-        """What to say where nothing can be done without the file."""
-        hint = as_root_or_grant(self.capability) if self.capability is not None else AS_ROOT
-        return TargetAccessError(self.message, hint, self.capability or "")
+        """The same as an error about the target, when nothing can be done without the file."""
+        assert self._refusal is not None  # callers ask for the capability first
+        return self._refusal
 
 
 class MappedFiles:
-    """Opens what one process has mapped; no other process of that id later."""
+    """Opens what one process has mapped. After its end, a process that reuses its pid isn't taken
+    for it."""
 
     def __init__(self, pid: int) -> None:
-        """Raises TargetError when the process is gone."""
+        """Raises TargetError when the process has ended."""
         try:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             self._directory = os.open(f"/proc/{pid}", flags)
         except OSError as error:
             raise TargetError(
-                f"process {pid} is gone", "check the process id: it may have ended just now"
+                f"process {pid} has ended", "check the process id; it may have ended just now"
             ) from error
         weakref.finalize(self, os.close, self._directory)
         self._root: TargetRoot | None = None
         with suppress(OSError):
-            self._look_at_root()
+            self._open_root()
 
     def elf(self, mapping: Mapping) -> ElfObject:
-        """The object behind a mapping, which may be closed meanwhile where descriptors are short.
+        """The object behind a mapping. Its file may be closed and opened again when descriptors are
+        scarce.
 
-        Raises UnreachableFileError, NotAnObjectError, or ObjectFileError where it is damaged. Its
-        cause is a FileNotFoundError where the mapping is gone.
+        Raises UnreachableFileError (caused by a FileNotFoundError when the mapping is gone),
+        NotAnObjectError, or ObjectFileError when the object is damaged.
         """
         descriptor = self._open(mapping, is_mapped=True)
         try:
@@ -79,75 +91,73 @@ class MappedFiles:
             os.close(descriptor)
 
     def _open(self, mapping: Mapping, *, is_mapped: bool) -> int:
-        """`is_mapped`: it has to be so still; else its path will do if it is the same file."""
+        """A descriptor, for reading. `is_mapped`: the file must still be mapped there; otherwise
+        its path will do, if that still names the file."""
         shown = printable(mapping.path)
+        refusals: list[Capability] = []
         try:
             start, end = mapping.file_at or (mapping.start, mapping.end)
             link = f"map_files/{start:x}-{end:x}"
             place = os.open(link, os.O_PATH | os.O_CLOEXEC, dir_fd=self._directory)
         except (FileNotFoundError, ProcessLookupError) as error:
             if is_mapped:
-                raise UnreachableFileError(f"{shown} is not mapped any more") from error
-            missing = None
+                raise UnreachableFileError(f"{shown} is no longer mapped") from error
         except PermissionError as error:
-            missing = _behind(error)
+            refusals.append(_capability_for_link(error))
         except OSError as error:
             raise UnreachableFileError(f"{shown} can't be opened: {error.strerror}") from error
         else:
             if mapping.is_of(place):
                 return _read(place, shown)
-            os.close(place)  # another one has come there since the mappings were read
+            os.close(place)  # another file has been mapped there since the mappings were read
             if is_mapped:
-                raise UnreachableFileError(f"{shown} is not mapped any more") from _GONE
-            missing = None
-        for find, capability in self._ways(mapping):
+                raise UnreachableFileError(f"{shown} is no longer mapped") from _GONE
+        was_link_refused = bool(refusals)
+        for find, capability in self._other_links(mapping):
             try:
                 place = find()
             except PermissionError:
-                missing = missing and capability
+                refusals.append(capability)
                 continue
             except OSError:
                 continue
-            if _is_mapped_as(mapping, place):
+            if mapping.has_numbers_of(os.fstat(place)):
                 return _read(place, shown)
             os.close(place)
-        if missing is None:
-            raise UnreachableFileError(f"{shown} is not there any more")
-        raise UnreachableFileError(f"{shown} can't be opened{_lack(missing)}", missing)
+        if not was_link_refused:
+            raise UnreachableFileError(f"{shown} is no longer there")
+        # The last one tried needs the fewest privileges.
+        lacking = (one for one in reversed(refusals) if not is_granted(one))
+        capability = next(lacking, refusals[-1])
+        raise UnreachableFileError.by_refusal(f"{shown} can't be opened", capability)
 
-    def _ways(self, mapping: Mapping) -> Iterator[tuple[Callable[[], int], Capability]]:
-        """What may find the file, and what it takes if that is refused."""
+    def _other_links(self, mapping: Mapping) -> Iterator[tuple[Callable[[], int], Capability]]:
+        """What may open the file, and the capability that is needed if the kernel refuses it."""
         flags = os.O_PATH | os.O_CLOEXEC
         exe = partial(os.open, "exe", flags, dir_fd=self._directory)
         yield exe, Capability.SYS_PTRACE
         with suppress(OSError):
-            self._look_at_root()
+            self._open_root()
         root = self._root
         if root is not None and mapping.path.startswith("/"):
             yield partial(root.find, mapping.path), Capability.DAC_READ_SEARCH
-            if mapping.deleted:  # or is that its name?
+            if mapping.deleted:  # or its name ends like that
                 whole = f"{mapping.path} (deleted)"
                 yield partial(root.find, whole), Capability.DAC_READ_SEARCH
 
-    def _look_at_root(self) -> None:
-        """Held open, it can be reached when the process has ended."""
+    def _open_root(self) -> None:
+        """Hold the root open: it stays reachable after the end of the process."""
         self._root = TargetRoot(f"/proc/self/fd/{self._directory}/root")
 
 
-def _behind(error: PermissionError) -> Capability:
-    """What following a link in map_files lacks: others' directories are closed, and links are
-    followed for the privileged alone."""
+def _capability_for_link(error: PermissionError) -> Capability:
+    """What is needed to follow a link in map_files that was refused with this error: EPERM is about
+    the link (proc_map_files_get_link, fs/proc/base.c), EACCES about the directory."""
     if error.errno == errno.EPERM:
         return Capability.CHECKPOINT_RESTORE
     if is_granted(Capability.DAC_READ_SEARCH):
         return Capability.SYS_PTRACE
     return Capability.DAC_READ_SEARCH
-
-
-def _lack(capability: Capability) -> str:
-    if is_granted(capability):
-        return f", although {capability} is granted (a user namespace?)"
-    return f": {capability} is missing"
 
 
 def _read(place: int, shown: str) -> int:
@@ -156,13 +166,7 @@ def _read(place: int, shown: str) -> int:
     except NotRegularError as error:
         raise NotAnObjectError(f"{shown} is not a regular file") from error
     except PermissionError as error:
-        missing = Capability.DAC_READ_SEARCH
-        raise UnreachableFileError(f"{shown} can't be read{_lack(missing)}", missing) from error
+        what = f"{shown} can't be read"
+        raise UnreachableFileError.by_refusal(what, Capability.DAC_READ_SEARCH) from error
     except OSError as error:
         raise UnreachableFileError(f"{shown} can't be opened: {error.strerror}") from error
-
-
-def _is_mapped_as(mapping: Mapping, place: int) -> bool:
-    status = os.fstat(place)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    return (device, status.st_ino) == (mapping.device, mapping.inode)

@@ -18,7 +18,7 @@ _LINE = re.compile(
     re.DOTALL,
 )
 _DELETED = " (deleted)"
-_EXEC_TAKES_S = (0.001, 0.005, 0.02)  # between looks at a process that has no mappings
+_EXEC_TAKES_S = (0.001, 0.005, 0.02)  # pauses between reads while there are no mappings
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Mapping:
     device: str  # "major:minor" in hexadecimal, as the kernel writes it
     inode: int
     path: str  # as the target sees it; "[heap]" and the like; "" for anonymous memory
-    deleted: bool = False  # the file was removed or replaced since it was mapped
-    # Of a copy of the file's code (moved_text.py): where a part of the file itself is mapped.
+    deleted: bool = False  # the file was removed or replaced after it was mapped
+    # For a copy of the file's code (moved_text.py): where a part of the file itself is mapped.
     file_at: tuple[int, int] | None = None
 
     @property
@@ -42,23 +42,34 @@ class Mapping:
 
     @property
     def is_file(self) -> bool:
-        """Whether a file lies behind it (targets/mapped_files.py opens it)."""
+        """Whether it maps a file (targets/mapped_files.py opens it)."""
         return self.inode != 0
 
     def address_of(self, offset: int) -> int | None:
-        """Where this byte of the file is; None outside of what is mapped here."""
+        """The address of a byte of the file; None if this mapping doesn't contain it."""
         inside = self.offset <= offset < self.offset + self.end - self.start
         return self.start + offset - self.offset if inside else None
 
+    def has_numbers_of(self, status: os.stat_result) -> bool:
+        """Whether device and inode are those of a file. In an overlay or on btrfs they differ even
+        for the mapped file itself."""
+        return (self.device, self.inode) == (device_text(status.st_dev), status.st_ino)
+
     def is_of(self, descriptor: int) -> bool:
-        """Whether an open file is the mapped one: since the mappings were read, another may have
-        come to that place."""
+        """Whether an open file is the mapped one: another file may have been mapped at this address
+        since the mappings were read."""
         status = os.fstat(descriptor)
-        if f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}" == self.device:
-            return status.st_ino == self.inode
-        # In an overlay or on btrfs the mapping has other numbers than the file.
+        if self.device == device_text(status.st_dev):
+            return self.has_numbers_of(status)
+        # An overlay or btrfs: only the path is left to compare.
         path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (bytes as they are)
         return path.removesuffix(_DELETED) == self.path
+
+
+def device_text(device: int) -> str:
+    """A device number (st_dev, stat(2)) as /proc/PID/maps writes it: "103:02"
+    (show_vma_header_prefix, fs/proc/task_mmu.c)."""
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
 class NoMappingsError(TargetError):
@@ -68,8 +79,8 @@ class NoMappingsError(TargetError):
 def read_mappings(pid: int) -> tuple[Mapping, ...]:
     """The mappings of a process by ascending address.
 
-    Raises TargetAccessError when they may not be read, NoMappingsError when there are none. While
-    it executes another program a process has none for a moment: that is waited for.
+    During execve(2) a process has no mappings for a moment; this waits until it has some. Raises
+    TargetAccessError when the kernel refuses to show them, NoMappingsError when there are none.
     """
     for wait_s in _EXEC_TAKES_S:
         mappings = _mappings_now(pid)
@@ -82,12 +93,12 @@ def read_mappings(pid: int) -> tuple[Mapping, ...]:
         return mappings
     if is_running(pid):
         raise NoMappingsError(
-            f"process {pid} has no mappings: it executes one program after the other, or is a "
-            "kernel thread",
+            f"process {pid} has no mappings: it keeps executing new programs, or is a kernel "
+            "thread",
             "try again; --kernel traces the kernel's own allocations",
         )
     raise NoMappingsError(
-        f"process {pid} has no memory any more: it, or its first thread, has ended",
+        f"process {pid} no longer has memory: it has ended, or its first thread has",
         "check the process id",
     )
 
@@ -98,7 +109,7 @@ def _mappings_now(pid: int) -> tuple[Mapping, ...]:
     except PermissionError as error:
         what = f"the memory mappings of process {pid} can't be read"
         raise refused(what, Capability.SYS_PTRACE) from error
-    except OSError as error:  # ENOENT, or ESRCH when it ends or executes a program meanwhile
+    except OSError as error:  # ENOENT, or ESRCH when it ends or executes a program just now
         missing = shortage(error)
         if missing is not None:
             raise missing from error
@@ -107,7 +118,7 @@ def _mappings_now(pid: int) -> tuple[Mapping, ...]:
 
 
 def parse_mappings(text: bytes) -> tuple[Mapping, ...]:
-    """The mappings in the text of /proc/PID/maps."""
+    """The mappings in the text of /proc/PID/maps. Lines of another form are skipped."""
     parsed = (_parse_line(line) for line in text.split(b"\n"))
     return tuple(mapping for mapping in parsed if mapping is not None)
 

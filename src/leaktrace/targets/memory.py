@@ -1,8 +1,8 @@
 """The memory of another process, read only.
 
-/proc/PID/mem belongs to the user of the process: that of another one takes CAP_DAC_READ_SEARCH
-beside CAP_SYS_PTRACE. process_vm_readv(2) needs the latter alone, but reads no pages that the
-process itself can't, so it comes second.
+/proc/PID/mem belongs to the user of the process: for a process of another user it takes
+CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE. process_vm_readv(2) needs only the latter, but can't read
+pages that the process itself can't read, so it is the fallback.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class _Vector(ctypes.Structure):
 
 
 class ProcessMemory:
-    """Close it, or use it as a context manager."""
+    """The memory of one process. Close it, or use it as a context manager."""
 
     def __init__(self, pid: int) -> None:
-        """Raises OSError when the process is gone; what can't be read is told by `read`."""
+        """Raises OSError when the process has ended. A missing privilege is reported by `read`."""
         self._pid = pid
         self._file = -1
         try:
@@ -35,7 +35,7 @@ class ProcessMemory:
             self._libc = ctypes.CDLL(None, use_errno=True)
 
     def read(self, address: int, size: int) -> bytes:
-        """At most `size` bytes; fewer where what follows is not mapped. Raises OSError."""
+        """At most `size` bytes; fewer if the memory after them is not mapped. Raises OSError."""
         if self._file >= 0:
             return os.pread(self._file, size, address)
         buffer = ctypes.create_string_buffer(size)

@@ -1,8 +1,8 @@
-"""How much memory a process holds, of which kind, and how that has changed since the attach.
+"""How much memory of each kind a process holds, and how that has changed since the attach.
 
-Sources: /proc/PID/status (proc_pid_status(5)): RssAnon, RssFile and RssShmem, which make up VmRSS,
-VmSwap and HugetlbPages. Reading it costs the process nothing; /proc/PID/smaps, which knows more,
-walks its page tables and holds its locks meanwhile.
+Source: /proc/PID/status (proc_pid_status(5)): RssAnon, RssFile and RssShmem, whose sum is VmRSS;
+VmSwap and HugetlbPages. Reading it costs the process nothing. /proc/PID/smaps has more details, but
+walks the page tables of the process and holds its locks meanwhile.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ class Memory:
     """What a process holds at one moment, in bytes."""
 
     resident: MemoryKinds
-    # Used, and not counted as resident: swapped out, or in huge pages of hugetlbfs.
-    besides: int = 0
+    not_resident: int = 0  # swapped out, or in huge pages of hugetlbfs, which VmRSS leaves out
 
 
 _NOTHING = Memory(MemoryKinds())
 
 
 def read_memory(pid: int) -> Memory | None:
-    """None when the process has ended."""
+    """What a process holds now; None when it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
@@ -41,7 +40,7 @@ def read_memory(pid: int) -> Memory | None:
 
 
 def parse_memory(status: str) -> Memory | None:
-    """Memory in the text of /proc/PID/status; None where there is none: a zombie."""
+    """The memory in the text of /proc/PID/status; None for a zombie, which has none."""
     found = {name: int(kib) * 1024 for name, kib in _FIELD.findall(status)}
     if "RssAnon" not in found:
         return None
@@ -52,7 +51,7 @@ def parse_memory(status: str) -> Memory | None:
 
 
 class MemoryWatch:
-    """The memory of one process, from the attach on."""
+    """The memory of one process, compared with that at the attach."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -60,16 +59,16 @@ class MemoryWatch:
         self._is_all = True
 
     def begin(self) -> None:
-        """Tracing begins on a process that runs already."""
+        """Tracing begins in a running process."""
         first = read_memory(self._pid)
         self._first, self._is_all = first or _NOTHING, False
 
-    def begin_anew(self) -> None:
-        """It has executed another program, which holds nothing yet."""
+    def begin_program(self) -> None:
+        """The process has executed another program, which holds nothing yet."""
         self._first, self._is_all = _NOTHING, True
 
     def look(self) -> MemoryGrowth | None:
-        """None when the process has ended."""
+        """What the process holds now, and the difference; None when it has ended."""
         now = read_memory(self._pid)
         if now is None:
             return None
@@ -79,13 +78,13 @@ class MemoryWatch:
             MemoryKinds(
                 new.anonymous - old.anonymous, new.file - old.file, new.shared - old.shared
             ),
-            now.besides - self._first.besides,
+            now.not_resident - self._first.not_resident,
             self._is_all,
         )
 
     def of_programs(self) -> MemoryKinds:
-        """What its program and libraries take up at most, untouched parts included: code and
-        constants, and data that is initialised."""
+        """The most that its program and libraries can take, untouched parts included: code and
+        constants as file memory, initialised data as anonymous memory."""
         try:
             return _of_programs(read_mappings(self._pid))
         except TargetError:
@@ -100,8 +99,8 @@ def _of_programs(mappings: Sequence[Mapping]) -> MemoryKinds:
         if _file(one) not in programs:
             continue
         size = one.end - one.start
-        # What the loader has relocated is written to, and made read-only afterwards: it lies before
-        # the data.
+        # The loader writes to relocated data and makes it read-only afterwards (RELRO). It is
+        # mapped directly before the other data.
         is_relocated = (
             following is not None
             and "w" in following.permissions

@@ -1,12 +1,12 @@
-"""Programs that have moved their code into memory of no file, in the place where it was.
+"""Recognises code that a program has moved from its file's mapping to anonymous memory.
 
-Code on huge pages spares the processor look-ups of addresses, and few file systems have those. So
-some programs copy their text to anonymous memory and put that where the file was mapped: all of it
-(ClickHouse, node --use-largepages=on) or the part that whole huge pages fit into (hhvm). It is the
-file's code still: its unwind information, its symbols and its lines are right.
+Code on huge pages needs fewer TLB entries, and few file systems support huge pages. So some
+programs copy their text to anonymous memory and map that in place of the file: the whole text
+(ClickHouse, node --use-largepages=on), or the part that fills whole huge pages (hhvm). It is still
+the file's code: the file's unwind information, symbols and lines apply.
 
-What remains of the file around such memory says which file it was and where it lies: other segments
-are mapped still. Whether it is a copy of that place, the bytes say.
+The other segments of the file are still mapped around such memory. They show which file it was and
+where it is loaded. Comparing bytes shows whether the memory is a copy.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 
 _PAGE_BYTES = 4096
-_SAMPLES = 48  # places that are compared
+_SAMPLES = 48  # how many pieces are compared
 _SAMPLE_BYTES = 128
-_MOST_REMEMBERED = 10_000
-_TELLING_VALUES = 16  # different bytes, so that a sample is not just padding
-_BREAKPOINT = 0xCC  # was copied with the code, or a debugger's
-# What stands for a path where memory has an inode but no file that code comes from.
+_MAX_REMEMBERED = 10_000
+_DISTINCT_BYTES = 16  # a sample with fewer different bytes may be only padding
+_BREAKPOINT = 0xCC  # a debugger's, or copied with the code
+# How paths begin of memory that has an inode but doesn't map a file with code.
 _NO_FILE = ("/anon_hugepage", "/memfd:", "/dev/zero", "/dev/shm/", "/SYSV")
 
 
 class _Place(NamedTuple):
     """Pages of a process, start <= address < end; the offset of the first one in the file, and how
-    many bytes the file has for them."""
+    many bytes of the file they contain."""
 
     start: int
     end: int
@@ -46,16 +46,16 @@ class MovedText:
     """Recognises the moved text of one process."""
 
     def __init__(self, pid: int, files: MappedFiles) -> None:
-        """`files` opens what the process has mapped."""
+        """`files` are those of the same process."""
         self._pid = pid
         self._files = files
         self._known: dict[tuple[Mapping, Mapping], tuple[Mapping, ...]] = {}
         self._segments: dict[Mapping, tuple[LoadSegment, ...]] = {}  # by a mapping of the file
 
-    def recognised(self, mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
-        """The mappings with memory that is a copy of a file's code as mappings of that file. What
-        can't be read or isn't the same stays what it is. Never raises."""
-        if len(self._known) + len(self._segments) > _MOST_REMEMBERED:
+    def recognise(self, mappings: Sequence[Mapping]) -> tuple[Mapping, ...]:
+        """Replace mappings that contain a copy of a file's code by mappings of that file. Memory
+        that differs or can't be read stays as it is. Never raises."""
+        if len(self._known) + len(self._segments) > _MAX_REMEMBERED:
             self._known, self._segments = {}, {}
         found: list[Mapping] = []
         for index, mapping in enumerate(mappings):
@@ -66,20 +66,21 @@ class MovedText:
         return tuple(found)
 
     def _parts(self, mapping: Mapping, neighbours: Iterator[Mapping]) -> tuple[Mapping, ...]:
-        """The mapping in parts, of which one at least is a file's; as it is where none is."""
+        """The mapping in parts, at least one of which is a file's; the mapping as it is if there is
+        no such part."""
         for neighbour in neighbours:
             if (mapping, neighbour) not in self._known:
                 parts = self._compare(mapping, neighbour)
                 if parts is None:
-                    continue  # it may be in the making
+                    continue  # the copy may not be complete yet
                 self._known[mapping, neighbour] = parts
             if self._known[mapping, neighbour]:
                 return self._known[mapping, neighbour]
         return (mapping,)
 
     def _compare(self, mapping: Mapping, neighbour: Mapping) -> tuple[Mapping, ...] | None:
-        """() where the mapping doesn't lie in code of that file; None where it does and isn't the
-        same."""
+        """The parts of a mapping that is a copy. () if it is not where the file's code would be;
+        None if it is, and differs."""
         places = list(_places(mapping, neighbour, self._segments_of(neighbour)))
         with suppress(ObjectFileError, OSError):
             for place in places:
@@ -98,15 +99,15 @@ class MovedText:
         return self._segments[neighbour]
 
     def _is_copy(self, place: _Place, neighbour: Mapping) -> bool:
-        """Whether the bytes there are those of the file, as far as samples tell. Raises
-        ObjectFileError or OSError where they can't be read."""
+        """Whether samples of the memory are equal to the file. Raises ObjectFileError or OSError
+        when they can't be read."""
         with (
             self._files.elf(neighbour) as elf,
             ProcessMemory(self._pid) as memory,
         ):
             step = max(place.size // _SAMPLES, _SAMPLE_BYTES)
             distances = [*range(0, place.size, step), max(place.size - _SAMPLE_BYTES, 0)]
-            telling = 0
+            meaningful = 0
             for distance in distances:
                 count = min(_SAMPLE_BYTES, place.size - distance)
                 original = elf.read(place.offset + distance, count)
@@ -115,8 +116,8 @@ class MovedText:
                     return False
                 if any(a not in (b, _BREAKPOINT) for a, b in zip(now, original, strict=True)):
                     return False
-                telling += len(set(original)) >= _TELLING_VALUES
-            return 2 * telling > len(distances)
+                meaningful += len(set(original)) >= _DISTINCT_BYTES
+            return 2 * meaningful > len(distances)
 
 
 def _is_of_file(mapping: Mapping) -> bool:
@@ -135,8 +136,8 @@ def _neighbours(mappings: Sequence[Mapping], index: int) -> Iterator[Mapping]:
 
 
 def _biases(segments: Sequence[LoadSegment], mapping: Mapping) -> Iterator[int]:
-    """Where the file may lie, going by one of its mappings: what is to be added to its virtual
-    addresses. Two, where segments share a page of the file."""
+    """What may have to be added to the file's virtual addresses, judging by one of its mappings.
+    There are two candidates if segments share a page of the file."""
     for segment in segments:
         if _page(segment.offset) <= mapping.offset < segment.offset + segment.file_size:
             yield mapping.start - (segment.vaddr - segment.offset + mapping.offset)
@@ -145,7 +146,7 @@ def _biases(segments: Sequence[LoadSegment], mapping: Mapping) -> Iterator[int]:
 def _places(
     mapping: Mapping, neighbour: Mapping, segments: Sequence[LoadSegment]
 ) -> Iterator[_Place]:
-    """Where in a mapping the code of the neighbour's file would lie."""
+    """Where in a mapping the code of the neighbour's file would be."""
     for bias in _biases(segments, neighbour):
         for segment in segments:
             if not segment.flags & PF_X:

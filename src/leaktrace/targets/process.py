@@ -1,7 +1,7 @@
-"""A traced process: who it is, whether it lives.
+"""A traced process: its identity, and whether it is still running.
 
-A process is held by a pidfd and recognised by its start time, so a pid that the kernel hands to
-somebody else is never taken for the target. Sources: pidfd_open(2), proc(5).
+A process is held by a pidfd and identified by its start time, so a process that reuses the pid is
+never taken for the target. Sources: pidfd_open(2), proc(5).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 
 @dataclass(frozen=True)
 class _Status:
-    """The fields of /proc/PID/stat that matter here."""
+    """The fields of /proc/PID/stat that are used here."""
 
     name: str
     state: str
@@ -33,7 +33,7 @@ class _Status:
 
 def _read_status(pid: int) -> _Status:
     text = _read(pid, "stat")
-    # The name stands in parentheses and may contain any character, these included.
+    # The name is in parentheses and may contain any character, parentheses too.
     name, _, rest = text.partition("(")[2].rpartition(")")
     fields = rest.split()
     return _Status(
@@ -46,8 +46,9 @@ def _read_status(pid: int) -> _Status:
 
 
 def _read(pid: int, name: str) -> str:
-    """A file of /proc/PID. Raises TargetError when there is no such process; EnvironmentUnfitError
-    when the file can't be read for want of something, which tells nothing of the process."""
+    """The text of a file in /proc/PID. Raises TargetError when there is no such process, and
+    EnvironmentUnfitError when a resource for reading the file is missing: that doesn't show whether
+    the process exists."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
     except OSError as error:
@@ -64,7 +65,7 @@ def _gone(pid: int) -> TargetError:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is such a process or thread that has not ended, whatever /proc shows."""
+    """Whether there is such a process or thread, but /proc doesn't show it."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -75,7 +76,7 @@ def _exists(pid: int) -> bool:
 
 
 class Process:
-    """A process that can be traced. Close it to let go of its pidfd."""
+    """A process that can be traced. Closing it closes its pidfd."""
 
     def __init__(self, pid: int) -> None:
         """Raises TargetError when there is no such process, or it has no memory to trace."""
@@ -84,18 +85,19 @@ class Process:
         if status.flags & _PF_KTHREAD:
             raise TargetError(
                 f"process {pid} ({status.name}) is a kernel thread: it has no memory of its own",
-                "give the pid of an ordinary process",
+                "use the pid of an ordinary process; --kernel traces the kernel's own allocations",
             )
         if status.state in "ZX" and status.threads > 1:
             raise TargetError(
-                f"process {pid} ({status.name}) can't be traced: its first thread has exited, and "
-                "with it the list of its mappings",
-                "start the program with -c to trace it from its beginning",
+                f"process {pid} ({status.name}) can't be traced: its first thread has exited, so "
+                "its mappings can't be read",
+                "start the program with -c to trace it from the start",
             )
         if status.state in "ZX":
             raise TargetError(
-                f"process {pid} ({status.name}) has ended and waits for its parent (zombie)",
-                "trace its successor, or start the program with -c",
+                f"process {pid} ({status.name}) has ended: its parent has not waited for it "
+                "(zombie)",
+                "trace the process that replaced it, or start the program with -c",
             )
         leader = _thread_group(pid)
         if leader != pid:
@@ -103,13 +105,13 @@ class Process:
                 f"{pid} is a thread of process {leader}", f"trace the process: -p {leader}"
             )
         if pid == os.getpid():
-            raise TargetError("leaktrace can't trace itself", "give another pid")
+            raise TargetError("leaktrace can't trace itself", "use another pid")
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
             raise shortage(error) or _gone(pid) from None
         self.start_ticks = status.start_ticks
-        # The pidfd was opened after the start time was read: the two must still belong together.
+        # The pidfd was opened after the start time was read: check that it is the same process.
         if _read_status(pid).start_ticks != status.start_ticks:
             self.close()
             raise _gone(pid)
@@ -120,7 +122,7 @@ class Process:
         return self._pidfd
 
     def is_alive(self) -> bool:
-        """Whether it still runs; a zombie doesn't."""
+        """Whether it is still running; a zombie is not."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return not poll.poll(0)
@@ -132,7 +134,7 @@ class Process:
         return False
 
     def read_name(self) -> str:
-        """Its name now (an exec changes it); the last known one after its end."""
+        """Its present name, which an exec changes; after its end, the last known one."""
         with contextlib.suppress(LeaktraceError):
             status = _read_status(self.pid)
             if status.start_ticks == self.start_ticks:
@@ -145,11 +147,11 @@ class Process:
             threads = list(Path(f"/proc/{self.pid}/task").iterdir())
             texts = [(thread / "children").read_text() for thread in threads]
         except OSError:
-            return []  # it has ended, or the kernel doesn't tell
+            return []  # it has ended, or the kernel lacks the file (CONFIG_PROC_CHILDREN)
         return [int(word) for text in texts for word in text.split()]
 
     def is_filtered(self) -> bool:
-        """Whether a seccomp filter says which system calls it may make (seccomp(2))."""
+        """Whether a seccomp filter restricts its system calls (seccomp(2))."""
         try:
             status = Path(f"/proc/{self.pid}/status").read_text(errors="replace")
         except OSError:
@@ -169,8 +171,8 @@ def _thread_group(pid: int) -> int:
 
 
 def program_of(pid: int) -> tuple[str, tuple[int, int] | None]:
-    """What a process runs: its name, and the file of its program (device and inode), which only
-    its owner and root may know. Raises TargetError when there is no such process that runs."""
+    """What a process runs: its name, and the file of its program (device and inode), None if this
+    user may not see it. Raises TargetError when there is no such process."""
     status = _read_status(pid)
     if status.state in "ZX" or status.flags & _PF_KTHREAD or _thread_group(pid) != pid:
         raise _gone(pid)
@@ -182,14 +184,15 @@ def program_of(pid: int) -> tuple[str, tuple[int, int] | None]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
+    """Whether there is such a process, and it has not ended. A zombie has."""
     with contextlib.suppress(LeaktraceError):
         return _read_status(pid).state not in "ZX"
     return False
 
 
 def debugger_of(pid: int) -> int:
-    """Who traces a thread of it by ptrace(2) (TracerPid, proc(5)); 0: nobody."""
+    """The pid of the process that traces one of its threads by ptrace(2) (TracerPid, proc(5)); 0 if
+    there is none."""
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         try:
             match = re.search(r"^TracerPid:\s*(\d+)", status.read_text(errors="replace"), re.M)

@@ -1,4 +1,4 @@
-"""The file system as a process sees it: its root directory, also in another mount namespace."""
+"""The file system as a process sees it: its root directory, even in another mount namespace."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import weakref
 
 from leaktrace.files import for_reading
 
-# openat2(2): resolve symbolic links as if the directory were the root, and no magic links, so
-# that a link in a hostile root can't lead to a file of ours.
+# openat2(2): resolve symbolic links as if the directory were the root, and refuse magic links, so
+# that a link in a hostile root can't lead to a file outside of it.
 _SYS_OPENAT2 = 437  # the same on every architecture
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 
@@ -24,17 +24,17 @@ class _OpenHow(ctypes.Structure):
 
 
 class TargetRoot:
-    """A root directory held open: it stays reachable when the process has ended."""
+    """A root directory that is held open: it stays reachable after the end of the process."""
 
     def __init__(self, path: str) -> None:
-        """`path`: a directory, such as /proc/PID/root. Raises OSError."""
+        """`path` is a directory, such as /proc/PID/root. Raises OSError."""
         self.descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self.descriptor)
 
     def open(self, path: str, *, follow: bool = True) -> int:
-        """A file descriptor, for reading, of a regular file by its absolute path within the root.
+        """A descriptor, for reading, of a regular file by its absolute path within the root.
 
-        Raises OSError, also NotRegularError.
+        Raises OSError, and its subclass NotRegularError.
         """
         return for_reading(self.find(path, follow=follow), path)
 
@@ -56,10 +56,10 @@ class TargetRoot:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EPERM):
             raise OSError(code, os.strerror(code), path)
-        # Linux before 5.6, or a filter that knows no openat2: links lead to our own root then.
+        # Linux before 5.6, or a seccomp filter without openat2: links are resolved in our own root.
         return os.open(path.lstrip("/"), flags, dir_fd=self.descriptor)
 
     def same_as(self, path: str) -> bool:
-        """Whether another directory is this one."""
+        """Whether a path leads to this directory."""
         ours, other = os.fstat(self.descriptor), os.stat(path)  # noqa: PTH116 - beside fstat
         return (ours.st_dev, ours.st_ino) == (other.st_dev, other.st_ino)

@@ -1,6 +1,6 @@
-"""Why a process stands still: a signal, a debugger, or a frozen cgroup.
+"""Why a process is stopped: by a signal, a debugger, or a frozen cgroup.
 
-What stands still allocates nothing, and its reports look as those of a process without leaks.
+A stopped process allocates nothing, and its reports look like those of a process without leaks.
 Sources: proc(5), ptrace(2), cgroups(7), Documentation/admin-guide/cgroup-v2.rst (cgroup.freeze,
 cgroup.events) and cgroup-v1/freezer-subsystem.rst.
 """
@@ -15,22 +15,22 @@ from typing import NamedTuple
 from leaktrace.printable import printable
 
 _STOPPED, _TRACED, _ENDED = "T", "t", "ZX"
-_ESCAPE = re.compile(r"\\([0-7]{3})")  # of spaces and the like in mountinfo
+_ESCAPE = re.compile(r"\\([0-7]{3})")  # of a space and some other characters in mountinfo
 
 
 def why_stopped(pid: int) -> str:
-    """Why no thread of a process runs, in words for a report; "" where they may run."""
+    """Why no thread of a process runs, as text for a report; "" if any may run."""
     reason = _by_state(pid) or _frozen(pid)
     return f"it is stopped and allocates nothing: {reason}" if reason else ""
 
 
 class _Thread(NamedTuple):
     state: str
-    tracer: int  # who debugs it; 0: nobody
+    tracer: int  # the pid of the debugger; 0: none
 
 
 def _by_state(pid: int) -> str:
-    # A process may have thousands of threads: the others matter only if the first does not run.
+    # A process may have thousands of threads: they are read only if the first one doesn't run.
     if _thread(Path(f"/proc/{pid}")).state not in _STOPPED + _TRACED + _ENDED:
         return ""
     threads = [_thread(folder) for folder in Path(f"/proc/{pid}/task").glob("*")]
@@ -40,11 +40,11 @@ def _by_state(pid: int) -> str:
     for thread in threads:
         if thread.state == _TRACED:
             return f"a debugger holds it, {_name_of(thread.tracer)} (process {thread.tracer})"
-    return f"a signal has stopped it (SIGSTOP, SIGTSTP); kill -CONT {pid} lets it go on"
+    return f"a signal stopped it (SIGSTOP, SIGTSTP); kill -CONT {pid} continues it"
 
 
 def _thread(folder: Path) -> _Thread:
-    """A thread, or the first one of a process; one that is gone counts as ended."""
+    """A thread, or the first one of a process. One that doesn't exist counts as ended."""
     try:
         status = (folder / "status").read_text(errors="replace")
     except OSError:
@@ -79,7 +79,7 @@ def _frozen(pid: int) -> str:
 
 
 def _frozen_by_v2(path: str) -> Path | None:
-    """The cgroup that was frozen: the one of this path or one above it."""
+    """The frozen cgroup: the one at this path, or one above it."""
     folder = _folder("cgroup2", "", path)
     if folder is None:
         return None
@@ -99,14 +99,14 @@ def _frozen_by_v1(path: str) -> Path | None:
 
 
 def _is(file: Path, wanted: str) -> bool:
-    """Whether a line of a cgroup's file says so; the root has none of them."""
+    """Whether a cgroup's file has this line. The root cgroup lacks these files."""
     with contextlib.suppress(OSError):
         return wanted in file.read_text().splitlines()
     return False
 
 
 def _folder(file_system: str, option: str, path: str) -> Path | None:
-    """Where a cgroup's files are here; None where they can't be seen."""
+    """The directory of a cgroup; None if it isn't mounted where leaktrace can see it."""
     mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     for line in mounts.splitlines():
         mount, _, source = line.partition(" - ")

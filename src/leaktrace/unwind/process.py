@@ -11,15 +11,13 @@ from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping
-from leaktrace.targets.memory import ProcessMemory
+from leaktrace.targets.vdso import is_vdso, read_vdso
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.ends import with_ends
 from leaktrace.unwind.fingerprint import fingerprint, is_unmistakable
 from leaktrace.unwind.table import UnwindTable, frame_bytes
 
-VDSO = "[vdso]"
-_MAX_VDSO_BYTES = 1 << 20
 _SMALL_FILE_BYTES = 4 << 20  # whatever it holds is worth no look beforehand
 
 
@@ -57,8 +55,8 @@ class ProcessTables:
         elf = self.open_objects(mapping)
         if elf is not None:
             return with_ends(elf, self.cache.table_for(elf, self.budget))
-        if mapping.path == VDSO and not mapping.is_file:
-            with ElfObject.from_bytes(self._memory(mapping), VDSO) as elf:
+        if is_vdso(mapping):
+            with read_vdso(self.pid, mapping) as elf:
                 return self.cache.table_for(elf, self.budget)
         if not mapping.is_file:
             return None
@@ -77,17 +75,6 @@ class ProcessTables:
                 return _weight(elf)
         except (TargetError, ObjectFileError):
             return 0
-
-    def _memory(self, mapping: Mapping) -> bytes:
-        size = mapping.end - mapping.start
-        if size > _MAX_VDSO_BYTES:
-            raise ObjectFileError(f"{mapping.path} has {size:,} bytes: too large for a vDSO")
-        try:
-            with ProcessMemory(self.pid) as memory:
-                return memory.read(mapping.start, size)
-        except OSError as error:
-            reason = error.strerror or "unknown error"
-            raise ObjectFileError(f"{mapping.path} can't be read: {reason}") from error
 
 
 def _state(elf: ElfObject) -> tuple[int, ...]:

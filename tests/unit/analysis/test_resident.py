@@ -117,7 +117,7 @@ def test_memory_of_a_process() -> None:
     assert memory is not None
     assert memory.resident == MemoryKinds(256 << 10, 1536 << 10, 1 << 10)
     assert memory.resident.total == 1793 << 10
-    assert memory.besides == 2056 << 10
+    assert memory.not_resident == 2056 << 10
     assert parse_memory("Name:\tzombie\nState:\tZ (zombie)\n") is None
 
 

@@ -20,12 +20,12 @@ from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame
+from leaktrace.options import SymbolOptions
 from leaktrace.symbols import debuginfod
-from leaktrace.symbols.debug import find_debug_file, mini_symbols
-from leaktrace.symbols.information import Means
+from leaktrace.symbols.debug_files import find_debug_file, mini_symbols
+from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import Module
-from leaktrace.symbols.options import SymbolOptions
 from leaktrace.targets.root import TargetRoot
 
 SOURCE = """
@@ -78,12 +78,12 @@ class Sample:
         place.write_bytes(self.debug.read_bytes())
         return place
 
-    def module(self, *roots: Path, means: Means | None = None) -> Module:
+    def module(self, *roots: Path, context: LookupContext | None = None) -> Module:
         return Module(
             ElfObject.open(self.library),
             "/opt/lib/libsample.so",
             tuple(TargetRoot(str(root)) for root in (roots or (self.root,))),
-            means or Means.of(SymbolOptions(download_timeout_s=5)),
+            context or LookupContext.of(SymbolOptions(download_timeout_s=5)),
         )
 
     def frame(self, module: Module) -> Frame:
@@ -410,7 +410,7 @@ def test_root_keeps_nothing_in_the_home_of_another(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / owned).mkdir(parents=True)
     os.chown(tmp_path / owned, 65534, 65534)
-    assert_missing(sample, sample.module(), "belongs to somebody else")
+    assert_missing(sample, sample.module(), "belongs to another user")
     assert list((tmp_path / owned).iterdir()) == []
     monkeypatch.delenv("DEBUGINFOD_URLS")
     assert_missing(sample, sample.module(), "DEBUGINFOD_URLS is not set")
@@ -504,7 +504,7 @@ def send_without_end(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("serve", "reason"),
     [
-        (say_nothing, "nothing came for 1 s"),
+        (say_nothing, "sent nothing for 1 s"),
         (drip_a_head, "took more than 4 s"),
         (drip_a_body, "took more than 4 s"),
     ],
@@ -517,11 +517,11 @@ def test_a_server_that_takes_long_is_asked_once_a_run(
 ) -> None:
     sample.strip()
     options = SymbolOptions(download_timeout_s=1, download_deadline_s=4)
-    means = Means.of(options)
+    context = LookupContext.of(options)
     with slow_server(monkeypatch, serve) as requests:
-        assert_missing(sample, sample.module(means=means), reason)
+        assert_missing(sample, sample.module(context=context), reason)
         assert len(requests) == 1
-        assert_missing(sample, sample.module(means=means), reason, "not asked again")
+        assert_missing(sample, sample.module(context=context), reason, "not asked again")
         assert len(requests) == 1
     assert list(kept_files(sample).iterdir()) == []
 
@@ -566,11 +566,11 @@ def test_names_come_later_and_then_are_there(
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
     lookups = Lookups()
-    module = sample.module(means=Means.of(SymbolOptions(), lookups))
+    module = sample.module(context=LookupContext.of(SymbolOptions(), lookups))
     with slow_server(monkeypatch, answer):
         frame = sample.frame(module)
         assert (frame.function, frame.source) == (None, None)
-        assert frame.unknown and "being looked for" in frame.unknown
+        assert frame.unknown and "being looked up" in frame.unknown
         lookups.wait(is_last=False)
         assert lookups.awaited() == ("the debug file of libsample.so from 127.0.0.1",)
         assert sample.frame(module) == frame
@@ -583,7 +583,7 @@ def test_names_come_later_and_then_are_there(
 def test_giving_up_leaves_nothing(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     sample.strip()
     lookups = Lookups()
-    module = sample.module(means=Means.of(SymbolOptions(), lookups))
+    module = sample.module(context=LookupContext.of(SymbolOptions(), lookups))
     others = children_of(os.getpid())  # the demangler's, which other tests have started
     with slow_server(monkeypatch, drip_a_body) as requests:
         sample.frame(module)
@@ -613,7 +613,7 @@ def test_a_signal_ends_a_wait(sample: Sample, monkeypatch: pytest.MonkeyPatch) -
     ends_s: list[float] = []
     interrupted = False
     lookups = Lookups(lambda: interrupted)
-    module = sample.module(means=Means.of(SymbolOptions(download_timeout_s=600), lookups))
+    module = sample.module(context=LookupContext.of(SymbolOptions(download_timeout_s=600), lookups))
     with slow_server(monkeypatch, say_nothing):
         sample.frame(module)
         lookups.wait(is_last=False)

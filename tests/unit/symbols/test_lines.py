@@ -13,11 +13,11 @@ import pytest
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame
-from leaktrace.symbols.information import Means
+from leaktrace.options import SymbolOptions
+from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.lines import has_debug_information, read_line_table
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.module import Module
-from leaktrace.symbols.options import SymbolOptions
 from leaktrace.targets.root import TargetRoot
 
 SOURCE = """
@@ -77,7 +77,9 @@ def build(tmp_path: Path, require_tool: Callable[[str], str]) -> Build:
 
 def module_of(path: Path, options: SymbolOptions | None = None) -> Module:
     roots = (TargetRoot("/"),)
-    return Module(ElfObject.open(path), str(path), roots, Means.of(options or SymbolOptions()))
+    return Module(
+        ElfObject.open(path), str(path), roots, LookupContext.of(options or SymbolOptions())
+    )
 
 
 def addresses_of(path: Path, functions: Iterable[str]) -> list[int]:
@@ -329,7 +331,7 @@ def test_very_many_symbols_are_read_beside(
     address = int(found[1], 16)
     lookups = Lookups()
     options = SymbolOptions(lines=False, inlines=False)
-    module = Module(ElfObject.open(path), str(path), (), Means.of(options, lookups))
+    module = Module(ElfObject.open(path), str(path), (), LookupContext.of(options, lookups))
     (frame,) = module.frames(address, address, False)
     if lookups.arrived == 0:
         assert (frame.function, frame.unknown) == (None, "its symbols are being read")

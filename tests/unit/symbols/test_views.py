@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from leaktrace.symbols.views import CodeViews, Region
+from hypothesis import given, strategies
+
+from leaktrace.symbols.views import CodeViews, Gaps, Region
 from leaktrace.targets.mappings import Mapping
 
 PAGE = 4096
@@ -82,13 +84,61 @@ def test_an_unknown_moment_has_what_never_changed() -> None:
     assert unknown.region_at(0x10000) is None
 
 
-def test_when_loads_were_lost_nothing_late_is_known() -> None:
+def test_a_stack_that_needs_a_lost_load_is_unknown() -> None:
     views = CodeViews()
     views.see([MAIN])
     views.see_loaded(2, (A,))
-    views.has_gaps = True
+    assert views.at(0, 1, 2).region_at(0x10000) == A
+    views.gaps.update(sent_up_to=2, lost_count=1, epoch=2)
     assert views.at(0, 1, 2).is_forgotten
     assert views.at(0, 1, 1).region_at(0x1000) == MAIN
+
+
+def test_a_lost_load_does_not_matter_after_the_next_look() -> None:
+    """The list that was made in epoch 5 contains whatever the lost event would have said."""
+    views = CodeViews()
+    views.see([MAIN])
+    views.gaps.update(sent_up_to=1, lost_count=0, epoch=1)
+    views.gaps.update(sent_up_to=5, lost_count=3, epoch=5)  # lost in an epoch from 2 to 5
+    views.see([MAIN, A])
+    views.gaps.update(sent_up_to=7, lost_count=3, epoch=7)
+    views.see_loaded(7, (ELSEWHERE,))
+    assert views.at(0, 5, 5).region_at(0x10000) == A
+    assert views.at(0, 5, 7).region_at(0x20000) == ELSEWHERE
+    assert views.at(0, 1, 2).is_forgotten
+    assert views.at(0, 4, 7).is_forgotten
+    views.gaps.update(sent_up_to=8, lost_count=4, epoch=9)
+    assert views.at(0, 7, 8).is_forgotten
+    assert not views.at(0, 5, 7).is_forgotten
+
+
+def test_events_lost_while_no_library_was_loaded_do_not_matter() -> None:
+    """Those of mmap, munmap and mremap are counted with those of libraries."""
+    views = CodeViews()
+    views.see([MAIN])
+    views.see_loaded(4, (A,))
+    views.gaps.update(sent_up_to=4, lost_count=0, epoch=4)
+    views.gaps.update(sent_up_to=4, lost_count=1000, epoch=4)
+    assert views.at(0, 1, 4).region_at(0x10000) == A
+
+
+@given(
+    losses=strategies.lists(strategies.integers(1, 30), max_size=6),
+    counts=strategies.lists(strategies.integers(1, 30), min_size=1, max_size=6),
+    since=strategies.integers(1, 30),
+    length=strategies.integers(1, 30),
+)
+def test_every_lost_load_is_in_a_gap(
+    losses: list[int], counts: list[int], since: int, length: int
+) -> None:
+    """Against the epochs in which something was lost: gaps may be too wide, but never miss one."""
+    gaps = Gaps()
+    for epoch in [*sorted(counts), 31]:
+        gaps.update(epoch, sum(lost <= epoch for lost in losses), epoch)
+    if any(since < lost <= since + length for lost in losses):
+        assert gaps.affect(since, since + length)
+    if not losses:
+        assert not gaps.affect(since, since + length)
 
 
 def test_the_oldest_of_too_many_views_is_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import subprocess
@@ -12,9 +13,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
-from leaktrace.errors import NotAnObjectError, TargetError
-from leaktrace.targets.mapped_files import MappedFiles
-from leaktrace.targets.mappings import Mapping, parse_mappings, read_mappings
+from leaktrace import capabilities
+from leaktrace.capabilities import Capability
+from leaktrace.errors import NotAnObjectError, ObjectFileError, TargetError
+from leaktrace.targets import mapped_files
+from leaktrace.targets.mapped_files import MappedFiles, UnreachableFileError
+from leaktrace.targets.mappings import Mapping, device_text, parse_mappings, read_mappings
+from leaktrace.targets.root import TargetRoot
+from leaktrace.targets.vdso import is_vdso, read_vdso
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -70,6 +76,81 @@ def test_another_file_that_has_come_to_its_place(tmp_path: Path) -> None:
     with path.open("rb") as file, other.open("rb") as wrong:
         assert found.is_of(file.fileno())
         assert not found.is_of(wrong.fileno())
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "text"), [(8, 1, "08:01"), (0, 0, "00:00"), (259, 17, "103:11")]
+)
+def test_device_numbers_as_the_kernel_writes_them(major: int, minor: int, text: str) -> None:
+    assert device_text(os.makedev(major, minor)) == text
+    (mapping,) = parse_mappings(f"1000-2000 r--p 00000000 {text} 5 /file".encode())
+    status = os.stat_result((0, 5, os.makedev(major, minor), 0, 0, 0, 0, 0, 0, 0))
+    assert mapping.has_numbers_of(status)
+    status = os.stat_result((0, 6, os.makedev(major, minor), 0, 0, 0, 0, 0, 0, 0))
+    assert not mapping.has_numbers_of(status)
+
+
+def refused_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, granted: set[Capability]
+) -> UnreachableFileError:
+    """The error for a mapped file when the kernel refuses all links to it, although these
+    capabilities are granted."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with map_file(path), monkeypatch.context() as patch:
+        found = next(m for m in read_mappings(os.getpid()) if m.path == str(path))
+        files = MappedFiles(os.getpid())
+        for module in (capabilities, mapped_files):
+            patch.setattr(module, "is_granted", lambda one: one in granted)
+        patch.setattr(os, "open", refuse)
+        patch.setattr(TargetRoot, "find", refuse)
+        with pytest.raises(UnreachableFileError) as raised:
+            files.elf(found)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("granted", "named"),
+    [
+        (set(), Capability.DAC_READ_SEARCH),
+        ({Capability.DAC_READ_SEARCH}, Capability.SYS_PTRACE),
+        ({Capability.DAC_READ_SEARCH, Capability.SYS_PTRACE}, Capability.CHECKPOINT_RESTORE),
+    ],
+)
+def test_a_refusal_names_a_capability_that_is_missing(
+    granted: set[Capability], named: Capability, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refused_file(tmp_path / "file", monkeypatch, granted).as_access_error()
+    assert error.capability == named
+    assert f"{named} is missing" in error.message
+    assert f"grant {named}" in error.hint
+
+
+def test_a_refusal_in_spite_of_all_capabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To advise granting what is granted already would help no one."""
+    error = refused_file(tmp_path / "file", monkeypatch, set(Capability)).as_access_error()
+    assert "grant " not in error.hint
+    assert "security module" in error.hint
+    assert "is granted" in error.message
+
+
+def test_the_vdso() -> None:
+    vdso = next(m for m in read_mappings(os.getpid()) if is_vdso(m))
+    with read_vdso(os.getpid(), vdso) as elf:
+        assert elf.code_ranges()
+        assert elf.shown == "[vdso]"
+
+
+@pytest.mark.parametrize("size_bytes", [mmap.PAGESIZE, 1 << 30])
+def test_a_vdso_that_cannot_be_read(size_bytes: int) -> None:
+    """It is not mapped there, or too large for one."""
+    vdso = Mapping(mmap.PAGESIZE, mmap.PAGESIZE + size_bytes, "r-xp", 0, "00:00", 0, "[vdso]")
+    with pytest.raises(ObjectFileError, match="vDSO can't be read"):
+        read_vdso(os.getpid(), vdso)
 
 
 def test_a_process_that_has_ended() -> None:

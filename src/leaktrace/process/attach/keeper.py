@@ -1,9 +1,10 @@
-"""The keeper of the probes, as the tracer sees it: a small process that outlives it.
+"""The keeper: a small process that holds the probes and outlives the tracer. This is the tracer's
+side of it.
 
-Every probe on a function of a target is put on, held and taken off by the keeper;
-`leaktrace.process.attach.keeper_child` tells why. It notices the end of the tracer, whatever ended
-it, by the end of their socket; then it takes off what is still on, and exits. It answers a request
-when it has done what was asked: after `take_off` no probe is left.
+The keeper attaches, holds and removes every probe on a function of a target; keeper_child.py, which
+is its program, explains why. It notices the end of the tracer, whatever the cause, because their
+socket is closed; it then removes the remaining probes and exits. It answers a request after
+carrying it out: when `remove` returns, the probes are removed.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ _ANSWER_BYTES = 4096
 
 
 class KeeperGoneError(LeaktraceError):
-    """The keeper has ended before its time, and the probes with it."""
+    """The keeper has ended unexpectedly, and the probes with it."""
 
 
 class Keeper:
-    """Started early: it is ready by the time there is something to ask."""
+    """The process. Start it early: it is ready then when the first request comes."""
 
     def __init__(self) -> None:
         """Raises OSError when the process can't be started."""
         self._requests = 0
-        # In memory, and no pipe: what is written there may never be read.
+        # A file in memory, not a pipe, which could fill up: it is only read after a failure.
         self._messages: IO[bytes] = os.fdopen(os.memfd_create("keeper messages"), "r+b")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         tracer = os.pidfd_open(os.getpid())
@@ -45,13 +46,13 @@ class Keeper:
             with theirs:
                 handed = (theirs.fileno(), tracer)
                 self._child = subprocess.Popen(
-                    # Isolated and without site: it imports next to nothing.
+                    # Isolated and without site, it imports very little.
                     [sys.executable, "-I", "-S", "-B", str(_PROGRAM), *map(str, handed)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=self._messages,
                     pass_fds=handed,
-                    # What is sent to leaktrace's process group doesn't reach it.
+                    # Signals to leaktrace's process group don't reach it.
                     start_new_session=True,
                 )
         except OSError:
@@ -66,11 +67,11 @@ class Keeper:
         return self._child.pid
 
     def fileno(self) -> int:
-        """Readable when it is gone; between requests it says nothing."""
+        """Readable when the keeper has ended: it sends nothing between requests."""
         return self._socket.fileno()
 
     def is_gone(self) -> bool:
-        """Whether it has ended, and the probes with it."""
+        """Whether it has ended."""
         poll = select.poll()
         poll.register(self._socket, 0)  # only whether the other end is closed
         return bool(poll.poll(0))
@@ -85,7 +86,7 @@ class Keeper:
         pid: int,
         is_return: bool = False,
     ) -> int:
-        """One link for many functions, as `links.attach_uprobes`. Returns what `take_off` takes.
+        """One link for many functions, as `links.attach_uprobes`. Returns a number for `remove`.
 
         Raises OSError with the kernel's errno, and KeeperGoneError.
         """
@@ -101,7 +102,7 @@ class Keeper:
     def attach_uprobe_event(
         self, program: int, path: str, offset: int, cookie: int, *, pid: int, is_return: bool
     ) -> int:
-        """One probe as a perf event, as `links.attach_uprobe_event`. Returns what `take_off` takes.
+        """One probe as a perf event, as `links.attach_uprobe_event`. Returns a number for `remove`.
 
         Raises OSError with the kernel's errno, KeeperGoneError and EnvironmentUnfitError.
         """
@@ -117,7 +118,7 @@ class Keeper:
         return self._attach(request, program, path)
 
     def _attach(self, request: dict[str, Any], program: int, path: str) -> int:
-        # The file itself is handed over: a path may mean something else to the keeper.
+        # The keeper gets the open file: for it, the path may name another one.
         file = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             number, failed = self._ask(request, [program, file])
@@ -127,15 +128,15 @@ class Keeper:
             raise system_error(failed, path)
         return number
 
-    def take_off(self, probes: Sequence[int]) -> None:
-        """Take probes off, and wait until they are. Raises KeeperGoneError."""
+    def remove(self, probes: Sequence[int]) -> None:
+        """Remove probes, and return when that is done. Raises KeeperGoneError."""
         if probes:
-            self._ask({"do": "take off", "numbers": list(probes)}, [])
+            self._ask({"do": "remove", "numbers": list(probes)}, [])
 
     def guard(self, command: int) -> None:
-        """Should the tracer be killed, continue this process, which may be stopped at that moment.
+        """If the tracer is killed, the keeper continues this process, which may be stopped then.
 
-        Raises KeeperGoneError.
+        `command` is its pid. Raises KeeperGoneError.
         """
         pidfd = os.pidfd_open(command)
         try:
@@ -144,15 +145,15 @@ class Keeper:
             os.close(pidfd)
 
     def end(self) -> None:
-        """Take off what is still on, and wait for the end of the process."""
-        with contextlib.suppress(OSError):  # it is gone already
+        """Remove the remaining probes, and wait for the end of the keeper."""
+        with contextlib.suppress(OSError):  # it has already ended
             self._socket.send(json.dumps({"do": "end"}).encode())
         self._child.wait()
         self._socket.close()
         self._messages.close()
 
     def _ask(self, request: dict[str, Any], descriptors: list[int]) -> tuple[int, int]:
-        """Returns the number of the request, and the errno it was answered with."""
+        """Send a request. Returns its number, and the errno in the answer, 0 for success."""
         self._requests += 1
         number = self._requests
         message = json.dumps(request | {"number": number}).encode()
@@ -160,7 +161,7 @@ class Keeper:
             socket.send_fds(self._socket, [message], descriptors)
             while data := self._socket.recv(_ANSWER_BYTES):
                 answer = json.loads(data)
-                # An interrupt may have kept us from reading an earlier answer.
+                # The answer to an earlier request may be unread, after an interrupt.
                 if answer["number"] == number:
                     return number, int(answer["errno"])
         except (BrokenPipeError, ConnectionResetError):
@@ -168,12 +169,13 @@ class Keeper:
         raise self.gone()
 
     def gone(self) -> KeeperGoneError:
-        """What to say when it has ended before its time."""
+        """The error to raise when it has ended unexpectedly."""
         code = self._child.wait()
         self._messages.seek(0)
         said = self._messages.read(1 << 16).decode(errors="replace")
         how = f"was killed by signal {-code}" if code < 0 else f"failed: {last_line(said)}"
         return KeeperGoneError(
             f"the process that holds the probes (probe-keeper, pid {self.pid}) {how}",
-            "was memory scarce? A new leaktrace -p takes off what it may have left on",
+            "check whether memory ran out; run leaktrace -p once more: it removes breakpoints that "
+            "were left in the process",
         )

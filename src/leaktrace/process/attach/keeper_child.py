@@ -1,14 +1,16 @@
-"""The process that holds the probes: `python -I -S -B keeper_child.py SOCKET TRACER`;
-see keeper.py.
+"""The process that holds the probes: `python -I -S -B keeper_child.py SOCKET TRACER`.
 
-It lives a little longer than leaktrace, however leaktrace ends, and takes the probes off. The
-kernel can't write to a process on behalf of somebody who is being killed: where SIGKILL meets the
-one that puts probes on or takes them off, breakpoints stay for ever (kernel/events/uprobes.c:
-"failed to unregister, leaking uprobe"). So that one is this process, which nobody has a reason to
-kill. Should somebody kill it all the same, only the moment in which it puts probes on matters.
+SOCKET and TRACER are descriptors: one end of a socket pair, and a pidfd. keeper.py starts it.
 
-It is small, and imports nothing but what it needs. Each request is one message: a JSON object, with
-the file descriptors that it speaks of. The answer has its number, and the errno of what failed.
+The process lives a little longer than leaktrace, however leaktrace ends, and removes the probes.
+The kernel can't write to the memory of a target while the process that asks for it is being killed:
+if SIGKILL hits a process that is attaching or removing probes, breakpoints stay permanently
+(kernel/events/uprobes.c: "failed to unregister, leaking uprobe"). So a separate process does that,
+which users have no reason to kill. If it is killed anyway, breakpoints stay only if it was just
+attaching probes.
+
+It is small, and imports only what it needs. Each request is one message: a JSON object, with the
+file descriptors that it refers to. The answer contains the number of the request, and an errno.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ sys.path.append(os.path.abspath(__file__ + "/../../../.."))  # noqa: PTH100
 from leaktrace.bpf.probe_calls import link_uprobes, open_uprobe_event
 from leaktrace.errors import system_error
 
-TYPE_CHECKING = False  # as in typing, which needs memory
+TYPE_CHECKING = False  # as in typing, whose import takes memory
 if TYPE_CHECKING:
     from typing import Any
 
@@ -37,7 +39,7 @@ TITLE = b"probe-keeper"
 _MESSAGE_BYTES = 1 << 18
 _MOST_DESCRIPTORS = 2
 _PR_SET_NAME = 15  # prctl(2)
-# Those of a terminal, and those that end services: the end of leaktrace is what ends the keeper.
+# Signals of a terminal, and those that end services: the keeper ends when leaktrace does.
 _IGNORED = (
     signal.SIGINT,
     signal.SIGQUIT,
@@ -54,14 +56,15 @@ _IGNORED = (
 
 
 class Keeper:
-    """Holds probes by the numbers of the requests that made them, and a command that may stop."""
+    """Holds probes by the numbers of the requests that made them, and a command that may have to be
+    continued."""
 
     def __init__(self) -> None:
         self._probes: dict[int, list[int]] = {}
         self._command = -1  # a pidfd
 
     def answer(self, request: dict[str, Any], descriptors: list[int]) -> int:
-        """Do as asked. Returns 0, or an errno."""
+        """Carry out a request. Returns 0, or an errno."""
         match request["do"]:
             case "link" | "event":
                 try:
@@ -70,27 +73,27 @@ class Keeper:
                     return error.errno or errno.EIO
                 finally:
                     _close(descriptors)
-            case "take off":
-                self._take_off(request["numbers"])
+            case "remove":
+                self._remove(request["numbers"])
             case "guard":
                 (self._command,) = descriptors
         return 0
 
-    def take_all_off(self) -> None:
-        self._take_off(list(self._probes))
+    def remove_all(self) -> None:
+        self._remove(list(self._probes))
 
-    def _take_off(self, numbers: list[int]) -> None:
-        """Have the last descriptors of probes closed, and return when the probes are off.
+    def _remove(self, numbers: list[int]) -> None:
+        """Have the last descriptors of probes closed, and return when the probes are removed.
 
-        A copy of this process does that by exiting, because what exits can't be killed any more
-        (prepare_signal in kernel/signal.c).
+        A copy of this process closes them by exiting, because a process that is exiting can't be
+        killed (prepare_signal in kernel/signal.c).
         """
         held = [descriptor for number in numbers for descriptor in self._probes.pop(number, [])]
         if not held:
             return
         try:
             copy, gate = _copy_that_waits()
-        except OSError:  # no process or no descriptor more is allowed
+        except OSError:  # no more processes or descriptors are allowed
             _close(held)
             return
         _close(held)
@@ -98,16 +101,16 @@ class Keeper:
         os.waitpid(copy, 0)
 
     def continue_command(self) -> None:
-        """Once nothing can stop it any more, one that is stopped goes on."""
+        """Continue the command if it is stopped. Call it when nothing can stop it again."""
         if self._command >= 0:
             with contextlib.suppress(OSError):  # it may have ended
                 signal.pidfd_send_signal(self._command, signal.SIGCONT)
 
 
 def _copy_that_waits() -> tuple[int, int]:
-    """A copy of this process, with all its descriptors. It exits when the one returned is closed.
+    """Fork a copy of this process, with all its descriptors. It exits when the gate is closed.
 
-    Raises OSError.
+    Returns the pid of the copy and the descriptor of the gate. Raises OSError.
     """
     waits, gate = os.pipe()
     try:
@@ -125,7 +128,7 @@ def _copy_that_waits() -> tuple[int, int]:
 
 
 def _attach(request: dict[str, Any], program: int, file: int) -> list[int]:
-    """Returns the descriptors that keep the probes alive; raises OSError."""
+    """Returns the descriptors that hold the probes. Raises OSError."""
     path = f"/proc/self/fd/{file}"
     if request["do"] == "event":
         return open_uprobe_event(
@@ -156,7 +159,8 @@ def _close(descriptors: list[int]) -> None:
 
 
 def _serve(connection: socket.socket, keeper: Keeper) -> bool:
-    """Answer until the tracer says that it has finished (true), or is gone (false)."""
+    """Answer requests until the tracer says that it has finished (returns true) or has ended
+    (returns false)."""
     room = socket.CMSG_LEN(_MOST_DESCRIPTORS * array.array("i").itemsize)
     while True:
         try:
@@ -188,34 +192,35 @@ def _await_end(process: int) -> None:
     poll.poll()
 
 
-def _stand_apart() -> None:
-    """Stay out of the way: no signals of a terminal, no directory held, the last one to be ended
-    when memory runs out, and not among those that pkill(1) finds by the name leaktrace."""
+def _isolate() -> None:
+    """Make this process independent: it ignores signals of a terminal, keeps no directory busy, is
+    the last one to be killed when memory runs out, and pkill(1) doesn't find it by the name
+    leaktrace."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep waitpid(2) from waiting
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # waitpid(2) wouldn't work if it were ignored
     os.chdir("/")
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
-        file.write("-1000")  # it takes CAP_SYS_RESOURCE
+        file.write("-1000")  # needs CAP_SYS_RESOURCE
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_NAME, b"probe-keeper", 0, 0, 0)
-    # What ps(1) shows lies where the kernel has put it: fields arg_start and arg_end, proc(5).
+    # ps(1) shows the memory from arg_start to arg_end (proc(5)).
     with open("/proc/self/stat") as file:  # noqa: PTH123
         fields = file.read().rpartition(")")[2].split()
-    begin, end = int(fields[45]), int(fields[46])
-    if begin and end > begin:
-        title = TITLE[: end - begin - 1].ljust(end - begin, b"\0")
-        ctypes.memmove(begin, title, len(title))
+    start, end = int(fields[45]), int(fields[46])
+    if start and end > start:
+        title = TITLE[: end - start - 1].ljust(end - start, b"\0")
+        ctypes.memmove(start, title, len(title))
 
 
 def main() -> None:
     connection, tracer = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    _stand_apart()
+    _isolate()
     keeper = Keeper()
-    ended_in_order = _serve(connection, keeper)
-    keeper.take_all_off()
-    if not ended_in_order:
-        _await_end(tracer)  # which may hold events of page faults
+    has_finished = _serve(connection, keeper)
+    keeper.remove_all()
+    if not has_finished:
+        _await_end(tracer)  # it may hold perf events of page faults
         keeper.continue_command()
     os._exit(0)
 

@@ -1,9 +1,9 @@
-"""Watches over the probes while they are on: are they still there, and who has them besides?
+"""Watches the probes while they are attached, and repairs what debuggers and forks do to them.
 
-A debugger that removes a breakpoint of its own writes back what it found there: over a probe that
-came later, or, once tracing has ended, a breakpoint that is nobody's, and kills the process. And a
-child is born with its parent's breakpoints, each of which costs it a trap, although the kernel runs
-no program for it. docs/safety.md has the figures.
+A debugger that removes its breakpoint restores the byte that it found there. It may so overwrite a
+probe that was attached later; or, when tracing has ended, write a breakpoint without an owner,
+which kills the process. And a forked child has copies of its parent's breakpoints, each of which
+costs it a trap, although the kernel runs no program for it. docs/safety.md has the figures.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from leaktrace.bpf.links import UprobeLinks
 from leaktrace.notices import hint, tell
 from leaktrace.printable import printable
 from leaktrace.process.attach.keeper import Keeper
-from leaktrace.process.attach.touch import touch
-from leaktrace.process.attach.verify import BREAKPOINT, is_patched
+from leaktrace.process.attach.patched_code import BREAKPOINT, is_patched
+from leaktrace.process.attach.repair import repair_breakpoints
 from leaktrace.process.probes.plan import ObjectPlan
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import debugger_of
 
-# Forks that come together are dealt with together; bpf/process/life.bpf.c tells of one in 100 ms at
-# most.
+# Forks in a row are handled together; bpf/process/life.bpf.c reports at most one per 100 ms.
 _AFTER_FORK_S = 0.2
-_BETWEEN_LOOKS_S = 1.0
+_BETWEEN_FORK_CHECKS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ class ProbeWatch:
         self._way = way
         self._objects: list[_Watched] = []
         self._due_s: float | None = None
-        self._looked_s = float("-inf")
-        self._put_back = 0
+        self._checked_s = float("-inf")
+        self._restored = 0
         self._patched = False
 
     def add(self, plan: ObjectPlan, offsets: tuple[int, ...]) -> None:
-        """Watch the probes of an object, which are on now; `offsets` in its file."""
+        """Watch the probes of an object, which are attached at these offsets of its file."""
         descriptor = plan.elf.descriptor
         if descriptor is None or not is_decoded(plan.elf.machine):
             return
@@ -73,31 +72,31 @@ class ProbeWatch:
     # --- children ---------------------------------------------------------------------------
 
     def forked(self) -> None:
-        """The process has a new thread or child: it is looked at soon."""
+        """The process has a new thread or child: make `free_children` due soon."""
         if self._due_s is None and self._way is UprobeLinks.TOGETHER:
             soonest_s = time.monotonic() + _AFTER_FORK_S
-            self._due_s = max(soonest_s, self._looked_s + _BETWEEN_LOOKS_S)
+            self._due_s = max(soonest_s, self._checked_s + _BETWEEN_FORK_CHECKS_S)
 
     def due_s(self) -> float | None:
-        """When `free_children` is due, on the clock of time.monotonic(); None: it isn't."""
+        """When `free_children` is due, on the clock of time.monotonic(); None if it isn't."""
         return self._due_s
 
     def free_children(self, children: Sequence[int], mappings: Sequence[MemoryMapping]) -> None:
-        """Take our breakpoints out of children that were forked with them. (Perf events drop out by
-        themselves.) Raises KeeperGoneError."""
+        """Remove our breakpoints from children that were forked with them. (The kernel removes
+        those of perf events on its own.) Raises KeeperGoneError."""
         self._due_s = None
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
         for one in self._objects:
             places = _addresses(one, mappings)
-            # Where a child has executed something else, another byte is there, or none.
+            # In a child that has executed another program, another byte is there, or none.
             first = dict(list(places.items())[:1])
             if any(BREAKPOINT in _bytes_at(child, first).values() for child in children):
-                self._touch(one, places, mappings)
+                self._repair(one, places, mappings)
 
     # --- debuggers --------------------------------------------------------------------------
 
-    def look(self, mappings: Sequence[MemoryMapping]) -> Iterator[str]:
-        """Put back probes that were overwritten. What a report should say of it.
+    def restore(self, mappings: Sequence[MemoryMapping]) -> Iterator[str]:
+        """Restore probes that were overwritten. Yields notes about them for a report.
 
         Raises KeeperGoneError.
         """
@@ -107,39 +106,40 @@ class ProbeWatch:
             found = _bytes_at(self._pid, places)
             gone = [offset for offset, byte in found.items() if byte != BREAKPOINT]
             if gone:
-                self._patched |= self._touch(one, gone, mappings) < len(gone)
+                self._patched |= self._repair(one, gone, mappings) < len(gone)
                 now = _bytes_at(self._pid, {offset: places[offset] for offset in gone})
-                self._put_back += sum(byte == BREAKPOINT for byte in now.values())
-        if self._put_back:
+                self._restored += sum(byte == BREAKPOINT for byte in now.values())
+        if self._restored:
             yield (
-                f"{self._put_back} of its probes had been overwritten, most likely by a debugger, "
-                "and were put back: calls in between are missing"
+                f"{self._restored} of its probes had been overwritten, most likely by a debugger, "
+                "and were restored: calls in between are missing"
             )
         if self._patched:
             yield (
-                "it has patched its own code where probes were: they are left off, and calls that "
-                "go by its patch are missing"
+                "it has patched its own code where probes were: they were not restored, and calls "
+                "that go through its patch are missing"
             )
         if debugger:
             yield (
-                f"process {debugger} ({_name_of(debugger)}) debugs it: a breakpoint in "
-                "an allocation function and a probe there overwrite each other, so set none "
+                f"process {debugger} ({_name_of(debugger)}) debugs it: set no breakpoints in "
+                "allocation functions, because they and the probes there overwrite each other "
                 "(docs/safety.md)"
             )
 
     def unseen(self, mappings: Sequence[MemoryMapping]) -> Iterator[str]:
-        """What a report should say of objects whose code was moved out of its file's mapping."""
+        """Notes for a report about objects whose code was moved out of the file's mapping."""
         for one in self._objects:
             if not _addresses(one, mappings) and any(
                 one.plan.is_mapped_as(mapping) for mapping in mappings
             ):
                 yield (
-                    f"the code of {one.name} lies in memory that no file backs (moved to huge "
+                    f"the code of {one.name} is in memory that no file backs (moved to huge "
                     "pages?): calls there can't be seen. Try --faults"
                 )
 
     def end(self, mappings: Sequence[MemoryMapping]) -> None:
-        """The probes are off: what is left in their places is a debugger's doing.
+        """Remove breakpoints that a debugger has left where the probes were. Call it when they are
+        removed.
 
         Raises KeeperGoneError.
         """
@@ -147,12 +147,12 @@ class ProbeWatch:
         if debugger:
             tell(
                 f"{_name_of(debugger)} (process {debugger}) still debugs process {self._pid}: if "
-                "it set a breakpoint in an allocation function while leaktrace was there, its "
-                "removal may leave one behind, which ends the process when it is hit"
+                "it set a breakpoint in an allocation function during tracing, removing that may "
+                "leave one behind, which ends the process when it is hit"
             )
             hint(
-                f"when {_name_of(debugger)} has left, run leaktrace -p {self._pid} once more: that "
-                "removes what is left"
+                f"when {_name_of(debugger)} has detached, run leaktrace -p {self._pid} once more: "
+                "that removes what is left"
             )
             return
         for one in self._objects:
@@ -162,14 +162,14 @@ class ProbeWatch:
                 if byte == BREAKPOINT and os.pread(one.descriptor, 1, offset) != b"\xcc"
             ]
             if left:
-                self._touch(one, left, mappings)
+                self._repair(one, left, mappings)
 
-    def _touch(
+    def _repair(
         self, one: _Watched, offsets: Iterable[int], mappings: Sequence[MemoryMapping]
     ) -> int:
-        """Have the kernel look at some places, but for those that the process has patched: it would
-        write a breakpoint over the patch, and carry out the file's instruction. Returns how many.
-        """
+        """Repair breakpoints, except where the process has patched its code: the kernel would write
+        a breakpoint over the patch, and execute the file's instruction. Returns how many were
+        repaired."""
         code = one.plan.code_in(mappings)
         places: list[int] = []
         with suppress(OSError), ProcessMemory(self._pid) as memory:
@@ -177,18 +177,18 @@ class ProbeWatch:
                 offset for offset in offsets if not is_patched(memory, one.descriptor, code, offset)
             ]
         if places:
-            touch(self._keeper, self._pid, one.open_path, places, self._way)
+            repair_breakpoints(self._keeper, self._pid, one.open_path, places, self._way)
         return len(places)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         for one in self._objects:
             os.close(one.descriptor)
         self._objects = []
 
 
 def _addresses(one: _Watched, mappings: Iterable[MemoryMapping]) -> dict[int, int]:
-    """Where the process has the instructions that carry the probes, by their offsets."""
+    """The addresses of the probes in the process, by their offsets in the file."""
     code = one.plan.code_in(mappings)
     pairs = ((offset, m.address_of(offset)) for offset in one.offsets for m in code)
     return {offset: address for offset, address in pairs if address is not None}
@@ -201,7 +201,7 @@ def _name_of(pid: int) -> str:
 
 
 def _bytes_at(pid: int, places: Mapping[int, int]) -> dict[int, int]:
-    """The bytes at some addresses, by the offsets of these; without those that can't be read."""
+    """The bytes at addresses, by offset; bytes that can't be read are missing."""
     found = {}
     with suppress(OSError), ProcessMemory(pid) as memory:
         for offset, address in places.items():

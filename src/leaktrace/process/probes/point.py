@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leaktrace.abi.process import Action, Function
+from leaktrace.abi.process import MAPPING_FUNCTIONS, Action, Function
 from leaktrace.process.probes.code.values import Place
 
 # Functions that return an int: only the lower half of rax counts.
@@ -33,7 +33,7 @@ class Point:
 
 def is_failure(function: Function, value: int) -> bool:
     """Whether a function that returns this number has allocated, or released, nothing."""
-    if function in (Function.MMAP, Function.MREMAP):
+    if function in MAPPING_FUNCTIONS:
         return value == -1
     if function in NARROW:
         return value != 0

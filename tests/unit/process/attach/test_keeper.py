@@ -40,7 +40,7 @@ def test_the_kernels_errno_comes_back(keeper: Keeper) -> None:
 
 
 def test_descriptors_that_it_has_no_room_for_are_an_error(keeper: Keeper) -> None:
-    keeper.take_off([1])  # it has started
+    keeper.remove([1])  # it has started
     resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, (3, 3))
     with pytest.raises(OSError, match="/dev/null") as raised:
         attach(keeper)
@@ -49,13 +49,13 @@ def test_descriptors_that_it_has_no_room_for_are_an_error(keeper: Keeper) -> Non
 
 def test_the_answer_to_an_interrupted_request_is_passed_over(keeper: Keeper) -> None:
     with socket.socket(fileno=os.dup(keeper.fileno())) as connection:
-        connection.send(json.dumps({"do": "take off", "numbers": [], "number": -1}).encode())
-    keeper.take_off([7])
+        connection.send(json.dumps({"do": "remove", "numbers": [], "number": -1}).encode())
+    keeper.remove([7])
     assert not keeper.is_gone()
 
 
 def test_its_end_is_told(keeper: Keeper) -> None:
-    keeper.take_off([1])
+    keeper.remove([1])
     os.kill(keeper.pid, signal.SIGKILL)
     with pytest.raises(KeeperGoneError, match=r"probe-keeper.*was killed by signal 9"):
         attach(keeper)
@@ -66,9 +66,9 @@ def test_its_end_is_told(keeper: Keeper) -> None:
 def test_signals_of_terminals_and_services_do_not_end_it(
     keeper: Keeper, number: signal.Signals
 ) -> None:
-    keeper.take_off([1])
+    keeper.remove([1])
     os.kill(keeper.pid, number)
-    keeper.take_off([1])
+    keeper.remove([1])
     assert not keeper.is_gone()
 
 

@@ -1,9 +1,8 @@
-"""Whether the code that a process runs is the code that was looked at: its file's.
+"""Finds functions whose code in memory differs from the file's: such functions get no probes.
 
-The kernel carries out the instruction of the file when a probe is hit. Where a process has patched
-its own code (a hook written over the beginning of malloc), that would be another one than stands
-there, and the process would go on in the middle of what it has put there. Such functions are left
-alone.
+When a probe is hit, the kernel executes the instruction of the file. If the process has patched its
+own code (a hook written over the entry of malloc), that instruction differs from the one in memory,
+and the process would continue in the middle of its patch.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import is_running
 
-BREAKPOINT = 0xCC  # int3: a probe's, other tracers', debuggers'
-_LOOKED_AT_BYTES = 15  # the longest instruction
-_REASON = "its code in memory is not that of its file"
-_UNREAD = "its code in memory can't be read"
-_BESIDE = "malloc or a release of this object is left out"
+BREAKPOINT = 0xCC  # int3: of a probe, of another tracer or of a debugger
+_COMPARED_BYTES = 15  # the longest instruction
+_PATCHED = "its code in memory is not that of its file"
+_UNREADABLE = "its code in memory can't be read"
+_REQUIRED_LEFT_OUT = "malloc or a release of this object is left out"
 
 
 def verified(plan: ObjectPlan, pid: int, mappings: Sequence[MemoryMapping]) -> ObjectPlan:
-    """The plan without functions whose code was changed in memory, at a probe or at their entry;
-    without any, where malloc or a release is among them: figures would be wrong."""
+    """The plan without the functions whose code was changed in memory, at a probe or at their
+    entry. If malloc or a release is among them, all functions are left out: figures would be
+    wrong."""
     code = plan.code_in(mappings)
     if not is_decoded(plan.elf.machine) or not code:
         return plan
@@ -54,16 +54,16 @@ def verified(plan: ObjectPlan, pid: int, mappings: Sequence[MemoryMapping]) -> O
             }
     except OSError:
         if not is_running(pid):
-            return plan  # to be told when its functions are to be hooked
-        return _without(plan, dict.fromkeys(hooks, _UNREAD))
-    reasons = {hook: _REASON for hook in hooks if hook in changed}
+            return plan  # attaching the probes will report that
+        return _without(plan, dict.fromkeys(hooks, _UNREADABLE))
+    reasons = {hook: _PATCHED for hook in hooks if hook in changed}
     if any(hook.symbol in REQUIRED or not hook.has_return for hook in reasons):
-        reasons = {hook: reasons.get(hook, _BESIDE) for hook in hooks}
+        reasons = {hook: reasons.get(hook, _REQUIRED_LEFT_OUT) for hook in hooks}
     return _without(plan, reasons)
 
 
 def _without(plan: ObjectPlan, reasons: Mapping[Hook, str]) -> ObjectPlan:
-    """The plan without some hooks, and why."""
+    """The plan without some hooks, which are listed as left out with these reasons."""
     if not reasons:
         return plan
     return replace(
@@ -75,22 +75,22 @@ def _without(plan: ObjectPlan, reasons: Mapping[Hook, str]) -> ObjectPlan:
 
 
 def without_return_probes(plan: ObjectPlan, reason: str) -> ObjectPlan:
-    """The plan without functions that could only be followed by a return probe."""
+    """The plan without the functions that need a return probe."""
     return _without(plan, {one.hook: reason for one in plan.probes if one.hook.has_return})
 
 
 def is_patched(
     memory: ProcessMemory, file: int, code: Iterable[MemoryMapping], offset: int
 ) -> bool:
-    """Whether an instruction of a file is another one in a process, and not for a breakpoint.
-    `file` is a descriptor; `code`: where the process has the file.
+    """Whether an instruction in memory differs from the file's, not counting breakpoints.
+    `file` is a descriptor, `code` the process's mappings of the file.
 
-    Raises OSError where the memory can't be read.
+    Raises OSError when the memory can't be read.
     """
     for mapping in code:
         address = mapping.address_of(offset)
         if address is not None:
-            size = min(_LOOKED_AT_BYTES, mapping.end - address)
+            size = min(_COMPARED_BYTES, mapping.end - address)
             original = os.pread(file, size, offset)
             now = memory.read(address, len(original))
             if len(now) < len(original):

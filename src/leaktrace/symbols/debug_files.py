@@ -1,9 +1,8 @@
-"""Finding the debug information of an object that was stripped of it.
+"""Finds the debug information of an object on this machine, in the object or in a separate file.
 
-Searched, as gdb does ("Debugging Information in Separate Files"): the object itself, by build-id
-under /usr/lib/debug, by .gnu_debuglink near the object and under /usr/lib/debug, the small symbol
-table in .gnu_debugdata, and a debuginfod server where the user named one. The target's own file
-system comes before ours. What was looked for in vain is told by `DebugFile.problem`.
+It is searched in gdb's order ("Debugging Information in Separate Files"): the object itself; by
+build ID under /usr/lib/debug; by .gnu_debuglink near the object and under /usr/lib/debug. The
+target's file system comes before the tracer's. debuginfod.py asks servers.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from leaktrace.symbols.lines import has_debug_information
 from leaktrace.targets.root import TargetRoot
 
 _DEBUG_DIRECTORY = "/usr/lib/debug"
-_MAX_MINI_BYTES = 64 << 20  # a .gnu_debugdata, unpacked
+_MAX_MINI_BYTES = 64 << 20  # of a .gnu_debugdata, decompressed
 _MAX_LZMA_MEMORY_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
-MANY_BYTES = 16 << 20  # more takes longer to read than a report should wait
+MANY_BYTES = 16 << 20  # reading more takes longer than a report should wait
 _CRC_DEADLINE_S = 60.0
-_MAX_CRC_BYTES = 4 << 30  # of a debug file; a hole of a terabyte takes its owner no disk
+_MAX_CRC_BYTES = 4 << 30  # of a debug file; a sparse file of a terabyte takes no disk space
 
 
 @dataclass(frozen=True)
 class DebugFile:
-    """Where the debug information of an object is: `elf`, or None and the `problem`."""
+    """The object that contains the debug information: `elf`, or None and the `problem`."""
 
     elf: ElfObject | None
     problem: str = ""
@@ -43,17 +42,17 @@ def find_debug_file(
     elf: ElfObject,
     path: str,
     roots: tuple[TargetRoot, ...],
-    expect: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> DebugFile:
-    """The object on this machine that holds the debug information of `elf`, which may be itself.
+    """Find the object that contains the debug information of `elf`, which may be `elf` itself.
 
-    `path` is where the target sees the object; `roots` are searched in order. `expect` is told what
-    takes long, before it does.
+    `path` is the target's path of the object; `roots` are searched in order. `announce` is called
+    before something that takes long, with what that is.
     """
     if has_debug_information(elf):
         return DebugFile(elf)
     problems: list[str] = []
-    for attempt in (_by_build_id(elf, roots), _by_debuglink(elf, path, roots, expect)):
+    for attempt in (_by_build_id(elf, roots), _by_debuglink(elf, path, roots, announce)):
         for candidate in attempt:
             if isinstance(candidate, ElfObject):
                 return DebugFile(candidate)
@@ -62,19 +61,20 @@ def find_debug_file(
 
 
 def mini_symbols(elf: ElfObject) -> ElfObject | None:
-    """The object within .gnu_debugdata (xz), whose .symtab names the static functions.
+    """The object in .gnu_debugdata (xz), whose .symtab names the static functions ("MiniDebugInfo"
+    in gdb's manual).
 
-    None where there is none. Raises ObjectFileError when it is damaged.
+    None if the section is missing. Raises ObjectFileError when it is damaged.
     """
     found = elf.section(".gnu_debugdata")
     if not found:
         return None
     try:
-        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_LZMA_MEMORY_BYTES)
-        data = unpacker.decompress(found[0], _MAX_MINI_BYTES)
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_LZMA_MEMORY_BYTES)
+        data = decompressor.decompress(found[0], _MAX_MINI_BYTES)
     except (lzma.LZMAError, MemoryError, EOFError) as error:
         raise ObjectFileError(f"{elf.shown}: .gnu_debugdata is damaged") from error
-    if not unpacker.eof:
+    if not decompressor.eof:
         raise ObjectFileError(f"{elf.shown}: .gnu_debugdata is damaged or too large")
     return ElfObject.from_bytes(data, f"{elf.shown}: .gnu_debugdata")
 
@@ -88,13 +88,13 @@ def _by_build_id(elf: ElfObject, roots: tuple[TargetRoot, ...]) -> Iterator[ElfO
         if candidate is None:
             continue
         if isinstance(candidate, ElfObject) and candidate.build_id != elf.build_id:
-            yield f"{path} is of another build"
+            yield f"{path} belongs to another build"
         else:
             yield candidate
 
 
 def _by_debuglink(
-    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], expect: Callable[[str], None]
+    elf: ElfObject, path: str, roots: tuple[TargetRoot, ...], announce: Callable[[str], None]
 ) -> Iterator[ElfObject | str]:
     try:
         link = elf.debuglink
@@ -118,13 +118,14 @@ def _by_debuglink(
             if candidate is None:
                 continue
             if isinstance(candidate, ElfObject) and candidate.file_size > MANY_BYTES:
-                expect(f"{printable(place)} to be checked, {candidate.file_size >> 20:,} MB")
+                size = f"{candidate.file_size >> 20:,} MB"
+                announce(f"the checksum of {printable(place)} ({size})")
             problem = _crc_problem(candidate, crc)
             yield problem or candidate
 
 
 def _open(root: TargetRoot, path: str) -> ElfObject | str | None:
-    """The object at a path; None where there is no such file, else what is wrong with it."""
+    """The object at a path; None if there is no such file, a message if it can't be used."""
     try:
         descriptor = root.open(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -140,11 +141,12 @@ def _open(root: TargetRoot, path: str) -> ElfObject | str | None:
 
 
 def _crc_problem(candidate: ElfObject | str, crc: int) -> str:
-    """Why it isn't the file that was meant; "" if it is, or it is known already why not."""
+    """Why the file isn't the one that the debug link names: its CRC differs, or can't be computed.
+    "" if it is, or if the candidate is a message already."""
     if isinstance(candidate, str):
         return ""
     if candidate.file_size > _MAX_CRC_BYTES:
-        return f"{candidate.shown} is too large to be checked: {candidate.file_size:,} bytes"
+        return f"{candidate.shown} is too large to be checked ({candidate.file_size:,} bytes)"
     found = 0
     deadline_s = time.monotonic() + _CRC_DEADLINE_S
     for at in range(0, candidate.file_size, _PIECE_BYTES):
@@ -155,4 +157,4 @@ def _crc_problem(candidate: ElfObject | str, crc: int) -> str:
         except ObjectFileError as error:
             return error.message
         found = zlib.crc32(piece, found)
-    return "" if found == crc else f"{candidate.shown} is of another build (its CRC differs)"
+    return "" if found == crc else f"{candidate.shown} belongs to another build (its CRC differs)"

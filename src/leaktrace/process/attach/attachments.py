@@ -1,8 +1,8 @@
-"""Probes on: links between functions of the target and the loaded programs.
+"""Attaches the loaded programs to functions of the target, by uprobes.
 
-Where the kernel has uprobe_multi links (Linux 6.6, with a pid that means a process since 6.10), one
-carries the probes of an object that share a program; elsewhere each probe is a perf event. In any
-case the keeper (process/attach/keeper.py) holds them, and takes them off when leaktrace ends,
+If the kernel has uprobe_multi links (Linux 6.6; since 6.10 their pid means a process), one link
+holds all probes of an object that share a program. Otherwise each probe is a perf event. Either
+way, the keeper (process/attach/keeper.py) holds the probes, and removes them when leaktrace ends,
 however it ends.
 """
 
@@ -36,11 +36,11 @@ from leaktrace.process.probes.encode import encode_points
 from leaktrace.process.probes.plan import LeftOut, ObjectPlan, Probe
 from leaktrace.process.program import RAW_TRACEPOINTS, Program
 
-_ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel won't probe
+_ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel doesn't probe
 
 
 class ObjectRefusedError(ProgramError):
-    """The kernel refuses probes that an object can't do without; others may be hooked still."""
+    """The kernel refuses probes that an object needs. Other objects may still be traced."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class HookedObject:
     missing: tuple[str, ...]  # not defined by the object
     refused: tuple[str, ...]  # the kernel can't probe them
     stepped: tuple[str, ...]  # their probes cost a second trap
-    awaited: tuple[str, ...] = ()  # calls whose return address is replaced, by a return probe
+    awaited: tuple[str, ...] = ()  # with a return probe, which replaces the return address
     left_out: tuple[LeftOut, ...] = ()
     offsets: tuple[int, ...] = ()  # of the probes, in the file
 
 
 @dataclass(frozen=True)
 class _Placed:
-    """A probe as the kernel is told of it."""
+    """A probe as the kernel gets it."""
 
     symbol: str
-    program: str  # by the shape of its function's arguments; "" for a point
+    program: str  # the one for the arguments of its function; "" for a point
     offset: int
     cookie: int
 
@@ -77,7 +77,7 @@ class Attachments:
     """Every probe of one session."""
 
     def __init__(self, program: Program, pid: int, keeper: Keeper | None) -> None:
-        """`keeper` holds the probes on functions; None where there are none."""
+        """`keeper` holds the probes on functions; None if there are none."""
         self._program = program
         self._pid = pid
         self._keeper = keeper
@@ -87,7 +87,7 @@ class Attachments:
         self.objects: list[HookedObject] = []
 
     def attach_lifecycle(self) -> None:
-        """Follow exec, forks and the end of threads."""
+        """Attach to the tracepoints of exec, fork and the end of threads."""
         for name in RAW_TRACEPOINTS:
             program = self._program.programs[f"at_{name}"]
             try:
@@ -96,24 +96,24 @@ class Attachments:
                 raise _explain(error, f"the tracepoint {name}") from None
 
     def attach(self, plan: ObjectPlan) -> HookedObject:
-        """Put all probes of an object on; its file may be closed afterwards.
+        """Attach all probes of an object. Its file may be closed afterwards.
 
-        A function that the kernel can't probe is left out and named, unless it is malloc or free.
-        Raises ObjectRefusedError, EnvironmentUnfitError, TargetError or KeeperGoneError; what was
-        put on is taken off then.
+        A function that the kernel can't probe is left out and listed in `refused`, unless tracing
+        requires it (malloc, free). Raises ObjectRefusedError, EnvironmentUnfitError, TargetError or
+        KeeperGoneError, after removing the probes that were attached.
         """
         before = len(self._probes)
         try:
             return self._attach(plan)
         except LeaktraceError:
-            begun, self._probes = self._probes[before:], self._probes[:before]
+            attached, self._probes = self._probes[before:], self._probes[:before]
             with contextlib.suppress(KeeperGoneError):
-                self._holder.take_off(begun)
+                self._holder.remove(attached)
             raise
 
     def _attach(self, plan: ObjectPlan) -> HookedObject:
-        # Releases first, beginnings last: what is hooked while the process runs must never see a
-        # block come that it can't see go.
+        # Releases first, entries of allocations last: while the process runs, no allocation may be
+        # recorded whose release can't be seen.
         releases = [_entry(probe) for probe in plan.probes if not probe.hook.has_return]
         calls = [_entry(probe) for probe in plan.probes if probe.hook.has_return]
         refused: set[str] = set()
@@ -146,7 +146,7 @@ class Attachments:
         return hooked
 
     def _points_of(self, plan: ObjectPlan) -> list[_Placed]:
-        """Tell the kernel side of an object's points, each of which has a number from now on.
+        """Number an object's points and store them for the kernel side.
 
         Raises ObjectRefusedError when there are too many.
         """
@@ -156,8 +156,8 @@ class Attachments:
         first = self._point_count
         if first + len(probes) > self._program.points.capacity:
             raise ObjectRefusedError(
-                "there are too many allocators in this process",
-                "choose one object: --obj",
+                "this process has too many allocators",
+                "choose one object with --obj",
             )
         self._point_count += len(probes)
         encoded = encode_points(probe.point for probe in probes)
@@ -178,13 +178,13 @@ class Attachments:
 
     @property
     def _holder(self) -> Keeper:
-        assert self._keeper is not None  # there where functions are hooked
+        assert self._keeper is not None  # it exists if functions are hooked
         return self._keeper
 
     def _attach_group(
         self, plan: ObjectPlan, program: str, probes: Sequence[_Placed], *, is_return: bool = False
     ) -> set[str]:
-        """Returns the symbols of the functions that the kernel can't probe."""
+        """Attach one program at several probes. Returns the symbols that the kernel can't probe."""
         if not probes:
             return set()
         if self._program.links is UprobeLinks.TOGETHER:
@@ -203,7 +203,7 @@ class Attachments:
             else:
                 self._probes.append(link)
                 return set()
-            # Find out which one it is.
+            # One of them is refused: find out which.
             one_by_one = ([probe] for probe in probes)
             return set().union(
                 *(self._attach_group(plan, program, one, is_return=is_return) for one in one_by_one)
@@ -227,13 +227,13 @@ class Attachments:
     def _refuse(self, plan: ObjectPlan, probe: _Placed, error: OSError) -> set[str]:
         where = f"{probe.symbol} in {plan.name}"
         cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, _ENOTSUPP)
-        # Where one point of many is missing, calls would be seen to begin and never to end.
+        # Without one of its points, a function's calls would be seen to begin and never to end.
         if cannot_probe and probe.symbol not in REQUIRED and probe.program:
             return {probe.symbol}
         raise _explain(error, where) from None
 
     def detach_objects(self) -> None:
-        """Take the probes off the functions; exec and exit are followed still.
+        """Remove the probes on functions. The tracepoints stay attached.
 
         Raises KeeperGoneError.
         """
@@ -241,10 +241,10 @@ class Attachments:
         self.objects = []
         self._point_count = 0
         if probes:
-            self._holder.take_off(probes)
+            self._holder.remove(probes)
 
     def close(self) -> None:
-        """Take every probe off, and wait until they are."""
+        """Remove all probes, and return when that is done."""
         # If the keeper is gone, so are its probes.
         with contextlib.suppress(KeeperGoneError):
             self.detach_objects()
@@ -257,17 +257,20 @@ def _explain(error: OSError, where: str) -> LeaktraceError:
     if error.errno in (errno.EPERM, errno.EACCES):
         missing = missing_for_probes()
         return EnvironmentUnfitError(
-            f"the kernel does not permit a probe on {where}"
+            f"the kernel doesn't permit a probe on {where}"
             + (f": {enumerate_missing(missing)}" if missing else ""),
             AS_ROOT_OR_DOCTOR,
         )
     if error.errno == errno.ESRCH:
-        return TargetError("the process ended before it could be traced", "check its pid")
+        return TargetError(
+            "the process ended before it could be traced",
+            "start it with -c to trace it from the start",
+        )
     if error.errno == errno.EMFILE:
         return EnvironmentUnfitError(
             "too many open files for the probes", "raise the limit: ulimit -n 4096"
         )
     return ObjectRefusedError(
-        f"can't put a probe on {where}: {error.strerror}",
+        f"can't attach a probe to {where}: {error.strerror}",
         "please report this with the output of `leaktrace doctor`",
     )
