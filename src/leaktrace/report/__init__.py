@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from leaktrace.errors import UsageError
-from leaktrace.report.base import Output, Reporter, open_output
 from leaktrace.report.json_lines import JsonReporter
 from leaktrace.report.memleak import MemleakReporter
+from leaktrace.report.output import Output, open_output
+from leaktrace.report.reporter import Reporter
 from leaktrace.report.text import TextReporter
 
 __all__ = ["FORMATS", "Output", "Reporter", "create_reporter", "open_output"]

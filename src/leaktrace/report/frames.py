@@ -23,10 +23,10 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from leaktrace.model import Frame
+from leaktrace.printable import printable
 from leaktrace.report.function_names import least_cells, outermost_scope, shorten_symbol
 from leaktrace.report.names import (
     module_name,
-    printable,
     shorten_folders,
     shorten_middle,
     shorten_path,

@@ -20,7 +20,8 @@ from functools import lru_cache
 
 from rich.cells import cell_len
 
-from leaktrace.report.names import ELLIPSIS, shorten_middle
+from leaktrace.printable import ELLIPSIS
+from leaktrace.report.names import shorten_middle
 
 _PAIRS = {"<": ">", "(": ")", "{": "}", "[": "]"}
 

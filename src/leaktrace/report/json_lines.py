@@ -1,8 +1,8 @@
 """JSON for programs: one object a line, `leaktrace/report/1` and `leaktrace/event/1`.
 
 The contract is `docs/json.md` with the schemas in `docs/schema/`: within version 1 fields are only
-ever added. Names from the traced process are printable and valid UTF-8 (see `names.printable`), so
-that `jq -r` shows them safely and strict parsers take them.
+ever added. Names from the traced process are printable and valid UTF-8 (leaktrace/printable.py),
+so `jq -r` shows them safely and strict parsers accept them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from leaktrace.model import (
     TargetInfo,
     Total,
 )
-from leaktrace.report.base import Reporter
-from leaktrace.report.names import printable
+from leaktrace.printable import printable
+from leaktrace.report.reporter import Reporter
 
 REPORT_SCHEMA = "leaktrace/report/1"
 EVENT_SCHEMA = "leaktrace/event/1"

@@ -23,10 +23,11 @@ from typing import ClassVar, TextIO
 
 from leaktrace import units
 from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
-from leaktrace.report.base import Reporter
+from leaktrace.printable import printable
 from leaktrace.report.endings import ending_in_words
 from leaktrace.report.event_lines import EventText
-from leaktrace.report.names import LOST_STACK, physical, printable
+from leaktrace.report.names import LOST_STACK, physical
+from leaktrace.report.reporter import Reporter
 from leaktrace.units import size
 
 
@@ -45,7 +46,7 @@ class MemleakReporter(Reporter):
     def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:
         lines = []
         if command:
-            shown = printable(shlex.join(command))
+            shown = printable(shlex.join(command), longest=None)
             lines.append(f"Executing '{shown}' and tracing the resulting process.")
         if target.kind == "kernel":
             lines.append("Attaching to kernel allocators, Ctrl+C to quit.")

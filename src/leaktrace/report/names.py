@@ -1,50 +1,16 @@
-"""Names that come from the traced process, made fit to print.
-
-A symbol, a file name or a command is whatever its author put there: escape sequences that would
-drive the reader's terminal, line breaks that would forge a line of the report, four kilobytes of
-C++ template. Everything that is printed from the target passes through `printable` first;
-widths are counted in terminal cells (wcwidth), not in characters.
-"""
+"""Names in a report: shortened, wrapped, measured in terminal cells (wcwidth), not characters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import PurePosixPath
 
 from rich.cells import cell_len
 
 from leaktrace.model import Frame
-
-ELLIPSIS = "..."  # ASCII: as wide and as printable in every locale
+from leaktrace.printable import ELLIPSIS, printable
 
 LOST_STACK = "stack information lost"  # memleak's words
-
-_SURROGATE_ESCAPES = range(0xDC80, 0xDD00)  # undecodable bytes under PEP 383
-
-
-@lru_cache(maxsize=16_384)
-def printable(name: str) -> str:
-    """`name` with every character that is not plainly visible replaced by its escape.
-
-    That is: control characters, format characters (bidirectional overrides, zero-width ones),
-    line and paragraph separators, surrogates, private and unassigned code points. A byte that was
-    no UTF-8 and was decoded with surrogateescape comes out as the byte it was: `\\xff`. The result
-    can be encoded in UTF-8 and stays on one line.
-    """
-    if name.isprintable():
-        return name
-    return "".join(char if char.isprintable() else _escape(ord(char)) for char in name)
-
-
-def _escape(code: int) -> str:
-    if code in _SURROGATE_ESCAPES:
-        return f"\\x{code - 0xDC00:02x}"
-    if code in (0x09, 0x0A, 0x0D):
-        return {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}[code]
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def module_name(module: str) -> str:

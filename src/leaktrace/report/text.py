@@ -45,11 +45,12 @@ from leaktrace.model import (
     Total,
     UntracedGrowth,
 )
-from leaktrace.report.base import USUAL_COLUMNS, Reporter, terminal_width
+from leaktrace.printable import printable
 from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
-from leaktrace.report.names import printable, shorten_middle, wrap
+from leaktrace.report.names import shorten_middle, wrap
+from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
 
 FILE_WIDTH = USUAL_COLUMNS
 _ID_DIGITS = 16

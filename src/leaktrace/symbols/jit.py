@@ -91,7 +91,7 @@ class PerfMap:
             name = self._last_line[begin - behind : end - behind]
         else:
             name = bytes(self._text[begin:end])
-        return printable(name.decode("utf-8", "replace"))
+        return printable(name.decode("utf-8", "surrogateescape"))
 
     # -- reading ------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ def _read(pid: int, name: str) -> str:
     """A file of /proc/PID. Raises TargetError when there is no such process; EnvironmentUnfitError
     when the file can't be read for want of something, which tells nothing of the process."""
     try:
-        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+        return Path(f"/proc/{pid}/{name}").read_text(errors="surrogateescape")
     except OSError as error:
         raise shortage(error) or _gone(pid) from None
 

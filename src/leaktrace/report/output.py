@@ -1,19 +1,10 @@
-"""What every report format has in common: where it writes, and how it is told what happened.
+"""Where reports go: standard output or a file.
 
-A reporter consumes `Report` and `Event` values and writes text to a stream; it knows no BPF and no
-process. The session drives it:
-
-    with open_output(options.report.output) as output:      # before anything is traced
-        reporter = create_reporter(options.report.format, output.stream, sys.stderr)
-        reporter.begin(target, command)
-        reporter.report(report)                             # once an interval
-        reporter.end()
-
-Errors: everything that goes wrong with the output is an `OutputError`, except one: when the reader
-of a pipe has gone (`leaktrace ... | head`) the plain `BrokenPipeError` travels up. That is no
-error but the quiet end of the run: the caller detaches, prints nothing and exits 0. It must leave
-the `with open_output(...)` block, which then makes sure that the interpreter does not complain
-about the broken stdout when it exits.
+Every failure to write is an `OutputError`, except one: when the reader of a pipe has closed it
+(`leaktrace ... | head`), the plain `BrokenPipeError` propagates. That is not an error but the end
+of the run: the caller detaches, prints nothing and exits with 0. It must leave the
+`with open_output(...)` block, which then makes sure that the interpreter does not complain about
+the broken stdout when it exits.
 """
 
 from __future__ import annotations
@@ -22,84 +13,12 @@ import io
 import os
 import stat
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, TextIO
+from typing import Any, Self, TextIO
 
 from leaktrace.errors import OutputError
-from leaktrace.model import Event, Report, TargetInfo
 from leaktrace.own.standard_streams import is_closed, output_is_closed
-
-USUAL_COLUMNS = 80
-_NARROWEST = 40  # on a terminal narrower than this, lines wrap
-
-
-class Reporter(ABC):
-    """One format. `output` gets the reports, `notices` what the format has no place for."""
-
-    summary: ClassVar[str]  # one line for --help
-
-    def __init__(self, output: TextIO, notices: TextIO) -> None:
-        self.output = output
-        self.notices = notices
-
-    def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:  # noqa: B027
-        """Tracing is about to start; `command` is the one that leaktrace runs, if it does."""
-
-    @abstractmethod
-    def report(self, report: Report) -> None:
-        """Write one report and flush it."""
-
-    def event(self, event: Event) -> None:
-        """Write one event and flush it."""
-        self.events((event,))
-
-    @abstractmethod
-    def events(self, events: Iterable[Event]) -> None:
-        """Write a batch of events, one a line, and flush once."""
-
-    def end(self) -> None:  # noqa: B027
-        """No report follows. Formats that need a closing line write it here."""
-
-    def write(self, text: str) -> None:
-        """Write `text` to the output at once.
-
-        Raises:
-            BrokenPipeError: the reader is gone; the quiet end of the run.
-            OutputError: it can't be written: disk full, a quota, an I/O error.
-        """
-        try:
-            self.output.write(text)
-            self.output.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            name = getattr(self.output, "name", "the output")
-            raise OutputError(
-                f"can't write the report to {name}: {error.strerror}",
-                "free some space there, or choose another place with --output",
-            ) from error
-
-    def notice(self, text: str) -> None:
-        """Write a line to the second stream; one that is closed or broken is no reason to stop."""
-        try:
-            self.notices.write(f"{text}\n")
-            self.notices.flush()
-        except (OSError, ValueError):
-            return
-
-
-def terminal_width(output: TextIO) -> int | None:
-    """The columns of the terminal that `output` is, at least 40; None for files and pipes."""
-    if not output.isatty():
-        return None
-    try:
-        columns = os.get_terminal_size(output.fileno()).columns
-    except OSError:
-        columns = 0
-    return max(columns or USUAL_COLUMNS, _NARROWEST)
 
 
 class Output:
