@@ -17,7 +17,7 @@ def main() -> NoReturn:
         from leaktrace.own.standard_streams import take_the_place_of_closed_ones  # noqa: PLC0415
 
         take_the_place_of_closed_ones()
-        from leaktrace.cli import trace as cli  # noqa: PLC0415 (while it is imported, too)
+        from leaktrace.cli import main as cli  # noqa: PLC0415 (its failures are explained, too)
     except (MemoryError, OSError, ImportError) as error:
         _give_up(error)
     cli.main()

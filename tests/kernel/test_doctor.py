@@ -18,7 +18,7 @@ from harness.target import Target
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-DOCTOR = "from leaktrace.cli.doctor import doctor_command; doctor_command()"
+DOCTOR = "from leaktrace.cli.doctor import command; command()"
 
 
 def run(
