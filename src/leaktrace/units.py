@@ -106,5 +106,5 @@ def interval(interval_s: float) -> str:
 def sample_in_words(report: Report) -> str:
     """What is recorded of what the target allocates, in words."""
     if report.sample_bytes is not None:
-        return f"about 1 allocation in {size(report.sample_bytes)} is recorded"
-    return f"1 allocation in {report.sample_rate:,} is recorded, at random"
+        return f"about 1 allocation per {size(report.sample_bytes)} is recorded"
+    return f"1 allocation in {report.sample_rate:,} is recorded, chosen at random"

@@ -179,6 +179,6 @@ def test_c_called_from_go(flags: tuple[str, ...], go_program: Callable[..., Path
 def test_go_below_in_words(go_program: Callable[..., Path]) -> None:
     outcome = run_leaktrace("-c", go_program(), "-o", "0", stdin="\n\n")
     assert outcome.exit_code == 0
-    assert "(Go below: it called the C code above from another stack)" in outcome.stdout
+    assert "(Go code called the C code above; its own stack is not followed)" in outcome.stdout
     assert "lost: nothing" in outcome.stdout
     assert "up to Go" in outcome.stdout

@@ -39,7 +39,7 @@ Object = dict[str, Any]
 class JsonReporter(Reporter):
     """--format json."""
 
-    summary: ClassVar[str] = "one JSON object a line, for programs (docs/json.md)"
+    summary: ClassVar[str] = "one JSON object per line, for programs (docs/json.md)"
 
     def report(self, report: Report) -> None:
         self.write(_line(report_object(report)))

@@ -64,7 +64,7 @@ class MemleakReporter(Reporter):
     def _tell_what_has_no_place(self, report: Report) -> None:
         if report.is_estimate and not self._told_estimate:
             self._told_estimate = True
-            self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled")
+            self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled up")
         for remark in report.remarks:
             if remark.kind.is_of_completeness and remark.kind not in self._told_remarks:
                 self.notice(printable(f"incomplete: {remark.text}; {remark.hint}"))

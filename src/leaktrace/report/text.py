@@ -58,8 +58,8 @@ _SHORT_ID_DIGITS = 6  # still tell the sites of a report apart
 
 _STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
-    StackEnd.GUESSED: "stack guessed: a frame was found by its frame pointer only",
-    StackEnd.GO: "Go below: it called the C code above from another stack",
+    StackEnd.GUESSED: "stack guessed: a frame was found by frame pointer only",
+    StackEnd.GO: "Go code called the C code above; its own stack is not followed",
     StackEnd.BROKEN: "stack broken: the next frame can't be found",
     StackEnd.LOST: "stack lost: it could not be stored",
 }
@@ -73,7 +73,7 @@ _END_WORDS = {
 class TextReporter(Reporter):
     """--format text, the default."""
 
-    summary: ClassVar[str] = "for reading; 80 columns, colour on a terminal"
+    summary: ClassVar[str] = "for reading, in 80 columns, with colour on a terminal"
 
     def __init__(self, output: TextIO, notices: TextIO) -> None:
         super().__init__(output, notices)
@@ -135,8 +135,8 @@ def _header(report: Report, width: int) -> Iterator[Text]:
         for line in wrap(printable(reason), width):
             yield Text(line, "bold")
     if report.is_estimate:
-        text = f"{units.sample_in_words(report)}; figures with a ~ are scaled up, "
-        text += "± is their standard error"
+        text = f"{units.sample_in_words(report)}; figures with ~ are scaled up, "
+        text += "± is the standard error"
         yield from _wrapped("estimate: ", text, width, "yellow")
     yield from _totals(report, width)
 
@@ -182,7 +182,7 @@ def _resident(resident: ResidentMemory) -> str:
     if resident.growth_bytes is not None:
         change = f" ({units.size_change(resident.growth_bytes)})"
     elif resident.since_attach_bytes not in (None, resident.bytes):  # else it came under trace
-        change = f" ({units.size_change(resident.since_attach_bytes or 0)} since the attach)"
+        change = f" ({units.size_change(resident.since_attach_bytes or 0)} since attach)"
     return f"RSS {units.size(resident.bytes)}{change}"
 
 
@@ -215,7 +215,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield from _wrapped("  ", nothing, width)
         yield Text()
     elif report.sort != "size":
-        yield Text(f"  by {printable(report.sort)}, most first:")
+        yield Text(f"  sorted by {printable(report.sort)}:")
         yield Text()
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
@@ -323,9 +323,9 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     )
     others = report.site_count - len(report.sites)
     if others > 0:
-        label = "the one other site" if others == 1 else f"the other {others:,} sites"
+        label = "the other site" if others == 1 else f"the other {others:,} sites"
     elif (rest.bytes > 0 or rest.count > 0) and not report.is_estimate:
-        label = "at no site that is known"
+        label = "at unknown sites"
     else:
         return
     share = units.share(rest.bytes, report.outstanding.bytes)
@@ -369,13 +369,15 @@ def _cost(cost: Cost) -> str:
     """Shares are of one CPU, but for the last one of the target."""
     programs = cost.programs_s_per_s or 0
     traps = "" if cost.traps_s_per_s is None else f" and {cost.traps_s_per_s:.1%} in traps"
-    target = "" if cost.target_share is None else f", {cost.target_share:.1%} of the process's CPU"
+    target = ""
+    if cost.target_share is not None:
+        target = f", together {cost.target_share:.1%} of the process's CPU time"
     share = cost.known_stack_share
     known = "" if share is None else f"; {share:.1%} of the stacks needed no walk"
     return (
-        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF{traps}{target}"
-        f"{known}; leaktrace itself {cost.own_cpu_share:.1%} and "
-        f"{units.size(cost.own_resident_bytes)}"
+        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF programs{traps}"
+        f"{target}{known}; leaktrace itself takes {cost.own_cpu_share:.1%} of a CPU and "
+        f"{units.size(cost.own_resident_bytes)} of memory"
     )
 
 
