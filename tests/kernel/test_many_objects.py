@@ -16,7 +16,7 @@ from harness.tracer import NEVER, ONE_REPORT, Tracer
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 COUNT = 600
-NOTE = "more objects are mapped than may be open at once"
+NOTE = "maps more objects than may be open at once"
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_file_replaced_while_it_was_closed_lends_no_name(
     for site in report.sites_under("scenario_each"):
         if site.functions[0] is None:
             assert re.search(
-                r"object_0000\.so was closed to open others", site.frames[0].unknown or ""
+                r"object_0000\.so was closed to open other files", site.frames[0].unknown or ""
             )
 
 

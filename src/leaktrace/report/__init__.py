@@ -1,4 +1,4 @@
-"""Report formats: one module each, and one line each in `FORMATS`."""
+"""Report formats: one module and one line in `FORMATS` each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS: Mapping[str, type[Reporter]] = {
 
 
 def create_reporter(format_name: str, output: TextIO, notices: TextIO) -> Reporter:
-    """The reporter of a format; `notices` is the stream for what is no report (stderr).
+    """The reporter of a format; `notices` is the stream for everything else (stderr).
 
     Raises UsageError for a name that is not in `FORMATS`.
     """

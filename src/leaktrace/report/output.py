@@ -22,7 +22,7 @@ from leaktrace.own.standard_streams import is_closed, output_is_closed
 
 
 class Output:
-    """Where reports go, as a context manager; `stream` is the text stream to write to."""
+    """The destination of reports, as a context manager; `stream` is the text stream."""
 
     def __init__(self, stream: TextIO, file: _ReportFile | None = None) -> None:
         self.stream = stream
@@ -46,22 +46,22 @@ class Output:
         try:
             self.stream.close()
         except OSError as error:
-            # What could not be written before can't be written now: once is enough to say so.
+            # If a write failed before, that error is already on its way.
             if not failed:
                 raise OutputError(
                     f"can't write the report to {file.path}: {error.strerror}",
-                    "free some space there, or choose another place with --output",
+                    "free some space there, or write somewhere else with --output",
                 ) from error
         finally:
             file.remove_if_never_written()
 
 
 def open_output(path: Path | None) -> Output:
-    """Open where reports go: the file `path`, or standard output for None.
+    """Open the destination of reports: the file `path`, or standard output for None.
 
-    Call it before anything else is started: a path that can't be written is then found out in
-    time. A file that exists keeps its content until the first report is written, and one that was
-    created here and never written is removed on leaving, so a run that fails early changes nothing.
+    Call it before anything else is started, so that a path that can't be written is reported in
+    time. An existing file keeps its content until the first report is written. A file that is
+    created here and never written is removed on exit, so a run that fails early changes nothing.
 
     Raises OutputError with the reason and what to do.
     """
@@ -78,7 +78,7 @@ def open_output(path: Path | None) -> Output:
 
 
 class _ReportFile(io.FileIO):
-    """A file opened for writing that is emptied by the first write, not by the opening."""
+    """A file opened for writing that the first write truncates, not the opening."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,8 +92,8 @@ class _ReportFile(io.FileIO):
         try:
             return os.open(path, keeping)
         except FileNotFoundError:
-            # O_EXCL tells for certain that the file is ours to remove again. It does not follow
-            # a dangling symbolic link, which nobody asks for.
+            # With O_EXCL, the file is certainly ours to remove again. It does not follow a dangling
+            # symbolic link, which is refused (FileExistsError).
             descriptor = os.open(path, keeping | os.O_CREAT | os.O_EXCL, 0o666)
             self._created = True
             return descriptor
@@ -106,20 +106,20 @@ class _ReportFile(io.FileIO):
         return super().write(data)
 
     def remove_if_never_written(self) -> None:
-        """Remove the file if it was created here and nothing was written to it."""
+        """Remove the file if it was created here and never written."""
         if self._created and not self._written:
             self.path.unlink(missing_ok=True)
 
 
 def _prepare_stdout() -> TextIO:
-    """Standard output, made unable to fail over a name that its encoding lacks."""
+    """Standard output, which escapes characters that its encoding lacks."""
     if is_closed(sys.stdout):
         raise output_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
         if isinstance(sys.stdout.buffer, io.RawIOBase):
-            # With PYTHONUNBUFFERED or -u. A write to a full pipe that a signal interrupts is cut
-            # short there, and nobody writes the rest; a buffered stream does.
+            # With PYTHONUNBUFFERED or -u: a signal cuts a write to a full pipe short, and an
+            # unbuffered stream drops the rest. A buffered one writes it.
             raw = io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
             raw.name = sys.stdout.name
             return io.TextIOWrapper(
@@ -129,11 +129,11 @@ def _prepare_stdout() -> TextIO:
 
 
 def _silence(stream: TextIO) -> None:
-    """Send what is still buffered and can't be written to /dev/null."""
+    """Redirect `stream` to /dev/null, so that flushing what is still buffered can't fail."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):
-        return  # not a real stream, so nothing will be flushed into a pipe
+        return  # not a file, so nothing will be flushed into a pipe
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
@@ -142,14 +142,14 @@ def _silence(stream: TextIO) -> None:
 def _why_unwritable(path: Path, error: OSError) -> OutputError:
     folder = path.parent
     if isinstance(error, IsADirectoryError):
-        return OutputError(f"can't write to {path}: it is a folder", "name a file in it")
+        return OutputError(f"can't write to {path}: it is a directory", "name a file in it")
     if isinstance(error, FileNotFoundError) and not folder.is_dir():
         return OutputError(
-            f"can't write to {path}: the folder {folder} doesn't exist",
+            f"can't write to {path}: the directory {folder} doesn't exist",
             f"create it first: mkdir -p {folder}",
         )
     if isinstance(error, NotADirectoryError):
-        return OutputError(f"can't write to {path}: {folder} is not a folder", "check the path")
+        return OutputError(f"can't write to {path}: {folder} is not a directory", "check the path")
     if isinstance(error, FileExistsError):
         return OutputError(
             f"can't write to {path}: it is a symbolic link to a file that doesn't exist",
@@ -161,5 +161,5 @@ def _why_unwritable(path: Path, error: OSError) -> OutputError:
             "choose a place that this user may write to",
         )
     return OutputError(
-        f"can't write to {path}: {error.strerror}", "choose another place with --output"
+        f"can't write to {path}: {error.strerror}", "write somewhere else with --output"
     )

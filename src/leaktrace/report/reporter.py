@@ -25,7 +25,7 @@ _NARROWEST = 40  # on a terminal narrower than this, lines wrap
 
 
 class Reporter(ABC):
-    """One format. `output` gets the reports, `notices` what the format has no place for."""
+    """One format. `output` gets the reports, `notices` what the format can't express."""
 
     summary: ClassVar[str]  # one line for --help
 
@@ -34,7 +34,7 @@ class Reporter(ABC):
         self.notices = notices
 
     def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:  # noqa: B027
-        """Tracing is about to start; `command` is the one that leaktrace runs, if it does."""
+        """Tracing is about to start; `command` is what leaktrace runs, empty if nothing."""
 
     @abstractmethod
     def report(self, report: Report) -> None:
@@ -46,17 +46,17 @@ class Reporter(ABC):
 
     @abstractmethod
     def events(self, events: Iterable[Event]) -> None:
-        """Write a batch of events, one a line, and flush once."""
+        """Write a batch of events, one per line, and flush once."""
 
     def end(self) -> None:  # noqa: B027
-        """No report follows. Formats that need a closing line write it here."""
+        """No report follows. A format that needs a closing line writes it here."""
 
     def write(self, text: str) -> None:
-        """Write `text` to the output at once.
+        """Write `text` to the output and flush it.
 
         Raises:
-            BrokenPipeError: the reader is gone; the quiet end of the run.
-            OutputError: it can't be written: disk full, a quota, an I/O error.
+            BrokenPipeError: the reader is gone; the run ends quietly.
+            OutputError: it can't be written (disk full, a quota, an I/O error).
         """
         try:
             self.output.write(text)
@@ -67,11 +67,11 @@ class Reporter(ABC):
             name = getattr(self.output, "name", "the output")
             raise OutputError(
                 f"can't write the report to {name}: {error.strerror}",
-                "free some space there, or choose another place with --output",
+                "free some space there, or write somewhere else with --output",
             ) from error
 
     def notice(self, text: str) -> None:
-        """Write a line to the second stream; one that is closed or broken is no reason to stop."""
+        """Write a line to the second stream; a closed or broken stream is ignored."""
         try:
             self.notices.write(f"{text}\n")
             self.notices.flush()
@@ -80,7 +80,7 @@ class Reporter(ABC):
 
 
 def terminal_width(output: TextIO) -> int | None:
-    """The columns of the terminal that `output` is, at least 40; None for files and pipes."""
+    """The columns of a terminal `output`, at least 40; None for files and pipes."""
     if not output.isatty():
         return None
     try:
