@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from leaktrace import __version__
-from leaktrace.cli.trace import COMMANDS, trace_command
+from leaktrace.cli.commands import COMMANDS
+from leaktrace.cli.trace import command as trace_command
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = HERE / "leaktrace.1.in"

@@ -1,8 +1,8 @@
-"""The capabilities that tracing takes (capabilities(7)): which the kernel grants, found by trying.
+"""The capabilities that tracing needs (capabilities(7)), and trials of which the kernel grants.
 
-Bits in /proc/self/status are no answer: in a user namespace all of them may be set and none count,
-and root may lack any. So for each capability there is something that the kernel does for nobody
-who lacks it, that needs nothing else, and that leaves nothing behind.
+The bits in /proc/self/status don't answer that: in a user namespace all of them may be set although
+none counts, and root may lack any. So each capability has a trial: an operation that the kernel
+refuses without this capability, that needs nothing else, and that leaves no trace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from leaktrace.errors import AS_ROOT, EnvironmentUnfitError, TargetAccessError
 
 
 class Capability(StrEnum):
-    """Those that leaktrace asks for."""
+    """The capabilities that leaktrace uses."""
 
     BPF = "CAP_BPF"
     PERFMON = "CAP_PERFMON"
@@ -33,11 +33,11 @@ class Capability(StrEnum):
     SYS_ADMIN = "CAP_SYS_ADMIN"
 
 
-# What a process that is traced can't do without each of them.
+# What each of them is needed for.
 PURPOSES = {
     Capability.BPF: "loading programs into the kernel",
-    Capability.PERFMON: "programs that read memory",
-    Capability.SYS_PTRACE: "processes of other users, and those that protect themselves",
+    Capability.PERFMON: "BPF programs that read memory",
+    Capability.SYS_PTRACE: "processes of other users, and processes that protect themselves",
     Capability.CHECKPOINT_RESTORE: "mapped files that were deleted, replaced or are in an overlay",
     Capability.DAC_READ_SEARCH: "mapped files that only other users may read",
     Capability.SYS_ADMIN: "probes as perf events",
@@ -51,8 +51,8 @@ _EXCLUDE_KERNEL, _NAMESPACES = 1 << 5, 1 << 28
 
 
 def _grants_bpf() -> bool | None:
-    """An LRU map takes it (lru_map_alloc_check, kernel/bpf/hashtab.c; map_create since 6.5),
-    whatever kernel.unprivileged_bpf_disabled says."""
+    """An LRU map needs it (lru_map_alloc_check, kernel/bpf/hashtab.c; map_create since 6.5),
+    regardless of kernel.unprivileged_bpf_disabled."""
     try:
         library = syscalls.libbpf()
     except EnvironmentUnfitError:
@@ -64,7 +64,7 @@ def _grants_bpf() -> bool | None:
 
 
 def _grants_perfmon() -> bool | None:
-    """An event that tells of namespaces takes it, whatever kernel.perf_event_paranoid says
+    """An event that records namespaces needs it, regardless of kernel.perf_event_paranoid
     (perf_event_open, kernel/events/core.c)."""
     attributes = ctypes.create_string_buffer(PERF_ATTR_BYTES)
     struct.pack_into("<IIQ", attributes, 0, _SOFTWARE, PERF_ATTR_BYTES, _DUMMY)
@@ -73,9 +73,9 @@ def _grants_perfmon() -> bool | None:
 
 
 def _grants_sys_admin() -> bool | None:
-    """A uprobe event without a path is refused for that, but only after the privilege was asked
-    for. That was CAP_PERFMON from 5.8 on; "perf: Revert to requiring CAP_SYS_ADMIN for uprobes"
-    (6.16, and stable updates) went back."""
+    """The kernel checks the privilege for a uprobe event before it refuses one without a path.
+    From 5.8 on CAP_PERFMON was enough; "perf: Revert to requiring CAP_SYS_ADMIN for uprobes"
+    (6.16, and stable updates) undid that."""
     try:
         kind, _ = uprobe_event_type()
     except EnvironmentUnfitError:
@@ -87,7 +87,7 @@ def _grants_sys_admin() -> bool | None:
 
 
 def _opens(attributes: ctypes.Array[ctypes.c_char]) -> bool:
-    """Whether nothing but a privilege could keep an event of ours from being opened."""
+    """Whether the event is refused for another reason than a privilege, or is opened."""
     event = perf_event_open(attributes, pid=0, cpu=-1)
     if event >= 0:
         os.close(event)
@@ -95,8 +95,8 @@ def _opens(attributes: ctypes.Array[ctypes.c_char]) -> bool:
 
 
 def _grants_sys_ptrace() -> bool | None:
-    """A child of ours that has made itself undumpable is out of reach (ptrace(2), "Ptrace access
-    mode checking")."""
+    """Without it, a child that has made itself undumpable is out of reach (ptrace(2), "Ptrace
+    access mode checking")."""
     libc = ctypes.CDLL(None)
     wait, gate = os.pipe()
     ready, done = os.pipe()
@@ -129,7 +129,7 @@ def _grants_checkpoint_restore() -> bool | None:
 
 
 def _grants_dac_read_search() -> bool | None:
-    """A file that nobody may read, its owner included."""
+    """It allows opening a file without any permission bits, which even the owner may not read."""
     file = os.memfd_create("leaktrace try", os.MFD_CLOEXEC)
     try:
         os.fchmod(file, 0)
@@ -159,7 +159,7 @@ _TRIALS: dict[Capability, Callable[[], bool | None]] = {
 
 @cache
 def is_granted(capability: Capability) -> bool | None:
-    """Whether the kernel does what takes it; None where that can't be tried."""
+    """Whether the kernel allows what needs this capability; None where that can't be tried."""
     try:
         return _TRIALS[capability]()
     except OSError:
@@ -167,10 +167,10 @@ def is_granted(capability: Capability) -> bool | None:
 
 
 def missing_for_probes() -> list[Capability]:
-    """Which of those are missing that tracing any process takes. Without the first two, nothing
-    is known of the third."""
+    """Which capabilities are missing that tracing any process needs. CAP_SYS_ADMIN can be tried
+    only with the other two."""
     missing = [one for one in (Capability.BPF, Capability.PERFMON) if is_granted(one) is False]
-    # Other kernels have links for probes, and no need of perf events.
+    # Kernels that have links for uprobes don't need perf events.
     if not missing and not has_uprobe_multi() and is_granted(Capability.SYS_ADMIN) is False:
         missing.append(Capability.SYS_ADMIN)
     return missing
@@ -198,6 +198,6 @@ def refused(what: str, capability: Capability, more: str = "") -> TargetAccessEr
 
 
 def enumerate_missing(missing: Sequence[Capability]) -> str:
-    """Which are missing, and for what."""
+    """Which capabilities are missing, and what they are needed for."""
     what = " and ".join(PURPOSES[one] for one in missing)
     return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, for {what}"

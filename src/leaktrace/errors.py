@@ -1,7 +1,7 @@
 """The one error tree: what happened, what to do about it, and how leaktrace exits.
 
-Every error a user can cause is raised as a subclass of `LeaktraceError`, travels untouched to
-`cli.main`, and is printed there as two lines. Nothing else prints or exits.
+Every error a user can cause is raised as a subclass of `LeaktraceError`, propagates unchanged to
+`cli/main.py`, and is printed there as two lines. Nothing else prints errors or exits.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import os
 AS_ROOT = "run as root: sudo leaktrace …"
 AS_ROOT_OR_DOCTOR = f"{AS_ROOT}; `leaktrace doctor` shows what is missing"
 
-# include/linux/errno.h: what the kernel says to itself, and lets out to programs all the same.
+# include/linux/errno.h: codes for use within the kernel, which reach programs nevertheless.
 _KERNEL_ERRORS = {
     512: "interrupted (ERESTARTSYS)",
     513: "interrupted (ERESTARTNOINTR)",
     514: "interrupted (ERESTARTNOHAND)",
     515: "the kernel does not know this request (ENOIOCTLCMD)",
     516: "interrupted (ERESTART_RESTARTBLOCK)",
-    517: "the kernel wants to be asked again later (EPROBE_DEFER)",
+    517: "the kernel asks to retry later (EPROBE_DEFER)",
     524: "the kernel does not support it (ENOTSUPP)",
     525: "a buffer or request is too small (ETOOSMALL)",
     527: "the kernel does not support this type (EBADTYPE)",
@@ -26,13 +26,13 @@ _KERNEL_ERRORS = {
 
 
 def reason(code: int) -> str:
-    """An errno in words, also one that has none in the C library."""
+    """An errno in words, including those that the C library doesn't know."""
     known = _KERNEL_ERRORS.get(code)
-    return known or (os.strerror(code) if code < 512 else f"the kernel's error {code}")
+    return known or (os.strerror(code) if code < 512 else f"kernel error {code}")
 
 
 def system_error(code: int, subject: str = "") -> OSError:
-    """An OSError of an errno that a system call has returned, with its words."""
+    """The OSError for an errno that a system call returned."""
     return OSError(code, reason(code), subject) if subject else OSError(code, reason(code))
 
 
@@ -48,26 +48,26 @@ class LeaktraceError(Exception):
 
 
 class UsageError(LeaktraceError):
-    """The command line asks for something that can't be."""
+    """The command line is wrong, or its options contradict each other."""
 
     exit_code = 2
 
 
 class EnvironmentUnfitError(LeaktraceError):
-    """A privilege, a kernel feature, a needed package or a resource is missing."""
+    """A privilege, a kernel feature, a required package or a resource is missing."""
 
     exit_code = 3
 
 
 class TargetError(LeaktraceError):
-    """The process to trace is gone, never was, or can't be traced."""
+    """The process to trace has ended, never existed, or can't be traced."""
 
     exit_code = 4
 
 
 class TargetAccessError(TargetError):
-    """The process to trace can't be looked at, for want of a privilege: `capability`, where one
-    would do."""
+    """The process to trace can't be examined because a privilege is missing: `capability`, if one
+    capability is enough."""
 
     exit_code = EnvironmentUnfitError.exit_code
 
@@ -81,25 +81,25 @@ class ProgramError(LeaktraceError):
 
 
 class OutputError(LeaktraceError):
-    """The report can't be written where it was asked to go."""
+    """The report can't be written to the requested place."""
 
 
 class NothingTracedError(LeaktraceError):
-    """A signal came before tracing began. As the shell has it for an interrupt, 128 + SIGINT."""
+    """A signal came before tracing began. The exit code is that of a shell: 128 + SIGINT."""
 
     exit_code = 130
 
 
 class ObjectFileError(LeaktraceError):
-    """A file is not an ELF object that can be read, or lacks what was asked of it."""
+    """A file is not a readable ELF object, or lacks what was requested from it."""
 
 
 class NotAnObjectError(ObjectFileError):
-    """A file is certainly no ELF object: it is of another format, or no plain file."""
+    """A file is certainly not an ELF object: it has another format, or is not a regular file."""
 
 
 def not_permitted() -> EnvironmentUnfitError:
-    """The kernel wants more privileges for bpf(2)."""
+    """bpf(2) needs more privileges."""
     return EnvironmentUnfitError(
         "the kernel does not permit loading BPF programs",
         AS_ROOT_OR_DOCTOR,

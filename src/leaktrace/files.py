@@ -1,9 +1,9 @@
-"""Files that others own: how they are opened, and how their bytes are read.
+"""Files of other owners: how they are opened, and how their bytes are read.
 
-The owner of a file may have put anything in its place: a directory, a FIFO that nobody writes to,
-a device that acts when it is opened, a file of a terabyte of nothing. So every such file is opened
-by `open_regular`, which looks before it opens and never waits; and it is read, never mapped, so
-that truncation can't kill the reader.
+The owner of a file can put anything in its place: a directory, a FIFO without a writer, a device
+that acts when it is opened, a sparse file of a terabyte. So every such file is opened by
+`open_regular`, which checks the type before it opens and never waits. Files are read, never mapped:
+truncating a mapped file would kill the reader (SIGBUS).
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from leaktrace.own.descriptors import POOL
 
 
 class NotRegularError(OSError):
-    """A directory, FIFO, socket, device or symbolic link: there are no bytes to read in it."""
+    """The file is a directory, FIFO, socket, device or symbolic link."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(errno.EINVAL, "not a regular file", str(path))
 
 
 def open_regular(path: str | Path, *, directory: int | None = None, follow: bool = True) -> int:
-    """A descriptor, for reading, of a regular file; nothing else is opened, nor waited for.
+    """Open a regular file for reading and return its descriptor; never open or wait for others.
 
-    `directory` is where a relative path begins; `follow`: the file may be a symbolic link.
+    `directory` is the descriptor that a relative path starts from; with `follow`, the file may be
+    a symbolic link.
     Raises OSError, also NotRegularError, and ValueError for a path with a zero byte.
     """
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
@@ -39,14 +40,14 @@ def open_regular(path: str | Path, *, directory: int | None = None, follow: bool
 
 
 def for_reading(place: int, shown: str | Path) -> int:
-    """The same for a file that was found already: an O_PATH descriptor, which is closed.
+    """The same for a file that is already found: `place` is its O_PATH descriptor, closed here.
 
     Raises OSError, also NotRegularError.
     """
     try:
         if not stat.S_ISREG(os.fstat(place).st_mode):
             raise NotRegularError(shown)
-        # Somebody may hold a lease on it (fcntl(2), F_SETLEASE) and keep who opens it waiting.
+        # A process with a lease on the file (fcntl(2), F_SETLEASE) could make open(2) wait.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         return os.open(f"/proc/self/fd/{place}", flags)
     finally:
@@ -54,13 +55,13 @@ def for_reading(place: int, shown: str | Path) -> int:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Nothing can be done to a file that leaves all of this as it was."""
+    """Identity and state of a file: any change to it changes this."""
     times = (status.st_mtime_ns, status.st_ctime_ns)
     return (status.st_dev, status.st_ino, status.st_size, *times)
 
 
 class Source(Protocol):
-    """Bytes with a known end. `read` returns exactly `size` bytes or raises ObjectFileError."""
+    """Bytes of known length. `read` returns exactly `size` bytes or raises ObjectFileError."""
 
     size: int
 
@@ -68,9 +69,9 @@ class Source(Protocol):
 
 
 class FileSource:
-    """An open file. It owns the descriptor, and closes it when it is collected.
+    """An open file. It owns the descriptor and closes it when it is garbage-collected.
 
-    One that can be opened again may be closed meanwhile, when descriptors are short.
+    A file that can be opened again may be closed in between, when descriptors are scarce.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class FileSource:
 
     @property
     def descriptor(self) -> int:
-        """To be used at once: the next time it may be another one. Raises ObjectFileError."""
+        """For immediate use: the number may differ next time. Raises ObjectFileError."""
         with POOL.lock:
             if not self.is_open:
                 self._open_again()
@@ -105,7 +106,7 @@ class FileSource:
 
     @contextmanager
     def _pinned(self) -> Iterator[int]:
-        """The descriptor, which nobody closes meanwhile. Raises ObjectFileError."""
+        """The descriptor, which stays open until the block ends. Raises ObjectFileError."""
         with POOL.lock:
             descriptor = self.descriptor
             self.pins += 1
@@ -117,15 +118,15 @@ class FileSource:
 
     @property
     def is_open(self) -> bool:
-        """Whether it isn't closed for the moment."""
+        """Whether it is open at this moment."""
         return self._close.alive
 
     def let_go(self) -> None:
-        """Close it until it is used again."""
+        """Close it until it is needed again."""
         self._close()
 
     def _open_again(self) -> None:
-        assert self._reopen is not None  # only such are let go
+        assert self._reopen is not None  # only such files are closed
         try:
             descriptor = self._reopen()
         except OSError as error:
@@ -139,7 +140,7 @@ class FileSource:
 
     @property
     def _lost(self) -> str:
-        return f"{self._shown} was closed to open others (ulimit -n), and can't be opened again"
+        return f"{self._shown} was closed to open other files (ulimit -n) and can't be opened again"
 
     def read(self, offset: int, size: int) -> bytes:
         if offset < 0 or size < 0 or offset + size > self.size:
@@ -161,7 +162,7 @@ class FileSource:
 
 
 class MemorySource:
-    """Bytes that were copied already."""
+    """Bytes in memory."""
 
     def __init__(self, data: bytes, shown: str) -> None:
         self._data = data

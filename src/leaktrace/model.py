@@ -1,4 +1,4 @@
-"""Everything after the kernel, as values: what was read, what it means, what is shown.
+"""The values that analysis produces and reports consume: sites, stacks, losses, reports, events.
 
 A `Report` can be built by hand, so every report format is tested without BPF, root or a process.
 Sizes are bytes as requested by the program; times are nanoseconds of CLOCK_MONOTONIC.
@@ -17,16 +17,16 @@ class StackEnd(StrEnum):
 
     COMPLETE = "complete"  # reached the outermost frame
     TRUNCATED = "truncated"  # deeper than the walker goes
-    GUESSED = "guessed"  # a frame was found by frame pointer where nothing better was known
-    GO = "go"  # complete up to Go code, which called C: its stack lies elsewhere
+    GUESSED = "guessed"  # a frame was found by frame pointer because there was no unwind rule
+    GO = "go"  # complete up to Go code that called C; the goroutine's stack is not followed
     BROKEN = "broken"  # a frame could not be read or has no rule
     UNKNOWN = "unknown"  # the walker can't tell (frame pointers only)
-    LOST = "lost"  # the stack could not be stored; the allocation is counted all the same
+    LOST = "lost"  # the stack could not be stored; the allocation is still counted
 
 
 @dataclass(frozen=True)
 class SourceLine:
-    """Where in the source an address lies, as the debug information spells it."""
+    """The source position of an address, as the debug information gives it."""
 
     file: str
     line: int
@@ -36,8 +36,8 @@ class SourceLine:
 class Frame:
     """One frame of a stack. For a return address, names are those of the calling instruction.
 
-    `address` is what the kernel recorded. `function` is None where no name is known; `unknown`
-    then says why. `inlined` frames share the address of the physical frame that follows them.
+    `address` is what the kernel recorded. `function` is None if no name is known, and `unknown`
+    says why. `inlined` frames share the address of the physical frame that follows them.
     """
 
     address: int
@@ -61,7 +61,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Allocation:
-    """One outstanding allocation (listed only on request)."""
+    """One outstanding allocation (--show-allocs)."""
 
     address: int
     size_bytes: int
@@ -71,7 +71,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Total:
-    """Bytes in allocations."""
+    """Bytes and number of allocations."""
 
     bytes: int = 0
     count: int = 0
@@ -79,7 +79,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Site:
-    """A call stack that allocates, with what it still holds.
+    """A call stack that allocates, and the memory it still holds.
 
     `bytes` and `count` cover the outstanding allocations that pass the age filter; the
     `allocated_*` and `freed_*` figures cover everything since tracing began.
@@ -96,66 +96,65 @@ class Site:
     allocated_count: int = 0
     freed_bytes: int = 0
     freed_count: int = 0
-    error: Total | None = None  # standard errors of `bytes` and `count`, where they are estimates
-    # Of allocations in the kernel, whose `bytes` are what they take up:
-    requested_bytes: int | None = None  # what of that was asked for
+    error: Total | None = None  # standard errors of `bytes` and `count` if they are estimates
+    # For allocations of the kernel, whose `bytes` are the size they take up:
+    requested_bytes: int | None = None  # the size that was requested
     cache: str | None = None  # slab cache
     context: str | None = None  # "process", "softirq", "irq"
-    unconfirmed: str | None = None  # why the memory may have been freed all the same
+    unconfirmed: str | None = None  # why the memory may have been freed unseen
 
 
 @dataclass(frozen=True)
 class SlabGrowth:
-    """What the kernel's own account (/proc/slabinfo) says, since tracing began."""
+    """The kernel's own slab statistics (/proc/slabinfo), since tracing began."""
 
     grown_bytes: int  # objects in use, now minus then
     tracked_bytes: int  # outstanding slab objects that were recorded
-    older_releases: int  # objects that were freed and had been allocated before
+    older_releases: int  # freed objects that had been allocated before tracing began
 
 
 @dataclass(frozen=True)
 class UntracedGrowth:
-    """Memory of an allocator of the kernel that is not traced, by /proc/meminfo, since tracing
-    began."""
+    """Growth since tracing began of a kernel allocator that is not traced, from /proc/meminfo."""
 
     section: str  # "vmalloc", "percpu"
-    option: str  # what traces it, e.g. "--vmalloc"
+    option: str  # the option that traces it, e.g. "--vmalloc"
     bytes: int
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One way of losing something, how often it happened, and what the user can do."""
+    """One kind of loss, how often it happened, and what the user can do."""
 
     name: str  # key in JSON, e.g. "allocations"
     count: int
     meaning: str  # e.g. "allocations not recorded: the map is full"
     hint: str = ""  # e.g. "raise --max-allocs (now 1,000,000)"
-    bytes: int | None = None  # where the size of what was lost is known
-    is_lost: bool = True  # False: nothing is missing, but not all of it is certain
+    bytes: int | None = None  # None if the size of what was lost isn't known
+    is_lost: bool = True  # False: nothing is missing, but something is uncertain
 
 
 class RemarkKind(StrEnum):
-    """What a remark says of the figures."""
+    """What a remark says about the figures."""
 
-    # Something is missing in them:
-    UNHOOKED_ALLOCATOR = "unhooked_allocator"  # an allocator is there that has no probes
-    UNSEEN_ALLOCATIONS = "unseen_allocations"  # blocks were released that nobody saw allocated
-    UNTRACKED_MEMORY = "untracked_memory"  # memory grew by far more than was ever allocated
-    # Why resident memory and what is outstanding differ:
+    # The figures are incomplete:
+    UNHOOKED_ALLOCATOR = "unhooked_allocator"  # there is an allocator without probes
+    UNSEEN_ALLOCATIONS = "unseen_allocations"  # blocks were released whose allocation was not seen
+    UNTRACKED_MEMORY = "untracked_memory"  # memory grew by far more than was allocated
+    # Resident and outstanding memory differ:
     KEPT = "kept_by_allocator"  # freed, but still resident
-    KEPT_OR_UNTRACKED = "kept_or_untracked"  # that, or not allocated by what is hooked
-    NOT_RESIDENT = "not_resident"  # allocated, but never touched, or given back
+    KEPT_OR_UNTRACKED = "kept_or_untracked"  # that, or not allocated by hooked functions
+    NOT_RESIDENT = "not_resident"  # allocated, but never touched, or returned to the system
 
     @property
     def is_of_completeness(self) -> bool:
-        """Whether it says that figures lack something. Nothing was lost: it was never seen."""
+        """Whether it says that the figures are incomplete: not by a loss, but unseen."""
         return self in (self.UNHOOKED_ALLOCATOR, self.UNSEEN_ALLOCATIONS, self.UNTRACKED_MEMORY)
 
 
 @dataclass(frozen=True)
 class Remark:
-    """What figures leave out, or how two of them go together, in a sentence."""
+    """A sentence about what the figures don't include, or why two of them differ."""
 
     kind: RemarkKind
     text: str
@@ -164,19 +163,19 @@ class Remark:
 
 @dataclass(frozen=True)
 class TargetInfo:
-    """Who is traced, as reports name it."""
+    """The target, as reports name it."""
 
     pid: int
     command: str  # the process's name
     kind: str = "process"
     allocators: tuple[str, ...] = ()  # e.g. ("libc.so.6: 12 functions",)
-    notes: tuple[str, ...] = ()  # what the reader must know, e.g. a fallback in use
-    stopped: str = ""  # of the notes the one that says why it doesn't run; "" where it does
+    notes: tuple[str, ...] = ()  # what the reader must know, e.g. that a fallback is in use
+    stopped: str = ""  # the note that says why it is stopped; "" if it runs
 
 
 @dataclass(frozen=True)
 class MemoryKinds:
-    """Resident memory by what lies behind it, in bytes, or changes of it."""
+    """Resident memory by what backs it, or its change, in bytes."""
 
     anonymous: int = 0  # heaps, stacks, data
     file: int = 0  # mapped files, programs and libraries among them
@@ -189,12 +188,12 @@ class MemoryKinds:
 
 @dataclass(frozen=True)
 class MemoryGrowth:
-    """What a process holds, and by how much that has grown since tracing began, in bytes."""
+    """The memory of a process, and its growth since tracing began, in bytes."""
 
     resident: MemoryKinds
     since_attach: MemoryKinds
-    besides_since_attach: int = 0  # swapped out, or in huge pages of hugetlbfs: not resident
-    is_all: bool = False  # nothing predates: it was executed under trace
+    besides_since_attach: int = 0  # not resident: swapped out, or in huge pages of hugetlbfs
+    is_all: bool = False  # the growth is all of it: the process was executed under trace
 
 
 @dataclass(frozen=True)
@@ -216,30 +215,30 @@ class ResidentMemory:
 
 @dataclass(frozen=True)
 class Cost:
-    """What tracing costs, since the last report. Shares are of one CPU, in CPU seconds a second.
+    """What tracing costs, since the last report. Shares are CPU seconds per second of one CPU.
 
-    The figures of the traced process are None where the kernel was not asked to measure.
+    The figures of the traced process are None unless they are measured (--verbose).
     """
 
     own_cpu_share: float  # leaktrace itself
     own_resident_bytes: int
     events_per_s: float | None = None  # entries and returns of hooked functions
     programs_s_per_s: float | None = None  # in BPF programs
-    traps_s_per_s: float | None = None  # in the traps that lead there, as measured at the start
-    target_share: float | None = None  # both, of the CPU time that the target used (0 to 1)
-    known_stack_share: float | None = None  # of stacks that needed no walk (0 to 1)
+    traps_s_per_s: float | None = None  # in the traps that run them
+    target_share: float | None = None  # both, as a share of the target's CPU time (0 to 1)
+    known_stack_share: float | None = None  # share of the stacks that needed no walk (0 to 1)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process has ended. Where neither is known, the kernel didn't tell."""
+    """How a process ended. Both are None if the kernel didn't report it."""
 
-    status: int | None = None  # what it exited with
-    signal: int | None = None  # what killed it
+    status: int | None = None  # its exit status
+    signal: int | None = None  # the signal that killed it
 
     @classmethod
     def from_wait_status(cls, wait_status: int) -> Ending:
-        """From what wait(2) gives."""
+        """From the status of wait(2)."""
         code = os.waitstatus_to_exitcode(wait_status)
         return cls(status=code) if code >= 0 else cls(signal=-code)
 
@@ -248,49 +247,49 @@ TARGET_ENDED = "the target has ended"  # a reason for a final report
 
 
 class Measure(StrEnum):
-    """What bytes and counts of a report are of."""
+    """What a report measures."""
 
-    ALLOCATIONS = "allocations"  # that are outstanding
-    FAULTS = "faults"  # pages that became resident, whether or not they still are
+    ALLOCATIONS = "allocations"  # outstanding ones
+    FAULTS = "faults"  # pages that became resident, even if they no longer are
 
 
 @dataclass(frozen=True)
 class Report:
-    """One report: what every format is made from."""
+    """One report, the input of every format."""
 
     time: datetime
-    elapsed_s: float  # since the probes were armed
+    elapsed_s: float  # since the probes are active
     number: int  # 1 for the first
     final: bool
     reason: str  # why a final report is the last one, e.g. TARGET_ENDED; "" otherwise
     target: TargetInfo
-    outstanding: Total  # everything, whatever its age
-    younger: Total  # the part of it that the age filter leaves out of `sites`
+    outstanding: Total  # of any age
+    younger: Total  # the part that the age filter leaves out of `sites`
     older_ms: int  # the age filter in force; 0: none
-    site_count: int  # sites that hold something and pass the filters
-    sites: tuple[Site, ...]  # the top ones, most first
-    top: int  # how many were asked for
+    site_count: int  # sites that hold memory and pass the filters
+    sites: tuple[Site, ...]  # the top ones, largest first
+    top: int  # how many were requested
     combined: bool = False
     sort: str = "size"
     growth_bytes: int | None = None  # of `outstanding` since the last report
     resident: ResidentMemory | None = None
-    losses: tuple[Loss, ...] = ()  # all kinds, also those that are zero
+    losses: tuple[Loss, ...] = ()  # all kinds, including those with a count of 0
     remarks: tuple[Remark, ...] = ()
     stack_ends: dict[StackEnd, int] = field(default_factory=dict)  # of the sites that hold memory
     allocations: tuple[Allocation, ...] | None = None  # with --show-allocs
-    sample_rate: int = 1  # above 1, figures are estimates from one call in this many
-    sample_bytes: int | None = None  # not None: estimates, from one byte in this many
-    error: Total | None = None  # standard errors of `outstanding`, where it is an estimate
+    sample_rate: int = 1  # above 1: figures are estimates from one call in this many
+    sample_bytes: int | None = None  # not None: figures are estimates from one byte in this many
+    error: Total | None = None  # standard errors of `outstanding` if it is an estimate
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
     ending: Ending | None = None  # of the target, once it has ended
 
-    # Of the kernel: who hands the memory out, and reports about others of those, which are never
-    # added to this one (the page allocator also serves the slabs).
+    # Of the kernel: the allocator, and reports about other allocators. The figures of two are never
+    # added up (the page allocator also supplies the slabs).
     section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
     sections: tuple[Report, ...] = ()
     slab: SlabGrowth | None = None
-    untraced: tuple[UntracedGrowth, ...] = ()  # that matters beside what is outstanding
+    untraced: tuple[UntracedGrowth, ...] = ()  # large in comparison with what is outstanding
 
     @property
     def is_estimate(self) -> bool:
@@ -314,6 +313,6 @@ class Event:
     tid: int
     kind: EventKind
     function: str
-    size_bytes: int | None  # None where the size of what was freed isn't known
+    size_bytes: int | None  # None if the size of a freed block isn't known
     address: int
     frames: tuple[Frame, ...] = ()

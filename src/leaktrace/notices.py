@@ -1,4 +1,4 @@
-"""What is said beside the reports, on stderr: never in the way of them, and never to be fooled."""
+"""Messages on stderr: apart from the reports, and safe to show whatever they quote."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from leaktrace.printable import printable
 
 
 def tell(text: str) -> None:
-    """One line on stderr. Names in it may come from the target: no control characters get through.
-    A stderr that is closed is no reason to stop."""
+    """Print one line on stderr. It may quote names from the target, so control characters are
+    escaped. A closed or broken stderr is ignored."""
     if sys.stderr is None:
         return
     with contextlib.suppress(OSError):
@@ -18,7 +18,7 @@ def tell(text: str) -> None:
 
 
 def hint(text: str) -> None:
-    """The line below an error: what to do."""
+    """Print the line below an error: what to do."""
     if text and sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"  hint: {printable(text)}", file=sys.stderr, flush=True)

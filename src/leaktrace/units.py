@@ -1,6 +1,6 @@
-"""Figures as people read them: 12.0 MiB, +512.0 KiB, 4m10s, 51,204, 49%.
+"""Figures for people: 12.0 MiB, +512.0 KiB, 4m10s, 51,204, 49%.
 
-Plain ASCII, so that a figure is as many columns wide as it is characters long.
+They are plain ASCII, so a figure is as many columns wide as it has characters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from leaktrace.model import Loss, Report
 
 _SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
-# What a loss is of: "allocations not recorded", "allocation calls that never returned".
+# The noun that a loss counts: "allocations not recorded", "allocation calls that …".
 _PLURAL = re.compile(r"^(\w+ )??(\w*[^\Ws])s\b")
 
 _MS_NS = 1_000_000
@@ -22,14 +22,14 @@ _DAY_S = 24 * _HOUR_S
 
 
 def size(size_bytes: int) -> str:
-    """Bytes with a binary prefix and one decimal: "512 B", "12.0 MiB"; a minus stays."""
+    """Bytes with a binary prefix and one decimal: "512 B", "12.0 MiB", "-3 B"."""
     sign = "-" if size_bytes < 0 else ""
     magnitude: float = abs(size_bytes)
     if magnitude < 1024:
         return f"{sign}{magnitude:.0f} B"
     magnitude /= 1024
     unit = 0
-    # Compared as it will be printed: 1023.96 KiB must not become "1024.0 KiB".
+    # Compare the printed value: 1023.96 KiB must not become "1024.0 KiB".
     while round(magnitude, 1) >= 1024 and unit + 1 < len(_SIZE_UNITS):
         magnitude /= 1024
         unit += 1
@@ -60,9 +60,9 @@ def loss_in_words(loss: Loss) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """`part` of `whole` in per cent, "" where that means nothing.
+    """`part` of `whole` in per cent; "" if `part` isn't within `whole`.
 
-    Only nothing is "0%" and only everything is "100%": rounding gives "<1%" and ">99%".
+    "0%" means nothing and "100%" means everything: what rounds to them is "<1%" and ">99%".
     """
     if whole <= 0 or part < 0 or part > whole:
         return ""
@@ -75,7 +75,7 @@ def share(part: int, whole: int) -> str:
 
 
 def age(age_ns: int) -> str:
-    """A span of nanoseconds with the two units that matter: "820ms", "12.3s", "4m10s", "2d4h"."""
+    """A duration in nanoseconds, in its two largest units: "820ms", "12.3s", "4m10s", "2d4h"."""
     age_ns = max(age_ns, 0)
     if age_ns < _S_NS:
         return f"{age_ns // _MS_NS}ms"
@@ -90,7 +90,7 @@ def age(age_ns: int) -> str:
 
 
 def elapsed(elapsed_s: float) -> str:
-    """Seconds since tracing began: as `age`, but "15.0 s" below a minute."""
+    """Seconds since tracing began: like `age`, but "15.0 s" below a minute."""
     if elapsed_s < _MINUTE_S:
         return f"{max(elapsed_s, 0.0):.1f} s"
     return age(int(elapsed_s * _S_NS))
@@ -104,7 +104,7 @@ def interval(interval_s: float) -> str:
 
 
 def sample_in_words(report: Report) -> str:
-    """What is recorded of what the target allocates, in words."""
+    """Which share of the allocations is recorded, in words."""
     if report.sample_bytes is not None:
-        return f"about 1 allocation in {size(report.sample_bytes)} is recorded"
-    return f"1 allocation in {report.sample_rate:,} is recorded, at random"
+        return f"about 1 allocation per {size(report.sample_bytes)} is recorded"
+    return f"1 allocation in {report.sample_rate:,} is recorded, chosen at random"

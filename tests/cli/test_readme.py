@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from leaktrace.cli.trace import COMMANDS, trace_command
+from leaktrace.cli.commands import COMMANDS
+from leaktrace.cli.trace import command as trace_command
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -19,7 +19,7 @@ from harness.wording import names, naming
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-DOCTOR = "from leaktrace.cli.doctor import doctor_command; doctor_command()"
+DOCTOR = "from leaktrace.cli.doctor import command; command()"
 
 
 def run(

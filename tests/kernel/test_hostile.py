@@ -110,6 +110,10 @@ def test_a_path_with_control_codes(format_name: str, compiled: Compiler, tmp_pat
         assert target.end() == 0
     assert outcome.exit_code == 0, outcome.stderr
     assert "evil" in outcome.stdout
+    if format_name == "json":
+        frames = [frame for site in json.loads(outcome.stdout)["sites"] for frame in site["frames"]]
+        modules = {frame["module"] for frame in frames}
+        assert any(r"/evil\x1b[31m\n\x9b\u202e" in module for module in modules)
     shown = (
         outcome.stdout
         if format_name != "json"

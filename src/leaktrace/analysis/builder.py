@@ -269,7 +269,7 @@ class ReportBuilder:
         if remark.kind is not RemarkKind.UNTRACKED_MEMORY:
             return None
         return replace(
-            remark, hint="more is hooked without -O and --symbols-prefix; --faults needs no symbols"
+            remark, hint="leave out -O and --symbols-prefix to hook more; --faults needs no symbols"
         )
 
 

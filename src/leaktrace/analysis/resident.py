@@ -81,8 +81,8 @@ def _more_is_resident(memory: MemoryGrowth, new: MemoryKinds, account: Account, 
     if _is_much_more(new.total, _room(account.allocated)):
         return Remark(
             RemarkKind.UNTRACKED_MEMORY,
-            f"{grew} ({kinds}), while the hooked functions allocated "
-            f"{size(account.allocated.bytes)}: most of it comes from elsewhere",
+            f"{grew} ({kinds}), but the hooked functions allocated only "
+            f"{size(account.allocated.bytes)}: most of the growth comes from elsewhere",
             hint,
         )
     fell_bytes = account.most.bytes - account.outstanding.bytes
@@ -90,30 +90,30 @@ def _more_is_resident(memory: MemoryGrowth, new: MemoryKinds, account: Account, 
     if fell_bytes >= MUCH_BYTES and new.anonymous > new.total // 2 and explains:
         return Remark(
             RemarkKind.KEPT,
-            f"{grew}, and {held} is outstanding, after {size(account.most.bytes)} in an earlier "
-            "report: the rest was freed, and the allocator keeps it",
+            f"{grew}, but only {held} is outstanding, down from {size(account.most.bytes)} in an "
+            "earlier report: the rest was freed, and the allocator keeps it",
         )
     return Remark(
         RemarkKind.KEPT_OR_UNTRACKED,
-        f"{grew} ({kinds}), and {held} is outstanding: the rest was freed and the allocator "
-        "keeps it, or it is not allocated by the hooked functions",
+        f"{grew} ({kinds}), but only {held} is outstanding: either the rest was freed and the "
+        "allocator keeps it, or it was not allocated by the hooked functions",
         hint,
     )
 
 
 def _less_is_resident(memory: MemoryGrowth, account: Account) -> Remark:
-    reason = "was never touched, or was given back to the system"
+    reason = "was never touched, or was returned to the system"
     if not memory.is_all:
-        reason += ", or it took the place of memory that was resident before"
+        reason += ", or replaced memory that was resident before"
     held = size(account.outstanding.bytes)
     return Remark(
-        RemarkKind.NOT_RESIDENT, f"{_grew(memory)}, and {held} is outstanding: the rest {reason}"
+        RemarkKind.NOT_RESIDENT, f"{_grew(memory)}, but {held} is outstanding: the rest {reason}"
     )
 
 
 def _grew(memory: MemoryGrowth) -> str:
     change = memory.since_attach.total
-    since = "since its start" if memory.is_all else "since the attach"
+    since = "since it started" if memory.is_all else "since leaktrace attached"
     return f"RSS {'grew' if change >= 0 else 'fell'} by {size(abs(change))} {since}"
 
 

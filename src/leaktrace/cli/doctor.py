@@ -1,4 +1,4 @@
-"""`leaktrace doctor`: what this machine offers, and what to do about what it doesn't."""
+"""`leaktrace doctor`: what this machine offers, and what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from leaktrace.cli.commands import SETTINGS, Command
 from leaktrace.cli.one_target import one_process
-from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.cli.values import ProcessId
+from leaktrace.errors import EnvironmentUnfitError, UsageError
 from leaktrace.kernel.features import kernel_features
 from leaktrace.machine.features import all_features
 from leaktrace.machine.machine import Feature, State
@@ -25,12 +27,12 @@ _GAP = "  "
 
 
 def user_mode_works(features: Sequence[Feature]) -> bool:
-    """Whether a process can be traced where these features were found."""
+    """Whether these features are enough to trace a process."""
     return not any(feature.blocks for feature in features)
 
 
 def kernel_mode_works(features: Sequence[Feature]) -> bool:
-    """Whether the kernel can be traced where these features were found."""
+    """Whether these features are enough to trace the kernel."""
     by_name = {feature.name: feature for feature in features}
     blocked = any(feature.blocks and feature.name != "uprobes" for feature in features)
     sources = (by_name.get("kmem tracepoints"), by_name.get("kprobes"))
@@ -60,7 +62,7 @@ def to_json(features: Sequence[Feature]) -> str:
 
 
 def print_table(features: Sequence[Feature], console: Console) -> None:
-    """The findings for a reader: a line a feature, its advice below it, then the verdict."""
+    """The findings as text: a line per feature, its advice below it, then the conclusion."""
     for line in table_lines(features, min(_WIDTH, console.width)):
         console.print(line, soft_wrap=True)
     console.print()
@@ -74,7 +76,7 @@ def print_table(features: Sequence[Feature], console: Console) -> None:
 
 
 def table_lines(features: Sequence[Feature], width: int) -> Iterator[Text]:
-    """A head and the features, in columns, none wider than `width`, no blanks at their ends."""
+    """A header and the features, in columns: no line wider than `width` or ending in a blank."""
     names = max(map(len, ("feature", *(feature.name for feature in features))))
     states = max(map(len, ("state", *State)))
     found_width = max(_NARROWEST_FOUND, width - names - states - 2 * len(_GAP))
@@ -84,7 +86,7 @@ def table_lines(features: Sequence[Feature], width: int) -> Iterator[Text]:
         found = _folded(feature.detail, found_width) or [""]
         if feature.state is not State.OK and feature.advice:
             found += _folded(f"-> {feature.advice}", found_width)
-        # Text, not str: paths and release names are no markup.
+        # Text, not str: paths and release names are not markup.
         line = Text(f"{feature.name:{names}}{_GAP}")
         line.append(f"{feature.state.value:{states}}", style=_STYLES[feature.state])
         for detail in found:
@@ -95,31 +97,36 @@ def table_lines(features: Sequence[Feature], width: int) -> Iterator[Text]:
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """Broken at blanks, and words at letters: a path must stay whole to be copied."""
+    """Broken at blanks only, so that a path can be copied; a word that is too long is split."""
     return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-@click.command(
-    "doctor",
-    short_help="Say what this machine offers for tracing.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+class DoctorCommand(Command):
+    """Examines one process at a time."""
+
+    def refuse(self, words: Sequence[str], context: click.Context) -> None:
+        raise UsageError(
+            f"unexpected words: {' '.join(words)}", "one process at a time: leaktrace doctor -p PID"
+        )
+
+
+@click.command("doctor", cls=DoctorCommand, context_settings=SETTINGS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
     "-p",
     "--pid",
-    type=click.IntRange(min=1),
+    type=ProcessId(),
     multiple=True,
     callback=one_process,
     metavar="PID",
-    help="Say instead whether this process can be traced, where its probes would be, and what a "
+    help="Show whether this process can be traced instead, where its probes would be, and what a "
     "hit of each costs.",
 )
 @click.pass_context
-def doctor_command(context: click.Context, as_json: bool, pid: int | None) -> None:
-    """Say what this machine offers for tracing, and what to do about what is missing.
+def command(context: click.Context, as_json: bool, pid: int | None) -> None:
+    """Show what this machine offers for tracing, and what to do about what is missing.
 
-    Exits with 0 when processes (or this process) can be traced here, with 3 when not.
+    Exits with 0 if processes (with -p: this process) can be traced here, with 3 if not.
     """
     if pid is not None:
         from leaktrace.process.probes.describe import (  # noqa: PLC0415
@@ -136,7 +143,7 @@ def doctor_command(context: click.Context, as_json: bool, pid: int | None) -> No
     if as_json:
         click.echo(to_json(features))
     else:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # an encoding may lack a letter of a path
+        if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack a character
             sys.stdout.reconfigure(errors="backslashreplace")
         print_table(
             features, Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)

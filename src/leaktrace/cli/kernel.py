@@ -1,4 +1,4 @@
-"""The options of kernel mode, and what goes with it."""
+"""The options of kernel mode, and which options need it or exclude it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from leaktrace.cli.one_target import one_process
+from leaktrace.cli.values import ProcessId
 from leaktrace.errors import UsageError
 from leaktrace.options import KernelContext, KernelProbes, KernelTarget
 
@@ -55,49 +56,49 @@ def kernel_options(command: _Command) -> _Command:
             type=click.Choice([choice.value for choice in KernelProbes]),
             default=KernelProbes.AUTO.value,
             show_default=True,
-            help="With --kernel: by tracepoints, or by kprobes on the allocators' functions.",
+            help="With --kernel: use tracepoints, or kprobes on the allocators' functions.",
         ),
         click.option(
             "--pages",
             is_flag=True,
-            help="With --kernel: the page allocator too, in a section of its own. It also serves "
-            "the slabs, so the two are never added up.",
+            help="With --kernel: also trace the page allocator, in a section of its own. It also "
+            "supplies the slabs, so the two are never added up.",
         ),
-        click.option("--percpu", is_flag=True, help="With --kernel: per-CPU memory too."),
-        click.option("--vmalloc", is_flag=True, help="With --kernel: vmalloc's areas too."),
+        click.option("--percpu", is_flag=True, help="With --kernel: also trace per-CPU memory."),
+        click.option("--vmalloc", is_flag=True, help="With --kernel: also trace vmalloc areas."),
         click.option(
             "--cache",
             multiple=True,
             metavar="GLOB",
-            help="With --kernel: only these slab caches (as in /proc/slabinfo), e.g. 'kmalloc-*' "
-            "or ext4_inode_cache. Can be given several times.",
+            help="With --kernel: record only allocations from these slab caches, named as in "
+            "/proc/slabinfo: 'kmalloc-*', ext4_inode_cache. Can be repeated.",
         ),
         click.option(
             "--module",
             multiple=True,
             metavar="GLOB",
-            help="With --kernel: only stacks with a function of these modules. Can be given "
-            "several times.",
+            help="With --kernel: show only stacks with a function of these modules. Can be "
+            "repeated.",
         ),
         click.option(
             "--context",
             type=click.Choice([context.value for context in KernelContext]),
             multiple=True,
-            help="With --kernel: only allocations made in this context. Can be given several "
-            "times.",
+            help="With --kernel: record only allocations made in this context. Can be repeated.",
         ),
         click.option(
             "--task",
-            type=click.IntRange(min=1),
+            type=ProcessId(),
             multiple=True,
             callback=one_process,
             metavar="PID",
-            help="With --kernel: only what this process allocates, in its system calls and faults.",
+            help="With --kernel: record only what this process allocates, in its system calls and "
+            "page faults.",
         ),
         click.option(
             "--include-self",
             is_flag=True,
-            help="With --kernel: leaktrace's own allocations too.",
+            help="With --kernel: also record leaktrace's own allocations.",
         ),
     )
     for option in reversed(options):
@@ -106,8 +107,8 @@ def kernel_options(command: _Command) -> _Command:
 
 
 def kernel_target(asked: dict[str, Any]) -> KernelTarget | None:
-    """What is asked of kernel mode; None without --kernel. Raises UsageError for options that go
-    with the other mode only."""
+    """The target of kernel mode; None without --kernel. Raises UsageError for options that belong
+    to the other mode only."""
     context = click.get_current_context()
 
     def given(parameter: str) -> bool:
@@ -116,11 +117,11 @@ def kernel_target(asked: dict[str, Any]) -> KernelTarget | None:
     if not asked["kernel"]:
         for parameter, option in _KERNEL_ONLY.items():
             if given(parameter):
-                raise UsageError(f"{option} goes with --kernel only", "add -k, or leave it out")
+                raise UsageError(f"{option} needs --kernel", f"add -k, or leave out {option}")
         return None
     for parameter, option in _PROCESS_ONLY.items():
         if given(parameter):
-            raise UsageError(f"{option} does not go with --kernel", "leave it out")
+            raise UsageError(f"{option} can't be used with --kernel", f"leave out {option}")
     return KernelTarget(
         probes=KernelProbes(asked["kernel_probes"]),
         pages=asked["pages"],
@@ -135,6 +136,6 @@ def kernel_target(asked: dict[str, Any]) -> KernelTarget | None:
 
 
 def kernel_max_stacks(asked: dict[str, Any]) -> int:
-    """How many stacks kernel mode has room for, unless it was said."""
+    """--max-stacks, whose default differs in kernel mode."""
     source = click.get_current_context().get_parameter_source("max_stacks")
     return asked["max_stacks"] if source is ParameterSource.COMMANDLINE else KERNEL_MAX_STACKS

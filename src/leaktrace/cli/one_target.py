@@ -1,8 +1,8 @@
-"""One target at a time: words of the command line that would silently be taken for something else.
+"""One target at a time: refuse words of the command line that would silently be misunderstood.
 
 `leaktrace -p $(pidof worker)` gives several process ids when there are several workers. Only the
-first stands behind -p; the next would be the interval in seconds, and the one after it the number
-of reports. And of an option that is given twice only the last value would count.
+first belongs to -p; the second would be the interval in seconds, and the third the number of
+reports. Of an option that is given twice, only the last value would count.
 """
 
 from __future__ import annotations
@@ -12,39 +12,28 @@ from typing import Any
 
 import click
 
+from leaktrace.cli.values import Seconds, name_of
 from leaktrace.errors import TargetError, UsageError
 from leaktrace.notices import tell
 from leaktrace.targets.process import is_running, program_of
 
-# What may well be meant as seconds, although it is the id of a process too.
+# Probably meant as seconds, even if it is also the id of a process.
 _USUAL_INTERVAL_S = 60
 _LONG_INTERVAL_S = 3600
 _ONE_FOR_EACH = "start one leaktrace for each"
 
 
-class Seconds(float):
-    """An interval. `is_plain`: it was written in digits alone, as a process id is."""
-
-    is_plain = False
-
-    @classmethod
-    def from_word(cls, value: Any) -> Seconds:  # noqa: ANN401 (a word, or the default)
-        seconds = cls(value)
-        seconds.is_plain = isinstance(value, str) and value.isascii() and value.isdecimal()
-        return seconds
-
-
 def only_one(advice: str, default: str | None = None) -> Callable[..., Any]:
-    """The callback of an option with `multiple=True` that takes a single value all the same.
+    """The callback of an option with `multiple=True` that takes a single value nevertheless.
 
-    It raises UsageError, with this advice, for several values that differ.
+    It raises UsageError, with this advice, for several different values.
     """
 
     def single(_context: click.Context, option: click.Parameter, values: Sequence[Any]) -> Any:  # noqa: ANN401
         different = list(dict.fromkeys(values))
         if len(different) > 1:
             shown = ", ".join(str(value) for value in different)
-            raise UsageError(f"{option.opts[0]} takes one value, and was given {shown}", advice)
+            raise UsageError(f"{name_of(option)} takes one value, but got {shown}", advice)
         return different[0] if different else default
 
     return single
@@ -55,13 +44,13 @@ one_command = only_one(f"one command is traced at a time: {_ONE_FOR_EACH}")
 
 
 def refuse_more_words(words: Sequence[str], pid: int | None) -> None:
-    """Words behind the interval and the count. Raises UsageError."""
+    """Raise UsageError if words follow the interval and the count."""
     if not words:
         return
     shown = " ".join(words)
     if pid is not None and all(word.isdecimal() for word in words):
         raise UsageError(
-            f"too many numbers behind -p {pid}: {shown}",
+            f"too many numbers after -p {pid}: {shown}",
             "one process is traced at a time: leaktrace -p PID [INTERVAL] [COUNT]",
         )
     raise UsageError(
@@ -72,11 +61,10 @@ def refuse_more_words(words: Sequence[str], pid: int | None) -> None:
 
 
 def refuse_processes_as_interval(pid: int, interval: Seconds, count: int | None) -> None:
-    """See whether the interval behind this process id, or both numbers, are process ids too.
+    """Check whether the interval after this process id, or the count too, are process ids.
 
-    What can only be meant as one is refused: another process of the same program, if the interval
-    would be a long one, or the count is such a process as well. What may be either is told.
-    Raises UsageError.
+    Raises UsageError for another process of the same program if the interval would be long, or if
+    the count is such a process, too. A number that may be either is accepted with a notice.
     """
     if not interval.is_plain:
         return
@@ -87,7 +75,7 @@ def refuse_processes_as_interval(pid: int, interval: Seconds, count: int | None)
             raise UsageError(
                 f"{other} is a process of the same program as {pid}, and one process is traced "
                 "at a time",
-                f"{_ONE_FOR_EACH}; if an interval of {other} s is meant, write {other}.0",
+                f"{_ONE_FOR_EACH}; for an interval of {other} s, write {other}.0",
             )
         tell(f"{other} is taken as the interval in seconds; process {other} is not traced")
     elif other > _LONG_INTERVAL_S and is_running(other):
@@ -95,7 +83,7 @@ def refuse_processes_as_interval(pid: int, interval: Seconds, count: int | None)
 
 
 def _is_twin(other: int, pid: int) -> bool:
-    """Whether this is another process of the same program; pidof(1) names none twice."""
+    """Whether this is another process of the same program (pidof(1) names none twice)."""
     try:
         return other != pid and program_of(other) == program_of(pid)
     except TargetError:

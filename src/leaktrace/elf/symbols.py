@@ -70,7 +70,7 @@ class RawSymbols:
         """The name at an offset of the string table, without a version."""
         end = self.strings.find(b"\0", offset, offset + MAX_NAME_BYTES)
         raw = self.strings[offset:end] if end >= 0 else b""
-        name = raw.decode("utf-8", "replace")
+        name = raw.decode("utf-8", "surrogateescape")
         return name.split("@", 1)[0] if "@" in name else name
 
 

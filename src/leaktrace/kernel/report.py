@@ -136,7 +136,7 @@ def cache_of(counter: np.void) -> str | None:
     """The slab cache of a site (KERNEL_SITE); None where there is none, or it isn't told."""
     if int(counter["section"]) != Section.SLAB:
         return None
-    name = bytes(counter["cache"]).split(b"\0", 1)[0].decode("utf-8", "replace")
+    name = bytes(counter["cache"]).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
     if name:
         return name
     size = int(counter["object_size"])
@@ -221,7 +221,9 @@ class _SectionBuilder(ReportBuilder):
         if not frames or counter is None:
             return f"{stack_id:016x}"
         cache = cache_of(counter) or SECTION_NAMES[self._section]
-        return hashlib.blake2b(f"{site_id(frames)} {cache}".encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(
+            f"{site_id(frames)} {cache}".encode("utf-8", "surrogateescape"), digest_size=8
+        ).hexdigest()
 
     def site(
         self, table: SiteTable, row: int, growth_bytes: int, counters: dict[int, np.void]

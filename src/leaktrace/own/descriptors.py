@@ -1,9 +1,9 @@
-"""How many files may be open at once (getrlimit(2), RLIMIT_NOFILE), and whose turn it is to close.
+"""How many files may be open at once (getrlimit(2), RLIMIT_NOFILE), and which are closed first.
 
-A process can have thousands of objects mapped, and each is kept open, so that its names are known
-when it is unloaded or has ended. leaktrace takes as many descriptors as it may have. Where those
-are not enough, the files longest unused are closed; they are opened again when they are needed,
-if they are the same still.
+A process can have thousands of objects mapped. Each is kept open, so that its names are known after
+it is unloaded or the process has ended. leaktrace raises its limit as far as it may. If that is not
+enough, the least recently used files are closed. They are opened again when they are needed,
+provided that they haven't changed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Protocol
 # For maps, programs, pipes, child processes, and objects that can't be opened again.
 _RESERVED = 128
 _FEWEST = 8
-_MOST = 1 << 20  # what is gained by more is lost by programs that go through all of them
+_MOST = 1 << 20  # programs that loop over all descriptors get slow with more
 
 _soft_at_start, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def take_all() -> None:
-    """Raise what this process may open to what it may raise it to."""
+    """Raise the soft limit of this process to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -33,7 +33,7 @@ def take_all() -> None:
 
 
 def give_back() -> None:
-    """The limit that leaktrace was started with: a command that it starts gets that one."""
+    """Restore the soft limit that leaktrace was started with, for a command that it starts."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (_soft_at_start, hard))
@@ -42,22 +42,22 @@ def give_back() -> None:
 class Closable(Protocol):
     """A file that can be closed and opened again."""
 
-    pins: int  # by whom it is being read: it must stay open
+    pins: int  # readers at this moment: above 0 it must stay open
 
     def let_go(self) -> None: ...
 
 
 class Pool:
-    """The files that are open and could be opened again, the one longest unused first.
+    """The open files that could be opened again, least recently used first.
 
-    Several threads read such files: whoever needs a descriptor holds `lock` until the file is
-    pinned.
+    Several threads read such files: a thread that needs a descriptor holds `lock` until it has
+    pinned the file.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._open: OrderedDict[int, weakref.ref[Closable]] = OrderedDict()
-        self.closed = 0  # how often one had to make room
+        self.closed = 0  # how often a file was closed to make room
 
     @property
     def capacity(self) -> int:
@@ -65,7 +65,7 @@ class Pool:
         return _MOST if soft == resource.RLIM_INFINITY else max(soft - _RESERVED, _FEWEST)
 
     def use(self, file: Closable) -> None:
-        """It is open, and the one used last."""
+        """Note that `file` is open and was used last; close others if there are too many."""
         key = id(file)
         with self.lock:
             if key in self._open:
@@ -86,13 +86,13 @@ class Pool:
                     self.closed += 1
 
     def note(self) -> str:
-        """What the reader of a report should know; "" where every file could stay open."""
+        """A note for the report; "" if every file could stay open."""
         if not self.closed:
             return ""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (
-            f"more objects are mapped than may be open at once (ulimit -n: {soft:,}): names are "
-            "missing where a file was deleted or replaced before it was opened again"
+            f"the process maps more objects than may be open at once (ulimit -n: {soft:,}): names "
+            "are missing for files that were deleted or replaced before they were opened again"
         )
 
 

@@ -1,6 +1,6 @@
 """Signals that end a run, turned into something a selector can wait for.
 
-SIGINT, SIGTERM and SIGHUP ask for a last report and an orderly end. A second one ends the run
+SIGINT, SIGTERM and SIGHUP request a last report and an orderly end. A second signal ends the run
 without waiting for that report. Source: signal(7).
 """
 
@@ -18,9 +18,10 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def held_back() -> Iterator[set[int]]:
-    """While entered, this thread gets none of these signals; those that came are there after it.
+    """While entered, this thread gets none of these signals; they are delivered afterwards.
 
-    A thread or process that is started meanwhile goes on so. Yields what was blocked before.
+    A thread or process that is started meanwhile inherits this. Yields the signals that were
+    blocked before.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
@@ -30,9 +31,10 @@ def held_back() -> Iterator[set[int]]:
 
 
 class NothingToEndError(BaseException):
-    """A signal came while there was nothing to end in order.
+    """A signal came while there was nothing to clean up.
 
-    No Exception, so that nobody takes it for a failure of what it interrupts.
+    Not an Exception, so that `except Exception` doesn't take it for a failure of the interrupted
+    code.
     """
 
 
@@ -50,12 +52,12 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         for number in ENDING:
-            # nohup(1) ignores SIGHUP on purpose: leave what is ignored ignored.
+            # nohup(1) ignores SIGHUP on purpose: ignored signals stay ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._on_signal)
         # Python's handlers run between two instructions of the main thread. A signal that comes
-        # right before it waits, or to another thread, would not wake it: that one byte does, at
-        # once.
+        # right before it waits, or to another thread, would not wake it. The byte in this pipe
+        # does.
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         return self
 
@@ -69,8 +71,8 @@ class Interrupts:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """For what takes long and needs no end in order: the first signal raises NothingToEndError,
-        wherever it comes, once it is received."""
+        """For code that takes long and needs no cleanup: the first signal raises NothingToEndError
+        at once, also one that came before."""
         self._raises = self.received is None
         try:
             if self.received is not None:
@@ -80,7 +82,7 @@ class Interrupts:
             self._raises = False
 
     def is_received(self) -> bool:
-        """Whether the run is to end."""
+        """Whether the run must end."""
         return self.received is not None
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""What the system has no more of, and what to do about it: memory, files, processes, space."""
+"""Resources that ran out, and what to do about it: memory, files, processes, disk space."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from leaktrace.errors import EnvironmentUnfitError, LeaktraceError
 
 _MORE_FILES = "raise the limit: ulimit -n 4096"
 _MORE_MEMORY = "raise the limit: ulimit -v unlimited"
-# With less than that not everything can be loaded, and what comes of it is told by nobody or wrong.
+# With less, some library fails to load, with a wrong error message or none.
 _LEAST_ADDRESS_SPACE_BYTES = 128 << 20
 _LEAST_FILES = 64
 _THREADS = "OPENBLAS_NUM_THREADS"
 
 
 def shortage(error: OSError) -> EnvironmentUnfitError | None:
-    """What lacks where a call fails for want of it; None for other errors."""
+    """The resource that a failed call lacked, as an error; None for other failures."""
     match error.errno:
         case errno.EMFILE:
             return EnvironmentUnfitError("too many open files", _MORE_FILES)
@@ -29,52 +29,52 @@ def shortage(error: OSError) -> EnvironmentUnfitError | None:
             return no_memory()
         case errno.EAGAIN:
             return EnvironmentUnfitError(
-                f"the system refused: {error.strerror}",
-                "are there too many processes? Raise the limit: ulimit -u",
+                f"a system call failed: {error.strerror}",
+                "there may be too many processes; raise the limit: ulimit -u",
             )
-        case None if address_space_bytes() is not None:  # a library that can't be loaded
-            return EnvironmentUnfitError(f"the system refused: {error}", _MORE_MEMORY)
+        case None if address_space_bytes() is not None:  # from dlopen(3), which sets no errno
+            return EnvironmentUnfitError(f"a library can't be loaded: {error}", _MORE_MEMORY)
         case _:
             return None
 
 
 def no_memory() -> EnvironmentUnfitError:
-    """What to say of a MemoryError, and of ENOMEM."""
+    """The error for a MemoryError, and for ENOMEM."""
     limit = address_space_bytes()
     if limit is None:
-        return EnvironmentUnfitError("there is not enough memory", "free some; free(1) shows it")
+        return EnvironmentUnfitError("there is not enough memory", "free some memory; see free(1)")
     return EnvironmentUnfitError(
-        f"there is not enough memory within the limit of this shell (ulimit -v {limit >> 10})",
+        f"the memory limit of this shell is too low (ulimit -v {limit >> 10})",
         _MORE_MEMORY,
     )
 
 
 def shortage_behind(error: LeaktraceError) -> EnvironmentUnfitError | None:
-    """The same for an error that a failed call has led to."""
+    """The same for an error that was caused by a failed call."""
     cause = error.__cause__
     return shortage(cause) if isinstance(cause, OSError) else None
 
 
 def advice_about_memory() -> str:
-    """What to do where something failed that takes much memory; "" if as much as there is may be
-    used."""
+    """What to do after a failure of something that takes much memory; "" where memory is not
+    limited."""
     return "" if address_space_bytes() is None else _MORE_MEMORY
 
 
 def not_loaded(error: ImportError) -> EnvironmentUnfitError:
-    """A part of leaktrace, or of what it needs, that can't be imported."""
+    """The error for a part of leaktrace, or a package it needs, that can't be imported."""
     lines = str(error).strip().splitlines() or ["unknown reason"]
     return EnvironmentUnfitError(
         f"leaktrace can't be loaded: {lines[-1].strip()}",
-        advice_about_memory() or "reinstall it, with what it needs: pip install .",
+        advice_about_memory() or "reinstall it with its dependencies: pip install .",
     )
 
 
 def advice_for(error: OSError) -> str:
-    """What to do about an error that no other code explains."""
+    """What to do about a failed call that nothing else explains."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space where the output goes, or send it elsewhere"
-    return "see the limits of this shell: ulimit -a"
+        return "free some space where the output goes, or write it elsewhere"
+    return "check the limits of this shell: ulimit -a"
 
 
 def address_space_bytes() -> int | None:
@@ -84,19 +84,21 @@ def address_space_bytes() -> int | None:
 
 
 def require_room() -> None:
-    """Raises EnvironmentUnfitError where the limits of this process don't let it get far."""
+    """Raise EnvironmentUnfitError if the limits of this process are too low to start."""
     limit = address_space_bytes()
     if limit is not None and limit < _LEAST_ADDRESS_SPACE_BYTES:
         raise no_memory()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files != resource.RLIM_INFINITY and files < _LEAST_FILES:
-        raise EnvironmentUnfitError(f"no more than {files} files may be open", _MORE_FILES)
+        raise EnvironmentUnfitError(f"this shell allows only {files} open files", _MORE_FILES)
 
 
 def load_numpy() -> None:
-    """Import numpy, and keep its library for linear algebra from starting a thread for each CPU, of
-    which nothing here makes use: they take memory, and where no thread may be started that library
-    interrupts the process."""
+    """Import numpy without the threads of its linear algebra library, one per CPU.
+
+    leaktrace doesn't use them, they take memory, and where no thread can be started that library
+    sends SIGINT to the process.
+    """
     if _THREADS in os.environ:
         import numpy as _  # noqa: PLC0415
 
@@ -105,5 +107,5 @@ def load_numpy() -> None:
     try:
         import numpy as _  # noqa: F401, PLC0415
     finally:
-        # A command that leaktrace starts has the environment that leaktrace was given.
+        # A command that leaktrace starts gets the environment that leaktrace was given.
         del os.environ[_THREADS]

@@ -1,8 +1,8 @@
 """Standard input, output and error that are closed when leaktrace starts.
 
-The next file that is opened would get such a number, and be written to by whoever means the stream
-(a library's message in a report, say). So the numbers are taken first, by a descriptor that can
-neither be read nor written, as the closed one. It is gone again in what leaktrace executes.
+The next file that is opened would get the number of a closed stream, and a library that writes to
+that stream would write into the file. So these numbers are taken first, by a descriptor that can
+neither be read nor written. It is closed again in programs that leaktrace executes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ADVICE = "open it, or name a file with --output"
 
 
 class _Closed(io.RawIOBase):
-    """A stream with nobody behind it: silent, or with an error for each write."""
+    """A stream that leads nowhere: it ignores what is written, or fails."""
 
     def __init__(self, descriptor: int, *, silent: bool) -> None:
         self._descriptor = descriptor
@@ -38,7 +38,7 @@ class _Closed(io.RawIOBase):
 
 
 def output_is_closed() -> OutputError:
-    """What to say where standard output is needed."""
+    """The error where standard output is needed."""
     return OutputError("standard output is closed", _ADVICE)
 
 
@@ -48,12 +48,12 @@ def is_closed(stream: io.TextIOBase | Any) -> bool:  # noqa: ANN401 (as sys.stdo
 
 
 def take_the_place_of_closed_ones() -> None:
-    """Before any file is opened."""
+    """Occupy the numbers of closed streams. Call it before any file is opened."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open("/", os.O_PATH | os.O_CLOEXEC)  # it gets the lowest number that is free
+            os.open("/", os.O_PATH | os.O_CLOEXEC)  # takes the lowest free number
     if sys.stdout is None:
         sys.stdout = io.TextIOWrapper(_Closed(1, silent=False), "utf-8", write_through=True)
     if sys.stderr is None:

@@ -1,4 +1,4 @@
-"""Report formats: one module each, and one line each in `FORMATS`."""
+"""Report formats: one module and one line in `FORMATS` each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from leaktrace.errors import UsageError
-from leaktrace.report.base import Output, Reporter, open_output
 from leaktrace.report.json_lines import JsonReporter
 from leaktrace.report.memleak import MemleakReporter
+from leaktrace.report.output import Output, open_output
+from leaktrace.report.reporter import Reporter
 from leaktrace.report.text import TextReporter
 
 __all__ = ["FORMATS", "Output", "Reporter", "create_reporter", "open_output"]
@@ -21,7 +22,7 @@ FORMATS: Mapping[str, type[Reporter]] = {
 
 
 def create_reporter(format_name: str, output: TextIO, notices: TextIO) -> Reporter:
-    """The reporter of a format; `notices` is the stream for what is no report (stderr).
+    """The reporter of a format; `notices` is the stream for everything else (stderr).
 
     Raises UsageError for a name that is not in `FORMATS`.
     """

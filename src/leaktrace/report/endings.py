@@ -1,4 +1,4 @@
-"""How a process has ended, in words."""
+"""How a process ended, in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from leaktrace.model import TARGET_ENDED, Report
 
 
 def final_reason_in_words(report: Report) -> str:
-    """Why a final report is the last one, and how the target has ended, if it has."""
+    """Why a final report is the last one, and how the target ended, if it has."""
     reason = report.reason
     if report.ending is None:
         return reason
@@ -17,7 +17,7 @@ def final_reason_in_words(report: Report) -> str:
 
 
 def ending_in_words(report: Report) -> str:
-    """ "process 4242 ended with status 3"; without what isn't known, and "" while it lives."""
+    """ "process 4242 ended with status 3", "process 4242 ended"; "" while it runs."""
     ending, who = report.ending, f"process {report.target.pid}"
     if ending is None:
         return ""

@@ -1,4 +1,4 @@
-"""Events (--trace) as text: one a line, aligned, made for piping.
+"""Events (--trace) as text: one per line, aligned, suited for pipes.
 
          seconds  thread  function               bytes  address         callers
     12345.678901    4242  malloc                   128  0x55d0c0de1234  parse+0x2f < main+0x44
@@ -6,12 +6,12 @@
     12345.678950    4243  free                       -  0x55d0c0de1260
 
 Columns: seconds of CLOCK_MONOTONIC (as in dmesg and ftrace's "mono" clock), thread, function, bytes
-(of a release with a minus; "-": unknown), address ("failed": the call allocated nothing), the first
-callers, of a release those that allocated the block. No column but the last contains a space.
-Inlined functions are among the callers, without an offset.
+(negative for a release; "-": unknown), address ("failed": the call allocated nothing), and the
+first callers (for a release, those that allocated the block). Only the last column contains spaces.
+Inlined functions are listed among the callers, without an offset.
 
-In a file or pipe every line says all of that, however long it becomes; on a terminal it is cut to
-the width, and the first one names the columns.
+In a file or pipe, lines are never shortened. On a terminal, they are cut to its width, and the
+first line names the columns.
 """
 
 from __future__ import annotations
@@ -24,41 +24,42 @@ from typing import TextIO
 from rich.cells import cell_len, set_cell_size
 
 from leaktrace.model import Event, EventKind, Frame
-from leaktrace.report.base import terminal_width
+from leaktrace.printable import ELLIPSIS, printable
 from leaktrace.report.frames import is_inlined_library
 from leaktrace.report.function_names import least_cells, shorten_symbol
-from leaktrace.report.names import ELLIPSIS, module_name, printable, shorten_middle
+from leaktrace.report.names import module_name, shorten_middle
+from leaktrace.report.reporter import terminal_width
 
 COLUMN_NAMES = (
     f"{'seconds':>12}  {'thread':>6}  {'function':<16}  {'bytes':>10}  {'address':<14}  callers"
 )
 
-_FRAMES_SHOWN = 3  # that exist at run time; with what is inlined into them
-_CALLER_CELLS = 40  # on a terminal, for each
+_FRAMES_SHOWN = 3  # physical frames, with those inlined into them
+_CALLER_CELLS = 40  # on a terminal, per caller
 _LEAST_CALLER_CELLS = 16
 _BEFORE = " < "
 _MORE = _BEFORE + ELLIPSIS
 
 
 class EventText:
-    """Events as the text that goes to one output."""
+    """The text of the events for one output."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
-        self._told_columns = False
+        self._named_columns = False
 
     def of(self, events: Iterable[Event]) -> str:
-        """The lines of `events`; on a terminal, the very first one names the columns."""
+        """The lines of `events`; on a terminal, the very first line names the columns."""
         width = terminal_width(self._output)
         lines = [event_line(event, width) for event in events]
-        if lines and width is not None and not self._told_columns:
-            self._told_columns = True
+        if lines and width is not None and not self._named_columns:
+            self._named_columns = True
             lines.insert(0, _cut(COLUMN_NAMES, width))
         return "".join(f"{line}\n" for line in lines)
 
 
 def event_line(event: Event, width: int | None = None) -> str:
-    """The line of one event, without a line break, in at most `width` cells where that is given."""
+    """The line of one event, without a line break, at most `width` cells wide if that is given."""
     function = printable(event.function).replace(" ", "")
     if width is not None:
         function = shorten_middle(function, _CALLER_CELLS)
@@ -77,7 +78,7 @@ def event_line(event: Event, width: int | None = None) -> str:
 
 
 def _first_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    """Up to the third one that exists at run time."""
+    """The frames up to the third physical one."""
     found = 0
     for index, frame in enumerate(frames):
         found += not frame.inlined
@@ -86,7 +87,7 @@ def _first_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     return tuple(frames)
 
 
-@lru_cache(maxsize=16_384)  # the same few callers come again and again
+@lru_cache(maxsize=16_384)  # the same few callers recur
 def _caller(frame: Frame) -> str:
     name, suffix = _name_and_suffix(frame)
     return name + suffix
@@ -104,9 +105,9 @@ def _name_and_suffix(frame: Frame) -> tuple[str, str]:
 
 @lru_cache(maxsize=16_384)
 def _fitting(frames: tuple[Frame, ...], room: int) -> str:
-    """As many callers as fit, shortened, without what the C++ library inlined."""
+    """As many callers as fit, shortened, without inlined functions of the C++ library."""
     shown = [frame for frame in frames if not is_inlined_library(frame)]
-    if shown and room < _LEAST_CALLER_CELLS + len(_MORE):  # 80 columns: one name is all
+    if shown and room < _LEAST_CALLER_CELLS + len(_MORE):  # at 80 columns, one name fits
         return _shortened(replace(shown[0], inlined=True), room)
     line = ""
     for index, frame in enumerate(shown):

@@ -8,10 +8,10 @@
     [libz.so.1+0xa1b2]             (no symbols)
     _start+0x21                                           [httpd]
 
-One layout serves all frames of a stack. Where the width does not do, leading folders of the source
-go first (two parts of the path stay, as long as names have room), then what a C++ name can do
-without. A name that would lose more than that gets a line of its own, with the place below it, in
-its columns: what tells where to look is not cut away for the sake of a long name.
+All frames of a stack share one layout. Where the width is not enough, leading directories of the
+source go first (two parts of the path stay while names have room), then the dispensable parts of a
+C++ name. A name that would lose more gets a line of its own, with source and module below it in
+their columns: they say where to look, so a long name doesn't displace them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from leaktrace.model import Frame
+from leaktrace.printable import printable
 from leaktrace.report.function_names import least_cells, outermost_scope, shorten_symbol
 from leaktrace.report.names import (
     module_name,
-    printable,
     shorten_folders,
     shorten_middle,
     shorten_path,
@@ -41,21 +41,21 @@ _NAME_ROOM = 64  # a name column wider than this must leave the sources as much
 _LONGEST_NAME = 100
 _PLACE_INDENT = 4
 
-_REPEATS_SHOWN = 3  # the same frames more often than this in a row are counted instead
-_LONGEST_CYCLE = 8  # frames of a recursion: of several functions, or with inlined ones
+_REPEATS_SHOWN = 3  # more repetitions than this in a row are counted instead
+_LONGEST_CYCLE = 8  # frames of a recursion through several functions, or with inlined frames
 _INLINED_SHOWN = 2  # more inlined frames of the C++ library in a row are counted instead
 _LIBRARY_SCOPES = ("std", "__gnu_cxx")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What is said about a frame. Only what has a name determines the width of the columns."""
+    """The texts of a frame. Only frames with a name determine the width of the columns."""
 
     name: str  # function, "[module+0x…]" or address, printable
     suffix: str  # "+0x2f", " (inlined)": never shortened
     source: str  # "file:line" or ""
     module: str  # "[libparse.so.1]" or ""
-    reason: str  # "(no symbols)": why there is no name; "" where there is one
+    reason: str  # "(no symbols)": why there is no name; "" if there is one
 
     @property
     def name_cells(self) -> int:
@@ -64,7 +64,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Widths in cells; 0 for a column that is not there."""
+    """Widths in cells; 0 for a missing column."""
 
     name: int
     source: int
@@ -88,10 +88,10 @@ def frame_lines(frames: Sequence[Frame], width: int) -> Iterator[Text]:
 
 
 def folded(frames: Sequence[Frame]) -> Iterator[Frame | str]:
-    """The frames, with a remark in place of those that say nothing new.
+    """The frames, with a remark in place of those that add nothing.
 
-    That is recursion, and what the compiler inlined of the C++ library; a frame that exists at run
-    time is never left out but for one like it.
+    That is recursion, and inlined code of the C++ library. A physical frame is left out only if it
+    repeats one that is shown.
     """
     inlined: list[Frame] = []
     for item in _without_repeats(frames):
@@ -121,7 +121,7 @@ def _without_repeats(frames: Sequence[Frame]) -> Iterator[Frame | str]:
 
 
 def _cycle(frames: Sequence[Frame], start: int) -> tuple[int, int]:
-    """How many frames from `start` come again and again, and how often."""
+    """How many frames from `start` on repeat, and how often."""
     for length in range(1, _LONGEST_CYCLE + 1):
         end = start + length
         while end < len(frames) and frames[end] == frames[end - length]:
@@ -133,7 +133,7 @@ def _cycle(frames: Sequence[Frame], start: int) -> tuple[int, int]:
 
 
 def is_inlined_library(frame: Frame) -> bool:
-    """Whether a frame is code of the C++ library that was inlined into the frame after it."""
+    """Whether a frame is C++ library code that was inlined into the frame after it."""
     return (
         frame.inlined
         and frame.function is not None
@@ -167,7 +167,7 @@ def _row(frame: Frame) -> _Row:
 
 
 def _bounded(function: str) -> str:
-    """Bound the length of a name whose characters take no cells."""
+    """The name, shortened if most of its characters take no cells."""
     name = printable(function)
     return name if cell_len(name) * 2 >= len(name) else shorten_middle(name, _LONGEST_NAME)
 
@@ -203,17 +203,17 @@ def _widest(texts: Iterable[str]) -> int:
 
 
 def _last_parts(source: str, count: int) -> str:
-    """`source` without all but `count` parts of its path, as `shorten_folders` writes it."""
+    """`source` with the last `count` parts of its path, as `shorten_folders` writes it."""
     parts = source.split("/")
     shorter = f".../{'/'.join(parts[-count:])}"
     return shorter if len(parts) > count and cell_len(shorter) < cell_len(source) else source
 
 
 def _lines(row: _Row, width: int, columns: _Columns) -> Iterator[Text]:
-    """One line, two where a name would lose too much on one."""
+    """One line, or two if a name would lose too much on one."""
     source = shorten_folders(row.source, columns.source) if row.source else ""
     room = columns.name
-    if not row.source and columns.source:  # nothing stands in the way
+    if not row.source and columns.source:  # the name may use that column, too
         room += len(_GAP) + columns.source
     if not row.source and not row.module:
         room = width
@@ -225,7 +225,7 @@ def _lines(row: _Row, width: int, columns: _Columns) -> Iterator[Text]:
             line.append(place, PLACE_STYLE)
         yield line
         return
-    # A short source leaves room to a long name, and the other way round.
+    # A short source leaves room for a long name, and the other way round.
     both = columns.name + columns.source
     if least_cells(row.name) + len(row.suffix) + cell_len(source) <= both:
         line = _name(row, both - cell_len(source) - len(row.suffix))
@@ -250,7 +250,7 @@ def _name(row: _Row, room: int) -> Text:
 def _place(
     source: str, module: str, columns: _Columns, taken: int, before: int | None = None
 ) -> str:
-    """Source and module in their columns, behind a name that takes `taken` cells."""
+    """Source and module in their columns, after a name that takes `taken` cells."""
     place = " " * ((columns.name if before is None else before) - taken)
     if source:
         place += _GAP + source
@@ -262,7 +262,7 @@ def _place(
 
 
 def _unnamed_line(row: _Row, width: int, columns: _Columns) -> Text:
-    """Where the frame is, and why no more is known: on one line, in columns where they do."""
+    """Where the frame is and why it has no name: on one line, in columns if they fit."""
     place = _GAP.join(filter(None, (shorten_path(row.source, width // 3), row.module)))
     brackets = 2 if row.suffix else 0
     room = width - brackets - len(row.suffix) - cell_len(_GAP + place + row.reason)

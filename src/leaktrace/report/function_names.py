@@ -1,14 +1,14 @@
-"""Names of C++, Rust and Go functions, shortened by what they can do without.
+"""Names of C++, Rust and Go functions, shortened by their dispensable parts.
 
     std::shared_ptr<app::Order> std::make_shared<app::Order>(app::Account const&)
-    std::make_shared<app::Order>(app::Account const&)      without the type it returns
+    std::make_shared<app::Order>(app::Account const&)      without the return type
     std::make_shared<...>(app::Account const&)             template arguments folded
     std::make_shared<...>(...)                             parameters folded
     std::make_shared                                       neither
     std::...::make_shared                                  scopes in the middle left out
 
-No grammar of demangled names exists; brackets are paired as far as they can be, and what can't be
-paired (`operator<`, `3 < 4`, a hostile name) is text like any other. Nothing here recurses.
+There is no grammar of demangled names. Brackets are paired where possible; those that can't be
+paired (`operator<`, `3 < 4`, a hostile name) are plain text. Nothing here recurses.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from functools import lru_cache
 
 from rich.cells import cell_len
 
-from leaktrace.report.names import ELLIPSIS, shorten_middle
+from leaktrace.printable import ELLIPSIS
+from leaktrace.report.names import shorten_middle
 
 _PAIRS = {"<": ">", "(": ")", "{": "}", "[": "]"}
 
-# Operators whose names hold brackets; binutils and LLVM write "operator<< <char>".
+# Operators whose names contain brackets; binutils and LLVM write "operator<< <char>".
 _OPERATOR = re.compile(
     r"(?<![\w$])operator(?:\(\)|\[\]|<=>|<<=|>>=|<<|>>|<=|>=|->\*|->|<|>|[-+*/%^&|~!=,]+|(?![\w$]))"
     r"(?: (?=<))?"
@@ -36,7 +37,7 @@ _NOT_A_TYPE = re.compile(r" (?:to|for) ")  # "non-virtual thunk to f", "guard va
 
 @dataclass(frozen=True)
 class _Token:
-    """A piece of a name. Brackets know the index of their partner among the tokens."""
+    """A piece of a name. Brackets have the index of their partner among the tokens."""
 
     text: str
     kind: str = ""  # "", "operator", "template", "parameters", "bracket" (any other)
@@ -45,7 +46,7 @@ class _Token:
 
 @lru_cache(maxsize=16_384)
 def shorten_symbol(name: str, cells: int) -> str:
-    """The name of a function in at most `cells` terminal cells, as readable as they allow."""
+    """The name of a function in at most `cells` terminal cells, as readable as possible."""
     if cell_len(name) <= cells and len(name) <= 2 * cells:
         return name
     shorter = ""
@@ -57,19 +58,19 @@ def shorten_symbol(name: str, cells: int) -> str:
 
 @lru_cache(maxsize=16_384)
 def least_cells(name: str) -> int:
-    """How many cells a name takes before scopes or letters of it have to go."""
+    """The least number of cells for a name before it loses scopes or letters."""
     return min(cell_len(stage) for stage in _stages(name))
 
 
 @lru_cache(maxsize=16_384)
 def outermost_scope(name: str) -> str:
-    """The outermost namespace (or crate, or class) of a function, "" for one that has none."""
+    """The outermost namespace (or crate, or class) of a function; "" if it has none."""
     scopes = _scopes(_without_return_type(_tokens(name)))
     return scopes[0] if len(scopes) > 1 else ""
 
 
 def _stages(name: str) -> Iterator[str]:
-    """Ever shorter forms that still have every scope."""
+    """Ever shorter forms that keep all scopes."""
     yield name
     name = name.replace("(anonymous namespace)", "{anonymous}")  # as GCC spells it
     tokens = _without_return_type(_tokens(name))
@@ -164,14 +165,14 @@ def _close(letter: str, tokens: list[_Token], opened: list[int]) -> None:
 
 
 def _kind(name: str, position: int, tokens: Sequence[_Token]) -> str:
-    """What a bracket opens, from what stands before it."""
+    """What kind a bracket is, from the text before it."""
     letter = name[position]
     before = name[position - 1] if position else ""
     follows_name = before.isalnum() or (before != "" and before in "_$>]}'")
     if tokens and tokens[-1].kind == "operator":
         follows_name = True
     if letter == "<":
-        # Rust: "<Vec<T> as Clone>::clone" tells what a template's arguments don't.
+        # Rust: "<Vec<T> as Clone>::clone" names the type, so it is not dropped.
         return "template" if follows_name or before == ":" else "bracket"
     if (
         letter == "("
@@ -183,7 +184,7 @@ def _kind(name: str, position: int, tokens: Sequence[_Token]) -> str:
 
 
 def _without_return_type(tokens: Sequence[_Token]) -> tuple[_Token, ...]:
-    """Only templates say what they return (Itanium C++ ABI, 5.1.5.3): `int* f<int>(int)`."""
+    """Only templates have a return type in their name (Itanium C++ ABI, 5.1.5.3)."""
     outside = list(_outside_brackets(tokens))
     parameters = next((i for i in outside if tokens[i].kind == "parameters"), 0)
     if not parameters or tokens[parameters - 1].text != ">":
@@ -212,7 +213,7 @@ def _without_qualifiers(tokens: Sequence[_Token]) -> tuple[_Token, ...]:
 
 
 def _outside_brackets(tokens: Sequence[_Token]) -> Iterator[int]:
-    """The indices of the tokens that stand in no bracket, opening brackets among them."""
+    """The indices of the tokens outside brackets, including opening brackets."""
     index = 0
     while index < len(tokens):
         yield index

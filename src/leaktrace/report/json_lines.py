@@ -1,8 +1,8 @@
-"""JSON for programs: one object a line, `leaktrace/report/1` and `leaktrace/event/1`.
+"""JSON for programs: one object per line, `leaktrace/report/1` and `leaktrace/event/1`.
 
 The contract is `docs/json.md` with the schemas in `docs/schema/`: within version 1 fields are only
-ever added. Names from the traced process are printable and valid UTF-8 (see `names.printable`), so
-that `jq -r` shows them safely and strict parsers take them.
+ever added. Names from the traced process are printable and valid UTF-8 (leaktrace/printable.py),
+so `jq -r` shows them safely and strict parsers accept them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from leaktrace.model import (
     TargetInfo,
     Total,
 )
-from leaktrace.report.base import Reporter
-from leaktrace.report.names import printable
+from leaktrace.printable import printable
+from leaktrace.report.reporter import Reporter
 
 REPORT_SCHEMA = "leaktrace/report/1"
 EVENT_SCHEMA = "leaktrace/event/1"
@@ -39,7 +39,7 @@ Object = dict[str, Any]
 class JsonReporter(Reporter):
     """--format json."""
 
-    summary: ClassVar[str] = "one JSON object a line, for programs (docs/json.md)"
+    summary: ClassVar[str] = "one JSON object per line, for programs (docs/json.md)"
 
     def report(self, report: Report) -> None:
         self.write(_line(report_object(report)))
@@ -49,12 +49,12 @@ class JsonReporter(Reporter):
 
 
 def _line(value: Object) -> str:
-    # ASCII, so that it is JSON in whatever encoding standard output has.
+    # ASCII, so that it is valid JSON in any encoding of standard output.
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def report_object(report: Report) -> Object:
-    """A report as the object that is written for it (schema `leaktrace/report/1`)."""
+    """The JSON object of a report (schema `leaktrace/report/1`)."""
     shown: Object = {
         "schema": REPORT_SCHEMA,
         "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -100,7 +100,7 @@ def report_object(report: Report) -> Object:
 
 
 def _section(report: Report) -> Object:
-    """Another allocator of the kernel: what differs from the report it is part of."""
+    """Another allocator of the kernel: the fields that differ from the main report."""
     shown: Object = {
         "section": report.section,
         "outstanding": _total(report.outstanding),
@@ -124,7 +124,7 @@ def _slab(slab: SlabGrowth) -> Object:
 
 
 def event_object(event: Event) -> Object:
-    """An event as the object that is written for it (schema `leaktrace/event/1`)."""
+    """The JSON object of an event (schema `leaktrace/event/1`)."""
     return {
         "schema": EVENT_SCHEMA,
         "time_ns": event.time_ns,
@@ -200,7 +200,7 @@ def _losses(losses: Iterable[Loss]) -> Object:
     for loss in losses:
         shown[loss.name] = loss.count
         if loss.bytes is not None:
-            # The contract's own name for the one that has been there from the start.
+            # This name has no plural s: it is part of the schema.
             stem = "allocation" if loss.name == "allocations" else loss.name
             shown[f"{stem}_bytes"] = loss.bytes
     return shown

@@ -8,10 +8,10 @@ The format (bcc `tools/memleak.py`, `print_outstanding` and `print_outstanding_c
     \t128 bytes in 1 allocations from stack
     \t\t0x000055d0c0de0a10\tmain+0x1f [leaker]
 
-Stacks ascend, the largest last. The format knows no losses, no estimates, no inlined functions and
-no final report: the first two go to the notices, inlined frames are left out (their code is part
-of the frame that follows), and a final report looks like any other. Traced events are those of
-the text format: memleak prints raw tuples of the kernel's trace pipe there.
+Stacks ascend by size. The format has no losses, estimates, inlined functions or final reports:
+losses and estimates go to the notices, inlined frames are left out (their code is part of the frame
+that follows), and a final report looks like any other. Traced events are those of the text format,
+where memleak prints raw tuples of the kernel's trace pipe.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import ClassVar, TextIO
 
 from leaktrace import units
 from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
-from leaktrace.report.base import Reporter
+from leaktrace.printable import printable
 from leaktrace.report.endings import ending_in_words
 from leaktrace.report.event_lines import EventText
-from leaktrace.report.names import LOST_STACK, physical, printable
+from leaktrace.report.names import LOST_STACK, physical
+from leaktrace.report.reporter import Reporter
 from leaktrace.units import size
 
 
@@ -37,15 +38,15 @@ class MemleakReporter(Reporter):
 
     def __init__(self, output: TextIO, notices: TextIO) -> None:
         super().__init__(output, notices)
-        self._told_losses: dict[str, int] = {}
-        self._told_remarks: set[RemarkKind] = set()
-        self._told_estimate = False
+        self._noticed_losses: dict[str, int] = {}
+        self._noticed_remarks: set[RemarkKind] = set()
+        self._noticed_estimate = False
         self._events = EventText(output)
 
     def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:
         lines = []
         if command:
-            shown = printable(shlex.join(command))
+            shown = printable(shlex.join(command), longest=None)
             lines.append(f"Executing '{shown}' and tracing the resulting process.")
         if target.kind == "kernel":
             lines.append("Attaching to kernel allocators, Ctrl+C to quit.")
@@ -55,26 +56,26 @@ class MemleakReporter(Reporter):
 
     def report(self, report: Report) -> None:
         self.write("".join(f"{line}\n" for line in report_lines(report)))
-        self._tell_what_has_no_place(report)
+        self._notice_the_rest(report)
 
     def events(self, events: Iterable[Event]) -> None:
         self.write(self._events.of(events))
 
-    def _tell_what_has_no_place(self, report: Report) -> None:
-        if report.is_estimate and not self._told_estimate:
-            self._told_estimate = True
-            self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled")
+    def _notice_the_rest(self, report: Report) -> None:
+        if report.is_estimate and not self._noticed_estimate:
+            self._noticed_estimate = True
+            self.notice(f"estimate: {units.sample_in_words(report)}, figures are scaled up")
         for remark in report.remarks:
-            if remark.kind.is_of_completeness and remark.kind not in self._told_remarks:
+            if remark.kind.is_of_completeness and remark.kind not in self._noticed_remarks:
                 self.notice(printable(f"incomplete: {remark.text}; {remark.hint}"))
-        self._told_remarks |= {remark.kind for remark in report.remarks}
+        self._noticed_remarks |= {remark.kind for remark in report.remarks}
         if report.target.stopped:
             self.notice(report.target.stopped)
         if report.final and report.ending is not None:
             self.notice(ending_in_words(report))
         for loss in report.losses:
-            if loss.is_lost and loss.count != self._told_losses.get(loss.name, 0):
-                self._told_losses[loss.name] = loss.count
+            if loss.is_lost and loss.count != self._noticed_losses.get(loss.name, 0):
+                self._noticed_losses[loss.name] = loss.count
                 self.notice(_loss_notice(loss))
 
 
@@ -90,7 +91,7 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"\t{site.bytes} bytes in {site.count} allocations from stack"
         yield from _stack_lines(site, with_addresses=not report.combined)
     if report.combined and not report.sites:
-        yield ""  # memleak joins its entries and prints the result even when there are none
+        yield ""  # memleak joins its entries and prints the result even if there are none
 
 
 def _stack_lines(site: Site, with_addresses: bool) -> Iterator[str]:
@@ -108,7 +109,7 @@ def _symbol(frame: Frame) -> str:
         symbol = f"{printable(frame.function)}+{frame.offset:#x}"
     if frame.module is None:
         return symbol
-    # The base name as it is, so the vdso shows as [[vdso]], as bcc has it.
+    # The base name unchanged, so the vdso shows as [[vdso]], as in bcc.
     return f"{symbol} [{printable(PurePosixPath(frame.module).name)}]"
 
 

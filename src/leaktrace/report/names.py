@@ -1,68 +1,34 @@
-"""Names that come from the traced process, made fit to print.
-
-A symbol, a file name or a command is whatever its author put there: escape sequences that would
-drive the reader's terminal, line breaks that would forge a line of the report, four kilobytes of
-C++ template. Everything that is printed from the target passes through `printable` first;
-widths are counted in terminal cells (wcwidth), not in characters.
-"""
+"""Names in a report: shortened, wrapped, measured in terminal cells (wcwidth), not characters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import PurePosixPath
 
 from rich.cells import cell_len
 
 from leaktrace.model import Frame
-
-ELLIPSIS = "..."  # ASCII: as wide and as printable in every locale
+from leaktrace.printable import ELLIPSIS, printable
 
 LOST_STACK = "stack information lost"  # memleak's words
 
-_SURROGATE_ESCAPES = range(0xDC80, 0xDD00)  # undecodable bytes under PEP 383
-
-
-@lru_cache(maxsize=16_384)
-def printable(name: str) -> str:
-    """`name` with every character that is not plainly visible replaced by its escape.
-
-    That is: control characters, format characters (bidirectional overrides, zero-width ones),
-    line and paragraph separators, surrogates, private and unassigned code points. A byte that was
-    no UTF-8 and was decoded with surrogateescape comes out as the byte it was: `\\xff`. The result
-    can be encoded in UTF-8 and stays on one line.
-    """
-    if name.isprintable():
-        return name
-    return "".join(char if char.isprintable() else _escape(ord(char)) for char in name)
-
-
-def _escape(code: int) -> str:
-    if code in _SURROGATE_ESCAPES:
-        return f"\\x{code - 0xDC00:02x}"
-    if code in (0x09, 0x0A, 0x0D):
-        return {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}[code]
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
 
 def module_name(module: str) -> str:
-    """The module as frames show it: the last part of its path, no brackets around "[vdso]"."""
+    """The module as frames show it: the last part of its path, "[vdso]" without brackets."""
     name = PurePosixPath(module).name or module
     return printable(name.removeprefix("[").removesuffix("]") if name[:1] == "[" else name)
 
 
 def physical(frames: Iterable[Frame]) -> Iterable[Frame]:
-    """The frames that exist at run time: without those that the compiler inlined."""
+    """The physical frames: without those that the compiler inlined."""
     return (frame for frame in frames if not frame.inlined)
 
 
 def shorten_middle(text: str, cells: int) -> str:
     """`text` in at most `cells` terminal cells, the middle replaced by "...".
 
-    The end keeps the larger part: in a qualified name the function comes last. A text of combining
-    characters, which take no cells, is cut too.
+    The end keeps the larger part: in a qualified name the function comes last. Text of combining
+    characters, which take no cells, is cut, too.
     """
     if cell_len(text) <= cells and len(text) <= 2 * cells:
         return text
@@ -71,14 +37,14 @@ def shorten_middle(text: str, cells: int) -> str:
     room = cells - len(ELLIPSIS)
     head = _take(text, room * 2 // 5)
     tail = _take(text[::-1], room - cell_len(head))[::-1]
-    # Parts measured apart may be wider than together and the other way round (emoji sequences).
+    # Together, the parts may be wider or narrower than apart (emoji sequences).
     while tail and cell_len(head + ELLIPSIS + tail) > cells:
         tail = tail[1:]
     return head + ELLIPSIS + tail
 
 
 def _take(text: str, cells: int) -> str:
-    """The longest start of `text` that fits in `cells`, and in twice as many characters."""
+    """The longest prefix of `text` that fits in `cells`, and in twice as many characters."""
     taken = 0
     for index, char in enumerate(text):
         taken += cell_len(char)
@@ -88,9 +54,9 @@ def _take(text: str, cells: int) -> str:
 
 
 def shorten_folders(path: str, cells: int) -> str:
-    """`path` without leading folders, as many as needed for `cells` cells: `.../http/parser.c:118`.
+    """`path` with leading directories removed until it fits: `.../http/parser.c:118`.
 
-    The file's name always stays whole, so the result may still be wider.
+    The file's name is never shortened, so the result may still be wider than `cells`.
     """
     parts = path.split("/")
     shorter = path
@@ -102,12 +68,12 @@ def shorten_folders(path: str, cells: int) -> str:
 
 
 def shorten_path(path: str, cells: int) -> str:
-    """`path` in at most `cells` cells: leading folders go first, then the middle of the name."""
+    """`path` in at most `cells` cells, without leading directories, then without the middle."""
     return shorten_middle(shorten_folders(path, cells), cells)
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """`text` broken at spaces into lines of at most `width` cells; words too long are shortened."""
+    """`text` broken at spaces into lines of at most `width` cells; long words are shortened."""
     lines: list[str] = []
     line = ""
     for word in text.split():

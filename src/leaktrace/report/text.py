@@ -1,4 +1,4 @@
-"""The report that people read.
+"""The report for people.
 
     leaktrace  redis-server (pid 4242)   report 3, 15.0 s   libc.so.6: 12 functions
     outstanding 24.3 MiB in 51,204 allocations at 37 sites
@@ -13,9 +13,9 @@
 
     lost: nothing   stacks: 37 complete
 
-The figures add up: what the age filter leaves out and what `--top` leaves out have lines of their
-own. No line is wider than the terminal, or than 80 columns in a file; colour is for terminals
-only, and there is no control code in a file.
+The figures add up: what the age filter and `--top` leave out has lines of its own. No line is wider
+than the terminal, or than 80 columns in a file. Colour is for terminals only; a file gets no control
+codes.
 """
 
 from __future__ import annotations
@@ -45,20 +45,21 @@ from leaktrace.model import (
     Total,
     UntracedGrowth,
 )
-from leaktrace.report.base import USUAL_COLUMNS, Reporter, terminal_width
+from leaktrace.printable import printable
 from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
-from leaktrace.report.names import printable, shorten_middle, wrap
+from leaktrace.report.names import shorten_middle, wrap
+from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
 
 FILE_WIDTH = USUAL_COLUMNS
 _ID_DIGITS = 16
-_SHORT_ID_DIGITS = 6  # still tell the sites of a report apart
+_SHORT_ID_DIGITS = 6  # enough to distinguish the sites of a report
 
 _STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
-    StackEnd.GUESSED: "stack guessed: a frame was found by its frame pointer only",
-    StackEnd.GO: "Go below: it called the C code above from another stack",
+    StackEnd.GUESSED: "stack guessed: a frame was found by frame pointer only",
+    StackEnd.GO: "Go code called the C code above; its own stack is not followed",
     StackEnd.BROKEN: "stack broken: the next frame can't be found",
     StackEnd.LOST: "stack lost: it could not be stored",
 }
@@ -72,11 +73,11 @@ _END_WORDS = {
 class TextReporter(Reporter):
     """--format text, the default."""
 
-    summary: ClassVar[str] = "for reading; 80 columns, colour on a terminal"
+    summary: ClassVar[str] = "for reading, in 80 columns, with colour on a terminal"
 
     def __init__(self, output: TextIO, notices: TextIO) -> None:
         super().__init__(output, notices)
-        self._told_notes: set[str] = set()
+        self._shown_notes: set[str] = set()
         self._events = EventText(output)
 
     def report(self, report: Report) -> None:
@@ -89,18 +90,18 @@ class TextReporter(Reporter):
         self.write(self._events.of(events))
 
     def _new_notes(self, target: TargetInfo) -> list[str]:
-        """The notes that no report has shown yet: saying them once is enough. Only that the target
-        stands still is said as long as it does: a quiet report is not to look like a good one."""
-        told = self._told_notes - {target.stopped}
-        new = [note for note in dict.fromkeys(target.notes) if note not in told]
-        self._told_notes.update(new)
+        """The notes that no report has shown yet: once is enough. Only the note that the target is
+        stopped is repeated, because a report without news would look like good news."""
+        shown = self._shown_notes - {target.stopped}
+        new = [note for note in dict.fromkeys(target.notes) if note not in shown]
+        self._shown_notes.update(new)
         return new
 
     def _painted(self, lines: Sequence[Text]) -> str:
         if not self.output.isatty():
             return "".join(f"{line.plain}\n" for line in lines)
-        # rich only turns styles into codes here (honouring NO_COLOR and TERM); it writes nothing
-        # itself, because it would answer a broken pipe by exiting.
+        # rich only turns styles into codes here (honouring NO_COLOR and TERM). It must not write
+        # itself, because it exits on a broken pipe.
         console = Console(file=io.StringIO(), force_terminal=True, highlight=False)
         with console.capture() as capture:
             console.print(Text("\n").join(lines), soft_wrap=True)
@@ -134,8 +135,8 @@ def _header(report: Report, width: int) -> Iterator[Text]:
         for line in wrap(printable(reason), width):
             yield Text(line, "bold")
     if report.is_estimate:
-        text = f"{units.sample_in_words(report)}; figures with a ~ are scaled up, "
-        text += "± is their standard error"
+        text = f"{units.sample_in_words(report)}; figures with ~ are scaled up, "
+        text += "± is the standard error"
         yield from _wrapped("estimate: ", text, width, "yellow")
     yield from _totals(report, width)
 
@@ -164,7 +165,9 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
         age = units.age(report.older_ms * 1_000_000)
         left_out = f"younger than {age}, left out below: {_total(report.younger, about)}"
         yield from _wrapped("  ", left_out, width)
-        if report.site_count or older.count > 0:  # else "no outstanding allocations older" says it
+        if (
+            report.site_count or older.count > 0
+        ):  # otherwise "no outstanding allocations older than" follows
             yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
     for remark in report.remarks:
         if not remark.kind.is_of_completeness:
@@ -180,13 +183,13 @@ def _resident(resident: ResidentMemory) -> str:
     change = ""
     if resident.growth_bytes is not None:
         change = f" ({units.size_change(resident.growth_bytes)})"
-    elif resident.since_attach_bytes not in (None, resident.bytes):  # else it came under trace
-        change = f" ({units.size_change(resident.since_attach_bytes or 0)} since the attach)"
+    elif resident.since_attach_bytes not in (None, resident.bytes):  # equal: executed under trace
+        change = f" ({units.size_change(resident.since_attach_bytes or 0)} since attach)"
     return f"RSS {units.size(resident.bytes)}{change}"
 
 
 def _slab_growth(slab: SlabGrowth) -> str:
-    """The kernel's own account beside ours."""
+    """The kernel's own statistics next to ours."""
     change = units.size(abs(slab.grown_bytes))
     more = "more" if slab.grown_bytes >= 0 else "less"
     text = f"all slabs hold {change} {more} than when tracing began (/proc/slabinfo); "
@@ -197,7 +200,7 @@ def _slab_growth(slab: SlabGrowth) -> str:
 
 
 def _untraced_growth(untraced: Iterable[UntracedGrowth]) -> str:
-    """Which options show what has grown elsewhere."""
+    """What has grown without being traced, and the options that trace it."""
     grown = [f"{one.section} {units.size_change(one.bytes)} ({one.option})" for one in untraced]
     return f"{', '.join(grown)} since tracing began"
 
@@ -214,7 +217,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield from _wrapped("  ", nothing, width)
         yield Text()
     elif report.sort != "size":
-        yield Text(f"  by {printable(report.sort)}, most first:")
+        yield Text(f"  sorted by {printable(report.sort)}:")
         yield Text()
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
@@ -233,7 +236,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
-    """What only sites in the kernel have: cache, waste, context, doubts."""
+    """What only sites in the kernel have: cache, waste, context, uncertainty."""
     fields = []
     if site.cache is not None:
         fields.append(Text(shorten_middle(printable(site.cache), width // 2), "bold"))
@@ -256,10 +259,10 @@ def _older_than(report: Report) -> str:
 
 
 def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
-    """The figures of each site, in columns that all of them share.
+    """The figures of each site, in columns that all sites share.
 
-    Where the width does not do, "allocations" and the ids are cut short, then ids are left out: a
-    line of its own for each would be worse. (JSON has them.)
+    Where the width is not enough, "allocations" and the ids are shortened, then the ids are left
+    out: a second line per site would be worse. (JSON has them.)
     """
     full, short = (_site_rows(report, noun) for noun in (_noun(report), _short_noun(report)))
     least = 2 + _SHORT_ID_DIGITS
@@ -281,7 +284,7 @@ def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
 
 
 def _site_rows(report: Report, noun: str) -> list[tuple[str, ...]]:
-    """The figures of all sites, padded to columns; "" in columns that none has anything in."""
+    """The figures of all sites, padded to columns; "" in columns that are empty for all."""
     rows = [_site_row(site, report, noun) for site in report.sites]
     columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -306,14 +309,14 @@ def _site_row(site: Site, report: Report, noun: str) -> tuple[str, ...]:
 
 
 def _allocations(allocations: list[Allocation]) -> Iterator[Text]:
-    """Single allocations, the oldest first."""
+    """Single allocations, oldest first."""
     for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
         size = f"{units.number(one.size_bytes)} bytes"
         yield Text(f"      {one.address:#x}  {size:>16}  {units.age(one.age_ns)} old")
 
 
 def _rest(report: Report, width: int) -> Iterator[Text]:
-    """What is outstanding, old enough, and not at the sites shown."""
+    """What is outstanding and old enough, but not at the sites shown."""
     about = _about(report)
     shown = sum(site.bytes for site in report.sites), sum(site.count for site in report.sites)
     rest = Total(
@@ -322,9 +325,9 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     )
     others = report.site_count - len(report.sites)
     if others > 0:
-        label = "the one other site" if others == 1 else f"the other {others:,} sites"
+        label = "the other site" if others == 1 else f"the other {others:,} sites"
     elif (rest.bytes > 0 or rest.count > 0) and not report.is_estimate:
-        label = "at no site that is known"
+        label = "at unknown sites"
     else:
         return
     share = units.share(rest.bytes, report.outstanding.bytes)
@@ -365,16 +368,18 @@ def _advised(label: str, text: str, hint: str, width: int, style: str) -> Iterat
 
 
 def _cost(cost: Cost) -> str:
-    """Shares are of one CPU, but for the last one of the target."""
+    """Shares are of one CPU, except for the share of the target's CPU time."""
     programs = cost.programs_s_per_s or 0
     traps = "" if cost.traps_s_per_s is None else f" and {cost.traps_s_per_s:.1%} in traps"
-    target = "" if cost.target_share is None else f", {cost.target_share:.1%} of the process's CPU"
+    target = ""
+    if cost.target_share is not None:
+        target = f", together {cost.target_share:.1%} of the process's CPU time"
     share = cost.known_stack_share
     known = "" if share is None else f"; {share:.1%} of the stacks needed no walk"
     return (
-        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF{traps}{target}"
-        f"{known}; leaktrace itself {cost.own_cpu_share:.1%} and "
-        f"{units.size(cost.own_resident_bytes)}"
+        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF programs{traps}"
+        f"{target}{known}; leaktrace itself takes {cost.own_cpu_share:.1%} of a CPU and "
+        f"{units.size(cost.own_resident_bytes)} of memory"
     )
 
 
@@ -406,7 +411,7 @@ def _change_style(change_bytes: int) -> str:
 
 
 def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterator[Text]:
-    """`text` behind `label`, continued under itself."""
+    """`text` after `label`; further lines are indented below it."""
     indent = " " * cell_len(label)
     for index, line in enumerate(wrap(printable(text), width - len(indent))):
         start = Text().append(label, label_style) if index == 0 else Text(indent)
@@ -414,7 +419,7 @@ def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterat
 
 
 def _flowed(fields: Sequence[Text], width: int) -> Iterator[Text]:
-    """Fields side by side, three spaces apart; what does not fit starts an indented line."""
+    """Fields side by side, three spaces apart; a field that doesn't fit starts a new line."""
     line = Text()
     for field in fields:
         if line.cell_len and line.cell_len + 3 + field.cell_len > width:

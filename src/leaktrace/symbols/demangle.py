@@ -68,7 +68,7 @@ _RUST_ESCAPES = {
 def demangle(name: str) -> str:
     """The name as it is written in source code; a name that isn't mangled as it is.
 
-    Control characters are replaced in either case.
+    Printable in either case (leaktrace/printable.py).
     """
     if AVAILABLE and name.startswith(("_Z", "_R", "__Z", "___Z")) and len(name) <= MAX_NAME:
         risky = len(_BACK_REFERENCE.findall(name)) > _HARMLESS_REFERENCES
@@ -102,10 +102,12 @@ def _demangle_as_gcc(name: str) -> str | None:
     if function is None or not name.startswith("_Z"):  # "i" would be the type int
         return None
     status = ctypes.c_int(-1)
-    text: int | None = function(name.encode("utf-8", "replace"), None, None, ctypes.byref(status))
+    text: int | None = function(
+        name.encode("utf-8", "surrogateescape"), None, None, ctypes.byref(status)
+    )
     if text is None or status.value != 0:
         return None
-    shown = ctypes.string_at(text).decode("utf-8", "replace")
+    shown = ctypes.string_at(text).decode("utf-8", "surrogateescape")
     ctypes.CDLL(None).free(ctypes.c_void_p(text))
     return _CLONE.sub(r" [clone \1]", shown.replace("> >", ">>").replace("> >", ">>"))
 
@@ -150,7 +152,7 @@ class _IsolatedDemangler:
         if child is None or child.stdin is None or child.stdout is None:
             return None
         try:
-            child.stdin.write(name.encode("utf-8", "replace").replace(b"\n", b"?") + b"\n")
+            child.stdin.write(name.encode("utf-8", "surrogateescape").replace(b"\n", b"?") + b"\n")
             child.stdin.flush()
             answer = self._read_line(child.stdout.fileno())
         except OSError:
@@ -163,7 +165,7 @@ class _IsolatedDemangler:
             child.stdin.close()
             child.stdout.close()
             return None
-        return answer[:-1].decode("utf-8", "replace") or None
+        return answer[:-1].decode("utf-8", "surrogateescape") or None
 
     def _running_child(self) -> subprocess.Popen[bytes] | None:
         if self._child is None and self._failures < _MAX_CHILD_FAILURES:
@@ -220,10 +222,10 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         soft = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + _CHILD_CPU_S
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
-        name = line.rstrip(b"\n").decode("utf-8", "replace")
+        name = line.rstrip(b"\n").decode("utf-8", "surrogateescape")
         text = demangle_here(name) or _demangle_as_gcc(name) or ""
         text = text[: _MAX_DEMANGLED // 4].replace("\n", " ")
-        sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
         sys.stdout.buffer.flush()
 
 

@@ -92,7 +92,7 @@ class PerfMap:
             name = self._last_line[start - known : end - known]
         else:
             name = bytes(self._text[start:end])
-        return printable(name.decode("utf-8", "replace"))
+        return printable(name.decode("utf-8", "surrogateescape"))
 
     # -- reading ------------------------------------------------------------------------------
 

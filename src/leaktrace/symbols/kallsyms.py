@@ -80,7 +80,7 @@ class Kallsyms:
     def names(self) -> frozenset[str]:
         """The names of all symbols, those of modules included."""
         return frozenset(
-            found.decode("utf-8", "replace")
+            found.decode("utf-8", "surrogateescape")
             for found in re.findall(rb"^\S+ \S (\S+)", self._text, re.MULTILINE)
         )
 
@@ -115,7 +115,9 @@ class Kallsyms:
         line_start = int(self._lines[place])
         line_end = self._text.find(b"\n", line_start)
         line = self._text[line_start : line_end if line_end >= 0 else None]
-        name, _, module = line[_ADDRESS_DIGITS + 3 :].decode("utf-8", "replace").partition("\t")
+        name, _, module = (
+            line[_ADDRESS_DIGITS + 3 :].decode("utf-8", "surrogateescape").partition("\t")
+        )
         return KernelSymbol(name, start, module.strip("[]") or None)
 
     def _end_of(self, start: int) -> int:

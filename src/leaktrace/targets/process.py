@@ -50,7 +50,7 @@ def _read(pid: int, name: str) -> str:
     EnvironmentUnfitError when a resource for reading the file is missing: that doesn't show whether
     the process exists."""
     try:
-        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+        return Path(f"/proc/{pid}/{name}").read_text(errors="surrogateescape")
     except OSError as error:
         raise shortage(error) or _gone(pid) from None
 

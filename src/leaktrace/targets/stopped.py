@@ -55,7 +55,7 @@ def _thread(folder: Path) -> _Thread:
 
 def _name_of(pid: int) -> str:
     try:
-        return printable(Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())
+        return printable(Path(f"/proc/{pid}/comm").read_text(errors="surrogateescape").strip())
     except OSError:
         return "of another pid namespace" if not pid else "which has ended"
 

@@ -84,18 +84,17 @@ def test_sentences_have_the_figures() -> None:
         assert remark is not None
         return f"{remark.text}|{remark.hint}"
 
-    assert said(grown(50, 2, 12), account(0, 1)) == (
-        "RSS grew by 64.0 MiB since the attach (anonymous memory 50.0 MiB, shared memory 12.0 "
-        "MiB), while the hooked functions allocated 1.0 MiB: most of it comes from elsewhere|"
-        "try --faults, which shows where memory is touched first"
-    )
+    untracked = said(grown(50, 2, 12), account(0, 1))
+    for figure in ("64.0 MiB", "anonymous memory 50.0 MiB, shared memory 12.0 MiB", "1.0 MiB"):
+        assert figure in untracked
+    assert "|try --faults" in untracked
     assert "|mapped files belong to the page cache: pmap -x 4242 " in said(
         grown(0, 64), account(0, 0)
     )
-    assert "20.0 MiB is outstanding, after 70.0 MiB in an earlier report" in said(
-        grown(90), account(20, 70, 70)
-    )
-    assert said(grown(-3), account(64, 64)).startswith("RSS fell by 3.0 MiB since the attach, and")
+    kept = said(grown(90), account(20, 70, 70))
+    assert "20.0 MiB is outstanding" in kept
+    assert "70.0 MiB in an earlier report" in kept
+    assert said(grown(-3), account(64, 64)).startswith("RSS fell by 3.0 MiB ")
     assert "resident before" in said(grown(1), account(64, 64))
     assert "resident before" not in said(grown(1, is_all=True), account(64, 64))
 

@@ -13,7 +13,8 @@ import click
 import pytest
 
 from leaktrace import __version__, errors
-from leaktrace.cli.trace import COMMANDS, trace_command
+from leaktrace.cli.commands import COMMANDS
+from leaktrace.cli.trace import command as trace_command
 
 
 @pytest.fixture(scope="module")

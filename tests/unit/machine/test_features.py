@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from leaktrace.cli import doctor
-from leaktrace.cli.doctor import doctor_command, to_json, user_mode_works
+from leaktrace.cli.doctor import command, to_json, user_mode_works
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.machine import features, packages, trials
 from leaktrace.machine.features import all_features, require_user_mode
@@ -230,7 +230,7 @@ def test_the_command_prints_80_columns_and_tells_by_its_status(
     if blocked:
         (root / UPROBE_TYPE).unlink()
     monkeypatch.setattr(doctor, "all_features", lambda: all_features(Machine(root)))
-    result = CliRunner().invoke(doctor_command)
+    result = CliRunner().invoke(command)
     assert result.exit_code == exit_code
     assert "\x1b" not in result.output
     assert "[red]plain[/red]" in result.output

@@ -114,7 +114,7 @@ def test_a_file_that_has_changed_meanwhile_is_not_read(
             path.unlink()
     with pytest.raises(ObjectFileError) as caught:
         elf.read(size - 4, 4)
-    assert "closed to open others" in caught.value.message
+    assert "closed to open other files" in caught.value.message
     assert [last_bytes(elf) for _, elf in objects[1:]] == list(range(1, FILES))
 
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from leaktrace.cli.errors import guarded
+from leaktrace.cli.main import guarded
 from leaktrace.own.interrupts import ENDING, Interrupts, NothingToEndError, held_back
 
 pytestmark = pytest.mark.usefixtures("default_signals")
@@ -89,7 +89,7 @@ def test_a_second_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert guarded(interrupted, ()) == 130
+    assert guarded(interrupted) == 130
     message, hint = capsys.readouterr().err.splitlines()
     assert "no last report" in message
     assert hint.startswith("  hint: ")

@@ -9,7 +9,7 @@ import pytest
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import ALLOCATION_LOSSES
-from leaktrace.cli.trace import trace_command
+from leaktrace.cli.trace import command as trace_command
 from leaktrace.kernel.losses import describe_kernel_losses
 from leaktrace.model import Loss
 from leaktrace.options import Limits

@@ -347,8 +347,8 @@ INCOMPLETE = replace(
         ),
         Remark(
             RemarkKind.NOT_RESIDENT,
-            "RSS grew by 328.0 KiB since the attach, and 64.0 MiB is outstanding: the rest was "
-            "never touched",
+            "RSS grew by 328.0 KiB since leaktrace attached, but 64.0 MiB is outstanding: the rest "
+            "was never touched",
         ),
     ),
 )
@@ -494,7 +494,7 @@ def test_text_speaks_of_one_in_the_singular() -> None:
         Loss("c", 2, "stacks not stored"),
     )
     text = rendered("text", replace(WEIGHTED, losses=losses))
-    assert "the one other site: " in text
+    assert "the other site: " in text
     assert "lost: 1 allocation not recorded: their map is full (1 B)\n" in text
     assert "lost: 1 allocation call that never returned\n" in text
     assert "lost: 2 stacks not stored\n" in text
@@ -520,7 +520,7 @@ def test_what_is_guessed_is_not_lost() -> None:
 def test_text_says_where_go_begins() -> None:
     site = replace(PARSE_SITE, stack=replace(PARSE_SITE.stack, end=StackEnd.GO))
     text = rendered("text", replace(BUSY, sites=(site,)))
-    assert "    (Go below: it called the C code above from another stack)\n" in text
+    assert "    (Go code called the C code above; its own stack is not followed)\n" in text
 
 
 @pytest.mark.parametrize(
@@ -563,7 +563,7 @@ def test_text_shows_a_loss_with_its_remedy() -> None:
 
 def test_text_shows_what_no_site_accounts_for() -> None:
     text = rendered("text", replace(COMBINED, outstanding=Total(12_583_108, 12_292)))
-    assert "at no site that is known: 100 B in 1 allocation" in text
+    assert "at unknown sites: 100 B in 1 allocation" in text
 
 
 def on_a_terminal(write: Callable[[Any], None], columns: int) -> str:

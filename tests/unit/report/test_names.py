@@ -1,4 +1,4 @@
-"""Names from the traced process: escaped, measured in cells, shortened."""
+"""Names from the traced process: measured in cells, shortened."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from leaktrace.model import Frame, SourceLine
+from leaktrace.printable import printable
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.function_names import least_cells, outermost_scope, shorten_symbol
 from leaktrace.report.names import (
     module_name,
-    printable,
     shorten_folders,
     shorten_middle,
     shorten_path,
@@ -20,32 +20,6 @@ from leaktrace.report.names import (
 )
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=200)
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("main", "main"),
-        ("größe_漢字", "größe_漢字"),
-        ("a\x1b[31mb", "a\\x1b[31mb"),
-        ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
-        ("\x9b", "\\x9b"),
-        ("\u202e", "\\u202e"),
-        ("\U000e0001", "\\U000e0001"),
-        (b"caf\xe9".decode("utf-8", "surrogateescape"), "caf\\xe9"),
-        ("\ud800", "\\ud800"),
-    ],
-)
-def test_printable(name: str, shown: str) -> None:
-    assert printable(name) == shown
-
-
-@given(ANY_TEXT)
-def test_printable_is_always_one_line_of_valid_utf8(name: str) -> None:
-    shown = printable(name)
-    shown.encode("utf-8")
-    assert shown.isprintable()
-    assert printable(shown) == shown
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from leaktrace.errors import LeaktraceError, OutputError, UsageError
 from leaktrace.report import FORMATS, create_reporter, open_output
-from leaktrace.report.base import Reporter
+from leaktrace.report.reporter import Reporter
 
 
 def test_every_format_says_what_it_is_for() -> None:

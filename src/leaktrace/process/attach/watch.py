@@ -196,7 +196,7 @@ def _addresses(one: _Watched, mappings: Iterable[MemoryMapping]) -> dict[int, in
 
 def _name_of(pid: int) -> str:
     with suppress(OSError):
-        return printable(Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())
+        return printable(Path(f"/proc/{pid}/comm").read_text(errors="surrogateescape").strip())
     return "a debugger"
 
 

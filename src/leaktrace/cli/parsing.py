@@ -1,27 +1,35 @@
-"""What the command line asks for, checked once and put in its types."""
+"""What the command line asks for: checked once, and turned into `Options`."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from leaktrace.cli.kernel import kernel_max_stacks
-from leaktrace.cli.target import target_of
+from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
+from leaktrace.cli.one_target import refuse_processes_as_interval
 from leaktrace.errors import UsageError
+from leaktrace.notices import tell
 from leaktrace.options import (
+    CommandTarget,
     EventBuffer,
     Filters,
     KernelTarget,
     Limits,
     ObjectChoice,
     Options,
+    ProcessTarget,
     ReportOptions,
     SortKey,
     StackWalker,
+    Target,
 )
+
+_SHELL_WORDS = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"}
 
 
 def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
@@ -33,18 +41,20 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             "swap them, or leave one out",
         )
     if asked["sample_rate"] > 1 and asked["sample_bytes"] is not None:
-        raise UsageError("-s and --sample-bytes are two ways of sampling", "choose one of them")
+        raise UsageError("-s and --sample-bytes can't be combined", "choose one of them")
     if asked["combined_only"] and (asked["show_allocs"] or asked["sort"] == SortKey.AGE.value):
         raise UsageError(
-            "--combined-only knows no single allocations, and so no ages",
-            "leave it out, or -a and --sort age",
+            "--combined-only can't be combined with -a or --sort age: it records no ages and no "
+            "single allocations",
+            "leave out --combined-only, or -a and --sort age",
         )
     if asked["faults"]:
         _refuse_with_faults(asked)
     sampled = asked["sample_rate"] > 1 or asked["sample_bytes"] is not None
     if sampled and asked["max_overhead_percent"] is not None:
         raise UsageError(
-            "--max-overhead begins to sample by itself", "leave out -s and --sample-bytes"
+            "--max-overhead can't be combined with -s or --sample-bytes: it starts sampling itself",
+            "leave out -s and --sample-bytes",
         )
     older_given = click.get_current_context().get_parameter_source("older_ms")
     target = target_of(asked, words)
@@ -86,7 +96,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
 
 
 def _refuse_with_faults(asked: dict[str, Any]) -> None:
-    """Page faults know no calls, no sizes and no ages."""
+    """Raise UsageError for options about calls, sizes and ages, which page faults don't have."""
     given = {
         "-t": asked["trace"],
         "-a": asked["show_allocs"],
@@ -103,5 +113,52 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
     for option, is_given in given.items():
         if is_given:
             raise UsageError(
-                f"{option} does not go with --faults", "page faults are no allocation calls"
+                f"{option} can't be used with --faults: page faults are not allocation calls",
+                f"leave out {option}",
             )
+
+
+def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
+    """What to trace: exactly one process, command, or the kernel. Raises UsageError."""
+    given = [asked["pid"] is not None, asked["command"] is not None, bool(words), asked["kernel"]]
+    if sum(given) != 1:
+        problem = "more than one target" if any(given) else "there is nothing to trace"
+        raise UsageError(
+            f"{problem}: give exactly one of -p PID, -c CMD, -- CMD ARGS, or --kernel",
+            "for example: leaktrace -p 4242; see leaktrace --help",
+        )
+    pass_exit_code = asked["exit_code"] == "child"
+    if pass_exit_code and not words and asked["command"] is None:
+        raise UsageError(
+            "--exit-code child needs a command that leaktrace starts",
+            "add -c CMD, or leave out --exit-code",
+        )
+    in_kernel = kernel_target(asked)
+    pid = asked["pid"] if in_kernel is None else asked["task"]
+    if pid is not None:
+        refuse_processes_as_interval(pid, asked["interval"], asked["count"])
+    if in_kernel is not None:
+        return in_kernel
+    if asked["pid"] is not None:
+        return ProcessTarget(asked["pid"])
+    if words:
+        return CommandTarget(tuple(words), pass_exit_code)
+    try:
+        argv = tuple(shlex.split(asked["command"]))
+    except ValueError as error:
+        raise UsageError(
+            f"the command can't be split into words: {error}", "check its quotes"
+        ) from None
+    if argv and re.match(r"[A-Za-z_]\w*=", argv[0]):
+        raise UsageError(
+            f"no shell runs the command, so {argv[0]} can't set a variable",
+            f"use env(1): -c 'env {asked['command']}'",
+        )
+    if _SHELL_WORDS.intersection(argv):
+        tell(
+            "no shell runs the command: shell syntax in it is passed on as plain words "
+            "(to run it in a shell: -c \"sh -c 'exec …'\")",
+        )
+    if not argv:
+        raise UsageError("the command is empty", "give a program to run: -c './server -v'")
+    return CommandTarget(argv, pass_exit_code)

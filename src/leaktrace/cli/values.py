@@ -1,0 +1,141 @@
+"""Parameter types: numbers on the command line, with errors that say what is expected."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any, NoReturn
+
+import click
+
+from leaktrace.cli.commands import COMMANDS
+from leaktrace.errors import UsageError
+
+_LONGEST_INTERVAL_S = 1_000_000  # the limit of a kernel timer
+
+
+def name_of(parameter: click.Parameter | None) -> str:
+    """A parameter as --help names it: "-p/--pid", "INTERVAL"."""
+    if isinstance(parameter, click.Option):
+        return "/".join(parameter.opts)
+    return "" if parameter is None else (parameter.metavar or parameter.name or "").strip("[]")
+
+
+def see_help(context: click.Context | None) -> str:
+    """The hint of last resort."""
+    return f"see {'leaktrace' if context is None else context.command_path} --help"
+
+
+# Generic in recent versions of click only.
+class _Number(click.ParamType):  # type: ignore[type-arg]
+    name = "number"
+    expected = "a number"
+
+    def refuse(self, problem: str, parameter: click.Parameter | None, hint: str) -> NoReturn:
+        raise UsageError(f"{name_of(parameter)} takes {self.expected}: {problem}", hint)
+
+    def hint_for(self, word: str, context: click.Context | None) -> str:
+        """What to do about a word that is not a number."""
+        return see_help(context)
+
+
+class WholeNumber(_Number):
+    """An int between two limits; None: no upper limit."""
+
+    expected = "a whole number"
+
+    def __init__(self, minimum: int, maximum: int | None = None) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 (a word, or the default)
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        """Raises UsageError."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.refuse(f"{value!r} is not a number", param, self.hint_for(value, ctx))
+        if number < self.minimum or (self.maximum is not None and number > self.maximum):
+            limits = f"{self.minimum:,} or more"
+            if self.maximum is not None:
+                limits = f"{self.minimum:,} to {self.maximum:,}"
+            self.refuse(f"{value} is out of range ({limits})", param, see_help(ctx))
+        return number
+
+
+class ProcessId(WholeNumber):
+    """The id of a process."""
+
+    expected = "one process id"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def hint_for(self, word: str, context: click.Context | None) -> str:
+        return "`pgrep -n NAME` prints the id of the newest process of that name"
+
+
+class PositiveNumber(_Number):
+    """A float above 0."""
+
+    expected = "a number above 0"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Raises UsageError."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            self.refuse(f"{value!r} is not a number", param, self.hint_for(value, ctx))
+        if number <= 0:
+            self.refuse(f"{value} is out of range", param, see_help(ctx))
+        return number
+
+
+class Seconds(float):
+    """An interval. `is_plain`: it was written in digits alone, as a process id is."""
+
+    is_plain = False
+
+    @classmethod
+    def from_word(cls, value: Any) -> Seconds:  # noqa: ANN401 (a word, or the default)
+        seconds = cls(value)
+        seconds.is_plain = isinstance(value, str) and value.isascii() and value.isdecimal()
+        return seconds
+
+
+class Interval(PositiveNumber):
+    """Seconds between two reports. The first word of a command line lands here."""
+
+    expected = "a number of seconds above 0"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Seconds:
+        """Raises UsageError."""
+        if super().convert(value, param, ctx) > _LONGEST_INTERVAL_S:
+            raise UsageError(
+                f"an interval of {value} seconds is too long: the limit is {_LONGEST_INTERVAL_S:,}",
+                "INTERVAL is in seconds, and -p takes one process id: "
+                "leaktrace -p PID [INTERVAL] [COUNT]",
+            )
+        return Seconds.from_word(value)
+
+    def hint_for(self, word: str, context: click.Context | None) -> str:
+        if meant := difflib.get_close_matches(word, COMMANDS, 1):
+            return f"did you mean leaktrace {meant[0]}?"
+        to_start = f"to start a command: leaktrace -- {word}"
+        return to_start if "/" in word else f"to trace a process: leaktrace -p PID; {to_start}"

@@ -1,0 +1,90 @@
+"""What every report format has in common: a reporter takes values and writes text to a stream.
+
+A reporter consumes `Report` and `Event` values; it knows no BPF and no process. The session drives
+it:
+
+    with open_output(options.report.output) as output:      # before anything is traced
+        reporter = create_reporter(options.report.format, output.stream, sys.stderr)
+        reporter.begin(target, command)
+        reporter.report(report)                             # once per interval
+        reporter.end()
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, TextIO
+
+from leaktrace.errors import OutputError
+from leaktrace.model import Event, Report, TargetInfo
+
+USUAL_COLUMNS = 80
+_NARROWEST = 40  # on a terminal narrower than this, lines wrap
+
+
+class Reporter(ABC):
+    """One format. `output` gets the reports, `notices` what the format can't express."""
+
+    summary: ClassVar[str]  # one line for --help
+
+    def __init__(self, output: TextIO, notices: TextIO) -> None:
+        self.output = output
+        self.notices = notices
+
+    def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:  # noqa: B027
+        """Tracing is about to start; `command` is what leaktrace runs, empty if nothing."""
+
+    @abstractmethod
+    def report(self, report: Report) -> None:
+        """Write one report and flush it."""
+
+    def event(self, event: Event) -> None:
+        """Write one event and flush it."""
+        self.events((event,))
+
+    @abstractmethod
+    def events(self, events: Iterable[Event]) -> None:
+        """Write a batch of events, one per line, and flush once."""
+
+    def end(self) -> None:  # noqa: B027
+        """No report follows. A format that needs a closing line writes it here."""
+
+    def write(self, text: str) -> None:
+        """Write `text` to the output and flush it.
+
+        Raises:
+            BrokenPipeError: the reader is gone; the run ends quietly.
+            OutputError: it can't be written (disk full, a quota, an I/O error).
+        """
+        try:
+            self.output.write(text)
+            self.output.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            name = getattr(self.output, "name", "the output")
+            raise OutputError(
+                f"can't write the report to {name}: {error.strerror}",
+                "free some space there, or write somewhere else with --output",
+            ) from error
+
+    def notice(self, text: str) -> None:
+        """Write a line to the second stream; a closed or broken stream is ignored."""
+        try:
+            self.notices.write(f"{text}\n")
+            self.notices.flush()
+        except (OSError, ValueError):
+            return
+
+
+def terminal_width(output: TextIO) -> int | None:
+    """The columns of a terminal `output`, at least 40; None for files and pipes."""
+    if not output.isatty():
+        return None
+    try:
+        columns = os.get_terminal_size(output.fileno()).columns
+    except OSError:
+        columns = 0
+    return max(columns or USUAL_COLUMNS, _NARROWEST)

@@ -1,0 +1,73 @@
+"""The commands that leaktrace has, and what is said about a command line that is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+from harness.tracer import run_leaktrace
+
+from leaktrace.cli.commands import COMMANDS
+
+USAGE = 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_loaded(name: str) -> None:
+    command = COMMANDS[name]
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert command.help
+
+
+def test_help_lists_the_commands_and_imports_none() -> None:
+    script = (
+        "import contextlib, sys\n"
+        "from leaktrace.cli.trace import command\n"
+        "with contextlib.suppress(SystemExit): command(['--help'])\n"
+        "print([name for name in sys.modules if name.startswith('leaktrace.cli.doctor')])\n"
+        "print('numpy' in sys.modules)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    for name, summary in COMMANDS.summaries():
+        assert f"  {name}  {summary}" in result.stdout
+    assert result.stdout.splitlines()[-2:] == ["[]", "False"]
+
+
+def refused(*arguments: str) -> tuple[str, str]:
+    """What happened and what to do."""
+    outcome = run_leaktrace(*arguments)
+    assert (outcome.exit_code, outcome.stdout) == (USAGE, "")
+    happened, hint = outcome.stderr.splitlines()
+    assert hint.startswith("  hint: ")
+    return happened, hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "advised"),
+    [
+        (["dcotor"], "'dcotor'", "leaktrace doctor"),
+        (["httpd"], "'httpd'", "leaktrace -p PID"),
+        (["--verbos"], "--verbos", "--verbose"),
+        (["doctor", "--jsno"], "--jsno", "--json"),
+        (["doctor", "--xyzzy"], "--xyzzy", "leaktrace doctor --help"),
+        (["doctor", "-p", "x"], "-p/--pid", "pgrep"),
+        (["doctor", "-p", "1", "2"], "2", "leaktrace doctor -p PID"),
+        (["-p", "1", "-T", "0"], "-T/--top", "--help"),
+        (["-p", "1", "-s", "5000000000"], "4,294,967,295", "--help"),
+        (["-p", "1", "--sort", "colour"], "--sort: 'colour'", "--help"),
+        (["-p", "1", "1", "0"], "COUNT", "--help"),
+        (["-p", "1", "--max-overhead", "-1"], "--max-overhead", "--help"),
+        (["-p", "1", "--pages"], "--pages needs --kernel", "-k"),
+        (["-k", "--faults"], "--faults can't be used with --kernel", "leave out --faults"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_and_what_to_do(arguments: list[str], named: str, advised: str) -> None:
+    happened, hint = refused(*arguments)
+    assert named in happened
+    assert advised in hint
