@@ -75,21 +75,21 @@ struct kernel_stack {
 };
 
 /* Everything that can be lost has a counter. */
-enum kernel_loss {
-    KERNEL_LOSS_ALLOCATIONS = 0,
-    KERNEL_LOSS_ALLOCATION_BYTES = 1,
-    KERNEL_LOSS_STACKS = 2,
-    KERNEL_LOSS_SITES = 3,
-    KERNEL_LOSS_UNSEEN_FREES = 4,
-    KERNEL_LOSS_FAILED_STACKS = 5,
-    KERNEL_LOSS_TRUNCATED_STACKS = 6,
-    KERNEL_LOSS_NESTED = 7, /* more interrupts within each other than there are stack buffers */
-    KERNEL_LOSS_EVENTS = 8,
-    KERNEL_LOSS_MISSED_RETURNS = 9, /* kprobes: a call whose return probe did not fire */
-    KERNEL_LOSS_RELEASES = 10,      /* a record that could not be taken out of the busy map */
-    KERNEL_LOSS_BULK_FREES = 11,    /* blocks beyond what is read of one kmem_cache_free_bulk */
-    KERNEL_LOSS_MADE_UP_FOR = 12,   /* no loss: a second program ran in place of a skipped one */
-    KERNEL_LOSS_KINDS = 13,
+enum loss {
+    LOSS_ALLOCATIONS = 0,
+    LOSS_ALLOCATION_BYTES = 1,
+    LOSS_STACKS = 2,
+    LOSS_SITES = 3,
+    LOSS_UNSEEN_FREES = 4,
+    LOSS_FAILED_STACKS = 5,
+    LOSS_TRUNCATED_STACKS = 6,
+    LOSS_NESTED = 7, /* more interrupts within each other than there are stack buffers */
+    LOSS_EVENTS = 8,
+    LOSS_MISSED_RETURNS = 9, /* kprobes: a call whose return probe did not fire */
+    LOSS_RELEASES = 10,      /* a record that could not be taken out of the busy map */
+    LOSS_BULK_FREES = 11,    /* blocks beyond what is read of one kmem_cache_free_bulk */
+    LOSS_MADE_UP_FOR = 12,   /* no loss: a second program ran in place of a skipped one */
+    LOSS_KINDS = 13,
 };
 
 /* What differs from run to run: not knobs, so that the compiled program can be used again. */

@@ -10,13 +10,6 @@
  * known stack, so one that is half of one writer and half of another fits nothing; of a start,
  * whatever is in it, nothing depends but where is searched. */
 
-#define SPREAD 0x9E3779B97F4A7C15ULL /* 2^64 divided by the golden ratio */
-
-static __always_inline u64 mix(u64 hash, u64 value) {
-    hash = (hash ^ value) * SPREAD;
-    return hash ^ (hash >> 29);
-}
-
 #if WALK_BY_TABLE
 
 #define PLACE_SHIFT 55 /* above any address: a place and a word are hashed at once */

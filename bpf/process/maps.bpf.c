@@ -85,7 +85,6 @@ BPF_ARRAY(opened, struct opened, OPENED_CALLS);
 BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
 
 BPF_ARRAY(session, struct session, 1);
-BPF_ARRAY(losses, u64, LOSS_KINDS);
 /* Not exact: a program that is preempted while it counts may lose the count. */
 BPF_PERCPU_ARRAY(tallies, u64, TALLIES);
 
@@ -115,35 +114,11 @@ BPF_PERF_OUTPUT(trace_events);
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
 #define bpf_probe_read_user read_user
 
-static __always_inline void lose(u32 kind, u64 amount) {
-    u64 *counter = losses.lookup(&kind);
-    if (counter)
-        __sync_fetch_and_add(counter, amount);
-}
-
 static __always_inline struct session *this_session(void) {
     u32 zero = 0;
     return session.lookup(&zero);
 }
 
-static __always_inline void send_region_event(void *ctx, struct event *event) {
-#if USE_RING_BUFFER
-    long error = region_events.ringbuf_output(event, sizeof(*event), 0);
-#else
-    long error = region_events.perf_submit(ctx, event, sizeof(*event));
-#endif
-    if (error)
-        lose(LOSS_REGION_EVENTS, 1);
+static __always_inline u64 thread_key(void) {
+    return bpf_get_current_pid_tgid();
 }
-
-#if TRACE
-static __always_inline void send_trace_event(void *ctx, struct event *event) {
-#if USE_RING_BUFFER
-    long error = trace_events.ringbuf_output(event, sizeof(*event), 0);
-#else
-    long error = trace_events.perf_submit(ctx, event, sizeof(*event));
-#endif
-    if (error)
-        lose(LOSS_EVENTS, 1);
-}
-#endif

@@ -24,14 +24,6 @@
 #define LINK_DYNAMIC 2
 #define LINK_NEXT 3
 
-/* What is sent of an object that is loaded; of one that was there before, the event alone. */
-struct load_event {
-    struct event event; /* address: where it is loaded; size: up to its dynamic section; stack_id:
-                           what tells it from others in that place */
-    u64 fingerprint;
-    char path[OBJECT_PATH_BYTES];
-};
-
 static long (*read_user_string)(void *to, u32 size,
                                 const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 

@@ -1,9 +1,5 @@
 /* What is outstanding: a record for each block, and the account of each site. */
 
-static __always_inline u64 thread_key(void) {
-    return bpf_get_current_pid_tgid();
-}
-
 /* --- sites ---------------------------------------------------------------------------------- */
 
 struct weighed {

@@ -1,37 +1,6 @@
 /* The heart: what is recorded when a call has its result, and how a block is
  * released. */
 
-static __always_inline struct event make_event(u16 kind, u16 function, u64 address, u64 size,
-                                               u64 stack_id) {
-    struct session *now = this_session();
-    struct event event = {.time_ns = bpf_ktime_get_ns(),
-                          .address = address,
-                          .size = size,
-                          .stack_id = stack_id,
-                          .tid = thread_key(),
-                          .kind = kind,
-                          .function = function};
-    if (now)
-        event.generation = now->generation;
-    return event;
-}
-
-#if TRACE
-static __always_inline void trace(struct pt_regs *ctx, u16 kind, u16 function, u64 address,
-                                  u64 size, u64 stack_id) {
-    struct event event = make_event(kind, function, address, size, stack_id);
-    send_trace_event(ctx, &event);
-}
-#else
-#define trace(...)
-#endif
-
-static __always_inline void send_region(struct pt_regs *ctx, u16 kind, u16 function, u64 address,
-                                        u64 size, u64 stack_id) {
-    struct event event = make_event(kind, function, address, size, stack_id);
-    send_region_event(ctx, &event);
-}
-
 /* The stack is known: store what the call allocated. Returns whether its site is there. */
 static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64 stack_id) {
     int has_site = 0;

@@ -39,10 +39,16 @@ from leaktrace.options import KernelContext, KernelTarget, Options
 from leaktrace.symbols.kallsyms import Kallsyms
 
 KERNEL_FRAGMENTS = (
-    "process/types.h",
-    "shared/config.h",
+    "shared/types.h",
     "kernel/types.h",
-    "kernel/kernel.bpf.c",
+    "shared/config.h",
+    "kernel/config.h",
+    "shared/helpers.bpf.c",
+    "kernel/maps.bpf.c",
+    "kernel/walk.bpf.c",
+    "kernel/records.bpf.c",
+    "kernel/tracepoints.bpf.c",
+    "kernel/kprobes.bpf.c",
 )
 
 _CONTEXT_CODES = {

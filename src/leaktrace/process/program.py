@@ -36,11 +36,19 @@ from leaktrace.process.tables import KernelTables
 from leaktrace.unwind.layout import MAPPING_DTYPE, MAX_KNOWN_OBJECTS, Capacity
 
 _COMMON = (
+    "shared/types.h",
     "process/types.h",
     "shared/config.h",
+    "process/config.h",
+    "process/state.h",
+    "shared/helpers.bpf.c",
     "process/maps.bpf.c",
+    "process/events.bpf.c",
     "process/known.bpf.c",
+    "process/tables.bpf.c",
+    "process/step.bpf.c",
     "process/walk.bpf.c",
+    "process/frame_pointers.bpf.c",
     "process/records.bpf.c",
     "process/calls.bpf.c",
     "process/unseen.bpf.c",

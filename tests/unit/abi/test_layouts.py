@@ -76,6 +76,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "#include <stdio.h>",
             "typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;",
             "typedef int32_t s32;",
+            f'#include "{source_directory() / "shared" / "types.h"}"',
             f'#include "{source_directory() / "process" / "types.h"}"',
             "int main(void) {",
             'printf("{");',

@@ -313,7 +313,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "SECTION_": Section,
     "CONTEXT_": Context,
     "KERNEL_": KernelFunction,
-    "KERNEL_LOSS_": KernelLossKind,
+    "LOSS_": KernelLossKind,
 }
 
 
@@ -336,8 +336,8 @@ def test_layout(tmp_path: Path) -> None:
     for constant in ("CACHE_NAME_BYTES", "LARGEST_SLAB_CLASS"):
         lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
         expected[constant] = getattr(kernel_abi, constant)
-    lines.append('printf("\\"KERNEL_LOSS_KINDS\\": %d}", KERNEL_LOSS_KINDS);')
-    expected["KERNEL_LOSS_KINDS"] = KERNEL_LOSS_KINDS
+    lines.append('printf("\\"LOSS_KINDS\\": %d}", LOSS_KINDS);')
+    expected["LOSS_KINDS"] = KERNEL_LOSS_KINDS
     source = [
         "#include <stddef.h>",
         "#include <stdint.h>",
