@@ -4,7 +4,12 @@
 VENV := .venv
 PYTHON_VENV := $(VENV)/bin/python
 PYTEST_ARGS ?=
-SAFETY ?= long
+# Tests run in so many processes at once; those that need the machine alone wait for it.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+IN_PARALLEL := -n $(JOBS) --dist loadfile
+LENGTH ?= long
+# Emulated machines at once, each with two processors and 1 GiB.
+VM_JOBS ?= 1
 
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c examples/*/*.c)
@@ -14,7 +19,7 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-vm test-safety lint bench man clean \
+.PHONY: help setup demo test test-long test-safety test-vm lint bench man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
@@ -26,14 +31,17 @@ demo: setup build/leak ## Trace a small program that leaks (as root)
 	@.ci/demo $(VENV)/bin/leaktrace build/leak
 
 test: packages-test setup ## Run all tests (as root, or those that need it are skipped)
-	@$(PYTHON_VENV) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON_VENV) -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
+
+test-long: packages-test setup ## Run all tests with every combination (as root; some hours)
+	@LEAKTRACE_LENGTH=long $(PYTHON_VENV) -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
 test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as root; some minutes)
-	@$(PYTHON_VENV) -m pytest tests/vm $(PYTEST_ARGS)
+	@$(PYTHON_VENV) -m pytest -n $(VM_JOBS) --dist loadgroup tests/vm $(PYTEST_ARGS)
 
-# SAFETY=short: what is part of `make test`.
-test-safety: packages-test setup ## Test that no program notices (as root; long: SAFETY=short is less)
-	@LEAKTRACE_SAFETY=$(SAFETY) $(PYTHON_VENV) -m pytest tests/safety $(PYTEST_ARGS)
+# LENGTH=short: what is part of `make test`.
+test-safety: packages-test setup ## Test that no program notices (as root; an hour)
+	@LEAKTRACE_LENGTH=$(LENGTH) $(PYTHON_VENV) -m pytest tests/safety $(PYTEST_ARGS)
 
 lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .

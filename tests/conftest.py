@@ -9,15 +9,20 @@ A test that needs root, BPF or a tool says so, and is skipped with the reason wh
 
 With LEAKTRACE_REQUIRE_ALL=1 a skip is a failure, so that a machine that should run everything
 can't pass by running nothing. A test marked `may_skip("why")` needs something that not every such
-machine has, and may be skipped all the same.
+machine has, and may be skipped anyway.
+
+`make test` runs several tests at once (pytest-xdist). A test marked `alone("why")` would see or
+disturb the others: while it runs, no other test does.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +40,36 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "may_skip(reason): may be skipped even with LEAKTRACE_REQUIRE_ALL=1"
     )
+    config.addinivalue_line("markers", "alone(reason): runs while no other test does")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with _turn(is_alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _turn(*, is_alone: bool) -> Iterator[None]:
+    """Wait until no test runs that must be alone; for one that must, until none runs.
+
+    Every test passes the door and closes it only while it waits, so that a test that must be alone
+    is not overtaken for ever. Locks are those of flock(2) on files that are there anyway.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    here = Path(__file__)
+    door, room = (os.open(path, os.O_RDONLY) for path in (here, here.parent))
+    try:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+    finally:
+        for descriptor in (door, room):  # a child may still have copies of them
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
 
 @pytest.fixture

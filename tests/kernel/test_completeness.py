@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from harness.compiling import Compiler
+from harness.length import crossed
 from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace, trace_work
@@ -19,6 +20,16 @@ from harness.wording import names
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 MIB = 1 << 20
+LIBRARIES = ["", "jemalloc", "tcmalloc_minimal", "mimalloc"]
+# Ordinary programs: source and flags.
+PROGRAMS = [
+    ("functions.c",),
+    ("own_allocator.c",),
+    ("operators.cpp", "-std=c++17"),
+    ("threads.c",),
+    ("allocator.c", "-static"),
+    ("hammer.c",),
+]
 OF_COMPLETENESS = {"unhooked_allocator", "unseen_allocations", "untracked_memory"}
 
 
@@ -151,8 +162,7 @@ def test_in_a_command_the_first_one_counts_too(compiled: Compiler, tmp_path: Pat
     assert names(remarks(report)["unseen_allocations"]["text"], 500, "blocks")
 
 
-@pytest.mark.parametrize("work", ["plain", "threads"])
-@pytest.mark.parametrize("library", ["", "jemalloc", "tcmalloc_minimal", "mimalloc"])
+@pytest.mark.parametrize(("library", "work"), crossed(LIBRARIES, ["plain", "threads"]))
 @pytest.mark.may_skip("not every machine has every allocator")
 def test_releases_that_prove_nothing(
     library: str, work: str, compiled: Compiler, tmp_path: Path
@@ -354,24 +364,13 @@ def test_nothing_is_said_of_ordinary_programs(
     assert [incomplete(Report(line)) for line in lines] == [set()] * len(lines)
 
 
-@pytest.mark.parametrize(
-    ("source", "flags"),
-    [
-        ("functions.c", ()),
-        ("allocator.c", ("-static",)),
-        ("operators.cpp", ("-std=c++17",)),
-        ("own_allocator.c", ()),
-        ("threads.c", ()),
-        ("hammer.c", ()),
-    ],
-)
-@pytest.mark.parametrize("library", ["", "jemalloc", "tcmalloc_minimal", "mimalloc"])
+@pytest.mark.parametrize(("library", "program"), crossed(LIBRARIES, PROGRAMS))
 @pytest.mark.may_skip("not every machine has every allocator")
 def test_nothing_is_said_of_what_is_hooked(
-    library: str, source: str, flags: tuple[str, ...], compiled: Compiler
+    library: str, program: tuple[str, ...], compiled: Compiler
 ) -> None:
     name = ctypes.util.find_library(library) if library else ""
     if name is None:
         pytest.skip(f"lib{library} is not installed")
-    report = trace_work([compiled(source, *flags)], target_env={"LD_PRELOAD": name}).report
+    report = trace_work([compiled(*program)], target_env={"LD_PRELOAD": name}).report
     assert incomplete(report) == set()

@@ -10,7 +10,10 @@ from harness.wording import lines_naming
 
 from leaktrace.process.cost import measure_traps
 
-pytestmark = pytest.mark.usefixtures("require_bpf")
+pytestmark = [
+    pytest.mark.usefixtures("require_bpf"),
+    pytest.mark.alone("it measures shares of CPU time"),
+]
 
 
 def test_above_the_bound_it_samples_and_then_detaches(compiled: Compiler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,8 +45,20 @@ def compiled(knobs: Mapping[str, int] = KNOBS) -> Image:
     return ImageRequest(FRAGMENTS, knobs).finish()
 
 
+@pytest.fixture(scope="module")
+def kept_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one compilation keeps, for all tests."""
+    directory = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(directory))
+        compiled()
+    return directory / "leaktrace/programs"
+
+
 @pytest.fixture
-def first(cache: Path) -> Image:
+def first(cache: Path, kept_once: Path) -> Image:
+    """What was compiled, and is kept."""
+    shutil.copytree(kept_once, cache)
     return compiled()
 
 

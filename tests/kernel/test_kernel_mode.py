@@ -29,6 +29,8 @@ from leaktrace.bpf import links
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.machine.features import require_kernel_mode
 
+pytestmark = pytest.mark.alone("it sees what the whole machine allocates")
+
 PIPES = 500
 PAGE = 4096
 NEVER = "3600"

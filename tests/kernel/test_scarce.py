@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
+from harness.length import crossed
 from harness.lines import DEADLINE_S
 from harness.reports import Report
 from harness.target import Target
@@ -173,8 +174,10 @@ def test_a_command_finds_all_as_without_leaktrace(setting: str, tmp_path: Path) 
 # --- limits ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kibibytes", [30_000, 60_000, 100_000, 150_000, 200_000, 300_000])
-@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "compiled"])
+@pytest.mark.parametrize(
+    ("kibibytes", "is_kept"),
+    crossed([30_000, 60_000, 100_000, 150_000, 200_000, 300_000], [True, False]),
+)
 def test_memory_is_limited(kibibytes: int, is_kept: bool, target: Target, tmp_path: Path) -> None:
     """Whether the compiled program is there already or the compiler is needed, too."""
     env = {} if is_kept else {"XDG_CACHE_HOME": str(tmp_path)}
@@ -195,8 +198,10 @@ def test_far_too_little_memory(arguments: list[str]) -> None:
     check_told(outcome, "ulimit -v", 60000)
 
 
-@pytest.mark.parametrize("files", [12, 16, 24, 32, 48, 64, 80, 96])
-@pytest.mark.parametrize("how", ["running", "faults", "command", "kernel"])
+@pytest.mark.parametrize(
+    ("how", "files"),
+    crossed(["running", "faults", "command", "kernel"], [12, 16, 24, 32, 48, 64, 80, 96]),
+)
 def test_open_files_are_limited(how: str, files: int, target: Target) -> None:
     """Nothing that can't be opened for that reason is called gone, missing or damaged."""
     arguments = {

@@ -12,6 +12,7 @@ import large_tables
 import pytest
 from harness.changed_text import changed_bytes
 from harness.compiling import Compiler
+from harness.length import chosen, repetitions
 from harness.lines import DEADLINE_S
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
@@ -80,12 +81,9 @@ def break_off(target: Target, by: signal.Signals, after_s: float, cache: Path) -
 
 @pytest.mark.parametrize(
     ("after_s", "by"),
-    [
-        (0, signal.SIGINT),
-        (0.5, signal.SIGTERM),
-        (1.5, signal.SIGINT),
-        (3, signal.SIGTERM),
-    ],
+    chosen(
+        [(0.5, signal.SIGTERM), (1.5, signal.SIGINT)], [(0, signal.SIGINT), (3, signal.SIGTERM)]
+    ),
 )
 def test_a_signal_while_tables_are_built(
     after_s: float, by: signal.Signals, large: Path, compiled: Compiler, tmp_path: Path
@@ -103,10 +101,11 @@ def test_a_signal_at_any_moment(compiles: bool, compiled: Compiler, tmp_path: Pa
             environment = {"XDG_CACHE_HOME": str(tmp_path)}
             arguments = ["-p", str(target.pid), *ONE_REPORT, "0.1", "1"]
             assert run_leaktrace(*arguments, env=environment).exit_code == 0
-        for number in range(16):
+        moments = repetitions(8, 16)
+        for number in range(moments):
             cache = tmp_path / str(number) if compiles else tmp_path
             by = (signal.SIGINT, signal.SIGTERM)[number % 2]
-            codes.append(break_off(target, by, 0.05 * number, cache))
+            codes.append(break_off(target, by, 0.8 * number / moments, cache))
             assert changed_bytes(target.pid) == []
     assert 130 in codes
 
@@ -115,10 +114,11 @@ def test_a_signal_before_a_command_runs(large: Path, compiled: Compiler, tmp_pat
     """The command waits for its probes; it never runs, and doesn't stay."""
     environment = {"LD_PRELOAD": str(large), "XDG_CACHE_HOME": str(tmp_path)}
     command = ["env", f"LD_PRELOAD={large}", str(compiled("commands.c"))]
-    for number in range(8):
+    moments = repetitions(4, 8)
+    for number in range(moments):
         with Tracer(NEVER, "--", *command, env=environment) as tracer:
             tracer.stderr.until(lambda line: "attaching to pid" in line)
-            time.sleep(0.02 * number)
+            time.sleep(0.16 * number / moments)
             started = children(tracer.pid)
             outcome = tracer.stop(signal.SIGTERM)
         await_gone(started)

@@ -17,6 +17,8 @@ from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.machine.features import require_kernel_mode
 
 _ARRAY, _PERCPU_ARRAY = 2, 6  # enum bpf_map_type, include/uapi/linux/bpf.h
+pytestmark = pytest.mark.alone("it sees what the whole machine allocates")
+
 MIB = 1 << 20
 VMALLOC_BYTES = 96 * MIB
 PERCPU_VALUE_BYTES, PERCPU_ENTRIES = 8192, 1024

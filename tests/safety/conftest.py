@@ -1,6 +1,6 @@
 """The harness's fixtures, and the two kinds of links.
 
-LEAKTRACE_SAFETY=long runs every combination (make test-safety); otherwise it is a choice of them,
+LEAKTRACE_LENGTH=long runs every combination (make test-safety); otherwise it is a choice of them,
 for `make test`.
 """
 

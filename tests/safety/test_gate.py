@@ -3,13 +3,12 @@ does untraced, whatever leaves an allocation function by another way than its en
 stack from inside it, or interrupts it; and leaktrace's figures are the program's own.
 
 A scenario is a line of SCENARIOS. In the short form each is run on one allocator, traced in one
-way; with LEAKTRACE_SAFETY=long on all that it is for, in both ways, with every set of options.
+way; with LEAKTRACE_LENGTH=long on all that it is for, in both ways, with every set of options.
 """
 
 from __future__ import annotations
 
 import ctypes.util
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from pathlib import Path
 import pytest
 from harness.compiling import Compiler
 from harness.gate import Ending, Watched, attached, started, untraced
+from harness.length import IS_LONG
 from harness.reports import Total
 from harness.tracer import NEVER, ONE_REPORT
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-_IS_LONG = os.environ.get("LEAKTRACE_SAFETY", "short") == "long"
 
 LIBRARIES = ("jemalloc", "tcmalloc_minimal", "mimalloc")  # preloaded, or linked with
 ANY_OF_CPP = ("glibc", *LIBRARIES, "static glibc")
@@ -141,8 +140,8 @@ def cases() -> Iterator[object]:
                 is_chosen = (is_its_place or scenario.is_thorough) and which == (
                     place + index // 3
                 ) % 2
-                for name in CHOICES if _IS_LONG else ("default",) if is_chosen else ():
-                    words = [scenario.name, allocator, way, *([name] if _IS_LONG else [])]
+                for name in CHOICES if IS_LONG else ("default",) if is_chosen else ():
+                    words = [scenario.name, allocator, way, *([name] if IS_LONG else [])]
                     case = Case(scenario, allocator, way, CHOICES[name])
                     yield pytest.param(case, id="-".join(words))
 

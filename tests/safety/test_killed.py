@@ -1,7 +1,7 @@
 """Whatever ends leaktrace, and whenever: the process that it traced is as it was before.
 
 kill -9 is aimed at the moments when probes are put on and taken off, which is when the kernel may
-leave breakpoints in the process; as many kills come at any moment. With LEAKTRACE_SAFETY=long there
+leave breakpoints in the process; as many kills come at any moment. With LEAKTRACE_LENGTH=long there
 are 1,000 in all; LEAKTRACE_SAFETY_KILLS sets another number of each kind.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from harness.changed_text import Changed, Watch, changed_bytes
 from harness.compiling import Compiler
+from harness.length import IS_LONG
 from harness.lines import DEADLINE_S
 from harness.marked import Mark
 from harness.reports import Report, Total
@@ -28,10 +29,12 @@ from harness.target import Target
 from harness.tracer import COMMAND, NEVER, ONE_REPORT, Tracer, run_leaktrace, tracer_environment
 from harness.wording import names
 
-pytestmark = pytest.mark.usefixtures("require_bpf")
+pytestmark = [
+    pytest.mark.usefixtures("require_bpf"),
+    pytest.mark.alone("another tracer that ends would remove what a killed one left"),
+]
 
-_IS_LONG = os.environ.get("LEAKTRACE_SAFETY") == "long"
-KILLS = int(os.environ.get("LEAKTRACE_SAFETY_KILLS", "500" if _IS_LONG else "12"))
+KILLS = int(os.environ.get("LEAKTRACE_SAFETY_KILLS", "500" if IS_LONG else "12"))
 WAYS = {"links": "", "events": "uprobe_multi"}
 
 

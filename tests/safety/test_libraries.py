@@ -1,26 +1,25 @@
 """Wherever the probes of a function sit, and whatever path it takes: of thousands of calls with
 arguments by chance every address and size is right, on every allocator and version of one.
 
-The short form runs on what is installed; LEAKTRACE_SAFETY=long on more of each, and on the
+The short form runs on what is installed; LEAKTRACE_LENGTH=long on more of each, and on the
 libraries of several releases (tests/support/libraries.py).
 """
 
 from __future__ import annotations
 
 import ctypes.util
-import os
 from pathlib import Path
 
 import pytest
 from distribution import UnavailableError
 from harness.accounts import differences, recorded
 from harness.compiling import Compiler
+from harness.length import IS_LONG
 from libraries import LIBRARIES, Library, loader, oldest_interface
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-_IS_LONG = os.environ.get("LEAKTRACE_SAFETY", "short") == "long"
-CALLS = 100_000 if _IS_LONG else 20_000  # of each function
+CALLS = 100_000 if IS_LONG else 20_000  # of each function
 
 C, CPP = "arguments.c", "operators_by_chance.cpp"
 
@@ -90,7 +89,7 @@ def check(
 
 @pytest.mark.parametrize(
     ("allocator", "source", "arguments"),
-    [*INSTALLED, *(MORE if _IS_LONG else ())],
+    [*INSTALLED, *(MORE if IS_LONG else ())],
     ids=lambda value: str(value).replace(" ", "-"),
 )
 @pytest.mark.may_skip("not every machine has every allocator")
@@ -109,7 +108,7 @@ def test_no_argument_of_many_is_wrong(
     check([program], arguments, tmp_path / "account", env)
 
 
-@pytest.mark.skipif(not _IS_LONG, reason="part of the long form")
+@pytest.mark.skipif(not IS_LONG, reason="part of the long form")
 @pytest.mark.may_skip("part of the long form")
 @pytest.mark.parametrize("tunables", TUNABLES)
 def test_on_other_paths_of_the_c_library(tunables: str, compiled: Compiler, tmp_path: Path) -> None:
@@ -118,7 +117,7 @@ def test_on_other_paths_of_the_c_library(tunables: str, compiled: Compiler, tmp_
 
 
 @pytest.mark.parametrize("source", [C, CPP])
-@pytest.mark.parametrize("library", LIBRARIES if _IS_LONG else (), ids=str)
+@pytest.mark.parametrize("library", LIBRARIES if IS_LONG else (), ids=str)
 @pytest.mark.may_skip("not every distribution has the packages")
 def test_libraries_of_other_releases(
     library: Library, source: str, compiled: Compiler, tmp_path: Path

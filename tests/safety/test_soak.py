@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from harness.changed_text import changed_bytes
 from harness.compiling import Compiler
+from harness.length import IS_LONG
 from harness.reports import Total
 from harness.target import Target
 from harness.tracer import Tracer
@@ -20,12 +21,14 @@ from harness.tracer import Tracer
 from leaktrace.options import Options, ProcessTarget
 from leaktrace.process import tracer as in_process
 
-pytestmark = pytest.mark.usefixtures("require_bpf")
+pytestmark = [
+    pytest.mark.usefixtures("require_bpf"),
+    pytest.mark.alone("it measures time and memory"),
+]
 
-_IS_LONG = os.environ.get("LEAKTRACE_SAFETY", "short") == "long"
-DURATION_S = float(os.environ.get("LEAKTRACE_SAFETY_S", "3600" if _IS_LONG else "8"))
-A_TRACER = 50 if _IS_LONG else 5  # so often one attaches and detaches
-CYCLES = int(os.environ.get("LEAKTRACE_SAFETY_CYCLES", "10000" if _IS_LONG else "15"))
+DURATION_S = float(os.environ.get("LEAKTRACE_SAFETY_S", "3600" if IS_LONG else "8"))
+A_TRACER = 50 if IS_LONG else 5  # so often one attaches and detaches
+CYCLES = int(os.environ.get("LEAKTRACE_SAFETY_CYCLES", "10000" if IS_LONG else "15"))
 
 
 def resident_kib(pid: int) -> int:

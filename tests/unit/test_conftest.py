@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -29,6 +30,23 @@ def test_passes():
 """
 
 
+def run_pytest(
+    directory: Path, repository: Path, env: dict[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the tests in a directory, with the conftest.py of this one."""
+    shutil.copy(repository / "tests/conftest.py", directory)
+    (directory / "pytest.ini").touch()
+    ours = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(directory)],
+        env={**ours, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+    )
+
+
 @pytest.mark.parametrize(
     ("require_all", "module", "summary"),
     [
@@ -42,18 +60,45 @@ def test_passes():
 def test_skips(
     tmp_path: Path, repository: Path, require_all: str, module: str, summary: str
 ) -> None:
-    shutil.copy(repository / "tests/conftest.py", tmp_path)
-    (tmp_path / "pytest.ini").touch()
     (tmp_path / "test_some.py").write_text(f"{TESTS}\n{module}\n")
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
-        env={**os.environ, "LEAKTRACE_REQUIRE_ALL": require_all},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    result = run_pytest(tmp_path, repository, {"LEAKTRACE_REQUIRE_ALL": require_all})
     assert f" {summary} in " in result.stdout.splitlines()[-1]
     if require_all == "1":
         assert result.returncode != 0
         assert "LEAKTRACE_REQUIRE_ALL is set, and this was skipped" in result.stdout
+
+
+TURNS = """
+import pathlib, time, pytest
+
+@pytest.mark.parametrize("number", range(6))
+def test_crowd(number):
+    stay("crowd")
+
+@pytest.mark.alone("it would see the others")
+def test_alone():
+    stay("alone")
+
+def stay(name):
+    begin = time.monotonic()
+    time.sleep(0.05)
+    with open("stays", "a") as stays:
+        print(name, begin, time.monotonic(), file=stays)
+"""
+
+
+def test_a_test_that_must_be_alone_is(tmp_path: Path, repository: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"test_{number}.py").write_text(TURNS)
+    result = run_pytest(tmp_path, repository, {}, "-n", "4", "--dist", "loadfile")
+    assert result.returncode == 0, result.stdout
+    words = [line.split() for line in (tmp_path / "stays").read_text().splitlines()]
+    stays = [(name, float(begin), float(end)) for name, begin, end in words]
+    assert len(stays) == 28
+    overlaps = [
+        (one[0], other[0])
+        for one, other in itertools.combinations(stays, 2)
+        if one[1] < other[2] and other[1] < one[2]
+    ]
+    assert ("crowd", "crowd") in overlaps
+    assert all("alone" not in names for names in overlaps)

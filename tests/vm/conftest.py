@@ -54,9 +54,14 @@ def _is_unfit(item: pytest.Item) -> bool:
         pytest.param(
             kernel,
             id=kernel.name,
-            marks=()
-            if kernel.is_everywhere
-            else pytest.mark.may_skip("not every distribution has it"),
+            marks=[
+                pytest.mark.xdist_group(kernel.name),  # one machine for all tests on it
+                *(
+                    ()
+                    if kernel.is_everywhere
+                    else (pytest.mark.may_skip("not every distribution has it"),)
+                ),
+            ],
         )
         for kernel in KERNELS
     ],
