@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -157,6 +158,32 @@ def test_plugins_that_take_turns(
                 assert "main" in site.functions
     ids = [site.raw["id"] for site in report.sites]
     assert len(ids) == len(set(ids))  # the same code is one site, wherever it was loaded
+
+
+def test_lost_events_do_not_matter_after_the_next_look(compiled: Compiler) -> None:
+    """Plugins are loaded while leaktrace doesn't run, and their events don't fit into the buffer.
+    Those that are loaded later are named, although they are unloaded at once."""
+    lost_ones = [plugin(compiled, name, 64) for name in ("first", "second")]
+    later_ones = [plugin(compiled, name, 64) for name in ("third", "fourth")]
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        options = ("--event-buffer-size", str(64 << 10))
+        with Tracer("-p", str(target.pid), *ONE_REPORT, *options, OFTEN) as tracer:
+            tracer.await_armed()
+            tracer.process.send_signal(signal.SIGSTOP)
+            target.do(f"cycle 1000 {lost_ones[0]} {lost_ones[1]}")
+            tracer.process.send_signal(signal.SIGCONT)
+            before = next_look(tracer).losses
+            target.do(f"cycle 20 {later_ones[0]} {later_ones[1]}")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    assert before["region_events"] > 0
+    assert report.losses["region_events"] == before["region_events"]
+    assert report.under("third_inner") == Total(20 * 100, 20)
+    assert report.under("fourth_inner") == Total(20 * 1000, 20)
+    for name, path in zip(("third", "fourth"), later_ones, strict=True):
+        for site in report.sites_under(f"{name}_inner"):
+            assert site.frames[0].module == str(path)
 
 
 def test_a_plugin_written_over(compiled: Compiler, tmp_path: Path) -> None:

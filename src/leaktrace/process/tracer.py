@@ -502,7 +502,7 @@ class Tracer:
         children_s = None if self._watch is None else self._watch.due_s()
         if self._watch is not None and children_s is not None and children_s <= now:
             with contextlib.suppress(KeeperGoneError):  # told at the end
-                self._watch.free_children(self._target.children(), self._mappings())
+                self._watch.repair_children(self._target.children(), self._mappings())
 
     def _mappings(self) -> tuple[Mapping, ...]:
         """Those of now; none when the process has ended, or they can't be read."""

@@ -114,8 +114,8 @@ class DebugInformation:
         def ask(lookup: Lookup) -> None:
             hosts = self._context.servers.hosts()
             if hosts:
-                wanted = f"the debug file of {self._name} from {hosts}"
-                self._context.lookups.may_take_long(lookup, wanted)
+                awaited = f"the debug file of {self._name} from {hosts}"
+                self._context.lookups.may_take_long(lookup, awaited)
             try:
                 self._read(self._context.servers.fetch(build_id), lookup)
             except (DebuginfodError, ObjectFileError) as error:
@@ -149,8 +149,8 @@ class DebugInformation:
             return None, f"no debug information in {file.shown}"
         size_bytes = debug_bytes(file)
         if size_bytes > MANY_BYTES:
-            wanted = f"the debug information of {self._name} ({size_bytes >> 20:,} MB)"
-            self._context.lookups.may_take_long(lookup, wanted)
+            awaited = f"the debug information of {self._name} ({size_bytes >> 20:,} MB)"
+            self._context.lookups.may_take_long(lookup, awaited)
         problem = _missing_part(file)
         timeout_s = self._context.options.debug_timeout_s
         return read_line_table(file, timeout_s, self._context.lookups), problem

@@ -53,22 +53,22 @@ class Module:
         """
         if self._is_signal_trampoline(vaddr):
             return (self._frame(address, vaddr, SIGNAL_FRAME, 0, None),)
-        wanted = vaddr - 1 if is_return_address else vaddr
+        lookup_vaddr = vaddr - 1 if is_return_address else vaddr
         debug = self._debug_data()
-        lines = debug.lines.lookup(wanted) if debug and debug.lines else ()
+        lines = debug.lines.lookup(lookup_vaddr) if debug and debug.lines else ()
         physical = lines[-1] if lines else None
         table = debug.symbols if debug and debug.symbols else self._own_symbols()
-        symbol = table.lookup(wanted) if table else None
+        symbol = table.lookup(lookup_vaddr) if table else None
         function, offset, unknown = None, 0, None
         if symbol is None and is_return_address and not lines:
             # Not after a call: makecontext(3) and others put the address of a function on the stack
             # for another function to return to.
             planted = table.lookup(vaddr) if table else None
             if planted and planted.offset == 0:
-                symbol, wanted = planted, vaddr
+                symbol, lookup_vaddr = planted, vaddr
         if symbol:
             function = demangle(symbol.name)
-            offset = symbol.offset + (vaddr - wanted)
+            offset = symbol.offset + (vaddr - lookup_vaddr)
         elif physical and physical.function and physical.source:
             function = demangle(physical.function)
             offset = vaddr - physical.start if physical.start is not None else 0

@@ -213,17 +213,17 @@ class ProcessSymbolizer:
     def _symbolize(
         self, address: int, is_return_address: bool, view: CodeView
     ) -> tuple[Frame, ...]:
-        wanted = address - 1 if is_return_address else address
-        region = view.region_at(wanted)
+        lookup_address = address - 1 if is_return_address else address
+        region = view.region_at(lookup_address)
         if region is None and view is self.views.now:
-            region = self._region_after_refresh(wanted)
+            region = self._region_after_refresh(lookup_address)
         if region is None and view is not self.views.now:
             doubt = "which library was here is unknown: too many were loaded and unloaded"
             return (Frame(address, unknown=doubt if view.is_forgotten else "not mapped then"),)
         if region is None:
-            return (self._frame_outside(address, wanted),)
+            return (self._frame_outside(address, lookup_address),)
         if region.module is None:
-            return (self._frame_without_module(address, wanted, region),)
+            return (self._frame_without_module(address, lookup_address, region),)
         offset = address - region.mapping.start + region.mapping.offset
         # The return address after a call that ends a segment is outside of it.
         vaddr = region.module.elf.offset_to_vaddr(offset - int(is_return_address))
@@ -251,22 +251,26 @@ class ProcessSymbolizer:
             self._next_refresh_s = time.monotonic() + _PAUSE_FACTOR * took_s
         return region
 
-    def _frame_outside(self, address: int, wanted: int) -> Frame:
-        at = bisect_right(self._mappings, wanted, key=lambda mapping: mapping.start) - 1
-        if at >= 0 and wanted < self._mappings[at].end and not self._mappings[at].is_executable:
+    def _frame_outside(self, address: int, lookup_address: int) -> Frame:
+        at = bisect_right(self._mappings, lookup_address, key=lambda mapping: mapping.start) - 1
+        if (
+            at >= 0
+            and lookup_address < self._mappings[at].end
+            and not self._mappings[at].is_executable
+        ):
             name = printable(self._mappings[at].path) or None
             return Frame(address, module=name, unknown="not executable memory")
         ended = "not mapped when last read: the process has ended"
         return Frame(address, unknown=ended if self._has_ended else "not mapped")
 
-    def _frame_without_module(self, address: int, wanted: int, region: Region) -> Frame:
+    def _frame_without_module(self, address: int, lookup_address: int, region: Region) -> Frame:
         """A frame in memory without an object file, such as compiled just in time."""
         module = printable(region.mapping.path) or None
         problem = region.problem
         if self._perf_map and not region.mapping.is_file:
-            match = self._perf_map.lookup(wanted)
+            match = self._perf_map.lookup(lookup_address)
             if match:
-                offset = match.offset + (address - wanted)
+                offset = match.offset + (address - lookup_address)
                 return Frame(address, demangle(match.name), offset, module)
             problem = f"{problem}; {self._perf_map.problem}"
         return Frame(address, module=module, unknown=problem)

@@ -255,13 +255,13 @@ class CodeViews:
         if base.agrees_with(regions):
             base.add(regions)
             return base
-        wanted = CodeView(len(self._views), base.regions)
-        wanted.add(regions)
+        changed = CodeView(len(self._views), base.regions)
+        changed.add(regions)
         for view in self._views:
-            if not view.is_forgotten and view.agrees_with(wanted.regions):
-                view.add(wanted.regions)
+            if not view.is_forgotten and view.agrees_with(changed.regions):
+                view.add(changed.regions)
                 return view
         if len(self._views) >= _MAX_VIEWS:
             self._views[len(self._views) - _MAX_VIEWS].forget()
-        self._views.append(wanted)
-        return wanted
+        self._views.append(changed)
+        return changed

@@ -61,5 +61,5 @@ class TargetRoot:
 
     def same_as(self, path: str) -> bool:
         """Whether a path leads to this directory."""
-        ours, other = os.fstat(self.descriptor), os.stat(path)  # noqa: PTH116 - beside fstat
+        ours, other = os.fstat(self.descriptor), os.stat(path)  # noqa: PTH116 - next to fstat
         return (ours.st_dev, ours.st_ino) == (other.st_dev, other.st_ino)

@@ -84,9 +84,9 @@ def _frozen_by_v2(path: str) -> Path | None:
     if folder is None:
         return None
     asked = next(
-        (one for one in (folder, *folder.parents) if _is(one / "cgroup.freeze", "1")), None
+        (one for one in (folder, *folder.parents) if _has_line(one / "cgroup.freeze", "1")), None
     )
-    if asked is None and not _is(folder / "cgroup.events", "frozen 1"):
+    if asked is None and not _has_line(folder / "cgroup.events", "frozen 1"):
         return None
     return asked or folder
 
@@ -94,14 +94,14 @@ def _frozen_by_v2(path: str) -> Path | None:
 def _frozen_by_v1(path: str) -> Path | None:
     folder = _folder("cgroup", "freezer", path)
     states = ("FROZEN", "FREEZING")
-    frozen = folder and any(_is(folder / "freezer.state", state) for state in states)
+    frozen = folder and any(_has_line(folder / "freezer.state", state) for state in states)
     return folder if frozen else None
 
 
-def _is(file: Path, wanted: str) -> bool:
+def _has_line(file: Path, line: str) -> bool:
     """Whether a cgroup's file has this line. The root cgroup lacks these files."""
     with contextlib.suppress(OSError):
-        return wanted in file.read_text().splitlines()
+        return line in file.read_text().splitlines()
     return False
 
 

@@ -55,7 +55,7 @@ def remove_leftovers(
     plans: Sequence[ObjectPlan],
     mappings: Sequence[Mapping],
     keeper: Keeper,
-    way: UprobeLinks,
+    links: UprobeLinks,
     *,
     verbose: bool,
 ) -> None:
@@ -85,7 +85,7 @@ def remove_leftovers(
                 f"because process {debugger} debugs it"
             )
             continue
-        repair_breakpoints(keeper, pid, plan.attach_path, found.offsets, way)
+        repair_breakpoints(keeper, pid, plan.attach_path, found.offsets, links)
         left = set(_breakpoints(pid, plan, mappings).offsets).intersection(found.offsets)
         removed = len(found.offsets) - len(left)
         if removed:

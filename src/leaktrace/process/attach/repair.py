@@ -20,15 +20,15 @@ from leaktrace.process.attach.keeper import Keeper
 
 
 def repair_breakpoints(
-    keeper: Keeper, pid: int, path: str, offsets: Sequence[int], way: UprobeLinks
+    keeper: Keeper, pid: int, path: str, offsets: Sequence[int], links: UprobeLinks
 ) -> None:
     """Attach empty probes at offsets of a file, for one process, and remove them.
 
-    `way` is how the kernel attaches probes. Raises KeeperGoneError.
+    `links` is how the kernel attaches probes. Raises KeeperGoneError.
     """
-    together = way is UprobeLinks.TOGETHER
+    together = links is UprobeLinks.TOGETHER
     try:
-        program = syscalls.load_empty_program(way.attach_type)
+        program = syscalls.load_empty_program(links.attach_type)
     except OSError:
         return  # descriptors or memory are exhausted: callers see that nothing has changed
 

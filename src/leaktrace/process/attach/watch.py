@@ -52,10 +52,10 @@ class _Watched:
 class ProbeWatch:
     """The probes of one process, on x86-64 (elsewhere nothing is watched)."""
 
-    def __init__(self, pid: int, keeper: Keeper, way: UprobeLinks) -> None:
+    def __init__(self, pid: int, keeper: Keeper, links: UprobeLinks) -> None:
         self._pid = pid
         self._keeper = keeper
-        self._way = way
+        self._links = links
         self._objects: list[_Watched] = []
         self._due_s: float | None = None
         self._checked_s = float("-inf")
@@ -72,16 +72,16 @@ class ProbeWatch:
     # --- children ---------------------------------------------------------------------------
 
     def forked(self) -> None:
-        """The process has a new thread or child: make `free_children` due soon."""
-        if self._due_s is None and self._way is UprobeLinks.TOGETHER:
+        """The process has a new thread or child: make `repair_children` due soon."""
+        if self._due_s is None and self._links is UprobeLinks.TOGETHER:
             soonest_s = time.monotonic() + _AFTER_FORK_S
             self._due_s = max(soonest_s, self._checked_s + _BETWEEN_FORK_CHECKS_S)
 
     def due_s(self) -> float | None:
-        """When `free_children` is due, on the clock of time.monotonic(); None if it isn't."""
+        """When `repair_children` is due, on the clock of time.monotonic(); None if it isn't."""
         return self._due_s
 
-    def free_children(self, children: Sequence[int], mappings: Sequence[MemoryMapping]) -> None:
+    def repair_children(self, children: Sequence[int], mappings: Sequence[MemoryMapping]) -> None:
         """Remove our breakpoints from children that were forked with them. (The kernel removes
         those of perf events on its own.) Raises KeeperGoneError."""
         self._due_s = None
@@ -177,7 +177,7 @@ class ProbeWatch:
                 offset for offset in offsets if not is_patched(memory, one.descriptor, code, offset)
             ]
         if places:
-            repair_breakpoints(self._keeper, self._pid, one.open_path, places, self._way)
+            repair_breakpoints(self._keeper, self._pid, one.open_path, places, self._links)
         return len(places)
 
     def close(self) -> None:
