@@ -15,11 +15,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from leaktrace.bpf.compiler_child import find_bcc
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, not_permitted
+from leaktrace.own.children import child_environment
 from leaktrace.own.shortages import advice_about_memory
 
 
@@ -41,7 +41,7 @@ class CompilerChild:
                 stdout=self._messages,
                 stderr=self._messages,
                 pass_fds=(theirs.fileno(),),
-                env=_child_environment(),
+                env=child_environment(),
             )
 
     @classmethod
@@ -120,13 +120,6 @@ class CompilerChild:
             f"the BPF program does not compile: {compiler_line(output) or detail}",
             "please report this with the output of `leaktrace doctor`",
         )
-
-
-def _child_environment() -> dict[str, str]:
-    """The child must find this very package, however leaktrace was started."""
-    parent = str(Path(__file__).resolve().parents[2])
-    known = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{parent}{os.pathsep}{known}" if known else parent}
 
 
 def _receive(connection: socket.socket) -> bytes:

@@ -9,7 +9,8 @@ import os
 import struct
 from collections.abc import Callable
 
-from leaktrace.bpf.syscalls import errno_of, has_ring_buffer, libbpf
+from leaktrace.bpf.support import has_ring_buffer
+from leaktrace.bpf.syscalls import errno_of, libbpf
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, reason
 from leaktrace.options import EventBuffer
 from leaktrace.own.interrupts import held_back

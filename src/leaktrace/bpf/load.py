@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from leaktrace.abi import process as abi
+from leaktrace.abi import common as abi
 from leaktrace.bpf import syscalls
 from leaktrace.bpf.image import LOAD_64_BITS, PSEUDO_MAP_FD, Image
 from leaktrace.bpf.maps import Map

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from leaktrace import __version__
-from leaktrace.bpf.build import compiler_started_early, source_text
+from leaktrace.bpf.build import compiler_started_early
+from leaktrace.bpf.sources import source_text
 from leaktrace.cli.errors import guarded
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.one_target import Seconds, one_command, one_process, only_one, refuse_more_words

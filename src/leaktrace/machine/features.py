@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support, syscalls
 from leaktrace.bpf.compiler_child import find_bcc
 from leaktrace.errors import EnvironmentUnfitError, reason
 from leaktrace.machine import privileges
@@ -263,13 +263,13 @@ _TRIALS = (
     ),
     _Trial(
         "attach cookies",
-        syscalls.has_attach_cookie,
+        support.has_attach_cookie,
         "calls are followed by points within functions: no return address is touched",
         "calls are followed by return probes, which some targets don't survive",
     ),
     _Trial(
         "BPF ring buffer",
-        syscalls.has_ring_buffer,
+        support.has_ring_buffer,
         "events arrive in order",
         "perf buffers: events of different CPUs may change places",
     ),
@@ -287,7 +287,7 @@ _TRIALS = (
     ),
     _Trial(
         "on-demand map memory",
-        syscalls.allocates_map_memory_on_demand,
+        support.allocates_map_memory_on_demand,
         "maps take memory as they fill",
         "maps take all their memory at the start: see --max-allocs",
     ),

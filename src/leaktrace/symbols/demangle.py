@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 
+from leaktrace.own.children import child_environment
 from leaktrace.printable import printable
 
 try:
@@ -195,11 +196,6 @@ class _IsolatedDemangler:
                     break
                 line += piece
         return line
-
-
-def child_environment() -> dict[str, str]:
-    """The environment in which a child of ours imports what we import."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 _isolated = _IsolatedDemangler()

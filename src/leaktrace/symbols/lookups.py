@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from leaktrace.own.children import child_environment
 from leaktrace.own.interrupts import held_back
-from leaktrace.symbols.demangle import child_environment
 
 _QUICK_S = 3.0  # what should be there at once is waited for
 _QUICK_AFTER_SIGNAL_S = 1.0

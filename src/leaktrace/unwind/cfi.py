@@ -14,17 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from leaktrace.abi.process import (
+    SIGNAL_RBP_OFFSET,
+    SIGNAL_RIP_OFFSET,
+    SIGNAL_RSP_OFFSET,
+    Rule,
+    SavedRbp,
+)
 from leaktrace.unwind.rows import (
     CFA_OFFSET_MAX,
     CFA_OFFSET_MIN,
     CFA_OFFSET_UNIT,
     SAVED_RBP_MAX,
-    SIGNAL_RBP_OFFSET,
-    SIGNAL_RIP_OFFSET,
-    SIGNAL_RSP_OFFSET,
     NoRule,
-    Rule,
-    SavedRbp,
     pack_rule,
 )
 

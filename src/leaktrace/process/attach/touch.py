@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from leaktrace.bpf import syscalls
+from leaktrace.bpf import support
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.process.attach.keeper import Keeper
 
@@ -25,7 +25,7 @@ def touch(keeper: Keeper, pid: int, path: str, offsets: Sequence[int], way: Upro
     """
     together = way is UprobeLinks.TOGETHER
     try:
-        program = syscalls.load_empty_program(way.attach_type)
+        program = support.load_empty_program(way.attach_type)
     except OSError:
         return  # no descriptor or no memory is left: the callers see that nothing has changed
 

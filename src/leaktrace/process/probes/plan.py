@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from leaktrace.abi.process import Action, Function
-from leaktrace.bpf import syscalls
+from leaktrace.bpf import support
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject, FunctionSymbol
 from leaktrace.elf.symbols import find_functions
@@ -50,7 +50,7 @@ class Way(Enum):
 
 def best_way() -> Way:
     """What this machine can: points take cookies, and an instruction set that is understood."""
-    can = syscalls.has_attach_cookie() and os.uname().machine == "x86_64"
+    can = support.has_attach_cookie() and os.uname().machine == "x86_64"
     return Way.POINTS if can else Way.SAFE_RETURNS
 
 
