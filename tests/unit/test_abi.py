@@ -6,9 +6,11 @@ The names are found by reading the headers, so a new one without a counterpart f
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import leaktrace
 from leaktrace.abi import common, kernel, process
-from leaktrace.bpf.sources import source_directory
-from leaktrace.options import Filters, Options, ProcessTarget
-from leaktrace.process.program import knobs_from_options
+from leaktrace.bpf.sources import source_directory, source_text
+from leaktrace.kernel.program import KERNEL_FRAGMENTS
+from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS
 
 MODULES = {"shared": common, "process": process, "kernel": kernel}
 
@@ -64,6 +67,8 @@ COUNTS: dict[str, dict[str, int]] = {
 # Numbers that Python computes from others.
 COMPUTED = {"LOSS_COUNTERS", "KERNEL_LOSS_KINDS"}
 
+_KNOB = re.compile(r"[A-Z][A-Z0-9_]{3,}")
+
 # Structs in maps that only the kernel side reads and writes, and why user space needs no type.
 KERNEL_SIDE_ONLY = {
     "call": "copies of open calls, for coroutines",
@@ -89,7 +94,7 @@ class Header:
 
     @classmethod
     def parse(cls, text: str) -> Header:
-        code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+        code = without_comments(text)
         return cls(
             structs={
                 name: re.findall(r"(\w+)(?:\[\w+\])?;", body)
@@ -101,6 +106,10 @@ class Header:
             },
             constants=re.findall(r"^#define (\w+) +\S", code, re.M),
         )
+
+
+def without_comments(code: str) -> str:
+    return re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
 
 
 def read(folder: str) -> str:
@@ -168,7 +177,7 @@ def test_the_headers_are_understood() -> None:
         assert len(header.enums) == len(re.findall(r"\benum \w+ \{", text)) > 0
         guard = 1
         assert len(header.constants) + guard == text.count("#define ")
-        assert "union" not in re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", text, flags=re.S))
+        assert "union" not in without_comments(text)
 
 
 @pytest.mark.parametrize("folder", MODULES)
@@ -246,11 +255,25 @@ def test_structs_in_maps_are_shared_or_listed() -> None:
     assert in_maps - shared == set(KERNEL_SIDE_ONLY)
 
 
-def test_knobs_exist_in_the_program() -> None:
-    """The compiler ignores a -D that no source file reads."""
-    filters = Filters(min_size_bytes=1, max_size_bytes=2)
-    given = knobs_from_options(Options(ProcessTarget(1), filters=filters))
-    config = "".join(
-        (source_directory() / folder / "config.h").read_text() for folder in ("shared", "process")
-    )
-    assert set(given) <= set(re.findall(r"#define (\w+)", config))
+@pytest.mark.parametrize(
+    ("folder", "fragments"),
+    [("process", {*FRAGMENTS, *FAULT_FRAGMENTS}), ("kernel", set(KERNEL_FRAGMENTS))],
+)
+def test_knobs_exist_in_the_program(folder: str, fragments: set[str]) -> None:
+    """The compiler silently ignores a -D that no source reads."""
+    given = set()
+    for path in sorted((Path(leaktrace.__file__).parent / folder).rglob("*.py")):
+        given |= {name for name in string_keys(path.read_text()) if _KNOB.fullmatch(name)}
+    assert {"TRACE", "SAMPLE_RATE"} <= given
+    source = without_comments(source_text(sorted(fragments)))
+    assert given <= set(re.findall(r"\w+", source))
+
+
+def string_keys(code: str) -> Iterator[str]:
+    """Strings that are keys of a dictionary display or indices in a module's code."""
+    for node in ast.walk(ast.parse(code)):
+        keys = node.keys if isinstance(node, ast.Dict) else []
+        keys = [node.slice] if isinstance(node, ast.Subscript) else keys
+        for key in keys:
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                yield key.value
