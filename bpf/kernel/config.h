@@ -1,14 +1,18 @@
-/* Every knob of the kernel mode, with its default. */
+/* The knobs of the kernel mode, with their defaults. See also shared/config.h. What user space
+ * knows about the running kernel comes as knobs, too; those that say where a tracepoint has its
+ * arguments are explained in tracepoints.bpf.c and have no default. */
 
 /* 1: only what one process allocates in its own context, `task_tgid` of the settings. */
 #ifndef ONE_TASK
 #define ONE_TASK 0
 #endif
-/* Which enum context are recorded, a bit each. */
+
+/* Which contexts are recorded: a bit for each value of enum context. */
 #ifndef CONTEXTS
 #define CONTEXTS 7
 #endif
-/* 1: only caches named in the map `wanted_caches`, and kmalloc sizes in `wanted_sizes`. */
+
+/* 1: only the caches in the map `wanted_caches`, and the kmalloc sizes in `wanted_sizes`. */
 #ifndef CACHES_FILTERED
 #define CACHES_FILTERED 0
 #endif
@@ -24,8 +28,8 @@
 #define CACHE_SIZE_OFFSET -1
 #endif
 
-/* Code at which a stack ends: interrupts entered on top of somebody else's stack, system calls and
- * threads at their own. An empty range where the kernel hides its addresses. */
+/* Code at which a stack ends: the entries of interrupts, which run on top of any other stack, and
+ * those of system calls and threads. An empty range if the kernel hides its addresses. */
 #ifndef SOFTIRQ_START
 #define SOFTIRQ_START 1ULL
 #define SOFTIRQ_END 1ULL
@@ -42,7 +46,8 @@
 #define FORK_START 1ULL
 #define FORK_END 1ULL
 #endif
-/* What bpf_get_stack returns at most: sysctl kernel.perf_event_max_stack. */
+
+/* How many frames bpf_get_stack returns at most: sysctl kernel.perf_event_max_stack. */
 #ifndef STACK_LIMIT
 #define STACK_LIMIT MAX_FRAMES
 #endif
@@ -53,6 +58,8 @@
 #ifndef POSSIBLE_CPUS
 #define POSSIBLE_CPUS 1
 #endif
-#ifndef MAX_CALLS
-#define MAX_CALLS 16384
+
+/* 1: the programs for kprobes instead of tracepoints are compiled, too. */
+#ifndef WITH_KPROBES
+#define WITH_KPROBES 0
 #endif

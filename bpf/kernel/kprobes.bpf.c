@@ -1,8 +1,27 @@
-#ifdef WITH_KPROBES
+/* Kprobes, for kernels without these tracepoints. The size is known at a function's entry, the
+ * address at its return. A call is remembered under its stack pointer, which no other call under
+ * way can share, whether it is a task's, an idle loop's or an interrupt's. */
 
-/* The stack is read now: at the return of a probed function, kernels before 5.15 see no further
- * than the trampoline that return probes go through. */
-static __always_inline void begin(struct pt_regs *ctx, struct request *request) {
+#if WITH_KPROBES
+
+/* Stack pointer -> call under way. A call whose return was missed stays until its stack pointer is
+ * used again. Full: the oldest are dropped. */
+#define MAX_CALLS 16384
+struct kernel_call {
+    u64 start_ns;
+    u64 entry; /* of the function called */
+    u64 size;
+    u64 requested;
+    u64 stack_id;
+    u16 section;
+    u16 function;
+    u32 unused;
+};
+BPF_F_TABLE("lru_hash", u64, struct kernel_call, calls, MAX_CALLS, 0);
+
+/* The stack is read at the entry: at the return of a probed function, the stack of kernels before
+ * 5.15 ends at the return probes' trampoline. */
+static __always_inline void begin_call(struct pt_regs *ctx, struct request *request) {
     u64 sp = PT_REGS_SP(ctx);
     struct kernel_call call = {.start_ns = bpf_ktime_get_ns(),
                                .entry = PT_REGS_IP(ctx),
@@ -11,7 +30,7 @@ static __always_inline void begin(struct pt_regs *ctx, struct request *request) 
                                .section = request->section,
                                .function = request->function};
 
-    if (filtered_out(request))
+    if (is_filtered_out(request))
         return;
     struct scratch *scratch = enter_scratch();
     if (!scratch)
@@ -20,15 +39,15 @@ static __always_inline void begin(struct pt_regs *ctx, struct request *request) 
     leave_scratch();
     if (!wanted || !calls.insert(&sp, &call))
         return;
-    /* Either a tail call, which returns together with its caller, or a call whose return was not
-     * seen: no function calls itself at its own stack pointer. */
+    /* Either this is a tail call, which returns together with its caller, or the return of the
+     * earlier call was not seen: no function calls itself at its own stack pointer. */
     struct kernel_call *before = calls.lookup(&sp);
     if (before && before->entry == call.entry)
         lose(LOSS_MISSED_RETURNS, 1);
     calls.update(&sp, &call);
 }
 
-/* What kmalloc takes for a size: kmalloc-96 and -192 lie between the powers of two
+/* The memory that kmalloc uses for a size: a power of two, or kmalloc-96 or -192
  * (mm/slab_common.c: kmalloc_info). */
 static __always_inline u64 kmalloc_footprint(u64 size) {
     u64 power = size > LARGEST_SLAB_CLASS ? PAGE_BYTES : 8;
@@ -52,7 +71,7 @@ static __always_inline void begin_kmalloc(struct pt_regs *ctx, u64 size) {
                               .section = SECTION_SLAB,
                               .function = KERNEL_KMALLOC,
                               .is_kmalloc = 1};
-    begin(ctx, &request);
+    begin_call(ctx, &request);
 }
 
 int enter_kmalloc(struct pt_regs *ctx) {
@@ -73,12 +92,12 @@ int enter_kmalloc_fourth(struct pt_regs *ctx) {
 #if CACHE_SIZE_OFFSET >= 0
 int enter_cache(struct pt_regs *ctx) {
     u64 cache = PT_REGS_PARM1(ctx);
-    struct request request = {.size = read_half(cache + CACHE_SIZE_OFFSET),
-                              .requested = read_half(cache + CACHE_OBJECT_SIZE_OFFSET),
+    struct request request = {.size = read_u32(cache + CACHE_SIZE_OFFSET),
+                              .requested = read_u32(cache + CACHE_OBJECT_SIZE_OFFSET),
                               .cache = cache,
                               .section = SECTION_SLAB,
                               .function = KERNEL_KMEM_CACHE_ALLOC};
-    begin(ctx, &request);
+    begin_call(ctx, &request);
     return 0;
 }
 #endif
@@ -89,7 +108,7 @@ int enter_percpu(struct pt_regs *ctx) {
                               .requested = size,
                               .section = SECTION_PERCPU,
                               .function = KERNEL_PERCPU_ALLOC};
-    begin(ctx, &request);
+    begin_call(ctx, &request);
     return 0;
 }
 
@@ -98,7 +117,7 @@ int enter_vmalloc(struct pt_regs *ctx) {
                               .requested = PT_REGS_PARM1(ctx),
                               .section = SECTION_VMALLOC,
                               .function = KERNEL_VMALLOC};
-    begin(ctx, &request);
+    begin_call(ctx, &request);
     return 0;
 }
 
@@ -106,7 +125,7 @@ int return_from(struct pt_regs *ctx) {
     u64 sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
     struct kernel_call *found = calls.lookup(&sp);
 
-    /* Nothing: left out, under way when tracing began, or the second return of a tail call. */
+    /* None: filtered out, under way when tracing began, or the second return of a tail call. */
     if (!found)
         return 0;
     struct kernel_call call = *found;
@@ -142,7 +161,7 @@ int free_vmalloc(struct pt_regs *ctx) {
 }
 
 /* kvfree_call_rcu (head, pointer), and before "rcu: Refactor kvfree_call_rcu()" (Linux 6.2)
- * (head, offset of the head in the block), or (NULL, pointer). The block is as good as freed. */
+ * (head, offset of the head in the block), or (NULL, pointer). The block counts as freed. */
 int free_by_rcu(struct pt_regs *ctx) {
     u64 head = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx);
 
@@ -150,10 +169,8 @@ int free_by_rcu(struct pt_regs *ctx) {
     return 0;
 }
 
-#define MAX_BULK 64
-
-/* One block of a batch. All state lies in memory, so that each looks to the verifier like the one
- * before it. */
+/* One block of a batch. All state is in memory, so that all iterations look alike to the verifier.
+ */
 static __always_inline void release_next(void *ctx, struct scratch *scratch) {
     u64 key = key_of(SECTION_SLAB, scratch->batch[scratch->count & (MAX_BULK - 1)]);
     struct kernel_allocation *recorded = allocations.lookup(&key);
@@ -163,15 +180,15 @@ static __always_inline void release_next(void *ctx, struct scratch *scratch) {
         scratch->freed = *recorded;
         if (!allocations.delete(&key)) {
             count_freed(&scratch->freed, 0);
-            trace(ctx, EVENT_RELEASE, KERNEL_FREE_BULK, key | 0xFULL << 60, scratch->freed.size,
-                  scratch->freed.stack_id);
+            trace(ctx, EVENT_RELEASE, KERNEL_FREE_BULK, key | 0xFULL << SECTION_SHIFT,
+                  scratch->freed.size, scratch->freed.stack_id);
         }
     }
     asm volatile("" ::: "memory");
 }
 
-/* kmem_cache_free_bulk (cache, count, pointers). Without a cache it is kfree_bulk, in which
- * kfree_rcu ends: its blocks are many, and released already. */
+/* kmem_cache_free_bulk (cache, count, pointers). Without a cache it is kfree_bulk, which kfree_rcu
+ * ends in: its blocks may be many, and are counted as freed already. */
 int free_in_bulk(struct pt_regs *ctx) {
     u64 count = PT_REGS_PARM2(ctx);
     struct scratch *scratch = enter_scratch();

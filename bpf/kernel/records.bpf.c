@@ -1,6 +1,10 @@
-/* Kernel addresses have their upper bits set, all alike: four of them tell the section instead. */
+/* What is outstanding: one record per block, and the totals of each site. */
+
+#define SECTION_BITS (64 - SECTION_SHIFT)
+
+/* All kernel addresses have the same upper bits: four of them hold the section instead. */
 static __always_inline u64 key_of(u16 section, u64 address) {
-    return address << 4 >> 4 | (u64)section << 60;
+    return address << SECTION_BITS >> SECTION_BITS | (u64)section << SECTION_SHIFT;
 }
 
 static __always_inline void count_freed(struct kernel_allocation *allocation, u64 unseen) {
@@ -16,23 +20,18 @@ static __always_inline void count_freed(struct kernel_allocation *allocation, u6
         __sync_fetch_and_add(&site->unseen_frees, 1);
 }
 
+/* Remove a block's record. Returns whether there was one. */
 static __always_inline int take(u64 key, struct kernel_allocation *allocation) {
-    struct kernel_allocation *recorded = allocations.lookup(&key);
+    long error = remove_record(key, allocation);
 
-    if (!recorded)
-        return 0;
-    *allocation = *recorded;
-    long error = allocations.delete(&key);
-    if (!error)
-        return 1;
-    if (error != -2) /* ENOENT: another CPU was first */
+    if (error && error != -ENOENT)
         lose(LOSS_RELEASES, 1);
-    return 0;
+    return error == 0;
 }
 
-/* A function nested in the one that returns now has recorded the same block: the outermost counts.
- */
-static __always_inline void uncount(struct kernel_allocation *allocation) {
+/* A function nested in the one that returns now has recorded the same block. Only the outermost one
+ * counts. */
+static __always_inline void uncount_allocated(struct kernel_allocation *allocation) {
     u64 stack_id = allocation->stack_id;
     struct kernel_site *site = sites.lookup(&stack_id);
 
@@ -43,15 +42,16 @@ static __always_inline void uncount(struct kernel_allocation *allocation) {
     __sync_fetch_and_add(&site->allocated_count, -1);
 }
 
-/* `since`: when the call began, where nested functions may have recorded the block; otherwise ~0 */
+/* Store a block's record. `since`: when the call began, if functions nested in it may have recorded
+ * the same block; otherwise ~0. Returns whether there was room. */
 static __always_inline int put(u64 key, struct kernel_allocation *allocation, u64 since) {
     long error = allocations.insert(&key, allocation);
 
-    if (error == -17) { /* EEXIST */
+    if (error == -EEXIST) {
         struct kernel_allocation before = {};
         if (take(key, &before)) {
             if (before.time_ns >= since) {
-                uncount(&before);
+                uncount_allocated(&before);
             } else {
                 count_freed(&before, 1);
                 lose(LOSS_UNSEEN_FREES, 1);
@@ -59,16 +59,15 @@ static __always_inline int put(u64 key, struct kernel_allocation *allocation, u6
         }
         error = allocations.update(&key, allocation);
     }
-    if (error) {
-        lose(LOSS_ALLOCATIONS, 1);
-        lose(LOSS_ALLOCATION_BYTES, allocation->size);
-    }
-    return error == 0;
+    return is_stored(error, allocation->size);
 }
 
+/* --- sites ----------------------------------------------------------------------------------- */
+
+/* An allocation that a probe sees. */
 struct request {
     u64 address;
-    u64 size; /* the footprint */
+    u64 size; /* the memory used */
     u64 requested;
     u64 cache;     /* struct kmem_cache *, or 0 */
     u64 call_site; /* the return address in the allocator's caller, or 0 */
@@ -77,16 +76,13 @@ struct request {
     u16 is_kmalloc;
 };
 
-/* Store the stack, and begin its site's counters, unless that was done before. */
-static __always_inline void know_site(struct scratch *scratch, u64 stack_id,
-                                      struct request *request) {
+/* Store the stack and make its site, unless that was done before. */
+static __always_inline void ensure_site(struct scratch *scratch, u64 stack_id,
+                                        struct request *request) {
     if (sites.lookup(&stack_id))
         return;
-    if (stack_id) {
-        long error = stacks.insert(&stack_id, &scratch->stack);
-        if (error && error != -17) /* EEXIST: another CPU was first */
-            lose(LOSS_STACKS, 1);
-    }
+    if (stack_id)
+        store_stack(stack_id, &scratch->stack);
     struct kernel_site *first = &scratch->site;
     first->end = scratch->stack.end;
     first->section = request->section;
@@ -116,7 +112,7 @@ static __always_inline void count_allocated(struct kernel_allocation *allocation
     __sync_fetch_and_add(&site->allocated_count, 1);
 }
 
-static __always_inline int filtered_out(struct request *request) {
+static __always_inline int is_filtered_out(struct request *request) {
 #if ONE_TASK
     u32 zero = 0;
     struct settings *set = settings.lookup(&zero);
@@ -154,7 +150,7 @@ static __always_inline int filtered_out(struct request *request) {
     return 0;
 }
 
-static __always_inline int context_unwanted(u16 context) {
+static __always_inline int is_unwanted_context(u16 context) {
     if (!(CONTEXTS >> context & 1))
         return 1;
     if (context != CONTEXT_PROCESS)
@@ -164,20 +160,20 @@ static __always_inline int context_unwanted(u16 context) {
     return set && set->own_tgid && bpf_get_current_pid_tgid() >> 32 == set->own_tgid;
 }
 
-/* The site of a request, from the stack of this moment. Returns 0 if it is to be left out. */
+/* Find the site of a request by the current stack. Returns 0 if it is not to be recorded. */
 static __always_inline int find_site(void *ctx, struct scratch *scratch, struct request *request,
                                      u64 *stack_id) {
     u64 class = request->size > LARGEST_SLAB_CLASS ? 0 : request->size;
     u64 seed = mix(1 + request->section, request->is_kmalloc ? class : request->cache);
 
     *stack_id = read_stack(ctx, scratch, request->call_site, seed);
-    if (context_unwanted(scratch->stack.context))
+    if (is_unwanted_context(scratch->stack.context))
         return 0;
-    know_site(scratch, *stack_id, request);
+    ensure_site(scratch, *stack_id, request);
     return 1;
 }
 
-/* `since`: see put */
+/* Record an allocation. `since`: see put. */
 static __always_inline void store(void *ctx, struct request *request, u64 stack_id, u64 since) {
     struct kernel_allocation allocation = {.size = request->size,
                                            .time_ns = bpf_ktime_get_ns(),
@@ -188,13 +184,15 @@ static __always_inline void store(void *ctx, struct request *request, u64 stack_
     trace(ctx, EVENT_ALLOCATE, request->function, request->address, request->size, stack_id);
 }
 
-/* NULL, ZERO_SIZE_PTR (16) and error pointers are no memory. */
+/* NULL, ZERO_SIZE_PTR (16) and error pointers are not memory. */
 static __always_inline int is_memory(u64 address) {
     return address > 16 && address < -4095ULL;
 }
 
+/* --- probes ---------------------------------------------------------------------------------- */
+
 static __always_inline void record(void *ctx, struct request *request) {
-    if (filtered_out(request))
+    if (is_filtered_out(request))
         return;
     struct scratch *scratch = enter_scratch();
     if (!scratch)
@@ -221,9 +219,9 @@ static __always_inline void release(void *ctx, u16 section, u16 function, u64 ad
         *older += 1;
 }
 
-static __always_inline u32 read_half(u64 address) {
-    u32 half = 0;
+static __always_inline u32 read_u32(u64 address) {
+    u32 value = 0;
 
-    bpf_probe_read_kernel(&half, sizeof(half), (void *)address);
-    return half;
+    bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
+    return value;
 }

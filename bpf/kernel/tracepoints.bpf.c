@@ -1,10 +1,13 @@
-/* X_ARGUMENT knobs are places in ctx->args. They differ between kernels, whose type information
- * tells them (kernel/probes/tracepoints.py).
+/* Raw tracepoints. They give size and address in one event, so nothing has to be remembered between
+ * an entry and a return.
  *
- * Since Linux 6.1 the kernel skips a program that is under way on the same CPU already ("bpf:
- * Prevent bpf program recursion for raw tracepoint probes"): what an interrupt frees in that
- * moment would look outstanding for ever. So each tracepoint has two programs, both attached. The
- * second one does nothing, unless it finds the first one interrupted. */
+ * X_ARGUMENT knobs are indices in ctx->args. They differ between kernels, and come from the type
+ * information of the running one (kernel/probes/tracepoints.py).
+ *
+ * Since Linux 6.1 the kernel skips a program that is already running on the same CPU ("bpf: Prevent
+ * bpf program recursion for raw tracepoint probes"): what an interrupt frees at that moment would
+ * look outstanding forever. So each tracepoint has two programs, both attached. The second one does
+ * nothing, unless it finds that the first one is interrupted. */
 
 enum event_source {
     SOURCE_kmalloc,
@@ -19,10 +22,10 @@ enum event_source {
     SOURCE_free_vmap_area_noflush,
     SOURCES,
 };
-BPF_PERCPU_ARRAY(under_way, u32, SOURCES);
+BPF_PERCPU_ARRAY(running, u32, SOURCES);
 
-static __always_inline void mark_under_way(u32 source, u32 value) {
-    u32 *mark = under_way.lookup(&source);
+static __always_inline void mark_running(u32 source, u32 value) {
+    u32 *mark = running.lookup(&source);
 
     asm volatile("" ::: "memory");
     if (mark)
@@ -30,22 +33,22 @@ static __always_inline void mark_under_way(u32 source, u32 value) {
     asm volatile("" ::: "memory");
 }
 
-static __always_inline int is_under_way(u32 source) {
-    u32 *mark = under_way.lookup(&source);
+static __always_inline int is_running(u32 source) {
+    u32 *mark = running.lookup(&source);
 
     return mark && *mark;
 }
 
-/* Before Linux 6.1 the first one nests in itself, and has to leave no mark for the second. */
+/* Before Linux 6.1 the first program nests in itself, and then leaves no mark for the second. */
 #define TWO_PROGRAMS(event)                                                                        \
     int at_##event(struct bpf_raw_tracepoint_args *ctx) {                                          \
-        mark_under_way(SOURCE_##event, 1);                                                         \
+        mark_running(SOURCE_##event, 1);                                                           \
         on_##event(ctx);                                                                           \
-        mark_under_way(SOURCE_##event, 0);                                                         \
+        mark_running(SOURCE_##event, 0);                                                           \
         return 0;                                                                                  \
     }                                                                                              \
     int again_##event(struct bpf_raw_tracepoint_args *ctx) {                                       \
-        if (is_under_way(SOURCE_##event)) {                                                        \
+        if (is_running(SOURCE_##event)) {                                                          \
             lose(LOSS_MADE_UP_FOR, 1);                                                             \
             on_##event(ctx);                                                                       \
         }                                                                                          \
@@ -88,8 +91,8 @@ static __always_inline void on_kmem_cache_alloc(struct bpf_raw_tracepoint_args *
     request.requested = ctx->args[KMEM_CACHE_ALLOC_BYTES_REQ];
     request.size = ctx->args[KMEM_CACHE_ALLOC_BYTES_ALLOC];
 #else
-    request.requested = read_half(request.cache + CACHE_OBJECT_SIZE_OFFSET);
-    request.size = read_half(request.cache + CACHE_SIZE_OFFSET);
+    request.requested = read_u32(request.cache + CACHE_OBJECT_SIZE_OFFSET);
+    request.size = read_u32(request.cache + CACHE_SIZE_OFFSET);
 #endif
     record(ctx, &request);
 }
@@ -102,8 +105,7 @@ TWO_PROGRAMS(kmem_cache_free)
 #endif
 
 #ifdef MM_PAGE_ALLOC_PTR
-/* A page is known by its struct page. Of pages that are split after their allocation the first one
- * stands for all. */
+/* A block of pages is identified by its first struct page, also if it is split later. */
 static __always_inline void on_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx) {
     u64 size = PAGE_BYTES << (ctx->args[MM_PAGE_ALLOC_ORDER] & 31);
     struct request request = {.address = ctx->args[MM_PAGE_ALLOC_PTR],
@@ -148,7 +150,7 @@ TWO_PROGRAMS(percpu_free_percpu)
 #endif
 
 #ifdef ALLOC_VMAP_AREA_PTR
-/* Address ranges: those of vmalloc, with its guard page, and those of vmap and ioremap. */
+/* Address ranges of vmalloc (with its guard page), vmap and ioremap. */
 static __always_inline void on_alloc_vmap_area(struct bpf_raw_tracepoint_args *ctx) {
     struct request request = {.address = ctx->args[ALLOC_VMAP_AREA_PTR],
                               .size = ctx->args[ALLOC_VMAP_AREA_BYTES_ALLOC],

@@ -1,8 +1,10 @@
+/* The stack of an allocation. */
+
 #define WITHIN(pc, start, end) ((u64)(pc) - (start) < (end) - (start))
 
-/* Read the stack, and find its end and its context. An interrupt's stack ends where the interrupt
- * was entered: whom it interrupted has nothing to do with what it allocates. The loop's state lies
- * in memory, so that all iterations look alike to the verifier. Returns the stack's id, 0: none. */
+/* Read the stack, and find its end and its context. An interrupt's stack ends at the interrupt's
+ * entry, because the interrupted code has nothing to do with its allocations. The loop's state is
+ * in memory, so that all iterations look alike to the verifier. Returns the stack's id; 0: none. */
 static __always_inline u64 read_stack(void *ctx, struct scratch *scratch, u64 call_site, u64 seed) {
     struct kernel_stack *stack = &scratch->stack;
     long bytes = bpf_get_stack(ctx, stack->pc, MAX_FRAMES * 8, 0);
@@ -24,7 +26,7 @@ static __always_inline u64 read_stack(void *ctx, struct scratch *scratch, u64 ca
     for (int i = 0; i < MAX_FRAMES; i++) {
         if (i >= scratch->count)
             break;
-        u64 pc = stack->pc[i & 127];
+        u64 pc = stack->pc[i & (STACK_PLACES - 1)];
         if (i < 16 && pc == scratch->call_site && !stack->skipped) {
             stack->skipped = i;
             scratch->hash = seed;
@@ -41,7 +43,7 @@ static __always_inline u64 read_stack(void *ctx, struct scratch *scratch, u64 ca
         }
         asm volatile("" ::: "memory");
     }
-    u64 last = stack->pc[(stack->frame_count - 1) & 127];
+    u64 last = stack->pc[(stack->frame_count - 1) & (STACK_PLACES - 1)];
     if (stack->context != CONTEXT_PROCESS || WITHIN(last, ENTRY_START, ENTRY_END) ||
         WITHIN(last, FORK_START, FORK_END))
         stack->end = END_COMPLETE;

@@ -1,17 +1,16 @@
-/* The calls that are open, one to a thread.
+/* Open calls, one per thread.
  *
- * The outermost call wins. While a thread is inside an allocation function,
- * whatever probed function the allocator calls itself is recognised by its
- * lower stack pointer and left alone; only the outermost end records. An open
- * call whose stack pointer lies below that of a new one was left by longjmp or
- * an exception: it is discarded and counted. One on another stack is that of a
- * coroutine, and put aside. */
+ * Only the outermost call counts. While a thread is in an allocation function, a probed function
+ * that the allocator calls itself has a lower stack pointer and is ignored; only the outermost
+ * call's end is recorded. An open call whose stack pointer is below that of a new one was left by
+ * longjmp or an exception: it is dropped and counted. An open call on another stack belongs to a
+ * coroutine and is suspended. */
 
 #if SAMPLE_BYTES
 /* Bytes until the next sample: exponentially distributed with mean SAMPLE_BYTES, by its quantiles
- * and a straight line between them. */
+ * with linear interpolation. */
 static __always_inline u64 draw_gap(void) {
-    u32 random = bpf_get_prandom_u32(), index = random & (SAMPLE_GAPS - 1);
+    u32 random = bpf_get_prandom_u32(), index = random & (GAP_COUNT - 1);
     u64 *low = sample_gaps.lookup(&index);
     index++;
     u64 *high = sample_gaps.lookup(&index);
@@ -22,10 +21,10 @@ static __always_inline u64 draw_gap(void) {
 }
 #endif
 
-static __always_inline int filtered_out(struct thread *thread, u16 function, u64 size) {
+static __always_inline int is_filtered_out(struct thread *thread, u16 function, u64 size) {
     if (size < MIN_SIZE || size > MAX_SIZE)
         return 1;
-    /* Regions are few and large: sampling them would save nothing and blur the most. */
+    /* Regions are few and large: sampling them would save nothing and cost the most precision. */
     if (function == FUNCTION_MMAP || function == FUNCTION_MUNMAP || function == FUNCTION_MREMAP)
         return 0;
 #if THROTTLE
@@ -47,26 +46,27 @@ static __always_inline int filtered_out(struct thread *thread, u16 function, u64
 #endif
 }
 
-/* Tell user space that an executable image makes its first call: its libraries are mapped now. */
+/* Send an event when an executable image makes its first call: its libraries are mapped by now. */
 static __always_inline void announce(void *ctx, struct session *now) {
     if (now->announced == now->generation + 1)
         return;
     now->announced = now->generation + 1;
 #if STOP_AT_START
-    /* Not before its exec, which leaktrace waits for. SIGSTOP takes effect before the call goes on.
-     * It is sent before the event, whose answer is SIGCONT: that one must not come first. */
+    /* Only after the exec that leaktrace waits for. SIGSTOP takes effect before the call goes on.
+     * It is sent before the event, because user space answers the event with SIGCONT, which must
+     * not come first. */
     if (now->generation)
-        bpf_send_signal(19);
+        bpf_send_signal(SIGSTOP);
 #endif
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .kind = EVENT_STARTED,
                           .generation = now->generation,
                           .tid = thread_key()};
-    send_region_event(ctx, &event);
+    send_event(ctx, &event);
 }
 
-/* Put back what realloc had taken out: the call failed, or never returned. */
-static __always_inline void restore_old(struct call *call) {
+/* Put back the record that realloc had removed: the call failed, or never returned. */
+static __always_inline void restore_old_record(struct call *call) {
     if (!call->has_old)
         return;
     call->has_old = 0;
@@ -74,52 +74,54 @@ static __always_inline void restore_old(struct call *call) {
     put(call->address, &old);
 }
 
+/* Drop an open call that never returned. */
 static __always_inline void abandon(struct call *call) {
-    restore_old(call);
+    restore_old_record(call);
     call->sp = 0;
-    if (call->function != FUNCTION_OPERATOR_NEW) /* it threw: then it has allocated nothing */
+    if (call->function != FUNCTION_OPERATOR_NEW) /* it threw, so it has allocated nothing */
         lose(LOSS_STALE_CALLS, 1);
 }
 
-/* Whether an open call can still return. By return probes: while one waits, the kernel keeps the
- * address of its trampoline in place of the return address, and the trampoline starts a page
- * (kernel/events/uprobes.c: prepare_uretprobe, uprobe_get_trampoline_vaddr). By points: the return
- * address itself stands there. Anything else in that place was written after longjmp or an
- * exception left the call. The reverse doesn't hold: what such a call left on the stack may lie
- * there untouched. And a signal handler that allocates, run within the few instructions of the
- * trampoline, which pushes registers there, makes us give up a call that does return: counted as
- * stale, and as a missed return. */
+/* Whether an open call can still return. With return probes, the word at its sp is then the address
+ * of the kernel's trampoline, which starts a page (kernel/events/uprobes.c: prepare_uretprobe,
+ * uprobe_get_trampoline_vaddr). With points, it is the return address. Any other word was written
+ * after longjmp or an exception left the call. The reverse doesn't hold: a call that was left may
+ * leave its word on the stack untouched. There is one false negative: a signal handler that
+ * allocates, while the thread executes the few instructions of the trampoline, which pushes
+ * registers there. The call that does return is then counted as stale and as a missed return. */
 static __always_inline int return_pending(struct call *call, u64 sp, u16 function) {
 #if RETURN_SP_DELTA /* the return address is on the stack */
     u64 place = 0;
 
     if (bpf_probe_read_user(&place, sizeof(place), (void *)call->sp))
-        return 0; /* its stack is gone */
+        return 0; /* its stack is unmapped */
     if (call->by_point && place == call->return_address)
         return 1;
-    return (place & 4095) == 0 && place;
+    return (place & (PAGE_BYTES - 1)) == 0 && place;
 #else
     return sp < call->sp || function != call->function;
 #endif
 }
 
-static __always_inline struct thread *known_thread(void) {
+/* The state of the current thread, if it has any. */
+static __always_inline struct thread *existing_thread(void) {
     u64 key = thread_key();
     return threads.lookup(&key);
 }
 
-/* The state of the thread that runs; NULL before tracing is armed, or when there is no room. */
+/* The state of the current thread, made if needed. NULL before tracing is armed, or when there is
+ * no room. */
 static __always_inline struct thread *this_thread(void *ctx) {
     u64 key = thread_key();
     u32 zero = 0;
-    struct thread *thread = known_thread();
+    struct thread *thread = existing_thread();
 
     if (thread)
         return thread;
     struct thread *blank = blank_thread.lookup(&zero);
     struct session *now = this_session();
-    /* Until every probe is on, a block could be recorded whose release is not seen. No thread has
-     * state before that, so a call under way when tracing begins is not tracked. */
+    /* Until every probe is attached, a block could be recorded whose release is not seen. No thread
+     * has state before that, so a call under way when tracing begins is not followed. */
     if (!blank || !now || !now->armed)
         return 0;
     if (!now->tgid)
@@ -127,7 +129,7 @@ static __always_inline struct thread *this_thread(void *ctx) {
     announce(ctx, now);
 #if STOP_AT_START
     if (!now->generation)
-        return 0; /* leaktrace's own child, which has not become the command yet */
+        return 0; /* leaktrace's own child, before it executes the command */
 #endif
     threads.insert(&key, blank);
     thread = threads.lookup(&key);
@@ -141,9 +143,9 @@ static __always_inline struct thread *this_thread(void *ctx) {
     return thread;
 }
 
-/* An allocator that calls itself hardly goes deeper than this (jemalloc's start takes 10 KiB). What
- * is farther away may be on another stack, a coroutine's or a signal handler's, or deep in a
- * new_handler: its own stack tells, once it is walked. */
+/* An allocator that calls itself hardly goes deeper than this (jemalloc's start takes 10 KiB). A
+ * call that is farther away may be on another stack (of a coroutine or a signal handler), or deep
+ * in a new_handler: the walk of its stack decides. */
 #define NEAR_BYTES 16384
 #define FAR_BYTES (1 << 20)
 
@@ -152,7 +154,7 @@ static __always_inline int is_near(u64 call_sp, u64 sp) {
 }
 
 #if POINTS
-/* Put the open call aside: its thread is on another stack now. */
+/* Suspend the open call: its thread is on another stack now. */
 static __always_inline void suspend(struct thread *thread) {
     u64 key = thread->call.sp;
     struct session *now = this_session();
@@ -163,7 +165,7 @@ static __always_inline void suspend(struct thread *thread) {
         abandon(&thread->call);
         return;
     }
-    thread->aside = key;
+    thread->suspended_sp = key;
     thread->call.sp = 0;
 }
 
@@ -175,14 +177,14 @@ static __always_inline void forget_suspended(u64 sp) {
 }
 
 static __always_inline struct opened *opened_at(u64 sp) {
-    u32 at = sp * SPREAD >> 32 & (OPENED_CALLS - 1); /* stacks lie at regular distances */
+    u32 at = sp * HASH_MULTIPLIER >> 32 & (OPENED_CALLS - 1); /* stacks are at regular distances */
     return opened.lookup(&at);
 }
 
 static __always_inline void note_opened(u64 sp) {
     struct opened *entry = opened_at(sp);
 
-    forget_suspended(sp); /* what began here before was left by a jump */
+    forget_suspended(sp); /* a call with the same sp was left by a jump */
     if (entry) {
         entry->sp = sp;
         entry->thread = thread_key();
@@ -202,7 +204,7 @@ static __always_inline struct call *opened_elsewhere(u64 sp) {
     return &owner->call;
 }
 
-/* Have the call that began at this sp as the thread's open one. Returns whether there is one. */
+/* Make the call that began at this sp the thread's open one. Returns whether there is one. */
 static __always_inline int resume(struct thread *thread, u64 sp) {
     struct session *now = this_session();
     struct call *call = 0;
@@ -229,15 +231,15 @@ static __always_inline int resume(struct thread *thread, u64 sp) {
     return 1;
 }
 
-/* A signal handler on a stack of its own may allocate while a call is open. Once it is done, what
- * that call calls is inside it again. */
+/* A signal handler on its own stack may allocate while a call is open. After it, calls near the
+ * suspended call's stack pointer are part of that call again. */
 static __always_inline void return_to_stack(struct thread *thread, u64 sp) {
-    u64 aside = thread->aside;
+    u64 suspended_sp = thread->suspended_sp;
 
-    if (!aside || thread->call.sp || !is_near(aside, sp))
+    if (!suspended_sp || thread->call.sp || !is_near(suspended_sp, sp))
         return;
-    thread->aside = 0;
-    resume(thread, aside);
+    thread->suspended_sp = 0;
+    resume(thread, suspended_sp);
 }
 #else
 static __always_inline void suspend(struct thread *thread) {
@@ -247,14 +249,15 @@ static __always_inline void suspend(struct thread *thread) {
 static __always_inline void return_to_stack(struct thread *thread, u64 sp) {}
 #endif
 
-/* What a call that is about to begin is to the one that is open. */
+/* How a call that is about to begin relates to the open one. */
 enum relation {
-    RELATION_NONE = 0,   /* none is open (any more) */
+    RELATION_NONE = 0,   /* no call is open, or not any more */
     RELATION_INSIDE = 1, /* the allocator calls itself */
-    RELATION_SAME = 2,   /* it is the one that is open, tail-called functions included */
+    RELATION_SAME = 2,   /* it is the open call, or a function tail-called from it */
 };
 
-/* `entry_point`: by which a call begins that can't be the open one, met again; or 0. */
+/* `entry_point`: of a point at a function's entry. If it is the open call's own, a new call begins
+ * there, because a call doesn't pass its entry twice. 0: no such point. */
 static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function,
                                             u32 entry_point, u64 *outer) {
     struct call *call = &thread->call;
@@ -268,7 +271,7 @@ static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 f
         suspend(thread);
         return RELATION_NONE;
     }
-    if (sp <= call->sp && !call->echo_returned && return_pending(call, sp, function)) {
+    if (sp <= call->sp && !call->tail_call_returned && return_pending(call, sp, function)) {
         if (sp < call->sp)
             return RELATION_INSIDE;
         if (!entry_point || call->entry_point != entry_point)
@@ -281,7 +284,7 @@ static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 f
 static __always_inline void open_call(struct thread *thread, u16 function, u64 size, u64 sp) {
     struct call *call = &thread->call;
 
-    call->skip = filtered_out(thread, function, size);
+    call->skip = is_filtered_out(thread, function, size);
     call->sp = sp;
     call->size = size;
     call->function = function;
@@ -290,48 +293,48 @@ static __always_inline void open_call(struct thread *thread, u16 function, u64 s
     call->by_point = 0;
     call->entry_point = 0;
     call->outer = 0;
-    call->echoes = 0;
-    call->echo_returned = 0;
+    call->tail_calls = 0;
+    call->tail_call_returned = 0;
 }
 
-/* How a call begins. */
-struct beginning {
+/* What a probe knows about the call that it begins. */
+struct start {
     u8 by_point;
-    u32 entry_point;    /* struct call; 0 of a point further on, where it may begin a second time */
+    u32 entry_point;    /* struct call; 0 of a later point, which the same call may pass again */
     u8 may_begin_again; /* POINT_MAY_BEGIN_AGAIN */
 };
 
-/* Open a call whose return address is at sp. NULL when it is nested in one that is open already, or
- * nothing can be kept. */
-static __always_inline struct call *begin(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
-                                          struct beginning how) {
+/* Open a call whose return address is at sp. NULL if it is part of a call that is already open, or
+ * there is no room. */
+static __always_inline struct call *begin_call(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
+                                               struct start start) {
     struct thread *thread = this_thread(ctx);
     u64 outer = 0;
 
     if (!thread)
         return 0;
     struct call *call = &thread->call;
-    /* Or a jump has left it, and it is called again from the same place: nothing is lost by that.
-     */
-    if (how.may_begin_again && call->sp == sp && call->entry_point == how.entry_point) {
-        restore_old(call);
+    /* The open call calls the function again. Or a jump has left it, and the function is called
+     * again at the same sp: dropping the call is right in that case, too. */
+    if (start.may_begin_again && call->sp == sp && call->entry_point == start.entry_point) {
+        restore_old_record(call);
         call->sp = 0;
     }
-    int relation = relation_to_open(thread, sp, function, how.entry_point, &outer);
+    int relation = relation_to_open(thread, sp, function, start.entry_point, &outer);
     if (relation == RELATION_SAME) {
-        if (!how.by_point && !call->by_point)
-            call->echoes++; /* a tail call: reallocarray jumps to realloc */
-        else if (how.by_point && !how.entry_point && call->function == function)
-            call->size = size; /* should the one that was there be left by a jump */
+        if (!start.by_point && !call->by_point)
+            call->tail_calls++; /* reallocarray jumps to realloc */
+        else if (start.by_point && !start.entry_point && call->function == function)
+            call->size = size; /* in case a jump has left the call that was open */
     }
     if (relation != RELATION_NONE)
         return 0;
     open_call(thread, function, size, sp);
     call->outer = outer;
 #if POINTS
-    if (how.by_point) {
+    if (start.by_point) {
         call->by_point = 1;
-        call->entry_point = how.entry_point;
+        call->entry_point = start.entry_point;
         note_opened(sp);
         bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
     }

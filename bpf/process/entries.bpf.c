@@ -1,27 +1,28 @@
-/* Where the probes land. One program takes the releases; calls are followed by points within the
- * functions, by one program (point.bpf.c), or else by one at their entry and one at their return.
- * On kernels without cookies there is one for each shape of arguments. Few programs make few links,
- * each of which costs tens of milliseconds to close. */
+/* The programs at entries and returns. One program handles all releases. Calls are followed by one
+ * program at points inside the functions (point.bpf.c), or by one at their entry and one at their
+ * return. Kernels without cookies need one entry program per shape of arguments. Fewer programs
+ * mean fewer links, and each link takes tens of milliseconds to close. */
 
-/* count * size; where that overflows, a size that no allocator grants: the call is going to fail,
- * and must not look like a request for nothing. */
+/* count * size. If that overflows, a size that no allocator can return: the call will fail, and
+ * must not look like a request for few bytes. */
 static __always_inline u64 product(u64 count, u64 size) {
     u64 most = ~0ULL;
 
     if (!((count | size) >> 32) || !count)
         return count * size;
-    /* Hidden from clang, which would make a 128-bit multiplication of it: BPF has none. */
+    /* Hidden from clang, which would emit a 128-bit multiplication, which BPF doesn't have. */
     asm volatile("" : "+r"(most));
     return size > most / count ? ~0ULL : count * size;
 }
 
 #define MREMAP_DONTUNMAP 4
 
-/* The size that a function is asked for, at its entry. */
-static __always_inline u64 size_by_arguments(struct pt_regs *ctx, u16 function) {
+/* The size that a call requests, at the function's entry. */
+static __always_inline u64 size_from_arguments(struct pt_regs *ctx, u16 function) {
     u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
 
-    /* Read above: clang would make one read of several, at an offset that the verifier refuses. */
+    /* Read first: clang would merge reads into one at a variable offset, which the verifier
+     * refuses. */
     asm volatile("" : "+r"(first), "+r"(second), "+r"(third));
     switch (function) {
     case FUNCTION_CALLOC: /* (count, size) */
@@ -43,21 +44,21 @@ static __always_inline u64 size_by_arguments(struct pt_regs *ctx, u16 function) 
     }
 }
 
-/* A call begins. One place for all functions: begin() is long, and clang would compile, and the
- * verifier check, a copy for each. */
-static __always_inline void enter(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
-                                  struct beginning how) {
+/* A call begins. Handles all functions at one call of begin_call(), which is long: otherwise clang
+ * would compile a copy for each function, and the verifier would check it. */
+static __always_inline void enter_call(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
+                                       struct start start) {
     u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), fourth = PT_REGS_PARM4(ctx);
 
     asm volatile("" : "+r"(first), "+r"(second), "+r"(fourth));
-    struct call *call = begin(ctx, function, size, sp, how);
+    struct call *call = begin_call(ctx, function, size, sp, start);
     if (!call)
         return;
-    switch (function) { /* none of which ever begins anywhere but at its entry */
+    switch (function) { /* calls of these begin only at the function's entry */
     case FUNCTION_REALLOC:
     case FUNCTION_REALLOCARRAY:
     case FUNCTION_RALLOCX:
-        hold_old(call, first);
+        hold_old_record(call, first);
         break;
     case FUNCTION_POSIX_MEMALIGN:
         call->memptr = first;
@@ -74,19 +75,19 @@ static __always_inline void enter(struct pt_regs *ctx, u16 function, u64 size, u
 }
 
 static __always_inline void enter_by_arguments(struct pt_regs *ctx, u16 function) {
-    struct beginning by_return = {};
+    struct start at_entry = {};
 
-    enter(ctx, function, size_by_arguments(ctx, function), PT_REGS_SP(ctx), by_return);
+    enter_call(ctx, function, size_from_arguments(ctx, function), PT_REGS_SP(ctx), at_entry);
 }
 
-/* free and its kind: (block). Also when an allocator calls it for itself. */
+/* free and similar functions: (block). An allocator's own calls count, too. */
 int enter_free(struct pt_regs *ctx) {
     release(ctx, PT_REGS_PARM1(ctx));
     return 0;
 }
 
 int return_from(struct pt_regs *ctx) {
-    leave(ctx);
+    at_return(ctx);
     return 0;
 }
 
@@ -96,7 +97,7 @@ int enter_any(struct pt_regs *ctx) {
     return 0;
 }
 #else
-/* Perf events carry no cookie before Linux 5.15: a program for each shape of arguments. */
+/* Before Linux 5.15 perf events carry no cookie: one program per shape of arguments. */
 int enter_size(struct pt_regs *ctx) {
     enter_by_arguments(ctx, FUNCTION_MALLOC);
     return 0;

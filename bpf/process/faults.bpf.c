@@ -1,8 +1,9 @@
-/* Page faults: where resident memory grows. One program, run for each page that the process touches
- * for the first time (a software perf event with a period of 1). Costs nothing a malloc. */
+/* Page faults: where resident memory grows. One program, run at each first access to a page (a
+ * software perf event with a period of 1). Allocation calls are not probed. Each fault counts as
+ * PAGE_BYTES, also that of a huge page. */
 
-#define PAGE_BYTES 4096 /* of one fault; a huge page counts as one, too */
 #define FILE_SEARCH_STEPS 12
+_Static_assert(1 << FILE_SEARCH_STEPS >= MAX_FILE_MAPPINGS, "enough steps for a whole list");
 
 /* struct bpf_perf_event_data, include/uapi/linux/bpf_perf_event.h */
 struct fault {
@@ -11,14 +12,13 @@ struct fault {
     u64 address;
 };
 
-/* Mappings with a file behind them, by address: their pages are the page cache's, not the heap's.
- */
+/* Mappings of files, by address: their pages belong to the page cache, not to the heap. */
 BPF_ARRAY(file_mappings, struct file_mapping, CAPACITY_LATER);
-/* The list in force: first entry | count << 32, in one word. */
+/* The list in force: first entry | count << 32, one word so that a switch is atomic. */
 BPF_ARRAY(file_list, u64, 1);
 BPF_ARRAY(file_faults, u64, 1);
 
-static __always_inline int lies_in_file(u64 address) {
+static __always_inline int is_file_backed(u64 address) {
     u32 zero = 0, base, count, half, middle;
     u64 *place = file_list.lookup(&zero);
     struct file_mapping *mapping;
@@ -28,7 +28,7 @@ static __always_inline int lies_in_file(u64 address) {
     base = (u32)*place;
     count = *place >> 32;
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < FILE_SEARCH_STEPS; i++) { /* the last one that starts at or below */
+    for (int i = 0; i < FILE_SEARCH_STEPS; i++) { /* the last one that starts at or below address */
         if (count <= 1)
             break;
         half = count >> 1;
@@ -49,14 +49,13 @@ int on_fault(struct fault *ctx) {
     u32 zero = 0, tgid = thread_key() >> 32;
     u64 address = ctx->address;
 
-    /* Events are inherited by new threads; where the kernel can't say "threads only", by children
-     * as well. */
+    /* New threads inherit the event. So do children, on kernels without inherit_thread. */
     if (!now || (now->tgid && now->tgid != tgid))
         return 0;
     struct thread *thread = this_thread(ctx);
     if (!thread)
         return 0;
-    if (lies_in_file(address)) {
+    if (is_file_backed(address)) {
         u64 *count = file_faults.lookup(&zero);
         if (count)
             __sync_fetch_and_add(count, 1);
@@ -64,8 +63,8 @@ int on_fault(struct fault *ctx) {
     }
     struct registers registers = {.ip = ctx->regs.ip, .sp = ctx->regs.sp, .bp = ctx->regs.bp};
 #if HAS_TASK_PT_REGS
-    /* The kernel itself touched the page, for read(2) and the like: the walk starts where the
-     * process entered it. */
+    /* The kernel touched the page, as for read(2): the walk starts where the process entered the
+     * kernel. */
     if (!(ctx->regs.cs & 3)) {
         struct pt_regs user = {};
         void *saved = (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());

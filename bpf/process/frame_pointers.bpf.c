@@ -1,8 +1,11 @@
+/* Stacks by frame pointers: bpf_get_stack, for kernels and machines without the walker by unwind
+ * tables. */
+
 #if !WALK_BY_TABLE
 
 #if POINTS
-/* The stack above a function, in the middle of which the program runs: bpf_get_stack would begin
- * inside. Returns the bytes of it. */
+/* The stack of a function's caller, read at a point inside the function: bpf_get_stack would begin
+ * inside. Returns its size in bytes. */
 static __always_inline long stack_above(struct walk *walk, struct stack *stack) {
     u64 frame = walk->frame, bp = walk->bp, low = frame;
     u32 count = 1;
@@ -28,6 +31,7 @@ static __always_inline long stack_above(struct walk *walk, struct stack *stack) 
 }
 #endif
 
+/* Read the stack. Returns its id. */
 static __always_inline u64 stack_by_frame_pointers(struct pt_regs *ctx, struct thread *thread) {
     struct stack *stack = &thread->stack;
 #if POINTS

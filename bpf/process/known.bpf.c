@@ -1,30 +1,31 @@
-/* Stacks that were walked before. Most allocations repeat a stack, at the same place in memory: a
- * walk notes which words of the stack it went by, and where they stood. When a thread comes by with
- * the same ip and sp, and all those words are as they were, the walk would go the same way, and its
- * result is known: docs/unwinding.md.
+/* A cache of stacks that were walked before. Most allocations repeat a stack at the same stack
+ * address. So a walk notes which words of the stack it depended on, and where they were. If a
+ * thread comes with the same ip and sp, and all those words are unchanged, a walk would give the
+ * same result: docs/unwinding.md.
  *
- * It is found in two steps. Many stacks begin alike (all that call operator new from one depth do),
- * so the first gives places on the stack, and what stands there leads to the second.
+ * The lookup has two steps. Many stacks have the same start (all that call operator new at one
+ * depth), so the first step gives a few stack offsets, and the words there lead to the second.
  *
- * Entries belong to nobody and are written without a lock. `check` covers all that decides in a
- * known stack, so one that is half of one writer and half of another fits nothing; of a start,
- * whatever is in it, nothing depends but where is searched. */
+ * No thread owns an entry, and entries are written without a lock. `check` covers everything that
+ * matters in a known_stack, so an entry that two writers wrote at once matches nothing. A
+ * known_start only says where to look, so its contents need not be right. */
 
 #if WALK_BY_TABLE
 
-#define PLACE_SHIFT 55 /* above any address: a place and a word are hashed at once */
-#define NOT_TO_BE_KNOWN (KNOWN_SLOTS + 1)
-#define NOWHERE (~0U)
-/* walk->bp_at, where the value of rbp is from, as long as nothing was found by it: */
+#define PLACE_SHIFT 55 /* above any address: an offset and a word are hashed together */
+#define NOT_CACHEABLE (KNOWN_SLOTS + 1)
+#define NO_ENTRY (~0U)
+/* walk->bp_at: where the value of rbp comes from, as long as no frame depended on it; an address
+ * or one of these. */
 #define BP_NOTED 0
-#define BP_AT_START 1 /* else an address */
+#define BP_AT_START 1
 
-static __always_inline void never_know(struct walk *walk) {
-    walk->slot_count = NOT_TO_BE_KNOWN;
+static __always_inline void do_not_cache(struct walk *walk) {
+    walk->slot_count = NOT_CACHEABLE;
 }
 
-/* A walk of which may be found out that its stack is known. */
-static __always_inline void start_known(struct walk *walk) {
+/* Prepare a walk whose stack may be in the cache. */
+static __always_inline void start_cacheable(struct walk *walk) {
     walk->start = mix(walk->ip, walk->sp);
     walk->start_ip = walk->ip;
     walk->start_sp = walk->sp;
@@ -34,16 +35,16 @@ static __always_inline void start_known(struct walk *walk) {
     walk->bp_counts = 0;
     walk->slot_count = 0;
     walk->slot_words = 0;
-    walk->known_at = NOWHERE;
+    walk->known_at = NO_ENTRY;
 }
 
-/* The walk goes by a word of the stack. */
+/* The walk depends on a word of the stack. */
 static __always_inline void note_slot(struct walk *walk, u64 address, u64 word) {
     u64 offset = address - walk->start_sp, place = offset >> 3;
     u32 n = walk->slot_count;
 
     if (n >= KNOWN_SLOTS || place >= STACK_WINDOW_WORDS - 1 || offset & 7) {
-        never_know(walk);
+        do_not_cache(walk);
         return;
     }
     walk->places[n & (KNOWN_SLOTS - 1)] = place;
@@ -53,8 +54,8 @@ static __always_inline void note_slot(struct walk *walk, u64 address, u64 word) 
     walk->chain = mix(walk->chain, word ^ place << PLACE_SHIFT);
 }
 
-/* The walk goes by rbp. Functions save and restore it also where it is but a number: only then does
- * the word matter that it was restored from. */
+/* The walk depends on rbp. Functions also save and restore rbp when it holds any other value: only
+ * when a frame is found by it does the word matter that it was restored from. */
 static __always_inline void note_bp(struct walk *walk) {
     u64 at = walk->bp_at;
 
@@ -70,8 +71,8 @@ static __always_inline struct known_start *start_of(struct walk *walk) {
     return known_starts.lookup(&at);
 }
 
-/* Have this many words from sp on in the window. */
-static __always_inline int look_at(struct walk *walk, u32 words) {
+/* Copy this many words of the stack, from sp on, to the window. */
+static __always_inline int copy_window(struct walk *walk, u32 words) {
     u32 bytes = words * 8 & (STACK_WINDOW_WORDS * 8 - 1);
 
     walk->window_start = ~0ULL;
@@ -86,27 +87,27 @@ static __always_inline int look_at(struct walk *walk, u32 words) {
     return 0;
 }
 
-/* A word in the window; 0 beyond what was copied. */
+/* A word of the window; 0 beyond what was copied. */
 static __always_inline u64 word_at(struct walk *walk, u64 place) {
     u64 at = place;
 
     if (place * 8 >= walk->window_bytes)
         return 0;
-    asm volatile(""
-                 : "+r"(at)); /* else clang finds the next bound needless, and the verifier not */
+    /* Otherwise clang drops the next bound as redundant, which the verifier needs. */
+    asm volatile("" : "+r"(at));
     return walk->window[at & (STACK_WINDOW_WORDS - 1)];
 }
 
-/* The id of the stack, if it is known; else 0. */
+/* The id of the stack, if it is in the cache; else 0. */
 static __always_inline u64 find_known(struct walk *walk) {
     struct known_start *start = start_of(walk);
 
     if (!start || start->ip != walk->ip || start->sp != walk->sp)
         return 0;
-    if (look_at(walk, start->words))
+    if (copy_window(walk, start->words))
         return 0;
     u64 where = walk->start;
-    for (int i = 0; i < TELLING_PLACES; i++)
+    for (int i = 0; i < SELECTOR_SLOTS; i++)
         where = mix(where, word_at(walk, start->places[i]));
     walk->known_at = where >> 32 & (KNOWN_STACKS - 1);
 
@@ -114,40 +115,40 @@ static __always_inline u64 find_known(struct walk *walk) {
     if (!known || known->ip != walk->ip || known->sp != walk->sp)
         return 0;
     u32 words = known->slot_words, count = known->slot_count;
-    if (words * 8 > walk->window_bytes && look_at(walk, words))
+    if (words * 8 > walk->window_bytes && copy_window(walk, words))
         return 0;
     u64 chain = walk->chain, id = known->id;
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < KNOWN_SLOTS; i++) {
         u32 at = i;
-        asm volatile("" : "+r"(at)); /* else clang makes a loop of it whose end no verifier sees */
+        /* Otherwise clang makes a loop of it whose end the verifier can't see. */
+        asm volatile("" : "+r"(at));
         if (at >= count)
             break;
         u64 place = known->places[at & (KNOWN_SLOTS - 1)];
         if (place * 8 >= walk->window_bytes)
-            return 0; /* it is being written */
+            return 0; /* the entry is being written */
         chain = mix(chain, word_at(walk, place) ^ place << PLACE_SHIFT);
     }
     chain = mix(chain, known->bp_counts ? walk->bp : 0);
     return known->check == mix(chain, id) ? id : 0;
 }
 
-/* The walk went well: know its stack from now on, or, when the first of its kind has come by, where
- * to look at the next. */
+/* The walk was complete: cache its stack. The first walk with this start only writes the start. */
 static __always_inline void keep_known(struct walk *walk, u64 id) {
     struct known_start *start = start_of(walk);
 
     if (!start || !walk->slot_count || walk->slot_count > KNOWN_SLOTS)
         return;
-    if (walk->known_at == NOWHERE) {
+    if (walk->known_at == NO_ENTRY) {
         start->ip = walk->start_ip;
         start->sp = walk->start_sp;
         start->words = walk->slot_words;
-        /* Only words that matter may tell: the last one again where there are fewer. */
+        /* Only words that walks depend on may select: where there are fewer, the last one again. */
         u32 last = walk->slot_count - 1;
-        for (u32 i = 0; i < TELLING_PLACES; i++) {
+        for (u32 i = 0; i < SELECTOR_SLOTS; i++) {
             u32 at = i < last ? i : last;
-            asm volatile("" : "+r"(at)); /* else clang finds the next bound needless */
+            asm volatile("" : "+r"(at)); /* as in word_at */
             start->places[i] = walk->places[at & (KNOWN_SLOTS - 1)];
         }
         return;

@@ -1,4 +1,4 @@
-/* The life of the process: exec makes another program of it, it forks, and its threads end. */
+/* The life of the process: it executes another program, it forks, and its threads end. */
 
 int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
@@ -9,49 +9,50 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
     threads.delete(&key);
-    u64 before = key >> 32 << 32 | (u32)ctx->args[1]; /* another thread than the first has it */
+    /* If another thread than the first called exec, it has a new id now. */
+    u64 before = key >> 32 << 32 | (u32)ctx->args[1];
     threads.delete(&before);
     struct event event = {.time_ns = now->exec_time_ns,
                           .kind = EVENT_EXEC,
                           .generation = now->generation,
                           .address = (u32)ctx->args[1], /* the thread's id before the exec */
                           .tid = key};
-    send_region_event(ctx, &event);
+    send_event(ctx, &event);
     return 0;
 }
 
-/* Tell of threads and children, of some that come together once. */
-#define BETWEEN_FORKS_NS 100000000
+/* New threads and children are sent at most this often. */
+#define FORK_INTERVAL_NS 100000000
 
 int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     struct session *now = this_session();
     u64 time_ns = bpf_ktime_get_ns();
 
-    if (!now || now->tgid != thread_key() >> 32 || time_ns - now->forked_ns < BETWEEN_FORKS_NS)
+    if (!now || now->tgid != thread_key() >> 32 || time_ns - now->forked_ns < FORK_INTERVAL_NS)
         return 0;
     now->forked_ns = time_ns;
     struct event event = {.time_ns = time_ns, .kind = EVENT_FORKED, .generation = now->generation};
-    send_region_event(ctx, &event);
+    send_event(ctx, &event);
     return 0;
 }
 
 #if EXIT_STATUS
-#define GROUP_EXIT 4 /* SIGNAL_GROUP_EXIT, include/linux/sched/signal.h */
+#define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
 
-/* Under a name that bcc does not know, as read_user in maps.bpf.c. */
+/* Under a name that bcc doesn't know, as read_user in maps.bpf.c. */
 static long (*read_kernel)(void *to, u32 size,
                            const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 
-/* A status is what wait_task_zombie in kernel/exit.c takes: the code of the whole group, if it was
- * told to exit, else that of the first thread. Each thread notes what holds as it exits, and both
- * are settled by then; so what the last one leaves is how the process has ended. */
+/* The status as wait_task_zombie in kernel/exit.c computes it: the exit code of the thread group,
+ * if the whole group was told to exit, else that of the first thread. Each thread that exits notes
+ * it. Both codes are final by then, so what the last thread notes is the status of the process. */
 static __always_inline void note_exit_status(struct session *now, u64 key) {
     char *task = (char *)bpf_get_current_task(), *signal = 0;
     u32 flags = 0, code = 0;
     long error = read_kernel(&signal, sizeof(signal), task + TASK_SIGNAL_OFFSET);
 
     error |= read_kernel(&flags, sizeof(flags), signal + SIGNAL_FLAGS_OFFSET);
-    if (!error && flags & GROUP_EXIT)
+    if (!error && flags & SIGNAL_GROUP_EXIT)
         error = read_kernel(&code, sizeof(code), signal + SIGNAL_EXIT_CODE_OFFSET);
     else if (!error && key >> 32 == (u32)key)
         error = read_kernel(&code, sizeof(code), task + TASK_EXIT_CODE_OFFSET);

@@ -1,22 +1,23 @@
-/* Objects that come and go while the process runs. The dynamic loader calls an empty function,
- * which it tells debuggers of by its struct r_debug, before and after each change of its list of
- * objects (link.h; _dl_debug_state in glibc and musl). A library that is unloaded makes room, and
- * the next one may lie in its place: as soon as its code can run, addresses there mean it.
+/* Objects that are loaded and unloaded while the process runs. The dynamic loader calls an empty
+ * function before and after each change of its list of objects, and publishes that function for
+ * debuggers in its struct r_debug (link.h; _dl_debug_state in glibc and musl). When a library is
+ * unloaded, the next one may be mapped at the same addresses, and from then on addresses there mean
+ * the new one.
  *
- * User space is told and reads the mappings again. That takes a while, and the library may be gone
- * by then. So each change begins an epoch, of which stacks tell; what was loaded since the last
- * list of mappings is kept here for walks to go by, and its path sent to user space, to name it. */
+ * An event makes user space read the mappings again. That takes a while, and the library may be
+ * unloaded by then. So each change begins an epoch, which stacks carry. Objects loaded since the
+ * last list of mappings are kept here, for walks to use, and their paths are sent to user space,
+ * which names them. */
 
 #if WALK_BY_TABLE
 
 #define RT_CONSISTENT 0 /* r_state */
 #define RT_ADD 1
 #define RT_DELETE 2
-#define MOST_OBJECTS 512        /* of the loader's list; where there are more, it is crowded */
-#define MOST_BYTES (4ULL << 30) /* of an object, so that no range wraps */
-#define CODE_PAGE_BYTES 4096
+#define MAX_OBJECTS 512               /* that are read of the loader's list; more: an overflow */
+#define MAX_OBJECT_BYTES (4ULL << 30) /* so that no range wraps */
 
-/* Words of struct r_debug and struct link_map. */
+/* Indices of words in struct r_debug and struct link_map. */
 #define R_DEBUG_MAP 1
 #define R_DEBUG_STATE 3
 #define LINK_ADDRESS 0
@@ -27,8 +28,9 @@
 static long (*read_user_string)(void *to, u32 size,
                                 const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
-/* Find the objects that are new on the loader's list: their places on it, to walk->window. Or
- * `mark` them all as known, but for the last one where that is being added (`but_last`). */
+/* Find the objects that are new on the loader's list; addresses of their struct link_map go to
+ * walk->window. Or `mark` all objects as known, except for the last one if that is just being added
+ * (`but_last`). */
 static __always_inline void find_loaded(struct walk *walk, struct session *now, u64 first, u32 mark,
                                         u32 but_last) {
     u32 epoch = now->epoch;
@@ -36,7 +38,7 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
     walk->found = 0;
     walk->ip = first;
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < MOST_OBJECTS; i++) {
+    for (int i = 0; i < MAX_OBJECTS; i++) {
         if (!walk->ip || bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
             break;
         u64 key = mix(mix(now->generation, walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
@@ -51,17 +53,17 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
             walk->found = n + 1;
             loaded.update(&key, &epoch);
         } else {
-            now->crowded = epoch;
+            now->overflow_epoch = epoch;
         }
         walk->ip = walk->saved[LINK_NEXT];
         asm volatile("" ::: "memory");
     }
     if (walk->ip)
-        now->crowded = epoch; /* there is more, or it can't be read */
+        now->overflow_epoch = epoch; /* there are more, or the list can't be read */
 }
 
-/* Of the file's first bytes, where its headers and its build-id are. unwind/fingerprint.py makes
- * the same of a file. */
+/* A hash of the file's first bytes, which contain its headers and usually its build ID.
+ * unwind/fingerprint.py computes the same from a file. */
 static __always_inline u64 fingerprint_at(struct walk *walk, u64 address) {
     u64 *words = &walk->window[LATE_OBJECTS], hash = 1;
 
@@ -73,9 +75,9 @@ static __always_inline u64 fingerprint_at(struct walk *walk, u64 address) {
     return hash;
 }
 
-/* What was loaded at [start, end) since the list was made is gone. walk->key is a free place then,
- * or LATE_OBJECTS. */
-static __always_inline void forget_late(struct walk *walk, u32 since, u64 start, u64 end) {
+/* Drop what was loaded at [start, end) since the list was made. walk->key is then the number of a
+ * free entry, or LATE_OBJECTS. */
+static __always_inline void drop_late(struct walk *walk, u32 since, u64 start, u64 end) {
     u32 free = LATE_OBJECTS;
 
 #pragma clang loop unroll(disable)
@@ -92,14 +94,14 @@ static __always_inline void forget_late(struct walk *walk, u32 since, u64 start,
     walk->key = free;
 }
 
-/* Keep a new object, at walk->key. */
-static __always_inline void keep_late(struct walk *walk, struct session *now,
-                                      struct load_event *load) {
+/* Store a new object in entry walk->key. */
+static __always_inline void store_late(struct walk *walk, struct session *now,
+                                       struct load_event *load) {
     u64 fingerprint = load->fingerprint;
     struct late_object *late = late_objects.lookup(&walk->key);
 
     if (!late) {
-        now->crowded = now->epoch;
+        now->overflow_epoch = now->epoch;
         return;
     }
     struct unwind_mapping *known = known_objects.lookup(&fingerprint);
@@ -118,23 +120,22 @@ static __always_inline void keep_late(struct walk *walk, struct session *now,
     late->epoch = now->epoch;
 }
 
-/* What there is to tell of an object whose place on the loader's list is in walk->ip. Returns -1
- * where it can't be read. */
-static __always_inline int describe(struct walk *walk, struct session *now,
-                                    struct load_event *load) {
+/* Describe the object whose struct link_map is at walk->ip. Returns -1 if it can't be read. */
+static __always_inline int describe_object(struct walk *walk, struct session *now,
+                                           struct load_event *load) {
     u64 *path = (u64 *)load->path;
 
     if (bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
         return -1;
     u64 base = walk->saved[LINK_ADDRESS], length = walk->saved[LINK_DYNAMIC] - base;
-    if (length > MOST_BYTES)
+    if (length > MAX_OBJECT_BYTES)
         return -1;
     u64 hash = fingerprint_at(walk, base);
     __builtin_memset(&load->event, 0, sizeof(load->event));
     load->event.time_ns = bpf_ktime_get_ns();
     load->event.address = base;
-    /* The dynamic section lies behind the code. */
-    load->event.size = (walk->saved[LINK_DYNAMIC] | (CODE_PAGE_BYTES - 1)) + 1 - base;
+    /* The dynamic section comes after the code. */
+    load->event.size = (walk->saved[LINK_DYNAMIC] | (PAGE_BYTES - 1)) + 1 - base;
     load->fingerprint = hash;
     load->event.generation = now->generation;
     load->event.kind = EVENT_LOADED;
@@ -150,12 +151,13 @@ static __always_inline int describe(struct walk *walk, struct session *now,
     return 0;
 }
 
-static __always_inline void tell_loaded(void *ctx, struct load_event *load) {
+/* Send a new object; without its path if that was sent before. */
+static __always_inline void send_loaded(void *ctx, struct load_event *load) {
     u64 key = mix(mix(load->event.stack_id, load->event.address), load->event.generation);
     u8 yes = 1;
 
-    if (told_objects.lookup(&key)) {
-        send_region_event(ctx, &load->event);
+    if (sent_objects.lookup(&key)) {
+        send_event(ctx, &load->event);
         return;
     }
 #if USE_RING_BUFFER
@@ -166,25 +168,25 @@ static __always_inline void tell_loaded(void *ctx, struct load_event *load) {
     if (error)
         lose(LOSS_REGION_EVENTS, 1);
     else
-        told_objects.update(&key, &yes);
+        sent_objects.update(&key, &yes);
 }
 
-/* An object is new; its place on the loader's list is in walk->ip. */
-static __always_inline void meet(void *ctx, struct walk *walk, struct session *now, u32 since,
-                                 u32 is_first) {
+/* Handle the new object whose struct link_map is at walk->ip. */
+static __always_inline void add_object(void *ctx, struct walk *walk, struct session *now, u32 since,
+                                       u32 is_first) {
     struct load_event *load = (struct load_event *)&walk->window[LATE_OBJECTS];
 
-    if (describe(walk, now, load)) {
-        now->crowded = now->epoch;
+    if (describe_object(walk, now, load)) {
+        now->overflow_epoch = now->epoch;
         return;
     }
     u64 base = load->event.address, end = base + load->event.size;
     struct unwind_mapping *listed = walk->mapping_count ? last_mapping(walk, end - 1) : 0;
     if (is_first && listed && listed->start < end && base < listed->end)
-        return; /* it was there all along */
-    forget_late(walk, since, base, end);
-    keep_late(walk, now, load);
-    tell_loaded(ctx, load);
+        return; /* it was loaded before, and is in the list of mappings */
+    drop_late(walk, since, base, end);
+    store_late(walk, now, load);
+    send_loaded(ctx, load);
 }
 
 int at_objects(struct pt_regs *ctx) {
@@ -193,7 +195,7 @@ int at_objects(struct pt_regs *ctx) {
 
     if (!now || !list || !list->loader || list->generation != now->generation)
         return 0;
-    /* Not before: of an image that isn't known yet, this would be taken for its first call. */
+    /* Only now: for an image without a list, this_thread() would announce a first call. */
     struct thread *thread = this_thread(ctx);
     if (!thread)
         return 0;
@@ -202,8 +204,9 @@ int at_objects(struct pt_regs *ctx) {
         return 0;
     u32 state = walk->saved[R_DEBUG_STATE];
     if (state == RT_DELETE)
-        now->unloaded = now->epoch + 1;
-    /* glibc calls before the first change, too; musl, which never unloads anything, after it. */
+        now->unload_epoch = now->epoch + 1;
+    /* glibc also calls before the first change; musl, which never unloads anything, only after
+     * it. */
     u32 is_first = now->marked != now->generation + 1, is_before = state != RT_CONSISTENT;
     now->changing |= is_before;
     if (is_before && !is_first)
@@ -220,12 +223,12 @@ int at_objects(struct pt_regs *ctx) {
         if (i >= walk->found)
             break;
         walk->ip = walk->window[i];
-        meet(ctx, walk, now, since, is_first);
+        add_object(ctx, walk, now, since, is_first);
         asm volatile("" ::: "memory");
     }
     if (!is_before && !now->changing && !is_first && !walk->found) {
-        /* Another namespace (dlmopen) has a list of its own, which is not read. */
-        now->crowded = now->unloaded = now->epoch;
+        /* The change was in another namespace (dlmopen), whose list is not read. */
+        now->overflow_epoch = now->unload_epoch = now->epoch;
         report_unknown_code(ctx, list->version);
     }
     now->changing &= is_before;

@@ -1,11 +1,11 @@
-/* Points: probes inside functions, at which the size that was asked for is known, or the result, or
- * both. The return address stays what it is. Which points, and where the values are there, user
- * space has found out from the code: src/leaktrace/process/probes/points.py. */
+/* Points: probes inside functions, where the requested size is known, or the result, or both.
+ * Unlike a return probe, a point leaves the return address unchanged. User space finds the points,
+ * and where the values are, by analysing the code: src/leaktrace/process/probes/points.py. */
 
 #if POINTS
 
-/* Each with a read of its own: clang would make one read of them all, at an offset that the
- * verifier refuses. */
+/* One read per register: clang would merge them into one at a variable offset, which the verifier
+ * refuses. */
 #define REGISTER(name)                                                                             \
     do {                                                                                           \
         u64 held = ctx->name;                                                                      \
@@ -77,8 +77,8 @@ static __always_inline u64 size_at(struct pt_regs *ctx, struct point *point, u64
 #define FLAG_SIGN 0x080
 #define FLAG_OVERFLOW 0x800
 
-/* Whether a condition of a jump holds (Intel SDM, volume 1, appendix B); the lowest bit of its code
- * turns it round. */
+/* Whether the condition of a jump holds (Intel SDM, volume 1, appendix B). The lowest bit of its
+ * code negates it. */
 static __always_inline int holds(u64 flags, u8 condition) {
     int is_less = !(flags & FLAG_SIGN) != !(flags & FLAG_OVERFLOW), yes;
 
@@ -113,7 +113,7 @@ static __always_inline int holds(u64 flags, u8 condition) {
     return yes != (condition & 1);
 }
 
-/* Whether a call is open for which this is the end. */
+/* Whether this is the end of the open call, after resuming a suspended one. */
 static __always_inline int is_end_of_open(struct thread *thread, struct point *point, u64 sp) {
     struct call *call = &thread->call;
 
@@ -121,14 +121,14 @@ static __always_inline int is_end_of_open(struct thread *thread, struct point *p
     if (call->sp != sp && !resume(thread, sp)) {
         if (!call->sp && !(point->flags & POINT_MAY_BE_UNOPENED))
             lose(LOSS_MISSED_RETURNS, 1);
-        return 0; /* a nested call, or one of other callers of the same code */
+        return 0; /* a nested call, or other callers of the same code */
     }
-    return call->by_point; /* else its return is awaited */
+    return call->by_point; /* otherwise its return probe ends it */
 }
 
-/* Size and result are there at once. Returns whether the call is to be recorded. */
-static __always_inline int is_call_of_its_own(struct pt_regs *ctx, struct thread *thread,
-                                              struct point *point, u64 frame) {
+/* Size and result are known at the same point: open the call. Returns whether to record it. */
+static __always_inline int open_ended_call(struct pt_regs *ctx, struct thread *thread,
+                                           struct point *point, u64 frame) {
     struct call *call = &thread->call;
     u64 sp = frame - 8, size = size_at(ctx, point, frame), outer = 0;
 
@@ -138,7 +138,7 @@ static __always_inline int is_call_of_its_own(struct pt_regs *ctx, struct thread
         return 0;
     if (relation == RELATION_SAME) {
         if (call->function == point->function)
-            call->size = size; /* should the one that was there be left by a jump */
+            call->size = size; /* in case a jump has left the call that was open */
         return call->by_point;
     }
     open_call(thread, point->function, size, sp);
@@ -155,27 +155,27 @@ int at_point(struct pt_regs *ctx) {
     if (!point || !holds(ctx->flags, point->condition))
         return 0;
     u64 sp = ctx->sp, bp = ctx->bp;
-    asm volatile("" : "+r"(sp), "+r"(bp)); /* as for registers */
+    asm volatile("" : "+r"(sp), "+r"(bp)); /* as in register_at */
     u64 frame = (point->frame_register == 5 ? bp : sp) + (s64)point->frame_offset;
     if (point->action == POINT_BEGIN) {
         int by_arguments = point->flags & POINT_BY_ARGUMENTS;
         u64 size =
-            by_arguments ? size_by_arguments(ctx, point->function) : size_at(ctx, point, frame);
-        struct beginning how = {.by_point = 1,
-                                .entry_point = by_arguments ? index + 1 : 0,
-                                .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
-        enter(ctx, point->function, size, frame - 8, how);
+            by_arguments ? size_from_arguments(ctx, point->function) : size_at(ctx, point, frame);
+        struct start start = {.by_point = 1,
+                              .entry_point = by_arguments ? index + 1 : 0,
+                              .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
+        enter_call(ctx, point->function, size, frame - 8, start);
         return 0;
     }
-    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx) : known_thread();
+    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx) : existing_thread();
     if (!thread)
         return 0; /* under way when tracing began, or counted as LOSS_THREADS */
-    if (point->action == POINT_BOTH ? !is_call_of_its_own(ctx, thread, point, frame)
+    if (point->action == POINT_BOTH ? !open_ended_call(ctx, thread, point, frame)
                                     : !is_end_of_open(thread, point, frame - 8))
         return 0;
     struct registers registers = {
         .ip = ctx->ip, .bp = ctx->bp, .frame = frame, .rbp_offset = point->rbp_offset};
-    end(ctx, thread, &thread->call, value_at(ctx, &point->result, frame), registers);
+    end_call(ctx, thread, &thread->call, value_at(ctx, &point->result, frame), registers);
     return 0;
 }
 

@@ -1,15 +1,16 @@
-/* What is outstanding: a record for each block, and the account of each site. */
+/* What is outstanding: one record per block, and the totals of each site. */
 
-/* --- sites ---------------------------------------------------------------------------------- */
+/* --- sites ----------------------------------------------------------------------------------- */
 
 struct weighed {
     u64 bytes;
     u64 count;
 };
 
-/* What one allocation of this size stands for. Sampled by bytes it was drawn with probability
- * p = 1 - exp(-x), x = size / SAMPLE_BYTES, so it stands for 1 / p of its kind, and for
- * size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes: a table with a straight line between. */
+/* How many bytes and allocations one allocation of this size stands for. Sampling by bytes recorded
+ * it with probability p = 1 - exp(-x), x = size / SAMPLE_BYTES. So it stands for 1 / p allocations
+ * and for size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes, which a table gives, with linear
+ * interpolation. */
 static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region) {
     struct weighed result = {.bytes = size, .count = 1};
 #if THROTTLE
@@ -20,11 +21,11 @@ static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region
     }
 #endif
 #if SAMPLE_BYTES
-    u64 scaled = size * 256, index64 = scaled / SAMPLE_BYTES;
+    u64 scaled = size * WEIGHT_STEP, index64 = scaled / SAMPLE_BYTES;
     u32 index = index64;
 
     result.count = COUNT_UNIT;
-    if (is_region || index64 >= SAMPLE_WEIGHTS || !size)
+    if (is_region || index64 >= WEIGHT_COUNT || !size)
         return result;
     u64 *low = sample_weights.lookup(&index);
     index++;
@@ -39,22 +40,19 @@ static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region
     return result;
 }
 
-/* Returns whether the site is there. */
+/* Count an allocation at its site, which is made if it is new. Returns whether there is a site. */
 static __always_inline int count_allocated(struct thread *thread, u64 stack_id, u64 size,
                                            u64 time_ns, int is_region) {
     struct weighed weighed = weigh(size, time_ns, is_region);
     struct site *site = sites.lookup(&stack_id);
 
     if (!site) {
-        if (thread->walk.is_known) { /* can't be, and its stack isn't at hand */
+        if (thread->walk.is_known) { /* can't happen; thread->stack isn't this stack */
             lose(LOSS_SITES, 1);
             return 0;
         }
-        if (stack_id) {
-            long error = stacks.insert(&stack_id, &thread->stack);
-            if (error && error != -17) /* EEXIST: another thread was first */
-                lose(LOSS_STACKS, 1);
-        }
+        if (stack_id)
+            store_stack(stack_id, &thread->stack);
         struct site first = {.allocated_bytes = weighed.bytes,
                              .allocated_count = weighed.count,
                              .generation = thread->stack.generation,
@@ -86,28 +84,24 @@ static __always_inline void count_freed(struct allocation *allocation) {
 #endif
 }
 
-/* --- records -------------------------------------------------------------------------------- */
+/* --- records --------------------------------------------------------------------------------- */
 
-/* Whether a record was made before the last exec: it says nothing of this image. */
+/* Whether a record was made before the last exec, so that it belongs to another image. */
 static __always_inline int is_stale(struct allocation *allocation) {
     struct session *now = this_session();
     return now && allocation->time_ns < now->exec_time_ns;
 }
 
-/* Take a record out of the map. The value is copied first: it is gone after the delete. */
+/* Remove a block's record. Returns whether there was one of this image. */
 static __always_inline int take(u64 address, struct allocation *allocation) {
-    struct allocation *recorded = allocations.lookup(&address);
-
-    if (!recorded)
-        return 0;
-    *allocation = *recorded;
-    return allocations.delete(&address) == 0 && !is_stale(allocation);
+    return remove_record(address, allocation) == 0 && !is_stale(allocation);
 }
 
+/* Store a block's record. Returns whether there was room. */
 static __always_inline int put(u64 address, struct allocation *allocation) {
     long error = allocations.insert(&address, allocation);
 
-    if (error == -17) { /* EEXIST: its release was not seen, or it is from before an exec */
+    if (error == -EEXIST) { /* its release was not seen, or the record is from before an exec */
         struct allocation forgotten = {};
         if (take(address, &forgotten)) {
             count_freed(&forgotten);
@@ -115,9 +109,5 @@ static __always_inline int put(u64 address, struct allocation *allocation) {
         }
         error = allocations.update(&address, allocation);
     }
-    if (error) {
-        lose(LOSS_ALLOCATIONS, 1);
-        lose(LOSS_ALLOCATION_BYTES, allocation->size);
-    }
-    return error == 0;
+    return is_stored(error, allocation->size);
 }

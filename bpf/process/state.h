@@ -1,70 +1,94 @@
 /* What only the kernel side reads and writes. */
 
-/* An object that the dynamic loader has mapped since user space last looked. */
-struct late_object {
-    struct unwind_mapping mapping; /* of its code; without rows where they aren't known */
-    u64 epoch;                     /* when; 0: it is gone, or nothing is here */
-};
+#define PAGE_BYTES 4096
 
-/* A row that was found for a pc. `check` is the pc, mixed with the row and with the list of
- * mappings that was in force: so an entry that is half of one writer and half of another is none,
- * nor is one that was made before the list changed. */
-struct recent_row {
-    u64 check;
-    u64 row;
-};
+/* --- stacks that were walked before (known.bpf.c) -------------------------------------------- */
 
-/* Where stacks that begin with this ip and sp are told apart. See known.bpf.c. */
+#define KNOWN_STARTS 8192 /* a power of two, as is the next */
+#define KNOWN_STACKS 8192
+#define KNOWN_SLOTS 64   /* stack words that a cached walk may depend on; a power of two */
+#define SELECTOR_SLOTS 8 /* of those, the ones that choose among stacks with the same start */
+
+/* Stacks whose walks start with this ip and sp. */
 struct known_start {
     u64 ip;
     u64 sp;
-    u64 words; /* from sp, as many as their walks go by */
-    u16 places[TELLING_PLACES];
+    u64 words; /* from sp: as many as their walks depend on */
+    u16 places[SELECTOR_SLOTS];
 };
 
-/* A stack that was walked: where the words stand that the walk went by. */
+/* A stack that was walked: which words of the stack the walk depended on. */
 struct known_stack {
     u64 check;
     u64 ip; /* at the start of the walk */
     u64 sp;
     u64 id;
     u32 slot_count;
-    u32 slot_words; /* from sp to behind the last one */
-    u64 bp_counts;  /* whether the walk went by the value that rbp had at the start */
+    u32 slot_words; /* from sp to the end of the last slot */
+    u64 bp_counts;  /* whether the walk depended on the initial value of rbp */
     u16 places[KNOWN_SLOTS];
 };
 
-/* The outermost allocation call that a thread is inside of. Calls that the
- * allocator makes to itself (realloc to malloc, malloc to mmap…) start at a
- * lower stack pointer and are part of it. */
+/* --- mappings and rows ----------------------------------------------------------------------- */
+
+#define LATE_OBJECTS 16 /* a power of two */
+
+/* An object that the dynamic loader has mapped since user space last read the mappings. */
+struct late_object {
+    struct unwind_mapping mapping; /* of its code; without rows where they aren't known */
+    u64 epoch;                     /* when it was loaded; 0: the entry is free */
+};
+
+#define RECENT_ROWS 16384 /* a power of two */
+
+/* A row that was found for a pc. `check` combines the pc, the row and the version of the list of
+ * mappings. So an entry that two writers wrote at once, or that was made before the list changed,
+ * matches nothing. */
+struct recent_row {
+    u64 check;
+    u64 row;
+};
+
+/* --- calls ----------------------------------------------------------------------------------- */
+
+/* The outermost allocation call that a thread is in. Calls that the allocator makes itself
+ * (realloc to malloc, malloc to mmap…) start at a lower stack pointer and are part of it. */
 struct call {
     u64 sp;   /* at the function's entry; 0: no call is open */
     u64 size; /* requested bytes; for munmap the length */
     union {
         u64 memptr;   /* posix_memalign's out parameter */
-        u64 released; /* bytes that mremap takes away */
+        u64 released; /* bytes that mremap removes */
     };
     u64 address;        /* the block that realloc resizes, or 0 */
-    u64 return_address; /* of a call by points: what stands at sp as long as it is open */
-    u64 outer;          /* sp of another open call that it may be inside of; else 0 */
+    u64 return_address; /* of a call followed by points: the word at sp while it is open */
+    u64 outer;          /* sp of another open call that this one may be part of; else 0 */
     struct allocation old;
     u16 function;
-    u8 has_old;       /* `old` left the map when the call began */
-    u8 skip;          /* filtered out: the result is not recorded */
-    u8 by_point;      /* followed by points */
-    u8 echoes;        /* of calls by return probes: functions tail-called from this one, whose
-                         returns come first, together */
-    u8 echo_returned; /* one of those returns was seen, so this call's own is next */
+    u8 has_old;            /* `old` was removed from the map at the entry */
+    u8 skip;               /* filtered out: the result is not recorded */
+    u8 by_point;           /* followed by points */
+    u8 tail_calls;         /* with return probes: functions tail-called from this one, whose return
+                              probes fire before its own */
+    u8 tail_call_returned; /* one of them has fired */
     u8 unused;
-    u32 entry_point; /* the point at a function's entry that opened it, from 1; else 0 */
+    u32 entry_point; /* the point at the function's entry that opened it, from 1; else 0 */
     u32 unused_too;
 };
 
-/* Which thread opened the call at this sp, last of those that share its place in the table. */
+#define OPENED_CALLS 1024 /* a power of two */
+
+/* Which thread opened the call at this sp. Calls whose hashes are equal share an entry: the last
+ * one has it. */
 struct opened {
     u64 sp;
     u64 thread;
 };
+
+/* --- threads --------------------------------------------------------------------------------- */
+
+#define STACK_WINDOW_WORDS 512 /* of the user stack, kept in struct walk; a power of two */
+#define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
 
 /* A walk under way. */
 struct walk {
@@ -76,11 +100,11 @@ struct walk {
     u64 trampoline;
     u64 list_mark; /* of the list of mappings in use, for struct recent_row */
     u64 version;   /* of that list */
-    u64 cfa;       /* of the frame under way */
+    u64 cfa;       /* of the current frame */
     u64 word;      /* read from the stack */
     u64 saved[7];  /* registers of a signal frame, or two words at a frame pointer */
     u32 row;
-    u32 key;     /* of the lookup under way */
+    u32 key;     /* of the current map lookup */
     u64 address; /* what is recorded at the end: block, size, function */
     u64 size;
     u32 function;
@@ -88,40 +112,40 @@ struct walk {
     u32 first_mapping;
     u32 mapping_count;
     u32 late_since; /* objects loaded after this epoch are not in the list; 0: all are */
-    u32 found;      /* objects that are new on the loader's list */
+    u32 found;      /* new objects on the loader's list */
     u32 frame_count;
-    u64 frame; /* of a walk that starts within a function: its CFA; else 0 */
-    u64 outer; /* sp of an open call that this stack may lead through */
+    u64 frame; /* of a walk that starts inside a function: its CFA; else 0 */
+    u64 outer; /* sp of an open call that this stack may contain */
     s32 rbp_offset;
-    u32 is_inside;        /* it does */
+    u32 is_inside;        /* the stack does contain that call */
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */
     u8 bp_lost;
     u8 guessed;
     u8 parts;
-    u8 is_known; /* it was not walked: known.bpf.c, to which what follows belongs */
+    u8 is_known; /* the stack was found in the cache, not walked */
+    /* For known.bpf.c: */
     u8 bp_counts;
     u8 unused[6];
     u64 start; /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;
     u64 start_bp;
-    u64 chain; /* hash of the words that the walk has gone by */
-    u64 bp_at;
-    u32 known_at;     /* which of the known stacks it may be */
-    u32 window_bytes; /* of those copied */
-    u32 slot_count;
+    u64 chain;        /* hash of the words that the walk has depended on */
+    u64 bp_at;        /* address that bp was read from; BP_NOTED, BP_AT_START */
+    u32 known_at;     /* index in known_stacks; NO_ENTRY */
+    u32 window_bytes; /* of the window that are filled */
+    u32 slot_count;   /* in `places`; NOT_CACHEABLE */
     u32 slot_words;
     u16 places[KNOWN_SLOTS];
     u64 window[STACK_WINDOW_WORDS];
 };
 
-/* Per-thread state. The stack buffer lives here because a uprobe program can be
- * preempted by another thread's on the same CPU: a per-CPU buffer would be
- * overwritten. */
+/* Per-thread state. The stack buffer is here and not per CPU, because another thread's program can
+ * preempt a uprobe program on the same CPU. */
 struct thread {
     u64 gap; /* bytes until the next sample, with SAMPLE_BYTES */
     struct call call;
-    u64 aside; /* sp of the call that was put aside last, see suspend(); 0: none */
+    u64 suspended_sp; /* sp of the call that was suspended last; 0: none */
     struct walk walk;
     struct stack stack;
 };

@@ -1,10 +1,9 @@
+/* One step of a walk: from a frame to its caller. */
+
 #if WALK_BY_TABLE
 
-#define BP_LOST 254
-#define BP_AT_BP 255
-
-/* One word of the user stack, to walk->word. A copy costs about the same for a word as for a
- * kilobyte, so a window is copied and read from. */
+/* An 8-byte word of the user stack, to walk->word. Copying a kilobyte takes about as long as
+ * copying a word, so a window of the stack is copied, and words are read from that. */
 static __always_inline int read_stack(struct walk *walk, u64 address) {
     u64 offset = address - walk->window_start;
 
@@ -20,11 +19,12 @@ static __always_inline int read_stack(struct walk *walk, u64 address) {
     return 0;
 }
 
-/* No unwind information: generated code mostly keeps frame pointers. One such step is a guess. */
+/* There is no unwind information. Generated code mostly keeps frame pointers, so this step is a
+ * guess. `why` is the result if it can't be made. */
 static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     u64 bp = walk->bp;
 
-    never_know(walk);
+    do_not_cache(walk);
     if (why == WALK_NO_ROW && !bp && !walk->bp_lost)
         return WALK_COMPLETE; /* the outermost frame has rbp = 0 (psABI, 3.4.1) */
     if (walk->bp_lost || bp < walk->sp || bp - walk->sp >= (1 << 20) || bp & 7)
@@ -39,14 +39,14 @@ static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     return walk->ip ? WALK_GOES_ON : WALK_COMPLETE;
 }
 
-/* A signal has come as a return probe was about to give control back. Since Linux 6.11 its
- * trampoline is: push rax, rcx, r11; mov $335,%eax; syscall; pop r11, rcx; ret, where the kernel
- * puts the return address in the place of rax (arch/x86/kernel/uprobes.c, sys_uretprobe). Until
- * then only the kernel knows it. */
+/* A signal arrived while a return probe was about to return to the caller. Since Linux 6.11 the
+ * probe's trampoline is: push rax, rcx, r11; mov $335,%eax; syscall; pop r11, rcx; ret, and the
+ * kernel writes the return address over the pushed rax (arch/x86/kernel/uprobes.c,
+ * sys_uretprobe). Before the system call only the kernel knows the address. */
 static __always_inline int step_over_trampoline(struct walk *walk) {
     u64 at = walk->ip - walk->trampoline, place = walk->sp;
 
-    never_know(walk);
+    do_not_cache(walk);
     if (at == 0x0d) /* pop %r11 */
         place += 16;
     else if (at == 0x0f) /* pop %rcx */
@@ -61,15 +61,17 @@ static __always_inline int step_over_trampoline(struct walk *walk) {
     return WALK_GOES_ON;
 }
 
-/* The kernel's rt_sigframe: sp points at the ucontext, whose registers (rbp rbx rdx rax rcx rsp
- * rip) are those that the signal interrupted. */
+/* The kernel's struct rt_sigframe: sp points at the ucontext, whose uc_mcontext holds the
+ * interrupted registers; rbp rbx rdx rax rcx rsp rip follow each other at +120
+ * (arch/x86/include/uapi/asm/sigcontext.h, struct sigcontext_64). */
 static __always_inline int step_over_signal(struct walk *walk) {
-    never_know(walk);
-    if (bpf_probe_read_user(walk->saved, sizeof(walk->saved), (void *)(walk->sp + 120)))
+    do_not_cache(walk);
+    if (bpf_probe_read_user(walk->saved, sizeof(walk->saved),
+                            (void *)(walk->sp + SIGNAL_RBP_OFFSET)))
         return WALK_UNREADABLE;
     walk->bp = walk->saved[0];
-    walk->sp = walk->saved[5];
-    walk->ip = walk->saved[6];
+    walk->sp = walk->saved[(SIGNAL_RSP_OFFSET - SIGNAL_RBP_OFFSET) / 8];
+    walk->ip = walk->saved[(SIGNAL_RIP_OFFSET - SIGNAL_RBP_OFFSET) / 8];
     walk->is_return_address = 0;
     walk->bp_lost = 0;
     return WALK_GOES_ON;
@@ -77,9 +79,10 @@ static __always_inline int step_over_signal(struct walk *walk) {
 
 /* The canonical frame address by walk->row, to walk->cfa. */
 static __always_inline int find_cfa(struct walk *walk) {
-    /* The rule is three bits; the five above it extend the offset, for frames beyond 256 KiB. */
-    u32 row = walk->row, rule = (row >> 16) & 7;
-    s64 offset = ((s64)(s16)(row & 0xffff) + (s64)(((row >> 19) & 31) << 16)) << 3;
+    u32 row = walk->row, rule = (row >> ROW_RULE_SHIFT) & ROW_RULE_MASK;
+    s64 offset =
+        ((s64)(s16)(row & ROW_OFFSET_MASK) + (s64)(((row >> ROW_FAR_SHIFT) & ROW_FAR_MASK) << 16))
+        << 3;
 
     if (rule == RULE_RSP) {
         walk->cfa = walk->sp + offset;
@@ -116,15 +119,15 @@ static __always_inline int find_cfa(struct walk *walk) {
 /* The first eight bytes of `mov $15, %rax; syscall`, which a signal handler returns to. */
 #define SIGNAL_TRAMPOLINE 0x0f0000000fc0c748ULL
 
-/* A return address in code of an object that no unwind information covers. Where no call stands
- * before it, nobody has called: it was put on the stack for the function to end in, by makecontext,
- * by coroutines in assembly, or by the kernel for a signal handler. Those are the ways a call is
- * encoded: e8 and four bytes; ff /2 in two, three, four, six or seven. */
+/* A return address in an object's code that no unwind information covers. If no call instruction is
+ * before it, no call pushed it: makecontext, a coroutine written in assembly, or the kernel (for a
+ * signal handler) put it on the stack for the function to return to. A call is encoded as e8 and
+ * four bytes, or as ff /2 in two, three, four, six or seven bytes. */
 static __always_inline int step_over_planted(struct walk *walk) {
     struct unwind_mapping *mapping = unwind_mappings.lookup(&walk->mapping);
 
     if (!mapping || !mapping->page_count)
-        return WALK_NO_ROW; /* generated code goes its own ways */
+        return WALK_NO_ROW; /* generated code, which may do anything */
     if (bpf_probe_read_user(walk->saved, 16, (void *)(walk->ip - 8)))
         return WALK_NO_ROW;
     u64 before = walk->saved[0];
@@ -150,9 +153,9 @@ static __always_inline int step(struct walk *walk) {
     }
     if (result)
         return step_by_frame_pointer(walk, result);
-    u32 rule = (walk->row >> 16) & 7;
+    u32 rule = (walk->row >> ROW_RULE_SHIFT) & ROW_RULE_MASK;
     if (rule == RULE_END)
-        return walk->row & 0xffff ? WALK_GO : WALK_COMPLETE;
+        return (walk->row & ROW_OFFSET_MASK) == END_OF_STACK ? WALK_COMPLETE : WALK_GO;
     if (rule == RULE_SIGNAL)
         return step_over_signal(walk);
     result = find_cfa(walk);
@@ -163,13 +166,14 @@ static __always_inline int step(struct walk *walk) {
         return WALK_NOT_UPWARD;
     if (walk->cfa - 8 == walk->outer)
         walk->is_inside = 1;
-    u32 saved_bp = walk->row >> 24;
-    if (saved_bp == BP_LOST) {
+    u32 saved_bp = walk->row >> ROW_SAVED_RBP_SHIFT;
+    if (saved_bp == SAVED_RBP_LOST) {
         walk->bp_lost = 1;
-    } else if (saved_bp) { /* before the return address: the lower one places the window */
-        if (saved_bp == BP_AT_BP)
+    } else if (saved_bp != SAVED_RBP_UNCHANGED) {
+        /* Read before the return address: it is lower, and the window starts at what is read. */
+        if (saved_bp == SAVED_RBP_AT_RBP)
             note_bp(walk);
-        walk->bp_at = saved_bp == BP_AT_BP ? walk->bp : walk->cfa - saved_bp * 8;
+        walk->bp_at = saved_bp == SAVED_RBP_AT_RBP ? walk->bp : walk->cfa - saved_bp * 8;
         if (read_stack(walk, walk->bp_at))
             return WALK_UNREADABLE;
         walk->bp = walk->word;
@@ -189,7 +193,7 @@ static __always_inline int step(struct walk *walk) {
     return WALK_GOES_ON;
 }
 
-/* From a point within a function to its caller, by what is known of the point. */
+/* From a point inside a function to the function's caller, by what is known about the point. */
 static __always_inline int step_out(struct walk *walk) {
     u64 frame = walk->frame, low = walk->sp;
 

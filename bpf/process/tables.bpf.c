@@ -1,13 +1,17 @@
+/* Find the row of an unwind table that is in force at a pc: first the mapping that holds the pc,
+ * then, by the index of its object's pages, the row. docs/unwinding.md explains the tables. */
+
 #if WALK_BY_TABLE
 
-/* a <= b for a, b < 2^63, without a branch that would double the verifier's states */
-#define NOT_ABOVE(a, b) ((u32)(((u64)(a) - (u64)(b)-1) >> 63))
-
-#define CODE_PAGE_SHIFT 8
 #define MAPPING_SEARCH_STEPS 12
 #define ROW_SEARCH_STEPS 9
+_Static_assert(1 << MAPPING_SEARCH_STEPS >= MAX_LISTED_MAPPINGS, "enough steps for a whole list");
+_Static_assert(1 << ROW_SEARCH_STEPS > 1 << CODE_PAGE_SHIFT, "enough steps for a page, and a row");
 
-/* The last mapping of the list that starts at or below pc, or its first one; walk->key is its
+/* a <= b for a, b < 2^63, without a branch, which would double the verifier's states */
+#define NOT_ABOVE(a, b) ((u32)(((u64)(a) - (u64)(b)-1) >> 63))
+
+/* The last mapping of the list that starts at or below pc, or the first one; walk->key is its
  * number. */
 static __always_inline struct unwind_mapping *last_mapping(struct walk *walk, u64 pc) {
     u32 base, count, half;
@@ -31,13 +35,13 @@ static __always_inline struct unwind_mapping *last_mapping(struct walk *walk, u6
     return unwind_mappings.lookup(&walk->key);
 }
 
-/* The object loaded after the list was made that holds pc. */
+/* The object that holds pc, if it was loaded after the list was made. */
 static __always_inline struct unwind_mapping *find_late(struct walk *walk, u64 pc) {
     struct late_object *late;
     u32 found = LATE_OBJECTS; /* none */
 
 #pragma clang loop unroll(disable)
-    for (u32 i = 0; i < LATE_OBJECTS; i++) { /* without branches, as far as the verifier sees */
+    for (u32 i = 0; i < LATE_OBJECTS; i++) { /* no branches that the verifier could see */
         walk->key = i;
         late = late_objects.lookup(&walk->key);
         if (!late)
@@ -88,7 +92,7 @@ static __always_inline int search_row(struct walk *walk, u64 pc) {
     u32 *next = unwind_pages.lookup(&walk->key);
     if (!first || !next)
         return WALK_NO_ROW;
-    /* The row before the page's first may reach into the page. */
+    /* The row before the page's first may extend into the page. */
     u32 base = *first - 1, count = *next - base, half;
     if (*first <= mapping->row_lo) {
         base = mapping->row_lo;
@@ -104,27 +108,27 @@ static __always_inline int search_row(struct walk *walk, u64 pc) {
         row = unwind_rows.lookup(&walk->key);
         if (!row)
             return WALK_NO_ROW;
-        base += half & -NOT_ABOVE(*row >> 32, rel);
+        base += half & -NOT_ABOVE(*row >> ROW_PC_SHIFT, rel);
         count -= half;
     }
     walk->key = base;
     row = unwind_rows.lookup(&walk->key);
-    if (!row || *row >> 32 > rel || !(u32)*row) /* all zeroes: no FDE covers it */
+    if (!row || *row >> ROW_PC_SHIFT > rel || !(u32)*row) /* all zeroes: no FDE covers it */
         return WALK_NO_ROW;
     walk->row = *row;
     return WALK_GOES_ON;
 }
 
-/* The same by way of the rows found lately. */
+/* The same, first among the rows found recently. */
 static __always_inline int find_row(struct walk *walk, u64 pc) {
     u64 mark = pc ^ walk->list_mark;
 
-    walk->key = (pc * SPREAD) >> 32 & (RECENT_ROWS - 1);
+    walk->key = (pc * HASH_MULTIPLIER) >> 32 & (RECENT_ROWS - 1);
     struct recent_row *recent = recent_rows.lookup(&walk->key);
     if (!recent)
         return WALK_NO_ROW;
     u64 known = recent->row;
-    if ((recent->check ^ known * SPREAD) == mark) {
+    if ((recent->check ^ known * HASH_MULTIPLIER) == mark) {
         walk->row = known;
         return WALK_GOES_ON;
     }
@@ -132,7 +136,7 @@ static __always_inline int find_row(struct walk *walk, u64 pc) {
     if (!result) {
         u64 row = walk->row;
         recent->row = row;
-        recent->check = mark ^ row * SPREAD;
+        recent->check = mark ^ row * HASH_MULTIPLIER;
     }
     return result;
 }

@@ -1,7 +1,6 @@
-/* The heart: what is recorded when a call has its result, and how a block is
- * released. */
+/* The end of a call, where its result is recorded, and releases. */
 
-/* The stack is known: store what the call allocated. Returns whether its site is there. */
+/* The stack is known: store what the call allocated. Returns whether the stack has a site. */
 static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64 stack_id) {
     int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
@@ -10,11 +9,11 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
     if (thread->walk.is_inside)
         return 0; /* an allocator calls itself */
 
-    if (function == FUNCTION_FAULT) { /* nothing ever takes the page back: the site counts */
+    if (function == FUNCTION_FAULT) { /* no release of a page is seen: only the site counts */
         return count_allocated(thread, stack_id, size, 0, 0);
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        /* A range can be unmapped in part: user space keeps the account of ranges. */
+        /* User space keeps the ranges, because one can be unmapped in part. */
         count_allocated(thread, stack_id, size, 0, 1);
         send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
     } else {
@@ -25,14 +24,14 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
     }
     trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
 #if STOP_AT_RECORD
-    bpf_send_signal_thread(19); /* SIGSTOP */
+    bpf_send_signal_thread(SIGSTOP);
 #endif
     return has_site;
 }
 
 #if WALK_BY_TABLE
-/* The walk is over. Its stack can be known from now on, if there is a site that has it. */
-static __always_inline void walked(struct pt_regs *ctx, struct thread *thread, int result) {
+/* The walk is over: store the call with its stack, and cache the stack if a site has it. */
+static __always_inline void store_walked(struct pt_regs *ctx, struct thread *thread, int result) {
     u64 id = finish_walk(ctx, thread, result);
 
     count(TALLY_WALKED_STACKS);
@@ -43,13 +42,13 @@ static __always_inline void walked(struct pt_regs *ctx, struct thread *thread, i
 #endif
 
 #if WALK_PARTS > 1
-/* The walk goes on in the next program, until it is done or has had all its parts. */
+/* Continue the walk. The next program takes over until the walk is done or no part is left. */
 static __always_inline void walk_on(struct pt_regs *ctx, struct thread *thread) {
     int result = walk_some(thread);
 
     if (result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS)
         walk_parts.call(ctx, 0); /* returns only if it fails */
-    walked(ctx, thread, result);
+    store_walked(ctx, thread, result);
 }
 
 int walk_part(struct pt_regs *ctx) {
@@ -62,6 +61,7 @@ int walk_part(struct pt_regs *ctx) {
 }
 #endif
 
+/* Record what was allocated, with the stack that starts as `registers` say. */
 static __always_inline void record(void *ctx, struct thread *thread, u16 function, u64 address,
                                    u64 size, u64 outer, struct registers registers) {
     struct session *now = this_session();
@@ -80,7 +80,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #if WALK_BY_TABLE
     prepare_walk(walk, &thread->stack, now);
     if (outer || function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        never_know(walk); /* each is to be walked, or they are few */
+        do_not_cache(walk); /* `outer` is searched for in each stack; regions are few */
     } else if (walk->slot_count == 0) {
         u64 id = find_known(walk);
         if (id) {
@@ -94,7 +94,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     if (walk->frame) {
         int result = step_out(walk);
         if (result != WALK_GOES_ON) {
-            walked(ctx, thread, result);
+            store_walked(ctx, thread, result);
             return;
         }
     }
@@ -102,16 +102,16 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #if WALK_PARTS > 1
     walk_on(ctx, thread);
 #else
-    walked(ctx, thread, walk_some(thread));
+    store_walked(ctx, thread, walk_some(thread));
 #endif
 #else
     store(ctx, thread, stack_by_frame_pointers(ctx, thread));
 #endif
 }
 
-/* The outermost call has this result; its caller's stack begins as `registers` say. */
-static __always_inline void end(struct pt_regs *ctx, struct thread *thread, struct call *call,
-                                u64 result, struct registers registers) {
+/* The outermost call has this result. Its caller's stack starts as `registers` say. */
+static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread, struct call *call,
+                                     u64 result, struct registers registers) {
     u16 function = call->function;
     u64 address = result, size = call->size;
     int failed = result == 0;
@@ -124,7 +124,7 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
         return;
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
-        /* MAP_FAILED, or the system call's own result, which points return what they see of */
+        /* MAP_FAILED, or, at a point, the negated errno that the system call returned */
         failed = result >= -4095ULL;
         if (function == FUNCTION_MREMAP) {
             if (failed)
@@ -141,10 +141,9 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
         failed = failed || !address;
     }
     if (call->has_old) {
-        /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it
-         * was. */
+        /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it was. */
         if (failed && size) {
-            restore_old(call);
+            restore_old_record(call);
         } else {
             struct allocation old = call->old;
             call->has_old = 0;
@@ -161,14 +160,13 @@ static __always_inline void end(struct pt_regs *ctx, struct thread *thread, stru
     record(ctx, thread, function, address, size, call->outer, registers);
 }
 
-/* Every return probe comes here. */
-static __always_inline void leave(struct pt_regs *ctx) {
+/* A return probe was hit. */
+static __always_inline void at_return(struct pt_regs *ctx) {
     u64 sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
-    struct thread *thread = known_thread();
+    struct thread *thread = existing_thread();
 
     if (!thread)
-        return; /* under way when tracing began, or counted as LOSS_THREADS at its
-                   entry */
+        return; /* under way when tracing began, or counted as LOSS_THREADS at its entry */
     if (!thread->call.sp) {
         lose(LOSS_MISSED_RETURNS, 1);
         return;
@@ -182,9 +180,9 @@ static __always_inline void leave(struct pt_regs *ctx) {
         lose(LOSS_MISSED_RETURNS, 1);
         return;
     }
-    if (call->echoes) {
-        call->echoes--;
-        call->echo_returned = 1;
+    if (call->tail_calls) {
+        call->tail_calls--;
+        call->tail_call_returned = 1;
         return;
     }
     /* In a return probe ip is the return address: the first frame is the caller. */
@@ -192,12 +190,12 @@ static __always_inline void leave(struct pt_regs *ctx) {
                                   .sp = PT_REGS_SP(ctx),
                                   .bp = PT_REGS_FP(ctx),
                                   .ip_is_return_address = 1};
-    end(ctx, thread, call, PT_REGS_RC(ctx), registers);
+    end_call(ctx, thread, call, PT_REGS_RC(ctx), registers);
 }
 
-/* --- releases ------------------------------------------------------------------------------- */
+/* --- releases -------------------------------------------------------------------------------- */
 
-/* At entry, before the allocator can hand the address out again. */
+/* At the entry, before the allocator can hand the address out again. */
 static __always_inline void release(struct pt_regs *ctx, u64 address) {
     struct allocation allocation = {};
 
@@ -209,14 +207,14 @@ static __always_inline void release(struct pt_regs *ctx, u64 address) {
         return;
     }
 #if SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED
-    note_unseen(ctx, address);
-    trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, ~0ULL, 0);
+    note_unseen_release(ctx, address);
+    trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, UNKNOWN_SIZE, 0);
 #endif
 }
 
-/* realloc: the old record leaves now, as in free, and comes back if the call
+/* realloc: remove the old block's record at the entry, as free does. It comes back if the call
  * fails. */
-static __always_inline void hold_old(struct call *call, u64 address) {
+static __always_inline void hold_old_record(struct call *call, u64 address) {
     struct allocation old = {};
 
     call->address = address;

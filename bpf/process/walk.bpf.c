@@ -1,9 +1,9 @@
-/* Walk a user stack and give it a 64-bit id. The id is a hash of the frames in a map of our own,
- * because bpf_get_stackid drops a stack whose bucket is taken. Id 0 means: no stack.
+/* Walk a user stack and give it a 64-bit id. The id is a hash of the frames, in a map of our own:
+ * bpf_get_stackid would drop a stack whose bucket is taken. Id 0 means: no stack.
  *
- * The walk goes by unwind tables compiled from .eh_frame: docs/unwinding.md explains it. All its
- * state lives in the thread's map value and not in registers, with a compiler barrier after each
- * frame: so all iterations look alike to the verifier, which then accepts 127 of them. */
+ * The walk uses unwind tables compiled from .eh_frame: docs/unwinding.md. All its state is in the
+ * thread's map value instead of registers, with a compiler barrier after each frame. So all
+ * iterations look alike to the verifier, which then accepts 127 of them. */
 
 /* Where a walk starts. */
 struct registers {
@@ -11,12 +11,12 @@ struct registers {
     u64 sp;
     u64 bp;
     u8 ip_is_return_address;
-    u64 frame;      /* CFA of a function that the stack is to begin above; 0: begin at ip */
+    u64 frame;      /* CFA of a function, whose caller is the first frame; 0: start at ip */
     s32 rbp_offset; /* where that function keeps its caller's rbp: struct point */
 };
 
-/* A walk that begins above a function copies that much of the stack below its CFA along: mostly,
- * the caller's rbp is there. */
+/* A walk that starts at a function's caller also copies this much of the stack below the CFA,
+ * because the caller's rbp is usually there. */
 #define FRAME_WINDOW_BYTES 64
 
 static __always_inline void start_walk(struct walk *walk, struct registers registers,
@@ -39,7 +39,64 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
 
 #if WALK_BY_TABLE
 
-#define REPORT_AGAIN_NS 250000000
+/* A hash of the objects loaded since the list was made: they change what addresses mean. */
+static __always_inline u64 hash_late(struct walk *walk) {
+    u64 sum = 0;
+
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < LATE_OBJECTS; i++) {
+        walk->key = i;
+        struct late_object *late = late_objects.lookup(&walk->key);
+        if (!late)
+            break;
+        u64 counts = NOT_ABOVE((u64)walk->late_since + 1, late->epoch);
+        sum += mix(late->mapping.start, late->mapping.fingerprint) & -counts;
+    }
+    return sum;
+}
+
+/* Choose the list of mappings that the walk uses. */
+static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
+                                         struct session *now) {
+    struct unwind_list *list = list_in_force();
+
+    walk->mapping = walk->first_mapping = 0;
+    walk->mapping_count = 0;
+    walk->list_mark = 0; /* no entry has this one */
+    do_not_cache(walk);
+    walk->trampoline = 0;
+    walk->version = 0;
+    stack->view = stack->since = stack->epoch = stack->in_doubt = 0;
+    if (!list || list->generation != now->generation)
+        return; /* after an exec, until the new mappings are known */
+    stack->view = list->view;
+    stack->since = list->epoch;
+    stack->epoch = now->epoch;
+    walk->hash = mix(walk->hash, list->view);
+    walk->version = list->version;
+    walk->list_mark = list->version * HASH_MULTIPLIER;
+    if (list->epoch != now->epoch) {
+        walk->late_since = list->epoch;
+        u64 late = hash_late(walk);
+        if (late) {
+            walk->hash = mix(walk->hash, late);
+            walk->list_mark = mix(walk->list_mark, late);
+        }
+        if (now->overflow_epoch > list->epoch && now->unload_epoch > list->epoch) {
+            walk->list_mark = 0;
+            walk->hash = mix(walk->hash, now->epoch);
+            stack->in_doubt = 1;
+            return;
+        }
+    }
+    walk->list_mark |= 1;
+    start_cacheable(walk);
+    asm volatile("" ::: "memory");
+    u64 place = list->place;
+    walk->mapping = walk->first_mapping = (u32)place;
+    walk->mapping_count = place >> 32;
+    walk->trampoline = list->trampoline ? list->trampoline : ~0ULL;
+}
 
 /* Walk up to WALK_STEPS frames. */
 static __always_inline int walk_some(struct thread *thread) {
@@ -62,20 +119,24 @@ static __always_inline int walk_some(struct thread *thread) {
             break;
         asm volatile("" ::: "memory");
     }
-    /* Through memory, so that what follows is not verified once for every result. */
+    /* Through memory, so that the verifier doesn't check what follows once per result. */
     walk->row = result;
     asm volatile("" ::: "memory");
     return walk->row;
 }
 
-/* The code on the stack isn't in the list of mappings: dlopen, most likely. Tell once a list. */
+#define REPORT_INTERVAL_NS 250000000
+
+/* The stack contains code that is not in the list of mappings, most likely because of dlopen. Sent
+ * once per list. */
 static __always_inline void report_unknown_code(void *ctx, u64 version) {
     struct session *now = this_session();
 
     u64 time_ns = bpf_ktime_get_ns();
 
-    /* Generated code is in no table, ever, and must not hide a dlopen that comes later. */
-    if (!now || (now->reported == version && time_ns - now->reported_ns < REPORT_AGAIN_NS))
+    /* And again after a while: generated code is never in a list, and must not hide a dlopen that
+     * comes later. */
+    if (!now || (now->reported == version && time_ns - now->reported_ns < REPORT_INTERVAL_NS))
         return;
     now->reported = version;
     now->reported_ns = time_ns;
@@ -83,81 +144,21 @@ static __always_inline void report_unknown_code(void *ctx, u64 version) {
                           .kind = EVENT_UNKNOWN_CODE,
                           .generation = now->generation,
                           .tid = bpf_get_current_pid_tgid()};
-    send_region_event(ctx, &event);
+    send_event(ctx, &event);
 }
 
-/* A hash of what was loaded since the list was made: the same addresses may mean something else
- * with it. */
-static __always_inline u64 hash_late(struct walk *walk) {
-    u64 sum = 0;
-
-#pragma clang loop unroll(disable)
-    for (u32 i = 0; i < LATE_OBJECTS; i++) {
-        walk->key = i;
-        struct late_object *late = late_objects.lookup(&walk->key);
-        if (!late)
-            break;
-        u64 counts = NOT_ABOVE((u64)walk->late_since + 1, late->epoch);
-        sum += mix(late->mapping.start, late->mapping.fingerprint) & -counts;
-    }
-    return sum;
-}
-
-static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
-                                         struct session *now) {
-    struct unwind_list *list = list_in_force();
-
-    walk->mapping = walk->first_mapping = 0;
-    walk->mapping_count = 0;
-    walk->list_mark = 0; /* no entry has this one */
-    never_know(walk);
-    walk->trampoline = 0;
-    walk->version = 0;
-    stack->view = stack->since = stack->epoch = stack->in_doubt = 0;
-    if (!list || list->generation != now->generation)
-        return; /* an exec, and its mappings aren't known yet */
-    stack->view = list->view;
-    stack->since = list->epoch;
-    stack->epoch = now->epoch;
-    walk->hash = mix(walk->hash, list->view);
-    walk->version = list->version;
-    walk->list_mark = list->version * SPREAD;
-    if (list->epoch != now->epoch) {
-        walk->late_since = list->epoch;
-        u64 late = hash_late(walk);
-        if (late) {
-            walk->hash = mix(walk->hash, late);
-            walk->list_mark = mix(walk->list_mark, late);
-        }
-        if (now->crowded > list->epoch && now->unloaded > list->epoch) {
-            walk->list_mark = 0;
-            walk->hash = mix(walk->hash, now->epoch);
-            stack->in_doubt = 1;
-            return;
-        }
-    }
-    walk->list_mark |= 1;
-    start_known(walk);
-    asm volatile("" ::: "memory");
-    u64 place = list->place;
-    walk->mapping = walk->first_mapping = (u32)place;
-    walk->mapping_count = place >> 32;
-    walk->trampoline = list->trampoline ? list->trampoline : ~0ULL;
-}
-
-/* Settle how the walk went. Returns the stack's id. */
+/* Record how the walk ended. Returns the stack's id. */
 static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int result) {
     struct walk *walk = &thread->walk;
     struct stack *stack = &thread->stack;
 
     if (result == WALK_GOES_ON)
         result = WALK_TOO_DEEP;
-    /* A walk that was interrupted for long: its list has been written over by the one after next.
-     */
+    /* The walk was interrupted for so long that a list two versions later overwrote its list. */
     struct unwind_list *list = list_in_force();
     if (list && walk->version && list->version > walk->version + 1)
         result = WALK_NO_MAPPING;
-    /* The counters are everybody's: not one that counts each call. */
+    /* All threads share the counters, so successful walks are not counted here. */
     if (result != WALK_COMPLETE && result != WALK_GO)
         lose(LOSS_WALKS + result, 1);
     if (list && (result == WALK_NO_MAPPING || walk->guessed))

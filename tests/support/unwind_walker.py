@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
-from leaktrace.unwind.layout import MAPPING_DTYPE, Update, at_array_stride
-from leaktrace.unwind.rows import (
-    NoRule,
-    Row,
+from leaktrace.abi.process import (
+    UNWIND_MAPPING,
     Rule,
     SavedRbp,
-    unpack,
 )
+from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
+from leaktrace.unwind.layout import Update, at_array_stride
+from leaktrace.unwind.rows import NoRule, Row, unpack
 from leaktrace.unwind.table import PAGE_SHIFT
 
 MAX_FRAMES = 127
@@ -52,7 +51,7 @@ class Arrays:
 
     rows: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1 << 18, np.uint64))
     pages: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1 << 18, np.uint64))
-    mappings: NDArray[Any] = field(default_factory=lambda: np.zeros(1 << 13, MAPPING_DTYPE))
+    mappings: NDArray[Any] = field(default_factory=lambda: np.zeros(1 << 13, UNWIND_MAPPING))
     list_start: int = 0
     list_size: int = 0
 

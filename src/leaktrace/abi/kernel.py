@@ -1,6 +1,7 @@
-"""numpy types and enums that mirror bpf/kernel/types.h, field by field.
+"""What the kernel mode shares with the kernel side: bpf/kernel/types.h as numpy types and enums.
 
-A test compiles the header and compares every offset and number.
+Names are those of the C header: a struct's in upper case, a constant's unchanged.
+`tests/unit/test_abi.py` compiles the header and compares every offset and number.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import numpy as np
 
 CACHE_NAME_BYTES = 32
 LARGEST_SLAB_CLASS = 8192
+WANTED_CACHES = 4096
+WANTED_SIZES = 64
+SECTION_SHIFT = 60
 STACK_PLACES = 128
 
 KERNEL_ALLOCATION = np.dtype(
@@ -50,7 +54,7 @@ SETTINGS = np.dtype([("own_tgid", "<u4"), ("task_tgid", "<u4")])
 
 
 class Section(IntEnum):
-    """enum section"""
+    """enum section: which allocator a block comes from."""
 
     SLAB = 0
     PAGES = 1
@@ -59,15 +63,28 @@ class Section(IntEnum):
 
 
 class Context(IntEnum):
-    """enum context"""
+    """enum context: what code runs in."""
 
     PROCESS = 0
     SOFTIRQ = 1
     IRQ = 2
 
 
+SECTION_NAMES = {
+    Section.SLAB: "slab",
+    Section.PAGES: "pages",
+    Section.PERCPU: "percpu",
+    Section.VMALLOC: "vmalloc",
+}
+CONTEXT_NAMES = {
+    Context.PROCESS: "process",
+    Context.SOFTIRQ: "softirq",
+    Context.IRQ: "irq",
+}
+
+
 class KernelFunction(IntEnum):
-    """enum kernel_function"""
+    """enum kernel_function: what an event comes from."""
 
     KMALLOC = 1
     KMEM_CACHE_ALLOC = 2
@@ -84,7 +101,7 @@ class KernelFunction(IntEnum):
 
 
 class KernelLossKind(IntEnum):
-    """enum kernel_loss"""
+    """enum loss of the kernel mode: what can be lost, each with a counter."""
 
     ALLOCATIONS = 0
     ALLOCATION_BYTES = 1

@@ -1,6 +1,7 @@
-"""numpy types and enums that mirror bpf/process/types.h, field by field.
+"""What the process mode shares with the kernel side: bpf/process/types.h as numpy types and enums.
 
-A test compiles the header and compares every offset and number.
+Names are those of the C header: a struct's in upper case, a constant's unchanged.
+`tests/unit/test_abi.py` compiles the header and compares every offset and number.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ from enum import IntEnum
 
 import numpy as np
 
-MAX_FRAMES = 127
+from leaktrace.abi.common import EVENT, MAX_FRAMES, U32, U64, UNKNOWN_SIZE, EventCode, StackEndCode
+from leaktrace.arch.x86_64 import (  # noqa: F401 (the C side has them, too)
+    SIGNAL_RBP_OFFSET,
+    SIGNAL_RIP_OFFSET,
+    SIGNAL_RSP_OFFSET,
+)
 
-U64 = np.dtype(np.uint64)
-U32 = np.dtype(np.uint32)
+# These names of `abi/common.py` can be imported from here, too.
+__all__ = ["EVENT", "MAX_FRAMES", "U32", "U64", "UNKNOWN_SIZE", "EventCode", "StackEndCode"]
+
+# --- records and sites ----------------------------------------------------------------------------
 
 ALLOCATION = np.dtype([("size", "<u8"), ("time_ns", "<u8"), ("stack_id", "<u8")])
 
@@ -28,6 +36,32 @@ SITE = np.dtype(
     ]
 )
 
+UNSEEN_RELEASES = 4096
+UNSEEN_RELEASE = np.dtype(
+    [
+        ("address", "<u8"),
+        ("caller", "<u8"),
+        ("ip", "<u8"),
+        ("generation", "<u4"),
+        ("count", "<u4"),
+    ]
+)
+
+MAX_FILE_MAPPINGS = 4096
+FILE_MAPPING = np.dtype([("start", "<u8"), ("end", "<u8")])
+
+# --- sampling (analysis/sampling.py) --------------------------------------------------------------
+
+GAP_COUNT = 65_536
+WEIGHT_COUNT = 4_096
+WEIGHT_STEP = 256
+WEIGHT_UNIT = 65_536
+COUNT_UNIT = 1_024
+
+THROTTLE = np.dtype([("rate", "<u8"), ("since_ns", "<u8")])
+
+# --- walks and stacks -----------------------------------------------------------------------------
+
 STACK = np.dtype(
     [
         ("generation", "<u4"),
@@ -42,40 +76,91 @@ STACK = np.dtype(
     ]
 )
 
-SESSION = np.dtype(
+# For an ip in [start, end), rel = ip - bias is the key to search the object's rows and pages for.
+# Its rows are rows[row_lo:row_hi], its pages the page_count + 1 entries from page_lo on. Both are
+# empty if nothing is known about the code.
+UNWIND_MAPPING = np.dtype(
     [
-        ("generation", "<u4"),
-        ("tgid", "<u4"),
-        ("announced", "<u4"),
-        ("armed", "<u4"),
-        ("suspended", "<u8"),
-        ("forked_ns", "<u8"),
-        ("reported", "<u8"),
-        ("reported_ns", "<u8"),
-        ("exec_time_ns", "<u8"),
-        ("epoch", "<u4"),
-        ("told", "<u4"),
-        ("crowded", "<u4"),
-        ("unloaded", "<u4"),
-        ("marked", "<u4"),
-        ("changing", "<u4"),
-        ("wait_status", "<u8"),
+        ("start", "<u8"),
+        ("end", "<u8"),
+        ("bias", "<u8"),
+        ("row_lo", "<u4"),
+        ("row_hi", "<u4"),
+        ("page_lo", "<u4"),
+        ("page_count", "<u4"),
+        ("fingerprint", "<u8"),
     ]
 )
+MAX_LISTED_MAPPINGS = 4096
 
-EVENT = np.dtype(
+UNWIND_LIST = np.dtype(
     [
-        ("time_ns", "<u8"),
-        ("address", "<u8"),
-        ("size", "<u8"),
-        ("stack_id", "<u8"),
-        ("tid", "<u4"),
-        ("generation", "<u4"),
-        ("kind", "<u2"),
-        ("function", "<u2"),
+        ("place", "<u8"),
+        ("generation", "<u8"),
+        ("version", "<u8"),
+        ("trampoline", "<u8"),
+        ("loader", "<u8"),
         ("epoch", "<u4"),
+        ("view", "<u4"),
     ]
 )
+UNWIND_LISTS = 9  # the first entry's `place` is the number of the one in force
+
+# The bits of a row: unwind/rows.py.
+ROW_PC_SHIFT = 32
+ROW_SAVED_RBP_SHIFT = 24
+ROW_FAR_SHIFT = 19
+ROW_FAR_MASK = 0x1F
+ROW_RULE_SHIFT = 16
+ROW_RULE_MASK = 0x7
+ROW_OFFSET_MASK = 0xFFFF
+CODE_PAGE_SHIFT = 8
+
+
+class Rule(IntEnum):
+    """enum rule: how the canonical frame address (CFA) is found."""
+
+    RULE_NONE = 0  # not known; the CFA offset is a `NoRule`
+    RULE_RSP = 1  # rsp + offset
+    RULE_RBP = 2  # rbp + offset
+    RULE_PLT = 3  # rsp + 8, plus 8 from a byte of a 16-byte PLT entry on: rows.PLT_ENTRY_SIZE
+    RULE_END = 4  # the outermost frame: its return address is undefined. The offset is an `EndOf`
+    RULE_RBP_DEREF = 5  # *(rbp + offset): a function that realigned its stack
+    RULE_RSP_DEREF = 6  # *(rsp + offset)
+    RULE_SIGNAL = 7  # a signal frame: rbp, rsp and rip are in the ucontext at rsp
+
+
+class SavedRbp(IntEnum):
+    """enum saved_rbp: special values of the saved-rbp byte; any other n means "at CFA - 8 * n"."""
+
+    UNCHANGED = 0  # rbp still holds the caller's value
+    LOST = 254  # not known: rules of callers that need rbp must not be followed
+    AT_RBP = 255  # at *(rbp)
+
+
+class EndOf(IntEnum):
+    """enum end_of: what ends with an outermost frame."""
+
+    STACK = 0
+    C_CODE = 1  # its caller is Go, on another stack
+
+
+class WalkResult(IntEnum):
+    """enum walk_result: why a walk ended."""
+
+    GOES_ON = 0
+    COMPLETE = 1
+    NO_MAPPING = 2
+    NO_ROW = 3
+    NO_RULE = 4
+    UNREADABLE = 5
+    NOT_UPWARD = 6
+    FOREIGN_PROBE = 7
+    TOO_DEEP = 8
+    GO = 9
+
+
+# --- functions and points -------------------------------------------------------------------------
 
 PLACE = np.dtype([("kind", "<u2"), ("number", "<u2"), ("value", "<i4")])
 
@@ -102,52 +187,9 @@ POINT_ALWAYS = 16
 RBP_UNCHANGED = 0
 RBP_LOST = 1
 
-UNSEEN_RELEASES = 4096
-UNSEEN_RELEASE = np.dtype(
-    [
-        ("address", "<u8"),
-        ("caller", "<u8"),
-        ("ip", "<u8"),
-        ("generation", "<u4"),
-        ("count", "<u4"),
-    ]
-)
-
-FILE_MAPPING = np.dtype([("start", "<u8"), ("end", "<u8")])
-
-THROTTLE = np.dtype([("rate", "<u8"), ("since_ns", "<u8")])
-
-UNWIND_LIST = np.dtype(
-    [
-        ("place", "<u8"),
-        ("generation", "<u8"),
-        ("version", "<u8"),
-        ("trampoline", "<u8"),
-        ("loader", "<u8"),
-        ("epoch", "<u4"),
-        ("view", "<u4"),
-    ]
-)
-
-UNWIND_LISTS = 9  # the first says which of the others is in force
-
-UNKNOWN_SIZE = (1 << 64) - 1
-STATUS_IS_KNOWN = 1 << 32
-
-
-class StackEndCode(IntEnum):
-    """enum stack_end"""
-
-    UNKNOWN = 0
-    COMPLETE = 1
-    TRUNCATED = 2
-    GUESSED = 3
-    BROKEN = 4
-    GO = 5
-
 
 class Function(IntEnum):
-    """enum function"""
+    """enum function: what is hooked."""
 
     NONE = 0
     MALLOC = 1
@@ -174,7 +216,7 @@ MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP})
 
 
 class PlaceKind(IntEnum):
-    """enum place_kind"""
+    """enum place_kind: where a value is at a point."""
 
     NONE = 0
     REGISTER = 1
@@ -183,38 +225,52 @@ class PlaceKind(IntEnum):
 
 
 class Action(IntEnum):
-    """enum point_action: what is known at a point within a function."""
+    """enum point_action: what is known at a point inside a function."""
 
-    BEGIN = 1  # the size asked for
+    BEGIN = 1  # the requested size
     END = 2  # the result
     BOTH = 3
 
 
-class EventCode(IntEnum):
-    """enum event_kind"""
+# --- the process ----------------------------------------------------------------------------------
 
-    ALLOCATE = 1
-    RELEASE = 2
-    FAIL = 3
-    REGION_ADD = 4
-    REGION_RELEASE = 5
-    REGION_RESTORE = 6
-    STARTED = 7
-    EXEC = 8
-    UNKNOWN_CODE = 9
-    FORKED = 10
-    LOADED = 11
+SESSION = np.dtype(
+    [
+        ("generation", "<u4"),
+        ("tgid", "<u4"),
+        ("announced", "<u4"),
+        ("armed", "<u4"),
+        ("suspended", "<u8"),
+        ("forked_ns", "<u8"),
+        ("reported", "<u8"),
+        ("reported_ns", "<u8"),
+        ("exec_time_ns", "<u8"),
+        ("epoch", "<u4"),
+        ("told", "<u4"),
+        ("overflow_epoch", "<u4"),
+        ("unload_epoch", "<u4"),
+        ("marked", "<u4"),
+        ("changing", "<u4"),
+        ("wait_status", "<u8"),
+    ]
+)
+
+STATUS_IS_KNOWN = 1 << 32
+
+FINGERPRINT_WORDS = 128
+OBJECT_PATH_BYTES = 512
+LOAD_EVENT = np.dtype([("event", EVENT), ("fingerprint", "<u8"), ("path", f"S{OBJECT_PATH_BYTES}")])
 
 
 class Tally(IntEnum):
-    """enum tally: what is counted for the account of cost."""
+    """enum tally: what is counted to compute the cost of tracing."""
 
     KNOWN_STACKS = 0
     WALKED_STACKS = 1
 
 
 class LossKind(IntEnum):
-    """enum loss"""
+    """enum loss: what can be lost, each with a counter. From WALKS on, by `WalkResult`."""
 
     ALLOCATIONS = 0
     ALLOCATION_BYTES = 1
@@ -232,7 +288,9 @@ class LossKind(IntEnum):
     WALKS = 13
 
 
-# Kinds of allocations that are not in the figures at all.
+LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)
+
+# Losses of allocations that are in no figure of a report.
 ALLOCATION_LOSSES = (
     LossKind.ALLOCATIONS,
     LossKind.SITES,
@@ -242,21 +300,3 @@ ALLOCATION_LOSSES = (
     LossKind.UNREAD_RESULTS,
     LossKind.REGION_EVENTS,
 )
-
-
-class WalkResult(IntEnum):
-    """enum walk_result"""
-
-    GOES_ON = 0
-    COMPLETE = 1
-    NO_MAPPING = 2
-    NO_ROW = 3
-    NO_RULE = 4
-    UNREADABLE = 5
-    NOT_UPWARD = 6
-    FOREIGN_PROBE = 7
-    TOO_DEEP = 8
-    GO = 9
-
-
-LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

@@ -16,14 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.abi.process import COUNT_UNIT, GAP_COUNT, WEIGHT_COUNT, WEIGHT_STEP, WEIGHT_UNIT
 from leaktrace.options import Filters
-
-# As bpf/process/types.h has them.
-GAP_COUNT = 65_536
-WEIGHT_COUNT = 4_096
-WEIGHT_UNIT = 65_536
-COUNT_UNIT = 1_024
-_WEIGHT_STEP = 256  # entries for each unit of size / N
 
 Floats = NDArray[np.float64]
 
@@ -97,8 +91,8 @@ def gap_table(mean_bytes: int) -> NDArray[np.uint64]:
 
 
 def weight_table() -> NDArray[np.uint64]:
-    """x / (1 - exp(-x)) at x = i / 256, times WEIGHT_UNIT, WEIGHT_COUNT + 1 of them."""
-    x = np.arange(1, WEIGHT_COUNT + 1, dtype=np.float64) / _WEIGHT_STEP
+    """x / (1 - exp(-x)) at x = i / WEIGHT_STEP, times WEIGHT_UNIT, WEIGHT_COUNT + 1 of them."""
+    x = np.arange(1, WEIGHT_COUNT + 1, dtype=np.float64) / WEIGHT_STEP
     weights = np.append(1.0, x / -np.expm1(-x))
     table: NDArray[np.uint64] = np.rint(weights * WEIGHT_UNIT).astype(np.uint64)
     return table

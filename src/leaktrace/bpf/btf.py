@@ -1,7 +1,7 @@
-"""The running kernel's own type information (BTF), read by libbpf.
+"""The running kernel's type information (BTF), read by libbpf.
 
-It tells what kernel versions only suggest: the arguments of a tracepoint, where a member of a
-struct lies. Source: include/uapi/linux/btf.h.
+It gives the arguments of a tracepoint and the offset of a struct member, which a kernel version
+only suggests. Source: include/uapi/linux/btf.h.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class KernelTypes:
     def __init__(self, path: str | None = None) -> None:
         """`path`: a file of BTF instead of the running kernel's.
 
-        Raises EnvironmentUnfitError where the kernel has none.
+        Raises EnvironmentUnfitError when the kernel has none.
         """
         library = syscalls.libbpf()
         library.btf__load_vmlinux_btf.restype = ctypes.c_void_p
@@ -67,7 +67,7 @@ class KernelTypes:
         if not handle or handle > (1 << 64) - 4096:
             raise EnvironmentUnfitError(
                 "this kernel has no type information (BTF)",
-                "it needs CONFIG_DEBUG_INFO_BTF=y; --kernel-probes kprobe does without",
+                "it needs CONFIG_DEBUG_INFO_BTF=y; --kernel-probes kprobe works without it",
             )
         self._library = library
         self._handle = ctypes.c_void_p(handle)
@@ -82,15 +82,15 @@ class KernelTypes:
         )
 
     def close(self) -> None:
-        """Free the copy (some megabytes); nothing can be asked afterwards."""
+        """Free the copy (some megabytes). No other method may be called afterwards."""
         self._library.btf__free(self._handle)
         self._handle = ctypes.c_void_p(None)
 
     def tracepoint_arguments(self, name: str) -> tuple[str, ...] | None:
         """The types of a raw tracepoint's arguments, or None if this kernel has no such tracepoint.
 
-        Every tracepoint has a type `btf_trace_NAME`, a pointer to its probes' function, whose first
-        argument is the probe's own (include/trace/bpf_probe.h).
+        Every tracepoint has a type `btf_trace_NAME`, a pointer to a probe function. The first
+        argument of that function is not the tracepoint's (include/trace/bpf_probe.h).
         """
         found = self._find(f"btf_trace_{name}", _KIND_TYPEDEF)
         if found is None:
@@ -106,7 +106,7 @@ class KernelTypes:
         return tuple(self._spell(number) for number in words[3::2])
 
     def member_offset(self, struct: str, member: str) -> int | None:
-        """Bytes from the beginning of a struct to its member, which may be in an anonymous one."""
+        """The offset of a member in bytes, also of one in an anonymous struct; None: not known."""
         found = self._find(struct, _KIND_STRUCT)
         return None if found is None else self._offset_in(found, member, 0)
 
@@ -124,7 +124,7 @@ class KernelTypes:
     def _members(self, struct: _Type) -> Iterator[tuple[str, int, int]]:
         address = ctypes.addressof(struct) + ctypes.sizeof(_Type)
         for member in (_Member * struct.member_count).from_address(address):
-            # With bit fields about, the upper eight bits are a size.
+            # If the struct has bit fields, the upper eight bits are a size.
             yield self._name(member.name_offset), int(member.type), int(member.offset) & 0xFFFFFF
 
     def _spell(self, number: int) -> str:

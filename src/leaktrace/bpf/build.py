@@ -1,7 +1,7 @@
-"""Where a compiled program comes from: kept from an earlier run, or the compiler's child.
+"""Compiled programs: from the cache, or compiled in a child process.
 
-Compiling takes most of leaktrace's start. What it gives depends on the source, the knobs, bcc and
-the kernel, and is kept under a hash of all of them.
+Compiling takes most of the start-up time. The result depends on the source, the knobs, bcc and the
+kernel, and is cached under a hash of all of them.
 """
 
 from __future__ import annotations
@@ -16,53 +16,24 @@ from pathlib import Path
 from leaktrace.bpf.compiler import CompilerChild
 from leaktrace.bpf.compiler_child import find_bcc
 from leaktrace.bpf.image import Image
+from leaktrace.bpf.sources import flags, source_directory, source_text
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.cache.files import FileCache
-from leaktrace.errors import ProgramError
 
 _LIMIT_BYTES = 16 << 20
-_FORMAT_VERSION = 1  # of what the child answers
+_FORMAT_VERSION = 1  # of the child's reply
 _LIBRARY_FOLDERS = ("usr/lib", "usr/lib64", "usr/local/lib", "usr/lib/*-linux-gnu")
 _LIBRARIES = ("libbcc.so*", "libLLVM*.so*", "libclang-cpp*.so*")
 
 
-def source_directory() -> Path:
-    """Where the BPF sources are: inside the installed package, or beside src/ in a checkout."""
-    here = Path(__file__).resolve().parent
-    for folder in (here / "c", here.parents[2] / "bpf"):
-        if (folder / "process" / "types.h").is_file():
-            return folder
-    raise ProgramError(
-        "the BPF sources of leaktrace are missing from its installation",
-        "reinstall leaktrace",
-    )
-
-
-def source_text(fragments: Sequence[str]) -> str:
-    """The whole program. bcc rewrites map accesses only in its main text, never in an #include,
-    so the fragments are joined; `#line` keeps the compiler's messages pointing at them."""
-    folder = source_directory()
-    parts = ["#include <uapi/linux/ptrace.h>\n"]
-    for name in fragments:
-        parts.append(f'#line 1 "bpf/{name}"\n{(folder / name).read_text()}')
-    return "".join(parts)
-
-
-def flags(knobs: Mapping[str, int]) -> list[str]:
-    """Knobs as the compiler takes them."""
-    return [
-        f"-D{name}={value}{'ULL' if value > 0x7FFFFFFF else ''}" for name, value in knobs.items()
-    ]
-
-
 class ImageRequest:
-    """A program that is wanted: kept already, or compiled in a child while we do something else."""
+    """A program, from the cache or compiled in a child process while the tracer does other work."""
 
     def __init__(self, fragments: Sequence[str], knobs: Mapping[str, int]) -> None:
         source, given = source_text(fragments), flags(knobs)
         self._cache = _cache()
         self._name = _digest(source, given)
-        self._image = self._kept()
+        self._image = self._cached()
         self._child: CompilerChild | None = None
         if self._image is None:
             self._child = CompilerChild.take()
@@ -70,7 +41,7 @@ class ImageRequest:
                 {"source": source, "kernel_source": str(source_directory()), "flags": given}
             )
 
-    def _kept(self) -> Image | None:
+    def _cached(self) -> Image | None:
         data = self._cache.read(self._name)
         if data is None:
             return None
@@ -84,8 +55,8 @@ class ImageRequest:
     def finish(self) -> Image:
         """Wait for the child, if there is one.
 
-        Raises EnvironmentUnfitError when bcc is missing or not permitted to work, ProgramError when
-        the program doesn't compile.
+        Raises EnvironmentUnfitError when bcc is missing or lacks permission, ProgramError when the
+        program doesn't compile.
         """
         if self._child is not None:
             self._image = Image.from_json(self._child.finish())
@@ -97,11 +68,11 @@ class ImageRequest:
 
     @property
     def problem(self) -> str:
-        """Why the cache could not be used last time it was tried, "" when it could."""
+        """Why the cache could not be used the last time, "" if it could."""
         return self._cache.problem
 
     def abandon(self) -> None:
-        """Give the compilation up: something else failed meanwhile."""
+        """Abandon the compilation, because something else failed."""
         if self._child is not None:
             self._child.abandon()
             self._child = None
@@ -109,8 +80,8 @@ class ImageRequest:
 
 @contextlib.contextmanager
 def compiler_started_early() -> Iterator[None]:
-    """Where nothing was compiled before, the compiler is loaded on another core while this process
-    imports what it needs itself."""
+    """If nothing is cached, load the compiler in a child process while this process imports its own
+    modules."""
     if not _cache().is_empty():
         yield
         return
@@ -123,7 +94,7 @@ def _cache() -> FileCache:
 
 
 def _digest(source: str, given: Sequence[str]) -> str:
-    """Of everything that decides what the compiler makes of it."""
+    """A hash of everything that the compiler's output depends on."""
     headers = sorted((source_directory() / "include").rglob("*.h"))
     machine = os.uname()
     parts = [
@@ -138,7 +109,7 @@ def _digest(source: str, given: Sequence[str]) -> str:
 
 
 def _compiler_identity() -> list[list[object]]:
-    """Of bcc's Python package and of the libraries that it may load: path, size and time."""
+    """Path, size and modification time of bcc's Python package and of the libraries it may load."""
     patterns = [f"{folder}/{name}" for folder in _LIBRARY_FOLDERS for name in _LIBRARIES]
     files = [path for pattern in patterns for path in Path("/").glob(pattern)]
     package = find_bcc()

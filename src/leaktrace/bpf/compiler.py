@@ -1,8 +1,8 @@
 """The compiler's child process, as the tracer sees it.
 
-The child (`leaktrace.bpf.compiler_child`) is the only place where bcc is imported. It hands over
-the compiled program by a socket, so the tracer never maps LLVM, and a compiler that aborts is an
-error message instead of the end of the tracer.
+The child (`leaktrace.bpf.compiler_child`) is the only place where bcc is imported. It sends the
+compiled program through a socket. So the tracer never maps LLVM, and a compiler that aborts causes
+an error message instead of ending the tracer.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from leaktrace.bpf.compiler_child import find_bcc
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, not_permitted
+from leaktrace.own.children import child_environment
 from leaktrace.own.shortages import advice_about_memory
 
 
 class CompilerChild:
-    """Started at once, so that it loads the compiler while the tracer finds out what to ask for."""
+    """The child process. It loads the compiler while the tracer prepares the request."""
 
     _waiting: ClassVar[list[CompilerChild]] = []
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
-        # The child's stderr, where clang and the verifier write, goes to a file: no pipe that
-        # could fill up while nobody reads. It is in memory: no directory need be writable.
+        # The child's stderr, where clang and the verifier write, goes to a file: a pipe could fill
+        # up before it is read. The file is in memory, so no directory has to be writable.
         self._messages: IO[bytes] = os.fdopen(os.memfd_create("compiler messages"), "r+b")
         with theirs:
             self._child = subprocess.Popen(
@@ -41,15 +41,15 @@ class CompilerChild:
                 stdout=self._messages,
                 stderr=self._messages,
                 pass_fds=(theirs.fileno(),),
-                env=_child_environment(),
+                env=child_environment(),
             )
 
     @classmethod
     @contextlib.contextmanager
     def started_early(cls) -> Iterator[None]:
-        """A child loads the compiler meanwhile. `take` hands it out; it is given up if nobody took
-        it."""
-        # A user who may not even start it is told why when what tracing needs is checked.
+        """Start a child that loads the compiler meanwhile. `take` returns it; at the end it is
+        abandoned if it was not taken."""
+        # If it can't be started, the later check of what tracing needs reports why.
         with contextlib.suppress(OSError):
             cls._waiting.append(cls())
         try:
@@ -60,12 +60,12 @@ class CompilerChild:
 
     @classmethod
     def take(cls) -> CompilerChild:
-        """The one that was started early, or a new one."""
+        """The child that was started early, or a new one."""
         return cls._waiting.pop() if cls._waiting else cls()
 
     def request(self, request: Mapping[str, Any]) -> None:
-        """Say what to compile (`compiler_child.compile_image`)."""
-        # The child may be dead already: finish() tells what it said.
+        """Send what to compile (`compiler_child.compile_image`)."""
+        # The child may have ended: finish() reports its messages.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(json.dumps(request).encode())
             self._socket.shutdown(socket.SHUT_WR)
@@ -73,8 +73,8 @@ class CompilerChild:
     def finish(self) -> bytes:
         """Wait for the child. Returns the compiled program (`image.Image.from_json`).
 
-        Raises EnvironmentUnfitError when bcc is missing or not permitted to work, ProgramError when
-        the program doesn't compile.
+        Raises EnvironmentUnfitError when bcc is missing or lacks permission, ProgramError when the
+        program doesn't compile.
         """
         with self._socket, self._messages:
             reply = _receive(self._socket)
@@ -86,7 +86,7 @@ class CompilerChild:
         return reply
 
     def abandon(self) -> None:
-        """Give the compilation up."""
+        """Abandon the compilation."""
         self._child.kill()
         self._child.wait()
         self._socket.close()
@@ -122,16 +122,9 @@ class CompilerChild:
         )
 
 
-def _child_environment() -> dict[str, str]:
-    """The child must find this very package, however leaktrace was started."""
-    parent = str(Path(__file__).resolve().parents[2])
-    known = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{parent}{os.pathsep}{known}" if known else parent}
-
-
 def _receive(connection: socket.socket) -> bytes:
-    """Everything the child sends until it closes; nothing when it ends without having read its
-    request."""
+    """Everything that the child sends until it closes the socket; empty if the child ended before
+    it read its request."""
     reply = b""
     with contextlib.suppress(ConnectionResetError):
         while data := connection.recv(1 << 20):

@@ -1,8 +1,8 @@
 """The child process that compiles: `python -m leaktrace.bpf.compiler_child SOCKET`.
 
-Reads a JSON request from the socket, answers with the compiled program (`leaktrace.bpf.image`), or
-with {"error": stage, "detail": …}; then exits. The only importer of bcc: whatever LLVM does ends
-here.
+Reads a JSON request from the socket, replies with the compiled program (`leaktrace.bpf.image`) or
+with {"error": stage, "detail": …}, then exits. Only this module imports bcc, so a crash of LLVM
+ends only this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 
 from leaktrace.bpf.image import LOAD_64_BITS, PSEUDO_MAP_FD
 
-# Distributions install bcc for their own Python; it is pure Python over libbcc and works with any.
+# Distributions install bcc for their own Python. It is pure Python over libbcc, so any Python can
+# import it.
 _DISTRIBUTION_FOLDERS = (
     "usr/lib/python3/dist-packages",
     "usr/lib/python3.*/site-packages",
@@ -31,9 +32,9 @@ _DISTRIBUTION_FOLDERS = (
 
 
 def find_bcc(root: Path = Path("/")) -> Path | None:
-    """The folder of the distribution's bcc package on the machine whose files are below `root`.
+    """The folder of the distribution's bcc package, in the file system below `root`, or None.
 
-    None where there is none. PyPI's `bcc` is an unrelated package; the real one has a libbcc.py.
+    PyPI's `bcc` is an unrelated package; this one has a libbcc.py.
     """
     candidates: list[Path] = []
     for pattern in _DISTRIBUTION_FOLDERS:
@@ -42,7 +43,7 @@ def find_bcc(root: Path = Path("/")) -> Path | None:
 
 
 def import_bcc() -> ModuleType:
-    """Load that one package, without putting the folder it lies in on sys.path.
+    """Import that package, without adding its parent folder to sys.path.
 
     Raises ImportError with a reason, OSError when libbcc can't be loaded.
     """
@@ -65,12 +66,12 @@ _INSTRUCTION = struct.Struct("<BBhi")
 
 
 def compile_image(request: dict[str, Any]) -> dict[str, Any]:
-    """The JSON value that `image.Image.from_json` reads.
+    """Compile to the JSON value that `image.Image.from_json` reads.
 
-    bcc raises bare Exception for everything; what it and clang print goes to our stderr, which the
-    tracer reads. It makes the maps as it compiles: ours have room for one entry there.
+    bcc raises bare Exception for every error. Its messages and clang's go to stderr, which the
+    tracer reads. bcc also creates the maps: here those with CAPACITY_LATER have room for one entry.
     """
-    # With this variable set bcc takes kernel headers from include/ here, and nowhere else.
+    # With this variable bcc takes kernel headers only from include/ in that folder.
     os.environ["BCC_KERNEL_SOURCE"] = request["kernel_source"]
     bcc = sys.modules["bcc"]
     try:
@@ -78,10 +79,10 @@ def compile_image(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         return {"error": "compile", "detail": str(error)}
     library, module = bcc.libbcc.lib, ctypes.c_void_p(compiled.module)
-    maps, places = [], {}
+    maps, indices = [], {}
     for number in range(library.bpf_num_tables(module)):
         name = library.bpf_table_name(module, number)
-        places[library.bpf_table_fd(module, name)] = number
+        indices[library.bpf_table_fd(module, name)] = number
         maps.append(
             {
                 "name": name.decode(),
@@ -95,22 +96,22 @@ def compile_image(request: dict[str, Any]) -> dict[str, Any]:
     programs = {}
     for number in range(library.bpf_num_functions(module)):
         name = library.bpf_function_name(module, number)
-        programs[name.decode()] = _with_places(compiled.dump_func(name), places).hex()
+        programs[name.decode()] = _with_indices(compiled.dump_func(name), indices).hex()
     return {"maps": maps, "programs": programs}
 
 
-def _with_places(code: bytes, places: dict[int, int]) -> bytes:
-    """Instructions that refer to a map by its place, not by the descriptor that it has here."""
+def _with_indices(code: bytes, indices: dict[int, int]) -> bytes:
+    """Instructions that refer to a map by its index, not by its descriptor in this process."""
     changed = bytearray(code)
     for at in range(0, len(code), _INSTRUCTION.size):
         operation, registers, _, value = _INSTRUCTION.unpack_from(code, at)
         if operation == LOAD_64_BITS and registers >> 4 == PSEUDO_MAP_FD:
-            struct.pack_into("<i", changed, at + 4, places[value])
+            struct.pack_into("<i", changed, at + 4, indices[value])
     return bytes(changed)
 
 
 def _declare(library: Any) -> None:  # noqa: ANN401
-    """Functions of libbcc (bcc's bpf_module.h) that its Python package does not use."""
+    """Declare functions of libbcc (bcc's bpf_module.h) that its Python package doesn't use."""
     for name, result in (
         ("bpf_num_tables", ctypes.c_size_t),
         ("bpf_table_name", ctypes.c_char_p),
@@ -126,7 +127,7 @@ def _declare(library: Any) -> None:  # noqa: ANN401
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
-    # LLVM takes a while to be mapped: the tracer has that time to find out what to ask for.
+    # Loading LLVM takes a while, in which the tracer prepares the request.
     try:
         _declare(import_bcc().libbcc.lib)
         problem = ""
@@ -141,7 +142,7 @@ def main() -> None:
     connection.sendall(json.dumps(reply).encode())
     connection.close()
     sys.stdout.flush()
-    # Skip the destructors of LLVM and bcc: the kernel releases everything at once.
+    # Skip the destructors of LLVM and bcc: the kernel frees everything faster.
     os._exit(0)
 
 

@@ -9,7 +9,8 @@ import os
 import struct
 from collections.abc import Callable
 
-from leaktrace.bpf.syscalls import errno_of, has_ring_buffer, libbpf
+from leaktrace.bpf.support import has_ring_buffer
+from leaktrace.bpf.syscalls import errno_of, libbpf
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, reason
 from leaktrace.options import EventBuffer
 from leaktrace.own.interrupts import held_back
@@ -27,8 +28,8 @@ _MIN_DRAINED_EVENTS = 65_536
 
 
 def uses_ring_buffer(choice: EventBuffer) -> bool:
-    """Whether events travel by BPF ring buffer. Raises EnvironmentUnfitError if that was asked
-    for and the kernel has none."""
+    """Whether events go through a BPF ring buffer. Raises EnvironmentUnfitError if that was
+    requested and the kernel has none."""
     if choice is EventBuffer.PERF:
         return False
     has = has_ring_buffer()
@@ -40,7 +41,7 @@ def uses_ring_buffer(choice: EventBuffer) -> bool:
 
 
 def event_pages(size_bytes: int) -> int:
-    """Ring buffers take a power of two of pages."""
+    """The size in pages, rounded up to a power of two, as ring buffers need it."""
     pages = max(size_bytes // PAGE_BYTES, 1)
     return 1 << (pages - 1).bit_length()
 
@@ -68,9 +69,9 @@ class EventStream:
         self._is_ring = is_ring
         self._map_fd = map_fd
         self._events: list[bytes] = []
-        self._drained_bytes = 0  # of the ring, by the drain under way
-        self._most: int | None = None  # events that the drain under way hands out
-        self._passed_over = 0  # events of perf buffers that were handed out to nobody
+        self._drained_bytes = 0  # of the ring, by the current drain
+        self._most: int | None = None  # events that the current drain may return
+        self._skipped = 0  # events of perf buffers that were not returned
         library = libbpf()
         if is_ring:
             self._ring_bytes = ring_buffer_bytes(map_fd)
@@ -103,15 +104,15 @@ class EventStream:
             return -errno.ECANCELED
         self._events.append(ctypes.string_at(data, size))
         self._drained_bytes += _RING_HEADER_BYTES + size + -size % _RING_HEADER_BYTES
-        # libbpf goes on for as long as events come in, which may be faster than we take them. A
-        # negative result stops it behind this event. All that was there at the start is out when
-        # a whole buffer is.
+        # libbpf continues as long as events arrive, which may be faster than we take them. A
+        # negative result stops it after this event. Once a whole buffer is drained, everything
+        # that was there at the start is.
         enough = self._drained_bytes >= self._ring_bytes
         return -errno.ECANCELED if enough and len(self._events) >= _MIN_DRAINED_EVENTS else 0
 
     def _on_perf(self, _context: object, _cpu: int, data: int, size: int) -> None:
         if self._most is not None and len(self._events) >= self._most:
-            self._passed_over += 1
+            self._skipped += 1
         else:
             self._events.append(ctypes.string_at(data, size))
 
@@ -120,29 +121,28 @@ class EventStream:
         return int(getattr(libbpf(), name)(self._handle))
 
     def drain(self) -> list[bytes]:
-        """Every event there is, in the order of the buffer (of each CPU's, for perf buffers).
+        """Every event in the buffer, in its order (with perf buffers, per CPU).
 
-        Of those that come meanwhile a bounded number, the others with the next call. Raises
-        ProgramError.
+        Events that arrive meanwhile may be left for the next call. Raises ProgramError.
         """
         return self._take(None)
 
     def drain_first(self, most: int, event_bytes: int) -> tuple[list[bytes], int]:
-        """At most so many events, for the end of a run, and how many are not handed out by now.
+        """At most `most` events, for the end of a run, and how many remain.
 
-        Every event of the stream has `event_bytes`: those in a ring buffer are counted without
-        being looked at, however many they are. Raises ProgramError.
+        Every event of the stream has `event_bytes`: so those in a ring buffer are counted without
+        reading them. Raises ProgramError.
         """
         # A callback can't stop libbpf before the first event.
         events = [] if self._is_ring and not most else self._take(most)
-        return events, self._passed_over + self._waiting(event_bytes)
+        return events, self._skipped + self._waiting(event_bytes)
 
     def _take(self, most: int | None) -> list[bytes]:
         self._most = most
         if self._handle is not None:
             name = "ring_buffer__consume" if self._is_ring else "perf_buffer__consume"
             self._drained_bytes = 0
-            # What a signal's handler raises would be lost in a callback.
+            # An exception raised by a signal handler would be lost in a callback.
             with held_back():
                 code = errno_of(getattr(libbpf(), name)(self._handle))
             if code not in (0, errno.ECANCELED):
@@ -154,10 +154,10 @@ class EventStream:
         return events
 
     def _waiting(self, event_bytes: int) -> int:
-        """Events in the ring buffer, by its consumer's and its producer's position, each in a page
-        of its own (kernel/bpf/ringbuf.c, struct bpf_ringbuf)."""
+        """Events in the ring buffer, computed from the consumer's and the producer's position, each
+        in its own page (kernel/bpf/ringbuf.c, struct bpf_ringbuf)."""
         if not self._is_ring:
-            return 0  # libbpf takes all out of perf buffers
+            return 0  # libbpf empties perf buffers
         positions = []
         for page, access in ((0, mmap.PROT_READ | mmap.PROT_WRITE), (1, mmap.PROT_READ)):
             with mmap.mmap(

@@ -1,7 +1,7 @@
-"""A compiled program that is not loaded yet: its maps as they are to be made, and instructions.
+"""A compiled program that is not loaded yet: definitions of its maps, and instructions.
 
-It doesn't depend on the process that is going to be traced, nor on how much room the maps are
-given: so it can be kept, and used again by the next run with the same options.
+It depends neither on the traced process nor on the capacities of the maps. So it can be cached and
+used by the next run with the same options.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 
 from leaktrace.bpf.syscalls import MapDefinition
 
-# Of instructions (struct bpf_insn) that refer to a map.
-LOAD_64_BITS = 0x18  # the operation
-PSEUDO_MAP_FD = 1  # as the source register: the value is a map's descriptor
+# Instructions (struct bpf_insn) that refer to a map.
+LOAD_64_BITS = 0x18  # the operation code
+PSEUDO_MAP_FD = 1  # in the source register: the immediate value is a map's descriptor
 
 
 @dataclass(frozen=True)
 class Image:
-    """Maps, and programs by name as instructions that refer to a map by its place in `maps`."""
+    """Maps, and programs by name: instructions that refer to a map by its index in `maps`."""
 
     maps: tuple[MapDefinition, ...]
     programs: Mapping[str, bytes]
 
     def to_json(self) -> bytes:
-        """As `from_json` reads it."""
+        """JSON that `from_json` reads."""
         programs = {name: code.hex() for name, code in self.programs.items()}
         maps = [asdict(one) for one in self.maps]
         return json.dumps({"maps": maps, "programs": programs}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Image:
-        """Raises ValueError when it isn't one."""
+        """The image that `to_json` wrote. Raises ValueError for anything else."""
         try:
             read: dict[str, Any] = json.loads(text)
             maps = tuple(MapDefinition(**one) for one in read["maps"])

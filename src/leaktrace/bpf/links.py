@@ -1,7 +1,7 @@
-"""Probes and programs tied together: uprobe links, perf events, raw tracepoints.
+"""Attach programs to probes: uprobe links, perf events, raw tracepoints.
 
-Everything here is held by file descriptors: the kernel takes a probe off when its descriptor is
-closed. Sources: bpf(2), perf_event_open(2), include/uapi/linux/bpf.h and perf_event.h.
+File descriptors hold everything here: the kernel removes a probe when its descriptor is closed.
+Sources: bpf(2), perf_event_open(2), include/uapi/linux/bpf.h and perf_event.h.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from leaktrace.bpf.probe_calls import (
     perf_event_open,
     run_at_event,
 )
-from leaktrace.bpf.syscalls import declined, errno_of, libbpf, load_empty_program
+from leaktrace.bpf.support import declined, load_empty_program
+from leaktrace.bpf.syscalls import errno_of, libbpf
 from leaktrace.errors import EnvironmentUnfitError, system_error
 
 _PERF_TYPE_SOFTWARE = 1
@@ -39,12 +40,12 @@ _KPROBE_SOURCE = "/sys/bus/event_source/devices/kprobe"
 class UprobeLinks(StrEnum):
     """How probes are attached; in the order in which they are preferred."""
 
-    TOGETHER = "together"  # many probes a link, each at an entry or a return
-    EVENTS = "events"  # a perf event a probe
+    TOGETHER = "together"  # many probes per link, all at entries or all at returns
+    EVENTS = "events"  # one perf event per probe
 
     @property
     def attach_type(self) -> int:
-        """What programs are loaded for (enum bpf_attach_type)."""
+        """The attach type that programs are loaded with (enum bpf_attach_type)."""
         match self:
             case UprobeLinks.TOGETHER:
                 return ATTACH_UPROBE_MULTI
@@ -53,7 +54,7 @@ class UprobeLinks(StrEnum):
 
 
 def uprobe_links() -> UprobeLinks:
-    """The best that this kernel has."""
+    """The preferred way that this kernel supports."""
     return UprobeLinks.TOGETHER if has_uprobe_multi() else UprobeLinks.EVENTS
 
 
@@ -61,9 +62,9 @@ def uprobe_links() -> UprobeLinks:
 def has_uprobe_multi() -> bool:
     """BPF_TRACE_UPROBE_MULTI links (Linux 6.6) whose pid means a process.
 
-    Before "bpf: fix multi-uprobe PID filtering logic" (Linux 6.10) it meant a single thread. That
-    commit rejects pid -1 with EINVAL before it looks at the path. With another pid a path that is
-    no file is EBADF; kernels that don't know such links say EINVAL whatever they are given.
+    Before "bpf: fix multi-uprobe PID filtering logic" (Linux 6.10) it meant a single thread. Since
+    that commit the kernel rejects pid -1 with EINVAL before it reads the path. With another pid, a
+    path that is not a file gives EBADF. Kernels without such links always return EINVAL.
     """
     if declined("uprobe_multi"):
         return False
@@ -87,8 +88,8 @@ def attach_uprobes(
     pid: int,
     is_return: bool = False,
 ) -> int:
-    """One link for many probes of one object, of entries (or any other instructions) or of returns.
-    Returns its file descriptor; raises OSError with the kernel's errno."""
+    """Make one link for many probes of one object: at entries (or other instructions), or at
+    returns. Returns its file descriptor; raises OSError with the kernel's errno."""
     result = link_uprobes(program, path, offsets, cookies, pid=pid, is_return=is_return)
     if result < 0:
         raise system_error(-result, path)
@@ -97,9 +98,9 @@ def attach_uprobes(
 
 @cache
 def uprobe_event_type() -> tuple[int, int]:
-    """The uprobe PMU's type, and the bit of `config` that makes a return probe.
+    """The type of the uprobe PMU, and the bit of `config` that makes a return probe.
 
-    Raises EnvironmentUnfitError.
+    Raises EnvironmentUnfitError when the kernel has no uprobes.
     """
     folder = Path("/sys/bus/event_source/devices/uprobe")
     try:
@@ -115,7 +116,7 @@ def uprobe_event_type() -> tuple[int, int]:
 def attach_uprobe_event(
     program: int, path: str, offset: int, cookie: int, *, pid: int, is_return: bool
 ) -> list[int]:
-    """One probe as a perf event. Returns the file descriptors that keep it alive.
+    """Make one probe as a perf event. Returns the file descriptors that keep it alive.
 
     Raises OSError with the kernel's errno.
     """
@@ -125,10 +126,11 @@ def attach_uprobe_event(
 
 
 def return_probes_make_system_calls() -> bool:
-    """uretprobe(2), for which a seccomp filter may end a process: x86-64 from Linux 6.11 to 6.13.
+    """Whether return probes use uretprobe(2), for which a seccomp filter may kill the process:
+    x86-64 from Linux 6.11 to 6.13.
 
-    "seccomp: passthrough uretprobe systemcall without filtering" (6.14) mends it. Stable updates
-    have it, too, which a version doesn't tell.
+    "seccomp: passthrough uretprobe systemcall without filtering" (6.14) fixes it. Stable updates
+    have that fix too, which a version doesn't show.
     """
     machine, release = this_machine(), re.match(r"(\d+)\.(\d+)", os.uname().release)
     if machine is None or not machine.has_uretprobe_call or release is None:
@@ -137,13 +139,13 @@ def return_probes_make_system_calls() -> bool:
 
 
 def has_kprobes() -> bool:
-    """Whether kprobes can be made as perf events (Linux 4.17, CONFIG_KPROBE_EVENTS)."""
+    """Whether the kernel has kprobes as perf events (Linux 4.17, CONFIG_KPROBE_EVENTS)."""
     return not declined("kprobes") and Path(_KPROBE_SOURCE, "type").exists()
 
 
 def attach_kprobe_event(program: int, function: str, *, is_return: bool) -> list[int]:
-    """A probe on a kernel function, whichever CPU it runs on. Returns the file descriptors that
-    keep it alive.
+    """Probe a kernel function, on all CPUs. Returns the file descriptors that keep the probe
+    alive.
 
     Raises OSError with the kernel's errno: ENOENT, EINVAL or EADDRNOTAVAIL where the function
     can't be probed.
@@ -159,7 +161,7 @@ def attach_kprobe_event(program: int, function: str, *, is_return: bool) -> list
 
 
 def attach_page_faults(program: int, tid: int) -> list[int]:
-    """Run a program at each page fault of a thread, and of threads that it starts.
+    """Run a program at each page fault of a thread and of the threads that it starts.
 
     Returns the file descriptors that keep it alive; raises OSError with the kernel's errno.
     """
@@ -168,8 +170,8 @@ def attach_page_faults(program: int, tid: int) -> list[int]:
         "<IIQQ", attributes, 0, _PERF_TYPE_SOFTWARE, len(attributes), _PERF_COUNT_SW_PAGE_FAULTS, 1
     )
     event = -errno.EINVAL
-    # inherit_thread leaves forked children out (Linux 5.13); the program itself leaves them out
-    # where it isn't known.
+    # inherit_thread excludes forked children (Linux 5.13). On older kernels the program ignores
+    # them.
     for flags in (_PERF_INHERIT | _PERF_INHERIT_THREAD, _PERF_INHERIT):
         struct.pack_into("<Q", attributes, 40, flags)
         event = perf_event_open(attributes, pid=tid, cpu=-1)
@@ -181,7 +183,8 @@ def attach_page_faults(program: int, tid: int) -> list[int]:
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:
-    """Returns a file descriptor; raises OSError with the kernel's errno."""
+    """Run a program at a tracepoint. Returns a file descriptor; raises OSError with the kernel's
+    errno."""
     result = int(libbpf().bpf_raw_tracepoint_open(name.encode(), program))
     code = errno_of(result)
     if code:

@@ -1,4 +1,4 @@
-"""Programs into the kernel: an image's maps made, its programs loaded."""
+"""Load an image into the kernel: create its maps, load its programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from leaktrace.abi import process as abi
+from leaktrace.abi import common as abi
 from leaktrace.bpf import syscalls
 from leaktrace.bpf.image import LOAD_64_BITS, PSEUDO_MAP_FD, Image
 from leaktrace.bpf.maps import Map
@@ -19,10 +19,9 @@ from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError
 
 # struct bpf_insn (include/uapi/linux/bpf.h); `registers` holds the source in its upper half.
 _INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("value", "<i4")])
-_LOG_SIZES_BYTES = (1 << 20, 1 << 24)  # the second takes what the first has no room for
+_LOG_SIZES_BYTES = (1 << 20, 1 << 24)  # the second if the first is too small
 
-
-# What the verifier, or a kernel without a feature, says to a program.
+# Errors of the verifier, or of a kernel without a feature.
 _REFUSALS = {
     errno.EACCES,
     errno.EFAULT,  # "the sequence of jumps is too complex"
@@ -30,7 +29,7 @@ _REFUSALS = {
     errno.E2BIG,
     errno.ENOSPC,
     errno.EOPNOTSUPP,
-    524,  # ENOTSUPP, which is the kernel's own
+    524,  # ENOTSUPP, which only the kernel has
 }
 _LARGE_MAPS = {
     "allocations": "lower --max-allocs",
@@ -44,38 +43,38 @@ _LARGE_MAPS = {
 
 
 class RefusedError(ProgramError):
-    """The verifier does not take a program: another way of doing the same may pass."""
+    """The verifier refuses a program. Another program for the same purpose may pass."""
 
 
 @dataclass(frozen=True)
 class ProgramKind:
-    """What a program of an image is loaded as."""
+    """How to load a program of an image."""
 
     name: str
     kind: int  # enum bpf_prog_type
     attach_type: int = 0  # enum bpf_attach_type
-    tail_of: str = ""  # the array of programs whose only entry it is
+    tail_of: str = ""  # the program array whose only entry it becomes
 
 
 @dataclass
 class Loaded:
-    """Descriptors of maps and of programs, by name."""
+    """File descriptors of maps and programs, by name."""
 
     maps: dict[str, int] = field(default_factory=dict)
     programs: dict[str, int] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Let go of every descriptor: the kernel frees what nothing else holds."""
+        """Close every descriptor: the kernel frees what nothing else holds."""
         for descriptor in (*self.programs.values(), *self.maps.values()):
             os.close(descriptor)
         self.maps, self.programs = {}, {}
 
 
 def load(image: Image, programs: Iterable[ProgramKind], capacities: Mapping[str, int]) -> Loaded:
-    """Make the maps, with the capacities asked for, and load the programs, in their order.
+    """Create the maps, with `capacities` by name, and load the programs in their order.
 
-    Raises RefusedError; EnvironmentUnfitError where loading is not permitted; ProgramError when a
-    map can't be made.
+    Raises RefusedError when the verifier refuses a program, EnvironmentUnfitError when loading is
+    not permitted, ProgramError when a map can't be created.
     """
     loaded = Loaded()
     try:
@@ -83,7 +82,7 @@ def load(image: Image, programs: Iterable[ProgramKind], capacities: Mapping[str,
             capacity = capacities.get(one.name, one.capacity)
             if one.kind == syscalls.MAP_TYPE_PERF_EVENT_ARRAY:
                 capacity = syscalls.possible_cpus()
-            loaded.maps[one.name] = _make_map(replace(one, capacity=capacity))
+            loaded.maps[one.name] = _create_map(replace(one, capacity=capacity))
         for program in programs:
             descriptor = _load_program(image, program, loaded.maps)
             loaded.programs[program.name] = descriptor
@@ -96,7 +95,7 @@ def load(image: Image, programs: Iterable[ProgramKind], capacities: Mapping[str,
     return loaded
 
 
-def _make_map(one: syscalls.MapDefinition) -> int:
+def _create_map(one: syscalls.MapDefinition) -> int:
     try:
         return syscalls.create_map(one)
     except OSError as error:
@@ -134,7 +133,7 @@ def _too_many_files() -> EnvironmentUnfitError:
 
 
 def _with_descriptors(image: Image, name: str, maps: Mapping[str, int]) -> bytes:
-    """The instructions of a program that refers to the maps that were made."""
+    """The instructions of a program, with the descriptors of the maps."""
     code = np.frombuffer(image.programs[name], dtype=_INSTRUCTION).copy()
     refers = (code["code"] == LOAD_64_BITS) & (code["registers"] >> 4 == PSEUDO_MAP_FD)
     descriptors = np.array([maps[one.name] for one in image.maps], dtype="<i4")
@@ -143,7 +142,7 @@ def _with_descriptors(image: Image, name: str, maps: Mapping[str, int]) -> bytes
 
 
 def _refused(program: ProgramKind, code: bytes, error: OSError) -> LeaktraceError:
-    """Why: asked for again, with the verifier's log."""
+    """The reason: the program is loaded again, with a log for the verifier."""
     said = ""
     for size in _LOG_SIZES_BYTES:
         log = ctypes.create_string_buffer(size)
@@ -163,7 +162,7 @@ def _refused(program: ProgramKind, code: bytes, error: OSError) -> LeaktraceErro
 
 
 def verifier_line(output: str) -> str:
-    """What the verifier objects to: the last line before its statistics."""
+    """The verifier's objection: the last line before its statistics."""
     lines = [
         line
         for line in output.splitlines()

@@ -1,4 +1,4 @@
-"""BPF maps read into numpy arrays, in batches: never a Python object an entry."""
+"""BPF maps, read into numpy arrays in batches, without a Python object per entry."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.bpf.syscalls import declined, errno_of, libbpf
+from leaktrace.bpf.support import declined
+from leaktrace.bpf.syscalls import errno_of, libbpf
 from leaktrace.errors import ProgramError, reason, system_error
 
-_ROOM_AT_FIRST = 1 << 20  # records
+_INITIAL_ROOM = 1 << 20  # records
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Map:
     def write_mapped(self, start: int, values: NDArray[np.uint64]) -> None:
         """Write into an array map made with BPF_F_MMAPABLE, from index `start` on. Raises OSError.
 
-        Values of an array lie at multiples of 8 bytes, also smaller ones.
+        The values of an array are at multiples of 8 bytes, even if they are smaller.
         """
         if not len(values):
             return
@@ -58,9 +59,11 @@ class Map:
     def read_all(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """All keys and values, in no order.
 
-        Each hash bucket is read as a whole, so a record that stays in the map while it is read is
-        seen exactly once; one that comes or goes meanwhile may or may not be seen. Kernels before
-        5.6 have no batch operations: there the map is walked key by key.
+        Each hash bucket is read as a whole, so a record that stays in the map is seen exactly once.
+        One that is added or deleted meanwhile may or may not be seen. Kernels before 5.6 have no
+        batch operations: there the map is read key by key.
+
+        Raises ProgramError when it can't be read.
         """
         batched = None if declined("map_batches") else self._read_in_batches()
         return self._read_one_by_one() if batched is None else batched
@@ -77,8 +80,8 @@ class Map:
             ctypes.c_void_p,
         )
         size = min(max(self.capacity, 1), 65_536)
-        # Read in place: memory not written to costs nothing, copies of a million records do.
-        room = min(self.capacity, _ROOM_AT_FIRST) + size
+        # Read in place: unused memory costs nothing, but copying a million records does.
+        room = min(self.capacity, _INITIAL_ROOM) + size
         keys, values = np.empty(room, dtype=self.key), np.empty(room, dtype=self.value)
         filled = 0
         position = np.zeros(1, dtype=np.uint64)
@@ -119,7 +122,7 @@ class Map:
         values: list[NDArray[Any]] = []
         key = np.zeros(1, dtype=self.key)
         previous: ctypes.c_void_p | None = None
-        # A key deleted during the walk restarts it: bounded, so that it ends all the same.
+        # A key deleted meanwhile restarts the iteration, so it is bounded.
         for _ in range(2 * self.capacity):
             if errno_of(library.bpf_map_get_next_key(self.fd, previous, _pointer(key))):
                 break
@@ -134,7 +137,7 @@ class Map:
 
 
 def _enlarged(array: NDArray[Any], least: int) -> NDArray[Any]:
-    """A copy with room for at least so many elements, and for as many again as there were."""
+    """A copy with room for at least `least` elements, and at least twice the previous room."""
     larger = np.empty(max(least, 2 * len(array)), dtype=array.dtype)
     larger[: len(array)] = array
     return larger

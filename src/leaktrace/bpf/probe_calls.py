@@ -1,6 +1,6 @@
-"""The system calls that put probes on, and nothing else: the keeper
-(process/attach/keeper_child.py), which has to stay small, imports this module too. So it takes no
-more than ctypes from the standard library.
+"""The system calls that attach probes, and nothing else. The keeper
+(process/attach/keeper_child.py), which has to stay small, imports this module too, so it needs only
+ctypes and little else of the standard library.
 
 Sources: bpf(2), perf_event_open(2), include/uapi/linux/bpf.h and perf_event.h.
 """
@@ -53,7 +53,7 @@ def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
 
 
 def perf_event_open(attributes: ctypes.Array[ctypes.c_char], *, pid: int, cpu: int) -> int:
-    """perf_event_open(2), for an event of its own group. Returns its result, or minus errno."""
+    """perf_event_open(2), for an event in its own group. Returns its result, or minus errno."""
     _, number = _syscall_numbers()
     return _syscall(
         number,
@@ -74,8 +74,8 @@ def link_uprobes(
     pid: int,
     is_return: bool = False,
 ) -> int:
-    """A uprobe_multi link: probes at many places of one file. Returns its file descriptor, or minus
-    errno."""
+    """Make a uprobe_multi link: probes at many offsets of one file. Returns its file descriptor, or
+    minus errno."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     offset_array = (ctypes.c_uint64 * len(offsets))(*offsets)
     cookie_array = (ctypes.c_uint64 * len(cookies))(*cookies)
@@ -102,7 +102,7 @@ def link_uprobes(
 def open_uprobe_event(
     program: int, path: str, offset: int, cookie: int, *, kind: int, config: int, pid: int
 ) -> list[int]:
-    """One probe as a perf event of the type `kind`, `config` telling whether it is a return probe.
+    """Make one probe as a perf event of type `kind`; `config` says whether it is a return probe.
 
     Returns the file descriptors that keep it alive; raises OSError with the kernel's errno.
     """
@@ -122,7 +122,7 @@ def attach_to_event(
     cookie: int,
     label: str,
 ) -> list[int]:
-    """Open a perf event (struct perf_event_attr) and have it run a program.
+    """Open a perf event (struct perf_event_attr) that runs a program.
 
     Returns the file descriptors that keep it alive; raises OSError with the kernel's errno.
     """
@@ -137,12 +137,12 @@ def attach_to_event(
     if link != -errno.EINVAL:
         os.close(event)
         raise system_error(-link, label)
-    # Before Linux 5.15 perf events take their program by ioctl, and carry no cookie.
+    # Before Linux 5.15 perf events get their program by ioctl, without a cookie.
     return [run_at_event(event, program)]
 
 
 def run_at_event(event: int, program: int) -> int:
-    """The event, which runs the program from now on. Raises OSError, and closes it then."""
+    """Make an event run a program. Returns the event; raises OSError and then closes it."""
     try:
         fcntl.ioctl(event, _PERF_EVENT_IOC_SET_BPF, program)
         fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)

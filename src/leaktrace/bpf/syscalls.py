@@ -1,7 +1,7 @@
-"""What the tracer itself asks of the kernel: bpf(2) and libbpf through ctypes.
+"""bpf(2) and libbpf through ctypes: maps, programs and their statistics.
 
-bcc compiles the program in a child process; from there on these few calls are enough, and no
-compiler is mapped into the tracer. Sources: bpf(2), include/uapi/linux/bpf.h.
+bcc compiles the program in a child process. The tracer itself needs only these few calls, so no
+compiler is mapped into it. Sources: bpf(2), include/uapi/linux/bpf.h.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import ctypes.util
 import errno
-import os
 import resource
 import struct
 from dataclasses import dataclass
@@ -30,10 +29,6 @@ PROG_TYPE_RAW_TRACEPOINT = 17
 # enum bpf_map_type
 MAP_TYPE_PERF_EVENT_ARRAY = 4
 MAP_TYPE_RINGBUF = 27
-# enum bpf_func_id
-FUNC_GET_ATTACH_COOKIE = 174
-FUNC_TASK_PT_REGS = 175
-
 # enum bpf_stats_type
 _BPF_STATS_RUN_TIME = 0
 
@@ -56,7 +51,7 @@ def libbpf() -> ctypes.CDLL:
         except OSError:
             continue
         with contextlib.suppress(AttributeError):
-            library.libbpf_set_print(None)  # what it would print is told in our words
+            library.libbpf_set_print(None)  # errors are reported in our words
         return library
     raise EnvironmentUnfitError(
         "libbpf is not installed", "install it (Debian, Ubuntu: apt-get install libbpf1)"
@@ -70,65 +65,8 @@ def errno_of(result: int) -> int:
     return -result if result != -1 else (ctypes.get_errno() or errno.EPERM)
 
 
-# --- features -------------------------------------------------------------------------------
-
-
-def declined(feature: str) -> bool:
-    """Whether LEAKTRACE_WITHOUT (names separated by commas) asks to do as older kernels must.
-
-    With it the tests run what would otherwise run on older kernels only.
-    """
-    return feature in os.environ.get("LEAKTRACE_WITHOUT", "").split(",")
-
-
-def has_ring_buffer() -> bool:
-    """BPF_MAP_TYPE_RINGBUF (Linux 5.8)."""
-    if declined("ring_buffer"):
-        return False
-    return int(libbpf().libbpf_probe_bpf_map_type(MAP_TYPE_RINGBUF, None)) == 1
-
-
-def has_attach_cookie() -> bool:
-    """bpf_get_attach_cookie in uprobe programs (Linux 5.15)."""
-    library = libbpf()
-    return int(library.libbpf_probe_bpf_helper(PROG_TYPE_KPROBE, FUNC_GET_ATTACH_COOKIE, None)) == 1
-
-
-def has_task_pt_regs() -> bool:
-    """bpf_task_pt_regs in perf event programs (Linux 5.15)."""
-    probe = libbpf().libbpf_probe_bpf_helper
-    return int(probe(PROG_TYPE_PERF_EVENT, FUNC_TASK_PT_REGS, None)) == 1
-
-
-@cache
-def allocates_map_memory_on_demand() -> bool:
-    """Whether hash maps without preallocation are safe in tracing programs.
-
-    They are since "bpf: Convert hash map to bpf_mem_alloc" (Linux 6.1); the kernel's type
-    information names that allocator.
-    """
-    if declined("on_demand_maps"):
-        return False
-    try:
-        return b"\0bpf_mem_alloc\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
-    except OSError:
-        return False
-
-
-_MINIMAL_PROGRAM = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
-
-
-def load_empty_program(attach_type: int = 0) -> int:
-    """A uprobe program that does nothing, for trying a feature out or measuring a bare probe.
-
-    `attach_type` is ATTACH_UPROBE_MULTI for uprobe_multi links. Returns its file descriptor;
-    raises OSError with the kernel's errno.
-    """
-    return load_program("empty", PROG_TYPE_KPROBE, _MINIMAL_PROGRAM, attach_type)
-
-
 def possible_cpus() -> int:
-    """The CPUs that the kernel keeps per-CPU memory for: "0-3" or "0,2-5"."""
+    """How many CPUs the kernel keeps per-CPU memory for. The file says "0-3" or "0,2-5"."""
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()
     return max(int(part.rpartition("-")[2]) for part in text.split(",")) + 1
 
@@ -138,7 +76,7 @@ def possible_cpus() -> int:
 
 @dataclass(frozen=True)
 class MapDefinition:
-    """A map as it is to be made."""
+    """What a map is created with."""
 
     name: str
     kind: int  # enum bpf_map_type
@@ -149,7 +87,7 @@ class MapDefinition:
 
 
 def create_map(one: MapDefinition) -> int:
-    """Make a map. Returns its file descriptor; raises OSError with the kernel's errno."""
+    """Create a map. Returns its file descriptor; raises OSError with the kernel's errno."""
     attributes = ctypes.create_string_buffer(128)
     sizes = (one.key_bytes, one.value_bytes, one.capacity, one.flags)
     struct.pack_into("<IIIII", attributes, 0, one.kind, *sizes)
@@ -166,8 +104,8 @@ def load_program(
 ) -> int:
     """Load a program (enum bpf_prog_type; expected attach type). Returns its file descriptor.
 
-    The verifier writes what it thinks to `log`, terminated by a zero byte. Raises OSError with the
-    kernel's errno; ENOSPC when the log has no room, EAGAIN when signals don't let it work.
+    The verifier writes its log to `log`, terminated by a zero byte. Raises OSError with the
+    kernel's errno: ENOSPC when the log is too small, EAGAIN when signals interrupted each attempt.
     """
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_text = ctypes.create_string_buffer(b"GPL")
@@ -195,7 +133,7 @@ def _created(command: int, attributes: ctypes.Array[ctypes.c_char], name: str) -
             break
         result = bpf(command, attributes)
     if result == -errno.EPERM:
-        # Before Linux 5.11 maps and programs are charged to what a user may lock in memory.
+        # Before Linux 5.11 maps and programs count as locked memory, which has a limit.
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
@@ -212,19 +150,19 @@ def _created(command: int, attributes: ctypes.Array[ctypes.c_char], name: str) -
 class ProgramInfo:
     """What the kernel knows about a loaded program.
 
-    Run times and counts are those since `enable_run_time_stats`; a program reached by a tail call
-    counts for the one that called it.
+    Run times and counts are since `enable_run_time_stats`. A program reached by a tail call counts
+    for the program that called it.
     """
 
     name: str  # at most 15 characters
-    run_time_ns: int  # of all runs together, without the trap that leads to them
+    run_time_ns: int  # of all runs together, without the trap before each
     run_count: int
-    recursion_misses: int  # runs that the kernel skipped, because one was under way on that CPU
+    recursion_misses: int  # runs skipped because the program was running on that CPU
     verified_instructions: int  # 0 before Linux 5.16
 
 
 def program_info(fd: int) -> ProgramInfo:
-    """Ask for a program's figures (struct bpf_prog_info). Raises OSError."""
+    """A program's statistics (struct bpf_prog_info). Raises OSError."""
     info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
     length = ctypes.c_uint32(len(info))
     code = errno_of(libbpf().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(length)))
@@ -236,8 +174,8 @@ def program_info(fd: int) -> ProgramInfo:
 
 
 def enable_run_time_stats() -> int:
-    """Have the kernel measure every BPF program (Linux 5.8) until the returned descriptor is
-    closed. It costs some tens of nanoseconds a run. Raises OSError."""
+    """Make the kernel measure every BPF program (Linux 5.8) until the returned descriptor is
+    closed. This costs some tens of nanoseconds per run. Raises OSError."""
     result = int(libbpf().bpf_enable_stats(_BPF_STATS_RUN_TIME))
     code = errno_of(result)
     if code:

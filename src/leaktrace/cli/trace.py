@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from leaktrace import __version__
-from leaktrace.bpf.build import compiler_started_early, source_text
+from leaktrace.bpf.build import compiler_started_early
+from leaktrace.bpf.sources import source_text
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.one_target import one_command, one_process, only_one, refuse_more_words

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
+from leaktrace.abi.kernel import SECTION_NAMES
 from leaktrace.bpf.btf import KernelTypes
 from leaktrace.errors import AS_ROOT, EnvironmentUnfitError
 from leaktrace.kernel.probes.tracepoints import TRACEPOINTS
-from leaktrace.kernel.report import SECTION_NAMES
 from leaktrace.machine.machine import ONLY_LOCALLY, Feature, Machine, State
 
 _ALLOC_TRACES = "/sys/kernel/debug/slab/kmalloc-64/alloc_traces"

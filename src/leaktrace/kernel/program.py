@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from leaktrace.abi import process as abi
+from leaktrace.abi import common as abi
 from leaktrace.abi.kernel import (
     CACHE_NAME_BYTES,
     KERNEL_ALLOCATION,
@@ -18,6 +18,8 @@ from leaktrace.abi.kernel import (
     KERNEL_SITE,
     KERNEL_STACK,
     SETTINGS,
+    WANTED_CACHES,
+    WANTED_SIZES,
     Context,
     Section,
 )
@@ -45,6 +47,8 @@ KERNEL_FRAGMENTS = (
     "kernel/config.h",
     "shared/helpers.bpf.c",
     "kernel/maps.bpf.c",
+    "shared/events.bpf.c",
+    "shared/records.bpf.c",
     "kernel/walk.bpf.c",
     "kernel/records.bpf.c",
     "kernel/tracepoints.bpf.c",
@@ -128,7 +132,7 @@ def code_ranges(symbols: Kallsyms) -> dict[str, int]:
 
 
 def knobs_from_options(options: Options, plan: KernelPlan, symbols: Kallsyms) -> dict[str, int]:
-    """The -D flags of bpf/kernel/kernel.bpf.c."""
+    """The -D flags of bpf/kernel/config.h."""
     target = options.target
     assert isinstance(target, KernelTarget)
     filters = options.filters
@@ -208,8 +212,8 @@ class KernelCompilation:
             stacks=map_of("stacks", abi.U64, KERNEL_STACK, room["stacks"]),
             losses=map_of("losses", abi.U32, abi.U64, KERNEL_LOSS_KINDS),
             older_releases=map_of("older_releases", abi.U32, per_cpu, len(Section)),
-            wanted_caches=map_of("wanted_caches", name_type, flag, 4096),
-            wanted_sizes=map_of("wanted_sizes", abi.U64, flag, 64),
+            wanted_caches=map_of("wanted_caches", name_type, flag, WANTED_CACHES),
+            wanted_sizes=map_of("wanted_sizes", abi.U64, flag, WANTED_SIZES),
             trace_events_fd=loaded.maps.get("trace_events"),
             programs=loaded.programs,
             ring_buffer=bool(self._knobs["USE_RING_BUFFER"]),

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.kernel import Context, Section
+from leaktrace.abi.kernel import CONTEXT_NAMES, SECTION_NAMES, Context, Section
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
@@ -32,17 +32,6 @@ from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, U
 from leaktrace.options import KernelTarget, Options
 from leaktrace.symbols.kallsyms import without_allocator
 
-SECTION_NAMES = {
-    Section.SLAB: "slab",
-    Section.PAGES: "pages",
-    Section.PERCPU: "percpu",
-    Section.VMALLOC: "vmalloc",
-}
-CONTEXT_NAMES = {
-    Context.PROCESS: "process",
-    Context.SOFTIRQ: "softirq",
-    Context.IRQ: "irq",
-}
 # Caches whose users free in bulk as a rule: lib/maple_tree.c (mas_destroy, mt_free_bulk),
 # net/core/skbuff.c (napi_skb_cache_put), io_uring, lib/stackdepot and others are found by what
 # they leave behind (`_overcounted`).

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.kernel import KERNEL_ALLOCATION, Section
+from leaktrace.abi.kernel import KERNEL_ALLOCATION, SECTION_SHIFT, Section
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.kernel.program import KernelProgram
 from leaktrace.kernel.slab import SlabCache, read_slab_caches
 
 _SECTION_SHIFT = np.uint64(60)
-_ADDRESS_MASK = np.uint64((1 << 60) - 1)
-_KERNEL_TOP = np.uint64(0xF << 60)
+_ADDRESS_MASK = np.uint64((1 << SECTION_SHIFT) - 1)
+_KERNEL_TOP = np.uint64(0xF << SECTION_SHIFT)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _passing(stack_ids: NDArray[np.uint64], is_wanted: Callable[[int], bool]) ->
 
 
 def _addresses(keys: NDArray[np.uint64], section: Section) -> NDArray[np.uint64]:
-    """Keys have the section in place of an address's upper bits (bpf/kernel/kernel.bpf.c:
+    """Keys have the section in place of an address's upper bits (bpf/kernel/records.bpf.c:
     key_of)."""
     addresses = keys & _ADDRESS_MASK
     # Per-CPU pointers are offsets and may be small; all others are kernel addresses.

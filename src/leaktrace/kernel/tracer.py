@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace.abi.kernel import KernelFunction, Section
-from leaktrace.abi.process import StackEndCode
+from leaktrace.abi.common import StackEndCode
+from leaktrace.abi.kernel import SECTION_NAMES, KernelFunction, Section
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.analysis.trim import readable
 from leaktrace.bpf import links
@@ -22,7 +22,7 @@ from leaktrace.errors import AS_ROOT, EnvironmentUnfitError, ProgramError, Targe
 from leaktrace.kernel.probes.functions import BY_RCU, IN_BULK
 from leaktrace.kernel.probes.plan import FunctionProbe, plan_kernel
 from leaktrace.kernel.program import KernelCompilation, KernelProgram
-from leaktrace.kernel.report import SECTION_NAMES, KernelReportBuilder
+from leaktrace.kernel.report import KernelReportBuilder
 from leaktrace.kernel.slab import choose_caches
 from leaktrace.kernel.snapshot import KernelSnapshot, take_kernel_snapshot
 from leaktrace.model import Event, Stack, StackEnd, TargetInfo

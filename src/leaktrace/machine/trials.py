@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support, syscalls
 from leaktrace.errors import AS_ROOT, EnvironmentUnfitError, reason
 from leaktrace.machine import privileges
 from leaktrace.machine.machine import ONLY_LOCALLY, Feature, Machine, State
@@ -115,13 +115,13 @@ KERNEL_TRIALS = (
     ),
     _Trial(
         "attach cookies",
-        syscalls.has_attach_cookie,
+        support.has_attach_cookie,
         "calls are followed by points within functions: no return address is touched",
         "calls are followed by return probes, which can crash some targets",
     ),
     _Trial(
         "BPF ring buffer",
-        syscalls.has_ring_buffer,
+        support.has_ring_buffer,
         "events arrive in order",
         "perf buffers: events of different CPUs may be out of order",
     ),
@@ -139,7 +139,7 @@ KERNEL_TRIALS = (
     ),
     _Trial(
         "on-demand map memory",
-        syscalls.allocates_map_memory_on_demand,
+        support.allocates_map_memory_on_demand,
         "maps take memory as they fill",
         "maps take all their memory at the start: see --max-allocs",
     ),

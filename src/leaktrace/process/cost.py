@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leaktrace.abi.process import Tally
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support, syscalls
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Cost
@@ -174,7 +174,7 @@ def measure_traps(*, with_stepping: bool) -> TrapCost:
     Takes 80 ms, and with stepping 200. Raises OSError or LeaktraceError where that can't be done.
     """
     with _own_libc() as elf:
-        program = syscalls.load_empty_program(links.uprobe_links().attach_type)
+        program = support.load_empty_program(links.uprobe_links().attach_type)
 
         def probe_ns(*, emulated: bool, is_return: bool = False) -> float:
             name, offset = _function(elf, emulated=emulated)

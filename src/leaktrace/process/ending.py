@@ -9,7 +9,7 @@ unknown.
 from __future__ import annotations
 
 from leaktrace.abi.process import STATUS_IS_KNOWN
-from leaktrace.bpf import syscalls
+from leaktrace.bpf import support
 from leaktrace.bpf.btf import KernelTypes
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.model import Ending
@@ -25,7 +25,7 @@ _MEMBERS = {
 def exit_status_knobs() -> dict[str, int]:
     """The -D flags with which the BPF program notes how the process ends; none where this kernel
     doesn't tell where it keeps that."""
-    if syscalls.declined("exit_status"):
+    if support.declined("exit_status"):
         return {}
     try:
         types = KernelTypes()

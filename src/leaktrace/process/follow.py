@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+from leaktrace.abi.process import MAX_LISTED_MAPPINGS
 from leaktrace.arch.machines import this_machine
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
@@ -14,7 +15,6 @@ from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.layout import (
-    MAX_LISTED_MAPPINGS,
     MAX_ROWS,
     Capacity,
     UnwindFailure,

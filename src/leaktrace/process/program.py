@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.analysis.sampling import GAP_COUNT, WEIGHT_COUNT
 from leaktrace.arch.machines import this_machine
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support, syscalls
 from leaktrace.bpf.build import ImageRequest
 from leaktrace.bpf.events import PAGE_BYTES, event_pages, uses_ring_buffer
 from leaktrace.bpf.links import UprobeLinks
@@ -33,7 +32,7 @@ from leaktrace.process.probes.allocators import (
 )
 from leaktrace.process.probes.plan import Way, best_way
 from leaktrace.process.tables import KernelTables
-from leaktrace.unwind.layout import MAPPING_DTYPE, MAX_KNOWN_OBJECTS, Capacity
+from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, Capacity
 
 _COMMON = (
     "shared/types.h",
@@ -43,6 +42,8 @@ _COMMON = (
     "process/state.h",
     "shared/helpers.bpf.c",
     "process/maps.bpf.c",
+    "shared/events.bpf.c",
+    "shared/records.bpf.c",
     "process/events.bpf.c",
     "process/known.bpf.c",
     "process/tables.bpf.c",
@@ -82,7 +83,7 @@ _SUSPENDED_CAPACITY = 4096
 # Calls of mmap and its kind are few next to malloc: they get a fourth of what --trace does.
 _REGION_SHARE = 4
 _PERF_SHARE = 4  # of that in each CPU's perf buffer, where there is no ring
-FILE_CAPACITY = 8192  # two lists of file mappings
+FILE_CAPACITY = 2 * abi.MAX_FILE_MAPPINGS  # two lists
 RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
 
 
@@ -123,7 +124,7 @@ def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
         return (Walker.FRAME_POINTERS,)
     tables = (Walker.TAIL_CALLS, Walker.SINGLE)
     candidates = tables if choice is StackWalker.EH_FRAME else (*tables, Walker.FRAME_POINTERS)
-    left = tuple(w for w in candidates if not syscalls.declined(w.name.lower()))
+    left = tuple(w for w in candidates if not support.declined(w.name.lower()))
     if not left:
         raise EnvironmentUnfitError(
             "the kernel refuses every walker by unwind tables", "leave --stack-walker out"
@@ -134,7 +135,7 @@ def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
 def knobs_from_options(options: Options) -> dict[str, int]:
     """The -D flags of bpf/shared/config.h, by what was asked and what the running kernel offers."""
     filters = options.filters
-    on_demand = syscalls.allocates_map_memory_on_demand()
+    on_demand = support.allocates_map_memory_on_demand()
     knobs = {
         "HASH_FLAGS": 1 if on_demand else 0,
         "SAMPLE_RATE": filters.sample_rate,
@@ -143,10 +144,10 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "TRACE": int(options.report.trace),
         "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
-        "ENTER_BY_COOKIE": int(syscalls.has_attach_cookie()),
+        "ENTER_BY_COOKIE": int(support.has_attach_cookie()),
         "POINTS": int(uses_points(options)),
         "COUNT_FREED": int(counts_freed(options)),
-        "HAS_TASK_PT_REGS": int(syscalls.has_task_pt_regs()),
+        "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
     if isinstance(options.target, ProcessTarget):  # a command's is told by wait(2)
         knobs |= exit_status_knobs()
@@ -314,8 +315,8 @@ class Compilation:
         throttle = map_of("throttle", abi.U32, abi.THROTTLE, 1) if knobs["THROTTLE"] else None
         sample_gaps = sample_weights = None
         if knobs["SAMPLE_BYTES"]:
-            sample_gaps = map_of("sample_gaps", abi.U32, abi.U64, GAP_COUNT + 1)
-            sample_weights = map_of("sample_weights", abi.U32, abi.U64, WEIGHT_COUNT + 1)
+            sample_gaps = map_of("sample_gaps", abi.U32, abi.U64, abi.GAP_COUNT + 1)
+            sample_weights = map_of("sample_weights", abi.U32, abi.U64, abi.WEIGHT_COUNT + 1)
         files = None
         if self._faults:
             files = FileMaps(
@@ -328,9 +329,11 @@ class Compilation:
             tables = KernelTables(
                 rows=map_of("unwind_rows", abi.U32, abi.U64, room["unwind_rows"]),
                 pages=map_of("unwind_pages", abi.U32, abi.U32, room["unwind_pages"]),
-                mappings=map_of("unwind_mappings", abi.U32, MAPPING_DTYPE, room["unwind_mappings"]),
+                mappings=map_of(
+                    "unwind_mappings", abi.U32, abi.UNWIND_MAPPING, room["unwind_mappings"]
+                ),
                 list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, abi.UNWIND_LISTS),
-                known=map_of("known_objects", abi.U64, MAPPING_DTYPE, MAX_KNOWN_OBJECTS),
+                known=map_of("known_objects", abi.U64, abi.UNWIND_MAPPING, MAX_KNOWN_OBJECTS),
             )
         return Program(
             allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),

@@ -13,9 +13,9 @@
 
     lost: nothing   stacks: 37 complete
 
-The figures add up: what the age filter and `--top` leave out has lines of its own. No line is wider
-than the terminal, or than 80 columns in a file. Colour is for terminals only; a file gets no control
-codes.
+The figures add up: what the age filter and `--top` leave out has lines of its own. No line is
+wider than the terminal, or than 80 columns in a file. Colour is for terminals only; a file gets no
+control codes.
 """
 
 from __future__ import annotations

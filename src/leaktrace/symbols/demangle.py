@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 
+from leaktrace.own.children import child_environment
 from leaktrace.printable import printable
 
 try:
@@ -199,11 +200,6 @@ class _IsolatedDemangler:
                     break
                 line += piece
         return line
-
-
-def child_environment() -> dict[str, str]:
-    """An environment in which a Python child process finds the same modules as this process."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 _isolated = _IsolatedDemangler()

@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from leaktrace.own.children import child_environment
 from leaktrace.own.interrupts import held_back
-from leaktrace.symbols.demangle import child_environment
 
 _QUICK_S = 3.0  # how long a report waits for lookups that should be quick
 _QUICK_AFTER_SIGNAL_S = 1.0

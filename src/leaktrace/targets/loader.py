@@ -24,8 +24,6 @@ _MAX_DYNAMIC_ENTRIES = 1024
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
-_MIN_REST_BYTES = 64  # fewer bytes after the event are only the padding of a perf buffer
-
 _AUXILIARY = struct.Struct("<QQ")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr
 _DYNAMIC_ENTRY = struct.Struct("<qQ")  # Elf64_Dyn
@@ -41,7 +39,7 @@ class LoaderInterface(NamedTuple):
 
 class LoadedObject(NamedTuple):
     """An object that the loader has added to its list (struct load_event in
-    bpf/process/objects.bpf.c)."""
+    bpf/process/types.h)."""
 
     generation: int  # of the executable image (abi.SESSION)
     epoch: int  # of the session; it began with this change
@@ -73,13 +71,11 @@ class LoadedObject(NamedTuple):
             end=start + int(event["size"]),
             identity=int(event["stack_id"]),
         )
-        rest = message[abi.EVENT.itemsize :]
-        if len(rest) < _MIN_REST_BYTES:
+        if len(message) < abi.LOAD_EVENT.itemsize:
             return loaded
-        (fingerprint,) = struct.unpack_from("<Q", rest)
-        return loaded._replace(
-            fingerprint=fingerprint, path=os.fsdecode(rest[8:].split(b"\0", 1)[0])
-        )
+        whole = np.frombuffer(message, abi.LOAD_EVENT, 1)[0]
+        path = bytes(whole["path"]).split(b"\0", 1)[0]
+        return loaded._replace(fingerprint=int(whole["fingerprint"]), path=os.fsdecode(path))
 
 
 def code_mappings(elf: ElfObject, path: str, base: int) -> list[Mapping]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from leaktrace.abi.process import Rule, SavedRbp
 from leaktrace.arch.x86_64 import (
     DW_OP_BREG_RBP,
     DW_OP_BREG_RSP,
@@ -32,8 +33,6 @@ from leaktrace.unwind.rows import (
     CFA_OFFSET_UNIT,
     SAVED_RBP_MAX,
     NoRule,
-    Rule,
-    SavedRbp,
     pack_rule,
 )
 

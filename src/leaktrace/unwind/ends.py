@@ -24,12 +24,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.abi.process import EndOf, Rule
 from leaktrace.arch.x86_64_code import ENDBR64, EXIT_STATUS, START_CONTEXT, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.extents import Extents
 from leaktrace.unwind.go_functions import functions_that_call_c
-from leaktrace.unwind.rows import PC_LIMIT, PC_SHIFT, EndOf, NoRule, Rows, Rule, pack_rule
+from leaktrace.unwind.rows import PC_LIMIT, PC_SHIFT, NoRule, Rows, pack_rule
 from leaktrace.unwind.table import MAX_EXTENT_BYTES, UnwindTable, with_rows
 
 _ENTRY_AT = 24  # e_entry of an Elf64_Ehdr

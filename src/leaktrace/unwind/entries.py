@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from leaktrace.abi.process import Rule
 from leaktrace.unwind.cfi import (
     CommonInfo,
     MalformedCfiError,
@@ -24,7 +25,7 @@ from leaktrace.unwind.cfi import (
     read_sleb128,
     read_uleb128,
 )
-from leaktrace.unwind.rows import NoRule, Rule, pack_rule
+from leaktrace.unwind.rows import NoRule, pack_rule
 
 # DW_EH_PE_*: the low four bits say how a pointer is stored, the next three what it is relative to.
 _ENCODING_ABSOLUTE = 0x00

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import struct
 
+from leaktrace.abi.common import HASH_MULTIPLIER, HASH_SHIFT
+from leaktrace.abi.process import FINGERPRINT_WORDS
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 
-FINGERPRINT_BYTES = 1024  # FINGERPRINT_WORDS of bpf/process/types.h
-_SPREAD = 0x9E3779B97F4A7C15
+FINGERPRINT_BYTES = 8 * FINGERPRINT_WORDS
 _MASK = (1 << 64) - 1
 
 
@@ -19,8 +20,8 @@ def fingerprint(elf: ElfObject) -> int:
     head = _head(elf)
     value = 1 if head else 0
     for (word,) in struct.iter_unpack("<Q", head):
-        value = (value ^ word) * _SPREAD & _MASK
-        value ^= value >> 29
+        value = (value ^ word) * HASH_MULTIPLIER & _MASK
+        value ^= value >> HASH_SHIFT
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.abi.process import MAX_LISTED_MAPPINGS, UNWIND_MAPPING
 from leaktrace.arch.x86_64 import PAGE_BYTES
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
@@ -23,23 +24,7 @@ from leaktrace.unwind.budget import OverBudgetError
 from leaktrace.unwind.rows import Rows
 from leaktrace.unwind.table import CodeSegment, UnwindTable
 
-# struct unwind_mapping of the kernel side. For an ip in [start, end): rel = ip - bias is what the
-# object's rows and pages are searched for; rows[row_lo:row_hi] and the page_count + 1 pages from
-# page_lo on are the object's. Both lists are empty where nothing is known of the code there.
-MAPPING_DTYPE = np.dtype(
-    [
-        ("start", "<u8"),
-        ("end", "<u8"),
-        ("bias", "<u8"),
-        ("row_lo", "<u4"),
-        ("row_hi", "<u4"),
-        ("page_lo", "<u4"),
-        ("page_count", "<u4"),
-        ("fingerprint", "<u8"),
-    ]
-)
 MAX_KNOWN_OBJECTS = 4096  # that are recognized when they are loaded again
-MAX_LISTED_MAPPINGS = 4096  # the walker searches in twelve steps
 # Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
 _ADDRESS_LIMIT = 1 << 63
 _ADDRESS_MASK = (1 << 64) - 1
@@ -83,8 +68,8 @@ class Update:
     page_start: int
     pages: NDArray[np.uint32]  # row numbers in the whole array
     mapping_start: int
-    mappings: NDArray[Any]  # of MAPPING_DTYPE, ascending, without overlap
-    known: NDArray[Any]  # of MAPPING_DTYPE: new objects, by addresses relative to where they load
+    mappings: NDArray[Any]  # of UNWIND_MAPPING, ascending, without overlap
+    known: NDArray[Any]  # of UNWIND_MAPPING: new objects, by addresses relative to where they load
     failures: tuple[UnwindFailure, ...] = ()  # objects new in this update
     mappings_left_out: int = 0  # more than the list has room for
 
@@ -200,8 +185,8 @@ class UnwindLayout:
             page_start=page_start,
             pages=np.concatenate([np.empty(0, np.uint32), *pages]),
             mapping_start=start,
-            mappings=np.array(listed, dtype=MAPPING_DTYPE),
-            known=np.array(known, dtype=MAPPING_DTYPE),
+            mappings=np.array(listed, dtype=UNWIND_MAPPING),
+            known=np.array(known, dtype=UNWIND_MAPPING),
             failures=tuple(failures),
             mappings_left_out=left_out,
         )

@@ -10,7 +10,7 @@ A row is one u64, so that the BPF walker gets all of it with one map lookup:
 
 A row holds until the pc of the next one. The canonical frame address (CFA) is the value of rsp
 just before the call (System V psABI for x86-64, DWARF 5 section 6.4.1), so the return address is
-at CFA - 8 and rsp in the caller is the CFA. `bpf/process/types.h` has the same numbers.
+at CFA - 8 and rsp in the caller is the CFA. The kernel side shares the numbers: abi/process.py.
 """
 
 from __future__ import annotations
@@ -21,41 +21,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.abi import process as abi
+from leaktrace.abi.process import EndOf, Rule, SavedRbp
+
 Rows = NDArray[np.uint64]
 
-PC_SHIFT = 32
-SAVED_RBP_SHIFT = 24
-RULE_SHIFT = 16
-RULE_MASK = 0x7
-FAR_SHIFT = 19
-FAR_MASK = 0x1F
+PC_SHIFT = abi.ROW_PC_SHIFT
+SAVED_RBP_SHIFT = abi.ROW_SAVED_RBP_SHIFT
+RULE_SHIFT = abi.ROW_RULE_SHIFT
+RULE_MASK = abi.ROW_RULE_MASK
+FAR_SHIFT = abi.ROW_FAR_SHIFT
+FAR_MASK = abi.ROW_FAR_MASK
+OFFSET_MASK = abi.ROW_OFFSET_MASK
 PC_LIMIT = 1 << 32
 CFA_OFFSET_UNIT = 8
 CFA_OFFSET_MIN = -0x8000 * CFA_OFFSET_UNIT
 CFA_OFFSET_MAX = (FAR_MASK * 0x10000 + 0x7FFF) * CFA_OFFSET_UNIT  # 16 MB: buffers on the stack
 
-
-class Rule(IntEnum):
-    """How the canonical frame address is found."""
-
-    RULE_NONE = 0  # not known; the CFA offset holds a `NoRule`
-    RULE_RSP = 1  # rsp + offset
-    RULE_RBP = 2  # rbp + offset
-    RULE_PLT = 3  # rsp + 8, and 8 more from this byte of a 16-byte PLT entry on
-    RULE_END = 4  # the outermost frame: its return address is undefined. Field: an `EndOf`
-    RULE_RBP_DEREF = 5  # *(rbp + offset): a function that realigned its stack
-    RULE_RSP_DEREF = 6  # *(rsp + offset)
-    RULE_SIGNAL = 7  # a signal frame: rbp, rsp and rip are in the ucontext at rsp
-
-
 _UNSCALED = (Rule.RULE_PLT, Rule.RULE_NONE, Rule.RULE_END)  # the offset field is none
-
-
-class EndOf(IntEnum):
-    """What ends with an outermost frame."""
-
-    STACK = 0
-    C_CODE = 1  # its caller is Go, on another stack
 
 
 class NoRule(IntEnum):
@@ -67,14 +50,6 @@ class NoRule(IntEnum):
     CFA_EXPRESSION = 3  # CFA by a DWARF expression that no rule stands for
     CFA_OFFSET = 4  # CFA offset out of range, or not a multiple of 8
     RETURN_ADDRESS = 5  # return address not at CFA - 8
-
-
-class SavedRbp(IntEnum):
-    """Special values of the saved-rbp byte; any other is N for "at CFA - 8 * N"."""
-
-    UNCHANGED = 0  # rbp still holds the caller's value
-    LOST = 254  # can't be had: rules of callers that need rbp must not be followed
-    AT_RBP = 255  # at *(rbp)
 
 
 SAVED_RBP_MAX = 253 * CFA_OFFSET_UNIT  # farthest from the CFA that a row can say, in bytes
@@ -108,7 +83,8 @@ def pack_rule(rule: int, cfa_offset: int = 0, saved_rbp: int = SavedRbp.UNCHANGE
     """The low 32 bits of a row. The caller has checked that the fields fit."""
     field = cfa_offset // CFA_OFFSET_UNIT if _is_scaled(rule) else cfa_offset
     far = (field + 0x8000) >> 16
-    return (field & 0xFFFF) | rule << RULE_SHIFT | far << FAR_SHIFT | saved_rbp << SAVED_RBP_SHIFT
+    low = field & OFFSET_MASK
+    return low | rule << RULE_SHIFT | far << FAR_SHIFT | saved_rbp << SAVED_RBP_SHIFT
 
 
 def pack(row: Row) -> int:
@@ -131,7 +107,7 @@ def pack(row: Row) -> int:
 def unpack(value: int) -> Row:
     """A row taken apart."""
     rule = Rule(value >> RULE_SHIFT & RULE_MASK)
-    low = (value & 0xFFFF ^ 0x8000) - 0x8000
+    low = (value & OFFSET_MASK ^ 0x8000) - 0x8000
     field = low + ((value >> FAR_SHIFT & FAR_MASK) << 16)
     return Row(
         pc=value >> PC_SHIFT,

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.abi.process import CODE_PAGE_SHIFT, Rule, SavedRbp
 from leaktrace.arch.machines import is_unwound_by_tables
 from leaktrace.arch.x86_64 import MAX_OBJECT_BYTES, USER_SPACE_END
 from leaktrace.elf.headers import PF_X
@@ -31,9 +32,9 @@ from leaktrace.unwind.entries import (
     Skipped,
     read_functions,
 )
-from leaktrace.unwind.rows import PC_SHIFT, NoRule, Row, Rows, Rule, SavedRbp, unpack, unpack_all
+from leaktrace.unwind.rows import PC_SHIFT, NoRule, Row, Rows, unpack, unpack_all
 
-PAGE_SHIFT = 8  # a page of code is 256 bytes: at most 257 rows to search, nine steps
+PAGE_SHIFT = CODE_PAGE_SHIFT  # a page of code is 256 bytes: at most 257 rows to search, nine steps
 # The page index of an object that claims more could be larger than the object.
 MAX_EXTENT_BYTES = MAX_OBJECT_BYTES
 

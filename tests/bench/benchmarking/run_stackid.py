@@ -13,8 +13,8 @@ import os
 import sys
 
 from leaktrace.bpf import links
-from leaktrace.bpf.build import source_directory
 from leaktrace.bpf.compiler_child import import_bcc
+from leaktrace.bpf.sources import source_directory
 from leaktrace.options import ObjectChoice
 from leaktrace.process.probes.plan import Way
 from leaktrace.process.probes.planner import Planner

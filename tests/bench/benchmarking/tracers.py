@@ -15,7 +15,7 @@ from harness.lines import Lines
 from harness.tracer import NEVER, Tracer, run_leaktrace
 
 from benchmarking import REPOSITORY
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support
 from leaktrace.options import ObjectChoice
 from leaktrace.process.probes.plan import Way
 from leaktrace.process.probes.planner import Planner
@@ -150,7 +150,7 @@ def empty_return_probes(pid: int) -> Generator[None, None, None]:
 @contextlib.contextmanager
 def _probed(pid: int, *, way: Way) -> Generator[None, None, None]:
     together = links.has_uprobe_multi()
-    program = syscalls.load_empty_program(links.uprobe_links().attach_type)
+    program = support.load_empty_program(links.uprobe_links().attach_type)
     descriptors = [program]
 
     def attach(path: str, offsets: list[int], *, is_return: bool = False) -> None:

@@ -17,9 +17,9 @@ from harness.tracer import tracer_environment
 _ATTEMPTS = 50
 _TRACER = """
 import os, sys
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support
 pid, path, *offsets = sys.argv[1:]
-program = syscalls.load_empty_program(links.UprobeLinks.TOGETHER.attach_type)
+program = support.load_empty_program(links.UprobeLinks.TOGETHER.attach_type)
 places = [int(word) for word in offsets]
 link = links.attach_uprobes(program, path, places, [0] * len(places), pid=int(pid))
 print("on", flush=True)

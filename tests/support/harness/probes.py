@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support
 from leaktrace.elf.object import ElfObject
 
 
@@ -22,7 +22,7 @@ def offset_of(program: Path, function: str) -> int:
 @contextmanager
 def return_probe(program: Path, functions: Sequence[str], pid: int) -> Iterator[None]:
     """Somebody else's tool, which waits for these functions to return."""
-    empty = syscalls.load_empty_program()
+    empty = support.load_empty_program()
     held = [empty]
     for function in functions:
         held += links.attach_uprobe_event(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support, syscalls
 from leaktrace.bpf.links import UprobeLinks
 
 BREAKPOINT = b"\xcc"
@@ -33,7 +33,7 @@ def probed(
     """Probe instructions at these offsets of a file, in one process."""
     path = str(program)
     if kind is UprobeLinks.EVENTS:
-        empty = syscalls.load_empty_program()
+        empty = support.load_empty_program()
         held = [
             descriptor
             for offset in offsets
@@ -42,7 +42,7 @@ def probed(
             )
         ]
     else:
-        empty = syscalls.load_empty_program(kind.attach_type)
+        empty = support.load_empty_program(kind.attach_type)
         cookies = [0] * len(offsets)
         held = [links.attach_uprobes(empty, path, offsets, cookies, pid=pid)]
     try:

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaktrace.bpf.build import flags, source_directory, source_text
+from leaktrace.bpf.sources import flags, source_directory, source_text
 from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS, Walker
 
 HERE = Path(__file__).resolve().parent
@@ -32,10 +32,6 @@ def compile_programs(folder: Path, walker: Walker, extra_flags: Sequence[str] = 
         [*common, include, "-w", *flags(walker.knobs()), "-c", source, "-o", program], check=True
     )
     warnings = ("-Wall", "-Wextra", "-Werror")
-    subprocess.run(
-        [*common, *warnings, "-c", HERE / "runtime.c", "-o", runtime], check=True
-    )
-    subprocess.run(
-        ["gcc", *extra_flags, "-shared", program, runtime, "-o", library], check=True
-    )
+    subprocess.run([*common, *warnings, "-c", HERE / "runtime.c", "-o", runtime], check=True)
+    subprocess.run(["gcc", *extra_flags, "-shared", program, runtime, "-o", library], check=True)
     return library

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.target import Target
-from walker.machine import Memory
-from walker.walks import Registers
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.targets.mappings import Mapping, read_mappings
@@ -16,6 +14,8 @@ from leaktrace.targets.memory import ProcessMemory
 from leaktrace.unwind.ends import with_ends
 from leaktrace.unwind.layout import UnwindLayout, Update
 from leaktrace.unwind.table import UnwindTable, compile_object
+from walker.machine import Memory
+from walker.walks import Registers
 
 _VDSO = "[vdso]"
 

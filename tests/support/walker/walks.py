@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from walker.machine import PT_REGS, Machine, Memory, Run
 
 from leaktrace.abi import process as abi
 from leaktrace.bpf.maps import Map
 from leaktrace.process.probes.allocators import ANY_ENTRY_PROGRAM, POINT_PROGRAM, RETURN_PROGRAM
 from leaktrace.process.program import Walker
 from leaktrace.process.tables import KernelTables, Moment
-from leaktrace.unwind.layout import MAPPING_DTYPE, UnwindLayout, Update
+from leaktrace.unwind.layout import UnwindLayout, Update
+from walker.machine import PT_REGS, Machine, Memory, Run
 
 THREAD = 100 << 32 | 101
 FAULT_PROGRAM = "on_fault"
@@ -95,7 +95,7 @@ class Walks:
 
     def _make_tables(self, rows: int, pages: int, mappings: int) -> KernelTables:
         sizes = {"unwind_rows": rows, "unwind_pages": pages, "unwind_mappings": mappings}
-        names = {"rows": abi.U64, "pages": abi.U32, "mappings": MAPPING_DTYPE}
+        names: dict[str, Any] = {"rows": abi.U64, "pages": abi.U32, "mappings": abi.UNWIND_MAPPING}
         maps: dict[str, Any] = {
             name: _ArrayMap(self.machine.array(f"unwind_{name}", dtype, sizes[f"unwind_{name}"]))
             for name, dtype in names.items()
@@ -103,7 +103,13 @@ class Walks:
         maps["list"] = _ArrayMap(self.machine.array("unwind_list", abi.UNWIND_LIST))
         maps["known"] = _HashMap(self.machine, "known_objects")
         self.machine.set_capacity("known_objects", 4096)
-        return KernelTables(**{name: cast(Map, each) for name, each in maps.items()})
+        return KernelTables(
+            cast(Map, maps["rows"]),
+            cast(Map, maps["pages"]),
+            cast(Map, maps["mappings"]),
+            cast(Map, maps["list"]),
+            cast(Map, maps["known"]),
+        )
 
     # --- walks ---
 

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 
 from leaktrace.abi import process as abi
-from leaktrace.analysis.sampling import (
-    COUNT_UNIT,
-    GAP_COUNT,
-    WEIGHT_COUNT,
-    WEIGHT_UNIT,
-    Sampling,
-    gap_table,
-    weight_table,
-)
+from leaktrace.abi.process import COUNT_UNIT, GAP_COUNT, WEIGHT_COUNT, WEIGHT_UNIT
+from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.analysis.sites import combine_counters, group_by_site
 from leaktrace.analysis.snapshot import Snapshot
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from leaktrace.abi import kernel as kernel_abi
 from leaktrace.abi.kernel import (
     KERNEL_ALLOCATION,
     KERNEL_LOSS_KINDS,
     KERNEL_SITE,
-    KERNEL_STACK,
     Context,
-    KernelFunction,
     KernelLossKind,
     Section,
 )
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.bpf.build import source_directory
 from leaktrace.errors import UsageError
 from leaktrace.kernel import slab as kernel_slab
 from leaktrace.kernel.losses import describe_kernel_losses
@@ -300,56 +293,3 @@ def test_losses_say_what_they_are() -> None:
     # for with what was missed.
     told = sorted(loss.count for loss in losses.values() if loss.name != "recursion_misses")
     assert told == [1, *range(3, made_up_for)]
-
-
-# --- the layout of bpf/kernel/types.h -------------------------------------------------------------
-
-STRUCTS = {
-    "kernel_allocation": KERNEL_ALLOCATION,
-    "kernel_site": KERNEL_SITE,
-    "kernel_stack": KERNEL_STACK,
-}
-ENUMS: dict[str, type[IntEnum]] = {
-    "SECTION_": Section,
-    "CONTEXT_": Context,
-    "KERNEL_": KernelFunction,
-    "LOSS_": KernelLossKind,
-}
-
-
-def test_layout(tmp_path: Path) -> None:
-    lines: list[str] = []
-    expected: dict[str, Any] = {}
-    for name, dtype in STRUCTS.items():
-        assert dtype.fields is not None
-        lines.append(f'printf("\\"{name}\\": %zu,\\n", sizeof(struct {name}));')
-        expected[name] = dtype.itemsize
-        for field, (kind, offset, *_) in dtype.fields.items():
-            where = f"offsetof(struct {name}, {field})"
-            size = f"sizeof(((struct {name} *)0)->{field})"
-            lines.append(f'printf("\\"{name}.{field}\\": [%zu, %zu],\\n", {where}, {size});')
-            expected[f"{name}.{field}"] = [offset, kind.itemsize]
-    for prefix, enum in ENUMS.items():
-        for member in enum:
-            lines.append(f'printf("\\"{prefix}{member.name}\\": %d,\\n", {prefix}{member.name});')
-            expected[f"{prefix}{member.name}"] = int(member)
-    for constant in ("CACHE_NAME_BYTES", "LARGEST_SLAB_CLASS"):
-        lines.append(f'printf("\\"{constant}\\": %d,\\n", {constant});')
-        expected[constant] = getattr(kernel_abi, constant)
-    lines.append('printf("\\"LOSS_KINDS\\": %d}", LOSS_KINDS);')
-    expected["LOSS_KINDS"] = KERNEL_LOSS_KINDS
-    source = [
-        "#include <stddef.h>",
-        "#include <stdint.h>",
-        "#include <stdio.h>",
-        "typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;",
-        f'#include "{source_directory() / "kernel" / "types.h"}"',
-        "int main(void) {",
-        'printf("{");',
-        *lines,
-        "}",
-    ]
-    (tmp_path / "layout.c").write_text("\n".join(source))
-    subprocess.run(["gcc", "-o", "layout", "layout.c"], cwd=tmp_path, check=True)
-    printed = subprocess.run([tmp_path / "layout"], capture_output=True, check=True).stdout
-    assert json.loads(printed) == expected

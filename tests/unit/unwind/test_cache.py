@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leaktrace.abi.process import Rule
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.unwind import cache as cache_module
 from leaktrace.unwind.cache import TableCache
-from leaktrace.unwind.rows import Row, Rule, pack
+from leaktrace.unwind.rows import Row, pack
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
 
 IS_ROOT = os.geteuid() == 0

@@ -15,9 +15,10 @@ from harness.compiling import PROGRAMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leaktrace.abi.process import EndOf, Rule
 from leaktrace.elf.object import ElfObject
 from leaktrace.unwind.ends import End, find_ends, put_ends, with_ends
-from leaktrace.unwind.rows import PC_SHIFT, EndOf, Row, Rule, describe, pack
+from leaktrace.unwind.rows import PC_SHIFT, Row, describe, pack
 from leaktrace.unwind.table import (
     CodeSegment,
     UnwindSource,

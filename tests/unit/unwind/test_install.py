@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unwind_walker import Arrays
 
+from leaktrace.abi.process import UNWIND_MAPPING, Rule
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process import follow
@@ -23,9 +24,9 @@ from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.fingerprint import FINGERPRINT_BYTES, fingerprint
-from leaktrace.unwind.layout import MAPPING_DTYPE, Capacity, UnwindLayout, at_array_stride
+from leaktrace.unwind.layout import Capacity, UnwindLayout, at_array_stride
 from leaktrace.unwind.process import ProcessTables
-from leaktrace.unwind.rows import Row, Rule, pack
+from leaktrace.unwind.rows import Row, pack
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
 
 PAGE = 4096
@@ -397,5 +398,5 @@ def test_a_process_without_executable_mappings() -> None:
     update = layout_of({}).update([])
     assert update.rows.dtype == np.uint64
     assert update.pages.dtype == np.uint32
-    assert update.mappings.dtype == MAPPING_DTYPE
+    assert update.mappings.dtype == UNWIND_MAPPING
     assert not len(update.rows) and not len(update.pages) and not len(update.mappings)

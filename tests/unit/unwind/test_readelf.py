@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from leaktrace.abi.process import Rule, SavedRbp
 from leaktrace.elf.object import ElfObject
-from leaktrace.unwind.rows import NoRule, Row, Rule, SavedRbp
+from leaktrace.unwind.rows import NoRule, Row
 from leaktrace.unwind.table import UnwindTable, compile_object
 
 READELF = shutil.which("readelf")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leaktrace.abi.process import Rule, SavedRbp
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.entries import FrameSection, SectionKind
@@ -21,8 +22,6 @@ from leaktrace.unwind.rows import (
     CFA_OFFSET_MIN,
     PC_SHIFT,
     Row,
-    Rule,
-    SavedRbp,
     describe,
     pack,
     unpack,

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from unwind_walker import Arrays, Registers
 
+from leaktrace.abi.process import Rule, SavedRbp
 from leaktrace.elf.object import ElfObject
 from leaktrace.targets.mappings import Mapping, parse_mappings
 from leaktrace.unwind.layout import UnwindLayout
-from leaktrace.unwind.rows import NoRule, Rule, SavedRbp
+from leaktrace.unwind.rows import NoRule
 from leaktrace.unwind.table import UnwindTable, compile_object
 
 PROGRAM = r"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from leaktrace.abi.kernel import Section
-from leaktrace.bpf import links, syscalls
+from leaktrace.bpf import links, support, syscalls
 from leaktrace.bpf.btf import KernelTypes
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.kernel.probes.functions import FUNCTIONS, UNSEEN_RELEASES, KernelFunctionGroup
@@ -145,7 +145,7 @@ def _plan_section(
 
 def _plan_tracepoints(plan: KernelPlan, section: Section, types: KernelTypes | None) -> bool:
     """Whether this kernel's tracepoints serve."""
-    if types is None or syscalls.declined("tracepoints"):
+    if types is None or support.declined("tracepoints"):
         return False
     chosen: list[Tracepoint] = []
     knobs: dict[str, int] = {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from leaktrace.abi.kernel import Section
 
 Arguments = tuple[str, ...]  # the types, as `KernelTypes` spells them
-Knobs = dict[str, int]  # of bpf/kernel/kernel.bpf.c: places of arguments
+Knobs = dict[str, int]  # of bpf/kernel/tracepoints.bpf.c: places of arguments
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from leaktrace.bpf import syscalls
+from leaktrace.bpf import support
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.process.attach.keeper import Keeper
 
@@ -28,7 +28,7 @@ def repair_breakpoints(
     """
     together = links is UprobeLinks.TOGETHER
     try:
-        program = syscalls.load_empty_program(links.attach_type)
+        program = support.load_empty_program(links.attach_type)
     except OSError:
         return  # descriptors or memory are exhausted: callers see that nothing has changed
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leaktrace.abi.process import Action, Function
 from leaktrace.arch.machines import is_decoded, this_machine
-from leaktrace.bpf import syscalls
+from leaktrace.bpf import support
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol
@@ -36,7 +36,7 @@ class Way(Enum):
 def best_way() -> Way:
     """What this machine can: points take cookies, and an instruction set that is understood."""
     machine = this_machine()
-    can = machine is not None and machine.has_decoder and syscalls.has_attach_cookie()
+    can = machine is not None and machine.has_decoder and support.has_attach_cookie()
     return Way.POINTS if can else Way.SAFE_RETURNS
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from leaktrace.abi.process import Function
+from leaktrace.abi.process import Function, Rule, SavedRbp
 from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
@@ -38,7 +38,7 @@ from leaktrace.process.probes.code.values import (
 )
 from leaktrace.process.probes.point import NARROW, Point
 from leaktrace.process.probes.prove import prove
-from leaktrace.unwind.rows import CFA_OFFSET_UNIT, Row, Rule, SavedRbp
+from leaktrace.unwind.rows import CFA_OFFSET_UNIT, Row
 
 
 class FrameRules(Protocol):
