@@ -92,7 +92,7 @@ _STEPPED = frozenset(
     ]
 )
 
-# Registers that capstone doesn't say are written.
+# Registers that are written although capstone doesn't list them.
 _WRITTEN_UNLISTED = {"cmpxchg": frozenset({RAX})}
 # Instructions whose first operand may be memory that they don't write.
 _READERS = frozenset(
@@ -134,14 +134,14 @@ class Operand:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction. `target` is where a direct jump or call leads."""
+    """One instruction. `target` is the destination of a direct jump or call."""
 
     address: int
     code: bytes
     mnemonic: str
     text: str
     operands: tuple[Operand, ...]
-    written: frozenset[int]  # registers, also those that it writes without naming them
+    written: frozenset[int]  # registers, including implicit ones
     is_call: bool
     is_return: bool
     is_jump: bool  # conditional ones too
@@ -165,7 +165,7 @@ class Instruction:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it does nothing: a nop, or the mark that indirect calls may lead here."""
+        """Whether it does nothing: a nop, or endbr64, the mark of a target of indirect calls."""
         return self.is_long_nop or self.mnemonic in ("nop", "endbr64")
 
     @property
@@ -216,8 +216,8 @@ def is_emulated(code: bytes) -> bool:
 
 
 def may_carry_probe(one: Instruction, *, shadow_stacks: bool) -> bool:
-    """Whether an instruction can be probed without harm. `shadow_stacks`: the process may have
-    them."""
+    """Whether an instruction can be probed without harm (docs/safety.md). `shadow_stacks`: the
+    process may have shadow stacks."""
     # Later kernels write a jump over eight bytes in the place of a probed nop of ten bytes.
     if one.is_long_nop or one.code == b"\xeb\x08":
         return False
@@ -250,7 +250,7 @@ def decode(code: bytes, address: int) -> Iterator[Instruction]:
 def _instruction(one: Any) -> Instruction:  # noqa: ANN401
     groups = frozenset(one.groups)
     is_call = capstone.CS_GRP_CALL in groups
-    # loop and its kind are in the second group alone, which calls are in, too.
+    # loop and similar are only in the second group, which also contains calls.
     is_branch = capstone.CS_GRP_BRANCH_RELATIVE in groups
     is_jump = capstone.CS_GRP_JUMP in groups or (is_branch and not is_call)
     mnemonic = one.mnemonic.split()[-1]  # without lock, rep, notrack, bnd
@@ -285,12 +285,12 @@ def _operand(one: Any, operand: Any, mnemonic: str, place: int) -> Operand:  # n
         return Operand(register=number, size_bytes=operand.size, is_written=is_written)
     if operand.type == cs_x86.X86_OP_IMM:
         return Operand(immediate=operand.imm, size_bytes=operand.size)
-    # capstone doesn't tell of all stores: what comes first is written, but for what only reads.
+    # capstone doesn't report all stores: the first operand is written, except by _READERS.
     only_reads = mnemonic in _READERS or mnemonic.startswith("prefetch")
     is_written = is_written or (place == 0 and not only_reads)
     memory = operand.mem
     displacement = int(memory.disp)
-    # fs and gs: never the stack. The others mean nothing in 64-bit mode.
+    # fs and gs are never the stack. The other segments have no effect in 64-bit mode.
     in_segment = memory.segment in (cs_x86.X86_REG_FS, cs_x86.X86_REG_GS)
     absolute = None
     if memory.base == cs_x86.X86_REG_RIP and not in_segment:

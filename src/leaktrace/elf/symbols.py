@@ -1,7 +1,7 @@
 """The function symbols of one object: by name, and by address with binary search.
 
-Symbol tables are decoded in bulk with numpy, and names only when asked for: a table of a million
-symbols costs some tens of milliseconds, not a Python object a symbol.
+Symbol tables are decoded in bulk with numpy, names only when they are needed: a table of a million
+symbols takes some tens of milliseconds, and no Python object per symbol.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Elf64_Sym and Elf32_Sym (System V gABI, "Symbol Table"); byte order is put in by `symbol_dtype`.
+# Elf64_Sym and Elf32_Sym (System V gABI, "Symbol Table"); `symbol_dtype` adds the byte order.
 _SYMBOL_64 = [
     ("name", "u4"),
     ("info", "u1"),
@@ -34,10 +34,10 @@ _SYMBOL_32 = [
 STT_NOTYPE, STT_FUNC, STT_GNU_IFUNC = 0, 2, 10
 STB_LOCAL = 0
 SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
-VERSYM_HIDDEN = 0x8000  # set on every version of a symbol but the default one
+VERSYM_HIDDEN = 0x8000  # set on every version of a symbol except the default one
 
 MAX_NAME_BYTES = 4096  # a mangled C++ name can be long; anything longer is not a name
-_MAX_SAME_NAMES = 100_000  # symbols with the same beginning that are looked at
+_MAX_SAME_NAMES = 100_000  # symbols with the same beginning that are examined
 _MAX_ALIASES = 64  # symbols of one address that are compared
 
 ByteOrder = Literal["<", ">"]  # little, big: as struct and numpy spell it
@@ -50,17 +50,17 @@ def symbol_dtype(bits: int, byte_order: ByteOrder) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class FunctionSymbol:
-    """A function an object defines; `vaddr` is a virtual address of its file."""
+    """A function that an object defines; `vaddr` is a virtual address of its file."""
 
     name: str
     vaddr: int
     size: int
-    is_ifunc: bool = False  # `vaddr` is that of the resolver, not of the function called
+    is_ifunc: bool = False  # `vaddr` is the resolver, not the function that is called
 
 
 @dataclass(frozen=True)
 class RawSymbols:
-    """A symbol table as it lies in a file, with its strings and (of .dynsym) its versions."""
+    """A symbol table as it is in a file, with its strings and, for .dynsym, its versions."""
 
     entries: npt.NDArray[Any]  # of `symbol_dtype`
     strings: bytes
@@ -75,16 +75,17 @@ class RawSymbols:
 
 
 class SymbolMatch(NamedTuple):
-    """What an address lies in: a function's name as in the file, and the distance to its start."""
+    """The function that contains an address, by its name in the file, and the distance in bytes."""
 
     name: str
     offset: int
 
 
 def find_functions(tables: Iterable[RawSymbols], names: Iterable[str]) -> dict[str, FunctionSymbol]:
-    """The functions of these names that the tables define; earlier tables win.
+    """The functions of these names that the tables define; earlier tables take
+    precedence.
 
-    Of a name with several versions, the default one is taken (the one a new link would use).
+    Of a name with several versions, the default one is used (that of a new link).
     """
     wanted = [name for name in dict.fromkeys(names) if name]
     found: dict[str, FunctionSymbol] = {}
@@ -112,7 +113,7 @@ def find_functions(tables: Iterable[RawSymbols], names: Iterable[str]) -> dict[s
 
 
 def functions_ending_in(tables: Iterable[RawSymbols], ending: str) -> set[str]:
-    """Names of functions that the tables define, by their last letters."""
+    """Names of functions that the tables define and that end in `ending`."""
     wanted, found = ending.encode() + b"\0", set()
     for table in tables:
         # A name may be the end of a longer one, where the linker has merged the two.
@@ -141,8 +142,9 @@ def _occurrences(text: bytes, wanted: bytes) -> list[int]:
 def functions_beginning_with(
     tables: Iterable[RawSymbols], beginnings: Iterable[str], *, defined: bool
 ) -> dict[str, int]:
-    """Functions that the tables define, with their virtual addresses, or else those that they refer
-    to, with 0: of those whose names begin in one of these ways (of at most eight letters)."""
+    """Functions whose names begin with one of `beginnings` (at most eight letters each): those that
+    the tables define, with their virtual addresses; or, not `defined`, those that they refer to,
+    with 0."""
     found: dict[str, int] = {}
     for table in tables:
         is_meant = _defined_functions(table) if defined else _undefined(table)
@@ -178,19 +180,19 @@ def _defined_functions(table: RawSymbols) -> npt.NDArray[np.bool_]:
 
 
 def _beginnings(table: RawSymbols, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """The first 16 bytes of some symbols' names, as two rows of numbers.
+    """The first 16 bytes of the names of some symbols, as two rows of numbers.
 
-    To compare numbers first makes finding fifty names among a hundred thousand take milliseconds.
+    Comparing numbers first, fifty names are found among a hundred thousand in milliseconds.
     """
     padded = table.strings + bytes(16)
     offsets = np.minimum(table.entries["name"][positions], len(table.strings)).astype(np.int64)
     text = np.lib.stride_tricks.sliding_window_view(np.frombuffer(padded, dtype=np.uint8), 16)
     numbers = np.ascontiguousarray(text[offsets]).view("<u8").reshape(-1, 2)
-    return np.ascontiguousarray(numbers.T)  # each row in one piece: to compare takes half as long
+    return np.ascontiguousarray(numbers.T)  # each row contiguous: comparing takes half the time
 
 
 def _may_be(name: bytes, beginnings: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which begin with a name, and end there as far as 16 bytes tell: in NUL or a version."""
+    """Which begin with `name` and, within 16 bytes, end there: in NUL or a version."""
     chosen = np.zeros(beginnings.shape[1], dtype=np.bool_)
     for ending in (b"\0", b"@"):
         part = (name + ending)[:16]
@@ -207,7 +209,7 @@ def _version_rank(table: RawSymbols, index: int) -> tuple[bool, bool, int]:
         and index < len(table.versions)
         and bool(int(table.versions[index]) & VERSYM_HIDDEN)
     )
-    # .symtab has no versions beside it but spells them: name@OLD, name@@DEFAULT.
+    # .symtab has no version table but spells versions: name@OLD, name@@DEFAULT.
     offset = int(table.entries["name"][index])
     spelled = table.strings[offset : offset + MAX_NAME_BYTES].split(b"\0", 1)[0]
     old = b"@" in spelled and b"@@" not in spelled
@@ -217,18 +219,18 @@ def _version_rank(table: RawSymbols, index: int) -> tuple[bool, bool, int]:
 
 @dataclass(frozen=True)
 class CodeRange:
-    """Virtual addresses that hold code: an executable section, or segment where there are none."""
+    """Virtual addresses of code: an executable section, or a segment without sections."""
 
     start: int
     end: int
 
 
-# A symbol as it is searched for: `start` to `end`, which lies within the code around it.
+# A symbol as it is searched for: `start` to `end`, which is within its section or segment.
 _CODE_SYMBOL = np.dtype(
     [
         ("start", "u8"),
         ("size", "u8"),
-        ("limit", "u8"),  # end of the section, or segment, it lies in
+        ("limit", "u8"),  # end of its section or segment
         ("end", "u8"),
         ("name", "u4"),
         ("info", "u1"),
@@ -344,7 +346,7 @@ def _code_symbols(table: RawSymbols, number: int, code: list[CodeRange]) -> npt.
 
 
 def _name_rank(name: str, info: int) -> tuple[bool, bool, int, int, str]:
-    """Which of several names of an address people know it by: the least is the best.
+    """How well a name for an address is known to people: the least rank is the best.
 
     Global before local, functions before labels, then the fewest leading underscores
     (`malloc` before `__libc_malloc`), the shortest. `_Z` and `_R` only begin mangled names.

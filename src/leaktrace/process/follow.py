@@ -1,4 +1,4 @@
-"""Keeps the walker's tables true to the process while its mappings change."""
+"""Keeps the walker's tables up to date while the mappings of the process change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TableFollower:
         budget: TableBudget,
         open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None,
     ) -> None:
-        """`open_objects`: those behind mappings that somebody else holds open."""
+        """`open_objects`: the object behind a mapping that the caller has open, or None."""
         self._cache = TableCache(user_cache_directory())
         self._budget = budget
         tables = ProcessTables(pid, self._cache, budget, open_objects)
@@ -52,7 +52,7 @@ class TableFollower:
         self.failures: list[UnwindFailure] = []
 
     def plan(self, mappings: Sequence[Mapping]) -> Capacity:
-        """Compile the tables of a process that runs. Returns the room that all will need."""
+        """Compile the tables of a running process. Returns the room that they need."""
         executable = _executable(mappings)
         self._place(executable)
         self._followed = (executable, self._moment, (), ())
@@ -68,7 +68,7 @@ class TableFollower:
                 with ElfObject.open(path) as elf:
                     rows += len(self._cache.table_for(elf, self._budget).rows)
             except ObjectFileError:
-                continue  # it is told when the object is mapped
+                continue  # reported when the object is mapped
         return self._layout.reserve(_SPARE_ROWS_OF_COMMAND + rows)
 
     def install(self, tables: KernelTables) -> None:

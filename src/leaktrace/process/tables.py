@@ -1,8 +1,9 @@
 """The BPF arrays that the walker reads, filled from user space.
 
-Rows and pages are written through mmap: two million rows take hundredths of a second. The list of
-mappings is written to its unused half and then switched to, so that a walk under way sees the old
-list or the new one, never a mixture.
+Rows and pages are written through mmap: two million rows take hundredths of a second. The array of
+mappings has room for two lists. A new list replaces the one before last and is then switched to, so
+a walk that has begun goes on by the list that it began with. If that list is replaced before the
+walk ends, the walk counts as broken: `finish_walk` in bpf/process/walk.bpf.c compares versions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from leaktrace.unwind.layout import Update, at_array_stride
 
 
 class Moment(NamedTuple):
-    """What a list of mappings is of."""
+    """The moment that a list of mappings describes."""
 
     generation: int = 0  # of the executable image (abi.SESSION)
     epoch: int = 0  # the session's, before the mappings were read
@@ -28,7 +29,7 @@ class Moment(NamedTuple):
 
 @dataclass
 class KernelTables:
-    """The maps of the walker."""
+    """The maps that the walker reads."""
 
     rows: Map
     pages: Map
@@ -38,10 +39,10 @@ class KernelTables:
     _version: int = 0
 
     def write(self, update: Update, moment: Moment, trampoline: int) -> None:
-        """Put an update in force.
+        """Write an update and switch to it.
 
         `trampoline` is the address of the target's [uprobes] page, where pending return probes
-        redirect to, 0 while there is none. Raises OSError.
+        redirect to, 0 if it isn't known. Raises OSError.
         """
         self.rows.write_mapped(update.row_start, update.rows)
         self.pages.write_mapped(update.page_start, at_array_stride(update.pages))

@@ -1,9 +1,9 @@
 """Compiled tables on disk, so that a library is compiled once and not at every start.
 
-A file is found by the build-id and a hash of everything the table is made from, so that an object
-which lies about its build-id can't put its rows in the place of another's. It is trusted no
-further than that: checksum and order are checked on load, and a file that isn't ours, or isn't a
-plain file, is not read. Nothing here fails: without a usable cache, tables are compiled.
+A file is found by the build ID and a hash of everything that the table is made from, so an object
+that lies about its build ID can't replace the rows of another one. Checksum and order are checked
+on load; a file of another user, or one that isn't a plain file, is not read. Nothing here fails:
+without a usable cache, tables are compiled.
 
     magic, TABLE_VERSION, bytes of metadata, number of rows, checksum of what follows
     metadata: JSON, padded to 8 bytes     rows: u64 each
@@ -49,18 +49,18 @@ class TableCache:
 
     @property
     def problem(self) -> str:
-        """Why the cache could not be used last time it was tried, "" when it could."""
+        """Why the last use of the cache failed, "" if it didn't."""
         return self._files.problem
 
     def table_for(self, elf: ElfObject, budget: TableBudget | None = None) -> UnwindTable:
         """The table of an object: from the cache, or compiled and put there.
 
-        `budget` is that of a run, None for one table by itself. Raises ObjectFileError as
+        `budget` is that of a run, None for a single table. Raises ObjectFileError as
         `compile_object` does, and OverBudgetError.
         """
         budget = budget or TableBudget()
         source = read_source(elf)
-        # The same objects are left out whether or not their tables have been kept.
+        # Objects are left out whether or not their tables are in the cache.
         budget.admit(elf.shown, source.digest, source.size_bytes)
         table = self.load(source, elf.build_id)
         if table is None:
@@ -70,7 +70,7 @@ class TableCache:
         return table
 
     def load(self, source: UnwindSource, build_id: str | None) -> UnwindTable | None:
-        """The table that was stored for `source`, None where there is no sound one."""
+        """The table that was stored for `source`, None without a valid one."""
         name = _file_name(source, build_id)
         data = self._files.read(name)
         if data is None:
@@ -82,7 +82,7 @@ class TableCache:
         return index_rows(source, *found)
 
     def store(self, source: UnwindSource, build_id: str | None, table: UnwindTable) -> None:
-        """Keep a table."""
+        """Store a table."""
         self._files.write(_file_name(source, build_id), _encode(table))
 
 
@@ -100,7 +100,7 @@ def _encode(table: UnwindTable) -> bytes:
 
 
 def _decode(data: bytes) -> tuple[Rows, Mapping[str, int]] | None:
-    """Rows and the counts of what was skipped, None unless `data` is whole and sound."""
+    """Rows and the counts of what was skipped; None unless `data` is complete and valid."""
     if len(data) < _HEADER.size:
         return None
     magic, version, metadata_size, row_count, checksum = _HEADER.unpack_from(data)

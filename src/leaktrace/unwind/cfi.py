@@ -60,11 +60,11 @@ _DW_OP_LIT0 = 0x30
 
 
 class MalformedCfiError(Exception):
-    """Call frame information that can't be decoded; stays inside this package."""
+    """Call frame information that can't be decoded. It doesn't leave this package."""
 
 
 class State(NamedTuple):
-    """The rules in force at one point of a function."""
+    """The rules that hold at one point of a function."""
 
     cfa_register: int
     cfa_offset: int
@@ -72,10 +72,10 @@ class State(NamedTuple):
     return_address: int
 
 
-# The rule of each state met so far. Plain tuples: making a State a row costs as much as the rest.
+# The rule of each state so far. Plain tuples: a State per row would double the time.
 PackedRules = dict[tuple[int, int, int, int], int]
 
-# Before a CIE's first instruction nothing is known, except that the ABI preserves rbp.
+# Before the first instruction of a CIE nothing is known, except that the ABI preserves rbp.
 NOTHING_KNOWN = State(_CFA_OTHER_EXPRESSION, 0, SavedRbp.UNCHANGED, _RA_OTHER)
 
 
@@ -102,7 +102,7 @@ class Program(NamedTuple):
 def read_uleb128(data: bytes, position: int) -> tuple[int, int]:
     """An unsigned LEB128 number and the position behind it (DWARF 5 section 7.6).
 
-    Raises MalformedCfiError when it ends too late, IndexError when not at all.
+    Raises MalformedCfiError if it is too long, IndexError if the data ends first.
     """
     value = shift = 0
     for index in range(position, position + MAX_LEB128_BYTES):
@@ -132,7 +132,7 @@ def interpret_common(code: bytes, info: CommonInfo) -> State:
 def interpret(code: bytes, info: CommonInfo, packed: PackedRules) -> Program:
     """The rules that the instructions of one FDE establish.
 
-    `packed` remembers the row of a state between calls. Raises MalformedCfiError or IndexError.
+    `packed` keeps the rule of each state between calls. Raises MalformedCfiError or IndexError.
     """
     program = Program([], [])
     _run(code, info, program, packed)
@@ -297,7 +297,7 @@ def _append(
     state: tuple[int, int, int, int],
     packed: PackedRules,
 ) -> None:
-    """Say that from `location` on `state` is in force, unless it is already."""
+    """Append the rule of `state`, which holds from `location` on, unless it holds already."""
     rule = packed.get(state)
     if rule is None:
         rule = packed[state] = rule_of(State(*state))
@@ -310,7 +310,7 @@ def _append(
 
 
 def rule_of(state: State) -> int:
-    """The low 32 bits of the row that says the same as `state`, or RULE_NONE and why."""
+    """The low 32 bits of the row for `state`, or RULE_NONE with the reason."""
     register, offset, saved, ra = state
     if ra == _RA_UNDEFINED:
         return pack_rule(Rule.RULE_END)

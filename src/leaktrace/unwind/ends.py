@@ -1,14 +1,13 @@
 """Where stacks end, in functions whose unwind information doesn't say so.
 
-The outermost frame of a stack is one whose return address is undefined (DWARF 5, 6.4.4), and glibc
-says that of `_start` and of the function that a thread begins with. Where nothing is said, a stack
-ends
+The return address of the outermost frame of a stack is undefined (DWARF 5, 6.4.4). glibc declares
+that for `_start` and for the function that a thread begins with. Otherwise a stack ends
 
 - in the code that the kernel begins a program with: the ELF entry point;
-- where what comes back from a call by pointer is handed to the end of the thread or the process,
-  `exit(main(…))`: so do musl's start code and its threads, for which it has no unwind information;
-- where glibc's makecontext(3) has a function return to, which nobody has called;
-- where Go has called C: that code runs on a stack of the thread, and its caller on another one.
+- where the result of a call by pointer is the exit status of the thread or process,
+  `exit(main(…))`: in musl's start code and its threads, which have no unwind information;
+- in the code to which glibc's makecontext(3) makes a function return that it has not called;
+- where Go has called C: the C code runs on a stack of the thread, its caller on another one.
 
 These ends become rows of the object's unwind table.
 """
@@ -35,18 +34,17 @@ from leaktrace.unwind.table import MAX_EXTENT_BYTES, UnwindTable, with_rows
 
 _ENTRY_AT = 24  # e_entry of an Elf64_Ehdr
 _MAX_ENTRY_BYTES = 64  # up to its first call
-_MAX_CODE_BYTES = 64 << 20  # looked through for calls whose result is an exit status
-_LEAST_GAP_BYTES = 24  # shorter ones hold padding
-# Of each kind, in a file that may say anything; of functions that may be __start_context.
-_MOST_ENDS = 1000
-_MOST_LOOKED_AT = 100_000
+_MAX_CODE_BYTES = 64 << 20  # searched for calls whose result is an exit status
+_LEAST_GAP_BYTES = 24  # shorter ones are padding
+_MOST_ENDS = 1000  # of each kind: the file may be hostile
+_MOST_EXAMINED = 100_000  # functions that may be __start_context
 
 _EXITS = ("exit", "_exit", "_Exit", "pthread_exit", "thrd_exit")
 _MAKECONTEXT = b"makecontext"
 
 
 class End(NamedTuple):
-    """Code, start <= virtual address < end, where walks end, and what they end in."""
+    """Code, start <= virtual address < end, where walks end, and what it is the end of."""
 
     start: int
     end: int
@@ -54,8 +52,8 @@ class End(NamedTuple):
 
 
 def with_ends(elf: ElfObject, table: UnwindTable) -> UnwindTable:
-    """The unwind table of an object, with rows where stacks end. Never raises: an end that is not
-    found leaves the table as it is."""
+    """The unwind table of an object, with rows where stacks end. Never raises: without an end that
+    it finds, the table is unchanged."""
     ends = find_ends(elf, table)
     return with_rows(table, put_ends(table, ends)) if ends else table
 
@@ -64,7 +62,7 @@ def find_ends(elf: ElfObject, table: UnwindTable) -> list[End]:
     """The ends in an object of x86-64, by ascending address, without overlap."""
     found: list[End] = []
     for ends in (_entry, _exit_status, _made_contexts, _calls_of_go):
-        # What is damaged has no ends: the walk stops at such code as at any without rules.
+        # Damaged parts have no ends: a walk stops there as at any code without rules.
         with suppress(ObjectFileError, struct.error):
             found += islice(ends(elf, table), _MOST_ENDS)
     found.sort()
@@ -78,7 +76,7 @@ def find_ends(elf: ElfObject, table: UnwindTable) -> list[End]:
 
 
 def _entry(elf: ElfObject, _: UnwindTable) -> Iterator[End]:
-    """Where the kernel begins: not in a library, whose header may name whatever comes first."""
+    """Where the kernel begins a program. Not in a library: its header may name any code."""
     name = elf.soname or ""
     is_loader = name.startswith(("ld-", "ld.", "ld64", "libc."))
     if name and not is_loader and elf.interpreter is None:
@@ -123,14 +121,14 @@ def _exit_status(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
 
 
 def _made_contexts(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
-    """The beginning of __start_context, a local symbol. (The walker tells a return address that no
-    call stands before by itself, but only if the page is there, and this code runs last.)"""
+    """The entry of __start_context, a local symbol. (The walker recognizes a return address without
+    a call before it, but only if the page is in memory, and this code runs last.)"""
     if not any(_MAKECONTEXT in symbols.strings for symbols in elf.symbol_tables()):
         return
     pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64) + table.base
     is_gap = _is_gap(table.rows)
     begins = pcs[1:][is_gap[:-1] & ~is_gap[1:]]
-    for start in begins[:_MOST_LOOKED_AT].tolist():
+    for start in begins[:_MOST_EXAMINED].tolist():
         code = elf.read_vaddr(start, len(ENDBR64 + START_CONTEXT))
         if code.removeprefix(ENDBR64).startswith(START_CONTEXT):
             yield End(start - 1, start)
@@ -143,7 +141,7 @@ def _is_gap(rows: Rows) -> NDArray[np.bool_]:
 
 
 def _uncovered(table: UnwindTable, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of some code that no unwind information is about, but for padding."""
+    """The parts of some code without unwind information, except padding."""
     pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64) + table.base
     is_gap = _is_gap(table.rows)
     begins = np.concatenate(([start], pcs[is_gap]))
@@ -159,7 +157,7 @@ def _calls_of_go(elf: ElfObject, _: UnwindTable) -> Iterator[End]:
 
 
 def put_ends(table: UnwindTable, ends: list[End]) -> Rows:
-    """The rows of a table with those of some ends in the place of what they cover."""
+    """The rows of a table, in which the rows of some ends replace what they cover."""
     pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64)
     kept = np.ones(len(pcs), dtype=bool)
     added: list[int] = []
@@ -168,10 +166,10 @@ def put_ends(table: UnwindTable, ends: list[End]) -> Rows:
         before = int(np.searchsorted(pcs, last, side="right")) - 1
         kept[np.searchsorted(pcs, first) : np.searchsorted(pcs, last)] = False
         added.append(first << PC_SHIFT | pack_rule(Rule.RULE_END, of))
-        if before < 0 or pcs[before] != last:  # what was in force there goes on
+        if before < 0 or pcs[before] != last:  # the rule from before holds again
             rule = int(table.rows[before]) & (PC_LIMIT - 1) if before >= 0 else 0
             added.append(last << PC_SHIFT | rule)
-    # Where one end begins as another stops, the later row of the two says what is there.
+    # Where one end begins as another stops, the row of the one that begins counts.
     rows = dict(sorted((row >> PC_SHIFT, row) for row in added if row & (PC_LIMIT - 1)))
     for row in added:
         rows.setdefault(row >> PC_SHIFT, row)

@@ -1,8 +1,8 @@
 """The records of .eh_frame and .debug_frame: CIEs and FDEs, as arrays of functions.
 
 Sources: LSB Core, "DWARF Extensions" (the .eh_frame format and pointer encodings), DWARF 5 section
-6.4.1 (.debug_frame). The two differ in how a CIE is told apart and found, and in how addresses are
-written.
+6.4.1 (.debug_frame). The two differ in how a CIE is recognized and found, and in how addresses are
+encoded.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ _U64 = struct.Struct("<Q")
 _EXTENDED_LENGTH = 0xFFFFFFFF
 _ADDRESS_LIMIT = 1 << 63
 _MAX_AUGMENTATION_BYTES = 16
-# Bounds on the work a hostile file can ask for. The largest libraries in use have some 40 MB of
+# Bounds on the work that a hostile file can cause. The largest libraries in use have some 40 MB of
 # .eh_frame, a million FDEs and ten million rows; their longest program has 100 kB.
 MAX_SECTION_BYTES = 64 << 20
 MAX_ROWS = 16 << 20
 MAX_FUNCTIONS = 2 << 20
 _MAX_PROGRAM_BYTES = 1 << 20
-_MAX_KNOWN_PROGRAMS = 1 << 18  # remembered; libLLVM and node have 30,000
-_BYTES_BETWEEN_CHECKS = 1 << 16  # hundredths of a second
+_MAX_KNOWN_PROGRAMS = 1 << 18  # kept; libLLVM and node have 30,000
+_BYTES_BETWEEN_CHECKS = 1 << 16  # take hundredths of a second
 
 
 class SectionKind(Enum):
@@ -71,7 +71,7 @@ class SectionKind(Enum):
 
 
 class Skipped(StrEnum):
-    """Why the functions of a FDE are unknown, so that not even a RULE_NONE stands for them."""
+    """Why the functions of a FDE are unknown, so that there isn't even a RULE_NONE for them."""
 
     TRUNCATED = "record runs past the end of the section"
     MALFORMED_RECORD = "malformed record"
@@ -82,7 +82,7 @@ class Skipped(StrEnum):
 
 @dataclass(frozen=True)
 class FrameSection:
-    """The bytes of a section, and the virtual address they have in the file's own terms."""
+    """The bytes of a section, and their virtual address in the file."""
 
     kind: SectionKind
     data: bytes
@@ -93,10 +93,10 @@ class FrameSection:
 class Functions:
     """The functions that FDEs describe, and the rules of each.
 
-    Function i is the `sizes[i]` bytes from the virtual address `begins[i]` on, and has the rules of
-    program p = `program_of[i]`: from byte `offsets[j]` of the function on `rules[j]`, the low half
-    of a row, for j from `starts[p]` to `starts[p + 1]`. Programs are shared by functions.
-    `skipped` counts FDEs left out.
+    Function i is the `sizes[i]` bytes from the virtual address `begins[i]` on. It has the rules of
+    program p = `program_of[i]`: for j from `starts[p]` to `starts[p + 1]`, `rules[j]` (the low half
+    of a row) holds from byte `offsets[j]` of the function on. Functions share programs. `skipped`
+    counts FDEs that are left out.
     """
 
     begins: array[int] = field(default_factory=lambda: array("q"))
@@ -120,9 +120,8 @@ class _Cie:
 def read_functions(section: FrameSection, check: Callable[[], None] = lambda: None) -> Functions:
     """Every function that the section describes.
 
-    Raises nothing but what `check` does, which is called now and then: what can't be read is
-    counted in `Functions.skipped`, and a function whose instructions can't be decoded gets
-    RULE_NONE.
+    Raises only what `check` raises, which is called now and then. What can't be read is counted in
+    `Functions.skipped`; a function whose instructions can't be decoded gets RULE_NONE.
     """
     return _Reader(section, check).read()
 
@@ -180,7 +179,7 @@ class _Reader:
                 offset = body - identifier if is_eh else identifier
                 if is_eh or offset <= position:
                     self._fde(offset, body + id_size, end)
-                else:  # .debug_frame may have the CIE behind its FDE
+                else:  # .debug_frame may have the CIE after its FDE
                     deferred.append((offset, body + id_size, end))
             position = end
         for number, record in enumerate(deferred):
@@ -200,8 +199,8 @@ class _Reader:
         """(size, value) of the CIE id or pointer of a record with a 64-bit length.
 
         .debug_frame has eight bytes. In .eh_frame the LSB says four and LLVM reads four, while
-        binutils and gdb read eight; in a CIE the next byte is a version, never zero, so zeros
-        there tell which. A FDE follows its CIE.
+        binutils and gdb read eight. In a CIE the next byte is a version, which is never zero, so
+        eight zero bytes are an id of eight. A FDE has the size of its CIE.
         """
         (wide,) = _U64.unpack_from(self.data, body)
         if not self.is_eh or wide == 0:
@@ -255,7 +254,7 @@ class _Reader:
         functions.program_of.append(program)
 
     def _program(self, cie_offset: int, code: bytes, info: CommonInfo) -> int:
-        """The number of the program that `code` is under this CIE, interpreted at most once."""
+        """The number of the program for `code` with this CIE; each is interpreted once."""
         key = (cie_offset, code)
         number = self.program_numbers.get(key)
         if number is None:
@@ -299,7 +298,7 @@ class _Reader:
 def _parse_cie(body: bytes, id_size: int, is_eh: bool) -> _Cie:
     """A CIE from its version byte on.
 
-    Raises MalformedCfiError, IndexError or ValueError for one that can't be used at all.
+    Raises MalformedCfiError, IndexError or ValueError for one that can't be used.
     """
     version = body[0]
     if version not in ((1, 3) if is_eh else (1, 3, 4)):
@@ -347,7 +346,7 @@ def _parse_cie(body: bytes, id_size: int, is_eh: bool) -> _Cie:
 def _pointer_encoding(letters: bytes, data: bytes) -> int:
     """How the FDEs of a CIE store addresses, from its augmentation data.
 
-    Raises MalformedCfiError at an unknown letter: what stands behind it can't be found.
+    Raises MalformedCfiError at an unknown letter: what follows can't be located.
     """
     position = 0
     for letter in letters:

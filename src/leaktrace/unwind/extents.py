@@ -1,8 +1,8 @@
 """Where functions begin and end, and where exceptions land in them, from .eh_frame.
 
-An object's exception tables say it for every function that can be unwound through, also where its
-symbols were stripped: PT_GNU_EH_FRAME has a table of the functions sorted by address, each entry
-leads to the function's FDE, and that one, in C++, to the list of its landing pads (the LSDA).
+An object's exception tables contain this for every function that can be unwound through, also where
+symbols were stripped. PT_GNU_EH_FRAME has a table of the functions sorted by address; each entry
+leads to the function's FDE, which in C++ leads to the list of its landing pads (the LSDA).
 Sources: LSB Core 5.0, 10.6 (.eh_frame, .eh_frame_hdr); Itanium C++ ABI, exception handling, 7
 (layout of the LSDA in gcc's unwind-pe.h and except_tab.h).
 """
@@ -49,7 +49,7 @@ class LandingPad:
 
 @dataclass(frozen=True)
 class Extent:
-    """A function, or a part of one that was put elsewhere: start <= address < end."""
+    """A function, or a separate part of one: start <= address < end."""
 
     start: int
     end: int
@@ -57,14 +57,14 @@ class Extent:
 
 
 class Extents:
-    """The functions of one object, looked up as they are asked for."""
+    """The functions of one object, read as they are requested."""
 
     def __init__(self, elf: ElfObject) -> None:
         self._elf = elf
         self._known: dict[int, Extent | None] = {}
 
     def of(self, vaddr: int) -> Extent | None:
-        """The function that an address lies in; None where no FDE says.
+        """The function that contains an address, None where no FDE covers it.
 
         Raises ObjectFileError where the tables are damaged.
         """
@@ -100,7 +100,7 @@ class Extents:
         return table[:, 0], table[:, 1]
 
     def _bytes(self, vaddr: int, most: int) -> bytes:
-        """What the file has at an address, as far as it goes."""
+        """At most `most` bytes of the file at an address."""
         for segment in self._elf.load_segments:
             left = segment.vaddr + segment.file_size - vaddr
             if segment.vaddr <= vaddr and left > 0:
@@ -120,7 +120,7 @@ class Extents:
         size = reader.pointer(cie.address_form & 0x0F)
         pads: tuple[LandingPad, ...] = ()
         has_list = cie.has_augmentation and reader.uleb128() and cie.lsda_form != _OMITTED
-        # A zero says that there is none, whatever it is relative to.
+        # Zero means none, whatever the pointer is relative to.
         if has_list and any(data[reader.position : reader.position + 4]):
             pads = self._landing_pads(reader.pointer(cie.lsda_form), start)
         return Extent(start, start + size, pads)
@@ -156,7 +156,7 @@ class Extents:
         form = reader.byte()
         base = function if form == _OMITTED else reader.pointer(form)
         if reader.byte() != _OMITTED:
-            reader.uleb128()  # where the types are that are caught
+            reader.uleb128()  # where the caught types are
         form = reader.byte()
         end = reader.uleb128()
         end += reader.position
@@ -164,7 +164,7 @@ class Extents:
         while reader.position < end:
             start, size = reader.pointer(form), reader.pointer(form)
             pad = reader.pointer(form)
-            reader.uleb128()  # what to do with it
+            reader.uleb128()  # the action
             if pad:
                 pads.append(LandingPad(function + start, function + start + size, base + pad))
         return tuple(pads)
@@ -178,7 +178,7 @@ class _Cie:
 
 
 class _Reader:
-    """Reads encoded numbers, bounded by the data it has.
+    """Reads encoded numbers, within its data.
 
     Raises MalformedCfiError, IndexError or struct.error.
     """

@@ -1,5 +1,5 @@
-"""What an object file is known by in memory: a hash of its first bytes
-(bpf/process/objects.bpf.c)."""
+"""How an object file is recognized in memory: by a hash of its first bytes, which
+bpf/process/objects.bpf.c computes from the target's memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MASK = (1 << 64) - 1
 
 
 def fingerprint(elf: ElfObject) -> int:
-    """The hash of the ELF header, the program headers and what follows them, as it lies in memory
-    where the object is loaded; 0 where the file is too short."""
+    """The hash of the first FINGERPRINT_BYTES: ELF header, program headers, and what follows them.
+    The loaded object begins with the same bytes. 0 where the file is shorter."""
     head = _head(elf)
     value = 1 if head else 0
     for (word,) in struct.iter_unpack("<Q", head):
@@ -26,7 +26,7 @@ def fingerprint(elf: ElfObject) -> int:
 
 
 def is_unmistakable(elf: ElfObject) -> bool:
-    """Whether the fingerprint covers the object's build-id, so that no other object has it."""
+    """Whether the fingerprint covers the object's build ID, so that no other object has it."""
     return elf.build_id is not None and bytes.fromhex(elf.build_id) in _head(elf)
 
 

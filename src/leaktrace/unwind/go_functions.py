@@ -1,8 +1,8 @@
 """The functions of the Go runtime that call C, found in a program by its symbols or, where those
-were stripped, by the table that the runtime itself goes by (.gopclntab).
+were stripped, by the table that the runtime itself uses (.gopclntab).
 
-They leave the goroutine's stack for one that C can run on, so that their own frames have no caller
-there. Sources: runtime/asm_amd64.s, runtime/sys_linux_amd64.s; for the table debug/gosym/pclntab.go
+They switch from the goroutine's stack to one that C can run on, so their own frames have no caller
+on it. Sources: runtime/asm_amd64.s, runtime/sys_linux_amd64.s; for the table debug/gosym/pclntab.go
 and runtime/symtab.go (pcHeader, ftab, _func).
 """
 
@@ -19,20 +19,24 @@ from leaktrace.elf.object import ElfObject
 _NAMES = (
     "asmcgocall",  # C by cgo
     "asmcgocall_no_g",
-    "callCgoMmap",  # the runtime's own calls, by way of libc where a sanitizer wants to see them
+    "callCgoMmap",  # the runtime's own calls, through libc where a sanitizer must see them
     "callCgoMunmap",
     "callCgoSigaction",
-    "sigfwd",  # a signal handler that was there before
+    "sigfwd",  # a signal handler that was installed before
     "racecall",
     "msancall",
     "asancall",
     "libfuzzerCall4",
     "libfuzzerCallTraceIntCmp",
 )
-# Where assembly was compiled with another convention than Go's, a symbol says so.
+# The symbol of assembly with another calling convention than Go's has a suffix.
 NAMES = tuple(f"runtime.{name}{abi}" for name in _NAMES for abi in ("", ".abi0"))
 _MARKS = {".go.buildinfo", ".note.go.buildid", ".gopclntab"}
-_TABLE_SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab", ".data.rel.ro")  # the last as a part
+_TABLE_SECTIONS = (
+    ".gopclntab",
+    ".data.rel.ro.gopclntab",
+    ".data.rel.ro",
+)  # as a part of the last one
 _MAGICS = (b"\xf0\xff\xff\xff", b"\xf1\xff\xff\xff")  # of Go 1.18 and 1.20
 _HEADER = struct.Struct("<8x8Q")  # behind the magic: two zeros, instruction step, pointer size
 _HEADER_END = b"\0\0\x01\x08"
@@ -50,7 +54,7 @@ class GoFunction(NamedTuple):
 
 
 def functions_that_call_c(elf: ElfObject) -> list[GoFunction]:
-    """None in an object that isn't Go's, or is of a version whose table is not understood.
+    """The functions; none in an object that isn't Go's or whose version of the table is unknown.
 
     Raises ObjectFileError or struct.error where the object is damaged.
     """
@@ -70,8 +74,8 @@ def _by_table(elf: ElfObject) -> Iterator[GoFunction]:
     text = text or _relocated(elf, vaddr + _TEXT_AT)
     if not text or not 0 < count <= _MAX_FUNCTIONS or not names_at < functions_at < len(data):
         return
-    # Pairs of a function's distance from `text` and that of its description from here; at the end,
-    # that of the end of the text.
+    # Pairs: the distance of a function from `text`, and of its description from here. The last
+    # number is the distance of the end of the text.
     if functions_at + (2 * count + 1) * 4 > len(data):
         return
     table = np.frombuffer(data, dtype="<u4", count=2 * count + 1, offset=functions_at)
@@ -88,7 +92,7 @@ def _by_table(elf: ElfObject) -> Iterator[GoFunction]:
 
 
 def _find_table(elf: ElfObject) -> tuple[bytes, int]:
-    """The table with what follows it in its section, and its virtual address; nothing where it
+    """The table with what follows it in its section, and its virtual address; no bytes where it
     isn't found."""
     for name in _TABLE_SECTIONS:
         found = elf.section(name)
@@ -102,7 +106,7 @@ def _find_table(elf: ElfObject) -> tuple[bytes, int]:
 
 
 def _relocated(elf: ElfObject, vaddr: int) -> int:
-    """The virtual address that the loader puts at `vaddr` in a program that can lie anywhere."""
+    """The virtual address that the loader writes at `vaddr` of a position-independent program."""
     for section in elf.sections:
         if section.type != "SHT_RELA" or not section.vaddr:
             continue

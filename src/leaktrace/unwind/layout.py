@@ -1,9 +1,9 @@
 """What goes into the BPF arrays: rows and pages of all objects of a process, and its mappings.
 
-The kernel side reads three arrays. `rows` and `pages` hold the tables of all objects one behind
-the other; an object stays where it was first placed, so walks that run meanwhile are not
-disturbed. The list of mappings is built anew each time, in the half of its array that isn't in
-use, and becomes valid by switching to it.
+The kernel side reads three arrays. `rows` and `pages` hold the tables of all objects one after the
+other; an object stays where it was first placed, so that walks can go on meanwhile. The array of
+mappings has room for two lists. Each update writes a whole list in the place of the one before
+last; process/tables.py then switches to it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from leaktrace.unwind.budget import OverBudgetError
 from leaktrace.unwind.rows import Rows
 from leaktrace.unwind.table import CodeSegment, UnwindTable
 
-MAX_KNOWN_OBJECTS = 4096  # that are recognized when they are loaded again
+MAX_KNOWN_OBJECTS = 4096  # objects that are recognized when they are loaded again
 # Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
 _ADDRESS_LIMIT = 1 << 63
 _ADDRESS_MASK = (1 << 64) - 1
 _MIN_ROWS = 1 << 16
 _MIN_PAGES = 1 << 14
-# Of a whole process: a single file can claim millions, and a hostile process map many of them.
+# Of one process: a single file can claim millions, and a hostile process can map many files.
 # libLLVM has a million rows, and half a million pages.
 MAX_ROWS = 16 << 20  # 128 MiB of kernel memory
 MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code
 
 TableProvider = Callable[[Mapping], UnwindTable | None]
-FingerprintProvider = Callable[[Mapping], int]  # unwind/fingerprint.py; 0: not to be told by one
+FingerprintProvider = Callable[[Mapping], int]  # unwind/fingerprint.py; 0: none
 
 
 class Capacity(NamedTuple):
@@ -52,7 +52,7 @@ class UnwindFailure(NamedTuple):
 
     path: str
     reason: str
-    is_over_budget: bool = False  # there is a table to be had
+    is_over_budget: bool = False  # it has a table, which would exceed a limit
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Update:
     """What to write so that the kernel side knows the process as it is now.
 
     Write `rows` from `row_start` on and `pages` from `page_start` on, then `mappings` from
-    `mapping_start` on, and last tell the walker where the list of mappings is.
+    `mapping_start` on, and switch to the new list last.
     """
 
     row_start: int
@@ -69,13 +69,13 @@ class Update:
     pages: NDArray[np.uint32]  # row numbers in the whole array
     mapping_start: int
     mappings: NDArray[Any]  # of UNWIND_MAPPING, ascending, without overlap
-    known: NDArray[Any]  # of UNWIND_MAPPING: new objects, by addresses relative to where they load
+    known: NDArray[Any]  # of UNWIND_MAPPING: new objects; addresses relative to where they load
     failures: tuple[UnwindFailure, ...] = ()  # objects new in this update
-    mappings_left_out: int = 0  # more than the list has room for
+    mappings_left_out: int = 0  # for which the list has no room
 
 
 class _Placed(NamedTuple):
-    """Where an object's table lies in the arrays."""
+    """Where an object's table is in the arrays."""
 
     row_lo: int
     row_hi: int
@@ -98,18 +98,18 @@ def at_array_stride(pages: NDArray[np.uint32]) -> NDArray[np.uint64]:
 class UnwindLayout:
     """The contents of the BPF arrays of one process, from its first mappings to its last.
 
-    `tables` yields the table of the object behind a mapping, None where there is no object; an
-    ObjectFileError that it raises is reported and the object goes without, for good unless its
-    cause is that the mapping has just changed. So does an object with which all tables together
-    would exceed MAX_ROWS or MAX_PAGES; those that are new after it are not even asked for. Of the
-    objects that are new in an update, those of the least `weight` come first, so that one that is
-    too large costs no other its table.
+    `tables` returns the table of the object behind a mapping, None where there is no object. An
+    ObjectFileError that it raises is reported, and the object has no table: permanently, unless the
+    cause is that the mapping has just changed. The same applies to an object whose table would
+    exceed MAX_ROWS or MAX_PAGES; the tables of objects that come after it are not requested. The
+    objects that are new in an update are placed by ascending `weight`, so that an object that is
+    too large takes no other one's place.
     """
 
     tables: TableProvider
     weight: Callable[[Mapping], int] = lambda _: 0
     fingerprints: FingerprintProvider = lambda _: 0
-    capacity: Capacity | None = None  # None: as much as it takes; see `reserve`
+    capacity: Capacity | None = None  # None: as much as needed; see `reserve`
     _placed: dict[object, _Placed] = field(default_factory=dict)
     _row_count: int = 0
     _page_count: int = 0
@@ -120,14 +120,14 @@ class UnwindLayout:
 
     @property
     def needed(self) -> Capacity:
-        """Entries in use by now."""
+        """Entries that are in use."""
         return Capacity(self._row_count, self._page_count, 2 * self._listed)
 
     def reserve(self, spare_rows: int = 1 << 20) -> Capacity:
         """Fix the capacity: what is needed now, and room for objects that are loaded later.
 
-        Spare pages are in proportion (three rows a page is dense code); row memory is 8 bytes an
-        entry, and so is page memory.
+        Spare pages are in proportion (three rows per page is dense code). A row takes 8 bytes, and
+        so does a page.
         """
         self.capacity = Capacity(
             rows=min(max(self._row_count + spare_rows, _MIN_ROWS), MAX_ROWS),
@@ -192,7 +192,7 @@ class UnwindLayout:
         )
 
     def _new_objects(self, mappings: Sequence[Mapping]) -> list[tuple[object, Mapping]]:
-        """Each object that has no place yet, with a mapping of it."""
+        """Each object that isn't placed yet, with one of its mappings."""
         new: dict[object, Mapping] = {}
         for mapping in mappings:
             key = self._object_key(mapping)
@@ -207,7 +207,7 @@ class UnwindLayout:
             self._is_full = True
             raise OverBudgetError(
                 f"the tables of a process may have {MAX_ROWS:,} rows and {MAX_PAGES:,} pages, "
-                "and this or another object wants more"
+                "and this or another object needs more"
             )
         if table and self.capacity and not self._fits(table, self.capacity):
             raise OverBudgetError(
@@ -223,14 +223,15 @@ class UnwindLayout:
         )
 
     def _object_key(self, mapping: Mapping) -> object:
-        """What tells objects apart, also where one was written over another's file; None where no
-        object can be behind a mapping."""
+        """What identifies an object, also after its file was written over; None where a mapping can
+        have no object."""
         if mapping.is_file:
             return mapping.device, mapping.inode, mapping.path, self.fingerprints(mapping)
         return mapping.path if mapping.path == "[vdso]" else None
 
     def _new_known(self, placed: _Placed) -> list[tuple[int, ...]]:
-        """An object as it is recognized by its fingerprint, if it has one segment of code."""
+        """The entry by which an object is recognized when it is loaded again: requires a
+        fingerprint and exactly one segment of code."""
         is_new = placed.fingerprint and placed.fingerprint not in self._fingerprints
         if not is_new or len(placed.segments) != 1 or len(self._fingerprints) >= MAX_KNOWN_OBJECTS:
             return []
@@ -281,7 +282,7 @@ class UnwindLayout:
 
 
 def _is_passing(error: ObjectFileError) -> bool:
-    """Whether the mapping was gone when its file was opened: with the next list we try again."""
+    """Whether the mapping was gone when its file was opened: the next update tries again."""
     return isinstance(error.__cause__, FileNotFoundError | ProcessLookupError)
 
 
@@ -298,7 +299,8 @@ def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
 
 
 def _append(entries: list[tuple[int, ...]], entry: tuple[int, ...]) -> None:
-    """Append, or extend the last entry when it ends where this one begins and says the same."""
+    """Append an entry, or extend the last one if it ends where this one begins and is the same
+    otherwise."""
     if entries and entries[-1][1] == entry[0] and entries[-1][2:] == entry[2:]:
         entries[-1] = (entries[-1][0], *entry[1:])
     else:

@@ -18,17 +18,17 @@ from leaktrace.unwind.ends import with_ends
 from leaktrace.unwind.fingerprint import fingerprint, is_unmistakable
 from leaktrace.unwind.table import UnwindTable, frame_bytes
 
-_SMALL_FILE_BYTES = 4 << 20  # whatever it holds is worth no look beforehand
+_SMALL_FILE_BYTES = 4 << 20  # its table is small, so its size need not be known beforehand
 
 
 @dataclass(frozen=True)
 class ProcessTables:
-    """A `TableProvider` for one process: the mapped file itself, whatever its path names by now."""
+    """A `TableProvider` for one process. It reads the mapped files, not what their paths name."""
 
     pid: int
     cache: TableCache
     budget: TableBudget = field(default_factory=TableBudget)
-    open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None  # that are open already
+    open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None  # those that are open
 
     _fingerprints: WeakKeyDictionary[ElfObject, tuple[tuple[int, ...], int]] = field(
         default_factory=WeakKeyDictionary, init=False
@@ -64,7 +64,7 @@ class ProcessTables:
             return with_ends(elf, self.cache.table_for(elf, self.budget))
 
     def weight(self, mapping: Mapping) -> int:
-        """Bytes of the unwind information of a large object, 0 of a small one: those go first."""
+        """Bytes of the unwind information of a large object, 0 of a small one."""
         elf = self.open_objects(mapping)
         if elf is not None:
             return _weight(elf)
@@ -87,7 +87,7 @@ def _state(elf: ElfObject) -> tuple[int, ...]:
 
 
 def weight_of(path: str) -> int:
-    """As `ProcessTables.weight`, of a file; 0 where it can't be told."""
+    """As `ProcessTables.weight`, of a file; 0 where it can't be read."""
     try:
         with ElfObject.open(path) as elf:
             return _weight(elf)

@@ -1,10 +1,10 @@
-"""One row of an unwind table: from this pc on, the caller's frame is found like this.
+"""One row of an unwind table: how the caller's frame is found from this pc on.
 
-A row is one u64, so that the BPF walker gets all of it with one map lookup:
+A row is one u64, so that the BPF walker reads it with one map lookup:
 
     bits 63..32  pc: first address the row holds for, relative to the object's base
     bits 31..24  saved rbp: where the caller's rbp is (see `SavedRbp`)
-    bits 23..19  CFA offset / 8, what goes beyond the low part: unsigned, times 65536
+    bits 23..19  CFA offset / 8, high part: unsigned, times 65536
     bits 18..16  rule: how to find the canonical frame address (see `Rule`)
     bits 15..0   CFA offset / 8, low part: signed
 
@@ -38,11 +38,11 @@ CFA_OFFSET_UNIT = 8
 CFA_OFFSET_MIN = -0x8000 * CFA_OFFSET_UNIT
 CFA_OFFSET_MAX = (FAR_MASK * 0x10000 + 0x7FFF) * CFA_OFFSET_UNIT  # 16 MB: buffers on the stack
 
-_UNSCALED = (Rule.RULE_PLT, Rule.RULE_NONE, Rule.RULE_END)  # the offset field is none
+_UNSCALED = (Rule.RULE_PLT, Rule.RULE_NONE, Rule.RULE_END)  # the offset field has another use
 
 
 class NoRule(IntEnum):
-    """Why a range has no rule. The walker need not tell them apart; people want to know."""
+    """Why a range has no rule. The walker makes no difference; reports for people do."""
 
     NO_ENTRY = 0  # no FDE covers it
     MALFORMED = 1  # its instructions can't be decoded
@@ -52,11 +52,12 @@ class NoRule(IntEnum):
     RETURN_ADDRESS = 5  # return address not at CFA - 8
 
 
-SAVED_RBP_MAX = 253 * CFA_OFFSET_UNIT  # farthest from the CFA that a row can say, in bytes
+# The greatest distance from the CFA that a row can hold, in bytes.
+SAVED_RBP_MAX = 253 * CFA_OFFSET_UNIT
 
 
 class Row(NamedTuple):
-    """A row taken apart. `pc` is relative to the object's base; `cfa_offset` is in bytes."""
+    """The fields of a row. `pc` is relative to the object's base; `cfa_offset` is in bytes."""
 
     pc: int
     rule: Rule
@@ -67,7 +68,7 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The fields of many rows, an array each, scaled as in `Row`."""
+    """The fields of many rows, one array per field, scaled as in `Row`."""
 
     pc: NDArray[np.uint32]
     rule: NDArray[np.uint8]
@@ -88,7 +89,7 @@ def pack_rule(rule: int, cfa_offset: int = 0, saved_rbp: int = SavedRbp.UNCHANGE
 
 
 def pack(row: Row) -> int:
-    """A row as the number that the kernel side reads.
+    """A row as the number that the BPF walker reads.
 
     Raises ValueError for a field that doesn't fit.
     """
@@ -105,7 +106,7 @@ def pack(row: Row) -> int:
 
 
 def unpack(value: int) -> Row:
-    """A row taken apart."""
+    """The fields of a row."""
     rule = Rule(value >> RULE_SHIFT & RULE_MASK)
     low = (value & OFFSET_MASK ^ 0x8000) - 0x8000
     field = low + ((value >> FAR_SHIFT & FAR_MASK) << 16)
@@ -118,7 +119,7 @@ def unpack(value: int) -> Row:
 
 
 def unpack_all(rows: Rows) -> Columns:
-    """The fields of many rows, without an object a row."""
+    """The fields of many rows, without a Python object per row."""
     low_half = rows.astype(np.uint32)
     rule = (low_half >> RULE_SHIFT & RULE_MASK).astype(np.uint8)
     low = rows.astype(np.uint16).view(np.int16).astype(np.int32)
@@ -133,7 +134,7 @@ def unpack_all(rows: Rows) -> Columns:
 
 
 def describe(value: int) -> str:
-    """A row for people, e.g. "0x26a4: CFA = rsp+16, rbp at CFA-16"."""
+    """A row in words, for example "0x26a4: CFA = rsp+16, rbp at CFA-16"."""
     row = unpack(value)
     match row.rule:
         case Rule.RULE_NONE:

@@ -1,7 +1,7 @@
 """An object's unwind table: rows sorted by pc, and a page index that shortens the search.
 
-`compile_object` is the whole way from an ELF file to a table; `read_source` is its first half,
-which the cache uses to recognise a table it already has.
+`compile_object` makes a table from an ELF file; `read_source` is its first part, by which the cache
+recognizes a table that it has.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PAGE_SHIFT = CODE_PAGE_SHIFT  # a page of code is 256 bytes: at most 257 rows to
 # The page index of an object that claims more could be larger than the object.
 MAX_EXTENT_BYTES = MAX_OBJECT_BYTES
 
-# Counts changes of what is compiled from the same sections: a cached table of another version is
-# not the one wanted.
+# To be increased when the same sections give another table: a cached one of another version isn't
+# used.
 TABLE_VERSION = 2
 
-_ROWS_AT_ONCE = 1 << 20  # put together: what this takes in memory is given back before the next
+_ROWS_AT_ONCE = 1 << 20  # assembled at a time, which bounds the memory that it takes
 
 _EH_FRAME_HEADER_BYTES = 8
 _EH_FRAME_HEADER_VERSION = 1
@@ -59,10 +59,10 @@ class CodeSegment(NamedTuple):
 
 @dataclass(frozen=True)
 class UnwindSource:
-    """All that a table is made from: the frame sections, and where the code is."""
+    """What a table is made from: the frame sections, and where the code is."""
 
     shown: str  # name of the file in messages
-    sections: tuple[FrameSection, ...]  # the first one wins where two describe a function
+    sections: tuple[FrameSection, ...]  # where two describe a function, the first one counts
     base: int  # lowest virtual address of the object: what row pcs are relative to
     segments: tuple[CodeSegment, ...]
 
@@ -114,7 +114,7 @@ class UnwindTable:
 
     @cached_property
     def inexpressible(self) -> Mapping[str, int]:
-        """Rows that no rule stands for, by reason; a walk that meets one can't be trusted."""
+        """Rows without a rule, by reason; a walk that meets one ends there."""
         columns = unpack_all(self.rows)
         none = columns.rule == Rule.RULE_NONE
         counts = {
@@ -172,7 +172,7 @@ def read_source(elf: ElfObject) -> UnwindSource:
 def compile_source(source: UnwindSource, check: Callable[[], None] = lambda: None) -> UnwindTable:
     """The table that `source` describes. `check` is called now and then.
 
-    Raises ObjectFileError when that is none, and what `check` raises.
+    Raises ObjectFileError when it describes no function, and what `check` raises.
     """
     described: list[_Described] = []
     skipped: Counter[str] = Counter()
@@ -202,14 +202,14 @@ def index_rows(source: UnwindSource, rows: Rows, skipped: Mapping[str, int]) -> 
 
 
 def with_rows(table: UnwindTable, rows: Rows) -> UnwindTable:
-    """The table with other rows, as `index_rows` wants them."""
+    """The table with other rows: at least one, ascending strictly by pc."""
     last_pc = int(rows[-1]) >> PC_SHIFT
     return replace(table, rows=rows, pages=_page_index(rows, (last_pc >> PAGE_SHIFT) + 1))
 
 
 def frame_bytes(elf: ElfObject) -> int:
-    """How much the unwind information of an object takes, at most: where sections were stripped,
-    all that follows the place where it begins."""
+    """The size of an object's unwind information in bytes. Where sections were stripped, an upper
+    bound: its read-only segments."""
     kinds = {kind.value for kind in SectionKind}
     in_sections = sum(section.size for section in elf.sections if section.name in kinds)
     if in_sections or elf.eh_frame_header() is None:
@@ -227,7 +227,7 @@ def _no_unwind_information(shown: str) -> ObjectFileError:
 def _section(elf: ElfObject, kind: SectionKind) -> FrameSection | None:
     try:
         found = elf.section(kind.value)
-    except ObjectFileError:  # a section table that lies: the segments may still be sound
+    except ObjectFileError:  # a damaged section table: the segments may still be valid
         return None
     if found is None or len(found[0]) > MAX_SECTION_BYTES or not found[0]:
         return None
@@ -238,7 +238,7 @@ def _section(elf: ElfObject, kind: SectionKind) -> FrameSection | None:
 def _eh_frame_by_segment(elf: ElfObject) -> FrameSection | None:
     """.eh_frame through .eh_frame_hdr (LSB Core, "Exception Frame Header").
 
-    The header says where .eh_frame begins; a zero length ends it, wherever the segment does.
+    The header says where .eh_frame begins; an entry of length zero ends it.
     """
     header = elf.eh_frame_header()
     if header is None or header.size < _EH_FRAME_HEADER_BYTES:
@@ -261,7 +261,7 @@ def _eh_frame_by_segment(elf: ElfObject) -> FrameSection | None:
 
 @dataclass(frozen=True)
 class _Described:
-    """Functions that lie in the code, as arrays; addresses are relative to the object's base.
+    """Functions in the code, as arrays; addresses are relative to the object's base.
 
     The rules of function i are `rules[j]` from `offsets[j]` on, for j from `firsts[i]` on,
     `counts[i]` of them.
@@ -294,9 +294,9 @@ class _Described:
 
 
 def _locate(functions: Functions, source: UnwindSource, skipped: Counter[str]) -> _Described:
-    """The functions that lie in executable segments, cut where the segment ends.
+    """The functions in executable segments, cut where the segment ends.
 
-    Linkers leave FDEs of functions they discarded in .debug_frame, at address 0 or thereabouts.
+    Linkers leave FDEs of functions that they discarded in .debug_frame, at or near address 0.
     """
     begins = np.array(functions.begins, dtype=np.int64)
     sizes = np.array(functions.sizes, dtype=np.int64)
@@ -323,7 +323,7 @@ def _locate(functions: Functions, source: UnwindSource, skipped: Counter[str]) -
 
 
 def _joined(parts: list[_Described]) -> _Described:
-    """The functions of several sections as those of one."""
+    """The functions of several sections together."""
     if len(parts) == 1:
         return parts[0]
     shifts = np.cumsum([0, *(len(part.offsets) for part in parts)])
@@ -354,12 +354,12 @@ def _assemble(functions: _Described, check: Callable[[], None]) -> Rows:
         check()
         part = slice(start, end)
         rows = _rows_of(functions.take(part), ends[part], next_begins[part])
-        if not rows.size:  # all of them begin at one address
+        if not rows.size:  # all of them begin at the same address
             continue
         rules = rows.astype(np.uint32)
-        says_something_new = np.append(True, rules[1:] != rules[:-1])
-        says_something_new[0] = last_rule is None or rules[0] != last_rule
-        parts.append(rows[says_something_new])
+        differs = np.append(True, rules[1:] != rules[:-1])
+        differs[0] = last_rule is None or rules[0] != last_rule
+        parts.append(rows[differs])
         last_rule = rules[-1]
     return np.concatenate(parts)
 

@@ -1,9 +1,9 @@
-"""The kernel's allocation functions: what a kprobe finds where.
+"""The kernel's allocation functions: their names, and the place of their arguments.
 
-kmalloc, kzalloc and their like are inline and can't be probed; what they call has changed its name
-often. So all names there have been are listed, /proc/kallsyms tells which of them this kernel has,
-and from each group of names (one function in its history) at least one should be there. No
-argument is relied on but the size, and the cache of kmem_cache_*. Sources: include/linux/slab.h,
+kmalloc, kzalloc and similar functions are inline and can't be probed; the functions that they call
+have often been renamed. So all their names are listed, /proc/kallsyms shows which of them this
+kernel has, and of each group of names (one function in its history) at least one should exist. Only
+the size is read of the arguments, and the cache of kmem_cache_*. Sources: include/linux/slab.h,
 mm/{slab_common,slub,slab,percpu,vmalloc}.c of Linux 5.10 to 6.18.
 """
 
@@ -16,9 +16,9 @@ from leaktrace.abi.kernel import Section
 
 @dataclass(frozen=True)
 class KernelFunctionGroup:
-    """One function and the names it has had. `entry` is the BPF program for its beginning; an
-    allocation function is probed at its return too. `needs_cache` programs read struct kmem_cache,
-    whose layout only type information tells. The absence of an `optional` one says nothing."""
+    """One function and the names it has had. `entry` is the BPF program for its entry; an
+    allocation function is also probed at its return. `needs_cache` programs read struct kmem_cache,
+    whose layout is only known from type information. An `optional` function may be missing."""
 
     purpose: str
     entry: str
@@ -30,7 +30,7 @@ class KernelFunctionGroup:
 
 
 def _with_noprof(*names: str) -> tuple[str, ...]:
-    """Since Linux 6.10 (memory allocation profiling) most have a suffix."""
+    """The names with the suffix that most have since Linux 6.10 (memory allocation profiling)."""
     return tuple(f"{name}{suffix}" for name in names for suffix in ("_noprof", ""))
 
 
@@ -74,10 +74,10 @@ FUNCTIONS = (
         _with_noprof("__kmalloc_large_node", "kmalloc_large_node"),
         optional=True,
     ),
-    # What kvmalloc takes from vmalloc.
+    # Memory that kvmalloc took from vmalloc.
     KernelFunctionGroup("kvfree", "free_first", ("vfree",), is_release=True, optional=True),
     KernelFunctionGroup(
-        # It has the body of kmalloc in itself; where that fails, the memory is vmalloc's.
+        # It contains the body of kmalloc; if that fails, the memory is vmalloc's.
         "kvmalloc",
         "enter_kmalloc",
         ("__kvmalloc_node_noprof", "kvmalloc_node_noprof", "kvmalloc_node"),
@@ -131,8 +131,8 @@ FUNCTIONS = (
     ),
 )
 
-# Frees that pass neither kfree nor kmem_cache_free. Where they can be probed, they confirm that
-# what looks unreleased is.
+# Releases that call neither kfree nor kmem_cache_free. Without probes on them, blocks that they
+# released would look outstanding.
 BY_RCU = KernelFunctionGroup(
     "kfree_rcu", "free_by_rcu", ("kvfree_call_rcu",), is_release=True, optional=True
 )

@@ -1,4 +1,4 @@
-"""Which of the kernel's allocators are probed, and by what: chosen by what this kernel offers."""
+"""Which of the kernel's allocators are traced, and by which probes of those that it offers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class FunctionProbe:
 
 @dataclass
 class KernelPlan:
-    """What will be attached, in this order: releases first, so that no block is recorded whose
-    release goes unseen."""
+    """What will be attached, in this order: releases first, so that the release of every recorded
+    block is seen."""
 
     tracepoints: list[Tracepoint] = field(default_factory=list)
     probes: list[FunctionProbe] = field(default_factory=list)
@@ -48,7 +48,7 @@ class KernelPlan:
     notes: list[str] = field(default_factory=list)
     sections: tuple[Section, ...] = (Section.SLAB,)
     by_kprobe: bool = False
-    names_caches: bool = False  # whether allocations tell their slab cache
+    names_caches: bool = False  # whether allocations contain their slab cache
     sees_rcu_frees: bool = False
     sees_bulk_frees: bool = False
 
@@ -64,7 +64,7 @@ class KernelPlan:
 
 
 def wanted_sections(target: KernelTarget) -> tuple[Section, ...]:
-    """In the order in which they are reported."""
+    """The sections that are requested, in the order in which they are reported."""
     asked = {
         Section.SLAB: True,
         Section.PAGES: target.pages,
@@ -75,9 +75,9 @@ def wanted_sections(target: KernelTarget) -> tuple[Section, ...]:
 
 
 def plan_kernel(target: KernelTarget, symbols: Kallsyms) -> KernelPlan:
-    """Choose the sources.
+    """Choose the probes.
 
-    Raises EnvironmentUnfitError when the kernel lacks what was asked for, with what to do instead.
+    Raises EnvironmentUnfitError when the kernel lacks what was requested, with what to do instead.
     """
     try:
         types: KernelTypes | None = KernelTypes()
@@ -91,7 +91,7 @@ def plan_kernel(target: KernelTarget, symbols: Kallsyms) -> KernelPlan:
         if target.probes is KernelProbes.KPROBE and not has_kprobes:
             raise EnvironmentUnfitError(
                 "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)",
-                "leave --kernel-probes out: its tracepoints show the same",
+                "leave --kernel-probes out: tracepoints show the same",
             )
         for section in plan.sections:
             _plan_section(plan, section, target.probes, types, symbols)
@@ -127,7 +127,7 @@ def _plan_section(
     types: KernelTypes | None,
     symbols: Kallsyms,
 ) -> None:
-    """One allocator: by tracepoints unless kprobes are asked for, and there are functions to
+    """One allocator: by tracepoints, unless kprobes are requested and it has functions to
     probe."""
     groups = [group for group in FUNCTIONS if group.section is section]
     by_kprobe = choice is KernelProbes.KPROBE and bool(groups)
@@ -144,7 +144,7 @@ def _plan_section(
 
 
 def _plan_tracepoints(plan: KernelPlan, section: Section, types: KernelTypes | None) -> bool:
-    """Whether this kernel's tracepoints serve."""
+    """Whether this kernel's tracepoints can be used; if so, plan them."""
     if types is None or support.declined("tracepoints"):
         return False
     chosen: list[Tracepoint] = []
@@ -175,7 +175,7 @@ def _plan_functions(plan: KernelPlan, groups: list[KernelFunctionGroup], symbols
     for group in groups:
         if group.needs_cache and not has_layout:
             plan.notes.append(
-                f"not probed: {group.purpose}, whose sizes only type information (BTF) tells"
+                f"not probed: {group.purpose}, whose sizes require type information (BTF)"
             )
             continue
         found = [name for name in group.names if name in symbols.names]
@@ -192,7 +192,7 @@ def _plan_functions(plan: KernelPlan, groups: list[KernelFunctionGroup], symbols
 
 
 def _plan_unseen_releases(plan: KernelPlan, symbols: Kallsyms) -> None:
-    """Frees that no tracepoint tells, where kprobes can."""
+    """Releases that no tracepoint reports, by kprobes."""
     for group in UNSEEN_RELEASES:
         for name in group.names:
             if name in symbols.names:

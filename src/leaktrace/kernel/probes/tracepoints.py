@@ -1,8 +1,8 @@
-"""The kernel's allocation tracepoints: which argument is what.
+"""The kernel's allocation tracepoints, and the meaning of their arguments.
 
-Arguments have come and gone (a struct kmem_cache in 5.19, other places for the sizes in 6.1, one
-event for what was two), so they are told by the running kernel's type information, never by its
-version. Source: include/trace/events/{kmem,percpu,vmalloc}.h.
+Arguments have changed (a struct kmem_cache in 5.19, other places for the sizes in 6.1, two events
+merged into one), so they are read from the running kernel's type information, never concluded from
+its version. Source: include/trace/events/{kmem,percpu,vmalloc}.h.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Knobs = dict[str, int]  # of bpf/kernel/tracepoints.bpf.c: places of arguments
 
 @dataclass(frozen=True)
 class Tracepoint:
-    """A tracepoint, what the BPF programs for it are called, and how its arguments are read.
+    """A tracepoint, the names of its BPF programs, and how its arguments are read.
 
-    `read` returns None for arguments that can't be made out. A tracepoint that is not `required`
-    has been merged with another one in newer kernels.
+    `read` returns None for arguments that it doesn't understand. A tracepoint that is not
+    `required` has been merged with another one in newer kernels.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Tracepoint:
 
     @property
     def programs(self) -> tuple[str, str]:
-        """The program, and the one that runs where the kernel has skipped it."""
+        """The program, and the one that runs when the kernel has skipped it."""
         return f"at_{self.source}", f"again_{self.source}"
 
 
@@ -58,7 +58,7 @@ def _kmalloc(arguments: Arguments) -> Knobs | None:
 
 
 def _kmem_cache_alloc(arguments: Arguments) -> Knobs | None:
-    """(call_site, ptr, [cache], [bytes_req, bytes_alloc], gfp, …): one of the two is there."""
+    """(call_site, ptr, [cache], [bytes_req, bytes_alloc], gfp, …): one of the two exists."""
     pointers, sizes = _pointers(arguments), _places(arguments, "size_t")
     caches = _places(arguments, "kmem_cache *")
     if not pointers or (len(sizes) < 2 and not caches) or arguments[0] != "long unsigned int":

@@ -1,7 +1,7 @@
-"""What is hooked: the functions that hand out or take back memory, as data.
+"""The functions that are hooked, because they allocate or release memory, as data.
 
-Supporting a further function is a line here, and a program in bpf/process/entries.bpf.c when its
-arguments come in a shape of their own.
+To support another function, add a line here, and a program in bpf/process/entries.bpf.c if no
+existing program reads its arguments.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ class Hook:
     program: str
     argument_count: int  # that the program reads
     has_return: bool = True
-    # Whether nothing ever unwinds through it, so that a return probe is safe where its points can't
-    # be found: functions of C, known by name. C++ operators throw.
+    # Whether nothing ever unwinds through it, so that a return probe is safe if it has no points: C
+    # functions, known by name. C++ operators throw.
     is_c: bool = True
 
 
-POINT_PROGRAM = "at_point"  # takes calls whose points within the function are known
+POINT_PROGRAM = "at_point"  # for calls that are followed by points within the function
 RELEASE_PROGRAM = "enter_free"
 RETURN_PROGRAM = "return_from"
-OBJECTS_PROGRAM = (
-    "at_objects"  # the dynamic loader changes its list of objects (process/probes/loader.py)
-)
-ANY_ENTRY_PROGRAM = "enter_any"  # takes the place of the programs by shape where the kernel can
+OBJECTS_PROGRAM = "at_objects"  # the dynamic loader changes its list of objects (loader.py)
+ANY_ENTRY_PROGRAM = "enter_any"  # replaces the programs for entries where the kernel has cookies
 
-# An object that defines both is an allocator; the other functions are hooked where they exist.
+# An object that defines both is an allocator; the other functions are hooked if they exist.
 REQUIRED = ("malloc", "free")
 
 HEAP = (
@@ -49,8 +47,8 @@ HEAP = (
     Hook("pvalloc", Function.PVALLOC, "enter_size", 1),
 )
 
-# What allocators of their own offer besides: C++ operators that don't go through malloc, and the
-# calls of jemalloc. libstdc++'s operators call malloc and aren't hooked; it is no allocator.
+# Other functions of replacement allocators: C++ operators that don't call malloc, and the functions
+# of jemalloc. libstdc++'s operators call malloc and aren't hooked; libstdc++ is no allocator.
 _NEW = ("_Znwm", "_Znam")
 _DELETE = ("_ZdlPv", "_ZdaPv")
 _ALIGNED = "St11align_val_t"

@@ -1,7 +1,7 @@
 """Which points a function gets: the cheapest that see each call begin and end once.
 
-Ends cut all ways from where the result becomes known to where the function is left, begins all ways
-to a call that may allocate, or to an end that doesn't know the size. See docs/points.md.
+Ends cut all paths from where the result becomes known to where the function is left. Begins cut all
+paths to a call that may allocate, or to an end that doesn't know the size. See docs/points.md.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from leaktrace.process.probes.code.values import (
     Value,
     Values,
 )
+from leaktrace.process.probes.paths import Node, Paths
 from leaktrace.process.probes.placement import (
     MAX_PROLOGUE,
     place,
 )
 from leaktrace.process.probes.point import Point, is_failure
-from leaktrace.process.probes.ways import Node, Ways
 
 _EMULATED, _STEPPED = 10, 1000
-_NOT_BOTH = 2  # an end takes a begin besides
-_ONE_DIRECTION = 3  # half of what is seen at the jump doesn't matter
-_ON_THE_FAST_WAY = 500  # a begin on a way that a both point would serve alone
+_NOT_BOTH = 2  # an end needs a begin
+_ONE_DIRECTION = 3  # the probe is also hit in the other direction
+_ON_THE_FAST_PATH = 500  # a begin on a path for which a both point is enough
 
-# Where the size stands among the arguments, for functions that a both point can serve: what else
-# they are given doesn't matter.
+# Which argument is the size, for functions that a both point can follow: their other arguments
+# don't matter.
 _SIZES: Mapping[Function, tuple[Value, ...]] = {
     Function.MALLOC: (Argument(0),),
     Function.VALLOC: (Argument(0),),
@@ -50,7 +50,7 @@ _SIZES: Mapping[Function, tuple[Value, ...]] = {
     Function.MMAP: (Argument(1),),
     Function.CALLOC: (Argument(0), Argument(1)),
 }
-# Likewise for a function that another one jumps to: arguments that must be as they came.
+# The same for a function that another one jumps to: the arguments that must be unchanged.
 _HANDED_ON: Mapping[Function, tuple[Value, ...]] = {
     **_SIZES,
     Function.REALLOC: (Argument(0), Argument(1)),
@@ -59,6 +59,8 @@ _HANDED_ON: Mapping[Function, tuple[Value, ...]] = {
 
 
 class Chooser:
+    """Chooses the points of one function."""
+
     def __init__(
         self,
         flow: Flow,
@@ -67,19 +69,20 @@ class Chooser:
         argument_count: int,
         others: Mapping[int | str, Function],
     ) -> None:
-        self.ways = Ways(flow, values)
+        self.paths = Paths(flow, values)
         self._flow = flow
         self._values = values
         self._function = function
         self._argument_count = argument_count
         self._others = others
-        self._allocating = [node for node in self.ways.after if self.ways.allocates(node)]
-        self._before_allocating = self.ways.behind(self._allocating)
+        self._allocating = [node for node in self.paths.after if self.paths.allocates(node)]
+        self._before_allocating = self.paths.behind(self._allocating)
 
     def choose(self) -> tuple[Point, ...]:
+        """The points. Raises UnfollowableError with the reason where there are none."""
         ends = self._ends()
-        # Reached without a call that may allocate, on some way: else a begin was there before.
-        alone = self.ways.ahead([self.ways.entry], self.ways.allocates)
+        # Reached without a call that may allocate, on some path: otherwise a begin came before.
+        alone = self.paths.ahead([self.paths.entry], self.paths.allocates)
         both = {
             node
             for node in ends
@@ -95,11 +98,11 @@ class Chooser:
         return tuple(points)
 
     def fails(self, node: Node) -> bool:
-        """Whether the function is going to return nothing from there."""
+        """Whether the function fails on the path through a node."""
         state = self._values.before[node.at]
         held = (
             place if isinstance(place, Constant) else state.get(place)
-            for place in self.ways.result(node) or ()
+            for place in self.paths.result(node) or ()
         )
         return any(
             isinstance(value, Constant) and is_failure(self._function, value.value)
@@ -109,25 +112,25 @@ class Chooser:
     # --- ends -----------------------------------------------------------------------------------
 
     def _ends(self) -> set[Node]:
-        resolved = {node for node in self.ways.after if self.ways.result(node)}
-        sinks = [node for node in resolved if self.ways.exit(node)]
+        resolved = {node for node in self.paths.after if self.paths.result(node)}
+        sinks = [node for node in resolved if self.paths.exit(node)]
         if not sinks:
             return set()
         sources = [
             node
             for node in resolved
-            if node == self.ways.entry
-            or any(before not in resolved for before in self.ways.before[node])
+            if node == self.paths.entry
+            or any(before not in resolved for before in self.paths.before[node])
         ]
         costs = {node: self._end_cost(node) for node in resolved}
-        found = cheapest_cut(costs, self.ways.after, sources, sinks, once=True)
+        found = cheapest_cut(costs, self.paths.after, sources, sinks, once=True)
         if found is None:
-            raise UnfollowableError("no instruction has its result on every way")
+            raise UnfollowableError("no instruction has its result on every path")
         return found
 
     def _end_cost(self, node: Node) -> int:
         if (
-            node in self.ways.cyclic
+            node in self.paths.cyclic
             or node in self._before_allocating
             or self._values.frame(node.at) is None
             or (self._function is Function.POSIX_MEMALIGN and not self._is_epilogue(node))
@@ -135,7 +138,7 @@ class Chooser:
             return UNCUTTABLE
         cost = self._cost(node)
         if self.fails(node) and cost < UNCUTTABLE:
-            # Failures are few. What matters is that calls that don't fail come by nowhere for them.
+            # Failures are rare. It matters that calls that don't fail hit none of their probes.
             return _EMULATED if node.towards is None else _STEPPED
         return cost if self._sizes_at(node.at) else cost + _NOT_BOTH
 
@@ -148,17 +151,17 @@ class Chooser:
         return _EMULATED if node.towards is None else _EMULATED + _ONE_DIRECTION
 
     def _is_epilogue(self, node: Node) -> bool:
-        """Whether nothing is written from there on: *memptr is what it will be."""
+        """Whether nothing is written after a node: *memptr has its final value."""
         return not any(
             operand.is_memory and operand.is_written
-            for behind in self.ways.ahead([node])
+            for behind in self.paths.ahead([node])
             for operand in self._flow.instructions[behind.at].operands
         )
 
     # --- begins ---------------------------------------------------------------------------------
 
     def _sizes_at(self, at: int) -> tuple[Place, ...]:
-        """Where the size stands; () if that isn't known, or the code there is others', too."""
+        """Where the size is; () if that isn't known, or if other functions share the code."""
         wanted = _SIZES.get(self._function)
         if wanted is None or at in self._values.shared or self._values.frame(at) is None:
             return ()
@@ -171,30 +174,30 @@ class Chooser:
         return known if len(known) == len(wanted) else ()
 
     def _begins(self, ends: set[Node], both: set[Node]) -> tuple[Point, ...]:
-        """Where calls are opened: on every way before anything may allocate, and before its end."""
+        """Where calls open, on every path before a call that may allocate and before an end."""
         targets = {node for node in ends if not self.fails(node)} | set(self._allocating)
-        targets |= {node for node in self.ways.after if self._must_be_open(node)}
+        targets |= {node for node in self.paths.after if self._must_be_open(node)}
         if not targets:
             return ()
         if both:
-            fast = self.ways.behind(both, stop=self.ways.allocates)
+            fast = self.paths.behind(both, stop=self.paths.allocates)
             costs = {
-                node: self._begin_cost(node) + (_ON_THE_FAST_WAY if node in fast else 0)
-                for node in self.ways.after
+                node: self._begin_cost(node) + (_ON_THE_FAST_PATH if node in fast else 0)
+                for node in self.paths.after
             }
-            found = cheapest_cut(costs, self.ways.after, [self.ways.entry], targets, once=False)
+            found = cheapest_cut(costs, self.paths.after, [self.paths.entry], targets, once=False)
             if found is not None:
                 return tuple(self._point(node, Action.BEGIN) for node in sorted(found))
         return (self._entry_point(),)
 
     def _must_be_open(self, node: Node) -> bool:
-        """Whether a jump to another hooked function hands on less than came, or a jump leads to
-        code that may be one."""
-        way = self.ways.exit(node)
-        return way is Exit.POINTER or (way is Exit.HOOKED and not self.hands_on(node))
+        """Whether a jump to another hooked function passes changed arguments on, or a jump leads to
+        code that may be hooked."""
+        exit_ = self.paths.exit(node)
+        return exit_ is Exit.POINTER or (exit_ is Exit.HOOKED and not self.hands_on(node))
 
     def hands_on(self, node: Node) -> bool:
-        """Whether a hooked function that is jumped to sees the very size that was asked for."""
+        """Whether a hooked function that is jumped to gets the same size as this one."""
         function = self._others.get(self._flow.handed_to[node.at])
         own, state = self._function, self._values.before[node.at]
         if function is None:
@@ -225,8 +228,8 @@ class Chooser:
         if placement.refused:
             raise UnfollowableError(placement.reason)
         at = entry + placement.offset
-        if Node(at) in self.ways.cyclic:
-            raise UnfollowableError("it jumps back to where it begins")
+        if Node(at) in self.paths.cyclic:
+            raise UnfollowableError("it jumps back to its entry")
         return Point(
             vaddr=at,
             action=Action.BEGIN,
@@ -236,18 +239,18 @@ class Chooser:
             frame=(RSP, 8),
             callers_rbp=Register(RBP),
             by_arguments=True,
-            # A hook that is set up at the first call comes back (__malloc_hook, glibc until 2.33).
+            # A hook that is set up at the first call repeats it (__malloc_hook, glibc until 2.33).
             may_begin_again=Exit.POINTER in self._flow.exits.values(),
         )
 
     def _point(self, node: Node, action: Action) -> Point:
         instruction = self._flow.instructions[node.at]
         frame = self._values.frame(node.at)
-        assert frame is not None  # else it costs too much
+        assert frame is not None  # otherwise it can't be cut
         condition = None
         if node.towards is not None:
             assert instruction.condition is not None
-            # The lowest bit of a condition code turns it round.
+            # The lowest bit of a condition code inverts it.
             is_taken = node.towards == instruction.target
             condition = instruction.condition if is_taken else instruction.condition ^ 1
         return Point(
@@ -259,7 +262,7 @@ class Chooser:
             frame=frame,
             callers_rbp=self._values.place_of(node.at, CallersRbp()),
             sizes=self._sizes_at(node.at) if action is not Action.END else (),
-            result=_handiest(self.ways.result(node)) if action is not Action.BEGIN else None,
+            result=_handiest(self.paths.result(node)) if action is not Action.BEGIN else None,
             condition=condition,
             may_be_unopened=action is Action.END
             and (node.at in self._values.shared or self.fails(node)),

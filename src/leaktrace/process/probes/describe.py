@@ -1,4 +1,4 @@
-"""Where the probes of a process would be, and what a hit of each costs: `leaktrace doctor -p`."""
+"""Where the probes of a process would be, and what each hit costs: `leaktrace doctor -p`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from leaktrace.targets.process import Process
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What keeps from tracing a process, or some of its objects. `capability` would help."""
+    """What prevents tracing a process, or some of its objects. `capability` would permit it."""
 
     message: str
     capability: str = ""
@@ -30,7 +30,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Where the probes of a process would be, and what is in their way."""
+    """Where the probes of a process would be, and what prevents some or all of them."""
 
     plans: tuple[ObjectPlan, ...]  # their files are closed
     obstacles: tuple[Obstacle, ...]
@@ -38,12 +38,12 @@ class Outlook:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the process can't be traced for want of a privilege."""
+        """Whether the process can't be traced because a privilege is missing."""
         return any(one.blocks for one in self.obstacles)
 
 
 def outlook_of(pid: int) -> Outlook:
-    """A running process, looked at as -p would. Raises TargetError when there is none."""
+    """The outlook for a running process, as for -p. Raises TargetError when it is gone."""
     obstacles = [
         Obstacle(f"{one} is missing, for {PURPOSES[one]}", one, blocks=True)
         for one in missing_for_probes()
@@ -70,7 +70,7 @@ def outlook_of(pid: int) -> Outlook:
 
 
 def traps(probe: Probe) -> int:
-    """Traps into the kernel for each call: at the probe, one more where its instruction is
+    """Traps into the kernel per call: one at the probe, one more if its instruction is
     single-stepped, and one at the return."""
     return _traps_at(probe.placement.emulated) + (1 if probe.hook.has_return else 0)
 
@@ -84,8 +84,8 @@ def _cost(emulated: bool) -> str:
 
 
 def probe_lines(outlook: Outlook, pid: int) -> Iterator[str]:
-    """What is in the way; then a table an object: function, where in it, the instruction there,
-    what is known there, and what it costs; for return probes and functions left out, why."""
+    """The obstacles; then a table per object: function, offset in it, the instruction there, what
+    is known there, and what a hit costs; for return probes and functions left out, the reason."""
     plans, unhooked = outlook.plans, outlook.unhooked
     yield from (obstacle.message for obstacle in outlook.obstacles)
     if outlook.obstacles:
@@ -121,9 +121,9 @@ def probe_lines(outlook: Outlook, pid: int) -> Iterator[str]:
 
 
 _LEGEND = (
-    "A call meets one `size and result`, or a `size` and a `result`; those of two traps are mostly",
-    "where calls fail. `one way`: only where the jump goes so. `at` counts from the entry; what",
-    "is far from it is code that functions share. docs/points.md explains it.",
+    "A call hits one `size and result`, or a `size` and a `result`; those of two traps are mostly",
+    "on paths of calls that fail. `one way`: only if the jump goes in one direction. `at` counts",
+    "from the entry; far from it is code that functions share. docs/points.md explains the table.",
 )
 _MEANINGS = {
     Action.BEGIN: "size",
@@ -135,7 +135,7 @@ _MEANINGS = {
 def _point_lines(followed: Followed) -> Iterator[str]:
     name = followed.hook.symbol
     if not followed.probes:
-        yield f"  {name:<24} hands its calls on to another function"
+        yield f"  {name:<24} passes its calls on to another function"
     entry = followed.entry
     for probe in followed.probes:
         point = probe.point

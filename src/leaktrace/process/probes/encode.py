@@ -1,4 +1,4 @@
-"""Points as the kernel side reads them: struct point of bpf/process/types.h."""
+"""Points as the BPF program reads them: struct point of bpf/process/types.h."""
 
 from __future__ import annotations
 

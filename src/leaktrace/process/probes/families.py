@@ -1,11 +1,12 @@
-"""Allocators and runtimes that hand out memory by functions of their own, known by their symbols.
+"""Allocators and runtimes with allocation functions of other names, recognized by their symbols.
 
-What is hooked goes by the names of the C library and C++ (allocators.py). An allocator under other
-names, linked into a program or one of its libraries, is never called through those, and its blocks
-would be missing without a word. So each object's symbols are searched for the names below, in the
-look that finds what to hook. Supporting a further one is a line here.
+leaktrace hooks functions by the names of the C library and C++ (allocators.py). An allocator with
+other names, linked into a program or one of its libraries, isn't called through those, and its
+blocks are missing in the figures. So that a report can say so, each object's symbols are searched
+for the names below in the pass that finds what to hook. To support another one, add a line here.
 
-Wrappers that call malloc (g_malloc, sqlite3_malloc, zmalloc) are no allocators: not for this table.
+Wrappers that call malloc (g_malloc, sqlite3_malloc, zmalloc) are not allocators and don't belong
+here.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from leaktrace.process.probes.allocators import REQUIRED
 
 @dataclass(frozen=True)
 class Family:
-    """An allocator, or the heap of a language's runtime, known by functions that it defines."""
+    """An allocator, or the heap of a language runtime, recognized by functions that it defines."""
 
     name: str
     marks: tuple[str, ...]  # an object that defines one of these has it
-    calls: str = ""  # pattern of functions that hand out its memory to other objects
-    beginning: str = ""  # of all names that `calls` fits; eight letters at most
-    is_runtime: bool = False  # a heap of objects that no C code asks for
-    advice: str = ""  # what tells more than leaktrace can
-    unless: tuple[str, ...] = ()  # these in the same object: it is there, but not in use
-    sections: tuple[str, ...] = ()  # the same as `marks`, of objects without symbols
-    # Where it stands in for malloc, its own name and malloc are one function. (Others have a malloc
-    # that calls theirs: in an object that is hooked nobody knows whether anything else does.)
+    calls: str = ""  # pattern of functions by which other objects allocate
+    beginning: str = ""  # of all names that match `calls`; at most eight letters
+    is_runtime: bool = False  # a heap of objects that C code doesn't allocate
+    advice: str = ""  # a tool that shows more than leaktrace can
+    unless: tuple[str, ...] = ()  # with one of these in the same object, it isn't used
+    sections: tuple[str, ...] = ()  # as `marks`, for objects without symbols
+    # Where it replaces malloc, its own function and malloc are the same. (Others have a malloc that
+    # calls their own function; whether other code calls that function isn't known.)
     is_malloc_by_alias: bool = False
 
 
-_SIZED = r"(?!\w*size$)"  # asks for a size, not for memory
+_SIZED = r"(?!\w*size$)"  # returns a size, not memory
 
 FAMILIES = (
     Family(
@@ -49,7 +50,7 @@ FAMILIES = (
         ("mi_malloc", "mi_heap_malloc"),
         _SIZED + r"mi_(?!heap_new)\w*(?:alloc|new|dup|realpath|expand|memalign)\w*",
         "mi_",
-        # CPython has a copy, which builds without the global lock alone use.
+        # CPython has a copy, which only builds without the global lock use.
         unless=("PyObject_Malloc",),
         is_malloc_by_alias=True,
     ),
@@ -69,40 +70,40 @@ FAMILIES = (
         ("GC_malloc",),
         _SIZED + r"GC_(?!set_|get_)\w*(?:alloc|dup|memalign)\w*",
         "GC_",
-        advice="GC_PRINT_STATS=1 has the collector tell its heap",
+        advice="with GC_PRINT_STATS=1 the collector prints the size of its heap",
     ),
     Family(
         "Go",
         ("runtime.mallocgc",),
         is_runtime=True,
-        advice="its own profiler (net/http/pprof) knows its objects",
+        advice="its own profiler (net/http/pprof) shows its objects",
         sections=(".gopclntab", ".data.rel.ro.gopclntab"),
     ),
     Family(
         "Java",
         ("JNI_CreateJavaVM", "graal_create_isolate"),
         is_runtime=True,
-        advice="jcmd PID GC.class_histogram knows its objects",
+        advice="jcmd PID GC.class_histogram shows its objects",
     ),
     Family(
         "V8",
         ("_ZN2v87Isolate3NewERKNS0_12CreateParamsE",),
         is_runtime=True,
-        advice="a heap snapshot (node --inspect) knows its objects",
+        advice="a heap snapshot (node --inspect) shows its objects",
     ),
     Family(
         ".NET",
         ("coreclr_initialize", "mono_jit_init"),
         is_runtime=True,
-        advice="dotnet-gcdump knows its objects",
+        advice="dotnet-gcdump shows its objects",
     ),
-    Family("Erlang", ("enif_alloc",), is_runtime=True, advice="recon_alloc knows its memory"),
+    Family("Erlang", ("enif_alloc",), is_runtime=True, advice="recon_alloc shows its memory"),
 )
 
-# Every build of jemalloc has these two, with whatever prefix it was given (_rjem_, je_, je_arrow_).
+# Every build of jemalloc has these two, with any prefix (_rjem_, je_, je_arrow_).
 _JEMALLOC_MARKS = ("mallocx", "rallocx")
 
-# What an object is searched for, along with what may be hooked there.
+# Names that each object is searched for, in addition to what may be hooked.
 MARKS = tuple(
     dict.fromkeys(name for family in FAMILIES for name in (*family.marks, *family.unless))
 )
@@ -114,9 +115,9 @@ class Found:
     """An allocator in an object, none of whose functions has a probe."""
 
     family: str
-    function: str  # one that it hands memory out by; "" where it has no symbols
+    function: str  # by which it allocates; "" where it has no symbols
     is_runtime: bool = False
-    prefix: str = ""  # where --symbols-prefix with it hooks all of its functions
+    prefix: str = ""  # that hooks its functions with --symbols-prefix; "" if none does
     advice: str = ""
 
 
@@ -159,8 +160,8 @@ def _prefixed_jemallocs(tables: Sequence[RawSymbols], hooked: Collection[int]) -
 
 
 def calls_in(tables: Sequence[RawSymbols], *, defined: bool) -> dict[str, int]:
-    """Functions by which allocators of the table hand out memory, with their virtual addresses:
-    those that an object defines, or else those that it has other objects do."""
+    """Functions by which allocators of the table allocate, with their virtual addresses: those that
+    an object defines, or, not `defined`, those that it imports."""
     beginnings = [family.beginning for family, _ in _CALLS]
     named = functions_beginning_with(tables, beginnings, defined=defined)
     return {

@@ -1,9 +1,9 @@
-"""The probes by which we know of libraries that come and go before their code runs.
+"""Probes that report libraries when they are loaded or unloaded, before their code runs.
 
-The dynamic loader calls an empty function before and after each change of its list of objects, for
-the sake of debuggers, which put a breakpoint there. A probe in the same place would be written over
-by theirs, and theirs would bring it back when we are gone; so ours are where that function is
-called.
+The dynamic loader calls an empty function before and after each change of its list of objects, so
+that debuggers can put a breakpoint there. A probe at the same address would be overwritten by their
+breakpoint, and a debugger that removes its breakpoint later would write the probe's back. So these
+probes are at the calls of that function.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_CODE_BYTES = 4 << 20  # a loader has 200 KiB, musl's libc 500
 def plan_loader(
     interface: LoaderInterface, pid: int, mappings: Sequence[Mapping]
 ) -> ObjectPlan | None:
-    """A plan for the places where the dynamic loader tells of changes. None where they can't be
+    """A plan for the calls by which the dynamic loader reports changes, None where they can't be
     found. Its object stays open until it is attached."""
     address = interface.r_brk
     found = [m for m in mappings if m.start <= address < m.end and m.is_file and m.is_executable]
@@ -67,7 +67,7 @@ def _probes(elf: ElfObject, function: int) -> Iterator[Probe]:
 
 
 def _calls(elf: ElfObject, segment: LoadSegment, function: int) -> Iterator[int]:
-    """Where there may be a call of the function: bytes that would be one."""
+    """Where bytes look like a call of the function."""
     code = elf.read(segment.offset, segment.file_size)
     for match in CALL_OR_JUMP.finditer(code, 0, max(len(code) - 4, 0)):
         end = match.end() + 4
@@ -77,8 +77,8 @@ def _calls(elf: ElfObject, segment: LoadSegment, function: int) -> Iterator[int]
 
 
 def _carrier(elf: ElfObject, extents: Extents, vaddr: int) -> Instruction | None:
-    """The instruction for the probe: the call, or, where it must not carry one, that behind it.
-    None where no call begins there, as far as its function can be read."""
+    """The instruction for the probe: the call, or, if it must not carry one, the next instruction.
+    None where the function has no call at that address."""
     extent = extents.of(vaddr)
     if extent is None:
         return None
@@ -88,6 +88,6 @@ def _carrier(elf: ElfObject, extents: Extents, vaddr: int) -> Instruction | None
         return None
     shadow_stacks = may_have_shadow_stacks()
     if not instructions[0].is_call:
-        instructions = instructions[:1]  # a jump does not come back to what is behind it
+        instructions = instructions[:1]  # a jump doesn't return to the next instruction
     usable = [one for one in instructions if may_carry_probe(one, shadow_stacks=shadow_stacks)]
     return usable[0] if usable else None

@@ -1,4 +1,4 @@
-"""Objects that were not looked at although they may be allocators: which, and why."""
+"""Objects that could not be examined although they may be allocators."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from leaktrace.targets.mapped_files import UnreachableFileError
 
 
 class PassedOver(NamedTuple):
-    """An object, by its path as the target sees it, and what kept us from looking at it."""
+    """An object, by its path as the target sees it, and why it could not be examined."""
 
     path: str
     error: ObjectFileError
 
 
 def notes_of(passed: Sequence[PassedOver]) -> Iterator[str]:
-    """What a report should say of them: a note for each reason, however many there are."""
+    """Notes for a report, one per reason."""
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for one in passed:
         path = printable(one.path)
@@ -29,7 +29,7 @@ def notes_of(passed: Sequence[PassedOver]) -> Iterator[str]:
     for reason, paths in by_reason.items():
         more = f" (and {len(paths) - 1:,} more)" if len(paths) > 1 else ""
         yield (
-            f"{paths[0]}{more} {reason}: if it is an allocator, what it hands out is not in "
+            f"{paths[0]}{more} {reason}: if it is an allocator, what it allocates is not in "
             "these figures"
         )
 
@@ -42,19 +42,20 @@ def nothing_to_hook(
         if isinstance(one.error, UnreachableFileError) and one.error.capability is not None:
             return one.error.as_access_error()
     prefix = chosen.symbols_prefix
-    message = f"no object of {subject} defines {prefix}malloc and {prefix}free"
+    defines = f"defines {prefix}malloc and {prefix}free"
+    message = f"no object of {subject} {defines}"
     if passed:
         first = passed[0].error
         if isinstance(first, WrongMachineError):
             return TargetError(first.message, first.hint)
         more = f", nor {len(passed) - 1:,} others" if len(passed) > 1 else ""
         return ObjectFileError(
-            f"{message} as far as is known: {first.message}{more}",
+            f"no object of {subject} that could be examined {defines}: {first.message}{more}",
             first.hint or "try --faults, which needs no symbols",
         )
     if prefix:
         return ObjectFileError(
-            message, "both are needed, under these very names; --faults needs no symbols"
+            message, "both are needed, under exactly these names; --faults needs no symbols"
         )
     return ObjectFileError(
         message,

@@ -28,13 +28,13 @@ from leaktrace.unwind.cache import TableCache
 class Way(Enum):
     """How calls are followed."""
 
-    POINTS = "points"  # where they can be found; else as below
-    SAFE_RETURNS = "safe returns"  # return probes on functions that nothing unwinds through
-    RETURNS = "returns"  # return probes on all of them: for comparison
+    POINTS = "points"  # of functions that have points; of the others as below
+    SAFE_RETURNS = "safe returns"  # return probes on functions through which nothing unwinds
+    RETURNS = "returns"  # return probes on all functions: for comparison
 
 
 def best_way() -> Way:
-    """What this machine can: points take cookies, and an instruction set that is understood."""
+    """The best way that this machine supports: points need attach cookies and a decoder."""
     machine = this_machine()
     can = machine is not None and machine.has_decoder and support.has_attach_cookie()
     return Way.POINTS if can else Way.SAFE_RETURNS
@@ -42,8 +42,8 @@ def best_way() -> Way:
 
 @dataclass(frozen=True)
 class Probe:
-    """A hook whose entry is probed, and its return if it has one that matters; the instruction
-    that carries the probe, and that one's offset in the file."""
+    """A hook whose entry is probed, and its return if the hook needs it. `offset` is that of the
+    instruction that carries the probe, in the file."""
 
     hook: Hook
     entry: int  # virtual address
@@ -54,7 +54,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class PointProbe:
-    """A probe inside of functions, and its offset in the file."""
+    """A probe inside a function, and its offset in the file."""
 
     point: Point
     offset: int
@@ -62,7 +62,7 @@ class PointProbe:
 
 @dataclass(frozen=True)
 class Followed:
-    """A hook whose calls are followed by points: those that are met on its ways."""
+    """A hook whose calls are followed by points: those on the paths through the function."""
 
     hook: Hook
     entry: int  # virtual address
@@ -71,7 +71,7 @@ class Followed:
 
     @property
     def is_stepped(self) -> bool:
-        """Whether no call is seen to end without a second trap."""
+        """Whether every end of a call costs two traps."""
         ends = [one.point.emulated for one in self.probes if one.point.action is not Action.BEGIN]
         return bool(ends) and not any(ends)
 
@@ -86,38 +86,38 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ObjectPlan:
-    """The probes of one object, which stays open until they are attached."""
+    """The probes of one object. The object stays open until they are attached."""
 
     path: str  # as the target sees it
     elf: ElfObject
-    probes: tuple[Probe, ...]  # of releases, and of calls whose return is awaited
+    probes: tuple[Probe, ...]  # of releases, and of calls with a return probe
     followed: tuple[Followed, ...]
     missing: tuple[str, ...]  # functions that the object doesn't define
     left_out: tuple[LeftOut, ...] = ()
-    identity: tuple[str, int] | None = None  # device and inode, where it was seen mapped
+    identity: tuple[str, int] | None = None  # device and inode, if it was found mapped
 
     @property
     def name(self) -> str:
         return Path(self.path).name
 
     def is_mapped_as(self, mapping: MemoryMapping) -> bool:
-        """Whether a mapping is of this very file."""
+        """Whether a mapping is of exactly this file."""
         if self.identity is not None:
             return (mapping.device, mapping.inode) == self.identity
         return mapping.is_file and mapping.path in self._paths
 
     @cached_property
     def _paths(self) -> frozenset[str]:
-        """What a mapping may call it: the kernel follows links (/lib to /usr/lib)."""
+        """Its path in mappings: the kernel follows links (/lib to /usr/lib)."""
         return frozenset({self.path, str(Path(self.path).resolve())})
 
     def code_in(self, mappings: Iterable[MemoryMapping]) -> list[MemoryMapping]:
-        """Where a process has its instructions."""
+        """Where a process has mapped its code."""
         return [m for m in mappings if m.is_executable and self.is_mapped_as(m)]
 
     @property
     def is_allocator(self) -> bool:
-        """Whether memory comes from it, and not only news (process/probes/loader.py)."""
+        """Whether it allocates memory. The plan of the dynamic loader (loader.py) doesn't."""
         hooks = [
             *(one.hook for one in self.probes),
             *(one.hook for one in self.followed),
@@ -127,7 +127,7 @@ class ObjectPlan:
 
     @property
     def attach_path(self) -> str:
-        """Names the very file that was read, whatever its path means by now."""
+        """A path of exactly the file that was read, whatever its own path names now."""
         return f"/proc/self/fd/{self.elf.descriptor}"
 
     @property
@@ -144,21 +144,21 @@ class ObjectPlan:
 
     @property
     def stepped(self) -> tuple[str, ...]:
-        """Functions with a probe on an instruction that the kernel executes out of line, on every
-        way."""
+        """Functions whose every call hits a probe on an instruction that the kernel executes out of
+        line."""
         entries = (one.hook.symbol for one in self.probes if not one.placement.emulated)
         return (*entries, *(one.hook.symbol for one in self.followed if one.is_stepped))
 
     def point_probes(self) -> list[PointProbe]:
-        """All points, each once, in the order in which they are to be put on: no call must be seen
-        to begin that can't be seen to end."""
+        """All points, each once, in the order in which they are attached: ends before begins, so
+        that a call whose begin is seen can also be seen to end."""
         found: dict[tuple[int, int | None, bool], PointProbe] = {}
         for probe in (probe for one in self.followed for probe in one.probes):
             point = probe.point
             key = (probe.offset, point.condition, point.action is Action.BEGIN)
             known = found.get(key)
             if known is None or point.action is Action.BOTH:
-                found[key] = probe  # a both point ends what is open, too
+                found[key] = probe  # a both point also ends what is open
             elif known.point.action is Action.END and point.may_be_unopened:
                 found[key] = replace(known, point=replace(known.point, may_be_unopened=True))
         order = (Action.END, Action.BOTH, Action.BEGIN)
@@ -166,7 +166,7 @@ class ObjectPlan:
 
 
 def names_to_hook(prefix: str = "") -> Iterator[str]:
-    """What an object is searched for."""
+    """The names that an object is searched for."""
     return (prefix + hook.symbol for hook in (*HEAP, *REGIONS, *OPERATORS))
 
 
@@ -179,13 +179,12 @@ def plan_object(
     functions: Mapping[str, FunctionSymbol] | None = None,
     budget: TableBudget | None = None,
 ) -> ObjectPlan | None:
-    """The probes of one object; None when it is no allocator. `functions` are those of
-    `names_to_hook` that it defines, where they are known already.
+    """The probes of one object, None if it is no allocator. `functions` are those of
+    `names_to_hook` that it defines, if they are known.
 
-    Functions that are one and the same code (aligned_alloc and memalign, mmap and mmap64) get one
-    probe. A symbol that is resolved at run time (IFUNC) can't be located in the file and counts as
-    missing. Of functions that can't be followed by points, those get return probes that are safe
-    with them, and the others none.
+    Functions that share their code (aligned_alloc and memalign, mmap and mmap64) get one probe. A
+    symbol that is resolved at run time (IFUNC) can't be located in the file and counts as missing.
+    A function that can't be followed by points gets a return probe if that is safe, else none.
     """
     hooks = (*HEAP, *REGIONS, *OPERATORS)
     if functions is None:
@@ -215,7 +214,7 @@ def plan_object(
                 lambda: _find_points(elf, kinds, names, calls, _frame_rules(elf, budget)),
                 names,
             )
-        except NotBuiltError:  # another run may have the time for it: nothing is kept
+        except NotBuiltError:  # another run may have the time for it: nothing is cached
             found_points = _find_points(elf, kinds, names, calls, None)
     probes: list[Probe] = []
     followed: list[Followed] = []
@@ -261,9 +260,9 @@ def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProb
 
 
 def _frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:
-    """The object's unwind information, None where it has none that is understood.
+    """The object's unwind information, None where it has none or it isn't understood.
 
-    Raises NotBuiltError where it takes more than `budget` allows.
+    Raises NotBuiltError if it exceeds `budget`.
     """
     try:
         return TableCache(user_cache_directory()).table_for(elf, budget)

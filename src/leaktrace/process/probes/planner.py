@@ -35,7 +35,7 @@ class ChosenNotMappedError(ObjectFileError):
 
 
 class Planner:
-    """Finds the allocators among the objects of a target, each object looked at once."""
+    """Finds the allocators among the objects of a target. Each object is examined once."""
 
     def __init__(
         self,
@@ -44,25 +44,25 @@ class Planner:
         way: Way = Way.POINTS,
         budget: TableBudget | None = None,
     ) -> None:
-        """`budget` is the run's for unwind tables, which the points of an object may need."""
+        """`budget`: of the run, for unwind tables, which the points of an object may need."""
         self._choice = choice
         self._way = way
         self._budget = budget
         self._seen: set[tuple[str, int]] = set()
-        # Who chooses an object or its functions' names knows that nothing else is traced.
+        # A user who chooses an object or a prefix knows that nothing else is traced.
         is_chosen = choice.path is not None or choice.symbols_prefix != ""
         self.survey = None if is_chosen else Survey()
-        self.passed_over: list[PassedOver] = []  # since the last time that it was emptied
+        self.passed_over: list[PassedOver] = []  # since it was last emptied by the caller
 
     def plan_process(
         self, pid: int, mappings: tuple[Mapping, ...] | None = None
     ) -> list[ObjectPlan]:
-        """Plans for what the process has mapped (`mappings`, if they were just read) and was not
-        seen before.
+        """Plans for the objects that the process has mapped and that are new. `mappings`: if the
+        caller has just read them.
 
-        Raises TargetError when the process is gone or of a kind that can't be traced,
-        ObjectFileError when the object that the user chose is no allocator. What was left out
-        although it may be one is found in `passed_over`.
+        Raises TargetError when the process is gone or can't be traced, ObjectFileError when the
+        object that the user chose is no allocator. Objects that could not be examined are added to
+        `passed_over`.
         """
         mapped = _executable_files(read_mappings(pid) if mappings is None else mappings)
         files = MappedFiles(pid)
@@ -78,7 +78,7 @@ class Planner:
         return plans
 
     def plan_command(self, executable: str) -> list[ObjectPlan]:
-        """Plans for a program that is about to be executed, from the objects it will load.
+        """Plans for a program that is about to be executed, from the objects that it will load.
 
         Raises TargetError when it can't be executed, ObjectFileError as above.
         """
@@ -102,14 +102,14 @@ class Planner:
         return plans
 
     def forget(self) -> None:
-        """Plan every object again."""
+        """Forget all objects: every one is planned again."""
         self._seen.clear()
         if self.survey is not None:
             self.survey.forget()
         self.passed_over.clear()
 
     def _is_new(self, elf: ElfObject) -> bool:
-        """Whether this very file was not planned before, under whatever path."""
+        """Whether exactly this file was not planned before, under any path."""
         descriptor = elf.descriptor
         assert descriptor is not None  # it was opened from a file
         status = os.fstat(descriptor)
@@ -128,7 +128,7 @@ class Planner:
             elf = files.elf(mapping)
         except ObjectFileError as error:
             lacks = shortage_behind(error)
-            if lacks is not None:  # it is not known what the file is
+            if lacks is not None:  # so it isn't known what the file is
                 self._seen.discard(key)
                 raise lacks from error
             self._pass_over(mapping.path, error)
@@ -144,7 +144,7 @@ class Planner:
 
     def _pass_over(self, path: str, error: ObjectFileError) -> None:
         if isinstance(error, NotAnObjectError):
-            return  # a mapped file that is no ELF object has no allocator to hook
+            return  # it has no allocator to hook
         if isinstance(error.__cause__, FileNotFoundError | ProcessLookupError):
             return  # it was unmapped meanwhile
         self.passed_over.append(PassedOver(path, error))
@@ -160,7 +160,7 @@ class Planner:
             if self.survey is not None:
                 hooked = frozenset() if plan is None else plan.hooked
                 self.survey.look(elf, path, tables, functions, hooked)
-        except ObjectFileError as error:  # a damaged symbol table: nothing of it can be hooked
+        except ObjectFileError as error:  # a damaged symbol table: nothing can be hooked
             self._pass_over(path, error)
         if plan is None:
             elf.close()
@@ -184,7 +184,7 @@ class Planner:
         )
 
     def _plan_file(self, path: str, pid: int | None = None) -> list[ObjectPlan]:
-        """A file that isn't mapped yet: in the root of the process if it is there, else in ours."""
+        """A file that isn't mapped yet: in the root of the process, else in that of leaktrace."""
         if path in {key for key, _ in self._seen}:
             return []
         self._seen.add((path, 0))
@@ -206,7 +206,7 @@ class Planner:
             os.close(descriptor)
 
     def _require(self, open_it: Callable[[], ElfObject], path: str) -> ObjectPlan:
-        """The plan of a file that the user chose, which `path` is the name of."""
+        """The plan of the file that the user chose; `path` is its name in messages."""
         prefix = self._choice.symbols_prefix
         try:
             elf = open_it()
@@ -231,8 +231,8 @@ def _executable_files(mappings: tuple[Mapping, ...]) -> list[Mapping]:
 
 
 def _is_called(path: str, choice: str) -> bool:
-    """Whether a mapped object is the one that the user means: its path, its file name, or a
-    library's short name (c for libc.so.6)."""
+    """Whether a mapped object is the one that the user chose: by its path, its file name, or the
+    short name of a library (c for libc.so.6)."""
     if "/" in choice:
         return path in (choice, os.path.realpath(choice))
     name = Path(path).name

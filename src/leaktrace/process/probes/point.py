@@ -1,4 +1,4 @@
-"""A point: a probe inside of a function, and what is known there."""
+"""A point: a probe inside a function, and what is known there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NARROW = frozenset({Function.POSIX_MEMALIGN, Function.MUNMAP})
 
 @dataclass(frozen=True)
 class Point:
-    """A probe inside a function. What it needs is found at the places it names."""
+    """A probe inside a function, with the places of the values that it reads."""
 
     vaddr: int
     action: Action
@@ -26,8 +26,8 @@ class Point:
     by_arguments: bool = False  # of a begin: all arguments are in their registers
     result: Place | None = None
     condition: int | None = None  # of a jcc: only where this condition code holds
-    may_be_unopened: bool = False  # of an end: also met where no call of ours is open
-    may_begin_again: bool = False  # of a begin: what the function jumps to may call it once more
+    may_be_unopened: bool = False  # of an end: also reached where no call is open
+    may_begin_again: bool = False  # of a begin: code that the function jumps to may call it again
     towards: int | None = None  # where control goes on if `condition` holds
 
 

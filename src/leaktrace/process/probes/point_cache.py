@@ -1,8 +1,8 @@
-"""Points on disk, so that the functions of a library are followed once and not at every start.
+"""Points on disk, so that the functions of a library are analysed once and not at every start.
 
-A file is found by a hash of the whole object and of what was asked about it, so that an object that
-lies about its build-id can't put its points in the place of another's. Nothing here fails: without
-a usable cache, functions are followed anew.
+A file is found by a hash of the whole object and of the question, so an object that lies about its
+build ID can't replace the points of another one. Nothing here fails: without a usable cache,
+functions are analysed again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.code.values import Constant, Place, Register, Slot
 from leaktrace.process.probes.point import Point
 
-# Counts changes of what is found in the same code.
-POINTS_VERSION = 6
+# To be increased when the same code gives other points, or other reasons why there are none.
+POINTS_VERSION = 7
 
 _LIMIT_BYTES = 16 << 20
-_MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are followed anew
+_MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are not cached
 _PIECE_BYTES = 1 << 20
 _PLACES: Mapping[str, type[Place]] = {"register": Register, "slot": Slot, "constant": Constant}
 
@@ -46,8 +46,8 @@ class PointCache:
         find: Callable[[], dict[int, Found]],
         names: Iterable[str] = (),
     ) -> dict[int, Found]:
-        """What is known of functions, by their virtual addresses: from the cache, or what `find`
-        finds, which is kept. `names`: what hooked functions are called, by which it goes.
+        """What is known of functions, by their virtual addresses: from the cache, or from `find`,
+        whose result is stored. `names`: those of hooked functions, on which the result depends.
 
         Raises ObjectFileError where the object can't be read.
         """
@@ -93,7 +93,7 @@ def _encode(found: Mapping[int, Found]) -> bytes:
 
 
 def _decode(data: bytes) -> dict[int, Found] | None:
-    """None unless `data` is whole and sound."""
+    """None unless `data` is complete and valid."""
     try:
         return {
             int(vaddr): one if isinstance(one, str) else tuple(_point_from_json(p) for p in one)

@@ -1,17 +1,17 @@
 """How to know the result of a call without touching its return address.
 
 A return probe replaces the return address on the stack, and whatever unwinds through it (an
-exception, a coroutine, a backtrace) meets the kernel's trampoline. So a call is followed by probes
-inside the function, on instructions at which it is known, on every way through the function, where
-the size that was asked for is, or where the result is:
+exception, a coroutine, a backtrace) finds the kernel's trampoline. So a call is followed by probes
+inside the function: on every path through it, at instructions where the place of the size or of the
+result is known:
 
-- a *begin* point opens the call: the size is at hand, and nothing was called yet that may allocate,
-- an *end* point closes it: the result is at hand, and nothing is called any more,
-- at a *both* point size and result are at hand at once: one trap for the whole call.
+- a *begin* point opens the call: the size is known, and nothing that may allocate was called yet,
+- an *end* point closes it: the result is known, and nothing is called after it,
+- at a *both* point the size and the result are known: one trap for the whole call.
 
-The ways and places come from `probes/code`. `choose.py` chooses points by cost, on instructions
-that the kernel emulates where there is one; then `prove.py`, other code over the same ways, checks
-that each call begins and ends once. A function that can't be followed has a reason in their place.
+The paths and places come from `probes/code`. `choose.py` chooses points by cost, on instructions
+that the kernel emulates if there are any; then `prove.py`, independently, checks that each call
+begins and ends once. For a function that can't be followed there is a reason instead of points.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from leaktrace.unwind.rows import CFA_OFFSET_UNIT, Row
 
 
 class FrameRules(Protocol):
-    """What unwind information says of an address."""
+    """The unwind information of an address."""
 
     def lookup(self, vaddr: int) -> Row | None:
         """The row in force; None where there is none."""
@@ -59,8 +59,8 @@ class PointFinder:
         rules: FrameRules | None,
     ) -> None:
         """`hooked`: all hooked functions of the object, by virtual address; `names`: what hooked
-        functions are called, in whichever object; `rules`: its unwind information, to check the
-        analysis with."""
+        functions of all objects are called; `rules`: its unwind information, which checks the
+        analysis."""
         self._reader = CodeReader(elf, hooked, names)
         self._hooked = hooked
         self._others: dict[int | str, Function] = {}
@@ -70,9 +70,9 @@ class PointFinder:
         self._returning: dict[tuple[object, ...], bool] = {}
 
     def find(self, vaddr: int, argument_count: int) -> tuple[Point, ...]:
-        """The points of a hooked function; none where every way hands the call on to another one.
+        """The points of a hooked function; none where every path passes the call on to another one.
 
-        Raises UnfollowableError with the reason where its ways, or a value on them, can't be
+        Raises UnfollowableError with the reason where its paths, or a value on them, can't be
         followed.
         """
         function = self._hooked[vaddr]
@@ -101,10 +101,10 @@ class PointFinder:
             flow = self._reader.cut_off(flow, final)
 
     def _is_final(self, flow: Flow, values: Values, at: int) -> bool:
-        """Whether a call never comes back, for the numbers that it is given: __libc_message of
-        glibc, told to abort."""
+        """Whether a call never returns, because of constant arguments: __libc_message of glibc with
+        do_abort."""
         target, state = flow.instructions[at].target, values.before.get(at)
-        # Compilers pad behind such a call: any other one need not be looked at.
+        # Compilers pad after such a call, so that others need not be examined.
         behind = flow.instructions.get(flow.instructions[at].end)
         if target is None or state is None or behind is None or behind.mnemonic != "nop":
             return False
@@ -123,15 +123,18 @@ class PointFinder:
 
 
 def _checked(values: Values, point: Point, rules: FrameRules) -> Point:
-    """The unwind information, where there is some, must put the frame in the same place. It may
-    also know where the caller's rbp is, if the analysis doesn't."""
+    """The point, compared with the unwind information, if there is any: the frame must be in the
+    same place. The unwind information may also know where the caller's rbp is.
+
+    Raises UnfollowableError.
+    """
     row = rules.lookup(point.vaddr)
     if row is None or row.rule not in (Rule.RULE_RSP, Rule.RULE_RBP):
         return point
     number = RSP if row.rule is Rule.RULE_RSP else RBP
     held = values.before[point.vaddr].get(Register(number))
     if held is not None and held != FrameAddress(-row.cfa_offset):
-        raise UnfollowableError(f"its unwind information says another frame at {point.vaddr:#x}")
+        raise UnfollowableError(f"its unwind information has another frame at {point.vaddr:#x}")
     if point.callers_rbp is not None:
         return point
     saved: Place | None = None

@@ -1,4 +1,4 @@
-"""The files that executing a program will map, told by the program and its own dynamic loader."""
+"""The files that executing a program will map, according to its own dynamic loader."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from leaktrace.printable import printable
 # Code of another machine may be mapped, but isn't executed: a probe would damage it.
 _HERE = this_machine()
 OUR_MACHINE = _HERE.elf if _HERE is not None else ""
-_MAX_SHEBANGS = 4  # execve(2) follows as many
+_MAX_SHEBANGS = 4  # as many as execve(2) follows
 _LOADER_DEADLINE_S = 30
 
 
 class WrongMachineError(ObjectFileError):
-    """An object is for another processor, or for a mode of it whose functions can't be hooked."""
+    """An object is for another processor, or for a mode of this one that isn't supported."""
 
     def __init__(self, path: str, elf: ElfObject) -> None:
         mode = "" if elf.bits == 64 else f", {elf.bits} bits"
@@ -32,9 +32,9 @@ class WrongMachineError(ObjectFileError):
 
 
 def objects_of_program(executable: str) -> Iterator[str]:
-    """The files that executing `executable` will map: the program and, by asking its own dynamic
-    loader, the libraries it is linked with (ld.so(8), --list). A loader that does not answer leaves
-    them to be found when they are mapped."""
+    """The files that executing `executable` will map: the program and the libraries that it is
+    linked with, which its own dynamic loader lists (ld.so(8), --list). If the loader doesn't, they
+    are found when they are mapped."""
     for _ in range(_MAX_SHEBANGS):
         interpreter = _shebang(executable)
         if interpreter is None:
@@ -50,7 +50,7 @@ def objects_of_program(executable: str) -> Iterator[str]:
         return
     try:
         listing = subprocess.run(
-            # The real path, by which the kernel executes it, is what $ORIGIN stands for.
+            # $ORIGIN stands for the real path, by which the kernel executes the program.
             [loader, "--list", os.path.realpath(executable)],
             stdin=subprocess.DEVNULL,
             capture_output=True,

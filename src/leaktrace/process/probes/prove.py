@@ -1,6 +1,6 @@
-"""The proof that the points of a function see each of its calls once, by the ways that were found.
+"""The proof that the points of a function see each call begin and end once.
 
-Other code than that which chose them follows every way with the points on it.
+It is independent of the choice of points: it follows every path with the points on it.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from collections.abc import Iterable
 from leaktrace.abi.process import Action
 from leaktrace.process.probes.choose import Chooser
 from leaktrace.process.probes.code.flow import Exit, UnfollowableError
+from leaktrace.process.probes.paths import Node
 from leaktrace.process.probes.point import Point
-from leaktrace.process.probes.ways import Node
 
 _NOTHING, _OPEN, _DONE = 1, 2, 4  # how far a call has been followed
 
 
 def prove(points: Iterable[Point], chooser: Chooser) -> None:
-    """Follow every way with the points on it: each call is seen to begin, then to end, once, and
-    nothing that may allocate is called outside. Raises UnfollowableError where that doesn't hold.
+    """Follow every path with the points on it: each call must be seen to begin and then to end,
+    once, and no call that may allocate may be outside. Raises UnfollowableError otherwise.
     """
-    ways = chooser.ways
+    paths = chooser.paths
     at_node: dict[Node, list[Point]] = {}
     for point in points:
         at_node.setdefault(Node(point.vaddr, point.towards), []).append(point)
-    before = {ways.entry: _NOTHING}
-    waiting = [ways.entry]
+    before = {paths.entry: _NOTHING}
+    waiting = [paths.entry]
     while waiting:
         node = waiting.pop()
         state = before[node]
         for point in at_node.get(node, ()):
             state = _passed(point, state)
-        if ways.allocates(node) and state & ~_OPEN:
-            raise UnfollowableError("a call that may allocate is made outside of what is followed")
-        way = ways.exit(node)
-        if way in (Exit.RETURN, Exit.FIRST_ARGUMENT):
+        if paths.allocates(node) and state & ~_OPEN:
+            raise UnfollowableError("a call that may allocate is made outside of the points")
+        exit_ = paths.exit(node)
+        if exit_ in (Exit.RETURN, Exit.FIRST_ARGUMENT):
             if state & ~_DONE:
-                raise UnfollowableError("a way out has no end")
-        elif way is Exit.HOOKED and (
+                raise UnfollowableError("a path out of it has no end point")
+        elif exit_ is Exit.HOOKED and (
             state & _DONE or (state & _NOTHING and not chooser.hands_on(node))
         ):
-            raise UnfollowableError("it hands on what it has changed")
-        elif way is Exit.POINTER and state & ~_OPEN:
+            raise UnfollowableError("it passes on changed arguments")
+        elif exit_ is Exit.POINTER and state & ~_OPEN:
             raise UnfollowableError("it goes on where only the running process knows")
-        for following in ways.after[node]:
+        for following in paths.after[node]:
             known = before.get(following, 0)
             if known | state != known:
                 before[following] = known | state

@@ -1,8 +1,8 @@
-"""What the objects of a target show of allocators that aren't hooked, gathered as they are planned.
+"""Allocators in the objects of a target that aren't hooked, found while the objects are planned.
 
-An allocator under names of its own (families.py) that an object defines is one sign. The other is
-a library whose malloc is hooked, and which hands out memory by further functions that an object of
-the target asks for: mi_malloc_aligned of libmimalloc.
+There are two kinds: an object that defines an allocator with other names (families.py), and a
+library whose malloc is hooked but that has other allocation functions, which another object of the
+target imports: mi_malloc_aligned of libmimalloc.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from leaktrace.elf.symbols import FunctionSymbol, RawSymbols
 from leaktrace.model import Remark, RemarkKind
 from leaktrace.process.probes.families import Found, calls_in, families_in
 
-_NAMED = 3  # functions in a line
+_NAMED = 3  # functions in a remark
 _ALL_OTHERS = "leaktrace doctor -p PID lists what is hooked"
 
 
@@ -24,8 +24,8 @@ _ALL_OTHERS = "leaktrace doctor -p PID lists what is hooked"
 class _Object:
     path: str
     found: tuple[Found, ...]
-    unhooked: Collection[str]  # functions by which it hands out memory, besides what is hooked
-    calls: Collection[str]  # such functions of other objects, which it asks for
+    unhooked: Collection[str]  # its allocation functions that aren't hooked
+    calls: Collection[str]  # such functions of other objects, which it imports
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class _Object:
 
 
 class Survey:
-    """The objects of one target that have an allocator, or call one by names of its own."""
+    """The objects of one target that have, or call, an allocator with other names."""
 
     def __init__(self) -> None:
         self._objects: list[_Object] = []
@@ -46,8 +46,8 @@ class Survey:
         functions: Mapping[str, FunctionSymbol],
         hooked: Collection[int],
     ) -> None:
-        """Look at an object once: its symbol tables, what of MARKS it defines, and the virtual
-        addresses of what is hooked in it."""
+        """Examine an object, once: its symbol tables, the functions of MARKS that it defines, and
+        the virtual addresses of the functions that are hooked in it."""
         sections = {section.name for section in elf.sections}
         found = families_in(tables, functions, sections, hooked)
         unhooked: set[str] = set()
@@ -59,11 +59,11 @@ class Survey:
             self._objects.append(_Object(path, found, unhooked, frozenset(calls)))
 
     def forget(self) -> None:
-        """Every object is going to be looked at again."""
+        """Forget all objects: they are going to be examined again."""
         self._objects.clear()
 
     def remarks(self, is_mapped: Callable[[str], bool]) -> Iterator[Remark]:
-        """A line for each object with an allocator that isn't hooked, of those that are mapped."""
+        """A remark for each mapped object with an allocator that isn't hooked."""
         mapped = [one for one in self._objects if is_mapped(one.path)]
         wanted = {name for one in mapped for name in one.calls}
         for one in mapped:
@@ -82,7 +82,7 @@ def _of_allocators(name: str, found: Sequence[Found]) -> Remark:
     which = "; ".join(f"{one.family}, as {one.function}" for one in found)
     article, plural = ("an ", "") if len(found) == 1 else ("", "s")
     prefixes = [one.prefix for one in found if one.prefix]
-    alone = f"for it alone, --symbols-prefix {prefixes[0]}; " if prefixes else ""
+    alone = f"to trace only it, --symbols-prefix {prefixes[0]}; " if prefixes else ""
     return Remark(
         RemarkKind.UNHOOKED_ALLOCATOR,
         f"{name} has {article}allocator{plural} of its own, not hooked ({which}): what is "

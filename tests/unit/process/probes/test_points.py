@@ -346,9 +346,9 @@ def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder
         ("    je 1f + 1\n1:  mov $0xc3909090, %eax\n    ret", "overlap"),
         ("    .byte 0x06", "can't be decoded"),
         ("    call setjmp@PLT\n    ret", "returns twice"),
-        ("    jmp somewhere@PLT", "goes on in somewhere of another object"),
+        ("    jmp somewhere@PLT", "jumps to somewhere of another object"),
         ("    mov %rdi, %rsp\n    ret", "stack pointer"),
-        ("1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", "back to where"),
+        ("1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret\n", "back to its entry"),
         ("    xor %ecx, %ecx\n1:  mov %rdi, %rax\n    loop 1b\n    call *%rax\nend:\n    ret", ""),
     ],
 )  # fmt: skip

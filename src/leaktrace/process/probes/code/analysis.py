@@ -1,4 +1,4 @@
-"""Both analyses of a function: where values come from, and where its result is."""
+"""Both analyses of a function: where its arguments are, and where its result is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from leaktrace.process.probes.code.values import Values
 
 
 def analyse(flow: Flow, extent_of: Callable[[int], object], *, narrow_result: bool) -> Values:
-    """All of it. `extent_of`: which function an address lies in; `narrow_result`: only the lower
-    half of rax is returned, an int.
+    """The values of a function. `extent_of`: the function that contains an address;
+    `narrow_result`: it returns an int, the lower half of rax.
 
     Raises UnfollowableError where the stack pointer can't be followed.
     """
     values = Values()
-    # Once some address in the frame is handed around, others may write there.
+    # Once an address in the frame is passed on, other functions may write there.
     escaped = forward(flow, values, escaped=False)
     if escaped:
         forward(flow, values, escaped=True)

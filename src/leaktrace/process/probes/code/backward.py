@@ -1,7 +1,7 @@
-"""Where the value is that a function is going to return, before each instruction.
+"""The places of the value that a function returns, before each instruction.
 
-A data-flow analysis against the direction of control: a place holds the result where, on all ways
-from there to a return, what it holds is what is returned.
+A backward data-flow analysis: a place holds the result if, on all paths from there to a return, the
+function returns the value in that place.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _ERROR_BOUNDS = {("ja", -4096), ("jae", -4095)}
 
 
 def backward(flow: Flow, values: Values, *, escaped: bool, narrow: bool) -> None:
+    """Fill `values.result`. `escaped`: an address in the frame is known to other functions;
+    `narrow`: the function returns an int."""
     values.result = dict.fromkeys(flow.instructions)
     waiting = set(flow.instructions)
     while waiting:
@@ -50,7 +52,7 @@ def _result_before(flow: Flow, values: Values, at: int, *, escaped: bool, narrow
         case Exit.FIRST_ARGUMENT:
             behind = frozenset({Register(RDI)})
         case Exit.HOOKED | Exit.POINTER:
-            behind = frozenset()  # it has probes of its own, which see the result, or may have
+            behind = frozenset()  # it has probes of its own, or may have, which see the result
     for following in flow.successors[at]:
         behind = _common(behind, result_towards(flow, values, at, following))
     for following in flow.landing.get(at, ()):
@@ -61,7 +63,7 @@ def _result_before(flow: Flow, values: Values, at: int, *, escaped: bool, narrow
 
 
 def result_towards(flow: Flow, values: Values, at: int, following: int) -> Places:
-    """Where the result is behind an instruction, if control goes on there."""
+    """Where the result is after an instruction, if control goes on at `following`."""
     places = values.result[following]
     jump = flow.instructions[at]
     if jump.is_conditional and places is not None:
@@ -78,8 +80,8 @@ def _common(one: Places, other: Places) -> Places:
 def _implied(
     flow: Flow, line: list[Instruction], jump: Instruction, following: int, places: frozenset[Place]
 ) -> frozenset[Place]:
-    """Where the result is besides, for what the condition says: behind `test %rax,%rax; je`, rax
-    holds the NULL that is returned there."""
+    """Other places of the result, because of the condition: after `test %rax,%rax; je`, rax
+    contains the NULL that is returned there."""
     if not line or any(flow.is_joined(one.address) for one in (jump, *line[:-1])):
         return frozenset()
     test = line[-1]
@@ -105,7 +107,7 @@ def _implied(
 def _carried(
     one: Instruction, behind: frozenset[Place], state: State, *, escaped: bool, narrow: bool
 ) -> frozenset[Place]:
-    """Where that is before an instruction, which is in these places behind it."""
+    """The places before an instruction of the value that is in `behind` after it."""
     if one.is_call:
         return frozenset(
             place
@@ -116,8 +118,8 @@ def _carried(
         )
     if _touches_nothing(one, behind):
         return behind
-    # What each place would hold: asked of the forward analysis, of a state in which every place
-    # holds a value of its own.
+    # The forward analysis says where each value goes: it is given a state in which every place
+    # contains a different value.
     marks: dict[Value, Place] = {}
     marked: State = {}
     for number, home in enumerate(_homes(one, behind, state)):
@@ -156,7 +158,7 @@ def _touches_nothing(one: Instruction, behind: frozenset[Place]) -> bool:
 
 
 def _homes(one: Instruction, behind: frozenset[Place], state: State) -> list[Home]:
-    """Everything that an instruction may take a value from."""
+    """Every place from which an instruction may take a value."""
     slots = {place for place in behind if isinstance(place, Slot)}
     for operand in one.operands:
         slot = slot_of(operand, state)
@@ -172,7 +174,7 @@ def _homes(one: Instruction, behind: frozenset[Place], state: State) -> list[Hom
 
 
 def _narrow_copy(one: Instruction, place: Home, marked: State) -> Value | None:
-    """`mov %ebx,%eax` hands on all that an int has."""
+    """`mov %ebx,%eax` copies all of an int."""
     if (
         one.mnemonic == "mov"
         and isinstance(place, Register)

@@ -1,7 +1,7 @@
-"""The cheapest set of nodes through which every way from here to there leads.
+"""The cheapest set of nodes through which every path from sources to sinks leads.
 
-Minimum cut by maximum flow (Ford and Fulkerson 1956; augmenting along shortest ways, Edmonds and
-Karp 1972), with costs on nodes: each is split into a way in and a way out.
+Minimum cut by maximum flow (Ford and Fulkerson 1956; augmenting along shortest paths, Edmonds and
+Karp 1972), with costs on nodes: each is split into an entry and an exit.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def cheapest_cut(
     *,
     once: bool,
 ) -> set[N] | None:
-    """Nodes that cut all ways from the sources to the sinks, which may be cut themselves.
+    """Nodes that cut all paths from the sources to the sinks, which may be in the cut.
 
-    `costs` has every node there is, those that can't be cut at UNCUTTABLE. `once`: no way may lead
+    `costs` contains every node; those that can't be cut cost UNCUTTABLE. `once`: no path may lead
     through two nodes of the cut. None where there is no such cut.
     """
     graph = _Graph()
@@ -55,7 +55,7 @@ class _Graph:
         returning[one] = returning.get(one, 0) + back
 
     def saturate(self, source: object, sink: object) -> set[object] | None:
-        """What can still be reached once all that can flow flows; None if there is no limit."""
+        """What can still be reached at maximum flow; None if the flow has no limit."""
         if source not in self._left or sink not in self._left:
             return {source}
         while True:
@@ -69,10 +69,10 @@ class _Graph:
                         waiting.append(other)
             if sink not in came_from:
                 return set(came_from)
-            way = [sink]
-            while way[-1] != source:
-                way.append(came_from[way[-1]])
-            steps = list(zip(way[1:], way, strict=False))
+            path = [sink]
+            while path[-1] != source:
+                path.append(came_from[path[-1]])
+            steps = list(zip(path[1:], path, strict=False))
             amount = min(self._left[one][other] for one, other in steps)
             if amount >= UNCUTTABLE // 2:
                 return None

@@ -1,6 +1,6 @@
-"""What an instruction does to what is known of registers and stack slots.
+"""The effect of an instruction on what is known of registers and stack slots.
 
-Whatever isn't understood is forgotten. Sources: Intel SDM, volume 2; System V psABI for x86-64,
+What isn't understood is forgotten. Sources: Intel SDM, volume 2; System V psABI for x86-64,
 3.2.1.
 """
 
@@ -44,7 +44,8 @@ def is_somewhere_in_frame(operand: Operand, state: State) -> bool:
 
 
 def _forget_slots(state: State, first: int | None = None, size_bytes: int = 8) -> None:
-    """Slots that a write touches: all, or those that `size_bytes` at CFA + `first` overlap."""
+    """Forget the slots that a write changes: all, or those that `size_bytes` at CFA + `first`
+    overlap."""
     for home in [home for home in state if isinstance(home, Slot)]:
         offset = home.offset_bytes
         if first is None or (offset < first + size_bytes and first < offset + 8):
@@ -52,8 +53,8 @@ def _forget_slots(state: State, first: int | None = None, size_bytes: int = 8) -
 
 
 def transfer(one: Instruction, before: State, *, escaped: bool) -> State:
-    """What holds behind an instruction, whatever signal comes then."""
-    state = _carried_out(one, before, escaped=escaped)
+    """What is known after an instruction, also if a signal handler runs then."""
+    state = _executed(one, before, escaped=escaped)
     sp = state.get(Register(RSP))
     if isinstance(sp, FrameAddress):
         lowest = sp.offset_bytes - RED_ZONE_BYTES
@@ -62,7 +63,7 @@ def transfer(one: Instruction, before: State, *, escaped: bool) -> State:
     return state
 
 
-def _carried_out(one: Instruction, before: State, *, escaped: bool) -> State:
+def _executed(one: Instruction, before: State, *, escaped: bool) -> State:
     state = dict(before)
     sp = before.get(Register(RSP))
     depth = sp.offset_bytes if isinstance(sp, FrameAddress) else None
@@ -81,7 +82,7 @@ def _carried_out(one: Instruction, before: State, *, escaped: bool) -> State:
         forget(CLOBBERED)
         if escaped:
             _forget_slots(state)
-        elif depth is not None:  # what it writes lies below
+        elif depth is not None:  # it writes below
             for home in [h for h in state if isinstance(h, Slot) and h.offset_bytes < depth]:
                 del state[home]
         return state
@@ -156,7 +157,7 @@ def _swapped(one: Instruction, before: State) -> State:
 
 
 def value_of(operand: Operand, state: State) -> Value | None:
-    """What a 64-bit operand holds."""
+    """The value of a 64-bit operand, None if it isn't known."""
     if operand.immediate is not None:
         return Constant(operand.immediate)
     if operand.register is not None:
@@ -172,7 +173,7 @@ def value_of(operand: Operand, state: State) -> Value | None:
 
 
 def _computed(one: Instruction, state: State) -> Value | None:
-    """What an instruction leaves in its first operand, or in rax."""
+    """The value that an instruction writes to its first operand, or to rax."""
     operands = one.operands
     match one.mnemonic:
         case "mov" | "movabs" if operands[0].register is not None:
@@ -213,8 +214,8 @@ def _computed(one: Instruction, state: State) -> Value | None:
 
 
 def _is_variable(source: Operand, state: State) -> bool:
-    """Whether memory is a variable: one of the object's, or reached through a pointer, and no
-    element of a table."""
+    """Whether memory is a variable: of the object, or reached through a pointer; not an element of
+    a table."""
     if source.has_index or source.base is None:
         return source.absolute is not None and not source.has_index
     return isinstance(state.get(Register(source.base)), Loaded | Argument)

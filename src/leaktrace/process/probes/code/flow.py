@@ -1,9 +1,9 @@
 """A function's control flow: every instruction that its entry leads to, and what follows it.
 
-Direct jumps are followed wherever they lead, into parts of the function that were put elsewhere and
-into other functions (tail calls); calls come back, unless what is called never does; exceptions
-land where the exception tables say. What can't be followed ends in `UnfollowableError`: an analysis
-that knows some of the ways through a function knows nothing.
+Direct jumps are followed to any destination: separate parts of the function, and other functions
+(tail calls). Calls return, unless the function that is called never does. Exceptions land where the
+exception tables say. Anything else raises `UnfollowableError`: an analysis of only some paths
+through a function would be worthless.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NEVER_RETURN = re.compile(
     r"|__cxa_call_terminate|__clang_call_terminate|_ZSt9terminatev|_ZSt10unexpectedv|_ZSt\d+__throw_.*"
 )
 _RETURN_TWICE = {"setjmp", "_setjmp", "__sigsetjmp", "sigsetjmp", "vfork", "getcontext"}
-# They allocate nothing, and call nobody who does.
+# They allocate nothing, and call nothing that allocates.
 _HARMLESS = re.compile(
     r"(__)?(mem(set|cpy|move|cmp|chr|pcpy)|str(n?len|n?cmp|n?cpy|r?chr)|bzero)(_chk)?"
     r"|__errno_location|sched_yield|getpid|gettid|__sched_cpucount|sched_getcpu"
@@ -49,22 +49,22 @@ _RETURN_FIRST_ARGUMENT = re.compile(r"(__)?(memset|memcpy|memmove)(_chk)?")
 
 
 class UnfollowableError(Exception):
-    """Why a function's ways can't all be known, in words."""
+    """Why not all paths through a function can be known, in words."""
 
 
 class Exit(Enum):
     """How control leaves a function."""
 
     RETURN = "return"
-    NEVER = "never"  # it doesn't: abort, an exception
-    FIRST_ARGUMENT = "first argument"  # tail call of memset and its kind, which return it
-    HOOKED = "hooked"  # tail call of a function that has probes of its own
+    NEVER = "never"  # abort, an exception
+    FIRST_ARGUMENT = "first argument"  # tail call of memset and similar, which return it
+    HOOKED = "hooked"  # tail call of a hooked function, which has its own probes
     POINTER = "pointer"  # tail call of a function that only the running process knows
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is called. `may_allocate`: a hooked function may be reached through it."""
+    """A call. `may_allocate`: it may reach a hooked function."""
 
     returns: bool
     may_allocate: bool
@@ -75,7 +75,7 @@ class Flow:
     """Instructions by address, in the order of addresses when iterated over `order`."""
 
     entry: int
-    no_return: frozenset[int] = frozenset()  # calls that are known not to come back
+    no_return: frozenset[int] = frozenset()  # calls that are known not to return
     instructions: dict[int, Instruction] = field(default_factory=dict)
     successors: dict[int, tuple[int, ...]] = field(default_factory=dict)
     landing: dict[int, tuple[int, ...]] = field(default_factory=dict)  # of calls: landing pads
@@ -96,7 +96,7 @@ class Flow:
 
     @cached_property
     def predecessors(self) -> dict[int, list[int]]:
-        """Whence each instruction is reached."""
+        """From where each instruction is reached."""
         found: dict[int, list[int]] = {at: [] for at in self.instructions}
         for at in self.instructions:
             for following in self.after(at):
@@ -104,12 +104,12 @@ class Flow:
         return found
 
     def after(self, at: int) -> tuple[int, ...]:
-        """Where control goes from an instruction, by an exception too."""
+        """Where control goes from an instruction, including exceptions."""
         return (*self.successors[at], *self.landing.get(at, ()))
 
     def flag_setters(self, at: int) -> list[Instruction]:
-        """The instructions right before a jump, nearest first, as far as they keep the flags; the
-        last one sets them."""
+        """The instructions before a jump, nearest first, that keep the flags; the last one sets
+        them."""
         line: list[Instruction] = []
         while (before := self.by_end.get(at)) is not None and len(line) < _MAX_FLAG_LINE:
             line.append(before)
@@ -119,18 +119,18 @@ class Flow:
         return line
 
     def is_joined(self, at: int) -> bool:
-        """Whether more than one way leads to an instruction."""
+        """Whether an instruction has more than one predecessor."""
         return len(self.predecessors[at]) > 1
 
 
 class CodeReader:
-    """The code of one object: what stands where, who calls whom."""
+    """The code of one object: its instructions, its functions, their calls."""
 
     def __init__(
         self, elf: ElfObject, hooked: Iterable[int], hooked_names: Iterable[str] = ()
     ) -> None:
-        """`hooked`: entries of the functions that have probes; `hooked_names`: what such functions
-        are called, in whichever object."""
+        """`hooked`: entries of the functions that have probes; `hooked_names`: names of such
+        functions in all objects."""
         self.elf = elf
         self.hooked_names = frozenset(hooked_names)
         self.hooked = frozenset(hooked)
@@ -143,7 +143,7 @@ class CodeReader:
         self._own_functions: dict[str, int | None] = {}
 
     def block(self, vaddr: int) -> tuple[Instruction, ...]:
-        """The straight line from an address to the first instruction that may go elsewhere."""
+        """The straight line from an address to the first instruction that may branch."""
         if vaddr not in self._blocks:
             found: list[Instruction] = []
             at = vaddr
@@ -156,7 +156,7 @@ class CodeReader:
         return self._blocks[vaddr]
 
     def _decode_from(self, vaddr: int) -> None:
-        """Decode a straight line, as far as it isn't known."""
+        """Decode the part of a straight line that isn't decoded."""
         size = _BLOCK_BYTES
         for segment in self.elf.load_segments:
             if segment.vaddr <= vaddr < segment.vaddr + segment.file_size:
@@ -171,8 +171,8 @@ class CodeReader:
             raise UnfollowableError(f"the instruction at {vaddr:#x} can't be decoded")
 
     def extent(self, vaddr: int) -> Extent | None:
-        """The function that an address lies in, by unwind information or by symbol; None where
-        neither says."""
+        """The function that contains an address, by unwind information or by symbol; None where
+        neither covers it."""
         found = self._extents.of(vaddr)
         return found if found is not None else self._by_symbol(vaddr)
 
@@ -196,7 +196,7 @@ class CodeReader:
         return pairs[:, 0], pairs[:, 1]
 
     def _own(self, name: str) -> int | None:
-        """Where this object defines a function that it calls as if another one might."""
+        """Where this object defines a function that it calls through its PLT or GOT."""
         if name not in self._own_functions:
             found = find_functions(self._symbol_tables, [name]).get(name)
             is_known = found is not None and not found.is_ifunc
@@ -204,8 +204,8 @@ class CodeReader:
         return self._own_functions[name]
 
     def destination(self, instruction: Instruction) -> tuple[int | None, str | None]:
-        """Where a jump or call leads: an address of this object, or the name of an import ("" if
-        it has none); (None, None) where only the running process knows."""
+        """The destination of a jump or call: an address in this object, or the name of an import
+        ("" if it has none); (None, None) where only the running process knows it."""
         target = instruction.target
         if target is not None:
             imported = self._linkage.stub(target)
@@ -218,8 +218,8 @@ class CodeReader:
         return None, None
 
     def _imported(self, name: str) -> tuple[int | None, str | None]:
-        """A symbol can be overridden by an object that comes before this one; nobody does that to
-        the inside of an allocator, so what it defines is taken to be its own."""
+        """An object that is searched earlier could override the symbol. That isn't done to internal
+        functions of an allocator, so its own definition is assumed."""
         if name in self.hooked_names or _NEVER_RETURN.fullmatch(name) or _HARMLESS.fullmatch(name):
             return None, name
         own = self._own(name)
@@ -245,7 +245,7 @@ class CodeReader:
         if vaddr in self.hooked:
             return Call(returns=True, may_allocate=True)
         if vaddr not in self._callees:
-            # What it is taken for where it calls itself, or is too much to look at.
+            # The answer where it calls itself, or is too large to examine.
             self._callees[vaddr] = Call(returns=True, may_allocate=True)
             if depth <= _MAX_CALL_DEPTH:
                 with suppress(UnfollowableError, ObjectFileError):
@@ -289,14 +289,14 @@ class CodeReader:
         return Call(returns, may_allocate)
 
     def _ends_behind(self, call: Instruction) -> bool:
-        """Whether a function ends with this call, which then never comes back."""
+        """Whether a function ends with this call, which therefore never returns."""
         extent = self.extent(call.address)
         return extent is not None and call.end >= extent.end
 
-    # --- the ways through a function --------------------------------------------------------
+    # --- the paths through a function --------------------------------------------------------
 
     def flow(self, entry: int, no_return: frozenset[int] = frozenset()) -> Flow:
-        """All ways through the function at `entry`; `no_return`: calls that don't come back there.
+        """All paths through the function at `entry`; `no_return`: calls that don't return.
 
         Raises UnfollowableError and ObjectFileError.
         """
@@ -316,8 +316,8 @@ class CodeReader:
         return flow
 
     def returns_in(self, entry: int) -> set[int]:
-        """Where calls come back to, on all ways through the function at `entry` that can be
-        followed: the return addresses of stacks that lead through it. Never raises."""
+        """The return addresses of calls on all paths through the function at `entry` that can be
+        followed: they occur in stacks that lead through it. Never raises."""
         found: set[int] = set()
         waiting, seen = [entry], set[int]()
         while waiting and len(seen) < _MAX_INSTRUCTIONS:
@@ -343,7 +343,7 @@ class CodeReader:
         return found
 
     def cut_off(self, flow: Flow, calls: Iterable[int]) -> Flow:
-        """The same without what comes behind calls that are known not to come back."""
+        """The same without what follows calls that are known not to return."""
         return self.flow(flow.entry, flow.no_return.union(calls))
 
     def _after(self, flow: Flow, one: Instruction) -> tuple[int, ...]:
@@ -393,8 +393,8 @@ class CodeReader:
             flow.exits[one.address] = Exit.FIRST_ARGUMENT
             return ()
         if name:
-            raise UnfollowableError(f"it goes on in {name} of another object")
-        flow.exits[one.address] = Exit.POINTER  # that it is one is checked once values are known
+            raise UnfollowableError(f"it jumps to {name} of another object")
+        flow.exits[one.address] = Exit.POINTER  # `check_stack` checks that it is one
         return ()
 
     def _landing_pads(self, call: Instruction) -> tuple[int, ...]:

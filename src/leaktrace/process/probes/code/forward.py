@@ -1,7 +1,7 @@
 """What is known before each instruction: where the arguments are, and where the caller's frame is.
 
-A data-flow analysis over all ways through the function (Aho, Lam, Sethi, Ullman: Compilers, 9.3):
-what a register or a stack slot holds is known where all ways that lead there agree.
+A forward data-flow analysis of all paths through the function (Aho, Lam, Sethi, Ullman: Compilers,
+9.3): the value of a register or a stack slot is known where all paths to the instruction agree.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from leaktrace.process.probes.code.values import (
 
 
 def can_return(flow: Flow, arguments: Mapping[int, int]) -> bool:
-    """Whether a call with these numbers in these registers can come back: conditions on them are
-    decided."""
+    """Whether a call with these numbers in these registers can return. Conditions on them are
+    evaluated."""
     values = Values()
     numbers: State = {Register(number): Constant(value) for number, value in arguments.items()}
     forward(flow, values, escaped=True, entry=ENTRY_STATE | numbers)
-    return any(at in values.before for at, way in flow.exits.items() if way is not Exit.NEVER)
+    return any(at in values.before for at, exit_ in flow.exits.items() if exit_ is not Exit.NEVER)
 
 
 def forward(
     flow: Flow, values: Values, *, escaped: bool, entry: Mapping[Home, Value] = ENTRY_STATE
 ) -> bool:
-    """Returns whether an address in the frame gets away."""
+    """Fill `values.before`. Returns whether other functions may know an address in the frame."""
     values.before = {flow.entry: dict(entry)}
     waiting = [flow.entry]
-    gets_away = escaped
+    escapes = escaped
     ruled_out: set[tuple[int, int]] = set()
     while waiting or (waiting := _possible_after_all(flow, values, ruled_out)):
         at = waiting.pop()
         instruction, state = flow.instructions[at], values.before[at]
         after = transfer(instruction, state, escaped=escaped)
-        gets_away = gets_away or _lets_go(instruction, state, after)
+        escapes = escapes or _lets_escape(instruction, state, after)
         landed = after
         if at in flow.landing:
             landed = {h: v for h, v in after.items() if h not in (Register(RAX), Register(RDX))}
@@ -57,11 +57,11 @@ def forward(
                 _flow_into(values, following, after, waiting)
         for following in flow.landing.get(at, ()):
             _flow_into(values, following, landed, waiting)
-    return gets_away
+    return escapes
 
 
 def _possible_after_all(flow: Flow, values: Values, ruled_out: set[tuple[int, int]]) -> list[int]:
-    """Jumps that were decided by what was known of a test then, and is no longer."""
+    """Jumps that were ruled out by a value that is no longer known."""
     revived = [edge for edge in ruled_out if not _is_ruled_out(flow, values, *edge)]
     ruled_out.difference_update(revived)
     return [at for at, _ in revived]
@@ -82,8 +82,8 @@ def _is_ruled_out(flow: Flow, values: Values, at: int, following: int) -> bool:
     if not isinstance(held, Constant) or tested.size_bytes not in (4, 8):
         return False
     is_zero = held.value & ((1 << 8 * tested.size_bytes) - 1) == 0
-    is_zero_way = (jump.mnemonic == "je") == (following == jump.target)
-    return is_zero_way != is_zero
+    is_zero_path = (jump.mnemonic == "je") == (following == jump.target)
+    return is_zero_path != is_zero
 
 
 def _flow_into(values: Values, at: int, state: State, waiting: list[int]) -> None:
@@ -98,7 +98,7 @@ def _flow_into(values: Values, at: int, state: State, waiting: list[int]) -> Non
         waiting.append(at)
 
 
-# What these do to an address in the frame is followed, or leaves it where it is.
+# The effect of these on an address in the frame is followed, or they don't move it.
 _FOLLOWED = frozenset(
     [
         "mov",
@@ -120,8 +120,8 @@ _FOLLOWED = frozenset(
 )
 
 
-def _lets_go(instruction: Instruction, before: State, after: State) -> bool:
-    """Whether an address in the frame is put where others may get it from."""
+def _lets_escape(instruction: Instruction, before: State, after: State) -> bool:
+    """Whether an address in the frame is written where other functions may read it."""
     for home, value in after.items():
         if isinstance(value, FrameAddress) and home not in (Register(RSP), Register(RBP)):
             return True
@@ -138,25 +138,25 @@ def _lets_go(instruction: Instruction, before: State, after: State) -> bool:
         return any(is_in_frame(operand.register) for operand in operands)
     if instruction.mnemonic == "mov":
         return operands[0].is_memory and is_in_frame(operands[1].register)
-    # add %rsp,%rax: a new address in the frame, of which nothing is known
+    # add %rsp,%rax: another address in the frame, which isn't followed
     return instruction.mnemonic in ("add", "sub", "and") and any(
         is_in_frame(operand.register) for operand in operands[1:]
     )
 
 
 def check_stack(flow: Flow, values: Values) -> None:
-    """The return address must be on top wherever the function is left."""
-    for at, way in flow.exits.items():
-        if at not in values.before or way is Exit.NEVER:
+    """The return address must be on top of the stack at every exit. Raises UnfollowableError."""
+    for at, exit_ in flow.exits.items():
+        if at not in values.before or exit_ is Exit.NEVER:
             continue
-        if way is Exit.POINTER and not _is_pointer(flow.instructions[at], values.before[at]):
+        if exit_ is Exit.POINTER and not _is_pointer(flow.instructions[at], values.before[at]):
             raise UnfollowableError("it jumps where only the running process knows")
         if values.before[at].get(Register(RSP)) != FrameAddress(-8):
             raise UnfollowableError("its stack pointer can't be followed")
 
 
 def _is_pointer(jump: Instruction, state: State) -> bool:
-    """Whether a jump goes where a variable points, and not by a table of places in the function."""
+    """Whether a jump goes where a variable points, and not through a jump table."""
     operand = jump.operands[0]
     if operand.register is not None:
         return isinstance(state.get(Register(operand.register)), Loaded)
@@ -164,7 +164,7 @@ def _is_pointer(jump: Instruction, state: State) -> bool:
 
 
 def mark(flow: Flow, values: Values, extent_of: Callable[[int], object]) -> None:
-    """What code is others' as well: it is reached by a tail call."""
+    """Fill `values.shared`: code that is reached by a tail call, so other functions use it too."""
     top = FrameAddress(-8)
     _spread(
         flow,

@@ -1,7 +1,7 @@
-"""Whom a call leads to that leaves a function by way of the object's tables: PLT and GOT.
+"""The destination of calls through the tables of an object: PLT and GOT.
 
-`call memset@plt` leads to a stub that jumps where a slot of the global offset table says, and a
-relocation of that slot names the symbol. Sources: System V psABI for x86-64, 5.2; elf(5).
+`call memset@plt` leads to a stub that jumps to the address in a slot of the global offset table,
+and a relocation of that slot names the symbol. Sources: System V psABI for x86-64, 5.2; elf(5).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Linkage:
         self._stubs: dict[int, str | None] = {}
 
     def slot(self, vaddr: int) -> str | None:
-        """The name of the function whose address a slot holds at run time: "" where it is known by
-        an address alone, None where no relocation says."""
+        """The name of the function whose address a slot contains at run time; "" where it has only
+        an address, None where no relocation is for the slot."""
         relocations = self._relocations
         index = int(np.searchsorted(relocations["offset"], vaddr))
         if index >= len(relocations) or int(relocations["offset"][index]) != vaddr:
@@ -49,7 +49,7 @@ class Linkage:
         return None
 
     def stub(self, vaddr: int) -> str | None:
-        """The name of the function that a PLT stub leads to, as `slot`; None for other code."""
+        """The name of the function that a PLT stub leads to, as for `slot`; None for other code."""
         if vaddr not in self._stubs:
             self._stubs[vaddr] = self._read_stub(vaddr)
         return self._stubs[vaddr]
@@ -70,7 +70,7 @@ class Linkage:
 
     @cached_property
     def _relocations(self) -> NDArray[np.void]:
-        """All that name a function, by ascending offset."""
+        """All relocations that name a function, by ascending offset."""
         parts = [np.frombuffer(raw, dtype=_RELA) for raw in self._tables()]
         every = np.concatenate(parts) if parts else np.zeros(0, dtype=_RELA)
         kinds = every["info"] & np.uint64(0xFFFFFFFF)
@@ -98,7 +98,7 @@ class Linkage:
         return tables[0].name(int(tables[0].entries["name"][index]))
 
     def _resolved_by(self, resolver: int) -> str:
-        """The symbol whose function is chosen at run time by the code at `resolver`."""
+        """The symbol whose function the code at `resolver` chooses at run time."""
         for table in self._symbol_tables:
             kinds = table.entries["info"] & 0xF
             hits = np.nonzero(

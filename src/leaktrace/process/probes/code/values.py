@@ -1,4 +1,4 @@
-"""Values of a function, and the places that hold them: what is known at each instruction.
+"""Values in a function, and the places that hold them: what is known before each instruction.
 
 Slots are named by their distance from the canonical frame address (CFA), the value of rsp before
 the call: the return address is at -8.
@@ -13,21 +13,21 @@ from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """A register holds it."""
+    """The value is in a register."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Eight bytes at CFA + offset hold it."""
+    """The value is in the eight bytes at CFA + offset."""
 
     offset_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """It is this number, wherever it is."""
+    """The value is this number."""
 
     value: int
 
@@ -60,17 +60,17 @@ class FrameAddress:
 
 @dataclass(frozen=True, slots=True)
 class CallersRbp:
-    """What rbp held when the function was entered."""
+    """The value of rbp at the entry of the function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Some word of memory that is no element of a table: what a pointer to a function is."""
+    """A word of memory that is no element of a table, as a pointer to a function is."""
 
 
 Value = Argument | Product | FrameAddress | CallersRbp | Loaded | Constant
 State = dict[Home, Value]
-Places = frozenset[Place] | None  # None: no way from here returns, so any place will do
+Places = frozenset[Place] | None  # None: no path from here returns, so any place is right
 
 
 def _order(home: Home) -> tuple[bool, int]:
@@ -86,7 +86,7 @@ ENTRY_STATE: State = {
     Register(RBP): CallersRbp(),
 }
 NULL = Constant(0)
-FAILED = Constant(-1)  # what the wrappers of system calls return then
+FAILED = Constant(-1)  # what wrappers of system calls return on failure
 
 
 @dataclass
@@ -95,15 +95,15 @@ class Values:
 
     before: dict[int, State] = field(default_factory=dict)
     result: dict[int, Places] = field(default_factory=dict)
-    shared: set[int] = field(default_factory=set)  # behind a tail call: others call this code, too
+    shared: set[int] = field(default_factory=set)  # after a tail call: other functions use it too
 
     def place_of(self, address: int, value: Value) -> Place | None:
-        """Where a value is, a register before a slot."""
+        """Where a value is; a register is preferred to a slot."""
         places = [home for home, held in self.before[address].items() if held == value]
         return min(places, key=_order, default=None)
 
     def frame(self, address: int) -> tuple[int, int] | None:
-        """The register (rsp, else rbp) and what to add to it for the CFA, in bytes."""
+        """The register (rsp, else rbp) and the bytes to add to it for the CFA; None: unknown."""
         for number in (RSP, RBP):
             held = self.before[address].get(Register(number))
             if isinstance(held, FrameAddress):

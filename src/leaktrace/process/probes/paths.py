@@ -1,4 +1,4 @@
-"""The ways through a function as a graph: of instructions, and of the directions of its jumps."""
+"""The paths through a function as a graph: of instructions, and of the directions of jumps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from leaktrace.process.probes.code.values import Places, Values
 
 class Node(NamedTuple):
     """A place for a point: before an instruction, or a conditional jump in one of its directions,
-    which the probe tells by the flags."""
+    which the BPF program recognizes by the flags."""
 
     at: int
     towards: int | None = None
 
 
-class Ways:
+class Paths:
     """A flow as a graph of nodes."""
 
     def __init__(self, flow: Flow, values: Values) -> None:
@@ -46,28 +46,28 @@ class Ways:
             self.after[Node(at, behind)] = (Node(behind),)
 
     def result(self, node: Node) -> Places:
-        """Where the result is there."""
+        """The places that hold the result at a node."""
         if node.towards is None:
             return self.values.result[node.at]
         return result_towards(self.flow, self.values, node.at, node.towards)
 
     def exit(self, node: Node) -> Exit | None:
-        """How the function is left there."""
+        """How the function is left at a node."""
         return self.flow.exits.get(node.at) if node.towards is None else None
 
     def allocates(self, node: Node) -> bool:
-        """Whether a call there may lead to a hooked function, and comes back."""
+        """Whether a call at a node may reach a hooked function and returns."""
         call = self.flow.calls.get(node.at) if node.towards is None else None
         return call is not None and call.may_allocate and self.values.result[node.at] is not None
 
     def ahead(self, start: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> set[Node]:
-        """What is reached from there, `start` included; nothing behind a node that stops."""
+        """The nodes reached from `start`, including it; none after a node that stops."""
         return _reached(self.after, start, stop)
 
     def behind(
         self, start: Iterable[Node], stop: Callable[[Node], bool] | None = None
     ) -> set[Node]:
-        """What leads there, `start` included; nothing that a node that stops is ahead of."""
+        """The nodes from which `start` is reached, and itself; none before a node that stops."""
         reached: set[Node] = set()
         waiting = [*start]
         while waiting:
@@ -94,11 +94,11 @@ def _reached(
     return reached
 
 
-def _on_cycles(ways: Ways) -> set[Node]:
-    """What may be passed more than once a call (strongly connected components, Kosaraju)."""
+def _on_cycles(paths: Paths) -> set[Node]:
+    """Nodes that a call may pass more than once (strongly connected components, Kosaraju)."""
     finished: list[Node] = []
     seen: set[Node] = set()
-    for root in ways.after:
+    for root in paths.after:
         stack: list[tuple[Node, bool]] = [(root, False)]
         while stack:
             node, is_done = stack.pop()
@@ -107,7 +107,7 @@ def _on_cycles(ways: Ways) -> set[Node]:
             elif node not in seen:
                 seen.add(node)
                 stack.append((node, True))
-                stack += [(following, False) for following in ways.after[node]]
+                stack += [(following, False) for following in paths.after[node]]
     cyclic: set[Node] = set()
     assigned: set[Node] = set()
     for root in reversed(finished):
@@ -118,7 +118,7 @@ def _on_cycles(ways: Ways) -> set[Node]:
             if node not in assigned:
                 assigned.add(node)
                 component.append(node)
-                waiting += ways.before[node]
-        if len(component) > 1 or root in ways.after[root]:
+                waiting += paths.before[node]
+        if len(component) > 1 or root in paths.after[root]:
             cyclic.update(component)
     return cyclic
