@@ -1,7 +1,7 @@
-"""Write docs/leaktrace.1: what the command line says about itself, in docs/leaktrace.1.in.
+"""Write docs/leaktrace.1 from the command line's own help and the template docs/leaktrace.1.in.
 
-The parser is the only source of the options' texts, so the page can't tell another story than
---help. tests/unit/cli/test_man.py says whether the page in the tree is current.
+The parser is the only source of the options' texts, so the page can't differ from --help.
+tests/unit/cli/test_man.py checks that the page in the tree is current.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAGE = HERE / "leaktrace.1"
 
 
 def roff(text: str) -> str:
-    """`text` as roff that prints just that, whatever it begins with or contains."""
+    """`text` as roff that prints exactly this text."""
     escaped = text.replace("\\", r"\e").replace("-", r"\-")
     escaped = re.sub(r"[^\0-\x7f]", lambda sign: rf"\[u{ord(sign[0]):04X}]", escaped)
     return re.sub(r"^(?=[.'])", r"\\&", escaped, flags=re.MULTILINE)
@@ -37,9 +37,9 @@ def paragraphs(help_text: str) -> Iterator[str]:
 
 
 def options(command: click.Command, context: click.Context) -> Iterator[str]:
-    """One tagged paragraph an option, in the order of --help."""
+    """One tagged paragraph per option, in the order of --help."""
     for parameter in command.get_params(context):
-        # What arguments mean is told in the description.
+        # The description explains the arguments.
         is_option = isinstance(parameter, click.Option)
         record = parameter.get_help_record(context) if is_option else None
         if record is not None:
@@ -88,7 +88,7 @@ def render(
 
 
 def page() -> str:
-    """leaktrace(1) as it should be now."""
+    """The current text of leaktrace(1)."""
     return render(trace_command, COMMANDS, TEMPLATE.read_text(encoding="utf-8"), __version__)
 
 

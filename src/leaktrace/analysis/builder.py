@@ -1,4 +1,4 @@
-"""From one snapshot after another to reports: totals, growth, the top sites with their stacks."""
+"""Reports from consecutive snapshots: totals, growth, the top sites with their stacks."""
 
 from __future__ import annotations
 
@@ -45,13 +45,15 @@ STACK_ENDS = {
     StackEndCode.GO: StackEnd.GO,
 }
 
-_FEW_LOST = 100  # one allocation in so many, at most: what is left tells the same
+_FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold
 
 
 class ReportBuilder:
-    """Keeps what the next report is compared with. `describe_losses` puts all that was lost into
-    words; `stack_of` gives the stack of a stack id; `prepare` is told before whose stacks are
-    wanted."""
+    """Builds reports, and keeps what the next report is compared with.
+
+    `describe_losses` puts the losses of a snapshot into words; `stack_of` returns the stack of a
+    stack id; `prepare` is called first with the stack ids that a report needs.
+    """
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class ReportBuilder:
         prepare: Callable[[Sequence[int]], None] = lambda _: None,
     ) -> None:
         self._options = options
-        self.sampling = Sampling.from_filters(options.filters)  # may set in later
+        self.sampling = Sampling.from_filters(options.filters)  # replaced if it starts later
         self._describe_losses = describe_losses
         self._stack_of = stack_of
         self._prepare = prepare
@@ -70,15 +72,15 @@ class ReportBuilder:
         self._last_bytes: dict[int, int] = {}
         self._last_total: int | None = None
         self._last_resident: int | None = None
-        self._most = Total()  # outstanding in any report
-        self._remark: Remark | None = None  # of resident memory
+        self._most = Total()  # the most outstanding bytes of any report
+        self._remark: Remark | None = None  # about resident memory
 
     def start_clock(self) -> None:
-        """The probes are on from now."""
+        """The probes are active from now on."""
         self._started_ns = time.monotonic_ns()
 
     def forget(self) -> None:
-        """exec: what was held before has nothing to do with what comes."""
+        """Start over after exec: the new program doesn't hold the memory of the old one."""
         self._last_bytes = {}
         self._last_total = None
         self._last_resident = None
@@ -96,14 +98,14 @@ class ReportBuilder:
         target_ended: bool = False,
         final_reason: str | None = None,
     ) -> Report:
-        """The report of one snapshot; `final_reason` tells why it is the last one.
+        """The report of one snapshot; `final_reason` says why it is the last one.
 
-        `memory` is what the process holds, None when it has ended; `of_programs` tells what its
-        program and libraries take up of it at most (analysis/resident.py).
+        `memory` is what the process holds, None if it has ended; `of_programs` returns how much of
+        it the program and its libraries account for at most (analysis/resident.py).
         """
         asked = self._options.report
         combined = asked.combined_only or self._options.faults
-        # What a process that has ended still holds won't be freed any more, however young it is.
+        # A process that has ended frees nothing any more, so young allocations count, too.
         ages_matter = not combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
 
@@ -118,7 +120,7 @@ class ReportBuilder:
         order = table.order(asked.sort, growth)[: asked.top]
         counters = self._counters(snapshot, table.stack_ids)
         if not snapshot.freed_is_counted:
-            _tell_freed(counters, snapshot, table.stack_ids[order])
+            _fill_in_freed(counters, snapshot, table.stack_ids[order])
         self._prepare(table.stack_ids[order].tolist())
         report = Report(
             time=datetime.now().astimezone(),
@@ -151,7 +153,7 @@ class ReportBuilder:
         if memory is not None:
             self._remark = self._judge(report, snapshot, memory, of_programs)
         elif self._remark is not None and not self._remark.kind.is_of_completeness:
-            self._remark = None  # what was missing before the end is missing at the end
+            self._remark = None  # at the end, only incompleteness still matters
         if self._remark is not None:
             report = replace(report, remarks=(*remarks, self._remark))
         self._number += 1
@@ -173,7 +175,7 @@ class ReportBuilder:
     def site(
         self, table: SiteTable, row: int, growth_bytes: int, counters: dict[int, np.void]
     ) -> Site:
-        """One row of the table; `counters` are the sites' (abi.SITE), by stack id."""
+        """The site of one row; `counters` are those of the sites (abi.SITE), by stack id."""
         stack_id = int(table.stack_ids[row])
         stack = self._stack_of(stack_id)
         held = Total(int(table.bytes[row]), int(table.counts[row]))
@@ -186,17 +188,17 @@ class ReportBuilder:
             oldest_ns=None if table.oldest_ns is None else int(table.oldest_ns[row]),
             newest_ns=None if table.newest_ns is None else int(table.newest_ns[row]),
             growth_bytes=None if self._last_total is None else growth_bytes,
-            # A site whose counters were lost has at least what it holds.
+            # A site whose counters were lost has allocated at least what it holds.
             allocated_bytes=int(counter["allocated_bytes"]) if counter else held.bytes,
             allocated_count=int(counter["allocated_count"]) if counter else held.count,
             freed_bytes=int(counter["freed_bytes"]) if counter else 0,
-            # Negative while a hole has left more regions than calls mapped.
+            # Negative while an unmapped hole has made more regions than calls to mmap.
             freed_count=max(int(counter["freed_count"].astype(np.int64)), 0) if counter else 0,
             error=table.error(np.array([row])),
         )
 
     def site_id(self, stack_id: int, counter: np.void | None) -> str:
-        """The name of a site (analysis/site_id.py); where its stack is lost, of this run only."""
+        """The id of a site (analysis/site_id.py); if its stack is lost, valid in this run only."""
         frames = self._stack_of(stack_id).frames
         return site_id(frames) if frames else f"{stack_id:016x}"
 
@@ -247,9 +249,9 @@ class ReportBuilder:
         memory: MemoryGrowth,
         of_programs: Callable[[], MemoryKinds],
     ) -> Remark | None:
-        """Whether resident memory and what is outstanding go together. Nobody knows where blocks
-        of some sizes only were to be recorded. Where somebody has chosen what to hook, no more is
-        known than that memory comes from elsewhere."""
+        """A remark if resident and outstanding memory differ much. None if only blocks of some
+        sizes are recorded, because the two can't be compared then. If the user has chosen what to
+        hook, only memory from elsewhere is worth a remark."""
         filters, objects = self._options.filters, self._options.objects
         if self._options.faults or (filters.min_size_bytes, filters.max_size_bytes) != (None, None):
             return None
@@ -273,17 +275,18 @@ class ReportBuilder:
         )
 
 
-def _tell_freed(
+def _fill_in_freed(
     counters: dict[int, np.void], snapshot: Snapshot, stack_ids: NDArray[np.uint64]
 ) -> None:
-    """What sites have freed: what they have allocated and don't hold. (Of regions it is known.)"""
+    """Compute what sites have freed: what they allocated minus what they hold. (For regions, the
+    counters contain it.)"""
     sizes, counts = snapshot.held_by(stack_ids)
     regions = set(snapshot.records["stack_id"][-snapshot.region_count or len(snapshot.records) :])
     for row, stack_id in enumerate(stack_ids.tolist()):
         counter = counters.get(stack_id)
-        # Where heap blocks and regions share a stack, or have none, what is known of regions stays.
+        # If heap blocks and regions share a stack, or have none, the counters of regions stay.
         if counter is None or counter["is_region"] or stack_id in regions:
             continue
-        # The maps were read one after the other: never less than nothing.
+        # The maps were read one after the other, so the difference could be negative.
         counter["freed_bytes"] = max(int(counter["allocated_bytes"]) - int(sizes[row]), 0)
         counter["freed_count"] = max(int(counter["allocated_count"]) - int(counts[row]), 0)

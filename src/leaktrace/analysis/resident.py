@@ -1,8 +1,8 @@
-"""Resident memory beside what is outstanding: what it means where the two differ much.
+"""Resident memory next to outstanding memory: what it means if the two differ much.
 
-What is outstanding is what the program asked for and hasn't freed; resident memory is what of its
-address space lies in RAM. One grows without the other where memory isn't allocated by what is
-hooked, where an allocator keeps what was freed, and where what was allocated isn't touched.
+Outstanding memory is what the program requested and hasn't freed. Resident memory is the part of
+its address space that is in RAM. One grows without the other if memory isn't allocated by hooked
+functions, if an allocator keeps what was freed, or if allocated memory isn't touched.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from leaktrace.units import size
 
 # Less than this is noise: stacks, buffers of the C library, an allocator's first pages.
 MUCH_BYTES = 16 << 20
-# What an allocator takes up for what it hands out, at most: size classes, headers, alignment.
+# The most that an allocator needs for what it hands out: size classes, headers, alignment.
 _ROOM_SHARE = 1.5
 _ROOM_BYTES = 128
-_ERRORS = 3  # standard errors that an estimate may be off
-_SMALL_SHARE = 10  # a kind of memory with less than a tenth of the growth isn't named
+_ERRORS = 3  # an estimate may be wrong by this many standard errors
+_SMALL_SHARE = 10  # a kind of memory with less than a tenth of the largest growth isn't named
 
 
 @dataclass(frozen=True)
 class Account:
-    """What the figures of a report say."""
+    """The figures of a report that are compared with resident memory."""
 
     outstanding: Total
     allocated: Total  # since tracing began, whether or not it was freed
-    most: Total  # the most that a report has shown as outstanding
+    most: Total  # the most outstanding memory of any report
     error_bytes: int = 0  # standard error of what is outstanding
-    is_whole: bool = True  # no allocations were lost
+    is_whole: bool = True  # no or few allocations were lost
 
 
 def judge(
     memory: MemoryGrowth, of_programs: Callable[[], MemoryKinds], account: Account, pid: int
 ) -> Remark | None:
-    """What a report should say of it; None where the two go together.
+    """What a report should say about the difference; None if it is small.
 
-    `of_programs` tells what the program and its libraries take up at most: code and data that are
-    touched as the program goes on, and that nobody allocates.
+    `of_programs` returns what the program and its libraries account for at most: code and data that
+    are touched as the program runs, without being allocated.
     """
     grown = _gained(memory.since_attach)
     tracked = _room(account.outstanding) + _ERRORS * account.error_bytes
@@ -74,7 +74,7 @@ def _is_much_more(one: int, other: int) -> bool:
 def _more_is_resident(memory: MemoryGrowth, new: MemoryKinds, account: Account, pid: int) -> Remark:
     grew, kinds = _grew(memory), _kinds(memory.since_attach)
     held = size(account.outstanding.bytes)
-    # Faults in mapped files are left out there.
+    # --faults leaves out faults in mapped files.
     hint = "try --faults, which shows where memory is touched first"
     if new.file > new.total // 2:
         hint = f"mapped files belong to the page cache: pmap -x {pid} shows them"
@@ -118,14 +118,14 @@ def _grew(memory: MemoryGrowth) -> str:
 
 
 def _kinds(grown: MemoryKinds) -> str:
-    """The kinds that matter, most first."""
+    """The kinds that matter, largest first."""
     kinds = (
         (grown.anonymous, "anonymous memory"),
         (grown.file, "mapped files"),
         (grown.shared, "shared memory"),
     )
     most = max(change for change, _ in kinds)
-    told = sorted((one for one in kinds if one[0] * _SMALL_SHARE >= most), reverse=True)
-    if len(told) == 1:
-        return told[0][1]
-    return ", ".join(f"{name} {size(change)}" for change, name in told)
+    named = sorted((one for one in kinds if one[0] * _SMALL_SHARE >= most), reverse=True)
+    if len(named) == 1:
+        return named[0][1]
+    return ", ".join(f"{name} {size(change)}" for change, name in named)

@@ -1,5 +1,4 @@
-"""Stacks that differ in their addresses alone are one site: of a library that was loaded again,
-somewhere else."""
+"""Stacks that differ only in their addresses are one site: of a library that was reloaded."""
 
 from __future__ import annotations
 
@@ -16,16 +15,16 @@ _COUNTERS = ("allocated_bytes", "allocated_count", "freed_bytes", "freed_count")
 
 
 class SameSites:
-    """Which stack ids mean one site. The first one that was met stands for the others."""
+    """Which stack ids mean the same site. The first one seen represents the others."""
 
     def __init__(self) -> None:
         self._first: dict[Hashable, int] = {}
         self._known: dict[int, int] = {}
 
     def merge(self, snapshot: Snapshot, locations_of: LocationsOf) -> Snapshot:
-        """The snapshot with one stack id a site. `locations_of` tells what is the same for all
-        stacks of a site, and None of those that aren't known."""
-        # Complete stacks first: one that is the same but for a guess is right, then.
+        """The snapshot with one stack id per site. `locations_of` returns what all stacks of a site
+        have in common, and None for an unknown stack."""
+        # Complete stacks first, so that one of them represents equal stacks with a guessed frame.
         complete = snapshot.sites["end"] == StackEndCode.COMPLETE
         for stack_id in snapshot.site_ids[complete].tolist():
             self._first_of(stack_id, locations_of)
@@ -38,7 +37,7 @@ class SameSites:
         records = snapshot.records.copy()
         records["stack_id"] = firsts[np.searchsorted(stack_ids, records["stack_id"])]
         owners = firsts[np.searchsorted(stack_ids, snapshot.site_ids)]
-        # The site's own row first, where it is there: its stack is the one that is shown.
+        # The row of the representative first, if it exists: its stack is shown.
         by_owner = np.lexsort((owners != snapshot.site_ids, owners))
         owners, all_sites = owners[by_owner], snapshot.sites[by_owner]
         site_ids, chosen, rows = np.unique(owners, return_index=True, return_inverse=True)

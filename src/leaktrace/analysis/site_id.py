@@ -1,4 +1,4 @@
-"""The name of a call site: what stays the same from run to run."""
+"""The id of a call site, which stays the same from run to run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 from leaktrace.model import Frame
 
-CodeLocation = tuple[str, int]  # build-id (or module), virtual address in the module's file
+CodeLocation = tuple[str, int]  # build ID (or module), virtual address in the module's file
 
 
 def site_id(stack: Iterable[Frame | CodeLocation]) -> str:
-    """16 hexadecimal digits that name a stack, the same in every run of the same binaries.
+    """16 hexadecimal digits that identify a stack, the same in every run of the same binaries.
 
-    Made of the build-ids (paths, where there are none) and the addresses within the files, which
-    address space randomisation doesn't change. Inlined frames don't count, so the id doesn't
-    depend on debug information being there. Code without a file (JIT) counts by its name; code
-    without even that by its address, which differs from run to run, but keeps sites apart.
+    A hash of the build IDs (or paths, for files without one) and the addresses within the files,
+    which address space randomisation doesn't change. Inlined frames don't count, so the id doesn't
+    depend on debug information. Code without a file (JIT) counts by its name, and without a name by
+    its address, which differs from run to run but distinguishes sites.
     """
     digest = hashlib.blake2b(digest_size=8)
     for frame in stack:

@@ -1,5 +1,4 @@
-"""Outstanding allocations grouped by site, as columns of numpy arrays: never a Python object an
-allocation."""
+"""Outstanding allocations grouped by site, as numpy columns: no Python object per allocation."""
 
 from __future__ import annotations
 
@@ -17,10 +16,10 @@ from leaktrace.options import SortKey
 
 @dataclass(frozen=True)
 class SiteTable:
-    """One row a site that holds memory; all columns have the same length.
+    """One row per site that holds memory; all columns have the same length.
 
-    Ages are None with combined statistics, which know no single allocation; variances are None
-    where nothing is estimated (or, with combined statistics, not known).
+    Ages are None with combined statistics, which have no single allocations. Variances are None if
+    nothing is estimated, and with combined statistics, where they aren't known.
     """
 
     stack_ids: NDArray[np.uint64]
@@ -38,7 +37,7 @@ class SiteTable:
         return Total(int(self.bytes.sum()), int(self.counts.sum()))
 
     def error(self, rows: slice | NDArray[np.intp]) -> Total | None:
-        """The standard errors of the sum of some rows."""
+        """The standard errors of the sum of some rows; None if nothing is estimated."""
         if self.bytes_variance is None or self.counts_variance is None:
             return None
         return Total(
@@ -47,7 +46,7 @@ class SiteTable:
         )
 
     def order(self, key: SortKey, growth: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Row numbers, most first; equal rows in a fixed order (by bytes, then by stack id)."""
+        """Row numbers, largest first; ties in a fixed order (by bytes, then by stack id)."""
         primary = {
             SortKey.SIZE: self.bytes,
             SortKey.COUNT: self.counts,
@@ -59,7 +58,7 @@ class SiteTable:
 
 def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> SiteTable:
     """Group the records that are at least `older_ns` old by their stack."""
-    # Views and not copies, which of a million records are the most that a report takes.
+    # Views, not copies: of a million records, copies would take most of a report's memory.
     records = snapshot.records
     ages_ns = snapshot.time_ns - records["time_ns"].view(np.int64)
     # A record made while the map was being read is a little younger than the snapshot.
@@ -99,7 +98,7 @@ def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> Site
 
 
 def total_of_records(snapshot: Snapshot, sampling: Sampling) -> tuple[Total, Total | None]:
-    """Everything outstanding, whatever its age, and its standard error where it is an estimate."""
+    """Everything outstanding, of any age, and its standard error if it is an estimate."""
     sizes = snapshot.records["size"]
     if not sampling.is_on:
         return Total(int(sizes.sum()), len(sizes)), None
@@ -113,7 +112,7 @@ def total_of_records(snapshot: Snapshot, sampling: Sampling) -> tuple[Total, Tot
 def _weigh(
     snapshot: Snapshot, sampling: Sampling
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights and variances of all records; regions, the last of them, were not sampled."""
+    """Weights and variances of all records. Regions, which come last, are never sampled."""
     weights, variances = sampling.weights_and_variances(snapshot.records)
     first_region = len(weights) - snapshot.region_count
     weights[first_region:], variances[first_region:] = 1, 0

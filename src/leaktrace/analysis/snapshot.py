@@ -1,5 +1,5 @@
-"""What the maps hold at one moment, as numpy arrays. The first value of the story that needs
-neither BPF nor root: analysis and reports work on a `Snapshot` wherever it comes from."""
+"""The contents of the BPF maps at one moment, as numpy arrays. It needs neither BPF nor root:
+analysis and reports work on any `Snapshot`, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _FEW_SITES = 64
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Outstanding allocations and site counters of the target's present executable image.
+    """Outstanding allocations and site counters of the program that the target runs.
 
-    `addresses` (u64) and `records` (abi.ALLOCATION) run in parallel, in no order; they are empty
-    where only combined statistics were asked for. So do `site_ids` (u64, 0: stack unknown) and
-    `sites` (abi.SITE). `losses` is indexed by abi.LossKind.
+    `addresses` (u64) and `records` (abi.ALLOCATION) are parallel and unordered; they are empty if
+    only combined statistics were requested. `site_ids` (u64, 0: stack unknown) and `sites`
+    (abi.SITE) are parallel, too. `losses` is indexed by abi.LossKind.
     """
 
     time_ns: int
@@ -27,14 +27,14 @@ class Snapshot:
     site_ids: NDArray[np.uint64]
     sites: NDArray[np.void]
     losses: NDArray[np.uint64]
-    region_count: int = 0  # of the records, the last ones: mmap'ed regions
-    freed_is_counted: bool = True  # in `sites`; else of regions alone
+    region_count: int = 0  # the last records are this many mmap'ed regions
+    freed_is_counted: bool = True  # in `sites`; False: for regions only
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Bytes and number of the allocations, regions left out, of some sites."""
+        """Bytes and number of the allocations of some sites, without regions."""
         records = self.records[: len(self.records) - self.region_count]
         sizes, counts = np.zeros((2, len(stack_ids)), dtype=np.int64)
-        if len(stack_ids) <= _FEW_SITES:  # faster than to sort what may be millions
+        if len(stack_ids) <= _FEW_SITES:  # faster than sorting what may be millions of records
             for row, stack_id in enumerate(stack_ids):
                 chosen = records["stack_id"] == stack_id
                 counts[row] = np.count_nonzero(chosen)

@@ -1,7 +1,7 @@
-"""Frames that only stand between the reader and the code that wanted the memory.
+"""Frames at the leaf of a stack that only pass a request for memory on.
 
-At the leaf of a stack: operator new, the allocator classes of the C++ library, the allocation
-shims of Rust. Their caller is the one to look at. Nothing is dropped from the middle of a stack.
+These are operator new, the allocator classes of the C++ library, the allocation shims of Rust.
+Their caller requested the memory. Nothing is dropped from the middle of a stack.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _PLUMBING = re.compile(
 
 
 def is_plumbing(frame: Frame) -> bool:
-    """Whether a frame at the leaf of a stack only hands a request for memory on."""
+    """Whether a frame at the leaf of a stack only passes a request for memory on."""
     return frame.function is not None and _PLUMBING.match(frame.function) is not None
 
 
 def readable(stack: Stack, asked: ReportOptions) -> Stack:
-    """Without the plumbing at its leaf unless asked for, and no deeper than asked for (inlined
-    functions belong to the frame that they are inlined in).
+    """The stack without plumbing at its leaf (unless `full_stacks`), and at most `depth` deep.
 
-    A stack of nothing but plumbing stays as it is.
+    Inlined functions belong to the frame that they are inlined into. A stack of plumbing only is
+    returned unchanged.
     """
     first = 0
     if not asked.full_stacks:

@@ -14,7 +14,7 @@
     lost: nothing   stacks: 37 complete
 
 The figures add up: what the age filter and `--top` leave out has lines of its own. No line is
-wider than the terminal, or than 80 columns in a file. Colour is for terminals only; a file gets no
+wider than the terminal, or than 80 columns in a file. Only a terminal gets colour; a file contains no
 control codes.
 """
 
@@ -165,9 +165,7 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
         age = units.age(report.older_ms * 1_000_000)
         left_out = f"younger than {age}, left out below: {_total(report.younger, about)}"
         yield from _wrapped("  ", left_out, width)
-        if (
-            report.site_count or older.count > 0
-        ):  # otherwise "no outstanding allocations older than" follows
+        if report.site_count or older.count > 0:  # otherwise _sites says it
             yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
     for remark in report.remarks:
         if not remark.kind.is_of_completeness:

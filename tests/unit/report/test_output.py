@@ -68,19 +68,19 @@ def test_missing_folder(tmp_path: Path) -> None:
     path = tmp_path / "no" / "such" / "report"
     with pytest.raises(OutputError) as caught:
         open_output(path)
-    assert f"the folder {path.parent} doesn't exist" in caught.value.message
+    assert f"the directory {path.parent} doesn't exist" in caught.value.message
     assert caught.value.hint == f"create it first: mkdir -p {path.parent}"
     assert not path.parent.exists()
 
 
 def test_folder_instead_of_file(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="it is a folder"):
+    with pytest.raises(OutputError, match="it is a directory"):
         open_output(tmp_path)
 
 
 def test_file_instead_of_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file is not a folder"):
+    with pytest.raises(OutputError, match="file is not a directory"):
         open_output(tmp_path / "file" / "report")
 
 
