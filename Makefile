@@ -5,16 +5,18 @@ VENV := .venv
 PYTHON_VENV := $(VENV)/bin/python
 PYTEST_ARGS ?=
 SAFETY ?= long
+FUZZ_SECONDS ?= 600
 
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
-	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c examples/*/*.c)
+	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp tests/support/walker/*.c \
+	tests/support/walker/*.h examples/*.c examples/*/*.c)
 CFLAGS_DEMO := -O2 -g -Wall -Wextra
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-vm test-safety lint bench man clean \
+.PHONY: help setup demo test test-vm test-safety fuzz lint bench man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
@@ -34,6 +36,10 @@ test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as ro
 # SAFETY=short: what is part of `make test`.
 test-safety: packages-test setup ## Test that no program notices (as root; long: SAFETY=short is less)
 	@LEAKTRACE_SAFETY=$(SAFETY) $(PYTHON_VENV) -m pytest tests/safety $(PYTEST_ARGS)
+
+fuzz: packages-test setup ## Fuzz the stack walk in user space (ten minutes: FUZZ_SECONDS=60 is less)
+	@LEAKTRACE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTHON_VENV) -m pytest -s \
+		tests/unit/unwind/test_walker.py -k sanitizers $(PYTEST_ARGS)
 
 lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.target import Target
-from walker.machine import Memory
-from walker.walks import Registers
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.targets.mappings import Mapping, read_mappings
@@ -16,6 +14,8 @@ from leaktrace.targets.memory import ProcessMemory
 from leaktrace.unwind.ends import with_ends
 from leaktrace.unwind.layout import UnwindLayout, Update
 from leaktrace.unwind.table import UnwindTable, compile_object
+from walker.machine import Memory
+from walker.walks import Registers
 
 _VDSO = "[vdso]"
 
@@ -78,7 +78,8 @@ def record(program: Path, output: Path, scenario: str, tables: Tables) -> Record
     layout = UnwindLayout(lambda mapping: tables.of(mapping, code[mapping.start]))
     update = layout.update(mappings)
     assert not update.failures
-    return Recording(tuple(_stops(output.read_bytes(), code)), mappings, layout, update)
+    stops = tuple(_stops(output.read_bytes(), code))
+    return Recording(stops, mappings, layout, update)
 
 
 def _stops(data: bytes, code: dict[int, bytes]) -> list[Stop]:
