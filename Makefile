@@ -10,16 +10,18 @@ IN_PARALLEL := -n $(JOBS) --dist loadfile
 LENGTH ?= long
 # Emulated machines at once, each with two processors and 1 GiB.
 VM_JOBS ?= 1
+FUZZ_SECONDS ?= 600
 
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
-	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp examples/*.c examples/*/*.c)
+	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp tests/support/walker/*.c \
+	tests/support/walker/*.h examples/*.c examples/*/*.c)
 CFLAGS_DEMO := -O2 -g -Wall -Wextra
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long test-safety test-vm lint bench man clean \
+.PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
@@ -42,6 +44,10 @@ test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as ro
 # LENGTH=short: what is part of `make test`.
 test-safety: packages-test setup ## Test that no program notices (as root; an hour)
 	@LEAKTRACE_LENGTH=$(LENGTH) $(PYTHON_VENV) -m pytest tests/safety $(PYTEST_ARGS)
+
+fuzz: packages-test setup ## Fuzz the stack walk in user space (ten minutes: FUZZ_SECONDS=60 is less)
+	@LEAKTRACE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTHON_VENV) -m pytest -s \
+		tests/unit/unwind/test_walker.py -k sanitizers $(PYTEST_ARGS)
 
 lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .

@@ -13,8 +13,8 @@
 
     lost: nothing   stacks: 37 complete
 
-The figures add up: what the age filter and `--top` leave out has lines of its own. No line is
-wider than the terminal, or than 80 columns in a file. Only a terminal gets colour; a file contains no
+The figures add up: what the age filter and `--top` leave out has lines of its own. No line is wider
+than the terminal, or than 80 columns in a file. Only a terminal gets colour; a file contains no
 control codes.
 """
 

@@ -13,8 +13,13 @@ HERE = Path(__file__).resolve().parent
 
 # The program of page fault mode starts walks at any instruction; it joins the other programs.
 _ALL_FRAGMENTS = (*FRAGMENTS, *(name for name in FAULT_FRAGMENTS if name not in FRAGMENTS))
-# An access outside of an object, a shift that is too far and the like end the process.
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# An access outside of an object, a shift that is too far and the like end the process. A negative
+# number may be shifted to the left: gcc and clang define that.
+SANITIZE = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=shift-base",
+    "-fno-sanitize-recover=all",
+)
 
 
 def compile_programs(folder: Path, walker: Walker, extra_flags: Sequence[str] = ()) -> Path:
@@ -24,7 +29,7 @@ def compile_programs(folder: Path, walker: Walker, extra_flags: Sequence[str] = 
     """
     source, library = folder / f"{walker.name.lower()}.c", folder / f"{walker.name.lower()}.so"
     source.write_text('#include "bpf.h"\n' + source_text(_ALL_FRAGMENTS))
-    common = ["gcc", "-std=gnu11", "-O1", "-g", "-fPIC", *extra_flags, f"-I{HERE}"]
+    common = ["gcc", "-std=gnu11", "-O0", "-g", "-fPIC", *extra_flags, f"-I{HERE}"]
     # bcc's compiler shows the warnings of the text; gcc knows neither its pragmas nor its casts.
     include = f"-I{source_directory() / 'include'}"
     program, runtime = folder / "program.o", folder / "runtime.o"

@@ -44,10 +44,10 @@ class _Region(ctypes.Structure):
 
 
 class Memory:
-    """Memory of a process by address: parts that do not overlap."""
+    """Memory of a process: parts by address, which do not overlap."""
 
-    def __init__(self, parts: Mapping[int, bytes] | Iterable[tuple[int, bytes]]) -> None:
-        self._parts = sorted(parts.items() if isinstance(parts, Mapping) else parts)
+    def __init__(self, parts: Mapping[int, bytes]) -> None:
+        self._parts = sorted(parts.items())
         self._starts = [start for start, _ in self._parts]
         self._regions = (_Region * len(self._parts))(
             *(
@@ -60,6 +60,17 @@ class Memory:
     def regions(self) -> ctypes.Array[_Region]:
         """struct region of runtime.c; valid as long as this object."""
         return self._regions
+
+    def changed(self, words: Mapping[int, int]) -> Memory:
+        """With other words of 8 bytes at these addresses, which are within one part each."""
+        parts = dict(self._parts)
+        for address, word in words.items():
+            start = self._starts[bisect_right(self._starts, address) - 1]
+            data = bytearray(parts[start])
+            assert 0 <= address - start <= len(data) - 8, hex(address)
+            data[address - start : address - start + 8] = word.to_bytes(8, "little")
+            parts[start] = bytes(data)
+        return Memory(parts)
 
     def read(self, address: int, size: int) -> bytes | None:
         """So many bytes; None where not all of them are there."""

@@ -78,7 +78,8 @@ def record(program: Path, output: Path, scenario: str, tables: Tables) -> Record
     layout = UnwindLayout(lambda mapping: tables.of(mapping, code[mapping.start]))
     update = layout.update(mappings)
     assert not update.failures
-    return Recording(tuple(_stops(output.read_bytes(), code)), mappings, layout, update)
+    stops = tuple(_stops(output.read_bytes(), code))
+    return Recording(stops, mappings, layout, update)
 
 
 def _stops(data: bytes, code: dict[int, bytes]) -> list[Stop]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,17 +12,18 @@ from numpy.typing import NDArray
 from leaktrace.abi import process as abi
 from leaktrace.bpf.maps import Map
 from leaktrace.process.probes.allocators import ANY_ENTRY_PROGRAM, POINT_PROGRAM, RETURN_PROGRAM
-from leaktrace.process.program import Walker
 from leaktrace.process.tables import KernelTables, Moment
-from leaktrace.unwind.layout import UnwindLayout, Update
+from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, UnwindLayout, Update
 from walker.machine import PT_REGS, Machine, Memory, Run
 
+# Where the kernel puts the trampoline of return probes, as leaktrace assumes before it looks.
+TRAMPOLINE = (1 << 47) - 2 * 4096
 THREAD = 100 << 32 | 101
 FAULT_PROGRAM = "on_fault"
 TABLE_MAPS = ("unwind_rows", "unwind_pages", "unwind_mappings", "unwind_list", "known_objects")
 CACHE_MAPS = ("recent_rows", "known_starts", "known_stacks")
 _FAULT = np.dtype([("regs", PT_REGS), ("sample_period", "<u8"), ("address", "<u8")])
-_USER_CODE_SEGMENT = 0x33
+_USER_CODE = 0x33
 _BLOCK = 0x10000  # the address that the first recorded call returns
 
 
@@ -51,6 +51,18 @@ class Start(StrEnum):
     POINT = "point"  # above a function that runs
 
 
+class Origin(NamedTuple):
+    """Where and how a walk starts."""
+
+    start: Start
+    registers: Registers
+    caller: Caller | None = None  # of a point
+
+
+class NotRecordedError(Exception):
+    """The programs have recorded no stack."""
+
+
 class Walked(NamedTuple):
     """A stack as the programs recorded it."""
 
@@ -65,13 +77,13 @@ class Walked(NamedTuple):
 class Walks:
     """Walks with one set of unwind tables. State is that of its library's file."""
 
-    def __init__(self, library: Path, walker: Walker, capacity: int = 4096) -> None:
+    def __init__(self, library: Path, capacity: int = 4096) -> None:
         """`capacity` of the maps that records go to."""
         self.machine = Machine(library)
         self._block = _BLOCK
         for name in ("allocations", "sites", "stacks", "threads"):
             self.machine.set_capacity(name, capacity)
-        if walker is Walker.TAIL_CALLS:
+        if self.machine.has("walk_parts"):
             self.machine.set_program("walk_parts", 0, "walk_part")
         self._points = self.machine.array("points", abi.POINT, 1)
         self._session = self.machine.array("session", abi.SESSION)
@@ -82,33 +94,28 @@ class Walks:
 
     # --- tables ---
 
-    def install(self, layout: UnwindLayout, update: Update, trampoline: int = 0) -> None:
+    def install(self, layout: UnwindLayout, update: Update, trampoline: int = TRAMPOLINE) -> None:
         """Put tables in force, written as leaktrace writes them to the kernel."""
         capacity = layout.reserve(spare_rows=0)
         self.machine.clear(TABLE_MAPS)
         self._tables = self._make_tables(capacity.rows, capacity.pages, capacity.mappings)
         self.write(update, trampoline)
 
-    def write(self, update: Update, trampoline: int = 0) -> None:
+    def write(self, update: Update, trampoline: int = TRAMPOLINE) -> None:
         """Put a further update in force."""
         self._tables.write(update, Moment(), trampoline)
 
     def _make_tables(self, rows: int, pages: int, mappings: int) -> KernelTables:
-        sizes = {"unwind_rows": rows, "unwind_pages": pages, "unwind_mappings": mappings}
-        names: dict[str, Any] = {"rows": abi.U64, "pages": abi.U32, "mappings": abi.UNWIND_MAPPING}
-        maps: dict[str, Any] = {
-            name: _ArrayMap(self.machine.array(f"unwind_{name}", dtype, sizes[f"unwind_{name}"]))
-            for name, dtype in names.items()
-        }
-        maps["list"] = _ArrayMap(self.machine.array("unwind_list", abi.UNWIND_LIST))
-        maps["known"] = _HashMap(self.machine, "known_objects")
-        self.machine.set_capacity("known_objects", 4096)
+        def array(name: str, dtype: np.dtype[Any], capacity: int = 0) -> Map:
+            return cast(Map, _ArrayMap(self.machine.array(f"unwind_{name}", dtype, capacity)))
+
+        self.machine.set_capacity("known_objects", MAX_KNOWN_OBJECTS)
         return KernelTables(
-            cast(Map, maps["rows"]),
-            cast(Map, maps["pages"]),
-            cast(Map, maps["mappings"]),
-            cast(Map, maps["list"]),
-            cast(Map, maps["known"]),
+            rows=array("rows", abi.U64, rows),
+            pages=array("pages", abi.U32, pages),
+            mappings=array("mappings", abi.UNWIND_MAPPING, mappings),
+            list=array("list", abi.UNWIND_LIST),
+            known=cast(Map, _HashMap(self.machine, "known_objects")),
         )
 
     # --- walks ---
@@ -119,28 +126,31 @@ class Walks:
         self.machine.clear(except_for=kept)
         self._session["armed"] = 1
 
-    def walk(
-        self, start: Start, registers: Registers, memory: Memory, caller: Caller | None = None
-    ) -> Walked:
-        """Walk a stack. A page fault forgets what was walked before, the others do not."""
+    def walk(self, origin: Origin, memory: Memory) -> Walked:
+        """Walk a stack. A page fault forgets what was walked before, the others do not.
+
+        Raises NotRecordedError.
+        """
         self.machine.set_memory(memory)
+        if origin.start is Start.FAULT:
+            self.forget()
         known = int(self._tallies[abi.Tally.KNOWN_STACKS])
-        match start:
+        match origin.start:
             case Start.FAULT:
-                self.forget()
-                known = 0
-                run = self._fault(registers)
+                run = self._fault(origin.registers)
                 stack_id = self.machine.oldest_key("sites")
             case Start.RETURN:
-                run = self._return(registers)
+                run = self._return(origin.registers)
                 stack_id = self._recorded()
             case Start.POINT:
-                assert caller is not None
-                run = self._point(registers, caller)
+                assert origin.caller is not None
+                run = self._point(origin.registers, origin.caller)
                 stack_id = self._recorded()
-        assert stack_id is not None, self.losses()
-        stack = self.machine.lookup("stacks", stack_id, abi.STACK)
-        assert stack is not None, self.losses()
+        stack = None
+        if stack_id is not None:
+            stack = self.machine.lookup("stacks", stack_id, abi.STACK)
+        if stack_id is None or stack is None:
+            raise NotRecordedError(str(self.losses()))
         return Walked(
             stack_id,
             tuple(stack["pc"][: stack["frame_count"]].tolist()),
@@ -159,7 +169,7 @@ class Walks:
 
     def _fault(self, registers: Registers) -> Run:
         context = np.zeros(1, _FAULT)
-        _set(context["regs"], registers, cs=_USER_CODE_SEGMENT)
+        _set(context["regs"], registers, cs=_USER_CODE)
         return self.machine.run(FAULT_PROGRAM, context, thread=THREAD)
 
     def _return(self, registers: Registers) -> Run:
@@ -218,8 +228,3 @@ class _HashMap:
 def _set(context: NDArray[Any], registers: Registers, **others: int) -> None:
     for name, value in {**registers._asdict(), **others}.items():
         context[name] = np.uint64(value)
-
-
-def innermost(ips: Sequence[int], count: int) -> tuple[int, ...]:
-    """At most so many frames."""
-    return tuple(ips[:count])

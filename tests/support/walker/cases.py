@@ -1,0 +1,261 @@
+"""Made-up processes: unwind tables with every rule, and stacks that fit them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from unwind_walker import Arrays
+
+from leaktrace.abi.process import Rule, SavedRbp
+from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
+from leaktrace.targets.mappings import Mapping
+from leaktrace.unwind.entries import FrameSection, SectionKind
+from leaktrace.unwind.layout import UnwindLayout, Update
+from leaktrace.unwind.rows import Row, pack
+from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
+from walker.machine import Memory
+from walker.walks import TRAMPOLINE, Registers
+
+PAGE = 4096
+CODE_START = 0x7F0000000000
+STACK_START = 0x7FFD00000000
+OBJECT_PAGES = 2
+# What may stand before a return address: calls of all lengths, and other instructions; and what a
+# signal handler returns to.
+_CODE = (
+    *(b"\xe8\1\2\3\4", b"\xff\xd0", b"\xff\x50\x08", b"\xff\x54\x24\x08", b"\x41\xff\xd4"),
+    *(b"\xff\x90\1\2\3\4", b"\xff\x94\x24\1\2\3\4", b"\x90", b"\xc3", b"\x0f\x1f\x00"),
+    bytes.fromhex("48c7c00f0000000f05"),  # mov $15, %rax; syscall
+)
+
+SMALL_NUMBERS = (0, 1, 255)
+IN_TRAMPOLINE = tuple(TRAMPOLINE + at for at in (0, 13, 15, 16, 20))
+
+_RULES = {
+    Rule.RULE_RSP: 60,
+    Rule.RULE_RBP: 12,
+    Rule.RULE_END: 3,
+    Rule.RULE_NONE: 3,
+    Rule.RULE_PLT: 3,
+    Rule.RULE_RBP_DEREF: 5,
+    Rule.RULE_RSP_DEREF: 5,
+    Rule.RULE_SIGNAL: 3,
+}
+_SAVED = {0: 60, 1: 2, 2: 20, 3: 10, SavedRbp.LOST: 3, SavedRbp.AT_RBP: 5}
+_MOST_FRAMES = 140  # more than a walk takes
+
+
+@dataclass
+class Process:
+    """Code with tables, and where code is."""
+
+    layout: UnwindLayout
+    mappings: list[Mapping]
+    update: Update
+    arrays: Arrays
+    code: dict[int, bytes]
+    pcs: list[int]  # addresses in code, most with a row
+
+    def is_mapped(self, ip: int) -> bool:
+        """Whether an address is in a mapping on the walker's list."""
+        return self.arrays.find_mapping(ip) is not None
+
+
+@dataclass
+class Stack:
+    """A stack that the tables lead up to its end, or until it can't be continued."""
+
+    start: int
+    words: list[int]
+    registers: Registers
+    used: list[int]  # addresses of words that decide the walk
+
+    def memory(self, process: Process) -> Memory:
+        """With the code of the process."""
+        data = np.array(self.words, np.uint64).tobytes()
+        return Memory({**process.code, self.start: data})
+
+    def put(self, address: int, word: int) -> None:
+        """Write a word that decides the walk."""
+        self.words[(address - self.start) // 8] = word
+        self.used.append(address)
+
+    def address(self, random: Random) -> int:
+        """Of a word: mostly one that decides the walk."""
+        if self.used and random.random() < 0.7:
+            return random.choice(self.used)
+        return self.start + 8 * random.randrange(len(self.words))
+
+    def value(self, random: Random, process: Process) -> int:
+        """What a damaged or another stack may have in a word."""
+        kind = random.random()
+        if kind < 0.4:
+            return random.choice(process.pcs)
+        if kind < 0.7:
+            return self.address(random)
+        return random.choice((*SMALL_NUMBERS, *IN_TRAMPOLINE, random.getrandbits(64)))
+
+
+def make_process(random: Random) -> Process:
+    """One to three objects, and sometimes generated code without a table."""
+    objects: list[list[Row]] = []
+    for number in range(random.randint(1, 3)):
+        is_generated = number > 0 and random.random() < 0.3
+        objects.append([] if is_generated else _rows(random))
+    code = Random(random.getrandbits(32))
+    gaps = [random.randint(0, 2) for _ in objects]
+    pcs = [random.randint(1, 15) for _ in range(16)]
+    return process_of(objects, code=code, gaps=gaps, distances=pcs)
+
+
+def process_of(
+    objects: Sequence[Sequence[Row]],
+    *,
+    code: Random | None = None,
+    gaps: Sequence[int] = (),
+    distances: Sequence[int] = (4,),
+) -> Process:
+    """A process of objects of OBJECT_PAGES pages, each with these rows; without rows, there is no
+    object but generated code. `gaps` are pages between them, `distances` bytes from a row's pc to
+    an address that stacks have."""
+    code = code or Random(1)
+    tables: dict[str, UnwindTable] = {}
+    mappings: list[Mapping] = []
+    pcs: list[int] = []
+    parts: dict[int, bytes] = {}
+    address = CODE_START
+    for number, rows in enumerate(objects):
+        path, end = f"/{number}" if rows else "", address + OBJECT_PAGES * PAGE
+        mappings.append(Mapping(address, end, "r-xp", 0, "00:00", number + 1 if rows else 0, path))
+        if rows:
+            tables[path] = _table(rows)
+        parts[address] = b"".join(code.choices(_CODE, k=OBJECT_PAGES * PAGE))[: end - address]
+        pcs += [
+            address + row.pc + distance
+            for row, distance in zip(rows, itertools.cycle(distances), strict=False)
+        ] or [address + 64]
+        address = end + (gaps[number] if gaps else 0) * PAGE
+    layout = UnwindLayout(lambda mapping: tables.get(mapping.path))
+    update = layout.update(mappings)
+    arrays = Arrays(np.zeros(1 << 12, np.uint64), np.zeros(1 << 10, np.uint64))
+    arrays.write(update)
+    return Process(layout, mappings, update, arrays, parts, pcs)
+
+
+def _table(rows: Sequence[Row]) -> UnwindTable:
+    segments = (CodeSegment(0, 0, OBJECT_PAGES * PAGE),)
+    source = UnwindSource("made up", (FrameSection(SectionKind.EH_FRAME, b"", 0),), 0, segments)
+    return index_rows(source, np.array([pack(row) for row in rows], np.uint64), {})
+
+
+def _rows(random: Random) -> list[Row]:
+    pcs = {random.randrange(0, OBJECT_PAGES * PAGE, 16) for _ in range(random.randint(1, 16))}
+    return [_row(random, pc) for pc in sorted(pcs)]
+
+
+def _row(random: Random, pc: int) -> Row:
+    rule = random.choices(list(_RULES), list(_RULES.values()))[0]
+    saved = random.choices(list(_SAVED), list(_SAVED.values()))[0]
+    if saved == SavedRbp.AT_RBP and rule not in (Rule.RULE_RBP, Rule.RULE_RBP_DEREF):
+        saved = SavedRbp.UNCHANGED  # test_walker.py: what the walk makes of that is a known fault
+    match rule:
+        case Rule.RULE_RSP:
+            offset = 8 * random.randint(1, 8)
+            if random.random() < 0.02:
+                offset = 8 * random.choice((-100, -1, 0, 40_000, 600_000))
+        case Rule.RULE_PLT:
+            return Row(pc, rule, 11, 0)
+        case Rule.RULE_END:
+            return Row(pc, rule, random.randint(0, 1), 0)
+        case Rule.RULE_NONE:
+            return Row(pc, rule, random.randint(0, 5), 0)
+        case Rule.RULE_SIGNAL:
+            return Row(pc, rule, 0, 0)
+        case _:
+            offset = 8 * random.randint(-4, 8)
+    return Row(pc, rule, offset, saved)
+
+
+def make_stack(random: Random, process: Process, most_frames: int = _MOST_FRAMES) -> Stack:
+    """Frames on top of one another, as the rows of their code want them."""
+    return _Builder(random, process).build(random.randint(0, most_frames))
+
+
+class _Builder:
+    def __init__(self, random: Random, process: Process) -> None:
+        self._random, self._process = random, process
+        others = Random(random.getrandbits(32))
+        count = random.choice((64, 200, 1500))
+        pool = [*SMALL_NUMBERS, *process.pcs, *(STACK_START + 8 * n for n in range(0, count, 7))]
+        self._words = others.choices(pool, k=count)
+        self._end = STACK_START + 8 * count
+        self._bp_at = 0  # the word that rbp is from; 0: the register
+        self._used: list[int] = []
+
+    def build(self, frame_count: int) -> Stack:
+        random = self._random
+        ip, sp = random.choice(self._process.pcs), STACK_START + 8 * random.randint(20, 40)
+        self._bp = self._first_bp = STACK_START + 8 * random.randint(20, len(self._words) - 1)
+        first_ip, first_sp, back = ip, sp, 0
+        for _ in range(frame_count):
+            row = self._process.arrays.find_row(ip - back)
+            if row is None or row.rule in (Rule.RULE_END, Rule.RULE_NONE):
+                break
+            next_ip = random.choice(self._process.pcs)
+            if row.rule is Rule.RULE_SIGNAL:
+                above = sp + 8 * random.randint(22, 40)
+                self._put(sp + SIGNAL_RBP_OFFSET, self._bp)
+                self._put(sp + SIGNAL_RSP_OFFSET, above)
+                self._put(sp + SIGNAL_RIP_OFFSET, next_ip)
+                self._bp_at, sp, back = sp + SIGNAL_RBP_OFFSET, above, 0
+            else:
+                cfa = self._place(row, ip, sp)
+                self._put(cfa - 8, next_ip)
+                sp, back = cfa, 1
+            ip = next_ip
+        last = random.random()
+        if last < 0.3:
+            self._put(sp - 8, 0)
+        elif last < 0.4:
+            self._put(sp - 8, random.choice(IN_TRAMPOLINE))
+        registers = Registers(first_ip, first_sp, self._first_bp)
+        return Stack(STACK_START, self._words, registers, self._used)
+
+    def _place(self, row: Row, ip: int, sp: int) -> int:
+        """The CFA of a frame; what its rule reads is written."""
+        cfa = sp + 8 * self._random.randint(1, 6)
+        slot = sp + 8 * self._random.randint(0, 6)
+        match row.rule:
+            case Rule.RULE_RSP:
+                cfa = sp + row.cfa_offset
+            case Rule.RULE_PLT:
+                cfa = sp + 8 + (8 if ip % 16 >= row.cfa_offset else 0)
+            case Rule.RULE_RBP:
+                self._set_bp(cfa - row.cfa_offset)
+            case Rule.RULE_RBP_DEREF:
+                self._set_bp(slot - row.cfa_offset)
+                self._put(slot, cfa)
+            case Rule.RULE_RSP_DEREF:
+                self._put(sp + row.cfa_offset, cfa)
+        if row.saved_rbp == SavedRbp.AT_RBP:
+            self._bp_at = self._bp
+        elif row.saved_rbp not in (SavedRbp.UNCHANGED, SavedRbp.LOST):
+            self._bp_at = cfa - 8 * row.saved_rbp
+            self._put(self._bp_at, self._bp)
+        return cfa
+
+    def _set_bp(self, value: int) -> None:
+        self._bp = value
+        if self._bp_at:
+            self._put(self._bp_at, value)
+        else:
+            self._first_bp = value
+
+    def _put(self, address: int, value: int) -> None:
+        if STACK_START <= address < self._end:
+            self._words[(address - STACK_START) // 8] = value
+            self._used.append(address)
