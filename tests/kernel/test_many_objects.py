@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
+from harness.length import repetitions
 from harness.reports import Report
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer
@@ -16,6 +17,7 @@ from harness.wording import names, notes_naming, the_note
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 COUNT = 600
+FEW = repetitions(250, COUNT)  # for where no more than 200 files may be open
 LIMIT = "ulimit -n"  # what the note names
 
 
@@ -39,7 +41,8 @@ def innermost(report: Report) -> set[str | None]:
     return {site.functions[0] for site in report.sites_under("scenario_each")}
 
 
-NAMES = {f"allocate_{number:04}" for number in range(COUNT)}
+def names_of(count: int) -> set[str | None]:
+    return {f"allocate_{number:04}" for number in range(count)}
 
 
 def traced(
@@ -48,13 +51,14 @@ def traced(
     prefix: list[str],
     before: Callable[[], object] = lambda: None,
     *,
+    count: int = FEW,
     is_alive: bool = True,
 ) -> Report:
-    """`before`: what happens between the allocations and the report; `is_alive`: the process lives
-    on until then."""
+    """`count` objects are loaded. `before` is called between the allocations and the report;
+    `is_alive`: the process is alive until the report."""
     with Target([compiled("many_objects.c", "-ldl")]) as target:
         target.await_ready()
-        target.do(f"load {folder} {COUNT}")
+        target.do(f"load {folder} {count}")
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER, prefix=prefix) as tracer:
             tracer.await_armed()
             target.do("call 100")
@@ -66,7 +70,7 @@ def traced(
                 outcome = tracer.finish()
     assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports
-    assert report.under("scenario_each").count == COUNT
+    assert report.under("scenario_each").count == count
     assert report.losses == {}
     assert {site.raw["stack_end"] for site in report.sites_under("scenario_each")} == {"complete"}
     return report
@@ -77,8 +81,8 @@ def test_as_many_as_the_usual_limit_allows(
 ) -> None:
     """1,024 is the usual soft limit; the hard one is higher."""
     prefix = [require_tool("prlimit"), "--nofile=1024:4096"]
-    report = traced(compiled, folder, prefix)
-    assert innermost(report) == NAMES
+    report = traced(compiled, folder, prefix, count=COUNT)
+    assert innermost(report) == names_of(COUNT)
     assert notes_naming(report, LIMIT) == []
 
 
@@ -87,7 +91,7 @@ def test_more_than_the_hard_limit_allows(
 ) -> None:
     prefix = [require_tool("prlimit"), "--nofile=200:200"]
     report = traced(compiled, folder, prefix)
-    assert innermost(report) == NAMES
+    assert innermost(report) == names_of(FEW)
     the_note(report, LIMIT, 200)
 
 
@@ -97,7 +101,7 @@ def test_more_than_the_limit_allows_and_the_process_ends(
     """What was closed is opened by its path then."""
     prefix = [require_tool("prlimit"), "--nofile=200:200"]
     report = traced(compiled, folder, prefix, is_alive=False)
-    assert innermost(report) == NAMES
+    assert innermost(report) == names_of(FEW)
 
 
 def test_a_file_replaced_while_it_was_closed_lends_no_name(
@@ -118,7 +122,7 @@ def test_a_file_replaced_while_it_was_closed_lends_no_name(
 
     prefix = [require_tool("prlimit"), "--nofile=200:200"]
     report = traced(compiled, copies, prefix, replace)
-    assert innermost(report) - {None, "allocate_0000"} == NAMES - {"allocate_0000"}
+    assert innermost(report) - {None, "allocate_0000"} == names_of(FEW) - {"allocate_0000"}
     for site in report.sites_under("scenario_each"):
         if site.functions[0] is None:
             assert names(site.frames[0].unknown or "", "object_0000.so", "closed")

@@ -1,0 +1,33 @@
+"""Functions assembled for a test, and the points that are found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from leaktrace.abi.process import Action
+from leaktrace.process.probes.point import Point
+
+
+@dataclass(frozen=True)
+class Found:
+    """Points by what they do; addresses are relative to labels of the source."""
+
+    points: tuple[Point, ...]
+    labels: Mapping[str, int]
+
+    def at(self, label: str) -> Point:
+        (point,) = (one for one in self.points if one.vaddr == self.labels[label])
+        return point
+
+    def where(self, action: Action) -> set[str]:
+        names = {vaddr: name for name, vaddr in self.labels.items()}
+        return {names[one.vaddr] for one in self.points if one.action is action}
+
+
+Finder = Callable[..., Found]
+
+
+def function(name: str, body: str) -> str:
+    head = f"    .globl {name}\n    .type {name}, @function\n{name}:\n"
+    return f"{head}{body}\n    .size {name}, .-{name}\n"
