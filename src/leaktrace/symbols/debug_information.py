@@ -95,7 +95,7 @@ class DebugInformation:
         if not has_servers():
             problem += "; DEBUGINFOD_URLS is not set"
         elif not build_id:
-            problem += "; it has no build-id to ask a debuginfod server for"
+            problem += "; it has no build ID to ask a debuginfod server for"
         else:
             try:
                 kept = kept_file(build_id)

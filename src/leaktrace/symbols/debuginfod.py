@@ -89,7 +89,7 @@ class Servers:
         return ", ".join(dict.fromkeys(hosts))
 
     def fetch(self, build_id: str) -> ElfObject:
-        """The debug file of a build-id, from the first server that has it.
+        """The debug file of a build ID, from the first server that has it.
 
         Raises DebuginfodError and CancelledError.
         """

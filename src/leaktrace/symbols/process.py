@@ -1,4 +1,4 @@
-"""Addresses of a running process to frames."""
+"""From the addresses of a running process to frames."""
 
 from __future__ import annotations
 

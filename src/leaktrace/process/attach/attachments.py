@@ -74,7 +74,7 @@ def _entry(probe: Probe) -> _Placed:
 
 
 class Attachments:
-    """Every probe of one session."""
+    """All probes of one run."""
 
     def __init__(self, program: Program, pid: int, keeper: Keeper | None) -> None:
         """`keeper` holds the probes on functions; None if there are none."""
