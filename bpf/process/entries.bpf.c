@@ -4,7 +4,7 @@
  * mean fewer links, and each link takes tens of milliseconds to close. */
 
 /* count * size. If that overflows, a size that no allocator can return: the call will fail, and
- * must not look like a request for few bytes. */
+ * must not look like a request for 0 bytes. */
 static __always_inline u64 product(u64 count, u64 size) {
     u64 most = ~0ULL;
 
