@@ -4,20 +4,21 @@ To add an architecture (the order matters: each step works without those below i
 
 1. `bpf/include/uapi/linux/ptrace.h`: its `struct pt_regs`, so that the programs compile.
    `RETURN_SP_DELTA` in `bpf/shared/config.h`: whether a call pushes the return address.
-2. A `Machine` in this file. Both modes work then: C functions are followed by return probes, stacks
-   are found by frame pointers, kernel mode is complete. C++ operators are left out, because an
-   exception must not pass a return probe. `KERNEL_INTERRUPTS` and the constants next to it: the
+2. An `Architecture` in this file. Both modes work then: C functions are followed by return probes,
+   stacks are found by frame pointers, kernel mode is complete. C++ operators are left out, because
+   an exception must not pass a return probe. `KERNEL_INTERRUPTS` and the constants next to it: the
    functions where kernel stacks end, if their names are new.
 3. A module like `x86_64.py` (registers, unwind information) and `has_unwind_tables`: stacks
    without frame pointers. `unwind/cfi.py` and `unwind/rows.py` have a rule for the two registers
-   that compilers use for the frame; `unwind/ends.py` finds where stacks end; `walk_step` in
-   `bpf/process/walk.bpf.c` does one step.
+   that compilers use for the frame; `unwind/ends.py` finds where stacks end; `step` in
+   `bpf/process/walk.bpf.c` goes from one frame to the next.
 4. A module like `x86_64_code.py` (an instruction decoder on capstone) and `has_decoder`: probes at
    the cheapest instruction, verification of the code in memory, calls followed by points, so also
    C++ operators. What single instructions do to registers and the stack is in
    `process/probes/code/effects.py`, `forward.py` and `backward.py`; `process/probes/encode.py`
-   and `bpf/process/point.bpf.c` know registers by number.
-5. A kernel of it for `tests/vm`, and its line in the tables of README.md and docs/requirements.
+   and `bpf/process/point.bpf.c` know registers by number; `WORDS_OF_X86_64` in
+   `bpf/shared/config.h` enables points.
+5. A guest for `tests/vm`, and what works on it in README.md ("What it needs") and docs/safety.md.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Machine:
-    """One architecture."""
+class Architecture:
+    """What differs on one architecture. Only the defaults may be left out."""
 
     name: str  # `machine` of uname(2)
     elf: str  # e_machine, as pyelftools names it
@@ -47,7 +48,7 @@ class Machine:
     has_decoder: bool = False  # its instructions are understood
 
 
-_X86_64 = Machine(
+_X86_64 = Architecture(
     name="x86_64",
     elf="EM_X86_64",
     bpf_call=321,
@@ -59,7 +60,7 @@ _X86_64 = Machine(
     has_unwind_tables=True,
     has_decoder=True,
 )
-_AARCH64 = Machine(
+_AARCH64 = Architecture(
     name="aarch64",
     elf="EM_AARCH64",
     bpf_call=280,
@@ -79,7 +80,7 @@ KERNEL_ENTRY_START, KERNEL_ENTRY_END = "__entry_text_start", "__entry_text_end" 
 KERNEL_FORK = ("ret_from_fork_asm", "ret_from_fork")
 
 
-def this_machine() -> Machine | None:
+def this_machine() -> Architecture | None:
     """The architecture that runs this code, None for one that isn't listed."""
     return MACHINES.get(os.uname().machine)
 

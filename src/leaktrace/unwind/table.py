@@ -127,7 +127,7 @@ class UnwindTable:
 
 
 def compile_object(elf: ElfObject) -> UnwindTable:
-    """The unwind table of an x86-64 executable or shared object.
+    """The unwind table of an executable or shared object.
 
     Raises ObjectFileError when it is for another machine, damaged or without unwind information.
     """
@@ -143,7 +143,7 @@ def read_source(elf: ElfObject) -> UnwindSource:
     """
     if not is_unwound_by_tables(elf.machine) or elf.bits != 64 or elf.byte_order != "<":
         raise ObjectFileError(
-            f"{elf.shown} is not an x86-64 object ({elf.machine}, {elf.bits}-bit)",
+            f"{elf.shown} is for {elf.machine} ({elf.bits}-bit), which has no unwind tables here",
             "stacks through its code are found by frame pointers",
         )
     segments = tuple(

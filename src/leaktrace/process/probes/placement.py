@@ -96,7 +96,9 @@ def place_in(elf: ElfObject, function: FunctionSymbol, argument_count: int) -> P
     """The same for a function of an object. Where instructions aren't decoded (other machines than
     x86-64), the entry."""
     if not is_decoded(elf.machine):
-        return Placement(0, "?", emulated=False, reason="placement is known for x86-64 only")
+        return Placement(
+            0, "?", emulated=False, reason="instructions of its machine aren't decoded"
+        )
     size = min(function.size or _UNKNOWN_SIZE_BYTES, _MAX_FUNCTION_BYTES)
     try:
         whole = elf.read_vaddr(function.vaddr, size)
