@@ -276,7 +276,7 @@ def test_what_is_recorded_in_part_is_hardly_compared(
             target.do("own 64")
             (report,) = tracer.stop().reports
     assert kinds(report) == expected
-    assert all("without -O" in remark["hint"] for remark in report.raw["remarks"])
+    assert all("leave out -O" in remark["hint"] for remark in report.raw["remarks"])
 
 
 def test_the_first_report_has_the_change_since_the_attach(compiled: Compiler) -> None:

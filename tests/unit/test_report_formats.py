@@ -159,7 +159,7 @@ LOSSES = (
     Loss(
         "stacks",
         3,
-        "stacks not stored: the map is full; the allocations are counted all the same",
+        "stacks not stored: the map is full; the allocations are still counted",
         "raise --max-stacks (now 131,072)",
     ),
     Loss("missed_returns", 0, "allocation calls whose return was not seen"),
@@ -417,7 +417,7 @@ def test_events_are_as_recorded(format_name: str) -> None:
 
 
 def test_what_a_release_takes_away_has_a_minus() -> None:
-    """So that the two halves of a realloc can be told apart."""
+    """So the two halves of a realloc are distinguishable."""
     release = Event(1, 1, EventKind.RELEASE, "realloc", 128, 0x1000, PARSE.frames)
     assert " -128  0x1000 " in rendered_events("text", release)
     assert " 128  0x1000 " in rendered_events("text", replace(release, kind=EventKind.ALLOCATE))
@@ -434,7 +434,7 @@ def test_text_fits_80_columns_and_has_no_control_codes(name: str) -> None:
 
 
 def test_text_figures_add_up() -> None:
-    """What is shown, what the age filter and what --top leave out are all that is outstanding."""
+    """The sites, what the age filter leaves out and what --top leaves out add up to the total."""
     text = rendered("text", BUSY)
     assert "outstanding 16.0 MiB in 13,000 allocations" in text
     assert "younger than 500ms, left out below: 64.0 KiB in 64 allocations" in text
@@ -567,7 +567,7 @@ def test_text_shows_what_no_site_accounts_for() -> None:
 
 
 def on_a_terminal(write: Callable[[Any], None], columns: int) -> str:
-    """What `write` writes to a terminal of that width."""
+    """What `write` writes to a terminal of this width."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     received = bytearray()
@@ -733,11 +733,11 @@ def test_memleak_says_losses_elsewhere_and_once() -> None:
     reporter.report(replace(BUSY, sample_rate=100))
     reporter.report(replace(BUSY, sample_rate=100))
     assert "lost" not in output.getvalue().replace("stack information lost", "")
-    told = notices.getvalue().splitlines()
-    assert len(told) == 3
-    assert "1 allocation in 100" in told[0]
-    assert told[1].startswith("lost: 1,234 allocations not recorded")
-    assert "raise --max-allocs" in told[1]
+    lines = notices.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "1 allocation in 100" in lines[0]
+    assert lines[1].startswith("lost: 1,234 allocations not recorded")
+    assert "raise --max-allocs" in lines[1]
 
 
 def test_memleak_shows_a_symbol_that_is_not_ascii() -> None:
@@ -783,7 +783,7 @@ def test_json_events_follow_their_schema(schemas: dict[str, Any]) -> None:
 
 
 def test_json_schema_refuses_what_lacks_the_contract(schemas: dict[str, Any]) -> None:
-    """The schema is no rubber stamp: each field of the contract is required and typed."""
+    """The schema is strict: each field is required and typed."""
     value = json.loads(rendered("json", BUSY))
     schema = schemas["leaktrace/report/1"]
     for key in value.keys() - {"allocations"}:
@@ -831,7 +831,7 @@ def test_json_lists_allocations_only_when_asked() -> None:
 
 
 def test_json_is_ascii() -> None:
-    """So it is JSON whatever the encoding of standard output."""
+    """So it is valid JSON in any encoding of standard output."""
     site = replace(PARSE_SITE, stack=Stack((frame(0x10, "größe_漢字🙂", 1, HTTPD),)))
     text = rendered("json", replace(BUSY, sites=(site,)))
     assert text.isascii()
