@@ -1,4 +1,4 @@
-"""The commands that leaktrace has, and what is said about a command line that is wrong."""
+"""The registry of commands, and the errors for a wrong command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaktrace says about itself: no privilege, no kernel, no bcc needed."""
+"""Help and version, which need no privilege, no kernel and no bcc."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_help(option: str) -> None:
 
 
 def test_help_has_memleaks_options() -> None:
-    """The letters and words that users of memleak know."""
+    """The options that users of memleak know."""
     text = run_leaktrace("--help").stdout
     for option in (
         "-p, --pid", "-t, --trace", "-a, --show-allocs", "-o, --older", "-c, --command",
@@ -42,7 +42,7 @@ def test_sub_commands_have_help(command: str) -> None:
     assert command in outcome.stdout
 
 
-def test_ebpf_prints_the_program_and_traces_nobody() -> None:
+def test_ebpf_prints_the_program_and_traces_nothing() -> None:
     outcome = run_leaktrace("--ebpf", "-p", "1")
     assert outcome.exit_code == 0, outcome.stderr
     assert "sched_process_exec" in outcome.stdout

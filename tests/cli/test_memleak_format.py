@@ -95,7 +95,7 @@ def test_combined_lines_have_no_addresses(compiled: Compiler) -> None:
 
 
 def test_output_is_flushed_line_by_line_without_a_terminal(compiled: Compiler) -> None:
-    """Reports arrive while leaktrace runs on, in a pipe as well."""
+    """Reports arrive while leaktrace is running, also in a pipe."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), "--format", "memleak", "0.1") as tracer:

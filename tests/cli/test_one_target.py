@@ -1,5 +1,5 @@
-"""Several targets on one command line: none is dropped silently, or taken for something else. Told
-before any privilege is asked for."""
+"""Several targets on one command line: none is dropped silently or misunderstood. This is checked
+before any privilege."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_refused(outcome: Outcome, *shown: object) -> None:
 
 
 def unprivileged() -> list[str]:
-    """A user who may not trace: who gets as far as being told so was not refused before."""
+    """A prefix for a user who may not trace: exit code 3 then means that the usage was accepted."""
     nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     return [*nobody, "--inh-caps", "-all", "--bounding-set", "-all"]
 
@@ -65,7 +65,7 @@ def test_a_process_id_that_no_interval_is_as_long_as() -> None:
 @pytest.mark.usefixtures("require_root")
 @pytest.mark.parametrize("suffix", [".0", "e0"])
 def test_an_interval_that_is_meant(suffix: str, workers: list[int]) -> None:
-    """Written otherwise than a process id, it is one: the run goes on to the next check."""
+    """If it isn't written like a process id, it is accepted: the run gets to the next check."""
     interval = f"{workers[1]}{suffix}"
     outcome = run_leaktrace("-p", str(workers[0]), interval, prefix=unprivileged())
     assert outcome.exit_code == 3, outcome.stderr
@@ -73,8 +73,8 @@ def test_an_interval_that_is_meant(suffix: str, workers: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("require_root")
-def test_intervals_that_nobody_means_as_process_ids(workers: list[int]) -> None:
-    """A process of another program, a kernel thread, a thread, a number that is nobody's."""
+def test_numbers_that_are_intervals(workers: list[int]) -> None:
+    """A process of another program, a kernel thread, a thread, a number of no process."""
     with subprocess.Popen(["sleep", "3600"]) as other:
         for word in (str(other.pid), "2", "60", "99999"):
             outcome = run_leaktrace("-p", str(workers[0]), word, "10", prefix=unprivileged())
@@ -83,7 +83,7 @@ def test_intervals_that_nobody_means_as_process_ids(workers: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("require_root")
-def test_a_long_interval_that_is_a_process_is_told(workers: list[int]) -> None:
+def test_a_long_interval_that_is_a_process_gets_a_notice(workers: list[int]) -> None:
     with subprocess.Popen(["sleep", "3600"]) as other:
         if other.pid <= 3600:
             other.kill()
@@ -97,8 +97,8 @@ def test_a_long_interval_that_is_a_process_is_told(workers: list[int]) -> None:
 
 @pytest.mark.usefixtures("require_root")
 def test_small_process_ids_as_in_a_container(compiled: Compiler, tmp_path: Path) -> None:
-    """Where process ids are as small as intervals usually are, one of them alone may well be an
-    interval: the run goes on, and it is told. Two can't be by chance."""
+    """Where process ids are as small as usual intervals, a single one may be an interval: it is
+    accepted with a notice. Two of them are no coincidence."""
     program = compiled("commands.c")
     script = f"""
     mkfifo {tmp_path}/in
@@ -154,8 +154,8 @@ def test_an_option_given_twice_whose_first_value_would_be_lost(
 
 @pytest.mark.usefixtures("require_root")
 def test_an_option_given_twice_that_only_sets_something(workers: list[int]) -> None:
-    """The last one counts, as everywhere: an alias may have given the first. The same target twice
-    is one."""
+    """The last one counts, as usual: an alias may have given the first. The same target twice is
+    one target."""
     pid = str(workers[0])
     outcome = run_leaktrace("-T", "3", "-p", pid, "-T", "5", "-p", pid, prefix=unprivileged())
     assert outcome.exit_code == 3, outcome.stderr

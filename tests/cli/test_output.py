@@ -25,8 +25,8 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_signals_cut_no_report_short(unbuffered: str) -> None:
-    """Writes larger than a pipe, interrupted a thousand times a second; PYTHONUNBUFFERED, which
-    containers like to set, makes Python's own stdout lose the rest of such a write."""
+    """Writes larger than a pipe, interrupted a thousand times per second. With PYTHONUNBUFFERED,
+    which many containers set, Python's own stdout loses the rest of such a write."""
     written = subprocess.run(
         [sys.executable, "-c", WRITER],
         stdout=subprocess.PIPE,

@@ -159,7 +159,7 @@ LOSSES = (
     Loss(
         "stacks",
         3,
-        "stacks not stored: the map is full; the allocations are counted all the same",
+        "stacks not stored: the map is full; the allocations are still counted",
         "raise --max-stacks (now 131,072)",
     ),
     Loss("missed_returns", 0, "allocation calls whose return was not seen"),
@@ -370,8 +370,8 @@ INCOMPLETE = replace(
         ),
         Remark(
             RemarkKind.NOT_RESIDENT,
-            "RSS grew by 328.0 KiB since the attach, and 64.0 MiB is outstanding: the rest was "
-            "never touched",
+            "RSS grew by 328.0 KiB since leaktrace attached, but 64.0 MiB is outstanding: the rest "
+            "was never touched",
         ),
     ),
 )

@@ -119,8 +119,8 @@ class DoctorCommand(Command):
     multiple=True,
     callback=one_process,
     metavar="PID",
-    help="Show whether this process can be traced instead, where its probes would be, and what a "
-    "hit of each costs.",
+    help="Examine this process instead: whether it can be traced, where its probes would be, and "
+    "what a hit of each costs.",
 )
 @click.pass_context
 def command(context: click.Context, as_json: bool, pid: int | None) -> None:

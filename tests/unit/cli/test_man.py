@@ -1,4 +1,4 @@
-"""The man page in the tree is the one that the command line's own help makes."""
+"""The man page in the tree is current."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from leaktrace.cli.trace import command as trace_command
 
 @pytest.fixture(scope="module")
 def make_man(repository: Path) -> ModuleType:
-    """docs/make_man.py, which is no part of the package."""
+    """docs/make_man.py, which is not part of the package."""
     spec = importlib.util.spec_from_file_location("make_man", repository / "docs/make_man.py")
     assert spec is not None
     assert spec.loader is not None
@@ -58,10 +58,10 @@ def test_every_option_is_in_it(page: str) -> None:
 
 def test_every_exit_status_is_in_it(page: str) -> None:
     section = page.split(".SH EXIT STATUS\n")[1].split(".SH ", maxsplit=1)[0]
-    told = {int(number) for number in re.findall(r"^\.B (\d+)$", section, re.MULTILINE)}
+    listed = {int(number) for number in re.findall(r"^\.B (\d+)$", section, re.MULTILINE)}
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
     used = {each.exit_code for each in classes if issubclass(each, errors.LeaktraceError)}
-    assert told == used | {0}
+    assert listed == used | {0}
 
 
 def test_text_is_printed_as_it_is(make_man: ModuleType) -> None:

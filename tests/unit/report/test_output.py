@@ -1,4 +1,4 @@
-"""Where reports go: files that aren't spoiled, streams that break, errors with a remedy."""
+"""Where reports go: files that keep their content, broken streams, errors with a hint."""
 
 from __future__ import annotations
 
