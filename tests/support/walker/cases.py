@@ -169,8 +169,8 @@ def _row(random: Random, pc: int) -> Row:
     match rule:
         case Rule.RULE_RSP:
             offset = 8 * random.randint(1, 8)
-            if random.random() < 0.02:
-                offset = 8 * random.choice((-100, -1, 0, 40_000, 600_000))
+            if random.random() < 0.04:
+                offset = 8 * random.choice((-100, -1, 0, 40_000, 600_000, 2_000_000))
         case Rule.RULE_PLT:
             return Row(pc, rule, 11, 0)
         case Rule.RULE_END:
