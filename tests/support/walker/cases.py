@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -109,9 +109,10 @@ class Stack:
 def make_process(random: Random) -> Process:
     """One to three objects, and sometimes generated code without a table."""
     objects: list[list[Row]] = []
+    row = _small_frame if random.random() < 0.1 else _row
     for number in range(random.randint(1, 3)):
         is_generated = number > 0 and random.random() < 0.3
-        objects.append([] if is_generated else _rows(random))
+        objects.append([] if is_generated else _rows(random, row))
     code = Random(random.getrandbits(32))
     gaps = [random.randint(0, 2) for _ in objects]
     distances = [random.choice((0, random.randint(1, 15))) for _ in range(16)]
@@ -158,9 +159,14 @@ def _table(rows: Sequence[Row]) -> UnwindTable:
     return index_rows(source, np.array([pack(row) for row in rows], np.uint64), {})
 
 
-def _rows(random: Random) -> list[Row]:
+def _rows(random: Random, row: Callable[[Random, int], Row]) -> list[Row]:
     pcs = {random.randrange(0, OBJECT_PAGES * PAGE, 16) for _ in range(random.randint(1, 16))}
-    return [_row(random, pc) for pc in sorted(pcs)]
+    return [row(random, pc) for pc in sorted(pcs)]
+
+
+def _small_frame(random: Random, pc: int) -> Row:
+    """Of such frames stacks become deep."""
+    return Row(pc, Rule.RULE_RSP, 8 * random.randint(1, 6), random.choice((0, 2)))
 
 
 def _row(random: Random, pc: int) -> Row:
@@ -186,14 +192,15 @@ def _row(random: Random, pc: int) -> Row:
 
 def make_stack(random: Random, process: Process, most_frames: int = _MOST_FRAMES) -> Stack:
     """Frames on top of one another, as the rows of their code want them."""
-    return _Builder(random, process).build(random.randint(0, most_frames))
+    frame_count = random.choice((most_frames, random.randint(0, most_frames)))
+    return _Builder(random, process).build(frame_count)
 
 
 class _Builder:
     def __init__(self, random: Random, process: Process) -> None:
         self._random, self._process = random, process
         others = Random(random.getrandbits(32))
-        count = random.choice((64, 200, 1500))
+        count = random.choice((64, 300, 1500, 1500))
         pool = [*SMALL_NUMBERS, *process.pcs, *(STACK_START + 8 * n for n in range(0, count, 7))]
         self._words = others.choices(pool, k=count)
         self._end = STACK_START + 8 * count
