@@ -7,8 +7,11 @@
  * just returned, how many frames, how many areas of memory; the frames, innermost first; and of
  * each area its address, its size, its bytes.
  *
- *   kinds        a callback of qsort, recursion, alloca, a realigned frame, a function that is
- * bound lazily, a signal handler alternate    the same, with the handler on a stack of its own
+ * SCENARIO is the code that is stepped through:
+ *
+ *   kinds        a callback of qsort, recursion, alloca, a realigned frame, a signal handler, a
+ *                function that is bound lazily
+ *   alternate    the same, with the handler on a stack of its own
  *   thread       the same, in a thread
  *   deep NUMBER  under NUMBER frames of one function
  *   generated    called by code without unwind information, which keeps a frame pointer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -103,13 +103,14 @@ class Stack:
 def make_process(random: Random) -> Process:
     """One to three objects, and sometimes generated code without a table."""
     objects: list[list[Row]] = []
+    row = _small_frame if random.random() < 0.1 else _row
     for number in range(random.randint(1, 3)):
         is_generated = number > 0 and random.random() < 0.3
-        objects.append([] if is_generated else _rows(random))
+        objects.append([] if is_generated else _rows(random, row))
     code = Random(random.getrandbits(32))
     gaps = [random.randint(0, 2) for _ in objects]
-    pcs = [random.randint(1, 15) for _ in range(16)]
-    return process_of(objects, code=code, gaps=gaps, distances=pcs)
+    distances = [random.choice((0, random.randint(1, 15))) for _ in range(16)]
+    return process_of(objects, code=code, gaps=gaps, distances=distances)
 
 
 def process_of(
@@ -152,21 +153,24 @@ def _table(rows: Sequence[Row]) -> UnwindTable:
     return index_rows(source, np.array([pack(row) for row in rows], np.uint64), {})
 
 
-def _rows(random: Random) -> list[Row]:
+def _rows(random: Random, row: Callable[[Random, int], Row]) -> list[Row]:
     pcs = {random.randrange(0, OBJECT_PAGES * PAGE, 16) for _ in range(random.randint(1, 16))}
-    return [_row(random, pc) for pc in sorted(pcs)]
+    return [row(random, pc) for pc in sorted(pcs)]
+
+
+def _small_frame(random: Random, pc: int) -> Row:
+    """Of such frames stacks become deep."""
+    return Row(pc, Rule.RULE_RSP, 8 * random.randint(1, 6), random.choice((0, 2)))
 
 
 def _row(random: Random, pc: int) -> Row:
     rule = random.choices(list(_RULES), list(_RULES.values()))[0]
     saved = random.choices(list(_SAVED), list(_SAVED.values()))[0]
-    if saved == SavedRbp.AT_RBP and rule not in (Rule.RULE_RBP, Rule.RULE_RBP_DEREF):
-        saved = SavedRbp.UNCHANGED  # test_walker.py: what the walk makes of that is a known fault
     match rule:
         case Rule.RULE_RSP:
             offset = 8 * random.randint(1, 8)
-            if random.random() < 0.02:
-                offset = 8 * random.choice((-100, -1, 0, 40_000, 600_000))
+            if random.random() < 0.04:
+                offset = 8 * random.choice((-100, -1, 0, 40_000, 600_000, 2_000_000))
         case Rule.RULE_PLT:
             return Row(pc, rule, 11, 0)
         case Rule.RULE_END:
@@ -182,14 +186,15 @@ def _row(random: Random, pc: int) -> Row:
 
 def make_stack(random: Random, process: Process, most_frames: int = _MOST_FRAMES) -> Stack:
     """Frames on top of one another, as the rows of their code want them."""
-    return _Builder(random, process).build(random.randint(0, most_frames))
+    frame_count = random.choice((most_frames, random.randint(0, most_frames)))
+    return _Builder(random, process).build(frame_count)
 
 
 class _Builder:
     def __init__(self, random: Random, process: Process) -> None:
         self._random, self._process = random, process
         others = Random(random.getrandbits(32))
-        count = random.choice((64, 200, 1500))
+        count = random.choice((64, 300, 1500, 1500))
         pool = [*SMALL_NUMBERS, *process.pcs, *(STACK_START + 8 * n for n in range(0, count, 7))]
         self._words = others.choices(pool, k=count)
         self._end = STACK_START + 8 * count

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import shutil
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 MOST_READS = 8192  # runtime.c
 _POINTER = ctypes.c_void_p
+_NUMBERS = itertools.count()
 
 # struct pt_regs of x86-64, bpf/include/uapi/linux/ptrace.h
 PT_REGS = np.dtype(
@@ -89,10 +92,14 @@ class Memory:
 
 
 class Machine:
-    """The programs of one library. State is the library's: each machine needs a file of its own."""
+    """The programs of one library, with maps of their own."""
 
     def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
+        # The maps are variables of the library: a file that is loaded twice has them once.
+        copy = library.with_name(f"{library.stem}-{next(_NUMBERS)}{library.suffix}")
+        shutil.copy(library, copy)
+        self._library = ctypes.CDLL(str(copy))
+        copy.unlink()
         for name, result, arguments in (
             ("next_map", _POINTER, (_POINTER,)),
             ("name_of", ctypes.c_char_p, (_POINTER,)),

@@ -66,7 +66,9 @@ class Reference:
         self._back = int(origin.start is Start.RETURN)
         self._guessed = False
         self.read_at: set[int] = set()  # where memory was read
+        # What the known faults of test_walker.py are about.
         self.passes_8 = False  # a frame ends at the address 8
+        self.needs_lost_rbp = False
         self.alignments: set[int] = set()  # of the words that were read one at a time
         ips: list[int] = []
         try:
@@ -150,6 +152,7 @@ class Reference:
             case SavedRbp.LOST:
                 self._bp = None
             case SavedRbp.AT_RBP:
+                self.needs_lost_rbp |= self._bp is None
                 self._bp = None if self._bp is None else self._word(self._bp)
             case count:
                 self._bp = self._word(cfa - 8 * count)

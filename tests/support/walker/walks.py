@@ -75,7 +75,7 @@ class Walked(NamedTuple):
 
 
 class Walks:
-    """Walks with one set of unwind tables. State is that of its library's file."""
+    """Walks with one set of unwind tables."""
 
     def __init__(self, library: Path, capacity: int = 4096) -> None:
         """`capacity` of the maps that records go to."""
@@ -216,7 +216,7 @@ class _ArrayMap:
 
 
 class _HashMap:
-    """The same of a hash map."""
+    """A hash map with its method `update`."""
 
     def __init__(self, machine: Machine, name: str) -> None:
         self._machine, self._name = machine, name

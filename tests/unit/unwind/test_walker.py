@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -144,7 +145,9 @@ def arrays_of(recording: Recording) -> Arrays:
 # --- stacks of a real program ---
 
 
-def test_the_frames_are_those_of_backtrace(recording: Recording, walks: Walks) -> None:
+def test_the_frames_are_those_of_backtrace(
+    case: tuple[str, str], recording: Recording, walks: Walks
+) -> None:
     arrays = arrays_of(recording)
     ends = Counter[StackEndCode]()
     for stop in recording.stops:
@@ -153,8 +156,9 @@ def test_the_frames_are_those_of_backtrace(recording: Recording, walks: Walks) -
         assert_same_frames(stop.ips, walked, arrays)
         assert walked[1:4] == Reference(arrays, stop.memory, TRAMPOLINE).walk(origin)
         ends[walked.end] += 1
-    assert len(recording.stops) > 40
-    assert ends[StackEndCode.COMPLETE] + ends[StackEndCode.GUESSED] >= 40
+    _, scenario = case
+    end = StackEndCode.GUESSED if scenario == "generated" else StackEndCode.COMPLETE
+    assert ends[end] >= 40
 
 
 def test_walks_from_a_return_probe(recording: Recording, walks: Walks) -> None:
@@ -313,7 +317,8 @@ def test_made_up_stacks_under_sanitizers(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
-    assert "'known':" in done.stdout
+    known = re.search(r"'known': (\d+)", done.stdout)
+    assert known and int(known.group(1)) > 0
 
 
 # --- known faults of the walk ---
