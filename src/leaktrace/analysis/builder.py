@@ -34,7 +34,7 @@ from leaktrace.model import (
     TargetInfo,
     Total,
 )
-from leaktrace.options import Options
+from leaktrace.options import CommonOptions, ObjectChoice
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -45,6 +45,7 @@ STACK_ENDS = {
     StackEndCode.GO: StackEnd.GO,
 }
 
+_ALL_OBJECTS = ObjectChoice()
 _FEW_LOST = 100  # one allocation in so many, at most: what is left tells the same
 
 
@@ -55,12 +56,17 @@ class ReportBuilder:
 
     def __init__(
         self,
-        options: Options,
+        options: CommonOptions,
         describe_losses: Callable[[Snapshot], tuple[Loss, ...]],
         stack_of: Callable[[int], Stack],
         prepare: Callable[[Sequence[int]], None] = lambda _: None,
+        *,
+        measure: Measure = Measure.ALLOCATIONS,
+        objects: ObjectChoice = _ALL_OBJECTS,
     ) -> None:
         self._options = options
+        self._measure = measure
+        self._objects = objects
         self.sampling = Sampling.from_filters(options.filters)  # may set in later
         self._describe_losses = describe_losses
         self._stack_of = stack_of
@@ -102,7 +108,7 @@ class ReportBuilder:
         program and libraries take up of it at most (analysis/resident.py).
         """
         asked = self._options.report
-        combined = asked.combined_only or self._options.faults
+        combined = asked.combined_only or self._measure is Measure.FAULTS
         # What a process that has ended still holds won't be freed any more, however young it is.
         ages_matter = not combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
@@ -146,7 +152,7 @@ class ReportBuilder:
             sample_rate=self.sampling.rate,
             sample_bytes=self.sampling.mean_bytes,
             error=error,
-            measure=Measure.FAULTS if self._options.faults else Measure.ALLOCATIONS,
+            measure=self._measure,
         )
         if memory is not None:
             self._remark = self._judge(report, snapshot, memory, of_programs)
@@ -250,8 +256,9 @@ class ReportBuilder:
         """Whether resident memory and what is outstanding go together. Nobody knows where blocks
         of some sizes only were to be recorded. Where somebody has chosen what to hook, no more is
         known than that memory comes from elsewhere."""
-        filters, objects = self._options.filters, self._options.objects
-        if self._options.faults or (filters.min_size_bytes, filters.max_size_bytes) != (None, None):
+        filters, objects = self._options.filters, self._objects
+        is_by_size = (filters.min_size_bytes, filters.max_size_bytes) != (None, None)
+        if self._measure is Measure.FAULTS or is_by_size:
             return None
         sites = self.sampling.scale_sites(snapshot.sites)
         allocated = Total(int(sites["allocated_bytes"].sum()), int(sites["allocated_count"].sum()))

@@ -28,9 +28,9 @@ from leaktrace.kernel.slab import (
     traced_name,
 )
 from leaktrace.kernel.snapshot import KernelSnapshot
+from leaktrace.kernel.trim import without_allocator
 from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
-from leaktrace.options import KernelTarget, Options
-from leaktrace.symbols.kallsyms import without_allocator
+from leaktrace.options import KernelOptions
 
 SECTION_NAMES = {
     Section.SLAB: "slab",
@@ -54,7 +54,7 @@ class KernelReportBuilder:
     """Keeps what the next report is compared with; has the interface of `ReportBuilder`."""
 
     def __init__(
-        self, options: Options, plan: KernelPlan, stack_of: Callable[[int], Stack]
+        self, options: KernelOptions, plan: KernelPlan, stack_of: Callable[[int], Stack]
     ) -> None:
         self._options = options
         self._first_caches: dict[str, SlabCache] = {}
@@ -103,7 +103,6 @@ class KernelReportBuilder:
     def _is_of_all(self) -> bool:
         """Whether every cache, module, context and task is asked for."""
         target = self._options.target
-        assert isinstance(target, KernelTarget)
         return not (
             target.caches or target.modules or target.contexts or target.task_pid is not None
         )
@@ -180,7 +179,7 @@ class _SectionBuilder(ReportBuilder):
 
     def __init__(
         self,
-        options: Options,
+        options: KernelOptions,
         plan: KernelPlan,
         section: Section,
         stack_of: Callable[[int], Stack],

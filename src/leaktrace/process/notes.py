@@ -9,7 +9,7 @@ from platform import machine
 from leaktrace.printable import printable
 from leaktrace.process.attach.attach import HookedObject
 from leaktrace.process.probes.allocators import REQUIRED
-from leaktrace.process.program import Walker
+from leaktrace.process.walkers import Walker
 
 FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "
@@ -82,6 +82,10 @@ def of_exec(name: str) -> str:
 
 def of_late_object(name: str) -> str:
     return f"{name} was hooked when it was first seen: what it handed out before is unknown"
+
+
+def of_untraced_object(why: str) -> str:
+    return f"an object that was loaded later is not traced: {why}"
 
 
 def of_children(pid: int) -> str:
