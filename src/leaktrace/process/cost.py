@@ -14,7 +14,7 @@ from leaktrace.abi.process import Tally
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Cost
 from leaktrace.process.probes.allocators import POINT_PROGRAM, RETURN_PROGRAM
-from leaktrace.process.program import Program
+from leaktrace.process.program import FAULT_PROGRAM, Program
 from leaktrace.process.traps import TrapCost, measure_traps
 from leaktrace.targets.process import Process
 from leaktrace.tracing.cost import OwnUse, ProgramTimes
@@ -147,7 +147,7 @@ class CostMeter:
                 returns += use.run_count
             elif name == POINT_PROGRAM or name.startswith("enter_"):
                 entries += use.run_count
-            elif name == "on_fault":
+            elif name == FAULT_PROGRAM:
                 faults += use.run_count
         return _Hits(run_time_ns, entries, returns, faults)
 

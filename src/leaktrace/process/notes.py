@@ -1,5 +1,4 @@
-"""What a report tells of the process beside the figures: each note once, in words that hold for as
-long as the report is read."""
+"""The notes of a report: what the user has to know about the process to read the figures."""
 
 from __future__ import annotations
 
@@ -13,15 +12,15 @@ from leaktrace.process.walkers import Walker
 
 FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "
-    "what it loads from now on has no names and no probes"
+    "what it loads from now on gets no names and no probes; start it with -c to see all"
 )
 THREAD_EXECUTED = (
-    "another thread than the first executed a program: "
+    "another thread than its first executed a program: "
     "what it allocated in its first moments was missed"
 )
 LIBRARIES_REPLACED = (
-    "libraries have taken the place of others, and when is not known: "
-    "stacks of their first moments may name the one that was there before"
+    "libraries were loaded in the place of others, at an unknown time: "
+    "stacks of their first moments may name the library that was there before"
 )
 NO_ALLOCATOR_AFTER_EXEC = (
     "no object of the program that it executed defines malloc and free "
@@ -30,26 +29,26 @@ NO_ALLOCATOR_AFTER_EXEC = (
 
 
 class Notes:
-    """Those of one run, in the order in which they came up."""
+    """The notes of one run, in the order in which they came up."""
 
     def __init__(self) -> None:
-        self._told: dict[str, None] = {}
+        self._notes: dict[str, None] = {}
 
     def add(self, *notes: str) -> None:
-        """A note that was there before is not told again."""
-        self._told |= dict.fromkeys(notes)
+        """A note that is there already is not added again."""
+        self._notes |= dict.fromkeys(notes)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._told)
+        return iter(self._notes)
 
 
 def of_refused(path: str, why: str) -> str:
-    """An object that the kernel lets nobody probe."""
-    return f"{path} is left out: {why}. What it hands out is not in these figures"
+    """An object in which the kernel refuses a probe."""
+    return f"{path} is left out: {why}. What it allocates is not in these figures; try --faults"
 
 
 def of_hooked(hooked: HookedObject) -> Iterator[str]:
-    """What isn't hooked of an object."""
+    """The functions of an object that are not hooked."""
     if hooked.refused:
         yield (
             f"not hooked in {hooked.name}, because the kernel can't probe them: "
@@ -66,22 +65,25 @@ def of_hooked(hooked: HookedObject) -> Iterator[str]:
 
 
 def of_walker(walker: Walker, *, was_chosen: bool) -> Iterator[str]:
-    """What stacks lack; `was_chosen`: the user wants them by frame pointers."""
+    """What is missing in stacks. `was_chosen`: the user asked for frame pointers."""
     if walker is Walker.FRAME_POINTERS and not was_chosen:
         why = "this kernel refused the walker by unwind tables"
         if machine() != "x86_64":
             why = f"unwind tables are not supported on {machine()}"
-        yield f"stacks are walked by frame pointers, which most binaries lack: {why}"
+        yield f"stacks are walked by frame pointers, which most binaries lack, because {why}"
     if walker is Walker.SINGLE:
-        yield "stacks are cut at 64 frames: this kernel refused tail calls"
+        yield "stacks end after 64 frames, because this kernel refused tail calls"
 
 
 def of_exec(name: str) -> str:
-    return f"it has executed another program ({printable(name)}): what came before is gone"
+    return (
+        f"it has executed another program ({printable(name)}): "
+        "the memory of the former program is gone"
+    )
 
 
 def of_late_object(name: str) -> str:
-    return f"{name} was hooked when it was first seen: what it handed out before is unknown"
+    return f"{name} was hooked after it was loaded: what it allocated before is unknown"
 
 
 def of_untraced_object(why: str) -> str:
@@ -89,4 +91,4 @@ def of_untraced_object(why: str) -> str:
 
 
 def of_children(pid: int) -> str:
-    return f"it has started child processes, which are not traced: see leaktrace -p {pid}"
+    return f"it has child processes, which are not traced: use leaktrace -p {pid} for the first"

@@ -72,6 +72,7 @@ _SUSPENDED_CAPACITY = 4096
 # --trace gets.
 _REGION_SHARE = 4
 _PERF_SHARE = 4  # of that, per CPU, in perf buffers
+FAULT_PROGRAM = "on_fault"
 FILE_CAPACITY = 8192  # two lists of file mappings
 RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
 
@@ -232,7 +233,7 @@ class Compilation:
 
     def _program_kinds(self, walker: Walker) -> list[ProgramKind]:
         if self._faults:
-            kind, attach_type, names = syscalls.PROG_TYPE_PERF_EVENT, 0, ["on_fault"]
+            kind, attach_type, names = syscalls.PROG_TYPE_PERF_EVENT, 0, [FAULT_PROGRAM]
         else:
             kind, attach_type = syscalls.PROG_TYPE_KPROBE, self._links.attach_type
             names = [RELEASE_PROGRAM]

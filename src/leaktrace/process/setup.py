@@ -33,7 +33,7 @@ from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.plan import ObjectPlan, Planner
 from leaktrace.process.probes.program_files import objects_of_program
-from leaktrace.process.program import Compilation, Program, way_of
+from leaktrace.process.program import FAULT_PROGRAM, Compilation, Program, way_of
 from leaktrace.process.stack_names import StackNames
 from leaktrace.process.traced import Traced, mappings_now
 from leaktrace.process.tracer import Streams, Tracer
@@ -227,7 +227,11 @@ def _trace(
         hooks=hooks,
         own=own,
         tables=tables,
-        faults=PageFaults(program, target.pid) if options.faults else None,
+        faults=(
+            None
+            if program.files is None
+            else PageFaults(program.programs[FAULT_PROGRAM], program.files, target.pid)
+        ),
         notes=said,
     )
     mappings = traced.mappings()

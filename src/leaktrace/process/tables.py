@@ -1,8 +1,8 @@
 """The BPF arrays that the walker reads, filled from user space.
 
-Rows and pages are written through mmap: two million rows take hundredths of a second. The list of
-mappings is written to its unused half and then switched to, so that a walk under way sees the old
-list or the new one, never a mixture.
+Rows and pages are written through mmap: two million rows take hundredths of a second. A list of
+mappings is written to the unused half of its array before it comes into force, so that a walk sees
+the old list or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from leaktrace.unwind.layout import Update, at_array_stride
 
 
 class Moment(NamedTuple):
-    """What a list of mappings is of."""
+    """The state of the process that a list of mappings belongs to."""
 
     generation: int = 0  # of the executable image (abi.SESSION)
     epoch: int = 0  # the session's, before the mappings were read
@@ -28,7 +28,7 @@ class Moment(NamedTuple):
 
 @dataclass
 class KernelTables:
-    """The maps of the walker."""
+    """The walker's BPF maps."""
 
     rows: Map
     pages: Map
@@ -38,10 +38,10 @@ class KernelTables:
     _version: int = 0
 
     def write(self, update: Update, moment: Moment, trampoline: int) -> None:
-        """Put an update in force.
+        """Write an update, and bring it into force.
 
-        `trampoline` is the address of the target's [uprobes] page, where pending return probes
-        redirect to, 0 while there is none. Raises OSError.
+        `trampoline` is the address of the target's [uprobes] page, which pending return probes
+        return to, or 0. Raises OSError.
         """
         self.rows.write_mapped(update.row_start, update.rows)
         self.pages.write_mapped(update.page_start, at_array_stride(update.pages))

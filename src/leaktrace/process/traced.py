@@ -85,12 +85,13 @@ class Traced:
         return self.hooks.objects
 
     def remarks(self) -> tuple[Remark, ...]:
-        """What the figures do not include, because nothing is hooked there."""
+        """What the figures do not include, because nothing is hooked there, as of the last
+        `take_stock`."""
         if self.faults is not None:
             return ()
         is_first = self.generation <= self.first_generation
         return self.hooks.completeness.remarks(
-            self.mappings(), self.generation, lambda path: is_first or self.is_mapped(path)
+            self.generation, lambda path: is_first or self.is_mapped(path)
         )
 
     def ending(self, program: Program) -> Ending | None:
@@ -156,6 +157,12 @@ class Traced:
             found = self.hooks.check(self.mappings())
             if found is not None:
                 self.probe_notes = found
+
+    def take_stock(self) -> None:
+        """See what a report has to say about the process."""
+        self.notice_children()
+        if self.faults is None:
+            self.hooks.completeness.look(self.mappings(), self.generation)
 
     def notice_children(self) -> None:
         """Note that there are children, once. They are not traced, and without that note a report

@@ -183,7 +183,7 @@ class Tracer:
         )
         # The names of these stacks may depend on what was loaded before the last of them.
         self._looks.take_in()
-        traced.notice_children()
+        traced.take_stock()
         views = traced.symbolizer.views
         views.has_gaps = bool(snapshot.losses[abi.LossKind.REGION_EVENTS])
         if views.has_changed:
@@ -199,7 +199,7 @@ class Tracer:
         return describe_target(self.traced, verbose=self._options.report.verbose)
 
     def remarks(self) -> tuple[Remark, ...]:
-        """What the figures do not include, because nothing is hooked there."""
+        """What the figures of the last snapshot do not include, because nothing is hooked there."""
         return self.traced.remarks()
 
     def close(self) -> None:
