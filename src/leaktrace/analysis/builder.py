@@ -64,6 +64,7 @@ class ReportBuilder:
         measure: Measure = Measure.ALLOCATIONS,
         objects: ObjectChoice = _ALL_OBJECTS,
     ) -> None:
+        """`measure`: what is recorded; `objects`: which objects the user chose to hook."""
         self._options = options
         self._measure = measure
         self._objects = objects

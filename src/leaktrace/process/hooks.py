@@ -32,7 +32,7 @@ class HookOptions:
     links: UprobeLinks
     may_have_leftovers: bool  # of a killed tracer; a command that leaktrace starts has none
     probe_returns: bool  # return probes were asked for
-    follows_loader: bool  # the walker needs to know what is loaded when
+    hooks_loader: bool  # the walker has to know when objects are loaded
     verbose: bool
 
 
@@ -58,7 +58,7 @@ class Hooks:
         return self.attachments.objects
 
     @property
-    def follows_loader(self) -> bool:
+    def is_loader_hooked(self) -> bool:
         """Whether every change of the dynamic loader is noticed when it happens."""
         return self.loader is not None and bool(self._loader_files)
 
@@ -124,7 +124,7 @@ class Hooks:
     def attach_loader(self, mappings: Sequence[Mapping]) -> None:
         """Hook the dynamic loader of a process that runs its program, so that the kernel side
         notices when objects are loaded and unloaded. Raises LeaktraceError."""
-        if self.watch is None or not self.options.follows_loader or self.loader is not None:
+        if self.watch is None or not self.options.hooks_loader or self.loader is not None:
             return
         self.loader = loader_interface(self.process.pid)
         plan = self.loader and plan_loader(self.loader, self.process.pid, mappings)

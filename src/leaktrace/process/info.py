@@ -45,7 +45,7 @@ def _notes(
     yield from traced.probe_notes
     if traced.faults is not None:
         yield from traced.faults.notes()
-    if len(traced.symbolizer.views) != 1 and not traced.hooks.follows_loader:
+    if len(traced.symbolizer.views) != 1 and not traced.hooks.is_loader_hooked:
         yield notes.LIBRARIES_REPLACED
     if traced.tables is not None:
         yield from traced.tables.left_out()

@@ -81,9 +81,8 @@ class Looks:
     def _epoch_and_mappings(self) -> tuple[int, tuple[Mapping, ...]]:
         """The last epoch of which all events were taken in, and the mappings of that time or later.
 
-        An object that was loaded before that epoch, and unloaded since, is known from its events
-        before the mappings are read that lack it. Otherwise it could not be told from the object
-        that took its place.
+        The events up to that epoch are applied before the mappings are used. So an object that was
+        loaded and unloaded before is known, and is not confused with the one that took its place.
         """
         traced = self._traced
         while True:

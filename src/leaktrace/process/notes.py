@@ -15,7 +15,7 @@ FIRST_THREAD_EXITED = (
     "what it loads from now on gets no names and no probes; start it with -c to see all"
 )
 THREAD_EXECUTED = (
-    "another thread than its first executed a program: "
+    "another thread, not the first, executed a program: "
     "what it allocated in its first moments was missed"
 )
 LIBRARIES_REPLACED = (
@@ -53,6 +53,7 @@ def of_hooked(hooked: HookedObject) -> Iterator[str]:
         yield (
             f"not hooked in {hooked.name}, because the kernel can't probe them: "
             + ", ".join(hooked.refused)
+            + ". Their calls are not in these figures"
         )
     if hooked.left_out:
         has_malloc = all(one.hook.symbol not in REQUIRED for one in hooked.left_out)
@@ -70,7 +71,10 @@ def of_walker(walker: Walker, *, was_chosen: bool) -> Iterator[str]:
         why = "this kernel refused the walker by unwind tables"
         if machine() != "x86_64":
             why = f"unwind tables are not supported on {machine()}"
-        yield f"stacks are walked by frame pointers, which most binaries lack, because {why}"
+        yield (
+            f"stacks are walked by frame pointers, because {why}: most binaries have none, so "
+            "compile yours with -fno-omit-frame-pointer"
+        )
     if walker is Walker.SINGLE:
         yield "stacks end after 64 frames, because this kernel refused tail calls"
 

@@ -284,7 +284,7 @@ def _hooks(
             links=program.links,
             may_have_leftovers=not is_command,
             probe_returns=options.probe_returns,
-            follows_loader=OBJECTS_PROGRAM in program.programs,
+            hooks_loader=OBJECTS_PROGRAM in program.programs,
             verbose=options.report.verbose,
         ),
         planner=plans.planner,
