@@ -1,4 +1,4 @@
-"""What the user asked for: frozen, checked once by the command line, units in the names."""
+"""What the user asked for. The command line checks it once; names contain the units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class SortKey(StrEnum):
-    """What the sites of a report are ordered by, most first."""
+    """What the sites of a report are ordered by, largest first."""
 
     SIZE = "size"  # outstanding bytes
     COUNT = "count"  # outstanding allocations
@@ -29,19 +29,19 @@ class StackWalker(StrEnum):
 
     AUTO = "auto"  # by unwind tables; by frame pointers where the kernel refuses that
     EH_FRAME = "eh_frame"  # by unwind tables or not at all
-    FP = "fp"  # by frame pointers: right only for programs compiled to keep them
+    FP = "fp"  # by frame pointers: only right for programs that were compiled to keep them
 
 
 @dataclass(frozen=True)
 class ProcessTarget:
-    """A process that runs already."""
+    """A process that is already running."""
 
     pid: int
 
 
 @dataclass(frozen=True)
 class CommandTarget:
-    """A command that leaktrace starts, with the probes on before its first instruction."""
+    """A command that leaktrace starts, and probes before its first instruction."""
 
     argv: tuple[str, ...]
     pass_exit_code: bool = False
@@ -56,7 +56,7 @@ class KernelProbes(StrEnum):
 
 
 class KernelContext(StrEnum):
-    """On whose behalf kernel code runs."""
+    """The context in which kernel code runs."""
 
     PROCESS = "process"
     SOFTIRQ = "softirq"
@@ -65,9 +65,9 @@ class KernelContext(StrEnum):
 
 @dataclass(frozen=True)
 class KernelTarget:
-    """The kernel itself. Slab allocations are always traced, the others where they are asked for.
+    """The kernel itself. Slab allocations are always traced, other allocators on request.
 
-    Filters that are empty or None let everything pass.
+    A filter that is empty or None lets everything pass.
     """
 
     probes: KernelProbes = KernelProbes.AUTO
@@ -75,9 +75,9 @@ class KernelTarget:
     percpu: bool = False
     vmalloc: bool = False
     caches: tuple[str, ...] = ()  # shell patterns of slab caches
-    modules: tuple[str, ...] = ()  # one of their functions is on the stack
+    modules: tuple[str, ...] = ()  # shell patterns; a function of such a module is on the stack
     contexts: tuple[KernelContext, ...] = ()
-    task_pid: int | None = None  # allocated by this process, in its own context
+    task_pid: int | None = None  # only what this process allocates, in its own context
     include_self: bool = False  # leaktrace's own allocations
 
 
@@ -86,17 +86,17 @@ Target = ProcessTarget | CommandTarget | KernelTarget
 
 @dataclass(frozen=True)
 class Filters:
-    """Which allocations are recorded at all; decided in the kernel, before any work is done."""
+    """Which allocations are recorded. The kernel side decides, before it does anything else."""
 
     min_size_bytes: int | None = None  # inclusive
     max_size_bytes: int | None = None  # inclusive
     sample_rate: int = 1  # one allocation in this many, at random
-    sample_bytes: int | None = None  # one byte in this many draws its allocation
+    sample_bytes: int | None = None  # the allocation of one byte in this many, at random
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Capacities of the maps in the kernel. What doesn't fit is counted as lost."""
+    """Capacities of the BPF maps. What doesn't fit is counted as lost."""
 
     max_allocs: int = 1_000_000
     max_stacks: int = 131_072
@@ -106,7 +106,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ObjectChoice:
-    """Which object's allocator functions are hooked, and how they are called there."""
+    """Which object's allocator functions are hooked, and how their names begin."""
 
     path: str | None = None  # None: every object of the target that defines malloc and free
     symbols_prefix: str = ""
@@ -134,20 +134,31 @@ class ReportOptions:
     inlines: bool = True  # inlined functions as frames of their own
 
 
-@dataclass(frozen=True)
-class Options:
-    """One run of leaktrace."""
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """One run of leaktrace, as far as both modes have the same options."""
 
-    target: Target
     filters: Filters = field(default_factory=Filters)
     limits: Limits = field(default_factory=Limits)
-    objects: ObjectChoice = field(default_factory=ObjectChoice)
     report: ReportOptions = field(default_factory=ReportOptions)
     event_buffer: EventBuffer = EventBuffer.AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(CommonOptions):
+    """A run that traces a process."""
+
+    target: ProcessTarget | CommandTarget
+    objects: ObjectChoice = field(default_factory=ObjectChoice)
     faults: bool = False  # page faults instead of allocation calls
     max_overhead_percent: float | None = None  # of the target's CPU time
     stack_walker: StackWalker = StackWalker.AUTO
     probe_returns: bool = False  # return probes instead of points within functions
+
+    @property
+    def command(self) -> CommandTarget | None:
+        """The command that leaktrace starts, if it starts one."""
+        return self.target if isinstance(self.target, CommandTarget) else None
 
 
 @dataclass(frozen=True)
@@ -159,3 +170,13 @@ class SymbolOptions:
     debug_timeout_s: float = 60.0  # for reading the debug information of one object
     download_timeout_s: float = 15.0  # without a byte from a debuginfod server
     download_deadline_s: float = 300.0  # for a whole answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelOptions(CommonOptions):
+    """A run that traces the kernel."""
+
+    target: KernelTarget
+
+
+Options = ProcessOptions | KernelOptions

@@ -12,8 +12,8 @@ from harness.target import Target
 from harness.tracer import ONE_REPORT, run_leaktrace, trace_work
 
 from leaktrace.model import Event, EventKind
-from leaktrace.options import Options, ProcessTarget, ReportOptions
-from leaktrace.process.tracer import Tracer
+from leaktrace.options import ProcessOptions, ProcessTarget, ReportOptions
+from leaktrace.process.setup import open_tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -39,7 +39,7 @@ def test_arenas_that_free_makes_are_no_events(compiled: Compiler) -> None:
     with Target([compiled("first_free.c")]) as target:
         target.await_ready()
         report = ReportOptions(trace=True, full_stacks=True, lines=False, inlines=False)
-        tracer = Tracer(Options(ProcessTarget(target.pid), report=report))
+        tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid), report=report))
         try:
             tracer.arm()
             assert target.do() == (MAPPED_BYTES, 1)

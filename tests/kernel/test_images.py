@@ -18,7 +18,8 @@ from leaktrace.bpf.image import Image
 from leaktrace.bpf.load import ProgramKind, RefusedError
 from leaktrace.bpf.syscalls import MapDefinition
 from leaktrace.errors import ProgramError
-from leaktrace.process.program import FRAGMENTS, Walker
+from leaktrace.process.program import FRAGMENTS
+from leaktrace.process.walkers import Walker
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

@@ -17,7 +17,8 @@ from harness.tracer import run_leaktrace, trace_work
 from harness.wording import lines_naming
 
 from leaktrace.model import Event, EventKind
-from leaktrace.options import Options, ProcessTarget, ReportOptions
+from leaktrace.options import ProcessOptions, ProcessTarget, ReportOptions
+from leaktrace.process.setup import open_tracer
 from leaktrace.process.tracer import Tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
@@ -62,8 +63,8 @@ def test_fibers_as_gdb_sees_them(kind: str, compiled: Compiler) -> None:
         target.await_ready()
         report = ReportOptions(trace=True, full_stacks=True, lines=False, inlines=False)
         with Gdb(target.pid) as gdb:
-            options = Options(target=ProcessTarget(target.pid), report=report)
-            tracer = Tracer(options, knobs={"STOP_AT_RECORD": 1})
+            options = ProcessOptions(target=ProcessTarget(target.pid), report=report)
+            tracer = open_tracer(options, knobs={"STOP_AT_RECORD": 1})
             try:
                 tracer.arm()
                 target.tell()

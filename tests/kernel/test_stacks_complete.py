@@ -16,8 +16,8 @@ from harness.target import Target
 
 from leaktrace.analysis.trim import readable
 from leaktrace.model import Stack, StackEnd
-from leaktrace.options import Options, ProcessTarget, ReportOptions
-from leaktrace.process.tracer import Tracer
+from leaktrace.options import ProcessOptions, ProcessTarget, ReportOptions
+from leaktrace.process.setup import open_tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -90,7 +90,7 @@ def reaches_the_start(stack: Stack) -> bool:
 def trace_stacks(pid: int, begin: Callable[[], object], *, lines: bool = False) -> Seen:
     """Trace a process from `begin` until it has allocated often enough."""
     report = ReportOptions(lines=lines, inlines=False)
-    tracer = Tracer(Options(ProcessTarget(pid), report=report))
+    tracer = open_tracer(ProcessOptions(target=ProcessTarget(pid), report=report))
     deadline_s = time.monotonic() + DEADLINE_S
     try:
         tracer.arm()
@@ -104,10 +104,10 @@ def trace_stacks(pid: int, begin: Callable[[], object], *, lines: bool = False) 
             assert time.monotonic() < deadline_s, f"only {counts.sum()} allocations"
             time.sleep(0.02)
         ids = found.site_ids.tolist()
-        tracer.names.expect_last_report()
-        tracer.names.prepare(ids)
+        tracer.traced.names.expect_last_report()
+        tracer.traced.names.prepare(ids)
         return Seen(
-            {key: tracer.names.stack_of(key) for key in ids},
+            {key: tracer.traced.names.stack_of(key) for key in ids},
             dict(zip(ids, counts.tolist(), strict=True)),
         )
     finally:

@@ -21,8 +21,8 @@ from harness.compiling import Compiler
 from harness.target import Target
 
 from leaktrace.model import EventKind
-from leaktrace.options import Filters, Options, ProcessTarget, ReportOptions
-from leaktrace.process.tracer import Tracer
+from leaktrace.options import Filters, ProcessOptions, ProcessTarget, ReportOptions
+from leaktrace.process.setup import open_tracer
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -163,13 +163,13 @@ def compare_with_gdb(
     differing: list[str] = []
     with Target(argv, env) as target:
         target.await_ready()
-        options = Options(
+        options = ProcessOptions(
             target=ProcessTarget(target.pid),
             filters=Filters(sample_rate=sample_rate),
             report=ReportOptions(trace=True, full_stacks=True, lines=False, inlines=False),
         )
         with Gdb(target.pid) as gdb:
-            tracer = Tracer(options, knobs={"STOP_AT_RECORD": 1})
+            tracer = open_tracer(options, knobs={"STOP_AT_RECORD": 1})
             try:
                 tracer.arm()
                 target.tell()

@@ -18,8 +18,8 @@ from harness.reports import Total
 from harness.target import Target
 from harness.tracer import Tracer
 
-from leaktrace.options import Options, ProcessTarget
-from leaktrace.process import tracer as in_process
+from leaktrace.options import ProcessOptions, ProcessTarget
+from leaktrace.process.setup import open_tracer
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),
@@ -68,11 +68,13 @@ def test_again_and_again(compiled: Compiler) -> None:
         target.await_ready()
         target.tell()
         for _ in range(-(-CYCLES // A_TRACER)):
-            tracer = in_process.Tracer(Options(target=ProcessTarget(target.pid)))
+            tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid)))
             tracer.arm()
             for _ in range(A_TRACER - 1):
                 tracer.pump()
-                tracer._attach_anew()
+                tracer.traced.hooks.detach_objects()
+                tracer.traced.look_times.at_once()
+                tracer.look_again()
             tracer.close()
             assert changed_bytes(target.pid) == []
         assert changed_bytes(target.pid) == []

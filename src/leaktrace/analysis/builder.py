@@ -34,7 +34,7 @@ from leaktrace.model import (
     TargetInfo,
     Total,
 )
-from leaktrace.options import Options
+from leaktrace.options import CommonOptions, ObjectChoice
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -45,6 +45,7 @@ STACK_ENDS = {
     StackEndCode.GO: StackEnd.GO,
 }
 
+_ALL_OBJECTS = ObjectChoice()
 _FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold
 
 
@@ -57,12 +58,18 @@ class ReportBuilder:
 
     def __init__(
         self,
-        options: Options,
+        options: CommonOptions,
         describe_losses: Callable[[Snapshot], tuple[Loss, ...]],
         stack_of: Callable[[int], Stack],
         prepare: Callable[[Sequence[int]], None] = lambda _: None,
+        *,
+        measure: Measure = Measure.ALLOCATIONS,
+        objects: ObjectChoice = _ALL_OBJECTS,
     ) -> None:
+        """`measure`: what is recorded; `objects`: which objects the user chose to hook."""
         self._options = options
+        self._measure = measure
+        self._objects = objects
         self.sampling = Sampling.from_filters(options.filters)  # replaced if it starts later
         self._describe_losses = describe_losses
         self._stack_of = stack_of
@@ -104,7 +111,7 @@ class ReportBuilder:
         it the program and its libraries account for at most (analysis/resident.py).
         """
         asked = self._options.report
-        combined = asked.combined_only or self._options.faults
+        combined = asked.combined_only or self._measure is Measure.FAULTS
         # A process that has ended frees nothing any more, so young allocations count, too.
         ages_matter = not combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
@@ -148,7 +155,7 @@ class ReportBuilder:
             sample_rate=self.sampling.rate,
             sample_bytes=self.sampling.mean_bytes,
             error=error,
-            measure=Measure.FAULTS if self._options.faults else Measure.ALLOCATIONS,
+            measure=self._measure,
         )
         if memory is not None:
             self._remark = self._judge(report, snapshot, memory, of_programs)
@@ -252,8 +259,9 @@ class ReportBuilder:
         """A remark if resident and outstanding memory differ much. None if only blocks of some
         sizes are recorded, because the two can't be compared then. If the user has chosen what to
         hook, only memory from elsewhere is worth a remark."""
-        filters, objects = self._options.filters, self._options.objects
-        if self._options.faults or (filters.min_size_bytes, filters.max_size_bytes) != (None, None):
+        filters, objects = self._options.filters, self._objects
+        is_by_size = (filters.min_size_bytes, filters.max_size_bytes) != (None, None)
+        if self._measure is Measure.FAULTS or is_by_size:
             return None
         sites = self.sampling.scale_sites(snapshot.sites)
         allocated = Total(int(sites["allocated_bytes"].sum()), int(sites["allocated_count"].sum()))

@@ -18,10 +18,12 @@ from leaktrace.options import (
     CommandTarget,
     EventBuffer,
     Filters,
+    KernelOptions,
     KernelTarget,
     Limits,
     ObjectChoice,
     Options,
+    ProcessOptions,
     ProcessTarget,
     ReportOptions,
     SortKey,
@@ -56,42 +58,53 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             "--max-overhead can't be combined with -s or --sample-bytes: it starts sampling itself",
             "leave out -s and --sample-bytes",
         )
-    older_given = click.get_current_context().get_parameter_source("older_ms")
     target = target_of(asked, words)
-    is_kernel = isinstance(target, KernelTarget)
-    return Options(
+    filters = Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"])
+    limits = Limits(
+        asked["max_allocs"],
+        kernel_max_stacks(asked) if isinstance(target, KernelTarget) else asked["max_stacks"],
+        asked["max_threads"],
+        asked["event_buffer_size"],
+    )
+    report = _report_options(asked)
+    event_buffer = EventBuffer(asked["event_buffer"])
+    if isinstance(target, KernelTarget):
+        return KernelOptions(
+            target=target, filters=filters, limits=limits, report=report, event_buffer=event_buffer
+        )
+    return ProcessOptions(
         target=target,
-        filters=Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"]),
-        limits=Limits(
-            asked["max_allocs"],
-            kernel_max_stacks(asked) if is_kernel else asked["max_stacks"],
-            asked["max_threads"],
-            asked["event_buffer_size"],
-        ),
+        filters=filters,
+        limits=limits,
+        report=report,
+        event_buffer=event_buffer,
         objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
-        report=ReportOptions(
-            format=asked["format_name"],
-            output=None if asked["output"] == Path("-") else asked["output"],
-            interval_s=asked["interval"],
-            count=asked["count"],
-            top=asked["top"],
-            sort=SortKey(asked["sort"]),
-            older_ms=asked["older_ms"],
-            older_was_given=older_given is click.core.ParameterSource.COMMANDLINE,
-            show_allocs=asked["show_allocs"],
-            combined_only=asked["combined_only"],
-            trace=asked["trace"],
-            verbose=asked["verbose"],
-            full_stacks=asked["full_stacks"],
-            depth=asked["depth"],
-            lines=not asked["no_lines"],
-            inlines=not asked["no_inline"],
-        ),
-        event_buffer=EventBuffer(asked["event_buffer"]),
         stack_walker=StackWalker(asked["stack_walker"]),
         faults=asked["faults"],
         probe_returns=asked["probe_returns"],
         max_overhead_percent=asked["max_overhead_percent"],
+    )
+
+
+def _report_options(asked: dict[str, Any]) -> ReportOptions:
+    older_given = click.get_current_context().get_parameter_source("older_ms")
+    return ReportOptions(
+        format=asked["format_name"],
+        output=None if asked["output"] == Path("-") else asked["output"],
+        interval_s=asked["interval"],
+        count=asked["count"],
+        top=asked["top"],
+        sort=SortKey(asked["sort"]),
+        older_ms=asked["older_ms"],
+        older_was_given=older_given is click.core.ParameterSource.COMMANDLINE,
+        show_allocs=asked["show_allocs"],
+        combined_only=asked["combined_only"],
+        trace=asked["trace"],
+        verbose=asked["verbose"],
+        full_stacks=asked["full_stacks"],
+        depth=asked["depth"],
+        lines=not asked["no_lines"],
+        inlines=not asked["no_inline"],
     )
 
 

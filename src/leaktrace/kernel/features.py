@@ -1,4 +1,4 @@
-"""What kernel mode needs of a machine, beside what tracing processes takes."""
+"""The features of a machine that only kernel mode needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ALLOC_TRACES = "/sys/kernel/debug/slab/kmalloc-64/alloc_traces"
 
 
 def _tracepoints(machine: Machine) -> Feature:
-    """By the running kernel's type information, as plan_kernel goes by it."""
+    """Read from the running kernel's type information, as plan_kernel does."""
     name = "kmem tracepoints"
     if not machine.is_running:
         return Feature(name, State.UNKNOWN, ONLY_LOCALLY)
@@ -70,7 +70,7 @@ def _slabinfo(machine: Machine) -> Feature:
         return Feature(
             "slabinfo",
             State.LIMITED,
-            "/proc/slabinfo can't be read: no --cache, nothing to compare with",
+            "/proc/slabinfo can't be read: no --cache, and no comparison in reports",
             AS_ROOT,
         )
     return Feature("slabinfo", State.OK, "reports compare their sum with it")
@@ -88,7 +88,7 @@ def _slab_debugging(machine: Machine) -> Feature:
     """SLUB's user tracking, with slab_debug=U (Documentation/mm/slub.rst)."""
     name = "slab debugging"
     if machine.path(_ALLOC_TRACES).exists():
-        return Feature(name, State.OK, "/sys/kernel/debug/slab/*/alloc_traces tells older objects")
+        return Feature(name, State.OK, "/sys/kernel/debug/slab/*/alloc_traces shows older objects")
     return Feature(
         name, State.LIMITED, "no alloc_traces", "nothing to do: it takes slab_debug=U at boot"
     )
@@ -104,6 +104,6 @@ _PROBES: tuple[Callable[[Machine], Feature], ...] = (
 
 
 def kernel_features(machine: Machine | None = None) -> tuple[Feature, ...]:
-    """Every feature of the machine (this one unless told) that kernel mode alone is about."""
+    """The features of `machine` (None: this machine) that only kernel mode needs."""
     machine = machine or Machine()
     return tuple(probe(machine) for probe in _PROBES)

@@ -1,8 +1,8 @@
-"""What the kernel itself says of memory whose allocator is not traced (/proc/meminfo, proc(5)).
+"""The kernel's own figures for memory whose allocator is not traced (/proc/meminfo, proc(5)).
 
-A leak in vmalloc's areas or in per-CPU memory shows in no slab. So where one of them grows, and the
-option for it was not given, the report names that option. Of the page allocator there is no such
-figure: what it hands out is the page cache, the memory of processes and the slabs too.
+A leak in vmalloc's areas or in per-CPU memory does not show in the slabs. If one of them grows, and
+its option was not given, the report names that option. There is no such figure for the page
+allocator: the page cache, the memory of processes and the slabs all come from it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ MEMINFO = Path("/proc/meminfo")
 _FIELDS = {"VmallocUsed": Section.VMALLOC, "Percpu": Section.PERCPU}
 _OPTIONS = {Section.VMALLOC: "--vmalloc", Section.PERCPU: "--percpu"}
 _NAMES = {Section.VMALLOC: "vmalloc", Section.PERCPU: "percpu"}
-# Stacks of threads come from vmalloc: some more or less of them are no news.
+# Stacks of threads come from vmalloc, and their number varies.
 _LEAST_BYTES = 1 << 20
 _LEAST_SHARE = 0.1  # of what is outstanding
 
 
 def read_held(text: str | None = None) -> dict[Section, int]:
-    """Bytes that these allocators have handed out; without those that aren't told."""
+    """Bytes that these allocators have allocated, as far as the kernel shows them. `text`: the
+    contents of /proc/meminfo."""
     if text is None:
         try:
             text = MEMINFO.read_text()
@@ -44,8 +45,8 @@ def untraced_growth(
     traced: Collection[Section],
     outstanding_bytes: int,
 ) -> tuple[UntracedGrowth, ...]:
-    """What has grown without being traced, by an amount that matters beside what is outstanding;
-    the most first."""
+    """What has grown without being traced, and by enough to matter next to what is outstanding;
+    largest first."""
     least = max(_LEAST_BYTES, int(outstanding_bytes * _LEAST_SHARE))
     grown = [
         UntracedGrowth(_NAMES[section], _OPTIONS[section], now[section] - first[section])

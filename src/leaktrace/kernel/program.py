@@ -1,4 +1,5 @@
-"""The kernel mode's BPF program: what it is told about the running kernel, and its maps."""
+"""The BPF program of kernel mode: its knobs (-D flags), which describe the running kernel, and its
+maps."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from leaktrace.bpf.load import Loaded, ProgramKind, load
 from leaktrace.bpf.maps import Map
 from leaktrace.kernel.probes.plan import KernelPlan
 from leaktrace.kernel.slab import WantedCaches
-from leaktrace.options import KernelContext, KernelTarget, Options
+from leaktrace.options import KernelContext, KernelOptions
 from leaktrace.symbols.kallsyms import Kallsyms
 
 KERNEL_FRAGMENTS = (
@@ -65,7 +66,7 @@ _FRAMES = abi.MAX_FRAMES
 
 @dataclass
 class KernelProgram:
-    """The loaded program: descriptors of its maps and of its programs."""
+    """The loaded BPF programs and their maps."""
 
     allocations: Map
     sites: Map
@@ -89,8 +90,8 @@ class KernelProgram:
             self.wanted_sizes.update(size, yes)
 
     def recursion_misses(self) -> int:
-        """Runs that the kernel skipped, because the program was under way on that CPU. That second
-        programs are skipped is no loss: the first ones have run."""
+        """The number of runs that the kernel skipped, because the program was already running on
+        that CPU. Skipped second programs are not counted: the first ones have run."""
         return sum(
             syscalls.program_info(fd).recursion_misses
             for name, fd in self.programs.items()
@@ -98,23 +99,24 @@ class KernelProgram:
         )
 
     def close(self) -> None:
-        """Let go of every descriptor: the kernel frees what nothing else holds."""
+        """Close every descriptor: the kernel frees what nothing else holds."""
         self.loaded.close()
 
 
 def code_ranges(symbols: Kallsyms) -> dict[str, int]:
-    """Where in the kernel's code stacks end, as knobs. Nothing where its addresses are hidden."""
+    """The knobs for the ranges of kernel code where stacks end; none where the kernel hides its
+    addresses."""
     knobs: dict[str, int] = {}
 
     def span(knob: str, pattern: str) -> None:
-        """From the first to the last of some symbols that lie side by side."""
+        """From the first to the last of some adjacent symbols."""
         found = [(start, end) for _, start, end in symbols.find(pattern)]
         if found:
             knobs[f"{knob}_START"] = min(start for start, _ in found)
             knobs[f"{knob}_END"] = max(end for _, end in found)
 
     def one_of(knob: str, names: tuple[str, ...]) -> None:
-        """The first name that there is: what was renamed, or has another one at its side."""
+        """The first of these names that exists: some were renamed, some have an alias."""
         found = {name: (start, end) for name, start, end in symbols.find("|".join(names))}
         for name in names:
             if name in found:
@@ -131,10 +133,11 @@ def code_ranges(symbols: Kallsyms) -> dict[str, int]:
     return knobs
 
 
-def knobs_from_options(options: Options, plan: KernelPlan, symbols: Kallsyms) -> dict[str, int]:
+def knobs_from_options(
+    options: KernelOptions, plan: KernelPlan, symbols: Kallsyms
+) -> dict[str, int]:
     """The -D flags of bpf/kernel/config.h."""
     target = options.target
-    assert isinstance(target, KernelTarget)
     filters = options.filters
     contexts = target.contexts or tuple(KernelContext)
     knobs = {
@@ -164,18 +167,23 @@ def _stack_limit() -> int:
 
 
 class KernelCompilation:
-    """A compilation in a child process, or what is kept of an earlier one; see
-    `program.Compilation`."""
+    """A program that is being compiled in a child process, or was cached by an earlier run. Leaving
+    the context before `finish()` abandons the compilation."""
 
-    def __init__(self, options: Options, plan: KernelPlan, symbols: Kallsyms) -> None:
-        assert isinstance(options.target, KernelTarget)
+    def __init__(self, options: KernelOptions, plan: KernelPlan, symbols: Kallsyms) -> None:
         self._options, self._target = options, options.target
         self._knobs = knobs_from_options(options, plan, symbols)
         self._programs = [ProgramKind(name, kind) for name, kind in plan.programs()]
         self._image = ImageRequest(KERNEL_FRAGMENTS, self._knobs)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._image.abandon()  # which does nothing once it has finished
+
     def finish(self) -> KernelProgram:
-        """Wait for the child and load what it compiled.
+        """Load the program, which may have to be compiled first.
 
         Raises EnvironmentUnfitError when bcc is missing or loading isn't permitted, ProgramError
         when the program doesn't compile or load.
@@ -220,7 +228,3 @@ class KernelCompilation:
             event_pages=room["trace_events"] // PAGE_BYTES,
             loaded=loaded,
         )
-
-    def abandon(self) -> None:
-        """Give the compilation up: something else failed meanwhile."""
-        self._image.abandon()

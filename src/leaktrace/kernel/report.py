@@ -1,5 +1,5 @@
-"""Reports of kernel mode: one section for each allocator, the caches by name, and what the frees
-that can't be seen mean for a site."""
+"""Builds the reports of kernel mode: a section per allocator, slab caches by name, and doubts about
+sites whose blocks may have been freed unseen."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from leaktrace.kernel.slab import (
     traced_name,
 )
 from leaktrace.kernel.snapshot import KernelSnapshot
+from leaktrace.kernel.trim import without_allocator
 from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
-from leaktrace.options import KernelTarget, Options
-from leaktrace.symbols.kallsyms import without_allocator
+from leaktrace.options import KernelOptions
 
-# Caches whose users free in bulk as a rule: lib/maple_tree.c (mas_destroy, mt_free_bulk),
-# net/core/skbuff.c (napi_skb_cache_put), io_uring, lib/stackdepot and others are found by what
-# they leave behind (`_overcounted`).
+# Caches whose users usually free in bulk: lib/maple_tree.c (mas_destroy, mt_free_bulk),
+# net/core/skbuff.c (napi_skb_cache_put), io_uring. Others (lib/stackdepot) are recognized by their
+# counts (`_overcounted`).
 _FREED_IN_BULK = ("maple_node", "skbuff_head_cache", "skbuff_fclone_cache", "io_kiocb")
 _BUCKET = re.compile(r".+-(8|16|32|64|96|128|192|256|512|1k|2k|4k|8k)")
 
 
 class KernelReportBuilder:
-    """Keeps what the next report is compared with; has the interface of `ReportBuilder`."""
+    """Builds reports, and keeps what the next one is compared with."""
 
     def __init__(
-        self, options: Options, plan: KernelPlan, stack_of: Callable[[int], Stack]
+        self, options: KernelOptions, plan: KernelPlan, stack_of: Callable[[int], Stack]
     ) -> None:
         self._options = options
         self._first_caches: dict[str, SlabCache] = {}
@@ -66,7 +66,7 @@ class KernelReportBuilder:
     def build(
         self, snapshot: KernelSnapshot, target: TargetInfo, final_reason: str | None = None
     ) -> Report:
-        """The report of one snapshot; `final_reason` tells why it is the last one."""
+        """The report of one snapshot. `final_reason`: why it is the last one; None: it isn't."""
         overcounted = _overcounted(snapshot.sections[Section.SLAB], snapshot.slab_caches)
         reports = []
         for section, builder in self._builders.items():
@@ -83,23 +83,22 @@ class KernelReportBuilder:
         )
 
     def _untraced(self, outstanding_bytes: int) -> tuple[UntracedGrowth, ...]:
-        """Told to those who look for all memory; who asks for a part of it, gets that."""
+        """Reported only if all allocations are traced: otherwise the user asked for a part."""
         if not self._is_of_all:
             return ()
         return untraced_growth(self._first_held, read_held(), self._builders, outstanding_bytes)
 
     @property
     def _is_of_all(self) -> bool:
-        """Whether every cache, module, context and task is asked for."""
+        """Whether every cache, module, context and task is traced."""
         target = self._options.target
-        assert isinstance(target, KernelTarget)
         return not (
             target.caches or target.modules or target.contexts or target.task_pid is not None
         )
 
     @property
     def _is_everything(self) -> bool:
-        """Whether nothing is filtered out, so that sums can be compared with the kernel's own."""
+        """Whether nothing is filtered out, so that totals can be compared with the kernel's own."""
         filters = self._options.filters
         return self._is_of_all and not (
             filters.min_size_bytes or filters.max_size_bytes is not None or filters.sample_rate > 1
@@ -122,7 +121,7 @@ class KernelReportBuilder:
 
 
 def cache_of(counter: np.void) -> str | None:
-    """The slab cache of a site (KERNEL_SITE); None where there is none, or it isn't told."""
+    """The slab cache of a site (KERNEL_SITE); None where there is none, or it is unknown."""
     if int(counter["section"]) != Section.SLAB:
         return None
     name = bytes(counter["cache"]).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -133,20 +132,21 @@ def cache_of(counter: np.void) -> str | None:
 
 
 def _is_large(sites: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which sites get whole pages from kmalloc: no slab's object."""
+    """Which sites get whole pages from kmalloc, and not an object of a slab."""
     large = [cache_of(site) == LARGE_KMALLOC for site in sites]
     return np.array(large, dtype=np.bool_)
 
 
 def _counted_name(cache: str) -> str:
-    """As `traced_name`, and the kmalloc caches of a single user (kmem_buckets, Linux 6.11) with
-    those of their size."""
+    """Like `traced_name`, but the kmalloc caches of a single user (kmem_buckets, Linux 6.11) are
+    counted with those of their size."""
     found = _BUCKET.fullmatch(cache)
     return f"kmalloc-{found[1]}" if found else traced_name(cache)
 
 
 def _overcounted(snapshot: Snapshot, caches: dict[str, SlabCache]) -> dict[str, tuple[int, int]]:
-    """Caches of which more objects look outstanding than are in use at all: (look, are)."""
+    """Caches with more objects that look outstanding than objects that are in use: both counts, by
+    the cache's name."""
     in_use: dict[str, int] = {}
     for cache in caches.values():
         name = _counted_name(cache.name)
@@ -169,7 +169,7 @@ class _SectionBuilder(ReportBuilder):
 
     def __init__(
         self,
-        options: Options,
+        options: KernelOptions,
         plan: KernelPlan,
         section: Section,
         stack_of: Callable[[int], Stack],
@@ -184,7 +184,7 @@ class _SectionBuilder(ReportBuilder):
         self._requested: dict[int, int] = {}
 
     def prepare(self, snapshot: KernelSnapshot, overcounted: dict[str, tuple[int, int]]) -> None:
-        """What the next report is made with besides its snapshot."""
+        """Take over what the next report needs in addition to its snapshot."""
         self._recursion_misses = snapshot.recursion_misses
         self._overcounted = overcounted
         own = snapshot.sections[self._section]
@@ -201,11 +201,11 @@ class _SectionBuilder(ReportBuilder):
 
     def _losses_of(self, snapshot: Snapshot) -> tuple[Loss, ...]:
         if self._section is not Section.SLAB:
-            return ()  # they are counted once, and told with the first section
+            return ()  # losses are counted once, and reported with the first section
         return describe_kernel_losses(snapshot.losses, self._recursion_misses, self._limits)
 
     def site_id(self, stack_id: int, counter: np.void | None) -> str:
-        """The stack's, together with the cache: one stack may allocate from several."""
+        """Made from the stack and the cache: one stack may allocate from several caches."""
         frames = without_allocator(list(self._stack_of(stack_id).frames))
         if not frames or counter is None:
             return f"{stack_id:016x}"
@@ -231,7 +231,7 @@ class _SectionBuilder(ReportBuilder):
         )
 
     def _doubt(self, counter: np.void, site: Site) -> str | None:
-        """Why what looks outstanding may have been freed."""
+        """Why blocks that look outstanding may have been freed; None: no reason to doubt."""
         unseen, cache = int(counter["unseen_frees"]), cache_of(counter)
         if unseen and site.count:
             return f"{unseen:,} of its blocks were freed unseen before (kfree_rcu or a bulk free?)"

@@ -13,15 +13,15 @@ from leaktrace.errors import UsageError
 SLABINFO = Path("/proc/slabinfo")
 SLAB_FOLDER = Path("/sys/kernel/slab")
 
-LARGE_KMALLOC = "kmalloc-large"  # our name for what kmalloc takes from the page allocator
+LARGE_KMALLOC = "kmalloc-large"  # leaktrace's name for what kmalloc takes from the page allocator
 # kmalloc-64, kmalloc-cg-64 (accounted), kmalloc-rcl-1k (reclaimable), kmalloc-rnd-05-64, dma-…
 _KMALLOC = re.compile(r"(?:dma-)?kmalloc(?:-[a-z]+(?:-\d+)?)?-(\d+)(k|M)?")
 
 
 @dataclass(frozen=True)
 class SlabCache:
-    """One line of /proc/slabinfo. `active` counts objects in use; free ones that a CPU holds in
-    reserve count as in use."""
+    """One line of /proc/slabinfo. `active` counts the objects in use, including free ones that a
+    CPU keeps in reserve."""
 
     name: str
     active: int
@@ -56,8 +56,8 @@ def kmalloc_class_bytes(name: str) -> int | None:
 
 
 def kmalloc_class_name(size_bytes: int) -> str:
-    """How the cache that serves a kmalloc is called (mm/slab_common.c: kmalloc_info). Events don't
-    tell kmalloc-64 from kmalloc-cg-64 and the like: one name stands for all of a size."""
+    """The name of the cache that serves a kmalloc (mm/slab_common.c: kmalloc_info). Events don't
+    distinguish kmalloc-64, kmalloc-cg-64 and so on: one name stands for all caches of a size."""
     if size_bytes > LARGEST_SLAB_CLASS or size_bytes == 0:
         return LARGE_KMALLOC
     if size_bytes >= 1024 and size_bytes % 1024 == 0:
@@ -73,7 +73,7 @@ def traced_name(cache: str) -> str:
 
 @dataclass(frozen=True)
 class WantedCaches:
-    """What --cache lets pass: caches by name, and kmalloc by size class (0: large ones)."""
+    """The caches of --cache: by name, and kmalloc's by size class (0: large allocations)."""
 
     names: frozenset[str]
     kmalloc_bytes: frozenset[int]
@@ -92,7 +92,7 @@ def choose_caches(patterns: tuple[str, ...]) -> WantedCaches:
         if not matching and not large:
             raise UsageError(
                 f"no slab cache is called {pattern}",
-                "the first column of /proc/slabinfo lists them; * and ? stand for letters",
+                "the first column of /proc/slabinfo lists them; * and ? match any letters",
             )
         if large:
             sizes.add(0)
@@ -108,7 +108,7 @@ def choose_caches(patterns: tuple[str, ...]) -> WantedCaches:
 def _aliases(known: set[str]) -> dict[str, str]:
     """Caches that SLUB has merged with another, to the one that /proc/slabinfo shows.
 
-    Both are links to the same folder of /sys/kernel/slab, called by what they have in common.
+    Both are links to the same folder in /sys/kernel/slab, which is named after their properties.
     """
     by_folder: dict[str, list[str]] = {}
     try:

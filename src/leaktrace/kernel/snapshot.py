@@ -1,4 +1,4 @@
-"""What the kernel mode's maps hold at one moment: one `Snapshot` for each allocator."""
+"""Reads the maps of kernel mode: one `Snapshot` per allocator."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _KERNEL_TOP = np.uint64(0xF << SECTION_SHIFT)
 
 @dataclass(frozen=True)
 class KernelSnapshot:
-    """Snapshots by section (their records are KERNEL_ALLOCATION, their sites KERNEL_SITE), and
-    what is known besides: /proc/slabinfo at that moment, frees of blocks that were allocated
-    before tracing began."""
+    """Snapshots by section (with records of KERNEL_ALLOCATION and sites of KERNEL_SITE),
+    /proc/slabinfo at the same moment, and the number of frees of older blocks: those that were
+    allocated before tracing began."""
 
     sections: dict[Section, Snapshot]
     recursion_misses: int
@@ -38,8 +38,8 @@ def take_kernel_snapshot(
     *,
     combined_only: bool,
 ) -> KernelSnapshot:
-    """Read the maps. `is_wanted` tells of a stack id whether its site passes the filters that only
-    names can decide."""
+    """Read the maps. `is_wanted` says whether the site of a stack id passes the filters by name;
+    None: there are no such filters."""
     time_ns = time.monotonic_ns()
     slab_caches = read_slab_caches()
     _, losses = program.losses.read_all()
@@ -81,10 +81,10 @@ def _passing(stack_ids: NDArray[np.uint64], is_wanted: Callable[[int], bool]) ->
 
 
 def _addresses(keys: NDArray[np.uint64], section: Section) -> NDArray[np.uint64]:
-    """Keys have the section in place of an address's upper bits (bpf/kernel/records.bpf.c:
+    """Keys contain the section in the upper bits of the address (bpf/kernel/records.bpf.c:
     key_of)."""
     addresses = keys & _ADDRESS_MASK
-    # Per-CPU pointers are offsets and may be small; all others are kernel addresses.
+    # Per-CPU pointers are offsets and may be small. All others are kernel addresses.
     return addresses if section is Section.PERCPU else addresses | _KERNEL_TOP
 
 

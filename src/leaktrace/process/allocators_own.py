@@ -1,19 +1,19 @@
-"""Mappings that an allocator makes for itself, told by their stacks.
+"""Mappings that an allocator makes for itself, recognized by their stacks.
 
-What malloc maps belongs to the call of malloc, which is open then. A release is no such call: it is
-seen at its entry alone. But free maps memory, too: in a thread that has allocated nothing before,
-glibc's begins with an arena of 64 MiB (free, tcache_init, arena_get2, mmap). And the library of an
-allocator maps memory in its constructor and in threads of its own. None of that was asked for by
-the program: it is neither outstanding nor counted at a site. Blocks in it are counted as blocks.
+What malloc maps belongs to the call of malloc, which is being tracked then. A release is not: only
+its entry is seen. But free maps memory too: in a thread that has allocated nothing before, glibc's
+free starts with an arena of 64 MiB (free, tcache_init, arena_get2, mmap). And the library of an
+allocator maps memory in its constructor and in its own threads. The program asked for none of that:
+it is neither outstanding nor counted at a site. Blocks within it are counted as blocks.
 
 A mapping is the allocator's own when its stack leads
 
-- through the code of a hooked releasing function: what its entry leads to by jumps, tail calls
-  within its object and parts that were put elsewhere included;
-- from a library that is nothing but an allocator directly to the C library or the dynamic linker,
-  which call constructors and begin threads.
+- through the code of a hooked releasing function, including the code that its entry reaches by
+  jumps, tail calls within its object, and parts that the compiler moved elsewhere;
+- from a library that is only an allocator directly to the C library or the dynamic linker, which
+  call constructors and start threads.
 
-A walk that misses such a frame can't tell, and the mapping is counted.
+If a walk misses such a frame, the mapping is counted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _UNMAPPING = abi.MAPPING_FUNCTIONS | {abi.Function.MUNMAP}
 
 
 class _ReleasingCode:
-    """The code of an object's releasing functions; its file is held open, and read when the first
+    """The code of an object's releasing functions. The file is kept open, and read when the first
     stack leads there."""
 
     def __init__(self, plan: ObjectPlan) -> None:
@@ -59,7 +59,7 @@ class _ReleasingCode:
         )
 
     def holds(self, offset: int) -> bool:
-        """Whether the call before a return address, an offset in the file, is one of theirs."""
+        """Whether the call before a return address (an offset in the file) is in this code."""
         elf, ranges, returns = self._code
         vaddr = elf.offset_to_vaddr(offset - 1)
         if vaddr is None:
@@ -68,7 +68,7 @@ class _ReleasingCode:
 
     @cached_property
     def _code(self) -> tuple[ElfObject, list[tuple[int, int]], set[int]]:
-        """The file; the functions; where calls on the ways through them come back to."""
+        """The file, the functions' ranges, and the return addresses of the calls in them."""
         elf = ElfObject.open(self._descriptor, self.plan.path)
         ranges: list[tuple[int, int]] = []
         returns: set[int] = set()
@@ -87,10 +87,11 @@ class _ReleasingCode:
 
 
 class AllocatorsOwn:
-    """Tells the mappings of one process apart. `addresses_of` gives the return addresses of a
-    stack, leaf first; None where it isn't stored."""
+    """Recognizes the allocators' own mappings in one process."""
 
     def __init__(self, addresses_of: Callable[[int], Sequence[int] | None]) -> None:
+        """`addresses_of` returns the return addresses of a stack id, leaf first; None where the
+        stack is not stored."""
         self._addresses_of = addresses_of
         self._code: list[_ReleasingCode] = []
         self._verdicts: dict[int, bool] = {}
@@ -99,17 +100,17 @@ class AllocatorsOwn:
         self._ranges = RegionLedger()
 
     def add(self, plan: ObjectPlan) -> None:
-        """An object is hooked; its file is open still."""
+        """An object was hooked. Its file must still be open."""
         self._code.append(_ReleasingCode(plan))
         self._verdicts.clear()
 
     def follow(self, mappings: Sequence[Mapping]) -> None:
-        """The process has these mappings now."""
+        """Take over the current mappings of the process."""
         self._executable = [mapping for mapping in mappings if mapping.is_executable]
         self._starts = [mapping.start for mapping in self._executable]
 
     def forget(self) -> None:
-        """exec: what was mapped is gone."""
+        """The process has executed a program, and has a new address space."""
         self._verdicts.clear()
         self._ranges.clear()
 
@@ -126,7 +127,7 @@ class AllocatorsOwn:
                 for address, place in zip(addresses, places, strict=True)
                 if place is not None
             )
-            if known or None not in places:  # else another look may tell
+            if known or None not in places:  # otherwise another look may show more
                 self._verdicts[stack_id] = known
         return known
 
@@ -147,7 +148,7 @@ class AllocatorsOwn:
         function, kind = int(event["function"]), int(event["kind"])
         if kind == abi.EventCode.ALLOCATE:
             return function in abi.MAPPING_FUNCTIONS and self.is_own(int(event["stack_id"]))
-        # It is noted for good, so that what was taken away meanwhile is recognised, too.
+        # The range stays noted, so that its unmapping is recognized too.
         is_unmapped = kind == abi.EventCode.RELEASE and function in _UNMAPPING
         return is_unmapped and self._ranges.covers(int(event["address"]), int(event["size"]))
 
@@ -163,12 +164,12 @@ class AllocatorsOwn:
                 try:
                     return code.holds(address - place.start + place.offset)
                 except (ObjectFileError, UnfollowableError):
-                    return False  # not to be told: it is counted
+                    return False  # unknown: the mapping is counted
         return False
 
     @staticmethod
     def _is_by_library(places: Sequence[Mapping | None]) -> bool:
-        """Whether a library that is an allocator maps memory, and nobody has called it."""
+        """Whether an allocator's library maps memory without having been called by the program."""
         first = places[0]
         if first is None or not _ALLOCATOR.fullmatch(_name(first)):
             return False

@@ -1,10 +1,10 @@
-"""What the figures of a process leave out because no probe is where it is allocated.
+"""What the figures of a process do not include, because there is no probe where it is allocated.
 
-Nothing of it is lost: it was never seen, so no counter tells. There are signs, none of which costs
-the process anything: symbols of an allocator that isn't hooked (process/probes/survey.py), releases
-of blocks that nobody saw allocated (process/unseen.py), and memory that grows by far more than was
-allocated (analysis/resident.py). Each speaks only where it is certain: an ordinary program never
-shows one.
+Such memory was never seen, so no counter of losses includes it. There are signs of it, none of
+which costs the process anything: symbols of an allocator that isn't hooked
+(process/probes/survey.py), releases of blocks that no probe saw allocated (process/unseen.py), and
+memory that grows by far more than was allocated (analysis/resident.py). A sign is reported only if
+it is certain: an ordinary program never shows one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from leaktrace.targets.mappings import Mapping
 
 
 class Completeness:
-    """Of one traced process. `first_generation` is that of an image that nothing predates."""
+    """The signs of one traced process."""
 
     def __init__(
         self, program: Program, pid: int, survey: Survey | None, first_generation: int | None
     ) -> None:
+        """`first_generation`: the image whose every allocation was seen; None: there is none."""
         self._program = program
         self._survey = survey
         self._first_generation = first_generation
@@ -33,26 +34,28 @@ class Completeness:
         self._begun = False
 
     def hooked(self, plan: ObjectPlan) -> None:
-        """The functions of an object are hooked."""
+        """An object was hooked."""
         self._unseen.add(plan)
-        if self._begun:  # what it handed out before is unknown
+        if self._begun:  # what it allocated before is unknown
             self._first_generation = None
 
     def begin(self) -> None:
-        """Tracing begins: everything is hooked that is there."""
+        """Tracing begins. Everything that is mapped by now is hooked."""
         self._begun = True
 
-    def remarks(
-        self, mappings: Sequence[Mapping], generation: int, is_mapped: Callable[[str], bool]
-    ) -> tuple[Remark, ...]:
-        """What a report should say."""
-        found = [] if self._survey is None else list(self._survey.remarks(is_mapped))
+    def look(self, mappings: Sequence[Mapping], generation: int) -> None:
+        """See what the image of this generation has released so far."""
         losses = self._program.losses.read_all()[1]
-        unseen = self._unseen.remark(
+        self._unseen.look(
             mappings,
             generation,
             nothing_predates=generation == self._first_generation,
             lost=int(losses[list(ALLOCATION_LOSSES)].sum()),
         )
+
+    def remarks(self, generation: int, is_mapped: Callable[[str], bool]) -> tuple[Remark, ...]:
+        """The remarks for a report, as of the last look."""
+        found = [] if self._survey is None else list(self._survey.remarks(is_mapped))
+        unseen = self._unseen.remark(generation)
         found += [] if unseen is None else [unseen]
         return tuple(found)

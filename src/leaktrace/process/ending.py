@@ -1,9 +1,9 @@
 """How a traced process has ended: its exit status, or the signal that killed it.
 
-Of a command that leaktrace has started wait(2) tells. Of another process nobody does but its
-parent, and pidfds only since Linux 6.15, once the parent has reaped it; so a BPF program reads it
-where the kernel keeps it (bpf/process/life.bpf.c). Without the kernel's type information it stays
-unknown.
+For a command that leaktrace started, wait(2) returns the status. For any other process, only its
+parent gets it, and since Linux 6.15 the owner of a pidfd, once the parent has reaped the process.
+So a BPF program reads the status where the kernel keeps it (bpf/process/life.bpf.c). Without the
+kernel's type information it is unknown.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _MEMBERS = {
 
 
 def exit_status_knobs() -> dict[str, int]:
-    """The -D flags with which the BPF program notes how the process ends; none where this kernel
-    doesn't tell where it keeps that."""
+    """The -D flags that make the BPF program note how the process ends; none where the kernel's
+    type information is missing."""
     if support.declined("exit_status"):
         return {}
     try:
@@ -43,7 +43,7 @@ def exit_status_knobs() -> dict[str, int]:
 
 
 def ending_of(wait_status: int) -> Ending:
-    """From the status of the kernel side's session (struct session, bpf/process/types.h)."""
+    """Decodes the wait status of struct session (bpf/process/types.h)."""
     if not wait_status & STATUS_IS_KNOWN:
         return Ending()
     return Ending.from_wait_status(wait_status & (STATUS_IS_KNOWN - 1))

@@ -1,9 +1,10 @@
-"""Page faults as the source of events: where resident memory grows, at no cost a malloc.
+"""Page faults as the source of events: they show where resident memory grows, and cost nothing per
+malloc.
 
 A software perf event with a period of 1 runs a program at each page that a thread of the target
 touches for the first time (perf_event_open(2), PERF_COUNT_SW_PAGE_FAULTS). Pages of mapped files
-belong to the page cache and are left out, by a list of file mappings that the program looks the
-address up in.
+belong to the page cache and are not counted: the program looks their addresses up in a list of file
+mappings.
 """
 
 from __future__ import annotations
@@ -18,26 +19,28 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.bpf import links
 from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError, TargetError
-from leaktrace.process.program import FILE_CAPACITY, FileMaps, Program
+from leaktrace.process.program import FILE_CAPACITY, FileMaps
 from leaktrace.targets.mappings import Mapping
 
 _HALF = FILE_CAPACITY // 2
-# Memory that has an inode but no file: what a process writes there is its own.
+# Memory that has an inode but no file: its pages belong to the process.
 _SHARED_MEMORY = ("/memfd:", "/dev/shm/", "/dev/zero", "/SYSV", "/[aio]", "/anon_hugepage")
 
 
 class PageFaults:
-    """The events of one process and the list of its file mappings."""
+    """The page fault events of one process, and the list of its file mappings."""
 
-    def __init__(self, program: Program, pid: int) -> None:
+    def __init__(self, program: int, files: FileMaps, pid: int) -> None:
+        """`program`: the descriptor of the BPF program to run at page faults."""
         self._program = program
+        self._files = files
         self._pid = pid
         self._descriptors: list[int] = []
         self._listed: tuple[tuple[int, int], ...] | None = None
         self._updates = 0
 
     def attach(self) -> None:
-        """Follow every thread that runs now; those that they start are followed by the kernel.
+        """Follow every thread that runs now. The kernel follows the threads that they start.
 
         Raises EnvironmentUnfitError or TargetError.
         """
@@ -58,9 +61,8 @@ class PageFaults:
             return set()
 
     def _attach_thread(self, tid: int) -> None:
-        program = self._program.programs["on_fault"]
         try:
-            self._descriptors += links.attach_page_faults(program, tid)
+            self._descriptors += links.attach_page_faults(self._program, tid)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 return  # the thread has ended
@@ -71,13 +73,13 @@ class PageFaults:
                 ) from None
             if error.errno == errno.EMFILE:
                 raise EnvironmentUnfitError(
-                    "too many open files: the process has a thread for each of them",
+                    "too many open files: --faults needs one per thread of the process",
                     "raise the limit: ulimit -n 65536",
                 ) from None
             raise
 
     def follow(self, mappings: Sequence[Mapping]) -> None:
-        """These are the mappings of the process now."""
+        """Take over the current mappings of the process."""
         files = self._files
         listed = tuple((m.start, m.end) for m in mappings if _is_page_cache(m))[:_HALF]
         if listed == self._listed:
@@ -91,7 +93,7 @@ class PageFaults:
         self._updates += 1
 
     def notes(self) -> tuple[str, ...]:
-        """What the figures leave out."""
+        """What the figures do not include."""
         notes = []
         count = self._files.faults.lookup(0)
         if count:
@@ -99,17 +101,13 @@ class PageFaults:
         huge_bytes = _anonymous_huge_bytes(self._pid)
         if huge_bytes:
             notes.append(
-                f"{huge_bytes >> 20:,} MiB of the process lie in huge pages, "
+                f"{huge_bytes >> 20:,} MiB of the process are in huge pages, "
                 "each of which counts as one page of 4 KiB here"
             )
         return tuple(notes)
 
-    @property
-    def _files(self) -> FileMaps:
-        assert self._program.files is not None  # there in page fault mode
-        return self._program.files
-
     def close(self) -> None:
+        """Detach from every thread."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []

@@ -1,5 +1,4 @@
-"""What a report tells of the process beside the figures: each note once, in words that hold for as
-long as the report is read."""
+"""The notes of a report: what the user has to know about the process to read the figures."""
 
 from __future__ import annotations
 
@@ -10,19 +9,19 @@ from leaktrace.arch.machines import MACHINES
 from leaktrace.printable import printable
 from leaktrace.process.attach.attachments import HookedObject
 from leaktrace.process.probes.allocators import REQUIRED
-from leaktrace.process.program import Walker
+from leaktrace.process.walkers import Walker
 
 FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "
-    "what it loads from now on has no names and no probes"
+    "what it loads from now on gets no names and no probes; start it with -c to see all"
 )
 THREAD_EXECUTED = (
-    "another thread than the first executed a program: "
+    "another thread, not the first, executed a program: "
     "what it allocated in its first moments was missed"
 )
 LIBRARIES_REPLACED = (
-    "libraries have taken the place of others, and when is not known: "
-    "stacks of their first moments may name the one that was there before"
+    "libraries were loaded in the place of others, at an unknown time: "
+    "stacks of their first moments may name the library that was there before"
 )
 NO_ALLOCATOR_AFTER_EXEC = (
     "no object of the program that it executed defines malloc and free "
@@ -31,30 +30,31 @@ NO_ALLOCATOR_AFTER_EXEC = (
 
 
 class Notes:
-    """Those of one run, in the order in which they came up."""
+    """The notes of one run, in the order in which they came up."""
 
     def __init__(self) -> None:
-        self._told: dict[str, None] = {}
+        self._notes: dict[str, None] = {}
 
     def add(self, *notes: str) -> None:
-        """A note that was there before is not told again."""
-        self._told |= dict.fromkeys(notes)
+        """A note that is there already is not added again."""
+        self._notes |= dict.fromkeys(notes)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._told)
+        return iter(self._notes)
 
 
 def of_refused(path: str, why: str) -> str:
-    """An object that the kernel lets nobody probe."""
-    return f"{path} is left out: {why}. What it hands out is not in these figures"
+    """An object in which the kernel refuses a probe."""
+    return f"{path} is left out: {why}. What it allocates is not in these figures; try --faults"
 
 
 def of_hooked(hooked: HookedObject) -> Iterator[str]:
-    """What isn't hooked of an object."""
+    """The functions of an object that are not hooked."""
     if hooked.refused:
         yield (
             f"not hooked in {hooked.name}, because the kernel can't probe them: "
             + ", ".join(hooked.refused)
+            + ". Their calls are not in these figures"
         )
     if hooked.left_out:
         has_malloc = all(one.hook.symbol not in REQUIRED for one in hooked.left_out)
@@ -67,24 +67,34 @@ def of_hooked(hooked: HookedObject) -> Iterator[str]:
 
 
 def of_walker(walker: Walker, *, was_chosen: bool) -> Iterator[str]:
-    """What stacks lack; `was_chosen`: the user wants them by frame pointers."""
+    """What is missing in stacks. `was_chosen`: the user asked for frame pointers."""
     if walker is Walker.FRAME_POINTERS and not was_chosen:
         why = "this kernel refused the walker by unwind tables"
         here = MACHINES.get(machine())
         if here is None or not here.has_unwind_tables:
             why = f"unwind tables are not supported on {machine()}"
-        yield f"stacks are walked by frame pointers, which most binaries lack: {why}"
+        yield (
+            f"stacks are walked by frame pointers, because {why}: most binaries have none, so "
+            "compile yours with -fno-omit-frame-pointer"
+        )
     if walker is Walker.SINGLE:
-        yield "stacks are cut at 64 frames: this kernel refused tail calls"
+        yield "stacks end after 64 frames, because this kernel refused tail calls"
 
 
 def of_exec(name: str) -> str:
-    return f"it has executed another program ({printable(name)}): what came before is gone"
+    return (
+        f"it has executed another program ({printable(name)}): "
+        "the memory of the former program is gone"
+    )
 
 
 def of_late_object(name: str) -> str:
-    return f"{name} was hooked when it was first seen: what it handed out before is unknown"
+    return f"{name} was hooked after it was loaded: what it allocated before is unknown"
+
+
+def of_untraced_object(why: str) -> str:
+    return f"an object that was loaded later is not traced: {why}"
 
 
 def of_children(pid: int) -> str:
-    return f"it has started child processes, which are not traced: see leaktrace -p {pid}"
+    return f"it has child processes, which are not traced: use leaktrace -p {pid} for the first"

@@ -1,27 +1,23 @@
-"""The BPF program of the user mode: what it is told with knobs, how much its maps hold, and what is
+"""The BPF program of process mode: its knobs (-D flags), the capacities of its maps, and what is
 loaded."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.arch.machines import this_machine
 from leaktrace.bpf import links, support, syscalls
 from leaktrace.bpf.build import ImageRequest
 from leaktrace.bpf.events import PAGE_BYTES, event_pages, uses_ring_buffer
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.load import Loaded, ProgramKind, RefusedError, load
 from leaktrace.bpf.maps import Map
-from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.options import CommandTarget, Options, ProcessTarget, StackWalker
+from leaktrace.options import ProcessOptions
 from leaktrace.process.ending import exit_status_knobs
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
@@ -32,6 +28,7 @@ from leaktrace.process.probes.allocators import (
 )
 from leaktrace.process.probes.plan import Way, best_way
 from leaktrace.process.tables import KernelTables
+from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, Capacity
 
 _COMMON = (
@@ -64,7 +61,7 @@ FRAGMENTS = (
 )
 FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/life.bpf.c")
 
-# Where the kernel tells a program which function was hit, one program serves them all.
+# Where the kernel tells a program which function was hit, one program serves all functions.
 _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
 _BY_SHAPE = (
     "enter_size",
@@ -80,60 +77,18 @@ _BY_SHAPE = (
 )
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
-# Calls of mmap and its kind are few next to malloc: they get a fourth of what --trace does.
+# Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that
+# --trace gets.
 _REGION_SHARE = 4
-_PERF_SHARE = 4  # of that in each CPU's perf buffer, where there is no ring
+_PERF_SHARE = 4  # of that, per CPU, in perf buffers
+FAULT_PROGRAM = "on_fault"
 FILE_CAPACITY = 2 * abi.MAX_FILE_MAPPINGS  # two lists
 RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
 
 
-class Walker(StrEnum):
-    """How stacks are walked; in the order in which they are tried."""
-
-    TAIL_CALLS = "unwind tables"
-    SINGLE = "unwind tables, 64 frames at most"
-    FRAME_POINTERS = "frame pointers"
-
-    @property
-    def uses_tables(self) -> bool:
-        return self is not Walker.FRAME_POINTERS
-
-    def knobs(self) -> dict[str, int]:
-        """Programs of 16 frames each are verified eight times as fast as one of 127, and any kernel
-        that takes 64 frames takes them. The first begins at once: a tail call and finding the
-        thread again cost as much as four frames. Without tail calls, 64 frames."""
-        match self:
-            case Walker.TAIL_CALLS:
-                return {"WALK_PARTS": 8, "WALK_STEPS": 16}
-            case Walker.SINGLE:
-                return {"WALK_PARTS": 1, "WALK_STEPS": 64}
-            case Walker.FRAME_POINTERS:
-                return {"WALK_BY_TABLE": 0}
-
-
-def walkers_to_try(choice: StackWalker) -> tuple[Walker, ...]:
-    """Raises EnvironmentUnfitError when tables are asked for and this is no x86-64 machine."""
-    machine = this_machine()
-    has_tables = machine is not None and machine.has_unwind_tables
-    if choice is StackWalker.EH_FRAME and not has_tables:
-        raise EnvironmentUnfitError(
-            f"unwind tables are not supported on {os.uname().machine}",
-            "use --stack-walker fp, with programs compiled with -fno-omit-frame-pointer",
-        )
-    if choice is StackWalker.FP or not has_tables:
-        return (Walker.FRAME_POINTERS,)
-    tables = (Walker.TAIL_CALLS, Walker.SINGLE)
-    candidates = tables if choice is StackWalker.EH_FRAME else (*tables, Walker.FRAME_POINTERS)
-    left = tuple(w for w in candidates if not support.declined(w.name.lower()))
-    if not left:
-        raise EnvironmentUnfitError(
-            "the kernel refuses every walker by unwind tables", "leave --stack-walker out"
-        )
-    return left
-
-
-def knobs_from_options(options: Options) -> dict[str, int]:
-    """The -D flags of bpf/shared/config.h, by what was asked and what the running kernel offers."""
+def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
+    """The -D flags of bpf/shared/config.h and bpf/process/config.h that follow from the options and
+    the running kernel."""
     filters = options.filters
     on_demand = support.allocates_map_memory_on_demand()
     knobs = {
@@ -142,14 +97,14 @@ def knobs_from_options(options: Options) -> dict[str, int]:
         "THROTTLE": int(options.max_overhead_percent is not None),
         "SAMPLE_BYTES": filters.sample_bytes or 0,
         "TRACE": int(options.report.trace),
-        "STOP_AT_START": int(isinstance(options.target, CommandTarget)),
+        "STOP_AT_START": int(options.command is not None),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(support.has_attach_cookie()),
         "POINTS": int(uses_points(options)),
         "COUNT_FREED": int(counts_freed(options)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
-    if isinstance(options.target, ProcessTarget):  # a command's is told by wait(2)
+    if options.command is None:  # wait(2) returns the status of a command
         knobs |= exit_status_knobs()
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
@@ -158,27 +113,27 @@ def knobs_from_options(options: Options) -> dict[str, int]:
     return knobs
 
 
-def counts_freed(options: Options) -> bool:
-    """Whether releases are counted by site in the kernel, which costs each a look-up: only where
-    reports don't go by all records, or these stand for more than themselves."""
+def counts_freed(options: ProcessOptions) -> bool:
+    """Whether the kernel side counts releases by site, which costs each release a look-up. Needed
+    only where reports are not made from records, or where records are a sample."""
     filters = options.filters
     is_sampled = filters.sample_rate > 1 or filters.sample_bytes is not None
     may_be_sampled = options.max_overhead_percent is not None
     return options.report.combined_only or options.faults or is_sampled or may_be_sampled
 
 
-def uses_points(options: Options) -> bool:
+def uses_points(options: ProcessOptions) -> bool:
     """Whether calls are followed by points within functions."""
     return way_of(options) is Way.POINTS and not options.faults
 
 
-def way_of(options: Options) -> Way:
+def way_of(options: ProcessOptions) -> Way:
     """How calls are followed."""
     return Way.RETURNS if options.probe_returns else best_way()
 
 
-def capacities_from_options(options: Options) -> dict[str, int]:
-    """How much each map holds, by its name."""
+def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
+    """The capacity of each map, by the map's name."""
     limits = options.limits
     return {
         "allocations": limits.max_allocs,
@@ -196,7 +151,7 @@ def capacities_from_options(options: Options) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class FileMaps:
-    """Which addresses have files behind them, and how many faults met those."""
+    """The addresses that have files behind them, and the number of faults at those."""
 
     mappings: Map
     list: Map
@@ -205,16 +160,16 @@ class FileMaps:
 
 @dataclass
 class Program:
-    """The loaded program: descriptors of its maps and of its programs."""
+    """The loaded BPF programs and their maps."""
 
     allocations: Map
     sites: Map
     stacks: Map
     session: Map
     losses: Map
-    tables: KernelTables | None  # of a walker by unwind tables
+    tables: KernelTables | None  # where stacks are walked by unwind tables
     walker: Walker
-    throttle: Map | None  # with a bound on the overhead
+    throttle: Map | None  # with --max-overhead
     sample_gaps: Map | None  # with sampling by bytes
     sample_weights: Map | None
     files: FileMaps | None  # in page fault mode
@@ -222,27 +177,38 @@ class Program:
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
-    tallies: Map  # by abi.Tally, and by CPU
+    tallies: Map  # by abi.Tally and CPU
     unseen_releases: Map
     links: UprobeLinks
     ring_buffer: bool
-    freed_is_counted: bool  # at sites, by the programs
+    freed_is_counted: bool  # by site, in the kernel
     event_pages: int
     region_pages: int  # of a perf buffer
     loaded: Loaded
 
+    def session_now(self) -> np.void:
+        """The kernel side's session (abi.SESSION)."""
+        session = self.session.lookup(0)
+        assert session is not None  # an array has all its entries
+        return session
+
+    def generation(self) -> int:
+        """How often the target has executed a program by now."""
+        return int(self.session_now()["generation"])
+
     def close(self) -> None:
-        """Let go of every descriptor: the kernel frees what nothing else holds."""
+        """Close every descriptor: the kernel frees what nothing else holds."""
         self.loaded.close()
 
 
 class Compilation:
-    """The program being made: kept from an earlier run, or compiled in a child.
+    """A program that is being compiled in a child process, or was cached by an earlier run.
 
-    Say what room unwind tables take with `reserve()`, and take the result with `finish()`.
+    `reserve()` room for unwind tables, then take the result with `finish()`. Leaving the context
+    before that abandons the compilation.
     """
 
-    def __init__(self, options: Options, knobs: Mapping[str, int]) -> None:
+    def __init__(self, options: ProcessOptions, knobs: Mapping[str, int]) -> None:
         """`knobs` of bpf/shared/config.h take precedence over what follows from the options."""
         self._knobs = knobs_from_options(options) | dict(knobs)
         self._capacities = capacities_from_options(options)
@@ -250,7 +216,13 @@ class Compilation:
         self._links = links.uprobe_links()
         self._faults = options.faults
         self._image = self._request(self._walkers[0])
-        self.cache_problem = ""  # why compiled programs can't be kept
+        self.cache_problem = ""  # why compiled programs can't be cached
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._image.abandon()  # which does nothing once it has finished
 
     def _request(self, walker: Walker) -> ImageRequest:
         fragments = FAULT_FRAGMENTS if self._faults else FRAGMENTS
@@ -258,11 +230,11 @@ class Compilation:
 
     @property
     def wants_tables(self) -> bool:
-        """Whether a walker by unwind tables is going to be tried."""
+        """Whether a walker that needs unwind tables will be tried."""
         return any(walker.uses_tables for walker in self._walkers)
 
     def reserve(self, capacity: Capacity) -> None:
-        """Make this much room for unwind tables."""
+        """Make room for this many unwind tables."""
         self._capacities |= {
             "unwind_rows": capacity.rows,
             "unwind_pages": capacity.pages,
@@ -271,7 +243,7 @@ class Compilation:
 
     def _program_kinds(self, walker: Walker) -> list[ProgramKind]:
         if self._faults:
-            kind, attach_type, names = syscalls.PROG_TYPE_PERF_EVENT, 0, ["on_fault"]
+            kind, attach_type, names = syscalls.PROG_TYPE_PERF_EVENT, 0, [FAULT_PROGRAM]
         else:
             kind, attach_type = syscalls.PROG_TYPE_KPROBE, self._links.attach_type
             names = [RELEASE_PROGRAM]
@@ -288,7 +260,7 @@ class Compilation:
         ]
 
     def finish(self) -> Program:
-        """Load what the kernel takes: the first walker that it does not refuse.
+        """Load the program with the first walker that the kernel does not refuse.
 
         Raises EnvironmentUnfitError when bcc is missing or loading isn't permitted, ProgramError
         when the program doesn't compile or load.
@@ -303,7 +275,12 @@ class Compilation:
     def _load(self, walker: Walker) -> Program:
         image = self._image.finish()
         self.cache_problem = self._image.problem
-        return self._program(walker, load(image, self._program_kinds(walker), self._capacities))
+        loaded = load(image, self._program_kinds(walker), self._capacities)
+        try:
+            return self._program(walker, loaded)
+        except BaseException:
+            loaded.close()
+            raise
 
     def _program(self, walker: Walker, loaded: Loaded) -> Program:
         knobs, room = self._knobs, self._capacities
@@ -364,7 +341,3 @@ class Compilation:
             region_pages=event_pages(room["region_events"] // _PERF_SHARE),
             loaded=loaded,
         )
-
-    def abandon(self) -> None:
-        """Give the compilation up: something else failed meanwhile."""
-        self._image.abandon()

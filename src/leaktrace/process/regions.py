@@ -1,12 +1,12 @@
-"""The account of mmap'ed regions: what mmap and mremap returned and munmap hasn't taken back.
+"""The ledger of mmap'ed regions: what mmap and mremap returned, and munmap has not released.
 
-Heap blocks are freed whole and by their address, so the kernel side keeps them in a hash map. A
-region can be unmapped from the head, the tail or the middle, several at once, or replaced by
-MAP_FIXED, so its account needs an order by address: it is kept here, from the events that the
+A heap block is freed whole, by its address, so the kernel side keeps blocks in a hash map. A region
+can be unmapped from its start, its end or its middle, several can be unmapped at once, or replaced
+by MAP_FIXED. So regions have to be sorted by address: they are kept here, from the events that the
 kernel side sends. These calls are rare next to malloc.
 
-A hole leaves two regions. Bytes are the requested ones: mmap(5000) counts 5000, though the kernel
-maps whole pages. Sources: mmap(2), mremap(2).
+A hole leaves two regions. Sizes are the requested ones: mmap(5000) counts 5000 bytes, although the
+kernel maps whole pages. Sources: mmap(2), mremap(2).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _page_end(address: int) -> int:
 
 @dataclass(frozen=True)
 class Region:
-    """[start, end) in whole pages; `requested_end` may lie within the last one."""
+    """[start, end) in whole pages; `requested_end` may be within the last page."""
 
     start: int
     end: int
@@ -49,14 +49,14 @@ class Region:
 
 @dataclass
 class RegionTotals:
-    """Of one stack: everything that was ever mapped from it, in bytes and calls."""
+    """Everything that was ever mapped from one stack, in bytes and calls."""
 
     bytes: int = 0
     count: int = 0
 
 
 class RegionLedger:
-    """Regions that are mapped now, in the order of their addresses."""
+    """The regions that are mapped now, sorted by address."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -71,7 +71,7 @@ class RegionLedger:
         return len(self._starts)
 
     def apply(self, event: np.void) -> None:
-        """Take one region event into account. Events come in the order in which they happened."""
+        """Apply one region event. Events have to come in the order in which they happened."""
         address, size, tid = int(event["address"]), int(event["size"]), int(event["tid"])
         match int(event["kind"]):
             case abi.EventCode.REGION_ADD:
@@ -89,7 +89,7 @@ class RegionLedger:
                     self._insert(region)
 
     def add(self, address: int, size_bytes: int, time_ns: int, stack_id: int) -> None:
-        """A call mapped [address, address + size). What lay there before is gone (MAP_FIXED)."""
+        """A call mapped [address, address + size), in place of what was there (MAP_FIXED)."""
         end = _page_end(address + size_bytes)
         self.release(address, size_bytes)
         self._insert(Region(address, end, address + size_bytes, time_ns, stack_id))
@@ -98,9 +98,9 @@ class RegionLedger:
         totals.count += 1
 
     def release(self, address: int, size_bytes: int) -> list[Region]:
-        """[address, address + size) is unmapped. Returns the parts of regions that it held.
+        """[address, address + size) is unmapped. Returns the parts of regions that were there.
 
-        munmap(2) fails for an unaligned address or a length of 0, and releases nothing then.
+        munmap(2) fails for an unaligned address or a length of 0. Then nothing is released.
         """
         if address % _PAGE_BYTES or size_bytes <= 0:
             return []
@@ -123,7 +123,7 @@ class RegionLedger:
         return released
 
     def covers(self, address: int, size_bytes: int) -> bool:
-        """Whether all of [address, address + size) is in regions."""
+        """Whether regions cover all of [address, address + size)."""
         end = _page_end(address + size_bytes)
         at = address
         index = bisect.bisect_right(self._starts, at) - 1
@@ -135,14 +135,14 @@ class RegionLedger:
         return at >= end > address
 
     def clear(self) -> None:
-        """exec: the address space is a new one."""
+        """The process has executed a program, and has a new address space."""
         self._starts.clear()
         self._by_start.clear()
         self._released_last.clear()
         self._mapped.clear()
 
     def records(self) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
-        """Addresses, and records of type abi.ALLOCATION, as the map of heap blocks has them."""
+        """Addresses and records (abi.ALLOCATION), in the form of the map of heap blocks."""
         addresses = np.array(self._starts, dtype=np.uint64)
         records = np.zeros(len(self), dtype=abi.ALLOCATION)
         for index, region in enumerate(self):
@@ -150,9 +150,9 @@ class RegionLedger:
         return addresses, records
 
     def freed(self) -> dict[int, RegionTotals]:
-        """By stack id: bytes and regions that are mapped no more.
+        """By stack id: bytes and regions that are no longer mapped.
 
-        The count is negative while holes have left more regions than calls mapped.
+        The count is negative while holes leave more regions than calls mapped.
         """
         freed = {
             stack_id: RegionTotals(totals.bytes, totals.count)

@@ -1,4 +1,4 @@
-"""Reads the maps of the process mode into a `Snapshot`."""
+"""Reads the maps of process mode into a `Snapshot`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def take_snapshot(
     events ahead of or behind its records.
     """
     time_ns = time.monotonic_ns()
-    session = program.session.lookup(0)
-    assert session is not None  # an array map has all its entries
+    session = program.session_now()
     _, losses = program.losses.read_all()
 
     addresses, records = np.empty(0, dtype=np.uint64), np.empty(0, dtype=abi.ALLOCATION)
@@ -44,7 +43,7 @@ def take_snapshot(
             keys, values = keys[current], values[current]
         addresses, records = keys.astype(np.uint64, copy=False), values
         region_addresses, region_records = regions.records()
-        # The stack of one may be understood only when an object that is new was looked at.
+        # Some stacks can be judged only now, because their objects are new.
         of_stack = region_records["stack_id"]
         left_out = [one for one in np.unique(of_stack).tolist() if is_left_out(one)]
         if left_out:
@@ -80,7 +79,7 @@ def _count_freed_regions(
     regions: RegionLedger,
     count_unit: int,
 ) -> None:
-    """The kernel side counts what mmap returned; what was unmapped since only the ledger knows."""
+    """The kernel side counts what was mapped. What was unmapped since is only in the ledger."""
     freed = regions.freed()
     if not freed:
         return

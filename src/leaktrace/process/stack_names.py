@@ -1,4 +1,4 @@
-"""Stacks with names: kept once all that can be known of them is, made anew when more is."""
+"""Stacks with names. A stack is kept once all its names are known, and read again until then."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_NAMED = 5  # in a note
 
 
 class StackNames:
-    """The stacks of one process, by their ids."""
+    """The stacks of one process, by stack id."""
 
     def __init__(self, stacks: Map, symbolizer: ProcessSymbolizer, lookups: Lookups) -> None:
         """`stacks` is the kernel side's map of them."""
@@ -26,7 +26,7 @@ class StackNames:
         self._symbolizer = symbolizer
         self._lookups = lookups
         self._known: dict[int, Stack] = {}
-        self._arrived = 0  # look-ups, when these got their names
+        self._arrived = 0  # finished look-ups when the known stacks got their names
         self._is_last_report = False
 
     def forget(self) -> None:
@@ -35,18 +35,18 @@ class StackNames:
         self._symbolizer.forget()
 
     def expect_last_report(self) -> None:
-        """No other follows that names could be filled in by."""
+        """No later report follows that could show names which are still missing."""
         self._is_last_report = True
 
     def prepare(self, stack_ids: Sequence[int]) -> None:
-        """Have the names of these stacks looked up, all at the same time, and wait for them as long
-        as a report may (symbols/lookups.py)."""
+        """Look the names of these stacks up, all at the same time, and wait for them as long as a
+        report may wait (symbols/lookups.py)."""
         for stack_id in stack_ids:
             self.stack_of(stack_id)
         self._lookups.wait(is_last=self._is_last_report)
 
     def stack_of(self, stack_id: int) -> Stack:
-        """The stack behind an id, with the names that are known by now."""
+        """The stack of an id, with the names that are known by now."""
         if self._arrived != self._lookups.arrived:
             self._arrived = self._lookups.arrived
             self._known.clear()
@@ -70,7 +70,7 @@ class StackNames:
         return None if stored is None else _addresses(stored)
 
     def locations_of(self, stack_id: int) -> tuple[object, ...] | None:
-        """What is the same for stacks of one site; None where the stack is lost."""
+        """A key that stacks of one site have in common; None where the stack is lost."""
         stored = self._map.lookup(stack_id) if stack_id else None
         if stored is None:
             return None
@@ -85,14 +85,14 @@ class StackNames:
         return self._symbolizer.views.at(number, since, epoch)
 
     def notes(self) -> tuple[str, ...]:
-        """What a report says of names that are not in it."""
+        """The note about names that are still missing."""
         awaited = self._lookups.awaited()
         if not awaited:
             return ()
         more = len(awaited) - _MOST_NAMED
         listed = ", ".join(awaited[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         which = "did not come in time" if self._is_last_report else "later reports may have"
-        return (f"names and lines are missing that {which}: {listed}",)
+        return (f"some names and lines are missing, which {which}: {listed}",)
 
 
 def _addresses(stored: np.void) -> list[int]:
@@ -101,8 +101,8 @@ def _addresses(stored: np.void) -> list[int]:
 
 
 def _is_settled(stack: Stack) -> bool:
-    """Whether a later look could tell no more: a stack may still be stored, and code made at run
-    time be named."""
+    """Whether no later look can add anything. A lost stack may still be stored, and code that was
+    generated at run time may still get a name."""
     return stack.end is not StackEnd.LOST and not any(
         frame.unknown is not None and frame.module_offset is None for frame in stack.frames
     )

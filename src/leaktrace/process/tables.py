@@ -19,7 +19,7 @@ from leaktrace.unwind.layout import Update, at_array_stride
 
 
 class Moment(NamedTuple):
-    """The moment that a list of mappings describes."""
+    """The state of the process that a list of mappings belongs to."""
 
     generation: int = 0  # of the executable image (abi.SESSION)
     epoch: int = 0  # the session's, before the mappings were read
@@ -39,10 +39,10 @@ class KernelTables:
     _version: int = 0
 
     def write(self, update: Update, moment: Moment, trampoline: int) -> None:
-        """Write an update and switch to it.
+        """Write an update, and bring it into force.
 
-        `trampoline` is the address of the target's [uprobes] page, where pending return probes
-        redirect to, 0 if it isn't known. Raises OSError.
+        `trampoline` is the address of the target's [uprobes] page, which pending return probes
+        return to, or 0. Raises OSError.
         """
         self.rows.write_mapped(update.row_start, update.rows)
         self.pages.write_mapped(update.page_start, at_array_stride(update.pages))

@@ -1,14 +1,14 @@
-"""Releases of blocks that nobody saw allocated: which of them prove that allocations are missing.
+"""Releases of blocks that no probe saw allocated: which of them prove that allocations are missing.
 
-A block that was allocated before the attach is released once, without a record. When an address is
-released so a second time, something was handed out there in between, past what is hooked. In a
-command that leaktrace started nothing predates, and the first time tells as much.
+A block that was allocated before the attach is released once, without a record. If its address is
+released without a record again, a function that isn't hooked allocated it in between. In a command
+that leaktrace started, no block is older than the trace, so the first such release is proof.
 
-Left aside is what need not be an allocation of the program: a release by the allocator itself (the
-C library frees what a thread has cached when the thread ends), and one that may be the second half
-of another release: `operator delete` of an allocator may jump to its free, and both are probed. So
-the instruction before the return address has to call this very function, directly or through the
-procedure linkage table.
+Releases that need not belong to an allocation of the program are ignored: those by the allocator
+itself (the C library frees what a thread has cached when the thread ends), and those that may be
+the second half of another release (`operator delete` of an allocator may jump to its free, and both
+are probed). So the instruction before the return address has to call this very function, directly
+or through the procedure linkage table.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from leaktrace.process.program import Program
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 
-FEW = 16  # released unseen by chance: a call under way at the attach
-# A probe of a release is not farther from the entry than so many of the longest instructions.
+FEW = 16  # may be released unseen by chance: calls were running at the attach
+# A release's probe is at most this far from the entry: so many instructions of the longest kind.
 _FARTHEST_BYTES = MAX_PROLOGUE * 15
 _CALL, _CALL_THROUGH, _JUMP_THROUGH = b"\xe8", b"\xff\x15", b"\xff\x25"
 _CALL_BYTES = 6  # of the longer of the two
@@ -37,33 +37,36 @@ _ENDBR64, _BND = b"\xf3\x0f\x1e\xfa", b"\xf2"
 
 
 class UnseenReleases:
-    """Those of one process, as the kernel side noted them."""
+    """The unseen releases of one process, as the kernel side noted them."""
 
     def __init__(self, program: Program, pid: int) -> None:
         self._program = program
         self._pid = pid
         self._hooked: list[ObjectPlan] = []
-        self._last: tuple[int, Remark | None] = (0, None)  # with the generation it is of
+        self._last: tuple[int, Remark | None] = (0, None)  # a generation and its remark
 
     def add(self, plan: ObjectPlan) -> None:
-        """The functions of an object are hooked."""
+        """An object was hooked."""
         self._hooked.append(plan)
 
-    def remark(
+    def look(
         self, mappings: Sequence[Mapping], generation: int, *, nothing_predates: bool, lost: int
-    ) -> Remark | None:
-        """What a report should say of the executable image of this generation. `lost` allocations
-        are released without a record, too.
+    ) -> None:
+        """Judge what was released until now by the image of this generation. Without mappings (the
+        process has ended), the last judgement stays.
 
-        Of a process that has ended it is what was to be said last.
+        `lost` allocations were seen, but have no record. `nothing_predates`: all allocations of the
+        image were seen.
         """
         if mappings:
-            seen = self._look(mappings, generation, nothing_predates, lost)
-            self._last = generation, seen
+            self._last = generation, self._judge(mappings, generation, nothing_predates, lost)
+
+    def remark(self, generation: int) -> Remark | None:
+        """The remark about the image of this generation, as of the last look."""
         last_generation, last = self._last
         return last if last_generation == generation else None
 
-    def _look(
+    def _judge(
         self, mappings: Sequence[Mapping], generation: int, nothing_predates: bool, lost: int
     ) -> Remark | None:
         _, rows = self._program.unseen_releases.read_all()
@@ -77,8 +80,8 @@ class UnseenReleases:
             return None
         return Remark(
             RemarkKind.UNSEEN_ALLOCATIONS,
-            f"at least {count:,} blocks were released that nobody saw allocated: something "
-            "allocates past the hooked functions, and is not in these figures",
+            f"at least {count:,} blocks were released whose allocation was not seen: something "
+            "allocates without calling the hooked functions, and is not in these figures",
             "try --faults, which needs no hooks; leaktrace doctor -p PID lists what is hooked",
         )
 
@@ -115,7 +118,7 @@ class UnseenReleases:
 
 
 def _called_before(pid: int, address: int) -> int | None:
-    """The function that the instruction before an address of a process calls; None: unknown."""
+    """The address of the function that the instruction before `address` calls; None: unknown."""
     with (
         suppress(OSError, ValueError, struct.error),
         ProcessMemory(pid) as memory,

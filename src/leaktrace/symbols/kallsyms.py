@@ -11,7 +11,7 @@ addresses (kernel.kptr_restrict, proc(5)), all of them read as zero.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -203,58 +203,3 @@ def _vmlinux_build_id() -> str | None:
         return None
     found = re.search(rb"\x04\0\0\0(.)\0\0\0\x03\0\0\0GNU\0", notes, re.DOTALL)
     return None if found is None else notes[found.end() : found.end() + found[1][0]].hex()
-
-
-# --- stacks ---------------------------------------------------------------------------------------
-
-# The tracer's own frames, and those of the kernel between a probe and the tracer.
-_PROBE = re.compile(
-    r"bpf_prog_\w+|bpf_trace_run\d+|__bpf_trace_\w+|__traceiter_\w+|trace_call_bpf"
-    r"|(?:arch_|__)?(?:rethook|kretprobe)_trampoline\w*|(?:kprobe|kretprobe)_(?:dispatcher|perf_func)"
-    r"|perf_trace_run_bpf_submit"
-)
-_DEEPEST_PROBE_FRAME = 8
-# Functions that only pass a request for memory on. Optimizations such as constant propagation add
-# suffixes.
-_ALLOCATOR = re.compile(
-    r"""(?:
-      (?:__|___)?k[vzc]?z?(?:m?alloc|free)(?:_node|_track_caller|_array|_cache|_large|_trace|_order
-        |_noprof|_bulk|_n|_objs)*
-    | __(?:do_)?kmalloc\w* | kmalloc_\w+ | __kvmalloc\w* | kvmalloc_\w+
-    | (?:__)?kmem_cache_(?:z?alloc)\w*
-    | k?v?mem_?dup\w* | kmemdup\w* | kstrdup\w* | kstrndup\w* | k?vasprintf\w* | kasprintf\w*
-    | __?krealloc\w* | krealloc\w* | __do_krealloc\w* | kvrealloc\w*
-    | (?:__)?(?:folio_)?alloc_(?:frozen_)?pages?\w* | __get_free_pages\w* | get_free_pages\w*
-    | get_zeroed_page\w* | (?:__)?folio_alloc\w* | __alloc_frozen_pages\w*
-    | pcpu_alloc\w* | __alloc_percpu\w*
-    | (?:__)?v[mz]alloc\w* | __vmalloc_\w+ | (?:__)?get_vm_area\w* | alloc_vmap_area\w*
-    )(?:\.(?:constprop|isra|part|cold)\.?\d*)*""",
-    re.VERBOSE,
-)
-
-
-def is_allocator(function: str) -> bool:
-    """Whether a function at the leaf of a kernel stack is part of the allocator, or a helper that
-    allocates for its caller (kmemdup)."""
-    return _ALLOCATOR.fullmatch(function) is not None
-
-
-def without_probe(frames: Iterable[Frame]) -> list[Frame]:
-    """The frames from the traced code on, without those of the probe that read the stack and those
-    before them (the BPF program, whose name may be hidden)."""
-    kept = list(frames)
-    for place in reversed(range(min(len(kept), _DEEPEST_PROBE_FRAME))):
-        if _is(kept[place], _PROBE):
-            return kept[place + 1 :]
-    return kept
-
-
-def without_allocator(frames: list[Frame]) -> list[Frame]:
-    """The frames from the caller of the allocator on. A stack that contains only the allocator's
-    frames is returned as it is."""
-    first = next((i for i, f in enumerate(frames) if not _is(f, _ALLOCATOR)), 0)
-    return frames[first:]
-
-
-def _is(frame: Frame, expression: re.Pattern[str]) -> bool:
-    return frame.function is not None and expression.fullmatch(frame.function) is not None

@@ -1,4 +1,9 @@
-"""What tracing the kernel costs: its BPF programs, and leaktrace itself."""
+"""What tracing costs, as far as both modes measure it the same way: leaktrace's own use of the CPU
+and memory, and the run time of its BPF programs.
+
+The kernel measures how long BPF programs run only on request (bpf(2), BPF_ENABLE_STATS), because
+that costs a little itself.
+"""
 
 from __future__ import annotations
 
@@ -15,57 +20,57 @@ _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 @dataclass(frozen=True)
-class _Reading:
+class OwnUse:
+    """leaktrace's CPU time in seconds, at a time of time.monotonic_ns()."""
+
     time_ns: int
-    own_cpu_s: float
+    cpu_s: float
+
+    @classmethod
+    def now(cls) -> OwnUse:
+        return cls(time.monotonic_ns(), time.process_time())
+
+    def elapsed_s_since(self, last: OwnUse) -> float:
+        """Never zero."""
+        return max((self.time_ns - last.time_ns) / 1e9, 1e-9)
+
+    def cost_since(self, last: OwnUse) -> Cost:
+        """The share of one CPU since `last`, and the memory that is resident now."""
+        return Cost(
+            own_cpu_share=(self.cpu_s - last.cpu_s) / self.elapsed_s_since(last),
+            own_resident_bytes=_own_resident_bytes(),
+        )
+
+
+@dataclass(frozen=True)
+class ProgramUse:
+    """Run time and runs since a program was loaded."""
+
     run_time_ns: int
     run_count: int
 
 
-class KernelCostMeter:
-    """Measures from one report to the next. Tracepoints have no trap: what their programs take is
-    all they cost."""
+class ProgramTimes:
+    """Run times of BPF programs, measured until `close()`."""
 
-    def __init__(self, programs: Mapping[str, int], *, measure_programs: bool) -> None:
-        """`programs`: file descriptors by name; `measure_programs`: ask the kernel for their run
-        times, which costs a little itself."""
+    def __init__(self, programs: Mapping[str, int]) -> None:
+        """`programs`: file descriptors by name. Raises OSError when the kernel is too old
+        (Linux 5.8) or does not permit it."""
         self._programs = programs
-        self._stats: int | None = None
-        if measure_programs:
-            try:
-                self._stats = syscalls.enable_run_time_stats()
-            except OSError:
-                self._stats = None  # too old: own figures all the same
-        self._last = self._read()
+        self._stats = syscalls.enable_run_time_stats()
 
-    def measure(self) -> Cost:
-        """The cost since the last call."""
-        now, last = self._read(), self._last
-        self._last = now
-        elapsed_s = max((now.time_ns - last.time_ns) / 1e9, 1e-9)
-        own_share = (now.own_cpu_s - last.own_cpu_s) / elapsed_s
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
-        if self._stats is None:
-            return Cost(own_cpu_share=own_share, own_resident_bytes=resident)
-        return Cost(
-            own_cpu_share=own_share,
-            own_resident_bytes=resident,
-            events_per_s=(now.run_count - last.run_count) / elapsed_s,
-            programs_s_per_s=(now.run_time_ns - last.run_time_ns) / 1e9 / elapsed_s,
-        )
+    def read(self) -> dict[str, ProgramUse]:
+        """By the program's name."""
+        infos = {name: syscalls.program_info(fd) for name, fd in self._programs.items()}
+        return {name: ProgramUse(i.run_time_ns, i.run_count) for name, i in infos.items()}
 
     def close(self) -> None:
         """Stop measuring."""
-        if self._stats is not None:
+        if self._stats >= 0:
             os.close(self._stats)
-            self._stats = None
+            self._stats = -1
 
-    def _read(self) -> _Reading:
-        times = os.times()
-        run_time_ns = run_count = 0
-        if self._stats is not None:
-            for descriptor in self._programs.values():
-                info = syscalls.program_info(descriptor)
-                run_time_ns += info.run_time_ns
-                run_count += info.run_count
-        return _Reading(time.monotonic_ns(), times.user + times.system, run_time_ns, run_count)
+
+def _own_resident_bytes() -> int:
+    """From /proc/self/statm (proc(5))."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES

@@ -12,7 +12,8 @@ import numpy as np
 
 from harness.target import Target
 from leaktrace.abi.process import LossKind
-from leaktrace.options import Options, ProcessTarget
+from leaktrace.options import ProcessOptions, ProcessTarget
+from leaktrace.process.setup import open_tracer
 from leaktrace.process.tracer import Tracer
 
 
@@ -25,7 +26,7 @@ def recorded(
     """
     with Target(argv, env) as target:
         target.await_ready()
-        tracer = Tracer(Options(target=ProcessTarget(target.pid)))
+        tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid)))
         try:
             tracer.arm()
             _watch(tracer, target)

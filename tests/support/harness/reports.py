@@ -14,7 +14,7 @@ _WALKS = {
     "untabled_code",
     "inexpressible_rules",
     "unreadable_stacks",
-    "crooked_stacks",
+    "misordered_frames",
     "foreign_probes",
 }
 

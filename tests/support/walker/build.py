@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaktrace.bpf.sources import flags, source_directory, source_text
-from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS, Walker
+from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS
+from leaktrace.process.walkers import Walker
 
 HERE = Path(__file__).resolve().parent
 

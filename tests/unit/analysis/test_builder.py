@@ -28,7 +28,7 @@ from leaktrace.model import (
 from leaktrace.options import (
     Filters,
     ObjectChoice,
-    Options,
+    ProcessOptions,
     ProcessTarget,
     ReportOptions,
     SortKey,
@@ -104,16 +104,21 @@ def snapshot(
     return Snapshot(**{**fields, **more})
 
 
-def options(report: ReportOptions | None = None, **more: Any) -> Options:
-    return Options(ProcessTarget(4242), report=report or ReportOptions(), **more)
-
-
-def builder(report: ReportOptions | None = None, **more: Any) -> ReportBuilder:
+def builder(
+    report: ReportOptions | None = None,
+    filters: Filters | None = None,
+    objects: ObjectChoice | None = None,
+) -> ReportBuilder:
     no_stack = Stack((), StackEnd.LOST)
     return ReportBuilder(
-        options(report, **more),
+        ProcessOptions(
+            target=ProcessTarget(4242),
+            filters=filters or Filters(),
+            report=report or ReportOptions(),
+        ),
         describe_losses=lambda _: (),
         stack_of=lambda stack_id: STACKS.get(stack_id, no_stack),
+        objects=objects or ObjectChoice(),
     )
 
 

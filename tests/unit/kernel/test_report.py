@@ -31,7 +31,7 @@ from leaktrace.kernel.slab import (
 )
 from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.model import Frame, Report, Stack, StackEnd, TargetInfo
-from leaktrace.options import Filters, KernelTarget, Limits, Options, ReportOptions
+from leaktrace.options import KernelOptions, KernelTarget, Limits, ReportOptions
 
 S = 1_000_000_000
 NOW = 1_000 * S
@@ -184,9 +184,7 @@ def snapshot(
 
 
 def build(what: KernelSnapshot, plan: KernelPlan | None = None, **report_options: Any) -> Report:
-    options = Options(
-        KernelTarget(pages=True), Filters(), Limits(), report=ReportOptions(**report_options)
-    )
+    options = KernelOptions(target=KernelTarget(pages=True), report=ReportOptions(**report_options))
     plan = plan or KernelPlan(sections=(Section.SLAB, Section.PAGES))
     return KernelReportBuilder(options, plan, stack_of).build(what, KERNEL)
 
@@ -265,7 +263,7 @@ def test_contexts() -> None:
 
 
 def test_the_kernels_own_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = Options(KernelTarget(pages=True))
+    options = KernelOptions(target=KernelTarget(pages=True))
     builder = KernelReportBuilder(
         options, KernelPlan(sections=(Section.SLAB, Section.PAGES)), stack_of
     )

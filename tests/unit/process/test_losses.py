@@ -15,7 +15,7 @@ from leaktrace.model import Loss
 from leaktrace.options import Limits
 from leaktrace.process import notes
 from leaktrace.process.losses import describe_losses
-from leaktrace.process.program import Walker
+from leaktrace.process.walkers import Walker
 
 LIMITS = Limits()
 LOSSES = {

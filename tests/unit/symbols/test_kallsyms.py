@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leaktrace.kernel.trim import is_allocator, without_allocator, without_probe
 from leaktrace.model import Frame
-from leaktrace.symbols.kallsyms import (
-    Kallsyms,
-    KernelSymbol,
-    is_allocator,
-    without_allocator,
-    without_probe,
-)
+from leaktrace.symbols.kallsyms import Kallsyms, KernelSymbol
 
 TEXT = b"""\
 0000000000000000 A fixed_percpu_data

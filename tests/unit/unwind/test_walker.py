@@ -37,7 +37,7 @@ from walker.walks import (
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import Rule, SavedRbp, StackEndCode, WalkResult
-from leaktrace.process.program import Walker
+from leaktrace.process.walkers import Walker
 from leaktrace.unwind.rows import NoRule, Row
 
 pytestmark = pytest.mark.skipif(

@@ -1,0 +1,55 @@
+"""A traced process as reports describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from leaktrace.model import TargetInfo
+from leaktrace.own.descriptors import POOL
+from leaktrace.process import notes
+from leaktrace.process.attach.attachments import HookedObject
+from leaktrace.process.probes.passed_over import notes_of
+from leaktrace.process.traced import Traced
+from leaktrace.targets.stopped import why_stopped
+
+
+def describe_target(traced: Traced, *, verbose: bool) -> TargetInfo:
+    """What is traced, and the notes about it. `verbose`: also why names and tables are missing."""
+    stopped = why_stopped(traced.pid) if traced.process.is_alive() else ""
+    hooked = traced.hooked()
+    return TargetInfo(
+        pid=traced.pid,
+        command=traced.process.read_name(),
+        allocators=(
+            ("page faults",)
+            if traced.faults is not None
+            else tuple(f"{one.name}: {len(one.functions)} functions" for one in hooked)
+        ),
+        notes=tuple(dict.fromkeys(_notes(traced, hooked, stopped, verbose=verbose))),
+        stopped=stopped,
+    )
+
+
+def _notes(
+    traced: Traced, hooked: list[HookedObject], stopped: str, *, verbose: bool
+) -> Iterator[str]:
+    yield from traced.notes
+    yield from notes_of(traced.hooks.planner.passed_over)
+    if stopped:
+        yield stopped
+    own = POOL.note()
+    if own:
+        yield own
+    if not hooked and traced.faults is None:
+        yield notes.NO_ALLOCATOR_AFTER_EXEC
+    yield from traced.probe_notes
+    if traced.faults is not None:
+        yield from traced.faults.notes()
+    if len(traced.symbolizer.views) != 1 and not traced.hooks.is_loader_hooked:
+        yield notes.LIBRARIES_REPLACED
+    if traced.tables is not None:
+        yield from traced.tables.left_out()
+    if verbose:
+        failures = traced.tables.failures if traced.tables is not None else []
+        yield from (f"no unwind tables for {one.path}: {one.reason}" for one in failures)
+        yield from traced.symbolizer.notes()

@@ -1,0 +1,125 @@
+"""Reads the mappings of a process again when they may have changed, and follows the process there.
+
+A command stops at the first call of each image that it executes, so that its objects are hooked
+before anything is missed. It is let go after the look.
+"""
+
+from __future__ import annotations
+
+import time
+
+from leaktrace.abi import process as abi
+from leaktrace.errors import LeaktraceError, TargetError
+from leaktrace.process import notes
+from leaktrace.process.intake import Intake
+from leaktrace.process.probes.planner import ChosenNotMappedError
+from leaktrace.process.program import Program
+from leaktrace.process.traced import Traced
+from leaktrace.targets.mappings import Mapping, NoMappingsError, read_mappings
+from leaktrace.targets.process import is_running
+
+
+class Looks:
+    """Looks at one process."""
+
+    def __init__(self, program: Program, traced: Traced, intake: Intake) -> None:
+        self._program = program
+        self._traced = traced
+        self._intake = intake
+        self._is_looking = False
+
+    def next_s(self) -> float | None:
+        """When `look_if_due` is due, on the clock of time.monotonic(); None: it isn't."""
+        due = (self._traced.look_times.next_s(), self._traced.hooks.children_due_s())
+        return min((one for one in due if one is not None), default=None)
+
+    def look_if_due(self) -> None:
+        """After an exec, find the libraries, which are mapped one by one. After a fork, remove
+        the breakpoints that the children have inherited."""
+        traced = self._traced
+        if traced.look_times.take_due():
+            self.look()
+            self.proceed_if_forgotten()
+        children_s = traced.hooks.children_due_s()
+        if children_s is not None and children_s <= time.monotonic():
+            traced.hooks.repair_children(traced.mappings())
+
+    def take_in(self) -> None:
+        """Take in the events that have arrived, and look if they ask for it."""
+        if self._intake.take_in():
+            self.look()
+
+    def look(self) -> None:
+        """Read the mappings: unwind tables and names for new objects, probes on new allocators.
+
+        What goes wrong becomes a note.
+        """
+        traced = self._traced
+        if self._is_looking:  # events that arrived meanwhile ask for another look
+            traced.look_times.at_once()
+            return
+        if not traced.process.is_alive():
+            return
+        self._is_looking = True
+        try:
+            self.note_lost_loads()
+            epoch, mappings = self._epoch_and_mappings()
+            traced.see_mappings(mappings, epoch)
+        except NoMappingsError:
+            # A process that lives has mappings, except while it executes a program.
+            if traced.process.is_alive() and not is_running(traced.pid):
+                traced.notes.add(notes.FIRST_THREAD_EXITED)
+        except TargetError as error:
+            if traced.process.is_alive():
+                traced.notes.add(error.message)
+        except ChosenNotMappedError:
+            pass
+        except LeaktraceError as error:
+            traced.notes.add(notes.of_untraced_object(error.message))
+        finally:
+            self._is_looking = False
+        self._proceed_if_begun()
+
+    def note_lost_loads(self) -> None:
+        """Find the epochs of which events of loaded objects may be lost (symbols/views.py)."""
+        sent_up_to = int(self._program.session_now()["told"])
+        lost = self._program.losses.lookup(int(abi.LossKind.REGION_EVENTS))
+        assert lost is not None  # an array has all its entries
+        epoch = int(self._program.session_now()["epoch"])
+        self._traced.symbolizer.views.gaps.update(sent_up_to, int(lost), epoch)
+
+    def _epoch_and_mappings(self) -> tuple[int, tuple[Mapping, ...]]:
+        """The last epoch of which all events were taken in, and the mappings of that time or later.
+
+        The events up to that epoch are applied before the mappings are used. So an object that was
+        loaded and unloaded before is known, and is not confused with the one that took its place.
+        """
+        traced = self._traced
+        while True:
+            epoch = int(self._program.session_now()["told"])
+            mappings = read_mappings(traced.pid)
+            image = (traced.generation, traced.begun)
+            self.take_in()
+            if (traced.generation, traced.begun) == image:  # otherwise they are another program's
+                return epoch, mappings
+
+    def _proceed_if_begun(self) -> None:
+        """Let go the image whose first call waits. One that has executed another program since then
+        waits for that program's event."""
+        traced = self._traced
+        if traced.begun is None:
+            return
+        if traced.begun == self._program.generation():
+            traced.started = traced.generation
+            if traced.command is not None and traced.generation:
+                traced.command.proceed()
+        traced.begun = None
+
+    def proceed_if_forgotten(self) -> None:
+        """Let a command go whose event of the first call was lost: it would stay stopped."""
+        traced = self._traced
+        is_forgotten = traced.started < traced.generation and traced.process.is_stopped()
+        if traced.command is not None and is_forgotten:
+            traced.started = traced.generation
+            self.look()
+            traced.command.proceed()

@@ -1,0 +1,183 @@
+"""One traced process: what is known of it, and what changes while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+
+from leaktrace.analysis.same_sites import SameSites
+from leaktrace.errors import LeaktraceError
+from leaktrace.model import Ending, Remark
+from leaktrace.process import notes
+from leaktrace.process.allocators_own import AllocatorsOwn
+from leaktrace.process.attach.attachments import HookedObject
+from leaktrace.process.ending import ending_of
+from leaktrace.process.faults import PageFaults
+from leaktrace.process.follow import TableFollower
+from leaktrace.process.hooks import Hooks
+from leaktrace.process.look_times import LookTimes
+from leaktrace.process.notes import Notes
+from leaktrace.process.program import Program
+from leaktrace.process.regions import RegionLedger
+from leaktrace.process.stack_names import StackNames
+from leaktrace.process.tables import Moment
+from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.targets.command import StartedCommand
+from leaktrace.targets.mappings import Mapping, read_mappings
+from leaktrace.targets.process import Process
+
+
+@dataclass
+class Traced:
+    """A process under trace. Its executable image changes with each exec: `generation` counts the
+    execs, as the kernel side does (struct session, bpf/process/types.h)."""
+
+    process: Process
+    command: StartedCommand | None  # where leaktrace started the process
+    symbolizer: ProcessSymbolizer
+    names: StackNames
+    hooks: Hooks
+    own: AllocatorsOwn
+    tables: TableFollower | None  # where stacks are walked by unwind tables
+    faults: PageFaults | None  # in page fault mode
+    notes: Notes
+    regions: RegionLedger = field(default_factory=RegionLedger)
+    same_sites: SameSites = field(default_factory=SameSites)
+    look_times: LookTimes = field(default_factory=LookTimes)
+    generation: int = 0
+    begun: int | None = None  # the generation whose first call waits for a look
+    started: int = 0  # the last generation whose first call was let go
+    probe_notes: tuple[str, ...] = ()
+    _mapped: set[str] = field(default_factory=set)  # paths with code, at the last look
+    _has_executed: bool = False
+    _has_children: bool = False
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def first_generation(self) -> int:
+        """The generation of the program that the user wants traced: a command begins with an exec
+        of its own."""
+        return 0 if self.command is None else 1
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the process runs its program. A command that leaktrace starts does so from its
+        exec on; before, it is a copy of leaktrace."""
+        return self.command is None or self.generation > 0
+
+    def mappings(self) -> tuple[Mapping, ...]:
+        """The mappings of now; none when the process has ended, or they can't be read."""
+        return mappings_now(self.pid)
+
+    def is_mapped(self, path: str) -> bool:
+        """Whether code of this file was mapped at the last look."""
+        return bool(self._mapped & {path, os.path.realpath(path)})
+
+    def hooked(self) -> list[HookedObject]:
+        """The objects that events come from: after an exec, only those that the new program has
+        mapped."""
+        if self.generation and not self.look_times:
+            return [one for one in self.hooks.objects if self.is_mapped(one.path)]
+        return self.hooks.objects
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """What the figures do not include, because nothing is hooked there, as of the last
+        `take_stock`."""
+        if self.faults is not None:
+            return ()
+        is_first = self.generation <= self.first_generation
+        return self.hooks.completeness.remarks(
+            self.generation, lambda path: is_first or self.is_mapped(path)
+        )
+
+    def ending(self, program: Program) -> Ending | None:
+        """How the process has ended; None while it lives."""
+        if self.process.is_alive():
+            return None
+        if self.command is not None:
+            return self.command.ending()
+        return ending_of(int(program.session_now()["wait_status"]))
+
+    # --- changes ---------------------------------------------------------------------------
+
+    def execute(self, generation: int) -> None:
+        """The process has executed a program. What was known of the former image is forgotten."""
+        self._has_executed = True
+        self.generation = generation
+        self.regions.clear()
+        self.own.forget()
+        self.same_sites = SameSites()
+        self.hooks.loader = None
+        self.names.forget()
+        name = self.process.read_name()
+        if generation > self.first_generation:
+            self.notes.add(notes.of_exec(name))
+        self.look_times.after_exec()
+
+    def take_executed(self) -> bool:
+        """Whether the process has executed a program since the last call."""
+        executed, self._has_executed = self._has_executed, False
+        return executed
+
+    def see_mappings(self, mappings: tuple[Mapping, ...], epoch: int) -> None:
+        """Follow the process to these mappings: names, unwind tables and probes for what is new.
+
+        `epoch`: the session's, before the mappings were read. Raises LeaktraceError when an object
+        can't be hooked.
+        """
+        self._mapped = {m.path for m in mappings if m.is_executable}
+        self.own.follow(mappings)
+        self.symbolizer.refresh(mappings)
+        self.symbolizer.look_ahead()
+        if self.is_started:
+            self.hooks.attach_loader(mappings)
+        self._list_code(epoch)
+        if self.faults is not None:
+            self.faults.follow(mappings)
+        else:
+            self.hooks.attach_new(mappings, is_started=self.is_started)
+
+    def _list_code(self, epoch: int) -> None:
+        """Give the walker the unwind tables of the code that is known now."""
+        if self.tables is None:
+            return
+        view, loader = self.symbolizer.views.now, self.hooks.loader
+        moment = Moment(
+            self.generation, epoch, view.number, loader.r_debug if loader is not None else 0
+        )
+        unlisted, present = self.symbolizer.loaded(), self.symbolizer.mappings
+        self.tables.follow(view.mappings, moment, unlisted, present)
+
+    def check_probes(self) -> None:
+        """See what has happened to the probes since the last report."""
+        if self.process.is_alive():
+            found = self.hooks.check(self.mappings())
+            if found is not None:
+                self.probe_notes = found
+
+    def take_stock(self) -> None:
+        """See what a report has to say about the process."""
+        self.notice_children()
+        if self.faults is None:
+            self.hooks.completeness.look(self.mappings(), self.generation)
+
+    def notice_children(self) -> None:
+        """Note that there are children, once. They are not traced, and without that note a report
+        would look too good."""
+        if self._has_children:
+            return
+        children = self.process.children()
+        if children:
+            self._has_children = True
+            self.notes.add(notes.of_children(children[0]))
+
+
+def mappings_now(pid: int) -> tuple[Mapping, ...]:
+    """The mappings of a process; none when it has ended, or they can't be read."""
+    with contextlib.suppress(LeaktraceError):
+        return read_mappings(pid)
+    return ()

@@ -1,0 +1,88 @@
+"""What can be lost, or is uncertain, in words: what each kind means and which option helps. The
+kinds that both modes have are described here, and those of one mode in its own `losses.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from leaktrace.model import Loss
+from leaktrace.options import Limits
+
+
+@dataclass(frozen=True)
+class LossText:
+    """The words for one kind of loss, or for one of uncertain figures (not `is_lost`).
+
+    `hint` is a format string: {limits} stands for the run's `Limits`, {fewer} for the options with
+    which fewer allocations are recorded.
+    """
+
+    name: str  # the key in JSON
+    meaning: str
+    hint: str = ""
+    is_lost: bool = True
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How often a kind of loss happened, and how many bytes were lost where that is known."""
+
+    text: LossText
+    count: int
+    bytes: int | None = None
+
+
+ALLOCATIONS = LossText(
+    "allocations",
+    "allocations not recorded: their map is full",
+    "raise --max-allocs (now {limits.max_allocs:,}), or record fewer: {fewer}",
+)
+STACKS = LossText(
+    "stacks",
+    "allocations whose stack was not stored: the map of stacks is full",
+    "raise --max-stacks (now {limits.max_stacks:,})",
+)
+SITES = LossText(
+    "sites",
+    "allocations missing from their site's totals: the map of sites is full",
+    "raise --max-stacks (now {limits.max_stacks:,})",
+)
+FAILED_STACKS = LossText("failed_stacks", "allocations whose stack could not be read")
+EVENTS = LossText(
+    "events",
+    "traced calls not printed: the event buffer was full",
+    "raise --event-buffer-size (now {limits.event_buffer_bytes:,}), or trace fewer: {fewer}",
+)
+_UNPRINTED = LossText(
+    "unprinted_events",
+    "traced calls not printed: the run was interrupted first",
+    "the figures include them; to see all calls, trace fewer: -z, -s",
+)
+
+
+def missed_frees(hint: str) -> LossText:
+    """The words for blocks that were released unseen; why that happens depends on the mode."""
+    return LossText(
+        "missed_frees", "blocks released unseen: their address was handed out again", hint
+    )
+
+
+def describe(counted: Iterable[Counted], limits: Limits, *, fewer: str) -> tuple[Loss, ...]:
+    """Every kind, also those that did not happen. For `fewer` see `LossText`."""
+    return tuple(
+        Loss(
+            one.text.name,
+            one.count,
+            one.text.meaning,
+            one.text.hint.format(limits=limits, fewer=fewer),
+            one.bytes,
+            one.text.is_lost,
+        )
+        for one in counted
+    )
+
+
+def unprinted_calls(count: int) -> Loss:
+    """Traced calls (--trace) that were recorded and not printed."""
+    return Loss(_UNPRINTED.name, count, _UNPRINTED.meaning, _UNPRINTED.hint)
