@@ -104,6 +104,14 @@ def snapshot(
     return Snapshot(**{**fields, **more})
 
 
+def options(report: ReportOptions | None = None, filters: Filters | None = None) -> ProcessOptions:
+    return ProcessOptions(
+        target=ProcessTarget(4242),
+        filters=filters or Filters(),
+        report=report or ReportOptions(),
+    )
+
+
 def builder(
     report: ReportOptions | None = None,
     filters: Filters | None = None,
@@ -111,11 +119,7 @@ def builder(
 ) -> ReportBuilder:
     no_stack = Stack((), StackEnd.LOST)
     return ReportBuilder(
-        ProcessOptions(
-            target=ProcessTarget(4242),
-            filters=filters or Filters(),
-            report=report or ReportOptions(),
-        ),
+        options(report, filters),
         describe_losses=lambda _: (),
         stack_of=lambda stack_id: STACKS.get(stack_id, no_stack),
         objects=objects or ObjectChoice(),
