@@ -184,7 +184,7 @@ def test_the_one_that_is_missing_is_named(
         assert doctor.exit_code == 0
         with Running(leaktrace, granted, target) as report:
             assert named(str(report.raw["target"]["notes"])) == {capability}
-            the_note(report, "liballocator.so", capability)
+            the_note(report, "liballocator.so", f"CAP_{capability}")
 
 
 class Running:

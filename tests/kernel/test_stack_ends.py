@@ -3,14 +3,13 @@ of a C library without unwind information, in C that Go has called."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gdb_stops import Gdb
-from harness.compiling import PROGRAMS, Compiler
+from harness.compiling import Compiler
+from harness.go_programs import build_go_program
 from harness.reports import Report, Site, total
 from harness.target import Target
 from harness.tracer import run_leaktrace, trace_work
@@ -143,19 +142,11 @@ BUILDS = {
 
 
 @pytest.fixture(scope="module")
-def go_program(
-    tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str], str]
-) -> Callable[..., Path]:
-    go, folder = require_tool("go"), tmp_path_factory.mktemp("go")
+def go_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    folder = tmp_path_factory.mktemp("go")
 
     def build(*flags: str) -> Path:
-        program = folder / f"program{len(list(folder.iterdir()))}"
-        subprocess.run(
-            [go, "build", *flags, "-o", program, PROGRAMS / "calls_from_go.go"],
-            check=True,
-            env={**os.environ, "GOCACHE": str(folder / "cache"), "GO111MODULE": "off"},
-        )
-        return program
+        return build_go_program(folder / f"program{len(list(folder.iterdir()))}", *flags)
 
     return build
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.length import repetitions
 from hypothesis import given, settings, strategies
 from tool_output import run
 
@@ -94,7 +95,7 @@ def test_damaged_files_are_survived(small: bytes) -> None:
     )
     values = strategies.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | strategies.integers(0, 255)
 
-    @settings(max_examples=300, deadline=None, database=None)
+    @settings(max_examples=repetitions(120, 600), deadline=None, database=None)
     @given(strategies.lists(strategies.tuples(tables, values), min_size=1, max_size=12))
     def damage(changes: list[tuple[int, int]]) -> None:
         data = bytearray(small)

@@ -3,7 +3,6 @@ objdump shows of the code."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness.compiling import PROGRAMS
+from harness.go_programs import build_go_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,21 +113,9 @@ def test_made_contexts(tmp_path: Path) -> None:
 # --- Go --------------------------------------------------------------------------------------
 
 
-def go_program(folder: Path, *flags: str) -> Path:
-    if shutil.which("go") is None:
-        pytest.skip("needs go")
-    program = folder / "program"
-    subprocess.run(
-        ["go", "build", *flags, "-o", program, PROGRAMS / "calls_from_go.go"],
-        check=True,
-        env={**os.environ, "GOCACHE": str(folder / "cache"), "GO111MODULE": "off"},
-    )
-    return program
-
-
 @pytest.mark.parametrize("mode", ["exe", "pie"])
 def test_go_functions_by_symbols_and_without(mode: str, tmp_path: Path) -> None:
-    program = go_program(tmp_path, f"-buildmode={mode}")
+    program = build_go_program(tmp_path / "program", f"-buildmode={mode}")
     expected = addresses_of(program, r"runtime\.(?:asmcgocall|callCgo\w+p)\.abi0")
     assert len(expected) == 3
     stripped = tmp_path / "stripped"
@@ -141,7 +129,8 @@ def test_go_functions_by_symbols_and_without(mode: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def stripped_go_program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("go")
-    subprocess.run(["strip", "-o", folder / "stripped", go_program(folder)], check=True)
+    program = build_go_program(folder / "program")
+    subprocess.run(["strip", "-o", folder / "stripped", program], check=True)
     return (folder / "stripped").read_bytes()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.length import repetitions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -281,7 +282,7 @@ def test_an_object_without_code_is_refused() -> None:
         compile_object(elf)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=repetitions(80, 400), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 64 + 14 * 56), st.binary(max_size=8)), max_size=4))
 def test_headers_with_any_bytes_changed(changes: list[tuple[int, bytes]]) -> None:
     """ELF header and program headers: an error of ours, or a table that holds together."""
