@@ -165,7 +165,6 @@ class Fuzzer:
         memory = stack.memory(process)
         with suppress(NotRecordedError):
             walked = self._cold.walk(Origin(Start.RETURN, stack.registers), memory)
-            assert len(walked.ips) <= abi.MAX_FRAMES
             check_bounds(walked.run, self._parts, are_tables_sound=False)
             self.counts["damaged"] += 1
         self._cold.install(process.layout, process.update)
