@@ -17,7 +17,7 @@ _ALL_FRAGMENTS = (*FRAGMENTS, *(name for name in FAULT_FRAGMENTS if name not in 
 # An access outside of an object, a shift that is too far and the like end the process. A negative
 # number may be shifted to the left: gcc and clang define that.
 SANITIZE = (
-    "-fsanitize=address,undefined",
+    "-fsanitize=address,undefined,bounds-strict",  # also of an array at the end of a struct
     "-fno-sanitize=shift-base",
     "-fno-sanitize-recover=all",
 )

@@ -45,7 +45,7 @@ _RULES = {
     Rule.RULE_RSP_DEREF: 5,
     Rule.RULE_SIGNAL: 3,
 }
-_SAVED = {0: 60, 1: 2, 2: 20, 3: 10, SavedRbp.LOST: 3, SavedRbp.AT_RBP: 5}
+_SAVED = {0: 60, 1: 2, 2: 20, 3: 10, SavedRbp.LOST: 3, SavedRbp.AT_RBP: 8}
 _MOST_FRAMES = 140  # more than a walk takes
 
 

@@ -130,11 +130,16 @@ class Fuzzer:
                 self.counts["known"] += again.is_known
             if random.random() < 0.3:
                 _splice(random, self._warm)
-            if random.random() < 0.05:
-                update = process.layout.update(process.mappings)
-                process.arrays.write(update)
-                self._warm.write(update)
-                self._cold.write(update)
+            if random.random() < 0.1:
+                self._change_mappings(random, process)
+
+    def _change_mappings(self, random: Random, process: Process) -> None:
+        """Put another list of mappings in force: some are gone, or back."""
+        count = random.randint(1, len(process.mappings))
+        update = process.layout.update(random.sample(process.mappings, count))
+        process.arrays.write(update)
+        self._warm.write(update)
+        self._cold.write(update)
 
     # --- damaged tables ---
 
@@ -160,7 +165,6 @@ class Fuzzer:
         memory = stack.memory(process)
         with suppress(NotRecordedError):
             walked = self._cold.walk(Origin(Start.RETURN, stack.registers), memory)
-            assert len(walked.ips) <= abi.MAX_FRAMES
             check_bounds(walked.run, self._parts, are_tables_sound=False)
             self.counts["damaged"] += 1
         self._cold.install(process.layout, process.update)
@@ -212,10 +216,15 @@ def _origin(random: Random, stack: Stack) -> Origin:
 def _variant(
     random: Random, process: Process, stack: Stack, origin: Origin, memory: Memory
 ) -> tuple[Origin, Memory]:
-    """The same stack with a few other words, or another value in rbp."""
-    if random.random() < 0.2:
-        bp = stack.value(random, process)
-        return origin._replace(registers=origin.registers._replace(bp=bp)), memory
+    """The same stack with a few other words, or other registers."""
+    if random.random() < 0.3:
+        ip, sp, bp = origin.registers
+        others = (
+            Registers(ip, sp, stack.value(random, process)),
+            Registers(random.choice(process.pcs), sp, bp),
+            Registers(ip, sp + 8 * random.randint(-2, 2), bp),
+        )
+        return origin._replace(registers=random.choices(others, (3, 1, 1))[0]), memory
     words = {
         stack.address(random): stack.value(random, process) for _ in range(random.randint(1, 3))
     }

@@ -151,6 +151,7 @@ class Walks:
             stack = self.machine.lookup("stacks", stack_id, abi.STACK)
         if stack_id is None or stack is None:
             raise NotRecordedError(str(self.losses()))
+        assert stack["frame_count"] <= abi.MAX_FRAMES
         return Walked(
             stack_id,
             tuple(stack["pc"][: stack["frame_count"]].tolist()),
