@@ -4,21 +4,21 @@ To add an architecture (the order matters: each step works without those below i
 
 1. `bpf/include/uapi/linux/ptrace.h`: its `struct pt_regs`, so that the programs compile.
    `RETURN_SP_DELTA` in `bpf/shared/config.h`: whether a call pushes the return address.
-2. An `Architecture` in this file. Both modes work then: C functions are followed by return probes,
+2. An `Architecture` in this file, and its numbers in `syscall_numbers.py`. Both modes work then: C functions are followed by return probes,
    stacks are found by frame pointers, kernel mode is complete. C++ operators are left out, because
    an exception must not pass a return probe. `KERNEL_INTERRUPTS` and the constants next to it: the
    functions where kernel stacks end, if their names are new.
 3. A module like `x86_64.py` (registers, unwind information) and `has_unwind_tables`: stacks
    without frame pointers. `unwind/cfi.py` and `unwind/rows.py` have a rule for the two registers
    that compilers use for the frame; `unwind/ends.py` finds where stacks end; `step` in
-   `bpf/process/walk.bpf.c` goes from one frame to the next.
+   `bpf/process/step.bpf.c` goes from one frame to the next.
 4. A module like `x86_64_code.py` (an instruction decoder on capstone) and `has_decoder`: probes at
    the cheapest instruction, verification of the code in memory, calls followed by points, so also
    C++ operators. What single instructions do to registers and the stack is in
    `process/probes/code/effects.py`, `forward.py` and `backward.py`; `process/probes/encode.py`
-   and `bpf/process/point.bpf.c` know registers by number; `WORDS_OF_X86_64` in
+   and `bpf/process/point.bpf.c` know registers by number; `IS_X86_64` in
    `bpf/shared/config.h` enables points.
-5. A guest for `tests/vm`, and what works on it in README.md ("What it needs") and docs/safety.md.
+5. A guest for `tests/vm`, and what works on it in README.md ("Requirements") and docs/safety.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ class Architecture:
 
     name: str  # `machine` of uname(2)
     elf: str  # e_machine, as pyelftools names it
-    bpf_call: int  # number of the system call bpf(2)
-    perf_event_open_call: int  # number of the system call perf_event_open(2)
     # What the kernel writes over a probed instruction (arch_uprobe, UPROBE_SWBP_INSN).
     breakpoint: bytes
     # What a signal handler returns to: rt_sigreturn(2) in libc or the vDSO. libgcc also knows it by
@@ -51,8 +49,6 @@ class Architecture:
 _X86_64 = Architecture(
     name="x86_64",
     elf="EM_X86_64",
-    bpf_call=321,
-    perf_event_open_call=298,
     breakpoint=b"\xcc",  # int3
     signal_trampoline=bytes.fromhex("48c7c00f000000 0f05"),  # mov $15, %rax; syscall
     return_trampoline=(1 << 47) - 2 * 4096,
@@ -63,8 +59,6 @@ _X86_64 = Architecture(
 _AARCH64 = Architecture(
     name="aarch64",
     elf="EM_AARCH64",
-    bpf_call=280,
-    perf_event_open_call=241,
     breakpoint=bytes.fromhex("a00020d4"),  # brk #5 (UPROBES_BRK_IMM)
     signal_trampoline=bytes.fromhex("681180d2 010000d4"),  # mov x8, 139; svc 0
 )

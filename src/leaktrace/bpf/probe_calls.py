@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Sequence
 
-from leaktrace.arch.machines import MACHINES, this_machine
+from leaktrace.arch.syscall_numbers import BPF, PERF_EVENT_OPEN
 from leaktrace.errors import EnvironmentUnfitError, system_error
 
 _BPF_LINK_CREATE = 28  # enum bpf_cmd
@@ -34,29 +34,30 @@ def _syscall(number: int, *arguments: object) -> int:
     return -ctypes.get_errno() if result < 0 else result
 
 
-def _syscall_numbers() -> tuple[int, int]:
-    machine = this_machine()
-    if machine is None:
+def _number(numbers: dict[str, int]) -> int:
+    machine = os.uname().machine
+    if machine not in numbers:
         raise EnvironmentUnfitError(
-            f"leaktrace does not know the {os.uname().machine} architecture",
-            f"it runs on {' and '.join(MACHINES)}",
+            f"leaktrace does not know the {machine} architecture",
+            f"it runs on {' and '.join(numbers)}",
         )
-    return machine.bpf_call, machine.perf_event_open_call
+    return numbers[machine]
 
 
 def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     """bpf(2). Returns its result, or minus errno."""
-    number, _ = _syscall_numbers()
     return _syscall(
-        number, ctypes.c_int(command), ctypes.byref(attributes), ctypes.c_uint(len(attributes))
+        _number(BPF),
+        ctypes.c_int(command),
+        ctypes.byref(attributes),
+        ctypes.c_uint(len(attributes)),
     )
 
 
 def perf_event_open(attributes: ctypes.Array[ctypes.c_char], *, pid: int, cpu: int) -> int:
     """perf_event_open(2), for an event in its own group. Returns its result, or minus errno."""
-    _, number = _syscall_numbers()
     return _syscall(
-        number,
+        _number(PERF_EVENT_OPEN),
         ctypes.byref(attributes),
         ctypes.c_int(pid),
         ctypes.c_int(cpu),
