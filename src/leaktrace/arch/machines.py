@@ -4,10 +4,11 @@ To add an architecture (the order matters: each step works without those below i
 
 1. `bpf/include/uapi/linux/ptrace.h`: its `struct pt_regs`, so that the programs compile.
    `RETURN_SP_DELTA` in `bpf/shared/config.h`: whether a call pushes the return address.
-2. An `Architecture` in this file, and its numbers in `syscall_numbers.py`. Both modes work then: C functions are followed by return probes,
-   stacks are found by frame pointers, kernel mode is complete. C++ operators are left out, because
-   an exception must not pass a return probe. `KERNEL_INTERRUPTS` and the constants next to it: the
-   functions where kernel stacks end, if their names are new.
+2. An `Architecture` in this file, and its numbers in `syscall_numbers.py`. Both modes work then: C
+   functions are followed by return probes, stacks are found by frame pointers, kernel mode is
+   complete. C++ operators are left out, because an exception must not pass a return probe.
+   `KERNEL_INTERRUPTS` and the constants next to it: the functions where kernel stacks end, if their
+   names are new.
 3. A module like `x86_64.py` (registers, unwind information) and `has_unwind_tables`: stacks
    without frame pointers. `unwind/cfi.py` and `unwind/rows.py` have a rule for the two registers
    that compilers use for the frame; `unwind/ends.py` finds where stacks end; `step` in
