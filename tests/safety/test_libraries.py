@@ -14,7 +14,7 @@ import pytest
 from distribution import UnavailableError
 from harness.accounts import differences, recorded
 from harness.compiling import Compiler
-from harness.length import IS_LONG
+from harness.length import IS_LONG, chosen
 from libraries import LIBRARIES, Library, loader, oldest_interface
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
@@ -108,9 +108,7 @@ def test_no_argument_of_many_is_wrong(
     check([program], arguments, tmp_path / "account", env)
 
 
-@pytest.mark.skipif(not IS_LONG, reason="part of the long form")
-@pytest.mark.may_skip("part of the long form")
-@pytest.mark.parametrize("tunables", TUNABLES)
+@pytest.mark.parametrize("tunables", chosen(TUNABLES[:1], TUNABLES[1:]))
 def test_on_other_paths_of_the_c_library(tunables: str, compiled: Compiler, tmp_path: Path) -> None:
     program = compiled(C, *flags("glibc", C))
     check([program], "8", tmp_path / "account", {"GLIBC_TUNABLES": tunables})
