@@ -16,15 +16,13 @@ from unwind_walker import Arrays
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import StackEndCode, WalkResult
 from leaktrace.unwind.rows import (
-    SIGNAL_RBP_OFFSET,
-    SIGNAL_RIP_OFFSET,
-    SIGNAL_RSP_OFFSET,
     EndOf,
     NoRule,
     Row,
     Rule,
     SavedRbp,
 )
+from walker.cases import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
 from walker.machine import Memory
 from walker.walks import Caller, Origin, Start
 
