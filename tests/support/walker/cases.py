@@ -11,7 +11,6 @@ import numpy as np
 from unwind_walker import Arrays
 
 from leaktrace.abi.process import Rule, SavedRbp
-from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.layout import UnwindLayout, Update
@@ -32,6 +31,9 @@ _CODE = (
     bytes.fromhex("48c7c00f0000000f05"),  # mov $15, %rax; syscall
 )
 
+# From rsp of a signal's frame, which points at a struct ucontext: its uc_mcontext.gregs[] begin at
+# 40, and REG_RBP, REG_RSP and REG_RIP are 10, 15 and 16 (glibc, sys/ucontext.h).
+SIGNAL_RBP_OFFSET, SIGNAL_RSP_OFFSET, SIGNAL_RIP_OFFSET = 120, 160, 168
 SMALL_NUMBERS = (0, 1, 255)
 IN_TRAMPOLINE = tuple(TRAMPOLINE + at for at in (0, 13, 15, 16, 20))
 

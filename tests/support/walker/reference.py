@@ -15,8 +15,8 @@ from unwind_walker import Arrays
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EndOf, Rule, SavedRbp, StackEndCode, WalkResult
-from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
 from leaktrace.unwind.rows import NoRule, Row
+from walker.cases import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
 from walker.machine import Memory
 from walker.walks import Caller, Origin, Start
 

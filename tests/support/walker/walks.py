@@ -13,7 +13,7 @@ from leaktrace.abi import process as abi
 from leaktrace.bpf.maps import Map
 from leaktrace.process.probes.allocators import ANY_ENTRY_PROGRAM, POINT_PROGRAM, RETURN_PROGRAM
 from leaktrace.process.tables import KernelTables, Moment
-from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, UnwindLayout, Update
+from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, Capacity, UnwindLayout, Update
 from walker.machine import PT_REGS, Machine, Memory, Run
 
 # Where the kernel puts the trampoline of return probes, as leaktrace assumes before it looks.
@@ -89,7 +89,7 @@ class Walks:
         self._session = self.machine.array("session", abi.SESSION)
         self._losses = self.machine.array("losses", abi.U64)
         self._tallies = self.machine.array("tallies", abi.U64)
-        self._tables = self._make_tables(1, 1, 1)
+        self._tables: KernelTables | None = None
         self.forget()
 
     # --- tables ---
@@ -98,22 +98,23 @@ class Walks:
         """Put tables in force, written as leaktrace writes them to the kernel."""
         capacity = layout.reserve(spare_rows=0)
         self.machine.clear(TABLE_MAPS)
-        self._tables = self._make_tables(capacity.rows, capacity.pages, capacity.mappings)
+        self._tables = self._make_tables(capacity, update.mappings.dtype)
         self.write(update, trampoline)
 
     def write(self, update: Update, trampoline: int = TRAMPOLINE) -> None:
         """Put a further update in force."""
+        assert self._tables is not None, "nothing is installed"
         self._tables.write(update, Moment(), trampoline)
 
-    def _make_tables(self, rows: int, pages: int, mappings: int) -> KernelTables:
-        def array(name: str, dtype: np.dtype[Any], capacity: int = 0) -> Map:
-            return cast(Map, _ArrayMap(self.machine.array(f"unwind_{name}", dtype, capacity)))
+    def _make_tables(self, capacity: Capacity, mapping: np.dtype[Any]) -> KernelTables:
+        def array(name: str, dtype: np.dtype[Any], room: int = 0) -> Map:
+            return cast(Map, _ArrayMap(self.machine.array(f"unwind_{name}", dtype, room)))
 
         self.machine.set_capacity("known_objects", MAX_KNOWN_OBJECTS)
         return KernelTables(
-            rows=array("rows", abi.U64, rows),
-            pages=array("pages", abi.U32, pages),
-            mappings=array("mappings", abi.UNWIND_MAPPING, mappings),
+            rows=array("rows", abi.U64, capacity.rows),
+            pages=array("pages", abi.U32, capacity.pages),
+            mappings=array("mappings", mapping, capacity.mappings),
             list=array("list", abi.UNWIND_LIST),
             known=cast(Map, _HashMap(self.machine, "known_objects")),
         )

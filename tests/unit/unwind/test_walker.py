@@ -306,7 +306,7 @@ def test_made_up_stacks_under_sanitizers(
         ],
         env={
             **os.environ,
-            "PYTHONPATH": str(repository / "tests/support"),
+            "PYTHONPATH": f"{repository / 'tests/support'}:{os.environ.get('PYTHONPATH', '')}",
             "LD_PRELOAD": runtime,
             "ASAN_OPTIONS": "detect_leaks=0",  # Python's
         },
