@@ -7,7 +7,7 @@
 static __always_inline int read_stack(struct walk *walk, u64 address) {
     u64 offset = address - walk->window_start;
 
-    if (offset > walk->window_bytes - 8) {
+    if (offset > walk->window_bytes - 8 || offset & 7) {
         walk->window_start = ~0ULL;
         if (bpf_probe_read_user(walk->window, STACK_COPY_WORDS * 8, (void *)address))
             return bpf_probe_read_user(&walk->word, 8, (void *)address); /* near the stack's end */
@@ -37,6 +37,11 @@ static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     walk->is_return_address = 1;
     walk->guessed = 1;
     return walk->ip ? WALK_GOES_ON : WALK_COMPLETE;
+}
+
+/* Whether an address is that of the trampoline of return probes, if there is one. */
+static __always_inline int is_trampoline(struct walk *walk, u64 address) {
+    return address == walk->trampoline && walk->trampoline;
 }
 
 /* A signal arrived while a return probe was about to return to the caller. Since Linux 6.11 the
@@ -81,8 +86,8 @@ static __always_inline int step_over_signal(struct walk *walk) {
 static __always_inline int find_cfa(struct walk *walk) {
     u32 row = walk->row, rule = (row >> ROW_RULE_SHIFT) & ROW_RULE_MASK;
     s64 offset =
-        ((s64)(s16)(row & ROW_OFFSET_MASK) + (s64)(((row >> ROW_FAR_SHIFT) & ROW_FAR_MASK) << 16))
-        << 3;
+        ((s64)(s16)(row & ROW_OFFSET_MASK) + (s64)(((row >> ROW_FAR_SHIFT) & ROW_FAR_MASK) << 16)) *
+        8;
 
     if (rule == RULE_RSP) {
         walk->cfa = walk->sp + offset;
@@ -144,7 +149,7 @@ static __always_inline int step_over_planted(struct walk *walk) {
 static __always_inline int step(struct walk *walk) {
     int result = find_row(walk, walk->ip - walk->is_return_address);
 
-    if (result && walk->ip - walk->trampoline < 64)
+    if (result && walk->trampoline && walk->ip - walk->trampoline < 64)
         return step_over_trampoline(walk);
     if (result == WALK_NO_ROW && walk->is_return_address && !walk->guessed) {
         int planted = step_over_planted(walk);
@@ -164,10 +169,10 @@ static __always_inline int step(struct walk *walk) {
     asm volatile("" ::: "memory");
     if (walk->cfa <= walk->sp)
         return WALK_NOT_UPWARD;
-    if (walk->cfa - 8 == walk->outer)
+    if (walk->outer && walk->cfa - 8 == walk->outer)
         walk->is_inside = 1;
     u32 saved_bp = walk->row >> ROW_SAVED_RBP_SHIFT;
-    if (saved_bp == SAVED_RBP_LOST) {
+    if (saved_bp == SAVED_RBP_LOST || (saved_bp == SAVED_RBP_AT_RBP && walk->bp_lost)) {
         walk->bp_lost = 1;
     } else if (saved_bp != SAVED_RBP_UNCHANGED) {
         /* Read before the return address: it is lower, and the window starts at what is read. */
@@ -185,7 +190,7 @@ static __always_inline int step(struct walk *walk) {
     note_slot(walk, walk->cfa - 8, walk->word);
     if (!walk->word)
         return WALK_COMPLETE;
-    if (walk->word == walk->trampoline)
+    if (is_trampoline(walk, walk->word))
         return WALK_FOREIGN_PROBE;
     walk->ip = walk->word;
     walk->sp = walk->cfa;
@@ -213,7 +218,7 @@ static __always_inline int step_out(struct walk *walk) {
     walk->ip = return_address;
     walk->sp = frame;
     walk->is_return_address = 1;
-    if (return_address == walk->trampoline)
+    if (is_trampoline(walk, return_address))
         return WALK_FOREIGN_PROBE;
     return WALK_GOES_ON;
 }

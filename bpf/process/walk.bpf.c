@@ -95,7 +95,7 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
     u64 place = list->place;
     walk->mapping = walk->first_mapping = (u32)place;
     walk->mapping_count = place >> 32;
-    walk->trampoline = list->trampoline ? list->trampoline : ~0ULL;
+    walk->trampoline = list->trampoline;
 }
 
 /* Walk up to WALK_STEPS frames. */
@@ -167,12 +167,12 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
     stack->result = result;
     if (result == WALK_TOO_DEEP)
         stack->end = END_TRUNCATED;
-    else if (result == WALK_GO)
-        stack->end = END_GO;
-    else if (result != WALK_COMPLETE)
+    else if (result != WALK_COMPLETE && result != WALK_GO)
         stack->end = END_BROKEN;
+    else if (walk->guessed)
+        stack->end = END_GUESSED;
     else
-        stack->end = walk->guessed ? END_GUESSED : END_COMPLETE;
+        stack->end = result == WALK_GO ? END_GO : END_COMPLETE;
     if (walk->guessed)
         lose(LOSS_GUESSED_STACKS, 1);
     u64 id = mix(walk->hash, stack->end);

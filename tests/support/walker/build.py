@@ -14,11 +14,9 @@ HERE = Path(__file__).resolve().parent
 
 # The program of page fault mode starts walks at any instruction; it joins the other programs.
 _ALL_FRAGMENTS = (*FRAGMENTS, *(name for name in FAULT_FRAGMENTS if name not in FRAGMENTS))
-# An access outside of an object, a shift that is too far and the like end the process. A negative
-# number may be shifted to the left: gcc and clang define that.
+# An access outside of an object, a shift that is too far and the like end the process.
 SANITIZE = (
     "-fsanitize=address,undefined,bounds-strict",  # also of an array at the end of a struct
-    "-fno-sanitize=shift-base",
     "-fno-sanitize-recover=all",
 )
 

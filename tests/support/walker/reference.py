@@ -66,10 +66,6 @@ class Reference:
         self._back = int(origin.start is Start.RETURN)
         self._guessed = False
         self.read_at: set[int] = set()  # where memory was read
-        # What the known faults of test_walker.py are about.
-        self.passes_8 = False  # a frame ends at the address 8
-        self.needs_lost_rbp = False
-        self.alignments: set[int] = set()  # of the words that were read one at a time
         ips: list[int] = []
         try:
             if origin.caller:
@@ -86,10 +82,12 @@ class Reference:
         match result:
             case WalkResult.TOO_DEEP:
                 return StackEndCode.TRUNCATED
+            case WalkResult.GO | WalkResult.COMPLETE if self._guessed:
+                return StackEndCode.GUESSED
             case WalkResult.GO:
                 return StackEndCode.GO
             case WalkResult.COMPLETE:
-                return StackEndCode.GUESSED if self._guessed else StackEndCode.COMPLETE
+                return StackEndCode.COMPLETE
         return StackEndCode.BROKEN
 
     def _words(self, address: int, count: int = 1) -> tuple[int, ...] | None:
@@ -101,7 +99,6 @@ class Reference:
         return self.memory.read(address, size)
 
     def _word(self, address: int) -> int:
-        self.alignments.add(address % 8)
         words = self._words(address)
         if words is None:
             raise _EndError(WalkResult.UNREADABLE)
@@ -145,14 +142,12 @@ class Reference:
         cfa = self._cfa(row) & _MASK
         if cfa <= self._sp:
             raise _EndError(WalkResult.NOT_UPWARD)
-        self.passes_8 |= cfa == 8
         match row.saved_rbp:
             case SavedRbp.UNCHANGED:
                 pass
             case SavedRbp.LOST:
                 self._bp = None
             case SavedRbp.AT_RBP:
-                self.needs_lost_rbp |= self._bp is None
                 self._bp = None if self._bp is None else self._word(self._bp)
             case count:
                 self._bp = self._word(cfa - 8 * count)

@@ -27,7 +27,6 @@ from walker.steps import Recording, Tables, record
 from walker.walks import (
     TRAMPOLINE,
     Caller,
-    NotRecordedError,
     Origin,
     Registers,
     Start,
@@ -321,7 +320,7 @@ def test_made_up_stacks_under_sanitizers(
     assert known and int(known.group(1)) > 0
 
 
-# --- known faults of the walk ---
+# --- words, addresses and registers that look like others ---
 
 
 def words(*values: int) -> bytes:
@@ -340,11 +339,6 @@ def assert_as_reference(
     assert walks.walk(origin, memory)[1:4] == expected
 
 
-def fault(reason: str, raises: type[Exception] = AssertionError) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason, raises=raises)
-
-
-@fault("a lost rbp is used to find another one, which then passes for known")
 def test_rbp_is_not_found_by_an_rbp_that_was_lost(walks: Walks) -> None:
     rows = [
         Row(0x100, Rule.RULE_RSP, 8, SavedRbp.LOST),
@@ -356,7 +350,6 @@ def test_rbp_is_not_found_by_an_rbp_that_was_lost(walks: Walks) -> None:
     assert_as_reference(walks, rows, registers, stack)
 
 
-@fault("a word is misread in a copy of the stack that begins at another alignment")
 def test_words_of_another_alignment_than_sp(walks: Walks) -> None:
     rows = [
         Row(0x100, Rule.RULE_RSP, 8, 0),
@@ -368,7 +361,6 @@ def test_words_of_another_alignment_than_sp(walks: Walks) -> None:
     assert_as_reference(walks, rows, registers, stack + bytes(2048))
 
 
-@fault("a frame that ends at 8 passes for one of an open call at 0", NotRecordedError)
 def test_a_stack_that_leads_to_address_8_is_recorded(walks: Walks) -> None:
     rows = [Row(0x100, Rule.RULE_SIGNAL, 0, 0), Row(0x200, Rule.RULE_RSP, 8, 0)]
     stack = bytearray(256)
@@ -377,7 +369,6 @@ def test_a_stack_that_leads_to_address_8_is_recorded(walks: Walks) -> None:
     assert_as_reference(walks, rows, registers, bytes(stack))
 
 
-@fault("without a trampoline, small numbers are taken for addresses in it")
 def test_no_trampoline_is_known(walks: Walks) -> None:
     rows = [Row(0x100, Rule.RULE_RSP, 8, 0)]
     registers = Registers(CODE_START + 0x104, STACK_START, 0)
