@@ -173,16 +173,12 @@ int free_by_rcu(struct pt_regs *ctx) {
  */
 static __always_inline void release_next(void *ctx, struct scratch *scratch) {
     u64 key = key_of(SECTION_SLAB, scratch->batch[scratch->count & (MAX_BULK - 1)]);
-    struct kernel_allocation *recorded = allocations.lookup(&key);
 
     scratch->count++;
-    if (recorded) {
-        scratch->freed = *recorded;
-        if (!allocations.delete(&key)) {
-            count_freed(&scratch->freed, 0);
-            trace(ctx, EVENT_RELEASE, KERNEL_FREE_BULK, key | 0xFULL << SECTION_SHIFT,
-                  scratch->freed.size, scratch->freed.stack_id);
-        }
+    if (!remove_record(key, &scratch->freed)) {
+        count_freed(&scratch->freed, 0);
+        trace(ctx, EVENT_RELEASE, KERNEL_FREE_BULK, key | 0xFULL << SECTION_SHIFT,
+              scratch->freed.size, scratch->freed.stack_id);
     }
     asm volatile("" ::: "memory");
 }

@@ -1,4 +1,4 @@
-/* What the kernel mode shares with user space. Plain C: tests/unit/test_abi.py compiles it and
+/* What the kernel mode shares with user space. Plain C: tests/unit/abi/test_layouts.py compiles it and
  * compares every struct, enum and constant with src/leaktrace/abi/kernel.py. Sizes are in bytes,
  * times in nanoseconds of CLOCK_MONOTONIC. */
 #ifndef LEAKTRACE_KERNEL_TYPES_H

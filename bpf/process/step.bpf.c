@@ -4,7 +4,7 @@
 
 /* An 8-byte word of the user stack, to walk->word. Copying a kilobyte takes about as long as
  * copying a word, so a window of the stack is copied, and words are read from that. */
-static __always_inline int read_stack(struct walk *walk, u64 address) {
+static __always_inline int read_word(struct walk *walk, u64 address) {
     u64 offset = address - walk->window_start;
 
     if (offset > walk->window_bytes - 8 || offset & 7) {
@@ -58,7 +58,7 @@ static __always_inline int step_over_trampoline(struct walk *walk) {
         place += 8;
     else if (at != 0x10) /* ret */
         return WALK_FOREIGN_PROBE;
-    if (read_stack(walk, place))
+    if (read_word(walk, place))
         return WALK_UNREADABLE;
     walk->ip = walk->word;
     walk->sp = place + 8;
@@ -98,7 +98,7 @@ static __always_inline int find_cfa(struct walk *walk) {
         return WALK_GOES_ON;
     }
     if (rule == RULE_RSP_DEREF) {
-        if (read_stack(walk, walk->sp + offset))
+        if (read_word(walk, walk->sp + offset))
             return WALK_UNREADABLE;
         note_slot(walk, walk->sp + offset, walk->word);
         walk->cfa = walk->word;
@@ -112,7 +112,7 @@ static __always_inline int find_cfa(struct walk *walk) {
         return WALK_GOES_ON;
     }
     if (rule == RULE_RBP_DEREF) {
-        if (read_stack(walk, walk->bp + offset))
+        if (read_word(walk, walk->bp + offset))
             return WALK_UNREADABLE;
         note_slot(walk, walk->bp + offset, walk->word);
         walk->cfa = walk->word;
@@ -179,13 +179,13 @@ static __always_inline int step(struct walk *walk) {
         if (saved_bp == SAVED_RBP_AT_RBP)
             note_bp(walk);
         walk->bp_at = saved_bp == SAVED_RBP_AT_RBP ? walk->bp : walk->cfa - saved_bp * 8;
-        if (read_stack(walk, walk->bp_at))
+        if (read_word(walk, walk->bp_at))
             return WALK_UNREADABLE;
         walk->bp = walk->word;
         walk->bp_lost = 0;
     }
     asm volatile("" ::: "memory");
-    if (read_stack(walk, walk->cfa - 8))
+    if (read_word(walk, walk->cfa - 8))
         return WALK_UNREADABLE;
     note_slot(walk, walk->cfa - 8, walk->word);
     if (!walk->word)
@@ -203,7 +203,7 @@ static __always_inline int step_out(struct walk *walk) {
     u64 frame = walk->frame, low = walk->sp;
 
     walk->frame = 0;
-    if (read_stack(walk, low) || read_stack(walk, frame - 8))
+    if (read_word(walk, low) || read_word(walk, frame - 8))
         return WALK_UNREADABLE;
     u64 return_address = walk->word;
     note_slot(walk, frame - 8, return_address);
@@ -211,7 +211,7 @@ static __always_inline int step_out(struct walk *walk) {
         walk->bp_lost = 1;
     } else if (walk->rbp_offset != RBP_UNCHANGED) {
         walk->bp_at = frame + (s64)walk->rbp_offset;
-        if (read_stack(walk, walk->bp_at))
+        if (read_word(walk, walk->bp_at))
             return WALK_UNREADABLE;
         walk->bp = walk->word;
     }

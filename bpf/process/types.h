@@ -1,5 +1,5 @@
-/* What the process mode shares with user space. Plain C: tests/unit/test_abi.py compiles it and
- * compares every struct, enum and constant with src/leaktrace/abi/process.py. What user space
+/* What the process mode shares with user space. Plain C: tests/unit/abi/test_layouts.py compiles it
+ * and compares every struct, enum and constant with src/leaktrace/abi/process.py. What user space
  * never sees is in state.h. Sizes are bytes as the program requested them, times are nanoseconds
  * of CLOCK_MONOTONIC. */
 #ifndef LEAKTRACE_PROCESS_TYPES_H
@@ -139,7 +139,7 @@ struct unwind_mapping {
     u64 fingerprint; /* of the object's file (objects.bpf.c); 0: it does not identify the file */
 };
 
-/* The list of mappings in force. A new list is written as a whole to an unused place, then
+/* The list of mappings in force. A new list replaces the one before last as a whole, then is
  * switched to. */
 #define UNWIND_LISTS 9 /* the first entry's `place` is the number of the one in force */
 struct unwind_list {

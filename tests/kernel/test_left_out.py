@@ -92,10 +92,6 @@ def trace(compiled: Compiler, *, before: list[str], after: list[str]) -> Report:
     return report
 
 
-def note_about(report: Report, path: Path) -> str:
-    return the_note(report, path)
-
-
 @pytest.mark.parametrize("name", OBJECTS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_object_that_can_not_be_hooked(

@@ -1,7 +1,7 @@
 """What the process mode shares with the kernel side: bpf/process/types.h as numpy types and enums.
 
 Names are those of the C header: a struct's in upper case, a constant's unchanged.
-`tests/unit/test_abi.py` compiles the header and compares every offset and number.
+`tests/unit/abi/test_layouts.py` compiles the header and compares every offset and number.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Rule(IntEnum):
     RULE_NONE = 0  # not known; the CFA offset is a `NoRule`
     RULE_RSP = 1  # rsp + offset
     RULE_RBP = 2  # rbp + offset
-    RULE_PLT = 3  # rsp + 8, plus 8 from a byte of a 16-byte PLT entry on: rows.PLT_ENTRY_SIZE
+    RULE_PLT = 3  # rsp + 8, plus 8 from a byte of a 16-byte PLT entry on: arch PLT_ENTRY_SIZE
     RULE_END = 4  # the outermost frame: its return address is undefined. The offset is an `EndOf`
     RULE_RBP_DEREF = 5  # *(rbp + offset): a function that realigned its stack
     RULE_RSP_DEREF = 6  # *(rsp + offset)

@@ -1,4 +1,5 @@
-"""x86-64 by its ABI: registers, calls, frames, relocations. No instructions: see x86_64_code.py.
+"""x86-64 by its ABI: registers, calls, frames, relocations; and the few instructions that code is
+searched for. The decoder is in x86_64_code.py.
 
 Registers are numbers, in the order in which instructions encode them: 0 rax, 1 rcx, 2 rdx, 3 rbx,
 4 rsp, 5 rbp, 6 rsi, 7 rdi, 8 to 15 r8 to r15.
@@ -32,6 +33,15 @@ def may_have_shadow_stacks() -> bool:
         return True
 
 
+# -- instructions ---------------------------------------------------------------------------
+
+INT3 = 0xCC  # a breakpoint: of a probe, of another tracer or of a debugger
+MAX_INSTRUCTION_BYTES = 15
+CALL = b"\xe8"  # and a distance of four bytes
+CALL_THROUGH, JUMP_THROUGH = b"\xff\x15", b"\xff\x25"  # a pointer at a distance of four bytes
+THROUGH_BYTES = 6  # length of these two
+ENDBR64, BND = b"\xf3\x0f\x1e\xfa", b"\xf2"  # may come first in a stub
+
 # -- memory ---------------------------------------------------------------------------------
 
 PAGE_BYTES = 4096
@@ -43,7 +53,6 @@ MAX_OBJECT_BYTES = 1 << 31
 
 DWARF_RBP = 6
 DWARF_RSP = 7
-DWARF_RETURN_ADDRESS = 16
 DW_OP_BREG_RBP = 0x76
 DW_OP_BREG_RSP = 0x77
 

@@ -313,7 +313,6 @@ def _operand(one: Any, operand: Any, mnemonic: str, place: int) -> Operand:  # n
 # -- sequences of instructions that are searched for ----------------------------------------
 
 CALL_OR_JUMP = re.compile(rb"[\xe8\xe9]", re.DOTALL)  # with a distance of four bytes
-ENDBR64 = bytes.fromhex("f30f1efa")
 # What glibc's __start_context begins with: mov %rbx, %rsp. No function that is called does.
 START_CONTEXT = bytes.fromhex("4889dc")
 # call *register, *(register), *distance(register), as ModRM encodes them

@@ -158,7 +158,6 @@ class ProgramInfo:
     run_time_ns: int  # of all runs together, without the trap before each
     run_count: int
     recursion_misses: int  # runs skipped because the program was running on that CPU
-    verified_instructions: int  # 0 before Linux 5.16
 
 
 def program_info(fd: int) -> ProgramInfo:
@@ -168,9 +167,9 @@ def program_info(fd: int) -> ProgramInfo:
     code = errno_of(libbpf().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(length)))
     if code:
         raise system_error(code)
-    run_time_ns, run_count, recursion_misses, verified = struct.unpack_from("<QQQI", info, 192)
+    run_time_ns, run_count, recursion_misses = struct.unpack_from("<QQQ", info, 192)
     name = struct.unpack_from("16s", info, 64)[0].split(b"\0", 1)[0].decode(errors="replace")
-    return ProgramInfo(name, run_time_ns, run_count, recursion_misses, verified)
+    return ProgramInfo(name, run_time_ns, run_count, recursion_misses)
 
 
 def enable_run_time_stats() -> int:

@@ -58,7 +58,7 @@ class WholeNumber(_Number):
         try:
             number = int(value)
         except ValueError:
-            self.refuse(f"{value!r} is not a number", param, self.hint_for(value, ctx))
+            self.refuse(f"'{value}' is not a number", param, self.hint_for(value, ctx))
         if number < self.minimum or (self.maximum is not None and number > self.maximum):
             limits = f"{self.minimum:,} or more"
             if self.maximum is not None:
@@ -96,7 +96,7 @@ class PositiveNumber(_Number):
         except ValueError:
             number = math.nan
         if math.isnan(number):
-            self.refuse(f"{value!r} is not a number", param, self.hint_for(value, ctx))
+            self.refuse(f"'{value}' is not a number", param, self.hint_for(value, ctx))
         if number <= 0:
             self.refuse(f"{value} is out of range", param, see_help(ctx))
         return number

@@ -97,7 +97,7 @@ def find_functions(tables: Iterable[RawSymbols], names: Iterable[str]) -> dict[s
                 continue
             hits = [
                 int(position)
-                for position in positions[_may_be(name.encode(), beginnings)][:_MAX_SAME_NAMES]
+                for position in positions[_may_be(_bytes(name), beginnings)][:_MAX_SAME_NAMES]
                 if table.name(int(table.entries["name"][position])) == name
             ]
             if hits:
@@ -114,7 +114,7 @@ def find_functions(tables: Iterable[RawSymbols], names: Iterable[str]) -> dict[s
 
 def functions_ending_in(tables: Iterable[RawSymbols], ending: str) -> set[str]:
     """Names of functions that the tables define and that end in `ending`."""
-    wanted, found = ending.encode() + b"\0", set()
+    wanted, found = _bytes(ending) + b"\0", set()
     for table in tables:
         # A name may be the end of a longer one, where the linker has merged the two.
         starts = {
@@ -128,6 +128,11 @@ def functions_ending_in(tables: Iterable[RawSymbols], ending: str) -> set[str]:
             names = table.entries["name"][_defined_functions(table)]
             found |= {table.name(start) for start in starts & set(names.tolist())}
     return found
+
+
+def _bytes(name: str) -> bytes:
+    """A name as it is in a string table: it may be no UTF-8 (`RawSymbols.name`)."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _occurrences(text: bytes, wanted: bytes) -> list[int]:
@@ -151,7 +156,7 @@ def functions_beginning_with(
         positions = np.nonzero(is_meant)[0]
         starts = _beginnings(table, positions)[0]
         for beginning in beginnings:
-            raw = beginning.encode()
+            raw = _bytes(beginning)
             mask, key = (
                 np.frombuffer(part.ljust(8, b"\0"), dtype="<u8")[0]
                 for part in (b"\xff" * len(raw), raw)

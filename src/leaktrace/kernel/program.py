@@ -85,7 +85,7 @@ class KernelProgram:
         """Let allocations from these caches pass (with CACHES_FILTERED)."""
         yes = np.ones(1, dtype=np.uint8)
         for name in caches.names:
-            self.wanted_caches.update(name.encode()[: CACHE_NAME_BYTES - 1], yes)
+            self.wanted_caches.update(os.fsencode(name)[: CACHE_NAME_BYTES - 1], yes)
         for size in caches.kmalloc_bytes:
             self.wanted_sizes.update(size, yes)
 

@@ -94,5 +94,5 @@ def _notes(target: KernelTarget, plan: KernelPlan, symbols: Kallsyms) -> Iterato
     if unseen:
         yield (
             f"frees by {' and '.join(unseen)} can't be seen without kprobes: "
-            "sites where they show are marked unconfirmed"
+            "sites that they may affect are marked unconfirmed"
         )

@@ -36,7 +36,7 @@ def read_slab_caches(text: str | None = None) -> dict[str, SlabCache]:
     """By name; empty where /proc/slabinfo can't be read."""
     if text is None:
         try:
-            text = SLABINFO.read_text()
+            text = SLABINFO.read_text(errors="surrogateescape")
         except OSError:
             return {}
     caches = {}

@@ -14,7 +14,7 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.kernel.program import KernelProgram
 from leaktrace.kernel.slab import SlabCache, read_slab_caches
 
-_SECTION_SHIFT = np.uint64(60)
+_SECTION_SHIFT = np.uint64(SECTION_SHIFT)
 _ADDRESS_MASK = np.uint64((1 << SECTION_SHIFT) - 1)
 _KERNEL_TOP = np.uint64(0xF << SECTION_SHIFT)
 

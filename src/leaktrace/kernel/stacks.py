@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leaktrace.abi.process import StackEndCode
+from leaktrace.abi.common import StackEndCode
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.bpf.maps import Map
 from leaktrace.errors import EnvironmentUnfitError

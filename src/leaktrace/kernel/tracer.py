@@ -15,7 +15,7 @@ from leaktrace.bpf import links
 from leaktrace.bpf.events import EventStream
 from leaktrace.errors import ProgramError
 from leaktrace.kernel.cost import KernelCostMeter
-from leaktrace.kernel.probes.functions import BY_RCU, IN_BULK
+from leaktrace.kernel.probes.functions import IN_BULK
 from leaktrace.kernel.probes.plan import FunctionProbe, KernelPlan
 from leaktrace.kernel.program import KernelProgram
 from leaktrace.kernel.snapshot import KernelSnapshot, take_kernel_snapshot
@@ -63,7 +63,7 @@ class KernelTracer:
         self._program = program
         self._stream = stream
         self._resources = resources
-        self._links = ExitStack()
+        self._links = resources.enter_context(ExitStack())
         self._attached: dict[Section, int] = {}
         self._verdicts: dict[int, bool] = {}
         self._name_call = CallNamer(_FUNCTION_NAMES, stacks.stack_of, options.report)
@@ -95,7 +95,6 @@ class KernelTracer:
         if refused:
             names = dict.fromkeys(probe.function for probe in refused)
             self._notes.append(f"the kernel refuses a kprobe on {', '.join(names)}")
-        self.plan.sees_rcu_frees = self._sees(BY_RCU.entry, refused)
         self.plan.sees_bulk_frees = self._sees(IN_BULK.entry, refused)
         silent = [section for section in self.plan.sections if section not in self._attached]
         if silent:
@@ -217,5 +216,4 @@ class KernelTracer:
 
     def close(self) -> None:
         """Detach the probes and close every map."""
-        self._links.close()
         self._resources.close()

@@ -164,7 +164,7 @@ class Hooks:
         most_hit = [name in one.stepped for one in self.objects for name in REQUIRED]
         return sum(most_hit) / len(most_hit) if most_hit else 0.0
 
-    def check(self, mappings: Sequence[Mapping]) -> tuple[str, ...] | None:
+    def repair(self, mappings: Sequence[Mapping]) -> tuple[str, ...] | None:
         """Repair the probes that something has overwritten. Returns what a report has to say about
         the probes; None when that is unknown."""
         if self.watch is None:

@@ -13,7 +13,7 @@ from leaktrace.process.walkers import Walker
 
 FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "
-    "what it loads from now on gets no names and no probes; start it with -c to see all"
+    "what it loads from now on gets no names and no probes"
 )
 THREAD_EXECUTED = (
     "another thread, not the first, executed a program: "

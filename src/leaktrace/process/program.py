@@ -209,7 +209,7 @@ class Compilation:
     """
 
     def __init__(self, options: ProcessOptions, knobs: Mapping[str, int]) -> None:
-        """`knobs` of bpf/shared/config.h take precedence over what follows from the options."""
+        """`knobs` (bpf/*/config.h) take precedence over what follows from the options."""
         self._knobs = knobs_from_options(options) | dict(knobs)
         self._capacities = capacities_from_options(options)
         self._walkers = walkers_to_try(options.stack_walker)

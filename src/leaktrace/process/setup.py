@@ -100,7 +100,7 @@ def open_tracer(
 ) -> Tracer:
     """A tracer with its probes attached. It records from `arm()` on.
 
-    `knobs` of bpf/shared/config.h that no option sets are for tests. `interrupted` says whether the
+    `knobs` (bpf/*/config.h) that no option sets are for tests. `interrupted` says whether the
     run is about to end, so that nothing is worth waiting for. Raises LeaktraceError.
     """
     hurry_when(interrupted)
@@ -152,7 +152,7 @@ def _begin(options: ProcessOptions, closing: _Closing) -> _Target:
             tell(f"pid {pid}: {stopped}")
         require_access(pid, to_memory=not options.faults)
     if options.probe_returns:
-        tell("return probes: a process that throws an exception through an allocator dies of them")
+        tell("return probes kill a process that throws an exception through an allocator")
     keeper: Keeper | None = None
     # Page faults of a running process need no keeper. It starts on another core, long before it is
     # needed.

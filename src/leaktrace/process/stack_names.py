@@ -91,8 +91,9 @@ class StackNames:
             return ()
         more = len(awaited) - _MOST_NAMED
         listed = ", ".join(awaited[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-        which = "did not come in time" if self._is_last_report else "later reports may have"
-        return (f"some names and lines are missing, which {which}: {listed}",)
+        if self._is_last_report:
+            return (f"some names and lines are missing: there was no time to read {listed}",)
+        return (f"some names and lines are still missing; later reports may have them: {listed}",)
 
 
 def _addresses(stored: np.void) -> list[int]:

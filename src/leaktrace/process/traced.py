@@ -152,10 +152,10 @@ class Traced:
         unlisted, present = self.symbolizer.loaded(), self.symbolizer.mappings
         self.tables.follow(view.mappings, moment, unlisted, present)
 
-    def check_probes(self) -> None:
-        """See what has happened to the probes since the last report."""
+    def repair_probes(self) -> None:
+        """Restore the probes that something has overwritten since the last report, and note it."""
         if self.process.is_alive():
-            found = self.hooks.check(self.mappings())
+            found = self.hooks.repair(self.mappings())
             if found is not None:
                 self.probe_notes = found
 

@@ -173,7 +173,7 @@ class Tracer:
         """Read the maps, after all events up to now were taken in."""
         traced = self.traced
         self._looks.look()
-        traced.check_probes()
+        traced.repair_probes()
         self._looks.proceed_if_forgotten()
         traced.symbolizer.refresh_generated_names()
         snapshot = take_snapshot(

@@ -21,6 +21,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.arch.x86_64 import (
+    BND,
+    CALL,
+    CALL_THROUGH,
+    ENDBR64,
+    JUMP_THROUGH,
+    MAX_INSTRUCTION_BYTES,
+    THROUGH_BYTES,
+)
 from leaktrace.model import Remark, RemarkKind
 from leaktrace.process.probes.placement import MAX_PROLOGUE
 from leaktrace.process.probes.plan import ObjectPlan
@@ -30,10 +39,7 @@ from leaktrace.targets.memory import ProcessMemory
 
 FEW = 16  # may be released unseen by chance: calls were running at the attach
 # A release's probe is at most this far from the entry: so many instructions of the longest kind.
-_FARTHEST_BYTES = MAX_PROLOGUE * 15
-_CALL, _CALL_THROUGH, _JUMP_THROUGH = b"\xe8", b"\xff\x15", b"\xff\x25"
-_CALL_BYTES = 6  # of the longer of the two
-_ENDBR64, _BND = b"\xf3\x0f\x1e\xfa", b"\xf2"
+_FARTHEST_BYTES = MAX_PROLOGUE * MAX_INSTRUCTION_BYTES
 
 
 class UnseenReleases:
@@ -127,18 +133,18 @@ def _called_before(pid: int, address: int) -> int | None:
         def pointer_at(at: int) -> int:
             return int(struct.unpack("<Q", memory.read(at, 8))[0])
 
-        code = memory.read(address - _CALL_BYTES, _CALL_BYTES)
-        if code[1:2] == _CALL:
+        code = memory.read(address - THROUGH_BYTES, THROUGH_BYTES)
+        if code[1:2] == CALL:
             target = address + struct.unpack_from("<i", code, 2)[0]
-        elif code[:2] == _CALL_THROUGH:
+        elif code[:2] == CALL_THROUGH:
             return pointer_at(address + struct.unpack_from("<i", code, 2)[0])
         else:
             return None
         stub = memory.read(target, 16)
-        at = len(_ENDBR64) if stub.startswith(_ENDBR64) else 0
-        at += len(_BND) if stub[at:].startswith(_BND) else 0
-        if stub[at:].startswith(_JUMP_THROUGH):
-            end = target + at + _CALL_BYTES
+        at = len(ENDBR64) if stub.startswith(ENDBR64) else 0
+        at += len(BND) if stub[at:].startswith(BND) else 0
+        if stub[at:].startswith(JUMP_THROUGH):
+            end = target + at + THROUGH_BYTES
             return pointer_at(end + struct.unpack_from("<i", stub, at + 2)[0])
         return int(target)
     return None

@@ -23,7 +23,7 @@ class Walker(StrEnum):
         return self is not Walker.FRAME_POINTERS
 
     def knobs(self) -> dict[str, int]:
-        """The -D flags of bpf/shared/config.h for this walker.
+        """The -D flags of bpf/process/config.h for this walker.
 
         Programs of 16 frames each are verified eight times as fast as one of 127, and any kernel
         that takes 64 frames takes them. The first program starts walking at once: a tail call and

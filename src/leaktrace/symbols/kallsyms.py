@@ -53,7 +53,6 @@ class Kallsyms:
         letters = np.frombuffer(text, dtype=np.uint8)
         addresses = _decode_addresses(letters, starts)
         self._starts_by_line = starts
-        self._addresses_by_line = addresses
         order = np.argsort(addresses, kind="stable")
         order = order[addresses[order] != 0]
         self._addresses = addresses[order]

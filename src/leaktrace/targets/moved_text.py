@@ -16,18 +16,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
+from leaktrace.arch.x86_64 import INT3, PAGE_BYTES
 from leaktrace.elf.headers import PF_X, LoadSegment
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 
-_PAGE_BYTES = 4096
 _SAMPLES = 48  # how many pieces are compared
 _SAMPLE_BYTES = 128
 _MAX_REMEMBERED = 10_000
 _DISTINCT_BYTES = 16  # a sample with fewer different bytes may be only padding
-_BREAKPOINT = 0xCC  # a debugger's, or copied with the code
 # How paths begin of memory that has an inode but doesn't map a file with code.
 _NO_FILE = ("/anon_hugepage", "/memfd:", "/dev/zero", "/dev/shm/", "/SYSV")
 
@@ -114,7 +113,7 @@ class MovedText:
                 now = memory.read(place.start + distance, count)
                 if len(now) != count:
                     return False
-                if any(a not in (b, _BREAKPOINT) for a, b in zip(now, original, strict=True)):
+                if any(a not in (b, INT3) for a, b in zip(now, original, strict=True)):
                     return False
                 meaningful += len(set(original)) >= _DISTINCT_BYTES
             return 2 * meaningful > len(distances)
@@ -153,7 +152,7 @@ def _places(
                 continue
             start = max(mapping.start, bias + _page(segment.vaddr))
             code_end = bias + segment.vaddr + segment.file_size
-            end = min(mapping.end, _page(code_end + _PAGE_BYTES - 1))
+            end = min(mapping.end, _page(code_end + PAGE_BYTES - 1))
             offset = start - bias - segment.vaddr + segment.offset
             size = min(end, code_end) - start
             if size > 0 and offset >= 0:
@@ -179,4 +178,4 @@ def _cut(mapping: Mapping, file: Mapping, place: _Place) -> Iterator[Mapping]:
 
 
 def _page(address: int) -> int:
-    return address - address % _PAGE_BYTES
+    return address - address % PAGE_BYTES

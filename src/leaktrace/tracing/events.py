@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi import process as abi
+from leaktrace.abi import common as abi
 from leaktrace.bpf.events import EventStream
 from leaktrace.model import EventKind
 

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi.process import EndOf, Rule
-from leaktrace.arch.x86_64_code import ENDBR64, EXIT_STATUS, START_CONTEXT, decode
+from leaktrace.arch.x86_64 import ENDBR64
+from leaktrace.arch.x86_64_code import EXIT_STATUS, START_CONTEXT, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.extents import Extents

@@ -48,7 +48,6 @@ _SIZE_MASK = 0x0F  # a function's size is stored in the same format, relative to
 
 _U32_PAIR = struct.Struct("<II")
 _I32_U32 = struct.Struct("<iI")
-_U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _EXTENDED_LENGTH = 0xFFFFFFFF
 _ADDRESS_LIMIT = 1 << 63

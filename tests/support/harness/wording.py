@@ -18,7 +18,8 @@ def names(text: str, *words: object) -> bool:
     """Whether a text contains each of the words, upper and lower case being the same.
 
     A word is found where a word of the text starts with it ("breakpoint" in "breakpoints"). A
-    number is found as a whole (1 is not in "100").
+    number is found as a whole, with separators of thousands or without (1 is not in "100", "0.1",
+    "1,499" or "libc.so.1").
     """
     return all(_pattern(word).search(text) is not None for word in words)
 
@@ -46,7 +47,8 @@ def the_note(report: Report, *words: object) -> str:
 
 
 def _pattern(word: object) -> re.Pattern[str]:
+    if isinstance(word, int):
+        return re.compile(rf"(?<![\w.,])(?:{word}|{word:,})(?![\d.,]*\d)")
     text = str(word)
     begins = r"(?<!\w)" if text[:1].isalnum() else ""
-    ends = r"(?![\d.]*\d)" if isinstance(word, int) else ""
-    return re.compile(begins + re.escape(text) + ends, re.IGNORECASE)
+    return re.compile(begins + re.escape(text), re.IGNORECASE)

@@ -2,139 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
 import pytest
+from hand_made_snapshots import (
+    MS,
+    STACKS,
+    Counted,
+    Held,
+    build,
+    builder,
+    memory,
+    names,
+    options,
+    snapshot,
+)
 
-from leaktrace.abi import process as abi
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import (
-    Frame,
     Loss,
-    MemoryGrowth,
-    MemoryKinds,
-    Remark,
-    RemarkKind,
-    Report,
     Stack,
     StackEnd,
-    TargetInfo,
     Total,
 )
 from leaktrace.options import (
     Filters,
-    ObjectChoice,
-    ProcessOptions,
-    ProcessTarget,
     ReportOptions,
     SortKey,
 )
-
-NOW_NS = 60_000_000_000
-MS = 1_000_000
-MIB = 1 << 20
-TARGET = TargetInfo(4242, "target")
-STACKS = {
-    1: Stack((Frame(0x1010, "one", 16, "/bin/target", 0x1010),), StackEnd.COMPLETE),
-    2: Stack((Frame(0x2010, "two", 16, "/bin/target", 0x2010),), StackEnd.GUESSED),
-    3: Stack((Frame(0x3010, "three", 16, "/bin/target", 0x3010),), StackEnd.BROKEN),
-}
-ENDS = {
-    1: abi.StackEndCode.COMPLETE,
-    2: abi.StackEndCode.GUESSED,
-    3: abi.StackEndCode.BROKEN,
-}
-
-
-@dataclass(frozen=True)
-class Held:
-    """An outstanding allocation."""
-
-    stack_id: int
-    size: int
-    age_ms: int = 1000
-    address: int = 0x10
-
-
-@dataclass(frozen=True)
-class Counted:
-    """The counters of a site: bytes and calls."""
-
-    stack_id: int
-    allocated: tuple[int, int]
-    freed: tuple[int, int] = (0, 0)
-    is_region: bool = False
-
-
-def snapshot(
-    held: Sequence[Held], counted: Sequence[Counted] | None = None, **more: Any
-) -> Snapshot:
-    """The maps with these contents. Without `counted`, sites have allocated what they hold."""
-    if counted is None:
-        counted = [
-            Counted(
-                stack_id,
-                (
-                    sum(one.size for one in held if one.stack_id == stack_id),
-                    sum(one.stack_id == stack_id for one in held),
-                ),
-            )
-            for stack_id in sorted({one.stack_id for one in held} - {0})
-        ]
-    records = np.zeros(len(held), dtype=abi.ALLOCATION)
-    for row, one in enumerate(held):
-        records[row] = (one.size, NOW_NS - one.age_ms * MS, one.stack_id)
-    sites = np.zeros(len(counted), dtype=abi.SITE)
-    for row, site in enumerate(counted):
-        end = ENDS.get(site.stack_id, abi.StackEndCode.UNKNOWN)
-        sites[row] = (*site.allocated, *site.freed, 1, end, site.is_region)
-    fields: dict[str, Any] = {
-        "time_ns": NOW_NS,
-        "generation": 1,
-        "addresses": np.array([one.address for one in held], dtype=np.uint64),
-        "records": records,
-        "site_ids": np.array([site.stack_id for site in counted], dtype=np.uint64),
-        "sites": sites,
-        "losses": np.zeros(abi.LOSS_COUNTERS, dtype=np.uint64),
-    }
-    return Snapshot(**{**fields, **more})
-
-
-def options(report: ReportOptions | None = None, filters: Filters | None = None) -> ProcessOptions:
-    return ProcessOptions(
-        target=ProcessTarget(4242),
-        filters=filters or Filters(),
-        report=report or ReportOptions(),
-    )
-
-
-def builder(
-    report: ReportOptions | None = None,
-    filters: Filters | None = None,
-    objects: ObjectChoice | None = None,
-) -> ReportBuilder:
-    no_stack = Stack((), StackEnd.LOST)
-    return ReportBuilder(
-        options(report, filters),
-        describe_losses=lambda _: (),
-        stack_of=lambda stack_id: STACKS.get(stack_id, no_stack),
-        objects=objects or ObjectChoice(),
-    )
-
-
-def build(
-    reports: ReportBuilder, shot: Snapshot, memory: MemoryGrowth | None = None, **more: Any
-) -> Report:
-    return reports.build(shot, TARGET, memory, **more)
-
-
-def names(report: Report) -> list[str | None]:
-    return [site.stack.frames[0].function if site.stack.frames else None for site in report.sites]
-
 
 # -- totals and sites --
 
@@ -395,91 +289,3 @@ def test_estimates_are_scaled_and_regions_are_not() -> None:
     # Two allocations with weight 10: the variance is 2 * 10 * 9 of the count.
     assert report.error == Total(round(100 * 180**0.5), round(180**0.5))
     assert figures["two"].error == Total(0, 0)
-
-
-# -- remarks --
-
-
-def memory(grown_mib: int) -> MemoryGrowth:
-    kinds = MemoryKinds(anonymous=grown_mib * MIB)
-    return MemoryGrowth(resident=kinds, since_attach=kinds)
-
-
-def kinds_of(report: Report) -> list[RemarkKind]:
-    return [remark.kind for remark in report.remarks]
-
-
-def test_resident_memory_and_its_growth() -> None:
-    reports = builder()
-    shot = snapshot([Held(1, 70 * MIB)])
-    first, second = build(reports, shot, memory(64)), build(reports, shot, memory(80))
-    assert first.resident is not None
-    assert second.resident is not None
-    assert (first.resident.bytes, first.resident.growth_bytes) == (64 * MIB, None)
-    assert (second.resident.bytes, second.resident.growth_bytes) == (80 * MIB, 16 * MIB)
-    assert kinds_of(first) == kinds_of(second) == []
-
-
-def test_memory_that_no_hooked_function_allocated() -> None:
-    report = build(builder(), snapshot([Held(1, 1000)]), memory(64))
-    assert kinds_of(report) == [RemarkKind.UNTRACKED_MEMORY]
-
-
-def test_the_remarks_of_the_caller_come_first() -> None:
-    other = Remark(RemarkKind.UNHOOKED_ALLOCATOR, "an allocator isn't hooked")
-    report = build(builder(), snapshot([Held(1, 1000)]), memory(64), remarks=(other,))
-    assert kinds_of(report) == [RemarkKind.UNHOOKED_ALLOCATOR, RemarkKind.UNTRACKED_MEMORY]
-
-
-def test_memory_of_the_program_itself_is_no_remark() -> None:
-    report = build(
-        builder(), snapshot([Held(1, 1000)]), memory(64), of_programs=lambda: MemoryKinds(64 * MIB)
-    )
-    assert kinds_of(report) == []
-
-
-def test_memory_that_was_outstanding_before_is_kept_by_the_allocator() -> None:
-    reports = builder()
-    counted = [Counted(1, (70 * MIB, 1))]
-    assert kinds_of(build(reports, snapshot([Held(1, 70 * MIB)], counted), memory(70))) == []
-    report = build(reports, snapshot([Held(1, 1000)], counted), memory(70))
-    assert kinds_of(report) == [RemarkKind.KEPT]
-    reports.forget()  # what was outstanding before exec explains nothing
-    report = build(reports, snapshot([Held(1, 1000)], counted), memory(70))
-    assert kinds_of(report) == [RemarkKind.KEPT_OR_UNTRACKED]
-
-
-def test_no_remark_if_only_some_sizes_are_recorded() -> None:
-    for filters in (Filters(min_size_bytes=1), Filters(max_size_bytes=1000)):
-        assert kinds_of(build(builder(filters=filters), snapshot([]), memory(64))) == []
-
-
-def test_no_remark_if_many_allocations_were_lost() -> None:
-    shot = snapshot([Held(1, 1000)])
-    losses = shot.losses.copy()
-    losses[abi.ALLOCATION_LOSSES[0]] = 1
-    assert kinds_of(build(builder(), replace(shot, losses=losses), memory(64))) == []
-
-
-def test_a_chosen_object_leaves_only_memory_from_elsewhere() -> None:
-    chosen = builder(objects=ObjectChoice("libc.so.6"))
-    report = build(chosen, snapshot([Held(1, 1000)]), memory(64))
-    assert kinds_of(report) == [RemarkKind.UNTRACKED_MEMORY]
-    assert "-O" in report.remarks[0].hint
-    report = build(chosen, snapshot([Held(1, 70 * MIB)]), memory(1))
-    assert kinds_of(report) == []
-
-
-def test_at_the_end_only_incompleteness_is_still_remarked() -> None:
-    """The memory of a process that has ended can't be read."""
-    reports = builder()
-    build(reports, snapshot([Held(1, 1000)]), memory(64))
-    last = build(reports, snapshot([Held(1, 1000)]), None, target_ended=True, final_reason="ended")
-    assert kinds_of(last) == [RemarkKind.UNTRACKED_MEMORY]
-    assert last.resident is None
-    reports = builder()
-    assert kinds_of(build(reports, snapshot([Held(1, 70 * MIB)]), memory(1))) == [
-        RemarkKind.NOT_RESIDENT
-    ]
-    last = build(reports, snapshot([Held(1, 1000)]), None, target_ended=True, final_reason="ended")
-    assert kinds_of(last) == []

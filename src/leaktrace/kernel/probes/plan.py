@@ -49,7 +49,6 @@ class KernelPlan:
     sections: tuple[Section, ...] = (Section.SLAB,)
     by_kprobe: bool = False
     names_caches: bool = False  # whether allocations contain their slab cache
-    sees_rcu_frees: bool = False
     sees_bulk_frees: bool = False
 
     def programs(self) -> list[tuple[str, int]]:

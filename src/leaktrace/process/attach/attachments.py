@@ -264,7 +264,7 @@ def _explain(error: OSError, where: str) -> LeaktraceError:
     if error.errno == errno.ESRCH:
         return TargetError(
             "the process ended before it could be traced",
-            "start it with -c to trace it from the start",
+            "check how it ends without leaktrace; -c traces a command from its start",
         )
     if error.errno == errno.EMFILE:
         return EnvironmentUnfitError(

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from leaktrace.arch.machines import is_decoded
+from leaktrace.arch.x86_64 import INT3, MAX_INSTRUCTION_BYTES
 from leaktrace.errors import system_error
 from leaktrace.process.probes.allocators import REQUIRED, Hook
 from leaktrace.process.probes.plan import LeftOut, ObjectPlan
@@ -20,8 +21,6 @@ from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import is_running
 
-BREAKPOINT = 0xCC  # int3: of a probe, of another tracer or of a debugger
-_COMPARED_BYTES = 15  # the longest instruction
 _PATCHED = "its code in memory is not that of its file"
 _UNREADABLE = "its code in memory can't be read"
 _REQUIRED_LEFT_OUT = "malloc or a release of this object is left out"
@@ -90,11 +89,11 @@ def is_patched(
     for mapping in code:
         address = mapping.address_of(offset)
         if address is not None:
-            size = min(_COMPARED_BYTES, mapping.end - address)
+            size = min(MAX_INSTRUCTION_BYTES, mapping.end - address)
             original = os.pread(file, size, offset)
             now = memory.read(address, len(original))
             if len(now) < len(original):
                 raise system_error(errno.EFAULT)
             pairs = zip(now, original, strict=True)
-            return any(byte not in (before, BREAKPOINT) for byte, before in pairs)
+            return any(byte not in (before, INT3) for byte, before in pairs)
     return False

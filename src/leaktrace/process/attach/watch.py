@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaktrace.arch.machines import is_decoded
+from leaktrace.arch.x86_64 import INT3
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.notices import hint, tell
 from leaktrace.printable import printable
 from leaktrace.process.attach.keeper import Keeper
-from leaktrace.process.attach.patched_code import BREAKPOINT, is_patched
+from leaktrace.process.attach.patched_code import is_patched
 from leaktrace.process.attach.repair import repair_breakpoints
 from leaktrace.process.probes.plan import ObjectPlan
 from leaktrace.targets.mappings import Mapping as MemoryMapping
@@ -90,7 +91,7 @@ class ProbeWatch:
             places = _addresses(one, mappings)
             # In a child that has executed another program, another byte is there, or none.
             first = dict(list(places.items())[:1])
-            if any(BREAKPOINT in _bytes_at(child, first).values() for child in children):
+            if any(INT3 in _bytes_at(child, first).values() for child in children):
                 self._repair(one, places, mappings)
 
     # --- debuggers --------------------------------------------------------------------------
@@ -104,11 +105,11 @@ class ProbeWatch:
         for one in self._objects:
             places = _addresses(one, mappings)
             found = _bytes_at(self._pid, places)
-            gone = [offset for offset, byte in found.items() if byte != BREAKPOINT]
+            gone = [offset for offset, byte in found.items() if byte != INT3]
             if gone:
                 self._patched |= self._repair(one, gone, mappings) < len(gone)
                 now = _bytes_at(self._pid, {offset: places[offset] for offset in gone})
-                self._restored += sum(byte == BREAKPOINT for byte in now.values())
+                self._restored += sum(byte == INT3 for byte in now.values())
         if self._restored:
             yield (
                 f"{self._restored} of its probes had been overwritten, most likely by a debugger, "
@@ -159,7 +160,7 @@ class ProbeWatch:
             left = [
                 offset
                 for offset, byte in _bytes_at(self._pid, _addresses(one, mappings)).items()
-                if byte == BREAKPOINT and os.pread(one.descriptor, 1, offset) != b"\xcc"
+                if byte == INT3 and os.pread(one.descriptor, 1, offset) != bytes([INT3])
             ]
             if left:
                 self._repair(one, left, mappings)

@@ -201,3 +201,17 @@ def test_a_plan_made_before_the_start_knows_its_mappings(
         finally:
             process.kill()
     assert plans
+
+
+def test_names_that_are_no_utf_8(make: Make) -> None:
+    path = make(r"\377\376mallocx", r"\377\376rallocx", "malloc", called=(r"\377helper",))
+    with ElfObject.open(path) as elf:
+        tables = elf.symbol_tables()
+        assert functions_ending_in(tables, "mallocx") == {"\udcff\udcfemallocx"}
+        assert "\udcff\udcfemallocx" in find_functions(tables, ("\udcff\udcfemallocx",))
+        assert functions_beginning_with(tables, ("\udcff",), defined=False)
+    (remark,) = remarks(path)
+    assert remark.kind is RemarkKind.UNHOOKED_ALLOCATOR
+    with ElfObject.open(path) as elf:
+        assert names_to_hook("\udcff")
+        assert find_functions(elf.symbol_tables(), names_to_hook("\udcff")) == {}

@@ -1,0 +1,30 @@
+"""The order in which a tracer closes its parts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import fields
+
+from leaktrace.process.setup import _Closing
+
+
+def test_the_order_of_opening_does_not_matter() -> None:
+    """Probes go before the maps and programs that they use, and before the process is let go; the
+    keeper, which guards the command, goes last."""
+    for is_reversed in (False, True):
+        closed: list[str] = []
+        with ExitStack() as stack:
+            closing = _Closing.within(stack)
+            for name in sorted((field.name for field in fields(closing)), reverse=is_reversed):
+                getattr(closing, name).callback(closed.append, name)
+        assert closed == [
+            "probes",
+            "watch",
+            "faults",
+            "lookups",
+            "streams",
+            "program",
+            "process",
+            "command",
+            "keeper",
+        ]
