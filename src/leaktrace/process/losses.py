@@ -68,8 +68,8 @@ _BY_COUNTER: dict[int, LossText] = {
         "what they allocated is not recorded",
     ),
     LossKind.MISSED_FREES: losses.missed_frees(
-        "something frees memory without calling the hooked functions; leaktrace doctor -p PID lists "
-        "the hooked functions"
+        "something frees memory without calling the hooked functions; leaktrace doctor -p PID "
+        "lists the hooked functions"
     ),
     LossKind.UNREAD_RESULTS: LossText(
         "unread_results",

@@ -158,10 +158,11 @@ def test_objects_that_are_not_mapped_any_more(make: Make) -> None:
 
 def test_this_process() -> None:
     """Python and every library that these tests have loaded: numpy, capstone and so on."""
-    found = []
-    for path in {m.path for m in read_mappings(os.getpid()) if m.is_executable and m.is_file}:
-        found += remarks(Path(path))
-    assert found == []
+    mapped = {Path(m.path) for m in read_mappings(os.getpid()) if m.is_executable and m.is_file}
+    # Other tests load objects that they have compiled, and whose files are gone.
+    paths = [path for path in mapped if path.exists()]
+    assert any("numpy" in str(path) for path in paths)
+    assert [remark for path in paths for remark in remarks(path)] == []
 
 
 def test_symbol_names_against_nm(require_tool: Callable[[str], str]) -> None:
