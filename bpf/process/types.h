@@ -234,7 +234,7 @@ struct session {
     u64 reported_ns;    /* when */
     u64 exec_time_ns;   /* of the last exec: older records belong to another image */
     u32 epoch;          /* counts the changes of the dynamic loader's list of objects */
-    u32 told;           /* the last epoch of which all objects were sent */
+    u32 sent_epoch;     /* the last epoch of which all objects were sent */
     u32 overflow_epoch; /* the last epoch in which there was no room for all new objects */
     u32 unload_epoch;   /* the last epoch in which objects may have been unloaded */
     u32 marked;         /* the generation whose first objects are in the map `loaded`, plus one */

@@ -8,7 +8,7 @@ import sys
 from leaktrace.printable import printable
 
 
-def tell(text: str) -> None:
+def notify(text: str) -> None:
     """Print one line on stderr. It may quote names from the target, so control characters are
     escaped. A closed or broken stderr is ignored."""
     if sys.stderr is None:

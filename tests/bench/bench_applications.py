@@ -63,7 +63,7 @@ def work_s(argv: Sequence[str], attach: Attach, core: int) -> float:
         target.await_ready()
         pin(target.pid, core)
         with attach(target.pid):
-            target.tell()
+            target.send()
             # Popen's own wait would throw the figures away.
             _, status, usage = os.wait4(target.pid, 0)
             target.process.returncode = os.waitstatus_to_exitcode(status)

@@ -308,7 +308,7 @@ def test_an_exec_begins_anew(compiled: Compiler, tmp_path: Path) -> None:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
-            target.tell(f"exec {compiled('resident.c')}")
+            target.send(f"exec {compiled('resident.c')}")
             target.await_ready()
             target.do("keep 64")
             (report,) = tracer.stop().reports

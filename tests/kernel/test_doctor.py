@@ -193,14 +193,14 @@ def doctor_of(pid: int, *options: str) -> str:
 
 
 def test_the_probes_of_a_process_with_what_they_cost(sleeper: int) -> None:
-    told = json.loads(doctor_of(sleeper, "--json"))
-    assert [probe["function"] for probe in told["probes"]] == ["free"]
-    assert told["probes"][0]["traps"] == 1
-    points = [point for point in told["points"] if point["function"] == "malloc"]
+    output = json.loads(doctor_of(sleeper, "--json"))
+    assert [probe["function"] for probe in output["probes"]] == ["free"]
+    assert output["probes"][0]["traps"] == 1
+    points = [point for point in output["points"] if point["function"] == "malloc"]
     assert {point["knows"] for point in points} >= {"size", "result"}
-    for point in told["points"]:
+    for point in output["points"]:
         assert point["traps"] == 2 - point["emulated"]
-    assert told["left_out"] == []
+    assert output["left_out"] == []
 
 
 def test_points_as_a_table(sleeper: int) -> None:
@@ -213,10 +213,10 @@ def test_an_allocator_that_is_not_hooked_is_named(compiled: Compiler) -> None:
     with Target([compiled("prefixed_allocator.c", "-DPROGRAM", "-DLIBRARY")]) as target:
         target.await_ready()
         lines = doctor_of(target.pid).splitlines()
-        told = json.loads(doctor_of(target.pid, "--json"))
+        output = json.loads(doctor_of(target.pid, "--json"))
     (line,) = naming(lines, "not hooked")
     assert names(line, "jemalloc", "_rjem_malloc")
-    (found,) = told["unhooked"]
+    (found,) = output["unhooked"]
     assert "_rjem_malloc" in found["text"]
     assert "--faults" in found["hint"]
 

@@ -144,11 +144,11 @@ def test_many_processes_at_once(worker: Target, compiled: Compiler, probes: str)
         with tracing(*ONE_REPORT, *options) as tracer:
             for _ in range(3):
                 for other in others:
-                    other.tell("open 1500")
+                    other.send("open 1500")
                 worker.do(f"open {PIPES}")
                 for other in others:
                     other.await_done()
-                    other.tell("close")
+                    other.send("close")
                 worker.do("close")
                 for other in others:
                     other.await_done()

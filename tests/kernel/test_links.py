@@ -114,7 +114,7 @@ def test_what_is_left_out_after_an_exec_maps_nothing(compiled: Compiler) -> None
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "-s", "1000000000", NEVER) as tracer:
             tracer.await_armed()
-            target.tell(f"exec {compiled('allocator.c')}")
+            target.send(f"exec {compiled('allocator.c')}")
             target.await_ready()
             target.do()
             report = tracer.stop().reports[-1]

@@ -81,7 +81,7 @@ def test_of_a_process(stage: str, compiled: Compiler, monkeypatch: pytest.Monkey
         target.await_ready()
         options = ProcessOptions(target=ProcessTarget(target.pid), report=REPORT)
         check_nothing_is_left(monkeypatch, stage, lambda: open_tracer(options))
-        target.tell("exit 0")
+        target.send("exit 0")
         assert target.end() == 0
 
 

@@ -66,7 +66,7 @@ def test_fibers_as_gdb_sees_them(kind: str, compiled: Compiler) -> None:
             tracer = open_tracer(options, knobs={"STOP_AT_RECORD": 1})
             try:
                 tracer.arm()
-                target.tell()
+                target.send()
                 while len(compared) < FIBERS:
                     by_thread = gdb.next_stop()
                     assert by_thread is not None, "the target has ended"

@@ -266,7 +266,7 @@ def test_plugins_of_a_program_that_was_executed(compiled: Compiler) -> None:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, OFTEN) as tracer:
             tracer.await_armed()
-            target.tell(f"exec {compiled('stack_plugins.c')}")
+            target.send(f"exec {compiled('stack_plugins.c')}")
             target.await_ready()
             next_look(tracer)
             target.do(f"cycle 50 {first} {second}")
@@ -288,7 +288,7 @@ def test_an_exec(compiled: Compiler) -> None:
             tracer.await_armed()
             target.do("malloc 1 10")
             next_look(tracer)
-            target.tell(f"exec {program}")
+            target.send(f"exec {program}")
             target.await_ready()
             next_look(tracer)
             target.do("inner 1001")
@@ -387,7 +387,7 @@ def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler, others: int) 
         options = ("--probe-returns", *ONE_REPORT, "--no-lines")
         with Tracer("-p", str(target.pid), *options, OFTEN) as tracer:
             tracer.await_armed()
-            target.tell()
+            target.send()
             while not complete_through(report := tracer.next_report(), "[uprobes]"):
                 pass
             tracer.stop()

@@ -172,7 +172,7 @@ def compare_with_gdb(
             tracer = open_tracer(options, knobs={"STOP_AT_RECORD": 1})
             try:
                 tracer.arm()
-                target.tell()
+                target.send()
                 while len(compared) < count:
                     by_thread = gdb.next_stop()
                     assert by_thread is not None, "the target has ended"

@@ -58,8 +58,8 @@ int main(void) {
     await_go();
     from_here = from_elsewhere = 0;
     scenario();
-    tell("from here", from_here);
-    tell("from elsewhere", from_elsewhere);
+    print_result("from here", from_here);
+    print_result("from elsewhere", from_elsewhere);
     account(30000, 100);
     done();
     return 3;

@@ -108,9 +108,9 @@ int main(int argc, char **argv) {
     await_go();
     for (int i = 0; i < ROUNDS; i++)
         ended += round_of_threads();
-    tell("ended", ended);
+    print_result("ended", ended);
     if (mode != ASYNCHRONOUS) /* between calls the compiler expects no end */
-        tell("cleaned up", cleaned_up);
+        print_result("cleaned up", cleaned_up);
     scenario();
     account(30000, 100);
     done();

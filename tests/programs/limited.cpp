@@ -69,8 +69,8 @@ static void fill_up() {
     }
     for (unsigned i = 0; i < count; i++)
         i % 2 ? ::operator delete(blocks[i]) : ::operator delete[](blocks[i]);
-    tell("allocated", count);
-    tell("thrown", thrown);
+    print_result("allocated", count);
+    print_result("thrown", thrown);
 }
 
 SCENARIO scenario() {
@@ -84,7 +84,7 @@ int main() {
     await_go();
     for (int i = 0; i < 20; i++)
         fill_up();
-    tell("live", live_bytes);
+    print_result("live", live_bytes);
     scenario();
     account(20 * 404, 40);
     done();

@@ -64,7 +64,7 @@ static void fork_and_wait(void) {
         failed += status_of(child) != 0;
         free(malloc(50));
     }
-    tell("failed", failed);
+    print_result("failed", failed);
 }
 
 static void *allocate_until_over(void *unused) {
@@ -97,7 +97,7 @@ static void vfork_and_execute(const char *self) {
         failed += status_of(child) != 0;
         free(malloc(50));
     }
-    tell("failed", failed);
+    print_result("failed", failed);
 }
 
 static void spawn(char *self) {
@@ -110,7 +110,7 @@ static void spawn(char *self) {
         failed += status_of(child) != 0;
         free(malloc(50));
     }
-    tell("failed", failed);
+    print_result("failed", failed);
 }
 
 static void prefork(void) {
@@ -119,7 +119,7 @@ static void prefork(void) {
         if ((children[i] = fork()) == 0)
             work(2000);
     for (int i = 0; i < WORKERS; i++)
-        tell("a worker ended with", status_of(children[i]));
+        print_result("a worker ended with", status_of(children[i]));
 }
 
 static void become_daemon(void) {

@@ -99,7 +99,7 @@ static inline void done_with_account(unsigned long long bytes, unsigned long lon
 }
 
 /* "WHAT NUMBER": a line of what the target has seen. */
-static inline void tell(const char *what, unsigned long long number) {
+static inline void print_result(const char *what, unsigned long long number) {
     char line[80];
     size_t length = strlen(what);
     if (length > 40)

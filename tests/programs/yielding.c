@@ -116,7 +116,7 @@ int main(int argc, char **argv) {
     int ended = 0;
     for (int i = 0; i < coroutine_count; i++)
         ended += coroutines[i].has_ended;
-    tell("ended", (unsigned long long)ended);
+    print_result("ended", (unsigned long long)ended);
     account((unsigned long long)coroutine_count * BLOCKS * 128,
             (unsigned long long)coroutine_count * BLOCKS);
     done();

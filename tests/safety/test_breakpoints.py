@@ -94,7 +94,7 @@ def test_one_that_is_left_kills_unless_it_is_taken_away(
                 assert target.do(WORK)[0] == 0
                 assert target.end() == 0
             else:
-                target.tell(WORK)
+                target.send(WORK)
                 assert target.process.wait(DEADLINE_S) == -signal.SIGTRAP
 
 

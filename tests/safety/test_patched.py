@@ -38,7 +38,7 @@ def test_a_function_that_is_patched_while_it_is_traced_stays_patched(compiled: C
         with Tracer("-p", str(target.pid), "-f", "json", "-o", "0", "0.2") as tracer:
             tracer.await_armed()
             tracer.next_report()
-            target.tell()
+            target.send()
             report = next(r for r in iter(tracer.next_report, None) if r.raw["target"]["notes"])
             for _ in range(2):  # it has looked, and looks again
                 report = tracer.next_report()

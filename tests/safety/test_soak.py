@@ -45,7 +45,7 @@ def test_a_long_time(compiled: Compiler) -> None:
             "-p", str(target.pid), "-f", "json", "-o", "0", "-T", "100000", interval
         ) as tracer:
             tracer.await_armed()
-            target.tell()
+            target.send()
             until = time.monotonic() + DURATION_S
             tracer.next_report()
             warm_kib = resident_kib(tracer.pid)
@@ -66,7 +66,7 @@ def test_again_and_again(compiled: Compiler) -> None:
     """The target works on, with its own code, whatever comes and goes."""
     with Target([compiled("soak.c")]) as target:
         target.await_ready()
-        target.tell()
+        target.send()
         for _ in range(-(-CYCLES // A_TRACER)):
             tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid)))
             tracer.arm()

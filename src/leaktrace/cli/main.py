@@ -14,7 +14,7 @@ import click
 from leaktrace.cli.commands import COMMANDS
 from leaktrace.cli.values import name_of, see_help
 from leaktrace.errors import LeaktraceError
-from leaktrace.notices import hint, tell
+from leaktrace.notices import hint, notify
 from leaktrace.own.shortages import advice_for, no_memory, not_loaded, shortage
 
 
@@ -96,5 +96,5 @@ def _complain_of(error: LeaktraceError) -> int:
 
 
 def _complain(message: str, advice: str) -> None:
-    tell(message)
+    notify(message)
     hint(advice)

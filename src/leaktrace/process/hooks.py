@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from leaktrace.bpf.links import UprobeLinks, return_probes_make_system_calls
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.process import notes
 from leaktrace.process.allocators_own import AllocatorsOwn
 from leaktrace.process.attach.attachments import Attachments, HookedObject, ObjectRefusedError
@@ -119,7 +119,7 @@ class Hooks:
         if plan.is_allocator:
             self.notes.add(*notes.of_hooked(hooked))
         if self.options.verbose:
-            tell(_describe(hooked))
+            notify(_describe(hooked))
         return None
 
     def attach_loader(self, mappings: Sequence[Mapping]) -> None:

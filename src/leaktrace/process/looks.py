@@ -82,7 +82,7 @@ class Looks:
 
     def note_lost_loads(self) -> None:
         """Find the epochs of which events of loaded objects may be lost (symbols/views.py)."""
-        sent_up_to = int(self._program.session_now()["told"])
+        sent_up_to = int(self._program.session_now()["sent_epoch"])
         lost = self._program.losses.lookup(int(abi.LossKind.REGION_EVENTS))
         assert lost is not None  # an array has all its entries
         epoch = int(self._program.session_now()["epoch"])
@@ -96,7 +96,7 @@ class Looks:
         """
         traced = self._traced
         while True:
-            epoch = int(self._program.session_now()["told"])
+            epoch = int(self._program.session_now()["sent_epoch"])
             mappings = read_mappings(traced.pid)
             image = (traced.generation, traced.begun)
             self.take_in()

@@ -75,7 +75,7 @@ class Tracer:
         traced = self.traced
         traced.hooks.completeness.begin()
         session = np.zeros(1, dtype=abi.SESSION)
-        session["armed"] = session["epoch"] = session["told"] = 1
+        session["armed"] = session["epoch"] = session["sent_epoch"] = 1
         # In another pid namespace, pids differ. There, the kernel side takes the tgid of the
         # first hit.
         if Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE:

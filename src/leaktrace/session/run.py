@@ -14,7 +14,7 @@ from dataclasses import replace
 from leaktrace import units
 from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, TargetInfo
-from leaktrace.notices import hint, tell
+from leaktrace.notices import hint, notify
 from leaktrace.options import KernelOptions, Options, ProcessOptions, ReportOptions
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
@@ -117,7 +117,7 @@ class Run:
         meter = self._tracer.cost_meter()
         info = self._tracer.info()
         hooked = "; ".join(info.allocators)
-        tell(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
+        notify(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
         reason = self._report_at_intervals(meter)
         if reason is not None:
             # Events may have arrived since the loop last read them.
@@ -164,7 +164,7 @@ class Run:
         self._cost = cost
         if self._limit is not None and self._limit.must_stop(cost):
             self._report("tracing costs more than --max-overhead allows")
-            tell("detached: even with sampling, tracing costs more than --max-overhead allows")
+            notify("detached: even with sampling, tracing costs more than --max-overhead allows")
             hint("try --sample-bytes with a larger number, or --faults")
             return True
         if intervals == self._asked.count:

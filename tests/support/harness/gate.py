@@ -47,7 +47,7 @@ def untraced(argv: Sequence[str | Path], env: Mapping[str, str]) -> Ending:
     """How a program ends that nobody watches."""
     with Target(argv, env) as target:
         target.await_ready()
-        target.tell()
+        target.send()
         return _ending(*target.run_out())[0]
 
 
@@ -57,7 +57,7 @@ def attached(argv: Sequence[str | Path], env: Mapping[str, str], options: Sequen
         target.await_ready()
         with Tracer("-p", str(target.pid), *options) as tracer:
             tracer.await_armed()
-            target.tell()
+            target.send()
             ending, account = _ending(*target.run_out())
             outcome = tracer.finish()
     assert outcome.exit_code == 0, outcome.stderr

@@ -50,7 +50,7 @@ class Target:
         self._output.until(lambda line: line == "ready")
         return self
 
-    def tell(self, line: str = "go") -> None:
+    def send(self, line: str = "go") -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
@@ -62,7 +62,7 @@ class Target:
 
     def do(self, command: str = "go") -> tuple[int, ...]:
         """Tell it to work, and wait until the work is done."""
-        self.tell(command)
+        self.send(command)
         return self.await_done()
 
     def run_out(self) -> tuple[list[str], int]:

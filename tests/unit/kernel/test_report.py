@@ -287,7 +287,7 @@ def test_losses_say_what_they_are() -> None:
     assert losses["recursion_misses"].count == 77 - made_up_for
     assert losses["allocations"].count == 1
     assert losses["allocations"].bytes == 2
-    # Every counter is told, each once; that of bytes with its allocations, and what was made up
+    # Every counter is shown once: bytes with their allocations, and what was made up
     # for with what was missed.
-    told = sorted(loss.count for loss in losses.values() if loss.name != "recursion_misses")
-    assert told == [1, *range(3, made_up_for)]
+    counts = sorted(loss.count for loss in losses.values() if loss.name != "recursion_misses")
+    assert counts == [1, *range(3, made_up_for)]

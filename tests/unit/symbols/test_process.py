@@ -119,7 +119,7 @@ def test_exec_is_a_new_start(run: Run, programs: Path, tmp_path: Path) -> None:
     old = ready(target)
     symbolizer = ProcessSymbolizer(target.pid)
     assert symbolizer.symbolize(old[0])[-1].module == str(programs / "target")
-    target.tell(f"exec {other}")
+    target.send(f"exec {other}")
     new = ready(target)
     symbolizer.forget()
     assert symbolizer.refresh()

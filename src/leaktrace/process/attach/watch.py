@@ -17,7 +17,7 @@ from pathlib import Path
 
 from leaktrace.arch.machines import is_decoded
 from leaktrace.bpf.links import UprobeLinks
-from leaktrace.notices import hint, tell
+from leaktrace.notices import hint, notify
 from leaktrace.printable import printable
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.attach.patched_code import BREAKPOINT, is_patched
@@ -145,7 +145,7 @@ class ProbeWatch:
         """
         debugger = debugger_of(self._pid)
         if debugger:
-            tell(
+            notify(
                 f"{_name_of(debugger)} (process {debugger}) still debugs process {self._pid}: if "
                 "it set a breakpoint in an allocation function during tracing, removing that may "
                 "leave one behind, which ends the process when it is hit"
