@@ -188,7 +188,7 @@ def refused(what: str, capability: Capability, more: str = "") -> TargetAccessEr
     granted = is_granted(capability)
     hint = as_root_or_grant(capability)
     if granted is None:
-        message = f"{what}; {capability} is needed, and could not be tried"
+        message = f"{what}; {capability} is needed, and could not be tested"
     elif granted:
         message = f"{what}, although {capability} is granted"
         hint = "a security module or another user namespace protects it"

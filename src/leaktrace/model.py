@@ -101,7 +101,7 @@ class Site:
     requested_bytes: int | None = None  # the size that was requested
     cache: str | None = None  # slab cache
     context: str | None = None  # "process", "softirq", "irq"
-    unconfirmed: str | None = None  # why the memory may have been freed unseen
+    unconfirmed: str | None = None  # why the memory may have been freed without being seen
 
 
 @dataclass(frozen=True)

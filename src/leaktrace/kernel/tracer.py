@@ -100,7 +100,7 @@ class KernelTracer:
         silent = [section for section in self.plan.sections if section not in self._attached]
         if silent:
             raise ProgramError(
-                f"nothing could be probed for {SECTION_NAMES[silent[0]]}",
+                f"no probe could be attached for {SECTION_NAMES[silent[0]]}",
                 "try --kernel-probes tracepoint" if self.plan.by_kprobe else "leave it out",
             )
         if self._options.report.verbose:

@@ -194,5 +194,5 @@ def _describe(hooked: HookedObject) -> str:
     if hooked.awaited:
         text += f"; by return probes: {', '.join(hooked.awaited)}"
     if hooked.missing:
-        text += f"; not defined or the same code: {', '.join(hooked.missing)}"
+        text += f"; not defined, or the same code as another: {', '.join(hooked.missing)}"
     return text

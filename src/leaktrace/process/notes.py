@@ -16,7 +16,7 @@ FIRST_THREAD_EXITED = (
     "what it loads from now on gets no names and no probes; start it with -c to see all"
 )
 THREAD_EXECUTED = (
-    "another thread, not the first, executed a program: "
+    "a thread other than the first executed a program: "
     "what it allocated in its first moments was missed"
 )
 LIBRARIES_REPLACED = (

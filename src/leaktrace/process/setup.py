@@ -154,9 +154,7 @@ def _begin(options: ProcessOptions, closing: _Closing) -> _Target:
             notify(f"pid {pid}: {stopped}")
         require_access(pid, to_memory=not options.faults)
     if options.probe_returns:
-        notify(
-            "return probes: a process that throws an exception through an allocator dies of them"
-        )
+        notify("return probes: they crash a process that throws an exception through an allocator")
     keeper: Keeper | None = None
     # Page faults of a running process need no keeper. It starts on another core, long before it is
     # needed.

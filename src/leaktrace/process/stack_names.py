@@ -91,8 +91,12 @@ class StackNames:
             return ()
         more = len(awaited) - _MOST_NAMED
         listed = ", ".join(awaited[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-        which = "did not come in time" if self._is_last_report else "later reports may have"
-        return (f"some names and lines are missing, which {which}: {listed}",)
+        why = (
+            "looking them up took too long"
+            if self._is_last_report
+            else "later reports may contain them"
+        )
+        return (f"some names and lines are missing, {why}: {listed}",)
 
 
 def _addresses(stored: np.void) -> list[int]:

@@ -28,7 +28,7 @@ from leaktrace.process.program import Program
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 
-FEW = 16  # may be released unseen by chance: calls were running at the attach
+FEW = 16  # may be released without a record by chance: calls were running at the attach
 # A release's probe is at most this far from the entry: so many instructions of the longest kind.
 _FARTHEST_BYTES = MAX_PROLOGUE * 15
 _CALL, _CALL_THROUGH, _JUMP_THROUGH = b"\xe8", b"\xff\x15", b"\xff\x25"

@@ -146,7 +146,7 @@ class Run:
                 if end in readable:
                     return TARGET_ENDED
                 if probes in readable:
-                    return "its probes are gone"
+                    return "its probes were detached unexpectedly"
                 if self._interrupts.received is not None:
                     return f"interrupted ({self._interrupts.received.name})"
                 if look_s is not None and time.monotonic() >= look_s:

@@ -219,7 +219,9 @@ class ProcessSymbolizer:
             region = self._region_after_refresh(lookup_address)
         if region is None and view is not self.views.now:
             doubt = "which library was here is unknown: too many were loaded and unloaded"
-            return (Frame(address, unknown=doubt if view.is_forgotten else "not mapped then"),)
+            return (
+                Frame(address, unknown=doubt if view.is_forgotten else "not mapped at that time"),
+            )
         if region is None:
             return (self._frame_outside(address, lookup_address),)
         if region.module is None:

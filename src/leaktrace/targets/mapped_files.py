@@ -125,7 +125,7 @@ class MappedFiles:
                 return _read(place, shown)
             os.close(place)
         if not was_link_refused:
-            raise UnreachableFileError(f"{shown} is no longer there")
+            raise UnreachableFileError(f"{shown} no longer exists")
         # The last one tried needs the fewest privileges.
         lacking = (one for one in reversed(refusals) if not is_granted(one))
         capability = next(lacking, refusals[-1])

@@ -225,7 +225,11 @@ def test_what_was_asked_for_follows_the_age_filter() -> None:
     ("fields", "caches", "doubt"),
     [
         ({"object_size": 64}, {}, None),
-        ({"object_size": 64, "unseen_frees": 7}, {}, "7 of its blocks were freed unseen"),
+        (
+            {"object_size": 64, "unseen_frees": 7},
+            {},
+            "7 of its blocks were freed without being seen",
+        ),
         ({"cache": b"maple_node"}, {}, "often freed in bulk"),
         (
             {"cache": b"dentry"},

@@ -75,7 +75,7 @@ def test_a_machine_with_everything(root: Path) -> None:
     assert user_mode_works(found)
     states = {each.state for each in found}
     assert states == {State.OK, State.UNKNOWN}
-    assert all("only the machine itself" in f.detail for f in found if f.state is State.UNKNOWN)
+    assert all("only on that machine" in f.detail for f in found if f.state is State.UNKNOWN)
     assert feature(root, "kernel").detail == "6.1.0-test x86_64"
     assert feature(root, "bcc").detail == f"0.26.0 in {root / BCC}"
 
@@ -121,8 +121,8 @@ def test_what_keeps_from_tracing(
         ("proc/self/status", status(7, CAP_BPF | CAP_PERFMON), "capabilities", "limited"),
         ("proc/self/status", status(0, CAP_SYS_ADMIN | CAP_SYS_PTRACE), "capabilities", "ok"),
         ("proc/self/status", status(1000, ALL_CAPABILITIES), "root", "limited"),
-        ("proc/self/status", status(0, ALL_CAPABILITIES), "keeper of the probes", "ok"),
-        ("proc/self/status", status(0, CAP_SYS_ADMIN), "keeper of the probes", "limited"),
+        ("proc/self/status", status(0, ALL_CAPABILITIES), "probe keeper", "ok"),
+        ("proc/self/status", status(0, CAP_SYS_ADMIN), "probe keeper", "limited"),
         ("proc/self/uid_map", "0 1000 1\n", "user namespace", "limited"),
         ("proc/self/mounts", "proc /proc proc rw 0 0\n", "tracefs", "limited"),
         (LOCKDOWN, "none [integrity] confidentiality\n", "lockdown", "ok"),

@@ -112,7 +112,7 @@ class ProbeWatch:
         if self._restored:
             yield (
                 f"{self._restored} of its probes had been overwritten, most likely by a debugger, "
-                "and were restored: calls in between are missing"
+                "and were restored: calls made in between are missing"
             )
         if self._patched:
             yield (
@@ -147,12 +147,12 @@ class ProbeWatch:
         if debugger:
             notify(
                 f"{_name_of(debugger)} (process {debugger}) still debugs process {self._pid}: if "
-                "it set a breakpoint in an allocation function during tracing, removing that may "
-                "leave one behind, which ends the process when it is hit"
+                "it set a breakpoint in an allocation function during tracing, removing it may "
+                "leave a breakpoint instruction behind, which kills the process when executed"
             )
             hint(
-                f"when {_name_of(debugger)} has detached, run leaktrace -p {self._pid} once more: "
-                "that removes what is left"
+                f"when {_name_of(debugger)} has detached, run leaktrace -p {self._pid} again: "
+                "it removes leftover breakpoints"
             )
             return
         for one in self._objects:
