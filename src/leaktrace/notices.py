@@ -1,4 +1,5 @@
-"""Messages on stderr: apart from the reports, and safe to show whatever they quote."""
+"""Messages on stderr, separate from the reports. Control characters in what they quote are
+escaped."""
 
 from __future__ import annotations
 

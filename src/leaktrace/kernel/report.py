@@ -57,7 +57,7 @@ class KernelReportBuilder:
         return self._builders[Section.SLAB].sampling
 
     def start_clock(self) -> None:
-        """The probes are on from now."""
+        """Recording has begun."""
         self._first_caches = read_slab_caches()
         self._first_held = read_held()
         for builder in self._builders.values():

@@ -130,7 +130,7 @@ class Tracer:
         return self.traced.process.fileno()
 
     def probes_fileno(self) -> int | None:
-        """Readable when the probes are gone because their keeper is."""
+        """Readable when the keeper has ended, and the probes with it."""
         return None if self._keeper is None else self._keeper.fileno()
 
     def check_probes(self) -> None:
@@ -185,7 +185,7 @@ class Tracer:
         )
         # The names of these stacks may depend on what was loaded before the last of them.
         self._looks.take_in()
-        traced.take_stock()
+        traced.update_remarks()
         self._looks.note_lost_loads()
         if traced.symbolizer.views.has_changed:
             return traced.same_sites.merge(snapshot, traced.names.locations_of)

@@ -52,8 +52,8 @@ class UnseenReleases:
     def look(
         self, mappings: Sequence[Mapping], generation: int, *, nothing_predates: bool, lost: int
     ) -> None:
-        """Judge what was released until now by the image of this generation. Without mappings (the
-        process has ended), the last judgement stays.
+        """Evaluate the releases so far by the image of this generation. Without mappings (the
+        process has ended), the last result stays.
 
         `lost` allocations were seen, but have no record. `nothing_predates`: all allocations of the
         image were seen.

@@ -17,7 +17,7 @@ class Sampled(Protocol):
 
     @property
     def is_sampled(self) -> bool:
-        """Whether they are."""
+        """Whether reports are based on a sample now."""
 
     def throttle(self, rate: int) -> None:
         """Record one allocation in `rate` from now on."""

@@ -37,7 +37,7 @@ def run(options: Options) -> int:
     Returns the exit code: 0, or the command's own if that was asked for. Raises LeaktraceError, and
     BrokenPipeError when the reader of the reports is gone.
     """
-    descriptors.take_all()
+    descriptors.raise_limit()
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         try:
             if isinstance(options, KernelOptions):

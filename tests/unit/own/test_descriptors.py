@@ -132,8 +132,8 @@ def test_a_limit_is_taken_in_full_and_given_back() -> None:
     code = (
         "from resource import RLIMIT_NOFILE, getrlimit; from leaktrace.own import descriptors\n"
         "hard = getrlimit(RLIMIT_NOFILE)[1]\n"
-        "descriptors.take_all(); print(getrlimit(RLIMIT_NOFILE) == (hard, hard))\n"
-        "descriptors.give_back(); print(getrlimit(RLIMIT_NOFILE) == (300, hard))\n"
+        "descriptors.raise_limit(); print(getrlimit(RLIMIT_NOFILE) == (hard, hard))\n"
+        "descriptors.restore_limit(); print(getrlimit(RLIMIT_NOFILE) == (300, hard))\n"
     )
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4000)
 

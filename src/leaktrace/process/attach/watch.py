@@ -1,7 +1,7 @@
 """Watches the probes while they are attached, and repairs what debuggers and forks do to them.
 
-A debugger that removes its breakpoint restores the byte that it found there. It may so overwrite a
-probe that was attached later; or, when tracing has ended, write a breakpoint without an owner,
+A debugger that removes its breakpoint restores the byte that it found there. So it may overwrite a
+probe that was attached later. When tracing has ended, it may write a breakpoint without an owner,
 which kills the process. And a forked child has copies of its parent's breakpoints, each of which
 costs it a trap, although the kernel runs no program for it. docs/safety.md has the figures.
 """
