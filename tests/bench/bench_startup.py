@@ -1,4 +1,4 @@
-"""How long a user waits: until the probes are on, and for a first short look.
+"""How long a user waits until the probes are attached, and for a first short run.
 
     python tests/bench/bench_startup.py
 
@@ -58,7 +58,7 @@ def mapped_libraries(pid: int) -> int:
 
 
 def armed_s(pid: int, processor_samples_s: list[float]) -> float:
-    """Seconds from the start of leaktrace until it says that the probes are on.
+    """Seconds from the start of leaktrace until it says that the probes are attached.
 
     Adds the processor seconds of it and its compiler until then to the samples.
     """

@@ -26,7 +26,7 @@ def workers(compiled: Compiler) -> Iterator[list[int]]:
 
 
 def check_refused(outcome: Outcome, *shown: object) -> None:
-    """Two lines, what happened and what to do, with this in the first."""
+    """Two lines: what happened, which names `shown`, and what to do."""
     assert outcome.exit_code == USAGE, outcome.stderr
     assert outcome.stdout == ""
     happened, hint = outcome.stderr.splitlines()

@@ -1,5 +1,6 @@
-"""What the figures leave out is said: allocators that aren't hooked, releases of what nobody saw
-allocated, memory that grows past what is hooked. And nothing is said of ordinary programs."""
+"""Reports say what the figures leave out: allocators that aren't hooked, releases of blocks whose
+allocation was not seen, memory that grows without the hooked functions. Ordinary programs get no
+such remark."""
 
 from __future__ import annotations
 
@@ -80,7 +81,7 @@ def test_what_the_hint_says_works(compiled: Compiler) -> None:
 
 
 def test_a_command_with_such_an_allocator(compiled: Compiler) -> None:
-    """It is known before the command runs, and said at its end."""
+    """It is known before the command runs, and reported at its end."""
     program = prefixed(compiled, "shared")
     outcome = run_leaktrace(*ONE_REPORT, "-c", str(program), NEVER, stdin="go\n\n")
     assert outcome.exit_code == 0, outcome.stderr
@@ -113,7 +114,7 @@ def test_text_says_it_beside_the_losses(compiled: Compiler) -> None:
 
 @pytest.mark.may_skip("not every machine has every allocator")
 def test_functions_of_a_hooked_library_that_are_not_hooked(compiled: Compiler) -> None:
-    """libmimalloc's mi_malloc is its malloc, and hooked; what else it offers is not."""
+    """libmimalloc's mi_malloc is its malloc, and hooked. Its other functions are not."""
     if ctypes.util.find_library("mimalloc") is None:
         pytest.skip("libmimalloc is not installed")
     report = trace_work(
@@ -133,15 +134,15 @@ def test_functions_of_a_hooked_library_that_are_not_hooked(compiled: Compiler) -
 
 
 def test_releases_of_what_nobody_saw_allocated(compiled: Compiler) -> None:
-    """Blocks that glibc's free takes back and its malloc never gave: of 500 at one address, all
-    but the first can't be from before the attach."""
+    """Blocks that glibc's free releases and its malloc never returned: of 500 at one address, only
+    the first can be from before the attach."""
     report = trace_work([compiled("foreign_blocks.c"), "foreign", "500"]).report
     assert report.losses == {}
     assert names(remarks(report)["unseen_allocations"]["text"], 499, "blocks")
 
 
 def trace_command(directory: Path, *argv: str | Path, env: dict[str, str] | None = None) -> Report:
-    """The report on a command that has done its work, and waits."""
+    """The report on a command that has done its work and waits."""
     output = directory / "reports"
     arguments = (*ONE_REPORT, "--output", output, NEVER, "--", *argv)
     with Tracer(*arguments, env=env) as tracer:
@@ -219,7 +220,7 @@ def test_memory_that_grows_past_what_is_hooked(
 
 
 def test_mapped_files_that_grow(compiled: Compiler) -> None:
-    """--faults leaves them out, and isn't what to try. (Not in /tmp: tmpfs is shared memory.)"""
+    """--faults leaves them out, so it isn't suggested. (Not in /tmp: tmpfs is shared memory.)"""
     directory = Path("/var/tmp")
     try:
         report = resident(compiled, directory, "file 64")
@@ -245,7 +246,7 @@ def test_little_memory_is_no_remark(compiled: Compiler, tmp_path: Path) -> None:
 
 
 def test_memory_that_was_freed_between_reports(compiled: Compiler, tmp_path: Path) -> None:
-    """Nobody saw that it was outstanding: it may have come from elsewhere."""
+    """No report saw it outstanding: it may have come from elsewhere."""
     report = resident(compiled, tmp_path, "keep 64", "free")
     assert report.outstanding == Total(2048, 1)
     assert report.raw["resident"]["since_attach_bytes"] >= 64 * MIB
@@ -279,7 +280,7 @@ def test_memory_that_is_not_touched(compiled: Compiler, tmp_path: Path) -> None:
 def test_what_is_recorded_in_part_is_hardly_compared(
     option: tuple[str, ...], expected: set[str], compiled: Compiler, tmp_path: Path
 ) -> None:
-    """Where an object was chosen, no more is told than that memory comes from elsewhere, too."""
+    """Where an object was chosen, the remark only says that memory also comes from elsewhere."""
     with Target([compiled("resident.c"), tmp_path]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, *option, NEVER) as tracer:
@@ -303,7 +304,7 @@ def test_the_first_report_has_the_change_since_the_attach(compiled: Compiler) ->
 
 
 def test_an_exec_begins_anew(compiled: Compiler, tmp_path: Path) -> None:
-    """What the program before it held is none of the new one's."""
+    """Memory of the program before it doesn't count for the new one."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:

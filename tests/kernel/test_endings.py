@@ -52,7 +52,7 @@ WAYS = {
 
 
 def as_seen_by_the_parent(status: int) -> dict[str, int | None]:
-    """What the report must say of a status as subprocess gives it."""
+    """What the report must say about a status as subprocess returns it."""
     return {"status": status if status >= 0 else None, "signal": -status if status < 0 else None}
 
 
@@ -60,7 +60,7 @@ def trace_to_the_end(
     program: Path, end: Callable[[Target], None], *options: str, env: dict[str, str] | None = None
 ) -> tuple[Outcome, int, int]:
     """The run, the target's pid, and its status as its parent got it. By the time leaktrace looks,
-    the target has been reaped: nothing of it is left but what was noted while it was traced."""
+    the target has been reaped: only what was noted while it was traced is known."""
     with Target([program]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *options, NEVER, env=env) as tracer:

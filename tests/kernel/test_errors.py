@@ -1,4 +1,4 @@
-"""What a user can get wrong: an exit status, one line that says what happened, one what to do."""
+"""User errors: an exit status, one line that says what happened, and one that says what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def target(compiled: Compiler) -> Iterator[Target]:
         yield target.await_ready()
 
 
-# --- usage: no privilege needed to be told -----------------------------------------------------
+# --- usage: checked before privileges -----------------------------------------------------
 
 
 @pytest.mark.parametrize("pid", ["0", "-1", "abc", "", "1.5", "0x10"])

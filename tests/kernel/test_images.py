@@ -1,4 +1,4 @@
-"""Compiled programs: kept, used again, and never a wrong one; loaded, or refused with a reason."""
+"""Compiled programs: cached and reused, never a wrong one; loaded, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on nothing may be compiled."""
+    """From here on nothing can be compiled."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("the compiler is started")
@@ -48,7 +48,7 @@ def compiled(knobs: Mapping[str, int] = KNOBS) -> Image:
 
 @pytest.fixture(scope="module")
 def kept_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one compilation keeps, for all tests."""
+    """The cache of one compilation, for all tests."""
     directory = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(directory))
@@ -58,7 +58,7 @@ def kept_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def first(cache: Path, kept_once: Path) -> Image:
-    """What was compiled, and is kept."""
+    """The program that was compiled and cached."""
     shutil.copytree(kept_once, cache)
     return compiled()
 

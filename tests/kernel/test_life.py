@@ -1,4 +1,4 @@
-"""Life and death of the target: what is reported last, and of what."""
+"""The target's life: exec, fork, exit, and its last report."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_age_filter_that_was_asked_for_holds_to_the_end(compiled: Compiler) -
 
 
 def test_target_executes_another_program(compiled: Compiler) -> None:
-    """The old image's records go with it; the new one is traced, under its own names."""
+    """The old image's records are dropped. The new image is traced, with its own names."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
@@ -152,7 +152,7 @@ def test_programs_started_by_the_target(compiled: Compiler) -> None:
 
 def test_a_thread_that_is_not_the_first_executes_another_program(compiled: Compiler) -> None:
     """The thread takes the process's id over; the probes, which the kernel had bound to the first
-    thread, are put on anew. What is allocated until then is missed, and the report says so."""
+    thread, are attached again. What is allocated until then is missed, and the report says so."""
     program = compiled("commands.c")
     with Target([program]) as target:
         target.await_ready()
@@ -178,7 +178,7 @@ def test_a_thread_that_is_not_the_first_executes_another_program(compiled: Compi
 
 
 def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> None:
-    """The first thread is a zombie then, and the process is none."""
+    """Then the first thread is a zombie, but the process is not."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:

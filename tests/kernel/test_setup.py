@@ -59,7 +59,8 @@ def children() -> set[str]:
 def check_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, stage: str, start: Callable[[], object]
 ) -> None:
-    """Interrupt `start` at a stage, twice: what the first start opens once per run is no leak."""
+    """Interrupt `start` at a stage, twice: descriptors that the first start opens once per run are
+    not leaks."""
 
     def interrupt(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt(stage)

@@ -66,7 +66,7 @@ class Seen:
     counts: dict[int, int]
 
     def share(self, wanted: Callable[[Stack], bool]) -> tuple[float, float]:
-        """The share of the stacks, and that of the allocations, that are as wanted."""
+        """The shares of the stacks and of the allocations that meet the condition."""
         chosen = [key for key, stack in self.stacks.items() if wanted(stack)]
         count = sum(self.counts[key] for key in chosen)
         return len(chosen) / len(self.stacks), count / sum(self.counts.values())
@@ -202,7 +202,8 @@ def has_debug_information_of_libc() -> bool:
 
 @pytest.mark.may_skip("not every distribution has libc's debug information as a package")
 def test_lines_of_libc(compiled: Compiler) -> None:
-    """A callback from qsort: whoever has installed libc6-dbg sees where in libc it was called."""
+    """A callback from qsort: with libc6-dbg installed, the report shows the line in libc that
+    called it."""
     if not has_debug_information_of_libc():
         pytest.skip("needs libc6-dbg")
     program = compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer")
