@@ -1,7 +1,7 @@
-"""Breakpoints that are left in a process, or taken from it, and how the kernel puts that right.
+"""Breakpoints that are left in a process or removed from it, and how the kernel repairs that.
 
-Attaching probes at the same places and closing them again has it look at every process that has
-the file mapped: where a probe belongs it writes its breakpoint, where none does the original.
+Attaching probes at the same offsets and closing them makes it examine every process that has the
+file mapped: it writes a breakpoint where a probe belongs, and the original instruction elsewhere.
 Sources: kernel/events/uprobes.c (register_for_each_vma, filter_chain, set_orig_insn).
 """
 
@@ -65,7 +65,7 @@ def test_children_forked_meanwhile_are_freed_of_them(
 
 
 def test_one_that_was_overwritten_comes_back(program: Path, point: int, kind: UprobeLinks) -> None:
-    """A debugger that had a breakpoint there before us writes the original."""
+    """A debugger whose breakpoint was there before the probe writes the original."""
     with Target([program]) as target:
         target.await_ready()
         original = text_at(target.pid, program, point, 1)

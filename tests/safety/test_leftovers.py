@@ -18,8 +18,8 @@ from leaktrace.bpf import links
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-# None that leaktrace hooks: whoever takes a probe off removes what was left at its place, in every
-# process, and another leaktrace may be at work on this machine.
+# None that leaktrace hooks: detaching a probe removes leftovers at its location in every process,
+# and another leaktrace may be running on this machine.
 FUNCTIONS = ["getenv", "atoi", "strtoul", "ffsll", "labs", "qsort", "abs", "strtol", "putenv"]
 INT3 = b"\xcc"
 
@@ -80,7 +80,7 @@ def test_a_debuggers_breakpoint_stays(target: Target) -> None:
 
 
 def test_code_that_is_changed_otherwise_stays(target: Target) -> None:
-    """Whose doing that is can't be told."""
+    """The origin of such a change is unknown."""
     with patched(target.pid, "ffsll", INT3 + b"\x90\x90"):
         patch = changed_bytes(target.pid)
         outcome = run_leaktrace("-p", str(target.pid), "0.1", "1")

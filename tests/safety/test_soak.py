@@ -1,4 +1,4 @@
-"""Tracing for long, and again and again: what adds up shows.
+"""Long tracing, and many runs in a row, to find what accumulates.
 
 In the long form an hour and 10,000 times; LEAKTRACE_SAFETY_S and LEAKTRACE_SAFETY_CYCLES set other
 figures.
@@ -63,7 +63,7 @@ def test_a_long_time(compiled: Compiler) -> None:
 
 
 def test_again_and_again(compiled: Compiler) -> None:
-    """The target works on, with its own code, whatever comes and goes."""
+    """The target runs on, with unchanged code."""
     with Target([compiled("soak.c")]) as target:
         target.await_ready()
         target.send()

@@ -9,7 +9,7 @@ from pathlib import Path
 from leaktrace.model import Frame
 from leaktrace.symbols.process import ProcessSymbolizer
 
-# Does what it is told on standard input and answers with the addresses that matter.
+# Executes commands from standard input and answers with the relevant addresses.
 TARGET = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
