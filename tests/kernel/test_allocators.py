@@ -102,7 +102,7 @@ def test_without_obj_a_prefixed_allocator_is_not_hooked(compiled: Compiler) -> N
     assert report.outstanding == Total(9 * 150, 9)
 
 
-def test_a_deleted_program_is_traced_all_the_same(compiled: Compiler, tmp_path: Path) -> None:
+def test_a_deleted_program_is_traced(compiled: Compiler, tmp_path: Path) -> None:
     """Static, so that the probes and names are those of a file that has no path any more."""
     program = tmp_path / "gone"
     program.write_bytes(compiled("allocator.c", "-static").read_bytes())

@@ -100,7 +100,7 @@ def test_a_library_loaded_later(compiled: Compiler) -> None:
     assert library.name in remarks(report)["unhooked_allocator"]["text"]
 
 
-def test_text_says_it_beside_the_losses(compiled: Compiler) -> None:
+def test_text_shows_remarks_next_to_the_losses(compiled: Compiler) -> None:
     with Target([prefixed(compiled, "static")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), NEVER) as tracer:
@@ -133,7 +133,7 @@ def test_functions_of_a_hooked_library_that_are_not_hooked(compiled: Compiler) -
 # --- releases without an allocation ------------------------------------------------------------
 
 
-def test_releases_of_what_nobody_saw_allocated(compiled: Compiler) -> None:
+def test_releases_of_blocks_whose_allocation_was_not_seen(compiled: Compiler) -> None:
     """Blocks that glibc's free releases and its malloc never returned: of 500 at one address, only
     the first can be from before the attach."""
     report = trace_work([compiled("foreign_blocks.c"), "foreign", "500"]).report
@@ -277,7 +277,7 @@ def test_memory_that_is_not_touched(compiled: Compiler, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "expected"), [(("-z", "4096"), set()), (("-O", "c"), {"untracked_memory"})]
 )
-def test_what_is_recorded_in_part_is_hardly_compared(
+def test_partial_recording_is_hardly_compared(
     option: tuple[str, ...], expected: set[str], compiled: Compiler, tmp_path: Path
 ) -> None:
     """Where an object was chosen, the remark only says that memory also comes from elsewhere."""
@@ -303,7 +303,7 @@ def test_the_first_report_has_the_change_since_the_attach(compiled: Compiler) ->
     assert 64 <= float(line.partition("(+")[2].partition(" MiB")[0]) < 66
 
 
-def test_an_exec_begins_anew(compiled: Compiler, tmp_path: Path) -> None:
+def test_an_exec_starts_again_from_zero(compiled: Compiler, tmp_path: Path) -> None:
     """Memory of the program before it doesn't count for the new one."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
@@ -344,7 +344,7 @@ _PERL = 'my @kept = map { "a$_" x 10 } 1 .. 100_000; @kept = (); <STDIN>'
     ],
 )
 @pytest.mark.may_skip("not every machine has them")
-def test_nothing_is_said_of_ordinary_programs(
+def test_ordinary_programs_get_no_remark(
     program: str, arguments: tuple[str, ...], tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
     words = [word.replace("{}", str(tmp_path)) for word in arguments]
@@ -367,7 +367,7 @@ def test_nothing_is_said_of_ordinary_programs(
 
 @pytest.mark.parametrize(("library", "program"), crossed(LIBRARIES, PROGRAMS))
 @pytest.mark.may_skip("not every machine has every allocator")
-def test_nothing_is_said_of_what_is_hooked(
+def test_hooked_functions_get_no_remark(
     library: str, program: tuple[str, ...], compiled: Compiler
 ) -> None:
     name = ctypes.util.find_library(library) if library else ""

@@ -76,7 +76,7 @@ def test_verbose_counts_the_events_of_the_target(compiled: Compiler) -> None:
 
 
 @pytest.mark.parametrize("other", [("-s", "2"), ("--sample-bytes", "100")])
-def test_the_bound_samples_by_itself(other: tuple[str, ...]) -> None:
+def test_the_limit_starts_sampling(other: tuple[str, ...]) -> None:
     outcome = run_leaktrace("-p", "1", "--max-overhead", "5", *other)
     assert outcome.exit_code == 2
     assert "--max-overhead" in outcome.stderr

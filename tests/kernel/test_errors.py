@@ -49,7 +49,7 @@ def test_not_a_process_id(pid: str) -> None:
         (["./leak", "100"], "'./leak'", "leaktrace -- ./leak"),
     ],
 )
-def test_what_is_no_number(arguments: list[str], message: str, hint: str) -> None:
+def test_not_a_number(arguments: list[str], message: str, hint: str) -> None:
     outcome = run_leaktrace(*arguments)
     check(outcome, USAGE)
     assert names(outcome.stderr, message, "number", hint)

@@ -94,12 +94,12 @@ def test_a_damaged_file_is_compiled_again(first: Image, cache: Path, damage: str
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"maps": [{}], "programs": {}}', '{"maps": 3}'])
-def test_an_image_that_is_none(text: str) -> None:
+def test_what_is_not_an_image(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a compiled program|Expecting value"):
         Image.from_json(text.encode())
 
 
-def test_an_image_survives_the_journey(first: Image) -> None:
+def test_an_image_survives_being_sent(first: Image) -> None:
     assert Image.from_json(first.to_json()) == first
     assert json.loads(first.to_json())["maps"][0]["name"] == first.maps[0].name
 

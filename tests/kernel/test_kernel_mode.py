@@ -162,7 +162,7 @@ def test_many_processes_at_once(worker: Target, compiled: Compiler, probes: str)
         assert site.raw["allocated_count"] - site.raw["freed_count"] == site.total.count
 
 
-def test_everybody(worker: Target, probes: str) -> None:
+def test_all_processes(worker: Target, probes: str) -> None:
     """Without a filter: at least what our process did, and the kernel's own figures next to it."""
     with tracing(*ONE_REPORT, "--kernel-probes", probes) as tracer:
         worker.do(f"open {PIPES}")

@@ -173,7 +173,7 @@ def test_an_interrupt_at_the_start_just_ends_it(compiled: Compiler) -> None:
     assert (outcome.stdout, outcome.stderr) == ("", "")
 
 
-def test_an_interrupt_before_tracing_is_told(compiled: Compiler) -> None:
+def test_an_interrupt_before_tracing_is_reported(compiled: Compiler) -> None:
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), NEVER) as tracer:

@@ -79,7 +79,7 @@ def test_what_is_left_out_maps_nothing(
     assert report.losses == {}
 
 
-def test_what_is_left_out_maps_nothing_whoever_else_waits_for_it(
+def test_what_is_left_out_maps_nothing_under_another_tools_return_probe(
     compiled: Compiler, way: Way
 ) -> None:
     """Another tool's return probe hides the return address of malloc, and ends the walk there."""

@@ -104,7 +104,7 @@ def test_more_than_the_limit_allows_and_the_process_ends(
     assert innermost(report) == names_of(FEW)
 
 
-def test_a_file_replaced_while_it_was_closed_lends_no_name(
+def test_a_file_replaced_while_it_was_closed_gives_no_name(
     compiled: Compiler, folder: Path, tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
     """Another build replaces the first library, which is closed by the time its name is needed.

@@ -163,7 +163,7 @@ def test_what_is_needed_is_enough(kind: str, target: Target, leaktrace: Leaktrac
 
 
 @pytest.mark.parametrize(("kind", "capability"), CASES)
-def test_the_one_that_is_missing_is_named(
+def test_the_missing_capability_is_named(
     kind: str, capability: str, target: Target, leaktrace: Leaktrace
 ) -> None:
     granted = without(capability, KINDS[kind])

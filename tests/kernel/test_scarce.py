@@ -246,7 +246,7 @@ def test_no_thread_is_started(target: Target, tmp_path: Path) -> None:
     ],
     ids=lambda places: " ".join(f"{name}={value}" for name, value in places.items()),
 )
-def test_no_place_for_what_is_kept(places: dict[str, str]) -> None:
+def test_no_directory_for_the_cache(places: dict[str, str]) -> None:
     outcome = run_leaktrace(*ONE_REPORT, NEVER, "-c", "true", env=places)
     assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports

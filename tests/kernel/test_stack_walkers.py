@@ -176,7 +176,7 @@ def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
 # --- return probes of others -----------------------------------------------------------------
 
 
-def test_a_return_probe_of_somebody_else_ends_the_walk(walkers: Path) -> None:
+def test_a_return_probe_of_another_tool_ends_the_walk(walkers: Path) -> None:
     with Target([walkers]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "0.2") as tracer:

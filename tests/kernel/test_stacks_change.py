@@ -101,7 +101,7 @@ def test_another_plugin_in_the_same_place(compiled: Compiler) -> None:
     assert site.frames[0].module == str(second)
 
 
-def test_another_plugin_before_anybody_looked(compiled: Compiler) -> None:
+def test_another_plugin_before_the_next_look(compiled: Compiler) -> None:
     """Its code never gets the names or unwind tables of the plugin before."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 4000)
     with Target([compiled("stack_plugins.c")]) as target:
@@ -336,7 +336,7 @@ def test_another_mount_namespace(
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
-def test_a_binary_that_is_gone(compiled: Compiler, tmp_path: Path, replaced: bool) -> None:
+def test_a_deleted_binary(compiled: Compiler, tmp_path: Path, replaced: bool) -> None:
     """The mapped file counts, not the file that its path names now."""
     program = tmp_path / "program"
     shutil.copy(compiled("stack_walkers.c"), program)

@@ -64,7 +64,7 @@ def untraced(report: Report) -> dict[str, tuple[str, int]]:
     return {one["section"]: (one["option"], one["grown_bytes"]) for one in report.raw["untraced"]}
 
 
-def test_vmalloc_that_was_not_asked_for() -> None:
+def test_vmalloc_that_was_not_requested() -> None:
     with tracing(*ONE_REPORT) as tracer:
         before = meminfo_bytes("VmallocUsed")
         with array_of(VMALLOC_BYTES // 4096, 4096):
@@ -77,7 +77,7 @@ def test_vmalloc_that_was_not_asked_for() -> None:
     assert VMALLOC_BYTES / 2 < grown_bytes < VMALLOC_BYTES * 2
 
 
-def test_per_cpu_memory_that_was_not_asked_for() -> None:
+def test_per_cpu_memory_that_was_not_requested() -> None:
     expected = PERCPU_VALUE_BYTES * PERCPU_ENTRIES * syscalls.possible_cpus()
     with tracing(*ONE_REPORT) as tracer:
         before = meminfo_bytes("Percpu")
@@ -100,7 +100,7 @@ def test_in_words() -> None:
 
 
 @pytest.mark.parametrize("options", [("--vmalloc",), ("--task", str(os.getpid()))])
-def test_what_was_asked_for_or_left_out_on_purpose(options: tuple[str, ...]) -> None:
+def test_what_was_requested_or_filtered_out(options: tuple[str, ...]) -> None:
     with tracing(*ONE_REPORT, *options) as tracer, array_of(VMALLOC_BYTES // 4096, 4096):
         outcome = tracer.stop()
     assert outcome.exit_code == 0, outcome.stderr

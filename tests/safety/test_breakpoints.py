@@ -64,7 +64,9 @@ def test_children_forked_meanwhile_are_freed_of_them(
             assert probes.hits == calls
 
 
-def test_one_that_was_overwritten_comes_back(program: Path, point: int, kind: UprobeLinks) -> None:
+def test_an_overwritten_breakpoint_is_restored(
+    program: Path, point: int, kind: UprobeLinks
+) -> None:
     """A debugger whose breakpoint was there before the probe writes the original."""
     with Target([program]) as target:
         target.await_ready()
@@ -79,7 +81,7 @@ def test_one_that_was_overwritten_comes_back(program: Path, point: int, kind: Up
         assert text_at(target.pid, program, point, 1) == original
 
 
-def test_one_that_is_left_kills_unless_it_is_taken_away(
+def test_a_leftover_kills_unless_it_is_removed(
     program: Path, point: int, kind: UprobeLinks
 ) -> None:
     for is_refreshed in (False, True):

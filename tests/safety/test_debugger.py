@@ -31,7 +31,7 @@ def program(compiled: Compiler) -> Path:
     return compiled("commands.c", "-static")
 
 
-def test_probes_that_were_overwritten_are_put_back(program: Path) -> None:
+def test_probes_that_were_overwritten_are_restored(program: Path) -> None:
     """As a debugger does when it takes out a breakpoint that was there before the probe."""
     with Target([program]) as target:
         target.await_ready()

@@ -192,7 +192,7 @@ def test_killed_by_timeout(churner: Target, require_tool: Callable[[str], str]) 
     is_unharmed(churner)
 
 
-def test_another_one_goes_on(compiled: Compiler) -> None:
+def test_another_leaktrace_runs_on(compiled: Compiler) -> None:
     """Two leaktraces trace a process and one is killed: the other misses nothing."""
     mark = Mark()
     arguments = (*ONE_REPORT, NEVER)
@@ -344,7 +344,7 @@ def test_the_keeper_is_small_and_hidden_from_a_killer_by_name(churner: Target) -
         tracer.stop()
 
 
-def test_the_end_of_the_keeper_is_told(churner: Target) -> None:
+def test_the_end_of_the_keeper_is_reported(churner: Target) -> None:
     mark = Mark()
     with Tracer("-p", str(churner.pid), *ONE_REPORT, NEVER, env=mark.env) as tracer:
         tracer.await_armed()
@@ -359,7 +359,7 @@ def test_the_end_of_the_keeper_is_told(churner: Target) -> None:
     is_unharmed(churner)
 
 
-def test_the_keeper_killed_while_it_takes_probes_off(churner: Target) -> None:
+def test_the_keeper_killed_while_it_detaches_probes(churner: Target) -> None:
     """A copy of it does that by exiting, and an exiting process can't be killed."""
     phases = undisturbed(churner, {})
     for number in range(KILLS // 3):

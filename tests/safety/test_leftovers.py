@@ -88,6 +88,6 @@ def test_code_that_is_changed_otherwise_stays(target: Target) -> None:
     assert len(lines_naming(outcome.stderr, 1, "breakpoint", "libc.so.6", "changed")) == 1
 
 
-def test_nothing_is_said_where_nothing_was_left(target: Target) -> None:
+def test_no_message_without_leftovers(target: Target) -> None:
     outcome = run_leaktrace("-p", str(target.pid), "-v", "0.1", "1")
     assert "breakpoint" not in outcome.stderr

@@ -1,4 +1,4 @@
-"""What is said of a capability that was needed: it is missing, granted, or could not be tried."""
+"""Messages about a required capability: it is missing, granted, or could not be tested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(error.hint)
 
 
 def refusal(first: str = "") -> list[str]:
-    """Message and hint, as a process of its own says them after the statement `first`."""
+    """Message and hint, as a separate process prints them after the statement `first`."""
     output = subprocess.run(
         [sys.executable, "-c", _REFUSED.format(first=first)],
         capture_output=True,

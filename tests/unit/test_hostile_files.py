@@ -1,5 +1,5 @@
-"""Files that others own, at every place where leaktrace looks for one: whatever is there, nothing
-hangs, nothing fails, and what would act when it is opened is not opened."""
+"""Files of other owners, at every path that leaktrace opens: nothing hangs or fails with any kind
+of file, and files that act when they are opened are not opened."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ LIMIT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file is looked for below a directory, and what says what became of it: a reason in
-    words, or "" where there is none."""
+    """A path below a directory where a file is looked for, and a function that returns the result:
+    a reason in words, or "" if there is none."""
 
     path: str
     look: Callable[[Path], str]
@@ -52,7 +52,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str], str]) -> Path:
-    """Stripped, with a build-id and a .gnu_debuglink; its debug file lies beside it."""
+    """Stripped, with a build-id and a .gnu_debuglink; its debug file is next to it."""
     folder = tmp_path_factory.mktemp("sample")
     source, library, debug = folder / "s.c", folder / "libsample.so", folder / "s.debug"
     source.write_text(SAMPLE)
@@ -172,7 +172,7 @@ def test_what_is_in_the_place_of_a_file(place: str, kind: str, root: Path) -> No
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_file_with_a_lease_keeps_nobody_waiting(place: str, root: Path) -> None:
+def test_a_file_with_a_lease_does_not_block(place: str, root: Path) -> None:
     at = PLACES[place]
     path = put("empty file", root / at.path)
     if not is_leasable(path):

@@ -1,4 +1,4 @@
-"""Kernel mode behind the kernel: caches by name, sections, doubts, from maps made by hand."""
+"""Reports of kernel mode: caches by name, sections, doubts, from maps made by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report says of each kind of loss, and whether the advice can be followed."""
+"""The report's words for each kind of loss, and whether the advice can be followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the dynamic loader tells of the objects that it loads, and how these are recognized."""
+"""Where the dynamic loader announces the objects that it loads, and how these are recognized."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_a_static_program_has_none(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_probes_are_on_the_calls_or_behind_them() -> None:
-    """objdump tells where the function is called. None is on the function itself, where debuggers
-    put their breakpoints."""
+    """objdump shows where the function is called. No probe is on the function itself, where
+    debuggers insert their breakpoints."""
     mapping = loader_mapping()
     interface = loader_interface(os.getpid())
     assert interface is not None
