@@ -1,7 +1,7 @@
-/* What the process mode shares with user space. Plain C: tests/unit/test_abi.py compiles it and
- * compares every struct, enum and constant with src/leaktrace/abi/process.py. What user space
- * never sees is in state.h. Sizes are bytes as the program requested them, times are nanoseconds
- * of CLOCK_MONOTONIC. */
+/* What the process mode shares with user space. Plain C: tests/unit/abi/test_layouts.py compiles
+ * it and compares every struct, enum and constant with src/leaktrace/abi/process.py. What user
+ * space never sees is in state.h. Sizes are bytes as the program requested them, times are
+ * nanoseconds of CLOCK_MONOTONIC. */
 #ifndef LEAKTRACE_PROCESS_TYPES_H
 #define LEAKTRACE_PROCESS_TYPES_H
 
@@ -139,9 +139,9 @@ struct unwind_mapping {
     u64 fingerprint; /* of the object's file (objects.bpf.c); 0: it does not identify the file */
 };
 
-/* The list of mappings in force. A new list is written as a whole to an unused place, then
+/* The list of mappings in use. A new list is written as a whole to an unused place, then
  * switched to. */
-#define UNWIND_LISTS 9 /* the first entry's `place` is the number of the one in force */
+#define UNWIND_LISTS 9 /* the first entry's `place` is the number of the one in use */
 struct unwind_list {
     u64 place;      /* first mapping | count << 32: one word, so that a switch is atomic */
     u64 generation; /* the executable image that it describes */
@@ -268,7 +268,7 @@ enum loss {
     LOSS_THREADS = 4,         /* calls without room for the thread's state */
     LOSS_STALE_CALLS = 5,     /* calls that never returned: longjmp, exception */
     LOSS_MISSED_RETURNS = 6,  /* returns whose entry was not seen */
-    LOSS_MISSED_FREES = 7,    /* an address handed out again while still recorded */
+    LOSS_MISSED_FREES = 7,    /* an address allocated again while still recorded */
     LOSS_EVENTS = 8,          /* trace events: the buffer was full */
     LOSS_REGION_EVENTS = 9,   /* the same for all other events */
     LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */

@@ -1,6 +1,6 @@
-/* What both modes share with user space. Plain C: tests/unit/test_abi.py compiles it and compares
- * every struct, enum and constant with src/leaktrace/abi/common.py. Sizes are in bytes, times in
- * nanoseconds of CLOCK_MONOTONIC. */
+/* What both modes share with user space. Plain C: tests/unit/abi/test_layouts.py compiles it and
+ * compares every struct, enum and constant with src/leaktrace/abi/common.py. Sizes are in bytes,
+ * times in nanoseconds of CLOCK_MONOTONIC. */
 #ifndef LEAKTRACE_SHARED_TYPES_H
 #define LEAKTRACE_SHARED_TYPES_H
 

@@ -1,5 +1,5 @@
-/* A program's own malloc, calloc, realloc and free look at who calls them, as debugging allocators
- * and some kinds of copy protection do: every caller is in the program's own text. */
+/* A program's own malloc, calloc, realloc and free read their caller's address, as debugging
+ * allocators and some kinds of copy protection do: every caller is in the program's own text. */
 #include "scenario.h"
 
 extern const char __executable_start[], etext[];

@@ -1,5 +1,5 @@
 /* Prints the frames that the unwinder of exceptions sees, each as its module and the offset in it:
- * the same in every run, wherever things are mapped. Allocates nothing. */
+ * the same in every run, independently of addresses. Allocates nothing. */
 #ifndef FRAMES_H
 #define FRAMES_H
 

@@ -1,5 +1,5 @@
 // A program's own operator new, which keeps to a limit by throwing bad_alloc. It is hooked where
-// malloc is in the same file: in a static program, or with a malloc of its own (plain_malloc.c).
+// malloc is in the same file: in a static program, or with its own malloc (plain_malloc.c).
 #include "scenario.h"
 #include <malloc.h>
 #include <new>

@@ -1,4 +1,4 @@
-/* Children of a program that is traced allocate, free what they inherited, and say how it went:
+/* Children of a program that is traced allocate, free what they inherited, and report their result:
  *
  *   fork      one after the other, from the midst of allocations
  *   threads   the same while another thread allocates
@@ -26,7 +26,7 @@ SCENARIO scenario(void) {
 /* Exits with 0 if all went well. */
 static void work(size_t count) {
     unsigned wrong = 0;
-    alarm(60); /* a child that hangs is nobody's to end */
+    alarm(60); /* a child that hangs would not be ended otherwise */
     for (size_t i = 0; i < INHERITED; i++)
         free(inherited[i]);
     for (size_t i = 0; i < count; i++) {

@@ -1,5 +1,5 @@
 /* A timer interrupts five thousand times a second, in the middle of every allocation function; the
- * handler ("alternate": on a stack of its own) maps memory, writes and asks for the time. */
+ * handler ("alternate": on a signal stack) maps memory, writes and asks for the time. */
 #include "scenario.h"
 #include <fcntl.h>
 #include <signal.h>

@@ -1,11 +1,11 @@
-// Every form of operator new is asked for more than there is, again and again:
+// Every form of operator new is called repeatedly for more memory than there is:
 //
 //   all             bad_alloc is thrown, and caught; nothrow forms return nothing
 //   nothrow         the latter alone
-//   handler-throws  the new_handler throws a bad_alloc of its own
+//   handler-throws  the new_handler throws its own bad_alloc
 //   handler-jumps   it jumps out of operator new
 //   handler-exits   it ends the thread
-//   handler-frees   it makes room (under a limit of address space), and operator new tries again
+//   handler-frees   it frees memory (under a limit of address space), and operator new tries again
 #include "scenario.h"
 #include <csetjmp>
 #include <new>

@@ -1,4 +1,4 @@
-/* A program that handles SIGTRAP itself: it runs into breakpoint instructions of its own and
+/* A program that handles SIGTRAP itself: it executes its own breakpoint instructions and
  * raises the signal, between allocations. */
 #include "scenario.h"
 #include <signal.h>

@@ -1,7 +1,7 @@
 """What the process mode shares with the kernel side: bpf/process/types.h as numpy types and enums.
 
 Names are those of the C header: a struct's in upper case, a constant's unchanged.
-`tests/unit/test_abi.py` compiles the header and compares every offset and number.
+`tests/unit/abi/test_layouts.py` compiles the header and compares every offset and number.
 """
 
 from __future__ import annotations
