@@ -20,7 +20,7 @@ class StackEnd(StrEnum):
     GUESSED = "guessed"  # a frame was found by frame pointer because there was no unwind rule
     GO = "go"  # complete up to Go code that called C; the goroutine's stack is not followed
     BROKEN = "broken"  # a frame could not be read or has no rule
-    UNKNOWN = "unknown"  # the walker can't tell (frame pointers only)
+    UNKNOWN = "unknown"  # the walker can't know (frame pointers only)
     LOST = "lost"  # the stack could not be stored; the allocation is still counted
 
 

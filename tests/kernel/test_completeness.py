@@ -47,7 +47,7 @@ def incomplete(report: Report) -> set[str]:
     return kinds(report) & OF_COMPLETENESS
 
 
-# --- allocators under names of their own -------------------------------------------------------
+# --- allocators with other names -----------------------------------------------------------
 
 
 def prefixed(compiled: Compiler, linking: str) -> Path:
@@ -187,7 +187,7 @@ def test_a_wrapper_whose_free_jumps_on(compiled: Compiler) -> None:
     assert incomplete(report) == set()
 
 
-# --- resident memory beside what is outstanding ------------------------------------------------
+# --- resident and outstanding memory -------------------------------------------------------
 
 
 def resident(compiled: Compiler, directory: Path, *commands: str) -> Report:
@@ -228,7 +228,7 @@ def test_mapped_files_that_grow(compiled: Compiler) -> None:
         (directory / "mapped").unlink(missing_ok=True)
     grown = report.raw["resident"]["kinds_since_attach"]
     if grown["file_bytes"] < 64 * MIB:
-        pytest.skip(f"{directory} is no file system of its own")
+        pytest.skip(f"{directory} is not a separate file system")
     remark = remarks(report)["untracked_memory"]
     assert names(remark["text"], "files")
     assert names(remark["hint"], "pmap")

@@ -40,14 +40,14 @@ def kill_when_the_first_thread_is_gone(target: Target) -> None:
 
 
 WAYS = {
-    "by itself": sending("exit 0"),
+    "on its own": sending("exit 0"),
     "with a status": sending("exit 3"),
     "with the largest status": sending("exit 255"),
     "by a thread that is not the first": sending("hand-over", "exit 41"),
     "killed": kill(signal.SIGKILL),
     "aborted": kill(signal.SIGABRT),
     "killed by a real-time signal": kill(signal.SIGRTMIN + 3),
-    "killed when its first thread is gone": kill_when_the_first_thread_is_gone,
+    "killed after its first thread has exited": kill_when_the_first_thread_is_gone,
 }
 
 

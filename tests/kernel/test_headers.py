@@ -98,7 +98,7 @@ def load(namespace: list[str], **environment: str) -> subprocess.CompletedProces
 def fake_modules(tmp_path: Path, *directories: str) -> list[str]:
     """A command that runs another one with only these `directories` of a kernel under /lib/modules.
 
-    In a mount namespace of its own, so that the machine isn't touched.
+    In a separate mount namespace, so that the machine isn't touched.
     """
     machine = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
     modules = tmp_path / "modules" / platform.release()

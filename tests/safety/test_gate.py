@@ -85,7 +85,7 @@ SCENARIOS = (
     Scenario("storm on another stack", ("storm.c", "alternate"), ANY, is_thorough=True),
     Scenario("own SIGTRAP handler", ("trapping.c",), ANY),
     Scenario("fork", ("lineage.c", "fork"), ANY),
-    Scenario("fork beside a thread", ("lineage.c", "threads"), ANY),
+    Scenario("fork with another thread", ("lineage.c", "threads"), ANY),
     Scenario("vfork and exec", ("lineage.c", "vfork"), ANY),
     Scenario("posix_spawn", ("lineage.c", "spawn"), ANY),
     Scenario("daemon", ("lineage.c", "daemon"), ANY),

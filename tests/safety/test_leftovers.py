@@ -33,7 +33,7 @@ def target(compiled: Compiler) -> Iterator[Target]:
 @pytest.fixture
 def require_links() -> None:
     if not links.has_uprobe_multi():
-        pytest.skip("perf events are taken off for sure, and slowly")
+        pytest.skip("perf events are always detached, and slowly")
 
 
 @pytest.mark.parametrize("without", ["", "uprobe_multi"], ids=["links", "events"])

@@ -130,7 +130,7 @@ BUILD_ID = "usr/lib/debug/.build-id/01/23456789abcdef.debug"
 PLACES = {
     "perf map": Place("tmp/perf-7.map", perf_map),
     "debug file by build-id": Place(BUILD_ID, debug_file),
-    "debug file beside the object": Place("opt/s.debug", debug_file),
+    "debug file next to the object": Place("opt/s.debug", debug_file),
     "debug file in .debug": Place("opt/.debug/s.debug", debug_file),
     "debug file under /usr/lib/debug": Place("usr/lib/debug/opt/s.debug", debug_file),
     "mapped object": Place("object", mapped_object),

@@ -42,7 +42,7 @@ Examples:
 
 \b
 Exit status: 0 success; 1 error; 2 wrong usage; 3 a privilege, kernel feature
-or resource is missing; 4 the process is gone or can't be traced.
+or resource is missing; 4 the process has ended or can't be traced.
 """
 
 # What the BPF program and its maps can take.

@@ -93,7 +93,7 @@ class Hooks:
     ) -> ObjectRefusedError | None:
         """Hook one object. Returns the error if the object has to be left out, which is also noted.
 
-        Raises LeaktraceError when the process is gone or can't be traced.
+        Raises LeaktraceError when the process has ended or can't be traced.
         """
         if is_started:
             plan = verified(plan, self.process.pid, mappings)

@@ -84,7 +84,7 @@ def of_walker(walker: Walker, *, was_chosen: bool) -> Iterator[str]:
 def of_exec(name: str) -> str:
     return (
         f"it has executed another program ({printable(name)}): "
-        "the memory of the former program is gone"
+        "the memory of the former program was released"
     )
 
 

@@ -59,8 +59,8 @@ class Traced:
 
     @property
     def first_generation(self) -> int:
-        """The generation of the program that the user wants traced: a command begins with an exec
-        of its own."""
+        """The generation of the program that the user wants traced: a command begins with
+        leaktrace's own exec."""
         return 0 if self.command is None else 1
 
     @property

@@ -134,7 +134,7 @@ class Tracer:
         return None if self._keeper is None else self._keeper.fileno()
 
     def check_probes(self) -> None:
-        """Raises KeeperGoneError when the probes are gone."""
+        """Raises KeeperGoneError when the keeper has ended, and the probes with it."""
         if self._keeper is not None and self._keeper.is_gone():
             raise self._keeper.gone()
 

@@ -35,7 +35,7 @@ def run(options: Options) -> int:
     """Trace until the target ends, the requested reports are written, or a signal comes.
 
     Returns the exit code: 0, or the command's own if that was asked for. Raises LeaktraceError, and
-    BrokenPipeError when the reader of the reports is gone.
+    BrokenPipeError when the reader of the reports has closed the pipe.
     """
     descriptors.raise_limit()
     with open_output(options.report.output) as output, Interrupts() as interrupts:

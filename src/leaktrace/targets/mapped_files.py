@@ -79,8 +79,8 @@ class MappedFiles:
         """The object behind a mapping. Its file may be closed and opened again when descriptors are
         scarce.
 
-        Raises UnreachableFileError (caused by a FileNotFoundError when the mapping is gone),
-        NotAnObjectError, or ObjectFileError when the object is damaged.
+        Raises UnreachableFileError (caused by a FileNotFoundError when the mapping no longer
+        exists), NotAnObjectError, or ObjectFileError when the object is damaged.
         """
         descriptor = self._open(mapping, is_mapped=True)
         try:

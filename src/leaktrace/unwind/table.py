@@ -286,7 +286,7 @@ class _Described:
         )
 
     def outside(self, other: _Described) -> _Described:
-        """The functions that begin in none of the others."""
+        """The functions that don't begin in any other."""
         order = np.argsort(other.begins)
         before = np.searchsorted(other.begins[order], self.begins, side="right")
         ends = np.concatenate(([-1], np.maximum.accumulate(other.ends[order])))

@@ -82,7 +82,7 @@ class Tracer:
         own_group: bool = False,
     ) -> None:
         """`prefix` is a command that runs it, `command` what it is called by; `own_group`: in a
-        process group of its own."""
+        separate process group."""
         self.process = subprocess.Popen(
             [*DEFAULT_SIGNALS, *prefix, *command, *(str(argument) for argument in arguments)],
             stdin=subprocess.PIPE,

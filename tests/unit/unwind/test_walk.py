@@ -159,7 +159,7 @@ def run_in_gdb(gdb: str, program: Path, arguments: str) -> dict[str, Any]:
 
 
 def open_table(mapping: Mapping) -> UnwindTable | None:
-    """The process has ended by now, its files still exist."""
+    """The process has ended, but its files still exist."""
     if not mapping.is_file:
         return None
     with ElfObject.open(mapping.path) as elf:

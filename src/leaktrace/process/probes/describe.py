@@ -43,7 +43,7 @@ class Outlook:
 
 
 def outlook_of(pid: int) -> Outlook:
-    """The outlook for a running process, as for -p. Raises TargetError when it is gone."""
+    """The outlook for a running process, as for -p. Raises TargetError when it has ended."""
     obstacles = [
         Obstacle(f"{one} is missing, for {PURPOSES[one]}", one, blocks=True)
         for one in missing_for_probes()
