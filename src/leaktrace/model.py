@@ -284,8 +284,8 @@ class Report:
     measure: Measure = Measure.ALLOCATIONS
     ending: Ending | None = None  # of the target, once it has ended
 
-    # Of the kernel: the allocator, and reports about other allocators. The figures of two are never
-    # added up (the page allocator also supplies the slabs).
+    # For the kernel: the allocator, and reports about other allocators. The figures of two are
+    # never added up (the page allocator also supplies the slabs).
     section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
     sections: tuple[Report, ...] = ()
     slab: SlabGrowth | None = None

@@ -180,7 +180,7 @@ def test_releases_that_prove_nothing(
     assert incomplete(report) == set()
 
 
-def test_a_wrapper_whose_free_jumps_on(compiled: Compiler) -> None:
+def test_a_wrapper_whose_free_jumps_to_free(compiled: Compiler) -> None:
     wrapper = compiled("interposer.c", "-shared", "-fPIC", "-foptimize-sibling-calls")
     program = compiled("allocator.c")
     report = trace_work([program], target_env={"LD_PRELOAD": str(wrapper)}).report

@@ -47,7 +47,7 @@ def test_below_the_bound_nothing_changes(compiled: Compiler) -> None:
     assert {report.raw["sample_rate"] for report in outcome.reports} == {1}
 
 
-def test_what_takes_next_to_nothing_is_never_too_much(compiled: Compiler) -> None:
+def test_a_negligible_cost_is_never_too_much(compiled: Compiler) -> None:
     """Even a few calls are a large share of the time of a nearly idle process."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()

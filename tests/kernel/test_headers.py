@@ -129,7 +129,7 @@ def fake_modules(tmp_path: Path, *directories: str) -> list[str]:
 
 
 @pytest.mark.parametrize("directories", [(), ("build",), ("build", "source")])
-def test_loads_whatever_lies_under_lib_modules(
+def test_loads_with_anything_under_lib_modules(
     tmp_path: Path, repository: Path, directories: tuple[str, ...]
 ) -> None:
     namespace = fake_modules(tmp_path, *directories)
@@ -153,7 +153,7 @@ def test_poisoned_headers_would_be_noticed(tmp_path: Path) -> None:
         ("aarch64-linux-gnu", 272, {"regs": 0, "sp": 248, "pc": 256, "pstate": 264}),
     ],
 )
-def test_registers_lie_where_the_abi_says(
+def test_registers_are_where_the_abi_says(
     repository: Path,
     require_tool: Callable[[str], str],
     target: str,

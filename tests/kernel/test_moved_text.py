@@ -69,7 +69,7 @@ def test_moved_text(how: str, when: str, compiled: Compiler) -> None:
     assert traced.report.losses == {}
 
 
-def test_text_that_is_not_the_same_any_more(compiled: Compiler) -> None:
+def test_changed_text(compiled: Compiler) -> None:
     """It may be anything, so the file's names and unwind rules are not used."""
     sites = kept(trace(compiled, "changed", "early"))
     for site in sites.values():

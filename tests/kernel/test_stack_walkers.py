@@ -119,7 +119,7 @@ def test_unwind_tables_or_nothing(walkers: Path) -> None:
 # --- how deep --------------------------------------------------------------------------------
 
 
-def test_exactly_as_deep_as_the_walk_goes(walkers: Path) -> None:
+def test_a_stack_as_deep_as_the_walk_goes(walkers: Path) -> None:
     fits = MAX_FRAMES - LIBC - 1
     commands = [f"dig {fits + beyond} {1010 + beyond}" for beyond in range(-2, 3)]
     report = trace_work([walkers], drive=work(*commands, "dig 2000 1020")).report

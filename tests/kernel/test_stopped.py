@@ -91,7 +91,7 @@ def test_each_report_says_so_in_every_format(format_name: str, target: Target) -
     assert len(lines_naming(outcome.stdout + outcome.stderr, STOPPED)) == 3
 
 
-def test_a_report_after_it_goes_on_says_nothing(target: Target) -> None:
+def test_a_report_after_it_continues_has_no_note(target: Target) -> None:
     with stopped(target), Tracer("-p", str(target.pid), "-f", "json", "0.2") as tracer:
         tracer.await_armed()
         assert notes_naming(tracer.next_report(), STOPPED)

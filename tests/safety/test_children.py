@@ -27,7 +27,7 @@ def await_clean(pid: int) -> None:
 
 @pytest.mark.skipif(
     not links.has_uprobe_multi(),
-    reason="perf events drop out of a child by themselves, each at its first hit",
+    reason="the kernel removes perf events from a child itself, each at its first hit",
 )
 def test_a_child_loses_its_parents_breakpoints(compiled: Compiler) -> None:
     with Target([compiled("forker.c")]) as target:

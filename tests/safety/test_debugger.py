@@ -32,7 +32,7 @@ def program(compiled: Compiler) -> Path:
 
 
 def test_probes_that_were_overwritten_are_restored(program: Path) -> None:
-    """As a debugger does when it takes out a breakpoint that was there before the probe."""
+    """As a debugger does when it removes a breakpoint that was there before the probe."""
     with Target([program]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), "-f", "json", "-o", "0", "1") as tracer:

@@ -83,7 +83,7 @@ def test_a_probe_on_the_nop_would_write_there(
     registers, at each call but the first, which still hits a breakpoint. A child has the call, and
     nothing is mapped at its destination."""
     if not replaces_nops(compiled):
-        pytest.skip("this kernel leaves nops what they are")
+        pytest.skip("this kernel doesn't replace nops")
     program = compiled("red_zone.c")
     with Target([program]) as target:
         target.await_ready()

@@ -101,7 +101,7 @@ def program(root: Path) -> str:
 
 
 def interpreter(root: Path) -> str:
-    """Of a script."""
+    """The interpreter of a script."""
     (root / "script").write_text(f"#!{root / 'program'}\n")
     with pytest.raises(LeaktraceError) as caught:
         list(objects_of_program(str(root / "script")))

@@ -2,7 +2,7 @@
 
 `leaktrace -p $(pidof worker)` gives several process ids when there are several workers. Only the
 first belongs to -p; the second would be the interval in seconds, and the third the number of
-reports. Of an option that is given twice, only the last value would count.
+reports. If an option is given twice, only the last value would count.
 """
 
 from __future__ import annotations

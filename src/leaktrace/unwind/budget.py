@@ -74,7 +74,7 @@ class TableBudget:
                 self._later_cpu_s -= used_s
 
     def check(self) -> None:
-        """To be called now and then while building. Raises NotBuiltError."""
+        """Call it regularly while building. Raises NotBuiltError."""
         if time.thread_time() > self._deadline_s:
             raise OverBudgetError(self._exceeded)
         if self._interrupted():

@@ -85,7 +85,7 @@ class Stack:
         self.used.append(address)
 
     def address(self, random: Random) -> int:
-        """Of a word: mostly one that decides the walk."""
+        """The address of a word, mostly one that decides the walk."""
         if self.used and random.random() < 0.7:
             return random.choice(self.used)
         return self.start + 8 * random.randrange(len(self.words))

@@ -76,7 +76,7 @@ class Memory:
         return Memory(parts)
 
     def read(self, address: int, size: int) -> bytes | None:
-        """So many bytes; None where not all of them are there."""
+        """`size` bytes; None where not all of them are readable."""
         found = b""
         while len(found) < size:
             at = address + len(found)

@@ -210,7 +210,7 @@ def test_one_stack_with_two_caches_is_two_sites() -> None:
     assert len({s.stack.frames for s in report.sites}) == 1 or len(report.sites) == 2
 
 
-def test_what_was_asked_for_follows_the_age_filter() -> None:
+def test_requested_bytes_follow_the_age_filter() -> None:
     what = snapshot(
         site(2, 10, 64, object_size=64), site(4, 3, 64, object_size=64), ages_ns={4: S // 10}
     )

@@ -59,7 +59,7 @@ def test_one_that_comes_later_is_waited_for() -> None:
         assert interrupts.is_received()
 
 
-def test_held_back_it_comes_afterwards() -> None:
+def test_a_held_back_signal_comes_afterwards() -> None:
     with Interrupts() as interrupts, pytest.raises(NothingToEndError), interrupts.raised():
         with held_back():
             send()

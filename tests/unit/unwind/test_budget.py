@@ -63,7 +63,7 @@ def mapping_of(path: Path, start: int) -> Mapping:
 
 
 class Files(ProcessTables):
-    """Of a process that has nothing mapped: the files themselves."""
+    """The files of a process that has nothing mapped."""
 
     def __call__(self, mapping: Mapping) -> table.UnwindTable | None:
         with ElfObject.open(mapping.path) as elf:

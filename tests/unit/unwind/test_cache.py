@@ -230,7 +230,7 @@ def test_root_uses_nothing_of_another_user(home: Path, part: str) -> None:
         assert stored.stat().st_mtime_ns == before.st_mtime_ns
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, who could be led anywhere")
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, which may follow any link")
 def test_root_follows_no_link_on_the_way(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir()

@@ -21,7 +21,7 @@ from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.code.values import Constant, Place, Register, Slot
 from leaktrace.process.probes.point import Point
 
-# To be increased when the same code gives other points, or other reasons why there are none.
+# Increase it when the same code gives other points, or other reasons why there are none.
 POINTS_VERSION = 8
 
 _LIMIT_BYTES = 16 << 20

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="places a
 
 
 def loader_mapping() -> Mapping:
-    """Of this process's own dynamic loader."""
+    """The mapping of this process's own dynamic loader."""
     named = (m for m in read_mappings(os.getpid()) if Path(m.path).name.startswith("ld-"))
     return next(mapping for mapping in named if mapping.is_executable)
 

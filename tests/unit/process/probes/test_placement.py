@@ -133,7 +133,7 @@ def test_the_c_library_of_this_machine() -> None:
     """Every function that is called often has a probe that costs one trap."""
     libc = next(Path("/").glob("lib*/x86_64-linux-gnu/libc.so.6"), None)
     if libc is None:
-        pytest.skip("no glibc for x86-64 is where Debian has it")
+        pytest.skip("there is no glibc for x86-64 where Debian has it")
     with ElfObject.open(libc) as elf:
         plan = plan_object(elf, str(libc), way=Way.RETURNS)
         assert plan is not None
