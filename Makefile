@@ -1,10 +1,10 @@
-# `make` shows what there is. As root (sudo make …) missing packages are installed on Debian and
-# Ubuntu; elsewhere you are told what to install.
+# `make` shows the targets. As root (sudo make …), missing packages are installed on Debian and
+# Ubuntu; on other systems, a message says what to install.
 
 VENV := .venv
 PYTHON_VENV := $(VENV)/bin/python
 PYTEST_ARGS ?=
-# Tests run in so many processes at once; those that need the machine alone wait for it.
+# The number of test processes. Tests that need the machine alone wait for the others.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 IN_PARALLEL := -n $(JOBS) --dist loadfile
 LENGTH ?= long
@@ -19,7 +19,7 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# The recipes share one virtual environment and the package manager.
+# The recipes share one virtual environment and the package manager, so they run one at a time.
 .NOTPARALLEL:
 .PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench man clean \
 	packages-demo packages-test packages-vm packages-lint
@@ -41,7 +41,7 @@ test-long: packages-test setup ## Run all tests with every combination (as root;
 test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as root; some minutes)
 	@$(PYTHON_VENV) -m pytest -n $(VM_JOBS) --dist loadgroup tests/vm $(PYTEST_ARGS)
 
-# LENGTH=short: what is part of `make test`.
+# LENGTH=short: the part of these tests that `make test` runs.
 test-safety: packages-test setup ## Test that no program notices (as root; an hour)
 	@LEAKTRACE_LENGTH=$(LENGTH) $(PYTHON_VENV) -m pytest tests/safety $(PYTEST_ARGS)
 
@@ -65,7 +65,7 @@ bench: packages-test setup ## Measure what tracing costs (as root)
 		echo "== $$program"; $(PYTHON_VENV) "$$program" || exit 1; \
 	done
 
-man: setup ## Write docs/leaktrace.1 anew from the command line's own help
+man: setup ## Rebuild docs/leaktrace.1 from the command line's help
 	$(PYTHON_VENV) docs/make_man.py
 
 clean: ## Remove everything that was built
@@ -84,7 +84,7 @@ packages-vm:
 packages-lint:
 	@.ci/install-packages demo lint
 
-# Made anew when the dependencies may have changed.
+# Rebuilt when the dependencies may have changed.
 $(VENV)/installed: pyproject.toml | packages-demo
 	@echo "installing leaktrace into $(VENV)"
 	@python=$$(.ci/find-python) && "$$python" -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""What every test can ask for.
+"""Fixtures and markers for every test.
 
 A test that needs root, BPF or a tool says so, and is skipped with the reason where it is missing:
 
@@ -51,10 +51,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @contextmanager
 def _turn(*, is_alone: bool) -> Iterator[None]:
-    """Wait until no test runs that must be alone; for one that must, until none runs.
-
-    Every test passes the door and closes it only while it waits, so that a test that must be alone
-    is not overtaken for ever. Locks are those of flock(2) on files that are there anyway.
+    """Wait until no test that must be alone is running. A test that must be alone waits until no
+    other is running. Every test takes the lock `door` and holds it only while it waits, so that
+    others can't overtake a test that must be alone indefinitely. Locks are those of flock(2) on
+    existing files.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
@@ -75,7 +75,7 @@ def _turn(*, is_alone: bool) -> Iterator[None]:
 @pytest.fixture
 def default_signals() -> Iterator[None]:
     """The signals that a terminal or a service sends have their default effect in this process,
-    whatever the shell that runs the tests ignores."""
+    even if the shell that runs the tests ignores them."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     before = [(number, signal.signal(number, signal.SIG_DFL)) for number in numbers]
     yield

@@ -1,6 +1,6 @@
-/* What the kernel mode shares with user space. Plain C: tests/unit/abi/test_layouts.py compiles it and
- * compares every struct, enum and constant with src/leaktrace/abi/kernel.py. Sizes are in bytes,
- * times in nanoseconds of CLOCK_MONOTONIC. */
+/* What the kernel mode shares with user space. Plain C: tests/unit/abi/test_layouts.py compiles it
+ * and compares every struct, enum and constant with src/leaktrace/abi/kernel.py. Sizes are in
+ * bytes, times in nanoseconds of CLOCK_MONOTONIC. */
 #ifndef LEAKTRACE_KERNEL_TYPES_H
 #define LEAKTRACE_KERNEL_TYPES_H
 
@@ -64,7 +64,7 @@ struct kernel_site {
     u16 is_region;
     u64 allocated_requested;
     u64 freed_requested;
-    u64 unseen_frees; /* blocks whose address was handed out again while they were recorded */
+    u64 unseen_frees; /* blocks whose address was allocated again while they were recorded */
     u16 section;
     u16 context;
     u32 object_size;              /* of a kmalloc: its size class; otherwise 0 */

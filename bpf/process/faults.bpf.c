@@ -14,7 +14,7 @@ struct fault {
 
 /* Mappings of files, by address: their pages belong to the page cache, not to the heap. */
 BPF_ARRAY(file_mappings, struct file_mapping, CAPACITY_LATER);
-/* The list in force: first entry | count << 32, one word so that a switch is atomic. */
+/* The list in use: first entry | count << 32, one word so that a switch is atomic. */
 BPF_ARRAY(file_list, u64, 1);
 BPF_ARRAY(file_faults, u64, 1);
 

@@ -24,7 +24,7 @@ BPF_F_TABLE("array", u32, u64, unwind_rows, CAPACITY_LATER, 1024);
 BPF_F_TABLE("array", u32, u32, unwind_pages, CAPACITY_LATER, 1024);
 BPF_ARRAY(unwind_mappings, struct unwind_mapping, CAPACITY_LATER);
 
-/* The first entry's `place` says which of the others is in force. They are written in turn, so
+/* The first entry's `place` says which of the others is in use. They are written in turn, so
  * that a list in use is never half old and half new. */
 BPF_ARRAY(unwind_list, struct unwind_list, UNWIND_LISTS);
 

@@ -232,7 +232,7 @@ int at_objects(struct pt_regs *ctx) {
         report_unknown_code(ctx, list->version);
     }
     now->changing &= is_before;
-    now->told = now->epoch;
+    now->sent_epoch = now->epoch;
     return 0;
 }
 #endif

@@ -195,7 +195,7 @@ static __always_inline void at_return(struct pt_regs *ctx) {
 
 /* --- releases -------------------------------------------------------------------------------- */
 
-/* At the entry, before the allocator can hand the address out again. */
+/* At the entry, before the allocator can return the address again. */
 static __always_inline void release(struct pt_regs *ctx, u64 address) {
     struct allocation allocation = {};
 

@@ -1,7 +1,7 @@
-/* What the process mode shares with user space. Plain C: tests/unit/abi/test_layouts.py compiles it
- * and compares every struct, enum and constant with src/leaktrace/abi/process.py. What user space
- * never sees is in state.h. Sizes are bytes as the program requested them, times are nanoseconds
- * of CLOCK_MONOTONIC. */
+/* What the process mode shares with user space. Plain C: tests/unit/abi/test_layouts.py compiles
+ * it and compares every struct, enum and constant with src/leaktrace/abi/process.py. What user
+ * space never sees is in state.h. Sizes are bytes as the program requested them, times are
+ * nanoseconds of CLOCK_MONOTONIC. */
 #ifndef LEAKTRACE_PROCESS_TYPES_H
 #define LEAKTRACE_PROCESS_TYPES_H
 
@@ -139,9 +139,9 @@ struct unwind_mapping {
     u64 fingerprint; /* of the object's file (objects.bpf.c); 0: it does not identify the file */
 };
 
-/* The list of mappings in force. A new list replaces the one before last as a whole, then is
+/* The list of mappings in use. A new list replaces the one before last as a whole, then is
  * switched to. */
-#define UNWIND_LISTS 9 /* the first entry's `place` is the number of the one in force */
+#define UNWIND_LISTS 9 /* the first entry's `place` is the number of the one in use */
 struct unwind_list {
     u64 place;      /* first mapping | count << 32: one word, so that a switch is atomic */
     u64 generation; /* the executable image that it describes */
@@ -234,7 +234,7 @@ struct session {
     u64 reported_ns;    /* when */
     u64 exec_time_ns;   /* of the last exec: older records belong to another image */
     u32 epoch;          /* counts the changes of the dynamic loader's list of objects */
-    u32 told;           /* the last epoch of which all objects were sent */
+    u32 sent_epoch;     /* the last epoch of which all objects were sent */
     u32 overflow_epoch; /* the last epoch in which there was no room for all new objects */
     u32 unload_epoch;   /* the last epoch in which objects may have been unloaded */
     u32 marked;         /* the generation whose first objects are in the map `loaded`, plus one */
@@ -268,7 +268,7 @@ enum loss {
     LOSS_THREADS = 4,         /* calls without room for the thread's state */
     LOSS_STALE_CALLS = 5,     /* calls that never returned: longjmp, exception */
     LOSS_MISSED_RETURNS = 6,  /* returns whose entry was not seen */
-    LOSS_MISSED_FREES = 7,    /* an address handed out again while still recorded */
+    LOSS_MISSED_FREES = 7,    /* an address allocated again while still recorded */
     LOSS_EVENTS = 8,          /* trace events: the buffer was full */
     LOSS_REGION_EVENTS = 9,   /* the same for all other events */
     LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */

@@ -1,7 +1,7 @@
 /* What both modes do with their maps of records and stacks. The mode defines the types of these
  * maps' values, record_type and stack_type. */
 
-/* Move a record out of the map. The value is copied first, because it is gone after the delete.
+/* Move a record out of the map. The value is copied first, because the delete removes it.
  * Returns 0 or a negated errno: ENOENT where there is no record, or another CPU was first. */
 static __always_inline long remove_record(u64 key, record_type *record) {
     record_type *found = allocations.lookup(&key);

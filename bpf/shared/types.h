@@ -1,6 +1,6 @@
-/* What both modes share with user space. Plain C: tests/unit/abi/test_layouts.py compiles it and compares
- * every struct, enum and constant with src/leaktrace/abi/common.py. Sizes are in bytes, times in
- * nanoseconds of CLOCK_MONOTONIC. */
+/* What both modes share with user space. Plain C: tests/unit/abi/test_layouts.py compiles it and
+ * compares every struct, enum and constant with src/leaktrace/abi/common.py. Sizes are in bytes,
+ * times in nanoseconds of CLOCK_MONOTONIC. */
 #ifndef LEAKTRACE_SHARED_TYPES_H
 #define LEAKTRACE_SHARED_TYPES_H
 
@@ -15,12 +15,12 @@
 
 /* How complete a stack is. */
 enum stack_end {
-    END_UNKNOWN = 0, /* a walk by frame pointers can't tell */
+    END_UNKNOWN = 0, /* a walk by frame pointers can't know */
     END_COMPLETE = 1,
     END_TRUNCATED = 2, /* deeper than MAX_FRAMES */
     END_GUESSED = 3,   /* complete, but some frames were found by frame pointer */
     END_BROKEN = 4,
-    END_GO = 5, /* called from Go code, which has a stack of its own */
+    END_GO = 5, /* called from Go code, which has its own stack */
 };
 
 enum event_kind {

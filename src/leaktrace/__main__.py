@@ -14,9 +14,9 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        from leaktrace.own.standard_streams import take_the_place_of_closed_ones  # noqa: PLC0415
+        from leaktrace.own.standard_streams import reserve_closed_numbers  # noqa: PLC0415
 
-        take_the_place_of_closed_ones()
+        reserve_closed_numbers()
         from leaktrace.cli import main as cli  # noqa: PLC0415 (its failures are explained, too)
     except (MemoryError, OSError, ImportError) as error:
         _give_up(error)

@@ -1,8 +1,8 @@
 """The capabilities that tracing needs (capabilities(7)), and trials of which the kernel grants.
 
 The bits in /proc/self/status don't answer that: in a user namespace all of them may be set although
-none counts, and root may lack any. So each capability has a trial: an operation that the kernel
-refuses without this capability, that needs nothing else, and that leaves no trace.
+the kernel ignores them, and root may lack any. So each capability has a trial: an operation that
+the kernel refuses without this capability, that needs nothing else, and that leaves no trace.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _grants_sys_admin() -> bool | None:
 
 
 def _opens(attributes: ctypes.Array[ctypes.c_char]) -> bool:
-    """Whether the event is refused for another reason than a privilege, or is opened."""
+    """Whether the event opens, or is refused for a reason other than a missing privilege."""
     event = perf_event_open(attributes, pid=0, cpu=-1)
     if event >= 0:
         os.close(event)
@@ -159,7 +159,7 @@ _TRIALS: dict[Capability, Callable[[], bool | None]] = {
 
 @cache
 def is_granted(capability: Capability) -> bool | None:
-    """Whether the kernel allows what needs this capability; None where that can't be tried."""
+    """Whether the kernel allows what needs this capability; None where that can't be tested."""
     try:
         return _TRIALS[capability]()
     except OSError:
@@ -167,7 +167,7 @@ def is_granted(capability: Capability) -> bool | None:
 
 
 def missing_for_probes() -> list[Capability]:
-    """Which capabilities are missing that tracing any process needs. CAP_SYS_ADMIN can be tried
+    """Which capabilities are missing that tracing any process needs. CAP_SYS_ADMIN can be tested
     only with the other two."""
     missing = [one for one in (Capability.BPF, Capability.PERFMON) if is_granted(one) is False]
     # Kernels that have links for uprobes don't need perf events.
@@ -188,7 +188,7 @@ def refused(what: str, capability: Capability, more: str = "") -> TargetAccessEr
     granted = is_granted(capability)
     hint = as_root_or_grant(capability)
     if granted is None:
-        message = f"{what}; {capability} is needed, and could not be tried"
+        message = f"{what}; {capability} is needed, and could not be tested"
     elif granted:
         message = f"{what}, although {capability} is granted"
         hint = "a security module or another user namespace protects it"

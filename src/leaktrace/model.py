@@ -20,7 +20,7 @@ class StackEnd(StrEnum):
     GUESSED = "guessed"  # a frame was found by frame pointer because there was no unwind rule
     GO = "go"  # complete up to Go code that called C; the goroutine's stack is not followed
     BROKEN = "broken"  # a frame could not be read or has no rule
-    UNKNOWN = "unknown"  # the walker can't tell (frame pointers only)
+    UNKNOWN = "unknown"  # the walker can't know (frame pointers only)
     LOST = "lost"  # the stack could not be stored; the allocation is still counted
 
 
@@ -101,7 +101,7 @@ class Site:
     requested_bytes: int | None = None  # the size that was requested
     cache: str | None = None  # slab cache
     context: str | None = None  # "process", "softirq", "irq"
-    unconfirmed: str | None = None  # why the memory may have been freed unseen
+    unconfirmed: str | None = None  # why the memory may have been freed without being seen
 
 
 @dataclass(frozen=True)
@@ -284,8 +284,8 @@ class Report:
     measure: Measure = Measure.ALLOCATIONS
     ending: Ending | None = None  # of the target, once it has ended
 
-    # Of the kernel: the allocator, and reports about other allocators. The figures of two are never
-    # added up (the page allocator also supplies the slabs).
+    # For the kernel: the allocator, and reports about other allocators. The figures of two are
+    # never added up (the page allocator also supplies the slabs).
     section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
     sections: tuple[Report, ...] = ()
     slab: SlabGrowth | None = None

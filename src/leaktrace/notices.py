@@ -1,4 +1,5 @@
-"""Messages on stderr: apart from the reports, and safe to show whatever they quote."""
+"""Messages on stderr, separate from the reports. Control characters in what they quote are
+escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sys
 from leaktrace.printable import printable
 
 
-def tell(text: str) -> None:
+def notify(text: str) -> None:
     """Print one line on stderr. It may quote names from the target, so control characters are
     escaped. A closed or broken stderr is ignored."""
     if sys.stderr is None:

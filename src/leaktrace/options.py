@@ -28,7 +28,7 @@ class StackWalker(StrEnum):
     """How stacks are walked."""
 
     AUTO = "auto"  # by unwind tables; by frame pointers where the kernel refuses that
-    EH_FRAME = "eh_frame"  # by unwind tables or not at all
+    EH_FRAME = "eh_frame"  # only by unwind tables
     FP = "fp"  # by frame pointers: only right for programs that were compiled to keep them
 
 
@@ -131,7 +131,7 @@ class ReportOptions:
     full_stacks: bool = False  # with the frames of allocation wrappers
     depth: int | None = None  # frames shown of each stack; None: all
     lines: bool = True  # source file and line
-    inlines: bool = True  # inlined functions as frames of their own
+    inlines: bool = True  # inlined functions as separate frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ class SymbolOptions:
     """What is looked up for an address in addition to the function that contains it."""
 
     lines: bool = True  # source file and line, from debug information
-    inlines: bool = True  # the inlined functions at an address, each a frame of its own
+    inlines: bool = True  # the inlined functions at an address, each as a separate frame
     debug_timeout_s: float = 60.0  # for reading the debug information of one object
     download_timeout_s: float = 15.0  # without a byte from a debuginfod server
     download_deadline_s: float = 300.0  # for a whole answer

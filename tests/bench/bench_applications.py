@@ -1,9 +1,9 @@
-"""What tracing costs whole programs: a server under load, an interpreter, a compiler.
+"""The cost of tracing for whole programs: a server under load, an interpreter, a compiler.
 
     python tests/bench/bench_applications.py
 
-Each program has a core for itself. What counts is the processor time that its work takes, which
-what else runs on the machine touches least; a server's requests a second are shown beside it.
+Each program has its own core. The figure is the processor time of its work, which other load on the
+machine affects least. A server's requests per second are shown next to it.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ int main() {
 
 def work_s(argv: Sequence[str], attach: Attach, core: int) -> float:
     """Processor seconds of a program from its start to its end. It says "ready", and waits for a
-    line while the probes are put on."""
+    line while the probes are attached."""
     target = Target(argv)
     with target:
         target.await_ready()
         pin(target.pid, core)
         with attach(target.pid):
-            target.tell()
+            target.send()
             # Popen's own wait would throw the figures away.
             _, status, usage = os.wait4(target.pid, 0)
             target.process.returncode = os.waitstatus_to_exitcode(status)
@@ -86,7 +86,7 @@ def compare(
 def show(
     found: Mapping[str, Sequence[float]], unit: str, bars: Mapping[str, float], results: Results
 ) -> None:
-    """The figures, and how many times the untraced program's each is (at most its bar)."""
+    """The figures, and the ratio of each to the untraced program's (at most its bar)."""
     for way, samples in found.items():
         results.add(way, samples, unit)
     for way, samples in found.items():
@@ -113,7 +113,7 @@ def compiler_command(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def redis(core: int) -> Generator[tuple[int, int], None, None]:
-    """A redis-server on a port of its own. Gives its pid and the port."""
+    """A redis-server on an unused port. Gives its pid and the port."""
     program = shutil.which("redis-server")
     if program is None or shutil.which("redis-benchmark") is None:
         raise UnavailableError("redis is not installed (Debian, Ubuntu: redis-server)")
@@ -135,7 +135,7 @@ def redis(core: int) -> Generator[tuple[int, int], None, None]:
 
 
 def await_server(port: int) -> None:
-    """redis-benchmark waits for ever where nobody listens yet."""
+    """redis-benchmark would wait forever if the server doesn't listen yet."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -148,7 +148,7 @@ def await_server(port: int) -> None:
 
 
 def load(port: int, requests: int) -> float:
-    """Set keys and push to a list, values of 100 bytes. Returns requests a second."""
+    """Set keys and push to a list, values of 100 bytes. Returns requests per second."""
     options = f"-p {port} -n {requests} -c 20 -d 100 -r 10000 -t set,lpush -q --csv"
     output = subprocess.run(
         ["redis-benchmark", *options.split()],

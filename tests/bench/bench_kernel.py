@@ -1,10 +1,11 @@
-"""What tracing the kernel costs everybody: messages between processes, and a walk over files.
+"""The cost of tracing the kernel for other programs: messages between processes, and a walk over
+files.
 
     python tests/bench/bench_kernel.py
 
 The whole machine is traced, so the figures are elapsed times of work that allocates in the kernel:
-a message between two processes is two allocations and two frees, a file of a walk about one. All
-ways take turns. memleak traces pages together with slab; leaktrace does both with --pages.
+a message between two processes is two allocations and two frees, a file of a walk about one. The
+tracers take turns. memleak traces pages together with slab; leaktrace does both with --pages.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def leaktrace(*options: str) -> Trace:
     return trace
 
 
-# memleak takes its tracepoints by name from tracefs: mounted where only it sees it.
+# memleak takes its tracepoints by name from tracefs: mounted in its mount namespace only.
 _WITH_TRACEFS = (
     'test -e /sys/kernel/tracing/events || mount -t tracefs tracefs /sys/kernel/tracing; exec "$@"'
 )
@@ -56,7 +57,7 @@ def memleak() -> Generator[None, None, None]:
 
 
 def message_ns(target: Target, trace: Trace) -> Callable[[], float]:
-    """Measures nanoseconds a message."""
+    """Measures nanoseconds per message."""
 
     def measure() -> float:
         with trace():
@@ -79,7 +80,7 @@ def walk_ms(trace: Trace) -> Callable[[], float]:
 
     def measure() -> float:
         with trace():
-            walk()  # so that every way finds the same in memory
+            walk()  # so that every tracer finds the same in memory
             started = time.perf_counter()
             walk()
             return (time.perf_counter() - started) * 1000

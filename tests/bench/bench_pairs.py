@@ -1,10 +1,10 @@
-"""What tracing costs a malloc+free pair, and where each nanosecond of it goes.
+"""The cost of tracing a malloc+free pair, and where each nanosecond goes.
 
     python tests/bench/bench_pairs.py
 
 The untraced program, empty probes where leaktrace has its own, leaktrace and memleak take turns on
-the same process, which has a core for itself. A figure is the median over rounds; a round's is the
-median of many short batches, in processor time.
+the same process, which has its own core. A figure is the median over rounds. The figure of a round
+is the median of many short batches, in processor time.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ROUNDS = 3
 BATCH_NS = 2_000_000
 BATCHES = 120
 FRAMES = 8
-DEPTHS = (6, 30, 80, 100)  # the last two are too deep to be known again: each frame is walked
-FAULTS_ROUNDS = 9  # two ways that differ by less than the machine does from minute to minute
+DEPTHS = (6, 30, 80, 100)  # the last two are too deep for known stacks: each frame is walked
+FAULTS_ROUNDS = 9  # these two differ by less than the machine varies from minute to minute
 
 
 def pair_ns(target: Target) -> float:
-    """Nanoseconds a pair, the median of the batches."""
+    """Nanoseconds per pair, the median of the batches."""
     target.do("500 5")  # warm up: the thread's state, the site, the stack
     pairs = 500 * BATCH_NS // statistics.median_low(target.do("500 9"))
     return statistics.median(target.do(f"{pairs} {BATCHES}")) / pairs
@@ -98,7 +98,7 @@ def compare_faults(program: Path, core: int, results: Results) -> None:
 
 
 def by_depth(program: Path, core: int, results: Results) -> None:
-    """What a frame costs, and what each BPF program takes of it."""
+    """The cost of a frame, and the share of each BPF program."""
     results.title("by depth of the stack, ns a pair")
     cost_ns: dict[int, float] = {}
     for frames in DEPTHS:

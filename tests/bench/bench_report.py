@@ -1,4 +1,4 @@
-"""What a report costs, what leaktrace itself takes, and whether anything is lost.
+"""The cost of a report, leaktrace's own use of resources, and whether anything is lost.
 
     python tests/bench/bench_report.py
 
@@ -35,7 +35,7 @@ IDLE_S = 12.0
 
 @contextlib.contextmanager
 def waiting(program: Path, bits: int) -> Generator[Target, None, None]:
-    """A target that allocates when it is told to."""
+    """A target that allocates on request."""
     with Target([program, str(BLOCKS), str(bits)]) as target:
         target.await_ready()
         yield target
@@ -56,11 +56,11 @@ def leaktrace_itself(program: Path, results: Results) -> None:
 
 def await_full_report(tracer: Tracer) -> None:
     while tracer.next_report().outstanding.count < BLOCKS:
-        pass  # it was made, or begun, while the target was allocating
+        pass  # it was made, or started, while the target was allocating
 
 
 def leaktrace_reports(program: Path, results: Results) -> float:
-    """Returns processor seconds a report."""
+    """Returns processor seconds per report."""
     with (
         waiting(program, FEW_STACKS_BITS) as target,
         Tracer("-p", str(target.pid), "-o", "0", "-f", "json", "1") as tracer,

@@ -1,11 +1,11 @@
-"""What the walk by unwind tables costs, beside the kernel's own walk by frame pointers.
+"""The cost of the walk by unwind tables, compared with the kernel's own walk by frame pointers.
 
     python tests/bench/bench_stacks.py
 
-A program compiled with frame pointers, so that both have stacks to walk. Of the frames, the last
-three are seen by leaktrace alone: libc's two, which keeps no frame pointers, and `_start`. All ways
-take turns on the same process, which has a core for itself. A figure is the median over rounds; a
-round's is the median of many short batches, in processor time.
+A program compiled with frame pointers, so that both have stacks to walk. Only leaktrace sees the
+last three frames: two of libc, which keeps no frame pointers, and `_start`. The tracers take turns
+on the same process, which has its own core. A figure is the median over rounds. The figure of a
+round is the median of many short batches, in processor time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def tracker_by_stackid(pid: int) -> Generator[None, None, None]:
 
 
 def pair_ns(target: Target, attach: Attach) -> Callable[[], float]:
-    """Measures nanoseconds a pair of malloc and free."""
+    """Measures nanoseconds per pair of malloc and free."""
 
     def measure() -> float:
         pairs = PAIRS if attach is not untraced else 100 * PAIRS

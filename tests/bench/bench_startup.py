@@ -1,4 +1,4 @@
-"""How long a user waits: until the probes are on, and for a first short look.
+"""How long a user waits until the probes are attached, and for a first short run.
 
     python tests/bench/bench_startup.py
 
@@ -21,7 +21,7 @@ from harness.tracer import COMMAND, NEVER, Tracer, tracer_environment
 
 ROUNDS = 5
 LIBRARIES = 20
-# Of many sizes, and almost everywhere. As many are loaded as make LIBRARIES with libc and the like.
+# Of many sizes, and installed almost everywhere. With libc and similar ones, LIBRARIES are loaded.
 CANDIDATES = (  # separated by blanks
     "libm.so.6 libz.so.1 libstdc++.so.6 libgcc_s.so.1 libcrypto.so.3 libssl.so.3 libncursesw.so.6 "
     "libtinfo.so.6 liblzma.so.5 libbz2.so.1.0 libexpat.so.1 libsqlite3.so.0 libffi.so.8 "
@@ -58,7 +58,7 @@ def mapped_libraries(pid: int) -> int:
 
 
 def armed_s(pid: int, processor_samples_s: list[float]) -> float:
-    """Seconds from the start of leaktrace until it says that the probes are on.
+    """Seconds from the start of leaktrace until it says that the probes are attached.
 
     Adds the processor seconds of it and its compiler until then to the samples.
     """

@@ -1,9 +1,8 @@
-"""How long unwind tables take: to build, to find in the cache, to lay out.
+"""The time that unwind tables take: to build, to read from the cache, to lay out.
 
     PYTHONPATH=src python tests/bench/bench_unwind_tables.py [OBJECT...]
 
-Figures are the best of three runs, as a first look at whether something got slower; nothing is
-asserted here.
+Figures are the best of three runs, to show whether something got slower. Nothing is asserted here.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ LIBRARIES = ("libc.so.6", "libstdc++.so.6", "libLLVM")
 
 
 def library(name: str) -> Path | None:
-    """The first library whose name begins so, of those the dynamic loader knows."""
+    """The first library known to the dynamic loader whose name begins with this."""
     ldconfig = shutil.which("ldconfig", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if not ldconfig:
         return None

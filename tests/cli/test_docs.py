@@ -1,4 +1,4 @@
-"""The documentation against the tree: links lead somewhere, and files that it names are there."""
+"""The documentation against the tree: link targets and named files exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "bpf/**/*.md", "tests/unit/**/*.md")
     for page in REPOSITORY.glob(pattern)
 )
-# What looks like a path and is none of the repository's: what make writes, names of JSON schemas.
+# What looks like a path of the repository and isn't: files that make writes, names of JSON schemas.
 ELSEWHERE = ("build/", "leaktrace/")
 # A path of at least one folder; letters that stand for something (NAME, *) don't name a file.
 PATH = re.compile(r"`((?:\.?[a-z_0-9-]+/)+[a-z_0-9.-]*(?:\.(?:py|c|h|md|json|in|1|sh))?)`")

@@ -1,8 +1,8 @@
-"""A script made for memleak works with leaktrace: bcc's own test of memleak, in our words.
+"""A script made for memleak works with leaktrace: bcc's own test of memleak, rewritten.
 
-The command waits for a byte on its standard input, which it shares with leaktrace; it is sent when
-the first report is there. Then the command leaks an exact number of bytes and exits, and the last
-line that speaks of bytes must begin with that number.
+The command waits for a byte on its standard input, which it shares with leaktrace; it is sent after
+the first report. Then the command leaks an exact number of bytes and exits, and the last line that
+mentions bytes must begin with that number.
 """
 
 from __future__ import annotations

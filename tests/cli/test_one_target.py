@@ -26,7 +26,7 @@ def workers(compiled: Compiler) -> Iterator[list[int]]:
 
 
 def check_refused(outcome: Outcome, *shown: object) -> None:
-    """Two lines, what happened and what to do, with this in the first."""
+    """Two lines: what happened, which names `shown`, and what to do."""
     assert outcome.exit_code == USAGE, outcome.stderr
     assert outcome.stdout == ""
     happened, hint = outcome.stderr.splitlines()
@@ -56,7 +56,7 @@ def test_more_process_ids_than_there_are_numbers(workers: list[int]) -> None:
     check_refused(run_leaktrace("doctor", "-p", *map(str, workers)), workers[1], workers[2])
 
 
-def test_a_process_id_that_no_interval_is_as_long_as() -> None:
+def test_a_process_id_too_large_for_an_interval() -> None:
     outcome = run_leaktrace("-p", "1", "4000000")
     check_refused(outcome, 4000000)
     assert names(outcome.stderr, "process id")
@@ -64,7 +64,7 @@ def test_a_process_id_that_no_interval_is_as_long_as() -> None:
 
 @pytest.mark.usefixtures("require_root")
 @pytest.mark.parametrize("suffix", [".0", "e0"])
-def test_an_interval_that_is_meant(suffix: str, workers: list[int]) -> None:
+def test_an_intended_interval(suffix: str, workers: list[int]) -> None:
     """If it isn't written like a process id, it is accepted: the run gets to the next check."""
     interval = f"{workers[1]}{suffix}"
     outcome = run_leaktrace("-p", str(workers[0]), interval, prefix=unprivileged())

@@ -1,4 +1,4 @@
-"""Standard output as scripts meet it."""
+"""Standard output as scripts read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other allocators than a shared glibc: preloaded, static, musl, a program's own."""
+"""Allocators other than a shared glibc: preloaded, static, musl, a program's own."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_preloaded(library: str, compiled: Compiler) -> None:
 @pytest.mark.parametrize("library", chosen(["", "jemalloc"], ["tcmalloc_minimal", "mimalloc"]))
 @pytest.mark.may_skip("not every machine has every allocator")
 def test_what_an_allocator_maps_for_calls_left_out(library: str, compiled: Compiler) -> None:
-    """Nobody knows when such a call ends, but its mappings are none of the program's."""
+    """The end of such a call isn't seen, but its mappings are not the program's."""
     name = ctypes.util.find_library(library) if library else ""
     if name is None:
         pytest.skip(f"lib{library} is not installed")
@@ -102,7 +102,7 @@ def test_without_obj_a_prefixed_allocator_is_not_hooked(compiled: Compiler) -> N
     assert report.outstanding == Total(9 * 150, 9)
 
 
-def test_a_deleted_program_is_traced_all_the_same(compiled: Compiler, tmp_path: Path) -> None:
+def test_a_deleted_program_is_traced(compiled: Compiler, tmp_path: Path) -> None:
     """Static, so that the probes and names are those of a file that has no path any more."""
     program = tmp_path / "gone"
     program.write_bytes(compiled("allocator.c", "-static").read_bytes())

@@ -1,4 +1,4 @@
-"""What an allocator maps for itself, outside of any call that asked for memory, is not counted."""
+"""Memory that an allocator maps for itself, outside of any allocation call, is not counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_arenas_that_free_makes(
 
 
 def test_arenas_that_free_makes_are_no_events(compiled: Compiler) -> None:
-    """Nor is what free unmaps of them, until one begins at the right place."""
+    """Nor are the parts of them that free unmaps to align an arena."""
     regions: list[Event] = []
     with Target([compiled("first_free.c")]) as target:
         target.await_ready()
@@ -54,7 +54,7 @@ def test_arenas_that_free_makes_are_no_events(compiled: Compiler) -> None:
 
 
 def is_of(report: Report, library: str) -> list[tuple[str | None, ...]]:
-    """Stacks of what this library has asked for."""
+    """Stacks of allocations by this library."""
     return [
         site.functions
         for site in report.sites
@@ -65,7 +65,7 @@ def is_of(report: Report, library: str) -> list[tuple[str | None, ...]]:
 def test_a_constructor_of_an_allocator(
     compiled: Compiler, monkeypatch: pytest.MonkeyPatch, require_library: Callable[[str], Path]
 ) -> None:
-    """mimalloc reserves memory at its start when it is told to."""
+    """mimalloc reserves memory at its start if an environment variable requests it."""
     library = require_library("libmimalloc.so.*")
     monkeypatch.setenv("MIMALLOC_RESERVE_OS_MEMORY", "65536KiB")
     monkeypatch.setenv("MIMALLOC_VERBOSE", "1")

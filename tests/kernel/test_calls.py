@@ -1,4 +1,4 @@
-"""Calls that are out of the ordinary: left by a jump, in tail position, from before our time."""
+"""Unusual calls: left by a jump, in tail position, from before tracing began."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_wrapper_without_a_frame_is_not_on_the_stack(tail_calls: Report) -> No
 
 
 def test_a_call_that_begins_again(compiled: Compiler) -> None:
-    """Through a hook that sets the function up: it is one call, and none was left."""
+    """Through a hook that initializes the function: it is one call, and none was left."""
     report = trace_work([compiled("hooks_at_first.c", "-foptimize-sibling-calls")]).report
     assert report.under("scenario_first_calls") == Total(100, 2)
     assert report.losses == {}
@@ -102,11 +102,12 @@ def test_coroutines_on_stacks_of_their_own(compiled: Compiler) -> None:
 
 @pytest.mark.parametrize("stack", ["the same", "alternate"])
 def test_interrupted_in_the_middle_of_calls(stack: str, compiled: Compiler) -> None:
-    """300 signals, whose handler maps memory, on the same stack or on one of its own."""
+    """300 signals, whose handler maps memory, on the same stack or on a signal stack."""
     report = trace_work([compiled("signals.c"), stack]).report
     assert report.under("scenario_interrupted") == Total(10_000, 100)
     assert report.outstanding == Total(10_000, 100)
-    # A signal within the kernel's return trampoline, a few instructions: given up, and counted.
+    # A signal within the few instructions of the kernel's return trampoline: the walk stops, and is
+    # counted.
     lost = report.lost_allocations
     given_up = lost.get("stale_calls", 0)
     assert lost == ({"stale_calls": given_up, "missed_returns": given_up} if given_up else {})

@@ -1,5 +1,6 @@
-"""What the figures leave out is said: allocators that aren't hooked, releases of what nobody saw
-allocated, memory that grows past what is hooked. And nothing is said of ordinary programs."""
+"""Reports say what the figures leave out: allocators that aren't hooked, releases of blocks whose
+allocation was not seen, memory that grows without the hooked functions. Ordinary programs get no
+such remark."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def incomplete(report: Report) -> set[str]:
     return kinds(report) & OF_COMPLETENESS
 
 
-# --- allocators under names of their own -------------------------------------------------------
+# --- allocators with other names -----------------------------------------------------------
 
 
 def prefixed(compiled: Compiler, linking: str) -> Path:
@@ -80,7 +81,7 @@ def test_what_the_hint_says_works(compiled: Compiler) -> None:
 
 
 def test_a_command_with_such_an_allocator(compiled: Compiler) -> None:
-    """It is known before the command runs, and said at its end."""
+    """It is known before the command runs, and reported at its end."""
     program = prefixed(compiled, "shared")
     outcome = run_leaktrace(*ONE_REPORT, "-c", str(program), NEVER, stdin="go\n\n")
     assert outcome.exit_code == 0, outcome.stderr
@@ -99,7 +100,7 @@ def test_a_library_loaded_later(compiled: Compiler) -> None:
     assert library.name in remarks(report)["unhooked_allocator"]["text"]
 
 
-def test_text_says_it_beside_the_losses(compiled: Compiler) -> None:
+def test_text_shows_remarks_next_to_the_losses(compiled: Compiler) -> None:
     with Target([prefixed(compiled, "static")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), NEVER) as tracer:
@@ -113,7 +114,7 @@ def test_text_says_it_beside_the_losses(compiled: Compiler) -> None:
 
 @pytest.mark.may_skip("not every machine has every allocator")
 def test_functions_of_a_hooked_library_that_are_not_hooked(compiled: Compiler) -> None:
-    """libmimalloc's mi_malloc is its malloc, and hooked; what else it offers is not."""
+    """libmimalloc's mi_malloc is its malloc, and hooked. Its other functions are not."""
     if ctypes.util.find_library("mimalloc") is None:
         pytest.skip("libmimalloc is not installed")
     report = trace_work(
@@ -132,16 +133,16 @@ def test_functions_of_a_hooked_library_that_are_not_hooked(compiled: Compiler) -
 # --- releases without an allocation ------------------------------------------------------------
 
 
-def test_releases_of_what_nobody_saw_allocated(compiled: Compiler) -> None:
-    """Blocks that glibc's free takes back and its malloc never gave: of 500 at one address, all
-    but the first can't be from before the attach."""
+def test_releases_of_blocks_whose_allocation_was_not_seen(compiled: Compiler) -> None:
+    """Blocks that glibc's free releases and its malloc never returned: of 500 at one address, only
+    the first can be from before the attach."""
     report = trace_work([compiled("foreign_blocks.c"), "foreign", "500"]).report
     assert report.losses == {}
     assert names(remarks(report)["unseen_allocations"]["text"], 499, "blocks")
 
 
 def trace_command(directory: Path, *argv: str | Path, env: dict[str, str] | None = None) -> Report:
-    """The report on a command that has done its work, and waits."""
+    """The report on a command that has done its work and waits."""
     output = directory / "reports"
     arguments = (*ONE_REPORT, "--output", output, NEVER, "--", *argv)
     with Tracer(*arguments, env=env) as tracer:
@@ -179,14 +180,14 @@ def test_releases_that_prove_nothing(
     assert incomplete(report) == set()
 
 
-def test_a_wrapper_whose_free_jumps_on(compiled: Compiler) -> None:
+def test_a_wrapper_whose_free_jumps_to_free(compiled: Compiler) -> None:
     wrapper = compiled("interposer.c", "-shared", "-fPIC", "-foptimize-sibling-calls")
     program = compiled("allocator.c")
     report = trace_work([program], target_env={"LD_PRELOAD": str(wrapper)}).report
     assert incomplete(report) == set()
 
 
-# --- resident memory beside what is outstanding ------------------------------------------------
+# --- resident and outstanding memory -------------------------------------------------------
 
 
 def resident(compiled: Compiler, directory: Path, *commands: str) -> Report:
@@ -219,7 +220,7 @@ def test_memory_that_grows_past_what_is_hooked(
 
 
 def test_mapped_files_that_grow(compiled: Compiler) -> None:
-    """--faults leaves them out, and isn't what to try. (Not in /tmp: tmpfs is shared memory.)"""
+    """--faults leaves them out, so it isn't suggested. (Not in /tmp: tmpfs is shared memory.)"""
     directory = Path("/var/tmp")
     try:
         report = resident(compiled, directory, "file 64")
@@ -227,7 +228,7 @@ def test_mapped_files_that_grow(compiled: Compiler) -> None:
         (directory / "mapped").unlink(missing_ok=True)
     grown = report.raw["resident"]["kinds_since_attach"]
     if grown["file_bytes"] < 64 * MIB:
-        pytest.skip(f"{directory} is no file system of its own")
+        pytest.skip(f"{directory} is not a separate file system")
     remark = remarks(report)["untracked_memory"]
     assert names(remark["text"], "files")
     assert names(remark["hint"], "pmap")
@@ -245,7 +246,7 @@ def test_little_memory_is_no_remark(compiled: Compiler, tmp_path: Path) -> None:
 
 
 def test_memory_that_was_freed_between_reports(compiled: Compiler, tmp_path: Path) -> None:
-    """Nobody saw that it was outstanding: it may have come from elsewhere."""
+    """No report saw it outstanding: it may have come from elsewhere."""
     report = resident(compiled, tmp_path, "keep 64", "free")
     assert report.outstanding == Total(2048, 1)
     assert report.raw["resident"]["since_attach_bytes"] >= 64 * MIB
@@ -276,10 +277,10 @@ def test_memory_that_is_not_touched(compiled: Compiler, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "expected"), [(("-z", "4096"), set()), (("-O", "c"), {"untracked_memory"})]
 )
-def test_what_is_recorded_in_part_is_hardly_compared(
+def test_partial_recording_is_hardly_compared(
     option: tuple[str, ...], expected: set[str], compiled: Compiler, tmp_path: Path
 ) -> None:
-    """Where an object was chosen, no more is told than that memory comes from elsewhere, too."""
+    """Where an object was chosen, the remark only says that memory also comes from elsewhere."""
     with Target([compiled("resident.c"), tmp_path]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, *option, NEVER) as tracer:
@@ -302,13 +303,13 @@ def test_the_first_report_has_the_change_since_the_attach(compiled: Compiler) ->
     assert 64 <= float(line.partition("(+")[2].partition(" MiB")[0]) < 66
 
 
-def test_an_exec_begins_anew(compiled: Compiler, tmp_path: Path) -> None:
-    """What the program before it held is none of the new one's."""
+def test_an_exec_starts_again_from_zero(compiled: Compiler, tmp_path: Path) -> None:
+    """Memory of the program before it doesn't count for the new one."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
-            target.tell(f"exec {compiled('resident.c')}")
+            target.send(f"exec {compiled('resident.c')}")
             target.await_ready()
             target.do("keep 64")
             (report,) = tracer.stop().reports
@@ -343,7 +344,7 @@ _PERL = 'my @kept = map { "a$_" x 10 } 1 .. 100_000; @kept = (); <STDIN>'
     ],
 )
 @pytest.mark.may_skip("not every machine has them")
-def test_nothing_is_said_of_ordinary_programs(
+def test_ordinary_programs_get_no_remark(
     program: str, arguments: tuple[str, ...], tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
     words = [word.replace("{}", str(tmp_path)) for word in arguments]
@@ -366,7 +367,7 @@ def test_nothing_is_said_of_ordinary_programs(
 
 @pytest.mark.parametrize(("library", "program"), crossed(LIBRARIES, PROGRAMS))
 @pytest.mark.may_skip("not every machine has every allocator")
-def test_nothing_is_said_of_what_is_hooked(
+def test_hooked_functions_get_no_remark(
     library: str, program: tuple[str, ...], compiled: Compiler
 ) -> None:
     name = ctypes.util.find_library(library) if library else ""

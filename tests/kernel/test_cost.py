@@ -1,4 +1,4 @@
-"""--max-overhead and --verbose: what tracing takes is measured, and bounded."""
+"""--max-overhead and --verbose: the cost of tracing is measured and limited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def test_above_the_bound_it_samples_and_then_detaches(compiled: Compiler) -> None:
-    """A target that does nothing but allocate, and a bound that nothing can keep."""
+    """A target that does nothing but allocate, and a limit that can't be kept."""
     with Target([compiled("hammer.c")]) as target:
         target.await_ready()
         options = ["--max-overhead", "0.001", *ONE_REPORT, "0.3"]
@@ -47,8 +47,8 @@ def test_below_the_bound_nothing_changes(compiled: Compiler) -> None:
     assert {report.raw["sample_rate"] for report in outcome.reports} == {1}
 
 
-def test_what_takes_next_to_nothing_is_never_too_much(compiled: Compiler) -> None:
-    """Of a process that is nearly idle, even a handful of calls is a large share."""
+def test_a_negligible_cost_is_never_too_much(compiled: Compiler) -> None:
+    """Even a few calls are a large share of the time of a nearly idle process."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         options = ["--max-overhead", "0.001", *ONE_REPORT, "0.2", "8"]
@@ -76,7 +76,7 @@ def test_verbose_counts_the_events_of_the_target(compiled: Compiler) -> None:
 
 
 @pytest.mark.parametrize("other", [("-s", "2"), ("--sample-bytes", "100")])
-def test_the_bound_samples_by_itself(other: tuple[str, ...]) -> None:
+def test_the_limit_starts_sampling(other: tuple[str, ...]) -> None:
     outcome = run_leaktrace("-p", "1", "--max-overhead", "5", *other)
     assert outcome.exit_code == 2
     assert "--max-overhead" in outcome.stderr
@@ -96,7 +96,7 @@ def test_lines_and_inlined_functions_can_be_left_out(compiled: Compiler) -> None
 
 
 def test_traps_are_priced_on_this_machine() -> None:
-    """Each of the three is something that can be told apart from nothing."""
+    """Each of the three costs is measurably above zero."""
     trap = measure_traps(with_stepping=True)
     assert trap.entry_ns > 0
     assert trap.return_ns > 0

@@ -93,7 +93,7 @@ def test_bcc_is_the_packaged_one(found: dict[str, dict[str, Any]]) -> None:
 def test_kernel_features_as_its_type_information_has_them(
     found: dict[str, dict[str, Any]],
 ) -> None:
-    """Each feature came with a function or type of its own, whose name BTF holds."""
+    """Each feature came with a new function or type, whose name BTF contains."""
     btf = Path("/sys/kernel/btf/vmlinux")
     if not btf.exists():
         pytest.skip("this kernel has no BTF")
@@ -106,7 +106,7 @@ def test_kernel_features_as_its_type_information_has_them(
         "on-demand map memory": b"bpf_mem_alloc",
     }.items():
         assert (found[feature]["state"] == "ok") is (b"\0" + witness + b"\0" in names), feature
-    # These came before their pid filter was right (Linux 6.10), which no name tells.
+    # These came before their pid filter was right (Linux 6.10), which no name shows.
     if found["uprobe links (multi)"]["state"] == "ok":
         assert b"\0bpf_uprobe_multi_link\0" in names
 
@@ -121,10 +121,10 @@ def test_a_table_in_any_encoding() -> None:
 
 
 def test_without_privileges(require_tool: Callable[[str], str]) -> None:
-    """As nobody: told to use sudo, and what can't be asked is unknown, not missing."""
+    """As user nobody: the advice is sudo, and what can't be tested is unknown, not missing."""
     nobody = (require_tool("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups")
     if run("--help", through=nobody).returncode != 0:
-        pytest.skip("this Python can't be run by nobody: it lies in a closed directory")
+        pytest.skip("the user nobody can't run this Python: its directory is closed")
     result = run("--json", through=nobody)
     assert (result.returncode, result.stderr) == (3, "")
     features = findings(result)
@@ -151,7 +151,7 @@ def test_capabilities_taken_away(require_tool: Callable[[str], str]) -> None:
 
 
 def test_in_a_user_namespace(require_tool: Callable[[str], str]) -> None:
-    """Where every capability seems to be there, and none counts."""
+    """Every capability is shown there, and the kernel ignores them."""
     inside = (require_tool("unshare"), "--user", "--map-root-user")
     if subprocess.run([*inside, "true"], check=False).returncode != 0:
         pytest.skip("user namespaces are not allowed here")
@@ -193,14 +193,14 @@ def doctor_of(pid: int, *options: str) -> str:
 
 
 def test_the_probes_of_a_process_with_what_they_cost(sleeper: int) -> None:
-    told = json.loads(doctor_of(sleeper, "--json"))
-    assert [probe["function"] for probe in told["probes"]] == ["free"]
-    assert told["probes"][0]["traps"] == 1
-    points = [point for point in told["points"] if point["function"] == "malloc"]
+    output = json.loads(doctor_of(sleeper, "--json"))
+    assert [probe["function"] for probe in output["probes"]] == ["free"]
+    assert output["probes"][0]["traps"] == 1
+    points = [point for point in output["points"] if point["function"] == "malloc"]
     assert {point["knows"] for point in points} >= {"size", "result"}
-    for point in told["points"]:
+    for point in output["points"]:
         assert point["traps"] == 2 - point["emulated"]
-    assert told["left_out"] == []
+    assert output["left_out"] == []
 
 
 def test_points_as_a_table(sleeper: int) -> None:
@@ -213,10 +213,10 @@ def test_an_allocator_that_is_not_hooked_is_named(compiled: Compiler) -> None:
     with Target([compiled("prefixed_allocator.c", "-DPROGRAM", "-DLIBRARY")]) as target:
         target.await_ready()
         lines = doctor_of(target.pid).splitlines()
-        told = json.loads(doctor_of(target.pid, "--json"))
+        output = json.loads(doctor_of(target.pid, "--json"))
     (line,) = naming(lines, "not hooked")
     assert names(line, "jemalloc", "_rjem_malloc")
-    (found,) = told["unhooked"]
+    (found,) = output["unhooked"]
     assert "_rjem_malloc" in found["text"]
     assert "--faults" in found["hint"]
 

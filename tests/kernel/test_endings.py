@@ -1,4 +1,4 @@
-"""How the process ended: its last report says what wait(2) tells its parent."""
+"""How the process ended: its last report gives the status that wait(2) gives its parent."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def kill(number: int) -> Callable[[Target], None]:
     return lambda target: os.kill(target.pid, number)
 
 
-def tell(*lines: str) -> Callable[[Target], None]:
+def sending(*lines: str) -> Callable[[Target], None]:
     def end(target: Target) -> None:
         for line in lines[:-1]:
             target.do(line)
-        target.tell(lines[-1])
+        target.send(lines[-1])
 
     return end
 
@@ -40,19 +40,19 @@ def kill_when_the_first_thread_is_gone(target: Target) -> None:
 
 
 WAYS = {
-    "by itself": tell("exit 0"),
-    "with a status": tell("exit 3"),
-    "with the largest status": tell("exit 255"),
-    "by a thread that is not the first": tell("hand-over", "exit 41"),
+    "on its own": sending("exit 0"),
+    "with a status": sending("exit 3"),
+    "with the largest status": sending("exit 255"),
+    "by a thread that is not the first": sending("hand-over", "exit 41"),
     "killed": kill(signal.SIGKILL),
     "aborted": kill(signal.SIGABRT),
     "killed by a real-time signal": kill(signal.SIGRTMIN + 3),
-    "killed when its first thread is gone": kill_when_the_first_thread_is_gone,
+    "killed after its first thread has exited": kill_when_the_first_thread_is_gone,
 }
 
 
 def as_seen_by_the_parent(status: int) -> dict[str, int | None]:
-    """What the report must say of a status as subprocess gives it."""
+    """What the report must say about a status as subprocess returns it."""
     return {"status": status if status >= 0 else None, "signal": -status if status < 0 else None}
 
 
@@ -60,7 +60,7 @@ def trace_to_the_end(
     program: Path, end: Callable[[Target], None], *options: str, env: dict[str, str] | None = None
 ) -> tuple[Outcome, int, int]:
     """The run, the target's pid, and its status as its parent got it. By the time leaktrace looks,
-    the target has been reaped: nothing of it is left but what was noted while it was traced."""
+    the target has been reaped: only what was noted while it was traced is known."""
     with Target([program]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *options, NEVER, env=env) as tracer:
@@ -121,8 +121,8 @@ def test_memleaks_format_says_it_elsewhere(compiled: Compiler) -> None:
     assert not names(outcome.stdout, "status")
 
 
-def test_a_kernel_that_does_not_tell(compiled: Compiler) -> None:
-    """Without BTF nobody knows where the status is kept: none is made up."""
+def test_a_kernel_without_the_exit_status(compiled: Compiler) -> None:
+    """Without BTF the status can't be found: the report gives none."""
     way, env = WAYS["with a status"], {"LEAKTRACE_WITHOUT": "exit_status"}
     outcome, pid, status = trace_to_the_end(compiled("commands.c"), way, env=env)
     assert status == 3
@@ -149,7 +149,7 @@ def test_while_it_lives(compiled: Compiler) -> None:
             tracer.await_armed()
             target.do("hand-over")  # a thread's end is not the process's
             outcome = tracer.stop()
-        target.tell("exit 0")
+        target.send("exit 0")
         assert target.end() == 0
     assert last_ending(outcome) is None
 

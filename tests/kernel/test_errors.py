@@ -1,4 +1,4 @@
-"""What a user can get wrong: an exit status, one line that says what happened, one what to do."""
+"""User errors: an exit status, one line that says what happened, and one that says what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def target(compiled: Compiler) -> Iterator[Target]:
         yield target.await_ready()
 
 
-# --- usage: no privilege needed to be told -----------------------------------------------------
+# --- usage: checked before privileges -----------------------------------------------------
 
 
 @pytest.mark.parametrize("pid", ["0", "-1", "abc", "", "1.5", "0x10"])
@@ -49,7 +49,7 @@ def test_not_a_process_id(pid: str) -> None:
         (["./leak", "100"], "'./leak'", "leaktrace -- ./leak"),
     ],
 )
-def test_what_is_no_number(arguments: list[str], message: str, hint: str) -> None:
+def test_not_a_number(arguments: list[str], message: str, hint: str) -> None:
     outcome = run_leaktrace(*arguments)
     check(outcome, USAGE)
     assert names(outcome.stderr, message, "number", hint)

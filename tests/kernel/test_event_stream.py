@@ -1,7 +1,7 @@
 """Taking events out of a ring buffer that a small BPF program fills.
 
-The program is run by bpf(2) itself (BPF_PROG_TEST_RUN), as often as a test says: nothing depends
-on when events come.
+The program is run by bpf(2) itself (BPF_PROG_TEST_RUN), as often as a test says: nothing depends on
+when events arrive.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, value: i
 
 
 def output_program(map_fd: int) -> bytes:
-    """Puts one EVENT into the ring buffer."""
+    """A program that puts one EVENT into the ring buffer."""
     return b"".join(
         (
             instruction(0x7A, dst=10, offset=-8, value=7),  # *(u64 *)(r10 - 8) = 7
@@ -94,7 +94,7 @@ def is_readable(stream: EventStream) -> bool:
 
 
 def test_a_drain_takes_all_that_is_there() -> None:
-    count = 3 * 65_536  # more than a drain takes of what comes meanwhile
+    count = 3 * 65_536  # more than a drain takes of events that arrive meanwhile
     with ring_buffer(4 << 20) as (ring, produce):
         stream = EventStream(ring, is_ring=True, pages=0)
         assert stream.drain() == []
@@ -107,7 +107,7 @@ def test_a_drain_takes_all_that_is_there() -> None:
 
 
 class FedStream(EventStream):
-    """For each event that it takes, another one comes, as from a process that is faster."""
+    """For each event that it takes, another one arrives, as from a faster process."""
 
     def __init__(self, map_fd: int, produce: Callable[[int], None], count: int) -> None:
         self.produce = produce
@@ -143,7 +143,7 @@ def test_the_first_events_and_the_number_of_the_others() -> None:
         assert stream.drain_first(10, len(EVENT)) == ([EVENT] * 10, 99_990)
         assert stream.drain_first(0, len(EVENT)) == ([], 99_990)
         assert stream.drain_first(200_000, len(EVENT)) == ([EVENT] * 99_990, 0)
-        # The buffer goes round, its positions don't.
+        # The buffer wraps around, its positions don't.
         produce(200_000)
         assert stream.drain_first(1, len(EVENT)) == ([EVENT], 199_999)
         assert stream.drain() == [EVENT] * 199_999

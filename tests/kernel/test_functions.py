@@ -1,4 +1,5 @@
-"""Every allocation function, every way to fail, every way to take a region apart: exactly."""
+"""Exact figures for every allocation function, every failure, and every way to unmap parts of a
+region."""
 
 from __future__ import annotations
 
@@ -139,7 +140,7 @@ def test_a_frame_names_the_line_of_the_call(functions: Report, compiled: Compile
 
 
 def test_history_of_a_site(functions: Report) -> None:
-    """What was allocated and freed since tracing began, beside what is left."""
+    """What was allocated and freed since tracing began, next to what is left."""
     (site,) = functions.sites_under("scenario_malloc")
     assert site.raw["allocated_bytes"] == 3000
     assert site.raw["allocated_count"] == 3

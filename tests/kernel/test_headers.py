@@ -98,7 +98,7 @@ def load(namespace: list[str], **environment: str) -> subprocess.CompletedProces
 def fake_modules(tmp_path: Path, *directories: str) -> list[str]:
     """A command that runs another one with only these `directories` of a kernel under /lib/modules.
 
-    In a mount namespace of its own, so that the machine isn't touched.
+    In a separate mount namespace, so that the machine isn't touched.
     """
     machine = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
     modules = tmp_path / "modules" / platform.release()
@@ -129,7 +129,7 @@ def fake_modules(tmp_path: Path, *directories: str) -> list[str]:
 
 
 @pytest.mark.parametrize("directories", [(), ("build",), ("build", "source")])
-def test_loads_whatever_lies_under_lib_modules(
+def test_loads_with_anything_under_lib_modules(
     tmp_path: Path, repository: Path, directories: tuple[str, ...]
 ) -> None:
     namespace = fake_modules(tmp_path, *directories)
@@ -153,7 +153,7 @@ def test_poisoned_headers_would_be_noticed(tmp_path: Path) -> None:
         ("aarch64-linux-gnu", 272, {"regs": 0, "sp": 248, "pc": 256, "pstate": 264}),
     ],
 )
-def test_registers_lie_where_the_abi_says(
+def test_registers_are_where_the_abi_says(
     repository: Path,
     require_tool: Callable[[str], str],
     target: str,

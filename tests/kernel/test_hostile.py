@@ -1,5 +1,5 @@
-"""A target that means harm, or is merely damaged: exact figures or a plain error, and nothing that
-a terminal would act upon."""
+"""A hostile or damaged target: exact figures or a plain error, and no control sequences for a
+terminal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def header_of(name: str, position: int, value: int) -> Damage:
 
 HUGE = (1 << 64) - 1
 NOISE = os.urandom(64)
-# Every second one is part of the short form: each table is damaged there too.
+# The short form has every second one, so each table is damaged there too.
 DAMAGES: dict[str, Damage] = {
     "no section headers": field(40, "<Q", 0),
     "section headers out of the file": field(40, "<Q", HUGE - 7),
@@ -84,7 +84,8 @@ DAMAGES: dict[str, Damage] = {
 def test_a_damaged_program_is_counted_exactly(
     damage: str, compiled: Compiler, tmp_path: Path
 ) -> None:
-    """The allocator is libc's; names and whole stacks are lost where they were damaged."""
+    """The allocator is libc's; names and complete stacks are missing where their tables were
+    damaged."""
     image = bytearray(compiled("allocator.c").read_bytes())
     DAMAGES[damage](image)
     program = tmp_path / "damaged"
@@ -128,7 +129,7 @@ def test_a_path_with_control_codes(format_name: str, compiled: Compiler, tmp_pat
 
 @pytest.mark.parametrize("kind", chosen(list(KINDS)[1::2], list(KINDS)[::2]))
 def test_what_is_in_the_place_of_a_perf_map(kind: str, compiled: Compiler) -> None:
-    """Anybody may make /tmp/perf-PID.map before the process does."""
+    """Any user may create /tmp/perf-PID.map before the process does."""
 
     def drive(target: Target) -> tuple[int, ...]:
         perf_map.append(put(kind, Path(f"/tmp/perf-{target.pid}.map")))

@@ -1,4 +1,4 @@
-"""Compiled programs: kept, used again, and never a wrong one; loaded, or refused with a reason."""
+"""Compiled programs: cached and reused, never a wrong one; loaded, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on nothing may be compiled."""
+    """From here on nothing can be compiled."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("the compiler is started")
@@ -48,7 +48,7 @@ def compiled(knobs: Mapping[str, int] = KNOBS) -> Image:
 
 @pytest.fixture(scope="module")
 def kept_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one compilation keeps, for all tests."""
+    """The cache of one compilation, for all tests."""
     directory = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(directory))
@@ -58,7 +58,7 @@ def kept_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def first(cache: Path, kept_once: Path) -> Image:
-    """What was compiled, and is kept."""
+    """The program that was compiled and cached."""
     shutil.copytree(kept_once, cache)
     return compiled()
 
@@ -94,12 +94,12 @@ def test_a_damaged_file_is_compiled_again(first: Image, cache: Path, damage: str
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"maps": [{}], "programs": {}}', '{"maps": 3}'])
-def test_an_image_that_is_none(text: str) -> None:
+def test_what_is_not_an_image(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a compiled program|Expecting value"):
         Image.from_json(text.encode())
 
 
-def test_an_image_survives_the_journey(first: Image) -> None:
+def test_an_image_survives_being_sent(first: Image) -> None:
     assert Image.from_json(first.to_json()) == first
     assert json.loads(first.to_json())["maps"][0]["name"] == first.maps[0].name
 

@@ -87,7 +87,7 @@ def trace(worker: Target, options: tuple[str, ...], *commands: str) -> Report:
 
 
 def sections(report: Report) -> dict[str, tuple[Site, ...]]:
-    """The sites of the allocators besides slab."""
+    """The sites of the allocators other than slab."""
     return {section["section"]: Report.sites_of(section) for section in report.raw["sections"]}
 
 
@@ -100,14 +100,15 @@ def caches(sites: tuple[Site, ...]) -> dict[str, Total]:
 
 
 def missed(report: Report) -> int:
-    """Events that the kernel says it has skipped; each may be an object too many or too few."""
+    """Events that the kernel says it has skipped; each may be an object too many or too few in the
+    figures."""
     return int(report.losses.get("recursion_misses", 0))
 
 
 def test_open_pipes_are_found_exactly(worker: Target, probes: str) -> None:
     report = trace(worker, ("--kernel-probes", probes), f"open {PIPES}")
     sites = report.sites_under("alloc_pipe_info")
-    # One struct pipe_inode_info and its ring of buffers each, of whatever sizes this kernel has.
+    # One struct pipe_inode_info and its ring of buffers each, with this kernel's sizes.
     assert len({site.functions for site in sites if site.functions[0] == "alloc_pipe_info"}) == 1
     own = [site for site in sites if site.functions[0] == "alloc_pipe_info"]
     assert len(own) == 2
@@ -144,11 +145,11 @@ def test_many_processes_at_once(worker: Target, compiled: Compiler, probes: str)
         with tracing(*ONE_REPORT, *options) as tracer:
             for _ in range(3):
                 for other in others:
-                    other.tell("open 1500")
+                    other.send("open 1500")
                 worker.do(f"open {PIPES}")
                 for other in others:
                     other.await_done()
-                    other.tell("close")
+                    other.send("close")
                 worker.do("close")
                 for other in others:
                     other.await_done()
@@ -161,8 +162,8 @@ def test_many_processes_at_once(worker: Target, compiled: Compiler, probes: str)
         assert site.raw["allocated_count"] - site.raw["freed_count"] == site.total.count
 
 
-def test_everybody(worker: Target, probes: str) -> None:
-    """Without a filter: at least what our process did, and the kernel's own account beside it."""
+def test_all_processes(worker: Target, probes: str) -> None:
+    """Without a filter: at least what our process did, and the kernel's own figures next to it."""
     with tracing(*ONE_REPORT, "--kernel-probes", probes) as tracer:
         worker.do(f"open {PIPES}")
         report = last_report(tracer.stop())
@@ -196,11 +197,11 @@ def test_combined_statistics(worker: Target, probes: str) -> None:
 
 
 def test_frees_by_rcu(worker: Target, probes: str) -> None:
-    """epoll frees its items by kfree_rcu. Without kprobes that is not seen, and shows when their
-    memory is used again: the site is marked. With kprobes it is seen."""
+    """epoll frees its items by kfree_rcu. Without kprobes that is not seen, and is noticed only
+    when their memory is used again: the site is marked. With kprobes it is seen."""
     report = trace(worker, ("--kernel-probes", probes), "epoll 20000", "keep 50")
     sites = [s for s in report.sites if s.raw["cache"] == "eventpoll_epi"]
-    if not sites:  # merged with a cache of the same size, or not told by this kernel
+    if not sites:  # merged with a cache of the same size, or not reported by this kernel
         sites = [s for s in report.sites if {"ep_insert", "do_epoll_ctl"} & set(s.functions[:1])]
     assert sites
     if links.has_kprobes():
@@ -209,7 +210,7 @@ def test_frees_by_rcu(worker: Target, probes: str) -> None:
         assert {site.raw["unconfirmed"] for site in sites} == {None}
     else:
         assert all(site.total.count >= 50 for site in sites)
-        assert any("freed unseen" in (site.raw["unconfirmed"] or "") for site in sites)
+        assert any("without being seen" in (site.raw["unconfirmed"] or "") for site in sites)
         assert report.losses["missed_frees"] > 0
         assert any("kfree_rcu" in note for note in report.raw["target"]["notes"])
 
@@ -230,7 +231,7 @@ def test_sizes(worker: Target, probes: str) -> None:
 
 
 def test_sampling(worker: Target, probes: str) -> None:
-    """One allocation in ten stands for ten: an estimate, and an unbiased one."""
+    """One allocation in ten counts as ten: an unbiased estimate."""
     pipes = 3000
     report = trace(worker, ("--kernel-probes", probes, "-s", "10"), f"open {pipes}")
     own = total(tuple(s for s in report.sites if s.functions[:1] == ("alloc_pipe_info",)))
@@ -264,7 +265,7 @@ def test_contexts(worker: Target) -> None:
 
 @pytest.mark.parametrize("option", ["", "--include-self"])
 def test_own_allocations_are_left_out(option: str) -> None:
-    """Only leaktrace's own process is asked for, by the id that the shell and then it has."""
+    """Only leaktrace's own process is traced, by the id that the shell and then leaktrace has."""
     command = f"exec {shlex.join(COMMAND)} -k -t -f json --task $$ {option} 1 1"
     done = subprocess.run(
         ["sh", "-c", command],
@@ -279,14 +280,14 @@ def test_own_allocations_are_left_out(option: str) -> None:
 
 
 def test_pages(worker: Target) -> None:
-    """Each page that the process touches, in a section of its own."""
+    """Each page that the process touches, in a separate section."""
     report = trace(worker, ("--pages", "--task", str(worker.pid)), "touch 300")
     pages = sections(report)["pages"]
     faults = tuple(site for site in pages if "do_anonymous_page" in site.functions)
     assert total(faults).bytes >= 300 * PAGE - missed(report) * PAGE
     assert total(faults).bytes < 400 * PAGE
     assert all(site.raw["cache"] is None for site in pages)
-    # Of this process alone: what else runs on the machine touches pages, too.
+    # Of this process only: other processes on the machine touch pages, too.
     only_worker = ("--pages", "--task", str(worker.pid))
     again = trace(worker, only_worker, "untouch", "touch 300", "untouch")
     faults = tuple(s for s in sections(again)["pages"] if "do_anonymous_page" in s.functions)

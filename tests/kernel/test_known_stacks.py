@@ -1,4 +1,4 @@
-"""A stack that was walked before is known again, and never taken for another one."""
+"""A stack that was walked before is recognized, and never confused with another one."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_every_depth_is_a_stack_of_its_own(report: Report) -> None:
 
 
 def test_most_stacks_need_no_walk(report: Report) -> None:
-    """13 stacks a thread, which come by 2,000 times."""
+    """13 stacks per thread, each 2,000 times."""
     assert report.raw["cost"]["known_stack_share"] > 0.8
     assert report.losses == {}
 
 
 @pytest.mark.parametrize("optimized", ["-O0", "-O2"])
 def test_a_short_stack_is_known_whatever_else_changes(compiled: Compiler, optimized: str) -> None:
-    """Only what decides a walk may decide where its stack is looked for."""
+    """Only words that decide a walk may select where its stack is looked up."""
     program = compiled("known_stacks.c", optimized, "-pthread")
     report = trace_work([program, "short"], "-v").report
     assert report.under("work_shortly") == Total(20_000 * 17, 20_000)

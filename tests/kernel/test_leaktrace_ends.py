@@ -1,4 +1,4 @@
-"""The end of leaktrace: its last report, what it leaves behind, and what becomes of its command."""
+"""The end of leaktrace: its last report, cleanup, and the end of its command."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_nothing_is_left_in_the_kernel(compiled: Compiler) -> None:
 
 
 def test_kill_leaves_nothing_in_the_kernel_and_the_target_runs_on(compiled: Compiler) -> None:
-    """kill -9: the kernel closes the descriptors, and with them the probes go. Had one stayed,
-    its program would still be there."""
+    """kill -9: the kernel closes the descriptors, which removes the probes. If one were left, its
+    program would still be loaded."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
@@ -95,7 +95,7 @@ def test_kill_leaves_nothing_in_the_kernel_and_the_target_runs_on(compiled: Comp
 
 
 def test_a_second_run_on_the_same_target(compiled: Compiler) -> None:
-    """A later run sees what was allocated since, and is not disturbed by what the first left."""
+    """A later run sees what was allocated since, and is not disturbed by the first."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         totals = []
@@ -173,7 +173,7 @@ def test_an_interrupt_at_the_start_just_ends_it(compiled: Compiler) -> None:
     assert (outcome.stdout, outcome.stderr) == ("", "")
 
 
-def test_an_interrupt_before_tracing_is_told(compiled: Compiler) -> None:
+def test_an_interrupt_before_tracing_is_reported(compiled: Compiler) -> None:
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), NEVER) as tracer:
@@ -212,7 +212,7 @@ def test_a_command_is_ended_with_leaktrace(
 def test_leaktrace_killed_during_a_command_leaves_nothing_in_the_kernel(
     compiled: Compiler, tmp_path: Path
 ) -> None:
-    """The command runs on with its input closed, and ends by itself."""
+    """The command runs on with its input closed, and ends on its own."""
     program = compiled("commands.c")
     with Tracer(*ONE_REPORT, "--output", str(tmp_path / "r"), "-c", str(program), NEVER) as tracer:
         tracer.await_armed()

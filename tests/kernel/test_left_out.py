@@ -25,7 +25,7 @@ Make = Callable[[Compiler, Path], Path]
 
 
 def of_machine(number: int) -> Make:
-    """An allocator, built for another processor as far as its header says."""
+    """An allocator whose header says that it is built for another processor."""
 
     def make(compiled: Compiler, folder: Path) -> Path:
         image = bytearray(compiled("plain_malloc.c", "-shared", "-fPIC").read_bytes())
@@ -72,7 +72,7 @@ OBJECTS: dict[str, tuple[Make, str, str]] = {
 
 
 def trace(compiled: Compiler, *, before: list[str], after: list[str]) -> Report:
-    """Commands for the target before leaktrace comes, and after."""
+    """Commands for the target before leaktrace attaches, and after."""
     with Target([compiled("mapper.c", "-ldl")]) as target:
         target.await_ready()
         for command in before:
@@ -97,7 +97,7 @@ def trace(compiled: Compiler, *, before: list[str], after: list[str]) -> Report:
 def test_an_object_that_can_not_be_hooked(
     name: str, when: str, compiled: Compiler, tmp_path: Path
 ) -> None:
-    """And the allocator that comes behind it is hooked all the same."""
+    """The allocator that is mapped after it is hooked anyway."""
     make, verb, reason = OBJECTS[name]
     path = make(compiled, tmp_path)
     good = tmp_path / "good.so"

@@ -1,4 +1,4 @@
-"""Life and death of the target: what is reported last, and of what."""
+"""The target's life: exec, fork, exit, and its last report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_target_exits(compiled: Compiler) -> None:
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
             target.do("malloc 70 30")
-            target.tell("exit 3")
+            target.send("exit 3")
             report = quiet_end(tracer)
         assert target.end() == 3
     assert report.outstanding == Total(2100, 70)
@@ -64,8 +64,8 @@ def test_young_allocations_are_shown_when_the_target_has_exited(compiled: Compil
         target.await_ready()
         with Tracer("-p", str(target.pid), "--format", "json", NEVER) as tracer:
             tracer.await_armed()
-            target.tell("malloc 70 30")
-            target.tell("exit 0")
+            target.send("malloc 70 30")
+            target.send("exit 0")
             report = quiet_end(tracer)
     assert report.under("scenario_command_malloc") == Total(2100, 70)
 
@@ -76,8 +76,8 @@ def test_an_age_filter_that_was_asked_for_holds_to_the_end(compiled: Compiler) -
         arguments = ["--format", "json", "-o", "3600000", NEVER]
         with Tracer("-p", str(target.pid), *arguments) as tracer:
             tracer.await_armed()
-            target.tell("malloc 70 30")
-            target.tell("exit 0")
+            target.send("malloc 70 30")
+            target.send("exit 0")
             report = quiet_end(tracer)
     assert report.outstanding == Total(2100, 70)
     assert report.younger == Total(2100, 70)
@@ -85,13 +85,13 @@ def test_an_age_filter_that_was_asked_for_holds_to_the_end(compiled: Compiler) -
 
 
 def test_target_executes_another_program(compiled: Compiler) -> None:
-    """The old image's records go with it; the new one is traced, under its own names."""
+    """The old image's records are dropped. The new image is traced, with its own names."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
             target.do("malloc 70 30")
-            target.tell(f"exec {compiled('after_exec.c')}")
+            target.send(f"exec {compiled('after_exec.c')}")
             target.await_ready()
             target.do()
             outcome = tracer.stop()
@@ -110,7 +110,7 @@ def test_a_process_that_executes_itself_again_and_again(compiled: Compiler) -> N
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "0.01") as tracer:
             tracer.await_armed()
-            target.tell()
+            target.send()
             target.await_ready()
             while not tracer.next_report().raw["target"]["notes"]:
                 pass
@@ -152,14 +152,14 @@ def test_programs_started_by_the_target(compiled: Compiler) -> None:
 
 def test_a_thread_that_is_not_the_first_executes_another_program(compiled: Compiler) -> None:
     """The thread takes the process's id over; the probes, which the kernel had bound to the first
-    thread, are put on anew. What is allocated until then is missed, and the report says so."""
+    thread, are attached again. What is allocated until then is missed, and the report says so."""
     program = compiled("commands.c")
     with Target([program]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "0.2") as tracer:
             tracer.await_armed()
             target.do("malloc 70 30")
-            target.tell(f"thread-exec {program}")
+            target.send(f"thread-exec {program}")
             target.await_ready()
             while (seen := tracer.next_report().under("scenario_command_malloc")) in (
                 Total(),
@@ -178,7 +178,7 @@ def test_a_thread_that_is_not_the_first_executes_another_program(compiled: Compi
 
 
 def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> None:
-    """The first thread is a zombie then, and the process is none."""
+    """Then the first thread is a zombie, but the process is not."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
@@ -187,7 +187,7 @@ def test_the_first_thread_exits_and_the_process_goes_on(compiled: Compiler) -> N
             target.do("hand-over")
             target.do("malloc 7 30")
             outcome = tracer.stop()
-        target.tell("exit 0")
+        target.send("exit 0")
         assert target.end() == 0
     assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports
@@ -203,7 +203,7 @@ def test_a_process_whose_first_thread_has_exited_is_not_called_ended(compiled: C
         target.await_ready()
         target.do("hand-over")
         outcome = run_leaktrace("-p", str(target.pid), "1", "1")
-        target.tell("exit 0")
+        target.send("exit 0")
         assert target.end() == 0
     assert outcome.exit_code == 4
     assert names(outcome.stderr, "first thread", "exited")

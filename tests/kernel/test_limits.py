@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("require_bpf")
 
 
 def test_a_full_allocation_map_counts_what_is_missing(compiled: Compiler) -> None:
-    """memleak drops these without a word."""
+    """memleak drops these silently."""
 
     def allocate(target: Target) -> tuple[int, ...]:
         return target.do("malloc 5000 64")
@@ -48,7 +48,7 @@ def test_a_site_met_while_the_map_was_full_has_its_stack_later(compiled: Compile
 
 
 def test_full_stack_maps_lose_stacks_and_no_allocation(compiled: Compiler) -> None:
-    """4,096 stacks for 1,000 places: every byte is accounted for, the rest as "lost"."""
+    """4,096 stacks in a map of 1,000: every byte is counted, the rest as "lost"."""
     report = trace_work([compiled("stacks.c"), "12"], "--max-stacks", "1000").report
     assert report.outstanding == Total(2 * 4096 * 24 + 40 + 56, 2 * 4096 + 2)
     assert sum(site.total.count for site in report.sites) == report.outstanding.count
@@ -135,8 +135,9 @@ def test_nothing_is_sampled_away_at_rate_one(compiled: Compiler) -> None:
 
 
 def test_full_thread_map_counts_the_calls_it_misses(compiled: Compiler) -> None:
-    """Eight threads of 1,000 blocks each, room for three. Of every thread's blocks half are freed,
-    by another thread. The calls missed include some that the allocator makes to itself."""
+    """Eight threads of 1,000 blocks each, and room for three threads. Half of each thread's blocks
+    are freed by another thread. The missed calls include some that the allocator makes to
+    itself."""
     report = trace_work([compiled("threads.c")], "--max-threads", "3").report
     assert report.outstanding.count == 3 * 500
     assert report.losses.keys() == {"threads"}

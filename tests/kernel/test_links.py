@@ -1,6 +1,5 @@
-"""Points and return probes, links of many probes and perf events: the same truth by each.
-
-Every other test uses the best that the kernel has.
+"""Points and return probes, multi-probe links and perf events: all give the same figures. All other
+tests use the best that the kernel has.
 """
 
 from __future__ import annotations
@@ -80,10 +79,10 @@ def test_what_is_left_out_maps_nothing(
     assert report.losses == {}
 
 
-def test_what_is_left_out_maps_nothing_whoever_else_waits_for_it(
+def test_what_is_left_out_maps_nothing_under_another_tools_return_probe(
     compiled: Compiler, way: Way
 ) -> None:
-    """Somebody else's return probe hides the return address of malloc, and ends the walk there."""
+    """Another tool's return probe hides the return address of malloc, and ends the walk there."""
     program = compiled("passing.c", "-foptimize-sibling-calls")
     with Target([program]) as target:
         target.await_ready()
@@ -106,7 +105,7 @@ def test_what_is_left_out_maps_nothing_whoever_else_waits_for_it(
 
 @pytest.mark.may_skip("not every machine has jemalloc")
 def test_what_is_left_out_after_an_exec_maps_nothing(compiled: Compiler) -> None:
-    """Its mappings aren't known at first."""
+    """Its mappings aren't known yet."""
     library = ctypes.util.find_library("jemalloc")
     if library is None:
         pytest.skip("libjemalloc is not installed")
@@ -114,7 +113,7 @@ def test_what_is_left_out_after_an_exec_maps_nothing(compiled: Compiler) -> None
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "-s", "1000000000", NEVER) as tracer:
             tracer.await_armed()
-            target.tell(f"exec {compiled('allocator.c')}")
+            target.send(f"exec {compiled('allocator.c')}")
             target.await_ready()
             target.do()
             report = tracer.stop().reports[-1]

@@ -1,5 +1,5 @@
-"""A process with more objects than leaktrace may have files open: every frame has its name, and
-the report says it where one could not be had."""
+"""A process with more objects than leaktrace may have open files: every frame has its name, or the
+report says why not."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_more_than_the_limit_allows_and_the_process_ends(
     assert innermost(report) == names_of(FEW)
 
 
-def test_a_file_replaced_while_it_was_closed_lends_no_name(
+def test_a_file_replaced_while_it_was_closed_gives_no_name(
     compiled: Compiler, folder: Path, tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
-    """Of the first library, which is closed by the time its name is needed, another build takes
-    the place. Its function is unknown then, or right: never the other build's."""
+    """Another build replaces the first library, which is closed by the time its name is needed.
+    Then its function is unknown or right, never the other build's."""
     copies = tmp_path / "copies"
     copies.mkdir()
     for path in folder.iterdir():

@@ -1,5 +1,5 @@
-"""Code that a program has moved to anonymous memory is its file's code still, where it is the
-same."""
+"""Code that a program has moved to anonymous memory counts as its file's code if it is
+unchanged."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_moved_text(how: str, when: str, compiled: Compiler) -> None:
     assert traced.report.losses == {}
 
 
-def test_text_that_is_not_the_same_any_more(compiled: Compiler) -> None:
-    """It may be anything: no names, and no rules, of what was there before."""
+def test_changed_text(compiled: Compiler) -> None:
+    """It may be anything, so the file's names and unwind rules are not used."""
     sites = kept(trace(compiled, "changed", "early"))
     for site in sites.values():
         assert site.functions[0] is None

@@ -1,4 +1,4 @@
-"""Containers, as leaktrace meets them: other roots, other process ids."""
+"""Containers: other root directories, other process ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def install(root: Path, program: Path) -> None:
 def test_a_process_with_another_root(
     compiled: Compiler, tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
-    """Its libc is another file than ours, and its paths mean nothing outside."""
+    """Its libc is another file than ours, and its paths don't exist outside."""
     install(tmp_path, compiled("functions.c"))
     with Target([require_tool("chroot"), tmp_path, "/program"]) as target:
         target.await_ready()
@@ -67,7 +67,7 @@ def test_an_obj_is_looked_for_in_the_targets_root(
 def test_a_process_in_another_pid_namespace(
     compiled: Compiler, require_tool: Callable[[str], str]
 ) -> None:
-    """It has one process id for itself and another one for us."""
+    """It has one process id inside and another one outside."""
     unshare = [require_tool("unshare"), "--pid", "--fork", "--kill-child"]
     with Target([*unshare, compiled("functions.c")]) as target:
         target.await_ready()
@@ -97,7 +97,7 @@ def test_leaktrace_within_a_pid_namespace(
 def test_an_exec_within_a_pid_namespace(
     compiled: Compiler, require_tool: Callable[[str], str]
 ) -> None:
-    """A shell becomes the program: the shell's own allocations go with it."""
+    """A shell executes the program: the shell's own allocations are dropped."""
     within = [require_tool("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
     command = f"sh -c 'exec {compiled('exit_at_once.c')}'"
     outcome = run_leaktrace(*ONE_REPORT, "-c", command, NEVER, prefix=within)

@@ -1,4 +1,5 @@
-"""Tracing without root: what each process takes, found by taking each capability away in turn.
+"""Tracing without root: the capabilities that each process requires, found by removing each in
+turn.
 
 With all of them the figures are exact; without any one of them, `-p` and `leaktrace doctor -p` name
 that one, and no other.
@@ -31,7 +32,7 @@ from leaktrace.bpf.links import has_uprobe_multi
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf", "require_tools"),
-    pytest.mark.may_skip("not every machine has a Python that nobody can run"),
+    pytest.mark.may_skip("not every machine has a Python that the user nobody can run"),
 ]
 
 PROBES = ("bpf", "perfmon") if has_uprobe_multi() else ("bpf", "perfmon", "sys_admin")
@@ -44,7 +45,7 @@ def require_tools(require_tool: Callable[[str], str]) -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A directory that anybody may go through, unlike pytest's."""
+    """A directory that any user may search, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -52,7 +53,7 @@ def folder() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Leaktrace:
-    """The command, as nobody with some capabilities."""
+    """The command, as user nobody with some capabilities."""
 
     python: str
     environment: dict[str, str]
@@ -74,7 +75,7 @@ class Leaktrace:
 
 @pytest.fixture(scope="module")
 def leaktrace() -> Iterator[Leaktrace]:
-    """With a cache of its own for all tests: what takes long is compiled once."""
+    """With one cache for all tests, so that programs are compiled once."""
     python, environment = anybodys_python()
     with tempfile.TemporaryDirectory() as cache:
         os.chown(cache, NOBODY, NOBODY)
@@ -86,10 +87,10 @@ def leaktrace() -> Iterator[Leaktrace]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A process, and the capabilities that its allocator takes."""
+    """A process, and the capabilities that its allocator requires."""
 
-    owner: str  # "own": of the one who traces; "other": root's
-    file: str  # what became of the file that its allocator is in
+    owner: str  # "own": of the tracing user; "other": root's
+    file: str  # what happened to the file that contains its allocator
     beyond: tuple[str, ...]
 
 
@@ -110,7 +111,7 @@ KINDS = {
 
 @pytest.fixture
 def target(kind: str, folder: Path, compiled: Compiler) -> Iterator[Target]:
-    """Its malloc is that of a library of its own; libc's is another one."""
+    """Its malloc is in its own library; libc has another one."""
     program, library = folder / "program", folder / "liballocator.so"
     shutil.copy(compiled("commands.c"), program)
     shutil.copy(compiled("plain_malloc.c", "-shared", "-fPIC"), library)
@@ -162,7 +163,7 @@ def test_what_is_needed_is_enough(kind: str, target: Target, leaktrace: Leaktrac
 
 
 @pytest.mark.parametrize(("kind", "capability"), CASES)
-def test_the_one_that_is_missing_is_named(
+def test_the_missing_capability_is_named(
     kind: str, capability: str, target: Target, leaktrace: Leaktrace
 ) -> None:
     granted = without(capability, KINDS[kind])
@@ -220,7 +221,7 @@ def states(outcome: Outcome) -> dict[str, str]:
 
 @pytest.mark.parametrize("capability", EVERY)
 def test_doctor_tries_each(capability: str, leaktrace: Leaktrace) -> None:
-    """Root's sets are not looked at: what the kernel does is."""
+    """Root's capability sets are not read: the kernel's behaviour is tested."""
     alone = states(leaktrace.run((capability,), "doctor", "--json"))
     others = tuple(one for one in EVERY[:-1] if one != capability)
     rest = states(leaktrace.run(others, "doctor", "--json"))
@@ -256,7 +257,7 @@ def test_probes_as_perf_events_may_take_more(
 
 @pytest.mark.parametrize("kind", ["other"])
 def test_a_process_that_proc_hides(kind: str, target: Target, leaktrace: Leaktrace) -> None:
-    """It is there all the same: not "no such process"."""
+    """It exists, so the message isn't "no such process"."""
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
     command = leaktrace.prefix(PROBES)
     done = subprocess.run(

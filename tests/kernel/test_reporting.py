@@ -1,4 +1,4 @@
-"""What the report options do to real reports: intervals, ages, order, lists."""
+"""The effect of the report options on real reports: intervals, ages, order, lists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_intervals_and_count(compiled: Compiler) -> None:
 
 
 def test_a_report_shows_what_came_since_the_last(compiled: Compiler) -> None:
-    """Reports follow the target: whatever report comes after the work was done has it."""
+    """The next report after the work contains it."""
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
         options = ["--format", "json", "-o", "0", "0.2"]
@@ -160,8 +160,8 @@ def test_trace_shows_each_call(compiled: Compiler) -> None:
 
 @pytest.mark.parametrize("buffer", ["ring", "perf"])
 def test_an_interrupt_ends_a_trace_that_lags_behind(buffer: str, compiled: Compiler) -> None:
-    """leaktrace stands still while there are more calls than it prints in seconds, and goes on with
-    the signal before it: it prints some, counts the others, and ends."""
+    """leaktrace is stopped until there are more calls than it can print in seconds, and continues
+    with the signal pending. It prints some, counts the others, and ends."""
     pairs = 60_000
     room = ["--event-buffer", buffer, "--event-buffer-size", str(64 << 20)]
     with Target([compiled("commands.c")]) as target:

@@ -28,8 +28,8 @@ def estimate(compiled: Compiler, *commands: str) -> Report:
 
 @pytest.mark.parametrize(("count", "size"), [(200_000, 16), (100_000, 200), (2_000, 20_000)])
 def test_no_size_is_favoured(compiled: Compiler, count: int, size: int) -> None:
-    """Each size alone, so that a bias of one can't hide behind another. What was drawn varies by
-    chance; five standard errors is one failure in 1.7 million runs."""
+    """Each size alone, so that a bias of one can't hide behind another. The sample varies by
+    chance; five standard errors mean one failure in 1.7 million runs."""
     report = estimate(compiled, f"malloc {count} {size}")
     probability = -math.expm1(-size / MEAN_BYTES)
     error = math.sqrt(count * (1 - probability) / probability)

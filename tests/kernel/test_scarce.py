@@ -1,7 +1,6 @@
-"""A start where something is missing: a standard stream, memory, files, a place for the cache.
-
-leaktrace works, or says in two lines what is missing and what to do; the command that it starts
-finds everything as it would without leaktrace."""
+"""Starts with something missing: a standard stream, memory, files, a directory for the cache.
+leaktrace works, or says in two lines what is missing and what to do. The command that it starts has
+the same environment as without leaktrace."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ def under(setting: str) -> list[str]:
 
 
 def check_told(outcome: Outcome, *what: object) -> None:
-    """It ended, and the last two lines name these."""
+    """It ended with an error, and the last two lines name these."""
     assert outcome.exit_code in (1, 3), outcome.stderr
     assert "Traceback" not in outcome.stderr
     happened, hint = outcome.stderr.splitlines()[-2:]
@@ -89,7 +88,7 @@ def test_other_streams_are_not_needed(setting: str) -> None:
 
 
 def test_notices_without_standard_error(target: Target) -> None:
-    """memleak's format tells there what its reports have no place for."""
+    """memleak's format prints there what its reports can't contain."""
     arguments = ["-p", str(target.pid), "-f", "memleak", "-s", "10", "0.1", "1"]
     outcome = run_leaktrace(*arguments, prefix=under("2>&-"))
     assert outcome.exit_code == 0
@@ -104,7 +103,7 @@ def test_errors_without_standard_error(arguments: list[str], exit_code: int) -> 
 
 
 def test_no_file_takes_the_place_of_a_closed_stream(target: Target, tmp_path: Path) -> None:
-    """Whoever writes to a closed stream must not write to a report, a map or a socket."""
+    """Code that writes to a closed stream must not write to a report, a map or a socket."""
     output = tmp_path / "reports"
     arguments = ["-p", str(target.pid), "--format", "json", "--output", str(output), "0.1"]
     tracer = subprocess.Popen(
@@ -179,7 +178,7 @@ def test_a_command_finds_all_as_without_leaktrace(setting: str, tmp_path: Path) 
     crossed([30_000, 60_000, 100_000, 150_000, 200_000, 300_000], [True, False]),
 )
 def test_memory_is_limited(kibibytes: int, is_kept: bool, target: Target, tmp_path: Path) -> None:
-    """Whether the compiled program is there already or the compiler is needed, too."""
+    """Whether the compiled program is cached or the compiler is needed."""
     env = {} if is_kept else {"XDG_CACHE_HOME": str(tmp_path)}
     arguments = ["-p", str(target.pid), *ONE_REPORT, "0.1", "1"]
     outcome = run_leaktrace(*arguments, prefix=under(f"ulimit -v {kibibytes}"), env=env)
@@ -203,7 +202,7 @@ def test_far_too_little_memory(arguments: list[str]) -> None:
     crossed(["running", "faults", "command", "kernel"], [12, 16, 24, 32, 48, 64, 80, 96]),
 )
 def test_open_files_are_limited(how: str, files: int, target: Target) -> None:
-    """Nothing that can't be opened for that reason is called gone, missing or damaged."""
+    """What can't be opened for that reason is not reported as gone, missing or damaged."""
     arguments = {
         "running": ["-p", str(target.pid)],
         "faults": ["-p", str(target.pid), "--faults"],
@@ -247,7 +246,7 @@ def test_no_thread_is_started(target: Target, tmp_path: Path) -> None:
     ],
     ids=lambda places: " ".join(f"{name}={value}" for name, value in places.items()),
 )
-def test_no_place_for_what_is_kept(places: dict[str, str]) -> None:
+def test_no_directory_for_the_cache(places: dict[str, str]) -> None:
     outcome = run_leaktrace(*ONE_REPORT, NEVER, "-c", "true", env=places)
     assert outcome.exit_code == 0, outcome.stderr
     (report,) = outcome.reports

@@ -59,7 +59,8 @@ def children() -> set[str]:
 def check_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, stage: str, start: Callable[[], object]
 ) -> None:
-    """Interrupt `start` at a stage, twice: what the first start opens once per run is no leak."""
+    """Interrupt `start` at a stage, twice: descriptors that the first start opens once per run are
+    not leaks."""
 
     def interrupt(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt(stage)
@@ -81,7 +82,7 @@ def test_of_a_process(stage: str, compiled: Compiler, monkeypatch: pytest.Monkey
         target.await_ready()
         options = ProcessOptions(target=ProcessTarget(target.pid), report=REPORT)
         check_nothing_is_left(monkeypatch, stage, lambda: open_tracer(options))
-        target.tell("exit 0")
+        target.send("exit 0")
         assert target.end() == 0
 
 

@@ -1,4 +1,4 @@
-"""A debuginfod server that takes its time: reports and signals don't wait for it."""
+"""A slow debuginfod server: reports and signals don't wait for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stripped(
 
 
 class SlowServer:
-    """Answers nobody until it is told to; `asked` counts who has tried, by build-id."""
+    """Answers no request until it is released; `asked` counts the requests by build ID."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
@@ -128,7 +128,7 @@ def test_later_reports_have_the_names(stripped: tuple[Path, bytes], tmp_path: Pa
 def test_a_signal_is_not_held_back(
     by: signal.Signals, stripped: tuple[Path, bytes], tmp_path: Path
 ) -> None:
-    """Neither is the last report, which says what is missing; and nothing half is kept."""
+    """Nor is the last report, which says what is missing. No partial file is kept."""
     with traced(stripped, tmp_path, "0.2") as (target, tracer, server):
         target.do("malloc 10 100")
         while not server.asked:

@@ -1,5 +1,5 @@
-"""Complete stacks are known to be complete, wherever they end: in fibers, in threads and programs
-of a C library without unwind information, in C that Go has called."""
+"""Complete stacks are recognized as complete wherever they end: in fibers, in threads and programs
+of a C library without unwind information, in C code called from Go."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_fibers(kind: str, compiled: Compiler) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fibers_as_gdb_sees_them(kind: str, compiled: Compiler) -> None:
-    """Frame by frame up to the one that the fiber's first function returns to. gdb takes what lies
-    behind that for frames, too: there is nothing."""
+    """Frame by frame up to the one that the fiber's first function returns to. gdb shows further
+    frames after that, which don't exist."""
     compared: set[tuple[int, ...]] = set()
     with Target([compiled("fibers.c"), kind, "0"]) as target:
         target.await_ready()
@@ -66,7 +66,7 @@ def test_fibers_as_gdb_sees_them(kind: str, compiled: Compiler) -> None:
             tracer = open_tracer(options, knobs={"STOP_AT_RECORD": 1})
             try:
                 tracer.arm()
-                target.tell()
+                target.send()
                 while len(compared) < FIBERS:
                     by_thread = gdb.next_stop()
                     assert by_thread is not None, "the target has ended"
@@ -153,8 +153,8 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("flags", BUILDS.values(), ids=list(BUILDS))
 def test_c_called_from_go(flags: tuple[str, ...], go_program: Callable[..., Path]) -> None:
-    """Whatever the goroutine, and whatever lay on the thread's stack before: each C function that
-    allocates is a site."""
+    """Each C function that allocates is one site, independently of the goroutine and of earlier
+    contents of the thread's stack."""
     traced = trace_work([go_program(*flags)])
     heap = [site for site in traced.report.sites if "mmap" not in str(site.functions[0])]
     own = [site for site in heap if site.total.count >= 600]

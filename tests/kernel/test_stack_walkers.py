@@ -1,4 +1,4 @@
-"""The walkers and the ladder between them, the ways a walk can end, and the counters of both."""
+"""The walkers and the fallbacks between them, the ways a walk can end, and the counters of both."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_unwind_tables_come_first(walkers: Path, choice: str) -> None:
 
 
 def test_frame_pointers_on_demand(compiled: Compiler) -> None:
-    """As far as frame pointers go: libc keeps none, and who is above main stays unknown."""
+    """As far as frame pointers go: libc keeps none, so the callers of main are unknown."""
     program = compiled("stack_walkers.c", "-fno-omit-frame-pointer")
     report = trace_work(
         [program], "--stack-walker", "fp", drive=work("inner 1001", "dig 300 1002")
@@ -104,7 +104,7 @@ def test_without_any_walker_by_tables(compiled: Compiler, monkeypatch: pytest.Mo
 
 
 def test_unwind_tables_or_nothing(walkers: Path) -> None:
-    """What was asked for isn't silently replaced."""
+    """A requested walker isn't silently replaced."""
     with Target([walkers]) as target:
         target.await_ready()
         options = ["-p", str(target.pid), "--stack-walker", "eh_frame", *ONE_REPORT, NEVER]
@@ -119,7 +119,7 @@ def test_unwind_tables_or_nothing(walkers: Path) -> None:
 # --- how deep --------------------------------------------------------------------------------
 
 
-def test_exactly_as_deep_as_the_walk_goes(walkers: Path) -> None:
+def test_a_stack_as_deep_as_the_walk_goes(walkers: Path) -> None:
     fits = MAX_FRAMES - LIBC - 1
     commands = [f"dig {fits + beyond} {1010 + beyond}" for beyond in range(-2, 3)]
     report = trace_work([walkers], drive=work(*commands, "dig 2000 1020")).report
@@ -165,7 +165,7 @@ def test_generated_code_that_keeps_a_frame_pointer(walkers: Path) -> None:
 
 
 def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
-    """Up to there the stack is right, and it says that it goes no further."""
+    """Up to there the stack is right, and it is marked as broken off."""
     report = trace_work([walkers], drive=work("generated lost 1001")).report
     site = site_of(report, 1001)
     assert site.functions == ("scenario_called_back", None)
@@ -176,12 +176,12 @@ def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
 # --- return probes of others -----------------------------------------------------------------
 
 
-def test_a_return_probe_of_somebody_else_ends_the_walk(walkers: Path) -> None:
+def test_a_return_probe_of_another_tool_ends_the_walk(walkers: Path) -> None:
     with Target([walkers]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "0.2") as tracer:
             tracer.await_armed()
-            target.do("inner 1001")  # the first probe that is hit maps the page of trampolines
+            target.do("inner 1001")  # the first hit of a probe maps the page of trampolines
             while not tracer.next_report().sites:
                 pass
             with return_probe(walkers, ["scenario_outer"], target.pid):

@@ -1,4 +1,4 @@
-"""Stacks: as many as there are, as deep as they go, with the names they have."""
+"""Stacks: their number, depth and names."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ def test_a_site_has_the_same_id_in_every_run(compiled: Compiler) -> None:
 
 
 def test_a_program_without_frame_pointers_or_symbols(compiled: Compiler, tmp_path: Path) -> None:
-    """Stripped: addresses within modules instead of names, and the stack is complete all the
-    same."""
+    """Stripped: addresses within modules instead of names, and the stack is complete anyway."""
     program = tmp_path / "stripped"
     subprocess.run(
         ["strip", "-o", program, compiled("functions.c", "-fomit-frame-pointer")], check=True
@@ -79,7 +78,7 @@ def test_a_plugin_loaded_while_traced(compiled: Compiler) -> None:
 
 
 def test_a_plugin_unloaded_before_the_report_keeps_its_names(compiled: Compiler) -> None:
-    """It was loaded when a report was made, and is gone at the time of the last one."""
+    """It was loaded when a report was made, and is unloaded at the time of the last one."""
     plugin = compiled("plugin.c", "-shared", "-fPIC")
     with Target([compiled("plugin_host.c"), plugin]) as target:
         target.await_ready()

@@ -1,4 +1,4 @@
-"""Stacks while the process changes under the tracer: code that comes, goes, and is replaced."""
+"""Stacks while the process changes: code is loaded, unloaded and replaced."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_plugin_loaded_while_traced(compiled: Compiler) -> None:
 
 
 def test_another_plugin_in_the_same_place(compiled: Compiler) -> None:
-    """Unwind tables and names are those of the one that is there."""
+    """Unwind tables and names are those of the currently loaded plugin."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 4000)
     with Target([compiled("stack_plugins.c")]) as target:
         target.await_ready()
@@ -101,8 +101,8 @@ def test_another_plugin_in_the_same_place(compiled: Compiler) -> None:
     assert site.frames[0].module == str(second)
 
 
-def test_another_plugin_before_anybody_looked(compiled: Compiler) -> None:
-    """Its code is never taken for that of the one before, by its names or by its unwind tables."""
+def test_another_plugin_before_the_next_look(compiled: Compiler) -> None:
+    """Its code never gets the names or unwind tables of the plugin before."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 4000)
     with Target([compiled("stack_plugins.c")]) as target:
         target.await_ready()
@@ -129,8 +129,9 @@ def test_another_plugin_before_anybody_looked(compiled: Compiler) -> None:
 def test_plugins_that_take_turns(
     compiled: Compiler, tmp_path: Path, frame_bytes: int, command: bool
 ) -> None:
-    """Each is loaded, allocates and is gone before anybody can look; the next lies in its place.
-    What each has allocated is said of it, and of no other."""
+    """Each is loaded, allocates and is unloaded before leaktrace can read the mappings; the next
+    one takes its place. Allocations are reported for the plugin that made them, and for no
+    other."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", frame_bytes)
     rounds = 1000
     with ExitStack() as stack:
@@ -187,7 +188,7 @@ def test_lost_events_do_not_matter_after_the_next_look(compiled: Compiler) -> No
 
 
 def test_a_plugin_written_over(compiled: Compiler, tmp_path: Path) -> None:
-    """Another one in the same file, in the same place: the file's number is all they share."""
+    """Another plugin in the same file, at the same address: they share only the inode number."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 64)
     path = tmp_path / "plugin.so"
     shutil.copyfile(first, path)
@@ -210,7 +211,7 @@ def test_a_plugin_written_over(compiled: Compiler, tmp_path: Path) -> None:
 
 
 def test_plugins_in_namespaces_of_their_own(compiled: Compiler) -> None:
-    """Their loader's lists are not read: what isn't known has no name, and no wrong one."""
+    """Their loader's lists are not read: unknown code has no name, and no wrong one."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", 64)
     with Target([compiled("stack_plugins.c")]) as target:
         target.await_ready()
@@ -226,7 +227,8 @@ def test_plugins_in_namespaces_of_their_own(compiled: Compiler) -> None:
 
 
 def test_more_objects_at_once_than_there_is_room_for(compiled: Compiler, tmp_path: Path) -> None:
-    """Twenty libraries come with one, in the place of another one: none is taken for that."""
+    """Twenty libraries are loaded with one, in the place of another one: none is confused with
+    that."""
     first = plugin(compiled, "first", 64)
     needed = []
     for number in range(20):
@@ -266,7 +268,7 @@ def test_plugins_of_a_program_that_was_executed(compiled: Compiler) -> None:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, OFTEN) as tracer:
             tracer.await_armed()
-            target.tell(f"exec {compiled('stack_plugins.c')}")
+            target.send(f"exec {compiled('stack_plugins.c')}")
             target.await_ready()
             next_look(tracer)
             target.do(f"cycle 50 {first} {second}")
@@ -288,7 +290,7 @@ def test_an_exec(compiled: Compiler) -> None:
             tracer.await_armed()
             target.do("malloc 1 10")
             next_look(tracer)
-            target.tell(f"exec {program}")
+            target.send(f"exec {program}")
             target.await_ready()
             next_look(tracer)
             target.do("inner 1001")
@@ -308,8 +310,8 @@ def test_an_exec(compiled: Compiler) -> None:
 def test_another_mount_namespace(
     compiled: Compiler, tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
-    """A root of its own, with a libc that is another file than ours, and that nobody outside of
-    its mount namespace can reach by path."""
+    """Its root directory is separate, and its libc is another file than ours, which can't be
+    reached by path from outside of its mount namespace."""
     program = compiled("stack_walkers.c")
     root = tmp_path / "root"
     root.mkdir()
@@ -334,8 +336,8 @@ def test_another_mount_namespace(
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
-def test_a_binary_that_is_gone(compiled: Compiler, tmp_path: Path, replaced: bool) -> None:
-    """What is mapped counts, not what its path names by now."""
+def test_a_deleted_binary(compiled: Compiler, tmp_path: Path, replaced: bool) -> None:
+    """The mapped file counts, not the file that its path names now."""
     program = tmp_path / "program"
     shutil.copy(compiled("stack_walkers.c"), program)
 
@@ -373,9 +375,8 @@ def test_through_the_vdso(compiled: Compiler) -> None:
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler, others: int) -> None:
     """Under trace much time is spent in probes, so that is where many signals are delivered. On the
-    way back from the kernel the return address is on the stack again, and the walk finds it.
-
-    So it is when leaktrace traces another process, whose probes are those of the same library."""
+    return path from the kernel the return address is on the stack again, and the walk finds it. The
+    same holds when leaktrace traces another process, whose probes are in the same library."""
     # Bound at its start, because _dl_runtime_resolve can't be unwound.
     program = compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer", "-Wl,-z,now")
     with ExitStack() as running:
@@ -387,14 +388,14 @@ def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler, others: int) 
         options = ("--probe-returns", *ONE_REPORT, "--no-lines")
         with Tracer("-p", str(target.pid), *options, OFTEN) as tracer:
             tracer.await_armed()
-            target.tell()
+            target.send()
             while not complete_through(report := tracer.next_report(), "[uprobes]"):
                 pass
             tracer.stop()
     for site in complete_through(report, "[uprobes]"):
         assert "on_timer(int)" in site.functions
         assert "main" in site.functions or "start_thread" in site.functions
-    # What is broken was interrupted before that, in the first instructions of the trampoline.
+    # Broken stacks were interrupted before that, in the first instructions of the trampoline.
     for site in ended(report, "broken", "guessed"):
         assert site.frames[-1].module == "[uprobes]", site.functions
 

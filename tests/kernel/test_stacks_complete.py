@@ -66,7 +66,7 @@ class Seen:
     counts: dict[int, int]
 
     def share(self, wanted: Callable[[Stack], bool]) -> tuple[float, float]:
-        """The share of the stacks, and that of the allocations, that are as wanted."""
+        """The shares of the stacks and of the allocations that meet the condition."""
         chosen = [key for key, stack in self.stacks.items() if wanted(stack)]
         count = sum(self.counts[key] for key in chosen)
         return len(chosen) / len(self.stacks), count / sum(self.counts.values())
@@ -118,7 +118,7 @@ def trace_stacks(pid: int, begin: Callable[[], object], *, lines: bool = False) 
 def test_python(memory: str) -> None:
     with Target(["/usr/bin/python3", "-c", PYTHON], {"PYTHONMALLOC": memory}) as target:
         target.await_ready()
-        seen = trace_stacks(target.pid, target.tell)
+        seen = trace_stacks(target.pid, target.send)
     seen.assert_complete()
     assert len(seen.stacks) > 20
 
@@ -126,7 +126,7 @@ def test_python(memory: str) -> None:
 def test_perl() -> None:
     with Target(["/usr/bin/perl", "-e", PERL]) as target:
         target.await_ready()
-        seen = trace_stacks(target.pid, target.tell)
+        seen = trace_stacks(target.pid, target.send)
     seen.assert_complete()
     assert len(seen.stacks) > 20
 
@@ -169,7 +169,7 @@ def test_stripped_cpp(compiled: Compiler, tmp_path: Path) -> None:
     subprocess.run(["strip", "-o", program, built], check=True)
     with Target([program]) as target:
         target.await_ready()
-        seen = trace_stacks(target.pid, target.tell)
+        seen = trace_stacks(target.pid, target.send)
     seen.assert_complete()
     assert len(seen.stacks) > 50
 
@@ -178,7 +178,7 @@ def test_the_first_frame_shown_is_the_caller_of_operator_new(compiled: Compiler)
     program = compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer")
     with Target([program]) as target:
         target.await_ready()
-        seen = trace_stacks(target.pid, target.tell, lines=True)
+        seen = trace_stacks(target.pid, target.send, lines=True)
     seen.assert_complete()
     by_new = [s for s in seen.stacks.values() if "operator new" in (s.frames[0].function or "")]
     assert len(by_new) > 20
@@ -202,13 +202,14 @@ def has_debug_information_of_libc() -> bool:
 
 @pytest.mark.may_skip("not every distribution has libc's debug information as a package")
 def test_lines_of_libc(compiled: Compiler) -> None:
-    """A callback from qsort: whoever has installed libc6-dbg sees where in libc it was called."""
+    """A callback from qsort: with libc6-dbg installed, the report shows the line in libc that
+    called it."""
     if not has_debug_information_of_libc():
         pytest.skip("needs libc6-dbg")
     program = compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer")
     with Target([program]) as target:
         target.await_ready()
-        seen = trace_stacks(target.pid, target.tell, lines=True)
+        seen = trace_stacks(target.pid, target.send, lines=True)
     below = [
         stack.frames[index + 1]
         for stack in seen.stacks.values()

@@ -1,12 +1,12 @@
 """The stacks that the BPF program walks are those that gdb sees.
 
 A knob of the program stops the process at each record, inside the allocation function. gdb then
-tells all physical frames, and each pc must be the same. Which allocations are recorded is left to
+lists all physical frames, and each pc must be the same. Which allocations are recorded is left to
 --sample-rate: one in many, at random.
 
-There is no exemption: gcc's unwind information is known to be wrong at some `ret` instructions and
-in some epilogues, but a stack is walked from one call to the next and passes none of them, except
-where it was interrupted.
+There are no exceptions: gcc's unwind information is known to be wrong at some `ret` instructions
+and in some epilogues, but a stack is walked from one call to the next and passes none of them,
+except where it was interrupted.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ void NAME(unsigned seed, int depth) {
 
 
 def passages_program(folder: Path, compiler: str) -> Path:
-    """A program whose calls wander through twenty shared objects."""
+    """A program whose calls go through twenty shared objects."""
     support = Path(__file__).resolve().parents[1] / "programs"
     common = ["-fPIC", "-D_GNU_SOURCE", f"-I{support}", f"-DCOUNT={LIBRARIES}"]
     names = [f"passage{number}" for number in range(LIBRARIES)]
@@ -158,7 +158,7 @@ def passages_program(folder: Path, compiler: str) -> Path:
 def compare_with_gdb(
     argv: Sequence[str | Path], *, sample_rate: int, count: int, env: dict[str, str] | None = None
 ) -> list[list[int]]:
-    """Stop a program at `count` random allocations. Returns the stacks, which were all the same."""
+    """Stop a program at `count` random allocations and compare each stack. Returns the stacks."""
     compared: list[list[int]] = []
     differing: list[str] = []
     with Target(argv, env) as target:
@@ -172,7 +172,7 @@ def compare_with_gdb(
             tracer = open_tracer(options, knobs={"STOP_AT_RECORD": 1})
             try:
                 tracer.arm()
-                target.tell()
+                target.send()
                 while len(compared) < count:
                     by_thread = gdb.next_stop()
                     assert by_thread is not None, "the target has ended"
@@ -228,8 +228,8 @@ def test_cpp(compiled: Compiler, flags: tuple[str, ...]) -> None:
 
 
 def test_interrupted_anywhere(compiled: Compiler) -> None:
-    """From a signal handler, up through whatever instruction was to be executed next. (Regions are
-    recorded whatever the sample rate, and here nothing else is.)"""
+    """From a signal handler, through the interrupted instruction. (Regions are always recorded,
+    whatever the sample rate, and only regions are recorded here.)"""
     program = compiled("stack_kinds.cpp", "-O2", "-fomit-frame-pointer")
     stacks = compare_with_gdb([program, "computing"], sample_rate=1 << 31, count=250)
     assert len({tuple(stack) for stack in stacks}) > 40

@@ -1,4 +1,4 @@
-"""A start that takes long, or is broken off: signals act at once, and nothing is left behind."""
+"""A slow or interrupted start: signals act at once, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.wording import names, notes_naming, the_note
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-LARGE_BYTES = 48 << 20  # takes longer to build than any start is given
+LARGE_BYTES = 48 << 20  # takes longer to build than the limit of a start
 PROMPT_S = 5.0  # generously: it takes a tenth of a second
 
 
@@ -32,7 +32,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str]
 
 @contextmanager
 def running(program: Path, *preloaded: Path) -> Iterator[Target]:
-    """A target, which must be as it was in the end."""
+    """A target, which must be unchanged at the end."""
     with Target([program], {"LD_PRELOAD": ":".join(map(str, preloaded))}) as target:
         target.await_ready()
         mapped = Path(f"/proc/{target.pid}/maps").read_text()
@@ -94,7 +94,7 @@ def test_a_signal_while_tables_are_built(
 
 @pytest.mark.parametrize("compiles", [True, False], ids=["compiling", "compiled before"])
 def test_a_signal_at_any_moment(compiles: bool, compiled: Compiler, tmp_path: Path) -> None:
-    """While the compiler's child runs, while the keeper puts probes on, and just after."""
+    """While the compiler's child runs, while the keeper attaches probes, and just after."""
     codes = []
     with running(compiled("commands.c")) as target:
         if not compiles:
@@ -111,7 +111,7 @@ def test_a_signal_at_any_moment(compiles: bool, compiled: Compiler, tmp_path: Pa
 
 
 def test_a_signal_before_a_command_runs(large: Path, compiled: Compiler, tmp_path: Path) -> None:
-    """The command waits for its probes; it never runs, and doesn't stay."""
+    """The command waits for its probes. It never runs, and is ended."""
     environment = {"LD_PRELOAD": str(large), "XDG_CACHE_HOME": str(tmp_path)}
     command = ["env", f"LD_PRELOAD={large}", str(compiled("commands.c"))]
     moments = repetitions(4, 8)
@@ -129,8 +129,8 @@ def test_a_signal_before_a_command_runs(large: Path, compiled: Compiler, tmp_pat
 def test_tables_have_a_budget(
     large: Path, compiled: Compiler, tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
-    """Two objects want more than there is for all: one at least is left out and named, and the
-    program's own code and the C library's have their tables: stacks are complete."""
+    """Two objects exceed the budget: at least one is left out and named. The program and the C
+    library have their tables, so stacks are complete."""
     other = tmp_path / "libother.so"
     large_tables.build(require_tool("gcc"), other, LARGE_BYTES, seed=1)
     with running(compiled("commands.c"), large, other) as target:

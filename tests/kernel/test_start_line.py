@@ -1,4 +1,4 @@
-"""What is said when tracing begins: what is hooked, and when reports are due."""
+"""The line at the start of tracing: what is hooked, and when reports are due."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A target that does not run: reports say so, as long as it lasts, and who stopped it."""
+"""A stopped target: reports say so while it lasts, and what stopped it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_each_report_says_so_in_every_format(format_name: str, target: Target) -
     assert len(lines_naming(outcome.stdout + outcome.stderr, STOPPED)) == 3
 
 
-def test_a_report_after_it_goes_on_says_nothing(target: Target) -> None:
+def test_a_report_after_it_continues_has_no_note(target: Target) -> None:
     with stopped(target), Tracer("-p", str(target.pid), "-f", "json", "0.2") as tracer:
         tracer.await_armed()
         assert notes_naming(tracer.next_report(), STOPPED)
@@ -138,7 +138,7 @@ def cgroup(version: str, name: str) -> Iterator[Path]:
 @pytest.mark.may_skip("not every machine has both versions, and containers may write neither")
 @pytest.mark.parametrize("version", FREEZERS)
 def test_by_a_frozen_cgroup(version: str, target: Target) -> None:
-    """The one that was frozen is named: here the one above that of the process in v2."""
+    """The frozen cgroup is named: in v2 here the parent of the process's."""
     with cgroup(version, f"leaktrace-test-{os.getpid()}") as outer:
         inner = outer / "inner"
         inner.mkdir()

@@ -1,4 +1,4 @@
-"""Many threads at once, threads that come and go, and millions of calls: still exact."""
+"""Many threads at once, short-lived threads, and millions of calls: figures are exact."""
 
 from __future__ import annotations
 

@@ -18,17 +18,17 @@ HELD = 3 * (64 + 1)
 
 
 def test_attaching_in_the_middle_of_calls(compiled: Compiler) -> None:
-    """Three threads allocate and release throughout; in the end all is released, and nothing may
-    seem to be left. Blocks from before are freed, calls under way return."""
+    """Three threads allocate and release throughout; at the end all is released, and no block may
+    look outstanding. Older blocks are freed, and calls in progress return."""
     report = trace_work([compiled("hammer.c")]).report
     assert report.outstanding == Total()
     assert report.lost_allocations == {}
 
 
 def test_sites_add_up_while_the_target_runs(compiled: Compiler) -> None:
-    """Reports taken in the middle of the work agree with themselves. A snapshot takes a moment, in
-    which a block may be freed that was read, and another one be allocated that is going to be:
-    at most twice what the threads hold, 3 x 64 blocks and a region each."""
+    """Reports during the work are consistent. While a snapshot is read, a block that was read may
+    be freed, and a new one may be allocated that will be read: at most twice what the threads hold,
+    3 x 64 blocks and a region each."""
     with Target([compiled("hammer.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, "0.1", "10") as tracer:
@@ -55,7 +55,7 @@ def test_attached_and_detached_again_and_again(compiled: Compiler) -> None:
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_leaktrace_ends_in_the_middle_of_calls(by: signal.Signals, compiled: Compiler) -> None:
-    """Calls that were entered with their return probe on return without it."""
+    """Calls that were entered with a return probe return after it was removed."""
     with Target([compiled("hammer.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:

@@ -1,5 +1,5 @@
-"""Kernel memory that grows where nobody looks: the report names the option that shows it. What
-grows are BPF maps of the test's own, large enough to stand out from what else the machine does."""
+"""Kernel memory that grows in an allocator that isn't traced: the report names the option that
+shows it. The test creates BPF maps that are large compared with other activity on the machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def require_kernel(require_root: None) -> None:
 
 @contextmanager
 def array_of(entries: int, value_bytes: int, kind: int = _ARRAY) -> Iterator[None]:
-    """A map, all of whose entries have their memory."""
+    """A map whose entries are all allocated."""
     descriptor = syscalls.create_map(
         syscalls.MapDefinition("grown", kind, 4, value_bytes, entries, flags=0)
     )
@@ -64,12 +64,12 @@ def untraced(report: Report) -> dict[str, tuple[str, int]]:
     return {one["section"]: (one["option"], one["grown_bytes"]) for one in report.raw["untraced"]}
 
 
-def test_vmalloc_that_was_not_asked_for() -> None:
+def test_vmalloc_that_was_not_requested() -> None:
     with tracing(*ONE_REPORT) as tracer:
         before = meminfo_bytes("VmallocUsed")
         with array_of(VMALLOC_BYTES // 4096, 4096):
             if meminfo_bytes("VmallocUsed") - before < VMALLOC_BYTES / 2:
-                pytest.skip("this kernel does not tell what vmalloc holds (before Linux 5.3)")
+                pytest.skip("this kernel does not report what vmalloc holds (before Linux 5.3)")
             outcome = tracer.stop()
     assert outcome.exit_code == 0, outcome.stderr
     option, grown_bytes = untraced(outcome.reports[-1])["vmalloc"]
@@ -77,7 +77,7 @@ def test_vmalloc_that_was_not_asked_for() -> None:
     assert VMALLOC_BYTES / 2 < grown_bytes < VMALLOC_BYTES * 2
 
 
-def test_per_cpu_memory_that_was_not_asked_for() -> None:
+def test_per_cpu_memory_that_was_not_requested() -> None:
     expected = PERCPU_VALUE_BYTES * PERCPU_ENTRIES * syscalls.possible_cpus()
     with tracing(*ONE_REPORT) as tracer:
         before = meminfo_bytes("Percpu")
@@ -100,7 +100,7 @@ def test_in_words() -> None:
 
 
 @pytest.mark.parametrize("options", [("--vmalloc",), ("--task", str(os.getpid()))])
-def test_what_was_asked_for_or_left_out_on_purpose(options: tuple[str, ...]) -> None:
+def test_what_was_requested_or_filtered_out(options: tuple[str, ...]) -> None:
     with tracing(*ONE_REPORT, *options) as tracer, array_of(VMALLOC_BYTES // 4096, 4096):
         outcome = tracer.stop()
     assert outcome.exit_code == 0, outcome.stderr

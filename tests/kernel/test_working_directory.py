@@ -1,4 +1,4 @@
-"""leaktrace runs as root, in whatever directory: nothing there may be taken for a part of it."""
+"""leaktrace runs as root, in any directory: no file there may be used as a part of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* What a target becomes by exec. */
+/* The program that a target executes by exec. */
 #include "scenario.h"
 
 SCENARIO scenario_after_exec(void) {

@@ -1,6 +1,6 @@
-/* The C library's allocation functions, called with arguments by chance: see by_chance.h.
+/* The C library's allocation functions, called with random arguments: see by_chance.h.
  * -DNOTHING_IMPOSSIBLE: for an allocator that crashes where it should fail; -DNOTHING_ALIGNED: for
- * one that crashes when much of what it has is aligned. */
+ * one that crashes when many of its blocks are aligned. */
 enum { FUNCTIONS = 9 };
 #include "by_chance.h"
 #include <malloc.h>
@@ -11,12 +11,12 @@ static void release(struct block *slot) {
 }
 
 static int takes_pages(int which) {
-    return which >= 7; /* whole pages are dear: fewer of them are live */
+    return which >= 7; /* whole pages are expensive: fewer of them are live */
 }
 
 static void *posix_aligned(size_t size) {
     void *block = NULL;
-    size_t alignment = by_chance(200) ? any_alignment() : by_chance(8); /* none of these will do */
+    size_t alignment = by_chance(200) ? any_alignment() : by_chance(8); /* all invalid */
     return posix_memalign(&block, alignment, size) ? NULL : block;
 }
 
@@ -27,7 +27,7 @@ static void *new_block(int which, size_t *size) {
     case 0:
         return malloc(*size);
     case 1:
-        if (*size > 300000) /* the product is, or goes round to something small */
+        if (*size > 300000) /* the product is, or wraps around to a small number */
             return by_chance(2) ? calloc(1, *size) : calloc(opaque(SIZE_MAX / 4 + 2), 4);
         count = by_chance(9);
         *size = by_chance(300) * count;
@@ -49,12 +49,12 @@ static void *new_block(int which, size_t *size) {
     }
 }
 
-/* Grown, shrunk, moved, made of nothing, given up, or refused and as it was. */
+/* Grown, shrunk, moved, newly allocated, freed, or refused and unchanged. */
 static void resize(int which, struct block *slot) {
     void *old = (void *)slot->address, *new;
     size_t size = by_chance(300) ? 1 + any_size() : by_chance(2) ? 0 : impossible_size();
     if (old != NULL && by_chance(4) == 0)
-        size = slot->size + by_chance(16); /* mostly in its place */
+        size = slot->size + by_chance(16); /* mostly in place */
     if (which == 2) {
         new = realloc(old, size);
     } else {

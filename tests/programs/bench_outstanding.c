@@ -1,5 +1,5 @@
 /*
- * Many outstanding allocations from many different stacks, for what a report costs.
+ * Many outstanding allocations from many different stacks, to measure the cost of a report.
  *
  *   bench_outstanding BLOCKS PATH_BITS
  *
@@ -18,7 +18,7 @@ static void descend(unsigned path, int bits);
 
 static __attribute__((noinline)) void left(unsigned path, int bits) {
     descend(path, bits);
-    asm volatile(""); /* or the call would be a jump, and no frame of its own */
+    asm volatile(""); /* otherwise the call would be a jump, without a frame */
 }
 
 static __attribute__((noinline)) void right(unsigned path, int bits) {

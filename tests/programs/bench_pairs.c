@@ -1,12 +1,12 @@
 /*
- * malloc+free pairs from a stack of a given depth, for what tracing costs a pair.
+ * malloc+free pairs from a stack of a given depth, to measure the cost of tracing per pair.
  *
  *   bench_pairs FRAMES
  *
  * FRAMES counts all frames of the stack, from the caller of malloc to _start: at least 6. For each
  * line "PAIRS BATCHES" it makes BATCHES batches of PAIRS pairs and answers "done", followed by the
  * processor time that the thread spent on each batch, in nanoseconds. Processor time, because it
- * leaves out the moments in which others have the core; traps and probes are in it.
+ * excludes other processes on the core and includes traps and probes.
  */
 #include "scenario.h"
 
@@ -32,7 +32,7 @@ static SCENARIO pair(void) {
 static SCENARIO run(long frames_left, long pairs, long batches) {
     if (frames_left > 0) {
         run(frames_left - 1, pairs, batches);
-        KEEP(batches); /* or the call would be a jump, and no frame of its own */
+        KEEP(batches); /* otherwise the call would be a jump, without a frame */
         return;
     }
     for (long batch = 0; batch < batches; batch++) {

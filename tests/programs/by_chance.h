@@ -1,11 +1,11 @@
-/* Calls of allocation functions with arguments by chance, by one thread or several, which take one
- * another's blocks over. What is left is written to a file: address and requested size of each
+/* Calls of allocation functions with random arguments, by one thread or several, which take over
+ * each other's blocks. The live blocks are written to a file: address and requested size of each
  * block, two words each.
  *
  *   PROGRAM FILE CALLS [THREADS] [short]
  *
  * CALLS of each function; "short": address space is limited, so that allocators run out of it.
- * Whoever includes this defines FUNCTIONS and call_function().
+ * The file that includes this defines FUNCTIONS and call_function().
  */
 #ifndef BY_CHANCE_H
 #define BY_CHANCE_H
@@ -24,8 +24,8 @@ struct block {
     uint64_t kind; /* what it has to be released with */
 };
 
-/* One call of function `which`, which may use the block that is in the slot: what is there
- * afterwards is what the program has. */
+/* One call of function `which`, which may use the block in the slot. Afterwards the slot contains
+ * the block that the program has. */
 static void call_function(int which, struct block *slot);
 static void release(struct block *slot);
 static int takes_pages(int which);
@@ -59,7 +59,7 @@ static inline size_t any_alignment(void) {
     return (size_t)8 << (by_chance(100) ? by_chance(7) : by_chance(14));
 }
 
-/* Blocks of one size, handed out and given back at once: an allocator's caches run full and dry. */
+/* Blocks of one size, allocated and freed in a row: an allocator's caches fill up and run empty. */
 static void burst(int which) {
     struct block some[BURST];
     memset(some, 0, sizeof some);
@@ -78,7 +78,7 @@ static struct block *any_slot(int which, size_t share) {
 static void *call_all(void *argument) {
     size_t me = (size_t)argument;
     state = 88172645463325252u + me * 7919;
-    free(malloc(opaque(1))); /* what a first call takes is there before anything runs short */
+    free(malloc(opaque(1))); /* memory for a first call is allocated before memory runs short */
     pthread_barrier_wait(&together);
     pthread_barrier_wait(&together);
     for (size_t phase = 0; phase < PHASES; phase++) {

@@ -1,5 +1,5 @@
-/* A program's own malloc, calloc, realloc and free look at who calls them, as debugging allocators
- * and some kinds of copy protection do: every caller is in the program's own text. */
+/* A program's own malloc, calloc, realloc and free read their caller's address, as debugging
+ * allocators and some kinds of copy protection do: every caller is in the program's own text. */
 #include "scenario.h"
 
 extern const char __executable_start[], etext[];
@@ -58,8 +58,8 @@ int main(void) {
     await_go();
     from_here = from_elsewhere = 0;
     scenario();
-    tell("from here", from_here);
-    tell("from elsewhere", from_elsewhere);
+    print_result("from here", from_here);
+    print_result("from elsewhere", from_elsewhere);
     account(30000, 100);
     done();
     return 3;

@@ -1,5 +1,5 @@
-// A Go program whose C functions keep memory: called from several goroutines, which run on whatever
-// thread is free, and from several depths of Go. "done BYTES COUNT" tells what is held.
+// A Go program whose C functions keep memory: called from several goroutines, which run on any
+// free thread, and from several depths of Go. "done BYTES COUNT" reports what is held.
 package main
 
 /*

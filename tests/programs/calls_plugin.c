@@ -1,4 +1,4 @@
-/* Linked with a plugin (stack_plugin.c), from which it has a block allocated, and ends. */
+/* Linked with a plugin (stack_plugin.c), which allocates a block for it, and exits. */
 #include <stddef.h>
 
 void plugin_entry(size_t size);

@@ -1,11 +1,11 @@
-/* Threads end in the middle of what they do with memory:
+/* Threads end in the middle of operations on memory:
  *
  *   deferred      cancelled at a cancellation point: with OWN_MALLOC one inside malloc, calloc,
  *                 realloc and free; otherwise between calls
  *   asynchronous  cancelled at any instruction (with OWN_MALLOC, which survives that)
  *   exits         pthread_exit in the middle of malloc, calloc, realloc and free (OWN_MALLOC)
  *
- * With -fexceptions it is the unwinder that finds what the threads have to clean up.
+ * With -fexceptions the unwinder finds what the threads have to clean up.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -38,7 +38,7 @@ static void inside(void) {
 }
 #endif
 
-/* As functions that may be left: the C library's header says that they never are. */
+/* Declared as functions that may be left: the C library's header says that they never are. */
 static void *(*volatile malloc_here)(size_t) = malloc;
 static void *(*volatile calloc_here)(size_t, size_t) = calloc;
 static void *(*volatile realloc_here)(void *, size_t) = realloc;
@@ -54,7 +54,7 @@ static void *work(void *argument) {
     int before;
     if (mode == ASYNCHRONOUS)
         pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &before);
-    countdown = CALLS + (int)me; /* each thread leaves another function */
+    countdown = CALLS + (int)me; /* each thread leaves a different function */
 #ifdef OWN_MALLOC
     is_wasteful = 1;
 #endif
@@ -108,9 +108,9 @@ int main(int argc, char **argv) {
     await_go();
     for (int i = 0; i < ROUNDS; i++)
         ended += round_of_threads();
-    tell("ended", ended);
-    if (mode != ASYNCHRONOUS) /* between calls the compiler expects no end */
-        tell("cleaned up", cleaned_up);
+    print_result("ended", ended);
+    if (mode != ASYNCHRONOUS) /* the compiler expects no end between calls */
+        print_result("cleaned up", cleaned_up);
     scenario();
     account(30000, 100);
     done();

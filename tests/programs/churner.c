@@ -1,5 +1,5 @@
-/* Allocates and frees without a pause, in a thread of its own, for tests of what leaktrace does to
- * a process that is at work. A line is answered with "done" and the rounds until then. */
+/* Allocates and frees without a pause, in a separate thread, to test the effect of leaktrace on a
+ * busy process. A line is answered with "done" and the rounds until then. */
 #include "scenario.h"
 #include <pthread.h>
 

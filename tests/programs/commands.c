@@ -1,5 +1,5 @@
-/* A target that does what it is told, a line at a time: for filters, full maps, and the life and
- * death of either side. Each command is answered with "done".
+/* A target that executes commands, one per line: for filters, full maps, and the start and end of
+ * either side. Each command is answered with "done".
  *
  *   malloc COUNT SIZE     allocate and keep
  *   free                  free all that is kept

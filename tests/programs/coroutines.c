@@ -1,5 +1,5 @@
-/* Two coroutines on stacks of their own (ucontext) allocate in turns: one thread, several stacks,
- * whose pointers compare neither way. */
+/* Two coroutines on separate stacks (ucontext) allocate in turns: one thread, several stacks, whose
+ * pointers can't be compared. */
 #include "scenario.h"
 #include <sys/mman.h>
 #include <ucontext.h>

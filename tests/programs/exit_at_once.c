@@ -1,4 +1,4 @@
-/* Leaks and is gone, without waiting for anybody: all that is left of it is in the maps. A
+/* Leaks and exits without waiting: afterwards only the maps contain its allocations. A
  * constructor allocates before main. */
 #include "scenario.h"
 

@@ -64,8 +64,8 @@ SCENARIO scenario_reallocarray_wraps_to_zero(void) {
     expect(moved == NULL);
 }
 
-/* The pointer that posix_memalign would have set still holds a live block: whoever ignores the
- * return value records that block a second time. */
+/* The pointer that posix_memalign would have set still holds a live block: a tracer that ignores
+ * the return value records that block a second time. */
 SCENARIO scenario_posix_memalign_fails(void) {
     void *block = malloc(40);
     KEEP(block);

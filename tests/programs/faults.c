@@ -3,7 +3,7 @@
  *   touch PAGES      map anonymous pages and write to each
  *   thread PAGES     the same in a new thread
  *   read PAGES       map anonymous pages and have the kernel fill them, by read(2)
- *   again            write to all those pages once more: nothing new
+ *   again            write to all those pages again: nothing new
  *   map PAGES        map pages of a file
  *   file PAGES       read each of those
  */
@@ -25,7 +25,7 @@ static char *map_pages(size_t pages) {
         mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED || region_count == MAX_REGIONS)
         _exit(3);
-    /* One fault a page, whatever the system's setting is. */
+    /* One fault per page, independently of the system's setting. */
     madvise(start, pages * PAGE, MADV_NOHUGEPAGE);
     regions[region_count].start = start;
     regions[region_count++].pages = pages;

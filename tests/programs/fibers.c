@@ -1,11 +1,12 @@
-/* Fibers that allocate from several depths, on stacks that nobody has called: fibers KIND [ROUNDS].
+/* Fibers that allocate from several depths, on stacks without a caller: fibers KIND [ROUNDS].
  *
  *   ucontext   made by makecontext(3), without uc_link
  *   linked     the same with uc_link
  *   assembly   by hand: the address of code without unwind information is put on the new stack, as
  *              boost's make_fcontext does
  *
- * Without ROUNDS they go round three times; 0: until the end. What they hold is told at the end. */
+ * Without ROUNDS they go round three times; 0: until the end. What they hold is reported at the
+ * end. */
 #include "scenario.h"
 #include <ucontext.h>
 
@@ -81,7 +82,7 @@ SCENARIO fiber_body(int me) {
 
 static void make(int me, int linked) {
     char *stack = malloc(STACK_BYTES);
-    memset(stack, 0x5a, STACK_BYTES); /* behind the outermost frame is no zero */
+    memset(stack, 0x5a, STACK_BYTES); /* after the outermost frame is no zero */
     if (by_hand) {
         void **top = (void **)(((uintptr_t)stack + STACK_BYTES - 64) & ~(uintptr_t)15);
         void *saved[] = {NULL,

@@ -1,6 +1,6 @@
-/* Consumers of blocks that the first thread has made: what each of them asks of the allocator first
- * is to release one. A mapping of the program's own is there to be told apart, and stays.
- * With -DEARLY_CALL a hooked function is called before any library's constructor. */
+/* Consumers of blocks that the first thread has made: their first call of the allocator releases
+ * one. A mapping of the program itself must be distinguished, and stays. With -DEARLY_CALL a hooked
+ * function is called before any library's constructor. */
 #include "scenario.h"
 #include <pthread.h>
 #include <sys/mman.h>

@@ -1,7 +1,7 @@
-/* Blocks that glibc's free takes back although none of its functions has handed them out: what is
- * in front of them says that they were mapped for themselves (malloc/malloc.c, IS_MMAPPED), and the
- * system call that maps them is made here. As an allocator does that is linked to the C library and
- * not hooked. They come at few addresses, again and again.
+/* Blocks that glibc's free releases although none of its functions has returned them: their header
+ * says that they were mapped separately (malloc/malloc.c, IS_MMAPPED), and the system call that
+ * maps them is made here. An allocator that is linked to the C library and not hooked does the
+ * same. They reuse a few addresses.
  *
  * The argument is what to do, and a number: "foreign N" as above; "threads N" blocks of threads
  * that end, whose caches the C library frees for them; "plain N" the same with malloc. */

@@ -1,4 +1,4 @@
-/* Forks when it is told to; the child allocates and frees as fast as it can until its parent ends.
+/* Forks on request; the child allocates and frees as fast as it can until its parent ends.
  * The account is the child's process id, and the blocks that the parent keeps. */
 #include "scenario.h"
 #include <signal.h>

@@ -1,5 +1,5 @@
 /* Prints the frames that the unwinder of exceptions sees, each as its module and the offset in it:
- * the same in every run, wherever things are mapped. Allocates nothing. */
+ * the same in every run, independently of addresses. Allocates nothing. */
 #ifndef FRAMES_H
 #define FRAMES_H
 
@@ -35,7 +35,7 @@ static void print_frame(const void *address) {
     say(*place.module != '\0' ? place.module : "program");
     /* An address in no module differs between runs; 0 is where stacks end. */
     int is_known = place.base != 0 || *place.module == '\0';
-    tell("", is_known ? place.address - place.base : place.address != 0);
+    print_result("", is_known ? place.address - place.base : place.address != 0);
 }
 
 static _Unwind_Reason_Code print_context(struct _Unwind_Context *context, void *count) {
@@ -46,7 +46,7 @@ static _Unwind_Reason_Code print_context(struct _Unwind_Context *context, void *
 static inline void print_unwound(void) {
     int count = 0;
     _Unwind_Backtrace(print_context, &count);
-    tell("frames", count);
+    print_result("frames", count);
 }
 
 #ifdef __GLIBC__
@@ -57,7 +57,7 @@ static inline void print_backtrace(void) {
     int count = backtrace(frames, 50);
     for (int i = 0; i < count; i++)
         print_frame(frames[i]);
-    tell("frames", count);
+    print_result("frames", count);
 }
 #else
 static inline void print_backtrace(void) {

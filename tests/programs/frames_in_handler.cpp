@@ -30,7 +30,7 @@ int main() {
             thrown++;
         }
     }
-    tell("thrown", thrown);
+    print_result("thrown", thrown);
     scenario();
     account(300, 3);
     done();

@@ -26,7 +26,7 @@ int main(void) {
     for (volatile int i = 0; i < 3; i++)
         if (sigsetjmp(back, 1) == 0) {
             int error = posix_memalign((void **)opaque(16), 64, 100);
-            tell("no fault", (unsigned long long)error);
+            print_result("no fault", (unsigned long long)error);
         }
     scenario();
     account(3000, 10);

@@ -1,5 +1,5 @@
-/* Every allocation function of the C library, a known number of times with known sizes, each from
- * a function of its own: whether each is seen once, with the size that was asked for. */
+/* Every allocation function of the C library, a known number of times with known sizes, each from a
+ * different function: each must be seen once, with the requested size. */
 #include "scenario.h"
 #include <malloc.h>
 #include <sys/mman.h>

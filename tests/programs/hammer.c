@@ -1,5 +1,5 @@
-/* Three threads that allocate and release without pause, from before the tracer comes until they
- * are told to stop: attaching and detaching happen in the middle of calls. When it says "done",
+/* Three threads that allocate and release without pause, from before the tracer attaches until they
+ * are stopped: attaching and detaching happen in the middle of calls. When it says "done",
  * everything has been released. */
 #include "scenario.h"
 #include <pthread.h>
@@ -43,7 +43,7 @@ static void *work(void *argument) {
 
 int main(void) {
     pthread_t threads[THREADS];
-    (void)!nice(19); /* inherited by the threads: never in the way of those who watch */
+    (void)!nice(19); /* inherited by the threads, so that they don't compete with the tracer */
     pthread_barrier_init(&together, NULL, THREADS + 1);
     for (size_t i = 0; i < THREADS; i++)
         if (pthread_create(&threads[i], NULL, work, (void *)i) != 0)

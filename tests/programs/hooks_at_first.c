@@ -1,6 +1,6 @@
 /* A program's own malloc and realloc that go through a pointer until they are set up, as those of
  * glibc did until 2.33 (__malloc_hook): the function behind the pointer sets it to NULL and calls
- * the first one again, in its place. */
+ * the first one again. */
 #include "scenario.h"
 
 static _Alignas(16) char arena[1 << 20];

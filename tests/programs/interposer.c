@@ -1,4 +1,4 @@
-/* Preloaded: a malloc and a realloc of its own that jump to the library's (tail calls), as many
+/* Preloaded: a malloc and a realloc that jump to the library's (tail calls), as many
  * wrappers do. Two probed functions of the same name at one stack pointer. */
 #include <dlfcn.h>
 #include <stddef.h>

@@ -62,7 +62,7 @@ int main(void) {
             leave(which, malloc(64));
             jumps++;
         }
-    tell("jumps", jumps);
+    print_result("jumps", jumps);
     scenario();
     account(30000, 100);
     done();

@@ -1,6 +1,6 @@
 /* Work that makes the kernel allocate, in numbers that are known: pipes, epoll items, processes,
- * pages, threads. Told by lines: "open 500", "close", "epoll 1000", "keep 10", "fork 20", "touch
- * 64". Answers "done". */
+ * pages, threads. Commands, one per line: "open 500", "close", "epoll 1000", "keep 10", "fork 20",
+ * "touch 64". Answers "done". */
 #include "scenario.h"
 #include <fcntl.h>
 #include <signal.h>

@@ -1,4 +1,4 @@
-/* bcc's own test of memleak, in our words: waits for a byte on its standard input, then leaks
+/* bcc's own test of memleak, rewritten: waits for a byte on its standard input, then leaks
  * exactly AMOUNT bytes by one KIND of allocation, and exits. */
 #include "scenario.h"
 #include <malloc.h>

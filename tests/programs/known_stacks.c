@@ -1,6 +1,6 @@
 /* Stacks that begin at the same instruction and the same place in memory, and go on differently: in
- * one return address far up, in where a frame ends, in a frame found by rbp. Each is met many
- * times, in turns, so that what was found out about one is at hand when the next comes by. */
+ * one return address far up, in where a frame ends, in a frame found by rbp. Each occurs many
+ * times, in turns, so that the cached result of one is present when the next occurs. */
 #include "scenario.h"
 #include <alloca.h>
 #include <pthread.h>
@@ -31,7 +31,7 @@ SCENARIO scenario_right(void) {
     KEEP(2);
 }
 
-/* Together these two take the same room whichever takes more, and keep their frames by rbp. */
+/* Together these two take the same stack space, whichever takes more, and have frames by rbp. */
 static __attribute__((noinline, noclone)) void lower_room(size_t room, size_t size) {
     KEEP(alloca(room));
     allocate(size);
@@ -81,7 +81,7 @@ static void *work(void *argument) {
     return argument;
 }
 
-/* Few words decide its stack, and one that doesn't changes beside them. */
+/* Few words decide its stack, and an adjacent word that doesn't decide changes. */
 static void *work_shortly(void *argument) {
     for (volatile size_t i = 0; i < opaque(20000); i++)
         KEEP(malloc(17));

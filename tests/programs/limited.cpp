@@ -1,5 +1,5 @@
 // A program's own operator new, which keeps to a limit by throwing bad_alloc. It is hooked where
-// malloc is in the same file: in a static program, or with a malloc of its own (plain_malloc.c).
+// malloc is in the same file: in a static program, or with its own malloc (plain_malloc.c).
 #include "scenario.h"
 #include <malloc.h>
 #include <new>
@@ -69,8 +69,8 @@ static void fill_up() {
     }
     for (unsigned i = 0; i < count; i++)
         i % 2 ? ::operator delete(blocks[i]) : ::operator delete[](blocks[i]);
-    tell("allocated", count);
-    tell("thrown", thrown);
+    print_result("allocated", count);
+    print_result("thrown", thrown);
 }
 
 SCENARIO scenario() {
@@ -84,7 +84,7 @@ int main() {
     await_go();
     for (int i = 0; i < 20; i++)
         fill_up();
-    tell("live", live_bytes);
+    print_result("live", live_bytes);
     scenario();
     account(20 * 404, 40);
     done();

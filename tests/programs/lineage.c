@@ -1,4 +1,4 @@
-/* Children of a program that is traced allocate, free what they inherited, and say how it went:
+/* Children of a program that is traced allocate, free what they inherited, and report their result:
  *
  *   fork      one after the other, from the midst of allocations
  *   threads   the same while another thread allocates
@@ -26,7 +26,7 @@ SCENARIO scenario(void) {
 /* Exits with 0 if all went well. */
 static void work(size_t count) {
     unsigned wrong = 0;
-    alarm(60); /* a child that hangs is nobody's to end */
+    alarm(60); /* a child that hangs would not be ended otherwise */
     for (size_t i = 0; i < INHERITED; i++)
         free(inherited[i]);
     for (size_t i = 0; i < count; i++) {
@@ -64,7 +64,7 @@ static void fork_and_wait(void) {
         failed += status_of(child) != 0;
         free(malloc(50));
     }
-    tell("failed", failed);
+    print_result("failed", failed);
 }
 
 static void *allocate_until_over(void *unused) {
@@ -97,7 +97,7 @@ static void vfork_and_execute(const char *self) {
         failed += status_of(child) != 0;
         free(malloc(50));
     }
-    tell("failed", failed);
+    print_result("failed", failed);
 }
 
 static void spawn(char *self) {
@@ -110,7 +110,7 @@ static void spawn(char *self) {
         failed += status_of(child) != 0;
         free(malloc(50));
     }
-    tell("failed", failed);
+    print_result("failed", failed);
 }
 
 static void prefork(void) {
@@ -119,7 +119,7 @@ static void prefork(void) {
         if ((children[i] = fork()) == 0)
             work(2000);
     for (int i = 0; i < WORKERS; i++)
-        tell("a worker ended with", status_of(children[i]));
+        print_result("a worker ended with", status_of(children[i]));
 }
 
 static void become_daemon(void) {

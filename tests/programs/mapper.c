@@ -1,4 +1,4 @@
-/* Maps what it is told to, and allocates from libc. Each command is answered with "done".
+/* Maps files on command, and allocates from libc. Each command is answered with "done".
  *
  *   map PATH            the file, readable and executable; nothing of it is ever executed
  *   load PATH           as a library, with dlopen(3); nothing of it is ever called

@@ -1,5 +1,5 @@
 /* Processes that send each other messages, as hackbench does: every message is allocated by the
- * sender and freed by the receiver. Told "MESSAGES", answers "done NANOSECONDS PAIRS". */
+ * sender and freed by the receiver. Reads "MESSAGES", answers "done NANOSECONDS PAIRS". */
 #include "scenario.h"
 #include <stdio.h>
 #include <sys/socket.h>

@@ -1,6 +1,6 @@
-/* Calls functions of mimalloc's own, which no program has to be rebuilt for that only wants another
- * malloc: half of them are malloc and free under another name. Linked to libmimalloc itself, whose
- * headers need not be installed. */
+/* Calls mimalloc's own functions, which only programs that were written for it call: half of
+ * them are malloc and free under another name. Linked to libmimalloc itself, whose headers need not
+ * be installed. */
 #include "scenario.h"
 
 void *mi_malloc(size_t size);

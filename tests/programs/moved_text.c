@@ -1,19 +1,20 @@
 /* A program that moves its code into anonymous memory, as others do to have it on huge pages:
  * moved_text HOW WHEN.
  *
- *   HOW    all; part: but for its first and its last page; changed: all, and a page of it is
- *          something else then
- *   WHEN   early: before it is "ready"; late: when it has been told to go
+ *   HOW    all; part: all except its first and its last page; changed: all, and one page has
+ *          other contents
+ *   WHEN   early: before it is "ready"; late: after the line "go"
  *
  * Then 64 functions, all over its code, keep a block each: keep_000 to keep_077, in octal, one of
- * 1000 bytes and as many as that number. */
+ * 1000 bytes plus that number. */
 #include "scenario.h"
 #include <link.h>
 #include <sys/mman.h>
 
 enum { PAGE_BYTES = 4096, FIRST_BYTES = 1000, KEEPERS = 64 };
 
-/* Code that nobody runs, other in each function, so that there are pages between the keepers. */
+/* Code that is never executed, different in each function, so that there are pages between the
+ * keepers. */
 #define SPREAD(n)                                                                                  \
     __asm__ volatile("jmp 1f\n"                                                                    \
                      ".set number, " #n "\n"                                                       \

@@ -1,4 +1,4 @@
-/* Symbol names that are no plain C identifiers: letters beyond ASCII (memleak dies of them). A
+/* Symbol names that are no plain C identifiers: letters beyond ASCII (memleak crashes on them). A
  * test also renames the second function to one with terminal control codes. */
 #include "scenario.h"
 

@@ -1,4 +1,4 @@
-// The forms of operator new and operator delete, called with arguments by chance: see by_chance.h.
+// The forms of operator new and operator delete, called with random arguments: see by_chance.h.
 // Sizes are at least 1, and multiples of the alignment, as some libraries make them.
 // -DNOTHING_IMPOSSIBLE: for an allocator that aborts where it should throw.
 enum { FUNCTIONS = 8 };

@@ -1,6 +1,6 @@
 /* Blocks kept by the first thread, by another one, and by a signal handler: each stack ends in code
  * of the C library, or with -DOWN_START in that of this program, that may have no unwind
- * information. What is held is told at the end. */
+ * information. What is held is reported at the end. */
 #include "scenario.h"
 #include <pthread.h>
 #include <signal.h>
@@ -51,8 +51,8 @@ int main(void) {
 }
 
 #ifdef OWN_START
-/* A start of its own, as in programs that don't begin in the C library's: nothing says that it is
- * the outermost function, and rbp holds a number. */
+/* A separate entry point, as in programs that don't start in the C library's: nothing says that it
+ * is the outermost function, and rbp holds a number. */
 __attribute__((noreturn)) void begin(void);
 
 void begin(void) {
@@ -64,7 +64,7 @@ __asm__(".globl _start\n"
         "_start:\n"
         "    mov $1, %ebp\n"
         "    and $-16, %rsp\n"
-        "    push $1\n" /* what a walk beyond would find */
+        "    push $1\n" /* what a walk beyond it would find */
         "    push $1\n"
         "    call begin\n"
         ".size _start, . - _start\n");

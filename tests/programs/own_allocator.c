@@ -1,4 +1,4 @@
-/* A program with an allocator of its own, its functions under a prefix: --obj and
+/* A program with its own allocator, whose functions have a prefix: --obj and
  * --symbols-prefix. The arena is static, so that the C library's allocator is not involved. */
 #include "scenario.h"
 

@@ -1,7 +1,7 @@
-/* A program's own malloc, calloc, realloc and free, on an arena that is handed out once and without
- * locks: what is done inside them leaves nothing behind. A thread that sets `is_wasteful` is given
- * room that is used again soon. Whoever includes this defines inside(), which every one of the
- * functions calls when its work is done but for the return. */
+/* A program's own malloc, calloc, realloc and free, on an arena that is used once and without
+ * locks: code inside them leaves no state behind. A thread that sets `is_wasteful` gets memory that
+ * is reused soon. The file that includes this defines inside(), which each of the functions calls
+ * right before its return. */
 #ifndef OWN_MALLOC_H
 #define OWN_MALLOC_H
 

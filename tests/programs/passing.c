@@ -1,5 +1,6 @@
-/* Calls that a filter leaves out, with mappings in their midst and mappings that only look so. A
- * call that passes leaves no trace of its end: the stack of a mapping tells whether it is inside.
+/* Calls that a filter leaves out, with mappings inside them and mappings that only seem to be
+ * inside. The end of a filtered call is not seen: the stack of a mapping shows whether it is
+ * inside.
  */
 #include "scenario.h"
 #include <sys/mman.h>
@@ -33,7 +34,7 @@ static __attribute__((noinline, noclone)) void *callee(void) {
     return region;
 }
 
-/* The call of callee stands in the very place on the stack where that of malloc stood. */
+/* The call of callee is at the stack location where that of malloc was. */
 SCENARIO scenario_callee_after(void) {
     KEEP(malloc(BLOCK));
     KEEP(callee());
@@ -43,7 +44,7 @@ static __attribute__((noinline, noclone)) void allocate(void) {
     KEEP(malloc(BLOCK));
 }
 
-/* Its frame lies over the place where the call of malloc stood, and leaves it as it was. */
+/* Its frame covers the location where the call of malloc was, and leaves it unchanged. */
 static __attribute__((noinline, noclone)) void *map_below(void) {
     char room[2048];
     KEEP(room);
@@ -83,7 +84,7 @@ SCENARIO scenario_by_pointer(void) {
         KEEP(allocators[i % 2](i % 2 ? MAPPED : BLOCK));
 }
 
-/* calloc is awaited whatever the filter says. */
+/* calloc is followed independently of the filter. */
 SCENARIO scenario_inside_calloc(void) {
     for (size_t i = 0; i < opaque(3); i++)
         KEEP(calloc(1, BLOCK));

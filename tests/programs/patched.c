@@ -1,6 +1,6 @@
 /* Has its own malloc, over whose first bytes it writes a jump to another one, as hooking libraries
- * do: at the start or, with an argument, while it is traced. Exits with another status if what runs
- * is not what was put there. */
+ * do: at the start or, with an argument, while it is traced. Exits with another status if its patch
+ * is not what runs. */
 #include "scenario.h"
 #include <sys/mman.h>
 

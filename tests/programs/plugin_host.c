@@ -1,5 +1,5 @@
 /* Loads the plugin named by its argument after it has been attached to, so that neither its
- * symbols nor its unwind tables were there when tracing began; unloads it when told to go on. */
+ * symbols nor its unwind tables were there when tracing began; unloads it after another line. */
 #include "scenario.h"
 #include <dlfcn.h>
 

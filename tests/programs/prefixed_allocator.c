@@ -1,4 +1,4 @@
-/* A library (-DLIBRARY) that hands out memory by functions that a build of jemalloc with a prefix
+/* A library (-DLIBRARY) that allocates memory by functions that a build of jemalloc with a prefix
  * has (-DPLUGIN: as tests/programs/plugin_host.c calls it), and a program (-DPROGRAM) that calls
  * them and never malloc; both in one with both. The library makes the system call mmap(2) itself.
  */

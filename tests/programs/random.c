@@ -1,13 +1,13 @@
 /* Two million random malloc, calloc, realloc and free by four threads, which also free each
  * other's blocks; the program keeps its own account of what is live. The seed is fixed, but the
- * threads race: the account is the truth, whatever order things happened in. */
+ * threads race: the account is right for any order of events. */
 #include "scenario.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
 enum { THREADS = 4, OPERATIONS = 500000, OWN = 4096, SHARED = 1024 };
 
-/* A block carries its size in its first bytes. */
+/* A block contains its size in its first bytes. */
 struct block {
     size_t size;
 };

@@ -1,6 +1,6 @@
 /* Leaf functions with data in their red zone: the 128 bytes below the stack pointer, theirs without
- * moving it (System V psABI for x86-64, 3.2.2). Each fills all of it, comes to a nop of five bytes,
- * and counts the words that are not as it left them.
+ * moving it (System V psABI for x86-64, 3.2.2). Each fills all of it, executes a nop of five bytes,
+ * and counts the words that have changed.
  *
  *   call NAME COUNT    "done WRONG COUNT": words found changed in COUNT calls
  *   fork NAME COUNT    "done WRONG COUNT": the same in a child; WRONG is 0 or 1, or larger when it
@@ -8,7 +8,7 @@
  *
  * red_zone_middle: the nop is at the symbol red_zone_middle_nop. red_zone_entry: the nop is the
  * first instruction of the symbol red_zone_entry, which red_zone_before falls into with its red
- * zone in use, as hand-written code may; what is behind it the kernel doesn't emulate.
+ * zone in use, as hand-written code may; the kernel doesn't emulate the instructions after it.
  */
 #include "scenario.h"
 
@@ -41,7 +41,7 @@ __asm__(
     "    ret\n"
     ".endm\n"
     "    .text\n"
-    "    .p2align 4\n" /* never across the end of a page: such a nop the kernel leaves alone */
+    "    .p2align 4\n" /* never across the end of a page: the kernel doesn't replace such a nop */
     "    .globl red_zone_middle, red_zone_middle_nop\n"
     "    .type red_zone_middle, @function\n"
     "    .type red_zone_middle_nop, @function\n"

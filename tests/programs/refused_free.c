@@ -1,5 +1,5 @@
 /* An allocator whose free begins with a load of the stack segment: an instruction that the kernel
- * refuses to probe, with an errno of its own (insn_masking_exception). It is never called. */
+ * refuses to probe, with a special errno (insn_masking_exception). It is never called. */
 #include "scenario.h"
 
 static char arena[1 << 16];

@@ -49,7 +49,7 @@ int main() {
                 // Thrown objects are allocated with the same malloc: nothing is refused there.
             }
         }
-    tell("caught", caught);
+    print_result("caught", caught);
     scenario();
     account(30000, 100);
     done();

@@ -1,4 +1,4 @@
-/* Regions of mmap taken apart: head, tail, middle, across neighbours, replaced, grown, moved.
+/* Regions of mmap unmapped in part: head, tail, middle, across neighbours, replaced, grown, moved.
  * (memleak drops a whole region when a part of it is unmapped.) */
 #include "scenario.h"
 #include <sys/mman.h>

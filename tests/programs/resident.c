@@ -1,5 +1,6 @@
-/* Does one thing a line, with so many MiB, and answers "done": memory that becomes resident without
- * malloc, and memory of malloc and mmap that doesn't become resident, or stays when it is freed.
+/* Executes one command per line, with a number of MiB, and answers "done": memory that becomes
+ * resident without malloc, and memory of malloc and mmap that doesn't become resident, or stays
+ * when it is freed.
  *
  *   own N     anonymous memory by the system call mmap(2), touched
  *   shared N  System V shared memory, touched

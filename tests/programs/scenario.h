@@ -1,11 +1,11 @@
-/* The rendezvous every target speaks, so that no test sleeps or guesses.
+/* The protocol of every target, so that no test sleeps or guesses.
  *
  *   target: "ready"   it has started its threads and allocated what it needs beforehand
- *   test:   a line    the probes are on: do the work
- *   target: "done …"  the work is done; what it says after "done" is its own account
+ *   test:   a line    the probes are attached: do the work
+ *   target: "done …"  the work is done; the rest of the line is its own account
  *   test:   a line or end of file: go on, or exit
  *
- * Only read(2) and write(2) are used: stdio allocates buffers, which would blur the truth.
+ * Only read(2) and write(2) are used: stdio allocates buffers, which would distort the figures.
  */
 #ifndef SCENARIO_H
 #define SCENARIO_H
@@ -16,10 +16,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A function whose name must be found in the reported stacks: a frame of its own, never cloned. */
+/* A function whose name must be found in the reported stacks: it has a frame and no clones. */
 #define SCENARIO __attribute__((noinline, noclone)) void
 
-/* Lets a pointer escape: otherwise the compiler removes an allocation that nobody uses, or turns
+/* Lets a pointer escape: otherwise the compiler removes an unused allocation, or turns
  * a call in tail position into a jump. */
 #define KEEP(pointer) __asm__ volatile("" ::"r"(pointer) : "memory")
 
@@ -86,7 +86,7 @@ static inline char *put_number(char *end, unsigned long long number) {
     return end;
 }
 
-/* "done BYTES COUNT": what the target itself says is outstanding. */
+/* "done BYTES COUNT": the target's own figures of what is outstanding. */
 static inline void done_with_account(unsigned long long bytes, unsigned long long count) {
     char line[80] = "done ";
     char *end = put_number(line + 5, bytes);
@@ -98,8 +98,8 @@ static inline void done_with_account(unsigned long long bytes, unsigned long lon
     await_line();
 }
 
-/* "WHAT NUMBER": a line of what the target has seen. */
-static inline void tell(const char *what, unsigned long long number) {
+/* "WHAT NUMBER": a line with an observation of the target. */
+static inline void print_result(const char *what, unsigned long long number) {
     char line[80];
     size_t length = strlen(what);
     if (length > 40)

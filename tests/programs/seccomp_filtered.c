@@ -1,5 +1,5 @@
-/* Allocates under a seccomp filter that lets it do nothing but read, write, exit, and what malloc
- * itself asks of the kernel; anything else kills it. Says "done BYTES COUNT" of what it keeps.
+/* Allocates under a seccomp filter that lets it do nothing but read, write, exit, and the system
+ * calls of malloc itself; anything else kills it. Prints "done BYTES COUNT" for what it keeps.
  */
 #include "scenario.h"
 

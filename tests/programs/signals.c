@@ -1,5 +1,5 @@
 /* A timer interrupts the work a thousand times a second, in the middle of allocation functions
- * too, and the handler maps and unmaps a page on a signal stack of its own. */
+ * too, and the handler maps and unmaps a page on a signal stack. */
 #include "scenario.h"
 #include <signal.h>
 #include <sys/mman.h>

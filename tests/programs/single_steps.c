@@ -1,7 +1,6 @@
-/* Steps through its own code, one instruction at a time, and writes what the stack is at many of
- * them: single_steps FILE SCENARIO [NUMBER]. The trap flag makes the processor raise SIGTRAP after
- * each instruction; the handler finds the registers in its ucontext, and the frames with
- * backtrace(3).
+/* Steps through its own code, one instruction at a time, and writes the stack at many of them:
+ * single_steps FILE SCENARIO [NUMBER]. The trap flag makes the processor raise SIGTRAP after each
+ * instruction; the handler finds the registers in its ucontext, and the frames with backtrace(3).
  *
  * FILE holds one record per stop, all numbers of eight bytes: ip, sp, bp, whether a function has
  * just returned, how many frames, how many areas of memory; the frames, innermost first; and of
@@ -11,7 +10,7 @@
  *
  *   kinds        a callback of qsort, recursion, alloca, a realigned frame, a signal handler, a
  *                function that is bound lazily
- *   alternate    the same, with the handler on a stack of its own
+ *   alternate    the same, with the handler on a signal stack
  *   thread       the same, in a thread
  *   deep NUMBER  under NUMBER frames of one function
  *   generated    called by code without unwind information, which keeps a frame pointer
@@ -35,7 +34,7 @@ enum { EACH_UP_TO = 40, STRIDE = 31, MOST_RETURNS = 100, TRAP_FLAG = 0x100, RET 
 #ifdef FRAME_POINTER
 #define ALSO_RBP
 #else
-#define ALSO_RBP , "rbp" /* has to be saved, and is not what it was */
+#define ALSO_RBP , "rbp" /* has to be saved, and has changed */
 #endif
 
 struct area {
@@ -73,7 +72,7 @@ static void write_stop(const greg_t *registers, uint64_t has_returned) {
 
     while (first < count && (greg_t)frames[first] != registers[REG_RIP])
         first++;
-    /* backtrace ends in code without unwind information; who called that is known here. */
+    /* backtrace ends in code without unwind information; its caller is known here. */
     if (generated_at && (uint64_t)frames[count - 1] - generated_at < 64) {
         frames[count++] = generated_return;
         for (int i = 1; i < outer_count; i++)

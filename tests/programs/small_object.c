@@ -1,5 +1,5 @@
-/* One of many libraries (many_objects.c). The test gives each copy a name of its own in place of
- * "allocate_0000", in the symbol table, which nothing is looked up by. */
+/* One of many libraries (many_objects.c). The test gives each copy a different name instead of
+ * "allocate_0000" in the symbol table, which no lookup uses. */
 #include "scenario.h"
 
 static __attribute__((noinline, noclone)) void allocate_0000(size_t size) {

@@ -1,6 +1,6 @@
 /* Four threads that allocate, resize and free without pause, also each other's blocks, under a
- * timer that interrupts them all, until they are told to stop; then the program's own account of
- * what is live. */
+ * timer that interrupts them all, until they are stopped; then it prints its own account of what is
+ * live. */
 #include "scenario.h"
 #include <malloc.h>
 #include <pthread.h>
@@ -10,7 +10,7 @@
 
 enum { THREADS = 4, OWN = 1024, SHARED = 256 };
 
-/* A block carries its size in its first bytes. */
+/* A block contains its size in its first bytes. */
 struct block {
     size_t size;
 };
@@ -72,7 +72,7 @@ static void *work(void *argument) {
             *slot = NULL;
         }
         if (dice % 64 == 0)
-            usleep(5000); /* an hour of it shall not heat the machine */
+            usleep(5000); /* a pause, because this may run for an hour */
     }
     pthread_barrier_wait(&together);
     pthread_barrier_wait(&together);

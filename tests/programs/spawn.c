@@ -1,5 +1,5 @@
 /* Starts other programs in the ways that share its memory until they do (vfork, posix_spawn):
- * what those children do is not the target's, and the target goes on exactly. */
+ * those children don't count for the target, whose figures stay exact. */
 #include "scenario.h"
 #include <spawn.h>
 #include <sys/wait.h>

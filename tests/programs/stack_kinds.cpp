@@ -1,8 +1,8 @@
 /* Stacks of every kind that C++ compilers make, without end, in two threads: operator new from
  * deep in the standard library, exceptions under way, virtual calls, std::function, alloca,
  * realigned frames, variable-length arrays, a signal handler, callbacks from within libc. With an
- * argument, a timer interrupts it wherever it is, and maps a page from there: "computing" in its
- * own code, "anywhere" also as it comes back from the kernel. */
+ * argument, a timer interrupts it at any instruction, and maps a page from there: "computing" in
+ * its own code, "anywhere" also on return from the kernel. */
 #include "scenario.h"
 #include <alloca.h>
 #include <algorithm>
@@ -132,7 +132,7 @@ static APART void once(int number) {
     raise(SIGUSR1);
 }
 
-/* mmap, because malloc is not to be called wherever a signal may come. */
+/* mmap, because malloc must not be called from a signal handler. */
 static void on_timer(int) {
     static int left_to_keep = 1000;
     void *page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

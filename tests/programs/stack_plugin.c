@@ -1,6 +1,6 @@
 /* A plugin for stack_plugins.c, built with different NAMEs: NAME_outer -> NAME_inner -> malloc.
- * FRAME_BYTES gives each build frames of its own size, so that the unwind tables of one are wrong
- * for the other. */
+ * FRAME_BYTES gives each build frames of a different size, so that the unwind tables of one are
+ * wrong for the other. */
 #include "scenario.h"
 
 #define JOIN_(name, suffix) name##suffix

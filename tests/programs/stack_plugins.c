@@ -4,7 +4,7 @@
  *   call COUNT SIZE    COUNT blocks of SIZE bytes, allocated by the plugin
  *   unload
  *   namespaces ROUNDS PATH PATH
- *                      as `cycle`, each plugin in a namespace of its own (dlmopen)
+ *                      as `cycle`, each plugin in a new namespace (dlmopen)
  *   cycle ROUNDS PATH PATH
  *                      ROUNDS times, each plugin in turn: loaded, asked for a block (of 100 bytes
  *                      the first, of 1000 the second), unloaded

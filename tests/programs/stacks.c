@@ -1,4 +1,4 @@
-/* Stacks in plenty, and deep ones. Argument LEVELS: a chain of that many calls, each through one
+/* Many stacks, and deep ones. Argument LEVELS: a chain of that many calls, each through one
  * of two call sites, gives 2^LEVELS different stacks; two blocks of 24 bytes are allocated from
  * each. Then one block of 40 bytes from under 300 frames, and one of 56 in a signal handler. */
 #include "scenario.h"

@@ -1,5 +1,5 @@
 /* A timer interrupts five thousand times a second, in the middle of every allocation function; the
- * handler ("alternate": on a stack of its own) maps memory, writes and asks for the time. */
+ * handler ("alternate": on a signal stack) maps memory, writes and asks for the time. */
 #include "scenario.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -76,7 +76,7 @@ int main(int argc, char **argv) {
     nowhere = open("/dev/null", O_WRONLY);
     await_go();
     setitimer(ITIMER_REAL, &often, NULL);
-    tell("wrong", allocate_until_enough());
+    print_result("wrong", allocate_until_enough());
     setitimer(ITIMER_REAL, &never, NULL);
     scenario();
     account(30000, 100);

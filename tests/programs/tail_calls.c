@@ -1,5 +1,5 @@
-/* Wrappers that jump to the allocation function: they have no frame of their own, so the stack
- * starts at their caller. Built with -O2 -foptimize-sibling-calls. */
+/* Wrappers that jump to the allocation function: they have no frame, so the stack starts at their
+ * caller. Built with -O2 -foptimize-sibling-calls. */
 #include "scenario.h"
 
 __attribute__((noinline, noclone)) void *wrap_malloc(size_t size) {

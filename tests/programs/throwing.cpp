@@ -1,11 +1,11 @@
-// Every form of operator new is asked for more than there is, again and again:
+// Every form of operator new is called repeatedly for more memory than there is:
 //
 //   all             bad_alloc is thrown, and caught; nothrow forms return nothing
 //   nothrow         the latter alone
-//   handler-throws  the new_handler throws a bad_alloc of its own
+//   handler-throws  the new_handler throws its own bad_alloc
 //   handler-jumps   it jumps out of operator new
 //   handler-exits   it ends the thread
-//   handler-frees   it makes room (under a limit of address space), and operator new tries again
+//   handler-frees   it frees memory (under a limit of address space), and operator new tries again
 #include "scenario.h"
 #include <csetjmp>
 #include <new>
@@ -64,8 +64,8 @@ static void ask_for_too_much(const Form *first) {
                 thrown++;
             }
         }
-    tell("thrown", thrown);
-    tell("refused", refused);
+    print_result("thrown", thrown);
+    print_result("refused", refused);
 }
 
 struct Refusal : std::bad_alloc {};
@@ -89,7 +89,7 @@ static void jump_out_of_all() {
             else
                 jumps++;
         }
-    tell("jumps", jumps);
+    print_result("jumps", jumps);
 }
 
 static void end_thread() {
@@ -121,8 +121,8 @@ static void end_threads() {
             pthread_join(thread, &result);
             ended += result == (void *)1;
         }
-    tell("ended", ended);
-    tell("cleaned up", cleaned_up);
+    print_result("ended", ended);
+    print_result("cleaned up", cleaned_up);
 }
 
 static void *ballast;
@@ -158,7 +158,7 @@ static void ask_while_short() {
             form == aligned || form == aligned_array ? ::operator delete(block, LINE)
                                                      : ::operator delete(block);
         }
-    tell("relieved", relieved > 0);
+    print_result("relieved", relieved > 0);
 }
 
 SCENARIO scenario() {

@@ -1,4 +1,4 @@
-/* A program that handles SIGTRAP itself: it runs into breakpoint instructions of its own and
+/* A program that handles SIGTRAP itself: it executes its own breakpoint instructions and
  * raises the signal, between allocations. */
 #include "scenario.h"
 #include <signal.h>
@@ -34,8 +34,8 @@ int main(void) {
     sigaction(SIGTRAP, &action, NULL);
     await_go();
     scenario();
-    tell("breakpoints", (unsigned long long)breakpoints);
-    tell("raised", (unsigned long long)raised);
+    print_result("breakpoints", (unsigned long long)breakpoints);
+    print_result("raised", (unsigned long long)raised);
     account(ROUNDS * 300, ROUNDS);
     done();
     return 3;

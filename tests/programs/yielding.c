@@ -1,8 +1,8 @@
-/* A program's own malloc and free yield to other coroutines in their middle, as when they wait for
- * a lock: calls end in another order than they began, on many stacks in one thread.
+/* A program's own malloc and free yield to other coroutines, as when they wait for a lock: calls
+ * end in another order than they began, on many stacks in one thread.
  *
  *   COUNT        that many coroutines in one thread
- *   COUNT moves  in two threads, which take them over from each other
+ *   COUNT moves  in two threads, which take the coroutines over from each other
  */
 #include "own_malloc.h"
 #include <pthread.h>
@@ -22,7 +22,7 @@ static int coroutine_count;
 static pthread_barrier_t together;
 static _Thread_local struct coroutine *current;
 
-/* Not inlined: a thread's variables are at another place after a move. */
+/* Not inlined: a thread's variables are at another address after a move. */
 __attribute__((noinline, noclone)) static struct coroutine *running(void) {
     struct coroutine *me = current;
     KEEP(me);
@@ -55,7 +55,7 @@ static void run_coroutine(void) {
     _exit(79); /* not reached */
 }
 
-/* Those of one half, each once, in an order that is another one every time. */
+/* Those of one half, each once, in a different order every time. */
 static int run_those(int first) {
     static unsigned turn;
     ucontext_t scheduler;
@@ -116,7 +116,7 @@ int main(int argc, char **argv) {
     int ended = 0;
     for (int i = 0; i < coroutine_count; i++)
         ended += coroutines[i].has_ended;
-    tell("ended", (unsigned long long)ended);
+    print_result("ended", (unsigned long long)ended);
     account((unsigned long long)coroutine_count * BLOCKS * 128,
             (unsigned long long)coroutine_count * BLOCKS);
     done();

@@ -1,7 +1,7 @@
-"""Breakpoints that are left in a process, or taken from it, and how the kernel puts that right.
+"""Breakpoints that are left in a process or removed from it, and how the kernel repairs that.
 
-Attaching probes at the same places and closing them again has it look at every process that has
-the file mapped: where a probe belongs it writes its breakpoint, where none does the original.
+Attaching probes at the same offsets and closing them makes it examine every process that has the
+file mapped: it writes a breakpoint where a probe belongs, and the original instruction elsewhere.
 Sources: kernel/events/uprobes.c (register_for_each_vma, filter_chain, set_orig_insn).
 """
 
@@ -64,8 +64,10 @@ def test_children_forked_meanwhile_are_freed_of_them(
             assert probes.hits == calls
 
 
-def test_one_that_was_overwritten_comes_back(program: Path, point: int, kind: UprobeLinks) -> None:
-    """A debugger that had a breakpoint there before us writes the original."""
+def test_an_overwritten_breakpoint_is_restored(
+    program: Path, point: int, kind: UprobeLinks
+) -> None:
+    """A debugger whose breakpoint was there before the probe writes the original."""
     with Target([program]) as target:
         target.await_ready()
         original = text_at(target.pid, program, point, 1)
@@ -79,7 +81,7 @@ def test_one_that_was_overwritten_comes_back(program: Path, point: int, kind: Up
         assert text_at(target.pid, program, point, 1) == original
 
 
-def test_one_that_is_left_kills_unless_it_is_taken_away(
+def test_a_leftover_kills_unless_it_is_removed(
     program: Path, point: int, kind: UprobeLinks
 ) -> None:
     for is_refreshed in (False, True):
@@ -94,7 +96,7 @@ def test_one_that_is_left_kills_unless_it_is_taken_away(
                 assert target.do(WORK)[0] == 0
                 assert target.end() == 0
             else:
-                target.tell(WORK)
+                target.send(WORK)
                 assert target.process.wait(DEADLINE_S) == -signal.SIGTRAP
 
 

@@ -1,5 +1,5 @@
-"""Children that are forked while their parent is traced don't pay for it: their code is soon that
-of the file again, and the parent's probes stay."""
+"""Children that are forked while their parent is traced soon run without breakpoints: their code is
+restored from the file, and the parent's probes stay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def await_clean(pid: int) -> None:
 
 @pytest.mark.skipif(
     not links.has_uprobe_multi(),
-    reason="perf events drop out of a child by themselves, each at its first hit",
+    reason="the kernel removes perf events from a child itself, each at its first hit",
 )
 def test_a_child_loses_its_parents_breakpoints(compiled: Compiler) -> None:
     with Target([compiled("forker.c")]) as target:
@@ -38,7 +38,7 @@ def test_a_child_loses_its_parents_breakpoints(compiled: Compiler) -> None:
             for child in children:
                 await_clean(child)
             assert changed_bytes(target.pid)
-            # Its probes count as before, and a child that comes later is seen to as well.
+            # Its probes count as before, and later children are repaired as well.
             late, kept = target.do("fork")
             await_clean(late)
             report = tracer.stop().reports[-1]

@@ -1,4 +1,5 @@
-"""A debugger that holds the process at the same time: what leaktrace says of it, and puts right."""
+"""A debugger attached to the process at the same time: leaktrace's notes about it, and its
+repairs."""
 
 from __future__ import annotations
 
@@ -26,12 +27,12 @@ pytestmark = [
 
 @pytest.fixture
 def program(compiled: Compiler) -> Path:
-    """Static: its malloc is in a file that nobody else has mapped."""
+    """Static: its malloc is in a file that no other process has mapped."""
     return compiled("commands.c", "-static")
 
 
-def test_probes_that_were_overwritten_are_put_back(program: Path) -> None:
-    """As a debugger does when it takes out a breakpoint that was there before the probe."""
+def test_probes_that_were_overwritten_are_restored(program: Path) -> None:
+    """As a debugger does when it removes a breakpoint that was there before the probe."""
     with Target([program]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), "-f", "json", "-o", "0", "1") as tracer:
@@ -42,7 +43,7 @@ def test_probes_that_were_overwritten_are_put_back(program: Path) -> None:
             for probe in probes:
                 write_text(target.pid, program, probe.offset, bytes([probe.file]))
             assert changed_bytes(target.pid) == []
-            # Reports of the time before may be under way.
+            # Earlier reports may still arrive.
             report = next(r for r in iter(tracer.next_report, None) if r.raw["target"]["notes"])
             the_note(report, "probes", "restored")
             assert changed_bytes(target.pid) == probes

@@ -1,9 +1,10 @@
-"""The gate that every way to hook a function has to pass: a traced program does exactly what it
-does untraced, whatever leaves an allocation function by another way than its end, looks at the
-stack from inside it, or interrupts it; and leaktrace's figures are the program's own.
+"""The test that every way to hook a function has to pass: a traced program does exactly what it
+does untraced, even if code leaves an allocation function other than by its end, reads the stack
+from inside it, or interrupts it. And leaktrace's figures are the program's own.
 
 A scenario is a line of SCENARIOS. In the short form each is run on one allocator, traced in one
-way; with LEAKTRACE_LENGTH=long on all that it is for, in both ways, with every set of options.
+way. With LEAKTRACE_LENGTH=long it is run on all its allocators, in both ways, with every set of
+options.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ THROWING = ("glibc", "jemalloc", "tcmalloc_minimal", "static glibc")
 
 WELL = 3  # what the programs exit with
 
-# The call itself is counted as one that was never seen to end, and is none of the program's.
+# The call itself is counted as one whose end was not seen, and is not the program's.
 LEFT = frozenset({"stale_calls"})
-# A thread may end with a block that it has not freed: there is another one in its place later.
+# A thread may end with a block that it has not freed. Later another block is at its address.
 KEPT = LEFT | {"missed_frees"}
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A program, and what it is for."""
+    """A program, and the allocators it is run on."""
 
     name: str
     argv: tuple[str, ...]  # source and arguments
@@ -84,7 +85,7 @@ SCENARIOS = (
     Scenario("storm on another stack", ("storm.c", "alternate"), ANY, is_thorough=True),
     Scenario("own SIGTRAP handler", ("trapping.c",), ANY),
     Scenario("fork", ("lineage.c", "fork"), ANY),
-    Scenario("fork beside a thread", ("lineage.c", "threads"), ANY),
+    Scenario("fork with another thread", ("lineage.c", "threads"), ANY),
     Scenario("vfork and exec", ("lineage.c", "vfork"), ANY),
     Scenario("posix_spawn", ("lineage.c", "spawn"), ANY),
     Scenario("daemon", ("lineage.c", "daemon"), ANY),

@@ -1,8 +1,8 @@
-"""Whatever ends leaktrace, and whenever: the process that it traced is as it was before.
+"""However and whenever leaktrace ends, the traced process is unchanged.
 
-kill -9 is aimed at the moments when probes are put on and taken off, which is when the kernel may
-leave breakpoints in the process; as many kills come at any moment. With LEAKTRACE_LENGTH=long there
-are 1,000 in all; LEAKTRACE_SAFETY_KILLS sets another number of each kind.
+kill -9 is aimed at the moments when probes are attached and detached, because then the kernel may
+leave breakpoints in the process. As many kills come at random moments. With LEAKTRACE_LENGTH=long
+there are 1,000 in all; LEAKTRACE_SAFETY_KILLS sets another number of each kind.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def state_of(pid: int) -> str:
 
 
 def is_unharmed(target: Target) -> None:
-    """It is at work, not stopped, and its code is that of its files."""
+    """It runs, is not stopped, and its code is that of its files."""
     (before,) = target.do()
     deadline = time.monotonic() + DEADLINE_S
     while target.do() == (before,):
@@ -65,7 +65,7 @@ def churner(compiled: Compiler) -> Iterator[Target]:
 
 @dataclass(frozen=True)
 class Phases:
-    """What an undisturbed run does to a process, and how long it takes."""
+    """The phases of an undisturbed run, and how long they take."""
 
     bytes: list[Changed]
     attaching_s: float
@@ -132,7 +132,7 @@ def test_killed_at_the_worst_moment(
     phases = undisturbed(churner, {})
     for number in range(KILLS // 2):
         mark = Mark()
-        # Most of them early: the code is written at the beginning, the rest is waiting.
+        # Most of them early: the code is written at the start of the phase, the rest is waiting.
         kill(churner, phases, 1.1 * (number / (KILLS // 2)) ** 4, mark)
         mark.await_end()
         is_unharmed(churner)
@@ -168,7 +168,7 @@ def test_killed_while_it_traces(churner: Target, way: str) -> None:
 
 
 def test_killed_with_its_process_group(churner: Target) -> None:
-    """The keeper belongs to no group that anybody kills."""
+    """The keeper is not in leaktrace's process group."""
     phases = undisturbed(churner, {})
     mark = Mark()
     with (
@@ -192,8 +192,8 @@ def test_killed_by_timeout(churner: Target, require_tool: Callable[[str], str]) 
     is_unharmed(churner)
 
 
-def test_another_one_goes_on(compiled: Compiler) -> None:
-    """Of two that trace a process, one is killed: the other one misses nothing."""
+def test_another_leaktrace_runs_on(compiled: Compiler) -> None:
+    """Two leaktraces trace a process and one is killed: the other misses nothing."""
     mark = Mark()
     arguments = (*ONE_REPORT, NEVER)
     with Target([compiled("commands.c")]) as target:
@@ -344,7 +344,7 @@ def test_the_keeper_is_small_and_hidden_from_a_killer_by_name(churner: Target) -
         tracer.stop()
 
 
-def test_the_end_of_the_keeper_is_told(churner: Target) -> None:
+def test_the_end_of_the_keeper_is_reported(churner: Target) -> None:
     mark = Mark()
     with Tracer("-p", str(churner.pid), *ONE_REPORT, NEVER, env=mark.env) as tracer:
         tracer.await_armed()
@@ -359,8 +359,8 @@ def test_the_end_of_the_keeper_is_told(churner: Target) -> None:
     is_unharmed(churner)
 
 
-def test_the_keeper_killed_while_it_takes_probes_off(churner: Target) -> None:
-    """A copy of it does that by exiting, and what exits can't be killed."""
+def test_the_keeper_killed_while_it_detaches_probes(churner: Target) -> None:
+    """A copy of it does that by exiting, and an exiting process can't be killed."""
     phases = undisturbed(churner, {})
     for number in range(KILLS // 3):
         mark = Mark()

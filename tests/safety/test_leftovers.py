@@ -18,8 +18,8 @@ from leaktrace.bpf import links
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
-# None that leaktrace hooks: whoever takes a probe off removes what was left at its place, in every
-# process, and another leaktrace may be at work on this machine.
+# None that leaktrace hooks: detaching a probe removes leftovers at its location in every process,
+# and another leaktrace may be running on this machine.
 FUNCTIONS = ["getenv", "atoi", "strtoul", "ffsll", "labs", "qsort", "abs", "strtol", "putenv"]
 INT3 = b"\xcc"
 
@@ -33,7 +33,7 @@ def target(compiled: Compiler) -> Iterator[Target]:
 @pytest.fixture
 def require_links() -> None:
     if not links.has_uprobe_multi():
-        pytest.skip("perf events are taken off for sure, and slowly")
+        pytest.skip("perf events are always detached, and slowly")
 
 
 @pytest.mark.parametrize("without", ["", "uprobe_multi"], ids=["links", "events"])
@@ -80,7 +80,7 @@ def test_a_debuggers_breakpoint_stays(target: Target) -> None:
 
 
 def test_code_that_is_changed_otherwise_stays(target: Target) -> None:
-    """Whose doing that is can't be told."""
+    """The origin of such a change is unknown."""
     with patched(target.pid, "ffsll", INT3 + b"\x90\x90"):
         patch = changed_bytes(target.pid)
         outcome = run_leaktrace("-p", str(target.pid), "0.1", "1")
@@ -88,6 +88,6 @@ def test_code_that_is_changed_otherwise_stays(target: Target) -> None:
     assert len(lines_naming(outcome.stderr, 1, "breakpoint", "libc.so.6", "changed")) == 1
 
 
-def test_nothing_is_said_where_nothing_was_left(target: Target) -> None:
+def test_no_message_without_leftovers(target: Target) -> None:
     outcome = run_leaktrace("-p", str(target.pid), "-v", "0.1", "1")
     assert "breakpoint" not in outcome.stderr

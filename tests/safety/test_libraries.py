@@ -1,5 +1,5 @@
-"""Wherever the probes of a function sit, and whatever path it takes: of thousands of calls with
-arguments by chance every address and size is right, on every allocator and version of one.
+"""Addresses and sizes of thousands of calls with random arguments are right, on every path through
+the functions, for every allocator and several versions of each.
 
 The short form runs on what is installed; LEAKTRACE_LENGTH=long on more of each, and on the
 libraries of several releases (tests/support/libraries.py).
@@ -52,7 +52,7 @@ MORE = (
     ("mimalloc", C, "1"),
     ("mimalloc", CPP, "8"),
 )
-# What the C library's own malloc does differs with these.
+# With these the C library's malloc takes other paths.
 TUNABLES = (
     "glibc.malloc.tcache_count=0",
     "glibc.malloc.arena_max=1",
@@ -61,7 +61,7 @@ TUNABLES = (
 )
 
 
-# What a library can't do by its own fault, traced or not.
+# Known faults of libraries, traced or not.
 UNABLE = {
     ("mimalloc", CPP): "-DNOTHING_IMPOSSIBLE",  # it aborts where it should throw
     ("mimalloc of bookworm", CPP): "-DNOTHING_IMPOSSIBLE",

@@ -1,4 +1,4 @@
-"""A process that has patched its own allocator is not probed there: the kernel would carry out the
+"""A process that has patched its own allocator is not probed there: the kernel would execute the
 instructions of the file."""
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def test_a_patched_function_is_left_alone(compiled: Compiler, options: tuple[str
 
 
 def test_a_function_that_is_patched_while_it_is_traced_stays_patched(compiled: Compiler) -> None:
-    """What is gone from a probe's place is put back only where the file's instruction is."""
+    """A removed probe is restored only where the file's instruction is in memory."""
     with Target([compiled("patched.c"), "later"]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), "-f", "json", "-o", "0", "0.2") as tracer:
             tracer.await_armed()
             tracer.next_report()
-            target.tell()
+            target.send()
             report = next(r for r in iter(tracer.next_report, None) if r.raw["target"]["notes"])
-            for _ in range(2):  # it has looked, and looks again
+            for _ in range(2):  # it has checked the probes, and checks again
                 report = tracer.next_report()
             assert target.do() == (16_000, 1000)  # each by the hook
             tracer.stop()

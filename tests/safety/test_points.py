@@ -1,4 +1,4 @@
-"""Probes in the middle of functions: each kind of instruction does what it did without one.
+"""Probes in the middle of functions: each kind of instruction has the same effect with a probe.
 
 Threads call the functions, and are interrupted by signals whose handler calls them too. jcc, jmp,
 call, push and nop are emulated by the kernel; ret is executed out of line, under single-step.

@@ -1,7 +1,7 @@
-"""What a function keeps below its stack pointer is as it left it, wherever its probe is.
+"""Probes don't change what a function keeps below its stack pointer.
 
-Linux 6.18 replaces a probed nop of five bytes with a call, which writes there. So that these tests
-can fail, they also show where the kernel does it: see leaktrace.process.probes.placement.
+Linux 6.18 replaces a probed nop of five bytes with a call, which writes there. To show that these
+tests can fail, they also cause it on purpose: see leaktrace.process.probes.placement.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def test_our_probe_leaves_it_alone(compiled: Compiler, kind: UprobeLinks) -> Non
 
 
 def test_a_child_forked_meanwhile_lives(compiled: Compiler, kind: UprobeLinks) -> None:
-    """A call that replaced the nop would lead nowhere in it."""
+    """A call that replaced the nop would have no destination in the child."""
     program = compiled("red_zone.c")
     with Target([program]) as target:
         target.await_ready()
@@ -79,10 +79,11 @@ def replaces_nops(compiled: Compiler) -> bool:
 def test_a_probe_on_the_nop_would_write_there(
     compiled: Compiler, kind: UprobeLinks, where: str
 ) -> None:
-    """That the tests above can tell: the return address and three registers, at each call but the
-    first, which finds a breakpoint still. A child has the call, and nothing where it leads."""
+    """This shows that the tests above can fail: the kernel writes the return address and three
+    registers, at each call but the first, which still hits a breakpoint. A child has the call, and
+    nothing is mapped at its destination."""
     if not replaces_nops(compiled):
-        pytest.skip("this kernel leaves nops what they are")
+        pytest.skip("this kernel doesn't replace nops")
     program = compiled("red_zone.c")
     with Target([program]) as target:
         target.await_ready()
@@ -91,6 +92,6 @@ def test_a_probe_on_the_nop_would_write_there(
             assert target.do(f"call {function} {CALLS}") == (4 * (CALLS - 1), CALLS)
             killed, _ = target.do(f"fork {function} 1")
             assert killed > 1
-        # What is left of it when the probe is gone does no harm.
+        # What remains after the probe is removed does no harm.
         assert target.do(f"call {function} {CALLS}") == (0, CALLS)
         assert target.end() == 0

@@ -1,8 +1,8 @@
-"""A target that may make few system calls lives on while it is traced.
+"""A target that may make few system calls survives tracing.
 
-A return probe has the target make one that no filter knows, uretprobe(2), since Linux 6.11. Filters
+Since Linux 6.11 a return probe makes the target call uretprobe(2), which no filter allows. Filters
 let it pass since "seccomp: passthrough uretprobe systemcall without filtering" (6.14, and in stable
-kernels since February 2025); kernels between kill.
+kernels since February 2025); kernels in between kill the target.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def test_a_filtered_target_is_traced(compiled: Compiler) -> None:
 
 
 def test_probes_without_return_need_no_system_call(compiled: Compiler, kind: UprobeLinks) -> None:
-    """On any kernel, the target's own functions probed at their first instruction, which it makes
-    no difference to be stepped."""
+    """On any kernel, for functions of the target that are probed at their first instruction, which
+    may be single-stepped."""
     program = compiled("seccomp_filtered.c")
     functions = ["scenario_malloc", "main"]
     with Target([program]) as target:

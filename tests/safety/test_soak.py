@@ -1,4 +1,4 @@
-"""Tracing for long, and again and again: what adds up shows.
+"""Long tracing, and many runs in a row, to find what accumulates.
 
 In the long form an hour and 10,000 times; LEAKTRACE_SAFETY_S and LEAKTRACE_SAFETY_CYCLES set other
 figures.
@@ -45,7 +45,7 @@ def test_a_long_time(compiled: Compiler) -> None:
             "-p", str(target.pid), "-f", "json", "-o", "0", "-T", "100000", interval
         ) as tracer:
             tracer.await_armed()
-            target.tell()
+            target.send()
             until = time.monotonic() + DURATION_S
             tracer.next_report()
             warm_kib = resident_kib(tracer.pid)
@@ -63,10 +63,10 @@ def test_a_long_time(compiled: Compiler) -> None:
 
 
 def test_again_and_again(compiled: Compiler) -> None:
-    """The target works on, with its own code, whatever comes and goes."""
+    """The target runs on, with unchanged code."""
     with Target([compiled("soak.c")]) as target:
         target.await_ready()
-        target.tell()
+        target.send()
         for _ in range(-(-CYCLES // A_TRACER)):
             tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid)))
             tracer.arm()

@@ -25,7 +25,7 @@ HIDDEN_LINE = 3
 
 
 class Sample:
-    """A library within a root of its own, stripped, and its debug file, not yet anywhere."""
+    """A stripped library within its own root directory, and its debug file, not placed yet."""
 
     def __init__(self, directory: Path, compiler: str) -> None:
         self.root = directory / "root"

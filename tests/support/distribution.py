@@ -22,7 +22,7 @@ def cache_directory() -> Path:
 
 
 def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
-    """The output of a command. Raises UnavailableError with what it complains about."""
+    """The output of a command. Raises UnavailableError with its error message."""
     if shutil.which(command[0]) is None:
         raise UnavailableError(f"needs {command[0]}")
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
@@ -39,11 +39,11 @@ class Apt:
         self._options = options
 
     def names(self, prefix: str) -> list[str]:
-        """The packages that it knows whose names begin so."""
+        """The known packages whose names begin with this."""
         return run(["apt-cache", *self._options, "pkgnames", prefix]).split()
 
     def dependencies(self, package: str, pattern: str) -> list[str]:
-        """Of the packages that one needs, those that match."""
+        """The dependencies of a package that match."""
         shown = run(["apt-cache", *self._options, "depends", package])
         return re.findall(rf"Depends: ({pattern})", shown)
 

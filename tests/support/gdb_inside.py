@@ -1,8 +1,8 @@
-"""Runs inside gdb, attached to a process: lets it go on to its next stop, tells all its stacks.
+"""Runs inside gdb, attached to a process: continues it to its next stop, and prints all its stacks.
 
     LEAKTRACE_GDB_PIPES=COMMANDS,ANSWERS gdb -nx -batch -p PID -x gdb_inside.py
 
-Both pipes are file descriptors that gdb inherits. A line on the first lets the process go on, its
+Both pipes are file descriptors that gdb inherits. A line on the first continues the process; its
 end makes gdb detach. Every answer is a line of JSON: {} at the beginning, then for each stop
 {"tid": [pc, …]} with all physical frames of each thread, innermost first, or null when the process
 has ended.

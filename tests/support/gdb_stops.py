@@ -1,4 +1,4 @@
-"""gdb as a second opinion on stacks: one gdb a process, which tells the stacks at each stop."""
+"""gdb for independent stacks: one gdb per process, which prints the stacks at each stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("gdb_inside.py")
 
 
 class Gdb:
-    """gdb attached to a process, which is stopped until `next_stop` lets it go on."""
+    """gdb attached to a process, which is stopped until `next_stop` continues it."""
 
     def __init__(self, pid: int) -> None:
         """Skips the test where gdb is missing or may not attach."""
@@ -48,7 +48,7 @@ class Gdb:
             raise AssertionError(said)
 
     def next_stop(self) -> dict[int, list[int]] | None:
-        """Let the process go on until something sends it SIGSTOP, which it doesn't get to see.
+        """Continue the process until something sends it SIGSTOP, which it doesn't receive.
 
         Returns the pcs of all physical frames of each thread, innermost first, by thread id; None
         when the process has ended.

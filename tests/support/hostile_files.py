@@ -1,4 +1,4 @@
-"""What somebody may put in the place of a file that leaktrace looks for."""
+"""What an attacker may put in the place of a file that leaktrace opens."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def put(kind: str, path: Path) -> Path:
 
 @contextmanager
 def leased(path: Path) -> Iterator[None]:
-    """Whoever opens the file meanwhile is kept waiting (fcntl(2), F_SETLEASE)."""
+    """Opening the file blocks meanwhile (fcntl(2), F_SETLEASE)."""
     command = [sys.executable, "-c", _HOLD_A_LEASE, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -86,7 +86,7 @@ def leased(path: Path) -> Iterator[None]:
 
 @contextmanager
 def not_hanging() -> Iterator[None]:
-    """A hang is a failure; nothing is said of how long it takes."""
+    """A hang is a failure. The duration is not limited otherwise."""
 
     def fail(*_: object) -> None:
         raise AssertionError("it hangs")

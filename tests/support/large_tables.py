@@ -1,7 +1,7 @@
-"""Shared objects with unwind tables as large as wanted, made in a moment.
+"""Shared objects with unwind tables of any requested size, made quickly.
 
-The table describes functions side by side, each with a frame of its own, so that no two have the
-same instructions: the most work that a table of that size can ask for.
+The table describes adjacent functions, each with a different frame, so that no two have the same
+instructions: the most work that a table of that size can cause.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 FUNCTION_BYTES = 16  # of code, each described by one record
 _RECORD_BYTES = 56
-_FIRST_ADDRESS = 0x1000  # of code, wherever the linker puts it: what lies before it is left out
+_FIRST_ADDRESS = 0x1000  # of code, independently of the linker: what is before it is left out
 _MADE_NAME = ".no_frame"
 _CIE_BODY = struct.pack("<IB", 0, 1) + b"\0" + b"\1\x78\x10" + b"\x0c\x07\x08\x90\x01"
 

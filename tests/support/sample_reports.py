@@ -364,8 +364,8 @@ INCOMPLETE = replace(
     remarks=(
         Remark(
             RemarkKind.UNHOOKED_ALLOCATOR,
-            "libarrow.so.2600 has an allocator of its own, not hooked (jemalloc, as "
-            "je_arrow_malloc): what is allocated there is not in these figures",
+            "libarrow.so.2600 has its own allocator, not hooked (jemalloc, as "
+            "je_arrow_malloc): what is allocated there is missing from these figures",
             "try --faults",
         ),
         Remark(

@@ -9,7 +9,7 @@ from pathlib import Path
 from leaktrace.model import Frame
 from leaktrace.symbols.process import ProcessSymbolizer
 
-# Does what it is told on standard input and answers with the addresses that matter.
+# Executes commands from standard input and answers with the relevant addresses.
 TARGET = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -82,12 +82,12 @@ class Target:
         )
         self.pid = self.process.pid
 
-    def tell(self, command: str) -> None:
+    def send(self, command: str) -> None:
         assert self.process.stdin
         self.process.stdin.write(command.encode() + b"\n")
 
     def ask(self, command: str) -> list[int]:
-        self.tell(command)
+        self.send(command)
         assert self.process.stdout
         answer = [int(word, 16) for word in self.process.stdout.readline().split()]
         assert answer, command

@@ -1,6 +1,6 @@
 """The BPF arrays of the unwinder in user space, and the walk that the kernel side does in them.
 
-A model to test against: it follows docs/unwinding.md, with no regard for speed.
+A model to test against: it follows docs/unwinding.md, and is not optimized.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Arrays:
     list_size: int = 0
 
     def write(self, update: Update) -> None:
-        """Do what an update says."""
+        """Apply an update."""
         for array, start, new in (
             (self.rows, update.row_start, update.rows),
             (self.pages, update.page_start, at_array_stride(update.pages)),

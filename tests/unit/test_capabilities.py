@@ -1,4 +1,4 @@
-"""What is said of a capability that was needed: it is missing, granted, or could not be tried."""
+"""Messages about a required capability: it is missing, granted, or could not be tested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(error.hint)
 
 
 def refusal(first: str = "") -> list[str]:
-    """Message and hint, as a process of its own says them after the statement `first`."""
+    """Message and hint, as a separate process prints them after the statement `first`."""
     output = subprocess.run(
         [sys.executable, "-c", _REFUSED.format(first=first)],
         capture_output=True,
@@ -29,9 +29,9 @@ def refusal(first: str = "") -> list[str]:
     return output.splitlines()
 
 
-def test_a_capability_that_could_not_be_tried_is_not_called_missing() -> None:
+def test_a_capability_that_could_not_be_tested_is_not_called_missing() -> None:
     message, hint = refusal("resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))")
-    assert "could not be tried" in message
+    assert "could not be tested" in message
     assert "missing" not in message
     assert "CAP_DAC_READ_SEARCH" in message
     assert "CAP_DAC_READ_SEARCH" in hint

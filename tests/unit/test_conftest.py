@@ -1,4 +1,4 @@
-"""LEAKTRACE_REQUIRE_ALL=1 turns skips into failures, but for those that are allowed."""
+"""LEAKTRACE_REQUIRE_ALL=1 turns skips into failures, except those that are allowed."""
 
 from __future__ import annotations
 

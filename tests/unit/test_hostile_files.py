@@ -1,5 +1,5 @@
-"""Files that others own, at every place where leaktrace looks for one: whatever is there, nothing
-hangs, nothing fails, and what would act when it is opened is not opened."""
+"""Files of other owners, at every path that leaktrace opens: nothing hangs or fails with any kind
+of file, and files that act when they are opened are not opened."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ LIMIT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file is looked for below a directory, and what says what became of it: a reason in
-    words, or "" where there is none."""
+    """A path below a directory where a file is looked for, and a function that returns the result:
+    a reason in words, or "" if there is none."""
 
     path: str
     look: Callable[[Path], str]
@@ -52,7 +52,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str], str]) -> Path:
-    """Stripped, with a build-id and a .gnu_debuglink; its debug file lies beside it."""
+    """Stripped, with a build-id and a .gnu_debuglink; its debug file is next to it."""
     folder = tmp_path_factory.mktemp("sample")
     source, library, debug = folder / "s.c", folder / "libsample.so", folder / "s.debug"
     source.write_text(SAMPLE)
@@ -101,7 +101,7 @@ def program(root: Path) -> str:
 
 
 def interpreter(root: Path) -> str:
-    """Of a script."""
+    """The interpreter of a script."""
     (root / "script").write_text(f"#!{root / 'program'}\n")
     with pytest.raises(LeaktraceError) as caught:
         list(objects_of_program(str(root / "script")))
@@ -130,7 +130,7 @@ BUILD_ID = "usr/lib/debug/.build-id/01/23456789abcdef.debug"
 PLACES = {
     "perf map": Place("tmp/perf-7.map", perf_map),
     "debug file by build-id": Place(BUILD_ID, debug_file),
-    "debug file beside the object": Place("opt/s.debug", debug_file),
+    "debug file next to the object": Place("opt/s.debug", debug_file),
     "debug file in .debug": Place("opt/.debug/s.debug", debug_file),
     "debug file under /usr/lib/debug": Place("usr/lib/debug/opt/s.debug", debug_file),
     "mapped object": Place("object", mapped_object),
@@ -172,7 +172,7 @@ def test_what_is_in_the_place_of_a_file(place: str, kind: str, root: Path) -> No
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_file_with_a_lease_keeps_nobody_waiting(place: str, root: Path) -> None:
+def test_a_file_with_a_lease_does_not_block(place: str, root: Path) -> None:
     at = PLACES[place]
     path = put("empty file", root / at.path)
     if not is_leasable(path):

@@ -1,4 +1,4 @@
-"""`leaktrace doctor` on other kernels: what it finds, against what is known of each."""
+"""`leaktrace doctor` on other kernels: its findings, compared with what is known about each."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def leaking_module(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.mark.builds_modules
 @pytest.mark.parametrize("probes", PROBES)
 def test_a_module_that_leaks(guest: Guest, leaking_module: Path, probes: str) -> None:
-    """What it leaked is told with its names, also after it is unloaded."""
+    """Its leaks are reported with names, also after it is unloaded."""
     report = guest.trace(
         "module", leaking_module, str(BLOCKS), str(BLOCK_BYTES),
         options=["--kernel-probes", probes],

@@ -12,8 +12,8 @@ PAGE = 4096
 
 
 def test_every_allocation_function(guest: Guest, compiled: Compiler) -> None:
-    """One function of each shape of arguments at least: before Linux 5.15 each shape is hooked
-    with a program of its own."""
+    """At least one function of each shape of arguments: before Linux 5.15 each shape is hooked by a
+    different program."""
     report = guest.trace("process", compiled("functions.c")).report
     truth = {
         "scenario_malloc": Total(3000, 3),
@@ -43,8 +43,9 @@ def test_all_threads_of_a_process(guest: Guest, compiled: Compiler) -> None:
 
 
 def test_stacks_by_unwind_tables(guest: Guest, compiled: Compiler) -> None:
-    """Of up to 127 frames, in programs that call one another: the best way of walking."""
-    # Lines are looked up beside, and an emulated machine may take too long for them: a note then.
+    """Up to 127 frames, by programs that tail-call one another: the preferred walker."""
+    # Lines are looked up in the background, and an emulated machine may be too slow: then a note
+    # says so.
     options = ["--verbose", "--no-lines", "--no-inline"]
     traced = guest.trace("process", compiled("stacks.c"), "6", options=options)
     (walker,) = [line for line in traced.stderr.splitlines() if "stacks are walked by" in line]
@@ -85,7 +86,7 @@ def test_a_command_from_its_first_instruction(guest: Guest, compiled: Compiler) 
 
 
 def test_how_a_process_ends(guest: Guest, compiled: Compiler) -> None:
-    """Its parent reaps it at once, so nothing is left to look at but what was noted."""
+    """Its parent reaps it at once, so only the noted status is left."""
     script = f"""
     cd $(mktemp -d)
     mkfifo input

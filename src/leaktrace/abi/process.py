@@ -246,7 +246,7 @@ SESSION = np.dtype(
         ("reported_ns", "<u8"),
         ("exec_time_ns", "<u8"),
         ("epoch", "<u4"),
-        ("told", "<u4"),
+        ("sent_epoch", "<u4"),
         ("overflow_epoch", "<u4"),
         ("unload_epoch", "<u4"),
         ("marked", "<u4"),

@@ -15,7 +15,7 @@ from leaktrace.units import size
 
 # Less than this is noise: stacks, buffers of the C library, an allocator's first pages.
 MUCH_BYTES = 16 << 20
-# The most that an allocator needs for what it hands out: size classes, headers, alignment.
+# The most that an allocator needs for the allocated bytes: size classes, headers, alignment.
 _ROOM_SHARE = 1.5
 _ROOM_BYTES = 128
 _ERRORS = 3  # an estimate may be wrong by this many standard errors

@@ -1,6 +1,6 @@
 """Estimates from sampled allocations: their weights and standard errors.
 
-An allocation that was recorded with probability p stands for 1/p allocations. The sum of these
+An allocation that was recorded with probability p represents 1/p allocations. The sum of these
 weights is an unbiased estimate of what was allocated (Horvitz and Thompson, 1952), with variance
 sum((1 - p) / p**2 * value**2).
 
@@ -67,7 +67,7 @@ class Sampling:
         return np.where(records["time_ns"] >= self.since_ns, 1 / self.rate, 1.0)
 
     def weights_and_variances(self, records: NDArray[np.void]) -> tuple[Floats, Floats]:
-        """How many allocations each record stands for, and the variance of that number."""
+        """How many allocations each record represents, and the variance of that number."""
         probabilities = self.probabilities(records)
         # By bytes, a size of 0 is never drawn, so a record of that size has no weight to compute.
         drawn = probabilities > 0

@@ -68,7 +68,7 @@ MACHINES = {machine.name: machine for machine in _MACHINES}  # by `machine` of u
 OF_ELF = {machine.elf: machine for machine in _MACHINES}  # by e_machine
 
 # Where kernel stacks end: functions that are entered from outside, of all architectures together.
-# Of several names for one function the first that the kernel has is used.
+# If a function has several names, the first one that the kernel has is used.
 KERNEL_SOFTIRQ = ("handle_softirqs", "__do_softirq")
 KERNEL_INTERRUPTS = r"asm_(?:common_interrupt|sysvec_\w+)|el1h?_64_irq|el1_irq"  # x86, arm64
 KERNEL_ENTRY_START, KERNEL_ENTRY_END = "__entry_text_start", "__entry_text_end"  # x86, arm64

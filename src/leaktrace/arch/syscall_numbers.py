@@ -1,6 +1,6 @@
 """Numbers of system calls by architecture (`machine` of uname(2)), as syscall(2) takes them.
 
-A module of its own, because the keeper imports it and has to stay small.
+A separate module, because the keeper imports it and has to stay small.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ DWARF_RSP = 7
 DW_OP_BREG_RBP = 0x76
 DW_OP_BREG_RSP = 0x77
 
-# A lazy PLT entry pushes its relocation index and jumps to the resolver, without a FDE of its own:
+# A lazy PLT entry pushes its relocation index and jumps to the resolver, without its own FDE:
 # binutils and lld describe the whole section by one expression, CFA = rsp + 8 + (((rip & 15) >= N)
 # << 3): DW_OP_breg7 8, breg16 0, lit15, and, litN, ge, lit3, shl, plus.
 PLT_EXPRESSION_HEAD = bytes.fromhex("7708 8000 3f 1a")

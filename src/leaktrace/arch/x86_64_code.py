@@ -1,6 +1,6 @@
 """x86-64 by its instructions: a decoder on capstone, what a probe on one costs, known sequences.
 
-Registers are numbers as in x86_64.py; part of a register stands for all of it.
+Registers are numbers as in x86_64.py; part of a register counts as all of it.
 Sources: Intel SDM, volume 2; arch/x86/kernel/uprobes.c (push_setup_xol_ops, branch_setup_xol_ops,
 can_optimize, is_prefix_bad).
 """

@@ -1,4 +1,4 @@
-"""Files that are kept from run to run. Each appears complete or not at all; the least recently used
+"""Files that are kept from run to run. Each appears complete or not; the least recently used
 ones are removed first.
 
 No method raises an error: without a usable cache, callers make again what would be in it. Callers

@@ -61,7 +61,7 @@ def kernel_options(command: _Command) -> _Command:
         click.option(
             "--pages",
             is_flag=True,
-            help="With --kernel: also trace the page allocator, in a section of its own. It also "
+            help="With --kernel: also trace the page allocator, in its own section. It also "
             "supplies the slabs, so the two are never added up.",
         ),
         click.option("--percpu", is_flag=True, help="With --kernel: also trace per-CPU memory."),

@@ -14,7 +14,7 @@ import click
 from leaktrace.cli.commands import COMMANDS
 from leaktrace.cli.values import name_of, see_help
 from leaktrace.errors import LeaktraceError
-from leaktrace.notices import hint, tell
+from leaktrace.notices import hint, notify
 from leaktrace.own.shortages import advice_for, no_memory, not_loaded, shortage
 
 
@@ -23,15 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     exit_code = guarded(lambda: _invoke(given))
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # its reader is gone, or it is closed
+        with contextlib.suppress(OSError, ValueError):  # its reader has ended, or it is closed
             stream.flush()
     # Not sys.exit: Python would first tear down all its modules, which takes longer than attaching
-    # the probes. Everything that outlives a process is closed by now.
+    # the probes. Everything that outlives a process is closed already.
     os._exit(exit_code)
 
 
 def _invoke(arguments: list[str]) -> Any:  # noqa: ANN401
-    """As command.main() does; but that reports an error when the reader of a pipe is gone."""
+    """As command.main() does; but that reports an error when the reader of a pipe has ended."""
     name = "leaktrace"
     if arguments and arguments[0] in COMMANDS:
         command, name = COMMANDS[arguments[0]], f"{name} {arguments[0]}"
@@ -57,7 +57,7 @@ def guarded(action: Callable[[], Any]) -> int:
     except LeaktraceError as error:
         return _complain_of(error)
     except BrokenPipeError:
-        # The reader is gone (`| head`): exit quietly. Nothing may be flushed into the pipe later.
+        # The reader has ended (`| head`): exit quietly. Nothing may be flushed into the pipe later.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
@@ -96,5 +96,5 @@ def _complain_of(error: LeaktraceError) -> int:
 
 
 def _complain(message: str, advice: str) -> None:
-    tell(message)
+    notify(message)
     hint(advice)

@@ -2,7 +2,7 @@
 
 `leaktrace -p $(pidof worker)` gives several process ids when there are several workers. Only the
 first belongs to -p; the second would be the interval in seconds, and the third the number of
-reports. Of an option that is given twice, only the last value would count.
+reports. If an option is given twice, only the last value would count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 
 from leaktrace.cli.values import Seconds, name_of
 from leaktrace.errors import TargetError, UsageError
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.targets.process import is_running, program_of
 
 # Probably meant as seconds, even if it is also the id of a process.
@@ -77,9 +77,9 @@ def refuse_processes_as_interval(pid: int, interval: Seconds, count: int | None)
                 "at a time",
                 f"{_ONE_FOR_EACH}; for an interval of {other} s, write {other}.0",
             )
-        tell(f"{other} is taken as the interval in seconds; process {other} is not traced")
+        notify(f"{other} is taken as the interval in seconds; process {other} is not traced")
     elif other > _LONG_INTERVAL_S and is_running(other):
-        tell(f"{other} is taken as the interval in seconds, not as a process id")
+        notify(f"{other} is taken as the interval in seconds, not as a process id")
 
 
 def _is_twin(other: int, pid: int) -> bool:

@@ -13,7 +13,7 @@ import click
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.one_target import refuse_processes_as_interval
 from leaktrace.errors import UsageError
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.options import (
     CommandTarget,
     EventBuffer,
@@ -168,7 +168,7 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
             f"use env(1): -c 'env {asked['command']}'",
         )
     if _SHELL_WORDS.intersection(argv):
-        tell(
+        notify(
             "no shell runs the command: shell syntax in it is passed on as plain words "
             "(to run it in a shell: -c \"sh -c 'exec …'\")",
         )

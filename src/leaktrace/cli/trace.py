@@ -16,7 +16,7 @@ from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.one_target import one_command, one_process, only_one, refuse_more_words
 from leaktrace.cli.parsing import build_options
 from leaktrace.cli.values import Interval, PositiveNumber, ProcessId, WholeNumber
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.options import (
     CommandTarget,
     EventBuffer,
@@ -42,7 +42,7 @@ Examples:
 
 \b
 Exit status: 0 success; 1 error; 2 wrong usage; 3 a privilege, kernel feature
-or resource is missing; 4 the process is gone or can't be traced;
+or resource is missing; 4 the process has ended or can't be traced;
 130 interrupted before tracing began, or twice.
 """
 
@@ -367,7 +367,7 @@ def _source(asked: dict[str, Any]) -> str:
 def _warn_of_mixing(output: Path | None) -> None:
     """A command writes to the same standard output: JSON lines would be mixed with its own."""
     if output is None:
-        tell(
+        notify(
             "the command writes to the same standard output as the JSON lines; "
             "--output FILE keeps them apart"
         )

@@ -104,7 +104,7 @@ class ElfFile:
         """`size` bytes that the file loads at a virtual address. Raises ObjectFileError."""
         offset = self.vaddr_to_offset(vaddr)
         if offset is None:
-            raise ObjectFileError(f"{self.shown} loads nothing at {vaddr:#x}")
+            raise ObjectFileError(f"{self.shown} has no segment at {vaddr:#x}")
         return self.read(offset, size)
 
     # -- addresses --------------------------------------------------------------------------

@@ -23,10 +23,10 @@ _BY_COUNTER: dict[KernelLossKind, LossText] = {
     KernelLossKind.MADE_UP_FOR: _RECURSION_MISSES,
     KernelLossKind.NESTED: LossText(
         "nested_programs",
-        "allocations not recorded: too many interrupts within each other",
+        "allocations not recorded: interrupts were nested too deeply",
     ),
     KernelLossKind.UNSEEN_FREES: losses.missed_frees(
-        "kfree_rcu and bulk frees pass no tracepoint; their sites are marked unconfirmed"
+        "kfree_rcu and bulk frees have no tracepoint; their sites are marked unconfirmed"
     ),
     KernelLossKind.RELEASES: LossText(
         "busy_records",
@@ -34,7 +34,7 @@ _BY_COUNTER: dict[KernelLossKind, LossText] = {
     ),
     KernelLossKind.BULK_FREES: LossText(
         "bulk_frees",
-        "blocks released unseen: their batch was larger than leaktrace reads",
+        "releases not seen: their batch was larger than leaktrace reads",
     ),
     KernelLossKind.MISSED_RETURNS: LossText(
         "missed_returns",

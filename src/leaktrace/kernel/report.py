@@ -1,5 +1,5 @@
 """Builds the reports of kernel mode: a section per allocator, slab caches by name, and doubts about
-sites whose blocks may have been freed unseen."""
+sites whose blocks may have been freed without being seen."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class KernelReportBuilder:
         return self._builders[Section.SLAB].sampling
 
     def start_clock(self) -> None:
-        """The probes are on from now."""
+        """Recording has begun."""
         self._first_caches = read_slab_caches()
         self._first_held = read_held()
         for builder in self._builders.values():
@@ -234,7 +234,10 @@ class _SectionBuilder(ReportBuilder):
         """Why blocks that look outstanding may have been freed; None: no reason to doubt."""
         unseen, cache = int(counter["unseen_frees"]), cache_of(counter)
         if unseen and site.count:
-            return f"{unseen:,} of its blocks were freed unseen before (kfree_rcu or a bulk free?)"
+            return (
+                f"{unseen:,} of its blocks were freed without being seen "
+                "(kfree_rcu or a bulk free?)"
+            )
         if cache in self._overcounted:
             look, are = self._overcounted[cache]
             return (

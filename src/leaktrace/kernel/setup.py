@@ -85,7 +85,7 @@ def _notes(target: KernelTarget, plan: KernelPlan, symbols: Kallsyms) -> Iterato
         )
     missing = [p for p in target.modules if not any(fnmatchcase(m, p) for m in symbols.modules)]
     if missing:
-        yield f"not loaded so far: module {', '.join(missing)}"
+        yield f"not loaded yet: module {', '.join(missing)}"
     unseen = [
         name
         for name, program in (("kfree_rcu", BY_RCU), ("kmem_cache_free_bulk", IN_BULK))

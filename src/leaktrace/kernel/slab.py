@@ -57,7 +57,7 @@ def kmalloc_class_bytes(name: str) -> int | None:
 
 def kmalloc_class_name(size_bytes: int) -> str:
     """The name of the cache that serves a kmalloc (mm/slab_common.c: kmalloc_info). Events don't
-    distinguish kmalloc-64, kmalloc-cg-64 and so on: one name stands for all caches of a size."""
+    distinguish kmalloc-64, kmalloc-cg-64 and so on: one name means all caches of a size."""
     if size_bytes > LARGEST_SLAB_CLASS or size_bytes == 0:
         return LARGE_KMALLOC
     if size_bytes >= 1024 and size_bytes % 1024 == 0:

@@ -21,7 +21,7 @@ from leaktrace.kernel.program import KernelProgram
 from leaktrace.kernel.snapshot import KernelSnapshot, take_kernel_snapshot
 from leaktrace.kernel.stacks import KernelStacks
 from leaktrace.model import TargetInfo
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.options import KernelOptions
 from leaktrace.tracing.calls import CallNamer, TracedCalls
 from leaktrace.tracing.events import decode, take_messages
@@ -99,11 +99,11 @@ class KernelTracer:
         silent = [section for section in self.plan.sections if section not in self._attached]
         if silent:
             raise ProgramError(
-                f"nothing could be probed for {SECTION_NAMES[silent[0]]}",
+                f"no probe could be attached for {SECTION_NAMES[silent[0]]}",
                 "try --kernel-probes tracepoint" if self.plan.by_kprobe else "leave it out",
             )
         if self._options.report.verbose:
-            tell(self._describe())
+            notify(self._describe())
 
     def _attach(self, probe: FunctionProbe) -> bool:
         """Returns False when the kernel refuses the probe."""

@@ -1,5 +1,5 @@
-"""Removes frames from kernel stacks that say nothing about who allocates: those of leaktrace's own
-probes, and those of the allocator."""
+"""Removes frames from kernel stacks that don't identify the allocating code: those of leaktrace's
+own probes, and those of the allocator."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-ONLY_LOCALLY = "only the machine itself can answer"  # about another machine's directory
+ONLY_LOCALLY = "can be tested only on that machine"  # about another machine's directory
 
 
 class State(StrEnum):

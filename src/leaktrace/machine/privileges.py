@@ -89,7 +89,7 @@ def capabilities(machine: Machine) -> Feature:
 
 
 def _trial_of(capability: Capability) -> Callable[[Machine], Feature]:
-    """Whether the kernel does what requires a capability, whatever /proc/self/status says."""
+    """Whether the kernel does what requires a capability, independently of /proc/self/status."""
     needed = capability in _ALWAYS_NEEDED
 
     def tried(machine: Machine) -> Feature:
@@ -98,7 +98,7 @@ def _trial_of(capability: Capability) -> Callable[[Machine], Feature]:
         granted = is_granted(capability)
         purpose = PURPOSES[capability]
         if granted is None:
-            return Feature(capability, State.UNKNOWN, "can't be tried here", required=needed)
+            return Feature(capability, State.UNKNOWN, "can't be tested here", required=needed)
         if granted:
             return Feature(capability, State.OK, f"tried: {purpose}", required=needed)
         if capability is Capability.SYS_ADMIN:
@@ -128,7 +128,9 @@ def yama(machine: Machine) -> Feature:
     name = "yama ptrace_scope"
     scope = machine.read(PTRACE_SCOPE)
     if scope is None or scope == "0":
-        return Feature(name, State.OK, scope or "none: memory of own processes can be read")
+        return Feature(
+            name, State.OK, scope or "none: the memory of your own processes can be read"
+        )
     held = effective_capabilities(machine) or frozenset()
     if scope == "3":
         return Feature(
@@ -149,22 +151,22 @@ def yama(machine: Machine) -> Feature:
 
 def keeper(machine: Machine) -> Feature:
     """Lowering oom_score_adj takes CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5))."""
-    name = "keeper of the probes"
+    name = "probe keeper"
     held = effective_capabilities(machine)
     if held is None:
         return Feature(name, State.UNKNOWN, "/proc/self/status can't be read")
     if "CAP_SYS_RESOURCE" in held:
-        return Feature(name, State.OK, "is spared when memory runs out")
+        return Feature(name, State.OK, "protected from the OOM killer")
     return Feature(
         name,
         State.LIMITED,
-        "may be killed when memory runs out, as any process",
+        "not protected from the OOM killer",
         "add CAP_SYS_RESOURCE",
     )
 
 
 def user_namespace(machine: Machine) -> Feature:
-    """In a user namespace, /proc may show every capability although none counts for bpf(2)."""
+    """In a user namespace, /proc may show every capability although bpf(2) ignores them."""
     name = "user namespace"
     uid_map = machine.read("/proc/self/uid_map")
     if uid_map is None:
@@ -174,7 +176,7 @@ def user_namespace(machine: Machine) -> Feature:
     return Feature(
         name,
         State.LIMITED,
-        "not the initial one: capabilities shown here may not count",
+        "not the initial one: the kernel may ignore the capabilities shown here",
         "run outside the container, or in a privileged one without user namespace",
     )
 

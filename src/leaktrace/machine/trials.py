@@ -74,7 +74,7 @@ def bpf_system_call(machine: Machine) -> Feature:
     try:
         code = bpf_errno()
     except EnvironmentUnfitError:
-        return Feature(name, State.UNKNOWN, "only libbpf can try it", required=True)
+        return Feature(name, State.UNKNOWN, "can't be tested without libbpf", required=True)
     if code == 0:
         return Feature(name, State.OK, "a probe program loads", required=True)
     refusal = f"a probe program doesn't load: {reason(code)}"
@@ -100,10 +100,10 @@ class _Trial:
         if not machine.is_running:
             return Feature(self.name, State.UNKNOWN, ONLY_LOCALLY)
         if bpf_system_call(machine).state is not State.OK:
-            return Feature(self.name, State.UNKNOWN, "only a working bpf(2) can try it")
+            return Feature(self.name, State.UNKNOWN, "can't be tested without a working bpf(2)")
         if self.ask():
             return Feature(self.name, State.OK, self.present)
-        return Feature(self.name, State.LIMITED, self.absent, "a newer kernel has it")
+        return Feature(self.name, State.LIMITED, self.absent, "run a newer kernel")
 
 
 KERNEL_TRIALS = (
@@ -111,7 +111,7 @@ KERNEL_TRIALS = (
         "uprobe links (multi)",
         links.has_uprobe_multi,
         "an object's probes attach at once",
-        "probes attach and detach one by one: slow",
+        "probes attach and detach one at a time: slow",
     ),
     _Trial(
         "attach cookies",

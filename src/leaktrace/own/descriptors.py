@@ -23,7 +23,7 @@ _MOST = 1 << 20  # programs that loop over all descriptors get slow with more
 _soft_at_start, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
-def take_all() -> None:
+def raise_limit() -> None:
     """Raise the soft limit of this process to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
@@ -32,7 +32,7 @@ def take_all() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def give_back() -> None:
+def restore_limit() -> None:
     """Restore the soft limit that leaktrace was started with, for a command that it starts."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):

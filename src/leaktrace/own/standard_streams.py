@@ -18,7 +18,7 @@ _ADVICE = "open it, or name a file with --output"
 
 
 class _Closed(io.RawIOBase):
-    """A stream that leads nowhere: it ignores what is written, or fails."""
+    """The replacement of a closed stream: writing to it is ignored, or fails."""
 
     def __init__(self, descriptor: int, *, silent: bool) -> None:
         self._descriptor = descriptor
@@ -47,7 +47,7 @@ def is_closed(stream: io.TextIOBase | Any) -> bool:  # noqa: ANN401 (as sys.stdo
     return stream is None or isinstance(getattr(stream, "buffer", None), _Closed)
 
 
-def take_the_place_of_closed_ones() -> None:
+def reserve_closed_numbers() -> None:
     """Occupy the numbers of closed streams. Call it before any file is opened."""
     for descriptor in (0, 1, 2):
         try:

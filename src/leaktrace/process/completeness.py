@@ -40,7 +40,7 @@ class Completeness:
             self._first_generation = None
 
     def begin(self) -> None:
-        """Tracing begins. Everything that is mapped by now is hooked."""
+        """Tracing begins. Every allocator that is mapped now is hooked."""
         self._begun = True
 
     def look(self, mappings: Sequence[Mapping], generation: int) -> None:

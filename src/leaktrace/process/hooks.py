@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from leaktrace.bpf.links import UprobeLinks, return_probes_make_system_calls
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.process import notes
 from leaktrace.process.allocators_own import AllocatorsOwn
 from leaktrace.process.attach.attachments import Attachments, HookedObject, ObjectRefusedError
@@ -93,7 +93,7 @@ class Hooks:
     ) -> ObjectRefusedError | None:
         """Hook one object. Returns the error if the object has to be left out, which is also noted.
 
-        Raises LeaktraceError when the process is gone or can't be traced.
+        Raises LeaktraceError when the process has ended or can't be traced.
         """
         if is_started:
             plan = verified(plan, self.process.pid, mappings)
@@ -119,7 +119,7 @@ class Hooks:
         if plan.is_allocator:
             self.notes.add(*notes.of_hooked(hooked))
         if self.options.verbose:
-            tell(_describe(hooked))
+            notify(_describe(hooked))
         return None
 
     def attach_loader(self, mappings: Sequence[Mapping]) -> None:
@@ -194,5 +194,5 @@ def _describe(hooked: HookedObject) -> str:
     if hooked.awaited:
         text += f"; by return probes: {', '.join(hooked.awaited)}"
     if hooked.missing:
-        text += f"; not defined or the same code: {', '.join(hooked.missing)}"
+        text += f"; not defined, or the same code as another: {', '.join(hooked.missing)}"
     return text

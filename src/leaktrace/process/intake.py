@@ -30,7 +30,7 @@ class Intake:
         must_look = False
         for event, message in decode_with_messages(self._stream.drain()):
             generation = int(event["generation"])
-            # The exec's own event comes first. Should it be lost, any later event shows the exec.
+            # The exec's own event comes first. If it is lost, any later event shows the exec.
             if generation > traced.generation:
                 traced.execute(generation)
                 mapped = cache(traced.mappings)

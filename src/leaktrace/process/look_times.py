@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-# After an exec, the dynamic loader maps the libraries one by one.
+# After an exec, the dynamic loader maps the libraries one at a time.
 _AFTER_EXEC_S = (0.002, 0.01, 0.05, 0.2, 1.0)
 # After an object was loaded that the process had loaded before.
 _AFTER_LOAD_S = 0.2
@@ -31,7 +31,7 @@ class LookTimes:
             self._due_s = [time.monotonic() + _AFTER_LOAD_S]
 
     def at_once(self) -> None:
-        """Something has come that asks for a look now."""
+        """An event requires a look now."""
         self._due_s.insert(0, time.monotonic())
 
     def next_s(self) -> float | None:

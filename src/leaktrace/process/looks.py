@@ -1,7 +1,7 @@
 """Reads the mappings of a process again when they may have changed, and follows the process there.
 
 A command stops at the first call of each image that it executes, so that its objects are hooked
-before anything is missed. It is let go after the look.
+before anything is missed. It continues after the look.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Looks:
         return min((one for one in due if one is not None), default=None)
 
     def look_if_due(self) -> None:
-        """After an exec, find the libraries, which are mapped one by one. After a fork, remove
-        the breakpoints that the children have inherited."""
+        """After an exec, find the libraries, which the loader maps one at a time. After a fork,
+        remove the breakpoints that the children have inherited."""
         traced = self._traced
         if traced.look_times.take_due():
             self.look()
@@ -82,7 +82,7 @@ class Looks:
 
     def note_lost_loads(self) -> None:
         """Find the epochs of which events of loaded objects may be lost (symbols/views.py)."""
-        sent_up_to = int(self._program.session_now()["told"])
+        sent_up_to = int(self._program.session_now()["sent_epoch"])
         lost = self._program.losses.lookup(int(abi.LossKind.REGION_EVENTS))
         assert lost is not None  # an array has all its entries
         epoch = int(self._program.session_now()["epoch"])
@@ -96,7 +96,7 @@ class Looks:
         """
         traced = self._traced
         while True:
-            epoch = int(self._program.session_now()["told"])
+            epoch = int(self._program.session_now()["sent_epoch"])
             mappings = read_mappings(traced.pid)
             image = (traced.generation, traced.begun)
             self.take_in()
@@ -104,8 +104,8 @@ class Looks:
                 return epoch, mappings
 
     def _proceed_if_begun(self) -> None:
-        """Let go the image whose first call waits. One that has executed another program since then
-        waits for that program's event."""
+        """Continue the command if it is stopped at the first call of its image. If it has executed
+        another program since then, it waits for that program's event."""
         traced = self._traced
         if traced.begun is None:
             return
@@ -116,7 +116,7 @@ class Looks:
         traced.begun = None
 
     def proceed_if_forgotten(self) -> None:
-        """Let a command go whose event of the first call was lost: it would stay stopped."""
+        """Continue a command whose first-call event was lost: it would stay stopped."""
         traced = self._traced
         is_forgotten = traced.started < traced.generation and traced.process.is_stopped()
         if traced.command is not None and is_forgotten:

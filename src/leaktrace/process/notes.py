@@ -16,7 +16,7 @@ FIRST_THREAD_EXITED = (
     "what it loads from now on gets no names and no probes"
 )
 THREAD_EXECUTED = (
-    "another thread, not the first, executed a program: "
+    "a thread other than the first executed a program: "
     "what it allocated in its first moments was missed"
 )
 LIBRARIES_REPLACED = (
@@ -84,7 +84,7 @@ def of_walker(walker: Walker, *, was_chosen: bool) -> Iterator[str]:
 def of_exec(name: str) -> str:
     return (
         f"it has executed another program ({printable(name)}): "
-        "the memory of the former program is gone"
+        "the memory of the former program was released"
     )
 
 

@@ -61,7 +61,7 @@ FRAGMENTS = (
 )
 FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/life.bpf.c")
 
-# Where the kernel tells a program which function was hit, one program serves all functions.
+# If a program can find out which function was hit (attach cookies), one serves all functions.
 _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
 _BY_SHAPE = (
     "enter_size",
@@ -193,7 +193,7 @@ class Program:
         return session
 
     def generation(self) -> int:
-        """How often the target has executed a program by now."""
+        """How often the target has executed a program so far."""
         return int(self.session_now()["generation"])
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.bpf.events import EventStream
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.options import CommandTarget, ProcessOptions, StackWalker, SymbolOptions
 from leaktrace.printable import printable
 from leaktrace.process import notes
@@ -115,7 +115,9 @@ def open_tracer(
             program = compilation.finish()
             closing.program.callback(program.close)
             if compilation.cache_problem and options.report.verbose:
-                tell(f"the compiled program is not cached: {printable(compilation.cache_problem)}")
+                notify(
+                    f"the compiled program is not cached: {printable(compilation.cache_problem)}"
+                )
         _fill_sampling(program, Sampling.from_filters(options.filters).mean_bytes)
         traced = _trace(options, target, program, plans, lookups=lookups, closing=closing)
         streams = _open_streams(program, closing)
@@ -145,14 +147,14 @@ def _begin(options: ProcessOptions, closing: _Closing) -> _Target:
         name = process.name
     closing.process.callback(process.close)
     pid = process.pid
-    tell(f"attaching to pid {pid} ({name})…")
+    notify(f"attaching to pid {pid} ({name})…")
     if command is None:
         stopped = why_stopped(pid)
         if stopped:
-            tell(f"pid {pid}: {stopped}")
+            notify(f"pid {pid}: {stopped}")
         require_access(pid, to_memory=not options.faults)
     if options.probe_returns:
-        tell("return probes kill a process that throws an exception through an allocator")
+        notify("return probes kill a process that throws an exception through an allocator")
     keeper: Keeper | None = None
     # Page faults of a running process need no keeper. It starts on another core, long before it is
     # needed.
@@ -255,7 +257,7 @@ def _install_tables(
     chosen = options.stack_walker is StackWalker.FP
     said.add(*notes.of_walker(program.walker, was_chosen=chosen))
     if options.report.verbose:
-        tell(f"stacks are walked by {program.walker}")
+        notify(f"stacks are walked by {program.walker}")
     return None if program.tables is None else tables
 
 

@@ -46,7 +46,7 @@ class StackNames:
         self._lookups.wait(is_last=self._is_last_report)
 
     def stack_of(self, stack_id: int) -> Stack:
-        """The stack of an id, with the names that are known by now."""
+        """The stack of an id, with the names that are known so far."""
         if self._arrived != self._lookups.arrived:
             self._arrived = self._lookups.arrived
             self._known.clear()

@@ -39,7 +39,7 @@ class KernelTables:
     _version: int = 0
 
     def write(self, update: Update, moment: Moment, trampoline: int) -> None:
-        """Write an update, and bring it into force.
+        """Write an update, and activate it.
 
         `trampoline` is the address of the target's [uprobes] page, which pending return probes
         return to, or 0. Raises OSError.

@@ -46,8 +46,8 @@ class Traced:
     same_sites: SameSites = field(default_factory=SameSites)
     look_times: LookTimes = field(default_factory=LookTimes)
     generation: int = 0
-    begun: int | None = None  # the generation whose first call waits for a look
-    started: int = 0  # the last generation whose first call was let go
+    begun: int | None = None  # the generation that is stopped at its first call, until a look
+    started: int = 0  # the last generation that was continued after its first call
     probe_notes: tuple[str, ...] = ()
     _mapped: set[str] = field(default_factory=set)  # paths with code, at the last look
     _has_executed: bool = False
@@ -59,8 +59,8 @@ class Traced:
 
     @property
     def first_generation(self) -> int:
-        """The generation of the program that the user wants traced: a command begins with an exec
-        of its own."""
+        """The generation of the program that the user wants traced: a command begins with
+        leaktrace's own exec."""
         return 0 if self.command is None else 1
 
     @property
@@ -86,7 +86,7 @@ class Traced:
 
     def remarks(self) -> tuple[Remark, ...]:
         """What the figures do not include, because nothing is hooked there, as of the last
-        `take_stock`."""
+        `update_remarks`."""
         if self.faults is not None:
             return ()
         is_first = self.generation <= self.first_generation
@@ -159,8 +159,8 @@ class Traced:
             if found is not None:
                 self.probe_notes = found
 
-    def take_stock(self) -> None:
-        """See what a report has to say about the process."""
+    def update_remarks(self) -> None:
+        """Update the remarks and notes for the next report."""
         self.notice_children()
         if self.faults is None:
             self.hooks.completeness.look(self.mappings(), self.generation)

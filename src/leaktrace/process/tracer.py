@@ -75,7 +75,7 @@ class Tracer:
         traced = self.traced
         traced.hooks.completeness.begin()
         session = np.zeros(1, dtype=abi.SESSION)
-        session["armed"] = session["epoch"] = session["told"] = 1
+        session["armed"] = session["epoch"] = session["sent_epoch"] = 1
         # In another pid namespace, pids differ. There, the kernel side takes the tgid of the
         # first hit.
         if Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE:
@@ -130,11 +130,11 @@ class Tracer:
         return self.traced.process.fileno()
 
     def probes_fileno(self) -> int | None:
-        """Readable when the probes are gone because their keeper is."""
+        """Readable when the keeper has ended, and the probes with it."""
         return None if self._keeper is None else self._keeper.fileno()
 
     def check_probes(self) -> None:
-        """Raises KeeperGoneError when the probes are gone."""
+        """Raises KeeperGoneError when the keeper has ended, and the probes with it."""
         if self._keeper is not None and self._keeper.is_gone():
             raise self._keeper.gone()
 
@@ -185,7 +185,7 @@ class Tracer:
         )
         # The names of these stacks may depend on what was loaded before the last of them.
         self._looks.take_in()
-        traced.take_stock()
+        traced.update_remarks()
         self._looks.note_lost_loads()
         if traced.symbolizer.views.has_changed:
             return traced.same_sites.merge(snapshot, traced.names.locations_of)

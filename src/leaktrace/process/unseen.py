@@ -37,7 +37,7 @@ from leaktrace.process.program import Program
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 
-FEW = 16  # may be released unseen by chance: calls were running at the attach
+FEW = 16  # may be released without a record by chance: calls were running at the attach
 # A release's probe is at most this far from the entry: so many instructions of the longest kind.
 _FARTHEST_BYTES = MAX_PROLOGUE * MAX_INSTRUCTION_BYTES
 
@@ -58,8 +58,8 @@ class UnseenReleases:
     def look(
         self, mappings: Sequence[Mapping], generation: int, *, nothing_predates: bool, lost: int
     ) -> None:
-        """Judge what was released until now by the image of this generation. Without mappings (the
-        process has ended), the last judgement stays.
+        """Evaluate the releases so far by the image of this generation. Without mappings (the
+        process has ended), the last result stays.
 
         `lost` allocations were seen, but have no record. `nothing_predates`: all allocations of the
         image were seen.

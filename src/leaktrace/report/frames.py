@@ -10,7 +10,7 @@
 
 All frames of a stack share one layout. Where the width is not enough, leading directories of the
 source go first (two parts of the path stay while names have room), then the dispensable parts of a
-C++ name. A name that would lose more gets a line of its own, with source and module below it in
+C++ name. A name that would lose more gets a separate line, with source and module below it in
 their columns: they say where to look, so a long name doesn't displace them.
 """
 

@@ -55,7 +55,7 @@ class Reporter(ABC):
         """Write `text` to the output and flush it.
 
         Raises:
-            BrokenPipeError: the reader is gone; the run ends quietly.
+            BrokenPipeError: the reader has closed the pipe; the run ends quietly.
             OutputError: it can't be written (disk full, a quota, an I/O error).
         """
         try:

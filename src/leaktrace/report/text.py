@@ -13,7 +13,7 @@
 
     lost: nothing   stacks: 37 complete
 
-The figures add up: what the age filter and `--top` leave out has lines of its own. No line is wider
+The figures add up: what the age filter and `--top` leave out has separate lines. No line is wider
 than the terminal, or than 80 columns in a file. Only a terminal gets colour; a file contains no
 control codes.
 """

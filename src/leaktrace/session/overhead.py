@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from leaktrace.model import Cost
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 
 _PATIENCE_INTERVALS = 3
 _SAMPLE_RATE = 10
@@ -17,7 +17,7 @@ class Sampled(Protocol):
 
     @property
     def is_sampled(self) -> bool:
-        """Whether they are."""
+        """Whether reports are based on a sample now."""
 
     def throttle(self, rate: int) -> None:
         """Record one allocation in `rate` from now on."""
@@ -53,7 +53,7 @@ class OverheadLimit:
             return
         self._intervals_above = 0
         self._reports.throttle(_SAMPLE_RATE)
-        tell(
+        notify(
             f"tracing takes {cost.target_share or 0:.0%} of the process's CPU time: "
             f"from now on one allocation in {_SAMPLE_RATE} is recorded"
         )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from leaktrace import units
 from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, TargetInfo
-from leaktrace.notices import hint, tell
+from leaktrace.notices import hint, notify
 from leaktrace.options import KernelOptions, Options, ProcessOptions, ReportOptions
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
@@ -35,9 +35,9 @@ def run(options: Options) -> int:
     """Trace until the target ends, the requested reports are written, or a signal comes.
 
     Returns the exit code: 0, or the command's own if that was asked for. Raises LeaktraceError, and
-    BrokenPipeError when the reader of the reports is gone.
+    BrokenPipeError when the reader of the reports has closed the pipe.
     """
-    descriptors.take_all()
+    descriptors.raise_limit()
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         try:
             if isinstance(options, KernelOptions):
@@ -117,7 +117,7 @@ class Run:
         meter = self._tracer.cost_meter()
         info = self._tracer.info()
         hooked = "; ".join(info.allocators)
-        tell(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
+        notify(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
         reason = self._report_at_intervals(meter)
         if reason is not None:
             # Events may have arrived since the loop last read them.
@@ -146,7 +146,7 @@ class Run:
                 if end in readable:
                     return TARGET_ENDED
                 if probes in readable:
-                    return "its probes are gone"
+                    return "its probes were detached unexpectedly"
                 if self._interrupts.received is not None:
                     return f"interrupted ({self._interrupts.received.name})"
                 if look_s is not None and time.monotonic() >= look_s:
@@ -164,7 +164,7 @@ class Run:
         self._cost = cost
         if self._limit is not None and self._limit.must_stop(cost):
             self._report("tracing costs more than --max-overhead allows")
-            tell("detached: even with sampling, tracing costs more than --max-overhead allows")
+            notify("detached: even with sampling, tracing costs more than --max-overhead allows")
             hint("try --sample-bytes with a larger number, or --faults")
             return True
         if intervals == self._asked.count:

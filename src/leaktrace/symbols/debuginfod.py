@@ -56,7 +56,7 @@ def kept_file(build_id: str) -> ElfObject | None:
     Raises DebuginfodError, or ObjectFileError when the file is damaged.
     """
     if len(build_id) < _MIN_BUILD_ID or build_id.strip("0123456789abcdef"):
-        raise DebuginfodError("its build ID is not one that a server could know")
+        raise DebuginfodError("its build ID is not valid for a debuginfod server")
     home = _home()
     try:
         with open_cache(home, _PURPOSE, build_id, create=False) as directory:

@@ -52,7 +52,7 @@ def _download(address: str, file: int, silence_s: float, max_bytes: int) -> None
 
 def _copy(answer: http.client.HTTPResponse, file: int, max_bytes: int) -> None:
     promised, received = answer.length, 0
-    reason = f"the file has more than the {max_bytes >> 20:,} MB that there is room for"
+    reason = f"the file is larger than the {max_bytes >> 20:,} MB left for debug files"
     too_large = _FailedError(reason, NO_FILE)
     if promised is not None and promised > max_bytes:
         raise too_large

@@ -25,7 +25,7 @@ from leaktrace.targets.loader import LoadedObject
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.targets.moved_text import MovedText
 
-_MAX_REGIONS = 65_536  # kept, including those that are unmapped by now
+_MAX_REGIONS = 65_536  # kept, including those that were unmapped
 _MAX_LOADED = 4096  # places of objects that the loader loads and unloads
 _MAX_WHOLE = 65_536  # of which path and fingerprint are kept
 _PAUSE_FACTOR = 19  # how many times as long as an unsuccessful refresh the next one is delayed
@@ -99,7 +99,7 @@ class ProcessSymbolizer:
         return True
 
     def see_loaded(self, loaded: LoadedObject, mapped: Callable[[], tuple[Mapping, ...]]) -> bool:
-        """Add an object that the dynamic loader has loaded, and that may be unloaded by now.
+        """Add an object that the dynamic loader has loaded, and that may be unloaded already.
         `mapped` returns the present mappings. Returns whether the object is new in this place."""
         known = self._by_place.get(loaded.place)
         is_new = known is None or any(region.is_unopened for region in known)
@@ -118,7 +118,7 @@ class ProcessSymbolizer:
         return is_new
 
     def object_behind(self, mapping: Mapping) -> ElfObject | None:
-        """The open object behind a mapping of the present view, even if it is unmapped by now."""
+        """The open object behind a mapping of the present view, even if it is unmapped already."""
         region = self.views.now.region_at(mapping.start)
         if region is None or region.mapping != mapping:
             region = self._loaded.get(mapping)
@@ -219,7 +219,9 @@ class ProcessSymbolizer:
             region = self._region_after_refresh(lookup_address)
         if region is None and view is not self.views.now:
             doubt = "which library was here is unknown: too many were loaded and unloaded"
-            return (Frame(address, unknown=doubt if view.is_forgotten else "not mapped then"),)
+            return (
+                Frame(address, unknown=doubt if view.is_forgotten else "not mapped at that time"),
+            )
         if region is None:
             return (self._frame_outside(address, lookup_address),)
         if region.module is None:

@@ -143,8 +143,8 @@ class Gaps:
     def update(self, sent_up_to: int, lost_count: int, epoch: int) -> None:
         """Compare the count of lost events with the last one.
 
-        The three must be read in this order: `told` of abi.SESSION, the count, `epoch` of
-        abi.SESSION. When `told` is read, all events of the epochs up to it have been sent, or
+        The three must be read in this order: `sent_epoch` of abi.SESSION, the count, `epoch` of
+        abi.SESSION. When `sent_epoch` is read, all events of the epochs up to it have been sent, or
         counted as lost. So the event of a load that is counted later belongs to a later epoch, but
         to none after `epoch`, which each change increments before it sends anything
         (bpf/process/objects.bpf.c). Changes don't overlap: the dynamic loader holds a lock.

@@ -56,7 +56,7 @@ class StartedCommand:
                     signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             signal.signal(signal.SIGCHLD, self._on_child or signal.SIG_DFL)
-            descriptors.give_back()
+            descriptors.restore_limit()
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)

@@ -79,8 +79,8 @@ class MappedFiles:
         """The object behind a mapping. Its file may be closed and opened again when descriptors are
         scarce.
 
-        Raises UnreachableFileError (caused by a FileNotFoundError when the mapping is gone),
-        NotAnObjectError, or ObjectFileError when the object is damaged.
+        Raises UnreachableFileError (caused by a FileNotFoundError when the mapping no longer
+        exists), NotAnObjectError, or ObjectFileError when the object is damaged.
         """
         descriptor = self._open(mapping, is_mapped=True)
         try:
@@ -125,7 +125,7 @@ class MappedFiles:
                 return _read(place, shown)
             os.close(place)
         if not was_link_refused:
-            raise UnreachableFileError(f"{shown} is no longer there")
+            raise UnreachableFileError(f"{shown} no longer exists")
         # The last one tried needs the fewest privileges.
         lacking = (one for one in reversed(refusals) if not is_granted(one))
         capability = next(lacking, refusals[-1])

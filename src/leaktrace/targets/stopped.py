@@ -39,7 +39,7 @@ def _by_state(pid: int) -> str:
         return ""
     for thread in threads:
         if thread.state == _TRACED:
-            return f"a debugger holds it, {_name_of(thread.tracer)} (process {thread.tracer})"
+            return f"a debugger has stopped it: {_name_of(thread.tracer)} (process {thread.tracer})"
     return f"a signal stopped it (SIGSTOP, SIGTSTP); kill -CONT {pid} continues it"
 
 

@@ -28,7 +28,7 @@ def take_messages(stream: EventStream | None, most: int | None) -> tuple[list[by
 
 
 def decode(messages: Sequence[bytes]) -> NDArray[np.void]:
-    """Events (abi.EVENT), sorted by time: each CPU may have a buffer of its own."""
+    """Events (abi.EVENT), sorted by time: each CPU may have its own buffer."""
     events = _in_order_of_arrival(messages)
     ordered: NDArray[np.void] = events[_by_time(events)]
     return ordered

@@ -62,10 +62,8 @@ _UNPRINTED = LossText(
 
 
 def missed_frees(hint: str) -> LossText:
-    """The words for blocks that were released unseen; why that happens depends on the mode."""
-    return LossText(
-        "missed_frees", "blocks released unseen: their address was handed out again", hint
-    )
+    """The loss of releases that were not seen; `hint` gives the cause in the mode."""
+    return LossText("missed_frees", "releases not seen: the address was allocated again", hint)
 
 
 def describe(counted: Iterable[Counted], limits: Limits, *, fewer: str) -> tuple[Loss, ...]:

@@ -74,11 +74,11 @@ class TableBudget:
                 self._later_cpu_s -= used_s
 
     def check(self) -> None:
-        """To be called now and then while building. Raises NotBuiltError."""
+        """Call it regularly while building. Raises NotBuiltError."""
         if time.thread_time() > self._deadline_s:
             raise OverBudgetError(self._exceeded)
         if self._interrupted():
-            raise NotBuiltError("the run was about to end while its unwind table was built")
+            raise NotBuiltError("the run ended before its unwind table was built")
 
     def look_again(self) -> None:
         """Give some time to the objects that are found now, during the run."""

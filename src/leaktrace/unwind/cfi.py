@@ -214,7 +214,7 @@ def _run(code: bytes, info: CommonInfo, program: Program, packed: PackedRules) -
             changed = True
 
     if position > end or location >= MAX_LOCATION:
-        raise MalformedCfiError("the last instruction is cut off or leads too far")
+        raise MalformedCfiError("the last instruction is truncated, or advances too far")
     if changed:
         _append(offsets, rules, location, (register, offset, saved, ra), packed)
     return State(register, offset, saved, ra)

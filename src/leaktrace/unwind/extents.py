@@ -105,7 +105,7 @@ class Extents:
             left = segment.vaddr + segment.file_size - vaddr
             if segment.vaddr <= vaddr and left > 0:
                 return self._elf.read_vaddr(vaddr, min(most, left))
-        raise ObjectFileError(f"{self._elf.shown} loads nothing at {vaddr:#x}")
+        raise ObjectFileError(f"{self._elf.shown} has no segment at {vaddr:#x}")
 
     def _read(self, fde: int) -> Extent | None:
         data = self._bytes(fde, _MAX_RECORD_BYTES)

@@ -30,7 +30,7 @@ _ADDRESS_LIMIT = 1 << 63
 _ADDRESS_MASK = (1 << 64) - 1
 _MIN_ROWS = 1 << 16
 _MIN_PAGES = 1 << 14
-# Of one process: a single file can claim millions, and a hostile process can map many files.
+# Per process: a single file can claim millions, and a hostile process can map many files.
 # libLLVM has a million rows, and half a million pages.
 MAX_ROWS = 16 << 20  # 128 MiB of kernel memory
 MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code

@@ -47,7 +47,7 @@ class NoRule(IntEnum):
     NO_ENTRY = 0  # no FDE covers it
     MALFORMED = 1  # its instructions can't be decoded
     CFA_REGISTER = 2  # CFA relative to a register other than rsp and rbp
-    CFA_EXPRESSION = 3  # CFA by a DWARF expression that no rule stands for
+    CFA_EXPRESSION = 3  # CFA by a DWARF expression that no rule can express
     CFA_OFFSET = 4  # CFA offset out of range, or not a multiple of 8
     RETURN_ADDRESS = 5  # return address not at CFA - 8
 

@@ -38,7 +38,7 @@ PAGE_SHIFT = CODE_PAGE_SHIFT  # a page of code is 256 bytes: at most 257 rows to
 # The page index of an object that claims more could be larger than the object.
 MAX_EXTENT_BYTES = MAX_OBJECT_BYTES
 
-# To be increased when the same sections give another table: a cached one of another version isn't
+# Increase it when the same sections give another table: a cached one of another version isn't
 # used.
 TABLE_VERSION = 2
 
@@ -286,7 +286,7 @@ class _Described:
         )
 
     def outside(self, other: _Described) -> _Described:
-        """The functions that begin in none of the others."""
+        """The functions that don't begin in any other."""
         order = np.argsort(other.begins)
         before = np.searchsorted(other.begins[order], self.begins, side="right")
         ends = np.concatenate(([-1], np.maximum.accumulate(other.ends[order])))

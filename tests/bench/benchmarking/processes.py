@@ -1,4 +1,5 @@
-"""What a process costs, as the kernel accounts for it; and a core for the one that is measured."""
+"""The resources that a process uses, as the kernel accounts for them, and a core for the measured
+process."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def resident_mb(pid: int) -> tuple[float, float]:
 
 
 def map_memory_mb(pid: int) -> float:
-    """Kernel memory of the BPF maps that a process holds, as fdinfo tells it (memlock)."""
+    """Kernel memory of the BPF maps that a process holds, from fdinfo (memlock)."""
     maps: dict[str, int] = {}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:

@@ -1,4 +1,4 @@
-"""Figures, as a table to read and as JSON to compare with another day's."""
+"""Figures, as a table for people and as JSON for later comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leaktrace import __version__
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: the median of its samples, and the most that leaktrace wants it to be."""
+    """One figure: the median of its samples, and the maximum that leaktrace aims for."""
 
     name: str
     samples: tuple[float, ...]
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Results:
-    """What one benchmark found; each row is printed as it comes."""
+    """The results of one benchmark. Each row is printed when it is added."""
 
     name: str
     rows: list[Row] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Results:
         below: Sequence[float],
         at_most: float | None = None,
     ) -> Row:
-        """A row of the ratios round by round: what a round met, both met."""
+        """A row of the ratios per round: both figures of a round are affected by the same load."""
         return self.add(name, [a / b for a, b in zip(above, below, strict=True)], "x", at_most)
 
     def remark(self, text: str) -> None:
@@ -95,8 +95,8 @@ class Results:
 def interleaved(
     rounds: int, ways: Mapping[str, Callable[[], float]], results: Results
 ) -> dict[str, list[float]]:
-    """Measure each way once a round, beginning with another one each time. Ways that are
-    unavailable are left out, with a remark."""
+    """Measure each way once per round, starting with a different one each time. Unavailable ways
+    are left out, with a remark."""
     samples: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for number in range(rounds):

@@ -1,14 +1,15 @@
-"""Runs the distribution's memleak with two defects of bcc 0.26 mended, neither of which has to do
-with what is measured:
+"""Runs the distribution's memleak with fixes for two defects of bcc 0.26 that don't affect the
+measurement:
 
     python3 run_memleak.py /usr/sbin/memleak-bpfcc ARGUMENTS
 
 * bcc's Python passes one argument too few to libbcc's bpf_attach_uprobe, so that the offset of a
-  reference counter is whatever lies on the stack, and the kernel refuses most probes;
-* where tracefs is not mounted, it ends with a traceback, on removing an event that was never made.
+  reference counter is a random word of the stack, and the kernel refuses most probes;
+* where tracefs is not mounted, it ends with a traceback when it removes an event that was never
+  made.
 
-Says "asleep" on stderr when the probes are on, and after each report: it sleeps then, INTERVAL
-seconds or until a line comes on stdin.
+Prints "asleep" on stderr when the probes are attached, and after each report. It then sleeps
+INTERVAL seconds or until a line comes on stdin.
 """
 
 import ctypes

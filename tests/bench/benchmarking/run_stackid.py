@@ -4,7 +4,7 @@
 
 Sizes by thread, records by address, counters by stack, as any tracker of allocations keeps them;
 stacks by bpf_get_stackid, which follows frame pointers. The probes are where leaktrace has its
-own. Says "armed" when they are on, and takes them off when its input ends.
+own. Prints "armed" when they are attached, and detaches them when its input ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ways to trace a process that are compared, as context managers: probes on, probes off."""
+"""The compared ways to trace a process, as context managers: probes are attached inside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RUN_MEMLEAK = Path(__file__).with_name("run_memleak.py")
 
 
 class UnavailableError(Exception):
-    """Something to compare with is not here, or can't do this; its text says why."""
+    """Something to compare with is missing, or can't do this. The message says why."""
 
 
 def untraced(_pid: int) -> AbstractContextManager[object]:
@@ -55,7 +55,7 @@ def has_option(option: str) -> bool:
 
 
 class Memleak:
-    """A running memleak-bpfcc, whose probes are on. It reports when it is told to."""
+    """A running memleak-bpfcc, whose probes are attached. It reports on request."""
 
     def __init__(self, *arguments: str, through: Sequence[str] = ()) -> None:
         """`through`: a command that runs it. Raises UnavailableError where it isn't installed, or
@@ -86,14 +86,15 @@ class Memleak:
         raise UnavailableError(f"memleak can't trace this process: {said[-1]}")
 
     def report(self) -> None:
-        """Have it write a report, and wait until it has."""
+        """Request a report, and wait until it is written."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
         self._await_asleep()
 
     def end(self) -> list[str]:
-        """Kill it: the kernel takes its probes off before it is gone. Returns what it wrote."""
+        """Kill it: the kernel detaches its probes before the process has ended. Returns what it
+        wrote."""
         self.process.kill()
         self.process.wait()
         self.stdout.rest()
@@ -135,7 +136,7 @@ def memleak(*options: str, interval: str = NEVER) -> Attach:
 @contextlib.contextmanager
 def empty_probes(pid: int) -> Generator[None, None, None]:
     """Programs that do nothing where leaktrace has its probes: the points of malloc, and free's
-    entry. What is left of a tracer when its own work costs nothing."""
+    entry. This is the cost of a tracer whose own work costs nothing."""
     with _probed(pid, way=Way.POINTS):
         yield
 

@@ -1,5 +1,5 @@
-"""Programs that write down the blocks they have (tests/programs/by_chance.h), and leaktrace's own
-list of them."""
+"""Programs that write a list of their blocks (tests/programs/by_chance.h), compared with
+leaktrace's list."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def recorded(
 
 
 def _watch(tracer: Tracer, target: Target) -> None:
-    """Let it work, and take what the kernel has to say meanwhile: there is little room for it."""
+    """Let it work, and take in events of the kernel side meanwhile: their buffer is small."""
     with ThreadPoolExecutor(1) as executor:
         work = executor.submit(target.do)
         while not work.done():
@@ -53,7 +53,7 @@ def _watch(tracer: Tracer, target: Target) -> None:
 
 
 def differences(ours: np.ndarray, theirs: np.ndarray) -> list[str]:
-    """What leaktrace has wrong, the first few of each kind."""
+    """Leaktrace's errors, the first few of each kind."""
     mine, yours = dict(ours.tolist()), dict(theirs.tolist())
     kinds = {
         "not recorded": [block for block in yours if block not in mine],

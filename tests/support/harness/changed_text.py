@@ -1,7 +1,7 @@
 """The code of a running process, compared with the files that it comes from.
 
-A uprobe is a breakpoint in the process's own copy of a page of code. What the kernel has taken off
-leaves no difference; see proc(5) on /proc/PID/mem.
+A uprobe is a breakpoint in the process's own copy of a page of code. A removed probe leaves no
+difference; see proc(5) on /proc/PID/mem.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def changed_bytes(pid: int) -> list[Changed]:
 
 
 class Watch:
-    """Looks at single bytes of a process's code, fast enough to see probes come and go."""
+    """Reads single bytes of a process's code, fast enough to see probes attached and detached."""
 
     def __init__(self, memory: int, bytes_: list[Changed]) -> None:
         self._memory = memory
@@ -72,14 +72,14 @@ class Watch:
         return sum(os.pread(self._memory, 1, address) == value for address, value in self._bytes)
 
     def await_any(self) -> None:
-        """Wait for the first probe. Here and below without a pause: the moment matters."""
+        """Wait for the first probe. Here and below without a pause: timing matters."""
         self._await(lambda: self.count() > 0)
 
     def await_all(self) -> None:
         self._await(lambda: self.count() == len(self._bytes))
 
     def await_fewer(self) -> None:
-        """Wait until one of them all is gone."""
+        """Wait until the first of them is removed."""
         self._await(lambda: self.count() < len(self._bytes))
 
     def await_none(self) -> None:

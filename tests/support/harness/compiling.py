@@ -1,4 +1,4 @@
-"""Compiles the target programs, each at most once a session for the same flags."""
+"""Compiles the target programs, each at most once per test run for the same flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMON_FLAGS = ("-O2", "-g", "-Wall", "-D_GNU_SOURCE", "-pthread")
 
 
 class Compiler:
-    """Builds programs from tests/programs into a directory of its own."""
+    """Builds programs from tests/programs into one directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

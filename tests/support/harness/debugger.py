@@ -15,7 +15,7 @@ from harness.lines import DEADLINE_S, Lines
 
 
 class Debugger:
-    """A gdb that stops the target when it comes, and lets it go at `leave`."""
+    """A gdb that stops the target when it attaches, and detaches at `leave`."""
 
     def __init__(self, gdb: str, pid: int) -> None:
         self._target = pid
@@ -66,7 +66,7 @@ class Debugger:
         return found[1]
 
     def leave(self) -> None:
-        """Stop the target, take the breakpoint out, let the target go, and end."""
+        """Stop the target, remove the breakpoint, detach, and end."""
         self.process.send_signal(signal.SIGINT)
         self._output.until(lambda line: "SIGINT" in line)
         self._tell("delete", "detach", "quit")

@@ -1,8 +1,8 @@
-"""What becomes of a program, untraced and traced: it must be the same.
+"""What a program does, untraced and traced: it must be the same.
 
 A program writes what it has seen to its standard output; lines "account BYTES COUNT" say what is
-outstanding from below its function scenario() when it ends. They are for leaktrace to match, and
-no part of the comparison.
+outstanding from below its function scenario() when it ends. leaktrace's figures must match them.
+They are not part of the comparison.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Watched:
-    """A traced run: how the program ended, and what leaktrace said last."""
+    """A traced run: how the program ended, and leaktrace's last report."""
 
     ending: Ending
     account: Total | None  # the program's own
@@ -44,20 +44,20 @@ class Watched:
 
 
 def untraced(argv: Sequence[str | Path], env: Mapping[str, str]) -> Ending:
-    """How a program ends that nobody watches."""
+    """How a program ends untraced."""
     with Target(argv, env) as target:
         target.await_ready()
-        target.tell()
+        target.send()
         return _ending(*target.run_out())[0]
 
 
 def attached(argv: Sequence[str | Path], env: Mapping[str, str], options: Sequence[str]) -> Watched:
-    """The same, but leaktrace attaches before the work begins and watches to the end."""
+    """The same, but leaktrace attaches before the work begins and traces to the end."""
     with Target(argv, env) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *options) as tracer:
             tracer.await_armed()
-            target.tell()
+            target.send()
             ending, account = _ending(*target.run_out())
             outcome = tracer.finish()
     assert outcome.exit_code == 0, outcome.stderr

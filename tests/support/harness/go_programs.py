@@ -1,5 +1,5 @@
-"""Builds tests/programs/calls_from_go.go, with a build cache that all tests share: Go compiles its
-whole library for a kind of program at first."""
+"""Builds tests/programs/calls_from_go.go, with a build cache that all tests share: Go first
+compiles its whole library for each kind of program."""
 
 from __future__ import annotations
 

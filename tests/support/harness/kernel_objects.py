@@ -1,6 +1,6 @@
 """Which BPF programs, maps and links a process holds, and whether they still exist.
 
-Asked of the kernel directly, bpf(2), so that nobody else's objects are mistaken for ours.
+The kernel is asked directly, by bpf(2), so that other processes' objects are not mistaken for ours.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def still_there(objects: set[KernelObject]) -> set[KernelObject]:
 
 def _exists(thing: KernelObject) -> bool:
     """Without a descriptor of it: the last close of a prog array's starts work that holds it, and
-    where that is under way already, on a busy machine, the array stays for ever
+    if that work is already running, on a busy machine, the array stays permanently
     (prog_array_map_clear, kernel/bpf/arraymap.c).
     """
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,5 @@
-"""What others may have left in the code of a process: breakpoints of killed tracers, debuggers."""
+"""What other tools may have left in the code of a process: breakpoints of killed tracers, of
+debuggers."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ def libc_of(pid: int) -> Path:
 
 
 def breakpoints_left(pid: int, functions: Sequence[str]) -> list[Changed]:
-    """Have a tracer put probes on functions of the C library and kill it while it takes them off,
-    until something stays. Returns what did."""
+    """Attach probes to functions of the C library in a tracer, and kill it while it detaches them,
+    until breakpoints remain. Returns those."""
     path = libc_of(pid)
     places = [str(offset_of(path, function)) for function in functions]
     before = {one.address for one in changed_bytes(pid)}
@@ -73,7 +74,7 @@ def debugged(pid: int) -> Iterator[int]:
 
 @contextmanager
 def patched(pid: int, function: str, code: bytes) -> Iterator[None]:
-    """Code of a function of the C library replaced, as a debugger does it."""
+    """The code of a function of the C library is replaced, as a debugger does it."""
     path = libc_of(pid)
     offset = offset_of(path, function)
     fields = next(

@@ -2,7 +2,7 @@
 
 The short form, which `make test` runs, has at least one case of each kind. LEAKTRACE_LENGTH=long
 (`make test-long`, `make test-safety`) runs every combination, and repeats more often what depends
-on the moment.
+on timing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lines of a pipe, collected by a thread so that neither end of it ever blocks the other."""
+"""Lines of a pipe, collected by a thread so that neither end blocks the other."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import IO
 
-# What it takes to tell a hang from a slow machine; emulated ones are slower still.
+# Long enough to distinguish a hang from a slow machine; emulated ones are slower still.
 DEADLINE_S = float(os.environ.get("LEAKTRACE_TEST_DEADLINE_S", "90"))
 
 
 class Lines:
-    """What a process writes, line by line. `seen` holds every line handed out so far."""
+    """What a process writes, line by line. `seen` holds every line returned so far."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream = stream
@@ -44,7 +44,7 @@ class Lines:
         return line
 
     def until(self, wanted: Callable[[str], bool]) -> str:
-        """The first line that is wanted."""
+        """The first line that satisfies the condition."""
         while (line := self.next()) is not None:
             if wanted(line):
                 return line

@@ -1,4 +1,4 @@
-"""Every process of one run of leaktrace, whoever has become its parent: by a word in the
+"""Every process of one run of leaktrace, whatever its parent is: found by a variable in the
 environment, which they all inherit."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Probes that other tools may have put on a target."""
+"""Probes that other tools may have attached to a target."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def offset_of(program: Path, function: str) -> int:
 
 @contextmanager
 def return_probe(program: Path, functions: Sequence[str], pid: int) -> Iterator[None]:
-    """Somebody else's tool, which waits for these functions to return."""
+    """Another tool, with return probes on these functions."""
     empty = support.load_empty_program()
     held = [empty]
     for function in functions:

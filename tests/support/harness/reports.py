@@ -1,4 +1,4 @@
-"""Reports of `--format json` (leaktrace/report/1), with the questions that tests ask of them."""
+"""Reports of `--format json` (leaktrace/report/1), with queries for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-# Losses of stack walks: the allocation is counted all the same.
+# Losses of stack walks: the allocation is counted anyway.
 _WALKS = {
     "truncated_stacks",
     "guessed_stacks",
@@ -78,7 +78,7 @@ class Report:
 
     @property
     def lost_allocations(self) -> dict[str, int]:
-        """The losses that touch figures; stacks that broke off are known by their ends."""
+        """The losses that affect figures; broken stacks are known by their ends."""
         return {name: count for name, count in self.losses.items() if name not in _WALKS}
 
     def sites_under(self, function: str) -> tuple[Site, ...]:

@@ -1,4 +1,4 @@
-"""A target program and the rendezvous with it (tests/programs/scenario.h)."""
+"""A target program and the protocol with it (tests/programs/scenario.h)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.lines import DEADLINE_S, Lines
 
 
 class Target:
-    """A running target. As a context manager it is killed, by pid, whatever happens."""
+    """A running target. As a context manager it is always killed at the end, by pid."""
 
     def __init__(self, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
@@ -50,7 +50,7 @@ class Target:
         self._output.until(lambda line: line == "ready")
         return self
 
-    def tell(self, line: str = "go") -> None:
+    def send(self, line: str = "go") -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
@@ -61,8 +61,8 @@ class Target:
         return tuple(int(number) for number in line.split()[1:])
 
     def do(self, command: str = "go") -> tuple[int, ...]:
-        """Tell it to work, and wait until the work is done."""
-        self.tell(command)
+        """Send it a command, and wait until the work is done."""
+        self.send(command)
         return self.await_done()
 
     def run_out(self) -> tuple[list[str], int]:

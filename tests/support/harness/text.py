@@ -1,4 +1,4 @@
-"""Probes on single instructions of a target, and what its text then holds."""
+"""Probes on single instructions of a target, and the contents of its text with them."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def address_of(pid: int, program: Path, offset: int) -> int:
 
 
 def text_at(pid: int, program: Path, offset: int, size: int) -> bytes:
-    """What a process has there, which with a probe on it is not what the file has."""
+    """What a process has there; with a probe it differs from the file."""
     with Path(f"/proc/{pid}/mem").open("rb") as memory:
         memory.seek(address_of(pid, program, offset))
         return memory.read(size)
 
 
 def write_text(pid: int, program: Path, offset: int, content: bytes) -> None:
-    """What a debugger does."""
+    """Write into the text, as a debugger does."""
     with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
         memory.seek(address_of(pid, program, offset))
         memory.write(content)

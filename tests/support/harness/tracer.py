@@ -1,4 +1,4 @@
-"""leaktrace as its users run it: a process with a command line, two streams and an exit status."""
+"""Runs leaktrace as users do: a process with a command line, two streams and an exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.target import Target
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "leaktrace")
 
-# What the shell that runs the tests ignores (nohup: SIGHUP) is not ignored by what they start.
+# Signals that the shell of the tests ignores (nohup: SIGHUP) are not ignored by started programs.
 DEFAULT_SIGNALS = ("env", "--default-signal")
 
 # No report but the last one, everything in it.
@@ -71,7 +71,7 @@ def run_leaktrace(
 
 
 class Tracer:
-    """A running leaktrace. As a context manager it is killed, by pid, whatever happens."""
+    """A running leaktrace. As a context manager it is always killed at the end, by pid."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Tracer:
         own_group: bool = False,
     ) -> None:
         """`prefix` is a command that runs it, `command` what it is called by; `own_group`: in a
-        process group of its own."""
+        separate process group."""
         self.process = subprocess.Popen(
             [*DEFAULT_SIGNALS, *prefix, *command, *(str(argument) for argument in arguments)],
             stdin=subprocess.PIPE,
@@ -117,7 +117,7 @@ class Tracer:
         self.process.wait(DEADLINE_S)
 
     def await_armed(self) -> Self:
-        """Wait until leaktrace says that its probes are on."""
+        """Wait until leaktrace says that its probes are attached."""
         self.stderr.until(lambda line: re.search(r"tracing pid \d+", line) is not None)
         return self
 
@@ -144,7 +144,7 @@ class Tracer:
 
 @dataclass(frozen=True)
 class Traced:
-    """The last report of a run, what the target said, and what leaktrace said beside it."""
+    """The last report of a run, what the target printed, and leaktrace's stderr."""
 
     report: Report
     account: tuple[int, ...]
@@ -158,7 +158,7 @@ def trace_work(
     before_attaching: Callable[[], object] = lambda: None,
     target_env: Mapping[str, str] | None = None,
 ) -> Traced:
-    """Start a target, attach, let it work, and take the report of that moment.
+    """Start a target, attach, let it work, and return the report of that moment.
 
     Also checks what holds for every run: leaktrace exits with 0 and without a traceback, its last
     report says so, and the target lives on to its own end.

@@ -2,7 +2,7 @@
 
 qemu without KVM: it needs no privilege of the processor, so it runs inside other virtual machines
 too, at a tenth of the speed. The guest has the host's root directory by virtiofs, read-only; what
-it writes goes to its memory and is gone afterwards.
+it writes stays in its memory and is discarded.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def find_program(*candidates: str) -> str:
 
 @dataclass(frozen=True)
 class Traced:
-    """The last report of a run in the guest, and what leaktrace said beside it."""
+    """The last report of a run in the guest, and leaktrace's stderr."""
 
     report: Report
     stderr: str
 
 
 class Guest:
-    """A running machine. As a context manager it is powered off whatever happens."""
+    """A running machine. As a context manager it is always powered off at the end."""
 
     def __init__(self, kernel: UnpackedKernel) -> None:
-        """Boot. Raises UnavailableError when a program that it takes isn't installed."""
+        """Boot. Raises UnavailableError when a required program isn't installed."""
         self.kernel = kernel
         qemu = find_program("qemu-system-x86_64")
         virtiofsd = find_program("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "virtiofsd")
@@ -124,13 +124,13 @@ class Guest:
         return self.run_script(shlex.join(["env", *settings, *(str(word) for word in command)]))
 
     def trace(self, what: str, *arguments: str | Path, options: Sequence[str] = ()) -> Traced:
-        """Do what vm.inside can do, and take leaktrace's last report."""
+        """Run vm.inside in the guest, and return leaktrace's last report."""
         outcome = self.run(sys.executable, "-m", "vm.inside", what, *arguments, "--", *options)
         assert outcome.exit_code == 0, outcome.stderr
         return Traced(Report(outcome.stdout), outcome.stderr)
 
     def run_script(self, script: str) -> Outcome:
-        """Run lines of bash as root in the guest, in an environment of its own."""
+        """Run lines of bash as root in the guest, in a separate environment."""
         assert self._machine.stdin is not None
         self._machine.stdin.write(base64.b64encode(script.encode()) + b"\n")
         self._machine.stdin.flush()
@@ -150,17 +150,17 @@ class Guest:
         return line.rstrip("\r")
 
     def console(self) -> str:
-        """What the kernel and init have said."""
+        """The output of the kernel and init."""
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
 
 @contextmanager
 def booted(kernel: UnpackedKernel) -> Iterator[Guest]:
-    """A machine that takes commands.
+    """A machine that accepts commands.
 
     A kernel rewrites its own code as it starts, by breakpoints; qemu's threads may let another
-    processor meet one of them too late, and the kernel panics. That is none of what is tested, so
-    it starts again. Raises UnavailableError as `Guest`.
+    processor meet one of them too late, and the kernel panics. That is not what is tested, so it is
+    started again. Raises UnavailableError as `Guest`.
     """
     for boot in range(1, _BOOTS + 1):
         with Guest(kernel) as machine:

@@ -1,10 +1,10 @@
-"""What runs in a guest, beside leaktrace: `python -m vm.inside WHAT …`.
+"""The tests' program in a guest, which runs leaktrace: `python -m vm.inside WHAT …`.
 
     process PROGRAM [ARGUMENT…] -- [OPTION…]   trace one of the tests' programs while it works
     pipes KEPT CLOSED -- [OPTION…]             trace the kernel while pipes are opened
     module FILE COUNT SIZE -- [OPTION…]        trace the kernel while a module comes and goes
 
-Prints leaktrace's last report, as JSON. What leaktrace says goes to stderr.
+Prints leaktrace's last report, as JSON. leaktrace's messages go to stderr.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def trace_pipes(arguments: Sequence[str], options: Sequence[str]) -> tuple[Repor
 
 
 def trace_module(arguments: Sequence[str], options: Sequence[str]) -> tuple[Report, str]:
-    """It is loaded, seen in a report, unloaded; then comes the last report."""
+    """It is loaded, shown in a report and unloaded; then the last report follows."""
     path, count, size = arguments
 
     def load_and_unload(tracer: Tracer) -> None:

@@ -20,7 +20,7 @@ class Kernel:
     has_headers: bool = False  # modules can be built for it
 
 
-# What each is here for. 5.10: the oldest that leaktrace supports (no attach cookies, maps reserve
+# Why each is tested. 5.10: the oldest that leaktrace supports (no attach cookies, maps reserve
 # their memory). 6.1: no uprobe links, maps on demand. 6.12: uprobe links; kernel allocators have
 # other names than in 6.1. The one with headers is that of ordinary installations.
 KERNELS = (
@@ -30,13 +30,13 @@ KERNELS = (
     Kernel("6.1-headers", r"linux-image-6\.1\.\d+-\d+-amd64", has_headers=True),
 )
 
-# Of the modules, what it takes to mount the host's files.
+# The modules that are needed to mount the host's files.
 _MODULES = ("virtio_pci", "virtiofs", "overlay")
 
 
 @dataclass(frozen=True)
 class UnpackedKernel:
-    """A kernel in a directory of its own."""
+    """A kernel, unpacked to a directory."""
 
     folder: Path
     release: str  # as uname -r says it
@@ -90,7 +90,7 @@ def _newest(pattern: str) -> str:
 
 
 def _headers_of(image: str) -> list[str]:
-    """The packages it takes to build a module: they depend on one another by exact names."""
+    """The packages that are needed to build a module: they depend on one another by exact names."""
     headers = image.replace("linux-image-", "linux-headers-")
     return [headers, *Apt().dependencies(headers, r"linux-(?:headers|kbuild)-\S+")]
 

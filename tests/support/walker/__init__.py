@@ -3,8 +3,8 @@
 The text is the one that bcc gets. `build` joins its fragments and compiles them as ordinary C
 against `bpf.h`, which gives bcc's map macros and the kernel's helpers a body (`runtime.c`).
 `machine` drives the result by ctypes: it fills maps and the memory of the interrupted process, and
-runs a program on a `struct pt_regs`. `walks` puts unwind tables in force and returns how a stack
-was walked. `reference` is the same walk in Python. `steps` has a child record real stacks; `cases`
+runs a program on a `struct pt_regs`. `walks` installs unwind tables and returns how a stack was
+walked. `reference` is the same walk in Python. `steps` has a child record real stacks; `cases`
 makes up processes, and `fuzz` says what must hold for each walk in them.
 
 tools/coredump of opentelemetry-ebpf-profiler runs its programs in user space in the same way.

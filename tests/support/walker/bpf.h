@@ -82,10 +82,10 @@
 #define BPF_RINGBUF_OUTPUT(NAME, PAGES) DEFINE_EVENTS(NAME)
 #define BPF_PERF_OUTPUT(NAME) DEFINE_EVENTS(NAME)
 
-/* The text takes some helpers by number, under names of its own. */
+/* The text defines some helpers by number, under its own names. */
 #define BPF_FUNC_probe_read_user read_user_memory
 #define BPF_FUNC_probe_read_user_str read_user_text
-#define BPF_FUNC_probe_read_kernel read_user_memory /* of a kernel that maps nothing for us */
+#define BPF_FUNC_probe_read_kernel read_user_memory /* no kernel memory is mapped */
 
 #define bpf_get_current_pid_tgid() current_thread()
 #define bpf_get_attach_cookie(ctx) current_cookie()

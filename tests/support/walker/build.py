@@ -12,7 +12,8 @@ from leaktrace.process.walkers import Walker
 
 HERE = Path(__file__).resolve().parent
 
-# The program of page fault mode starts walks at any instruction; it joins the other programs.
+# The program of page fault mode starts walks at any instruction; it is built together with the
+# others.
 _ALL_FRAGMENTS = (*FRAGMENTS, *(name for name in FAULT_FRAGMENTS if name not in FRAGMENTS))
 # An access outside of an object, a shift that is too far and the like end the process.
 SANITIZE = (

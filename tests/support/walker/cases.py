@@ -23,7 +23,7 @@ PAGE = 4096
 CODE_START = 0x7F0000000000
 STACK_START = 0x7FFD00000000
 OBJECT_PAGES = 2
-# What may stand before a return address: calls of all lengths, and other instructions; and what a
+# What may precede a return address: calls of all lengths, and other instructions; and what a
 # signal handler returns to.
 _CODE = (
     *(b"\xe8\1\2\3\4", b"\xff\xd0", b"\xff\x50\x08", b"\xff\x54\x24\x08", b"\x41\xff\xd4"),
@@ -87,7 +87,7 @@ class Stack:
         self.used.append(address)
 
     def address(self, random: Random) -> int:
-        """Of a word: mostly one that decides the walk."""
+        """The address of a word, mostly one that decides the walk."""
         if self.used and random.random() < 0.7:
             return random.choice(self.used)
         return self.start + 8 * random.randrange(len(self.words))
@@ -161,7 +161,7 @@ def _rows(random: Random, row: Callable[[Random, int], Row]) -> list[Row]:
 
 
 def _small_frame(random: Random, pc: int) -> Row:
-    """Of such frames stacks become deep."""
+    """Small frames make deep stacks."""
     return Row(pc, Rule.RULE_RSP, 8 * random.randint(1, 6), random.choice((0, 2)))
 
 
@@ -187,7 +187,7 @@ def _row(random: Random, pc: int) -> Row:
 
 
 def make_stack(random: Random, process: Process, most_frames: int = _MOST_FRAMES) -> Stack:
-    """Frames on top of one another, as the rows of their code want them."""
+    """Adjacent frames, as the rows of their code require them."""
     frame_count = random.choice((most_frames, random.randint(0, most_frames)))
     return _Builder(random, process).build(frame_count)
 

@@ -1,7 +1,7 @@
 """Walks of made-up and damaged stacks, and what must hold for each of them.
 
 `make fuzz` runs this for a while, with the programs compiled for AddressSanitizer and
-UndefinedBehaviorSanitizer; the tests do so for a moment. A case is made from its seed alone:
+UndefinedBehaviorSanitizer; the tests do so for seconds. A case is made from its seed alone:
 
     python -m walker.fuzz --library FILE --first-seed 17 --cases 1
 
@@ -104,7 +104,7 @@ class Fuzzer:
     # --- known stacks ---
 
     def _check_known(self, random: Random, process: Process, stack: Stack) -> None:
-        """Whatever was walked before, the stack found is that of a first walk."""
+        """The stack is that of a first walk, independently of earlier walks."""
         origin = _origin(random, stack)
         variants = [(origin, stack.memory(process))]
         for _ in range(_KNOWN_STEPS):
@@ -123,7 +123,7 @@ class Fuzzer:
                 self._change_mappings(random, process)
 
     def _change_mappings(self, random: Random, process: Process) -> None:
-        """Put another list of mappings in force: some are gone, or back."""
+        """Install another list of mappings: some are removed, or added again."""
         count = random.randint(1, len(process.mappings))
         update = process.layout.update(random.sample(process.mappings, count))
         process.arrays.write(update)
@@ -133,7 +133,7 @@ class Fuzzer:
     # --- damaged tables ---
 
     def _check_damaged_tables(self, random: Random, process: Process, stack: Stack) -> None:
-        """The walk ends, and within bounds, whatever frames it finds."""
+        """The walk ends within bounds, whatever frames it finds."""
         machine = self._cold.machine
         self._cold.forget()
         session = machine.array("session", abi.SESSION)
@@ -148,7 +148,7 @@ class Fuzzer:
                 words[at] ^= np.uint64(1 << random.randrange(64))
             else:
                 words[at] = np.uint64(stack.value(random, process))
-        if random.random() < 0.5:  # a list in force, or hardly a walk goes on
+        if random.random() < 0.5:  # with a current list, or most walks would end early
             unwind_list["generation"] = 0
             unwind_list["place"][0] = 1 + random.randrange(2)
         memory = stack.memory(process)
@@ -160,7 +160,7 @@ class Fuzzer:
 
 
 def check_bounds(run: Run, parts: int, *, are_tables_sound: bool = True) -> None:
-    """What a program may do at most, whatever it meets."""
+    """The limits of a program's work, for any input."""
     assert run.read_count <= MOST_READS_PER_FRAME * abi.MAX_FRAMES
     assert run.lookups <= MOST_LOOKUPS_PER_FRAME * abi.MAX_FRAMES
     assert run.tail_calls < parts
@@ -170,7 +170,8 @@ def check_bounds(run: Run, parts: int, *, are_tables_sound: bool = True) -> None
 
 
 def check_reads(run: Run, expected: set[int], origin: Origin) -> None:
-    """Copies begin where the reference reads, or where the stack does, to see if it is known."""
+    """Copies begin where the reference reads, or at the stack pointer, to check for a known
+    stack."""
     stack = origin.registers.sp
     if origin.caller:
         stack += origin.caller.frame_offset - COPIED_BELOW

@@ -76,7 +76,7 @@ class Memory:
         return Memory(parts)
 
     def read(self, address: int, size: int) -> bytes | None:
-        """So many bytes; None where not all of them are there."""
+        """`size` bytes; None where not all of them are readable."""
         found = b""
         while len(found) < size:
             at = address + len(found)
@@ -92,7 +92,7 @@ class Memory:
 
 
 class Machine:
-    """The programs of one library, with maps of their own."""
+    """The programs of one library, with their own maps."""
 
     def __init__(self, library: Path) -> None:
         # The maps are variables of the library: a file that is loaded twice has them once.

@@ -10,7 +10,7 @@
 
 #define BUCKETS 1024
 #define MOST_TAIL_CALLS 33 /* MAX_TAIL_CALL_CNT, include/linux/bpf.h */
-#define MOST_READS 8192    /* that are noted of a run */
+#define MOST_READS 8192    /* that are recorded per run */
 
 struct entry {
     struct entry *next_in_bucket;

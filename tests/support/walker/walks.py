@@ -95,14 +95,14 @@ class Walks:
     # --- tables ---
 
     def install(self, layout: UnwindLayout, update: Update, trampoline: int = TRAMPOLINE) -> None:
-        """Put tables in force, written as leaktrace writes them to the kernel."""
+        """Install tables, written as leaktrace writes them to the kernel."""
         capacity = layout.reserve(spare_rows=0)
         self.machine.clear(TABLE_MAPS)
         self._tables = self._make_tables(capacity, update.mappings.dtype)
         self.write(update, trampoline)
 
     def write(self, update: Update, trampoline: int = TRAMPOLINE) -> None:
-        """Put a further update in force."""
+        """Install a further update."""
         assert self._tables is not None, "nothing is installed"
         self._tables.write(update, Moment(), trampoline)
 
@@ -128,7 +128,7 @@ class Walks:
         self._session["armed"] = 1
 
     def walk(self, origin: Origin, memory: Memory) -> Walked:
-        """Walk a stack. A page fault forgets what was walked before, the others do not.
+        """Walk a stack. A page fault drops known stacks, the other origins do not.
 
         Raises NotRecordedError.
         """

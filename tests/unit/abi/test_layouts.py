@@ -28,7 +28,7 @@ from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS
 
 MODULES = {"shared": common, "process": process, "kernel": kernel}
 
-# Which class an enum is, and what its members are called in C before the member's name.
+# The class of each enum, and the prefix of its members in C.
 ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
     "shared": {
         "stack_end": (common.StackEndCode, "END_"),

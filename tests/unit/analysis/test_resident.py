@@ -1,4 +1,4 @@
-"""What is said of resident memory beside what is outstanding, for figures made by hand."""
+"""Remarks about resident memory compared with outstanding memory, for figures made by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def grown(
 
 
 def account(held: int, allocated: int, most: int = 0, count: int = 10, **others: Any) -> Account:
-    """In MiB, but for the number of allocations that are outstanding, and of all others."""
+    """In MiB, except the numbers of outstanding and of all other allocations."""
     return Account(
         Total(held * MIB, count), Total(allocated * MIB, count), Total(most * MIB, count), **others
     )
@@ -52,7 +52,7 @@ def verdict(memory: MemoryGrowth, figures: Account, programs: MemoryKinds | None
         (grown(1), account(64, 64), RemarkKind.NOT_RESIDENT),
         (grown(-50), account(64, 64), RemarkKind.NOT_RESIDENT),
         (grown(1, besides=64), account(64, 64), ""),
-        # They go together, or the difference is small.
+        # Both grow together, or the difference is small.
         (grown(64), account(64, 64), ""),
         (grown(15), account(0, 0), ""),
         (grown(1), account(16, 16), ""),
@@ -62,7 +62,7 @@ def verdict(memory: MemoryGrowth, figures: Account, programs: MemoryKinds | None
         # Estimates may be off by three standard errors.
         (grown(64), account(0, 0, error_bytes=20 * MIB), ""),
         (grown(1), account(64, 64, error_bytes=20 * MIB), ""),
-        # Nobody knows what was lost.
+        # The size of what was lost is unknown.
         (grown(64), account(0, 0, is_whole=False), ""),
         (grown(1), account(64, 64, is_whole=False), RemarkKind.NOT_RESIDENT),
     ],
@@ -71,7 +71,7 @@ def test_verdict(memory: MemoryGrowth, figures: Account, kind: str) -> None:
     assert verdict(memory, figures) == kind
 
 
-def test_code_and_data_of_programs_are_nobodys_allocations() -> None:
+def test_code_and_data_of_programs_are_not_allocations() -> None:
     """A compiler touches 80 MiB of its code, and 12 MiB of tables that the loader relocates."""
     programs = MemoryKinds(anonymous=12 * MIB, file=110 * MIB)
     assert verdict(grown(14, 80, is_all=True), account(2, 4), programs) == ""
@@ -133,7 +133,7 @@ d000-f000 rw-p 00000000 00:00 0
 
 
 def test_what_programs_take_up() -> None:
-    """Relocated constants (b000) become memory of the process's own; other constants stay those of
-    the file, and so does a mapped file that holds no code."""
+    """Relocated constants (b000) become the process's own memory. Other constants stay the file's,
+    as does a mapped file without code."""
     programs = _of_programs(parse_mappings(MAPS))
     assert programs == MemoryKinds(anonymous=0x2000, file=0xC000)

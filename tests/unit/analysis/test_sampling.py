@@ -1,4 +1,5 @@
-"""Weights, gaps and standard errors of sampled allocations, against what they must average to."""
+"""Weights, gaps and standard errors of sampled allocations, compared with their expected
+averages."""
 
 from __future__ import annotations
 

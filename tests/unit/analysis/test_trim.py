@@ -1,4 +1,4 @@
-"""What of a stack is shown: --full-stacks and --depth, on stacks made by hand."""
+"""The part of a stack that is shown: --full-stacks and --depth, on stacks made by hand."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ALLOCATE = "__gnu_cxx::new_allocator<int>::allocate(unsigned long, void const*)"
 
 
 @pytest.mark.parametrize("name", [NEW, ALLOCATE, "__rust_alloc", "alloc::alloc::alloc", "malloc"])
-def test_what_only_hands_a_request_on(name: str) -> None:
+def test_wrappers(name: str) -> None:
     assert is_plumbing(Frame(1, function=name))
 
 
 @pytest.mark.parametrize("name", ["main", "my_malloc", "malloc_pool", "operator_new_order", None])
-def test_what_does_not(name: str | None) -> None:
+def test_other_functions(name: str | None) -> None:
     assert not is_plumbing(Frame(1, function=name))
 
 

@@ -1,4 +1,4 @@
-"""The compiler's child process when it does not do as it should."""
+"""Failures of the compiler's child process."""
 
 from __future__ import annotations
 

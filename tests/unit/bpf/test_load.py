@@ -1,4 +1,4 @@
-"""What the kernel says to a program that is loaded, as the loader understands it."""
+"""The kernel's answers to loading a program, and the loader's reactions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ KINDS = [ProgramKind("one", syscalls.PROG_TYPE_KPROBE)]
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, *answers: int) -> list[int]:
-    """A kernel that says this, the last answer again and again. Returns the commands it gets."""
+    """A kernel that gives these answers, then repeats the last one. Returns the commands it
+    gets."""
     commands: list[int] = []
 
     def bpf(command: int, _attributes: ctypes.Array[ctypes.c_char]) -> int:

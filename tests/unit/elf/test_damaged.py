@@ -55,7 +55,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def use_everything(data: bytes) -> None:
-    """Asks for all an object has to tell; a damaged one may answer with ObjectFileError only."""
+    """Uses every method of an object. A damaged one may only raise ObjectFileError."""
     try:
         elf = ElfObject.from_bytes(data)
     except ObjectFileError:
@@ -119,7 +119,8 @@ def test_absurd_counts_are_refused_without_reading(small: bytes) -> None:
 
 
 def test_a_hash_chain_without_an_end(small: bytes) -> None:
-    """The only thing that tells the number of dynamic symbols is a bit that never comes."""
+    """Only the end bit of the last hash chain gives the number of dynamic symbols, and it is never
+    set."""
     elf = ElfObject.from_bytes(small)
     section = next(s for s in elf.sections if s.name == ".gnu.hash")
     data = bytearray(small)

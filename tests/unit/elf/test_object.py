@@ -1,4 +1,4 @@
-"""ELF objects made by the real tool chain, compared with what binutils says of them."""
+"""ELF objects made by the real tool chain, compared with the output of binutils."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Symbol tables built by hand: nesting, aliases, labels, gaps, and numbers that don't hold."""
+"""Symbol tables built by hand: nesting, aliases, labels, gaps, and wrong numbers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_is_no_code_is_left_out() -> None:
     assert symbols.lookup(0x1000) is None
 
 
-def test_the_name_people_know() -> None:
+def test_the_better_known_name() -> None:
     def best(*symbols: Symbol) -> str:
         match = table(*symbols).lookup(0x1004)
         assert match

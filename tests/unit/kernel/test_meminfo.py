@@ -1,4 +1,4 @@
-"""What /proc/meminfo says of allocators that are not traced, and when that is worth a line."""
+"""The figures of /proc/meminfo for allocators that are not traced, and when a report shows them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_matters(grown_bytes: int, outstanding_bytes: int, is_told: bool) -
     assert untraced_growth(first, now, {Section.SLAB, Section.VMALLOC}, outstanding_bytes) == ()
 
 
-def test_the_most_first_and_nothing_of_what_is_not_told() -> None:
+def test_largest_first_and_nothing_that_is_not_reported() -> None:
     first = {Section.VMALLOC: 0, Section.PERCPU: 0}
     now = {Section.VMALLOC: 2 * MIB, Section.PERCPU: 3 * MIB}
     both = untraced_growth(first, now, (), 0)

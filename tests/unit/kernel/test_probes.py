@@ -1,4 +1,4 @@
-"""Which of the kernel's allocators are probed by what, as kernels of several years have them."""
+"""The probes of the kernel's allocators, on kernels of several years."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ KNOBS = {
 
 
 @pytest.mark.parametrize("version", ARGUMENTS)
-def test_arguments_are_told_by_their_types(version: str) -> None:
+def test_arguments_are_recognized_by_their_types(version: str) -> None:
     knobs: dict[str, int] = {}
     for tracepoint in TRACEPOINTS:
         arguments = ARGUMENTS[version].get(tracepoint.name)
@@ -150,19 +150,20 @@ def test_every_allocation_function_is_probed(version: str, with_kprobes: None) -
     plan = plan_kernel(target, symbols_of(NAMES[version]))
     assert {probe.function for probe in plan.probes} == set(NAMES[version].split())
     assert plan.notes == []
-    # What is freed while the probes come on, one by one, must not be recorded before.
+    # What is freed while the probes are attached one at a time must not have been recorded.
     releases = {group.entry for group in FUNCTIONS if group.is_release}
     releases |= {"free_by_rcu", "free_in_bulk"}
     first_allocation = next(i for i, p in enumerate(plan.probes) if p.program not in releases)
     assert all(p.program not in releases for p in plan.probes[first_allocation:])
-    # A return before its entry would find nothing; an entry before its return leaves nothing.
+    # A return probe before its entry probe would find nothing. An entry probe before its return
+    # probe leaves nothing.
     allocations = [probe for probe in plan.probes if probe.program not in releases]
     assert {p.function for p in allocations if p.is_return} == {
         p.function for p in allocations if not p.is_return
     }
 
 
-def test_a_name_that_is_missing_is_told(with_kprobes: None) -> None:
+def test_a_missing_name_is_reported(with_kprobes: None) -> None:
     names = NAMES["6.1"].replace(" kmalloc_trace ", " ")
     plan = plan_kernel(KernelTarget(probes=KernelProbes.KPROBE), symbols_of(names))
     assert any("kmalloc of constant size" in note for note in plan.notes)

@@ -1,4 +1,4 @@
-"""Kernel mode behind the kernel: caches by name, sections, doubts, from maps made by hand."""
+"""Reports of kernel mode: caches by name, sections, doubts, from maps made by hand."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_one_stack_with_two_caches_is_two_sites() -> None:
     assert len({s.stack.frames for s in report.sites}) == 1 or len(report.sites) == 2
 
 
-def test_what_was_asked_for_follows_the_age_filter() -> None:
+def test_requested_bytes_follow_the_age_filter() -> None:
     what = snapshot(
         site(2, 10, 64, object_size=64), site(4, 3, 64, object_size=64), ages_ns={4: S // 10}
     )
@@ -225,7 +225,11 @@ def test_what_was_asked_for_follows_the_age_filter() -> None:
     ("fields", "caches", "doubt"),
     [
         ({"object_size": 64}, {}, None),
-        ({"object_size": 64, "unseen_frees": 7}, {}, "7 of its blocks were freed unseen"),
+        (
+            {"object_size": 64, "unseen_frees": 7},
+            {},
+            "7 of its blocks were freed without being seen",
+        ),
         ({"cache": b"maple_node"}, {}, "often freed in bulk"),
         (
             {"cache": b"dentry"},
@@ -287,7 +291,7 @@ def test_losses_say_what_they_are() -> None:
     assert losses["recursion_misses"].count == 77 - made_up_for
     assert losses["allocations"].count == 1
     assert losses["allocations"].bytes == 2
-    # Every counter is told, each once; that of bytes with its allocations, and what was made up
+    # Every counter is shown once: bytes with their allocations, and what was made up
     # for with what was missed.
-    told = sorted(loss.count for loss in losses.values() if loss.name != "recursion_misses")
-    assert told == [1, *range(3, made_up_for)]
+    counts = sorted(loss.count for loss in losses.values() if loss.name != "recursion_misses")
+    assert counts == [1, *range(3, made_up_for)]

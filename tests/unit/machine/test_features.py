@@ -1,4 +1,4 @@
-"""What leaktrace concludes about machines that are described as a directory."""
+"""The features of machines that are described as a directory."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_machine_with_everything(root: Path) -> None:
     assert user_mode_works(found)
     states = {each.state for each in found}
     assert states == {State.OK, State.UNKNOWN}
-    assert all("only the machine itself" in f.detail for f in found if f.state is State.UNKNOWN)
+    assert all("only on that machine" in f.detail for f in found if f.state is State.UNKNOWN)
     assert feature(root, "kernel").detail == "6.1.0-test x86_64"
     assert feature(root, "bcc").detail == f"0.26.0 in {root / BCC}"
 
@@ -98,7 +98,7 @@ def test_an_empty_machine_is_described_without_failing(tmp_path: Path) -> None:
         ("usr/lib/x86_64-linux-gnu/libbpf.so.1", None, "libbpf", "apt-get install libbpf1"),
     ],
 )
-def test_what_keeps_from_tracing(
+def test_what_prevents_tracing(
     root: Path, path: str, text: str | None, name: str, hint: str
 ) -> None:
     if text is None:
@@ -121,8 +121,8 @@ def test_what_keeps_from_tracing(
         ("proc/self/status", status(7, CAP_BPF | CAP_PERFMON), "capabilities", "limited"),
         ("proc/self/status", status(0, CAP_SYS_ADMIN | CAP_SYS_PTRACE), "capabilities", "ok"),
         ("proc/self/status", status(1000, ALL_CAPABILITIES), "root", "limited"),
-        ("proc/self/status", status(0, ALL_CAPABILITIES), "keeper of the probes", "ok"),
-        ("proc/self/status", status(0, CAP_SYS_ADMIN), "keeper of the probes", "limited"),
+        ("proc/self/status", status(0, ALL_CAPABILITIES), "probe keeper", "ok"),
+        ("proc/self/status", status(0, CAP_SYS_ADMIN), "probe keeper", "limited"),
         ("proc/self/uid_map", "0 1000 1\n", "user namespace", "limited"),
         ("proc/self/mounts", "proc /proc proc rw 0 0\n", "tracefs", "limited"),
         (LOCKDOWN, "none [integrity] confidentiality\n", "lockdown", "ok"),
@@ -135,7 +135,9 @@ def test_what_keeps_from_tracing(
         ("proc/sys/kernel/perf_event_paranoid", None, "perf_event_paranoid", "missing"),
     ],
 )
-def test_what_does_not(root: Path, path: str, text: str | None, name: str, state: str) -> None:
+def test_what_does_not_prevent_tracing(
+    root: Path, path: str, text: str | None, name: str, state: str
+) -> None:
     if text is None:
         (root / path).unlink()
     else:
@@ -210,7 +212,7 @@ def test_another_package_called_bcc_is_passed_over(root: Path) -> None:
     assert feature(root, "bcc").detail == f"0.31.0 in {elsewhere}"
 
 
-def test_json_tells_the_same_as_the_features(root: Path) -> None:
+def test_json_contains_the_same_as_the_features(root: Path) -> None:
     (root / UPROBE_TYPE).unlink()
     found = all_features(Machine(root))
     data = json.loads(to_json(found))
@@ -223,7 +225,7 @@ def test_json_tells_the_same_as_the_features(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("blocked", "exit_code"), [(False, 0), (True, 3)])
-def test_the_command_prints_80_columns_and_tells_by_its_status(
+def test_the_command_prints_80_columns_and_sets_its_exit_status(
     root: Path, monkeypatch: pytest.MonkeyPatch, *, blocked: bool, exit_code: int
 ) -> None:
     (root / "proc/sys/kernel/osrelease").write_text("6.1-[red]plain[/red]-" + "x" * 100)

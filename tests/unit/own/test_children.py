@@ -15,7 +15,7 @@ from leaktrace.own.children import child_environment
 def imported_by_child(folder: Path) -> str:
     """The file that a child process imports as leaktrace, started in this folder."""
     code = "import leaktrace; print(leaktrace.__file__)"
-    command = [sys.executable, "-S", "-P", "-c", code]  # -S: without site-packages of its own
+    command = [sys.executable, "-S", "-P", "-c", code]  # -S: without its own site-packages
     done = subprocess.run(
         command, env=child_environment(), cwd=folder, capture_output=True, text=True, check=True
     )

@@ -1,5 +1,5 @@
-"""More files than may be open at once: those longest unused are closed, and opened again unless
-they are others by then."""
+"""More files than may be open at once: the least recently used are closed, and opened again unless
+they have changed."""
 
 from __future__ import annotations
 
@@ -128,12 +128,12 @@ def test_what_is_collected_is_closed(objects: list[tuple[Path, ElfObject]]) -> N
     assert count() < LIMIT - 20
 
 
-def test_a_limit_is_taken_in_full_and_given_back() -> None:
+def test_the_limit_is_raised_and_restored() -> None:
     code = (
         "from resource import RLIMIT_NOFILE, getrlimit; from leaktrace.own import descriptors\n"
         "hard = getrlimit(RLIMIT_NOFILE)[1]\n"
-        "descriptors.take_all(); print(getrlimit(RLIMIT_NOFILE) == (hard, hard))\n"
-        "descriptors.give_back(); print(getrlimit(RLIMIT_NOFILE) == (300, hard))\n"
+        "descriptors.raise_limit(); print(getrlimit(RLIMIT_NOFILE) == (hard, hard))\n"
+        "descriptors.restore_limit(); print(getrlimit(RLIMIT_NOFILE) == (300, hard))\n"
     )
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4000)
 

@@ -59,7 +59,7 @@ def test_one_that_comes_later_is_waited_for() -> None:
         assert interrupts.is_received()
 
 
-def test_held_back_it_comes_afterwards() -> None:
+def test_a_held_back_signal_comes_afterwards() -> None:
     with Interrupts() as interrupts, pytest.raises(NothingToEndError), interrupts.raised():
         with held_back():
             send()
@@ -67,8 +67,8 @@ def test_held_back_it_comes_afterwards() -> None:
         pytest.fail("it did not come")
 
 
-def test_one_that_another_thread_gets_wakes_who_waits() -> None:
-    """As one does that comes right before the wait begins: Python's handler has not run then."""
+def test_a_signal_to_another_thread_wakes_the_waiting_one() -> None:
+    """As does a signal right before the wait begins: Python's handler has not run then."""
     with Interrupts() as interrupts:
         waits = threading.Event()
 
@@ -85,7 +85,7 @@ def test_one_that_another_thread_gets_wakes_who_waits() -> None:
         assert interrupts.received is signal.SIGINT
 
 
-def test_a_second_one_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_one_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What the report says of each kind of loss, and whether the advice can be followed."""
+"""The report's words for each kind of loss, and whether the advice can be followed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_options_that_are_named_exist(loss: Loss) -> None:
 
 @pytest.mark.parametrize("loss", [*LOSSES.values(), *KERNEL_LOSSES], ids=lambda loss: loss.name)
 def test_what_is_full_can_be_made_larger(loss: Loss) -> None:
-    """And the present size is told."""
+    """The hint also names the present size."""
     if re.search(r"\bfull\b", loss.meaning):
         assert re.search(r"raise --[-a-z]+ \(now [\d,]+\)", loss.hint)
 
@@ -50,16 +50,16 @@ def test_a_return_probe_need_not_be_another_tools() -> None:
 
 
 def test_kinds_of_allocations_that_are_missing() -> None:
-    """Those that make a figure doubtful are no walks, and no bytes of another kind."""
+    """Those that make a figure doubtful are not of walks, nor bytes of another counter."""
     assert abi.LossKind.ALLOCATION_BYTES not in ALLOCATION_LOSSES
     assert max(ALLOCATION_LOSSES) < abi.LossKind.WALKS
 
 
-def test_a_note_is_told_once() -> None:
-    told = notes.Notes()
-    told.add("b")
-    told.add("a", "b")
-    assert list(told) == ["b", "a"]
+def test_a_note_is_kept_once() -> None:
+    kept = notes.Notes()
+    kept.add("b")
+    kept.add("a", "b")
+    assert list(kept) == ["b", "a"]
 
 
 def test_why_stacks_are_walked_by_frame_pointers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
-"""The account of mapped regions, against a model that knows every page.
-
-The model holds, for each page, what a call mapped there: mmap(2), munmap(2) and mremap(2) are
-explained there in terms of pages. It has no order, no search and no parts of regions.
+"""The ledger of mapped regions, compared with a model of every page. The model holds, for each
+page, what a call mapped there: mmap(2), munmap(2) and mremap(2) are specified in terms of pages. It
+has no order, no search and no parts of regions.
 """
 
 from __future__ import annotations

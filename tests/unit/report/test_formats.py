@@ -1,5 +1,5 @@
-"""Every format, for reports built by hand: expected output that is recorded, and names that attack
-the reader's terminal."""
+"""Every format, for reports built by hand: recorded expected output, and names that attack the
+terminal."""
 
 from __future__ import annotations
 

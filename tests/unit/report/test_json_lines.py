@@ -61,7 +61,7 @@ def test_json_events_follow_their_schema(schemas: dict[str, Any]) -> None:
 
 
 def test_json_schema_refuses_what_lacks_the_contract(schemas: dict[str, Any]) -> None:
-    """The schema is no rubber stamp: each field of the contract is required and typed."""
+    """Each field of the contract is required and typed."""
     value = json.loads(rendered("json", BUSY))
     schema = schemas["leaktrace/report/1"]
     for key in value.keys() - {"allocations"}:
@@ -109,7 +109,7 @@ def test_json_lists_allocations_only_when_asked() -> None:
 
 
 def test_json_is_ascii() -> None:
-    """So it is JSON whatever the encoding of standard output."""
+    """So it is valid JSON for any encoding of standard output."""
     site = replace(PARSE_SITE, stack=Stack((frame(0x10, "größe_漢字🙂", 1, HTTPD),)))
     text = rendered("json", replace(BUSY, sites=(site,)))
     assert text.isascii()

@@ -94,11 +94,11 @@ def test_memleak_says_losses_elsewhere_and_once() -> None:
     reporter.report(replace(BUSY, sample_rate=100))
     reporter.report(replace(BUSY, sample_rate=100))
     assert "lost" not in output.getvalue().replace("stack information lost", "")
-    told = notices.getvalue().splitlines()
-    assert len(told) == 3
-    assert "1 allocation in 100" in told[0]
-    assert told[1].startswith("lost: 1,234 allocations not recorded")
-    assert "raise --max-allocs" in told[1]
+    printed = notices.getvalue().splitlines()
+    assert len(printed) == 3
+    assert "1 allocation in 100" in printed[0]
+    assert printed[1].startswith("lost: 1,234 allocations not recorded")
+    assert "raise --max-allocs" in printed[1]
 
 
 def test_memleak_shows_a_symbol_that_is_not_ascii() -> None:

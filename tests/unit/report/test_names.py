@@ -230,7 +230,7 @@ def test_a_short_source_leaves_room_to_a_long_name_and_the_other_way_round() -> 
 
 
 @pytest.mark.parametrize("width", [76, 80, 116, 200])
-def test_modules_stand_in_one_column_whatever_the_names(width: int) -> None:
+def test_modules_are_in_one_column(width: int) -> None:
     folder = "/home/build/agent/workspace/product-release/src/cache/storage"
     long_names = [
         Frame(0x20, f"app::Cache<int>::{'insert' * count}(app::Key const&)", 3, "/bin/leak",

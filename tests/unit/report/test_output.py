@@ -110,7 +110,7 @@ def test_disk_full_is_an_error_with_a_hint() -> None:
     assert caught.value.hint
 
 
-def test_broken_pipe_travels_up_as_itself() -> None:
+def test_broken_pipe_is_raised_unchanged() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     stream = io.TextIOWrapper(io.FileIO(writing, "w"))

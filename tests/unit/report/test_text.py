@@ -47,7 +47,7 @@ from leaktrace.report.json_lines import report_object
 
 
 def test_what_a_release_takes_away_has_a_minus() -> None:
-    """So that the two halves of a realloc can be told apart."""
+    """So that the two halves of a realloc can be distinguished."""
     release = Event(1, 1, EventKind.RELEASE, "realloc", 128, 0x1000, PARSE.frames)
     assert " -128  0x1000 " in rendered_events("text", release)
     assert " 128  0x1000 " in rendered_events("text", replace(release, kind=EventKind.ALLOCATE))
@@ -114,7 +114,7 @@ def test_text_says_once_that_no_site_is_old_enough() -> None:
     assert rendered("text", report).count("older") == 1
 
 
-def test_text_speaks_of_one_in_the_singular() -> None:
+def test_text_uses_the_singular_for_one() -> None:
     losses = (
         Loss("a", 1, "allocations not recorded: their map is full", bytes=1),
         Loss("b", 1, "allocation calls that never returned"),

@@ -12,7 +12,7 @@ from leaktrace.session.overhead import OverheadLimit
 
 @dataclass
 class Reports:
-    """Remembers what it was asked for."""
+    """Remembers what was requested."""
 
     rates: list[int] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Fixtures that several tests of this folder ask for."""
+"""Fixtures for several tests of this folder."""
 
 from __future__ import annotations
 

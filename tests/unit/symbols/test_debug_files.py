@@ -1,4 +1,4 @@
-"""Debug information that was moved out of an object, in all the places it may have gone."""
+"""Separate debug information, in every place where it may be."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_debuglink_leads_nowhere_else(sample: Sample, tmp_path: Path) -> None:
 
 
 def test_links_stay_within_the_targets_root(sample: Sample, tmp_path: Path) -> None:
-    """An absolute symbolic link means what it means to the target."""
+    """An absolute symbolic link is resolved as in the target."""
     sample.strip()
     place = sample.root / sample.by_build_id().lstrip("/")
     place.parent.mkdir(parents=True)

@@ -123,7 +123,7 @@ def test_root_keeps_nothing_in_the_home_of_another(
     monkeypatch: pytest.MonkeyPatch,
     owned: str,
 ) -> None:
-    """As by sudo, where that leaves $HOME as it is."""
+    """As with sudo, where that keeps $HOME."""
     sample.strip()
     offer(server, sample)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

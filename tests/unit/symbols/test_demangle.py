@@ -1,4 +1,4 @@
-"""Names as people write them, compared with c++filt and with rustc's own symbols."""
+"""Demangled names, compared with c++filt and with rustc's own symbols."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def unfolding(levels: int) -> str:
 
 @needs_demangler
 def test_a_name_that_unfolds_without_end_stays_mangled() -> None:
-    """Sixty parameters, the last of 2^60 letters: in this process it would be the end of us."""
+    """Sixty parameters, the last of 2^60 letters: in this process it would exhaust the memory."""
     name = unfolding(60)
     assert demangle(name) == name
     assert demangle(unfolding(2)).startswith("f(A<int, int>, A<A<int, int>")

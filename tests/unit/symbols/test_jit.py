@@ -138,7 +138,7 @@ def test_only_what_a_map_has_grown_by_is_parsed(
 
 
 @pytest.mark.parametrize("text", ["300 10 other\n", "300 10 six\n", "300 10 as long\n400 10 x\n"])
-def test_a_map_that_was_written_anew(
+def test_a_map_that_was_rewritten(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jit, "_PAUSE_FACTOR", 0)

@@ -132,7 +132,7 @@ def test_lookup_finds_the_nearest_before(starts: list[int], data: st.DataObject)
 
 @given(st.binary(max_size=400))
 def test_garbage_is_no_symbol_table(text: bytes) -> None:
-    """Whatever the file holds, reading it ends without an exception."""
+    """Reading any contents ends without an exception."""
     symbols = Kallsyms(text, text.decode("utf-8", "replace"))
     symbols.lookup(0xFFFFFFFF81000000)
     assert isinstance(symbols.names, frozenset)
@@ -172,7 +172,7 @@ def test_the_probe_and_what_lies_before_it_are_cut() -> None:
 
 
 def test_a_program_that_allocates_is_not_the_probe() -> None:
-    """Deep in a stack these names are somebody's own."""
+    """Deep in a stack these names belong to other programs."""
     names = ["kmalloc", *[f"f{i}" for i in range(8)], "bpf_prog_1234_other", "bpf_trace_run2"]
     assert functions(without_probe(frames(*names))) == names
 

@@ -314,10 +314,10 @@ fn main() { std::mem::forget(make(std::env::args().count())); }
     )
 
 
-def test_very_many_symbols_are_read_beside(
+def test_very_many_symbols_are_read_in_the_background(
     tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
-    """Half a million: frames have no names until they are sorted, and the right ones then."""
+    """Half a million: frames have no names until they are sorted, and then the right ones."""
     count = 400_000
     source, path = tmp_path / "many.s", tmp_path / "many.so"
     lines = (f".type f{i},@function\nf{i}:nop\n.size f{i},1\n" for i in range(count))

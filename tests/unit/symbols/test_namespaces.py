@@ -17,7 +17,7 @@ from leaktrace.targets.root import TargetRoot
 
 
 def in_own_namespaces(directory: Path, command: Path) -> list[str]:
-    """A command that sees `directory` as /tmp/inside, in mount and pid namespaces of its own."""
+    """A command that sees `directory` as /tmp/inside, in new mount and pid namespaces."""
     script = 'mount --bind "$1" "$2" && exec "$2/target"'
     inside = directory.parent / "inside"
     inside.mkdir()

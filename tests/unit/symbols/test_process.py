@@ -1,4 +1,4 @@
-"""Addresses of processes that run, load and unload libraries, end, or hide behind a namespace."""
+"""Addresses of processes that run, load and unload libraries, end, or are in another namespace."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_stack_has_names_lines_and_modules(run: Run, programs: Path) -> None:
 
 
 def test_a_signal_frame(run: Run) -> None:
-    """A handler returns to the start of a trampoline, and beyond lies what it interrupted."""
+    """A handler returns to the start of a trampoline; the next frame is the interrupted one."""
     target = run()
     ready(target)
     symbolizer = ProcessSymbolizer(target.pid)
@@ -100,7 +100,7 @@ def test_a_library_that_was_unloaded_is_remembered(run: Run, programs: Path) -> 
 def test_a_file_deleted_or_replaced_before_it_was_opened(
     run: Run, programs: Path, tmp_path: Path, require_root: None
 ) -> None:
-    """Only map_files leads to what is mapped; what lies at the path is something else."""
+    """Only map_files leads to the mapped file; the path names another file."""
     copy = tmp_path / "copy"
     shutil.copy(programs / "target", copy)
     target = run(copy)
@@ -119,7 +119,7 @@ def test_exec_is_a_new_start(run: Run, programs: Path, tmp_path: Path) -> None:
     old = ready(target)
     symbolizer = ProcessSymbolizer(target.pid)
     assert symbolizer.symbolize(old[0])[-1].module == str(programs / "target")
-    target.tell(f"exec {other}")
+    target.send(f"exec {other}")
     new = ready(target)
     symbolizer.forget()
     assert symbolizer.refresh()
@@ -167,8 +167,8 @@ def test_code_in_a_file_that_is_no_object(run: Run, tmp_path: Path) -> None:
     assert frame.unknown.isprintable()
 
 
-def test_looking_in_vain_is_rare(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand addresses that are nowhere don't cost a thousand readings of the mappings."""
+def test_failed_lookups_are_rare(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand unmapped addresses don't cause a thousand readings of the mappings."""
     target = run()
     ready(target)
     symbolizer = ProcessSymbolizer(target.pid)
@@ -193,7 +193,7 @@ def test_more_objects_than_are_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert frames[-2].unknown and "more than 1 objects" in frames[-2].unknown
 
 
-def test_a_process_that_never_was() -> None:
+def test_a_process_that_never_existed() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     with pytest.raises(TargetError, match=str(child.pid)):
@@ -213,7 +213,7 @@ def test_site_ids_do_not_change_from_run_to_run(run: Run) -> None:
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in ids)
 
 
-def test_site_ids_tell_stacks_apart() -> None:
+def test_site_ids_differ_by_stack() -> None:
     def frame(offset: int, build_id: str | None = "ab", **more: object) -> Frame:
         return Frame(9, module="/lib/x.so", module_offset=offset, build_id=build_id, **more)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Servers of debug files that are slow, or say nothing: reports don't wait for them."""
+"""Debuginfod servers that are slow or silent: reports don't wait for them."""
 
 from __future__ import annotations
 
@@ -125,10 +125,10 @@ def test_what_a_killed_process_left_is_removed(sample: Sample, server: Server) -
     assert {file.name for file in kept.iterdir()} == {".download-new", "debuginfo"}
 
 
-def test_names_come_later_and_then_are_there(
+def test_names_arrive_later(
     sample: Sample, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looked up beside: nobody waits for a server, and nothing stays as it was without it."""
+    """Looked up in the background: no report waits for a server, and all names appear later."""
     sample.strip()
     may_answer = threading.Event()
 
@@ -180,7 +180,7 @@ def children_of(pid: int) -> set[str]:
 
 
 def test_a_signal_ends_a_wait(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of a last report, too, which would go on for as long as the server says nothing."""
+    """Also the wait of a last report, which would last as long as the server is silent."""
     sample.strip()
     ends_s: list[float] = []
     interrupted = False

@@ -1,4 +1,4 @@
-"""Which code was where, and when."""
+"""Which code was mapped where, and when."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_loads_after_the_list_was_made() -> None:
     assert views.at(0, 5, 6).region_at(0x10000) == A
 
 
-def test_a_load_that_is_told_late() -> None:
+def test_a_load_that_is_reported_late() -> None:
     views = CodeViews()
     views.see([MAIN, A])
     views.see_loaded(4, (A,))
@@ -95,7 +95,7 @@ def test_a_stack_that_needs_a_lost_load_is_unknown() -> None:
 
 
 def test_a_lost_load_does_not_matter_after_the_next_look() -> None:
-    """The list that was made in epoch 5 contains whatever the lost event would have said."""
+    """The list that was made in epoch 5 contains what the lost event would have reported."""
     views = CodeViews()
     views.see([MAIN])
     views.gaps.update(sent_up_to=1, lost_count=0, epoch=1)

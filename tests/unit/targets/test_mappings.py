@@ -52,7 +52,7 @@ def test_names_of_files(tmp_path: Path, name: str) -> None:
     with map_file(path):
         inode = path.stat().st_ino
         found = next(m for m in read_mappings(os.getpid()) if m.inode == inode)
-    # The kernel doesn't tell a name that ends like this from a file that was deleted.
+    # The kernel doesn't distinguish a name that ends like this from a deleted file.
     assert found.path == str(path).removesuffix(" (deleted)")
     assert (found.offset, found.end - found.start) == (mmap.PAGESIZE, mmap.PAGESIZE)
 
@@ -131,7 +131,7 @@ def test_a_refusal_names_a_capability_that_is_missing(
 def test_a_refusal_in_spite_of_all_capabilities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To advise granting what is granted already would help no one."""
+    """Advice to grant a capability that is already granted would not help."""
     error = refused_file(tmp_path / "file", monkeypatch, set(Capability)).as_access_error()
     assert "grant " not in error.hint
     assert "security module" in error.hint

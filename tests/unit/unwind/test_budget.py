@@ -1,4 +1,4 @@
-"""Tables cost what they may: bytes and time of all objects together, the largest last."""
+"""The budget of tables: bytes and time of all objects together, the largest last."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def libc() -> Path:
 
 
 def test_what_the_tests_build_is_as_large_as_they_say(make: Callable[[str, int], Path]) -> None:
-    """Nine rows a function, and one where it ends before the next one begins."""
+    """Nine rows per function, and one where it ends before the next one begins."""
     with ElfObject.open(make("one", PIECE_BYTES)) as elf:
         built = compile_object(elf)
     functions = PIECE_BYTES // 56 - 1
@@ -63,7 +63,7 @@ def mapping_of(path: Path, start: int) -> Mapping:
 
 
 class Files(ProcessTables):
-    """Of a process that has nothing mapped: the files themselves."""
+    """The files of a process that has nothing mapped."""
 
     def __call__(self, mapping: Mapping) -> table.UnwindTable | None:
         with ElfObject.open(mapping.path) as elf:
@@ -76,7 +76,7 @@ class Files(ProcessTables):
 def test_the_largest_are_left_out(
     make: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Wherever they are mapped; and whether or not they were built by an earlier run."""
+    """Independently of where they are mapped, and of whether an earlier run built them."""
     monkeypatch.setattr(budget, "MAX_BYTES", 6 * PIECE_BYTES)
     monkeypatch.setattr(process, "_SMALL_FILE_BYTES", PIECE_BYTES)
     files = [
@@ -155,7 +155,7 @@ def test_the_end_of_a_run_is_no_lack_of_budget(
         with pytest.raises(NotBuiltError) as error:
             TableCache(tmp_path).table_for(elf, ours)
     assert not isinstance(error.value, OverBudgetError)
-    assert isinstance(error.value, ObjectFileError)  # for whoever can do without
+    assert isinstance(error.value, ObjectFileError)  # for callers that don't need it
 
 
 def test_one_object_counts_once(make: Callable[[str, int], Path], tmp_path: Path) -> None:

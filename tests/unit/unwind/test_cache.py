@@ -1,4 +1,4 @@
-"""Tables on disk: found again, never wrong, never in the way."""
+"""Tables on disk: found again, never wrong, and never a cause of failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOBODY = 65534
 
 
 def source(name: int = 0) -> UnwindSource:
-    """Sources that differ are told apart by their base here."""
+    """Sources differ by their base here."""
     segment = CodeSegment(0, 0x1000, 0x1000)
     return UnwindSource(shown="made by hand", sections=(), base=name, segments=(segment,))
 
@@ -230,7 +230,7 @@ def test_root_uses_nothing_of_another_user(home: Path, part: str) -> None:
         assert stored.stat().st_mtime_ns == before.st_mtime_ns
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="needs root, who could be led anywhere")
+@pytest.mark.skipif(not IS_ROOT, reason="needs root, which may follow any link")
 def test_root_follows_no_link_on_the_way(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir()
@@ -283,7 +283,7 @@ with ElfObject.open(path) as elf:
 
 @pytest.mark.parametrize("limit_bytes", [1 << 28, 40_000])
 def test_several_processes_at_once(home: Path, limit_bytes: int) -> None:
-    """Also where nothing fits for long, so that files vanish under the readers' hands."""
+    """Also where nothing fits for long, so that files are removed while they are read."""
     path = Path(sys.executable).resolve()
     command = [sys.executable, "-c", AT_ONCE, str(home), str(path), str(limit_bytes)]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(sys.path)}

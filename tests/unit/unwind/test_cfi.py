@@ -1,4 +1,4 @@
-"""Call frame information made by hand, one rule and one way of being broken at a time."""
+"""Call frame information made by hand, one rule and one defect at a time."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_remember_and_restore_cover_cfa_rbp_and_return_address() -> None:
 
 
 def test_a_register_after_an_expression_has_the_offset_from_before() -> None:
-    """So does libgcrypt's assembly, and so understand it gdb, binutils and libgcc."""
+    """libgcrypt's assembly does so, and gdb, binutils and libgcc understand it so."""
     code = (
         def_cfa_offset(56)
         + def_cfa_expression(breg(RSP, 536) + DEREF)

@@ -1,4 +1,4 @@
-"""Unwind information that is damaged: whatever the bytes, a sound table or none."""
+"""Damaged unwind information: any bytes give a sound table or none."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CORPUS = [section.frames for section in plausible_sections()]
 
 
 def check_sound(section: FrameSection) -> None:
-    """Compiling either says that there is nothing, or yields a table that holds together."""
+    """Compiling either reports that there is nothing, or yields a consistent table."""
     try:
         table = compiled(section)
     except ObjectFileError:
@@ -69,7 +69,7 @@ def check_sound(section: FrameSection) -> None:
     assert [describe(row) for row in table.rows.tolist()]
 
 
-def test_corpus_is_sound_to_begin_with() -> None:
+def test_the_corpus_is_sound() -> None:
     for section in CORPUS:
         assert len(compiled(section).rows) >= 4
         check_sound(section)

@@ -68,7 +68,7 @@ def test_augmentation_with_personality_and_lsda() -> None:
     "broken",
     [
         {"version": 9},
-        {"augmentation": b"zXR"},  # a letter that nobody knows
+        {"augmentation": b"zXR"},  # an unknown letter
         {"augmentation": b"mystery"},  # without a length
         {"augmentation_data": b""},  # R without its byte
         {"augmentation": b"z" + b"S" * 100},

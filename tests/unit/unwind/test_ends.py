@@ -1,5 +1,5 @@
-"""Where stacks end although no unwind information says so: compared with readelf, nm and what
-objdump shows of the code."""
+"""Where stacks end although no unwind information says so, compared with readelf, nm and
+objdump."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def addresses_of(program: Path, names: str) -> set[int]:
 
 
 def behind_calls_before_exit(path: Path) -> set[int]:
-    """Where a call by pointer comes back whose result is handed on to an exit, as objdump says."""
+    """The return address of a call by pointer whose result is passed to an exit, from objdump."""
     said = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", path], check=True, capture_output=True, text=True
     ).stdout
@@ -137,7 +137,7 @@ def stripped_go_program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_a_damaged_table_of_go_functions(stripped_go_program: bytes, data: st.DataObject) -> None:
-    """It may be anything; what is not understood has no ends."""
+    """Its contents are arbitrary; what is not understood has no ends."""
     with ElfObject.from_bytes(stripped_go_program) as elf:
         (section,) = [s for s in elf.sections if s.name == ".gopclntab"]
         sound = compile_object(elf)
@@ -158,7 +158,7 @@ SEGMENT = CodeSegment(0, BASE, SIZE)
 
 
 def table_of(rules: dict[int, int]) -> UnwindTable:
-    """The last row of a table is that behind its last function: there nothing is known."""
+    """The last row of a table is the one after its last function, where nothing is known."""
     rows = [
         pack(Row(pc, Rule.RULE_RSP, 8 * n, 0)) if n else pc << PC_SHIFT
         for pc, n in {**rules, SIZE: 0}.items()

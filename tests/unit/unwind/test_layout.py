@@ -1,4 +1,4 @@
-"""What is written to the BPF arrays, walked here as the kernel side walks it."""
+"""The contents of the BPF arrays, walked here as the kernel side walks them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PAGE = 4096
 def table(
     pcs: list[int], *, base: int = 0, segments: tuple[CodeSegment, ...] | None = None
 ) -> UnwindTable:
-    """A table whose rows can be told apart by their CFA offset."""
+    """A table whose rows differ by their CFA offset."""
     code = segments or (CodeSegment(PAGE, base + PAGE, 64 * PAGE),)
     source = UnwindSource("made by hand", (FrameSection(SectionKind.EH_FRAME, b"", 0),), base, code)
     rows = [pack(Row(pc, Rule.RULE_RSP, 8 * i, 0)) for i, pc in enumerate(pcs)]

@@ -1,5 +1,5 @@
-"""Every row of a table against what readelf says of the same object, at every pc where either of
-them changes its mind."""
+"""Every row of a table compared with readelf's output for the same object, at every pc where either
+changes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def readelf_rules(path: Path, section: str = ".eh_frame") -> dict[int, Shown]:
             cie = None
             low, high = int(found[2], 16), int(found[3], 16)
             ends.append(high)
-            if low < high:  # a function without instructions of its own is shown without a row
+            if low < high:  # a function without instructions is shown without a row
                 rules[low] = initial.get(int(found[1], 16), ("", "u", "u"))
         elif fields[0] == "LOC":
             columns = fields
@@ -250,7 +250,7 @@ def test_debug_frame_fills_in_what_eh_frame_lacks(tmp_path: Path) -> None:
 @pytest.mark.skipif(GCC is None, reason="needs gcc")
 @pytest.mark.parametrize("compression", ["none", "zlib"])
 def test_debug_frame_alone(tmp_path: Path, compression: str) -> None:
-    """No startup files, no .eh_frame at all; compressed as distributions do with debug files."""
+    """No startup files and no .eh_frame; compressed as distributions do with debug files."""
     flags = ("-O2", "-g", "-fno-asynchronous-unwind-tables", "-nostdlib", "-shared", "-fPIC")
     library = build(tmp_path, *flags, f"-gz={compression}")
     with ElfObject.open(library) as elf:

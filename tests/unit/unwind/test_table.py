@@ -1,4 +1,4 @@
-"""Rows, the page index, and tables of objects that are not as they should be."""
+"""Rows, the page index, and tables of invalid objects."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def test_an_object_without_code_is_refused() -> None:
 @settings(max_examples=repetitions(80, 400), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 64 + 14 * 56), st.binary(max_size=8)), max_size=4))
 def test_headers_with_any_bytes_changed(changes: list[tuple[int, bytes]]) -> None:
-    """ELF header and program headers: an error of ours, or a table that holds together."""
+    """ELF header and program headers: an error of ours, or a consistent table."""
     image = bytearray(OWN_EXECUTABLE)
     for at, replacement in changes:
         image[at : at + len(replacement)] = replacement
@@ -316,7 +316,7 @@ def test_an_object_far_outside_of_user_space_is_refused() -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 4, 8])
 def test_a_damaged_frame_header_is_not_followed(kept: int) -> None:
-    """Without section headers everything hangs on .eh_frame_hdr."""
+    """Without section headers everything depends on .eh_frame_hdr."""
     image = own_executable()
     with ElfObject.from_bytes(bytes(image), "whole") as elf:
         header = elf.eh_frame_header()

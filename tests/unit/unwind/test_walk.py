@@ -126,7 +126,7 @@ for number in range(STOPS):
     frame = gdb.newest_frame()
     stops.append({"ip": frame.pc(), "sp": rsp, "bp": register("rbp"), "low": low,
                   "stack": stack.hex(), "pcs": pcs})
-    # One by one through the PLT, then in strides through the dynamic linker, malloc and free.
+    # One at a time through the PLT, then in strides through the dynamic linker, malloc and free.
     gdb.execute("stepi %d" % (1 if number < 30 else 11), to_string=True)
     if not gdb.selected_inferior().pid:  # it has ended
         break
@@ -159,7 +159,7 @@ def run_in_gdb(gdb: str, program: Path, arguments: str) -> dict[str, Any]:
 
 
 def open_table(mapping: Mapping) -> UnwindTable | None:
-    """The process is gone by now, its files are not."""
+    """The process has ended, but its files still exist."""
     if not mapping.is_file:
         return None
     with ElfObject.open(mapping.path) as elf:
@@ -202,7 +202,7 @@ def test_gdb_sees_the_same_frames(tmp_path: Path, flags: tuple[str, ...], argume
             continue
         walk = arrays.walk(Registers(stop["ip"], stop["sp"], stop["bp"]), reader(stop))
         if walk.problem:
-            # _dl_runtime_resolve keeps its CFA in rbx: up to there we must be right all the same.
+            # _dl_runtime_resolve keeps its CFA in rbx: up to there the walk must be right anyway.
             same = NoRule.CFA_REGISTER.name in walk.problem
             same = same and walk.ips == stop["pcs"][: len(walk.ips)]
         else:

@@ -89,7 +89,7 @@ def walks(library: Path) -> Walks:
 def recorded(
     tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str], str]
 ) -> Callable[[str, str], Recording]:
-    """Makes the recording of a scenario by a build, once."""
+    """Records a scenario with a build, once."""
     require_tool("gcc")
     folder = tmp_path_factory.mktemp("steps")
     compiled, tables = Compiler(folder), Tables()
@@ -183,7 +183,7 @@ def test_walks_from_a_point_within_a_function(recording: Recording, walks: Walks
 
 
 def caller_by(row: Row | None) -> Caller | None:
-    """What a point would say of the caller; None where it can't."""
+    """What a point would record about the caller; None where it can't."""
     if row is None or row.rule not in (Rule.RULE_RSP, Rule.RULE_RBP):
         return None
     register = 4 if row.rule is Rule.RULE_RSP else 5
@@ -193,7 +193,7 @@ def caller_by(row: Row | None) -> Caller | None:
 
 
 def test_every_kind_of_frame_is_met(recorded: Callable[[str, str], Recording]) -> None:
-    """Else the comparison with backtrace says less than it seems to."""
+    """Otherwise the comparison with backtrace proves less than it seems to."""
     rules: set[Rule] = set()
     recording = recorded("omit-frame-pointer", "kinds")
     arrays = arrays_of(recording)
@@ -243,7 +243,7 @@ def test_one_program_walks_64_frames(
 def test_a_stack_that_was_walked_is_known(
     case: tuple[str, str], recording: Recording, walks: Walks
 ) -> None:
-    """And one with another word that decides is not taken for it."""
+    """A stack that differs in a deciding word is not confused with it."""
     random = Random(1)
     known = 0
     for stop in recording.stops:

@@ -245,7 +245,7 @@ class Attachments:
 
     def close(self) -> None:
         """Remove all probes, and return when that is done."""
-        # If the keeper is gone, so are its probes.
+        # If the keeper has ended, its probes are removed.
         with contextlib.suppress(KeeperGoneError):
             self.detach_objects()
         for descriptor in reversed(self._lifecycle):

@@ -176,6 +176,6 @@ class Keeper:
         how = f"was killed by signal {-code}" if code < 0 else f"failed: {last_line(said)}"
         return KeeperGoneError(
             f"the process that holds the probes (probe-keeper, pid {self.pid}) {how}",
-            "check whether memory ran out; run leaktrace -p once more: it removes breakpoints that "
+            "check whether memory ran out; run leaktrace -p again: it removes breakpoints that "
             "were left in the process",
         )

@@ -194,8 +194,7 @@ def _await_end(process: int) -> None:
 
 def _isolate() -> None:
     """Make this process independent: it ignores signals of a terminal, keeps no directory busy, is
-    the last one to be killed when memory runs out, and pkill(1) doesn't find it by the name
-    leaktrace."""
+    the last one that the OOM killer chooses, and pkill(1) doesn't find it by the name leaktrace."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # waitpid(2) wouldn't work if it were ignored

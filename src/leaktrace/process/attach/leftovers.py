@@ -24,7 +24,7 @@ import numpy.typing as npt
 from leaktrace.arch.machines import this_machine
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.capabilities import Capability
-from leaktrace.notices import tell
+from leaktrace.notices import notify
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.attach.repair import repair_breakpoints
 from leaktrace.process.probes.plan import ObjectPlan
@@ -66,13 +66,13 @@ def remove_leftovers(
     for plan in plans:
         found = _breakpoints(pid, plan, mappings)
         if found.is_refused:
-            tell(
+            notify(
                 f"can't check whether a killed tracer left breakpoints in process {pid}: "
                 f"reading /proc/{pid}/pagemap takes {Capability.DAC_READ_SEARCH}"
             )
             return
         if found.unclear:
-            tell(
+            notify(
                 f"{_count(found.unclear)} in the code of {plan.name}, which was changed in "
                 "other ways too: left as they are"
             )
@@ -80,7 +80,7 @@ def remove_leftovers(
             continue
         debugger = debugger_of(pid)
         if debugger:
-            tell(
+            notify(
                 f"{_count(len(found.offsets))} in the code of {plan.name}: left as they are, "
                 f"because process {debugger} debugs it"
             )
@@ -89,9 +89,9 @@ def remove_leftovers(
         left = set(_breakpoints(pid, plan, mappings).offsets).intersection(found.offsets)
         removed = len(found.offsets) - len(left)
         if removed:
-            tell(f"removed from {plan.name}: {_count(removed)} that a killed tracer had left")
+            notify(f"removed from {plan.name}: {_count(removed)} that a killed tracer had left")
         if left and verbose:
-            tell(f"{_count(len(left))} of other tracers in {plan.name}")
+            notify(f"{_count(len(left))} of other tracers in {plan.name}")
 
 
 def _count(breakpoints: int) -> str:

@@ -1,7 +1,7 @@
 """Watches the probes while they are attached, and repairs what debuggers and forks do to them.
 
-A debugger that removes its breakpoint restores the byte that it found there. It may so overwrite a
-probe that was attached later; or, when tracing has ended, write a breakpoint without an owner,
+A debugger that removes its breakpoint restores the byte that it found there. So it may overwrite a
+probe that was attached later. When tracing has ended, it may write a breakpoint without an owner,
 which kills the process. And a forked child has copies of its parent's breakpoints, each of which
 costs it a trap, although the kernel runs no program for it. docs/safety.md has the figures.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from leaktrace.arch.machines import is_decoded
 from leaktrace.arch.x86_64 import INT3
 from leaktrace.bpf.links import UprobeLinks
-from leaktrace.notices import hint, tell
+from leaktrace.notices import hint, notify
 from leaktrace.printable import printable
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.attach.patched_code import is_patched
@@ -113,7 +113,7 @@ class ProbeWatch:
         if self._restored:
             yield (
                 f"{self._restored} of its probes had been overwritten, most likely by a debugger, "
-                "and were restored: calls in between are missing"
+                "and were restored: calls made in between are missing"
             )
         if self._patched:
             yield (
@@ -146,14 +146,14 @@ class ProbeWatch:
         """
         debugger = debugger_of(self._pid)
         if debugger:
-            tell(
+            notify(
                 f"{_name_of(debugger)} (process {debugger}) still debugs process {self._pid}: if "
-                "it set a breakpoint in an allocation function during tracing, removing that may "
-                "leave one behind, which ends the process when it is hit"
+                "it set a breakpoint in an allocation function during tracing, removing it may "
+                "leave a breakpoint instruction behind, which kills the process when executed"
             )
             hint(
-                f"when {_name_of(debugger)} has detached, run leaktrace -p {self._pid} once more: "
-                "that removes what is left"
+                f"when {_name_of(debugger)} has detached, run leaktrace -p {self._pid} again: "
+                "it removes leftover breakpoints"
             )
             return
         for one in self._objects:

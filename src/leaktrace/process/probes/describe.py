@@ -43,7 +43,7 @@ class Outlook:
 
 
 def outlook_of(pid: int) -> Outlook:
-    """The outlook for a running process, as for -p. Raises TargetError when it is gone."""
+    """The outlook for a running process, as for -p. Raises TargetError when it has ended."""
     obstacles = [
         Obstacle(f"{one} is missing, for {PURPOSES[one]}", one, blocks=True)
         for one in missing_for_probes()
@@ -121,9 +121,10 @@ def probe_lines(outlook: Outlook, pid: int) -> Iterator[str]:
 
 
 _LEGEND = (
-    "A call hits one `size and result`, or a `size` and a `result`; those of two traps are mostly",
-    "on paths of calls that fail. `one way`: only if the jump goes in one direction. `at` counts",
-    "from the entry; far from it is code that functions share. docs/points.md explains the table.",
+    "A call hits one `size and result` point, or one `size` and one `result` point. Points that",
+    "cost 2 traps are mostly on paths of failing calls. `one way`: the point counts only if its",
+    "jump goes in one direction. `at` is the offset from the function's entry; a large one means",
+    "code that several functions share. docs/points.md explains the table.",
 )
 _MEANINGS = {
     Action.BEGIN: "size",

@@ -127,7 +127,7 @@ class ObjectPlan:
 
     @property
     def attach_path(self) -> str:
-        """A path of exactly the file that was read, whatever its own path names now."""
+        """A path of exactly the file that was read, even if its own path names another file now."""
         return f"/proc/self/fd/{self.elf.descriptor}"
 
     @property

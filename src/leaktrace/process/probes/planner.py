@@ -60,7 +60,7 @@ class Planner:
         """Plans for the objects that the process has mapped and that are new. `mappings`: if the
         caller has just read them.
 
-        Raises TargetError when the process is gone or can't be traced, ObjectFileError when the
+        Raises TargetError when the process has ended or can't be traced, ObjectFileError when the
         object that the user chose is no allocator. Objects that could not be examined are added to
         `passed_over`.
         """

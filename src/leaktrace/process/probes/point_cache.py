@@ -21,8 +21,8 @@ from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.code.values import Constant, Place, Register, Slot
 from leaktrace.process.probes.point import Point
 
-# To be increased when the same code gives other points, or other reasons why there are none.
-POINTS_VERSION = 7
+# Increase it when the same code gives other points, or other reasons why there are none.
+POINTS_VERSION = 8
 
 _LIMIT_BYTES = 16 << 20
 _MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are not cached

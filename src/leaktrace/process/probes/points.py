@@ -1,6 +1,6 @@
 """How to know the result of a call without touching its return address.
 
-A return probe replaces the return address on the stack, and whatever unwinds through it (an
+A return probe replaces the return address on the stack, and code that unwinds through it (an
 exception, a coroutine, a backtrace) finds the kernel's trampoline. So a call is followed by probes
 inside the function: on every path through it, at instructions where the place of the size or of the
 result is known:

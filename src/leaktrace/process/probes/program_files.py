@@ -50,7 +50,7 @@ def objects_of_program(executable: str) -> Iterator[str]:
         return
     try:
         listing = subprocess.run(
-            # $ORIGIN stands for the real path, by which the kernel executes the program.
+            # $ORIGIN is the directory of the real path, which the kernel executes.
             [loader, "--list", os.path.realpath(executable)],
             stdin=subprocess.DEVNULL,
             capture_output=True,

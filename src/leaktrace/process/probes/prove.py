@@ -40,9 +40,11 @@ def prove(points: Iterable[Point], chooser: Chooser) -> None:
         elif exit_ is Exit.HOOKED and (
             state & _DONE or (state & _NOTHING and not chooser.hands_on(node))
         ):
-            raise UnfollowableError("it passes on changed arguments")
+            raise UnfollowableError("it passes changed arguments on")
         elif exit_ is Exit.POINTER and state & ~_OPEN:
-            raise UnfollowableError("it goes on where only the running process knows")
+            raise UnfollowableError(
+                "it continues at an address that only the running process knows"
+            )
         for following in paths.after[node]:
             known = before.get(following, 0)
             if known | state != known:

@@ -80,13 +80,13 @@ class Survey:
 
 def _of_allocators(name: str, found: Sequence[Found]) -> Remark:
     which = "; ".join(f"{one.family}, as {one.function}" for one in found)
-    article, plural = ("an ", "") if len(found) == 1 else ("", "s")
+    plural = "" if len(found) == 1 else "s"
     prefixes = [one.prefix for one in found if one.prefix]
     alone = f"to trace only it, --symbols-prefix {prefixes[0]}; " if prefixes else ""
     return Remark(
         RemarkKind.UNHOOKED_ALLOCATOR,
-        f"{name} has {article}allocator{plural} of its own, not hooked ({which}): what is "
-        "allocated there is not in these figures, or only as the memory that it maps",
+        f"{name} has its own allocator{plural}, not hooked ({which}): what is allocated there "
+        "is missing from these figures, or included only as mapped memory",
         f"try --faults, which needs no hooks; {alone}{_ALL_OTHERS}",
     )
 
@@ -94,9 +94,9 @@ def _of_allocators(name: str, found: Sequence[Found]) -> Remark:
 def _of_runtime(name: str, found: Found) -> Remark:
     return Remark(
         RemarkKind.UNHOOKED_ALLOCATOR,
-        f"{name} has a heap of its own, not hooked ({found.family}): its objects are not in "
-        "these figures, or only as the memory that it maps",
-        f"try --faults, which shows where that grows; {found.advice}",
+        f"{name} has its own heap, not hooked ({found.family}): its objects are missing from "
+        "these figures, or included only as mapped memory",
+        f"try --faults, which shows where that memory grows; {found.advice}",
     )
 
 

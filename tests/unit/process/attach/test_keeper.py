@@ -26,7 +26,7 @@ def keeper(default_signals: None) -> Iterator[Keeper]:
 
 
 def attach(keeper: Keeper) -> int:
-    """Something that can't be: standard input is no program."""
+    """An invalid request: standard input is not a BPF program."""
     return keeper.attach_uprobes(0, "/dev/null", [0], [0], pid=os.getpid())
 
 
@@ -54,7 +54,7 @@ def test_the_answer_to_an_interrupted_request_is_passed_over(keeper: Keeper) -> 
     assert not keeper.is_gone()
 
 
-def test_its_end_is_told(keeper: Keeper) -> None:
+def test_its_end_is_reported(keeper: Keeper) -> None:
     keeper.remove([1])
     os.kill(keeper.pid, signal.SIGKILL)
     with pytest.raises(KeeperGoneError, match=r"probe-keeper.*was killed by signal 9"):
@@ -73,7 +73,7 @@ def test_signals_of_terminals_and_services_do_not_end_it(
 
 
 def test_it_imports_next_to_nothing() -> None:
-    """Each megabyte is one more on every machine that leaktrace runs on."""
+    """Each import would cost memory on every machine that leaktrace runs on."""
     path = str(keeper_child.__file__)
     program = (
         f"import sys; names = {{'__name__': 'keeper', '__file__': {path!r}}}; "

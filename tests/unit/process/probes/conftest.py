@@ -1,4 +1,4 @@
-"""What the tests of points share."""
+"""Fixtures for tests of points."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def found_in(tmp_path: Path) -> Finder:
         name: str = "malloc",
         before: Sequence[str] = (),
     ) -> Found:
-        """`before`: functions like malloc that are looked at first."""
+        """`before`: functions like malloc that are analysed first."""
         (tmp_path / "code.s").write_text(f"    .text\n{body}\n")
         library = tmp_path / "code.so"
         command = ["gcc", "-shared", "-nostdlib", "-o", str(library), str(tmp_path / "code.s")]

@@ -1,4 +1,5 @@
-"""Allocators that are known by their symbols, in objects that gcc makes and in the system's."""
+"""Allocators that are recognized by their symbols, in objects that gcc makes and in the
+system's."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def make(tmp_path: Path, require_tool: Callable[[str], str]) -> Make:
     def compiled(*defined: str, called: tuple[str, ...] = (), extra: str = "") -> Path:
         nonlocal made
         made += 1
-        # Each of its own length: the linker must not find two alike.
+        # Each has a different length, so that the linker can't merge two.
         lines = [
             f'void *f{n}(long) __asm__("{name}"); void *f{n}(long x) {{ return (char *)x + {n}; }}'
             for n, name in enumerate(defined)
@@ -51,7 +52,7 @@ def make(tmp_path: Path, require_tool: Callable[[str], str]) -> Make:
 
 
 def remarks(*paths: Path) -> list[Remark]:
-    """What is said of a process with these objects, their malloc hooked where they have one."""
+    """The remarks about a process with these objects, whose malloc is hooked if they have one."""
     survey = Survey()
     for path in paths:
         with ElfObject.open(path) as elf:
@@ -116,8 +117,9 @@ def test_what_is_no_allocator(functions: tuple[str, ...], make: Make) -> None:
     assert remarks(make(*functions)) == []
 
 
-def test_a_prefixed_allocator_beside_a_hooked_one(make: Make) -> None:
-    """As in a static program: its C library's malloc is hooked, and not what the program calls."""
+def test_a_prefixed_allocator_next_to_a_hooked_one(make: Make) -> None:
+    """As in a static program: its C library's malloc is hooked, but not the allocator that the
+    program calls."""
     (remark,) = remarks(make("malloc", "free", "_rjem_malloc", "_rjem_mallocx", "_rjem_rallocx"))
     assert "jemalloc, as _rjem_malloc" in remark.text
 
@@ -166,7 +168,7 @@ def test_this_process() -> None:
 
 
 def test_symbol_names_against_nm(require_tool: Callable[[str], str]) -> None:
-    """What begins and what ends so, as binutils see it."""
+    """Names by their beginning and their end, compared with binutils."""
     (path,) = {
         m.path for m in read_mappings(os.getpid()) if "/libc.so" in m.path and m.is_executable
     }

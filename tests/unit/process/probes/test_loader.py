@@ -1,4 +1,4 @@
-"""Where the dynamic loader tells of the objects that it loads, and how these are recognized."""
+"""Where the dynamic loader announces the objects that it loads, and how these are recognized."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="places a
 
 
 def loader_mapping() -> Mapping:
-    """Of this process's own dynamic loader."""
+    """The mapping of this process's own dynamic loader."""
     named = (m for m in read_mappings(os.getpid()) if Path(m.path).name.startswith("ld-"))
     return next(mapping for mapping in named if mapping.is_executable)
 
@@ -57,8 +57,8 @@ def test_a_static_program_has_none(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_probes_are_on_the_calls_or_behind_them() -> None:
-    """objdump tells where the function is called. None is on the function itself, where debuggers
-    put their breakpoints."""
+    """objdump shows where the function is called. No probe is on the function itself, where
+    debuggers insert their breakpoints."""
     mapping = loader_mapping()
     interface = loader_interface(os.getpid())
     assert interface is not None

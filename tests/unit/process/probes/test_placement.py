@@ -1,4 +1,4 @@
-"""Where probes are put, on functions assembled by hand and on the C library's own."""
+"""The locations of probes, in functions assembled by hand and in the C library."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ NOPS = [
 
 @pytest.mark.parametrize("nop", NOPS)
 def test_never_on_a_nop_that_a_kernel_may_replace_with_a_call(nop: str) -> None:
-    """Behind it, be it what is emulated or the first instruction that is none."""
+    """The probe is after it: at an emulated instruction, or at the first that is not such a nop."""
     size = len(bytes.fromhex(nop))
     pushes = placed(f"{nop} 48 85 ff 53 c3")  # nop; test; push rbx
     assert (pushes.offset, pushes.emulated) == (size + 3, True)
@@ -133,7 +133,7 @@ def test_the_c_library_of_this_machine() -> None:
     """Every function that is called often has a probe that costs one trap."""
     libc = next(Path("/").glob("lib*/x86_64-linux-gnu/libc.so.6"), None)
     if libc is None:
-        pytest.skip("no glibc for x86-64 is where Debian has it")
+        pytest.skip("there is no glibc for x86-64 where Debian has it")
     with ElfObject.open(libc) as elf:
         plan = plan_object(elf, str(libc), way=Way.RETURNS)
         assert plan is not None

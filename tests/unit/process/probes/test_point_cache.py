@@ -1,4 +1,4 @@
-"""Points kept from run to run are those that were found."""
+"""Cached points are those that were found."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_reasons_are_kept_too(library: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"1": [{}]}', b'{"1": [{"vaddr": 1}]}', b"[]"])
-def test_a_damaged_file_is_made_anew(library: Path, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_file_is_replaced(library: Path, tmp_path: Path, damage: bytes) -> None:
     home = tmp_path / "cache"
     with ElfObject.open(library) as elf:
         found = find(elf)

@@ -1,5 +1,5 @@
-"""Where the points of a function are, on functions assembled and compiled for it. What a point says
-is held against what the source says; the real libraries are run in tests/safety."""
+"""The points of functions that are assembled and compiled for the tests, compared with the source.
+tests/safety runs the real libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leaktrace.process.probes.code.values import Register
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 
-# The shape of glibc's malloc: a cache that is looked at first, and a slow way with a call.
+# The shape of glibc's malloc: a cache that is read first, and a slow path with a call.
 FAST_AND_SLOW = (
     function(
         "malloc",
@@ -56,7 +56,7 @@ broken:
 )
 
 
-def test_a_fast_way_takes_one_point(found_in: Finder) -> None:
+def test_a_fast_path_takes_one_point(found_in: Finder) -> None:
     found = found_in(FAST_AND_SLOW)
     assert found.where(Action.BOTH) == {"fast"}
     both = found.at("fast")
@@ -66,7 +66,7 @@ def test_a_fast_way_takes_one_point(found_in: Finder) -> None:
     assert both.emulated
 
 
-def test_a_slow_way_begins_late_and_ends_as_soon_as_the_result_is_there(found_in: Finder) -> None:
+def test_a_slow_path_begins_late_and_ends_as_soon_as_the_result_is_known(found_in: Finder) -> None:
     found = found_in(FAST_AND_SLOW)
     assert found.where(Action.BEGIN) == {"more"}
     assert found.at("more").sizes[0] in (Register(RBX), Register(RDI))
@@ -84,13 +84,13 @@ def test_a_function_in_a_row_begins_at_its_entry_and_ends_where_it_can(found_in:
     assert begin.by_arguments
     (end,) = (point for point in found.points if point.action is Action.END)
     assert end.vaddr == found.labels["end"]
-    assert not end.emulated  # nothing emulated is left on the way
+    assert not end.emulated  # nothing emulated is left on the path
     assert end.result == Register(RAX)
     assert end.callers_rbp == Register(RBP)  # pushed, and left as it is
 
 
 def test_one_direction_of_a_jump_that_leads_to_a_common_end(found_in: Finder) -> None:
-    """The shape of glibc's realloc: a way that is done meets others that aren't."""
+    """The shape of glibc's realloc: a finished path joins others that aren't."""
     found = found_in(
         function(
             "malloc",
@@ -117,14 +117,14 @@ end:
         + function("take", "    jmp *%rax")
     )
     one_way = found.at("done")
-    assert one_way.condition == 4  # je, as it stands in its opcode
+    assert one_way.condition == 4  # je, as encoded in its opcode
     assert one_way.towards == found.labels["end"]
     assert found.at("taken").condition is None
 
 
-def test_a_failure_is_seen_where_nothing_else_comes_by(found_in: Finder) -> None:
-    """Another function may have jumped here, whose call is open. The jump itself is on the way of
-    all calls, and carries nothing."""
+def test_a_failure_is_seen_where_only_failures_pass(found_in: Finder) -> None:
+    """Another function, whose call is open, may have jumped here. The jump itself is on the path of
+    all calls, and has no point."""
     found = found_in(
         function(
             "malloc",
@@ -257,8 +257,9 @@ def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder
     assert len(found.points) == 1  # realloc's own see its end
 
 
-def test_a_call_that_is_told_never_to_come_back(found_in: Finder) -> None:
-    """The shape of glibc's malloc_printerr: __libc_message returns unless it is told to abort."""
+def test_a_call_that_never_returns_because_of_its_argument(found_in: Finder) -> None:
+    """The shape of glibc's malloc_printerr: __libc_message returns unless its argument is to
+    abort."""
     found = found_in(
         function(
             "malloc",
@@ -295,8 +296,8 @@ broken:
     assert found.where(Action.BOTH) == {"both"}
 
 
-def test_a_final_call_that_is_padded_by_a_way_of_others(found_in: Finder) -> None:
-    """The nop behind the call is reached by a jump, too: the call is looked at once."""
+def test_a_final_call_that_is_padded_by_code_of_another_path(found_in: Finder) -> None:
+    """The nop after the call is also reached by a jump: the call is examined at once."""
     found = found_in(
         function("die", "    test %edi, %edi\n    je 1f\n    ud2\n1:  ret")
         + function(

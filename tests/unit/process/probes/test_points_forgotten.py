@@ -83,7 +83,7 @@ end:
 
 
 def test_an_exchange_writes_rax(found_in: Finder) -> None:
-    """lock cmpxchg, of which capstone doesn't say so: rax is not the NULL any more that it was."""
+    """lock cmpxchg, which capstone doesn't report: rax is no longer NULL."""
     found = found_in(
         function(
             "malloc",
@@ -134,7 +134,7 @@ second:
     assert found.where(Action.BOTH) == {"first", "second"}
 
 
-def test_a_decision_is_taken_back_when_another_way_joins(found_in: Finder) -> None:
+def test_a_decision_is_revised_when_another_path_joins(found_in: Finder) -> None:
     """The test is reached with rcx = 0 first, and then with any rcx."""
     found = found_in(
         function(
@@ -190,7 +190,7 @@ end:
 
 
 def test_no_point_where_the_kernel_takes_none(found_in: Finder) -> None:
-    """VEX and EVEX: refused, and without a word where the file isn't mapped yet."""
+    """VEX and EVEX: refused, and silently where the file isn't mapped yet."""
     found = found_in(
         function(
             "malloc",
@@ -269,13 +269,13 @@ def test_exceptions_land_in_the_function(tmp_path: Path) -> None:
     assert all(any(end.vaddr > call for end in ends) for call in calls)
 
 
-def test_values_are_told_apart_by_kind() -> None:
+def test_values_differ_by_kind() -> None:
     """Register 0, constant 0 and slot 0 are three things."""
     assert len({Register(0), Constant(0), Slot(0)}) == 3
 
 
-def test_a_loop_is_a_way_of_its_own(found_in: Finder) -> None:
-    """`loop`, which capstone counts among no jumps, leads to an end that no other way has."""
+def test_a_loop_is_a_separate_path(found_in: Finder) -> None:
+    """`loop`, which capstone doesn't count as a jump, leads to an end that no other path has."""
     found = found_in(
         function(
             "malloc",
@@ -329,7 +329,7 @@ end:
 
 
 def test_what_never_returns_for_one_function_may_for_another(found_in: Finder) -> None:
-    """realloc jumps into malloc with another number: there the call never comes back."""
+    """realloc jumps into malloc with another number: there the call never returns."""
     shared = """
     call die
     nop

@@ -1,4 +1,4 @@
-"""Which files a program will map, told by the dynamic loader that it names itself."""
+"""The files that a program will map, according to the dynamic loader that it names."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _result_before(flow: Flow, values: Values, at: int, *, escaped: bool, narrow
         case Exit.FIRST_ARGUMENT:
             behind = frozenset({Register(RDI)})
         case Exit.HOOKED | Exit.POINTER:
-            behind = frozenset()  # it has probes of its own, or may have, which see the result
+            behind = frozenset()  # it has its own probes, or may have, which see the result
     for following in flow.successors[at]:
         behind = _common(behind, result_towards(flow, values, at, following))
     for following in flow.landing.get(at, ()):

@@ -150,7 +150,7 @@ def check_stack(flow: Flow, values: Values) -> None:
         if at not in values.before or exit_ is Exit.NEVER:
             continue
         if exit_ is Exit.POINTER and not _is_pointer(flow.instructions[at], values.before[at]):
-            raise UnfollowableError("it jumps where only the running process knows")
+            raise UnfollowableError("it jumps to an address that only the running process knows")
         if values.before[at].get(Register(RSP)) != FrameAddress(-8):
             raise UnfollowableError("its stack pointer can't be followed")
 

@@ -1,4 +1,4 @@
-"""The cheapest cut, on graphs whose cuts are plain to see and against all cuts of small ones."""
+"""The cheapest cut, on graphs with obvious cuts, and compared with all cuts of small ones."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_where_nothing_can_be_cut() -> None:
     assert cheapest_cut(costs, {1: [2]}, [1], [2], once=True) is None
 
 
-def test_no_way_through_two_nodes_of_the_cut() -> None:
-    """1 -> 2 -> 3 and 1 -> 3: cheapest would be 2 and another for the direct way."""
+def test_no_path_through_two_nodes_of_the_cut() -> None:
+    """1 -> 2 -> 3 and 1 -> 3: cheapest would be 2 and another for the direct path."""
     following = {1: [2, 3], 2: [3], 3: []}
     assert cheapest_cut({1: 10, 2: 1, 3: 10}, following, [1], [3], once=True) in ({1}, {3})
 

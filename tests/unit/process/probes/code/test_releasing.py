@@ -1,5 +1,5 @@
-"""Which stacks lead through a releasing function, by the calls on the ways through its code:
-compared with what objdump shows."""
+"""Which stacks lead through a releasing function, by the calls on the paths through its code,
+compared with objdump."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ int main(void) { free(malloc(1)); return 0; }
 
 
 def returns_of_calls(path: Path, function: str) -> set[int]:
-    """Where the calls in a function come back to, as objdump disassembles it."""
+    """The return addresses of the calls in a function, from objdump's disassembly."""
     said = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", f"--disassemble={function}", path],
         check=True,
