@@ -191,7 +191,10 @@ def refused(what: str, capability: Capability, more: str = "") -> TargetAccessEr
         message = f"{what}; {capability} is needed, and could not be tested"
     elif granted:
         message = f"{what}, although {capability} is granted"
-        hint = "a security module or another user namespace protects it"
+        hint = (
+            "a security module or another user namespace protects it: run leaktrace in the "
+            "process's user namespace, or check the security module's log"
+        )
     else:
         message = f"{what}: {capability} is missing"
     return TargetAccessError(message, f"{hint}{more}", capability)
@@ -199,5 +202,4 @@ def refused(what: str, capability: Capability, more: str = "") -> TargetAccessEr
 
 def enumerate_missing(missing: Sequence[Capability]) -> str:
     """Which capabilities are missing, and what they are needed for."""
-    what = " and ".join(PURPOSES[one] for one in missing)
-    return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, for {what}"
+    return "missing: " + ", ".join(f"{one} (for {PURPOSES[one]})" for one in missing)

@@ -91,7 +91,7 @@ class Site:
     count: int
     oldest_ns: int | None = None  # ages; None with combined statistics
     newest_ns: int | None = None
-    growth_bytes: int | None = None  # since the last report; None in the first one
+    growth_bytes: int | None = None  # since the previous report; None in the first one
     allocated_bytes: int = 0
     allocated_count: int = 0
     freed_bytes: int = 0
@@ -204,7 +204,7 @@ class ResidentMemory:
     """
 
     bytes: int
-    growth_bytes: int | None = None  # since the last report
+    growth_bytes: int | None = None  # since the previous report
     kinds: MemoryKinds | None = None
     since_attach: MemoryKinds | None = None  # changes
 
@@ -215,7 +215,7 @@ class ResidentMemory:
 
 @dataclass(frozen=True)
 class Cost:
-    """What tracing costs, since the last report. Shares are CPU seconds per second of one CPU.
+    """What tracing costs, since the previous report. Shares are CPU seconds per second of one CPU.
 
     The figures of the traced process are None unless they are measured (--verbose).
     """
@@ -271,7 +271,7 @@ class Report:
     top: int  # how many were requested
     combined: bool = False
     sort: str = "size"
-    growth_bytes: int | None = None  # of `outstanding` since the last report
+    growth_bytes: int | None = None  # of `outstanding` since the previous report
     resident: ResidentMemory | None = None
     losses: tuple[Loss, ...] = ()  # all kinds, including those with a count of 0
     remarks: tuple[Remark, ...] = ()

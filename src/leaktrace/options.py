@@ -12,7 +12,7 @@ class SortKey(StrEnum):
 
     SIZE = "size"  # outstanding bytes
     COUNT = "count"  # outstanding allocations
-    GROWTH = "growth"  # outstanding bytes gained since the last report
+    GROWTH = "growth"  # outstanding bytes gained since the previous report
     AGE = "age"  # the oldest outstanding allocation
 
 

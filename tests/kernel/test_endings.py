@@ -1,4 +1,4 @@
-"""How the process ended: its last report gives the status that wait(2) gives its parent."""
+"""How the process ended: its final report gives the status that wait(2) gives its parent."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_page_faults_of_a_running_process(compiled: Compiler) -> None:
 )
 def test_in_words(way: str, words: tuple[object, ...], compiled: Compiler) -> None:
     outcome, pid, _ = trace_to_the_end(compiled("commands.c"), WAYS[way])
-    assert len(lines_naming(outcome.stdout, "last report", pid, *words)) == 1
+    assert len(lines_naming(outcome.stdout, "final report", pid, *words)) == 1
 
 
 def test_memleaks_format_says_it_elsewhere(compiled: Compiler) -> None:
@@ -126,7 +126,7 @@ def test_a_kernel_without_the_exit_status(compiled: Compiler) -> None:
     way, env = WAYS["with a status"], {"LEAKTRACE_WITHOUT": "exit_status"}
     outcome, pid, status = trace_to_the_end(compiled("commands.c"), way, env=env)
     assert status == 3
-    (last,) = lines_naming(outcome.stdout, "last report", pid)
+    (last,) = lines_naming(outcome.stdout, "final report", pid)
     assert not names(last, "status")
     assert not names(last, "killed")
     outcome, _, _ = trace_to_the_end(compiled("commands.c"), way, *ONE_REPORT, env=env)

@@ -1,4 +1,4 @@
-"""The end of leaktrace: its last report, cleanup, and the end of its command."""
+"""The end of leaktrace: its final report, cleanup, and the end of its command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The target's life: exec, fork, exit, and its last report."""
+"""The target's life: exec, fork, exit, and its final report."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_later_reports_have_the_names(stripped: tuple[Path, bytes], tmp_path: Pa
 def test_a_signal_is_not_held_back(
     by: signal.Signals, stripped: tuple[Path, bytes], tmp_path: Path
 ) -> None:
-    """Nor is the last report, which says what is missing. No partial file is kept."""
+    """Nor is the final report, which says what is missing. No partial file is kept."""
     with traced(stripped, tmp_path, "0.2") as (target, tracer, server):
         target.do("malloc 10 100")
         while not server.asked:

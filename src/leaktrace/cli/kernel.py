@@ -61,8 +61,8 @@ def kernel_options(command: _Command) -> _Command:
         click.option(
             "--pages",
             is_flag=True,
-            help="With --kernel: also trace the page allocator, in its own section. It also "
-            "supplies the slabs, so the two are never added up.",
+            help="With --kernel: also trace the page allocator, in its own section. Slabs "
+            "take their memory from it, so the two are never added up.",
         ),
         click.option("--percpu", is_flag=True, help="With --kernel: also trace per-CPU memory."),
         click.option("--vmalloc", is_flag=True, help="With --kernel: also trace vmalloc areas."),

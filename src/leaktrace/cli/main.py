@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import click
@@ -71,7 +72,7 @@ def guarded(action: Callable[[], Any]) -> int:
         _complain(f"a system call failed: {error.strerror or error}", advice_for(error))
         return 1
     except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted twice: there is no last report", "press Ctrl-C once to get one")
+        _complain("interrupted twice: there is no final report", "press Ctrl-C once to get one")
         return 130
 
 
@@ -80,10 +81,13 @@ def _in_our_words(error: click.ClickException) -> tuple[str, str]:
     advice = see_help(error.ctx if isinstance(error, click.UsageError) else None)
     match error:
         case click.NoSuchOption():
-            if error.possibilities:
-                meant = " or ".join(sorted(error.possibilities))
-                advice = f"did you mean {meant}? If not, {advice}"
+            if error.option_name.lstrip("-").isdigit():
+                return f"{error.option_name} is no option, and no number here is negative", advice
+            if meant := get_close_matches(error.option_name, error.possibilities or (), 1):
+                advice = f"did you mean {meant[0]}? If not, {advice}"
             return f"there is no option {error.option_name}", advice
+        case click.BadOptionUsage() if "requires an argument" in error.message:
+            return f"{error.option_name} needs a value", advice
         case click.BadParameter() if error.param is not None:
             return f"{name_of(error.param)}: {error.message.rstrip('.')}", advice
         case _:

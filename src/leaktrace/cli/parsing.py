@@ -136,6 +136,11 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
     given = [asked["pid"] is not None, asked["command"] is not None, bool(words), asked["kernel"]]
     if sum(given) != 1:
         problem = "more than one target" if any(given) else "there is nothing to trace"
+        if asked["kernel"] and asked["pid"] is not None:
+            raise UsageError(
+                "--kernel and -p can't be combined",
+                "for the kernel memory that one process allocates: leaktrace --kernel --task PID",
+            )
         raise UsageError(
             f"{problem}: give exactly one of -p PID, -c CMD, -- CMD ARGS, or --kernel",
             "for example: leaktrace -p 4242; see leaktrace --help",

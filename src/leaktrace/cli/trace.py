@@ -115,7 +115,7 @@ class TraceCommand(Command):
     is_flag=True,
     help="Print every call as it happens, one per line: seconds (CLOCK_MONOTONIC, as in dmesg), "
     "thread, function, bytes, address, callers. For a release, bytes has a minus sign and the "
-    "callers are those that allocated the block.",
+    "callers are those that allocated the block. Only the first few callers are shown.",
 )
 @click.option(
     "-a",
@@ -131,7 +131,7 @@ class TraceCommand(Command):
     default=500,
     show_default=True,
     metavar="MS",
-    help="Leave allocations younger than MS milliseconds out of the sites. The last report of a "
+    help="Leave allocations younger than MS milliseconds out of the sites. The final report of a "
     "process that has ended shows all allocations, unless this option is given.",
 )
 @click.option(
@@ -254,9 +254,9 @@ class TraceCommand(Command):
     "max_overhead_percent",
     type=PositiveNumber(),
     metavar="PERCENT",
-    help="Limit what tracing takes to this share of the process's CPU time. Above the limit for "
-    "three intervals, leaktrace records one allocation in 10; after three more, it writes a last "
-    "report and detaches. Less than 1 % of one CPU is always allowed.",
+    help="Keep the cost of tracing below this share of the process's CPU time. Above the limit for "
+    "three intervals, leaktrace records one allocation in 10; after three more, it writes a final "
+    "report and detaches. A cost below 1 % of one CPU is always accepted.",
 )
 @click.option(
     "--probe-returns",
@@ -271,13 +271,13 @@ class TraceCommand(Command):
 @click.option(
     "--full-stacks",
     is_flag=True,
-    help="Also show the frames of operator new and other wrappers that only pass a request on.",
+    help="Also show the frames of operator new and other wrappers that only forward the request.",
 )
 @click.option("--no-inline", is_flag=True, help="Do not show inlined functions.")
 @click.option(
     "--no-lines",
     is_flag=True,
-    help="Do not show source files and lines. Debug information is not read.",
+    help="Do not show source files and lines. With --no-inline, debug information is not read.",
 )
 @click.option(
     "--stack-walker",

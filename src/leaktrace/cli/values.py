@@ -137,5 +137,8 @@ class Interval(PositiveNumber):
     def hint_for(self, word: str, context: click.Context | None) -> str:
         if meant := difflib.get_close_matches(word, COMMANDS, 1):
             return f"did you mean leaktrace {meant[0]}?"
+        asked = context.params if context is not None else {}
+        if asked.get("pid") is not None:
+            return "leaktrace -p PID [INTERVAL] [COUNT]"
         to_start = f"to start a command: leaktrace -- {word}"
         return to_start if "/" in word else f"to trace a process: leaktrace -p PID; {to_start}"

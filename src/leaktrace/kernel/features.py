@@ -60,7 +60,7 @@ def _symbols(machine: Machine) -> Feature:
             name,
             State.LIMITED,
             f"hidden (kptr_restrict {restrict}): functions are shown as addresses",
-            "as root: sysctl kernel.kptr_restrict=1",
+            AS_ROOT if restrict in ("0", "1") else f"sysctl kernel.kptr_restrict=1, and {AS_ROOT}",
         )
     return Feature(name, State.OK, f"shown (kptr_restrict {restrict})")
 
@@ -81,7 +81,9 @@ def _allocation_profiling(machine: Machine) -> Feature:
     name = "allocation profiling"
     if machine.path("/proc/allocinfo").exists():
         return Feature(name, State.OK, "/proc/allocinfo counts memory by source line, since boot")
-    return Feature(name, State.LIMITED, "no /proc/allocinfo", "nothing to do: it is not needed")
+    return Feature(
+        name, State.LIMITED, "no /proc/allocinfo", "nothing to do: leaktrace does not need it"
+    )
 
 
 def _slab_debugging(machine: Machine) -> Feature:
@@ -90,7 +92,7 @@ def _slab_debugging(machine: Machine) -> Feature:
     if machine.path(_ALLOC_TRACES).exists():
         return Feature(name, State.OK, "/sys/kernel/debug/slab/*/alloc_traces shows older objects")
     return Feature(
-        name, State.LIMITED, "no alloc_traces", "nothing to do: it takes slab_debug=U at boot"
+        name, State.LIMITED, "no alloc_traces", "nothing to do; optional: boot with slab_debug=U"
     )
 
 

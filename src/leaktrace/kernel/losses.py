@@ -13,8 +13,8 @@ from leaktrace.tracing.losses import Counted, LossText
 
 _RECURSION_MISSES = LossText(
     "recursion_misses",
-    "events skipped by the kernel: in an interrupt, during another event's program",
-    "blocks they allocated are missing, blocks they freed look outstanding",
+    "events that the kernel skipped, because a program was already running on that CPU",
+    "nothing to do if rare: blocks they allocated are missing, blocks they freed look outstanding",
 )
 _BY_COUNTER: dict[KernelLossKind, LossText] = {
     KernelLossKind.ALLOCATIONS: losses.ALLOCATIONS,
@@ -24,17 +24,20 @@ _BY_COUNTER: dict[KernelLossKind, LossText] = {
     KernelLossKind.NESTED: LossText(
         "nested_programs",
         "allocations not recorded: interrupts were nested too deeply",
+        "nothing to do if rare: their blocks are missing",
     ),
     KernelLossKind.UNSEEN_FREES: losses.missed_frees(
-        "kfree_rcu and bulk frees have no tracepoint; their sites are marked unconfirmed"
+        "kfree_rcu and bulk frees have no tracepoint: what was freed so may look outstanding"
     ),
     KernelLossKind.RELEASES: LossText(
         "busy_records",
-        "releases not recorded: their record was in use",
+        "releases not recorded: another CPU was changing the record",
+        "nothing to do if rare: their blocks look outstanding",
     ),
     KernelLossKind.BULK_FREES: LossText(
         "bulk_frees",
-        "releases not seen: their batch was larger than leaktrace reads",
+        "releases not seen: a bulk free was larger than leaktrace can read",
+        "nothing to do if rare: their blocks look outstanding",
     ),
     KernelLossKind.MISSED_RETURNS: LossText(
         "missed_returns",

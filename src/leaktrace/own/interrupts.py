@@ -1,6 +1,6 @@
 """Signals that end a run, turned into something a selector can wait for.
 
-SIGINT, SIGTERM and SIGHUP request a last report and an orderly end. A second signal ends the run
+SIGINT, SIGTERM and SIGHUP request a final report and an orderly end. A second signal ends the run
 without waiting for that report. Source: signal(7).
 """
 

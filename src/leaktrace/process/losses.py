@@ -19,7 +19,7 @@ _BY_COUNTER: dict[int, LossText] = {
     LossKind.WALKS + WalkResult.TOO_DEEP: LossText(
         "truncated_stacks",
         "allocations whose stack is deeper than leaktrace can walk",
-        "the callers beyond the deepest frame shown are unknown",
+        "no option changes this: the callers beyond the deepest frame shown are unknown",
     ),
     LossKind.GUESSED_STACKS: LossText(
         "guessed_stacks",
@@ -29,22 +29,27 @@ _BY_COUNTER: dict[int, LossText] = {
     LossKind.WALKS + WalkResult.NO_MAPPING: LossText(
         "unmapped_code",
         "allocations whose stack broke off at code that had just been mapped, or at a wrong frame",
+        losses.RARE,
     ),
     LossKind.WALKS + WalkResult.NO_ROW: LossText(
         "untabled_code",
         "allocations whose stack broke off at code without unwind tables",
+        losses.RARE,
     ),
     LossKind.WALKS + WalkResult.NO_RULE: LossText(
         "inexpressible_rules",
         "allocations whose stack broke off at code with unwind rules that leaktrace can't follow",
+        losses.RARE,
     ),
     LossKind.WALKS + WalkResult.UNREADABLE: LossText(
         "unreadable_stacks",
         "allocations whose stack broke off at memory that could not be read",
+        losses.RARE,
     ),
     LossKind.WALKS + WalkResult.NOT_UPWARD: LossText(
         "misordered_frames",
-        "allocations whose stack broke off at a frame that lies below its callee's",
+        "allocations whose stack broke off because the next frame was not above the current one",
+        losses.RARE,
     ),
     LossKind.WALKS + WalkResult.FOREIGN_PROBE: LossText(
         "foreign_probes",
@@ -74,12 +79,14 @@ _BY_COUNTER: dict[int, LossText] = {
     LossKind.UNREAD_RESULTS: LossText(
         "unread_results",
         "results of posix_memalign that could not be read",
+        "nothing to do if rare: their blocks are not recorded",
     ),
     LossKind.REGION_EVENTS: LossText(
         "region_events",
-        "mmap, munmap and mremap calls, forks or execs missed: their buffer was full",
+        "mmap, munmap and mremap calls, forks, execs or loads of libraries missed: their buffer "
+        "was full",
         "raise --event-buffer-size (now {limits.event_buffer_bytes:,}); until then the figures of "
-        "mapped regions may be wrong",
+        "mapped regions may be wrong, and stacks through new libraries may lack names",
     ),
     LossKind.EVENTS: losses.EVENTS,
 }

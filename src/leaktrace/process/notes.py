@@ -78,7 +78,7 @@ def of_walker(walker: Walker, *, was_chosen: bool) -> Iterator[str]:
             "compile yours with -fno-omit-frame-pointer"
         )
     if walker is Walker.SINGLE:
-        yield "stacks end after 64 frames, because this kernel refused tail calls"
+        yield "stacks end after 64 frames, because this kernel does not support tail calls in BPF"
 
 
 def of_exec(name: str) -> str:
@@ -97,4 +97,4 @@ def of_untraced_object(why: str) -> str:
 
 
 def of_children(pid: int) -> str:
-    return f"it has child processes, which are not traced: use leaktrace -p {pid} for the first"
+    return f"it has child processes, which are not traced; to trace one: leaktrace -p {pid}"

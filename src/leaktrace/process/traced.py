@@ -153,7 +153,7 @@ class Traced:
         self.tables.follow(view.mappings, moment, unlisted, present)
 
     def repair_probes(self) -> None:
-        """Restore the probes that something has overwritten since the last report, and note it."""
+        """Restore the probes that something has overwritten, and note it."""
         if self.process.is_alive():
             found = self.hooks.repair(self.mappings())
             if found is not None:

@@ -2,7 +2,7 @@
 
     leaktrace  redis-server (pid 4242)   report 3, 15.0 s   libc.so.6: 12 functions
     outstanding 24.3 MiB in 51,204 allocations at 37 sites
-      +1.2 MiB since the last report   RSS 48.1 MiB (+1.3 MiB)
+      +1.2 MiB since the previous report   RSS 48.1 MiB (+1.3 MiB)
 
       12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a90c41b7e55
         parse_header+0x2f   http/parser.c:118  [libparse.so.1]
@@ -131,7 +131,7 @@ def _header(report: Report, width: int) -> Iterator[Text]:
     hooked = [Text(shorten_middle(printable(one), width - 2)) for one in target.allocators]
     yield from _flowed([title, when, *hooked], width)
     if report.final:
-        reason = ": ".join(filter(None, ("last report", final_reason_in_words(report))))
+        reason = ": ".join(filter(None, ("final report", final_reason_in_words(report))))
         for line in wrap(printable(reason), width):
             yield Text(line, "bold")
     if report.is_estimate:
@@ -152,7 +152,7 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
     if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
     if report.growth_bytes is not None:
-        change = f"{about}{units.size_change(report.growth_bytes)} since the last report"
+        change = f"{about}{units.size_change(report.growth_bytes)} since the previous report"
         fields.append(Text(change, _change_style(report.growth_bytes)))
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
@@ -371,9 +371,9 @@ def _cost(cost: Cost) -> str:
     traps = "" if cost.traps_s_per_s is None else f" and {cost.traps_s_per_s:.1%} in traps"
     target = ""
     if cost.target_share is not None:
-        target = f", together {cost.target_share:.1%} of the process's CPU time"
+        target = f": {cost.target_share:.1%} of the CPU time that the process takes"
     share = cost.known_stack_share
-    known = "" if share is None else f"; {share:.1%} of the stacks needed no walk"
+    known = "" if share is None else f"; {share:.1%} of the stacks were in the cache"
     return (
         f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF programs{traps}"
         f"{target}{known}; leaktrace itself takes {cost.own_cpu_share:.1%} of a CPU and "

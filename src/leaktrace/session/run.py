@@ -1,4 +1,4 @@
-"""One run, from the probes to the last report:
+"""One run, from the probes to the final report:
 
 target -> probe plan -> BPF program -> maps -> snapshot -> symbolize -> analyse -> report
 """
@@ -46,7 +46,8 @@ def run(options: Options) -> int:
         except NothingToEndError:
             assert interrupts.received is not None
             raise NothingTracedError(
-                f"{interrupts.received.name} came before tracing began", "nothing was recorded"
+                f"interrupted ({interrupts.received.name}) before tracing began",
+                "nothing was recorded: run it again",
             ) from None
 
 
@@ -129,7 +130,7 @@ class Run:
         self._tracer.check_probes()
 
     def _report_at_intervals(self, meter: Meter) -> str | None:
-        """Returns why a last report is due, or None when the last one was written."""
+        """Returns why a final report is due, or None when the last one was written."""
         due_s, intervals = time.monotonic() + self._asked.interval_s, 0
         with selectors.DefaultSelector() as selector:
             descriptors = [stream.fileno() for stream in self._tracer.streams()]

@@ -25,7 +25,7 @@ _QUICK_S = 3.0  # how long a report waits for lookups that should be quick
 _QUICK_AFTER_SIGNAL_S = 1.0
 _STARVED_S = 15.0  # the same on a busy machine, while child processes get next to no CPU time
 _STARVED_CPU_S = 1.0
-_LAST_S = 10.0  # how long the last report waits for all lookups
+_LAST_S = 10.0  # how long the final report waits for all lookups
 _LAST_AFTER_SIGNAL_S = 0.2
 _CLOSING_S = 0.2  # for incomplete files to be removed
 _POLL_S = 0.05  # between checks for a signal
@@ -82,7 +82,7 @@ class Lookups:
             self._work(lookup, step)
 
     def wait(self, *, is_last: bool) -> None:
-        """Wait for the lookups that should be quick and, for the last report, a while for the
+        """Wait for the lookups that should be quick and, for the final report, a while for the
         others."""
         came_before = self._interrupted()
         quick_s = _QUICK_AFTER_SIGNAL_S if came_before else _QUICK_S
@@ -127,7 +127,7 @@ class Lookups:
     # -- for the steps of lookups -----------------------------------------------------------
 
     def may_take_long(self, lookup: Lookup, awaits: str) -> None:
-        """Only the last report waits for this lookup from now on."""
+        """Only the final report waits for this lookup from now on."""
         with self._changed:
             lookup.awaits = awaits
             self._changed.notify_all()

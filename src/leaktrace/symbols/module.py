@@ -134,7 +134,7 @@ class Module:
             module=self.shown,
             module_offset=vaddr,
             build_id=self.build_id,
-            source=source,
+            source=source if self._context.options.lines else None,
             inlined=inlined,
             unknown=unknown,
         )

@@ -137,6 +137,8 @@ def find_executable(name: str) -> str:
     found = shutil.which(name)
     if found is not None:
         return found
+    if "/" in name and os.path.isdir(name):  # noqa: PTH112 (never raises)
+        raise TargetError(f"can't run {name}: it is a directory", "name a program")
     if "/" in name and os.path.exists(name):  # noqa: PTH110 (never raises)
         raise TargetError(
             f"can't run {name}: {os.strerror(errno.EACCES)}", f"make it executable: chmod +x {name}"

@@ -48,7 +48,12 @@ SITES = LossText(
     "allocations missing from their site's totals: the map of sites is full",
     "raise --max-stacks (now {limits.max_stacks:,})",
 )
-FAILED_STACKS = LossText("failed_stacks", "allocations whose stack could not be read")
+# The hint where a stack broke off.
+RARE = "the frames shown are right, the callers beyond are unknown; nothing to do if rare"
+
+FAILED_STACKS = LossText(
+    "failed_stacks", "allocations whose stack could not be read", "nothing to do if rare"
+)
 EVENTS = LossText(
     "events",
     "traced calls not printed: the event buffer was full",
@@ -63,7 +68,9 @@ _UNPRINTED = LossText(
 
 def missed_frees(hint: str) -> LossText:
     """The loss of releases that were not seen; `hint` gives the cause in the mode."""
-    return LossText("missed_frees", "releases not seen: the address was allocated again", hint)
+    return LossText(
+        "missed_frees", "blocks freed without being seen (their address was allocated again)", hint
+    )
 
 
 def describe(counted: Iterable[Counted], limits: Limits, *, fewer: str) -> tuple[Loss, ...]:

@@ -29,7 +29,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Watched:
-    """A traced run: how the program ended, and leaktrace's last report."""
+    """A traced run: how the program ended, and leaktrace's final report."""
 
     ending: Ending
     account: Total | None  # the program's own

@@ -144,7 +144,7 @@ class Tracer:
 
 @dataclass(frozen=True)
 class Traced:
-    """The last report of a run, what the target printed, and leaktrace's stderr."""
+    """The final report of a run, what the target printed, and leaktrace's stderr."""
 
     report: Report
     account: tuple[int, ...]

@@ -50,7 +50,7 @@ def find_program(*candidates: str) -> str:
 
 @dataclass(frozen=True)
 class Traced:
-    """The last report of a run in the guest, and leaktrace's stderr."""
+    """The final report of a run in the guest, and leaktrace's stderr."""
 
     report: Report
     stderr: str
@@ -124,7 +124,7 @@ class Guest:
         return self.run_script(shlex.join(["env", *settings, *(str(word) for word in command)]))
 
     def trace(self, what: str, *arguments: str | Path, options: Sequence[str] = ()) -> Traced:
-        """Run vm.inside in the guest, and return leaktrace's last report."""
+        """Run vm.inside in the guest, and return leaktrace's final report."""
         outcome = self.run(sys.executable, "-m", "vm.inside", what, *arguments, "--", *options)
         assert outcome.exit_code == 0, outcome.stderr
         return Traced(Report(outcome.stdout), outcome.stderr)

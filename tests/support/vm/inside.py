@@ -4,7 +4,7 @@
     pipes KEPT CLOSED -- [OPTION…]             trace the kernel while pipes are opened
     module FILE COUNT SIZE -- [OPTION…]        trace the kernel while a module comes and goes
 
-Prints leaktrace's last report, as JSON. leaktrace's messages go to stderr.
+Prints leaktrace's final report, as JSON. leaktrace's messages go to stderr.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def trace_pipes(arguments: Sequence[str], options: Sequence[str]) -> tuple[Repor
 
 
 def trace_module(arguments: Sequence[str], options: Sequence[str]) -> tuple[Report, str]:
-    """It is loaded, shown in a report and unloaded; then the last report follows."""
+    """It is loaded, shown in a report and unloaded; then the final report follows."""
     path, count, size = arguments
 
     def load_and_unload(tracer: Tracer) -> None:

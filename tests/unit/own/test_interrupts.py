@@ -91,5 +91,5 @@ def test_a_second_one_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert guarded(interrupted) == 130
     message, hint = capsys.readouterr().err.splitlines()
-    assert "no last report" in message
+    assert "no final report" in message
     assert hint.startswith("  hint: ")

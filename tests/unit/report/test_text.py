@@ -153,21 +153,21 @@ def test_text_says_where_go_begins() -> None:
 @pytest.mark.parametrize(
     ("reason", "ending", "expected"),
     [
-        (TARGET_ENDED, Ending(status=0), "last report: process 4242 ended with status 0"),
+        (TARGET_ENDED, Ending(status=0), "final report: process 4242 ended with status 0"),
         (
             TARGET_ENDED,
             Ending(signal=11),
-            "last report: process 4242 was killed by signal 11 (SIGSEGV)",
+            "final report: process 4242 was killed by signal 11 (SIGSEGV)",
         ),
-        (TARGET_ENDED, Ending(), "last report: process 4242 ended"),
-        ("", Ending(status=1), "last report: process 4242 ended with status 1"),
-        ("interrupted (SIGINT)", None, "last report: interrupted (SIGINT)"),
+        (TARGET_ENDED, Ending(), "final report: process 4242 ended"),
+        ("", Ending(status=1), "final report: process 4242 ended with status 1"),
+        ("interrupted (SIGINT)", None, "final report: interrupted (SIGINT)"),
         (
             "interrupted (SIGINT)",
             Ending(signal=2),
-            "last report: interrupted (SIGINT); process 4242 was killed by signal 2 (SIGINT)",
+            "final report: interrupted (SIGINT); process 4242 was killed by signal 2 (SIGINT)",
         ),
-        ("", None, "last report"),
+        ("", None, "final report"),
     ],
 )
 def test_text_says_how_the_target_ended(reason: str, ending: Ending | None, expected: str) -> None:

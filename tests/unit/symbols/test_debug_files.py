@@ -11,7 +11,9 @@ from debug_samples import Sample, assert_found, assert_missing
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.options import SymbolOptions
 from leaktrace.symbols.debug_files import mini_symbols
+from leaktrace.symbols.debug_information import LookupContext
 
 pytestmark = pytest.mark.usefixtures("no_servers")
 
@@ -134,3 +136,14 @@ def test_damaged_minisymtab(sample: Sample, tmp_path: Path, damage: str) -> None
     with pytest.raises(ObjectFileError, match="gnu_debugdata"):
         mini_symbols(ElfObject.open(sample.library))
     assert_missing(sample, sample.module())
+
+
+@pytest.mark.parametrize("inlines", [True, False])
+def test_no_lines(sample: Sample, inlines: bool) -> None:
+    """Debug information may still be read, for inlined functions, but no line of it is shown."""
+    sample.strip()
+    sample.put(sample.by_build_id())
+    context = LookupContext.of(SymbolOptions(lines=False, inlines=inlines))
+    frame = sample.frame(sample.module(context=context))
+    assert frame.source is None
+    assert frame.function is not None

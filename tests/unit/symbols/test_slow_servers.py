@@ -180,7 +180,7 @@ def children_of(pid: int) -> set[str]:
 
 
 def test_a_signal_ends_a_wait(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the wait of a last report, which would last as long as the server is silent."""
+    """Also the wait of a final report, which would last as long as the server is silent."""
     sample.strip()
     ends_s: list[float] = []
     interrupted = False

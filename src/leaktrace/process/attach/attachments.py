@@ -258,7 +258,7 @@ def _explain(error: OSError, where: str) -> LeaktraceError:
         missing = missing_for_probes()
         return EnvironmentUnfitError(
             f"the kernel doesn't permit a probe on {where}"
-            + (f": {enumerate_missing(missing)}" if missing else ""),
+            + (f"; {enumerate_missing(missing)}" if missing else ""),
             AS_ROOT_OR_DOCTOR,
         )
     if error.errno == errno.ESRCH:
