@@ -135,8 +135,9 @@ def without(capability: str, kind: Kind) -> tuple[str, ...]:
 
 
 def named(text: str) -> set[str]:
-    """The capabilities that are named as missing, in the words of setpriv."""
-    return {name.lower() for name in re.findall(r"CAP_(\w+) (?:is|are) missing", text)}
+    """The capabilities that are named as missing or needed, in the words of setpriv."""
+    found = re.findall(r"CAP_(\w+) (?:is missing|is needed|\(for )", text)
+    return {name.lower() for name in found}
 
 
 # Without the privilege to attach probes it doesn't matter what became of the file: the short form

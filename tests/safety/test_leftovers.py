@@ -16,7 +16,10 @@ from harness.wording import lines_naming, names
 
 from leaktrace.bpf import links
 
-pytestmark = pytest.mark.usefixtures("require_bpf")
+pytestmark = [
+    pytest.mark.usefixtures("require_bpf"),
+    pytest.mark.alone("a kill is aimed at the moment when probes are removed"),
+]
 
 # None that leaktrace hooks: detaching a probe removes leftovers at its location in every process,
 # and another leaktrace may be running on this machine.
