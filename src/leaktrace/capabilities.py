@@ -37,7 +37,7 @@ class Capability(StrEnum):
 PURPOSES = {
     Capability.BPF: "loading programs into the kernel",
     Capability.PERFMON: "BPF programs that read memory",
-    Capability.SYS_PTRACE: "processes of other users, and processes that protect themselves",
+    Capability.SYS_PTRACE: "processes of other users, and non-dumpable processes",
     Capability.CHECKPOINT_RESTORE: "mapped files that were deleted, replaced or are in an overlay",
     Capability.DAC_READ_SEARCH: "mapped files that only other users may read",
     Capability.SYS_ADMIN: "probes as perf events",

@@ -43,7 +43,7 @@ def _uprobes(machine: Machine) -> Feature:
 
 def _kprobes(machine: Machine) -> Feature:
     return _probe_pmu(
-        machine, "kprobes", "kernel mode: only allocations that have tracepoints", required=False
+        machine, "kprobes", "nothing to do: kernel mode then sees only allocations with tracepoints", required=False
     )
 
 

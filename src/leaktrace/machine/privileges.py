@@ -129,7 +129,7 @@ def yama(machine: Machine) -> Feature:
     scope = machine.read(PTRACE_SCOPE)
     if scope is None or scope == "0":
         return Feature(
-            name, State.OK, scope or "none: the memory of your own processes can be read"
+            name, State.OK, scope or "not restricted"
         )
     held = effective_capabilities(machine) or frozenset()
     if scope == "3":
@@ -151,16 +151,16 @@ def yama(machine: Machine) -> Feature:
 
 def keeper(machine: Machine) -> Feature:
     """Lowering oom_score_adj takes CAP_SYS_RESOURCE (proc_pid_oom_score_adj(5))."""
-    name = "probe keeper"
+    name = "probe removal"
     held = effective_capabilities(machine)
     if held is None:
         return Feature(name, State.UNKNOWN, "/proc/self/status can't be read")
     if "CAP_SYS_RESOURCE" in held:
-        return Feature(name, State.OK, "protected from the OOM killer")
+        return Feature(name, State.OK, "the helper that removes probes is protected from the OOM killer")
     return Feature(
         name,
         State.LIMITED,
-        "not protected from the OOM killer",
+        "the helper that removes probes is not protected from the OOM killer",
         "add CAP_SYS_RESOURCE",
     )
 
@@ -172,11 +172,11 @@ def user_namespace(machine: Machine) -> Feature:
     if uid_map is None:
         return Feature(name, State.UNKNOWN, "/proc/self/uid_map can't be read")
     if uid_map.split() == ["0", "0", "4294967295"]:
-        return Feature(name, State.OK, "the initial one")
+        return Feature(name, State.OK, "none (the host's)")
     return Feature(
         name,
         State.LIMITED,
-        "not the initial one: the kernel may ignore the capabilities shown here",
+        "not the host's: the kernel may ignore the capabilities shown here",
         "run outside the container, or in a privileged one without user namespace",
     )
 
@@ -208,4 +208,4 @@ def perf_event_paranoid(machine: Machine) -> Feature:
     held = effective_capabilities(machine) or frozenset()
     if held & {"CAP_SYS_ADMIN", "CAP_PERFMON"}:
         return Feature(name, State.OK, f"{level}, which your capabilities override")
-    return Feature(name, State.LIMITED, f"{level}: applies to you", AS_ROOT)
+    return Feature(name, State.LIMITED, f"{level}: restricts this user", AS_ROOT)

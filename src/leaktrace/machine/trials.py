@@ -76,8 +76,8 @@ def bpf_system_call(machine: Machine) -> Feature:
     except EnvironmentUnfitError:
         return Feature(name, State.UNKNOWN, "can't be tested without libbpf", required=True)
     if code == 0:
-        return Feature(name, State.OK, "a probe program loads", required=True)
-    refusal = f"a probe program doesn't load: {reason(code)}"
+        return Feature(name, State.OK, "BPF programs can be loaded", required=True)
+    refusal = f"BPF programs can't be loaded: {reason(code)}"
     if code not in (errno.EPERM, errno.EACCES):
         advice = "boot a kernel with CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS"
     elif privileges.capabilities(machine).state is State.MISSING:
@@ -110,13 +110,13 @@ KERNEL_TRIALS = (
     _Trial(
         "uprobe links (multi)",
         links.has_uprobe_multi,
-        "an object's probes attach at once",
-        "probes attach and detach one at a time: slow",
+        "all probes of an object are attached in one call",
+        "probes are attached and detached one at a time: slow",
     ),
     _Trial(
         "attach cookies",
         support.has_attach_cookie,
-        "calls are followed by points within functions: no return address is touched",
+        "results are read inside the functions: return addresses are not touched",
         "calls are followed by return probes, which can crash some targets",
     ),
     _Trial(

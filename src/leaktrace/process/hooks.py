@@ -190,7 +190,8 @@ class Hooks:
 
 
 def _describe(hooked: HookedObject) -> str:
-    text = f"hooked in {hooked.path}: {', '.join(hooked.functions)}"
+    functions = dict.fromkeys(hooked.functions)  # several probes may be for one function
+    text = f"hooked in {hooked.path}: {', '.join(functions)}"
     if hooked.awaited:
         text += f"; by return probes: {', '.join(hooked.awaited)}"
     if hooked.missing:

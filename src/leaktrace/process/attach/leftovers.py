@@ -91,7 +91,7 @@ def remove_leftovers(
         if removed:
             notify(f"removed from {plan.name}: {_count(removed)} that a killed tracer had left")
         if left and verbose:
-            notify(f"{_count(len(left))} of other tracers in {plan.name}")
+            notify(f"{_count(len(left))} in {plan.name}: another tracer, or another leaktrace, is attached")
 
 
 def _count(breakpoints: int) -> str:
