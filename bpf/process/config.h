@@ -58,7 +58,8 @@
 #define ENTER_BY_COOKIE 1
 #endif
 
-/* 1: calls are followed by points inside functions (process/probes/points.py). Needs cookies. */
+/* 1: calls are followed by points inside functions (process/probes/find_points.py). Needs cookies.
+ */
 #ifndef POINTS
 #define POINTS (ENTER_BY_COOKIE && IS_X86_64)
 #endif

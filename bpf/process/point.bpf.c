@@ -1,6 +1,6 @@
 /* Points: probes inside functions, where the requested size is known, or the result, or both.
  * Unlike a return probe, a point leaves the return address unchanged. User space finds the points,
- * and where the values are, by analysing the code: src/leaktrace/process/probes/points.py. */
+ * and where the values are, by analysing the code: src/leaktrace/process/probes/find_points.py. */
 
 #if POINTS
 

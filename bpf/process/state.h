@@ -2,7 +2,8 @@
 
 #define PAGE_BYTES 4096
 
-/* --- stacks that were walked before (known.bpf.c) -------------------------------------------- */
+/* --- stacks that were walked before (known_stacks.bpf.c)
+ * -------------------------------------------- */
 
 #define KNOWN_STARTS 8192 /* a power of two, as is the next */
 #define KNOWN_STACKS 8192
@@ -123,7 +124,7 @@ struct walk {
     u8 guessed;
     u8 parts;
     u8 is_known; /* the stack was found in the cache, not walked */
-    /* For known.bpf.c: */
+    /* For known_stacks.bpf.c: */
     u8 bp_counts;
     u8 unused[6];
     u64 start; /* hash of start_ip and start_sp */

@@ -203,7 +203,7 @@ enum point_action {
 #define RBP_UNCHANGED 0         /* in `rbp_offset`: rbp still has the caller's value */
 #define RBP_LOST 1
 
-/* A probe inside a function: src/leaktrace/process/probes/points.py. */
+/* A probe inside a function: src/leaktrace/process/probes/find_points.py. */
 struct point {
     u16 function;
     u8 action;         /* enum point_action */

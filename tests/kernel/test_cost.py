@@ -8,7 +8,7 @@ from harness.target import Target
 from harness.tracer import ONE_REPORT, Tracer, run_leaktrace, trace_work
 from harness.wording import lines_naming
 
-from leaktrace.process.traps import measure_traps
+from leaktrace.process.trap_cost import measure_traps
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),

@@ -13,7 +13,7 @@ import pytest
 from leaktrace.bpf import load as loader
 from leaktrace.bpf import syscalls
 from leaktrace.bpf.build import ImageRequest, compiler_started_early
-from leaktrace.bpf.compiler import CompilerChild
+from leaktrace.bpf.compiler_process import CompilerChild
 from leaktrace.bpf.image import Image
 from leaktrace.bpf.load import ProgramKind, RefusedError
 from leaktrace.bpf.syscalls import MapDefinition

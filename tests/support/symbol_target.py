@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leaktrace.model import Frame
-from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
 
 # Executes commands from standard input and answers with the relevant addresses.
 TARGET = r"""

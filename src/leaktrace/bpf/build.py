@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from leaktrace.bpf.compiler import CompilerChild
 from leaktrace.bpf.compiler_child import find_bcc
+from leaktrace.bpf.compiler_process import CompilerChild
 from leaktrace.bpf.image import Image
 from leaktrace.bpf.sources import flags, source_directory, source_text
 from leaktrace.cache.directory import user_cache_directory

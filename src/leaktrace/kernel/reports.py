@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leaktrace.kernel.report import KernelReportBuilder
+from leaktrace.kernel.report_builder import KernelReportBuilder
 from leaktrace.kernel.tracer import KernelTracer
 from leaktrace.model import Report
 from leaktrace.options import KernelOptions

@@ -43,7 +43,10 @@ def _uprobes(machine: Machine) -> Feature:
 
 def _kprobes(machine: Machine) -> Feature:
     return _probe_pmu(
-        machine, "kprobes", "nothing to do: kernel mode then sees only allocations with tracepoints", required=False
+        machine,
+        "kprobes",
+        "nothing to do: kernel mode then sees only allocations with tracepoints",
+        required=False,
     )
 
 

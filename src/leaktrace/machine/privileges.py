@@ -128,9 +128,7 @@ def yama(machine: Machine) -> Feature:
     name = "yama ptrace_scope"
     scope = machine.read(PTRACE_SCOPE)
     if scope is None or scope == "0":
-        return Feature(
-            name, State.OK, scope or "not restricted"
-        )
+        return Feature(name, State.OK, scope or "not restricted")
     held = effective_capabilities(machine) or frozenset()
     if scope == "3":
         return Feature(
@@ -156,7 +154,9 @@ def keeper(machine: Machine) -> Feature:
     if held is None:
         return Feature(name, State.UNKNOWN, "/proc/self/status can't be read")
     if "CAP_SYS_RESOURCE" in held:
-        return Feature(name, State.OK, "the helper that removes probes is protected from the OOM killer")
+        return Feature(
+            name, State.OK, "the helper that removes probes is protected from the OOM killer"
+        )
     return Feature(
         name,
         State.LIMITED,

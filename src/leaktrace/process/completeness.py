@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from leaktrace.abi.process import ALLOCATION_LOSSES
 from leaktrace.model import Remark
-from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.survey import Survey
 from leaktrace.process.program import Program
 from leaktrace.process.unseen import UnseenReleases

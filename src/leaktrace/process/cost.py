@@ -1,7 +1,7 @@
 """What tracing a process costs: to the process, and to leaktrace itself.
 
 To the process, a probe costs the run time of its BPF program, which the kernel measures, and the
-trap into the kernel, which process/traps.py measures once.
+trap into the kernel, which process/trap_cost.py measures once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from leaktrace.errors import LeaktraceError
 from leaktrace.model import Cost
 from leaktrace.process.probes.allocators import POINT_PROGRAM, RETURN_PROGRAM
 from leaktrace.process.program import FAULT_PROGRAM, Program
-from leaktrace.process.traps import TrapCost, measure_traps
+from leaktrace.process.trap_cost import TrapCost, measure_traps
 from leaktrace.targets.process import Process
 from leaktrace.tracing.cost import OwnUse, ProgramTimes
 

@@ -2,8 +2,8 @@
 
 For a command that leaktrace started, wait(2) returns the status. For any other process, only its
 parent gets it, and since Linux 6.15 the owner of a pidfd, once the parent has reaped the process.
-So a BPF program reads the status where the kernel keeps it (bpf/process/life.bpf.c). Without the
-kernel's type information it is unknown.
+So a BPF program reads the status where the kernel keeps it (bpf/process/exec_fork_exit.bpf.c).
+Without the kernel's type information it is unknown.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from leaktrace.bpf.links import UprobeLinks, return_probes_make_system_calls
 from leaktrace.notices import notify
 from leaktrace.process import notes
-from leaktrace.process.allocators_own import AllocatorsOwn
+from leaktrace.process.allocator_mappings import AllocatorsOwn
 from leaktrace.process.attach.attachments import Attachments, HookedObject, ObjectRefusedError
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.attach.leftovers import remove_leftovers
@@ -18,8 +18,8 @@ from leaktrace.process.attach.watch import ProbeWatch
 from leaktrace.process.completeness import Completeness
 from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import REQUIRED
-from leaktrace.process.probes.loader import plan_loader
-from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.probes.loader_probes import plan_loader
+from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.planner import Planner
 from leaktrace.targets.loader import LoaderInterface, loader_interface
 from leaktrace.targets.mappings import Mapping

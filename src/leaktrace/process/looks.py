@@ -11,7 +11,7 @@ import time
 from leaktrace.abi import process as abi
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.process import notes
-from leaktrace.process.intake import Intake
+from leaktrace.process.event_intake import Intake
 from leaktrace.process.probes.planner import ChosenNotMappedError
 from leaktrace.process.program import Program
 from leaktrace.process.traced import Traced

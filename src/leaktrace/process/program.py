@@ -19,6 +19,7 @@ from leaktrace.bpf.load import Loaded, ProgramKind, RefusedError, load
 from leaktrace.bpf.maps import Map
 from leaktrace.options import ProcessOptions
 from leaktrace.process.ending import exit_status_knobs
+from leaktrace.process.kernel_tables import KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     OBJECTS_PROGRAM,
@@ -26,8 +27,7 @@ from leaktrace.process.probes.allocators import (
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
 )
-from leaktrace.process.probes.plan import Way, best_way
-from leaktrace.process.tables import KernelTables
+from leaktrace.process.probes.object_plan import Way, best_way
 from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, Capacity
 
@@ -42,7 +42,7 @@ _COMMON = (
     "shared/events.bpf.c",
     "shared/records.bpf.c",
     "process/events.bpf.c",
-    "process/known.bpf.c",
+    "process/known_stacks.bpf.c",
     "process/tables.bpf.c",
     "process/step.bpf.c",
     "process/walk.bpf.c",
@@ -57,9 +57,9 @@ FRAGMENTS = (
     "process/entries.bpf.c",
     "process/point.bpf.c",
     "process/objects.bpf.c",
-    "process/life.bpf.c",
+    "process/exec_fork_exit.bpf.c",
 )
-FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/life.bpf.c")
+FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/exec_fork_exit.bpf.c")
 
 # If a program can find out which function was hit (attach cookies), one serves all functions.
 _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)

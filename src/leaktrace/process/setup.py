@@ -18,29 +18,29 @@ from leaktrace.notices import notify
 from leaktrace.options import CommandTarget, ProcessOptions, StackWalker, SymbolOptions
 from leaktrace.printable import printable
 from leaktrace.process import notes
-from leaktrace.process.allocators_own import AllocatorsOwn
+from leaktrace.process.allocator_mappings import AllocatorsOwn
 from leaktrace.process.attach.attachments import Attachments
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.attach.watch import ProbeWatch
 from leaktrace.process.completeness import Completeness
+from leaktrace.process.event_intake import Intake
 from leaktrace.process.faults import PageFaults
-from leaktrace.process.follow import TableFollower
 from leaktrace.process.hooks import HookOptions, Hooks
-from leaktrace.process.intake import Intake
 from leaktrace.process.looks import Looks
 from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
+from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.passed_over import nothing_to_hook
-from leaktrace.process.probes.plan import ObjectPlan
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import FAULT_PROGRAM, Compilation, Program, way_of
 from leaktrace.process.stack_names import StackNames
+from leaktrace.process.table_follower import TableFollower
 from leaktrace.process.traced import Traced, mappings_now
 from leaktrace.process.tracer import Streams, Tracer
 from leaktrace.symbols.demangle import hurry_when
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.access import require_access
 from leaktrace.targets.command import StartedCommand
 from leaktrace.targets.mappings import read_mappings

@@ -11,7 +11,7 @@ from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.bpf.maps import Map
 from leaktrace.model import Stack, StackEnd
 from leaktrace.symbols.lookups import Lookups
-from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.symbols.views import CodeView
 
 _MOST_NAMED = 5  # in a note

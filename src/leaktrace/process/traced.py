@@ -10,19 +10,19 @@ from leaktrace.analysis.same_sites import SameSites
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Ending, Remark
 from leaktrace.process import notes
-from leaktrace.process.allocators_own import AllocatorsOwn
+from leaktrace.process.allocator_mappings import AllocatorsOwn
 from leaktrace.process.attach.attachments import HookedObject
 from leaktrace.process.ending import ending_of
 from leaktrace.process.faults import PageFaults
-from leaktrace.process.follow import TableFollower
 from leaktrace.process.hooks import Hooks
+from leaktrace.process.kernel_tables import Moment
 from leaktrace.process.look_times import LookTimes
 from leaktrace.process.notes import Notes
 from leaktrace.process.program import Program
 from leaktrace.process.regions import RegionLedger
 from leaktrace.process.stack_names import StackNames
-from leaktrace.process.tables import Moment
-from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.process.table_follower import TableFollower
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.command import StartedCommand
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.targets.process import Process

@@ -31,8 +31,8 @@ from leaktrace.arch.x86_64 import (
     THROUGH_BYTES,
 )
 from leaktrace.model import Remark, RemarkKind
+from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.placement import MAX_PROLOGUE
-from leaktrace.process.probes.plan import ObjectPlan
 from leaktrace.process.program import Program
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory

@@ -3,7 +3,7 @@
 The kernel side reads three arrays. `rows` and `pages` hold the tables of all objects one after the
 other; an object stays where it was first placed, so that walks can go on meanwhile. The array of
 mappings has room for two lists. Each update writes a whole list in the place of the one before
-last; process/tables.py then switches to it.
+last; process/kernel_tables.py then switches to it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from leaktrace.bpf import links
 from leaktrace.bpf.compiler_child import import_bcc
 from leaktrace.bpf.sources import source_directory
 from leaktrace.options import ObjectChoice
-from leaktrace.process.probes.plan import Way
+from leaktrace.process.probes.object_plan import Way
 from leaktrace.process.probes.planner import Planner
 
 SOURCE = r"""

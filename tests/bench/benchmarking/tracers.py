@@ -17,7 +17,7 @@ from harness.tracer import NEVER, Tracer, run_leaktrace
 from benchmarking import REPOSITORY
 from leaktrace.bpf import links, support
 from leaktrace.options import ObjectChoice
-from leaktrace.process.probes.plan import Way
+from leaktrace.process.probes.object_plan import Way
 from leaktrace.process.probes.planner import Planner
 
 Attach = Callable[[int], AbstractContextManager[object]]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
 from leaktrace.bpf.maps import Map
+from leaktrace.process.kernel_tables import KernelTables, Moment
 from leaktrace.process.probes.allocators import ANY_ENTRY_PROGRAM, POINT_PROGRAM, RETURN_PROGRAM
-from leaktrace.process.tables import KernelTables, Moment
 from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, Capacity, UnwindLayout, Update
 from walker.machine import PT_REGS, Machine, Memory, Run
 

@@ -8,8 +8,8 @@ import tempfile
 
 import pytest
 
-from leaktrace.bpf.compiler import CompilerChild
 from leaktrace.bpf.compiler_child import find_bcc
+from leaktrace.bpf.compiler_process import CompilerChild
 from leaktrace.errors import ProgramError
 
 

@@ -13,7 +13,7 @@ from symbol_target import Run, Target, ready
 
 from leaktrace.symbols import jit
 from leaktrace.symbols.jit import PerfMap
-from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.root import TargetRoot
 
 

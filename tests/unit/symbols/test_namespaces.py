@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from symbol_target import Run, physical, ready
 
-from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.root import TargetRoot
 
 

@@ -13,11 +13,12 @@ import pytest
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping, read_mappings
-from leaktrace.unwind import budget, process, table
+from leaktrace.unwind import budget, table
+from leaktrace.unwind import process_tables as process
 from leaktrace.unwind.budget import NotBuiltError, OverBudgetError, TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.layout import UnwindLayout
-from leaktrace.unwind.process import ProcessTables, weight_of
+from leaktrace.unwind.process_tables import ProcessTables, weight_of
 from leaktrace.unwind.table import compile_object
 
 PIECE_BYTES = 1 << 20

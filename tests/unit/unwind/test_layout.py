@@ -15,17 +15,17 @@ from unwind_walker import Arrays
 from leaktrace.abi.process import UNWIND_MAPPING, Rule
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.process import follow
-from leaktrace.process.tables import Moment
+from leaktrace.process import table_follower as follow
+from leaktrace.process.kernel_tables import Moment
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.unwind import layout as install
-from leaktrace.unwind import process
+from leaktrace.unwind import process_tables as process
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.fingerprint import FINGERPRINT_BYTES, fingerprint
 from leaktrace.unwind.layout import Capacity, UnwindLayout, at_array_stride
-from leaktrace.unwind.process import ProcessTables
+from leaktrace.unwind.process_tables import ProcessTables
 from leaktrace.unwind.rows import Row, pack
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
 

@@ -33,7 +33,7 @@ from leaktrace.process.probes.allocators import (
     RETURN_PROGRAM,
 )
 from leaktrace.process.probes.encode import encode_points
-from leaktrace.process.probes.plan import LeftOut, ObjectPlan, Probe
+from leaktrace.process.probes.object_plan import LeftOut, ObjectPlan, Probe
 from leaktrace.process.program import RAW_TRACEPOINTS, Program
 
 _ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel doesn't probe

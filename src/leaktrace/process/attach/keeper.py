@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from leaktrace.bpf.compiler import last_line
+from leaktrace.bpf.compiler_process import last_line
 from leaktrace.bpf.links import uprobe_event_type
 from leaktrace.errors import LeaktraceError, system_error
 

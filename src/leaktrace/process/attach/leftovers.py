@@ -27,7 +27,7 @@ from leaktrace.capabilities import Capability
 from leaktrace.notices import notify
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.attach.repair import repair_breakpoints
-from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import debugger_of
@@ -91,7 +91,8 @@ def remove_leftovers(
         if removed:
             notify(f"removed from {plan.name}: {_count(removed)} that a killed tracer had left")
         if left and verbose:
-            notify(f"{_count(len(left))} in {plan.name}: another tracer, or another leaktrace, is attached")
+            what = f"{_count(len(left))} in {plan.name}"
+            notify(f"{what}: another tracer, or another leaktrace, is attached")
 
 
 def _count(breakpoints: int) -> str:

@@ -16,7 +16,7 @@ from leaktrace.arch.machines import is_decoded
 from leaktrace.arch.x86_64 import INT3, MAX_INSTRUCTION_BYTES
 from leaktrace.errors import system_error
 from leaktrace.process.probes.allocators import REQUIRED, Hook
-from leaktrace.process.probes.plan import LeftOut, ObjectPlan
+from leaktrace.process.probes.object_plan import LeftOut, ObjectPlan
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import is_running

@@ -23,12 +23,13 @@ from leaktrace.printable import printable
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.attach.patched_code import is_patched
 from leaktrace.process.attach.repair import repair_breakpoints
-from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import debugger_of
 
-# Forks in a row are handled together; bpf/process/life.bpf.c reports at most one per 100 ms.
+# Forks in a row are handled together; bpf/process/exec_fork_exit.bpf.c reports at most one per
+# 100 ms.
 _AFTER_FORK_S = 0.2
 _BETWEEN_FORK_CHECKS_S = 1.0
 

@@ -12,7 +12,7 @@ from leaktrace.errors import TargetAccessError
 from leaktrace.model import Remark
 from leaktrace.options import ObjectChoice
 from leaktrace.printable import printable
-from leaktrace.process.probes.plan import Followed, ObjectPlan, Probe, best_way
+from leaktrace.process.probes.object_plan import Followed, ObjectPlan, Probe, best_way
 from leaktrace.process.probes.planner import Planner
 from leaktrace.targets.access import require_access
 from leaktrace.targets.mapped_files import UnreachableFileError

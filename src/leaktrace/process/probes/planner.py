@@ -16,8 +16,8 @@ from leaktrace.options import ObjectChoice
 from leaktrace.own.shortages import shortage_behind
 from leaktrace.printable import printable
 from leaktrace.process.probes.families import MARKS
+from leaktrace.process.probes.object_plan import ObjectPlan, Way, names_to_hook, plan_object
 from leaktrace.process.probes.passed_over import PassedOver
-from leaktrace.process.probes.plan import ObjectPlan, Way, names_to_hook, plan_object
 from leaktrace.process.probes.program_files import (
     OUR_MACHINE,
     WrongMachineError,

@@ -14,7 +14,7 @@ from leaktrace.abi.process import Function
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.code.flow import UnfollowableError
-from leaktrace.process.probes.points import PointFinder
+from leaktrace.process.probes.find_points import PointFinder
 from leaktrace.unwind.table import compile_object
 
 

@@ -15,7 +15,7 @@ from leaktrace.elf.symbols import find_functions, functions_beginning_with, func
 from leaktrace.model import Remark, RemarkKind
 from leaktrace.options import ObjectChoice
 from leaktrace.process.probes.families import MARKS
-from leaktrace.process.probes.plan import names_to_hook, plan_object
+from leaktrace.process.probes.object_plan import names_to_hook, plan_object
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.survey import Survey
 from leaktrace.targets.mappings import read_mappings

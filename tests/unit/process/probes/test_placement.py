@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from leaktrace.elf.object import ElfObject
+from leaktrace.process.probes.object_plan import Way, plan_object
 from leaktrace.process.probes.placement import Placement, place, place_in
-from leaktrace.process.probes.plan import Way, plan_object
 
 ENDBR64 = "f3 0f 1e fa"
 

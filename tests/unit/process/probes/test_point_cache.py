@@ -13,9 +13,9 @@ import pytest
 from leaktrace.abi.process import Function
 from leaktrace.elf.object import ElfObject
 from leaktrace.process.attach.patched_code import without_return_probes
-from leaktrace.process.probes.plan import ObjectPlan, Way, plan_object
+from leaktrace.process.probes.find_points import PointFinder
+from leaktrace.process.probes.object_plan import ObjectPlan, Way, plan_object
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
-from leaktrace.process.probes.points import PointFinder
 from leaktrace.unwind.budget import TableBudget
 
 pytestmark = [

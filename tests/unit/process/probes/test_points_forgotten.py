@@ -14,7 +14,7 @@ from leaktrace.abi.process import Action, Function
 from leaktrace.elf.object import ElfObject
 from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.code.values import Constant, Register, Slot
-from leaktrace.process.probes.points import PointFinder
+from leaktrace.process.probes.find_points import PointFinder
 from leaktrace.unwind.table import compile_object
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

@@ -10,7 +10,7 @@ from leaktrace.arch.machines import this_machine
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.process.tables import KernelTables, Moment
+from leaktrace.process.kernel_tables import KernelTables, Moment
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
@@ -21,7 +21,7 @@ from leaktrace.unwind.layout import (
     UnwindLayout,
     Update,
 )
-from leaktrace.unwind.process import ProcessTables, weight_of
+from leaktrace.unwind.process_tables import ProcessTables, weight_of
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
 _MOST_NAMED = 10  # objects in a note

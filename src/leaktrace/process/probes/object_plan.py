@@ -16,10 +16,10 @@ from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol
 from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
+from leaktrace.process.probes.find_points import FrameRules, PointFinder
 from leaktrace.process.probes.placement import Placement, place_in
 from leaktrace.process.probes.point import Point
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
-from leaktrace.process.probes.points import FrameRules, PointFinder
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from leaktrace.abi.process import Action
-from leaktrace.process.probes.choose import Chooser
+from leaktrace.process.probes.choose_points import Chooser
 from leaktrace.process.probes.code.flow import Exit, UnfollowableError
 from leaktrace.process.probes.paths import Node
 from leaktrace.process.probes.point import Point

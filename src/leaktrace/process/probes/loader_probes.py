@@ -18,8 +18,8 @@ from leaktrace.elf.headers import PF_X, LoadSegment
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM, Hook
+from leaktrace.process.probes.object_plan import ObjectPlan, Probe
 from leaktrace.process.probes.placement import Placement
-from leaktrace.process.probes.plan import ObjectPlan, Probe
 from leaktrace.targets.loader import LoaderInterface
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping

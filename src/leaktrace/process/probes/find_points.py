@@ -24,7 +24,7 @@ from leaktrace.abi.process import Function, Rule, SavedRbp
 from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.process.probes.choose import Chooser
+from leaktrace.process.probes.choose_points import Chooser
 from leaktrace.process.probes.code.analysis import analyse
 from leaktrace.process.probes.code.flow import CodeReader, Flow, UnfollowableError
 from leaktrace.process.probes.code.forward import can_return
@@ -37,7 +37,7 @@ from leaktrace.process.probes.code.values import (
     Values,
 )
 from leaktrace.process.probes.point import NARROW, Point
-from leaktrace.process.probes.prove import prove
+from leaktrace.process.probes.prove_points import prove
 from leaktrace.unwind.rows import CFA_OFFSET_UNIT, Row
 
 

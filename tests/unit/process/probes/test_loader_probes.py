@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from leaktrace.elf.object import ElfObject
-from leaktrace.process.probes.loader import plan_loader
+from leaktrace.process.probes.loader_probes import plan_loader
 from leaktrace.targets.loader import code_mappings, loader_interface
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.unwind.fingerprint import FINGERPRINT_BYTES, fingerprint, is_unmistakable

@@ -14,8 +14,8 @@ from leaktrace.errors import TargetError
 from leaktrace.model import Frame
 from leaktrace.options import SymbolOptions
 from leaktrace.symbols import objects as objects_module
-from leaktrace.symbols import process as process_module
-from leaktrace.symbols.process import ProcessSymbolizer
+from leaktrace.symbols import symbolizer as process_module
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.mappings import Mapping, read_mappings
 
 

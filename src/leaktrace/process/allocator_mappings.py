@@ -33,7 +33,7 @@ from leaktrace.arch.machines import is_decoded
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.code.flow import CodeReader, UnfollowableError
-from leaktrace.process.probes.plan import ObjectPlan
+from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.regions import RegionLedger
 from leaktrace.targets.mappings import Mapping
 

@@ -21,7 +21,7 @@ from leaktrace.errors import UsageError
 from leaktrace.kernel import slab as kernel_slab
 from leaktrace.kernel.losses import describe_kernel_losses
 from leaktrace.kernel.probes.plan import KernelPlan
-from leaktrace.kernel.report import KernelReportBuilder
+from leaktrace.kernel.report_builder import KernelReportBuilder
 from leaktrace.kernel.slab import (
     SlabCache,
     choose_caches,
@@ -272,7 +272,7 @@ def test_the_kernels_own_account(monkeypatch: pytest.MonkeyPatch) -> None:
         options, KernelPlan(sections=(Section.SLAB, Section.PAGES)), stack_of
     )
     first = {"kmalloc-64": SlabCache("kmalloc-64", 100, 64)}
-    monkeypatch.setattr("leaktrace.kernel.report.read_slab_caches", lambda: first)
+    monkeypatch.setattr("leaktrace.kernel.report_builder.read_slab_caches", lambda: first)
     builder.start_clock()
     what = snapshot(
         site(2, 10, 64, object_size=64),
