@@ -2,8 +2,7 @@
 
 #define PAGE_BYTES 4096
 
-/* --- stacks that were walked before (known_stacks.bpf.c)
- * -------------------------------------------- */
+/* --- stacks that were walked before: known_stacks.bpf.c --- */
 
 #define KNOWN_STARTS 8192 /* a power of two, as is the next */
 #define KNOWN_STACKS 8192
