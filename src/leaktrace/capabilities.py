@@ -112,7 +112,11 @@ def _grants_sys_ptrace() -> bool | None:
     try:
         os.close(done)
         os.read(ready, 1)
-        return _succeeds(lambda: os.stat(f"/proc/{child}/root/"))  # noqa: PTH116
+        os.stat("/proc/self/")  # raises where /proc isn't mounted  # noqa: PTH116
+        try:
+            return _succeeds(lambda: os.stat(f"/proc/{child}/root/"))  # noqa: PTH116
+        except FileNotFoundError:  # hidden: /proc is mounted with hidepid=2 (proc(5))
+            return False
     finally:
         for descriptor in (gate, wait, ready):
             os.close(descriptor)
