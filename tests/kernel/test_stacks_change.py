@@ -43,7 +43,7 @@ def ended(report: Report, *ends: str) -> tuple[Site, ...]:
     return tuple(site for site in report.sites if site.raw["stack_end"] in ends)
 
 
-# --- dlopen, dlclose -------------------------------------------------------------------------
+# --- dlopen, dlclose ---
 
 
 def test_a_plugin_loaded_while_traced(compiled: Compiler) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from leaktrace.abi.kernel import Section
+from leaktrace.abi.kernel import SECTION_NAMES, Section
 from leaktrace.model import UntracedGrowth
 
 MEMINFO = Path("/proc/meminfo")
 _FIELDS = {"VmallocUsed": Section.VMALLOC, "Percpu": Section.PERCPU}
 _OPTIONS = {Section.VMALLOC: "--vmalloc", Section.PERCPU: "--percpu"}
-_NAMES = {Section.VMALLOC: "vmalloc", Section.PERCPU: "percpu"}
 # Stacks of threads come from vmalloc, and their number varies.
 _LEAST_BYTES = 1 << 20
 _LEAST_SHARE = 0.1  # of what is outstanding
@@ -49,7 +48,7 @@ def untraced_growth(
     largest first."""
     least = max(_LEAST_BYTES, int(outstanding_bytes * _LEAST_SHARE))
     grown = [
-        UntracedGrowth(_NAMES[section], _OPTIONS[section], now[section] - first[section])
+        UntracedGrowth(SECTION_NAMES[section], _OPTIONS[section], now[section] - first[section])
         for section in _OPTIONS
         if section in first and section in now and section not in traced
     ]
