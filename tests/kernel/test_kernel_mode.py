@@ -352,7 +352,7 @@ def test_memleak_format(worker: Target) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("-k", "-p", "1"), "exactly one of"),
+        (("-k", "-p", "1"), "--kernel and -p can't be combined"),
         (("-k", "-c", "true"), "exactly one of"),
         (("-k", "--", "true"), "exactly one of"),
         (("-p", "1", "--pages"), "--pages needs --kernel"),

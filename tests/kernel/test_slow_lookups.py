@@ -140,7 +140,7 @@ def test_a_signal_is_not_held_back(
     last = outcome.reports[-1]
     assert last.final
     assert last.outstanding == Total(1000, 10)
-    assert names(notes(last), "in time", "debug file", "program", "127.0.0.1")
+    assert names(notes(last), "no time", "debug file", "program", "127.0.0.1")
     assert not list(tmp_path.rglob("debuginfod/*/*"))
 
 

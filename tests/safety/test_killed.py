@@ -355,7 +355,7 @@ def test_the_end_of_the_keeper_is_reported(churner: Target) -> None:
     assert "Traceback" not in outcome.stderr
     (report,) = outcome.reports
     assert report.final
-    assert report.raw["reason"] == "its probes are gone"
+    assert report.raw["reason"] == "its probes were detached unexpectedly"
     is_unharmed(churner)
 
 

@@ -63,7 +63,7 @@ def test_a_live_tracer_keeps_its_probes(target: Target, require_links: None) -> 
         breakpoints_left(target.pid, FUNCTIONS)
         outcome = run_leaktrace("-p", str(target.pid), "-v", "0.1", "1")
         assert names(outcome.stderr, "killed tracer")
-        lines = lines_naming(outcome.stderr, "breakpoint", "other tracer")
+        lines = lines_naming(outcome.stderr, "breakpoint", "another tracer")
         counts = re.findall(r"(\d+) breakpoint", "\n".join(lines))
         assert sum(map(int, counts)) == len(probed)
         assert 1 == len(lines_naming("\n".join(lines), "libc.so.6")) < len(lines)  # the loader too

@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.alone("its return probes hide callers from other tracers")
 @pytest.mark.parametrize("options", [(), ("--probe-returns",)], ids=["points", "returns"])
 def test_a_patched_function_is_left_alone(compiled: Compiler, options: tuple[str, ...]) -> None:
     with Target([compiled("patched.c")]) as target:
