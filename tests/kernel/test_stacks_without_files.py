@@ -54,7 +54,9 @@ def test_a_signal_at_the_end_of_a_return_probe(compiled: Compiler, others: int) 
         assert "main" in site.functions or "start_thread" in site.functions
     # Broken stacks were interrupted before that, in the first instructions of the trampoline.
     for site in ended(report, "broken", "guessed"):
-        assert site.frames[-1].module == "[uprobes]", site.functions
+        # While libgcc puts the frame in place that it goes on in, no unwind information is right.
+        if "_Unwind_RaiseException" not in site.functions:
+            assert site.frames[-1].module == "[uprobes]", site.functions
 
 
 def complete_through(report: Report, module: str) -> tuple[Site, ...]:
