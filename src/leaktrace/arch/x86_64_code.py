@@ -247,6 +247,16 @@ def decode(code: bytes, address: int) -> Iterator[Instruction]:
         yield _instruction(one)
 
 
+def decode_from(code: bytes, address: int, first: int) -> Iterator[Instruction]:
+    """The instructions of a straight piece of code from the one at `first` on: nothing if there is
+    no instruction at `first`, or if one before it can't be decoded."""
+    for start, *_ in _disassembler().disasm_lite(code, address):  # a tenth of the time of disasm
+        if start == first:
+            yield from decode(code[first - address :], first)
+        if start >= first:
+            return
+
+
 def _instruction(one: Any) -> Instruction:  # noqa: ANN401
     groups = frozenset(one.groups)
     is_call = capstone.CS_GRP_CALL in groups

@@ -128,11 +128,17 @@ def _made_contexts(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
         return
     pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64) + table.base
     is_gap = _is_gap(table.rows)
-    begins = pcs[1:][is_gap[:-1] & ~is_gap[1:]]
-    for start in begins[:_MOST_EXAMINED].tolist():
-        code = elf.read_vaddr(start, len(ENDBR64 + START_CONTEXT))
-        if code.removeprefix(ENDBR64).startswith(START_CONTEXT):
-            yield End(start - 1, start)
+    begins = pcs[1:][is_gap[:-1] & ~is_gap[1:]][:_MOST_EXAMINED]
+    for segment in table.segments:
+        inside = (segment.vaddr <= begins) & (begins < segment.vaddr + segment.size)
+        # A C library is small: its code is read at once, and not 14,000 times.
+        code = elf.read(segment.offset, segment.size) if segment.size <= _MAX_CODE_BYTES else None
+        for start in begins[inside].tolist():
+            at = start - segment.vaddr
+            size = len(ENDBR64 + START_CONTEXT)
+            first = elf.read_vaddr(start, size) if code is None else code[at : at + size]
+            if first.removeprefix(ENDBR64).startswith(START_CONTEXT):
+                yield End(start - 1, start)
 
 
 def _is_gap(rows: Rows) -> NDArray[np.bool_]:

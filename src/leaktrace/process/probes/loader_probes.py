@@ -9,11 +9,12 @@ probes are at the calls of that function.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from leaktrace.abi.process import Function
 from leaktrace.arch.machines import is_decoded
 from leaktrace.arch.x86_64 import may_have_shadow_stacks
-from leaktrace.arch.x86_64_code import CALL_OR_JUMP, Instruction, decode, may_carry_probe
+from leaktrace.arch.x86_64_code import CALL_OR_JUMP, Instruction, decode_from, may_carry_probe
 from leaktrace.elf.headers import PF_X, LoadSegment
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
@@ -83,8 +84,8 @@ def _carrier(elf: ElfObject, extents: Extents, vaddr: int) -> Instruction | None
     if extent is None:
         return None
     code = elf.read_vaddr(extent.start, extent.end - extent.start)
-    instructions = [one for one in decode(code, extent.start) if one.address >= vaddr][:2]
-    if not instructions or instructions[0].address != vaddr:
+    instructions = list(islice(decode_from(code, extent.start, vaddr), 2))
+    if not instructions:
         return None
     shadow_stacks = may_have_shadow_stacks()
     if not instructions[0].is_call:
