@@ -123,7 +123,7 @@ class Rule(IntEnum):
     RULE_NONE = 0  # not known; the CFA offset is a `NoRule`
     RULE_RSP = 1  # rsp + offset
     RULE_RBP = 2  # rbp + offset
-    RULE_PLT = 3  # rsp + 8, plus 8 from a byte of a 16-byte PLT entry on: arch PLT_ENTRY_SIZE
+    RULE_PLT = 3  # rsp + 8, plus 8 from a byte of a 16-byte PLT entry on
     RULE_END = 4  # the outermost frame: its return address is undefined. The offset is an `EndOf`
     RULE_RBP_DEREF = 5  # *(rbp + offset): a function that realigned its stack
     RULE_RSP_DEREF = 6  # *(rsp + offset)

@@ -58,10 +58,9 @@ DW_OP_BREG_RSP = 0x77
 
 # A lazy PLT entry pushes its relocation index and jumps to the resolver, without its own FDE:
 # binutils and lld describe the whole section by one expression, CFA = rsp + 8 + (((rip & 15) >= N)
-# << 3): DW_OP_breg7 8, breg16 0, lit15, and, litN, ge, lit3, shl, plus.
+# << 3), as an entry has 16 bytes: DW_OP_breg7 8, breg16 0, lit15, and, litN, ge, lit3, shl, plus.
 PLT_EXPRESSION_HEAD = bytes.fromhex("7708 8000 3f 1a")
 PLT_EXPRESSION_TAIL = bytes.fromhex("2a 33 24 22")
-PLT_ENTRY_SIZE = 16
 
 # The kernel's struct rt_sigframe as a handler's caller sees it: rsp points at a ucontext_t, whose
 # uc_mcontext.gregs hold the interrupted registers (arch/x86/include/uapi/asm/sigcontext.h,

@@ -76,7 +76,7 @@ def compile_image(request: dict[str, Any]) -> dict[str, Any]:
     bcc = sys.modules["bcc"]
     try:
         compiled = bcc.BPF(text=request["source"], cflags=request["flags"])
-    except Exception as error:
+    except Exception as error:  # bcc raises nothing narrower; the tracer reports it
         return {"error": "compile", "detail": str(error)}
     library, module = bcc.libbcc.lib, ctypes.c_void_p(compiled.module)
     maps, indices = [], {}
