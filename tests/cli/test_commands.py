@@ -61,6 +61,11 @@ def refused(*arguments: str) -> tuple[str, str]:
         (["-p", "1", "-s", "5000000000"], "4,294,967,295", "--help"),
         (["-p", "1", "--sort", "colour"], "--sort: 'colour'", "--help"),
         (["-p", "1", "1", "0"], "COUNT", "--help"),
+        (["-p", "1", "1", "-1"], "-1 is no option", "--help"),
+        (["-p", "1", "1.5x"], "'1.5x'", "leaktrace -p PID [INTERVAL] [COUNT]"),
+        (["-p"], "-p needs a value", "--help"),
+        (["-k", "-p", "1"], "--kernel and -p", "--task PID"),
+        (["--olderr", "1"], "--olderr", "did you mean --older?"),
         (["-p", "1", "--max-overhead", "-1"], "--max-overhead", "--help"),
         (["-p", "1", "--pages"], "--pages needs --kernel", "-k"),
         (["-k", "--faults"], "--faults can't be used with --kernel", "leave out --faults"),
@@ -71,3 +76,10 @@ def test_what_is_wrong_and_what_to_do(arguments: list[str], named: str, advised:
     happened, hint = refused(*arguments)
     assert named in happened
     assert advised in hint
+
+
+def test_a_command_that_is_a_directory() -> None:
+    outcome = run_leaktrace("-c", "/tmp")
+    assert outcome.exit_code == 4
+    assert "/tmp: it is a directory" in outcome.stderr
+    assert "hint: name a program" in outcome.stderr
