@@ -42,7 +42,7 @@ BPF_PERCPU_ARRAY(nesting, u32, 1);
 BPF_PERCPU_ARRAY(older_releases, u64, SECTIONS);
 
 /* The kernel executes no other image. */
-static __always_inline u32 current_generation(void) {
+static __always_inline u32 generation_of(u32 slot) {
     return 0;
 }
 

@@ -47,7 +47,7 @@ static __always_inline int is_filtered_out(struct thread *thread, u16 function, 
 }
 
 /* Send an event when an executable image makes its first call: its libraries are mapped by now. */
-static __always_inline void announce(void *ctx, struct session *now) {
+static __always_inline void announce(void *ctx, u32 slot, struct session *now) {
     if (now->announced == now->generation + 1)
         return;
     now->announced = now->generation + 1;
@@ -55,28 +55,29 @@ static __always_inline void announce(void *ctx, struct session *now) {
     /* Only after the exec that leaktrace waits for. SIGSTOP takes effect before the call goes on.
      * It is sent before the event, because user space answers the event with SIGCONT, which must
      * not come first. */
-    if (now->generation)
+    if (now->generation && slot == COMMAND_SLOT)
         bpf_send_signal(SIGSTOP);
 #endif
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .kind = EVENT_STARTED,
                           .generation = now->generation,
-                          .tid = thread_key()};
+                          .tid = thread_key(),
+                          .slot = slot};
     send_event(ctx, &event);
 }
 
 /* Put back the record that realloc had removed: the call failed, or never returned. */
-static __always_inline void restore_old_record(struct call *call) {
+static __always_inline void restore_old_record(u32 slot, struct call *call) {
     if (!call->has_old)
         return;
     call->has_old = 0;
     struct allocation old = call->old;
-    put(call->address, &old);
+    put(slot, call->address, &old);
 }
 
 /* Drop an open call that never returned. */
-static __always_inline void abandon(struct call *call) {
-    restore_old_record(call);
+static __always_inline void abandon(u32 slot, struct call *call) {
+    restore_old_record(slot, call);
     call->sp = 0;
     if (call->function != FUNCTION_OPERATOR_NEW) /* it threw, so it has allocated nothing */
         lose(LOSS_STALE_CALLS, 1);
@@ -111,24 +112,27 @@ static __always_inline struct thread *existing_thread(void) {
 
 /* The state of the current thread, made if needed. NULL before tracing is armed, or when there is
  * no room. */
-static __always_inline struct thread *this_thread(void *ctx) {
+static __always_inline struct thread *this_thread(void *ctx, u32 slot) {
     u64 key = thread_key();
-    u32 zero = 0;
+    u32 zero = 0, tgid = key >> 32;
     struct thread *thread = existing_thread();
 
     if (thread)
         return thread;
     struct thread *blank = blank_thread.lookup(&zero);
-    struct session *now = this_session();
+    struct session *now = session_of(slot);
     /* Until every probe is attached, a block could be recorded whose release is not seen. No thread
      * has state before that, so a call under way when tracing begins is not followed. */
     if (!blank || !now || !now->armed)
         return 0;
-    if (!now->tgid)
-        now->tgid = key >> 32;
-    announce(ctx, now);
+    if (!now->tgid) {
+        struct process process = {.slot = slot};
+        now->tgid = tgid;
+        processes.update(&tgid, &process);
+    }
+    announce(ctx, slot, now);
 #if STOP_AT_START
-    if (!now->generation)
+    if (!now->generation && slot == COMMAND_SLOT)
         return 0; /* leaktrace's own child, before it executes the command */
 #endif
     threads.insert(&key, blank);
@@ -137,6 +141,8 @@ static __always_inline struct thread *this_thread(void *ctx) {
         lose(LOSS_THREADS, 1);
         return 0;
     }
+    thread->walk.slot = thread->stack.slot = slot;
+    thread->walk.first_late = slot * LATE_OBJECTS;
 #if SAMPLE_BYTES
     thread->gap = draw_gap();
 #endif
@@ -156,35 +162,36 @@ static __always_inline int is_near(u64 call_sp, u64 sp) {
 #if POINTS
 /* Suspend the open call: its thread is on another stack now. */
 static __always_inline void suspend(struct thread *thread) {
-    u64 key = thread->call.sp;
-    struct session *now = this_session();
+    u64 sp = thread->call.sp, key = record_key(thread->walk.slot, sp);
+    struct session *now = session_of(thread->walk.slot);
 
     if (now)
         now->suspended = 1;
     if (suspended.update(&key, &thread->call)) {
-        abandon(&thread->call);
+        abandon(thread->walk.slot, &thread->call);
         return;
     }
-    thread->suspended_sp = key;
+    thread->suspended_sp = sp;
     thread->call.sp = 0;
 }
 
-static __always_inline void forget_suspended(u64 sp) {
-    struct session *now = this_session();
+static __always_inline void forget_suspended(u32 slot, u64 sp) {
+    struct session *now = session_of(slot);
+    u64 key = record_key(slot, sp);
 
     if (now && now->suspended)
-        suspended.delete(&sp);
+        suspended.delete(&key);
 }
 
-static __always_inline struct opened *opened_at(u64 sp) {
-    u32 at = sp * HASH_MULTIPLIER >> 32 & (OPENED_CALLS - 1); /* stacks are at regular distances */
+static __always_inline struct opened *opened_at(u32 slot, u64 sp) {
+    u32 at = record_key(slot, sp) * HASH_MULTIPLIER >> 32 & (OPENED_CALLS - 1); /* stacks are at regular distances */
     return opened.lookup(&at);
 }
 
-static __always_inline void note_opened(u64 sp) {
-    struct opened *entry = opened_at(sp);
+static __always_inline void note_opened(u32 slot, u64 sp) {
+    struct opened *entry = opened_at(slot, sp);
 
-    forget_suspended(sp); /* a call with the same sp was left by a jump */
+    forget_suspended(slot, sp); /* a call with the same sp was left by a jump */
     if (entry) {
         entry->sp = sp;
         entry->thread = thread_key();
@@ -192,12 +199,14 @@ static __always_inline void note_opened(u64 sp) {
 }
 
 /* The call that began at this sp, if another thread has it: a coroutine has changed threads. */
-static __always_inline struct call *opened_elsewhere(u64 sp) {
-    struct opened *entry = opened_at(sp);
+static __always_inline struct call *opened_elsewhere(u32 slot, u64 sp) {
+    struct opened *entry = opened_at(slot, sp);
 
     if (!entry || entry->sp != sp)
         return 0;
     u64 key = entry->thread;
+    if (key >> 32 != thread_key() >> 32)
+        return 0; /* of another process, whose stack is at the same address */
     struct thread *owner = threads.lookup(&key);
     if (!owner || owner->call.sp != sp || !owner->call.by_point)
         return 0;
@@ -206,20 +215,22 @@ static __always_inline struct call *opened_elsewhere(u64 sp) {
 
 /* Make the call that began at this sp the thread's open one. Returns whether there is one. */
 static __always_inline int resume(struct thread *thread, u64 sp) {
-    struct session *now = this_session();
+    u32 slot = thread->walk.slot;
+    struct session *now = session_of(slot);
     struct call *call = 0;
+    u64 key = record_key(slot, sp);
 
     if (thread->call.sp == sp)
         return 1;
     if (now && now->suspended)
-        call = suspended.lookup(&sp);
+        call = suspended.lookup(&key);
     if (call && !return_pending(call, sp, call->function)) { /* a jump has left it */
-        abandon(call);
-        suspended.delete(&sp);
+        abandon(slot, call);
+        suspended.delete(&key);
         call = 0;
     }
     if (!call) {
-        call = opened_elsewhere(sp);
+        call = opened_elsewhere(slot, sp);
         if (!call)
             return 0;
     }
@@ -227,7 +238,7 @@ static __always_inline int resume(struct thread *thread, u64 sp) {
         suspend(thread);
     thread->call = *call;
     call->sp = 0;
-    forget_suspended(sp);
+    forget_suspended(slot, sp);
     return 1;
 }
 
@@ -243,7 +254,7 @@ static __always_inline void return_to_stack(struct thread *thread, u64 sp) {
 }
 #else
 static __always_inline void suspend(struct thread *thread) {
-    abandon(&thread->call);
+    abandon(thread->walk.slot, &thread->call);
 }
 
 static __always_inline void return_to_stack(struct thread *thread, u64 sp) {}
@@ -277,7 +288,7 @@ static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 f
         if (!entry_point || call->entry_point != entry_point)
             return RELATION_SAME;
     }
-    abandon(call);
+    abandon(thread->walk.slot, call);
     return RELATION_NONE;
 }
 
@@ -306,9 +317,9 @@ struct start {
 
 /* Open a call whose return address is at sp. NULL if it is part of a call that is already open, or
  * there is no room. */
-static __always_inline struct call *begin_call(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
-                                               struct start start) {
-    struct thread *thread = this_thread(ctx);
+static __always_inline struct call *begin_call(struct pt_regs *ctx, u32 slot, u16 function,
+                                               u64 size, u64 sp, struct start start) {
+    struct thread *thread = this_thread(ctx, slot);
     u64 outer = 0;
 
     if (!thread)
@@ -317,7 +328,7 @@ static __always_inline struct call *begin_call(struct pt_regs *ctx, u16 function
     /* The open call calls the function again. Or a jump has left it, and the function is called
      * again at the same sp: dropping the call is right in that case, too. */
     if (start.may_begin_again && call->sp == sp && call->entry_point == start.entry_point) {
-        restore_old_record(call);
+        restore_old_record(slot, call);
         call->sp = 0;
     }
     int relation = relation_to_open(thread, sp, function, start.entry_point, &outer);
@@ -335,7 +346,7 @@ static __always_inline struct call *begin_call(struct pt_regs *ctx, u16 function
     if (start.by_point) {
         call->by_point = 1;
         call->entry_point = start.entry_point;
-        note_opened(sp);
+        note_opened(slot, sp);
         bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
     }
 #endif

@@ -36,6 +36,15 @@
 #define STOP_AT_START 0
 #endif
 
+/* The offset of `tgid` in struct task_struct, in bytes, from the kernel's type information (BTF): a
+ * fork says which process it made. 0: not known, and user space looks for children. */
+#ifndef TASK_TGID_OFFSET
+#define TASK_TGID_OFFSET 0
+#endif
+
+/* The slot of the command that leaktrace started. */
+#define COMMAND_SLOT 0
+
 /* For tests: 1 stops the thread (SIGSTOP) after each record, as the call returns, so that a
  * debugger sees the stack that was walked. Needs bpf_send_signal_thread (Linux 5.5). */
 #ifndef STOP_AT_RECORD

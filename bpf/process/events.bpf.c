@@ -10,8 +10,8 @@ static __always_inline void send_event(void *ctx, struct event *event) {
         lose(LOSS_REGION_EVENTS, 1);
 }
 
-static __always_inline void send_region(void *ctx, u16 kind, u16 function, u64 address, u64 size,
-                                        u64 stack_id) {
-    struct event event = make_event(kind, function, address, size, stack_id);
+static __always_inline void send_region(void *ctx, u32 slot, u8 kind, u8 function, u64 address,
+                                        u64 size, u64 stack_id) {
+    struct event event = make_event(slot, kind, function, address, size, stack_id);
     send_event(ctx, &event);
 }

@@ -1,10 +1,20 @@
 /* The life of the process: it executes another program, it forks, and its threads end. */
 
+/* The current process, if it is traced or a descendant of one that is. */
+static __always_inline struct process *this_process(void) {
+    u32 tgid = thread_key() >> 32;
+    return processes.lookup(&tgid);
+}
+
 int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
-    struct session *now = this_session();
+    struct process *process = this_process();
 
-    if (!now || now->tgid != key >> 32)
+    if (!process)
+        return 0;
+    u32 slot = process->slot;
+    struct session *now = session_of(slot);
+    if (!now)
         return 0;
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
@@ -16,32 +26,60 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
                           .kind = EVENT_EXEC,
                           .generation = now->generation,
                           .address = (u32)ctx->args[1], /* the thread's id before the exec */
-                          .tid = key};
+                          .tid = key,
+                          .slot = slot};
     send_event(ctx, &event);
     return 0;
 }
 
-/* New threads and children are sent at most this often. */
+/* Where it isn't known whether a fork made a thread or a process, and where children are not
+ * followed, forks are sent at most this often. */
 #define FORK_INTERVAL_NS 100000000
 
-int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
-    struct session *now = this_session();
-    u64 time_ns = bpf_ktime_get_ns();
+#if TASK_TGID_OFFSET || EXIT_STATUS
+/* Under a name that bcc doesn't know, as read_user in maps.bpf.c. */
+static long (*read_kernel)(void *to, u32 size,
+                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+#endif
 
-    if (!now || now->tgid != thread_key() >> 32 || time_ns - now->forked_ns < FORK_INTERVAL_NS)
+int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
+    struct process *process = this_process();
+    u64 time_ns = bpf_ktime_get_ns();
+    u32 tgid = thread_key() >> 32, child = 0;
+
+    if (!process)
         return 0;
-    now->forked_ns = time_ns;
-    struct event event = {.time_ns = time_ns, .kind = EVENT_FORKED, .generation = now->generation};
+    u32 slot = process->slot;
+    struct session *now = session_of(slot);
+#if TASK_TGID_OFFSET
+    if (read_kernel(&child, sizeof(child), (char *)ctx->args[1] + TASK_TGID_OFFSET) ||
+        child == tgid)
+        return 0; /* a thread */
+    if (now)
+        __sync_fetch_and_add(&now->children, 1);
+    if (process->follows) {
+        struct process entered = {.slot = NO_SLOT, .follows = 1};
+        if (processes.update(&child, &entered))
+            lose(LOSS_CHILDREN, 1);
+    }
+#endif
+    if (!process->follows) {
+        if (!now || time_ns - now->forked_ns < FORK_INTERVAL_NS)
+            return 0;
+        now->forked_ns = time_ns;
+    }
+    struct event event = {.time_ns = time_ns,
+                          .kind = EVENT_FORKED,
+                          .generation = now ? now->generation : 0,
+                          .address = child,
+                          .size = tgid,
+                          .slot = now ? slot : MAX_SLOTS};
     send_event(ctx, &event);
     return 0;
 }
 
 #if EXIT_STATUS
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
-
-/* Under a name that bcc doesn't know, as read_user in maps.bpf.c. */
-static long (*read_kernel)(void *to, u32 size,
-                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 
 /* The status as wait_task_zombie in kernel/exit.c computes it: the exit code of the thread group,
  * if the whole group was told to exit, else that of the first thread. Each thread that exits notes
@@ -64,12 +102,16 @@ static __always_inline void note_exit_status(struct session *now, u64 key) {
 
 int at_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
-#if EXIT_STATUS
-    struct session *now = this_session();
+    u32 tgid = key >> 32;
+    struct process *process = processes.lookup(&tgid);
 
-    if (now && now->tgid == key >> 32)
+#if EXIT_STATUS
+    struct session *now = process ? session_of(process->slot) : 0;
+    if (now)
         note_exit_status(now, key);
 #endif
+    if (process && process->slot == NO_SLOT && tgid == (u32)key)
+        processes.delete(&tgid); /* the others are removed by user space */
     threads.delete(&key);
     return 0;
 }

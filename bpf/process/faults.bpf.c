@@ -15,12 +15,12 @@ struct fault {
 /* Mappings of files, by address: their pages belong to the page cache, not to the heap. */
 BPF_ARRAY(file_mappings, struct file_mapping, CAPACITY_LATER);
 /* The list in use: first entry | count << 32, one word so that a switch is atomic. */
-BPF_ARRAY(file_list, u64, 1);
-BPF_ARRAY(file_faults, u64, 1);
+BPF_ARRAY(file_list, u64, CAPACITY_LATER); /* by slot */
+BPF_ARRAY(file_faults, u64, CAPACITY_LATER);
 
-static __always_inline int is_file_backed(u64 address) {
-    u32 zero = 0, base, count, half, middle;
-    u64 *place = file_list.lookup(&zero);
+static __always_inline int is_file_backed(u32 slot, u64 address) {
+    u32 base, count, half, middle;
+    u64 *place = file_list.lookup(&slot);
     struct file_mapping *mapping;
 
     if (!place || !(*place >> 32))
@@ -45,18 +45,22 @@ static __always_inline int is_file_backed(u64 address) {
 }
 
 int on_fault(struct fault *ctx) {
-    struct session *now = this_session();
-    u32 zero = 0, tgid = thread_key() >> 32;
+    u32 tgid = thread_key() >> 32, slot = 0;
+    struct process *process = processes.lookup(&tgid);
+
+    if (process) /* else its tgid is not known yet, and there is only one */
+        slot = process->slot;
+    struct session *now = session_of(slot);
     u64 address = ctx->address;
 
     /* New threads inherit the event. So do children, on kernels without inherit_thread. */
     if (!now || (now->tgid && now->tgid != tgid))
         return 0;
-    struct thread *thread = this_thread(ctx);
+    struct thread *thread = this_thread(ctx, slot);
     if (!thread)
         return 0;
-    if (is_file_backed(address)) {
-        u64 *count = file_faults.lookup(&zero);
+    if (is_file_backed(slot, address)) {
+        u64 *count = file_faults.lookup(&slot);
         if (count)
             __sync_fetch_and_add(count, 1);
         return 0;

@@ -1,6 +1,6 @@
 /* The maps of the process mode: what each one holds, and what happens when it is full. */
 
-/* address -> allocation. Full: the allocation is counted as lost, with its bytes. */
+/* record_key() -> allocation. Full: the allocation is counted as lost, with its bytes. */
 BPF_F_TABLE("hash", u64, struct allocation, allocations, CAPACITY_LATER, HASH_FLAGS);
 typedef struct allocation record_type;
 
@@ -24,12 +24,12 @@ BPF_F_TABLE("array", u32, u64, unwind_rows, CAPACITY_LATER, 1024);
 BPF_F_TABLE("array", u32, u32, unwind_pages, CAPACITY_LATER, 1024);
 BPF_ARRAY(unwind_mappings, struct unwind_mapping, CAPACITY_LATER);
 
-/* The first entry's `place` says which of the others is in use. They are written in turn, so
- * that a list in use is never half old and half new. */
-BPF_ARRAY(unwind_list, struct unwind_list, UNWIND_LISTS);
+/* UNWIND_LISTS for each slot: the first one's `place` says which of the others is in use. They are
+ * written in turn, so that a list in use is never half old and half new. */
+BPF_ARRAY(unwind_list, struct unwind_list, CAPACITY_LATER);
 
-static __always_inline struct unwind_list *list_in_force(void) {
-    u32 at = 0;
+static __always_inline struct unwind_list *list_in_force(u32 slot) {
+    u32 at = slot * UNWIND_LISTS;
     struct unwind_list *first = unwind_list.lookup(&at);
 
     if (!first)
@@ -38,8 +38,9 @@ static __always_inline struct unwind_list *list_in_force(void) {
     return unwind_list.lookup(&at);
 }
 
-/* Objects loaded since the list was made. Full: session->overflow_epoch. */
-BPF_ARRAY(late_objects, struct late_object, LATE_OBJECTS);
+/* Objects loaded since the list was made, LATE_OBJECTS for each slot. Full:
+ * session->overflow_epoch. */
+BPF_ARRAY(late_objects, struct late_object, CAPACITY_LATER);
 
 /* fingerprint -> the code of an object that was seen before, at addresses relative to its load
  * address. Full: walks through a new object end there until user space has read the mappings. */
@@ -82,7 +83,7 @@ BPF_F_TABLE("array", u32, u64, sample_weights, WEIGHT_COUNT + 1, 1024);
 /* The points; a probe's cookie is the index of its point. */
 BPF_ARRAY(points, struct point, CAPACITY_LATER);
 
-/* sp at the entry -> a call that is open while its thread is on another stack: a coroutine switched
+/* record_key() of sp at the entry -> a call that is open while its thread is on another stack: a coroutine switched
  * inside an allocator. Full: the oldest one is dropped. */
 BPF_TABLE("lru_hash", u64, struct call, suspended, CAPACITY_LATER);
 
@@ -90,20 +91,43 @@ BPF_TABLE("lru_hash", u64, struct call, suspended, CAPACITY_LATER);
 BPF_ARRAY(opened, struct opened, OPENED_CALLS);
 #endif
 
-/* Releases without a record, by their address. A new one replaces an older one with the same
+/* Releases without a record, by their key. A new one replaces an older one with the same
  * index. */
 BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
 
-BPF_ARRAY(session, struct session, 1);
+/* One for each slot. */
+BPF_ARRAY(session, struct session, CAPACITY_LATER);
 
-static __always_inline struct session *this_session(void) {
-    u32 zero = 0;
-    return session.lookup(&zero);
+static __always_inline struct session *session_of(u32 slot) {
+    return session.lookup(&slot);
 }
 
-static __always_inline u32 current_generation(void) {
-    struct session *now = this_session();
+static __always_inline u32 generation_of(u32 slot) {
+    struct session *now = session_of(slot);
     return now ? now->generation : 0;
+}
+
+/* tgid -> process. Full: the child isn't followed, which is counted. */
+BPF_F_TABLE("hash", u32, struct process, processes, CAPACITY_LATER, HASH_FLAGS);
+
+/* The slot of the process in which a probe was hit. Without cookies, one process is traced. */
+static __always_inline u32 slot_of_probe(void *ctx) {
+#if ENTER_BY_COOKIE
+    return bpf_get_attach_cookie(ctx) >> COOKIE_SLOT_SHIFT;
+#else
+    return 0;
+#endif
+}
+
+#define HEAP_SPACE 0
+
+static __always_inline u64 record_key(u32 slot, u64 address) {
+    return address | (u64)HEAP_SPACE << SPACE_SHIFT | (u64)slot << SLOT_SHIFT;
+}
+
+/* Whether an address is too large for a key. */
+static __always_inline int is_far(u64 address) {
+    return address >> SPACE_SHIFT != 0;
 }
 
 /* Not exact: a program that is preempted while it counts may lose the count. */

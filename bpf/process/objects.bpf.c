@@ -28,6 +28,11 @@
 static long (*read_user_string)(void *to, u32 size,
                                 const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
+/* The executable image of a process. */
+static __always_inline u64 image_of(struct walk *walk, struct session *now) {
+    return now->generation | (u64)walk->slot << 32;
+}
+
 /* Find the objects that are new on the loader's list; addresses of their struct link_map go to
  * walk->window. Or `mark` all objects as known, except for the last one if that is just being added
  * (`but_last`). */
@@ -41,7 +46,7 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
     for (int i = 0; i < MAX_OBJECTS; i++) {
         if (!walk->ip || bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
             break;
-        u64 key = mix(mix(now->generation, walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
+        u64 key = mix(mix(image_of(walk, now), walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
         u32 *seen = loaded.lookup(&key), n = walk->found;
         if (mark) {
             if (!but_last || walk->saved[LINK_NEXT])
@@ -76,20 +81,20 @@ static __always_inline u64 fingerprint_at(struct walk *walk, u64 address) {
 }
 
 /* Drop what was loaded at [start, end) since the list was made. walk->key is then the number of a
- * free entry, or LATE_OBJECTS. */
+ * free entry, or NO_ENTRY. */
 static __always_inline void drop_late(struct walk *walk, u32 since, u64 start, u64 end) {
-    u32 free = LATE_OBJECTS;
+    u32 free = NO_ENTRY;
 
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < LATE_OBJECTS; i++) {
-        walk->key = i;
+        walk->key = walk->first_late + i;
         struct late_object *late = late_objects.lookup(&walk->key);
         if (!late)
             break;
         if (late->mapping.start < end && start < late->mapping.end)
             late->epoch = 0;
         u32 is_free = NOT_ABOVE(late->epoch, (u64)since);
-        free ^= (free ^ i) & -is_free;
+        free ^= (free ^ walk->key) & -is_free;
     }
     walk->key = free;
 }
@@ -138,6 +143,7 @@ static __always_inline int describe_object(struct walk *walk, struct session *no
     load->event.size = (walk->saved[LINK_DYNAMIC] | (PAGE_BYTES - 1)) + 1 - base;
     load->fingerprint = hash;
     load->event.generation = now->generation;
+    load->event.slot = walk->slot;
     load->event.kind = EVENT_LOADED;
     load->event.epoch = now->epoch;
 #pragma clang loop unroll(disable)
@@ -152,8 +158,8 @@ static __always_inline int describe_object(struct walk *walk, struct session *no
 }
 
 /* Send a new object; without its path if that was sent before. */
-static __always_inline void send_loaded(void *ctx, struct load_event *load) {
-    u64 key = mix(mix(load->event.stack_id, load->event.address), load->event.generation);
+static __always_inline void send_loaded(void *ctx, struct load_event *load, u64 image) {
+    u64 key = mix(mix(load->event.stack_id, load->event.address), image);
     u8 yes = 1;
 
     if (sent_objects.lookup(&key)) {
@@ -186,17 +192,18 @@ static __always_inline void add_object(void *ctx, struct walk *walk, struct sess
         return; /* it was loaded before, and is in the list of mappings */
     drop_late(walk, since, base, end);
     store_late(walk, now, load);
-    send_loaded(ctx, load);
+    send_loaded(ctx, load, image_of(walk, now));
 }
 
 int at_objects(struct pt_regs *ctx) {
-    struct session *now = this_session();
-    struct unwind_list *list = list_in_force();
+    u32 slot = slot_of_probe(ctx);
+    struct session *now = session_of(slot);
+    struct unwind_list *list = list_in_force(slot);
 
     if (!now || !list || !list->loader || list->generation != now->generation)
         return 0;
     /* Only now: for an image without a list, this_thread() would announce a first call. */
-    struct thread *thread = this_thread(ctx);
+    struct thread *thread = this_thread(ctx, slot);
     if (!thread)
         return 0;
     struct walk *walk = &thread->walk;
@@ -229,7 +236,7 @@ int at_objects(struct pt_regs *ctx) {
     if (!is_before && !now->changing && !is_first && !walk->found) {
         /* The change was in another namespace (dlmopen), whose list is not read. */
         now->overflow_epoch = now->unload_epoch = now->epoch;
-        report_unknown_code(ctx, list->version);
+        report_unknown_code(ctx, slot, list->version);
     }
     now->changing &= is_before;
     now->sent_epoch = now->epoch;

@@ -149,7 +149,8 @@ static __always_inline int open_ended_call(struct pt_regs *ctx, struct thread *t
 }
 
 int at_point(struct pt_regs *ctx) {
-    u32 index = bpf_get_attach_cookie(ctx);
+    u64 cookie = bpf_get_attach_cookie(ctx);
+    u32 index = cookie, slot = cookie >> COOKIE_SLOT_SHIFT;
     struct point *point = points.lookup(&index);
 
     if (!point || !holds(ctx->flags, point->condition))
@@ -164,10 +165,10 @@ int at_point(struct pt_regs *ctx) {
         struct start start = {.by_point = 1,
                               .entry_point = by_arguments ? index + 1 : 0,
                               .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
-        enter_call(ctx, point->function, size, frame - 8, start);
+        enter_call(ctx, slot, point->function, size, frame - 8, start);
         return 0;
     }
-    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx) : existing_thread();
+    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx, slot) : existing_thread();
     if (!thread)
         return 0; /* under way when tracing began, or counted as LOSS_THREADS */
     if (point->action == POINT_BOTH ? !open_ended_call(ctx, thread, point, frame)

@@ -57,7 +57,8 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
                              .allocated_count = weighed.count,
                              .generation = thread->stack.generation,
                              .end = stack_id ? thread->stack.end : END_UNKNOWN,
-                             .is_region = is_region};
+                             .is_region = is_region,
+                             .slot = thread->walk.slot};
         if (!sites.insert(&stack_id, &first))
             return 1;
         site = sites.lookup(&stack_id); /* another thread was first, or the map is full */
@@ -87,27 +88,36 @@ static __always_inline void count_freed(struct allocation *allocation) {
 /* --- records --------------------------------------------------------------------------------- */
 
 /* Whether a record was made before the last exec, so that it belongs to another image. */
-static __always_inline int is_stale(struct allocation *allocation) {
-    struct session *now = this_session();
+static __always_inline int is_stale(u32 slot, struct allocation *allocation) {
+    struct session *now = session_of(slot);
     return now && allocation->time_ns < now->exec_time_ns;
 }
 
 /* Remove a block's record. Returns whether there was one of this image. */
-static __always_inline int take(u64 address, struct allocation *allocation) {
-    return remove_record(address, allocation) == 0 && !is_stale(allocation);
+static __always_inline int take(u32 slot, u64 address, struct allocation *allocation) {
+    if (is_far(address))
+        return 0;
+    return remove_record(record_key(slot, address), allocation) == 0 &&
+           !is_stale(slot, allocation);
 }
 
 /* Store a block's record. Returns whether there was room. */
-static __always_inline int put(u64 address, struct allocation *allocation) {
-    long error = allocations.insert(&address, allocation);
+static __always_inline int put(u32 slot, u64 address, struct allocation *allocation) {
+    u64 key = record_key(slot, address);
+
+    if (is_far(address)) {
+        lose(LOSS_FAR_ADDRESSES, 1);
+        return 0;
+    }
+    long error = allocations.insert(&key, allocation);
 
     if (error == -EEXIST) { /* its release was not seen, or the record is from before an exec */
         struct allocation forgotten = {};
-        if (take(address, &forgotten)) {
+        if (take(slot, address, &forgotten)) {
             count_freed(&forgotten);
             lose(LOSS_MISSED_FREES, 1);
         }
-        error = allocations.update(&address, allocation);
+        error = allocations.update(&key, allocation);
     }
     return is_stored(error, allocation->size);
 }

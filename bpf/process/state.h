@@ -114,6 +114,8 @@ struct walk {
     u32 late_since; /* objects loaded after this epoch are not in the list; 0: all are */
     u32 found;      /* new objects on the loader's list */
     u32 frame_count;
+    u32 slot; /* of the process: stays the same */
+    u32 first_late; /* the slot's first entry of late_objects */
     u64 frame; /* of a walk that starts inside a function: its CFA; else 0 */
     u64 outer; /* sp of an open call that this stack may contain */
     s32 rbp_offset;
@@ -125,7 +127,7 @@ struct walk {
     u8 is_known; /* the stack was found in the cache, not walked */
     /* For known_stacks.bpf.c: */
     u8 bp_counts;
-    u8 unused[6];
+    u8 unused[2];
     u64 start; /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;

@@ -38,17 +38,17 @@ static __always_inline struct unwind_mapping *last_mapping(struct walk *walk, u6
 /* The object that holds pc, if it was loaded after the list was made. */
 static __always_inline struct unwind_mapping *find_late(struct walk *walk, u64 pc) {
     struct late_object *late;
-    u32 found = LATE_OBJECTS; /* none */
+    u32 found = NO_ENTRY;
 
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < LATE_OBJECTS; i++) { /* no branches that the verifier could see */
-        walk->key = i;
+        walk->key = walk->first_late + i;
         late = late_objects.lookup(&walk->key);
         if (!late)
             return 0;
         u32 holds = NOT_ABOVE(late->mapping.start, pc) & NOT_ABOVE(pc + 1, late->mapping.end) &
                     NOT_ABOVE((u64)walk->late_since + 1, late->epoch);
-        found ^= (found ^ i) & -holds;
+        found ^= (found ^ walk->key) & -holds;
     }
     walk->key = found;
     late = late_objects.lookup(&walk->key);
@@ -123,7 +123,7 @@ static __always_inline int search_row(struct walk *walk, u64 pc) {
 static __always_inline int find_row(struct walk *walk, u64 pc) {
     u64 mark = pc ^ walk->list_mark;
 
-    walk->key = (pc * HASH_MULTIPLIER) >> 32 & (RECENT_ROWS - 1);
+    walk->key = (mark * HASH_MULTIPLIER) >> 32 & (RECENT_ROWS - 1);
     struct recent_row *recent = recent_rows.lookup(&walk->key);
     if (!recent)
         return WALK_NO_ROW;

@@ -5,6 +5,7 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
     int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
+    u32 slot = thread->walk.slot;
 
     if (thread->walk.is_inside)
         return 0; /* an allocator calls itself */
@@ -15,14 +16,14 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         /* User space keeps the ranges, because one can be unmapped in part. */
         count_allocated(thread, stack_id, size, 0, 1);
-        send_region(ctx, EVENT_REGION_ADD, function, address, size, stack_id);
+        send_region(ctx, slot, EVENT_REGION_ADD, function, address, size, stack_id);
     } else {
         struct allocation allocation = {
             .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
-        if (put(address, &allocation))
+        if (put(slot, address, &allocation))
             has_site = count_allocated(thread, stack_id, size, allocation.time_ns, 0);
     }
-    trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
+    trace(ctx, slot, EVENT_ALLOCATE, function, address, size, stack_id);
 #if STOP_AT_RECORD
     bpf_send_signal_thread(SIGSTOP);
 #endif
@@ -64,8 +65,8 @@ int walk_part(struct pt_regs *ctx) {
 /* Record what was allocated, with the stack that starts as `registers` say. */
 static __always_inline void record(void *ctx, struct thread *thread, u16 function, u64 address,
                                    u64 size, u64 outer, struct registers registers) {
-    struct session *now = this_session();
     struct walk *walk = &thread->walk;
+    struct session *now = session_of(walk->slot);
 
     if (!now)
         return;
@@ -73,7 +74,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     walk->size = size;
     walk->function = function;
     thread->stack.generation = now->generation;
-    start_walk(walk, registers, now->generation);
+    start_walk(walk, registers, now->generation, walk->slot);
     walk->is_known = 0;
     walk->outer = outer;
     walk->is_inside = 0;
@@ -115,12 +116,13 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
     u16 function = call->function;
     u64 address = result, size = call->size;
     int failed = result == 0;
+    u32 slot = thread->walk.slot;
 
     call->sp = 0;
     if (function == FUNCTION_MUNMAP) {
         if ((int)result != 0)
-            send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
-        trace(ctx, (int)result ? EVENT_FAIL : EVENT_RELEASE, function, call->address, size, 0);
+            send_region(ctx, slot, EVENT_REGION_RESTORE, function, call->address, size, 0);
+        trace(ctx, slot, (int)result ? EVENT_FAIL : EVENT_RELEASE, function, call->address, size, 0);
         return;
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
@@ -128,9 +130,9 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
         failed = result >= -4095ULL;
         if (function == FUNCTION_MREMAP) {
             if (failed)
-                send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
+                send_region(ctx, slot, EVENT_REGION_RESTORE, function, call->address, size, 0);
             else if (call->released)
-                trace(ctx, EVENT_RELEASE, function, call->address, call->released, 0);
+                trace(ctx, slot, EVENT_RELEASE, function, call->address, call->released, 0);
         }
     } else if (function == FUNCTION_POSIX_MEMALIGN) {
         failed = (int)result != 0;
@@ -143,16 +145,16 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
     if (call->has_old) {
         /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it was. */
         if (failed && size) {
-            restore_old_record(call);
+            restore_old_record(slot, call);
         } else {
             struct allocation old = call->old;
             call->has_old = 0;
             count_freed(&old);
-            trace(ctx, EVENT_RELEASE, function, call->address, old.size, old.stack_id);
+            trace(ctx, slot, EVENT_RELEASE, function, call->address, old.size, old.stack_id);
         }
     }
     if (failed) {
-        trace(ctx, EVENT_FAIL, function, 0, size, 0);
+        trace(ctx, slot, EVENT_FAIL, function, 0, size, 0);
         return;
     }
     if (call->skip)
@@ -176,7 +178,7 @@ static __always_inline void at_return(struct pt_regs *ctx) {
         return; /* a nested call */
     if (sp > call->sp || (call->by_point && !is_near(call->sp, sp))) {
         if (!call->by_point || is_near(call->sp, sp))
-            abandon(call);
+            abandon(thread->walk.slot, call);
         lose(LOSS_MISSED_RETURNS, 1);
         return;
     }
@@ -196,29 +198,29 @@ static __always_inline void at_return(struct pt_regs *ctx) {
 /* --- releases -------------------------------------------------------------------------------- */
 
 /* At the entry, before the allocator can return the address again. */
-static __always_inline void release(struct pt_regs *ctx, u64 address) {
+static __always_inline void release(struct pt_regs *ctx, u32 slot, u64 address) {
     struct allocation allocation = {};
 
     if (!address)
         return;
-    if (take(address, &allocation)) {
+    if (take(slot, address, &allocation)) {
         count_freed(&allocation);
-        trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size, allocation.stack_id);
+        trace(ctx, slot, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size, allocation.stack_id);
         return;
     }
 #if SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED
-    note_unseen_release(ctx, address);
-    trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, UNKNOWN_SIZE, 0);
+    note_unseen_release(ctx, slot, address);
+    trace(ctx, slot, EVENT_RELEASE, FUNCTION_FREE, address, UNKNOWN_SIZE, 0);
 #endif
 }
 
 /* realloc: remove the old block's record at the entry, as free does. It comes back if the call
  * fails. */
-static __always_inline void hold_old_record(struct call *call, u64 address) {
+static __always_inline void hold_old_record(u32 slot, struct call *call, u64 address) {
     struct allocation old = {};
 
     call->address = address;
-    if (address && take(address, &old)) {
+    if (address && take(slot, address, &old)) {
         call->old = old;
         call->has_old = 1;
     }

@@ -5,9 +5,27 @@
 #ifndef LEAKTRACE_PROCESS_TYPES_H
 #define LEAKTRACE_PROCESS_TYPES_H
 
+/* --- traced processes ------------------------------------------------------------------------ */
+
+/* Each traced process has a slot: an index of `session` and others, part of the keys of records. */
+#define MAX_SLOTS 4096
+#define NO_SLOT 0xffffffffU
+#define COOKIE_SLOT_SHIFT 32 /* of a probe's cookie; below: which function or point was hit */
+
+/* The key of a record: address | space << SPACE_SHIFT | slot << SLOT_SHIFT. User addresses have no
+ * more than 47 bits, unless a program asks for others (mmap(2), 5-level page tables). */
+#define SPACE_SHIFT 48
+#define SLOT_SHIFT 52
+
+/* A traced process, or a descendant of one. Its key is its tgid. */
+struct process {
+    u32 slot;    /* NO_SLOT: user space doesn't trace it, or not yet */
+    u32 follows; /* whether its children are entered here, too */
+};
+
 /* --- records and sites ----------------------------------------------------------------------- */
 
-/* An outstanding allocation; the key of its map is its address. */
+/* An outstanding allocation. */
 struct allocation {
     u64 size;
     u64 time_ns;
@@ -21,14 +39,15 @@ struct site {
     u64 freed_bytes;
     u64 freed_count;
     u32 generation;
-    u16 end;       /* enum stack_end: so that stacks can be counted without reading them */
-    u16 is_region; /* mapped memory, which is never sampled */
+    u8 end;       /* enum stack_end: so that stacks can be counted without reading them */
+    u8 is_region; /* mapped memory, which is never sampled */
+    u16 slot;
 };
 
 /* A block that was released and has no record. */
 #define UNSEEN_RELEASES 4096 /* a power of two */
 struct unseen_release {
-    u64 address;
+    u64 key; /* as of a record */
     u64 caller; /* where the last release returns to */
     u64 ip;     /* of the probe that the last release hit */
     u32 generation;
@@ -82,7 +101,8 @@ struct stack {
     u32 view;     /* of the list of mappings that the walk used: symbols/views.py */
     u32 since;    /* that list's epoch */
     u32 epoch;    /* the session's: objects loaded after `since`, up to here, were mapped too */
-    u32 in_doubt; /* one object may have replaced another at the same addresses */
+    u16 in_doubt; /* one object may have replaced another at the same addresses */
+    u16 slot;
     u64 pc[MAX_FRAMES];
 };
 
@@ -141,7 +161,7 @@ struct unwind_mapping {
 
 /* The list of mappings in use. A new list replaces the one before last as a whole, then is
  * switched to. */
-#define UNWIND_LISTS 9 /* the first entry's `place` is the number of the one in use */
+#define UNWIND_LISTS 9 /* of each slot; the first one's `place` is the index of the one in use */
 struct unwind_list {
     u64 place;      /* first mapping | count << 32: one word, so that a switch is atomic */
     u64 generation; /* the executable image that it describes */
@@ -222,7 +242,7 @@ struct point {
 
 #define STATUS_IS_KNOWN (1ULL << 32)
 
-/* The traced process. */
+/* A traced process. */
 struct session {
     u32 generation;     /* counts execs; part of every stack id */
     u32 tgid;           /* in the initial pid namespace; 0 until the first probe hits */
@@ -240,6 +260,7 @@ struct session {
     u32 marked;         /* the generation whose first objects are in the map `loaded`, plus one */
     u32 changing;       /* the loader is about to change its list */
     u64 wait_status;    /* what wait(2) returns, with STATUS_IS_KNOWN; 0: not known */
+    u64 children;       /* processes that it has forked */
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */
@@ -274,7 +295,9 @@ enum loss {
     LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */
     LOSS_FAILED_STACKS = 11,  /* the walk returned no frame */
     LOSS_GUESSED_STACKS = 12, /* some frame was found by frame pointer, without unwind tables */
-    LOSS_WALKS = 13,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_FAR_ADDRESSES = 13,  /* allocations at addresses that no key can hold */
+    LOSS_CHILDREN = 14,       /* children that could not be followed: the map is full */
+    LOSS_WALKS = 15,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,
 };
 

@@ -4,11 +4,11 @@
  * the address in between has no record. Only releases without a record come here; others pay
  * nothing. src/leaktrace/process/unseen.py decides which releases count. */
 
-static __always_inline void note_unseen_release(struct pt_regs *ctx, u64 address) {
+static __always_inline void note_unseen_release(struct pt_regs *ctx, u32 slot, u64 address) {
 #if IS_X86_64
-    struct session *now = this_session();
+    struct session *now = session_of(slot);
     struct thread *thread = existing_thread();
-    u64 caller = 0;
+    u64 caller = 0, key = record_key(slot, address);
 
     if (!now || !now->armed)
         return;
@@ -16,23 +16,23 @@ static __always_inline void note_unseen_release(struct pt_regs *ctx, u64 address
         return; /* realloc has removed the record already, or the allocator frees its own block */
     if (bpf_probe_read_user(&caller, sizeof(caller), (void *)PT_REGS_SP(ctx)))
         return;
-    u32 at = address * HASH_MULTIPLIER >> 32 & (UNSEEN_RELEASES - 1);
+    u32 at = key * HASH_MULTIPLIER >> 32 & (UNSEEN_RELEASES - 1);
     struct unseen_release *entry = unseen_releases.lookup(&at);
     if (!entry)
         return;
-    if (entry->address == address && entry->generation == now->generation) {
+    if (entry->key == key && entry->generation == now->generation) {
         entry->count++;
         entry->caller = caller;
         entry->ip = PT_REGS_IP(ctx);
         return;
     }
-    /* The address comes last: an entry that is being written has none. */
-    entry->address = 0;
+    /* The key comes last: an entry that is being written has none. */
+    entry->key = 0;
     entry->generation = now->generation;
     entry->count = 1;
     entry->caller = caller;
     entry->ip = PT_REGS_IP(ctx);
     asm volatile("" ::: "memory");
-    entry->address = address;
+    entry->key = key;
 #endif
 }

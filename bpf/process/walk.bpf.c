@@ -20,14 +20,14 @@ struct registers {
 #define FRAME_WINDOW_BYTES 64
 
 static __always_inline void start_walk(struct walk *walk, struct registers registers,
-                                       u32 generation) {
+                                       u32 generation, u32 slot) {
     walk->ip = registers.ip;
     walk->sp = registers.frame ? registers.frame - FRAME_WINDOW_BYTES : registers.sp;
     walk->bp = registers.bp;
     walk->frame = registers.frame;
     walk->rbp_offset = registers.rbp_offset;
     walk->is_return_address = registers.ip_is_return_address;
-    walk->hash = mix(1, generation);
+    walk->hash = mix(1, generation | (u64)slot << 32);
     walk->late_since = 0;
     walk->frame_count = 0;
     walk->bp_lost = 0;
@@ -45,7 +45,7 @@ static __always_inline u64 hash_late(struct walk *walk) {
 
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < LATE_OBJECTS; i++) {
-        walk->key = i;
+        walk->key = walk->first_late + i;
         struct late_object *late = late_objects.lookup(&walk->key);
         if (!late)
             break;
@@ -58,7 +58,7 @@ static __always_inline u64 hash_late(struct walk *walk) {
 /* Choose the list of mappings that the walk uses. */
 static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
                                          struct session *now) {
-    struct unwind_list *list = list_in_force();
+    struct unwind_list *list = list_in_force(walk->slot);
 
     walk->mapping = walk->first_mapping = 0;
     walk->mapping_count = 0;
@@ -74,7 +74,7 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
     stack->epoch = now->epoch;
     walk->hash = mix(walk->hash, list->view);
     walk->version = list->version;
-    walk->list_mark = list->version * HASH_MULTIPLIER;
+    walk->list_mark = record_key(walk->slot, list->version) * HASH_MULTIPLIER;
     if (list->epoch != now->epoch) {
         walk->late_since = list->epoch;
         u64 late = hash_late(walk);
@@ -129,8 +129,8 @@ static __always_inline int walk_some(struct thread *thread) {
 
 /* The stack contains code that is not in the list of mappings, most likely because of dlopen. Sent
  * once per list. */
-static __always_inline void report_unknown_code(void *ctx, u64 version) {
-    struct session *now = this_session();
+static __always_inline void report_unknown_code(void *ctx, u32 slot, u64 version) {
+    struct session *now = session_of(slot);
 
     u64 time_ns = bpf_ktime_get_ns();
 
@@ -143,7 +143,8 @@ static __always_inline void report_unknown_code(void *ctx, u64 version) {
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .kind = EVENT_UNKNOWN_CODE,
                           .generation = now->generation,
-                          .tid = bpf_get_current_pid_tgid()};
+                          .tid = bpf_get_current_pid_tgid(),
+                          .slot = slot};
     send_event(ctx, &event);
 }
 
@@ -155,14 +156,14 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
     if (result == WALK_GOES_ON)
         result = WALK_TOO_DEEP;
     /* The walk was interrupted for so long that a list two versions later overwrote its list. */
-    struct unwind_list *list = list_in_force();
+    struct unwind_list *list = list_in_force(walk->slot);
     if (list && walk->version && list->version > walk->version + 1)
         result = WALK_NO_MAPPING;
     /* All threads share the counters, so successful walks are not counted here. */
     if (result != WALK_COMPLETE && result != WALK_GO)
         lose(LOSS_WALKS + result, 1);
     if (list && (result == WALK_NO_MAPPING || walk->guessed))
-        report_unknown_code(ctx, list->version);
+        report_unknown_code(ctx, walk->slot, list->version);
     stack->frame_count = walk->frame_count;
     stack->result = result;
     if (result == WALK_TOO_DEEP)

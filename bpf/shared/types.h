@@ -44,9 +44,10 @@ struct event {
     u64 stack_id;
     u32 tid;
     u32 generation;
-    u16 kind;     /* enum event_kind */
-    u16 function; /* enum function or enum kernel_function */
-    u32 epoch;    /* of EVENT_LOADED */
+    u8 kind;     /* enum event_kind */
+    u8 function; /* enum function or enum kernel_function */
+    u16 slot;    /* of the traced process */
+    u32 epoch;   /* of EVENT_LOADED */
 };
 
 #endif

@@ -34,9 +34,14 @@ class StackWalker(StrEnum):
 
 @dataclass(frozen=True)
 class ProcessTarget:
-    """A process that is already running."""
+    """Processes that are already running."""
 
-    pid: int
+    pids: tuple[int, ...]
+
+    @property
+    def pid(self) -> int:
+        """The first one."""
+        return self.pids[0]
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Limits:
     max_allocs: int = 1_000_000
     max_stacks: int = 131_072
     max_threads: int = 16_384
+    max_processes: int = 128
     event_buffer_bytes: int = 4 << 20
 
 
@@ -154,11 +160,17 @@ class ProcessOptions(CommonOptions):
     max_overhead_percent: float | None = None  # of the target's CPU time
     stack_walker: StackWalker = StackWalker.AUTO
     probe_returns: bool = False  # return probes instead of points within functions
+    follow: bool = False  # trace the children of traced processes, too
 
     @property
     def command(self) -> CommandTarget | None:
         """The command that leaktrace starts, if it starts one."""
         return self.target if isinstance(self.target, CommandTarget) else None
+
+    @property
+    def may_be_several(self) -> bool:
+        """Whether more than one process may be traced."""
+        return self.follow or (isinstance(self.target, ProcessTarget) and len(self.target.pids) > 1)
 
 
 @dataclass(frozen=True)

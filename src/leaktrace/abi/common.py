@@ -29,8 +29,9 @@ EVENT = np.dtype(
         ("stack_id", "<u8"),
         ("tid", "<u4"),
         ("generation", "<u4"),
-        ("kind", "<u2"),
-        ("function", "<u2"),
+        ("kind", "u1"),
+        ("function", "u1"),
+        ("slot", "<u2"),
         ("epoch", "<u4"),
     ]
 )

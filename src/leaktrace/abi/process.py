@@ -20,6 +20,18 @@ from leaktrace.arch.x86_64 import (  # noqa: F401 (the C side has them, too)
 # These names of `abi/common.py` can be imported from here, too.
 __all__ = ["EVENT", "MAX_FRAMES", "U32", "U64", "UNKNOWN_SIZE", "EventCode", "StackEndCode"]
 
+# --- traced processes -----------------------------------------------------------------------------
+
+MAX_SLOTS = 4096
+NO_SLOT = 0xFFFFFFFF
+COOKIE_SLOT_SHIFT = 32
+
+# The key of a record: address | space << SPACE_SHIFT | slot << SLOT_SHIFT
+SPACE_SHIFT = 48
+SLOT_SHIFT = 52
+
+PROCESS = np.dtype([("slot", "<u4"), ("follows", "<u4")])
+
 # --- records and sites ----------------------------------------------------------------------------
 
 ALLOCATION = np.dtype([("size", "<u8"), ("time_ns", "<u8"), ("stack_id", "<u8")])
@@ -31,15 +43,16 @@ SITE = np.dtype(
         ("freed_bytes", "<u8"),
         ("freed_count", "<u8"),
         ("generation", "<u4"),
-        ("end", "<u2"),
-        ("is_region", "<u2"),
+        ("end", "u1"),
+        ("is_region", "u1"),
+        ("slot", "<u2"),
     ]
 )
 
 UNSEEN_RELEASES = 4096
 UNSEEN_RELEASE = np.dtype(
     [
-        ("address", "<u8"),
+        ("key", "<u8"),
         ("caller", "<u8"),
         ("ip", "<u8"),
         ("generation", "<u4"),
@@ -71,7 +84,8 @@ STACK = np.dtype(
         ("view", "<u4"),
         ("since", "<u4"),
         ("epoch", "<u4"),
-        ("in_doubt", "<u4"),
+        ("in_doubt", "<u2"),
+        ("slot", "<u2"),
         ("pc", "<u8", (MAX_FRAMES,)),
     ]
 )
@@ -104,7 +118,7 @@ UNWIND_LIST = np.dtype(
         ("view", "<u4"),
     ]
 )
-UNWIND_LISTS = 9  # the first entry's `place` is the number of the one in force
+UNWIND_LISTS = 9  # of each slot; the first one's `place` is the index of the one in force
 
 # The bits of a row: unwind/rows.py.
 ROW_PC_SHIFT = 32
@@ -252,6 +266,7 @@ SESSION = np.dtype(
         ("marked", "<u4"),
         ("changing", "<u4"),
         ("wait_status", "<u8"),
+        ("children", "<u8"),
     ]
 )
 
@@ -285,7 +300,9 @@ class LossKind(IntEnum):
     UNREAD_RESULTS = 10
     FAILED_STACKS = 11
     GUESSED_STACKS = 12
-    WALKS = 13
+    FAR_ADDRESSES = 13
+    CHILDREN = 14
+    WALKS = 15
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)
@@ -299,4 +316,5 @@ ALLOCATION_LOSSES = (
     LossKind.MISSED_RETURNS,
     LossKind.UNREAD_RESULTS,
     LossKind.REGION_EVENTS,
+    LossKind.FAR_ADDRESSES,
 )

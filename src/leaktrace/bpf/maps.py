@@ -44,6 +44,19 @@ class Map:
         if code:
             raise system_error(code, self.name)
 
+    def delete(self, key: int | bytes) -> None:
+        """Delete one key, if it is there."""
+        keys = np.array([key], dtype=self.key)
+        libbpf().bpf_map_delete_elem(self.fd, _pointer(keys))
+
+    def delete_all(self, keys: NDArray[Any]) -> None:
+        """Delete these keys, as far as they are there. (Deleting in a batch would stop at the first
+        key that is gone already.)"""
+        delete = libbpf().bpf_map_delete_elem
+        each = np.ascontiguousarray(keys, dtype=self.key)
+        for index in range(len(each)):
+            delete(self.fd, _pointer(each[index:]))
+
     def write_mapped(self, start: int, values: NDArray[np.uint64]) -> None:
         """Write into an array map made with BPF_F_MMAPABLE, from index `start` on. Raises OSError.
 

@@ -149,6 +149,10 @@ class KernelTracer:
         """Readable when there is something to `pump`."""
         return [] if self._stream is None else [self._stream]
 
+    def has_ended(self) -> bool:
+        """The kernel has no end."""
+        return False
+
     def end_fileno(self) -> None:
         """The kernel does not end."""
         return

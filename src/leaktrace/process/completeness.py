@@ -15,7 +15,7 @@ from leaktrace.abi.process import ALLOCATION_LOSSES
 from leaktrace.model import Remark
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.survey import Survey
-from leaktrace.process.program import Program
+from leaktrace.process.slot import Slot
 from leaktrace.process.unseen import UnseenReleases
 from leaktrace.targets.mappings import Mapping
 
@@ -24,13 +24,13 @@ class Completeness:
     """The signs of one traced process."""
 
     def __init__(
-        self, program: Program, pid: int, survey: Survey | None, first_generation: int | None
+        self, slot: Slot, pid: int, survey: Survey | None, first_generation: int | None
     ) -> None:
         """`first_generation`: the image whose every allocation was seen; None: there is none."""
-        self._program = program
+        self._program = slot.program
         self._survey = survey
         self._first_generation = first_generation
-        self._unseen = UnseenReleases(program, pid)
+        self._unseen = UnseenReleases(slot, pid)
         self._begun = False
 
     def hooked(self, plan: ObjectPlan) -> None:

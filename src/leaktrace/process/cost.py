@@ -7,7 +7,7 @@ trap into the kernel, which process/trap_cost.py measures once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from leaktrace.abi.process import Tally
@@ -43,7 +43,7 @@ class _Hits:
 @dataclass(frozen=True)
 class _Reading:
     own: OwnUse
-    target_cpu_s: float | None
+    target_cpu_s: dict[int, float | None]  # by pid
     hits: _Hits
     known_stacks: int
     walked_stacks: int
@@ -55,15 +55,15 @@ class CostMeter:
     def __init__(
         self,
         program: Program,
-        process: Process,
+        processes: Callable[[], Iterable[Process]],
         stepped_share: Callable[[], float],
         *,
         measure_programs: bool,
     ) -> None:
-        """`stepped_share`: the share of entries at instructions that the kernel can't emulate;
+        """`processes` returns those that are traced; `stepped_share`: the share of entries at instructions that the kernel can't emulate;
         `measure_programs`: ask the kernel for the programs' run times."""
         self._program = program
-        self._process = process
+        self._processes = processes
         self._stepped_share = stepped_share
         self._times: ProgramTimes | None = None
         self._trap: TrapCost | None = None
@@ -98,9 +98,12 @@ class CostMeter:
         )
         if self._trap is None:
             return own
-        target_s = None
-        if now.target_cpu_s is not None and last.target_cpu_s is not None:
-            target_s = now.target_cpu_s - last.target_cpu_s
+        used = [
+            cpu_s - before
+            for pid, cpu_s in now.target_cpu_s.items()
+            if cpu_s is not None and (before := last.target_cpu_s.get(pid, 0.0)) is not None
+        ]
+        target_s = sum(used) if used else None
         elapsed_s = now.own.elapsed_s_since(last.own)
         return self._with_programs(own, self._trap, now.hits.since(last.hits), target_s, elapsed_s)
 
@@ -134,7 +137,7 @@ class CostMeter:
         return _Reading(
             hits=self._hits(),
             own=OwnUse.now(),
-            target_cpu_s=_cpu_s(self._process),
+            target_cpu_s={one.pid: _cpu_s(one) for one in self._processes()},
             known_stacks=self._tally(Tally.KNOWN_STACKS),
             walked_stacks=self._tally(Tally.WALKED_STACKS),
         )

@@ -21,12 +21,26 @@ _MEMBERS = {
     "SIGNAL_EXIT_CODE_OFFSET": ("signal_struct", "group_exit_code"),
 }
 
+_FORK_MEMBERS = {
+    "TASK_TGID_OFFSET": ("task_struct", "tgid"),
+}
+
 
 def exit_status_knobs() -> dict[str, int]:
     """The -D flags that make the BPF program note how the process ends; none where the kernel's
     type information is missing."""
-    if support.declined("exit_status"):
-        return {}
+    offsets = {} if support.declined("exit_status") else _offsets(_MEMBERS)
+    return {"EXIT_STATUS": 1, **offsets} if offsets else {}
+
+
+def fork_knobs() -> dict[str, int]:
+    """The -D flags that make the BPF program see which process a fork has made; none where the
+    kernel's type information is missing."""
+    return {} if support.declined("forks") else _offsets(_FORK_MEMBERS)
+
+
+def _offsets(members: dict[str, tuple[str, str]]) -> dict[str, int]:
+    """The offsets of members of the kernel's structs, by knob; none if one is unknown."""
     try:
         types = KernelTypes()
     except EnvironmentUnfitError:
@@ -34,12 +48,12 @@ def exit_status_knobs() -> dict[str, int]:
     try:
         offsets = {
             knob: offset
-            for knob, (struct, member) in _MEMBERS.items()
+            for knob, (struct, member) in members.items()
             if (offset := types.member_offset(struct, member)) is not None
         }
     finally:
         types.close()
-    return {"EXIT_STATUS": 1, **offsets} if len(offsets) == len(_MEMBERS) else {}
+    return offsets if len(offsets) == len(members) else {}
 
 
 def ending_of(wait_status: int) -> Ending:

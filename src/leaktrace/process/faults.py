@@ -19,7 +19,8 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.bpf import links
 from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError, TargetError
-from leaktrace.process.program import FILE_CAPACITY, FileMaps
+from leaktrace.process.program import FAULT_PROGRAM, FILE_CAPACITY, FileMaps
+from leaktrace.process.slot import Slot
 from leaktrace.targets.mappings import Mapping
 
 _HALF = FILE_CAPACITY // 2
@@ -30,9 +31,9 @@ _SHARED_MEMORY = ("/memfd:", "/dev/shm/", "/dev/zero", "/SYSV", "/[aio]", "/anon
 class PageFaults:
     """The page fault events of one process, and the list of its file mappings."""
 
-    def __init__(self, program: int, files: FileMaps, pid: int) -> None:
-        """`program`: the descriptor of the BPF program to run at page faults."""
-        self._program = program
+    def __init__(self, slot: Slot, files: FileMaps, pid: int) -> None:
+        self._program = slot.program.programs[FAULT_PROGRAM]
+        self._slot = slot.number
         self._files = files
         self._pid = pid
         self._descriptors: list[int] = []
@@ -84,18 +85,18 @@ class PageFaults:
         listed = tuple((m.start, m.end) for m in mappings if _is_page_cache(m))[:_HALF]
         if listed == self._listed:
             return
-        start = _HALF * (self._updates % 2)
+        start = FILE_CAPACITY * self._slot + _HALF * (self._updates % 2)
         value = np.zeros(1, dtype=abi.FILE_MAPPING)
         for index, (value["start"], value["end"]) in enumerate(listed):
             files.mappings.update(start + index, value)
-        files.list.update(0, np.array([start | len(listed) << 32], dtype=np.uint64))
+        files.list.update(self._slot, np.array([start | len(listed) << 32], dtype=np.uint64))
         self._listed = listed
         self._updates += 1
 
     def notes(self) -> tuple[str, ...]:
         """What the figures do not include."""
         notes = []
-        count = self._files.faults.lookup(0)
+        count = self._files.faults.lookup(self._slot)
         if count:
             notes.append("page faults in mapped files are left out")
         huge_bytes = _anonymous_huge_bytes(self._pid)

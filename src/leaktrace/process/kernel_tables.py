@@ -1,7 +1,7 @@
 """The BPF arrays that the walker reads, filled from user space.
 
 Rows and pages are written through mmap: two million rows take hundredths of a second. The array of
-mappings has room for two lists. A new list replaces the one before last and is then switched to, so
+mappings has room for two lists of each process. A new list replaces the one before last and is then switched to, so
 a walk that has begun goes on by the list that it began with. If that list is replaced before the
 walk ends, the walk counts as broken: `finish_walk` in bpf/process/walk.bpf.c compares versions.
 """
@@ -17,6 +17,8 @@ from leaktrace.abi import process as abi
 from leaktrace.bpf.maps import Map
 from leaktrace.unwind.layout import Update, at_array_stride
 
+LATE_OBJECTS = 16  # of each process: bpf/process/state.h
+
 
 class Moment(NamedTuple):
     """The state of the process that a list of mappings belongs to."""
@@ -29,14 +31,19 @@ class Moment(NamedTuple):
 
 @dataclass
 class KernelTables:
-    """The maps that the walker reads."""
+    """The maps that the walker reads, and which part of them is that of one process."""
 
     rows: Map
     pages: Map
     mappings: Map
     list: Map
     known: Map
+    slot: int = 0
     _version: int = 0
+
+    def of_slot(self, slot: int) -> KernelTables:
+        """The same maps, for the process in another slot."""
+        return KernelTables(self.rows, self.pages, self.mappings, self.list, self.known, slot)
 
     def write(self, update: Update, moment: Moment, trampoline: int) -> None:
         """Write an update, and activate it.
@@ -51,7 +58,8 @@ class KernelTables:
         for index, fingerprint in enumerate(update.known["fingerprint"].tolist()):
             self.known.update(fingerprint, update.known[index : index + 1])
         self._version += 1
-        number = 1 + self._version % (abi.UNWIND_LISTS - 1)
+        first = self.slot * abi.UNWIND_LISTS
+        number = first + 1 + self._version % (abi.UNWIND_LISTS - 1)
         in_force = np.zeros(1, dtype=abi.UNWIND_LIST)
         in_force["place"] = update.mapping_start | len(update.mappings) << 32
         in_force["generation"] = moment.generation
@@ -62,4 +70,4 @@ class KernelTables:
         in_force["view"] = moment.view
         self.list.update(number, in_force)
         in_force["place"] = number
-        self.list.update(0, in_force)
+        self.list.update(first, in_force)

@@ -11,9 +11,8 @@ import time
 from leaktrace.abi import process as abi
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.process import notes
-from leaktrace.process.event_intake import Intake
+from leaktrace.process.event_intake import EventDispatch, Intake
 from leaktrace.process.probes.planner import ChosenNotMappedError
-from leaktrace.process.program import Program
 from leaktrace.process.traced import Traced
 from leaktrace.targets.mappings import Mapping, NoMappingsError, read_mappings
 from leaktrace.targets.process import is_running
@@ -22,14 +21,18 @@ from leaktrace.targets.process import is_running
 class Looks:
     """Looks at one process."""
 
-    def __init__(self, program: Program, traced: Traced, intake: Intake) -> None:
-        self._program = program
+    def __init__(self, traced: Traced, events: EventDispatch) -> None:
+        self._slot = traced.slot
         self._traced = traced
-        self._intake = intake
+        self._intake = Intake(traced)
+        self._events = events
+        events.add(traced.slot.number, self._intake)
         self._is_looking = False
 
     def next_s(self) -> float | None:
         """When `look_if_due` is due, on the clock of time.monotonic(); None: it isn't."""
+        if self._intake.must_look:
+            return time.monotonic()
         due = (self._traced.look_times.next_s(), self._traced.hooks.children_due_s())
         return min((one for one in due if one is not None), default=None)
 
@@ -37,7 +40,8 @@ class Looks:
         """After an exec, find the libraries, which the loader maps one at a time. After a fork,
         remove the breakpoints that the children have inherited."""
         traced = self._traced
-        if traced.look_times.take_due():
+        if self._intake.must_look or traced.look_times.take_due():
+            self._intake.must_look = False
             self.look()
             self.proceed_if_forgotten()
         children_s = traced.hooks.children_due_s()
@@ -46,7 +50,9 @@ class Looks:
 
     def take_in(self) -> None:
         """Take in the events that have arrived, and look if they ask for it."""
-        if self._intake.take_in():
+        self._events.take_in()
+        if self._intake.must_look:
+            self._intake.must_look = False
             self.look()
 
     def look(self) -> None:
@@ -80,12 +86,16 @@ class Looks:
             self._is_looking = False
         self._proceed_if_begun()
 
+    def close(self) -> None:
+        """No events come any more."""
+        self._events.remove(self._slot.number)
+
     def note_lost_loads(self) -> None:
         """Find the epochs of which events of loaded objects may be lost (symbols/views.py)."""
-        sent_up_to = int(self._program.session_now()["sent_epoch"])
-        lost = self._program.losses.lookup(int(abi.LossKind.REGION_EVENTS))
+        sent_up_to = int(self._slot.session_now()["sent_epoch"])
+        lost = self._slot.program.losses.lookup(int(abi.LossKind.REGION_EVENTS))
         assert lost is not None  # an array has all its entries
-        epoch = int(self._program.session_now()["epoch"])
+        epoch = int(self._slot.session_now()["epoch"])
         self._traced.symbolizer.views.gaps.update(sent_up_to, int(lost), epoch)
 
     def _epoch_and_mappings(self) -> tuple[int, tuple[Mapping, ...]]:
@@ -96,7 +106,7 @@ class Looks:
         """
         traced = self._traced
         while True:
-            epoch = int(self._program.session_now()["sent_epoch"])
+            epoch = int(self._slot.session_now()["sent_epoch"])
             mappings = read_mappings(traced.pid)
             image = (traced.generation, traced.begun)
             self.take_in()
@@ -109,7 +119,7 @@ class Looks:
         traced = self._traced
         if traced.begun is None:
             return
-        if traced.begun == self._program.generation():
+        if traced.begun == self._slot.generation():
             traced.started = traced.generation
             if traced.command is not None and traced.generation:
                 traced.command.proceed()

@@ -18,8 +18,8 @@ from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.load import Loaded, ProgramKind, RefusedError, load
 from leaktrace.bpf.maps import Map
 from leaktrace.options import ProcessOptions
-from leaktrace.process.ending import exit_status_knobs
-from leaktrace.process.kernel_tables import KernelTables
+from leaktrace.process.ending import exit_status_knobs, fork_knobs
+from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     OBJECTS_PROGRAM,
@@ -29,7 +29,7 @@ from leaktrace.process.probes.allocators import (
 )
 from leaktrace.process.probes.object_plan import Way, best_way
 from leaktrace.process.walkers import Walker, walkers_to_try
-from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, Capacity
+from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
 
 _COMMON = (
     "shared/types.h",
@@ -77,6 +77,7 @@ _BY_SHAPE = (
 )
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
+_PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
 # Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that
 # --trace gets.
 _REGION_SHARE = 4
@@ -104,8 +105,9 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "COUNT_FREED": int(counts_freed(options)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
-    if options.command is None:  # wait(2) returns the status of a command
+    if options.command is None or options.follow:  # wait(2) returns the status of a command
         knobs |= exit_status_knobs()
+    knobs |= fork_knobs()
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:
@@ -132,9 +134,14 @@ def way_of(options: ProcessOptions) -> Way:
     return Way.RETURNS if options.probe_returns else best_way()
 
 
+def slot_count(options: ProcessOptions) -> int:
+    """How many processes can be traced at a time."""
+    return options.limits.max_processes if options.may_be_several else 1
+
+
 def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
     """The capacity of each map, by the map's name."""
-    limits = options.limits
+    limits, slots = options.limits, slot_count(options)
     return {
         "allocations": limits.max_allocs,
         "sites": limits.max_stacks,
@@ -142,10 +149,16 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "threads": limits.max_threads,
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         "region_events": event_pages(limits.event_buffer_bytes // _REGION_SHARE) * PAGE_BYTES,
-        "file_mappings": FILE_CAPACITY,
+        "file_mappings": FILE_CAPACITY * slots,
+        "file_list": slots,
+        "file_faults": slots,
         "points": POINT_CAPACITY,
         "suspended": _SUSPENDED_CAPACITY,
         "known_objects": MAX_KNOWN_OBJECTS,
+        "session": slots,
+        "unwind_list": slots * abi.UNWIND_LISTS,
+        "late_objects": slots * LATE_OBJECTS,
+        "processes": _PROCESS_CAPACITY,
     }
 
 
@@ -165,9 +178,10 @@ class Program:
     allocations: Map
     sites: Map
     stacks: Map
-    session: Map
+    session: Map  # by slot
+    processes: Map  # by tgid
     losses: Map
-    tables: KernelTables | None  # where stacks are walked by unwind tables
+    tables: KernelTables | None  # where stacks are walked by unwind tables; of slot 0
     walker: Walker
     throttle: Map | None  # with --max-overhead
     sample_gaps: Map | None  # with sampling by bytes
@@ -185,16 +199,6 @@ class Program:
     event_pages: int
     region_pages: int  # of a perf buffer
     loaded: Loaded
-
-    def session_now(self) -> np.void:
-        """The kernel side's session (abi.SESSION)."""
-        session = self.session.lookup(0)
-        assert session is not None  # an array has all its entries
-        return session
-
-    def generation(self) -> int:
-        """How often the target has executed a program so far."""
-        return int(self.session_now()["generation"])
 
     def close(self) -> None:
         """Close every descriptor: the kernel frees what nothing else holds."""
@@ -284,6 +288,7 @@ class Compilation:
 
     def _program(self, walker: Walker, loaded: Loaded) -> Program:
         knobs, room = self._knobs, self._capacities
+        slots = room["session"]
 
         def map_of(name: str, key: Any, value: Any, capacity: int) -> Map:  # noqa: ANN401
             return Map(name, loaded.maps[name], key, value, capacity)
@@ -297,9 +302,9 @@ class Compilation:
         files = None
         if self._faults:
             files = FileMaps(
-                mappings=map_of("file_mappings", abi.U32, abi.FILE_MAPPING, FILE_CAPACITY),
-                list=map_of("file_list", abi.U32, abi.U64, 1),
-                faults=map_of("file_faults", abi.U32, abi.U64, 1),
+                mappings=map_of("file_mappings", abi.U32, abi.FILE_MAPPING, room["file_mappings"]),
+                list=map_of("file_list", abi.U32, abi.U64, slots),
+                faults=map_of("file_faults", abi.U32, abi.U64, slots),
             )
         tables = None
         if walker.uses_tables:
@@ -309,14 +314,15 @@ class Compilation:
                 mappings=map_of(
                     "unwind_mappings", abi.U32, abi.UNWIND_MAPPING, room["unwind_mappings"]
                 ),
-                list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, abi.UNWIND_LISTS),
+                list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, room["unwind_list"]),
                 known=map_of("known_objects", abi.U64, abi.UNWIND_MAPPING, MAX_KNOWN_OBJECTS),
             )
         return Program(
             allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),
             sites=map_of("sites", abi.U64, abi.SITE, room["sites"]),
             stacks=map_of("stacks", abi.U64, abi.STACK, room["stacks"]),
-            session=map_of("session", abi.U32, abi.SESSION, 1),
+            session=map_of("session", abi.U32, abi.SESSION, slots),
+            processes=map_of("processes", abi.U32, abi.PROCESS, room["processes"]),
             losses=map_of("losses", abi.U32, abi.U64, abi.LOSS_COUNTERS),
             tables=tables,
             walker=walker,

@@ -3,74 +3,125 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
+from leaktrace.abi.process import MAX_SLOTS
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.process.program import Program
 from leaktrace.process.regions import RegionLedger
+from leaktrace.process.traced import Traced
 
 
 def take_snapshot(
     program: Program,
-    regions: RegionLedger,
+    traced: Sequence[Traced],
     *,
     combined_only: bool,
     count_unit: int = 1,
-    is_left_out: Callable[[int], bool] = lambda stack_id: False,
 ) -> Snapshot:
-    """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py);
-    `is_left_out`: whether what was mapped from a stack is not to be counted.
+    """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py).
 
     The maps change while they are read. A record that is there all the while is read exactly
     once; one that comes or goes meanwhile may be missed, and the counters of a site may be a few
     events ahead of or behind its records.
     """
     time_ns = time.monotonic_ns()
-    session = program.session_now()
+    images = _Images.of(traced)
     _, losses = program.losses.read_all()
-
-    addresses, records = np.empty(0, dtype=np.uint64), np.empty(0, dtype=abi.ALLOCATION)
-    region_count = 0
+    records = _Records.empty()
     if not combined_only:
-        keys, values = program.allocations.read_all()
-        # An exec leaves the records of the image before it behind.
-        current = values["time_ns"] >= session["exec_time_ns"]
-        if not current.all():
-            keys, values = keys[current], values[current]
-        addresses, records = keys.astype(np.uint64, copy=False), values
-        region_addresses, region_records = regions.records()
-        # Some stacks can be judged only now, because their objects are new.
-        of_stack = region_records["stack_id"]
-        left_out = [one for one in np.unique(of_stack).tolist() if is_left_out(one)]
-        if left_out:
-            counted = ~np.isin(of_stack, np.array(left_out, dtype=np.uint64))
-            region_addresses, region_records = region_addresses[counted], region_records[counted]
-        if len(region_records):  # else spare a copy of what may be millions
-            addresses = np.concatenate([addresses, region_addresses])
-            records = np.concatenate([records, region_records])
-        region_count = len(region_records)
-
+        records = _records_of(program, traced, images)
     keys, sites = program.sites.read_all()
-    current = sites["generation"] == session["generation"]
+    current = images.generations[sites["slot"]] == sites["generation"]
+    by_slot = {one.slot.number: one for one in traced}
     for index in np.nonzero(current & (sites["is_region"] != 0))[0].tolist():
-        current[index] = not is_left_out(int(keys[index]))
+        current[index] = not by_slot[int(sites["slot"][index])].own.is_own(int(keys[index]))
     site_ids, sites = keys[current].astype(np.uint64), sites[current]
-    _count_freed_regions(site_ids, sites, regions, count_unit)
+    for one in traced:
+        _count_freed_regions(site_ids, sites, one.regions, count_unit)
     return Snapshot(
         time_ns=time_ns,
-        generation=int(session["generation"]),
-        addresses=addresses,
-        records=records,
+        generation=traced[0].generation,
+        addresses=records.addresses,
+        records=records.values,
         site_ids=site_ids,
         sites=sites,
         losses=losses.view(np.uint64),
-        region_count=region_count,
+        region_count=records.region_count,
         freed_is_counted=program.freed_is_counted,
+        record_slots=records.slots,
+        site_slots=sites["slot"],
     )
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Which executable image each slot has, by slot."""
+
+    generations: NDArray[np.int64]  # -1: the slot has no process
+    exec_times_ns: NDArray[np.uint64]  # records from before that belong to another image
+
+    @classmethod
+    def of(cls, traced: Sequence[Traced]) -> _Images:
+        generations = np.full(MAX_SLOTS, -1, dtype=np.int64)
+        exec_times_ns = np.full(MAX_SLOTS, np.iinfo(np.uint64).max, dtype=np.uint64)
+        for one in traced:
+            session = one.slot.session_now()
+            generations[one.slot.number] = session["generation"]
+            exec_times_ns[one.slot.number] = session["exec_time_ns"]
+        return cls(generations, exec_times_ns)
+
+
+@dataclass(frozen=True)
+class _Records:
+    """Blocks and, after them, mmap'ed regions."""
+
+    addresses: NDArray[np.uint64]
+    values: NDArray[np.void]
+    slots: NDArray[np.uint16]
+    region_count: int = 0
+
+    @classmethod
+    def empty(cls) -> _Records:
+        nothing = np.empty(0, dtype=np.uint64)
+        return cls(nothing, np.empty(0, dtype=abi.ALLOCATION), nothing.astype(np.uint16))
+
+
+def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> _Records:
+    keys, values = program.allocations.read_all()
+    keys = keys.astype(np.uint64, copy=False)
+    slots = (keys >> np.uint64(abi.SLOT_SHIFT)).astype(np.uint16)
+    # An exec leaves the records of the image before it behind.
+    current = values["time_ns"] >= images.exec_times_ns[slots]
+    if not current.all():
+        keys, values, slots = keys[current], values[current], slots[current]
+    addresses = keys & np.uint64((1 << abi.SPACE_SHIFT) - 1)
+    regions = [_regions_of(one) for one in traced]
+    count = sum(len(one.values) for one in regions)
+    if not count:  # spare a copy of what may be millions
+        return _Records(addresses, values, slots)
+    return _Records(
+        np.concatenate([addresses, *(one.addresses for one in regions)]),
+        np.concatenate([values, *(one.values for one in regions)]),
+        np.concatenate([slots, *(one.slots for one in regions)]),
+        count,
+    )
+
+
+def _regions_of(traced: Traced) -> _Records:
+    addresses, values = traced.regions.records()
+    # Some stacks can be judged only now, because their objects are new.
+    of_stack = values["stack_id"]
+    left_out = [one for one in np.unique(of_stack).tolist() if traced.own.is_own(one)]
+    if left_out:
+        counted = ~np.isin(of_stack, np.array(left_out, dtype=np.uint64))
+        addresses, values = addresses[counted], values[counted]
+    return _Records(addresses, values, np.full(len(values), traced.slot.number, dtype=np.uint16))
 
 
 def _count_freed_regions(

@@ -14,13 +14,8 @@ from leaktrace.process.kernel_tables import KernelTables, Moment
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
-from leaktrace.unwind.layout import (
-    MAX_ROWS,
-    Capacity,
-    UnwindFailure,
-    UnwindLayout,
-    Update,
-)
+from leaktrace.unwind.layout import UnwindFailure, UnwindLayout, Update
+from leaktrace.unwind.placed import MAX_ROWS, Capacity, PlacedTables
 from leaktrace.unwind.process_tables import ProcessTables, weight_of
 
 _UPROBES = "[uprobes]"  # the page that pending return probes redirect to (kernel/events/uprobes.c)
@@ -37,12 +32,16 @@ class TableFollower:
         pid: int,
         budget: TableBudget,
         open_objects: Callable[[Mapping], ElfObject | None] = lambda _: None,
+        shared: PlacedTables | None = None,
     ) -> None:
-        """`open_objects`: the object behind a mapping that the caller has open, or None."""
+        """`open_objects`: the object behind a mapping that the caller has open, or None; `shared`:
+        the tables of all traced processes."""
         self._cache = TableCache(user_cache_directory())
         self._budget = budget
         tables = ProcessTables(pid, self._cache, budget, open_objects)
-        self._layout = UnwindLayout(tables, tables.weight, tables.fingerprint)
+        self._layout = UnwindLayout(
+            tables, tables.weight, tables.fingerprint, shared or PlacedTables()
+        )
         self._kernel: KernelTables | None = None
         self._pending: list[Update] = []
         self._known: tuple[Mapping, ...] = ()
@@ -52,11 +51,16 @@ class TableFollower:
         self.failures: list[UnwindFailure] = []
 
     def plan(self, mappings: Sequence[Mapping]) -> Capacity:
-        """Compile the tables of a running process. Returns the room that they need."""
+        """Compile the tables of a running process, before the BPF program is loaded. Returns the
+        room that they need."""
+        self.place(mappings)
+        return self._layout.reserve(_SPARE_ROWS)
+
+    def place(self, mappings: Sequence[Mapping]) -> None:
+        """Compile the tables of a running process."""
         executable = _executable(mappings)
         self._place(executable)
         self._followed = (executable, self._moment, (), ())
-        return self._layout.reserve(_SPARE_ROWS)
 
     def plan_files(self, paths: Iterable[str]) -> Capacity:
         """The same for a program that is about to run, by the files it will map."""
@@ -95,6 +99,10 @@ class TableFollower:
         self._place(executable, unlisted, now)
         self._followed = (executable, moment, unlisted, now if self._has_left_out_mappings else ())
         self._write()
+
+    def close(self) -> None:
+        """The process has ended."""
+        self._layout.close()
 
     def left_out(self) -> Iterator[str]:
         """Notes for a report: code without unwind tables because of a limit of leaktrace."""

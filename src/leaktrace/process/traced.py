@@ -18,8 +18,8 @@ from leaktrace.process.hooks import Hooks
 from leaktrace.process.kernel_tables import Moment
 from leaktrace.process.look_times import LookTimes
 from leaktrace.process.notes import Notes
-from leaktrace.process.program import Program
 from leaktrace.process.regions import RegionLedger
+from leaktrace.process.slot import Slot
 from leaktrace.process.stack_names import StackNames
 from leaktrace.process.table_follower import TableFollower
 from leaktrace.symbols.symbolizer import ProcessSymbolizer
@@ -33,6 +33,7 @@ class Traced:
     """A process under trace. Its executable image changes with each exec: `generation` counts the
     execs, as the kernel side does (struct session, bpf/process/types.h)."""
 
+    slot: Slot
     process: Process
     command: StartedCommand | None  # where leaktrace started the process
     symbolizer: ProcessSymbolizer
@@ -94,13 +95,13 @@ class Traced:
             self.generation, lambda path: is_first or self.is_mapped(path)
         )
 
-    def ending(self, program: Program) -> Ending | None:
+    def ending(self) -> Ending | None:
         """How the process has ended; None while it lives."""
         if self.process.is_alive():
             return None
         if self.command is not None:
             return self.command.ending()
-        return ending_of(int(program.session_now()["wait_status"]))
+        return ending_of(int(self.slot.session_now()["wait_status"]))
 
     # --- changes ---------------------------------------------------------------------------
 

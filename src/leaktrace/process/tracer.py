@@ -1,4 +1,4 @@
-"""Traces a process: records its allocations, and reads what was recorded.
+"""Traces processes: records their allocations, and reads what was recorded.
 
 process/setup.py opens a tracer with the probes attached. session/run.py drives it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,21 +15,20 @@ from leaktrace.abi import process as abi
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.bpf.events import EventStream
-from leaktrace.model import Ending, Remark, TargetInfo
+from leaktrace.model import Remark, TargetInfo
 from leaktrace.options import ProcessOptions
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.cost import CostMeter
-from leaktrace.process.info import describe_target
-from leaktrace.process.looks import Looks
+from leaktrace.process.event_intake import EventDispatch
+from leaktrace.process.family import Family
+from leaktrace.process.family_names import FamilyNames
+from leaktrace.process.info import describe_family
 from leaktrace.process.probes.allocators import FUNCTION_NAMES
 from leaktrace.process.program import Program
 from leaktrace.process.snapshot import take_snapshot
 from leaktrace.process.traced import Traced
 from leaktrace.tracing.calls import CallNamer, TracedCalls
 from leaktrace.tracing.events import decode, take_messages
-
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
-
 
 @dataclass(frozen=True)
 class Streams:
@@ -41,16 +39,16 @@ class Streams:
 
 
 class Tracer:
-    """Traces one process from `arm()` to `close()`."""
+    """Traces processes from `arm()` to `close()`."""
 
     def __init__(
         self,
         options: ProcessOptions,
         *,
         program: Program,
-        traced: Traced,
-        looks: Looks,
+        family: Family,
         streams: Streams,
+        events: EventDispatch,
         keeper: Keeper | None,
         resources: ExitStack,
     ) -> None:
@@ -59,35 +57,27 @@ class Tracer:
         self._options = options
         self._sampling = Sampling.from_filters(options.filters)
         self._program = program
-        self._looks = looks
         self._streams = streams
+        self._events = events
         self._keeper = keeper
         self._resources = resources
         functions = {int(function): name for function, name in FUNCTION_NAMES.items()}
-        self._name_call = CallNamer(functions, traced.names.stack_of, options.report)
-        self.traced = traced
+        self.family = family
+        self.names = FamilyNames(program.stacks, family)
+        self._name_call = CallNamer(functions, self.names.stack_of, options.report)
+
+    @property
+    def first(self) -> Traced:
+        """The process that was named first, or the command."""
+        return self.family.first.traced
 
     def arm(self) -> None:
         """Record from now on, and let a command that is held before its exec run.
 
         Raises TargetError when the command can't be executed.
         """
-        traced = self.traced
-        traced.hooks.completeness.begin()
-        session = np.zeros(1, dtype=abi.SESSION)
-        session["armed"] = session["epoch"] = session["sent_epoch"] = 1
-        # In another pid namespace, pids differ. There, the kernel side takes the tgid of the
-        # first hit.
-        if Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE:
-            session["tgid"] = traced.pid
-        self._program.session.update(0, session)
-        if traced.command is None:
-            self._looks.look()  # finds the changes before this moment; later ones are reported
-            traced.symbolizer.look_ahead()
-        else:
-            traced.command.release()
-            traced.process.read_name()
-        traced.notice_children()
+        for member in self.family:
+            member.arm(follows=self.family.follows)
 
     def throttle(self, rate: int) -> Sampling:
         """Record one allocation in `rate` from now on. Returns how records are to be weighed.
@@ -113,8 +103,8 @@ class Tracer:
         is_needed = asked.report.verbose or asked.max_overhead_percent is not None
         return CostMeter(
             self._program,
-            self.traced.process,
-            self.traced.hooks.stepped_share,
+            lambda: [member.traced.process for member in self.family],
+            self.first.hooks.stepped_share,
             measure_programs=is_needed,
         )
 
@@ -126,8 +116,12 @@ class Tracer:
         return [self._streams.regions, *([] if calls is None else [calls])]
 
     def end_fileno(self) -> int:
-        """Readable when the process ends."""
-        return self.traced.process.fileno()
+        """Readable when a process ends."""
+        return self.family.fileno()
+
+    def has_ended(self) -> bool:
+        """Whether all processes have ended."""
+        return self.family.notice_ends()
 
     def probes_fileno(self) -> int | None:
         """Readable when the keeper has ended, and the probes with it."""
@@ -140,68 +134,84 @@ class Tracer:
 
     def pump(self, most_calls: int | None = None) -> tuple[TracedCalls, bool]:
         """Take in what the kernel side sent. Returns traced calls, at most `most_calls` if given,
-        and whether the process has executed a program."""
-        traced = self.traced
+        and whether a process has executed a program."""
         # Calls first: the names of their stacks depend on what was loaded before them.
         messages, left_out = take_messages(self._streams.calls, most_calls)
-        self._looks.take_in()
-        if messages:
-            self._looks.note_lost_loads()
-        generation = self._program.generation()
-        if generation > traced.generation:
-            traced.execute(generation)
-        return self._traced_calls(messages, left_out), traced.take_executed()
+        self._events.take_in()
+        executed = False
+        for member in self.family:
+            traced = member.traced
+            member.looks.take_in()
+            if messages:
+                member.looks.note_lost_loads()
+            generation = traced.slot.generation()
+            if generation > traced.generation:
+                traced.execute(generation)
+            if traced.take_executed():
+                executed = True
+                member.memory.begin_program()
+        self.family.follow_forks()
+        return self._traced_calls(messages, left_out), executed
 
     def _traced_calls(self, messages: list[bytes], left_out: int) -> TracedCalls:
-        traced, calls = self.traced, decode(messages)
+        calls = decode(messages)
+        is_shown = np.array([self._is_shown(call) for call in calls], dtype=bool)
+        return TracedCalls(calls[is_shown], self._name_call, left_out, self.names.prepare)
+
+    def _is_shown(self, call: np.void) -> bool:
+        member = self.family.of_slot(int(call["slot"]))
         # Before its exec, a command is a copy of leaktrace: its calls are not the user's program's.
-        is_shown = calls["generation"] >= traced.first_generation
-        is_shown &= ~np.array([traced.own.hides(call) for call in calls], dtype=bool)
-        return TracedCalls(calls[is_shown], self._name_call, left_out, traced.names.prepare)
+        return (
+            member is not None
+            and int(call["generation"]) >= member.traced.first_generation
+            and not member.traced.own.hides(call)
+        )
 
     def next_look_s(self) -> float | None:
         """When `look_again` is due, on the clock of time.monotonic(); None: it isn't."""
-        return self._looks.next_s()
+        return self.family.next_s()
 
     def look_again(self) -> None:
-        """Find what the process has loaded or forked since the last look."""
-        self._looks.look_if_due()
+        """Find what the processes have loaded or forked since the last look."""
+        self.family.proceed()
 
     # --- results ---------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """Read the maps, after all events up to now were taken in."""
-        traced = self.traced
-        self._looks.look()
-        traced.repair_probes()
-        self._looks.proceed_if_forgotten()
-        traced.symbolizer.refresh_generated_names()
+        family = self.family
+        for member in family.living:
+            traced = member.traced
+            member.looks.look()
+            traced.repair_probes()
+            member.looks.proceed_if_forgotten()
+            traced.symbolizer.refresh_generated_names()
         snapshot = take_snapshot(
             self._program,
-            traced.regions,
+            [member.traced for member in family],
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
-            is_left_out=traced.own.is_own,
         )
         # The names of these stacks may depend on what was loaded before the last of them.
-        self._looks.take_in()
-        traced.update_remarks()
-        self._looks.note_lost_loads()
-        if traced.symbolizer.views.has_changed:
-            return traced.same_sites.merge(snapshot, traced.names.locations_of)
+        for member in family.living:
+            member.looks.take_in()
+            member.traced.update_remarks(follows=family.follows)
+            member.looks.note_lost_loads()
         return snapshot
 
-    def ending(self) -> Ending | None:
-        """How the process has ended; None while it lives."""
-        return self.traced.ending(self._program)
+    @property
+    def has_same_sites(self) -> bool:
+        """Whether stacks that differ in addresses alone may be of one site."""
+        return len(self.family) > 1 or self.first.symbolizer.views.has_changed
 
     def info(self) -> TargetInfo:
-        """The process as reports describe it."""
-        return describe_target(self.traced, verbose=self._options.report.verbose)
+        """The processes as reports describe them."""
+        return describe_family(self.family, verbose=self._options.report.verbose)
 
     def remarks(self) -> tuple[Remark, ...]:
         """What the figures of the last snapshot do not include, because nothing is hooked there."""
-        return self.traced.remarks()
+        found = [remark for member in self.family for remark in member.traced.remarks()]
+        return tuple({remark.kind: remark for remark in reversed(found)}.values())
 
     def close(self) -> None:
         """Detach the probes, close the maps, and end the command if leaktrace started one."""

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.arch.x86_64 import (
     BND,
     CALL,
@@ -33,7 +34,7 @@ from leaktrace.arch.x86_64 import (
 from leaktrace.model import Remark, RemarkKind
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.placement import MAX_PROLOGUE
-from leaktrace.process.program import Program
+from leaktrace.process.slot import Slot
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 
@@ -45,8 +46,8 @@ _FARTHEST_BYTES = MAX_PROLOGUE * MAX_INSTRUCTION_BYTES
 class UnseenReleases:
     """The unseen releases of one process, as the kernel side noted them."""
 
-    def __init__(self, program: Program, pid: int) -> None:
-        self._program = program
+    def __init__(self, slot: Slot, pid: int) -> None:
+        self._slot = slot
         self._pid = pid
         self._hooked: list[ObjectPlan] = []
         self._last: tuple[int, Remark | None] = (0, None)  # a generation and its remark
@@ -75,8 +76,9 @@ class UnseenReleases:
     def _judge(
         self, mappings: Sequence[Mapping], generation: int, nothing_predates: bool, lost: int
     ) -> Remark | None:
-        _, rows = self._program.unseen_releases.read_all()
-        rows = rows[(rows["address"] != 0) & (rows["generation"] == generation)]
+        _, rows = self._slot.program.unseen_releases.read_all()
+        is_own = rows["key"] >> np.uint64(SLOT_SHIFT) == self._slot.number
+        rows = rows[is_own & (rows["key"] != 0) & (rows["generation"] == generation)]
         counts = rows["count"].astype(np.int64) - (0 if nothing_predates else 1)
         rows, counts = rows[counts > 0], counts[counts > 0]
         if counts.sum() < FEW + lost:

@@ -76,7 +76,7 @@ def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts
         argv = () if options.command is None else options.command.argv
         one = Run(options.report, tracer, reports, reporter, interrupts, argv=argv, limit=limit)
         one.until_the_end()
-    command = tracer.traced.command
+    command = tracer.first.command
     if command is not None and options.command is not None and options.command.pass_exit_code:
         return command.wait()
     return 0
@@ -144,7 +144,7 @@ class Run:
                 ready = selector.select(max(wake_s - time.monotonic(), 0))
                 readable = {key.fd for key, _ in ready}
                 self._pump()
-                if end in readable:
+                if end in readable and self._tracer.has_ended():
                     return TARGET_ENDED
                 if probes in readable:
                     return "its probes were detached unexpectedly"

@@ -35,7 +35,10 @@ class Tracing(Protocol):
         """Readable when there is something to `pump`."""
 
     def end_fileno(self) -> int | None:
-        """Readable when the target ends; None for a target without an end."""
+        """Readable when the target, or a part of it, ends; None for a target without an end."""
+
+    def has_ended(self) -> bool:
+        """Whether all of the target has ended."""
 
     def probes_fileno(self) -> int | None:
         """Readable when the probes are lost; None where that can't happen."""

@@ -1,9 +1,11 @@
-"""What goes into the BPF arrays: rows and pages of all objects of a process, and its mappings.
+"""What goes into the BPF arrays: rows and pages of all objects of the traced processes, and their
+mappings.
 
 The kernel side reads three arrays. `rows` and `pages` hold the tables of all objects one after the
-other; an object stays where it was first placed, so that walks can go on meanwhile. The array of
-mappings has room for two lists. Each update writes a whole list in the place of the one before
-last; process/kernel_tables.py then switches to it.
+other; an object stays where it was first placed, so that walks can go on meanwhile. Processes that
+map the same object share its table (unwind/placed.py). In the array of mappings, each process has
+room for two lists. Each update writes a whole list in the place of the one before last;
+process/kernel_tables.py then switches to it.
 """
 
 from __future__ import annotations
@@ -16,35 +18,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.process import MAX_LISTED_MAPPINGS, UNWIND_MAPPING
+from leaktrace.abi.process import UNWIND_MAPPING
 from leaktrace.arch.x86_64 import PAGE_BYTES
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.budget import OverBudgetError
+from leaktrace.unwind.placed import Capacity, ListRoom, Placed, PlacedTables
 from leaktrace.unwind.rows import Rows
-from leaktrace.unwind.table import CodeSegment, UnwindTable
+from leaktrace.unwind.table import UnwindTable
 
-MAX_KNOWN_OBJECTS = 4096  # objects that are recognized when they are loaded again
 # Addresses of user space; the walker compares by subtraction, and [vsyscall] lies above.
 _ADDRESS_LIMIT = 1 << 63
 _ADDRESS_MASK = (1 << 64) - 1
-_MIN_ROWS = 1 << 16
-_MIN_PAGES = 1 << 14
-# Per process: a single file can claim millions, and a hostile process can map many files.
-# libLLVM has a million rows, and half a million pages.
-MAX_ROWS = 16 << 20  # 128 MiB of kernel memory
-MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code
 
 TableProvider = Callable[[Mapping], UnwindTable | None]
 FingerprintProvider = Callable[[Mapping], int]  # unwind/fingerprint.py; 0: none
-
-
-class Capacity(NamedTuple):
-    """Entries of the BPF arrays. `mappings` is for two lists, the one in use and the next."""
-
-    rows: int
-    pages: int
-    mappings: int
 
 
 class UnwindFailure(NamedTuple):
@@ -74,19 +62,7 @@ class Update:
     mappings_left_out: int = 0  # for which the list has no room
 
 
-class _Placed(NamedTuple):
-    """Where an object's table is in the arrays."""
-
-    row_lo: int
-    row_hi: int
-    page_lo: int
-    page_count: int
-    base: int
-    segments: tuple[CodeSegment, ...]
-    fingerprint: int
-
-
-_NOTHING = _Placed(0, 0, 0, 0, 0, (), 0)
+_NOTHING = Placed(0, 0, 0, 0, 0, (), 0)
 
 
 def at_array_stride(pages: NDArray[np.uint32]) -> NDArray[np.uint64]:
@@ -109,32 +85,26 @@ class UnwindLayout:
     tables: TableProvider
     weight: Callable[[Mapping], int] = lambda _: 0
     fingerprints: FingerprintProvider = lambda _: 0
-    capacity: Capacity | None = None  # None: as much as needed; see `reserve`
-    _placed: dict[object, _Placed] = field(default_factory=dict)
-    _row_count: int = 0
-    _page_count: int = 0
-    _is_full: bool = False
-    _listed: int = 0  # mappings in the last list
-    _fingerprints: set[int] = field(default_factory=set)
+    shared: PlacedTables = field(default_factory=PlacedTables)
+    _lists: ListRoom | None = None  # two lists
+    _former: ListRoom | None = None  # of the last list, if that is elsewhere: walks may use it
     _updates: int = 0
 
     @property
     def needed(self) -> Capacity:
         """Entries that are in use."""
-        return Capacity(self._row_count, self._page_count, 2 * self._listed)
+        return self.shared.needed
 
     def reserve(self, spare_rows: int = 1 << 20) -> Capacity:
-        """Fix the capacity: what is needed now, and room for objects that are loaded later.
+        """As `PlacedTables.reserve`, for one process."""
+        return self.shared.reserve(spare_rows)
 
-        Spare pages are in proportion (three rows per page is dense code). A row takes 8 bytes, and
-        so does a page.
-        """
-        self.capacity = Capacity(
-            rows=min(max(self._row_count + spare_rows, _MIN_ROWS), MAX_ROWS),
-            pages=min(max(self._page_count + spare_rows // 3, _MIN_PAGES), MAX_PAGES),
-            mappings=2 * MAX_LISTED_MAPPINGS,
-        )
-        return self.capacity
+    def close(self) -> None:
+        """The process has ended: another one may use the room for its lists."""
+        for room in (self._former, self._lists):
+            if room is not None:
+                self.shared.give_back(room)
+        self._former = self._lists = None
 
     def update(
         self,
@@ -157,7 +127,8 @@ class UnwindLayout:
         rows: list[Rows] = []
         pages: list[NDArray[np.uint32]] = []
         failures: list[UnwindFailure] = []
-        row_start, page_start = self._row_count, self._page_count
+        shared = self.shared
+        row_start, page_start = shared.row_count, shared.page_count
         known: list[tuple[int, ...]] = []
         for key, mapping in self._new_objects([*executable, *unlisted]):
             try:
@@ -168,17 +139,18 @@ class UnwindLayout:
                 if _is_passing(error):
                     continue
                 table = None
-            placed = self._placed[key] = self._place(table, mapping) if table else _NOTHING
+            placed = shared.placed[key] = self._place(table, mapping) if table else _NOTHING
             if table:
-                known += self._new_known(placed)
+                known += shared.new_known(placed)
                 rows.append(table.rows)
                 pages.append(table.pages + np.uint32(placed.row_lo))
         entries: list[tuple[int, ...]] = []
         for mapping in executable:
-            placed = self._placed.get(self._object_key(mapping), _NOTHING)
+            placed = shared.placed.get(self._object_key(mapping), _NOTHING)
             _append(entries, _entry(mapping, placed))
         listed, left_out = self._cut(entries, executable if present is None else present)
-        start = self._next_list_start(len(listed))
+        shared.listed = len(listed)
+        start = self._next_list_start()
         return Update(
             row_start=row_start,
             rows=np.concatenate([np.empty(0, np.uint64), *rows]),
@@ -196,31 +168,14 @@ class UnwindLayout:
         new: dict[object, Mapping] = {}
         for mapping in mappings:
             key = self._object_key(mapping)
-            if key is not None and key not in self._placed:
+            if key is not None and key not in self.shared.placed:
                 new.setdefault(key, mapping)
         return sorted(new.items(), key=lambda item: self.weight(item[1]))
 
     def _table(self, mapping: Mapping) -> UnwindTable | None:
-        most = Capacity(MAX_ROWS, MAX_PAGES, 0)
-        table = None if self._is_full else self.tables(mapping)
-        if self._is_full or (table and not self._fits(table, most)):
-            self._is_full = True
-            raise OverBudgetError(
-                f"the tables of a process may have {MAX_ROWS:,} rows and {MAX_PAGES:,} pages, "
-                "and this or another object needs more"
-            )
-        if table and self.capacity and not self._fits(table, self.capacity):
-            raise OverBudgetError(
-                f"no room for the {len(table.rows):,} rows of {mapping.path}"
-                f" among {self.capacity.rows:,}"
-            )
+        table = None if self.shared.is_full else self.tables(mapping)
+        self.shared.require_room(table, mapping.path)
         return table
-
-    def _fits(self, table: UnwindTable, capacity: Capacity) -> bool:
-        return (
-            self._row_count + len(table.rows) <= capacity.rows
-            and self._page_count + len(table.pages) <= capacity.pages
-        )
 
     def _object_key(self, mapping: Mapping) -> object:
         """What identifies an object, also after its file was written over; None where a mapping can
@@ -229,38 +184,15 @@ class UnwindLayout:
             return mapping.device, mapping.inode, mapping.path, self.fingerprints(mapping)
         return mapping.path if mapping.path == "[vdso]" else None
 
-    def _new_known(self, placed: _Placed) -> list[tuple[int, ...]]:
-        """The entry by which an object is recognized when it is loaded again: requires a
-        fingerprint and exactly one segment of code."""
-        is_new = placed.fingerprint and placed.fingerprint not in self._fingerprints
-        if not is_new or len(placed.segments) != 1 or len(self._fingerprints) >= MAX_KNOWN_OBJECTS:
-            return []
-        self._fingerprints.add(placed.fingerprint)
-        (segment,) = placed.segments
-        start = segment.vaddr - segment.vaddr % PAGE_BYTES
-        end = -(-(segment.vaddr + segment.size) // PAGE_BYTES) * PAGE_BYTES
-        return [(start, end, placed.base, *placed[:4], placed.fingerprint)]
-
-    def _place(self, table: UnwindTable, mapping: Mapping) -> _Placed:
-        placed = _Placed(
-            row_lo=self._row_count,
-            row_hi=self._row_count + len(table.rows),
-            page_lo=self._page_count,
-            page_count=table.page_count,
-            base=table.base,
-            segments=table.segments,
-            fingerprint=self.fingerprints(mapping),
-        )
-        self._row_count += len(table.rows)
-        self._page_count += len(table.pages)
-        return placed
+    def _place(self, table: UnwindTable, mapping: Mapping) -> Placed:
+        return self.shared.place(table, self.fingerprints(mapping))
 
     def _cut(
         self, entries: Sequence[tuple[int, ...]], present: Iterable[Mapping]
     ) -> tuple[list[tuple[int, ...]], int]:
         """As many entries as a list has room for, and how many are left out: first those that are
         not present, then those without a table."""
-        room = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
+        room = self._room_for(len(entries))
         excess = len(entries) - room
         if excess <= 0:
             return list(entries), 0
@@ -273,12 +205,22 @@ class UnwindLayout:
 
         return sorted(sorted(entries, key=order)[:room]), excess
 
-    def _next_list_start(self, count: int) -> int:
-        half = self.capacity.mappings // 2 if self.capacity else MAX_LISTED_MAPPINGS
-        start = half * (self._updates % 2)
+    def _room_for(self, count: int) -> int:
+        """Make room for a list of this length. Returns how long it may be."""
+        if self._former is not None:
+            self.shared.give_back(self._former)
+            self._former = None
+        if self._lists is None or self._lists.length < count:
+            larger = self.shared.take_lists(count)
+            if larger is not None:
+                self._former, self._lists = self._lists, larger
+        return 0 if self._lists is None else self._lists.length
+
+    def _next_list_start(self) -> int:
         self._updates += 1
-        self._listed = count
-        return start
+        if self._lists is None:
+            return 0
+        return self._lists.start + self._lists.length * ((self._updates - 1) % 2)
 
 
 def _is_passing(error: ObjectFileError) -> bool:
@@ -286,7 +228,7 @@ def _is_passing(error: ObjectFileError) -> bool:
     return isinstance(error.__cause__, FileNotFoundError | ProcessLookupError)
 
 
-def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
+def _entry(mapping: Mapping, placed: Placed) -> tuple[int, ...]:
     """A mapping as the walker reads it."""
     for segment in placed.segments:
         # The kernel maps whole pages, so a mapping begins where the segment's first page does.

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
 from leaktrace.bpf.maps import Map
-from leaktrace.process.kernel_tables import KernelTables, Moment
+from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables, Moment
 from leaktrace.process.probes.allocators import ANY_ENTRY_PROGRAM, POINT_PROGRAM, RETURN_PROGRAM
-from leaktrace.unwind.layout import MAX_KNOWN_OBJECTS, Capacity, UnwindLayout, Update
+from leaktrace.unwind.layout import UnwindLayout, Update
+from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
 from walker.machine import PT_REGS, Machine, Memory, Run
 
 # Where the kernel puts the trampoline of return probes, as leaktrace assumes before it looks.
@@ -83,10 +84,11 @@ class Walks:
         self._block = _BLOCK
         for name in ("allocations", "sites", "stacks", "threads"):
             self.machine.set_capacity(name, capacity)
+        self.machine.set_capacity("late_objects", LATE_OBJECTS)
         if self.machine.has("walk_parts"):
             self.machine.set_program("walk_parts", 0, "walk_part")
         self._points = self.machine.array("points", abi.POINT, 1)
-        self._session = self.machine.array("session", abi.SESSION)
+        self._session = self.machine.array("session", abi.SESSION, 1)
         self._losses = self.machine.array("losses", abi.U64)
         self._tallies = self.machine.array("tallies", abi.U64)
         self._tables: KernelTables | None = None
@@ -115,7 +117,7 @@ class Walks:
             rows=array("rows", abi.U64, capacity.rows),
             pages=array("pages", abi.U32, capacity.pages),
             mappings=array("mappings", mapping, capacity.mappings),
-            list=array("list", abi.UNWIND_LIST),
+            list=array("list", abi.UNWIND_LIST, abi.UNWIND_LISTS),
             known=cast(Map, _HashMap(self.machine, "known_objects")),
         )
 

@@ -18,13 +18,14 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.process import table_follower as follow
 from leaktrace.process.kernel_tables import Moment
 from leaktrace.targets.mappings import Mapping, read_mappings
-from leaktrace.unwind import layout as install
+from leaktrace.unwind import placed as install
 from leaktrace.unwind import process_tables as process
 from leaktrace.unwind.budget import TableBudget
 from leaktrace.unwind.cache import TableCache
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.fingerprint import FINGERPRINT_BYTES, fingerprint
-from leaktrace.unwind.layout import Capacity, UnwindLayout, at_array_stride
+from leaktrace.unwind.layout import UnwindLayout, at_array_stride
+from leaktrace.unwind.placed import Capacity, PlacedTables
 from leaktrace.unwind.process_tables import ProcessTables
 from leaktrace.unwind.rows import Row, pack
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
@@ -268,7 +269,7 @@ def test_capacity_is_kept() -> None:
     assert layout.needed == Capacity(rows=1, pages=len(tables["/lib/one.so"].pages), mappings=2)
     reserved = layout.reserve(spare_rows=100)
     assert reserved.rows >= 101
-    layout.capacity = Capacity(rows=101, pages=1000, mappings=8)
+    layout.shared.capacity = Capacity(rows=101, pages=1000, mappings=8)
     update = layout.update([mapping(0x10000, 4), two])
     (failure,) = update.failures
     assert (failure.path, "no room" in failure.reason) == ("/lib/two.so", True)
@@ -327,7 +328,7 @@ def test_the_room_for_a_command_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_too_many_mappings_leave_out_code_nothing_is_known_of() -> None:
     layout = layout_of({"/lib/one.so": table([0x1000])})
-    layout.capacity = Capacity(rows=100, pages=100, mappings=8)
+    layout.shared = PlacedTables(longest_list=4)
     jit = [mapping(0x100000 + 2 * PAGE * i, 1, path="", inode=0, offset=0) for i in range(9)]
     update = layout.update([*jit, mapping(0x900000, 4)])
     assert update.mappings_left_out == 6
@@ -339,7 +340,7 @@ def test_too_many_mappings_leave_out_code_nothing_is_known_of() -> None:
 
 def test_too_many_mappings_leave_out_code_that_is_gone_first() -> None:
     layout = layout_of({"/lib/one.so": table([0x1000])})
-    layout.capacity = Capacity(rows=100, pages=100, mappings=8)
+    layout.shared = PlacedTables(longest_list=4)
     gone = [mapping(0x900000 + 8 * PAGE * i, 4) for i in range(4)]
     present = [mapping(0x100000 + 2 * PAGE * i, 1, path="", inode=0, offset=0) for i in range(3)]
     update = layout.update([*gone, *present], present=present)
@@ -353,10 +354,10 @@ def test_mappings_without_room_are_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for module in (install, follow):
-        monkeypatch.setattr(module, "MAX_LISTED_MAPPINGS", 4)
+    monkeypatch.setattr(follow, "MAX_LISTED_MAPPINGS", 4)
     jit = [mapping(0x100000 + 2 * PAGE * i, 1, path="", inode=0, offset=0) for i in range(5)]
-    follower = follow.TableFollower(os.getpid(), TableBudget())
+    shared = PlacedTables(longest_list=4)
+    follower = follow.TableFollower(os.getpid(), TableBudget(), shared=shared)
     follower.plan(jit[:4])
     assert list(follower.left_out()) == []
     follower.follow(jit, Moment())

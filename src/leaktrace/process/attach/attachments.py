@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from leaktrace.bpf import links
 from leaktrace.bpf.links import UprobeLinks
+from leaktrace.bpf.maps import Map
 from leaktrace.capabilities import enumerate_missing, missing_for_probes
 from leaktrace.errors import (
     AS_ROOT_OR_DOCTOR,
@@ -33,8 +34,9 @@ from leaktrace.process.probes.allocators import (
     RETURN_PROGRAM,
 )
 from leaktrace.process.probes.encode import encode_points
-from leaktrace.process.probes.object_plan import LeftOut, ObjectPlan, Probe
+from leaktrace.process.probes.object_plan import LeftOut, ObjectPlan, PointProbe, Probe
 from leaktrace.process.program import RAW_TRACEPOINTS, Program
+from leaktrace.process.slot import Slot
 
 _ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel doesn't probe
 
@@ -73,27 +75,72 @@ def _entry(probe: Probe) -> _Placed:
     return _Placed(hook.symbol, hook.program, probe.offset, int(hook.function))
 
 
-class Attachments:
-    """All probes of one run."""
+class Lifecycle:
+    """The tracepoints of exec, fork and the end of threads, for all traced processes."""
 
-    def __init__(self, program: Program, pid: int, keeper: Keeper | None) -> None:
-        """`keeper` holds the probes on functions; None if there are none."""
-        self._program = program
+    def __init__(self, program: Program) -> None:
+        """Attaches to them. Raises LeaktraceError."""
+        self._descriptors: list[int] = []
+        for name in RAW_TRACEPOINTS:
+            try:
+                attached = links.attach_raw_tracepoint(program.programs[f"at_{name}"], name)
+            except OSError as error:
+                self.close()
+                raise _explain(error, f"the tracepoint {name}") from None
+            self._descriptors.append(attached)
+
+    def close(self) -> None:
+        """Detach from them."""
+        for descriptor in reversed(self._descriptors):
+            os.close(descriptor)
+        self._descriptors = []
+
+
+class StoredPoints:
+    """The points in the kernel side's array. Processes that map the same object share them."""
+
+    def __init__(self, points: Map | None) -> None:
+        """`points`: the array; None where calls are not followed by points."""
+        self._map = points
+        self._first: dict[bytes, int] = {}
+        self._count = 0
+
+    def store(self, probes: Sequence[PointProbe]) -> int:
+        """Returns the index of the first of these points; the others follow it.
+
+        Raises ObjectRefusedError when there are too many.
+        """
+        encoded = encode_points(probe.point for probe in probes)
+        key = encoded.tobytes()
+        if key in self._first:
+            return self._first[key]
+        first = self._count
+        if self._map is None or first + len(probes) > self._map.capacity:
+            raise ObjectRefusedError(
+                "the traced processes have too many allocators",
+                "choose one object with --obj",
+            )
+        for number in range(len(probes)):
+            self._map.update(first + number, encoded[number : number + 1])
+        self._count += len(probes)
+        self._first[key] = first
+        return first
+
+
+class Attachments:
+    """All probes on functions of one process."""
+
+    def __init__(
+        self, slot: Slot, pid: int, keeper: Keeper | None, points: StoredPoints
+    ) -> None:
+        """`keeper` holds the probes; None if there are none."""
+        self._slot = slot
+        self._program = slot.program
         self._pid = pid
         self._keeper = keeper
-        self._lifecycle: list[int] = []
+        self._points = points
         self._probes: list[int] = []  # by the keeper's numbers
-        self._point_count = 0
         self.objects: list[HookedObject] = []
-
-    def attach_lifecycle(self) -> None:
-        """Attach to the tracepoints of exec, fork and the end of threads."""
-        for name in RAW_TRACEPOINTS:
-            program = self._program.programs[f"at_{name}"]
-            try:
-                self._lifecycle.append(links.attach_raw_tracepoint(program, name))
-            except OSError as error:
-                raise _explain(error, f"the tracepoint {name}") from None
 
     def attach(self, plan: ObjectPlan) -> HookedObject:
         """Attach all probes of an object. Its file may be closed afterwards.
@@ -153,16 +200,7 @@ class Attachments:
         probes = plan.point_probes()
         if not probes or self._program.points is None:
             return []
-        first = self._point_count
-        if first + len(probes) > self._program.points.capacity:
-            raise ObjectRefusedError(
-                "this process has too many allocators",
-                "choose one object with --obj",
-            )
-        self._point_count += len(probes)
-        encoded = encode_points(probe.point for probe in probes)
-        for number in range(len(probes)):
-            self._program.points.update(first + number, encoded[number : number + 1])
+        first = self._points.store(probes)
         return [
             _Placed(probe.point.function.name.lower(), "", probe.offset, first + number)
             for number, probe in enumerate(probes)
@@ -193,7 +231,7 @@ class Attachments:
                     self._program.programs[program],
                     plan.attach_path,
                     [probe.offset for probe in probes],
-                    [probe.cookie for probe in probes],
+                    [self._slot.cookie(probe.cookie) for probe in probes],
                     pid=self._pid,
                     is_return=is_return,
                 )
@@ -215,7 +253,7 @@ class Attachments:
                     self._program.programs[program],
                     plan.attach_path,
                     probe.offset,
-                    probe.cookie,
+                    self._slot.cookie(probe.cookie),
                     pid=self._pid,
                     is_return=is_return,
                 )
@@ -233,24 +271,23 @@ class Attachments:
         raise _explain(error, where) from None
 
     def detach_objects(self) -> None:
-        """Remove the probes on functions. The tracepoints stay attached.
-
-        Raises KeeperGoneError.
-        """
-        probes, self._probes = self._probes, []
+        """Remove the probes. Raises KeeperGoneError."""
         self.objects = []
-        self._point_count = 0
+        probes = self.hand_over()
         if probes:
             self._holder.remove(probes)
+
+    def hand_over(self) -> list[int]:
+        """The probes, by the keeper's numbers. The caller removes them: many at once take hardly
+        longer than one."""
+        probes, self._probes = self._probes, []
+        return probes
 
     def close(self) -> None:
         """Remove all probes, and return when that is done."""
         # If the keeper has ended, its probes are removed.
         with contextlib.suppress(KeeperGoneError):
             self.detach_objects()
-        for descriptor in reversed(self._lifecycle):
-            os.close(descriptor)
-        self._lifecycle = []
 
 
 def _explain(error: OSError, where: str) -> LeaktraceError:

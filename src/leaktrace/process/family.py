@@ -1,0 +1,245 @@
+"""The processes that are traced together: those that were named, and the children that are followed.
+
+A child is followed by the kernel's event of its fork. It is attached some milliseconds later:
+what it allocates before that is not seen. Its copies of what its parent had allocated are the
+parent's: a block counts as the child's when the child allocates it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from leaktrace.errors import LeaktraceError, TargetError
+from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
+from leaktrace.process.event_intake import EventDispatch, Fork
+from leaktrace.process.member import Member
+from leaktrace.process.opening import Opening, Planning, Target
+from leaktrace.process.program import Program
+from leaktrace.process.slot import pids_are_global
+from leaktrace.targets.process import Process
+
+# Probes of processes that have ended are removed together: one removal takes as long as many.
+_REMOVE_AFTER_S = 1.0
+
+
+@dataclass
+class Untraced:
+    """Children that are not traced, and why."""
+
+    too_many: int = 0  # there was no free slot
+    ended: int = 0  # before it could be attached
+    refused: dict[str, int] = field(default_factory=dict)  # by what the kernel or leaktrace said
+
+    def __bool__(self) -> bool:
+        return bool(self.too_many or self.ended or self.refused)
+
+
+class Family:
+    """All traced processes of one run, by slot."""
+
+    def __init__(
+        self,
+        program: Program,
+        events: EventDispatch,
+        planning: Planning,
+        opening: Opening,
+        keeper: Keeper | None,
+        *,
+        slots: int,
+        follows: bool,
+    ) -> None:
+        """`slots`: how many processes can be traced at a time; `follows`: trace children, too."""
+        self._program = program
+        self._events = events
+        self._planning = planning
+        self._opening = opening
+        self._keeper = keeper
+        self._free = list(range(slots))[::-1]
+        self.follows = follows
+        self._by_number: dict[int, Member] = {}
+        self._ends = select.epoll()
+        self._removal_s: float | None = None
+        self._left_behind: list[int] = []  # probes of ended processes, by the keeper's numbers
+        self.untraced = Untraced()
+        self.dropped = 0  # ended processes whose records were dropped to make room
+        self.is_kept = False  # records of ended processes are kept while there is room
+
+    # --- members ---------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(tuple(self._by_number.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    @property
+    def first(self) -> Member:
+        """The one that was named first, or the command."""
+        return next(iter(self._by_number.values()))
+
+    @property
+    def living(self) -> list[Member]:
+        """Those that have not ended, as far as was noticed."""
+        return [member for member in self if not member.has_ended]
+
+    def of_slot(self, number: int) -> Member | None:
+        """The member in a slot."""
+        return self._by_number.get(number)
+
+    def fileno(self) -> int:
+        """Readable when one of them ends."""
+        return self._ends.fileno()
+
+    def take_slot(self) -> int | None:
+        """A free slot, if need be that of a process that has ended; None: there is none."""
+        if not self._free:
+            ended = [one for one in self if one.has_ended and one is not self.first]
+            if not ended:
+                return None
+            self._drop(min(ended, key=lambda one: (not one.was_reported, one.since_s)))
+            self.dropped += 1
+        return self._free.pop()
+
+    def add(self, member: Member) -> None:
+        """Another process is traced."""
+        self._by_number[member.number] = member
+        self._ends.register(member.traced.process.fileno(), select.EPOLLIN)
+
+    # --- children --------------------------------------------------------------------------
+
+    def follow_forks(self) -> None:
+        """Attach to the children that have been forked since the last call."""
+        forks = self._events.take_forks()
+        if not self.follows:
+            return
+        for fork in forks:
+            for pid in self._pids_of(fork):
+                self._adopt(pid, self._by_number.get(fork.slot) or self._find(fork.parent_pid))
+
+    def _pids_of(self, fork: Fork) -> Sequence[int]:
+        if fork.pid and pids_are_global():
+            return (fork.pid,)
+        parent = self._by_number.get(fork.slot)
+        known = {member.pid for member in self}
+        return [] if parent is None else [
+            pid for pid in parent.traced.process.children() if pid not in known
+        ]
+
+    def _find(self, pid: int) -> Member | None:
+        return next((one for one in self if one.pid == pid), None)
+
+    def _adopt(self, pid: int, parent: Member | None) -> None:
+        """Trace a child, if it still runs and there is room."""
+        try:
+            process = Process(pid)
+        except LeaktraceError:
+            self.untraced.ended += 1
+            return
+        number = self.take_slot()
+        if number is None:
+            process.close()
+            self.untraced.too_many += 1
+            return
+        try:
+            target = Target(process, parent=parent or self.first)
+            with_tables = self._program.tables is not None
+            plans = self._planning.plan(target, None, with_tables=with_tables)
+            member = self._opening.open(plans, number)
+            self.add(member)
+            member.arm(follows=True)
+        except KeeperGoneError:
+            raise
+        except LeaktraceError as error:
+            self._give_back(number)
+            if isinstance(error, TargetError) or not process.is_alive():
+                self.untraced.ended += 1
+            else:
+                count = self.untraced.refused.get(error.message, 0)
+                self.untraced.refused[error.message] = count + 1
+            process.close()
+
+    def _give_back(self, number: int) -> None:
+        member = self._by_number.pop(number, None)
+        if member is not None:
+            member.close()
+        self._free.append(number)
+
+    # --- ends ------------------------------------------------------------------------------
+
+    def notice_ends(self) -> bool:
+        """Find the processes that have ended. Returns whether all have."""
+        for member in self.living:
+            if not member.traced.process.is_alive():
+                member.has_ended = True
+                self._ends.unregister(member.traced.process.fileno())
+                self._left_behind += member.attachments.hand_over()
+                if self._removal_s is None:
+                    self._removal_s = time.monotonic() + _REMOVE_AFTER_S
+                with contextlib.suppress(OSError):
+                    self._program.processes.delete(member.pid)
+        return not self.living
+
+    def next_s(self) -> float | None:
+        """When `proceed` is due, on the clock of time.monotonic(); None: it isn't."""
+        times = (self._removal_s, *(member.looks.next_s() for member in self.living))
+        return min((one for one in times if one is not None), default=None)
+
+    def proceed(self) -> None:
+        """Do what is due: look at mappings, remove the probes of processes that have ended."""
+        for member in self.living:
+            member.looks.look_if_due()
+        if self._removal_s is not None and self._removal_s <= time.monotonic() and self.living:
+            self._removal_s = None
+            self._remove_left_behind()
+
+    def _remove_left_behind(self) -> None:
+        probes, self._left_behind = self._left_behind, []
+        if probes and self._keeper is not None:
+            with contextlib.suppress(KeeperGoneError):  # reported at the end
+                self._keeper.remove(probes)
+
+    def forget_reported(self) -> None:
+        """A report was made: processes that had ended before are not in the next one, unless their
+        records are to be kept."""
+        for member in self:
+            if not member.has_ended:
+                continue
+            if member.was_reported and not self.is_kept and len(self) > 1:
+                self._drop(member)
+            member.was_reported = True
+
+    def _drop(self, member: Member) -> None:
+        """Delete what was recorded of a process that has ended, and free its slot."""
+        program, number = self._program, member.number
+        keys, _ = program.allocations.read_all()
+        program.allocations.delete_all(keys[keys >> np.uint64(52) == number])
+        ids, sites = program.sites.read_all()
+        own = ids[sites["slot"] == number]
+        program.sites.delete_all(own)
+        program.stacks.delete_all(own)
+        del self._by_number[number]
+        member.traced.slot.clear()
+        member.close()
+        self._free.append(number)
+
+    def close(self) -> None:
+        """Detach from all processes."""
+        for member in self:
+            self._left_behind += member.attachments.hand_over()
+        self._remove_left_behind()
+        for member in self:
+            member.close()
+        self._by_number.clear()
+        self._ends.close()
+
+
+def named(members: Sequence[Member], name_of: Callable[[Member], str]) -> str:
+    """A few processes, as messages name them."""
+    listed = ", ".join(f"{one.pid} ({name_of(one)})" for one in members[:5])
+    return listed + (f" and {len(members) - 5} more" if len(members) > 5 else "")  # noqa: PLR2004

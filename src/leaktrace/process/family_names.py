@@ -1,0 +1,74 @@
+"""The stacks of several processes, by stack id. Each is named by the process that it belongs to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+from leaktrace.bpf.maps import Map
+from leaktrace.model import Stack, StackEnd
+from leaktrace.process.family import Family
+from leaktrace.process.member import Member
+
+_MOST_REMEMBERED = 1 << 20
+
+
+class FamilyNames:
+    """Finds the process of a stack, and asks it."""
+
+    def __init__(self, stacks: Map, family: Family) -> None:
+        """`stacks` is the kernel side's map of them."""
+        self._map = stacks
+        self._family = family
+        self._slots: dict[int, int] = {}  # by stack id
+
+    def stack_of(self, stack_id: int) -> Stack:
+        """The stack of an id, with the names that are known so far."""
+        member = self._member_of(stack_id)
+        return Stack((), StackEnd.LOST) if member is None else member.traced.names.stack_of(stack_id)
+
+    def locations_of(self, stack_id: int) -> Hashable | None:
+        """A key that stacks of one site have in common, in whichever process; None where the stack
+        is lost."""
+        member = self._member_of(stack_id)
+        return None if member is None else member.traced.names.locations_of(stack_id)
+
+    def prepare(self, stack_ids: Sequence[int]) -> None:
+        """Look the names of these stacks up, as `StackNames.prepare`."""
+        by_slot: defaultdict[int, list[int]] = defaultdict(list)
+        for stack_id in stack_ids:
+            member = self._member_of(stack_id)
+            if member is not None:
+                by_slot[member.number].append(stack_id)
+        for number in by_slot:
+            for stack_id in by_slot[number]:
+                self.stack_of(stack_id)
+        # All processes look up in the same background: one wait is enough.
+        for number in list(by_slot)[:1]:
+            member = self._family.of_slot(number)
+            assert member is not None  # it has just been found
+            member.traced.names.prepare(by_slot[number])
+
+    def expect_last_report(self) -> None:
+        """No later report follows that could show names which are still missing."""
+        for member in self._family:
+            member.traced.names.expect_last_report()
+
+    def notes(self) -> tuple[str, ...]:
+        """The note about names that are still missing."""
+        return self._family.first.traced.names.notes()  # the look-ups are those of all
+
+    def _member_of(self, stack_id: int) -> Member | None:
+        if len(self._family) == 1:
+            return self._family.first
+        number = self._slots.get(stack_id)
+        member = None if number is None else self._family.of_slot(number)
+        if member is None:
+            stored = self._map.lookup(stack_id) if stack_id else None
+            if stored is None:
+                return None
+            if len(self._slots) >= _MOST_REMEMBERED:
+                self._slots.clear()
+            number = self._slots[stack_id] = int(stored["slot"])
+            member = self._family.of_slot(number)
+        return member

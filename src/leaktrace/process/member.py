@@ -1,0 +1,69 @@
+"""One of the processes that are traced together."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from leaktrace.model import Ending
+from leaktrace.process.attach.attachments import Attachments
+from leaktrace.process.looks import Looks
+from leaktrace.process.traced import Traced
+from leaktrace.targets.memory_use import MemoryWatch
+
+
+@dataclass(eq=False)
+class Member:
+    """A traced process, and its place among the others."""
+
+    traced: Traced
+    looks: Looks
+    parent: Member | None  # whose child it is, if it was followed
+    attachments: Attachments
+    resources: ExitStack  # closes all of it
+    since_s: float = field(default_factory=time.monotonic)  # when it was attached
+    has_ended: bool = False  # noticed
+    was_reported: bool = False  # in a report that came after its end
+    memory: MemoryWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memory = MemoryWatch(self.traced.pid)
+
+    @property
+    def pid(self) -> int:
+        return self.traced.pid
+
+    @property
+    def number(self) -> int:
+        """The number of its slot."""
+        return self.traced.slot.number
+
+    @property
+    def traced_s(self) -> float:
+        """Seconds since it was attached."""
+        return time.monotonic() - self.since_s
+
+    def arm(self, *, follows: bool) -> None:
+        """Record from now on, and let a command that is held before its exec run.
+
+        Raises TargetError when the command can't be executed.
+        """
+        traced = self.traced
+        traced.hooks.completeness.begin()
+        traced.slot.arm(traced.pid, follows=follows)
+        if traced.command is None:
+            self.looks.look()  # finds the changes before this moment; later ones are reported
+            traced.symbolizer.look_ahead()
+            self.memory.begin()
+        else:
+            traced.command.release()
+            traced.process.read_name()
+
+    def ending(self) -> Ending | None:
+        """How it has ended; None while it lives."""
+        return self.traced.ending()
+
+    def close(self) -> None:
+        """Detach its probes, and let its slot be used again."""
+        self.resources.close()

@@ -1,0 +1,239 @@
+"""Opens one process under trace: plans its probes, builds its unwind tables, and attaches.
+
+The processes that are traced from the start are planned while the BPF program is compiled. A child
+that is followed is planned and attached at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from leaktrace.notices import notify
+from leaktrace.options import ProcessOptions, StackWalker, SymbolOptions
+from leaktrace.process import notes
+from leaktrace.process.allocator_mappings import AllocatorsOwn
+from leaktrace.process.attach.attachments import Attachments, StoredPoints
+from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
+from leaktrace.process.attach.watch import ProbeWatch
+from leaktrace.process.completeness import Completeness
+from leaktrace.process.event_intake import EventDispatch
+from leaktrace.process.faults import PageFaults
+from leaktrace.process.hooks import HookOptions, Hooks
+from leaktrace.process.looks import Looks
+from leaktrace.process.member import Member
+from leaktrace.process.notes import Notes
+from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
+from leaktrace.process.probes.object_plan import ObjectPlan
+from leaktrace.process.probes.passed_over import nothing_to_hook
+from leaktrace.process.probes.planner import Planner
+from leaktrace.process.probes.program_files import objects_of_program
+from leaktrace.process.program import Compilation, Program, way_of
+from leaktrace.process.slot import Slot
+from leaktrace.process.stack_names import StackNames
+from leaktrace.process.table_follower import TableFollower
+from leaktrace.process.traced import Traced, mappings_now
+from leaktrace.symbols.lookups import Lookups
+from leaktrace.symbols.symbolizer import ProcessSymbolizer
+from leaktrace.targets.command import StartedCommand
+from leaktrace.targets.mappings import read_mappings
+from leaktrace.targets.process import Process
+from leaktrace.tracing.opening import closed_on_failure
+from leaktrace.unwind.budget import TableBudget
+from leaktrace.unwind.placed import PlacedTables
+
+
+@dataclass(frozen=True)
+class Target:
+    """A process to trace."""
+
+    process: Process
+    command: StartedCommand | None = None  # where leaktrace has started it
+    parent: Member | None = None  # whose child it is, if it is followed
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What was found out about a process before its probes are attached."""
+
+    target: Target
+    planner: Planner
+    objects: list[ObjectPlan]
+    symbolizer: ProcessSymbolizer
+    tables: TableFollower | None
+
+
+@dataclass(frozen=True)
+class Planning:
+    """Plans processes."""
+
+    options: ProcessOptions
+    budget: TableBudget
+    lookups: Lookups
+    placed: PlacedTables
+
+    def plan(self, target: Target, compilation: Compilation | None, *, with_tables: bool) -> Plans:
+        """Choose the probes of a process, and build its unwind tables. `compilation`: makes room
+        for them; None where the BPF program is loaded already.
+
+        Raises LeaktraceError.
+        """
+        options, command = self.options, target.command
+        planner = Planner(options.objects, way=way_of(options), budget=self.budget)
+        names = SymbolOptions(lines=options.report.lines, inlines=options.report.inlines)
+        symbolizer = ProcessSymbolizer(target.pid, names, self.lookups)
+        objects: list[ObjectPlan] = []
+        if not options.faults:
+            if command is not None:
+                subject = command.path
+                objects = planner.plan_command(command.path)
+            else:
+                subject = f"process {target.pid}"
+                objects = planner.plan_process(target.pid)
+                symbolizer.refresh()
+            if not objects and target.parent is None:
+                raise nothing_to_hook(subject, options.objects, planner.passed_over)
+        if not with_tables:
+            return Plans(target, planner, objects, symbolizer, None)
+        tables = TableFollower(target.pid, self.budget, symbolizer.object_behind, self.placed)
+        if command is not None:
+            assert compilation is not None  # a command is there from the start
+            compilation.reserve(tables.plan_files(objects_of_program(command.path)))
+        elif compilation is not None:
+            compilation.reserve(tables.plan(symbolizer.views.now.mappings))
+        else:
+            tables.place(symbolizer.views.now.mappings)
+        return Plans(target, planner, objects, symbolizer, tables)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Attaches to planned processes."""
+
+    options: ProcessOptions
+    program: Program
+    lookups: Lookups
+    keeper: Keeper | None
+    events: EventDispatch
+    points: StoredPoints
+    _said_walker: list[str] = field(default_factory=list)
+
+    def open(self, plans: Plans, number: int) -> Member:
+        """Attach the probes of a process, in the slot of this number.
+
+        Raises LeaktraceError when nothing can be hooked; everything is closed then.
+        """
+        target, slot = plans.target, Slot(self.program, number)
+        with closed_on_failure() as stack:
+            for_process = stack.enter_context(ExitStack())
+            for_process.callback(target.process.close)
+            closing_watch = stack.enter_context(ExitStack())
+            closing_probes = stack.enter_context(ExitStack())
+            names = StackNames(self.program.stacks, plans.symbolizer, self.lookups)
+            said = Notes()
+            tables = self._install_tables(slot, plans.tables, said)
+            if tables is not None:
+                for_process.callback(tables.close)
+            own = AllocatorsOwn(names.addresses_of)
+            attachments = Attachments(slot, target.pid, self.keeper, self.points)
+            closing_probes.callback(attachments.close)
+            watch = self._watch(target, closing_watch)
+            hooks = self._hooks(slot, plans, attachments, watch, own, said)
+            traced = Traced(
+                slot=slot,
+                process=target.process,
+                command=target.command,
+                symbolizer=plans.symbolizer,
+                names=names,
+                hooks=hooks,
+                own=own,
+                tables=tables,
+                faults=(
+                    None
+                    if self.program.files is None
+                    else PageFaults(slot, self.program.files, target.pid)
+                ),
+                notes=said,
+            )
+            self._attach(traced, plans, stack)
+            looks = Looks(traced, self.events)
+            stack.callback(looks.close)
+            return Member(traced, looks, target.parent, attachments, stack)
+
+    def _attach(self, traced: Traced, plans: Plans, stack: ExitStack) -> None:
+        mappings = traced.mappings()
+        traced.own.follow(mappings)
+        traced.hooks.attach_first(plans.objects, mappings, is_started=traced.is_started)
+        if traced.is_started:
+            traced.hooks.attach_loader(mappings)
+        if traced.faults is not None:
+            stack.callback(traced.faults.close)
+            traced.faults.follow(read_mappings(traced.pid))
+            traced.faults.attach()
+
+    def _install_tables(
+        self, slot: Slot, tables: TableFollower | None, said: Notes
+    ) -> TableFollower | None:
+        """Give the walker its unwind tables; None where the loaded walker uses none."""
+        in_kernel = slot.tables()
+        if tables is not None and in_kernel is not None:
+            tables.install(in_kernel)
+        walker = self.program.walker
+        chosen = self.options.stack_walker is StackWalker.FP
+        said.add(*notes.of_walker(walker, was_chosen=chosen))
+        if self.options.report.verbose and not self._said_walker:
+            notify(f"stacks are walked by {walker}")
+            self._said_walker.append(str(walker))
+        return None if in_kernel is None else tables
+
+    def _watch(self, target: Target, closing: ExitStack) -> ProbeWatch | None:
+        if self.keeper is None:
+            return None
+        watch = ProbeWatch(target.pid, self.keeper, self.program.links)
+        closing.callback(_end_watch, watch, target)
+        return watch
+
+    def _hooks(
+        self,
+        slot: Slot,
+        plans: Plans,
+        attachments: Attachments,
+        watch: ProbeWatch | None,
+        own: AllocatorsOwn,
+        said: Notes,
+    ) -> Hooks:
+        target, options = plans.target, self.options
+        is_command = target.command is not None
+        return Hooks(
+            process=target.process,
+            options=HookOptions(
+                links=self.program.links,
+                # A child has inherited the breakpoints of its parent, which somebody owns.
+                may_have_leftovers=not is_command and target.parent is None,
+                probe_returns=options.probe_returns,
+                hooks_loader=OBJECTS_PROGRAM in self.program.programs,
+                verbose=options.report.verbose,
+            ),
+            planner=plans.planner,
+            attachments=attachments,
+            keeper=self.keeper,
+            watch=watch,
+            # Nothing predates the image that a command executes first.
+            completeness=Completeness(
+                slot, target.pid, plans.planner.survey, 1 if is_command else None
+            ),
+            own=own,
+            notes=said,
+        )
+
+
+def _end_watch(watch: ProbeWatch, target: Target) -> None:
+    if target.process.is_alive():
+        with contextlib.suppress(KeeperGoneError):  # reported elsewhere
+            watch.end(mappings_now(target.pid))
+    watch.close()
