@@ -67,6 +67,7 @@ class Allocation:
     size_bytes: int
     age_ns: int
     site_id: str
+    pid: int | None = None  # None if one process is traced
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,15 @@ class Total:
 
     bytes: int = 0
     count: int = 0
+
+
+@dataclass(frozen=True)
+class ProcessShare:
+    """The part of a site that one of several processes holds."""
+
+    pid: int
+    bytes: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ class Site:
     freed_bytes: int = 0
     freed_count: int = 0
     error: Total | None = None  # standard errors of `bytes` and `count` if they are estimates
+    processes: tuple[ProcessShare, ...] = ()  # if several are traced: who holds it, largest first
     # For allocations of the kernel, whose `bytes` are the size they take up:
     requested_bytes: int | None = None  # the size that was requested
     cache: str | None = None  # slab cache
@@ -171,6 +182,7 @@ class TargetInfo:
     allocators: tuple[str, ...] = ()  # e.g. ("libc.so.6: 12 functions",)
     notes: tuple[str, ...] = ()  # what the reader must know, e.g. that a fallback is in use
     stopped: str = ""  # the note that says why it is stopped; "" if it runs
+    pids: tuple[int, ...] = ()  # all traced processes, if there are several
 
 
 @dataclass(frozen=True)
@@ -243,6 +255,24 @@ class Ending:
         return cls(status=code) if code >= 0 else cls(signal=-code)
 
 
+@dataclass(frozen=True)
+class ProcessLine:
+    """What one of several traced processes holds."""
+
+    pid: int
+    parent_pid: int | None
+    command: str  # the process's name
+    outstanding: Total  # of any age
+    growth_bytes: int | None  # since the previous report; None if it was not in that one
+    resident: ResidentMemory | None  # None if it has ended
+    site_count: int  # sites at which it holds memory, and that pass the filters
+    traced_s: float  # how long it has been traced
+    ending: Ending | None = None
+    has_ended: bool = False
+    # Forked or executed under trace, so that what it allocated is known from its beginning:
+    started_under_trace: bool = False
+
+
 TARGET_ENDED = "the target has ended"  # a reason for a final report
 
 
@@ -283,6 +313,11 @@ class Report:
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
     ending: Ending | None = None  # of the target, once it has ended
+
+    # If several processes are traced. `resident` is None then: what they share would be counted
+    # several times.
+    processes: tuple[ProcessLine, ...] = ()  # the most growing first
+    by_process: tuple[Report, ...] = ()  # with --by process: a report about each, in that order
 
     # For the kernel: the allocator, and reports about other allocators. The figures of two are
     # never added up (the page allocator also supplies the slabs).

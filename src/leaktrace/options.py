@@ -16,6 +16,13 @@ class SortKey(StrEnum):
     AGE = "age"  # the oldest outstanding allocation
 
 
+class By(StrEnum):
+    """What a report about several processes is divided by."""
+
+    SITE = "site"  # the sites of all processes, with the part of each
+    PROCESS = "process"  # each process with its own sites
+
+
 class EventBuffer(StrEnum):
     """How events travel from the kernel: a BPF ring buffer, or perf buffers before Linux 5.8."""
 
@@ -128,6 +135,7 @@ class ReportOptions:
     count: int | None = None  # None: until interrupted
     top: int = 10
     sort: SortKey = SortKey.SIZE
+    by: By = By.SITE
     older_ms: int = 500
     older_was_given: bool = False
     show_allocs: bool = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -49,6 +49,25 @@ _ALL_OBJECTS = ObjectChoice()
 _FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What a report will contain, before anything is named."""
+
+    snapshot: Snapshot
+    table: SiteTable
+    outstanding: Total  # of any age
+    error: Total | None
+    growth: NDArray[np.int64]  # of each row of the table
+    order: NDArray[np.intp]  # the rows of the sites that are shown
+    older_ms: int
+
+    @property
+    def stack_ids(self) -> list[int]:
+        """The sites that are shown."""
+        shown: list[int] = self.table.stack_ids[self.order].tolist()
+        return shown
+
+
 class ReportBuilder:
     """Builds reports, and keeps what the next report is compared with.
 
@@ -81,6 +100,7 @@ class ReportBuilder:
         self._last_resident: int | None = None
         self._most = Total()  # the most outstanding bytes of any report
         self._remark: Remark | None = None  # about resident memory
+        self.pids: Mapping[int, int] = {}  # by slot, if several processes are traced
 
     def start_clock(self) -> None:
         """The probes are active from now on."""
@@ -93,6 +113,31 @@ class ReportBuilder:
         self._last_resident = None
         self._most = Total()
         self._remark = None
+
+    def continue_from(self, other: ReportBuilder) -> None:
+        """Compare the next report with the last one of another builder."""
+        self._last_bytes = dict(other._last_bytes)
+        self._last_total = other._last_total
+        self._last_resident = other._last_resident
+        self._most = other._most
+        self._remark = other._remark
+
+    def rename(self, new_id: Callable[[int], int]) -> None:
+        """The stack ids of later reports are other ones, and each may stand for several."""
+        renamed: Counter[int] = Counter()
+        for stack_id, held_bytes in self._last_bytes.items():
+            renamed[new_id(stack_id)] += held_bytes
+        self._last_bytes = dict(renamed)
+
+    def leave_memory_out(self) -> None:
+        """Later reports are about several processes, and nothing is said about their memory."""
+        self._last_resident = None
+        self._remark = None
+
+    @property
+    def last_stack_ids(self) -> Sequence[int]:
+        """The sites of the last report, shown or not."""
+        return list(self._last_bytes)
 
     def build(
         self,
@@ -110,8 +155,19 @@ class ReportBuilder:
         `memory` is what the process holds, None if it has ended; `of_programs` returns how much of
         it the program and its libraries account for at most (analysis/resident.py).
         """
-        asked = self._options.report
-        combined = asked.combined_only or self._measure is Measure.FAULTS
+        chosen = self.choose(snapshot, target_ended=target_ended)
+        self._prepare(chosen.stack_ids)
+        return self.compose(
+            chosen, target, memory, of_programs, remarks=remarks, final_reason=final_reason
+        )
+
+    @property
+    def _is_combined(self) -> bool:
+        return self._options.report.combined_only or self._measure is Measure.FAULTS
+
+    def choose(self, snapshot: Snapshot, *, target_ended: bool = False) -> Chosen:
+        """The figures of the next report, and which sites it shows."""
+        asked, combined = self._options.report, self._is_combined
         # A process that has ended frees nothing any more, so young allocations count, too.
         ages_matter = not combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
@@ -122,13 +178,27 @@ class ReportBuilder:
         else:
             table = group_by_site(snapshot, older_ms * 1_000_000, self.sampling)
             outstanding, error = total_of_records(snapshot, self.sampling)
-        passed = table.total()
         growth = self._growth(table)
         order = table.order(asked.sort, growth)[: asked.top]
+        return Chosen(snapshot, table, outstanding, error, growth, order, older_ms)
+
+    def compose(
+        self,
+        chosen: Chosen,
+        target: TargetInfo,
+        memory: MemoryGrowth | None,
+        of_programs: Callable[[], MemoryKinds] = MemoryKinds,
+        *,
+        remarks: tuple[Remark, ...] = (),
+        final_reason: str | None = None,
+    ) -> Report:
+        """The report, with the stacks of the chosen sites."""
+        asked, snapshot = self._options.report, chosen.snapshot
+        table, outstanding, order = chosen.table, chosen.outstanding, chosen.order
+        passed = table.total()
         counters = self._counters(snapshot, table.stack_ids)
         if not snapshot.freed_is_counted:
             _fill_in_freed(counters, snapshot, table.stack_ids[order])
-        self._prepare(table.stack_ids[order].tolist())
         report = Report(
             time=datetime.now().astimezone(),
             elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,
@@ -138,11 +208,13 @@ class ReportBuilder:
             target=target,
             outstanding=outstanding,
             younger=Total(outstanding.bytes - passed.bytes, outstanding.count - passed.count),
-            older_ms=older_ms,
+            older_ms=chosen.older_ms,
             site_count=len(table),
-            sites=tuple(self.site(table, int(row), int(growth[row]), counters) for row in order),
+            sites=tuple(
+                self.site(table, int(row), int(chosen.growth[row]), counters) for row in order
+            ),
             top=asked.top,
-            combined=combined,
+            combined=self._is_combined,
             sort=str(asked.sort),
             growth_bytes=(
                 None if self._last_total is None else outstanding.bytes - self._last_total
@@ -151,10 +223,10 @@ class ReportBuilder:
             losses=self._describe_losses(snapshot),
             remarks=remarks,
             stack_ends=self._stack_ends(table, counters),
-            allocations=self._allocations(snapshot, older_ms) if asked.show_allocs else None,
+            allocations=self._allocations(snapshot, chosen.older_ms) if asked.show_allocs else None,
             sample_rate=self.sampling.rate,
             sample_bytes=self.sampling.mean_bytes,
-            error=error,
+            error=chosen.error,
             measure=self._measure,
         )
         if memory is not None:
@@ -225,6 +297,7 @@ class ReportBuilder:
         rows = rows[np.lexsort((snapshot.addresses[rows], snapshot.records["size"][rows]))]
         counters = self._counters(snapshot, np.unique(snapshot.records["stack_id"][rows]))
         ids: dict[int, str] = {}
+        slots = snapshot.record_slots
         allocations = []
         for row in rows.tolist():
             stack_id = int(snapshot.records["stack_id"][row])
@@ -236,6 +309,7 @@ class ReportBuilder:
                     size_bytes=int(snapshot.records["size"][row]),
                     age_ns=int(ages_ns[row]),
                     site_id=ids[stack_id],
+                    pid=None if slots is None else self.pids.get(int(slots[row])),
                 )
             )
         return tuple(allocations)

@@ -1,11 +1,13 @@
-"""Stacks that differ only in their addresses are one site: of a library that was reloaded."""
+"""Stacks that differ only in their addresses are one site: of a library that was reloaded, or of
+several processes that run the same code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace.abi.process import StackEndCode
 from leaktrace.analysis.snapshot import Snapshot
@@ -26,8 +28,7 @@ class SameSites:
         have in common, and None for an unknown stack."""
         # Complete stacks first, so that one of them represents equal stacks with a guessed frame.
         complete = snapshot.sites["end"] == StackEndCode.COMPLETE
-        for stack_id in snapshot.site_ids[complete].tolist():
-            self._first_of(stack_id, locations_of)
+        self.see(snapshot.site_ids[complete].tolist(), locations_of)
         stack_ids = np.unique(np.concatenate([snapshot.site_ids, snapshot.records["stack_id"]]))
         firsts = np.array(
             [self._first_of(one, locations_of) for one in stack_ids.tolist()], dtype=np.uint64
@@ -37,16 +38,16 @@ class SameSites:
         records = snapshot.records.copy()
         records["stack_id"] = firsts[np.searchsorted(stack_ids, records["stack_id"])]
         owners = firsts[np.searchsorted(stack_ids, snapshot.site_ids)]
-        # The row of the representative first, if it exists: its stack is shown.
-        by_owner = np.lexsort((owners != snapshot.site_ids, owners))
-        owners, all_sites = owners[by_owner], snapshot.sites[by_owner]
-        site_ids, chosen, rows = np.unique(owners, return_index=True, return_inverse=True)
-        sites = all_sites[chosen].copy()
-        for name in _COUNTERS:
-            sums = np.zeros(len(sites), dtype=np.uint64)  # modulo 2**64: freed may be negative
-            np.add.at(sums, rows, all_sites[name])
-            sites[name] = sums
-        return replace(snapshot, records=records, site_ids=site_ids, sites=sites)
+        return add_up_sites(replace(snapshot, records=records), owners)
+
+    def see(self, stack_ids: Iterable[int], locations_of: LocationsOf) -> None:
+        """From now on, the first of these represents the others of its site."""
+        for stack_id in stack_ids:
+            self._first_of(stack_id, locations_of)
+
+    def first_of(self, stack_id: int) -> int:
+        """The stack id that represents the site of this one, which was seen before."""
+        return self._known.get(stack_id, stack_id)
 
     def _first_of(self, stack_id: int, locations_of: LocationsOf) -> int:
         known = self._known.get(stack_id)
@@ -55,3 +56,35 @@ class SameSites:
             known = stack_id if locations is None else self._first.setdefault(locations, stack_id)
             self._known[stack_id] = known
         return known
+
+
+def add_up_sites(snapshot: Snapshot, owners: NDArray[np.uint64]) -> Snapshot:
+    """The snapshot with the counters of those sites added up that have the same owner: the stack id
+    that represents them. `owners` is parallel to the sites."""
+    by_owner = _by_owner(snapshot.site_ids, owners)
+    all_sites = snapshot.sites[by_owner]
+    site_ids, chosen, rows = np.unique(owners[by_owner], return_index=True, return_inverse=True)
+    sites = all_sites[chosen].copy()
+    for name in _COUNTERS:
+        sums = np.zeros(len(sites), dtype=np.uint64)  # modulo 2**64: freed may be negative
+        np.add.at(sums, rows, all_sites[name])
+        sites[name] = sums
+    slots = snapshot.site_slots  # of several processes, that of the representative
+    return replace(
+        snapshot,
+        site_ids=site_ids,
+        sites=sites,
+        site_slots=None if slots is None else slots[by_owner][chosen],
+    )
+
+
+def shown_stacks(site_ids: NDArray[np.uint64], owners: NDArray[np.uint64]) -> dict[int, int]:
+    """By owner: the stack id whose stack `add_up_sites` keeps."""
+    by_owner = _by_owner(site_ids, owners)
+    shown, chosen = np.unique(owners[by_owner], return_index=True)
+    return dict(zip(shown.tolist(), site_ids[by_owner][chosen].tolist(), strict=True))
+
+
+def _by_owner(site_ids: NDArray[np.uint64], owners: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """The rows by owner, and in front that of the owner itself, if it exists."""
+    return np.lexsort((owners != site_ids, owners))

@@ -18,6 +18,10 @@ class Snapshot:
     `addresses` (u64) and `records` (abi.ALLOCATION) are parallel and unordered; they are empty if
     only combined statistics were requested. `site_ids` (u64, 0: stack unknown) and `sites`
     (abi.SITE) are parallel, too. `losses` is indexed by abi.LossKind.
+
+    If several processes are traced, `record_slots` and `site_slots` are parallel to records and
+    sites: a slot is the number of a traced process. Stack ids are then unique across processes,
+    except for 0.
     """
 
     time_ns: int
@@ -29,6 +33,8 @@ class Snapshot:
     losses: NDArray[np.uint64]
     region_count: int = 0  # the last records are this many mmap'ed regions
     freed_is_counted: bool = True  # in `sites`; False: for regions only
+    record_slots: NDArray[np.uint16] | None = None  # None: of one process
+    site_slots: NDArray[np.uint16] | None = None
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""

@@ -39,6 +39,7 @@ _PROCESS_ONLY = {
     "max_overhead_percent": "--max-overhead",
     "exit_code": "--exit-code",
     "probe_returns": "--probe-returns",
+    "by": "--by",
 }
 
 

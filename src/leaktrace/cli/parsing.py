@@ -15,6 +15,7 @@ from leaktrace.cli.one_target import refuse_processes_as_interval
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
 from leaktrace.options import (
+    By,
     CommandTarget,
     EventBuffer,
     Filters,
@@ -95,6 +96,7 @@ def _report_options(asked: dict[str, Any]) -> ReportOptions:
         count=asked["count"],
         top=asked["top"],
         sort=SortKey(asked["sort"]),
+        by=By(asked["by"]),
         older_ms=asked["older_ms"],
         older_was_given=older_given is click.core.ParameterSource.COMMANDLINE,
         show_allocs=asked["show_allocs"],

@@ -18,6 +18,7 @@ from leaktrace.cli.parsing import build_options
 from leaktrace.cli.values import Interval, PositiveNumber, ProcessId, WholeNumber
 from leaktrace.notices import notify
 from leaktrace.options import (
+    By,
     CommandTarget,
     EventBuffer,
     KernelTarget,
@@ -207,6 +208,14 @@ class TraceCommand(Command):
     default=SortKey.SIZE.value,
     show_default=True,
     help="Sort the sites by this figure, largest first.",
+)
+@click.option(
+    "--by",
+    type=click.Choice([by.value for by in By]),
+    default=By.SITE.value,
+    show_default=True,
+    help="If several processes are traced: show the sites of all together, with the part of each "
+    "process, or each process with its own sites.",
 )
 @click.option(
     "-f",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from leaktrace.model import TARGET_ENDED, Report
+from leaktrace.model import TARGET_ENDED, Ending, Report
 
 
 def final_reason_in_words(report: Report) -> str:
@@ -24,6 +24,16 @@ def ending_in_words(report: Report) -> str:
     if ending.signal is not None:
         return f"{who} was killed by signal {ending.signal}{_name_of(ending.signal)}"
     return f"{who} ended" + ("" if ending.status is None else f" with status {ending.status}")
+
+
+def ending_in_short(ending: Ending | None) -> str:
+    """ "ended: exit 3", "ended: killed by SIGKILL", and "ended" if it is unknown how."""
+    if ending is None or ending == Ending():
+        return "ended"
+    if ending.signal is None:
+        return f"ended: exit {ending.status}"
+    name = _name_of(ending.signal).strip(" ()")
+    return f"ended: killed by {name or f'signal {ending.signal}'}"
 
 
 def _name_of(number: int) -> str:

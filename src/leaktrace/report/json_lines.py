@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 from leaktrace.model import (
     Allocation,
     Cost,
+    Ending,
     Event,
     Frame,
     Loss,
     MemoryKinds,
+    ProcessLine,
     Remark,
     Report,
     ResidentMemory,
@@ -62,9 +64,7 @@ def report_object(report: Report) -> Object:
         "number": report.number,
         "final": report.final,
         "reason": printable(report.reason),
-        "ending": None
-        if report.ending is None
-        else {"status": report.ending.status, "signal": report.ending.signal},
+        "ending": _ending(report.ending),
         "target": _target(report.target),
         "measure": report.measure.value,
         "estimate": report.is_estimate,
@@ -88,9 +88,17 @@ def report_object(report: Report) -> Object:
     }
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    if report.processes:
+        shown["processes"] = [_process(line) for line in report.processes]
+    if report.by_process:
+        shown["by_process"] = [
+            {"pid": part.target.pid, **_part(part)} for part in report.by_process
+        ]
     if report.target.kind == "kernel":
         shown["section"] = report.section
-        shown["sections"] = [_section(section) for section in report.sections]
+        shown["sections"] = [
+            {"section": section.section, **_part(section)} for section in report.sections
+        ]
         shown["slab"] = None if report.slab is None else _slab(report.slab)
         shown["untraced"] = [
             {"section": one.section, "option": one.option, "grown_bytes": one.bytes}
@@ -99,10 +107,10 @@ def report_object(report: Report) -> Object:
     return shown
 
 
-def _section(report: Report) -> Object:
-    """Another allocator of the kernel: the fields that differ from the main report."""
+def _part(report: Report) -> Object:
+    """Another allocator of the kernel, or one of several processes: the fields that differ from
+    the main report."""
     shown: Object = {
-        "section": report.section,
         "outstanding": _total(report.outstanding),
         "growth_bytes": report.growth_bytes,
         "younger": _total(report.younger),
@@ -113,6 +121,26 @@ def _section(report: Report) -> Object:
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     return shown
+
+
+def _process(line: ProcessLine) -> Object:
+    return {
+        "pid": line.pid,
+        "parent_pid": line.parent_pid,
+        "command": printable(line.command),
+        "outstanding": _total(line.outstanding),
+        "growth_bytes": line.growth_bytes,
+        "resident": None if line.resident is None else _resident(line.resident),
+        "site_count": line.site_count,
+        "traced_s": round(line.traced_s, 3),
+        "started_under_trace": line.started_under_trace,
+        "has_ended": line.has_ended,
+        "ending": _ending(line.ending),
+    }
+
+
+def _ending(ending: Ending | None) -> Object | None:
+    return None if ending is None else {"status": ending.status, "signal": ending.signal}
 
 
 def _slab(slab: SlabGrowth) -> Object:
@@ -138,13 +166,16 @@ def event_object(event: Event) -> Object:
 
 
 def _target(target: TargetInfo) -> Object:
-    return {
+    shown: Object = {
         "kind": target.kind,
         "pid": target.pid,
         "command": printable(target.command),
         "allocators": [printable(allocator) for allocator in target.allocators],
         "notes": [printable(note) for note in target.notes],
     }
+    if target.pids:
+        shown["pids"] = list(target.pids)
+    return shown
 
 
 def _total(total: Total) -> Object:
@@ -222,6 +253,11 @@ def _site(site: Site) -> Object:
         "stack_end": site.stack.end.value,
         "frames": [_frame(frame) for frame in site.stack.frames],
     }
+    if site.processes:
+        shown["processes"] = [
+            {"pid": share.pid, "bytes": share.bytes, "count": share.count}
+            for share in site.processes
+        ]
     if site.context is not None:  # in the kernel
         shown |= {
             "requested_bytes": site.requested_bytes,
@@ -250,12 +286,15 @@ def _frame(frame: Frame) -> Object:
 
 
 def _allocation(allocation: Allocation) -> Object:
-    return {
+    shown: Object = {
         "address": f"{allocation.address:#x}",
         "bytes": allocation.size_bytes,
         "age_ms": _milliseconds(allocation.age_ns),
         "site": allocation.site_id,
     }
+    if allocation.pid is not None:
+        shown["pid"] = allocation.pid
+    return shown
 
 
 def _name(name: str | None) -> str | None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import ClassVar, TextIO
 
 from rich.cells import cell_len
@@ -39,18 +40,26 @@ from leaktrace.model import (
     Report,
     ResidentMemory,
     Site,
-    SlabGrowth,
     StackEnd,
     TargetInfo,
     Total,
-    UntracedGrowth,
 )
 from leaktrace.printable import printable
-from leaktrace.report.endings import final_reason_in_words
+from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
+from leaktrace.report.kernel_words import slab_growth_in_words, untraced_in_words
 from leaktrace.report.names import shorten_middle, wrap
+from leaktrace.report.processes import (
+    MOST_PROCESSES,
+    family_in_words,
+    others_line,
+    process_lines,
+    processes_in_words,
+    shares_in_words,
+)
 from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
+from leaktrace.report.styles import change_style
 
 FILE_WIDTH = USUAL_COLUMNS
 _ID_DIGITS = 16
@@ -114,7 +123,11 @@ def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Itera
     for note in notes:
         yield from _wrapped("note: ", note, width, "yellow")
     yield Text()
-    yield from _sites(report, width)
+    if report.by_process:
+        yield from _each_process(report, width)
+    else:
+        yield from process_lines(report, width)
+        yield from _sites(report, width)
     for section in report.sections:
         yield from _totals(section, width)
         yield Text()
@@ -126,6 +139,7 @@ def _header(report: Report, width: int) -> Iterator[Text]:
     target = report.target
     command = shorten_middle(printable(target.command), width // 2)
     who = command if target.kind == "kernel" else f"{command} (pid {target.pid})"
+    who += family_in_words(report)
     title = Text().append("leaktrace", "bold").append(f"  {who}", "bold cyan")
     when = Text(f"report {report.number}, {units.elapsed(report.elapsed_s)}")
     hooked = [Text(shorten_middle(printable(one), width - 2)) for one in target.allocators]
@@ -141,7 +155,21 @@ def _header(report: Report, width: int) -> Iterator[Text]:
     yield from _totals(report, width)
 
 
-def _totals(report: Report, width: int) -> Iterator[Text]:
+def _each_process(report: Report, width: int) -> Iterator[Text]:
+    """With --by process: the most growing processes, each with its own sites."""
+    shown = zip(report.processes, report.by_process, strict=True)
+    for line, part in islice(shown, MOST_PROCESSES):
+        command = shorten_middle(printable(line.command), width // 2)
+        fields = [Text(f"{command} (pid {line.pid})", "bold cyan")]
+        if line.has_ended:
+            fields.append(Text(ending_in_short(line.ending), "yellow"))
+        yield from _totals(part, width, fields)
+        yield Text()
+        yield from _sites(part, width)
+    yield from others_line(report, width)
+
+
+def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[Text]:
     about = _about(report)
     sites = units.counted(report.site_count, "site")
     label = "new pages " if report.measure is Measure.FAULTS else "outstanding "
@@ -151,12 +179,16 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
     fields = [Text(label).append(total, "bold")]
     if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
+    if report.processes:
+        fields.append(Text(processes_in_words(report)))
+        if fields[0].cell_len + 1 + fields[1].cell_len <= width:
+            fields = [fields[0].append(" ").append_text(fields[1])]
     if report.growth_bytes is not None:
         change = f"{about}{units.size_change(report.growth_bytes)} since the previous report"
-        fields.append(Text(change, _change_style(report.growth_bytes)))
+        fields.append(Text(change, change_style(report.growth_bytes)))
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
-    yield from _flowed(fields, width)
+    yield from _flowed([*first, *fields], width)
     if report.younger.count:
         older = Total(
             report.outstanding.bytes - report.younger.bytes,
@@ -172,9 +204,9 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
             hint = f" ({remark.hint})" if remark.hint else ""
             yield from _wrapped("  ", f"{remark.text}{hint}", width)
     if report.slab is not None:
-        yield from _wrapped("  ", _slab_growth(report.slab), width)
+        yield from _wrapped("  ", slab_growth_in_words(report.slab), width)
     if report.untraced:
-        yield from _wrapped("  not traced: ", _untraced_growth(report.untraced), width, "yellow")
+        yield from _wrapped("  not traced: ", untraced_in_words(report.untraced), width, "yellow")
 
 
 def _resident(resident: ResidentMemory) -> str:
@@ -184,23 +216,6 @@ def _resident(resident: ResidentMemory) -> str:
     elif resident.since_attach_bytes not in (None, resident.bytes):  # equal: executed under trace
         change = f" ({units.size_change(resident.since_attach_bytes or 0)} since attach)"
     return f"RSS {units.size(resident.bytes)}{change}"
-
-
-def _slab_growth(slab: SlabGrowth) -> str:
-    """The kernel's own statistics next to ours."""
-    change = units.size(abs(slab.grown_bytes))
-    more = "more" if slab.grown_bytes >= 0 else "less"
-    text = f"all slabs hold {change} {more} than when tracing began (/proc/slabinfo); "
-    text += f"{units.size(slab.tracked_bytes)} of objects allocated since are outstanding"
-    if slab.older_releases:
-        text += f"; {units.counted(slab.older_releases, 'older object')} freed since"
-    return text
-
-
-def _untraced_growth(untraced: Iterable[UntracedGrowth]) -> str:
-    """What has grown without being traced, and the options that trace it."""
-    grown = [f"{one.section} {units.size_change(one.bytes)} ({one.option})" for one in untraced]
-    return f"{', '.join(grown)} since tracing began"
 
 
 def _sites(report: Report, width: int) -> Iterator[Text]:
@@ -220,6 +235,8 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
         yield from _of_kernel(site, width)
+        if site.processes:
+            yield from _wrapped("    ", shares_in_words(site, report), width)
         for line in frame_lines(site.stack.frames, width - 4):
             yield Text("    ").append_text(line)
         if site.stack.end in _STACK_ENDS:
@@ -270,7 +287,7 @@ def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
     rows = short if use_short else full
     room = width - _row_cells(rows)
     for site, row in zip(report.sites, rows, strict=True):
-        styles = ("bold", "", "", "", _change_style(site.growth_bytes or 0), "")
+        styles = ("bold", "", "", "", change_style(site.growth_bytes or 0), "")
         figures = [Text(*styled) for styled in zip(row, styles, strict=True) if styled[0]]
         site_id = printable(site.id)[: _ID_DIGITS if room >= 2 + _ID_DIGITS else _SHORT_ID_DIGITS]
         if room >= 2 + len(site_id):
@@ -310,7 +327,8 @@ def _allocations(allocations: list[Allocation]) -> Iterator[Text]:
     """Single allocations, oldest first."""
     for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
         size = f"{units.number(one.size_bytes)} bytes"
-        yield Text(f"      {one.address:#x}  {size:>16}  {units.age(one.age_ns)} old")
+        whose = "" if one.pid is None else f"  pid {one.pid}"
+        yield Text(f"      {one.address:#x}  {size:>16}  {units.age(one.age_ns)} old{whose}")
 
 
 def _rest(report: Report, width: int) -> Iterator[Text]:
@@ -402,10 +420,6 @@ def _error(error: Total) -> str:
 def _total(total: Total, about: str, noun: str = "allocation", error: Total | None = None) -> str:
     size = f"{about}{units.size(total.bytes)}{'' if error is None else f' {_error(error)}'}"
     return f"{size} in {about}{units.counted(total.count, noun)}"
-
-
-def _change_style(change_bytes: int) -> str:
-    return "red" if change_bytes > 0 else "green" if change_bytes < 0 else ""
 
 
 def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterator[Text]:
