@@ -184,7 +184,8 @@ static __always_inline void forget_suspended(u32 slot, u64 sp) {
 }
 
 static __always_inline struct opened *opened_at(u32 slot, u64 sp) {
-    u32 at = record_key(slot, sp) * HASH_MULTIPLIER >> 32 & (OPENED_CALLS - 1); /* stacks are at regular distances */
+    u32 at = record_key(slot, sp) * HASH_MULTIPLIER >> 32 &
+             (OPENED_CALLS - 1); /* stacks are at regular distances */
     return opened.lookup(&at);
 }
 

@@ -168,7 +168,8 @@ int at_point(struct pt_regs *ctx) {
         enter_call(ctx, slot, point->function, size, frame - 8, start);
         return 0;
     }
-    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx, slot) : existing_thread();
+    struct thread *thread =
+        point->action == POINT_BOTH ? this_thread(ctx, slot) : existing_thread();
     if (!thread)
         return 0; /* under way when tracing began, or counted as LOSS_THREADS */
     if (point->action == POINT_BOTH ? !open_ended_call(ctx, thread, point, frame)

@@ -97,8 +97,7 @@ static __always_inline int is_stale(u32 slot, struct allocation *allocation) {
 static __always_inline int take(u32 slot, u64 address, struct allocation *allocation) {
     if (is_far(address))
         return 0;
-    return remove_record(record_key(slot, address), allocation) == 0 &&
-           !is_stale(slot, allocation);
+    return remove_record(record_key(slot, address), allocation) == 0 && !is_stale(slot, allocation);
 }
 
 /* Store a block's record. Returns whether there was room. */

@@ -114,10 +114,10 @@ struct walk {
     u32 late_since; /* objects loaded after this epoch are not in the list; 0: all are */
     u32 found;      /* new objects on the loader's list */
     u32 frame_count;
-    u32 slot; /* of the process: stays the same */
+    u32 slot;       /* of the process: stays the same */
     u32 first_late; /* the slot's first entry of late_objects */
-    u64 frame; /* of a walk that starts inside a function: its CFA; else 0 */
-    u64 outer; /* sp of an open call that this stack may contain */
+    u64 frame;      /* of a walk that starts inside a function: its CFA; else 0 */
+    u64 outer;      /* sp of an open call that this stack may contain */
     s32 rbp_offset;
     u32 is_inside;        /* the stack does contain that call */
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */

@@ -122,7 +122,8 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
     if (function == FUNCTION_MUNMAP) {
         if ((int)result != 0)
             send_region(ctx, slot, EVENT_REGION_RESTORE, function, call->address, size, 0);
-        trace(ctx, slot, (int)result ? EVENT_FAIL : EVENT_RELEASE, function, call->address, size, 0);
+        trace(ctx, slot, (int)result ? EVENT_FAIL : EVENT_RELEASE, function, call->address, size,
+              0);
         return;
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
@@ -205,7 +206,8 @@ static __always_inline void release(struct pt_regs *ctx, u32 slot, u64 address) 
         return;
     if (take(slot, address, &allocation)) {
         count_freed(&allocation);
-        trace(ctx, slot, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size, allocation.stack_id);
+        trace(ctx, slot, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
+              allocation.stack_id);
         return;
     }
 #if SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED

@@ -47,7 +47,7 @@ struct site {
 /* A block that was released and has no record. */
 #define UNSEEN_RELEASES 4096 /* a power of two */
 struct unseen_release {
-    u64 key; /* as of a record */
+    u64 key;    /* as of a record */
     u64 caller; /* where the last release returns to */
     u64 ip;     /* of the probe that the last release hit */
     u32 generation;

@@ -39,7 +39,7 @@ def test_arenas_that_free_makes_are_no_events(compiled: Compiler) -> None:
     with Target([compiled("first_free.c")]) as target:
         target.await_ready()
         report = ReportOptions(trace=True, full_stacks=True, lines=False, inlines=False)
-        tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid), report=report))
+        tracer = open_tracer(ProcessOptions(target=ProcessTarget((target.pid,)), report=report))
         try:
             tracer.arm()
             assert target.do() == (MAPPED_BYTES, 1)

@@ -80,7 +80,7 @@ def check_nothing_is_left(
 def test_of_a_process(stage: str, compiled: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
-        options = ProcessOptions(target=ProcessTarget(target.pid), report=REPORT)
+        options = ProcessOptions(target=ProcessTarget((target.pid,)), report=REPORT)
         check_nothing_is_left(monkeypatch, stage, lambda: open_tracer(options))
         target.send("exit 0")
         assert target.end() == 0

@@ -62,7 +62,7 @@ def test_fibers_as_gdb_sees_them(kind: str, compiled: Compiler) -> None:
         target.await_ready()
         report = ReportOptions(trace=True, full_stacks=True, lines=False, inlines=False)
         with Gdb(target.pid) as gdb:
-            options = ProcessOptions(target=ProcessTarget(target.pid), report=report)
+            options = ProcessOptions(target=ProcessTarget((target.pid,)), report=report)
             tracer = open_tracer(options, knobs={"STOP_AT_RECORD": 1})
             try:
                 tracer.arm()

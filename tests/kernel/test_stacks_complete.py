@@ -90,7 +90,7 @@ def reaches_the_start(stack: Stack) -> bool:
 def trace_stacks(pid: int, begin: Callable[[], object], *, lines: bool = False) -> Seen:
     """Trace a process from `begin` until it has allocated often enough."""
     report = ReportOptions(lines=lines, inlines=False)
-    tracer = open_tracer(ProcessOptions(target=ProcessTarget(pid), report=report))
+    tracer = open_tracer(ProcessOptions(target=ProcessTarget((pid,)), report=report))
     deadline_s = time.monotonic() + DEADLINE_S
     try:
         tracer.arm()

@@ -164,7 +164,7 @@ def compare_with_gdb(
     with Target(argv, env) as target:
         target.await_ready()
         options = ProcessOptions(
-            target=ProcessTarget(target.pid),
+            target=ProcessTarget((target.pid,)),
             filters=Filters(sample_rate=sample_rate),
             report=ReportOptions(trace=True, full_stacks=True, lines=False, inlines=False),
         )

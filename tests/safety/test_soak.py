@@ -68,7 +68,7 @@ def test_again_and_again(compiled: Compiler) -> None:
         target.await_ready()
         target.send()
         for _ in range(-(-CYCLES // A_TRACER)):
-            tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid)))
+            tracer = open_tracer(ProcessOptions(target=ProcessTarget((target.pid,))))
             tracer.arm()
             for _ in range(A_TRACER - 1):
                 tracer.pump()

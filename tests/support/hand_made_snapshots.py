@@ -101,7 +101,7 @@ def snapshot(
 
 def options(report: ReportOptions | None = None, filters: Filters | None = None) -> ProcessOptions:
     return ProcessOptions(
-        target=ProcessTarget(4242),
+        target=ProcessTarget((4242,)),
         filters=filters or Filters(),
         report=report or ReportOptions(),
     )

@@ -160,7 +160,7 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
     if in_kernel is not None:
         return in_kernel
     if asked["pid"] is not None:
-        return ProcessTarget(asked["pid"])
+        return ProcessTarget((asked["pid"],))
     if words:
         return CommandTarget(tuple(words), pass_exit_code)
     try:

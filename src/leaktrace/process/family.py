@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,22 +21,11 @@ from leaktrace.process.member import Member
 from leaktrace.process.opening import Opening, Planning, Target
 from leaktrace.process.program import Program
 from leaktrace.process.slot import pids_are_global
+from leaktrace.process.untraced import Untraced
 from leaktrace.targets.process import Process
 
 # Probes of processes that have ended are removed together: one removal takes as long as many.
 _REMOVE_AFTER_S = 1.0
-
-
-@dataclass
-class Untraced:
-    """Children that are not traced, and why."""
-
-    too_many: int = 0  # there was no free slot
-    ended: int = 0  # before it could be attached
-    refused: dict[str, int] = field(default_factory=dict)  # by what the kernel or leaktrace said
-
-    def __bool__(self) -> bool:
-        return bool(self.too_many or self.ended or self.refused)
 
 
 class Family:
@@ -127,9 +115,11 @@ class Family:
             return (fork.pid,)
         parent = self._by_number.get(fork.slot)
         known = {member.pid for member in self}
-        return [] if parent is None else [
-            pid for pid in parent.traced.process.children() if pid not in known
-        ]
+        return (
+            []
+            if parent is None
+            else [pid for pid in parent.traced.process.children() if pid not in known]
+        )
 
     def _find(self, pid: int) -> Member | None:
         return next((one for one in self if one.pid == pid), None)
@@ -237,9 +227,3 @@ class Family:
             member.close()
         self._by_number.clear()
         self._ends.close()
-
-
-def named(members: Sequence[Member], name_of: Callable[[Member], str]) -> str:
-    """A few processes, as messages name them."""
-    listed = ", ".join(f"{one.pid} ({name_of(one)})" for one in members[:5])
-    return listed + (f" and {len(members) - 5} more" if len(members) > 5 else "")  # noqa: PLR2004

@@ -25,7 +25,9 @@ class FamilyNames:
     def stack_of(self, stack_id: int) -> Stack:
         """The stack of an id, with the names that are known so far."""
         member = self._member_of(stack_id)
-        return Stack((), StackEnd.LOST) if member is None else member.traced.names.stack_of(stack_id)
+        return (
+            Stack((), StackEnd.LOST) if member is None else member.traced.names.stack_of(stack_id)
+        )
 
     def locations_of(self, stack_id: int) -> Hashable | None:
         """A key that stacks of one site have in common, in whichever process; None where the stack

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from leaktrace.model import TargetInfo
 from leaktrace.own.descriptors import POOL
 from leaktrace.process import notes
 from leaktrace.process.attach.attachments import HookedObject
+from leaktrace.process.family import Family
 from leaktrace.process.probes.passed_over import notes_of
 from leaktrace.process.traced import Traced
 from leaktrace.targets.stopped import why_stopped
+
+_MOST_LISTED = 5  # processes in a note
+
+
+def describe_family(family: Family, *, verbose: bool) -> TargetInfo:
+    """All traced processes, and the notes about them."""
+    infos = [describe_target(member.traced, verbose=verbose) for member in family]
+    if len(infos) == 1:
+        return replace(infos[0], notes=(*infos[0].notes, *notes.of_untraced(family.untraced)))
+    said: dict[str, list[int]] = {}
+    for info in infos:
+        for note in info.notes:
+            said.setdefault(note, []).append(info.pid)
+    shown = tuple(
+        note if len(pids) == len(infos) else f"{_listed(pids)}: {note}"
+        for note, pids in said.items()
+    )
+    allocators = dict.fromkeys(one for info in infos for one in info.allocators)
+    return replace(
+        infos[0],
+        allocators=tuple(allocators),
+        notes=(*shown, *notes.of_untraced(family.untraced), *notes.of_dropped(family.dropped)),
+        pids=tuple(info.pid for info in infos),
+        stopped="",
+    )
+
+
+def _listed(pids: Sequence[int]) -> str:
+    more = f" and {len(pids) - _MOST_LISTED} more" if len(pids) > _MOST_LISTED else ""
+    return f"pid {', '.join(map(str, pids[:_MOST_LISTED]))}{more}"
 
 
 def describe_target(traced: Traced, *, verbose: bool) -> TargetInfo:
@@ -34,6 +66,8 @@ def _notes(
     traced: Traced, hooked: list[HookedObject], stopped: str, *, verbose: bool
 ) -> Iterator[str]:
     yield from traced.notes
+    if traced.children_note:
+        yield traced.children_note
     yield from notes_of(traced.hooks.planner.passed_over)
     if stopped:
         yield stopped

@@ -9,6 +9,7 @@ from leaktrace.arch.machines import MACHINES
 from leaktrace.printable import printable
 from leaktrace.process.attach.attachments import HookedObject
 from leaktrace.process.probes.allocators import REQUIRED
+from leaktrace.process.untraced import Untraced
 from leaktrace.process.walkers import Walker
 
 FIRST_THREAD_EXITED = (
@@ -96,5 +97,36 @@ def of_untraced_object(why: str) -> str:
     return f"an object that was loaded later is not traced: {why}"
 
 
-def of_children(pid: int) -> str:
-    return f"it has child processes, which are not traced; to trace one: leaktrace -p {pid}"
+def of_children(pid: int, started: int) -> str:
+    """`started`: how many it has started under trace; 0 also if that is not known."""
+    if started:
+        processes = "child process" if started == 1 else "child processes"
+        return (
+            f"it has started {started:,} {processes} since, not traced: --follow traces them, too"
+        )
+    return (
+        "it has child processes, which are not traced: "
+        f"-p {pid} traces one, --follow those that it starts from now on"
+    )
+
+
+def of_untraced(untraced: Untraced) -> Iterator[str]:
+    """Why children that should be followed are not traced."""
+    if untraced.too_many:
+        yield (
+            f"{untraced.too_many:,} child processes are not traced, because as many are as "
+            "--max-processes allows"
+        )
+    if untraced.ended:
+        yield f"{untraced.ended:,} child processes ended before they could be traced"
+    for message, count in untraced.refused.items():
+        yield f"{count:,} child processes are not traced: {message}"
+
+
+def of_dropped(count: int) -> Iterator[str]:
+    """Ended processes whose records had to make room."""
+    if count:
+        yield (
+            f"{count:,} processes that have ended are no longer in this report: there is room for "
+            "as many as --max-processes allows"
+        )

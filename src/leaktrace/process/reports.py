@@ -1,15 +1,16 @@
-"""Makes the reports of one traced process."""
+"""Makes the reports of the traced processes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from leaktrace.analysis.builder import ReportBuilder
+from leaktrace.analysis.family import FamilyBuilder
+from leaktrace.analysis.family import Member as Counted
 from leaktrace.model import Measure, Report
 from leaktrace.options import ProcessOptions
 from leaktrace.process.losses import describe_losses
+from leaktrace.process.member import Member
 from leaktrace.process.tracer import Tracer
-from leaktrace.targets.memory_use import MemoryWatch
 
 
 class ProcessReports:
@@ -17,45 +18,47 @@ class ProcessReports:
 
     def __init__(self, options: ProcessOptions, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._names = tracer.traced.names
-        self._builder = ReportBuilder(
+        self._builder = FamilyBuilder(
             options,
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
-            self._names.stack_of,
-            self._names.prepare,
+            tracer.names.stack_of,
+            tracer.names.locations_of,
+            tracer.names.prepare,
             measure=Measure.FAULTS if options.faults else Measure.ALLOCATIONS,
             objects=options.objects,
         )
-        self._memory = MemoryWatch(tracer.traced.pid)
 
     def start_clock(self) -> None:
         """Recording has begun."""
         self._builder.start_clock()
-        if self._tracer.traced.command is None:  # a command is about to be executed
-            self._memory.begin()
 
     def forget(self) -> None:
-        """The process has executed another program."""
-        self._builder.forget()
-        self._memory.begin_program()
+        """A process has executed another program."""
+        for number in self._tracer.take_executed():
+            self._builder.forget(number)
 
     def build(self, final_reason: str | None) -> Report:
         """A report of this moment. `final_reason`: why it is the last one; None: it isn't."""
-        has_ended = not self._tracer.traced.process.is_alive()
+        family, names = self._tracer.family, self._tracer.names
+        has_ended = family.notice_ends()
         if final_reason is not None:
-            self._names.expect_last_report()
+            names.expect_last_report()
+        snapshot = self._tracer.snapshot()
+        members, first = list(family), family.first
         report = self._builder.build(
-            self._tracer.snapshot(),
+            snapshot,
             self._tracer.info(),
-            self._memory.look(),
-            self._memory.of_programs,
+            [_counted(member) for member in members],
+            first.memory.look(),
+            first.memory.of_programs,
             remarks=self._tracer.remarks(),
             target_ended=has_ended,
             final_reason=final_reason,
         )
         # Which names are missing is known only after the look-ups.
-        notes = (*report.target.notes, *self._names.notes())
-        ending = self._tracer.ending() if has_ended else None
+        notes = (*report.target.notes, *names.notes())
+        ending = first.ending() if has_ended and len(members) == 1 else None
+        family.forget_reported()
         return replace(report, ending=ending, target=replace(report.target, notes=notes))
 
     # --- sampling --------------------------------------------------------------------------
@@ -68,3 +71,20 @@ class ProcessReports:
     def throttle(self, rate: int) -> None:
         """Record one allocation in `rate` from now on, and weigh it accordingly."""
         self._builder.sampling = self._tracer.throttle(rate)
+
+
+def _counted(member: Member) -> Counted:
+    """A process as the analysis counts it."""
+    traced, memory = member.traced, member.memory
+    return Counted(
+        slot=member.number,
+        pid=member.pid,
+        parent_pid=None if member.parent is None else member.parent.pid,
+        command=traced.process.read_name(),
+        memory=None if member.has_ended else memory.look(),
+        ending=member.ending() if member.has_ended else None,
+        has_ended=member.has_ended,
+        traced_s=member.traced_s,
+        started_under_trace=traced.command is not None or traced.generation > 0,
+        of_programs=memory.of_programs,
+    )

@@ -70,12 +70,16 @@ class StackNames:
         return None if stored is None else _addresses(stored)
 
     def locations_of(self, stack_id: int) -> tuple[object, ...] | None:
-        """A key that stacks of one site have in common; None where the stack is lost."""
+        """A key that stacks of one site have in common, in whichever process; None where the stack
+        is lost. Code that is in no file is this process's own."""
         stored = self._map.lookup(stack_id) if stack_id else None
         if stored is None:
             return None
-        view = self._view_of(stored)
-        return tuple(view.locate(address) for address in _addresses(stored))
+        view, pid = self._view_of(stored), self._symbolizer.pid
+        return tuple(
+            view.locate(address) if view.is_in_object(address) else (pid, view.locate(address))
+            for address in _addresses(stored)
+        )
 
     def _view_of(self, stack: np.void) -> CodeView:
         """What the addresses of a stack (abi.STACK) mean."""

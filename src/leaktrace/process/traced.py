@@ -52,7 +52,7 @@ class Traced:
     probe_notes: tuple[str, ...] = ()
     _mapped: set[str] = field(default_factory=set)  # paths with code, at the last look
     _has_executed: bool = False
-    _has_children: bool = False
+    children_note: str = ""
 
     @property
     def pid(self) -> int:
@@ -160,21 +160,21 @@ class Traced:
             if found is not None:
                 self.probe_notes = found
 
-    def update_remarks(self) -> None:
-        """Update the remarks and notes for the next report."""
-        self.notice_children()
+    def update_remarks(self, *, follows: bool) -> None:
+        """Update the remarks and notes for the next report. `follows`: its children are traced."""
+        if not follows:
+            self._notice_children()
         if self.faults is None:
             self.hooks.completeness.look(self.mappings(), self.generation)
 
-    def notice_children(self) -> None:
-        """Note that there are children, once. They are not traced, and without that note a report
-        would look too good."""
-        if self._has_children:
-            return
-        children = self.process.children()
-        if children:
-            self._has_children = True
-            self.notes.add(notes.of_children(children[0]))
+    def _notice_children(self) -> None:
+        """Note that there are children. They are not traced, and without that note a report would
+        look too good."""
+        started = int(self.slot.session_now()["children"])
+        children = self.process.children() if not self.children_note else []
+        if started or children:
+            pid = children[0] if children else 0
+            self.children_note = notes.of_children(pid, started)
 
 
 def mappings_now(pid: int) -> tuple[Mapping, ...]:

@@ -30,6 +30,7 @@ from leaktrace.process.traced import Traced
 from leaktrace.tracing.calls import CallNamer, TracedCalls
 from leaktrace.tracing.events import decode, take_messages
 
+
 @dataclass(frozen=True)
 class Streams:
     """The events that the kernel side sends."""
@@ -64,6 +65,7 @@ class Tracer:
         functions = {int(function): name for function, name in FUNCTION_NAMES.items()}
         self.family = family
         self.names = FamilyNames(program.stacks, family)
+        self._executed: set[int] = set()
         self._name_call = CallNamer(functions, self.names.stack_of, options.report)
 
     @property
@@ -149,9 +151,15 @@ class Tracer:
                 traced.execute(generation)
             if traced.take_executed():
                 executed = True
+                self._executed.add(member.number)
                 member.memory.begin_program()
         self.family.follow_forks()
         return self._traced_calls(messages, left_out), executed
+
+    def take_executed(self) -> set[int]:
+        """The slots of the processes that have executed a program since the last call."""
+        executed, self._executed = self._executed, set()
+        return executed
 
     def _traced_calls(self, messages: list[bytes], left_out: int) -> TracedCalls:
         calls = decode(messages)
@@ -197,12 +205,10 @@ class Tracer:
             member.looks.take_in()
             member.traced.update_remarks(follows=family.follows)
             member.looks.note_lost_loads()
+        first = self.first
+        if len(family) == 1 and first.symbolizer.views.has_changed:
+            return first.same_sites.merge(snapshot, first.names.locations_of)
         return snapshot
-
-    @property
-    def has_same_sites(self) -> bool:
-        """Whether stacks that differ in addresses alone may be of one site."""
-        return len(self.family) > 1 or self.first.symbolizer.views.has_changed
 
     def info(self) -> TargetInfo:
         """The processes as reports describe them."""

@@ -83,6 +83,11 @@ class CodeView:
         region = self.region_at(address - 1)
         return address if region is None else region.locate(address - 1)
 
+    def is_in_object(self, address: int) -> bool:
+        """Whether a return address leads into an object that could be opened."""
+        region = self.region_at(address - 1)
+        return region is not None and region.module is not None
+
     def agrees_with(self, regions: Iterable[Region]) -> bool:
         """Whether every address means the same here and in these regions, if both have it."""
         return all(

@@ -106,8 +106,7 @@ class PlacedTables:
             )
         if table and self.capacity and not self._fits(table, self.capacity):
             raise OverBudgetError(
-                f"no room for the {len(table.rows):,} rows of {path}"
-                f" among {self.capacity.rows:,}"
+                f"no room for the {len(table.rows):,} rows of {path} among {self.capacity.rows:,}"
             )
 
     def _fits(self, table: UnwindTable, capacity: Capacity) -> bool:

@@ -26,7 +26,7 @@ def recorded(
     """
     with Target(argv, env) as target:
         target.await_ready()
-        tracer = open_tracer(ProcessOptions(target=ProcessTarget(target.pid)))
+        tracer = open_tracer(ProcessOptions(target=ProcessTarget((target.pid,))))
         try:
             tracer.arm()
             _watch(tracer, target)

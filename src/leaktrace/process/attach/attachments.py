@@ -130,9 +130,7 @@ class StoredPoints:
 class Attachments:
     """All probes on functions of one process."""
 
-    def __init__(
-        self, slot: Slot, pid: int, keeper: Keeper | None, points: StoredPoints
-    ) -> None:
+    def __init__(self, slot: Slot, pid: int, keeper: Keeper | None, points: StoredPoints) -> None:
         """`keeper` holds the probes; None if there are none."""
         self._slot = slot
         self._program = slot.program

@@ -1,0 +1,17 @@
+"""Children that should be followed and are not traced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Untraced:
+    """Children that are not traced, and why."""
+
+    too_many: int = 0  # there was no free slot
+    ended: int = 0  # before it could be attached
+    refused: dict[str, int] = field(default_factory=dict)  # by what the kernel or leaktrace said
+
+    def __bool__(self) -> bool:
+        return bool(self.too_many or self.ended or self.refused)
