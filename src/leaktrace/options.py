@@ -39,6 +39,9 @@ class StackWalker(StrEnum):
     FP = "fp"  # by frame pointers: only right for programs that were compiled to keep them
 
 
+MAX_PROCESSES = 4096  # slots: MAX_SLOTS in bpf/process/types.h
+
+
 @dataclass(frozen=True)
 class ProcessTarget:
     """Processes that are already running."""

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
-from leaktrace.cli.one_target import refuse_processes_as_interval
+from leaktrace.cli.processes import follows, note_process_as_interval, processes_of
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
 from leaktrace.options import (
@@ -65,6 +65,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         asked["max_allocs"],
         kernel_max_stacks(asked) if isinstance(target, KernelTarget) else asked["max_stacks"],
         asked["max_threads"],
+        asked["max_processes"],
         asked["event_buffer_size"],
     )
     report = _report_options(asked)
@@ -84,6 +85,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         faults=asked["faults"],
         probe_returns=asked["probe_returns"],
         max_overhead_percent=asked["max_overhead_percent"],
+        follow=follows(asked, target),
     )
 
 
@@ -135,16 +137,17 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
 
 def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
     """What to trace: exactly one process, command, or the kernel. Raises UsageError."""
-    given = [asked["pid"] is not None, asked["command"] is not None, bool(words), asked["kernel"]]
+    names_processes = bool(asked["pid"] or asked["name"] is not None or asked["cgroup"])
+    given = [names_processes, asked["command"] is not None, bool(words), asked["kernel"]]
     if sum(given) != 1:
         problem = "more than one target" if any(given) else "there is nothing to trace"
-        if asked["kernel"] and asked["pid"] is not None:
+        if asked["kernel"] and asked["pid"]:
             raise UsageError(
                 "--kernel and -p can't be combined",
                 "for the kernel memory that one process allocates: leaktrace --kernel --task PID",
             )
         raise UsageError(
-            f"{problem}: give exactly one of -p PID, -c CMD, -- CMD ARGS, or --kernel",
+            f"{problem}: give -p PID, --name or --cgroup, or one of -c CMD, -- CMD ARGS, --kernel",
             "for example: leaktrace -p 4242; see leaktrace --help",
         )
     pass_exit_code = asked["exit_code"] == "child"
@@ -154,13 +157,18 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
             "add -c CMD, or leave out --exit-code",
         )
     in_kernel = kernel_target(asked)
-    pid = asked["pid"] if in_kernel is None else asked["task"]
-    if pid is not None:
-        refuse_processes_as_interval(pid, asked["interval"], asked["count"])
+    pid = asked["task"]
     if in_kernel is not None:
+        if asked["follow"]:
+            raise UsageError(
+                "--follow can't be combined with --kernel: it traces child processes",
+                "leave out --follow; --kernel sees all processes",
+            )
+        if pid is not None:
+            note_process_as_interval(pid, asked["interval"])
         return in_kernel
-    if asked["pid"] is not None:
-        return ProcessTarget((asked["pid"],))
+    if names_processes:
+        return ProcessTarget(processes_of(asked))
     if words:
         return CommandTarget(tuple(words), pass_exit_code)
     try:

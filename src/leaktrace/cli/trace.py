@@ -13,11 +13,13 @@ from leaktrace.bpf.build import compiler_started_early
 from leaktrace.bpf.sources import source_text
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.kernel import kernel_options
-from leaktrace.cli.one_target import one_command, one_process, only_one, refuse_more_words
+from leaktrace.cli.one_target import one_command, only_one, refuse_more_words
 from leaktrace.cli.parsing import build_options
-from leaktrace.cli.values import Interval, PositiveNumber, ProcessId, WholeNumber
+from leaktrace.cli.processes import with_all_processes
+from leaktrace.cli.values import Interval, Pattern, PositiveNumber, ProcessIds, WholeNumber
 from leaktrace.notices import notify
 from leaktrace.options import (
+    MAX_PROCESSES,
     By,
     CommandTarget,
     EventBuffer,
@@ -34,6 +36,8 @@ _EXAMPLES = """\b
 Examples:
   leaktrace -p 4242             what process 4242 leaks, every 5 seconds
   leaktrace -p 4242 60 10       ten reports, one per minute
+  leaktrace -p $(pidof nginx)   several processes, in one report
+  leaktrace -p 4242 --follow    a process and the children that it starts
   leaktrace -c './server -v'    start a command and trace all of its run
   leaktrace 1 -- ./server -v    the same, with a report every second
   leaktrace -p 4242 -t          every call as it happens
@@ -62,10 +66,10 @@ class TraceCommand(Command):
             at = args.index("--")
             ctx.obj = tuple(args[at + 1 :])
             args = args[:at]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, with_all_processes(args))
 
     def refuse(self, words: Sequence[str], context: click.Context) -> None:
-        refuse_more_words(words, context.params.get("pid"))
+        refuse_more_words(words, context.params.get("pid") or ())
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -85,11 +89,39 @@ class TraceCommand(Command):
 @click.option(
     "-p",
     "--pid",
-    type=ProcessId(),
+    type=ProcessIds(),
     multiple=True,
-    callback=one_process,
     metavar="PID",
-    help="Trace this running process.",
+    help="Trace this running process. Several: -p 12,13, or -p 12 -p 13, or -p $(pidof nginx).",
+)
+@click.option(
+    "--name",
+    type=Pattern(),
+    metavar="REGEX",
+    help="Trace every running process whose name, or whose program's file name, this regular "
+    "expression matches.",
+)
+@click.option(
+    "--cgroup",
+    multiple=True,
+    metavar="PATH",
+    help="Trace every process of a control group: of a container, a systemd unit or a pod. PATH is "
+    "a directory below /sys/fs/cgroup, a path as in /proc/PID/cgroup, or a name (nginx.service).",
+)
+@click.option(
+    "--follow/--no-follow",
+    default=None,
+    help="Also trace the processes that a traced one starts from now on, and theirs. A command "
+    "that leaktrace starts is followed unless --no-follow is given. A child is traced some "
+    "milliseconds after its start: what it allocates before that is not seen.",
+)
+@click.option(
+    "--max-processes",
+    type=WholeNumber(1, MAX_PROCESSES),
+    default=Limits.max_processes,
+    show_default=True,
+    metavar="N",
+    help="Trace at most N processes at a time. Children beyond that are counted.",
 )
 @click.option(
     "-c",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from typing import Any, NoReturn
 
 import click
@@ -79,6 +80,49 @@ class ProcessId(WholeNumber):
         return "`pgrep -n NAME` prints the id of the newest process of that name"
 
 
+class ProcessIds(_Number):
+    """The ids of processes, separated by commas."""
+
+    expected = "process ids"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, ...]:
+        """Raises UsageError."""
+        if isinstance(value, tuple):
+            return value
+        words = str(value).replace(",", " ").split()
+        if not words:
+            self.refuse(f"'{value}' has none", param, self.hint_for(value, ctx))
+        return tuple(ProcessId().convert(word, param, ctx) for word in words)
+
+
+class Pattern(click.ParamType):  # type: ignore[type-arg]
+    """A regular expression."""
+
+    name = "regex"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> re.Pattern[str]:
+        """Raises UsageError."""
+        if isinstance(value, re.Pattern):
+            return value
+        try:
+            return re.compile(value)
+        except re.error as error:
+            raise UsageError(
+                f"{name_of(param)} takes a regular expression: '{value}' is none: {error}",
+                "for a part of the name, write just that: --name nginx",
+            ) from None
+
+
 class PositiveNumber(_Number):
     """A float above 0."""
 
@@ -129,7 +173,7 @@ class Interval(PositiveNumber):
         if super().convert(value, param, ctx) > _LONGEST_INTERVAL_S:
             raise UsageError(
                 f"an interval of {value} seconds is too long: the limit is {_LONGEST_INTERVAL_S:,}",
-                "INTERVAL is in seconds, and -p takes one process id: "
+                "INTERVAL is in seconds; several processes are given as -p 12,13: "
                 "leaktrace -p PID [INTERVAL] [COUNT]",
             )
         return Seconds.from_word(value)
@@ -138,7 +182,7 @@ class Interval(PositiveNumber):
         if meant := difflib.get_close_matches(word, COMMANDS, 1):
             return f"did you mean leaktrace {meant[0]}?"
         asked = context.params if context is not None else {}
-        if asked.get("pid") is not None:
+        if asked.get("pid"):
             return "leaktrace -p PID [INTERVAL] [COUNT]"
         to_start = f"to start a command: leaktrace -- {word}"
         return to_start if "/" in word else f"to trace a process: leaktrace -p PID; {to_start}"

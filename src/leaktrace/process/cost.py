@@ -60,8 +60,9 @@ class CostMeter:
         *,
         measure_programs: bool,
     ) -> None:
-        """`processes` returns those that are traced; `stepped_share`: the share of entries at instructions that the kernel can't emulate;
-        `measure_programs`: ask the kernel for the programs' run times."""
+        """`processes` returns those that are traced; `stepped_share`: the share of entries at
+        instructions that the kernel can't emulate; `measure_programs`: ask the kernel for the
+        programs' run times."""
         self._program = program
         self._processes = processes
         self._stepped_share = stepped_share

@@ -1,4 +1,4 @@
-"""The processes that are traced together: those that were named, and the children that are followed.
+"""The processes that are traced together: those that were named, and children that are followed.
 
 A child is followed by the kernel's event of its fork. It is attached some milliseconds later:
 what it allocates before that is not seen. Its copies of what its parent had allocated are the

@@ -1,9 +1,10 @@
 """The BPF arrays that the walker reads, filled from user space.
 
 Rows and pages are written through mmap: two million rows take hundredths of a second. The array of
-mappings has room for two lists of each process. A new list replaces the one before last and is then switched to, so
-a walk that has begun goes on by the list that it began with. If that list is replaced before the
-walk ends, the walk counts as broken: `finish_walk` in bpf/process/walk.bpf.c compares versions.
+mappings has room for two lists of each process. A new list replaces the one before last and is then
+switched to, so a walk that has begun goes on by the list that it began with. If that list is
+replaced before the walk ends, the walk counts as broken: `finish_walk` in bpf/process/walk.bpf.c
+compares versions.
 """
 
 from __future__ import annotations

@@ -139,11 +139,22 @@ class Opening:
             tables = self._install_tables(slot, plans.tables, said)
             if tables is not None:
                 for_process.callback(tables.close)
-            own = AllocatorsOwn(names.addresses_of)
             attachments = Attachments(slot, target.pid, self.keeper, self.points)
             closing_probes.callback(attachments.close)
-            watch = self._watch(target, closing_watch)
-            hooks = self._hooks(slot, plans, attachments, watch, own, said)
+            hooks = Hooks(
+                process=target.process,
+                options=self._hook_options(target),
+                planner=plans.planner,
+                attachments=attachments,
+                keeper=self.keeper,
+                watch=self._watch(target, closing_watch),
+                # Nothing predates the image that a command executes first.
+                completeness=Completeness(
+                    slot, target.pid, plans.planner.survey, None if target.command is None else 1
+                ),
+                own=AllocatorsOwn(names.addresses_of),
+                notes=said,
+            )
             traced = Traced(
                 slot=slot,
                 process=target.process,
@@ -151,7 +162,7 @@ class Opening:
                 symbolizer=plans.symbolizer,
                 names=names,
                 hooks=hooks,
-                own=own,
+                own=hooks.own,
                 tables=tables,
                 faults=(
                     None
@@ -198,37 +209,14 @@ class Opening:
         closing.callback(_end_watch, watch, target)
         return watch
 
-    def _hooks(
-        self,
-        slot: Slot,
-        plans: Plans,
-        attachments: Attachments,
-        watch: ProbeWatch | None,
-        own: AllocatorsOwn,
-        said: Notes,
-    ) -> Hooks:
-        target, options = plans.target, self.options
-        is_command = target.command is not None
-        return Hooks(
-            process=target.process,
-            options=HookOptions(
-                links=self.program.links,
-                # A child has inherited the breakpoints of its parent, which somebody owns.
-                may_have_leftovers=not is_command and target.parent is None,
-                probe_returns=options.probe_returns,
-                hooks_loader=OBJECTS_PROGRAM in self.program.programs,
-                verbose=options.report.verbose,
-            ),
-            planner=plans.planner,
-            attachments=attachments,
-            keeper=self.keeper,
-            watch=watch,
-            # Nothing predates the image that a command executes first.
-            completeness=Completeness(
-                slot, target.pid, plans.planner.survey, 1 if is_command else None
-            ),
-            own=own,
-            notes=said,
+    def _hook_options(self, target: Target) -> HookOptions:
+        return HookOptions(
+            links=self.program.links,
+            # A child has inherited the breakpoints of its parent, which somebody owns.
+            may_have_leftovers=target.command is None and target.parent is None,
+            probe_returns=self.options.probe_returns,
+            hooks_loader=OBJECTS_PROGRAM in self.program.programs,
+            verbose=self.options.report.verbose,
         )
 
 

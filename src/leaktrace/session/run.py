@@ -75,8 +75,8 @@ def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts
         limit = None if percent is None else OverheadLimit(percent, reports)
         argv = () if options.command is None else options.command.argv
         one = Run(options.report, tracer, reports, reporter, interrupts, argv=argv, limit=limit)
+        command = tracer.first.command
         one.until_the_end()
-    command = tracer.first.command
     if command is not None and options.command is not None and options.command.pass_exit_code:
         return command.wait()
     return 0
