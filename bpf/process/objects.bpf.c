@@ -237,7 +237,7 @@ int at_objects(struct pt_regs *ctx) {
     if (!is_before && !now->changing && !is_first && !walk->found) {
         /* The change was in another namespace (dlmopen), whose list is not read. */
         now->overflow_epoch = now->unload_epoch = now->epoch;
-        report_unknown_code(ctx, slot, list->version);
+        report_unknown_code(ctx, walk->slot, list->version);
     }
     now->changing &= is_before;
     now->sent_epoch = now->epoch;
