@@ -177,7 +177,7 @@ static __always_inline void release_next(void *ctx, struct scratch *scratch) {
     scratch->count++;
     if (!remove_record(key, &scratch->freed)) {
         count_freed(&scratch->freed, 0);
-        trace(ctx, 0, EVENT_RELEASE, KERNEL_FREE_BULK, key | 0xFULL << SECTION_SHIFT,
+        trace(ctx, THE_KERNEL, EVENT_RELEASE, KERNEL_FREE_BULK, key | 0xFULL << SECTION_SHIFT,
               scratch->freed.size, scratch->freed.stack_id);
     }
     asm volatile("" ::: "memory");

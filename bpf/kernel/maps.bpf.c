@@ -41,10 +41,8 @@ BPF_PERCPU_ARRAY(nesting, u32, 1);
 /* Releases of blocks that were allocated before tracing began, by section. */
 BPF_PERCPU_ARRAY(older_releases, u64, SECTIONS);
 
-/* The kernel executes no other image. */
-static __always_inline u32 generation_of(u32 slot) {
-    return 0;
-}
+/* Of all events. */
+#define THE_KERNEL ((struct origin){})
 
 /* The buffers of the running program; NULL, and counted, if none are left. An interrupt between
  * reading and writing the depth leaves it unchanged. */

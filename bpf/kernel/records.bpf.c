@@ -181,7 +181,8 @@ static __always_inline void store(void *ctx, struct request *request, u64 stack_
                                            .requested = request->requested};
     if (put(key_of(request->section, request->address), &allocation, since))
         count_allocated(&allocation);
-    trace(ctx, 0, EVENT_ALLOCATE, request->function, request->address, request->size, stack_id);
+    trace(ctx, THE_KERNEL, EVENT_ALLOCATE, request->function, request->address, request->size,
+          stack_id);
 }
 
 /* NULL, ZERO_SIZE_PTR (16) and error pointers are not memory. */
@@ -211,7 +212,8 @@ static __always_inline void release(void *ctx, u16 section, u16 function, u64 ad
         return;
     if (take(key_of(section, address), &allocation)) {
         count_freed(&allocation, 0);
-        trace(ctx, 0, EVENT_RELEASE, function, address, allocation.size, allocation.stack_id);
+        trace(ctx, THE_KERNEL, EVENT_RELEASE, function, address, allocation.size,
+              allocation.stack_id);
         return;
     }
     u64 *older = older_releases.lookup(&index);

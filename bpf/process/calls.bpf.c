@@ -47,7 +47,7 @@ static __always_inline int is_filtered_out(struct thread *thread, u16 function, 
 }
 
 /* Send an event when an executable image makes its first call: its libraries are mapped by now. */
-static __always_inline void announce(void *ctx, u32 slot, struct session *now) {
+static __always_inline void announce(void *ctx, struct session *now) {
     if (now->announced == now->generation + 1)
         return;
     now->announced = now->generation + 1;
@@ -55,29 +55,29 @@ static __always_inline void announce(void *ctx, u32 slot, struct session *now) {
     /* Only after the exec that leaktrace waits for. SIGSTOP takes effect before the call goes on.
      * It is sent before the event, because user space answers the event with SIGCONT, which must
      * not come first. */
-    if (now->generation && slot == COMMAND_SLOT)
+    if (now->generation && now->slot == COMMAND_SLOT)
         bpf_send_signal(SIGSTOP);
 #endif
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .kind = EVENT_STARTED,
                           .generation = now->generation,
                           .tid = thread_key(),
-                          .slot = slot};
+                          .slot = now->slot};
     send_event(ctx, &event);
 }
 
 /* Put back the record that realloc had removed: the call failed, or never returned. */
-static __always_inline void restore_old_record(u32 slot, struct call *call) {
+static __always_inline void restore_old_record(struct session *now, struct call *call) {
     if (!call->has_old)
         return;
     call->has_old = 0;
     struct allocation old = call->old;
-    put(slot, call->address, &old);
+    put(now, call->address, &old);
 }
 
 /* Drop an open call that never returned. */
-static __always_inline void abandon(u32 slot, struct call *call) {
-    restore_old_record(slot, call);
+static __always_inline void abandon(struct session *now, struct call *call) {
+    restore_old_record(now, call);
     call->sp = 0;
     if (call->function != FUNCTION_OPERATOR_NEW) /* it threw, so it has allocated nothing */
         lose(LOSS_STALE_CALLS, 1);
@@ -112,7 +112,7 @@ static __always_inline struct thread *existing_thread(void) {
 
 /* The state of the current thread, made if needed. NULL before tracing is armed, or when there is
  * no room. */
-static __always_inline struct thread *this_thread(void *ctx, u32 slot) {
+static __always_inline struct thread *this_thread(void *ctx, struct session *now) {
     u64 key = thread_key();
     u32 zero = 0, tgid = key >> 32;
     struct thread *thread = existing_thread();
@@ -120,19 +120,18 @@ static __always_inline struct thread *this_thread(void *ctx, u32 slot) {
     if (thread)
         return thread;
     struct thread *blank = blank_thread.lookup(&zero);
-    struct session *now = session_of(slot);
     /* Until every probe is attached, a block could be recorded whose release is not seen. No thread
      * has state before that, so a call under way when tracing begins is not followed. */
-    if (!blank || !now || !now->armed)
+    if (!blank || !now->armed)
         return 0;
     if (!now->tgid) {
-        struct process process = {.slot = slot};
+        struct process process = {.slot = now->slot};
         now->tgid = tgid;
         processes.update(&tgid, &process);
     }
-    announce(ctx, slot, now);
+    announce(ctx, now);
 #if STOP_AT_START
-    if (!now->generation && slot == COMMAND_SLOT)
+    if (!now->generation && now->slot == COMMAND_SLOT)
         return 0; /* leaktrace's own child, before it executes the command */
 #endif
     threads.insert(&key, blank);
@@ -141,8 +140,8 @@ static __always_inline struct thread *this_thread(void *ctx, u32 slot) {
         lose(LOSS_THREADS, 1);
         return 0;
     }
-    thread->walk.slot = thread->stack.slot = slot;
-    thread->walk.first_late = slot * LATE_OBJECTS;
+    thread->walk.slot = thread->stack.slot = now->slot;
+    thread->walk.first_late = now->slot * LATE_OBJECTS;
 #if SAMPLE_BYTES
     thread->gap = draw_gap();
 #endif
@@ -161,38 +160,35 @@ static __always_inline int is_near(u64 call_sp, u64 sp) {
 
 #if POINTS
 /* Suspend the open call: its thread is on another stack now. */
-static __always_inline void suspend(struct thread *thread) {
-    u64 sp = thread->call.sp, key = record_key(thread->walk.slot, sp);
-    struct session *now = session_of(thread->walk.slot);
+static __always_inline void suspend(struct session *now, struct thread *thread) {
+    u64 sp = thread->call.sp, key = record_key(now, sp);
 
-    if (now)
-        now->suspended = 1;
+    now->suspended = 1;
     if (suspended.update(&key, &thread->call)) {
-        abandon(thread->walk.slot, &thread->call);
+        abandon(now, &thread->call);
         return;
     }
     thread->suspended_sp = sp;
     thread->call.sp = 0;
 }
 
-static __always_inline void forget_suspended(u32 slot, u64 sp) {
-    struct session *now = session_of(slot);
-    u64 key = record_key(slot, sp);
+static __always_inline void forget_suspended(struct session *now, u64 sp) {
+    u64 key = record_key(now, sp);
 
-    if (now && now->suspended)
+    if (now->suspended)
         suspended.delete(&key);
 }
 
-static __always_inline struct opened *opened_at(u32 slot, u64 sp) {
-    u32 at = record_key(slot, sp) * HASH_MULTIPLIER >> 32 &
+static __always_inline struct opened *opened_at(struct session *now, u64 sp) {
+    u32 at = record_key(now, sp) * HASH_MULTIPLIER >> 32 &
              (OPENED_CALLS - 1); /* stacks are at regular distances */
     return opened.lookup(&at);
 }
 
-static __always_inline void note_opened(u32 slot, u64 sp) {
-    struct opened *entry = opened_at(slot, sp);
+static __always_inline void note_opened(struct session *now, u64 sp) {
+    struct opened *entry = opened_at(now, sp);
 
-    forget_suspended(slot, sp); /* a call with the same sp was left by a jump */
+    forget_suspended(now, sp); /* a call with the same sp was left by a jump */
     if (entry) {
         entry->sp = sp;
         entry->thread = thread_key();
@@ -200,8 +196,8 @@ static __always_inline void note_opened(u32 slot, u64 sp) {
 }
 
 /* The call that began at this sp, if another thread has it: a coroutine has changed threads. */
-static __always_inline struct call *opened_elsewhere(u32 slot, u64 sp) {
-    struct opened *entry = opened_at(slot, sp);
+static __always_inline struct call *opened_elsewhere(struct session *now, u64 sp) {
+    struct opened *entry = opened_at(now, sp);
 
     if (!entry || entry->sp != sp)
         return 0;
@@ -215,50 +211,48 @@ static __always_inline struct call *opened_elsewhere(u32 slot, u64 sp) {
 }
 
 /* Make the call that began at this sp the thread's open one. Returns whether there is one. */
-static __always_inline int resume(struct thread *thread, u64 sp) {
-    u32 slot = thread->walk.slot;
-    struct session *now = session_of(slot);
+static __always_inline int resume(struct session *now, struct thread *thread, u64 sp) {
     struct call *call = 0;
-    u64 key = record_key(slot, sp);
+    u64 key = record_key(now, sp);
 
     if (thread->call.sp == sp)
         return 1;
-    if (now && now->suspended)
+    if (now->suspended)
         call = suspended.lookup(&key);
     if (call && !return_pending(call, sp, call->function)) { /* a jump has left it */
-        abandon(slot, call);
+        abandon(now, call);
         suspended.delete(&key);
         call = 0;
     }
     if (!call) {
-        call = opened_elsewhere(slot, sp);
+        call = opened_elsewhere(now, sp);
         if (!call)
             return 0;
     }
     if (thread->call.sp)
-        suspend(thread);
+        suspend(now, thread);
     thread->call = *call;
     call->sp = 0;
-    forget_suspended(slot, sp);
+    forget_suspended(now, sp);
     return 1;
 }
 
 /* A signal handler on its own stack may allocate while a call is open. After it, calls near the
  * suspended call's stack pointer are part of that call again. */
-static __always_inline void return_to_stack(struct thread *thread, u64 sp) {
+static __always_inline void return_to_stack(struct session *now, struct thread *thread, u64 sp) {
     u64 suspended_sp = thread->suspended_sp;
 
     if (!suspended_sp || thread->call.sp || !is_near(suspended_sp, sp))
         return;
     thread->suspended_sp = 0;
-    resume(thread, suspended_sp);
+    resume(now, thread, suspended_sp);
 }
 #else
-static __always_inline void suspend(struct thread *thread) {
-    abandon(thread->walk.slot, &thread->call);
+static __always_inline void suspend(struct session *now, struct thread *thread) {
+    abandon(now, &thread->call);
 }
 
-static __always_inline void return_to_stack(struct thread *thread, u64 sp) {}
+static __always_inline void return_to_stack(struct session *now, struct thread *thread, u64 sp) {}
 #endif
 
 /* How a call that is about to begin relates to the open one. */
@@ -270,17 +264,17 @@ enum relation {
 
 /* `entry_point`: of a point at a function's entry. If it is the open call's own, a new call begins
  * there, because a call doesn't pass its entry twice. 0: no such point. */
-static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 function,
-                                            u32 entry_point, u64 *outer) {
+static __always_inline int relation_to_open(struct session *now, struct thread *thread, u64 sp,
+                                            u16 function, u32 entry_point, u64 *outer) {
     struct call *call = &thread->call;
 
-    return_to_stack(thread, sp);
+    return_to_stack(now, thread, sp);
     if (!call->sp)
         return RELATION_NONE;
     if (call->by_point && !is_near(call->sp, sp)) {
         if (call->sp - sp < FAR_BYTES && return_pending(call, sp, function))
             *outer = call->sp;
-        suspend(thread);
+        suspend(now, thread);
         return RELATION_NONE;
     }
     if (sp <= call->sp && !call->tail_call_returned && return_pending(call, sp, function)) {
@@ -289,7 +283,7 @@ static __always_inline int relation_to_open(struct thread *thread, u64 sp, u16 f
         if (!entry_point || call->entry_point != entry_point)
             return RELATION_SAME;
     }
-    abandon(thread->walk.slot, call);
+    abandon(now, call);
     return RELATION_NONE;
 }
 
@@ -318,9 +312,9 @@ struct start {
 
 /* Open a call whose return address is at sp. NULL if it is part of a call that is already open, or
  * there is no room. */
-static __always_inline struct call *begin_call(struct pt_regs *ctx, u32 slot, u16 function,
-                                               u64 size, u64 sp, struct start start) {
-    struct thread *thread = this_thread(ctx, slot);
+static __always_inline struct call *begin_call(struct pt_regs *ctx, struct session *now,
+                                               u16 function, u64 size, u64 sp, struct start start) {
+    struct thread *thread = this_thread(ctx, now);
     u64 outer = 0;
 
     if (!thread)
@@ -329,10 +323,10 @@ static __always_inline struct call *begin_call(struct pt_regs *ctx, u32 slot, u1
     /* The open call calls the function again. Or a jump has left it, and the function is called
      * again at the same sp: dropping the call is right in that case, too. */
     if (start.may_begin_again && call->sp == sp && call->entry_point == start.entry_point) {
-        restore_old_record(slot, call);
+        restore_old_record(now, call);
         call->sp = 0;
     }
-    int relation = relation_to_open(thread, sp, function, start.entry_point, &outer);
+    int relation = relation_to_open(now, thread, sp, function, start.entry_point, &outer);
     if (relation == RELATION_SAME) {
         if (!start.by_point && !call->by_point)
             call->tail_calls++; /* reallocarray jumps to realloc */
@@ -347,7 +341,7 @@ static __always_inline struct call *begin_call(struct pt_regs *ctx, u32 slot, u1
     if (start.by_point) {
         call->by_point = 1;
         call->entry_point = start.entry_point;
-        note_opened(slot, sp);
+        note_opened(now, sp);
         bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
     }
 #endif

@@ -46,19 +46,19 @@ static __always_inline u64 size_from_arguments(struct pt_regs *ctx, u16 function
 
 /* A call begins. Handles all functions at one call of begin_call(), which is long: otherwise clang
  * would compile a copy for each function, and the verifier would check it. */
-static __always_inline void enter_call(struct pt_regs *ctx, u32 slot, u16 function, u64 size,
-                                       u64 sp, struct start start) {
+static __always_inline void enter_call(struct pt_regs *ctx, struct session *now, u16 function,
+                                       u64 size, u64 sp, struct start start) {
     u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), fourth = PT_REGS_PARM4(ctx);
 
     asm volatile("" : "+r"(first), "+r"(second), "+r"(fourth));
-    struct call *call = begin_call(ctx, slot, function, size, sp, start);
+    struct call *call = begin_call(ctx, now, function, size, sp, start);
     if (!call)
         return;
     switch (function) { /* calls of these begin only at the function's entry */
     case FUNCTION_REALLOC:
     case FUNCTION_REALLOCARRAY:
     case FUNCTION_RALLOCX:
-        hold_old_record(slot, call, first);
+        hold_old_record(now, call, first);
         break;
     case FUNCTION_POSIX_MEMALIGN:
         call->memptr = first;
@@ -70,25 +70,33 @@ static __always_inline void enter_call(struct pt_regs *ctx, u32 slot, u16 functi
         if (function == FUNCTION_MREMAP && (fourth & MREMAP_DONTUNMAP))
             second = 0;
         call->released = second;
-        send_region(ctx, slot, EVENT_REGION_RELEASE, function, first, second, 0);
+        send_region(ctx, now, EVENT_REGION_RELEASE, function, first, second, 0);
     }
 }
 
 static __always_inline void enter_by_arguments(struct pt_regs *ctx, u16 function) {
+    struct session *now = session_of_probe(ctx);
     struct start at_entry = {};
 
-    enter_call(ctx, slot_of_probe(ctx), function, size_from_arguments(ctx, function),
-               PT_REGS_SP(ctx), at_entry);
+    if (now)
+        enter_call(ctx, now, function, size_from_arguments(ctx, function), PT_REGS_SP(ctx),
+                   at_entry);
 }
 
 /* free and similar functions: (block). An allocator's own calls count, too. */
 int enter_free(struct pt_regs *ctx) {
-    release(ctx, slot_of_probe(ctx), PT_REGS_PARM1(ctx));
+    struct session *now = session_of_probe(ctx);
+
+    if (now)
+        release(ctx, now, PT_REGS_PARM1(ctx));
     return 0;
 }
 
 int return_from(struct pt_regs *ctx) {
-    at_return(ctx);
+    struct session *now = session_of_probe(ctx);
+
+    if (now)
+        at_return(ctx, now);
     return 0;
 }
 

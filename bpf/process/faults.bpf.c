@@ -56,7 +56,7 @@ int on_fault(struct fault *ctx) {
     /* New threads inherit the event. So do children, on kernels without inherit_thread. */
     if (!now || (now->tgid && now->tgid != tgid))
         return 0;
-    struct thread *thread = this_thread(ctx, slot);
+    struct thread *thread = this_thread(ctx, now);
     if (!thread)
         return 0;
     if (is_file_backed(slot, address)) {
@@ -79,6 +79,6 @@ int on_fault(struct fault *ctx) {
         registers.bp = user.bp;
     }
 #endif
-    record(ctx, thread, FUNCTION_FAULT, address, PAGE_BYTES, 0, registers);
+    record(ctx, now, thread, FUNCTION_FAULT, address, PAGE_BYTES, 0, registers);
     return 0;
 }

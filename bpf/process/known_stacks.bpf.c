@@ -26,7 +26,7 @@ static __always_inline void do_not_cache(struct walk *walk) {
 
 /* Prepare a walk whose stack may be in the cache. */
 static __always_inline void start_cacheable(struct walk *walk) {
-    walk->start = mix(record_key(walk->slot, walk->ip), walk->sp);
+    walk->start = mix(walk->ip | (u64)walk->slot << SLOT_SHIFT, walk->sp);
     walk->start_ip = walk->ip;
     walk->start_sp = walk->sp;
     walk->start_bp = walk->bp;

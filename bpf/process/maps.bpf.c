@@ -102,27 +102,22 @@ static __always_inline struct session *session_of(u32 slot) {
     return session.lookup(&slot);
 }
 
-static __always_inline u32 generation_of(u32 slot) {
-    struct session *now = session_of(slot);
-    return now ? now->generation : 0;
-}
-
 /* tgid -> process. Full: the child isn't followed, which is counted. */
 BPF_F_TABLE("hash", u32, struct process, processes, CAPACITY_LATER, HASH_FLAGS);
 
-/* The slot of the process in which a probe was hit. Without cookies, one process is traced. */
-static __always_inline u32 slot_of_probe(void *ctx) {
+/* The process in which a probe was hit. Without cookies, one process is traced. */
+static __always_inline struct session *session_of_probe(void *ctx) {
 #if ENTER_BY_COOKIE
-    return bpf_get_attach_cookie(ctx) >> COOKIE_SLOT_SHIFT;
+    return session_of(bpf_get_attach_cookie(ctx) >> COOKIE_SLOT_SHIFT);
 #else
-    return 0;
+    return session_of(0);
 #endif
 }
 
 #define HEAP_SPACE 0
 
-static __always_inline u64 record_key(u32 slot, u64 address) {
-    return address | (u64)HEAP_SPACE << SPACE_SHIFT | (u64)slot << SLOT_SHIFT;
+static __always_inline u64 record_key(struct session *now, u64 address) {
+    return address | (u64)HEAP_SPACE << SPACE_SHIFT | (u64)now->slot << SLOT_SHIFT;
 }
 
 /* Whether an address is too large for a key. */

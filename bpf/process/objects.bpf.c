@@ -197,14 +197,13 @@ static __always_inline void add_object(void *ctx, struct walk *walk, struct sess
 }
 
 int at_objects(struct pt_regs *ctx) {
-    u32 slot = slot_of_probe(ctx);
-    struct session *now = session_of(slot);
-    struct unwind_list *list = list_in_force(slot);
+    struct session *now = session_of_probe(ctx);
+    struct unwind_list *list = now ? list_in_force(now->slot) : 0;
 
-    if (!now || !list || !list->loader || list->generation != now->generation)
+    if (!list || !list->loader || list->generation != now->generation)
         return 0;
     /* Only now: for an image without a list, this_thread() would announce a first call. */
-    struct thread *thread = this_thread(ctx, slot);
+    struct thread *thread = this_thread(ctx, now);
     if (!thread)
         return 0;
     struct walk *walk = &thread->walk;
@@ -237,7 +236,7 @@ int at_objects(struct pt_regs *ctx) {
     if (!is_before && !now->changing && !is_first && !walk->found) {
         /* The change was in another namespace (dlmopen), whose list is not read. */
         now->overflow_epoch = now->unload_epoch = now->epoch;
-        report_unknown_code(ctx, walk->slot, list->version);
+        report_unknown_code(ctx, now, list->version);
     }
     now->changing &= is_before;
     now->sent_epoch = now->epoch;

@@ -114,11 +114,12 @@ static __always_inline int holds(u64 flags, u8 condition) {
 }
 
 /* Whether this is the end of the open call, after resuming a suspended one. */
-static __always_inline int is_end_of_open(struct thread *thread, struct point *point, u64 sp) {
+static __always_inline int is_end_of_open(struct session *now, struct thread *thread,
+                                          struct point *point, u64 sp) {
     struct call *call = &thread->call;
 
-    return_to_stack(thread, sp);
-    if (call->sp != sp && !resume(thread, sp)) {
+    return_to_stack(now, thread, sp);
+    if (call->sp != sp && !resume(now, thread, sp)) {
         if (!call->sp && !(point->flags & POINT_MAY_BE_UNOPENED))
             lose(LOSS_MISSED_RETURNS, 1);
         return 0; /* a nested call, or other callers of the same code */
@@ -127,13 +128,13 @@ static __always_inline int is_end_of_open(struct thread *thread, struct point *p
 }
 
 /* Size and result are known at the same point: open the call. Returns whether to record it. */
-static __always_inline int open_ended_call(struct pt_regs *ctx, struct thread *thread,
-                                           struct point *point, u64 frame) {
+static __always_inline int open_ended_call(struct pt_regs *ctx, struct session *now,
+                                           struct thread *thread, struct point *point, u64 frame) {
     struct call *call = &thread->call;
     u64 sp = frame - 8, size = size_at(ctx, point, frame), outer = 0;
 
-    resume(thread, sp);
-    int relation = relation_to_open(thread, sp, point->function, 0, &outer);
+    resume(now, thread, sp);
+    int relation = relation_to_open(now, thread, sp, point->function, 0, &outer);
     if (relation == RELATION_INSIDE)
         return 0;
     if (relation == RELATION_SAME) {
@@ -150,10 +151,11 @@ static __always_inline int open_ended_call(struct pt_regs *ctx, struct thread *t
 
 int at_point(struct pt_regs *ctx) {
     u64 cookie = bpf_get_attach_cookie(ctx);
-    u32 index = cookie, slot = cookie >> COOKIE_SLOT_SHIFT;
+    u32 index = cookie;
+    struct session *now = session_of(cookie >> COOKIE_SLOT_SHIFT);
     struct point *point = points.lookup(&index);
 
-    if (!point || !holds(ctx->flags, point->condition))
+    if (!now || !point || !holds(ctx->flags, point->condition))
         return 0;
     u64 sp = ctx->sp, bp = ctx->bp;
     asm volatile("" : "+r"(sp), "+r"(bp)); /* as in register_at */
@@ -165,19 +167,18 @@ int at_point(struct pt_regs *ctx) {
         struct start start = {.by_point = 1,
                               .entry_point = by_arguments ? index + 1 : 0,
                               .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
-        enter_call(ctx, slot, point->function, size, frame - 8, start);
+        enter_call(ctx, now, point->function, size, frame - 8, start);
         return 0;
     }
-    struct thread *thread =
-        point->action == POINT_BOTH ? this_thread(ctx, slot) : existing_thread();
+    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx, now) : existing_thread();
     if (!thread)
         return 0; /* under way when tracing began, or counted as LOSS_THREADS */
-    if (point->action == POINT_BOTH ? !open_ended_call(ctx, thread, point, frame)
-                                    : !is_end_of_open(thread, point, frame - 8))
+    if (point->action == POINT_BOTH ? !open_ended_call(ctx, now, thread, point, frame)
+                                    : !is_end_of_open(now, thread, point, frame - 8))
         return 0;
     struct registers registers = {
         .ip = ctx->ip, .bp = ctx->bp, .frame = frame, .rbp_offset = point->rbp_offset};
-    end_call(ctx, thread, &thread->call, value_at(ctx, &point->result, frame), registers);
+    end_call(ctx, now, thread, &thread->call, value_at(ctx, &point->result, frame), registers);
     return 0;
 }
 

@@ -88,21 +88,20 @@ static __always_inline void count_freed(struct allocation *allocation) {
 /* --- records --------------------------------------------------------------------------------- */
 
 /* Whether a record was made before the last exec, so that it belongs to another image. */
-static __always_inline int is_stale(u32 slot, struct allocation *allocation) {
-    struct session *now = session_of(slot);
-    return now && allocation->time_ns < now->exec_time_ns;
+static __always_inline int is_stale(struct session *now, struct allocation *allocation) {
+    return allocation->time_ns < now->exec_time_ns;
 }
 
 /* Remove a block's record. Returns whether there was one of this image. */
-static __always_inline int take(u32 slot, u64 address, struct allocation *allocation) {
+static __always_inline int take(struct session *now, u64 address, struct allocation *allocation) {
     if (is_far(address))
         return 0;
-    return remove_record(record_key(slot, address), allocation) == 0 && !is_stale(slot, allocation);
+    return remove_record(record_key(now, address), allocation) == 0 && !is_stale(now, allocation);
 }
 
 /* Store a block's record. Returns whether there was room. */
-static __always_inline int put(u32 slot, u64 address, struct allocation *allocation) {
-    u64 key = record_key(slot, address);
+static __always_inline int put(struct session *now, u64 address, struct allocation *allocation) {
+    u64 key = record_key(now, address);
 
     if (is_far(address)) {
         lose(LOSS_FAR_ADDRESSES, 1);
@@ -112,7 +111,7 @@ static __always_inline int put(u32 slot, u64 address, struct allocation *allocat
 
     if (error == -EEXIST) { /* its release was not seen, or the record is from before an exec */
         struct allocation forgotten = {};
-        if (take(slot, address, &forgotten)) {
+        if (take(now, address, &forgotten)) {
             count_freed(&forgotten);
             lose(LOSS_MISSED_FREES, 1);
         }

@@ -1,11 +1,11 @@
 /* The end of a call, where its result is recorded, and releases. */
 
 /* The stack is known: store what the call allocated. Returns whether the stack has a site. */
-static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64 stack_id) {
+static __always_inline int store(struct pt_regs *ctx, struct session *now, struct thread *thread,
+                                 u64 stack_id) {
     int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
-    u32 slot = thread->walk.slot;
 
     if (thread->walk.is_inside)
         return 0; /* an allocator calls itself */
@@ -16,14 +16,14 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
         /* User space keeps the ranges, because one can be unmapped in part. */
         count_allocated(thread, stack_id, size, 0, 1);
-        send_region(ctx, slot, EVENT_REGION_ADD, function, address, size, stack_id);
+        send_region(ctx, now, EVENT_REGION_ADD, function, address, size, stack_id);
     } else {
         struct allocation allocation = {
             .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
-        if (put(slot, address, &allocation))
+        if (put(now, address, &allocation))
             has_site = count_allocated(thread, stack_id, size, allocation.time_ns, 0);
     }
-    trace(ctx, slot, EVENT_ALLOCATE, function, address, size, stack_id);
+    trace(ctx, origin_of(now), EVENT_ALLOCATE, function, address, size, stack_id);
 #if STOP_AT_RECORD
     bpf_send_signal_thread(SIGSTOP);
 #endif
@@ -32,11 +32,12 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
 
 #if WALK_BY_TABLE
 /* The walk is over: store the call with its stack, and cache the stack if a site has it. */
-static __always_inline void store_walked(struct pt_regs *ctx, struct thread *thread, int result) {
-    u64 id = finish_walk(ctx, thread, result);
+static __always_inline void store_walked(struct pt_regs *ctx, struct session *now,
+                                         struct thread *thread, int result) {
+    u64 id = finish_walk(ctx, now, thread, result);
 
     count(TALLY_WALKED_STACKS);
-    if (store(ctx, thread, id) &&
+    if (store(ctx, now, thread, id) &&
         (thread->stack.end == END_COMPLETE || thread->stack.end == END_GO))
         keep_known(&thread->walk, id);
 }
@@ -44,37 +45,37 @@ static __always_inline void store_walked(struct pt_regs *ctx, struct thread *thr
 
 #if WALK_PARTS > 1
 /* Continue the walk. The next program takes over until the walk is done or no part is left. */
-static __always_inline void walk_on(struct pt_regs *ctx, struct thread *thread) {
+static __always_inline void walk_on(struct pt_regs *ctx, struct session *now,
+                                    struct thread *thread) {
     int result = walk_some(thread);
 
     if (result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS)
         walk_parts.call(ctx, 0); /* returns only if it fails */
-    store_walked(ctx, thread, result);
+    store_walked(ctx, now, thread, result);
 }
 
 int walk_part(struct pt_regs *ctx) {
     u64 key = thread_key();
     struct thread *thread = threads.lookup(&key);
 
-    if (thread)
-        walk_on(ctx, thread);
+    struct session *now = thread ? session_of(thread->walk.slot) : 0;
+
+    if (now)
+        walk_on(ctx, now, thread);
     return 0;
 }
 #endif
 
 /* Record what was allocated, with the stack that starts as `registers` say. */
-static __always_inline void record(void *ctx, struct thread *thread, u16 function, u64 address,
-                                   u64 size, u64 outer, struct registers registers) {
+static __always_inline void record(void *ctx, struct session *now, struct thread *thread,
+                                   u16 function, u64 address, u64 size, u64 outer,
+                                   struct registers registers) {
     struct walk *walk = &thread->walk;
-    struct session *now = session_of(walk->slot);
-
-    if (!now)
-        return;
     walk->address = address;
     walk->size = size;
     walk->function = function;
     thread->stack.generation = now->generation;
-    start_walk(walk, registers, now->generation, walk->slot);
+    start_walk(walk, registers, now);
     walk->is_known = 0;
     walk->outer = outer;
     walk->is_inside = 0;
@@ -87,7 +88,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
         if (id) {
             walk->is_known = 1;
             count(TALLY_KNOWN_STACKS);
-            store(ctx, thread, id);
+            store(ctx, now, thread, id);
             return;
         }
     }
@@ -95,35 +96,35 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     if (walk->frame) {
         int result = step_out(walk);
         if (result != WALK_GOES_ON) {
-            store_walked(ctx, thread, result);
+            store_walked(ctx, now, thread, result);
             return;
         }
     }
 #endif
 #if WALK_PARTS > 1
-    walk_on(ctx, thread);
+    walk_on(ctx, now, thread);
 #else
-    store_walked(ctx, thread, walk_some(thread));
+    store_walked(ctx, now, thread, walk_some(thread));
 #endif
 #else
-    store(ctx, thread, stack_by_frame_pointers(ctx, thread));
+    store(ctx, now, thread, stack_by_frame_pointers(ctx, thread));
 #endif
 }
 
 /* The outermost call has this result. Its caller's stack starts as `registers` say. */
-static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread, struct call *call,
-                                     u64 result, struct registers registers) {
+static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
+                                     struct thread *thread, struct call *call, u64 result,
+                                     struct registers registers) {
     u16 function = call->function;
     u64 address = result, size = call->size;
     int failed = result == 0;
-    u32 slot = thread->walk.slot;
 
     call->sp = 0;
     if (function == FUNCTION_MUNMAP) {
         if ((int)result != 0)
-            send_region(ctx, slot, EVENT_REGION_RESTORE, function, call->address, size, 0);
-        trace(ctx, slot, (int)result ? EVENT_FAIL : EVENT_RELEASE, function, call->address, size,
-              0);
+            send_region(ctx, now, EVENT_REGION_RESTORE, function, call->address, size, 0);
+        trace(ctx, origin_of(now), (int)result ? EVENT_FAIL : EVENT_RELEASE, function,
+              call->address, size, 0);
         return;
     }
     if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
@@ -131,9 +132,10 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
         failed = result >= -4095ULL;
         if (function == FUNCTION_MREMAP) {
             if (failed)
-                send_region(ctx, slot, EVENT_REGION_RESTORE, function, call->address, size, 0);
+                send_region(ctx, now, EVENT_REGION_RESTORE, function, call->address, size, 0);
             else if (call->released)
-                trace(ctx, slot, EVENT_RELEASE, function, call->address, call->released, 0);
+                trace(ctx, origin_of(now), EVENT_RELEASE, function, call->address, call->released,
+                      0);
         }
     } else if (function == FUNCTION_POSIX_MEMALIGN) {
         failed = (int)result != 0;
@@ -146,25 +148,26 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
     if (call->has_old) {
         /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it was. */
         if (failed && size) {
-            restore_old_record(slot, call);
+            restore_old_record(now, call);
         } else {
             struct allocation old = call->old;
             call->has_old = 0;
             count_freed(&old);
-            trace(ctx, slot, EVENT_RELEASE, function, call->address, old.size, old.stack_id);
+            trace(ctx, origin_of(now), EVENT_RELEASE, function, call->address, old.size,
+                  old.stack_id);
         }
     }
     if (failed) {
-        trace(ctx, slot, EVENT_FAIL, function, 0, size, 0);
+        trace(ctx, origin_of(now), EVENT_FAIL, function, 0, size, 0);
         return;
     }
     if (call->skip)
         return;
-    record(ctx, thread, function, address, size, call->outer, registers);
+    record(ctx, now, thread, function, address, size, call->outer, registers);
 }
 
 /* A return probe was hit. */
-static __always_inline void at_return(struct pt_regs *ctx) {
+static __always_inline void at_return(struct pt_regs *ctx, struct session *now) {
     u64 sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
     struct thread *thread = existing_thread();
 
@@ -179,7 +182,7 @@ static __always_inline void at_return(struct pt_regs *ctx) {
         return; /* a nested call */
     if (sp > call->sp || (call->by_point && !is_near(call->sp, sp))) {
         if (!call->by_point || is_near(call->sp, sp))
-            abandon(thread->walk.slot, call);
+            abandon(now, call);
         lose(LOSS_MISSED_RETURNS, 1);
         return;
     }
@@ -193,36 +196,36 @@ static __always_inline void at_return(struct pt_regs *ctx) {
                                   .sp = PT_REGS_SP(ctx),
                                   .bp = PT_REGS_FP(ctx),
                                   .ip_is_return_address = 1};
-    end_call(ctx, thread, call, PT_REGS_RC(ctx), registers);
+    end_call(ctx, now, thread, call, PT_REGS_RC(ctx), registers);
 }
 
 /* --- releases -------------------------------------------------------------------------------- */
 
 /* At the entry, before the allocator can return the address again. */
-static __always_inline void release(struct pt_regs *ctx, u32 slot, u64 address) {
+static __always_inline void release(struct pt_regs *ctx, struct session *now, u64 address) {
     struct allocation allocation = {};
 
     if (!address)
         return;
-    if (take(slot, address, &allocation)) {
+    if (take(now, address, &allocation)) {
         count_freed(&allocation);
-        trace(ctx, slot, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
+        trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
               allocation.stack_id);
         return;
     }
 #if SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED
-    note_unseen_release(ctx, slot, address);
-    trace(ctx, slot, EVENT_RELEASE, FUNCTION_FREE, address, UNKNOWN_SIZE, 0);
+    note_unseen_release(ctx, now, address);
+    trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_FREE, address, UNKNOWN_SIZE, 0);
 #endif
 }
 
 /* realloc: remove the old block's record at the entry, as free does. It comes back if the call
  * fails. */
-static __always_inline void hold_old_record(u32 slot, struct call *call, u64 address) {
+static __always_inline void hold_old_record(struct session *now, struct call *call, u64 address) {
     struct allocation old = {};
 
     call->address = address;
-    if (address && take(slot, address, &old)) {
+    if (address && take(now, address, &old)) {
         call->old = old;
         call->has_old = 1;
     }

@@ -261,6 +261,8 @@ struct session {
     u32 changing;       /* the loader is about to change its list */
     u64 wait_status;    /* what wait(2) returns, with STATUS_IS_KNOWN; 0: not known */
     u64 children;       /* processes that it has forked */
+    u32 slot;           /* its own */
+    u32 unused;
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */

@@ -4,13 +4,13 @@
  * the address in between has no record. Only releases without a record come here; others pay
  * nothing. src/leaktrace/process/unseen.py decides which releases count. */
 
-static __always_inline void note_unseen_release(struct pt_regs *ctx, u32 slot, u64 address) {
+static __always_inline void note_unseen_release(struct pt_regs *ctx, struct session *now,
+                                                u64 address) {
 #if IS_X86_64
-    struct session *now = session_of(slot);
     struct thread *thread = existing_thread();
-    u64 caller = 0, key = record_key(slot, address);
+    u64 caller = 0, key = record_key(now, address);
 
-    if (!now || !now->armed)
+    if (!now->armed)
         return;
     if (thread && thread->call.sp)
         return; /* realloc has removed the record already, or the allocator frees its own block */

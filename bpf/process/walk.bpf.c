@@ -20,14 +20,14 @@ struct registers {
 #define FRAME_WINDOW_BYTES 64
 
 static __always_inline void start_walk(struct walk *walk, struct registers registers,
-                                       u32 generation, u32 slot) {
+                                       struct session *now) {
     walk->ip = registers.ip;
     walk->sp = registers.frame ? registers.frame - FRAME_WINDOW_BYTES : registers.sp;
     walk->bp = registers.bp;
     walk->frame = registers.frame;
     walk->rbp_offset = registers.rbp_offset;
     walk->is_return_address = registers.ip_is_return_address;
-    walk->hash = mix(1, generation | (u64)slot << 32);
+    walk->hash = mix(1, now->generation | (u64)now->slot << 32);
     walk->late_since = 0;
     walk->frame_count = 0;
     walk->bp_lost = 0;
@@ -74,7 +74,7 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
     stack->epoch = now->epoch;
     walk->hash = mix(walk->hash, list->view);
     walk->version = list->version;
-    walk->list_mark = record_key(walk->slot, list->version) * HASH_MULTIPLIER;
+    walk->list_mark = record_key(now, list->version) * HASH_MULTIPLIER;
     if (list->epoch != now->epoch) {
         walk->late_since = list->epoch;
         u64 late = hash_late(walk);
@@ -129,14 +129,12 @@ static __always_inline int walk_some(struct thread *thread) {
 
 /* The stack contains code that is not in the list of mappings, most likely because of dlopen. Sent
  * once per list. */
-static __always_inline void report_unknown_code(void *ctx, u32 slot, u64 version) {
-    struct session *now = session_of(slot);
-
+static __always_inline void report_unknown_code(void *ctx, struct session *now, u64 version) {
     u64 time_ns = bpf_ktime_get_ns();
 
     /* And again after a while: generated code is never in a list, and must not hide a dlopen that
      * comes later. */
-    if (!now || (now->reported == version && time_ns - now->reported_ns < REPORT_INTERVAL_NS))
+    if (now->reported == version && time_ns - now->reported_ns < REPORT_INTERVAL_NS)
         return;
     now->reported = version;
     now->reported_ns = time_ns;
@@ -144,12 +142,13 @@ static __always_inline void report_unknown_code(void *ctx, u32 slot, u64 version
                           .kind = EVENT_UNKNOWN_CODE,
                           .generation = now->generation,
                           .tid = bpf_get_current_pid_tgid(),
-                          .slot = slot};
+                          .slot = now->slot};
     send_event(ctx, &event);
 }
 
 /* Record how the walk ended. Returns the stack's id. */
-static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int result) {
+static __always_inline u64 finish_walk(void *ctx, struct session *now, struct thread *thread,
+                                       int result) {
     struct walk *walk = &thread->walk;
     struct stack *stack = &thread->stack;
 
@@ -163,7 +162,7 @@ static __always_inline u64 finish_walk(void *ctx, struct thread *thread, int res
     if (result != WALK_COMPLETE && result != WALK_GO)
         lose(LOSS_WALKS + result, 1);
     if (list && (result == WALK_NO_MAPPING || walk->guessed))
-        report_unknown_code(ctx, walk->slot, list->version);
+        report_unknown_code(ctx, now, list->version);
     stack->frame_count = walk->frame_count;
     stack->result = result;
     if (result == WALK_TOO_DEEP)

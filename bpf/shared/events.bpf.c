@@ -1,19 +1,23 @@
 /* Events of both modes: with --trace, one per call. Full: counted.
- *
- * The mode defines generation_of(slot), the executable image that an event belongs to. The kernel
- * mode has one slot. */
+ */
 
-static __always_inline struct event make_event(u32 slot, u8 kind, u8 function, u64 address,
-                                               u64 size, u64 stack_id) {
+/* The process that an event is about; of the kernel: zeroes. */
+struct origin {
+    u32 generation; /* of its executable image */
+    u16 slot;
+};
+
+static __always_inline struct event make_event(struct origin origin, u8 kind, u8 function,
+                                               u64 address, u64 size, u64 stack_id) {
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .address = address,
                           .size = size,
                           .stack_id = stack_id,
                           .tid = bpf_get_current_pid_tgid(),
-                          .generation = generation_of(slot),
+                          .generation = origin.generation,
                           .kind = kind,
                           .function = function,
-                          .slot = slot};
+                          .slot = origin.slot};
     return event;
 }
 
@@ -24,9 +28,9 @@ BPF_RINGBUF_OUTPUT(trace_events, CAPACITY_LATER);
 BPF_PERF_OUTPUT(trace_events);
 #endif
 
-static __always_inline void trace(void *ctx, u32 slot, u8 kind, u8 function, u64 address, u64 size,
-                                  u64 stack_id) {
-    struct event event = make_event(slot, kind, function, address, size, stack_id);
+static __always_inline void trace(void *ctx, struct origin origin, u8 kind, u8 function,
+                                  u64 address, u64 size, u64 stack_id) {
+    struct event event = make_event(origin, kind, function, address, size, stack_id);
 #if USE_RING_BUFFER
     long error = trace_events.ringbuf_output(&event, sizeof(event), 0);
 #else

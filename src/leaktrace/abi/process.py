@@ -267,6 +267,8 @@ SESSION = np.dtype(
         ("changing", "<u4"),
         ("wait_status", "<u8"),
         ("children", "<u8"),
+        ("slot", "<u4"),
+        ("unused", "<u4"),
     ]
 )
 

@@ -52,6 +52,7 @@ class Slot:
         """Record what this process allocates from now on. `follows`: see its children, too."""
         session = np.zeros(1, dtype=abi.SESSION)
         session["armed"] = session["epoch"] = session["sent_epoch"] = 1
+        session["slot"] = self.number
         # Elsewhere, the kernel side takes the tgid of the first hit.
         if pids_are_global():
             session["tgid"] = pid
