@@ -124,11 +124,13 @@ static __always_inline struct thread *this_thread(void *ctx, struct session *now
      * has state before that, so a call under way when tracing begins is not followed. */
     if (!blank || !now->armed)
         return 0;
+#if IN_PID_NAMESPACE
     if (!now->tgid) {
         struct process process = {.slot = now->slot};
         now->tgid = tgid;
         processes.update(&tgid, &process);
     }
+#endif
     announce(ctx, now);
 #if STOP_AT_START
     if (!now->generation && now->slot == COMMAND_SLOT)

@@ -42,6 +42,12 @@
 #define TASK_TGID_OFFSET 0
 #endif
 
+/* 1: leaktrace is in another pid namespace than the initial one, so that it doesn't know the tgid of
+ * the process. The kernel side takes that of the first hit. */
+#ifndef IN_PID_NAMESPACE
+#define IN_PID_NAMESPACE 0
+#endif
+
 /* The slot of the command that leaktrace started. */
 #define COMMAND_SLOT 0
 

@@ -20,8 +20,8 @@ from leaktrace.process.event_intake import EventDispatch, Fork
 from leaktrace.process.member import Member
 from leaktrace.process.opening import Opening, Planning, Target
 from leaktrace.process.program import Program
-from leaktrace.process.slot import pids_are_global
 from leaktrace.process.untraced import Untraced
+from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.targets.process import Process
 
 # Probes of processes that have ended are removed together: one removal takes as long as many.

@@ -29,6 +29,7 @@ from leaktrace.process.probes.allocators import (
 )
 from leaktrace.process.probes.object_plan import Way, best_way
 from leaktrace.process.walkers import Walker, walkers_to_try
+from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
 
 _COMMON = (
@@ -103,6 +104,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "ENTER_BY_COOKIE": int(support.has_attach_cookie()),
         "POINTS": int(uses_points(options)),
         "COUNT_FREED": int(counts_freed(options)),
+        "IN_PID_NAMESPACE": int(not pids_are_global()),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
     if options.command is None or options.follow:  # wait(2) returns the status of a command

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from leaktrace.abi import process as abi
 from leaktrace.process.kernel_tables import KernelTables
 from leaktrace.process.program import Program
-
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
-
-
-@cache
-def pids_are_global() -> bool:
-    """Whether leaktrace and the kernel side know a process by the same id. In another pid
-    namespace, ids differ."""
-    return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE  # noqa: PTH116
-
+from leaktrace.targets.namespaces import pids_are_global
 
 @dataclass(frozen=True)
 class Slot:
