@@ -29,17 +29,17 @@ _MOST_SHARE = 2  # one in this many bytes: a process with more of a site is name
 
 
 def family_in_words(report: Report) -> str:
-    """The traced processes besides the target: " and 8 children"; "" if there are none."""
+    """The traced processes besides the target: "and 8 children"; "" if there are none."""
     others = [line for line in report.processes if line.pid != report.target.pid]
     if not others:
         return ""
     parents = {line.pid: line.parent_pid for line in report.processes}
     if all(line.parent_pid == report.target.pid for line in others):
-        return f" and {'1 child' if len(others) == 1 else f'{len(others):,} children'}"
+        return f"and {'1 child' if len(others) == 1 else f'{len(others):,} children'}"
     if all(_descends(line.pid, report.target.pid, parents) for line in others):
-        return f" and {units.counted(len(others), 'descendant')}"
+        return f"and {units.counted(len(others), 'descendant')}"
     other = "process" if len(others) == 1 else "processes"
-    return f" and {len(others):,} other {other}"
+    return f"and {len(others):,} other {other}"
 
 
 def _descends(pid: int, ancestor: int, parents: dict[int, int | None]) -> bool:
