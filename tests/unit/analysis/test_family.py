@@ -442,6 +442,26 @@ def test_the_memory_of_an_ended_process_explains_nothing() -> None:
     assert kinds_of(after) == [RemarkKind.UNTRACKED_MEMORY]
 
 
+def test_what_was_said_of_the_first_process_alone_is_said_of_it_among_others() -> None:
+    reports = family()
+    shot = in_slots([(0, Held(1, 100))])
+    alone = reports.build(shot, TARGET, [member(0)], memory(64))
+    assert kinds_of(alone) == [RemarkKind.UNTRACKED_MEMORY]
+    both = in_slots([(0, Held(1, 100)), (1, Held(1, 5))])
+    first = member(0, memory=memory(65), of_programs=MemoryKinds)
+    report = build(reports, both, [first, member(1, memory=memory(1))])
+    (remark,) = report.remarks
+    assert remark.text.startswith("process 4242 (worker0): RSS grew by 65.0 MiB")
+    resident = {line.pid: line.resident for line in report.processes}[4242]
+    assert resident is not None
+    assert resident.growth_bytes == MIB
+    # It ends, and is still incomplete then. Once it is gone, nothing is said of it.
+    ended = build(reports, both, [member(0, has_ended=True), member(1, memory=memory(1))])
+    assert kinds_of(ended) == [RemarkKind.UNTRACKED_MEMORY]
+    gone = build(reports, in_slots([(1, Held(1, 5))]), [member(1, memory=memory(1))])
+    assert gone.remarks == ()
+
+
 # -- snapshots with slots --
 
 
