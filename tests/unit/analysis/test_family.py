@@ -530,6 +530,17 @@ def test_a_process_that_is_gone_no_longer_represents_sites() -> None:
     assert report.sites[1].processes == (ProcessShare(77, 9, 1),)
 
 
+def test_a_stack_id_may_mean_other_code_when_its_slot_is_used_again() -> None:
+    code = {1: "one", 101: "one"}
+    reports = FamilyBuilder(options(), lambda _: (), stack_of, lambda stack_id: code[stack_id])
+    shot = in_slots([(0, Held(1, 100)), (1, Held(1, 50))])
+    assert build(reports, shot, [member(0), member(1)]).site_count == 1
+    assert build(reports, shot, [member(0), member(1)]).site_count == 1
+    code[101] = "another"  # not asked for again while it is the same process
+    assert build(reports, shot, [member(0), member(1)]).site_count == 1
+    assert build(reports, shot, [member(0), replace(member(1), pid=77)]).site_count == 2
+
+
 def test_stacks_of_processes_that_are_gone_take_no_memory() -> None:
     from leaktrace.analysis.same_sites import SameSites
 

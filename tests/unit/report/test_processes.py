@@ -102,6 +102,12 @@ def test_the_table_says_how_a_process_ended(ending: Ending | None, expected: str
     assert any(line.endswith(f"  +1 B  {expected}") for line in lines_of(of(ended)))
 
 
+def test_a_table_of_ended_processes_has_no_rss() -> None:
+    ended = process(4242, Total(1, 1), 1, resident=None, has_ended=True)
+    table = [line.plain for line in process_lines(of(ended), 80)]
+    assert table[0] == "   pid  command  outstanding  growth"
+
+
 def test_what_has_no_line_is_added_up() -> None:
     text = rendered("text", WORKERS)
     assert text.count("48.0 MiB (+1.3 MiB)") == 9  # and one has ended
