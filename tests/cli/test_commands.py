@@ -60,6 +60,8 @@ def refused(*arguments: str) -> tuple[str, str]:
         (["-p", "1", "-T", "0"], "-T/--top", "--help"),
         (["-p", "1", "-s", "5000000000"], "4,294,967,295", "--help"),
         (["-p", "1", "--sort", "colour"], "--sort: 'colour'", "--help"),
+        (["-p", "1", "--by", "thread"], "--by: 'thread'", "--help"),
+        (["--kernel", "--by", "process"], "--by can't be used with --kernel", "leave out --by"),
         (["-p", "1", "1", "0"], "COUNT", "--help"),
         (["-p", "1", "1", "-1"], "-1 is no option", "--help"),
         (["-p", "1", "1.5x"], "'1.5x'", "leaktrace -p PID [INTERVAL] [COUNT]"),

@@ -86,7 +86,9 @@ def snapshot(
     sites = np.zeros(len(counted), dtype=abi.SITE)
     for row, site in enumerate(counted):
         end = ENDS.get(site.stack_id, abi.StackEndCode.UNKNOWN)
-        sites[row] = (*site.allocated, *site.freed, 1, end, site.is_region)
+        sites[["allocated_bytes", "allocated_count"]][row] = site.allocated
+        sites[["freed_bytes", "freed_count"]][row] = site.freed
+        sites[["generation", "end", "is_region"]][row] = (1, end, site.is_region)
     fields: dict[str, Any] = {
         "time_ns": NOW_NS,
         "generation": 1,

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace.analysis.builder import Chosen, ReportBuilder
-from leaktrace.analysis.same_sites import LocationsOf, SameSites
+from leaktrace.analysis.same_sites import LocationsOf, SameSites, stack_ids_in
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.split import Part, split
@@ -74,8 +75,8 @@ class _Counted:
 class FamilyBuilder:
     """Builds reports about all traced processes, and keeps what the next one is compared with.
 
-    The arguments are those of `ReportBuilder`. Stack ids are unique across processes, and
-    `stack_of` knows those of ended processes, too: the first process with a site represents it.
+    The arguments are those of `ReportBuilder`. Stack ids are unique across processes. One of them
+    represents all of the same site: of those in the snapshot, the one that was seen first.
     `locations_of` returns what all stacks of a site have in common, in whichever process: code that
     is in no file must never be equal in two processes.
     """
@@ -104,6 +105,7 @@ class FamilyBuilder:
         self._own_stacks: dict[tuple[int, int], dict[int, int]] = {}
         self._same_sites = SameSites()
         self._alone: Member | None = None  # the only process of the last report
+        self._pids: dict[int, int] = {}  # by slot, in the last report
         self._is_family = False  # and stays one when all others have ended
 
     @property
@@ -159,8 +161,10 @@ class FamilyBuilder:
                 final_reason=final_reason,
             )
         self._become_family()
-        self._all.pids = {member.slot: member.pid for member in members}
-        merged = self._same_sites.merge(snapshot, self._locations_of)
+        stack_ids = stack_ids_in(snapshot)
+        self._keep_only(snapshot, stack_ids, members)
+        self._pids = self._all.pids = {member.slot: member.pid for member in members}
+        merged = self._same_sites.merge(snapshot, self._locations_of, stack_ids)
         chosen = self._all.choose(merged, target_ended=target_ended)
         each = self._count_each(snapshot, merged, members, target_ended=target_ended)
         self._prepare(self._stacks_to_show(chosen, each))
@@ -196,7 +200,22 @@ class FamilyBuilder:
         self._all.rename(self._same_sites.first_of)
         if self._alone is not None:
             self._builder_of(self._alone).continue_from(self._all)
+            self._pids = {self._alone.slot: self._alone.pid}
         self._all.leave_memory_out()
+
+    def _keep_only(
+        self, snapshot: Snapshot, stack_ids: NDArray[np.uint64], members: Sequence[Member]
+    ) -> None:
+        """Forget the stacks of processes that are gone, even if their slots were used again: then
+        the same stack id may mean other code. Other stacks of the same site represent it from now
+        on."""
+        new = [member.slot for member in members if self._pids.get(member.slot) != member.pid]
+        if new and snapshot.site_slots is not None:
+            of_new = snapshot.site_ids[np.isin(snapshot.site_slots, new)]
+            stack_ids = np.setdiff1d(stack_ids, of_new, assume_unique=True)
+        successors = self._same_sites.keep_only(stack_ids.tolist())
+        for builder in (self._all, *self._each.values()) if successors else ():
+            builder.rename(lambda stack_id: successors.get(stack_id, stack_id))
 
     def _builder_of(self, member: Member) -> ReportBuilder:
         """The builder of reports about one process."""

@@ -23,13 +23,20 @@ class SameSites:
         self._first: dict[Hashable, int] = {}
         self._known: dict[int, int] = {}
 
-    def merge(self, snapshot: Snapshot, locations_of: LocationsOf) -> Snapshot:
+    def merge(
+        self,
+        snapshot: Snapshot,
+        locations_of: LocationsOf,
+        stack_ids: NDArray[np.uint64] | None = None,
+    ) -> Snapshot:
         """The snapshot with one stack id per site. `locations_of` returns what all stacks of a site
-        have in common, and None for an unknown stack."""
+        have in common, and None for an unknown stack. `stack_ids`: those of `stack_ids_in`, if they
+        are known."""
         # Complete stacks first, so that one of them represents equal stacks with a guessed frame.
         complete = snapshot.sites["end"] == StackEndCode.COMPLETE
         self.see(snapshot.site_ids[complete].tolist(), locations_of)
-        stack_ids = np.unique(np.concatenate([snapshot.site_ids, snapshot.records["stack_id"]]))
+        if stack_ids is None:
+            stack_ids = stack_ids_in(snapshot)
         firsts = np.array(
             [self._first_of(one, locations_of) for one in stack_ids.tolist()], dtype=np.uint64
         )
@@ -39,6 +46,27 @@ class SameSites:
         records["stack_id"] = firsts[np.searchsorted(stack_ids, records["stack_id"])]
         owners = firsts[np.searchsorted(stack_ids, snapshot.site_ids)]
         return add_up_sites(replace(snapshot, records=records), owners)
+
+    def keep_only(self, stack_ids: Iterable[int]) -> dict[int, int]:
+        """Forget all other stack ids, whose processes have ended. Returns, by stack ids that can no
+        longer represent their site, the ones that do from now on."""
+        kept = set(stack_ids)
+        if self._known.keys() <= kept:
+            return {}
+        successors: dict[int, int] = {}
+        for stack_id, first in self._known.items():
+            if stack_id in kept and first not in kept:
+                successors.setdefault(first, stack_id)
+        self._known = {
+            stack_id: successors.get(first, first)
+            for stack_id, first in self._known.items()
+            if stack_id in kept
+        }
+        firsts = {
+            locations: successors.get(first, first) for locations, first in self._first.items()
+        }
+        self._first = {locations: first for locations, first in firsts.items() if first in kept}
+        return successors
 
     def see(self, stack_ids: Iterable[int], locations_of: LocationsOf) -> None:
         """From now on, the first of these represents the others of its site."""
@@ -56,6 +84,11 @@ class SameSites:
             known = stack_id if locations is None else self._first.setdefault(locations, stack_id)
             self._known[stack_id] = known
         return known
+
+
+def stack_ids_in(snapshot: Snapshot) -> NDArray[np.uint64]:
+    """All stack ids of a snapshot, ascending."""
+    return np.unique(np.concatenate([snapshot.site_ids, snapshot.records["stack_id"]]))
 
 
 def add_up_sites(snapshot: Snapshot, owners: NDArray[np.uint64]) -> Snapshot:

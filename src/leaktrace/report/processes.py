@@ -29,17 +29,17 @@ _MOST_SHARE = 2  # one in this many bytes: a process with more of a site is name
 
 
 def family_in_words(report: Report) -> str:
-    """The traced processes besides the target: " and 8 children"; "" if there are none."""
+    """The traced processes besides the target: "and 8 children"; "" if there are none."""
     others = [line for line in report.processes if line.pid != report.target.pid]
     if not others:
         return ""
     parents = {line.pid: line.parent_pid for line in report.processes}
     if all(line.parent_pid == report.target.pid for line in others):
-        return f" and {'1 child' if len(others) == 1 else f'{len(others):,} children'}"
+        return f"and {'1 child' if len(others) == 1 else f'{len(others):,} children'}"
     if all(_descends(line.pid, report.target.pid, parents) for line in others):
-        return f" and {units.counted(len(others), 'descendant')}"
+        return f"and {units.counted(len(others), 'descendant')}"
     other = "process" if len(others) == 1 else "processes"
-    return f" and {len(others):,} other {other}"
+    return f"and {len(others):,} other {other}"
 
 
 def _descends(pid: int, ancestor: int, parents: dict[int, int | None]) -> bool:
@@ -170,16 +170,17 @@ class _Columns:
         self.outstanding = max(len(row.outstanding) for row in every)
         has_growth = with_growth and any(row.growth for row in rows)
         self.growth = max(len(row.growth) for row in every) if has_growth else 0
-        self.resident = max(len(row.resident) for row in every)
+        running = [row for row in rows if row.resident and not row.ending]
+        self.resident = max(len(row.resident) for row in (_HEADINGS, *running)) if running else 0
         self.with_change, self.with_last = with_change, with_last
-        last = max(len(self._last(row)) for row in rows) if with_last else 0
+        last = max(len(self._last(row)) for row in every) if with_last else 0
         self.cells = 2 + self.pid + 2 + 2 + self.outstanding  # without the command
         self.cells += sum(2 + cells for cells in (self.growth, last) if cells)
 
     def _last(self, row: _Row) -> str:
         if row.ending:
             return row.ending
-        text = row.resident.rjust(self.resident) if row.resident else ""
+        text = row.resident.rjust(self.resident) if row.resident and self.resident else ""
         return text + (row.change if self.with_change else "")
 
     def line(self, row: _Row, command_cells: int, style: str = "") -> Text:
@@ -195,8 +196,8 @@ class _Columns:
 
 
 def _fitted(line: Text, width: int) -> Text:
-    line.rstrip()
     line.truncate(width)
+    line.rstrip()
     return line
 
 

@@ -33,7 +33,6 @@ from rich.text import Text
 from leaktrace import units
 from leaktrace.model import (
     Allocation,
-    Cost,
     Event,
     Loss,
     Measure,
@@ -48,7 +47,7 @@ from leaktrace.printable import printable
 from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
-from leaktrace.report.kernel_words import slab_growth_in_words, untraced_in_words
+from leaktrace.report.in_words import cost_in_words, slab_growth_in_words, untraced_in_words
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.processes import (
     MOST_PROCESSES,
@@ -139,11 +138,11 @@ def _header(report: Report, width: int) -> Iterator[Text]:
     target = report.target
     command = shorten_middle(printable(target.command), width // 2)
     who = command if target.kind == "kernel" else f"{command} (pid {target.pid})"
-    who += family_in_words(report)
     title = Text().append("leaktrace", "bold").append(f"  {who}", "bold cyan")
+    titles = _joined(title, Text(family_in_words(report), "bold cyan"), width)
     when = Text(f"report {report.number}, {units.elapsed(report.elapsed_s)}")
     hooked = [Text(shorten_middle(printable(one), width - 2)) for one in target.allocators]
-    yield from _flowed([title, when, *hooked], width)
+    yield from _flowed([*titles, when, *hooked], width)
     if report.final:
         reason = ": ".join(filter(None, ("final report", final_reason_in_words(report))))
         for line in wrap(printable(reason), width):
@@ -180,9 +179,7 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
     if report.processes:
-        fields.append(Text(processes_in_words(report)))
-        if fields[0].cell_len + 1 + fields[1].cell_len <= width:
-            fields = [fields[0].append(" ").append_text(fields[1])]
+        fields = _joined(fields[0], Text(processes_in_words(report)), width)
     if report.growth_bytes is not None:
         change = f"{about}{units.size_change(report.growth_bytes)} since the previous report"
         fields.append(Text(change, change_style(report.growth_bytes)))
@@ -360,7 +357,7 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     for loss in losses:
         yield from _loss(loss, width)
     if report.cost is not None and report.cost.events_per_s is not None:
-        yield from _wrapped("cost: ", _cost(report.cost), width)
+        yield from _wrapped("cost: ", cost_in_words(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]
     ends = [
         f"{count:,} {_END_WORDS.get(end, end)}" for end, count in report.stack_ends.items() if count
@@ -381,22 +378,6 @@ def _advised(label: str, text: str, hint: str, width: int, style: str) -> Iterat
     yield from _wrapped(label, text, width, style)
     if hint:
         yield from _wrapped(" " * len(label), hint, width)
-
-
-def _cost(cost: Cost) -> str:
-    """Shares are of one CPU, except for the share of the target's CPU time."""
-    programs = cost.programs_s_per_s or 0
-    traps = "" if cost.traps_s_per_s is None else f" and {cost.traps_s_per_s:.1%} in traps"
-    target = ""
-    if cost.target_share is not None:
-        target = f": {cost.target_share:.1%} of the CPU time that the process takes"
-    share = cost.known_stack_share
-    known = "" if share is None else f"; {share:.1%} of the stacks were in the cache"
-    return (
-        f"{cost.events_per_s:,.0f} events/s take {programs:.1%} of a CPU in BPF programs{traps}"
-        f"{target}{known}; leaktrace itself takes {cost.own_cpu_share:.1%} of a CPU and "
-        f"{units.size(cost.own_resident_bytes)} of memory"
-    )
 
 
 def _noun(report: Report) -> str:
@@ -428,6 +409,15 @@ def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterat
     for index, line in enumerate(wrap(printable(text), width - len(indent))):
         start = Text().append(label, label_style) if index == 0 else Text(indent)
         yield start.append(line)
+
+
+def _joined(one: Text, other: Text, width: int) -> list[Text]:
+    """Two fields as one, if it fits; the second may be empty."""
+    if not other:
+        return [one]
+    if one.cell_len + 1 + other.cell_len > width:
+        return [one, other]
+    return [one.append(" ").append_text(other)]
 
 
 def _flowed(fields: Sequence[Text], width: int) -> Iterator[Text]:

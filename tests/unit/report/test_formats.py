@@ -11,18 +11,28 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from sample_reports import BUSY, EVENTS, PARSE_SITE, REPORTS, rendered, rendered_events
+from sample_reports import (
+    BUSY,
+    EVENTS,
+    PARSE_SITE,
+    REPORTS,
+    process,
+    rendered,
+    rendered_events,
+)
 
 from leaktrace.model import (
     Event,
     EventKind,
     Frame,
     Loss,
+    ProcessShare,
     Report,
     SourceLine,
     Stack,
     StackEnd,
     TargetInfo,
+    Total,
 )
 from leaktrace.report import FORMATS, create_reporter
 
@@ -82,14 +92,27 @@ def hostile(name: str) -> Report:
     )
 
 
+def hostile_family(name: str, *, by_process: bool) -> Report:
+    lines = (process(1, Total(3, 1), 1, command=name), process(2, Total(2, 1), 1, command=name))
+    report = hostile(name)
+    shares = (ProcessShare(1, report.sites[0].bytes, 1), ProcessShare(2, 0, 0))
+    sites = (replace(report.sites[0], processes=shares),)
+    parts = (report, replace(report, sites=())) if by_process else ()
+    return replace(report, sites=sites, processes=lines, by_process=parts)
+
+
 @pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("processes", ["one", "several", "by process"])
 @pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=list(HOSTILE_NAMES))
-def test_hostile_names_stay_names(name: str, format_name: str) -> None:
-    event = Event(0, 1, EventKind.ALLOCATE, name, 1, 0x10, hostile(name).sites[0].stack.frames)
+def test_hostile_names_stay_names(name: str, processes: str, format_name: str) -> None:
+    report = hostile(name)
+    if processes != "one":
+        report = hostile_family(name, by_process=processes == "by process")
+    event = Event(0, 1, EventKind.ALLOCATE, name, 1, 0x10, report.sites[0].stack.frames)
     output, notices = io.StringIO(), io.StringIO()
     reporter = create_reporter(format_name, output, notices)
-    reporter.begin(hostile(name).target, (name, name))
-    reporter.report(hostile(name))
+    reporter.begin(report.target, (name, name))
+    reporter.report(report)
     report_text = output.getvalue()
     reporter.event(event)
     for text in (output.getvalue(), notices.getvalue()):

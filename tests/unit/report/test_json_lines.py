@@ -12,7 +12,9 @@ import jsonschema
 import pytest
 from sample_reports import (
     BUSY,
+    BY_PROCESS,
     EVENTS,
+    FAMILY,
     HTTPD,
     LIBPARSE,
     PARSE_SITE,
@@ -24,6 +26,7 @@ from sample_reports import (
 )
 
 from leaktrace.model import (
+    Allocation,
     Stack,
 )
 
@@ -46,6 +49,57 @@ def validated(text: str, schemas: dict[str, Any]) -> list[dict[str, Any]]:
             schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
         ).validate(value)
     return objects
+
+
+def test_json_schema_refuses_what_lacks_the_contract_of_several_processes(
+    schemas: dict[str, Any],
+) -> None:
+    schema = schemas["leaktrace/report/1"]
+    value = json.loads(rendered("json", BY_PROCESS))
+    jsonschema.validate(value, schema)
+    for name in ("processes", "by_process"):
+        for key in value[name][0]:
+            line = {other: value[name][0][other] for other in value[name][0] if other != key}
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(value | {name: [line]}, schema)
+    site = value["sites"][0]
+    for key in ("pid", "bytes", "count"):
+        share = {
+            other: site["processes"][0][other] for other in site["processes"][0] if other != key
+        }
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(value | {"sites": [site | {"processes": [share]}]}, schema)
+
+
+def test_json_contract_of_several_processes() -> None:
+    value = json.loads(rendered("json", BY_PROCESS))
+    assert value["target"]["pids"] == [4242, 4243, 4250]
+    assert value["resident"] is None
+    ended, line, _ = value["processes"]
+    assert (ended["has_ended"], ended["ending"]) == (True, {"status": None, "signal": 9})
+    assert (ended["growth_bytes"], ended["resident"], ended["traced_s"]) == (None, None, 2.25)
+    assert (line["pid"], line["parent_pid"], line["command"]) == (4243, 4242, "nginx")
+    assert line["outstanding"] == {"bytes": 11_534_336, "count": 11_000}
+    assert line["resident"]["growth_bytes"] == 1_363_148
+    assert value["sites"][0]["processes"] == [
+        {"pid": 4243, "bytes": 10_485_760, "count": 10_240},
+        {"pid": 4242, "bytes": 1_048_576, "count": 1_024},
+        {"pid": 4250, "bytes": 1_048_576, "count": 1_024},
+    ]
+    assert [part["pid"] for part in value["by_process"]] == [4250, 4243, 4242]
+    assert [len(part["sites"]) for part in value["by_process"]] == [1, 1, 2]
+    # What is added up is outstanding.
+    for key in ("bytes", "count"):
+        total = sum(one["outstanding"][key] for one in value["processes"])
+        assert total == value["outstanding"][key]
+
+
+def test_json_allocations_of_several_processes_say_whose_they_are() -> None:
+    one = Allocation(0x1000, 16, 5_000_000, PARSE_SITE.id, pid=4243)
+    (shown,) = json.loads(rendered("json", replace(FAMILY, allocations=(one,))))["allocations"]
+    assert shown["pid"] == 4243
+    assert "pid" not in json.loads(rendered("json", BUSY))["allocations"][0]
+    assert " 5ms old  pid 4243\n" in rendered("text", replace(FAMILY, allocations=(one,)))
 
 
 @pytest.mark.parametrize("name", REPORTS)
