@@ -102,6 +102,11 @@ static __always_inline struct session *session_of(u32 slot) {
     return session.lookup(&slot);
 }
 
+/* An executable image of a process, unlike that of any other. */
+static __always_inline u64 image_of(struct session *now) {
+    return now->generation | (u64)(now->slot | now->use << (64 - SLOT_SHIFT)) << 32;
+}
+
 /* tgid -> process. Full: the child isn't followed, which is counted. */
 BPF_F_TABLE("hash", u32, struct process, processes, CAPACITY_LATER, HASH_FLAGS);
 

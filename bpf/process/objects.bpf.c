@@ -28,11 +28,6 @@
 static long (*read_user_string)(void *to, u32 size,
                                 const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
-/* The executable image of a process. */
-static __always_inline u64 image_of(struct walk *walk, struct session *now) {
-    return now->generation | (u64)walk->slot << 32;
-}
-
 /* Find the objects that are new on the loader's list; addresses of their struct link_map go to
  * walk->window. Or `mark` all objects as known, except for the last one if that is just being added
  * (`but_last`). */
@@ -47,7 +42,7 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
         if (!walk->ip || bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
             break;
         u64 key =
-            mix(mix(image_of(walk, now), walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
+            mix(mix(image_of(now), walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
         u32 *seen = loaded.lookup(&key), n = walk->found;
         if (mark) {
             if (!but_last || walk->saved[LINK_NEXT])
@@ -193,7 +188,7 @@ static __always_inline void add_object(void *ctx, struct walk *walk, struct sess
         return; /* it was loaded before, and is in the list of mappings */
     drop_late(walk, since, base, end);
     store_late(walk, now, load);
-    send_loaded(ctx, load, image_of(walk, now));
+    send_loaded(ctx, load, image_of(now));
 }
 
 int at_objects(struct pt_regs *ctx) {

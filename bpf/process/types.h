@@ -262,7 +262,7 @@ struct session {
     u64 wait_status;    /* what wait(2) returns, with STATUS_IS_KNOWN; 0: not known */
     u64 children;       /* processes that it has forked */
     u32 slot;           /* its own */
-    u32 unused;
+    u32 use;            /* of the slot: counts the processes that had it */
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */

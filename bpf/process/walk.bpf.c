@@ -27,7 +27,7 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->frame = registers.frame;
     walk->rbp_offset = registers.rbp_offset;
     walk->is_return_address = registers.ip_is_return_address;
-    walk->hash = mix(1, now->generation | (u64)now->slot << 32);
+    walk->hash = mix(1, image_of(now));
     walk->late_since = 0;
     walk->frame_count = 0;
     walk->bp_lost = 0;

@@ -268,7 +268,7 @@ SESSION = np.dtype(
         ("wait_status", "<u8"),
         ("children", "<u8"),
         ("slot", "<u4"),
-        ("unused", "<u4"),
+        ("use", "<u4"),
     ]
 )
 

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.event_intake import EventDispatch, Fork
 from leaktrace.process.member import Member
 from leaktrace.process.opening import Opening, Planning, Target
 from leaktrace.process.program import Program
+from leaktrace.process.slot import Slot
 from leaktrace.process.untraced import Untraced
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.targets.process import Process
@@ -49,6 +51,7 @@ class Family:
         self._opening = opening
         self._keeper = keeper
         self._free = list(range(slots))[::-1]
+        self._uses = [0] * slots
         self.follows = follows
         self._by_number: dict[int, Member] = {}
         self._ends = select.epoll()
@@ -84,7 +87,7 @@ class Family:
         """Readable when one of them ends."""
         return self._ends.fileno()
 
-    def take_slot(self) -> int | None:
+    def take_slot(self) -> Slot | None:
         """A free slot, if need be that of a process that has ended; None: there is none."""
         if not self._free:
             ended = [one for one in self if one.has_ended and one is not self.first]
@@ -92,7 +95,9 @@ class Family:
                 return None
             self._drop(min(ended, key=lambda one: (not one.was_reported, one.since_s)))
             self.dropped += 1
-        return self._free.pop()
+        number = self._free.pop()
+        self._uses[number] += 1
+        return Slot(self._program, number, self._uses[number] - 1)
 
     def add(self, member: Member) -> None:
         """Another process is traced."""
@@ -131,8 +136,8 @@ class Family:
         except LeaktraceError:
             self.untraced.ended += 1
             return
-        number = self.take_slot()
-        if number is None:
+        slot = self.take_slot()
+        if slot is None:
             process.close()
             self.untraced.too_many += 1
             return
@@ -140,13 +145,13 @@ class Family:
             target = Target(process, parent=parent or self.first)
             with_tables = self._program.tables is not None
             plans = self._planning.plan(target, None, with_tables=with_tables)
-            member = self._opening.open(plans, number)
+            member = self._opening.open(plans, slot)
             self.add(member)
             member.arm(follows=True)
         except KeeperGoneError:
             raise
         except LeaktraceError as error:
-            self._give_back(number)
+            self._give_back(slot.number)
             if isinstance(error, TargetError) or not process.is_alive():
                 self.untraced.ended += 1
             else:
@@ -208,7 +213,7 @@ class Family:
         """Delete what was recorded of a process that has ended, and free its slot."""
         program, number = self._program, member.number
         keys, _ = program.allocations.read_all()
-        program.allocations.delete_all(keys[keys >> np.uint64(52) == number])
+        program.allocations.delete_all(keys[keys >> np.uint64(SLOT_SHIFT) == number])
         ids, sites = program.sites.read_all()
         own = ids[sites["slot"] == number]
         program.sites.delete_all(own)

@@ -123,12 +123,12 @@ class Opening:
     points: StoredPoints
     _said_walker: list[str] = field(default_factory=list)
 
-    def open(self, plans: Plans, number: int) -> Member:
-        """Attach the probes of a process, in the slot of this number.
+    def open(self, plans: Plans, slot: Slot) -> Member:
+        """Attach the probes of a process, which gets this slot.
 
         Raises LeaktraceError when nothing can be hooked; everything is closed then.
         """
-        target, slot = plans.target, Slot(self.program, number)
+        target = plans.target
         with closed_on_failure() as stack:
             for_process = stack.enter_context(ExitStack())
             for_process.callback(target.process.close)

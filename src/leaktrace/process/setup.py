@@ -187,10 +187,10 @@ def _open(family: Family, opening: Opening, plans: Sequence[Plans], keeper: Keep
         if keeper is not None and command is not None:
             keeper.guard(command.pid)
             family.is_kept = True
-        number = family.take_slot()
-        assert number is not None  # the command line limits the processes to the slots
+        slot = family.take_slot()
+        assert slot is not None  # the command line limits the processes to the slots
         try:
-            family.add(opening.open(plan, number))
+            family.add(opening.open(plan, slot))
         except LeaktraceError as error:
             if len(plans) == 1 or isinstance(error, KeeperGoneError):
                 raise

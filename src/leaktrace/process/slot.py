@@ -11,12 +11,14 @@ from leaktrace.process.kernel_tables import KernelTables
 from leaktrace.process.program import Program
 from leaktrace.targets.namespaces import pids_are_global
 
+
 @dataclass(frozen=True)
 class Slot:
     """The kernel side's state of one traced process."""
 
     program: Program
     number: int
+    use: int = 0  # counts the processes that had it
 
     def session_now(self) -> np.void:
         """Its session (abi.SESSION)."""
@@ -41,7 +43,7 @@ class Slot:
         """Record what this process allocates from now on. `follows`: see its children, too."""
         session = np.zeros(1, dtype=abi.SESSION)
         session["armed"] = session["epoch"] = session["sent_epoch"] = 1
-        session["slot"] = self.number
+        session["slot"], session["use"] = self.number, self.use
         # Elsewhere, the kernel side takes the tgid of the first hit.
         if pids_are_global():
             session["tgid"] = pid
