@@ -42,7 +42,7 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
         if (!walk->ip || bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
             break;
         u64 key =
-            mix(mix(image_of(now), walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
+            mix(mix(walk->hash, walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
         u32 *seen = loaded.lookup(&key), n = walk->found;
         if (mark) {
             if (!but_last || walk->saved[LINK_NEXT])
@@ -188,7 +188,7 @@ static __always_inline void add_object(void *ctx, struct walk *walk, struct sess
         return; /* it was loaded before, and is in the list of mappings */
     drop_late(walk, since, base, end);
     store_late(walk, now, load);
-    send_loaded(ctx, load, image_of(now));
+    send_loaded(ctx, load, walk->hash);
 }
 
 int at_objects(struct pt_regs *ctx) {
@@ -219,6 +219,7 @@ int at_objects(struct pt_regs *ctx) {
     u64 place = list->place;
     walk->first_mapping = (u32)place;
     walk->mapping_count = place >> 32;
+    walk->hash = image_of(now); /* not in the loop, which the verifier follows 512 times */
     find_loaded(walk, now, walk->saved[R_DEBUG_MAP], is_before, state == RT_ADD);
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < LATE_OBJECTS; i++) {
