@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
-from leaktrace.cli.processes import follows, note_process_as_interval, processes_of
+from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
 from leaktrace.options import (
@@ -165,7 +165,7 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
                 "leave out --follow; --kernel sees all processes",
             )
         if pid is not None:
-            note_process_as_interval(pid, asked["interval"])
+            refuse_tasks_as_interval(pid, asked["interval"], asked["count"])
         return in_kernel
     if names_processes:
         return ProcessTarget(processes_of(asked))
