@@ -18,13 +18,12 @@ def test_the_order_of_opening_does_not_matter() -> None:
             for name in sorted((field.name for field in fields(closing)), reverse=is_reversed):
                 getattr(closing, name).callback(closed.append, name)
         assert closed == [
-            "probes",
-            "watch",
-            "faults",
+            "family",
             "lookups",
             "streams",
+            "lifecycle",
             "program",
-            "process",
+            "processes",
             "command",
             "keeper",
         ]
