@@ -109,6 +109,13 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #endif
 }
 
+/* Whether a failed call leaves the old block as it was. */
+static __always_inline int keeps_old(struct call *call) {
+    if (call->outcome == OUTCOME_BLOCK)
+        return call->size != 0; /* realloc(p, 0) returns NULL and has freed p */
+    return call->outcome != OUTCOME_BLOCK_OR_FREED;
+}
+
 /* The outermost call has this result. Its caller's stack starts as `registers` say. */
 static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread, struct call *call,
                                      u64 result, struct registers registers) {
@@ -132,7 +139,12 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
             else if (call->released)
                 trace(ctx, EVENT_RELEASE, function, call->address, call->released, 0);
         }
-    } else if (function == FUNCTION_POSIX_MEMALIGN) {
+    } else if (call->outcome == OUTCOME_NEW_SIZE) {
+        u64 most = size + call->extra;
+        failed = result < size;
+        address = call->address;
+        size = result < most || most < size ? result : most;
+    } else if (call->outcome == OUTCOME_STATUS) {
         failed = (int)result != 0;
         if (!failed && bpf_probe_read_user(&address, sizeof(address), (void *)call->memptr)) {
             lose(LOSS_UNREAD_RESULTS, 1);
@@ -141,8 +153,7 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
         failed = failed || !address;
     }
     if (call->has_old) {
-        /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it was. */
-        if (failed && size) {
+        if (failed && keeps_old(call)) {
             restore_old_record(call);
         } else {
             struct allocation old = call->old;

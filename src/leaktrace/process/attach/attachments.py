@@ -70,7 +70,7 @@ class _Placed:
 
 def _entry(probe: Probe) -> _Placed:
     hook = probe.hook
-    return _Placed(hook.symbol, hook.program, probe.offset, int(hook.function))
+    return _Placed(hook.symbol, hook.program, probe.offset, hook.cookie)
 
 
 class Attachments:
