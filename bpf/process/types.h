@@ -174,6 +174,7 @@ enum function {
     FUNCTION_OPERATOR_NEW = 15,
     FUNCTION_MALLOCX = 16,
     FUNCTION_RALLOCX = 17,
+    FUNCTION_XALLOCX = 18,
 };
 
 /* How a function is called, its shape: three bits each for the numbers of four arguments (from 1;

@@ -209,6 +209,7 @@ class Function(IntEnum):
     OPERATOR_NEW = 15
     MALLOCX = 16
     RALLOCX = 17
+    XALLOCX = 18
 
 
 SHAPE_SIZE_SHIFT = 0

@@ -1,14 +1,17 @@
-"""The functions that are hooked, because they allocate or release memory, as data.
+"""The functions of the C library and C++ that are hooked, because they allocate or release memory,
+as data; and those of jemalloc, which has the same names. Other allocators: other_allocators.py.
 
 To support another function, add a line here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from leaktrace.abi import process as abi
-from leaktrace.abi.process import Function
+from leaktrace.abi.process import Function, Outcome
 from leaktrace.process.probes.shape import (
     BLOCK,
     COUNT_SIZE,
@@ -35,6 +38,8 @@ class Hook:
     # Whether nothing ever unwinds through it, so that a return probe is safe if it has no points: C
     # functions, known by name. C++ operators throw.
     is_c: bool = True
+    # Without it the allocator is not hooked: a record would be made and never removed.
+    is_required: bool = False
 
     @property
     def signature(self) -> Signature:
@@ -84,9 +89,15 @@ ENTRY_PROGRAMS = (*_PROGRAMS.values(), *_MAPPING_PROGRAMS.values())
 # An object that defines both is an allocator; the other functions are hooked if they exist.
 REQUIRED = ("malloc", "free")
 
+
+def release(symbol: str) -> Hook:
+    """A function that releases the block that is its first argument."""
+    return Hook(symbol, Function.FREE, BLOCK, has_return=False)
+
+
 HEAP = (
     Hook("malloc", Function.MALLOC, SIZE),
-    Hook("free", Function.FREE, BLOCK, has_return=False),
+    release("free"),
     Hook("calloc", Function.CALLOC, COUNT_SIZE),
     Hook("realloc", Function.REALLOC, REALLOC),
     Hook("reallocarray", Function.REALLOCARRAY, REALLOCARRAY),
@@ -97,8 +108,8 @@ HEAP = (
     Hook("pvalloc", Function.PVALLOC, SIZE),
 )
 
-# Other functions of replacement allocators: C++ operators that don't call malloc, and the functions
-# of jemalloc. libstdc++'s operators call malloc and aren't hooked; libstdc++ is no allocator.
+# Of allocators whose operators don't call malloc. Those of libstdc++ call malloc and aren't hooked:
+# libstdc++ is no allocator.
 _NEW = ("_Znwm", "_Znam")
 _DELETE = ("_ZdlPv", "_ZdaPv")
 _ALIGNED = "St11align_val_t"
@@ -110,16 +121,18 @@ OPERATORS = (
         for suffix in ("", _NOTHROW, _ALIGNED, _ALIGNED + _NOTHROW)
     ),
     *(
-        Hook(delete + suffix, Function.FREE, BLOCK, has_return=False)
+        release(delete + suffix)
         for delete in _DELETE
         for suffix in ("", "m", _NOTHROW, _ALIGNED, "m" + _ALIGNED, _ALIGNED + _NOTHROW)
     ),
+)
+# What only some allocators have: the functions of jemalloc, and those that C23 adds.
+EXTENDED = (
     Hook("mallocx", Function.MALLOCX, SIZE),
     Hook("rallocx", Function.RALLOCX, REALLOC),
-    *(
-        Hook(name, Function.FREE, BLOCK, has_return=False)
-        for name in ("dallocx", "sdallocx", "free_sized", "free_aligned_sized", "cfree")
-    ),
+    # (block, size, bytes that may be added, flags)
+    Hook("xallocx", Function.XALLOCX, Shape(old=1, size=2, count=3, outcome=Outcome.NEW_SIZE)),
+    *map(release, ("dallocx", "sdallocx", "free_sized", "free_aligned_sized", "cfree")),
 )
 
 REGIONS = (
@@ -128,9 +141,34 @@ REGIONS = (
     Hook("mremap", Function.MREMAP, MREMAP),
 )
 
+
+@dataclass(frozen=True)
+class Allocator:
+    """An allocator, by its functions. An object that defines the required ones has it."""
+
+    name: str
+    required: tuple[str, str]  # the function that allocates, and the one that releases
+    functions: tuple[Hook, ...]
+    unless: tuple[str, ...] = ()  # with one of these in the same object, it isn't used
+
+    @cached_property
+    def hooks(self) -> tuple[Hook, ...]:
+        return tuple(
+            replace(hook, is_required=True) if hook.symbol in self.required else hook
+            for hook in self.functions
+        )
+
+    def names(self) -> Iterator[str]:
+        """The names of its functions."""
+        return (hook.symbol for hook in self.functions)
+
+
+C_LIBRARY = Allocator("the C library", REQUIRED, (*HEAP, *REGIONS, *OPERATORS, *EXTENDED))
+
 FUNCTION_NAMES = {
     Function.OPERATOR_NEW: "operator new",
     **{hook.function: hook.symbol for hook in (*HEAP, *REGIONS)},
     Function.MALLOCX: "mallocx",
     Function.RALLOCX: "rallocx",
+    Function.XALLOCX: "xallocx",
 }
