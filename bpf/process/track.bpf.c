@@ -109,10 +109,12 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #endif
 }
 
-/* Whether a failed call leaves the old block as it was. */
-static __always_inline int keeps_old(struct call *call) {
+/* Whether a call that has returned no block leaves the old one as it was. */
+static __always_inline int keeps_old(struct call *call, u64 result) {
     if (call->outcome == OUTCOME_BLOCK)
         return call->size != 0; /* realloc(p, 0) returns NULL and has freed p */
+    if (call->outcome == OUTCOME_STATUS)
+        return (int)result != 0; /* reallocarr(&p, 0, …) returns 0 and has freed p */
     return call->outcome != OUTCOME_BLOCK_OR_FREED;
 }
 
@@ -153,7 +155,7 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
         failed = failed || !address;
     }
     if (call->has_old) {
-        if (failed && keeps_old(call)) {
+        if (failed && keeps_old(call, result)) {
             restore_old_record(call);
         } else {
             struct allocation old = call->old;
