@@ -1,6 +1,8 @@
 /* The functions of allocators that no Debian package has, by the names and arguments that they have
  * in rpmalloc, snmalloc, oneTBB and dlmalloc, over one simple allocator: blocks of powers of two,
- * from a mapping that is made at the start by a system call. Too large blocks are refused. */
+ * from a mapping that is made at the start by a system call. Too large blocks are refused. With
+ * -DWITHIN without those of dlmalloc, which are only found in an object that doesn't call malloc.
+ */
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -9,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define EXPORTED __attribute__((visibility("default")))
+#define EXPORTED __attribute__((noinline, noclone, visibility("default")))
 
 enum { SMALLEST = 6, CLASSES = 25, HEADER = 32 };
 static const size_t ARENA_BYTES = (size_t)8 << 30;
@@ -150,6 +152,7 @@ RESIZES(scalable_aligned_realloc, (void *p, size_t n, size_t a), n, a)
 RELEASES(scalable_free, (void *p))
 RELEASES(scalable_aligned_free, (void *p))
 
+#ifndef WITHIN
 ALLOCATES(dlmalloc, (size_t n), n, 16)
 CLEARS(dlcalloc, (size_t count, size_t n), product(count, n), 16)
 RESIZES(dlrealloc, (void *p, size_t n), n, 16)
@@ -157,3 +160,4 @@ RELEASES(dlfree, (void *p))
 EXPORTED size_t dlmalloc_usable_size(void *p) {
     return p == NULL ? 0 : ((struct header *)((char *)p - HEADER))->size;
 }
+#endif

@@ -1,6 +1,7 @@
 /* Functions that only one allocator has, together with the C library's, called with random
  * arguments: see by_chance.h. One of -DMIMALLOC, -DJEMALLOC, -DTCMALLOC, -DOTHERS (those of
- * named_allocators.c). With -DPREFIX=_rjem_ jemalloc's functions have that prefix. */
+ * named_allocators.c; with -DWITHIN they are in this program). With -DPREFIX=_rjem_ jemalloc's
+ * functions have that prefix. */
 #include "scenario.h"
 
 /* They may change the size that they request. */
@@ -334,6 +335,9 @@ static release_by releasing[] = {
 #endif
 
 #ifdef OTHERS
+#ifdef WITHIN
+#include "named_allocators.c"
+#else
 void *rpmalloc(size_t), *rpzalloc(size_t), *rpcalloc(size_t, size_t);
 void *rpaligned_alloc(size_t, size_t), *rpaligned_calloc(size_t, size_t, size_t);
 void *rpmemalign(size_t, size_t), *rprealloc(void *, size_t);
@@ -346,6 +350,7 @@ void *scalable_realloc(void *, size_t), *scalable_aligned_realloc(void *, size_t
 void *dlmalloc(size_t), *dlcalloc(size_t, size_t), *dlrealloc(void *, size_t);
 void rpfree(void *), sn_rust_dealloc(void *, size_t, size_t), scalable_free(void *);
 void scalable_aligned_free(void *), dlfree(void *);
+#endif
 
 static void *posix_memalign_of(size_t n) {
     void *block = NULL;
@@ -364,19 +369,21 @@ ALLOCATE(sn_rust_alloc_zeroed, sn_rust_alloc_zeroed(alignment(), n))
 ALLOCATE(scalable_malloc, scalable_malloc(n))
 ALLOCATE(scalable_calloc, scalable_calloc(count, size))
 ALLOCATE(scalable_aligned_malloc, scalable_aligned_malloc(n, alignment()))
-ALLOCATE(dlmalloc, dlmalloc(n))
-ALLOCATE(dlcalloc, dlcalloc(count, size))
 RESIZE(rprealloc, rprealloc(p, n))
 RESIZE(rpaligned_realloc, rpaligned_realloc(p, alignment(), n, 0, 0))
 RESIZE(sn_rust_realloc, sn_rust_realloc(p, alignment(), 0, n))
 RESIZE(scalable_realloc, scalable_realloc(p, n))
 RESIZE(scalable_aligned_realloc, scalable_aligned_realloc(p, n, alignment()))
-RESIZE(dlrealloc, dlrealloc(p, n))
 RELEASE(rpfree, rpfree(p))
 RELEASE(sn_rust_dealloc, sn_rust_dealloc(p, 16, n))
 RELEASE(scalable_free, scalable_free(p))
 RELEASE(scalable_aligned_free, scalable_aligned_free(p))
+#ifndef WITHIN
+ALLOCATE(dlmalloc, dlmalloc(n))
+ALLOCATE(dlcalloc, dlcalloc(count, size))
+RESIZE(dlrealloc, dlrealloc(p, n))
 RELEASE(dlfree, dlfree(p))
+#endif
 
 static allocate_by allocating[] = {
     allocate_malloc,
@@ -393,16 +400,23 @@ static allocate_by allocating[] = {
     allocate_scalable_malloc,
     allocate_scalable_calloc,
     allocate_scalable_aligned_malloc,
+#ifndef WITHIN
     allocate_dlmalloc,
     allocate_dlcalloc,
+#endif
 };
 static resize_by resizing[] = {
     resize_rprealloc,        resize_rpaligned_realloc,        resize_sn_rust_realloc,
-    resize_scalable_realloc, resize_scalable_aligned_realloc, resize_dlrealloc,
+    resize_scalable_realloc, resize_scalable_aligned_realloc,
+#ifndef WITHIN
+    resize_dlrealloc,
+#endif
 };
 static release_by releasing[] = {
     release_rpfree, release_sn_rust_dealloc, release_scalable_free, release_scalable_aligned_free,
+#ifndef WITHIN
     release_dlfree,
+#endif
 };
 #endif
 

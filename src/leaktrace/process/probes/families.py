@@ -117,7 +117,6 @@ class Found:
     family: str
     function: str  # by which it allocates; "" where it has no symbols
     is_runtime: bool = False
-    prefix: str = ""  # that hooks its functions with --symbols-prefix; "" if none does
     advice: str = ""
 
 
@@ -154,11 +153,9 @@ def _prefixed_jemallocs(tables: Sequence[RawSymbols], hooked: Collection[int]) -
         return
     prefixes &= {name.removesuffix(resize) for name in functions_ending_in(tables, resize)}
     for prefix in sorted(prefixes - {""}):
-        required = [prefix + name for name in REQUIRED]
-        here = find_functions(tables, (*required, prefix + allocate))
+        here = find_functions(tables, (prefix + REQUIRED[0], prefix + allocate))
         if not any(one.vaddr in hooked for one in here.values()):
-            can_be_chosen = all(name in here for name in required)
-            yield Found("jemalloc", next(iter(here)), prefix=prefix if can_be_chosen else "")
+            yield Found("jemalloc", next(iter(here)))
 
 
 def calls_in(tables: Sequence[RawSymbols], *, defined: bool) -> dict[str, int]:
