@@ -185,7 +185,7 @@ POINT = np.dtype(
         ("condition", "u1"),
         ("flags", "u1"),
         ("frame_register", "u1"),
-        ("unused", "<u2"),
+        ("shape", "<u2"),
         ("frame_offset", "<i4"),
         ("rbp_offset", "<i4"),
         ("size", PLACE),
@@ -223,6 +223,26 @@ class Function(IntEnum):
     OPERATOR_NEW = 15
     MALLOCX = 16
     RALLOCX = 17
+    XALLOCX = 18
+
+
+SHAPE_SIZE_SHIFT = 0
+SHAPE_COUNT_SHIFT = 3
+SHAPE_OLD_SHIFT = 6
+SHAPE_MEMPTR_SHIFT = 9
+SHAPE_OUTCOME_SHIFT = 12
+SHAPE_ARGUMENT_MASK = 7
+COOKIE_SHAPE_SHIFT = 16
+
+
+class Outcome(IntEnum):
+    """enum outcome: what a function returns, and what happens to the old block."""
+
+    BLOCK = 0  # the block. NULL: failed, the old one stays unless the size is 0 (realloc)
+    STATUS = 1  # 0: the block is at *memptr. Else: failed, the old one stays (posix_memalign)
+    IN_PLACE = 2  # the old block, resized. NULL: failed, it stays as it was (mi_expand)
+    NEW_SIZE = 3  # what the old block has now. Less than the size: failed (xallocx)
+    BLOCK_OR_FREED = 4  # the block. NULL: failed, and the old one is released (reallocf)
 
 
 # Functions that map memory, as opposed to allocating blocks of a heap.

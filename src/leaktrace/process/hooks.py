@@ -17,7 +17,6 @@ from leaktrace.process.attach.patched_code import verified, without_return_probe
 from leaktrace.process.attach.watch import ProbeWatch
 from leaktrace.process.completeness import Completeness
 from leaktrace.process.notes import Notes
-from leaktrace.process.probes.allocators import REQUIRED
 from leaktrace.process.probes.loader_probes import plan_loader
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.planner import Planner
@@ -161,7 +160,7 @@ class Hooks:
 
     def stepped_share(self) -> float:
         """The share of single-stepped probes among those that are hit most: malloc's and free's."""
-        most_hit = [name in one.stepped for one in self.objects for name in REQUIRED]
+        most_hit = [name in one.stepped for one in self.objects for name in one.required]
         return sum(most_hit) / len(most_hit) if most_hit else 0.0
 
     def repair(self, mappings: Sequence[Mapping]) -> tuple[str, ...] | None:

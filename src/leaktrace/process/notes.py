@@ -8,7 +8,6 @@ from platform import machine
 from leaktrace.arch.machines import MACHINES
 from leaktrace.printable import printable
 from leaktrace.process.attach.attachments import HookedObject
-from leaktrace.process.probes.allocators import REQUIRED
 from leaktrace.process.untraced import Untraced
 from leaktrace.process.walkers import Walker
 
@@ -58,7 +57,7 @@ def of_hooked(hooked: HookedObject) -> Iterator[str]:
             + ". Their calls are not in these figures"
         )
     if hooked.left_out:
-        has_malloc = all(one.hook.symbol not in REQUIRED for one in hooked.left_out)
+        has_malloc = not any(one.hook.is_required for one in hooked.left_out)
         yield (
             f"not hooked in {hooked.name}, because it could harm the process: "
             + "; ".join(f"{one.hook.symbol} ({one.reason})" for one in hooked.left_out)

@@ -81,13 +81,11 @@ class Survey:
 def _of_allocators(name: str, found: Sequence[Found]) -> Remark:
     which = "; ".join(f"{one.family}, as {one.function}" for one in found)
     plural = "" if len(found) == 1 else "s"
-    prefixes = [one.prefix for one in found if one.prefix]
-    alone = f"to trace only it, --symbols-prefix {prefixes[0]}; " if prefixes else ""
     return Remark(
         RemarkKind.UNHOOKED_ALLOCATOR,
         f"{name} has its own allocator{plural}, not hooked ({which}): what is allocated there "
         "is missing from these figures, or included only as mapped memory",
-        f"try --faults, which needs no hooks; {alone}{_ALL_OTHERS}",
+        f"try --faults, which needs no hooks; {_ALL_OTHERS}",
     )
 
 

@@ -15,7 +15,8 @@ from leaktrace.elf.symbols import find_functions, functions_beginning_with, func
 from leaktrace.model import Remark, RemarkKind
 from leaktrace.options import ObjectChoice
 from leaktrace.process.probes.families import MARKS
-from leaktrace.process.probes.object_plan import names_to_hook, plan_object
+from leaktrace.process.probes.find_allocators import find_allocators
+from leaktrace.process.probes.object_plan import plan_object
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.survey import Survey
 from leaktrace.targets.mappings import read_mappings
@@ -57,8 +58,8 @@ def remarks(*paths: Path) -> list[Remark]:
     for path in paths:
         with ElfObject.open(path) as elf:
             tables = elf.symbol_tables()
-            functions = find_functions(tables, (*names_to_hook(), *MARKS))
-            plan = plan_object(elf, str(path), functions=functions)
+            allocators, functions = find_allocators(tables, others=MARKS)
+            plan = plan_object(elf, str(path), allocators=allocators)
             hooked = frozenset() if plan is None else plan.hooked
             survey.look(elf, str(path), tables, functions, hooked)
     found = list(survey.remarks(lambda _: True))
@@ -69,7 +70,7 @@ def remarks(*paths: Path) -> list[Remark]:
 @pytest.mark.parametrize(
     ("functions", "family"),
     [
-        (("mi_malloc", "mi_free"), "mimalloc, as mi_malloc"),
+        (("mi_malloc",), "mimalloc, as mi_malloc"),
         (("je_mallocx", "je_rallocx", "je_malloc"), "jemalloc, as je_malloc"),
         (("_rjem_mallocx", "_rjem_rallocx"), "jemalloc, as _rjem_mallocx"),
         (("any_prefix_mallocx", "any_prefix_rallocx"), "jemalloc, as any_prefix_mallocx"),
@@ -98,9 +99,23 @@ def test_a_go_program_without_symbols(make: Make) -> None:
 
 
 def test_two_in_one_object_share_a_line(make: Make) -> None:
-    (remark,) = remarks(make("mi_malloc", "je_mallocx", "je_rallocx", "je_malloc", "je_free"))
+    (remark,) = remarks(make("mi_malloc", "je_mallocx", "je_rallocx", "je_malloc"))
     assert "mimalloc, as mi_malloc; jemalloc, as je_malloc" in remark.text
-    assert "--symbols-prefix je_;" in remark.hint
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        ("mi_malloc", "mi_free"),
+        ("tc_malloc", "tc_free"),
+        ("rpmalloc", "rpfree"),
+        ("sn_rust_alloc", "sn_rust_dealloc"),
+        ("scalable_malloc", "scalable_free"),
+        ("_rjem_malloc", "_rjem_free", "_rjem_mallocx", "_rjem_rallocx"),
+    ],
+)
+def test_what_is_hooked_is_not_missing(functions: tuple[str, ...], make: Make) -> None:
+    assert remarks(make(*functions)) == []
 
 
 @pytest.mark.parametrize(
@@ -216,5 +231,4 @@ def test_names_that_are_no_utf_8(make: Make) -> None:
     (remark,) = remarks(path)
     assert remark.kind is RemarkKind.UNHOOKED_ALLOCATOR
     with ElfObject.open(path) as elf:
-        assert names_to_hook("\udcff")
-        assert find_functions(elf.symbol_tables(), names_to_hook("\udcff")) == {}
+        assert find_allocators(elf.symbol_tables(), "\udcff") == ([], {})
