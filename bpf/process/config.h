@@ -78,6 +78,12 @@
 #define WALK_PARTS 1
 #endif
 
+/* Where the address of a thread's local storage is in struct task_struct, in bytes, from the kernel's
+ * type information (BTF); 0: not known. */
+#ifndef TASK_FSBASE_OFFSET
+#define TASK_FSBASE_OFFSET 0
+#endif
+
 /* Page fault mode: 1 where the kernel has bpf_task_pt_regs (Linux 5.15), so that pages that the
  * kernel touches for the process have a stack too. */
 #ifndef HAS_TASK_PT_REGS

@@ -6,10 +6,9 @@ that for `_start` and for the function that a thread begins with. Otherwise a st
 - in the code that the kernel begins a program with: the ELF entry point;
 - where the result of a call by pointer is the exit status of the thread or process,
   `exit(main(…))`: in musl's start code and its threads, which have no unwind information;
-- in the code to which glibc's makecontext(3) makes a function return that it has not called;
-- where Go has called C: the C code runs on a stack of the thread, its caller on another one.
+- in the code to which glibc's makecontext(3) makes a function return that it has not called.
 
-These ends become rows of the object's unwind table.
+These ends become rows of the object's unwind table. Those of Go are in go_rows.py.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from leaktrace.arch.x86_64_code import EXIT_STATUS, START_CONTEXT, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.extents import Extents
-from leaktrace.unwind.go_functions import functions_that_call_c
 from leaktrace.unwind.rows import PC_LIMIT, PC_SHIFT, NoRule, Rows, pack_rule
 from leaktrace.unwind.table import MAX_EXTENT_BYTES, UnwindTable, with_rows
 
@@ -62,7 +60,7 @@ def with_ends(elf: ElfObject, table: UnwindTable) -> UnwindTable:
 def find_ends(elf: ElfObject, table: UnwindTable) -> list[End]:
     """The ends in an object of x86-64, by ascending address, without overlap."""
     found: list[End] = []
-    for ends in (_entry, _exit_status, _made_contexts, _calls_of_go):
+    for ends in (_entry, _exit_status, _made_contexts):
         # Damaged parts have no ends: a walk stops there as at any code without rules.
         with suppress(ObjectFileError, struct.error):
             found += islice(ends(elf, table), _MOST_ENDS)
@@ -156,11 +154,6 @@ def _uncovered(table: UnwindTable, start: int, end: int) -> Iterator[tuple[int, 
     for begin, stop in zip(np.maximum(begins, start), np.minimum(ends, end), strict=True):
         if stop - begin >= _LEAST_GAP_BYTES:
             yield int(begin), int(stop)
-
-
-def _calls_of_go(elf: ElfObject, _: UnwindTable) -> Iterator[End]:
-    for function in functions_that_call_c(elf):
-        yield End(function.start, function.end, EndOf.C_CODE)
 
 
 def put_ends(table: UnwindTable, ends: list[End]) -> Rows:
