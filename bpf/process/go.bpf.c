@@ -22,7 +22,7 @@ static __always_inline int read_saved_sp(struct walk *walk, u32 curg_offset) {
     u64 thread_goroutine;
 
     if (read_thread(&walk->word, 8, (char *)bpf_get_current_task() + TASK_FSBASE_OFFSET) ||
-        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + GO_TLS_G)))
+        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word - GO_G_BELOW_TLS)))
         return -1;
     thread_goroutine = walk->word;
     if (bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + GO_G_M)) ||
@@ -56,14 +56,24 @@ static __always_inline int find_stack_of_caller(struct walk *walk, u32 row, u32 
     return bpf_probe_read_user(&walk->word, 8, (void *)second);
 }
 
-/* From C code, or from what the runtime does on the thread's stack, to the Go code that called it.
- * walk->row is that of the function in between. */
-static __always_inline int step_into_go(struct walk *walk) {
+/* What a row with RULE_END means. The step to another stack is made by the next part of the walk
+ * (walk_part), and not in the loop of steps: the verifier would check it once per frame. */
+static __always_inline int result_of_end(struct walk *walk) {
     u32 row = walk->row, kind = row & END_KIND_MASK;
 
     if (kind == END_OF_STACK)
         return WALK_COMPLETE;
-    if (kind == END_OF_C_CODE || kind > END_OF_SYSTEM_STACK || find_stack_of_caller(walk, row, kind))
+    walk->switch_row = kind == END_OF_C_CODE ? 0 : row;
+    return walk->switch_row ? WALK_SWITCHES : WALK_GO;
+}
+
+/* From C code, or from what the runtime does on the thread's stack, to the Go code that called it:
+ * walk->switch_row is that of the function in between. Returns WALK_GOES_ON if it was found. */
+static __always_inline int step_into_go(struct walk *walk) {
+    u32 row = walk->switch_row, kind = row & END_KIND_MASK;
+
+    walk->switch_row = 0;
+    if (find_stack_of_caller(walk, row, kind))
         return WALK_GO;
     walk->cfa = walk->word + (row >> GO_FRAME_SHIFT & GO_FRAME_MASK) * 8;
     if (walk->cfa & 7 || bpf_probe_read_user(&walk->word, 8, (void *)(walk->cfa - 8)))

@@ -46,7 +46,8 @@ static __always_inline void store_walked(struct pt_regs *ctx, struct thread *thr
 static __always_inline void walk_on(struct pt_regs *ctx, struct thread *thread) {
     int result = walk_some(thread);
 
-    if (result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS)
+    if ((result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS) ||
+        (result == WALK_SWITCHES && ++thread->walk.switches <= MOST_SWITCHES))
         walk_parts.call(ctx, 0); /* returns only if it fails */
     store_walked(ctx, thread, result);
 }
@@ -55,7 +56,11 @@ int walk_part(struct pt_regs *ctx) {
     u64 key = thread_key();
     struct thread *thread = threads.lookup(&key);
 
-    if (thread)
+    if (!thread)
+        return 0;
+    if (thread->walk.switch_row && step_into_go(&thread->walk) != WALK_GOES_ON)
+        store_walked(ctx, thread, WALK_GO);
+    else
         walk_on(ctx, thread);
     return 0;
 }

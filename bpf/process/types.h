@@ -127,9 +127,9 @@ enum end_of {
 #define GO_FRAME_MASK 0x1f
 #define GO_ENTRY_SHIFT 19
 
-/* Of the Go runtime: where a thread has the address of its goroutine, from the thread pointer, and
+/* Of the Go runtime: how far below the thread pointer a thread has its goroutine, and
  * members of struct g. The code of each program is compared with these. */
-#define GO_TLS_G (-8)
+#define GO_G_BELOW_TLS 8
 #define GO_G_STACK_HI 8
 #define GO_G_M 48
 #define GO_G_SCHED_SP 56

@@ -124,7 +124,7 @@ GO_FRAME_SHIFT = 11
 GO_FRAME_MASK = 0x1F
 GO_ENTRY_SHIFT = 19
 # Of the Go runtime, as every program's code confirms (unwind/go_switches.py):
-GO_TLS_G = -8  # from the thread pointer
+GO_G_BELOW_TLS = 8  # below the thread pointer
 GO_G_STACK_HI, GO_G_M, GO_G_SCHED_SP = 8, 48, 56  # in struct g
 CODE_PAGE_SHIFT = 8
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from leaktrace.abi.process import STATUS_IS_KNOWN
 from leaktrace.bpf import support
 from leaktrace.bpf.btf import KernelTypes
+from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.model import Ending
 
 _MEMBERS = {
@@ -21,16 +22,23 @@ _MEMBERS = {
 }
 
 
-def exit_status_knobs(types: KernelTypes) -> dict[str, int]:
+def exit_status_knobs() -> dict[str, int]:
     """The -D flags that make the BPF program note how the process ends; none where the kernel's
-    type information doesn't tell."""
+    type information is missing."""
     if support.declined("exit_status"):
         return {}
-    offsets = {
-        knob: offset
-        for knob, (struct, member) in _MEMBERS.items()
-        if (offset := types.member_offset(struct, member)) is not None
-    }
+    try:
+        types = KernelTypes()
+    except EnvironmentUnfitError:
+        return {}
+    try:
+        offsets = {
+            knob: offset
+            for knob, (struct, member) in _MEMBERS.items()
+            if (offset := types.member_offset(struct, member)) is not None
+        }
+    finally:
+        types.close()
     return {"EXIT_STATUS": 1, **offsets} if len(offsets) == len(_MEMBERS) else {}
 
 

@@ -4,7 +4,6 @@ loaded."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -13,13 +12,11 @@ import numpy as np
 
 from leaktrace.abi import process as abi
 from leaktrace.bpf import links, support, syscalls
-from leaktrace.bpf.btf import KernelTypes
 from leaktrace.bpf.build import ImageRequest
 from leaktrace.bpf.events import PAGE_BYTES, event_pages, uses_ring_buffer
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.load import Loaded, ProgramKind, RefusedError, load
 from leaktrace.bpf.maps import Map
-from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.options import ProcessOptions
 from leaktrace.process.ending import exit_status_knobs
 from leaktrace.process.kernel_tables import KernelTables
@@ -109,11 +106,9 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "COUNT_FREED": int(counts_freed(options)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
-    # Without the kernel's type information these are left out.
-    with suppress(EnvironmentUnfitError), closing(KernelTypes()) as types:
-        knobs |= thread_pointer_knobs(types)
-        if options.command is None:  # wait(2) returns the status of a command
-            knobs |= exit_status_knobs(types)
+    if options.command is None:  # wait(2) returns the status of a command
+        knobs |= exit_status_knobs()
+    knobs |= thread_pointer_knobs()
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:

@@ -16,6 +16,7 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.arch.x86_64 import USER_SPACE_END
 from leaktrace.elf.headers import PF_X
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import STT_FUNC, RawSymbols, symbol_dtype
@@ -34,6 +35,8 @@ _HEADER_END = b"\0\0\x01\x08"
 _TEXT_AT = 24  # where in the header
 _NAME_AT, _STACK_SIZES_AT = 4, 16  # where in a function's description
 _MODULE_TEXT_AT = 176  # where in struct moduledata
+# By this function a goroutine gives the thread back to the scheduler, which doesn't return to it.
+_SCHEDULES = b"\0runtime.mcall\0"
 _MAX_FUNCTIONS = 4 << 20
 _RELA = np.dtype([("offset", "<u8"), ("info", "<u8"), ("addend", "<i8")])
 _R_RELATIVE = 8
@@ -106,7 +109,7 @@ def _read(elf: ElfObject) -> GoFunctions | None:
     text = text or _relocated(elf, vaddr + _TEXT_AT) or _text_of_module(elf, vaddr, names_at)
     # Pairs: the distance of a function from `text`, and of its description from here. The last
     # number is the distance of the end of the text.
-    if not text or functions_at + (2 * count + 1) * 4 > len(data):
+    if not 0 < text < USER_SPACE_END or functions_at + (2 * count + 1) * 4 > len(data):
         return None
     pairs = np.frombuffer(data, dtype="<u4", count=2 * count + 1, offset=functions_at)
     starts, described_at = pairs[0::2].astype(np.int64), functions_at + pairs[1::2].astype(np.int64)
@@ -116,13 +119,17 @@ def _read(elf: ElfObject) -> GoFunctions | None:
     if not _is_code(elf, text + int(starts[0]), text + int(starts[-1])):
         return None
     raw = np.frombuffer(data, dtype=np.uint8)
+    names, name_offsets = data[names_at:tables_at], _numbers(raw, described_at + _NAME_AT)
+    flags = raw[described_at + flags_at]
+    if (at := names.find(_SCHEDULES)) >= 0:
+        flags[name_offsets == at + 1] |= np.uint8(GoFlag.TOP_FRAME)
     return GoFunctions(
         starts=starts + text,
         stack_sizes=_numbers(raw, described_at + _STACK_SIZES_AT),
-        flags=raw[described_at + flags_at],
-        name_offsets=_numbers(raw, described_at + _NAME_AT),
+        flags=flags,
+        name_offsets=name_offsets,
         tables=data[tables_at:functions_at],
-        names=data[names_at:tables_at],
+        names=names,
     )
 
 

@@ -18,11 +18,11 @@ from leaktrace.abi.process import EndOf, Rule, SavedRbp
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.go_functions import GoFlag, GoFunctions, read_go_functions
-from leaktrace.unwind.go_switches import Switch, find_switches
 from leaktrace.unwind.rows import (
     CFA_OFFSET_MAX,
     CFA_OFFSET_UNIT,
     NoRule,
+    Switch,
     pack_rule,
     pack_switch,
 )
@@ -67,6 +67,9 @@ def read_go_code(elf: ElfObject) -> GoCode | None:
 
 
 def _switches_of(elf: ElfObject, functions: GoFunctions) -> tuple[Switch, ...]:
+    # Only now: few objects are Go's, and capstone loads its library in a way that sanitizers refuse.
+    from leaktrace.unwind.go_switches import find_switches  # noqa: PLC0415
+
     found: list[Switch] = []
     switching = (functions.flags & GoFlag.WRITES_SP).nonzero()[0][:_MAX_SWITCHING]
     for index in switching.tolist():

@@ -12,24 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EndOf
 from leaktrace.arch.x86_64 import RSP
 from leaktrace.arch.x86_64_code import Instruction, Operand, decode, register_named
-from leaktrace.unwind.rows import GoSwitch
+from leaktrace.unwind.rows import GoSwitch, Switch
 
 _MAX_CODE_BYTES = 1024  # of a function; asmcgocall has 174
 _MAX_STEPS = 24  # from a call to the return
 _IN_TLS = re.compile(r"fs:\[(\w+)\]")
-
-
-class Switch(NamedTuple):
-    """The return address of a call on another stack than the caller's, and how to get to it."""
-
-    return_address: int
-    rule: GoSwitch
 
 
 @dataclass(frozen=True)
@@ -151,7 +143,7 @@ def _rule(cfa: _Value, entry_distance: int) -> GoSwitch | None:
     elif cfa.kind == "at" and cfa.of[0].kind == "sp":
         rule = GoSwitch(EndOf.C_BELOW_SAVED_SP, 0, cfa.of[0].plus, cfa.plus, entry_distance)
     elif cfa.kind == "at":
-        m = _Value("tls", plus=abi.GO_TLS_G).word().moved(abi.GO_G_M).word()
+        m = _Value("tls", plus=-abi.GO_G_BELOW_TLS).word().moved(abi.GO_G_M).word()
         goroutine = cfa.of[0].moved(-abi.GO_G_SCHED_SP)
         if goroutine.kind == "at" and goroutine.plus == 0:
             curg = goroutine.of[0]

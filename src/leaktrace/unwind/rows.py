@@ -92,6 +92,13 @@ class GoSwitch(NamedTuple):
         )
 
 
+class Switch(NamedTuple):
+    """The return address of a call on another stack than the caller's, and how to get to it."""
+
+    return_address: int
+    rule: GoSwitch
+
+
 def pack_switch(switch: GoSwitch) -> int:
     """The low 32 bits of a row. The caller has checked that it fits."""
     return (

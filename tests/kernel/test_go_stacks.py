@@ -1,0 +1,130 @@
+"""Stacks of C code that Go called go on in the goroutine, as Go itself sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from harness.compiling import PROGRAMS
+from harness.go_programs import build_go_program
+from harness.reports import Report, Site, Total, total
+from harness.tracer import Traced, run_leaktrace, trace_work
+from harness.wording import lines_naming
+
+from leaktrace.abi.process import MAX_FRAMES
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+BUILDS = {
+    "with symbols": (),
+    "stripped": ("-ldflags=-s -w",),
+    "position-independent": ("-buildmode=pie",),
+    "position-independent, stripped": ("-buildmode=pie", "-ldflags=-s -w"),
+}
+# Other versions of Go than the one in PATH: paths of `go`, separated by colons.
+OTHERS = [go for go in os.environ.get("LEAKTRACE_TEST_GO", "").split(":") if go]
+CALLBACK = "runtime.cgocallback"
+# The code in between, which Go's own account leaves out.
+BETWEEN = ("runtime.asmcgocall", "runtime.cgocall", "main._Cfunc_keep_some")
+
+
+def by_path(file: Path) -> dict[tuple[str, ...], Total]:
+    """What Go says: the functions from the one that calls C on."""
+    found = {}
+    for line in file.read_text().splitlines():
+        bytes_, count, path = line.split(maxsplit=2)
+        found[tuple(plain(name) for name in path.split("<"))] = Total(int(bytes_), int(count))
+    return found
+
+
+def plain(name: str | None) -> str:
+    """A name without what symbols of assembly have at the end, and without type arguments."""
+    return (name or "").removesuffix(".abi0").split("[")[0]
+
+
+def own_sites(report: Report) -> list[Site]:
+    return [site for site in report.sites if "main._Cfunc_keep_some" in names(site)]
+
+
+def names(site: Site) -> tuple[str, ...]:
+    return tuple(plain(name) for name in site.functions)
+
+
+def go_names(site: Site) -> tuple[str, ...]:
+    """The functions of Go on a stack, without those by which Go calls C."""
+    found = names(site)
+    at = found.index(BETWEEN[0])
+    assert found[at : at + 3] == BETWEEN
+    return without_wrappers(found[at + 3 :])
+
+
+def without_wrappers(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Go leaves out the code that calls a function of assembly in its calling convention, and has
+    the same name. The program's own functions may call themselves."""
+    return tuple(
+        name
+        for name, caller in pairwise((*path, ""))
+        if name != caller or not name.startswith("runtime.")
+    )
+
+
+def check(traced: Traced, file: Path) -> None:
+    truth, sites = by_path(file), own_sites(traced.report)
+    assert len(truth) == 13
+    seen = {}
+    for site in sites:
+        path = go_names(site)
+        assert path not in seen, "two sites of one path"
+        seen[path] = site
+        if CALLBACK in path:  # C called Go, which called C: what is below is not followed
+            assert path[-1] == CALLBACK
+            assert site.raw["stack_end"] == "go"
+        elif len(site.frames) >= MAX_FRAMES:
+            assert site.raw["stack_end"] == "truncated"
+        else:
+            assert path[-1] in ("runtime.goexit", "runtime.rt0_go")
+            assert site.raw["stack_end"] == "complete"
+    # What Go sees is a beginning of more than one path only in callbacks.
+    expected: dict[tuple[str, ...], Total] = {}
+    for path, kept in truth.items():
+        if CALLBACK in path:
+            path = path[: path.index(CALLBACK) + 1]
+        path = path[: MAX_FRAMES - (1 + len(BETWEEN))]
+        before = expected.get(path, Total())
+        expected[path] = Total(before.bytes + kept.bytes, before.count + kept.count)
+    assert {path: site.total for path, site in seen.items()} == expected
+    assert total(tuple(sites)) == Total(*traced.account)
+    losses = dict(traced.report.losses)
+    assert losses.pop("truncated_stacks") == 1
+    assert losses == {}
+
+
+@pytest.fixture(scope="module")
+def go_paths(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    folder = tmp_path_factory.mktemp("go")
+
+    def build(*flags: str, go: str = "go") -> Path:
+        output = folder / f"program{len(list(folder.iterdir()))}"
+        env = {} if go == "go" else {"GOCACHE": str(folder.parent / "go-cache")}
+        source = PROGRAMS / "go_paths.go"
+        return build_go_program(output, *flags, source=source, go=go, env=env)
+
+    return build
+
+
+@pytest.mark.parametrize("flags", BUILDS.values(), ids=list(BUILDS))
+def test_each_path_of_go_is_one_complete_site(
+    flags: tuple[str, ...], go_paths: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "paths"
+    check(trace_work([go_paths(*flags), file]), file)
+
+
+@pytest.mark.parametrize("go", OTHERS)
+def test_other_versions_of_go(go: str, go_paths: Callable[..., Path], tmp_path: Path) -> None:
+    for flags in BUILDS.values():
+        file = tmp_path / "paths"
+        check(trace_work([go_paths(*flags, go=go), file]), file)
