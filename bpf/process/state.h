@@ -91,6 +91,10 @@ struct opened {
 #define STACK_WINDOW_WORDS 512 /* of the user stack, kept in struct walk; a power of two */
 #define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
 
+/* The result of a step that leads to another stack: go.bpf.c. Not seen by user space. */
+#define WALK_SWITCHES 255
+#define MOST_SWITCHES 4 /* in one walk */
+
 /* A walk under way. */
 struct walk {
     u64 ip;
@@ -128,7 +132,10 @@ struct walk {
     u8 is_known; /* the stack was found in the cache, not walked */
     /* For known_stacks.bpf.c: */
     u8 bp_counts;
-    u8 unused[2];
+    u8 switches; /* of stacks, by Go */
+    u8 unused;
+    u32 switch_row; /* of the function by which the walk goes on in Go code; 0: none */
+    u32 unused_too;
     u64 start; /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;

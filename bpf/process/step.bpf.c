@@ -160,7 +160,7 @@ static __always_inline int step(struct walk *walk) {
         return step_by_frame_pointer(walk, result);
     u32 rule = (walk->row >> ROW_RULE_SHIFT) & ROW_RULE_MASK;
     if (rule == RULE_END)
-        return (walk->row & ROW_OFFSET_MASK) == END_OF_STACK ? WALK_COMPLETE : WALK_GO;
+        return result_of_end(walk);
     if (rule == RULE_SIGNAL)
         return step_over_signal(walk);
     result = find_cfa(walk);

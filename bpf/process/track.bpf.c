@@ -49,7 +49,8 @@ static __always_inline void walk_on(struct pt_regs *ctx, struct session *now,
                                     struct thread *thread) {
     int result = walk_some(thread);
 
-    if (result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS)
+    if ((result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS) ||
+        (result == WALK_SWITCHES && ++thread->walk.switches <= MOST_SWITCHES))
         walk_parts.call(ctx, 0); /* returns only if it fails */
     store_walked(ctx, now, thread, result);
 }
@@ -60,7 +61,11 @@ int walk_part(struct pt_regs *ctx) {
 
     struct session *now = thread ? session_of(thread->walk.slot) : 0;
 
-    if (now)
+    if (!now)
+        return 0;
+    if (thread->walk.switch_row && step_into_go(&thread->walk) != WALK_GOES_ON)
+        store_walked(ctx, now, thread, WALK_GO);
+    else
         walk_on(ctx, now, thread);
     return 0;
 }

@@ -126,11 +126,34 @@ enum saved_rbp {
     SAVED_RBP_AT_RBP = 255,
 };
 
-/* What ends at a row with RULE_END; in the place of the CFA offset. */
+/* What ends at a row with RULE_END; in the lowest bits of the place of the CFA offset. */
 enum end_of {
     END_OF_STACK = 0,
-    END_OF_C_CODE = 1, /* its caller is Go, on another stack */
+    END_OF_C_CODE = 1,           /* its caller is Go, on another stack, which isn't followed */
+    END_OF_C_OF_GOROUTINE = 2,   /* a goroutine is saved, and how deep its stack is */
+    END_OF_C_BELOW_SAVED_SP = 3, /* the caller's stack pointer is saved */
+    END_OF_SYSTEM_STACK = 4,     /* the goroutine has saved its stack pointer in itself */
 };
+
+/* The other bits of such a row (unwind/rows.py, GoSwitch): where two words are, the first one's
+ * place or that of the current goroutine in the runtime's struct m; how much the caller's frame is
+ * above the stack pointer that is found; how far the return address is from the function's entry.
+ */
+#define END_KIND_MASK 0x7
+#define GO_FIRST_SHIFT 3
+#define GO_SECOND_SHIFT 7
+#define GO_WORD_MASK 0xf
+#define GO_CURG_MASK 0xff
+#define GO_FRAME_SHIFT 11
+#define GO_FRAME_MASK 0x1f
+#define GO_ENTRY_SHIFT 19
+
+/* Of the Go runtime: how far below the thread pointer a thread has its goroutine, and
+ * members of struct g. The code of each program is compared with these. */
+#define GO_G_BELOW_TLS 8
+#define GO_G_STACK_HI 8
+#define GO_G_M 48
+#define GO_G_SCHED_SP 56
 
 /* The kernel's struct rt_sigframe: offsets from rsp, in bytes (step_over_signal). */
 #define SIGNAL_RBP_OFFSET 120

@@ -33,6 +33,8 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->bp_lost = 0;
     walk->guessed = 0;
     walk->parts = 0;
+    walk->switches = 0;
+    walk->switch_row = 0;
     walk->window_start = ~0ULL;
     walk->window_bytes = 8;
 }
@@ -154,6 +156,8 @@ static __always_inline u64 finish_walk(void *ctx, struct session *now, struct th
 
     if (result == WALK_GOES_ON)
         result = WALK_TOO_DEEP;
+    if (result == WALK_SWITCHES)
+        result = WALK_GO;
     /* The walk was interrupted for so long that a list two versions later overwrote its list. */
     struct unwind_list *list = list_in_force(walk->slot);
     if (list && walk->version && list->version > walk->version + 1)

@@ -128,6 +128,18 @@ ROW_FAR_MASK = 0x1F
 ROW_RULE_SHIFT = 16
 ROW_RULE_MASK = 0x7
 ROW_OFFSET_MASK = 0xFFFF
+# In the place of the CFA offset, and above the rule, of RULE_END:
+END_KIND_MASK = 0x7
+GO_FIRST_SHIFT = 3
+GO_SECOND_SHIFT = 7
+GO_WORD_MASK = 0xF
+GO_CURG_MASK = 0xFF
+GO_FRAME_SHIFT = 11
+GO_FRAME_MASK = 0x1F
+GO_ENTRY_SHIFT = 19
+# Of the Go runtime, as every program's code confirms (unwind/go_switches.py):
+GO_G_BELOW_TLS = 8  # below the thread pointer
+GO_G_STACK_HI, GO_G_M, GO_G_SCHED_SP = 8, 48, 56  # in struct g
 CODE_PAGE_SHIFT = 8
 
 
@@ -156,7 +168,12 @@ class EndOf(IntEnum):
     """enum end_of: what ends with an outermost frame."""
 
     STACK = 0
-    C_CODE = 1  # its caller is Go, on another stack
+    C_CODE = 1  # its caller is Go, on another stack, which isn't followed
+    # A stack, but not the walk, where the row says how the caller's is found (struct of its bits:
+    # unwind/rows.py, GoSwitch):
+    C_OF_GOROUTINE = 2  # a goroutine is saved, and how deep its stack is
+    C_BELOW_SAVED_SP = 3  # the caller's stack pointer is saved
+    SYSTEM_STACK = 4  # the goroutine has saved its stack pointer in itself
 
 
 class WalkResult(IntEnum):

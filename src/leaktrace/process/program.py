@@ -29,6 +29,7 @@ from leaktrace.process.probes.allocators import (
     RETURN_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
+from leaktrace.process.thread_pointer import thread_pointer_knobs
 from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
@@ -46,6 +47,7 @@ _COMMON = (
     "process/events.bpf.c",
     "process/known_stacks.bpf.c",
     "process/tables.bpf.c",
+    "process/go.bpf.c",
     "process/step.bpf.c",
     "process/walk.bpf.c",
     "process/frame_pointers.bpf.c",
@@ -100,6 +102,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
     if options.command is None or options.follow:  # wait(2) returns the status of a command
         knobs |= exit_status_knobs()
     knobs |= fork_knobs()
+    knobs |= thread_pointer_knobs()
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:
