@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.one_target import refuse_processes_as_interval
 from leaktrace.errors import UsageError
@@ -36,6 +37,8 @@ _SHELL_WORDS = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"}
 
 def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     """Check what was asked and put it in its types. Raises UsageError."""
+    if asked["all_processes"]:
+        return ranking_options(asked, words)
     minimum, maximum = asked["min_size"], asked["max_size"]
     if minimum is not None and maximum is not None and minimum > maximum:
         raise UsageError(
@@ -142,7 +145,8 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
                 "for the kernel memory that one process allocates: leaktrace --kernel --task PID",
             )
         raise UsageError(
-            f"{problem}: give exactly one of -p PID, -c CMD, -- CMD ARGS, or --kernel",
+            f"{problem}: give exactly one of -p PID, -c CMD, -- CMD ARGS, --kernel, or "
+            "--all-processes",
             "for example: leaktrace -p 4242; see leaktrace --help",
         )
     pass_exit_code = asked["exit_code"] == "child"

@@ -20,13 +20,10 @@ control codes.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, TextIO
 
-from rich.cells import cell_len
-from rich.console import Console
 from rich.text import Text
 
 from leaktrace import units
@@ -49,6 +46,10 @@ from leaktrace.printable import printable
 from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
+from leaktrace.report.layout import advised as _advised
+from leaktrace.report.layout import flowed as _flowed
+from leaktrace.report.layout import painted
+from leaktrace.report.layout import wrapped as _wrapped
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
 
@@ -84,7 +85,7 @@ class TextReporter(Reporter):
         lines = report_lines(
             report, terminal_width(self.output) or FILE_WIDTH, self._new_notes(report.target)
         )
-        self.write(self._painted([*lines, Text()]))
+        self.write(painted(self.output, [*lines, Text()]))
 
     def events(self, events: Iterable[Event]) -> None:
         self.write(self._events.of(events))
@@ -96,16 +97,6 @@ class TextReporter(Reporter):
         new = [note for note in dict.fromkeys(target.notes) if note not in shown]
         self._shown_notes.update(new)
         return new
-
-    def _painted(self, lines: Sequence[Text]) -> str:
-        if not self.output.isatty():
-            return "".join(f"{line.plain}\n" for line in lines)
-        # rich only turns styles into codes here (honouring NO_COLOR and TERM). It must not write
-        # itself, because it exits on a broken pipe.
-        console = Console(file=io.StringIO(), force_terminal=True, highlight=False)
-        with console.capture() as capture:
-            console.print(Text("\n").join(lines), soft_wrap=True)
-        return capture.get()
 
 
 def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Iterator[Text]:
@@ -358,13 +349,6 @@ def _loss(loss: Loss, width: int) -> Iterator[Text]:
     yield from _advised("lost: ", text, loss.hint, width, "bold red")
 
 
-def _advised(label: str, text: str, hint: str, width: int, style: str) -> Iterator[Text]:
-    """What happened, and below it what to do."""
-    yield from _wrapped(label, text, width, style)
-    if hint:
-        yield from _wrapped(" " * len(label), hint, width)
-
-
 def _cost(cost: Cost) -> str:
     """Shares are of one CPU, except for the share of the target's CPU time."""
     programs = cost.programs_s_per_s or 0
@@ -406,26 +390,3 @@ def _total(total: Total, about: str, noun: str = "allocation", error: Total | No
 
 def _change_style(change_bytes: int) -> str:
     return "red" if change_bytes > 0 else "green" if change_bytes < 0 else ""
-
-
-def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterator[Text]:
-    """`text` after `label`; further lines are indented below it."""
-    indent = " " * cell_len(label)
-    for index, line in enumerate(wrap(printable(text), width - len(indent))):
-        start = Text().append(label, label_style) if index == 0 else Text(indent)
-        yield start.append(line)
-
-
-def _flowed(fields: Sequence[Text], width: int) -> Iterator[Text]:
-    """Fields side by side, three spaces apart; a field that doesn't fit starts a new line."""
-    line = Text()
-    for field in fields:
-        if line.cell_len and line.cell_len + 3 + field.cell_len > width:
-            yield line
-            line = Text("  ")
-        elif line.cell_len:
-            line.append("   ")
-        field.truncate(width - line.cell_len)
-        line.append_text(field)
-    if line.cell_len:
-        yield line
