@@ -33,6 +33,12 @@ all_processes_option = click.option(
 )
 
 
+def _shown(parameter: click.Parameter) -> str:
+    """An option as other messages name it: -p, --kernel."""
+    names = name_of(parameter).split("/")
+    return names[-1] if parameter.name == "kernel" else names[0]
+
+
 def ranking_options(asked: dict[str, Any], words: Sequence[str]) -> RankingOptions:
     """Check what was asked with --all-processes. Raises UsageError."""
     context = click.get_current_context()
@@ -40,7 +46,7 @@ def ranking_options(asked: dict[str, Any], words: Sequence[str]) -> RankingOptio
         name = parameter.name or ""
         is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if is_given and name not in _COMBINED:
-            option = name_of(parameter).split("/", maxsplit=1)[0]
+            option = _shown(parameter)
             raise UsageError(
                 f"{option} can't be used with --all-processes, which only ranks processes",
                 f"leave out {option}, or trace the process that the ranking names: -p PID",

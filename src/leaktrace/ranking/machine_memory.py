@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from leaktrace.model import MachineMemory
+from leaktrace.ranks import MachineMemory
 
 MEMINFO = Path("/proc/meminfo")
 _FIELDS = {

@@ -22,7 +22,7 @@ from leaktrace.bpf.build import ImageRequest
 from leaktrace.bpf.load import Loaded, ProgramKind, load
 from leaktrace.bpf.maps import Map
 from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError, reason
-from leaktrace.model import EndedCommand
+from leaktrace.ranks import EndedCommand
 from leaktrace.tracing.opening import closed_on_failure
 
 RANKING_FRAGMENTS = (
@@ -63,14 +63,14 @@ class PageCounts:
 class NewPages:
     """The counters, from `open_new_pages` to `close()`."""
 
-    def __init__(self, loaded: Loaded, attached: ExitStack) -> None:
+    def __init__(self, loaded: Loaded, capacity: int, attached: ExitStack) -> None:
         """`attached` closes everything, `loaded` too."""
         self.programs = loaded.programs
         self._attached = attached
         self._cpus: set[int] = set()
         maps = loaded.maps
         name = np.dtype(f"S{abi.COMMAND_BYTES}")
-        self._touched = Map("touched", maps["touched"], common.U32, abi.TOUCHED, _CAPACITY)
+        self._touched = Map("touched", maps["touched"], common.U32, abi.TOUCHED, capacity)
         self._ended = Map("ended", maps["ended"], name, abi.ENDED, abi.ENDED_COMMANDS)
         self._total = Map("ended_total", maps["ended_total"], common.U32, abi.ENDED, 1)
         self._losses = Map("losses", maps["losses"], common.U32, common.U64, abi.RANKING_LOSS_KINDS)
@@ -145,10 +145,11 @@ class NewPages:
         self._attached.close()
 
 
-def open_new_pages() -> NewPages:
+def open_new_pages(capacity: int = _CAPACITY) -> NewPages:
     """Compile or find the program, load it, and count from now on.
 
-    Raises LeaktraceError where that isn't possible.
+    `capacity`: how many running processes there is room for. Raises LeaktraceError where it isn't
+    possible.
     """
     try:
         namespace = Path("/proc/self/ns/pid").stat().st_ino
@@ -166,9 +167,9 @@ def open_new_pages() -> NewPages:
     with closed_on_failure() as stack:
         image = ImageRequest(RANKING_FRAGMENTS, {})
         stack.callback(image.abandon)
-        loaded = load(image.finish(), programs, {"touched": _CAPACITY})
+        loaded = load(image.finish(), programs, {"touched": capacity})
         stack.callback(loaded.close)
-        pages = NewPages(loaded, stack)
+        pages = NewPages(loaded, capacity, stack)
         pages.attach()
         return pages
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.model import ProcessMemory
+from leaktrace.ranks import ProcessMemory
 from leaktrace.targets.memory_use import parse_memory
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
@@ -120,9 +120,13 @@ def unit_of(pid: int) -> str:
     neither is known (cgroups(7))."""
     try:
         with open(f"/proc/{pid}/cgroup", errors="surrogateescape") as file:  # noqa: PTH123
-            text = file.read(_MOST_BYTES)
+            return unit_in(file.read(_MOST_BYTES))
     except OSError:
         return ""
+
+
+def unit_in(text: str) -> str:
+    """The same, from the text of /proc/PID/cgroup."""
     for line in text.splitlines():
         path = line.split(":", 2)[-1]
         if container := _CONTAINER.search(path):

@@ -12,17 +12,12 @@ from pathlib import Path
 
 from leaktrace.capabilities import Capability, is_granted
 from leaktrace.errors import LeaktraceError
-from leaktrace.model import (
-    EndedProcesses,
-    Loss,
-    ProcessMemory,
-    RankedProcess,
-    Ranking,
-)
+from leaktrace.model import Loss
 from leaktrace.options import ReportOptions
 from leaktrace.ranking.machine_memory import machine_growth, read_machine_memory
 from leaktrace.ranking.new_pages import NewPages, PageCounts, open_new_pages
 from leaktrace.ranking.processes import Scan, SeenProcess, scan, unit_of
+from leaktrace.ranks import EndedProcesses, ProcessMemory, RankedProcess, Ranking
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _MOST_ENDED_COMMANDS = 5

@@ -8,14 +8,8 @@ from __future__ import annotations
 
 from datetime import UTC
 
-from leaktrace.model import (
-    EndedProcesses,
-    MachineMemory,
-    ProcessMemory,
-    RankedProcess,
-    Ranking,
-)
 from leaktrace.printable import printable
+from leaktrace.ranks import EndedProcesses, MachineMemory, ProcessMemory, RankedProcess, Ranking
 from leaktrace.report.json_lines import Object, cost_object, json_line
 from leaktrace.report.reporter import Writer
 

@@ -1,27 +1,31 @@
 """The ranking of all processes for people.
 
-leaktrace  all processes   report 3, 15.0 s   412 processes, 3 have grown
-growing most: worker (pid 4242, in shop.service): +96.0 MiB in 15.0 s,
-  384.0 MiB per minute   +32.0 MiB since the previous report
+leaktrace  all processes   report 3, 15.0 s   412 processes, 3 of them grew
+growing most: worker (pid 4242, in shop.service): +96.0 MiB in 15.0 s, 384.0 MiB
+              per minute; +32.0 MiB since the previous report
   which code holds it: leaktrace -p 4242
 
-    PID  command               RSS       growth  since prev.  new pages/s     age
-   4242  worker          101.2 MiB    +96.0 MiB    +32.0 MiB        1,638   2m10s
+    PID command         RSS       growth  since prev.    pages/s     age
+   4242 worker   101.2 MiB    +96.0 MiB    +32.0 MiB      1,638   2m10s
 
+2 processes started since and still run; none ended
+machine: -97.0 MiB available; processes +96.0 MiB; the kernel itself +48.0 KiB
 lost: nothing
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TextIO
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Cost, EndedProcesses, MachineMemory, RankedProcess, Ranking
+from leaktrace.model import Cost
 from leaktrace.printable import printable
+from leaktrace.ranks import EndedProcesses, MachineMemory, RankedProcess, Ranking
 from leaktrace.report.layout import advised, flowed, painted, wrapped
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.reporter import USUAL_COLUMNS, Writer, terminal_width
@@ -31,11 +35,11 @@ _MIB = 1 << 20
 _KERNEL_LEAST_BYTES = 8 * _MIB
 _KERNEL_LEAST_SHARE = 0.25  # of the growth of processes
 _COMMAND_COLUMNS = 15  # the most that the kernel keeps of a name
-_HEADS = ("RSS", "growth", "since prev.", "new pages/s", "age")
-_WIDTHS = (9, 11, 11, 11, 6)
+_PID_COLUMNS = 7  # the kernel's limit is 4,194,304
+_COLUMNS = (("RSS", 10), ("growth", 11), ("since prev.", 11), ("pages/s", 9), ("age", 6))
 _GAP = "  "
 _EXPLANATION = (
-    "growth: anonymous and shared memory, in RAM or swapped out. new pages: first accesses to "
+    "growth: anonymous and shared memory, in RAM or swapped out. pages/s: first accesses to "
     "pages, also of files, and copies after a fork; a huge page counts once. What was freed since "
     "doesn't lower them."
 )
@@ -64,7 +68,7 @@ def ranking_lines(
     """The lines of one report, each at most `width` cells wide; `explain`: what the figures are."""
     title = Text().append("leaktrace", "bold").append("  all processes", "bold cyan")
     when = Text(f"report {ranking.number}, {units.elapsed(ranking.elapsed_s)}")
-    count = f"{_processes(ranking.process_count)}, {ranking.grown_count:,} of them larger"
+    count = f"{_processes(ranking.process_count)}, {ranking.grown_count:,} of them grew"
     yield from flowed([title, when, Text(count)], width)
     if ranking.final:
         reason = ": ".join(filter(None, ("final report", ranking.reason)))
@@ -105,33 +109,45 @@ def _verdict(ranking: Ranking, width: int) -> Iterator[Text]:
 
 
 def _table(ranking: Ranking, width: int) -> Iterator[Text]:
-    pids = max(3, *(len(str(one.pid)) for one in ranking.processes))
-    others = sum(_WIDTHS) + len(_GAP) * (len(_WIDTHS) + 2) + pids
     names = [_name(one) for one in ranking.processes]
-    widest = max(len("command"), *(cell_len(name) for name in names))
-    room = min(max(width - others, _COMMAND_COLUMNS), widest)
-    head = f"{_GAP}{'PID':>{pids}}{_GAP}{'command':{room}}"
-    for text, columns in zip(_HEADS, _WIDTHS, strict=True):
-        head += f"{_GAP}{text:>{columns}}"
-    yield _cut(Text(head, "bold"), width)
+    widest = max(len("command"), *map(cell_len, names))
+    least = min(widest, _COMMAND_COLUMNS)
+    # A figure is shown in full or not at all.
+    columns = [_Column(head, room) for head, room in _COLUMNS]
+    while columns and _PID_COLUMNS + 1 + least + sum(one.cells for one in columns) > width:
+        columns.pop()
+    room = min(widest, width - _PID_COLUMNS - 1 - sum(one.cells for one in columns))
+    head = f"{'PID':>{_PID_COLUMNS}} {'command':{room}}"
+    for column in columns:
+        head += column.of(column.head)
+    yield Text(head.rstrip(), "bold")
     for one, name in zip(ranking.processes, names, strict=True):
-        short = one.command if cell_len(name) > room else name
-        shown = shorten_middle(printable(short), room)
-        line = f"{_GAP}{one.pid:>{pids}}{_GAP}{shown}{' ' * (room - cell_len(shown))}"
-        for text, columns in zip(_figures(one), _WIDTHS, strict=True):
-            line += f"{_GAP}{text:>{columns}}"
-        yield _cut(Text(line), width)
+        short = printable(one.command) if cell_len(name) > room else name
+        shown = shorten_middle(short, room)
+        line = f"{one.pid:>{_PID_COLUMNS}} {shown}{' ' * (room - cell_len(shown))}"
+        for column, text in zip(columns, _figures(one), strict=False):
+            line += column.of(text)
+        yield Text(line.rstrip())
     more = ranking.grown_count - len(ranking.processes)
     if more > 0:
         which = "the other one" if more == 1 else f"the other {more:,}"
         grown = units.size_change(ranking.other_growth_bytes)
-        yield from wrapped(_GAP, f"{which} that are larger: {grown} (--top)", width)
+        yield from wrapped(f"{'':{_PID_COLUMNS}} ", f"{which} that grew: {grown}", width)
 
 
-def _cut(line: Text, width: int) -> Text:
-    line.truncate(width)
-    line.rstrip()
-    return line
+@dataclass(frozen=True)
+class _Column:
+    """A column of figures."""
+
+    head: str
+    room: int
+
+    @property
+    def cells(self) -> int:
+        return len(_GAP) + self.room
+
+    def of(self, text: str) -> str:
+        return f"{_GAP}{text:>{self.room}}"
 
 
 def _name(one: RankedProcess) -> str:
@@ -164,8 +180,8 @@ def _ended(ended: EndedProcesses) -> str:
     if ended.held_bytes:
         details.append(f"held {units.size(ended.held_bytes)} when last seen")
     if ended.new_pages:
-        most = [f"{one.command} {one.count:,}" for one in ended.commands[:3]]
-        names = f", most by: {', '.join(most)}" if len(ended.commands) else ""
+        most = [f"{one.command} ({one.count:,})" for one in ended.commands[:3]]
+        names = f", most by {', '.join(most)}" if most else ""
         details.append(f"touched {ended.new_pages:,} new pages{names}")
     return f"{ended.count:,} ended" + (f" ({'; '.join(details)})" if details else "")
 
