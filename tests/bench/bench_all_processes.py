@@ -2,9 +2,9 @@
 
     python tests/bench/bench_all_processes.py
 
-Elapsed times, untraced and traced in turns: programs that are started one after the other, a program
-that touches new pages and does nothing else (the worst case), and one that calls malloc and free.
-Then how long a look at 10,000 processes takes.
+Elapsed times, untraced and traced in turns: programs that are started one after the other, a
+program that touches new pages and does nothing else (the worst case), and one that calls malloc and
+free. Then how long a look at 10,000 processes takes.
 """
 
 from __future__ import annotations
