@@ -103,7 +103,7 @@ def test_the_one_that_leaks_is_first_among_idle_ones(compiled: Compiler) -> None
     assert first["growth"]["shared_bytes"] == first["growth"]["besides_bytes"] == 0
     assert held_pages - 1 <= first["new_pages"] < held_pages + FEW_PAGES
     per_minute = first["growth_bytes"] * 60 / first["watched_s"]
-    assert first["growth_bytes_per_minute"] == pytest.approx(per_minute, rel=0.01)
+    assert first["growth_bytes_per_minute"] == pytest.approx(per_minute, rel=0.05)
     assert not first["is_new"]
     assert found["losses"] == {"new_pages": 0, "ended_commands": 0}
     assert found["notes"] == []
