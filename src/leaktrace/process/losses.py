@@ -36,6 +36,11 @@ _BY_COUNTER: dict[int, LossText] = {
         "allocations whose stack broke off at code without unwind tables",
         losses.RARE,
     ),
+    LossKind.WALKS + WalkResult.GENERATED_CODE: LossText(
+        "generated_code",
+        "allocations whose stack ends in code that was made at run time, without a frame pointer",
+        is_lost=False,
+    ),
     LossKind.WALKS + WalkResult.NO_RULE: LossText(
         "inexpressible_rules",
         "allocations whose stack broke off at code with unwind rules that leaktrace can't follow",

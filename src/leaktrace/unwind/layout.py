@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.process import MAX_LISTED_MAPPINGS, UNWIND_MAPPING
+from leaktrace.abi.process import GENERATED_CODE, MAX_LISTED_MAPPINGS, UNWIND_MAPPING
 from leaktrace.arch.x86_64 import PAGE_BYTES
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
@@ -295,6 +295,8 @@ def _entry(mapping: Mapping, placed: _Placed) -> tuple[int, ...]:
             vaddr = segment.vaddr - segment.offset + mapping.offset  # of the mapping's first byte
             bias = (mapping.start - vaddr + placed.base) & _ADDRESS_MASK
             return mapping.start, mapping.end, bias, *placed[:4], placed.fingerprint
+    if not mapping.is_file:
+        return mapping.start, mapping.end, 0, GENERATED_CODE, 0, 0, 0, 0
     return mapping.start, mapping.end, 0, *_NOTHING[:4], 0
 
 
