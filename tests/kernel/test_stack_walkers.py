@@ -136,7 +136,7 @@ def test_every_walk_is_counted_not_every_stack(walkers: Path) -> None:
     """The counters are of allocations; the ends in the report are of sites."""
     commands = ["dig 200 1001"] * 7 + ["generated lost 1"] * 5 + ["generated kept 100"] * 3
     report = trace_work([walkers], drive=work(*commands)).report
-    assert report.losses == {"truncated_stacks": 7, "untabled_code": 5, "guessed_stacks": 3}
+    assert report.losses == {"truncated_stacks": 7, "generated_code": 5, "guessed_stacks": 3}
     assert report.raw["stack_ends"] == {"truncated": 1, "broken": 1, "guessed": 1}
 
 
@@ -170,7 +170,7 @@ def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
     site = site_of(report, 1001)
     assert site.functions == ("scenario_called_back", None)
     assert site.raw["stack_end"] == "broken"
-    assert report.losses == {"untabled_code": 1}
+    assert report.losses == {"generated_code": 1}
 
 
 # --- return probes of others -----------------------------------------------------------------
