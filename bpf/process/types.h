@@ -88,8 +88,9 @@ enum walk_result {
     WALK_NOT_UPWARD = 6,    /* a frame at or below the previous one */
     WALK_FOREIGN_PROBE = 7, /* another tracer's return probe hides the return address */
     WALK_TOO_DEEP = 8,
-    WALK_GO = 9, /* Go code called; not a loss */
-    WALK_RESULTS = 10,
+    WALK_GO = 9,              /* Go code called; not a loss */
+    WALK_GENERATED_CODE = 10, /* code made at run time, and no frame pointer there */
+    WALK_RESULTS = 11,
 };
 
 /* A stack, leaf first. After the first frame they are return addresses, as the stack has them. */
@@ -171,6 +172,7 @@ enum end_of {
 
 /* Executable memory, and where the rows of its object are. */
 #define MAX_LISTED_MAPPINGS 4096
+#define GENERATED_CODE 1 /* row_lo of memory without a file, which has no rows */
 struct unwind_mapping {
     u64 start;
     u64 end;

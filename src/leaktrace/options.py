@@ -202,4 +202,11 @@ class KernelOptions(CommonOptions):
     target: KernelTarget
 
 
-Options = ProcessOptions | KernelOptions
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions:
+    """A run that ranks all processes of the machine."""
+
+    report: ReportOptions = field(default_factory=ReportOptions)
+
+
+Options = ProcessOptions | KernelOptions | RankingOptions

@@ -106,6 +106,7 @@ UNWIND_MAPPING = np.dtype(
     ]
 )
 MAX_LISTED_MAPPINGS = 4096
+GENERATED_CODE = 1  # row_lo of memory without a file, which has no rows
 
 UNWIND_LIST = np.dtype(
     [
@@ -189,6 +190,7 @@ class WalkResult(IntEnum):
     FOREIGN_PROBE = 7
     TOO_DEEP = 8
     GO = 9
+    GENERATED_CODE = 10
 
 
 # --- functions and points -------------------------------------------------------------------------

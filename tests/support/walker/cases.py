@@ -38,6 +38,7 @@ _CODE = (
     *(b"\xe8\1\2\3\4", b"\xff\xd0", b"\xff\x50\x08", b"\xff\x54\x24\x08", b"\x41\xff\xd4"),
     *(b"\xff\x90\1\2\3\4", b"\xff\x94\x24\1\2\3\4", b"\x90", b"\xc3", b"\x0f\x1f\x00"),
     bytes.fromhex("48c7c00f0000000f05"),  # mov $15, %rax; syscall
+    *(bytes.fromhex(code) for code in ("4883c408c3", "4883c420c3", "4883c4f8c3")),  # add; ret
 )
 
 # From rsp of a signal's frame, which points at a struct ucontext: its uc_mcontext.gregs[] begin at

@@ -41,6 +41,7 @@ _CALL = re.compile(
     + b"|".join(b"." * (8 - size) + _TARGET + b"." * (size - 2) for size in (2, 3, 4, 6, 7)),
     re.DOTALL,
 )
+_EPILOGUE = re.compile(rb"\x48\x83\xc4([\x00-\x7f])\xc3", re.DOTALL)  # add $N, %rsp; ret
 
 
 class Expected(NamedTuple):
@@ -85,6 +86,8 @@ class Reference:
             result = WalkResult.TOO_DEEP
         except _EndError as error:
             result = error.result
+            if result is WalkResult.NO_ROW and self._is_in_generated_code():
+                result = WalkResult.GENERATED_CODE
         return Expected(tuple(ips), result, self._end_of(result))
 
     def _end_of(self, result: WalkResult) -> StackEndCode:
@@ -240,14 +243,33 @@ class Reference:
         if self.trampoline <= self._ip < self.trampoline + _TRAMPOLINE_BYTES:
             self._step_over_trampoline()
             return
-        if why is WalkResult.NO_ROW and self._back and not self._guessed and self._is_in_object():
-            code = self._bytes(self._ip - 8, 16)
-            if code and code[8:] == _SIGNAL_CODE:
-                self._step_over_signal()
-                return
-            if code and not _CALL.match(code[:8]):
-                raise _EndError(WalkResult.COMPLETE)
+        if why is WalkResult.NO_ROW and self._back and not self._guessed:
+            if not self._is_in_object():
+                code = self._bytes(self._ip, 8)
+                if code and (found := _EPILOGUE.match(code)):
+                    self._step_over_epilogue(found[1][0])
+                    return
+            else:
+                code = self._bytes(self._ip - 8, 16)
+                if code and code[8:] == _SIGNAL_CODE:
+                    self._step_over_signal()
+                    return
+                if code and not _CALL.match(code[:8]):
+                    raise _EndError(WalkResult.COMPLETE)
         self._step_by_frame_pointer(why)
+
+    def _step_over_epilogue(self, added: int) -> None:
+        place = self._sp + added
+        ip = self._word(place)
+        if ip == 0:
+            raise _EndError(WalkResult.COMPLETE)
+        if ip == self.trampoline:
+            raise _EndError(WalkResult.FOREIGN_PROBE)
+        self._go_on(ip, place + 8)
+
+    def _is_in_generated_code(self) -> bool:
+        mapping = self.arrays.find_mapping(self._ip - self._back)
+        return mapping is not None and not mapping["page_count"] and bool(mapping["row_lo"])
 
     def _is_in_object(self) -> bool:
         mapping = self.arrays.find_mapping(self._ip - self._back)
