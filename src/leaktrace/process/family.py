@@ -16,6 +16,7 @@ import numpy as np
 
 from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.errors import LeaktraceError, TargetError
+from leaktrace.notices import hint, notify
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.event_intake import EventDispatch, Fork
 from leaktrace.process.member import Member
@@ -59,6 +60,7 @@ class Family:
         self._left_behind: list[int] = []  # probes of ended processes, by the keeper's numbers
         self.untraced = Untraced()
         self.dropped = 0  # ended processes whose records were dropped to make room
+        self._said_that_it_goes_on = False
         self.is_kept = False  # records of ended processes are kept while there is room
 
     # --- members ---------------------------------------------------------------------------
@@ -155,8 +157,7 @@ class Family:
             if isinstance(error, TargetError) or not process.is_alive():
                 self.untraced.ended += 1
             else:
-                count = self.untraced.refused.get(error.message, 0)
-                self.untraced.refused[error.message] = count + 1
+                self.untraced.refuse(error.message, pid)
             process.close()
 
     def _give_back(self, number: int) -> None:
@@ -176,9 +177,22 @@ class Family:
                 self._left_behind += member.attachments.hand_over()
                 if self._removal_s is None:
                     self._removal_s = time.monotonic() + _REMOVE_AFTER_S
-                with contextlib.suppress(OSError):
-                    self._program.processes.delete(member.pid)
+                self._program.processes.delete(member.pid)
+        self._say_what_goes_on()
         return not self.living
+
+    def _say_what_goes_on(self) -> None:
+        """When the command ends before the processes that it has started."""
+        command = next((one for one in self if one.traced.command is not None), None)
+        living = self.living
+        if self._said_that_it_goes_on or command is None or not command.has_ended or not living:
+            return
+        self._said_that_it_goes_on = True
+        still = "process that it started still runs"
+        if len(living) > 1:
+            still = "processes that it started still run"
+        notify(f"the command has ended; {len(living)} {still}: tracing goes on")
+        hint("Ctrl-C ends it")
 
     def next_s(self) -> float | None:
         """When `proceed` is due, on the clock of time.monotonic(); None: it isn't."""
@@ -187,8 +201,9 @@ class Family:
 
     def proceed(self) -> None:
         """Do what is due: look at mappings, remove the probes of processes that have ended."""
+        pids = {member.pid for member in self.living}
         for member in self.living:
-            member.looks.look_if_due()
+            member.looks.look_if_due(pids)
         if self._removal_s is not None and self._removal_s <= time.monotonic() and self.living:
             self._removal_s = None
             self._remove_left_behind()

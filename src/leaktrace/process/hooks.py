@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from leaktrace.bpf.links import UprobeLinks, return_probes_make_system_calls
@@ -181,11 +181,13 @@ class Hooks:
         """When `repair_children` is due, on the clock of time.monotonic(); None: it isn't."""
         return None if self.watch is None else self.watch.due_s()
 
-    def repair_children(self, mappings: Sequence[Mapping]) -> None:
-        """Remove the probes' breakpoints from children that were forked with them."""
+    def repair_children(self, mappings: Sequence[Mapping], traced: Collection[int]) -> None:
+        """Remove the probes' breakpoints from children that were forked with them, except from
+        those that are traced themselves."""
         if self.watch is not None:
             with contextlib.suppress(KeeperGoneError):  # reported at the end
-                self.watch.repair_children(self.process.children(), mappings)
+                children = [pid for pid in self.process.children() if pid not in traced]
+                self.watch.repair_children(children, mappings)
 
 
 def _describe(hooked: HookedObject) -> str:
