@@ -12,6 +12,7 @@ import click
 
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.one_target import refuse_processes_as_interval
+from leaktrace.cli.pairs import checked_pairs
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
 from leaktrace.options import (
@@ -59,6 +60,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             "leave out -s and --sample-bytes",
         )
     target = target_of(asked, words)
+    pairs = checked_pairs(asked)
     filters = Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"])
     limits = Limits(
         asked["max_allocs"],
@@ -83,6 +85,8 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         faults=asked["faults"],
         probe_returns=asked["probe_returns"],
         max_overhead_percent=asked["max_overhead_percent"],
+        pairs=pairs,
+        malloc=not asked["no_malloc"],
     )
 
 
@@ -119,6 +123,8 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
         "-Z": asked["max_size"] is not None,
         "-O": asked["obj"] is not None,
         "--symbols-prefix": asked["symbols_prefix"],
+        "--pair": asked["pair"],
+        "--no-malloc": asked["no_malloc"],
         "--max-overhead": asked["max_overhead_percent"] is not None,
         "--sort age": asked["sort"] == SortKey.AGE.value,
         "--probe-returns": asked["probe_returns"],
