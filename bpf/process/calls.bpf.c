@@ -22,6 +22,8 @@ static __always_inline u64 draw_gap(void) {
 #endif
 
 static __always_inline int is_filtered_out(struct thread *thread, u16 function, u64 size) {
+    if (space_of(&thread->walk)) /* few as well, and not all have sizes */
+        return 0;
     if (size < MIN_SIZE || size > MAX_SIZE)
         return 1;
     /* Regions are few and large: sampling them would save nothing and cost the most precision. */
@@ -71,7 +73,7 @@ static __always_inline void restore_old_record(struct call *call) {
         return;
     call->has_old = 0;
     struct allocation old = call->old;
-    put(call->address, &old);
+    put(0, call->address, &old); /* of realloc, which is no pair's function */
 }
 
 /* Drop an open call that never returned. */
@@ -104,17 +106,17 @@ static __always_inline int return_pending(struct call *call, u64 sp, u16 functio
 }
 
 /* The state of the current thread, if it has any. */
-static __always_inline struct thread *existing_thread(void) {
-    u64 key = thread_key();
+static __always_inline struct thread *existing_thread(u32 space) {
+    u64 key = thread_key_in(space);
     return threads.lookup(&key);
 }
 
 /* The state of the current thread, made if needed. NULL before tracing is armed, or when there is
  * no room. */
-static __always_inline struct thread *this_thread(void *ctx) {
-    u64 key = thread_key();
+static __always_inline struct thread *this_thread(void *ctx, u32 space) {
+    u64 key = thread_key_in(space);
     u32 zero = 0;
-    struct thread *thread = existing_thread();
+    struct thread *thread = existing_thread(space);
 
     if (thread)
         return thread;
@@ -125,7 +127,7 @@ static __always_inline struct thread *this_thread(void *ctx) {
     if (!blank || !now || !now->armed)
         return 0;
     if (!now->tgid)
-        now->tgid = key >> 32;
+        now->tgid = thread_key() >> 32;
     announce(ctx, now);
 #if STOP_AT_START
     if (!now->generation)
@@ -137,6 +139,9 @@ static __always_inline struct thread *this_thread(void *ctx) {
         lose(LOSS_THREADS, 1);
         return 0;
     }
+#if PAIRS
+    thread->walk.space = space;
+#endif
 #if SAMPLE_BYTES
     thread->gap = draw_gap();
 #endif
@@ -156,7 +161,7 @@ static __always_inline int is_near(u64 call_sp, u64 sp) {
 #if POINTS
 /* Suspend the open call: its thread is on another stack now. */
 static __always_inline void suspend(struct thread *thread) {
-    u64 key = thread->call.sp;
+    u64 sp = thread->call.sp, key = call_key(space_of(&thread->walk), sp);
     struct session *now = this_session();
 
     if (now)
@@ -165,40 +170,41 @@ static __always_inline void suspend(struct thread *thread) {
         abandon(&thread->call);
         return;
     }
-    thread->suspended_sp = key;
+    thread->suspended_sp = sp;
     thread->call.sp = 0;
 }
 
-static __always_inline void forget_suspended(u64 sp) {
+static __always_inline void forget_suspended(u64 key) {
     struct session *now = this_session();
 
     if (now && now->suspended)
-        suspended.delete(&sp);
+        suspended.delete(&key);
 }
 
-static __always_inline struct opened *opened_at(u64 sp) {
-    u32 at = sp * HASH_MULTIPLIER >> 32 & (OPENED_CALLS - 1); /* stacks are at regular distances */
+static __always_inline struct opened *opened_at(u64 key) {
+    u32 at = key * HASH_MULTIPLIER >> 32 & (OPENED_CALLS - 1); /* stacks are at regular distances */
     return opened.lookup(&at);
 }
 
-static __always_inline void note_opened(u64 sp) {
-    struct opened *entry = opened_at(sp);
+static __always_inline void note_opened(u32 space, u64 sp) {
+    u64 key = call_key(space, sp);
+    struct opened *entry = opened_at(key);
 
-    forget_suspended(sp); /* a call with the same sp was left by a jump */
+    forget_suspended(key); /* a call with the same sp was left by a jump */
     if (entry) {
-        entry->sp = sp;
-        entry->thread = thread_key();
+        entry->key = key;
+        entry->thread = thread_key_in(space);
     }
 }
 
 /* The call that began at this sp, if another thread has it: a coroutine has changed threads. */
-static __always_inline struct call *opened_elsewhere(u64 sp) {
-    struct opened *entry = opened_at(sp);
+static __always_inline struct call *opened_elsewhere(u64 key, u64 sp) {
+    struct opened *entry = opened_at(key);
 
-    if (!entry || entry->sp != sp)
+    if (!entry || entry->key != key)
         return 0;
-    u64 key = entry->thread;
-    struct thread *owner = threads.lookup(&key);
+    u64 thread = entry->thread;
+    struct thread *owner = threads.lookup(&thread);
     if (!owner || owner->call.sp != sp || !owner->call.by_point)
         return 0;
     return &owner->call;
@@ -208,18 +214,19 @@ static __always_inline struct call *opened_elsewhere(u64 sp) {
 static __always_inline int resume(struct thread *thread, u64 sp) {
     struct session *now = this_session();
     struct call *call = 0;
+    u64 key = call_key(space_of(&thread->walk), sp);
 
     if (thread->call.sp == sp)
         return 1;
     if (now && now->suspended)
-        call = suspended.lookup(&sp);
+        call = suspended.lookup(&key);
     if (call && !return_pending(call, sp, call->function)) { /* a jump has left it */
         abandon(call);
-        suspended.delete(&sp);
+        suspended.delete(&key);
         call = 0;
     }
     if (!call) {
-        call = opened_elsewhere(sp);
+        call = opened_elsewhere(key, sp);
         if (!call)
             return 0;
     }
@@ -227,7 +234,7 @@ static __always_inline int resume(struct thread *thread, u64 sp) {
         suspend(thread);
     thread->call = *call;
     call->sp = 0;
-    forget_suspended(sp);
+    forget_suspended(key);
     return 1;
 }
 
@@ -302,13 +309,14 @@ struct start {
     u8 by_point;
     u32 entry_point;    /* struct call; 0 of a later point, which the same call may pass again */
     u8 may_begin_again; /* POINT_MAY_BEGIN_AGAIN */
+    u32 space;
 };
 
 /* Open a call whose return address is at sp. NULL if it is part of a call that is already open, or
  * there is no room. */
 static __always_inline struct call *begin_call(struct pt_regs *ctx, u16 function, u64 size, u64 sp,
                                                struct start start) {
-    struct thread *thread = this_thread(ctx);
+    struct thread *thread = this_thread(ctx, start.space);
     u64 outer = 0;
 
     if (!thread)
@@ -335,7 +343,7 @@ static __always_inline struct call *begin_call(struct pt_regs *ctx, u16 function
     if (start.by_point) {
         call->by_point = 1;
         call->entry_point = start.entry_point;
-        note_opened(sp);
+        note_opened(start.space, sp);
         bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
     }
 #endif

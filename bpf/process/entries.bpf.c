@@ -74,10 +74,56 @@ static __always_inline void enter_call(struct pt_regs *ctx, u16 function, u64 si
     }
 }
 
-static __always_inline void enter_by_arguments(struct pt_regs *ctx, u16 function) {
-    struct start at_entry = {};
+#if PAIRS
+/* One of the arguments of a function that the user named, counted from 1; 1 if none is asked for:
+ * an object without a size. */
+static __always_inline u64 argument_at(struct pt_regs *ctx, u32 number) {
+    u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx),
+        fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx), sixth = PT_REGS_PARM6(ctx);
 
-    enter_call(ctx, function, size_from_arguments(ctx, function), PT_REGS_SP(ctx), at_entry);
+    asm volatile("" : "+r"(first), "+r"(second), "+r"(third));
+    asm volatile("" : "+r"(fourth), "+r"(fifth), "+r"(sixth));
+    switch (number) {
+    case 1:
+        return first;
+    case 2:
+        return second;
+    case 3:
+        return third;
+    case 4:
+        return fourth;
+    case 5:
+        return fifth;
+    case 6:
+        return sixth;
+    default:
+        return 1;
+    }
+}
+
+/* The function of a pair that releases objects, at its entry. */
+int release_of_pair(struct pt_regs *ctx) {
+    u32 cookie = bpf_get_attach_cookie(ctx);
+
+    release_object(ctx, cookie >> COOKIE_SPACE_SHIFT,
+                   argument_at(ctx, cookie >> COOKIE_ARGUMENT_SHIFT & COOKIE_MASK));
+    return 0;
+}
+#endif
+
+static __always_inline void enter_by_arguments(struct pt_regs *ctx, u32 cookie) {
+    u16 function = cookie & COOKIE_CODE_MASK;
+    struct start at_entry = {};
+    u64 size;
+
+#if PAIRS
+    at_entry.space = cookie >> COOKIE_SPACE_SHIFT;
+    if (at_entry.space)
+        size = argument_at(ctx, cookie >> COOKIE_ARGUMENT_SHIFT & COOKIE_MASK);
+    else
+#endif
+        size = size_from_arguments(ctx, function);
+    enter_call(ctx, function, size, PT_REGS_SP(ctx), at_entry);
 }
 
 /* free and similar functions: (block). An allocator's own calls count, too. */

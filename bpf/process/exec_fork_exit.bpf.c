@@ -1,5 +1,17 @@
 /* The life of the process: it executes another program, it forks, and its threads end. */
 
+/* Forget the state of a thread. */
+static __always_inline void forget_thread(u64 key) {
+#if PAIRS
+#pragma clang loop unroll(disable)
+    for (u64 space = 1; space < SPACES; space++) {
+        u64 of_space = key | space << THREAD_SPACE_SHIFT;
+        threads.delete(&of_space);
+    }
+#endif
+    threads.delete(&key);
+}
+
 int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
     struct session *now = this_session();
@@ -8,10 +20,10 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
-    threads.delete(&key);
+    forget_thread(key);
     /* If another thread than the first called exec, it has a new id now. */
     u64 before = key >> 32 << 32 | (u32)ctx->args[1];
-    threads.delete(&before);
+    forget_thread(before);
     struct event event = {.time_ns = now->exec_time_ns,
                           .kind = EVENT_EXEC,
                           .generation = now->generation,
@@ -70,6 +82,6 @@ int at_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     if (now && now->tgid == key >> 32)
         note_exit_status(now, key);
 #endif
-    threads.delete(&key);
+    forget_thread(key);
     return 0;
 }

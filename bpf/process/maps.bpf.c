@@ -11,7 +11,7 @@ BPF_F_TABLE("hash", u64, struct site, sites, CAPACITY_LATER, HASH_FLAGS);
 BPF_F_TABLE("hash", u64, struct stack, stacks, CAPACITY_LATER, HASH_FLAGS);
 typedef struct stack stack_type;
 
-/* tgid and tid -> the thread's state. Removed when the thread exits. Full: the call is not
+/* tgid, tid and space -> the thread's state. Removed when the thread exits. Full: the call is not
  * recorded and counted as lost. */
 BPF_F_TABLE("hash", u64, struct thread, threads, CAPACITY_LATER, HASH_FLAGS);
 BPF_ARRAY(blank_thread, struct thread, 1);
@@ -82,7 +82,7 @@ BPF_F_TABLE("array", u32, u64, sample_weights, WEIGHT_COUNT + 1, 1024);
 /* The points; a probe's cookie is the index of its point. */
 BPF_ARRAY(points, struct point, CAPACITY_LATER);
 
-/* sp at the entry -> a call that is open while its thread is on another stack: a coroutine switched
+/* sp at the entry, and space -> a call that is open while its thread is on another stack: a coroutine switched
  * inside an allocator. Full: the oldest one is dropped. */
 BPF_TABLE("lru_hash", u64, struct call, suspended, CAPACITY_LATER);
 
@@ -93,6 +93,11 @@ BPF_ARRAY(opened, struct opened, OPENED_CALLS);
 /* Releases without a record, by their address. A new one replaces an older one with the same
  * index. */
 BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
+
+#if PAIRS
+/* space -> releases of objects without a record */
+BPF_ARRAY(other_releases, u64, SPACES);
+#endif
 
 BPF_ARRAY(session, struct session, 1);
 
@@ -131,4 +136,43 @@ static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUN
 /* tgid << 32 | tid */
 static __always_inline u64 thread_key(void) {
     return bpf_get_current_pid_tgid();
+}
+
+/* --- spaces: see struct point --- */
+
+#define THREAD_SPACE_SHIFT 56 /* above any tgid */
+#define RECORD_SPACE_SHIFT 48 /* above any address */
+#define STACK_SPACE_SHIFT 57  /* above any address, also with five levels of page tables */
+
+/* The key of the current thread's state for one space. A call of a pair and a call of an allocator
+ * may be open at the same time, and neither is part of the other. */
+static __always_inline u64 thread_key_in(u32 space) {
+    return thread_key() | (u64)space << THREAD_SPACE_SHIFT;
+}
+
+/* The key of a record: a pair's object may be a block of the heap, too. */
+static __always_inline u64 record_key(u32 space, u64 address) {
+    return address | (u64)space << RECORD_SPACE_SHIFT;
+}
+
+/* The key of an open call by its sp: a function that jumps to another one has its sp. */
+static __always_inline u64 call_key(u32 space, u64 sp) {
+    return sp | (u64)space << STACK_SPACE_SHIFT;
+}
+
+static __always_inline u32 space_of(struct walk *walk) {
+#if PAIRS
+    return walk->space;
+#else
+    return 0;
+#endif
+}
+
+/* Which space the probe belongs to that was hit. */
+static __always_inline u32 space_of_probe(void *ctx) {
+#if PAIRS
+    return (u32)bpf_get_attach_cookie(ctx) >> COOKIE_SPACE_SHIFT;
+#else
+    return 0;
+#endif
 }

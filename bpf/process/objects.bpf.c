@@ -196,7 +196,7 @@ int at_objects(struct pt_regs *ctx) {
     if (!now || !list || !list->loader || list->generation != now->generation)
         return 0;
     /* Only now: for an image without a list, this_thread() would announce a first call. */
-    struct thread *thread = this_thread(ctx);
+    struct thread *thread = this_thread(ctx, 0);
     if (!thread)
         return 0;
     struct walk *walk = &thread->walk;

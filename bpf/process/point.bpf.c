@@ -149,7 +149,8 @@ static __always_inline int open_ended_call(struct pt_regs *ctx, struct thread *t
 }
 
 int at_point(struct pt_regs *ctx) {
-    u32 index = bpf_get_attach_cookie(ctx);
+    u32 cookie = bpf_get_attach_cookie(ctx), index = cookie & COOKIE_CODE_MASK;
+    u32 space = PAIRS ? cookie >> COOKIE_SPACE_SHIFT : 0;
     struct point *point = points.lookup(&index);
 
     if (!point || !holds(ctx->flags, point->condition))
@@ -159,20 +160,35 @@ int at_point(struct pt_regs *ctx) {
     u64 frame = (point->frame_register == 5 ? bp : sp) + (s64)point->frame_offset;
     if (point->action == POINT_BEGIN) {
         int by_arguments = point->flags & POINT_BY_ARGUMENTS;
-        u64 size =
-            by_arguments ? size_from_arguments(ctx, point->function) : size_at(ctx, point, frame);
+        u64 size;
+#if PAIRS
+        if (by_arguments && space)
+            size = argument_at(ctx, cookie >> COOKIE_ARGUMENT_SHIFT & COOKIE_MASK);
+        else
+#endif
+            size = by_arguments ? size_from_arguments(ctx, point->function)
+                                : size_at(ctx, point, frame);
         struct start start = {.by_point = 1,
+                              .space = space,
                               .entry_point = by_arguments ? index + 1 : 0,
                               .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
         enter_call(ctx, point->function, size, frame - 8, start);
         return 0;
     }
-    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx) : existing_thread();
+    struct thread *thread =
+        point->action == POINT_BOTH ? this_thread(ctx, space) : existing_thread(space);
     if (!thread)
         return 0; /* under way when tracing began, or counted as LOSS_THREADS */
     if (point->action == POINT_BOTH ? !open_ended_call(ctx, thread, point, frame)
                                     : !is_end_of_open(thread, point, frame - 8))
         return 0;
+#if PAIRS
+    if (point->action == POINT_LEAVE) {
+        thread->call.sp = 0;
+        lose(LOSS_LEFT_CALLS, 1);
+        return 0;
+    }
+#endif
     struct registers registers = {
         .ip = ctx->ip, .bp = ctx->bp, .frame = frame, .rbp_offset = point->rbp_offset};
     end_call(ctx, thread, &thread->call, value_at(ctx, &point->result, frame), registers);

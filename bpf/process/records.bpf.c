@@ -11,8 +11,10 @@ struct weighed {
  * it with probability p = 1 - exp(-x), x = size / SAMPLE_BYTES. So it stands for 1 / p allocations
  * and for size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes, which a table gives, with linear
  * interpolation. */
-static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region) {
+static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region, u32 space) {
     struct weighed result = {.bytes = size, .count = 1};
+    if (space) /* never sampled */
+        return result;
 #if THROTTLE
     struct throttle *now = this_throttle();
     if (now && now->rate > 1 && time_ns >= now->since_ns && !is_region) {
@@ -43,7 +45,8 @@ static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region
 /* Count an allocation at its site, which is made if it is new. Returns whether there is a site. */
 static __always_inline int count_allocated(struct thread *thread, u64 stack_id, u64 size,
                                            u64 time_ns, int is_region) {
-    struct weighed weighed = weigh(size, time_ns, is_region);
+    u32 space = space_of(&thread->walk);
+    struct weighed weighed = weigh(size, time_ns, is_region, space);
     struct site *site = sites.lookup(&stack_id);
 
     if (!site) {
@@ -57,7 +60,8 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
                              .allocated_count = weighed.count,
                              .generation = thread->stack.generation,
                              .end = stack_id ? thread->stack.end : END_UNKNOWN,
-                             .is_region = is_region};
+                             .is_region = is_region,
+                             .space = space};
         if (!sites.insert(&stack_id, &first))
             return 1;
         site = sites.lookup(&stack_id); /* another thread was first, or the map is full */
@@ -71,9 +75,9 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
     return 1;
 }
 
-static __always_inline void count_freed(struct allocation *allocation) {
+static __always_inline void count_freed(u32 space, struct allocation *allocation) {
 #if COUNT_FREED
-    struct weighed weighed = weigh(allocation->size, allocation->time_ns, 0);
+    struct weighed weighed = weigh(allocation->size, allocation->time_ns, 0, space);
     u64 stack_id = allocation->stack_id;
     struct site *site = sites.lookup(&stack_id);
 
@@ -93,21 +97,22 @@ static __always_inline int is_stale(struct allocation *allocation) {
 }
 
 /* Remove a block's record. Returns whether there was one of this image. */
-static __always_inline int take(u64 address, struct allocation *allocation) {
-    return remove_record(address, allocation) == 0 && !is_stale(allocation);
+static __always_inline int take(u32 space, u64 address, struct allocation *allocation) {
+    return remove_record(record_key(space, address), allocation) == 0 && !is_stale(allocation);
 }
 
 /* Store a block's record. Returns whether there was room. */
-static __always_inline int put(u64 address, struct allocation *allocation) {
-    long error = allocations.insert(&address, allocation);
+static __always_inline int put(u32 space, u64 address, struct allocation *allocation) {
+    u64 key = record_key(space, address);
+    long error = allocations.insert(&key, allocation);
 
     if (error == -EEXIST) { /* its release was not seen, or the record is from before an exec */
         struct allocation forgotten = {};
-        if (take(address, &forgotten)) {
-            count_freed(&forgotten);
+        if (take(space, address, &forgotten)) {
+            count_freed(space, &forgotten);
             lose(LOSS_MISSED_FREES, 1);
         }
-        error = allocations.update(&address, allocation);
+        error = allocations.update(&key, allocation);
     }
     return is_stored(error, allocation->size);
 }

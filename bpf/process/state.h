@@ -81,8 +81,8 @@ struct call {
 /* Which thread opened the call at this sp. Calls whose hashes are equal share an entry: the last
  * one has it. */
 struct opened {
-    u64 sp;
-    u64 thread;
+    u64 key;    /* call_key() */
+    u64 thread; /* thread_key_in() */
 };
 
 /* --- threads --------------------------------------------------------------------------------- */
@@ -125,7 +125,8 @@ struct walk {
     u8 is_known; /* the stack was found in the cache, not walked */
     /* For known_stacks.bpf.c: */
     u8 bp_counts;
-    u8 unused[6];
+    u8 unused[2];
+    u32 space; /* of the thread's records: stays the same; 0 without PAIRS */
     u64 start; /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;

@@ -1,10 +1,16 @@
 /* The end of a call, where its result is recorded, and releases. */
 
+/* The code of a function in a trace event: of a function that the user named, with its space. */
+static __always_inline u16 function_in(u32 space, u16 function) {
+    return function | space << FUNCTION_SPACE_SHIFT;
+}
+
 /* The stack is known: store what the call allocated. Returns whether the stack has a site. */
 static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64 stack_id) {
     int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
+    u32 space = space_of(&thread->walk);
 
     if (thread->walk.is_inside)
         return 0; /* an allocator calls itself */
@@ -19,10 +25,10 @@ static __always_inline int store(struct pt_regs *ctx, struct thread *thread, u64
     } else {
         struct allocation allocation = {
             .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
-        if (put(address, &allocation))
+        if (put(space, address, &allocation))
             has_site = count_allocated(thread, stack_id, size, allocation.time_ns, 0);
     }
-    trace(ctx, EVENT_ALLOCATE, function, address, size, stack_id);
+    trace(ctx, EVENT_ALLOCATE, function_in(space, function), address, size, stack_id);
 #if STOP_AT_RECORD
     bpf_send_signal_thread(SIGSTOP);
 #endif
@@ -52,7 +58,7 @@ static __always_inline void walk_on(struct pt_regs *ctx, struct thread *thread) 
 }
 
 int walk_part(struct pt_regs *ctx) {
-    u64 key = thread_key();
+    u64 key = thread_key_in(space_of_probe(ctx));
     struct thread *thread = threads.lookup(&key);
 
     if (thread)
@@ -73,7 +79,7 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
     walk->size = size;
     walk->function = function;
     thread->stack.generation = now->generation;
-    start_walk(walk, registers, now->generation);
+    start_walk(walk, registers, now->generation | (u64)space_of(walk) << 32);
     walk->is_known = 0;
     walk->outer = outer;
     walk->is_inside = 0;
@@ -109,6 +115,16 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #endif
 }
 
+#if PAIRS
+/* Whether a function that the user named returned nothing: NULL, or a negated errno, of which an
+ * int may be extended to 64 bits by zeros. */
+static __always_inline int is_no_object(u64 result) {
+    u32 low = result;
+
+    return !result || result >= -4095ULL || (result == low && low >= -4095U);
+}
+#endif
+
 /* The outermost call has this result. Its caller's stack starts as `registers` say. */
 static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread, struct call *call,
                                      u64 result, struct registers registers) {
@@ -117,6 +133,15 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
     int failed = result == 0;
 
     call->sp = 0;
+#if PAIRS
+    if (function == FUNCTION_PAIR) {
+        failed = is_no_object(result);
+        if (!failed && result >> RECORD_SPACE_SHIFT) {
+            lose(LOSS_FAR_HANDLES, 1);
+            return;
+        }
+    }
+#endif
     if (function == FUNCTION_MUNMAP) {
         if ((int)result != 0)
             send_region(ctx, EVENT_REGION_RESTORE, function, call->address, size, 0);
@@ -147,12 +172,12 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
         } else {
             struct allocation old = call->old;
             call->has_old = 0;
-            count_freed(&old);
+            count_freed(0, &old);
             trace(ctx, EVENT_RELEASE, function, call->address, old.size, old.stack_id);
         }
     }
     if (failed) {
-        trace(ctx, EVENT_FAIL, function, 0, size, 0);
+        trace(ctx, EVENT_FAIL, function_in(space_of(&thread->walk), function), 0, size, 0);
         return;
     }
     if (call->skip)
@@ -163,7 +188,7 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
 /* A return probe was hit. */
 static __always_inline void at_return(struct pt_regs *ctx) {
     u64 sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
-    struct thread *thread = existing_thread();
+    struct thread *thread = existing_thread(space_of_probe(ctx));
 
     if (!thread)
         return; /* under way when tracing began, or counted as LOSS_THREADS at its entry */
@@ -201,8 +226,8 @@ static __always_inline void release(struct pt_regs *ctx, u64 address) {
 
     if (!address)
         return;
-    if (take(address, &allocation)) {
-        count_freed(&allocation);
+    if (take(0, address, &allocation)) {
+        count_freed(0, &allocation);
         trace(ctx, EVENT_RELEASE, FUNCTION_FREE, address, allocation.size, allocation.stack_id);
         return;
     }
@@ -212,13 +237,34 @@ static __always_inline void release(struct pt_regs *ctx, u64 address) {
 #endif
 }
 
+#if PAIRS
+/* The same for an object of a pair. */
+static __always_inline void release_object(struct pt_regs *ctx, u32 space, u64 object) {
+    struct session *now = this_session();
+    struct allocation allocation = {};
+
+    if (!now || !now->armed || is_no_object(object))
+        return;
+    if (!(object >> RECORD_SPACE_SHIFT) && take(space, object, &allocation)) {
+        count_freed(space, &allocation);
+        trace(ctx, EVENT_RELEASE, function_in(space, FUNCTION_FREE), object, allocation.size,
+              allocation.stack_id);
+        return;
+    }
+    u64 *others = other_releases.lookup(&space);
+    if (others)
+        __sync_fetch_and_add(others, 1);
+    trace(ctx, EVENT_RELEASE, function_in(space, FUNCTION_FREE), object, UNKNOWN_SIZE, 0);
+}
+#endif
+
 /* realloc: remove the old block's record at the entry, as free does. It comes back if the call
  * fails. */
 static __always_inline void hold_old_record(struct call *call, u64 address) {
     struct allocation old = {};
 
     call->address = address;
-    if (address && take(address, &old)) {
+    if (address && take(0, address, &old)) {
         call->old = old;
         call->has_old = 1;
     }

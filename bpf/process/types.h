@@ -22,7 +22,8 @@ struct site {
     u64 freed_count;
     u32 generation;
     u16 end;       /* enum stack_end: so that stacks can be counted without reading them */
-    u16 is_region; /* mapped memory, which is never sampled */
+    u8 is_region;  /* mapped memory, which is never sampled */
+    u8 space;      /* of its records */
 };
 
 /* A block that was released and has no record. */
@@ -174,7 +175,17 @@ enum function {
     FUNCTION_OPERATOR_NEW = 15,
     FUNCTION_MALLOCX = 16,
     FUNCTION_RALLOCX = 17,
+    FUNCTION_PAIR = 64, /* a function that the user named: of which pair, the cookie says */
 };
+
+/* A probe's cookie: a code (of a function, or the index of a point), and for functions that the
+ * user named, which argument is read, from 1, and the space of their records. */
+#define COOKIE_CODE_MASK 0xffffff
+#define COOKIE_ARGUMENT_SHIFT 24
+#define COOKIE_SPACE_SHIFT 28
+#define COOKIE_MASK 0xf
+#define FUNCTION_SPACE_SHIFT 8 /* of the function of a trace event */
+#define SPACES 16 /* 0: heap blocks; the others belong to pairs of functions */
 
 /* Where a value is at a point. */
 enum place_kind {
@@ -194,6 +205,7 @@ enum point_action {
     POINT_BEGIN = 1, /* the requested size is known: open the call */
     POINT_END = 2,   /* the result is known */
     POINT_BOTH = 3,  /* both are */
+    POINT_LEAVE = 4, /* of a pair: it jumps to unknown code, so the result won't be known */
 };
 
 #define POINT_BY_ARGUMENTS 1    /* arguments are in their registers, as at the entry */
@@ -274,7 +286,9 @@ enum loss {
     LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */
     LOSS_FAILED_STACKS = 11,  /* the walk returned no frame */
     LOSS_GUESSED_STACKS = 12, /* some frame was found by frame pointer, without unwind tables */
-    LOSS_WALKS = 13,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_LEFT_CALLS = 13,     /* of pairs: calls that went on in unknown code */
+    LOSS_FAR_HANDLES = 14,    /* of pairs: results that are no address of user space */
+    LOSS_WALKS = 15,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,
 };
 

@@ -7,7 +7,7 @@
 static __always_inline void note_unseen_release(struct pt_regs *ctx, u64 address) {
 #if IS_X86_64
     struct session *now = this_session();
-    struct thread *thread = existing_thread();
+    struct thread *thread = existing_thread(0);
     u64 caller = 0;
 
     if (!now || !now->armed)

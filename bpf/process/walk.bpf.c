@@ -20,7 +20,7 @@ struct registers {
 #define FRAME_WINDOW_BYTES 64
 
 static __always_inline void start_walk(struct walk *walk, struct registers registers,
-                                       u32 generation) {
+                                       u64 generation) {
     walk->ip = registers.ip;
     walk->sp = registers.frame ? registers.frame - FRAME_WINDOW_BYTES : registers.sp;
     walk->bp = registers.bp;

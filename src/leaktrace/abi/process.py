@@ -32,7 +32,8 @@ SITE = np.dtype(
         ("freed_count", "<u8"),
         ("generation", "<u4"),
         ("end", "<u2"),
-        ("is_region", "<u2"),
+        ("is_region", "u1"),
+        ("space", "u1"),
     ]
 )
 
@@ -209,10 +210,26 @@ class Function(IntEnum):
     OPERATOR_NEW = 15
     MALLOCX = 16
     RALLOCX = 17
+    PAIR = 64
 
 
 # Functions that map memory, as opposed to allocating blocks of a heap.
 MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP})
+
+
+# What a probe's cookie says: a code (of a function, or the index of a point), and for functions
+# that the user named, which argument is read and the space of their records.
+COOKIE_CODE_MASK = 0xFFFFFF
+COOKIE_ARGUMENT_SHIFT = 24
+COOKIE_SPACE_SHIFT = 28
+COOKIE_MASK = 0xF
+FUNCTION_SPACE_SHIFT = 8  # of the function of a trace event
+SPACES = 16  # 0: heap blocks; the others belong to pairs of functions
+
+
+def cookie(code: int, space: int = 0, argument: int = 0) -> int:
+    """The cookie of a probe."""
+    return code | argument << COOKIE_ARGUMENT_SHIFT | space << COOKIE_SPACE_SHIFT
 
 
 class PlaceKind(IntEnum):
@@ -230,6 +247,7 @@ class Action(IntEnum):
     BEGIN = 1  # the requested size
     END = 2  # the result
     BOTH = 3
+    LEAVE = 4  # neither: the result won't be known
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -285,7 +303,9 @@ class LossKind(IntEnum):
     UNREAD_RESULTS = 10
     FAILED_STACKS = 11
     GUESSED_STACKS = 12
-    WALKS = 13
+    LEFT_CALLS = 13
+    FAR_HANDLES = 14
+    WALKS = 15
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

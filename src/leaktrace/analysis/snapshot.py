@@ -29,6 +29,7 @@ class Snapshot:
     losses: NDArray[np.uint64]
     region_count: int = 0  # the last records are this many mmap'ed regions
     freed_is_counted: bool = True  # in `sites`; False: for regions only
+    sections: tuple[Snapshot, ...] = ()  # of the functions that the user named, in their order
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""

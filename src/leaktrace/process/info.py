@@ -40,8 +40,10 @@ def _notes(
     own = POOL.note()
     if own:
         yield own
-    if not hooked and traced.faults is None:
+    if not hooked and traced.faults is None and traced.hooks.options.malloc:
         yield notes.NO_ALLOCATOR_AFTER_EXEC
+    if traced.hooks.pairs is not None:
+        yield from traced.hooks.pairs.notes(traced.has_mapped)
     yield from traced.probe_notes
     if traced.faults is not None:
         yield from traced.faults.notes()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
 from leaktrace.bpf.events import EventStream
+from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.notices import notify
 from leaktrace.options import CommandTarget, ProcessOptions, StackWalker, SymbolOptions
 from leaktrace.printable import printable
@@ -29,7 +30,8 @@ from leaktrace.process.hooks import HookOptions, Hooks
 from leaktrace.process.looks import Looks
 from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
-from leaktrace.process.probes.object_plan import ObjectPlan
+from leaktrace.process.probes.object_plan import ObjectPlan, Way
+from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.program_files import objects_of_program
@@ -89,6 +91,8 @@ class _Plans:
 
     planner: Planner
     objects: list[ObjectPlan]
+    pairs: PairPlanner | None
+    of_pairs: list[ObjectPlan]
     symbolizer: ProcessSymbolizer
     tables: TableFollower | None
 
@@ -177,7 +181,12 @@ def _plan(
     names = SymbolOptions(lines=asked.lines, inlines=asked.inlines)
     symbolizer = ProcessSymbolizer(target.pid, names, lookups)
     objects: list[ObjectPlan] = []
-    if not options.faults:
+    pairs, of_pairs = _plan_pairs(options, target, budget)
+    if not options.malloc:
+        planner.survey = None
+        if target.command is None:
+            symbolizer.refresh()
+    elif not options.faults:
         if target.command is not None:
             subject = target.command.path
             objects = planner.plan_command(target.command.path)
@@ -188,13 +197,32 @@ def _plan(
         if not objects:
             raise nothing_to_hook(subject, options.objects, planner.passed_over)
     if not compilation.wants_tables:
-        return _Plans(planner, objects, symbolizer, None)
+        return _Plans(planner, objects, pairs, of_pairs, symbolizer, None)
     tables = TableFollower(target.pid, budget, symbolizer.object_behind)
     if target.command is not None:
         compilation.reserve(tables.plan_files(objects_of_program(target.command.path)))
     else:
         compilation.reserve(tables.plan(symbolizer.views.now.mappings))
-    return _Plans(planner, objects, symbolizer, tables)
+    return _Plans(planner, objects, pairs, of_pairs, symbolizer, tables)
+
+
+def _plan_pairs(
+    options: ProcessOptions, target: _Target, budget: TableBudget
+) -> tuple[PairPlanner | None, list[ObjectPlan]]:
+    """The probes on functions that the user named. Raises LeaktraceError."""
+    if not options.pairs:
+        return None, []
+    way = way_of(options)
+    if way is Way.SAFE_RETURNS:
+        raise EnvironmentUnfitError(
+            "--pair is not supported here: it needs an x86-64 machine and attach cookies "
+            "(Linux 5.15)",
+            "leave out --pair",
+        )
+    planner = PairPlanner(options.pairs, way=way, budget=budget)
+    if target.command is not None:
+        return planner, planner.plan_command(target.command.path)
+    return planner, planner.plan_process(target.pid, is_first=True)
 
 
 def _fill_sampling(program: Program, mean_bytes: int | None) -> None:
@@ -239,6 +267,7 @@ def _trace(
     mappings = traced.mappings()
     own.follow(mappings)
     hooks.attach_first(plans.objects, mappings, is_started=traced.is_started)
+    hooks.attach_pairs(plans.of_pairs, mappings, is_started=traced.is_started)
     if traced.is_started:
         hooks.attach_loader(mappings)
     if traced.faults is not None:
@@ -288,8 +317,10 @@ def _hooks(
             probe_returns=options.probe_returns,
             hooks_loader=OBJECTS_PROGRAM in program.programs,
             verbose=options.report.verbose,
+            malloc=options.malloc,
         ),
         planner=plans.planner,
+        pairs=plans.pairs,
         attachments=attachments,
         keeper=target.keeper,
         watch=watch,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.spaces import split
 from leaktrace.bpf.events import EventStream
 from leaktrace.model import Ending, Remark, TargetInfo
 from leaktrace.options import ProcessOptions
@@ -64,6 +65,9 @@ class Tracer:
         self._keeper = keeper
         self._resources = resources
         functions = {int(function): name for function, name in FUNCTION_NAMES.items()}
+        for space, pair in enumerate(options.pairs, start=1):
+            functions[abi.Function.PAIR | space << abi.FUNCTION_SPACE_SHIFT] = pair.allocate
+            functions[abi.Function.FREE | space << abi.FUNCTION_SPACE_SHIFT] = pair.release
         self._name_call = CallNamer(functions, traced.names.stack_of, options.report)
         self.traced = traced
 
@@ -183,12 +187,18 @@ class Tracer:
             count_unit=self._sampling.count_unit,
             is_left_out=traced.own.is_own,
         )
+        snapshot = split(snapshot, len(self._options.pairs))
         # The names of these stacks may depend on what was loaded before the last of them.
         self._looks.take_in()
         traced.update_remarks()
         self._looks.note_lost_loads()
         if traced.symbolizer.views.has_changed:
-            return traced.same_sites.merge(snapshot, traced.names.locations_of)
+            whole = (snapshot, *snapshot.sections)
+            merged = [
+                traced.same_sites[space].merge(one, traced.names.locations_of)
+                for space, one in enumerate(whole)
+            ]
+            return replace(merged[0], sections=tuple(merged[1:]))
         return snapshot
 
     def ending(self) -> Ending | None:

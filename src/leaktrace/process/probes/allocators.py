@@ -23,10 +23,15 @@ class Hook:
     # Whether nothing ever unwinds through it, so that a return probe is safe if it has no points: C
     # functions, known by name. C++ operators throw.
     is_c: bool = True
+    # Of a function that the user named (--pair): the pair's number, from 1, and which argument is
+    # the size, or, of a release, the object; from 1, and 0 for no size.
+    space: int = 0
+    argument: int = 0
 
 
 POINT_PROGRAM = "at_point"  # for calls that are followed by points within the function
 RELEASE_PROGRAM = "enter_free"
+RELEASE_OF_PAIR_PROGRAM = "release_of_pair"
 RETURN_PROGRAM = "return_from"
 OBJECTS_PROGRAM = "at_objects"  # the dynamic loader changes its list of objects (loader.py)
 ANY_ENTRY_PROGRAM = "enter_any"  # replaces the programs for entries where the kernel has cookies

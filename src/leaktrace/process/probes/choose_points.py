@@ -68,11 +68,14 @@ class Chooser:
         function: Function,
         argument_count: int,
         others: Mapping[int | str, Function],
+        sizes: tuple[Value, ...] | None = None,
     ) -> None:
+        """`sizes`: the size that a call requests, if that doesn't follow from `function`."""
+        self._sizes = _SIZES.get(function) if sizes is None else sizes
         self.paths = Paths(flow, values)
         self._flow = flow
         self._values = values
-        self._function = function
+        self.function = function
         self._argument_count = argument_count
         self._others = others
         self._allocating = [node for node in self.paths.after if self.paths.allocates(node)]
@@ -95,7 +98,18 @@ class Chooser:
                 points.append(self._point(node, Action.BOTH))
             else:
                 points.append(self._point(node, Action.END))
+        if self.function is Function.PAIR:
+            points += self._leaves(ends)
         return tuple(points)
+
+    def _leaves(self, ends: set[Node]) -> list[Point]:
+        """Where a function that the user named jumps through a pointer. What such a call returns
+        isn't seen, so it is counted as lost. (An allocator's own functions jump to each other.)"""
+        leaves = [node for node in self.paths.after if self.paths.exit(node) is Exit.POINTER]
+        for node in leaves:
+            if not ends or self._cost(node) >= UNCUTTABLE:
+                raise UnfollowableError("it jumps to a function that only the running process knows")
+        return [self._point(node, Action.LEAVE) for node in leaves]
 
     def fails(self, node: Node) -> bool:
         """Whether the function fails on the path through a node."""
@@ -105,7 +119,7 @@ class Chooser:
             for place in self.paths.result(node) or ()
         )
         return any(
-            isinstance(value, Constant) and is_failure(self._function, value.value)
+            isinstance(value, Constant) and is_failure(self.function, value.value)
             for value in held
         )
 
@@ -133,7 +147,7 @@ class Chooser:
             node in self.paths.cyclic
             or node in self._before_allocating
             or self._values.frame(node.at) is None
-            or (self._function is Function.POSIX_MEMALIGN and not self._is_epilogue(node))
+            or (self.function is Function.POSIX_MEMALIGN and not self._is_epilogue(node))
         ):
             return UNCUTTABLE
         cost = self._cost(node)
@@ -162,14 +176,17 @@ class Chooser:
 
     def _sizes_at(self, at: int) -> tuple[Place, ...]:
         """Where the size is; () if that isn't known, or if other functions share the code."""
-        wanted = _SIZES.get(self._function)
+        wanted = self._sizes
         if wanted is None or at in self._values.shared or self._values.frame(at) is None:
             return ()
         if len(wanted) == 2:
             product = self._values.place_of(at, Product(0, 1))
             if product is not None:
                 return (product,)
-        places = [self._values.place_of(at, value) for value in wanted]
+        places = [
+            value if isinstance(value, Constant) else self._values.place_of(at, value)
+            for value in wanted
+        ]
         known = tuple(place for place in places if place is not None)
         return known if len(known) == len(wanted) else ()
 
@@ -199,7 +216,7 @@ class Chooser:
     def hands_on(self, node: Node) -> bool:
         """Whether a hooked function that is jumped to gets the same size as this one."""
         function = self._others.get(self._flow.handed_to[node.at])
-        own, state = self._function, self._values.before[node.at]
+        own, state = self.function, self._values.before[node.at]
         if function is None:
             return False
         if own is Function.REALLOCARRAY and function is Function.REALLOC:
@@ -233,7 +250,7 @@ class Chooser:
         return Point(
             vaddr=at,
             action=Action.BEGIN,
-            function=self._function,
+            function=self.function,
             instruction=self._flow.instructions[at].text,
             emulated=placement.emulated,
             frame=(RSP, 8),
@@ -256,15 +273,17 @@ class Chooser:
         return Point(
             vaddr=node.at,
             action=action,
-            function=self._function,
+            function=self.function,
             instruction=instruction.text,
             emulated=instruction.is_emulated,
             frame=frame,
             callers_rbp=self._values.place_of(node.at, CallersRbp()),
-            sizes=self._sizes_at(node.at) if action is not Action.END else (),
-            result=_handiest(self.paths.result(node)) if action is not Action.BEGIN else None,
+            sizes=self._sizes_at(node.at) if action in (Action.BEGIN, Action.BOTH) else (),
+            result=(
+                _handiest(self.paths.result(node)) if action in (Action.END, Action.BOTH) else None
+            ),
             condition=condition,
-            may_be_unopened=action is Action.END
+            may_be_unopened=action in (Action.END, Action.LEAVE)
             and (node.at in self._values.shared or self.fails(node)),
             towards=node.towards,
         )

@@ -34,6 +34,7 @@ from leaktrace.process.probes.code.values import (
     Place,
     Register,
     Slot,
+    Value,
     Values,
 )
 from leaktrace.process.probes.point import NARROW, Point
@@ -69,8 +70,11 @@ class PointFinder:
         self._rules = rules
         self._returning: dict[tuple[object, ...], bool] = {}
 
-    def find(self, vaddr: int, argument_count: int) -> tuple[Point, ...]:
+    def find(
+        self, vaddr: int, argument_count: int, sizes: tuple[Value, ...] | None = None
+    ) -> tuple[Point, ...]:
         """The points of a hooked function; none where every path passes the call on to another one.
+        `sizes`: as for `Chooser`.
 
         Raises UnfollowableError with the reason where its paths, or a value on them, can't be
         followed.
@@ -80,7 +84,7 @@ class PointFinder:
             flow, values = self._analyse(vaddr, function)
         except ObjectFileError as error:
             raise UnfollowableError(error.message) from None
-        chooser = Chooser(flow, values, function, argument_count, self._others)
+        chooser = Chooser(flow, values, function, argument_count, self._others, sizes)
         points = chooser.choose()
         prove(points, chooser)
         if self._rules is None:

@@ -31,8 +31,16 @@ class Point:
     towards: int | None = None  # where control goes on if `condition` holds
 
 
+_MOST_ERRNO = 4095  # a system call returns a negated errno (include/linux/err.h)
+
+
 def is_failure(function: Function, value: int) -> bool:
     """Whether a function that returns this number has allocated, or released, nothing."""
+    if function is Function.PAIR:  # an int may be extended to 64 bits by zeros
+        result = value % (1 << 64)
+        return any(
+            -result % (1 << bits) <= _MOST_ERRNO for bits in (64, 32) if result < 1 << bits
+        )
     if function in MAPPING_FUNCTIONS:
         return value == -1
     if function in NARROW:

@@ -1,0 +1,36 @@
+"""Takes a snapshot apart by the space of its records: the heap, and one for each pair of functions
+that the user named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from leaktrace.analysis.snapshot import Snapshot
+
+_SPACE_SHIFT = 48  # of a record's key: bpf/process/maps.bpf.c
+_SPACE_MASK = 0xF
+
+
+def split(snapshot: Snapshot, pair_count: int) -> Snapshot:
+    """The snapshot of the heap, with those of the pairs 1 to `pair_count` as its sections. The
+    `addresses` of `snapshot` are keys of records."""
+    if not pair_count:
+        return snapshot
+    spaces = snapshot.addresses >> np.uint64(_SPACE_SHIFT) & np.uint64(_SPACE_MASK)
+    addresses = snapshot.addresses & np.uint64((1 << _SPACE_SHIFT) - 1)
+    parts = []
+    for space in range(pair_count + 1):
+        records, sites = spaces == space, snapshot.sites["space"] == space
+        parts.append(
+            replace(
+                snapshot,
+                addresses=addresses[records],
+                records=snapshot.records[records],
+                site_ids=snapshot.site_ids[sites],
+                sites=snapshot.sites[sites],
+                region_count=snapshot.region_count if space == 0 else 0,
+            )
+        )
+    return replace(parts[0], sections=tuple(parts[1:]))
