@@ -243,6 +243,17 @@ class Ending:
         return cls(status=code) if code >= 0 else cls(signal=-code)
 
 
+@dataclass(frozen=True)
+class PairInfo:
+    """Two functions that the user named: what one returns, the other releases."""
+
+    allocate: str
+    release: str
+    objects: tuple[str, ...] = ()  # that define `allocate`; empty: none is loaded
+    is_sized: bool = False  # otherwise all bytes of its report are counts of objects
+    other_releases: int = 0  # of what was not seen allocated
+
+
 TARGET_ENDED = "the target has ended"  # a reason for a final report
 
 
@@ -284,10 +295,12 @@ class Report:
     measure: Measure = Measure.ALLOCATIONS
     ending: Ending | None = None  # of the target, once it has ended
 
-    # For the kernel: the allocator, and reports about other allocators. The figures of two are
-    # never added up (the page allocator also supplies the slabs).
-    section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
+    # For the kernel: the allocator, and reports about other allocators. For a process: about pairs
+    # of functions. The figures of two are never added up (the page allocator also supplies the
+    # slabs, and an object of a pool is part of a block).
+    section: str | None = None  # "slab", "pages", "percpu", "vmalloc"; what a pair is called
     sections: tuple[Report, ...] = ()
+    pair: PairInfo | None = None
     slab: SlabGrowth | None = None
     untraced: tuple[UntracedGrowth, ...] = ()  # large in comparison with what is outstanding
 

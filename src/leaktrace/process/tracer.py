@@ -201,6 +201,12 @@ class Tracer:
             return replace(merged[0], sections=tuple(merged[1:]))
         return snapshot
 
+    def other_releases(self, space: int) -> int:
+        """How often a pair's release was called for what was not seen allocated."""
+        releases = self._program.other_releases
+        found = None if releases is None else releases.lookup(space)
+        return 0 if found is None else int(found)
+
     def ending(self) -> Ending | None:
         """How the process has ended; None while it lives."""
         return self.traced.ending(self._program)

@@ -19,6 +19,7 @@ from leaktrace.model import (
     Frame,
     Loss,
     MemoryKinds,
+    PairInfo,
     Remark,
     Report,
     ResidentMemory,
@@ -88,6 +89,13 @@ def report_object(report: Report) -> Object:
     }
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    if report.pair is not None:
+        shown["section"] = printable(report.section or "")
+        shown["pair"] = _pair(report.pair)
+        if not report.pair.is_sized:
+            shown = _counted(shown)
+    if report.pair is not None or (report.sections and report.target.kind != "kernel"):
+        shown["sections"] = [_section(section) for section in report.sections]
     if report.target.kind == "kernel":
         shown["section"] = report.section
         shown["sections"] = [_section(section) for section in report.sections]
@@ -100,9 +108,10 @@ def report_object(report: Report) -> Object:
 
 
 def _section(report: Report) -> Object:
-    """Another allocator of the kernel: the fields that differ from the main report."""
+    """Another allocator of the kernel, or a pair of functions: the fields that differ from the main
+    report."""
     shown: Object = {
-        "section": report.section,
+        "section": printable(report.section or ""),
         "outstanding": _total(report.outstanding),
         "growth_bytes": report.growth_bytes,
         "younger": _total(report.younger),
@@ -112,7 +121,41 @@ def _section(report: Report) -> Object:
     }
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    if report.pair is not None:
+        shown["pair"] = _pair(report.pair)
+        if not report.pair.is_sized:
+            shown = _counted(shown)
     return shown
+
+
+def _pair(pair: PairInfo) -> Object:
+    return {
+        "allocate": printable(pair.allocate),
+        "release": printable(pair.release),
+        "objects": [printable(one) for one in pair.objects],
+        "sized": pair.is_sized,
+        "other_releases": pair.other_releases,
+    }
+
+
+_SIZES = ("bytes", "growth_bytes", "allocated_bytes", "freed_bytes")
+
+
+def _counted(shown: Object) -> Object:
+    """The figures of objects without sizes: no bytes, and growth as a count."""
+    plain: Object = {}
+    for key, value in shown.items():
+        if key in ("outstanding", "younger"):
+            plain[key] = {**value, "bytes": None}
+        elif key in ("sites", "allocations"):
+            plain[key] = [_counted(one) for one in value]
+        elif key in _SIZES:
+            plain[key] = None
+            if key == "growth_bytes":
+                plain["growth_count"] = value
+        else:
+            plain[key] = value
+    return plain
 
 
 def _slab(slab: SlabGrowth) -> Object:

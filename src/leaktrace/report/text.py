@@ -36,6 +36,7 @@ from leaktrace.model import (
     Event,
     Loss,
     Measure,
+    PairInfo,
     Report,
     ResidentMemory,
     Site,
@@ -146,13 +147,13 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
     sites = units.counted(report.site_count, "site")
     label = "new pages " if report.measure is Measure.FAULTS else "outstanding "
     if report.section is not None:
-        label = f"{printable(report.section)}: {label}"
-    total = _total(report.outstanding, about, _noun(report), report.error)
+        label = f"{_section_name(report)}: {label}"
+    total = _total(report, report.outstanding, report.error)
     fields = [Text(label).append(total, "bold")]
     if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
     if report.growth_bytes is not None:
-        change = f"{about}{units.size_change(report.growth_bytes)} since the previous report"
+        change = f"{about}{_change(report, report.growth_bytes)} since the previous report"
         fields.append(Text(change, _change_style(report.growth_bytes)))
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
@@ -163,10 +164,10 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
             report.outstanding.count - report.younger.count,
         )
         age = units.age(report.older_ms * 1_000_000)
-        left_out = f"younger than {age}, left out below: {_total(report.younger, about)}"
+        left_out = f"younger than {age}, left out below: {_total(report, report.younger)}"
         yield from _wrapped("  ", left_out, width)
         if report.site_count or older.count > 0:  # otherwise _sites says it
-            yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
+            yield from _wrapped("  ", f"older, at {sites}: {_total(report, older)}", width)
     for remark in report.remarks:
         if not remark.kind.is_of_completeness:
             hint = f" ({remark.hint})" if remark.hint else ""
@@ -175,6 +176,14 @@ def _totals(report: Report, width: int) -> Iterator[Text]:
         yield from _wrapped("  ", _slab_growth(report.slab), width)
     if report.untraced:
         yield from _wrapped("  not traced: ", _untraced_growth(report.untraced), width, "yellow")
+
+
+def _section_name(report: Report) -> str:
+    """The allocator of the kernel; or the function of a pair, and which objects define it."""
+    if report.pair is None:
+        return printable(report.section or "")
+    where = ", ".join(printable(one) for one in report.pair.objects) or "not loaded"
+    return f"{printable(report.pair.allocate)} ({where})"
 
 
 def _resident(resident: ResidentMemory) -> str:
@@ -209,7 +218,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         by_site[allocation.site_id].append(allocation)
 
     if not report.sites and not report.site_count:
-        nothing = f"no outstanding allocations{_older_than(report)}"
+        nothing = f"no outstanding {_noun(report)}s{_older_than(report)}"
         if report.measure is Measure.FAULTS:
             nothing = "no new pages"
         yield from _wrapped("  ", nothing, width)
@@ -224,13 +233,25 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
             yield Text("    ").append_text(line)
         if site.stack.end in _STACK_ENDS:
             yield from _wrapped("    (", f"{_STACK_ENDS[site.stack.end]})", width, "yellow")
-        yield from _allocations(by_site.pop(site.id, []))
+        yield from _allocations(report, by_site.pop(site.id, []))
         yield Text()
     yield from _rest(report, width)
     if by_site:
-        yield Text("  allocations at sites that are not shown:")
-        yield from _allocations([one for several in by_site.values() for one in several])
+        yield Text(f"  {_noun(report)}s at sites that are not shown:")
+        yield from _allocations(report, [one for several in by_site.values() for one in several])
         yield Text()
+    if report.pair is not None and report.pair.other_releases:
+        yield from _wrapped("  ", _other_releases(report.pair), width)
+        yield Text()
+
+
+def _other_releases(pair: PairInfo) -> str:
+    """Releases of what may have been there before tracing began, or comes from elsewhere."""
+    calls = units.counted(pair.other_releases, "call")
+    return (
+        f"{calls} of {printable(pair.release)} released what {printable(pair.allocate)} "
+        "has not returned since tracing began"
+    )
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
@@ -297,25 +318,26 @@ def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
 def _site_row(site: Site, report: Report, noun: str) -> tuple[str, ...]:
     about, growth = _about(report), site.growth_bytes
     return (
-        about + units.size(site.bytes),
+        "" if _is_counted(report) else about + units.size(site.bytes),
         "" if site.error is None else _error(site.error),
         units.share(site.bytes, report.outstanding.bytes),
         about + units.counted(site.count, noun),
-        "" if growth is None else about + units.size_change(growth),
+        "" if growth is None else about + _change(report, growth),
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
     )
 
 
-def _allocations(allocations: list[Allocation]) -> Iterator[Text]:
+def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text]:
     """Single allocations, oldest first."""
     for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
-        size = f"{units.number(one.size_bytes)} bytes"
-        yield Text(f"      {one.address:#x}  {size:>16}  {units.age(one.age_ns)} old")
+        size = f"  {units.number(one.size_bytes) + ' bytes':>16}"
+        if _is_counted(report):
+            size = ""
+        yield Text(f"      {one.address:#x}{size}  {units.age(one.age_ns)} old")
 
 
 def _rest(report: Report, width: int) -> Iterator[Text]:
     """What is outstanding and old enough, but not at the sites shown."""
-    about = _about(report)
     shown = sum(site.bytes for site in report.sites), sum(site.count for site in report.sites)
     rest = Total(
         report.outstanding.bytes - report.younger.bytes - shown[0],
@@ -329,7 +351,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     else:
         return
     share = units.share(rest.bytes, report.outstanding.bytes)
-    total = f"{label}: {_total(rest, about, _noun(report))}{f' ({share})' if share else ''}"
+    total = f"{label}: {_total(report, rest)}{f' ({share})' if share else ''}"
     yield from _wrapped("  ", total, width)
     yield Text()
 
@@ -383,7 +405,18 @@ def _cost(cost: Cost) -> str:
 
 def _noun(report: Report) -> str:
     """What is counted, in the singular."""
+    if report.pair is not None:
+        return "object"
     return "fault" if report.measure is Measure.FAULTS else "allocation"
+
+
+def _is_counted(report: Report) -> bool:
+    """Whether its objects have no sizes: bytes are counts, too."""
+    return report.pair is not None and not report.pair.is_sized
+
+
+def _change(report: Report, change: int) -> str:
+    return f"{change:+,}" if _is_counted(report) else units.size_change(change)
 
 
 def _short_noun(report: Report) -> str:
@@ -399,9 +432,13 @@ def _error(error: Total) -> str:
     return f"±{units.size(error.bytes)}"
 
 
-def _total(total: Total, about: str, noun: str = "allocation", error: Total | None = None) -> str:
+def _total(report: Report, total: Total, error: Total | None = None) -> str:
+    about = _about(report)
+    count = f"{about}{units.counted(total.count, _noun(report))}"
+    if _is_counted(report):
+        return count
     size = f"{about}{units.size(total.bytes)}{'' if error is None else f' {_error(error)}'}"
-    return f"{size} in {about}{units.counted(total.count, noun)}"
+    return f"{size} in {count}"
 
 
 def _change_style(change_bytes: int) -> str:
