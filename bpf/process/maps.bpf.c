@@ -171,7 +171,7 @@ static __always_inline u32 space_of(struct walk *walk) {
 /* Which space the probe belongs to that was hit. */
 static __always_inline u32 space_of_probe(void *ctx) {
 #if PAIRS
-    return (u32)bpf_get_attach_cookie(ctx) >> COOKIE_SPACE_SHIFT;
+    return bpf_get_attach_cookie(ctx) >> COOKIE_SPACE_SHIFT;
 #else
     return 0;
 #endif

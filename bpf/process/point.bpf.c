@@ -149,8 +149,8 @@ static __always_inline int open_ended_call(struct pt_regs *ctx, struct thread *t
 }
 
 int at_point(struct pt_regs *ctx) {
-    u32 cookie = bpf_get_attach_cookie(ctx), index = cookie & COOKIE_CODE_MASK;
-    u32 space = PAIRS ? cookie >> COOKIE_SPACE_SHIFT : 0;
+    u64 cookie = bpf_get_attach_cookie(ctx);
+    u32 index = cookie, space = PAIRS ? cookie >> COOKIE_SPACE_SHIFT : 0;
     struct point *point = points.lookup(&index);
 
     if (!point || !holds(ctx->flags, point->condition))
@@ -160,19 +160,13 @@ int at_point(struct pt_regs *ctx) {
     u64 frame = (point->frame_register == 5 ? bp : sp) + (s64)point->frame_offset;
     if (point->action == POINT_BEGIN) {
         int by_arguments = point->flags & POINT_BY_ARGUMENTS;
-        u64 size;
-#if PAIRS
-        if (by_arguments && space)
-            size = argument_at(ctx, cookie >> COOKIE_ARGUMENT_SHIFT & COOKIE_MASK);
-        else
-#endif
-            size = by_arguments ? size_from_arguments(ctx, point->function)
-                                : size_at(ctx, point, frame);
+        u64 size =
+            by_arguments ? size_from_arguments(ctx, point->shape) : size_at(ctx, point, frame);
         struct start start = {.by_point = 1,
                               .space = space,
                               .entry_point = by_arguments ? index + 1 : 0,
                               .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
-        enter_call(ctx, point->function, size, frame - 8, start);
+        enter_call(ctx, point->function, point->shape, size, frame - 8, start);
         return 0;
     }
     struct thread *thread =

@@ -57,7 +57,8 @@ struct call {
     u64 sp;   /* at the function's entry; 0: no call is open */
     u64 size; /* requested bytes; for munmap the length */
     union {
-        u64 memptr;   /* posix_memalign's out parameter */
+        u64 memptr;   /* OUTCOME_STATUS: the out parameter */
+        u64 extra;    /* OUTCOME_NEW_SIZE: bytes that may be added */
         u64 released; /* bytes that mremap removes */
     };
     u64 address;        /* the block that realloc resizes, or 0 */
@@ -71,8 +72,8 @@ struct call {
     u8 tail_calls;         /* with return probes: functions tail-called from this one, whose return
                               probes fire before its own */
     u8 tail_call_returned; /* one of them has fired */
-    u8 unused;
-    u32 entry_point; /* the point at the function's entry that opened it, from 1; else 0 */
+    u8 outcome;            /* enum outcome */
+    u32 entry_point;       /* the point at the function's entry that opened it, from 1; else 0 */
     u32 unused_too;
 };
 

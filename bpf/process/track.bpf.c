@@ -115,6 +115,13 @@ static __always_inline void record(void *ctx, struct thread *thread, u16 functio
 #endif
 }
 
+/* Whether a failed call leaves the old block as it was. */
+static __always_inline int keeps_old(struct call *call) {
+    if (call->outcome == OUTCOME_BLOCK)
+        return call->size != 0; /* realloc(p, 0) returns NULL and has freed p */
+    return call->outcome != OUTCOME_BLOCK_OR_FREED;
+}
+
 #if PAIRS
 /* Whether a function that the user named returned nothing: NULL, or a negated errno, of which an
  * int may be extended to 64 bits by zeros. */
@@ -157,7 +164,12 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
             else if (call->released)
                 trace(ctx, EVENT_RELEASE, function, call->address, call->released, 0);
         }
-    } else if (function == FUNCTION_POSIX_MEMALIGN) {
+    } else if (call->outcome == OUTCOME_NEW_SIZE) {
+        u64 most = size + call->extra;
+        failed = result < size;
+        address = call->address;
+        size = result < most || most < size ? result : most;
+    } else if (call->outcome == OUTCOME_STATUS) {
         failed = (int)result != 0;
         if (!failed && bpf_probe_read_user(&address, sizeof(address), (void *)call->memptr)) {
             lose(LOSS_UNREAD_RESULTS, 1);
@@ -166,8 +178,7 @@ static __always_inline void end_call(struct pt_regs *ctx, struct thread *thread,
         failed = failed || !address;
     }
     if (call->has_old) {
-        /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it was. */
-        if (failed && size) {
+        if (failed && keeps_old(call)) {
             restore_old_record(call);
         } else {
             struct allocation old = call->old;

@@ -178,14 +178,29 @@ enum function {
     FUNCTION_PAIR = 64, /* a function that the user named: of which pair, the cookie says */
 };
 
-/* A probe's cookie: a code (of a function, or the index of a point), and for functions that the
- * user named, which argument is read, from 1, and the space of their records. */
-#define COOKIE_CODE_MASK 0xffffff
-#define COOKIE_ARGUMENT_SHIFT 24
-#define COOKIE_SPACE_SHIFT 28
-#define COOKIE_MASK 0xf
+/* How a function is called, its shape: three bits each for the numbers of four arguments (from 1;
+ * 0: it has no such argument), and from SHAPE_OUTCOME_SHIFT on enum outcome. */
+#define SHAPE_SIZE_SHIFT 0
+#define SHAPE_COUNT_SHIFT 3 /* a factor of the size; with OUTCOME_NEW_SIZE: what may be added */
+#define SHAPE_OLD_SHIFT 6   /* the block that the call takes over; the same as MEMPTR: at *memptr */
+#define SHAPE_MEMPTR_SHIFT 9 /* where the call stores the address of the block */
+#define SHAPE_OUTCOME_SHIFT 12
+#define SHAPE_ARGUMENT_MASK 7
+#define COOKIE_SHAPE_SHIFT 16 /* of a probe at an entry; below: enum function */
+
+/* Of a probe on a function that the user named: the space of its records. The heap has space 0. */
+#define COOKIE_SPACE_SHIFT 48
+#define SPACES 16
 #define FUNCTION_SPACE_SHIFT 8 /* of the function of a trace event */
-#define SPACES 16 /* 0: heap blocks; the others belong to pairs of functions */
+
+/* What a function returns, and what happens to the old block. */
+enum outcome {
+    OUTCOME_BLOCK = 0,    /* the block. NULL: failed, the old one stays unless the size is 0 */
+    OUTCOME_STATUS = 1,   /* 0: the block is at *memptr. Else: failed, the old one stays */
+    OUTCOME_IN_PLACE = 2, /* the old block, resized. NULL: failed, it stays as it was */
+    OUTCOME_NEW_SIZE = 3, /* what the old block has now. Less than the size: failed */
+    OUTCOME_BLOCK_OR_FREED = 4, /* the block. NULL: failed, and the old one is released */
+};
 
 /* Where a value is at a point. */
 enum place_kind {
@@ -222,11 +237,11 @@ struct point {
     u8 condition;      /* of the jump that it is on, as in its opcode: it acts if that holds */
     u8 flags;          /* POINT_* */
     u8 frame_register; /* 4: rsp, 5: rbp; the CFA is this register plus frame_offset */
-    u16 unused;
+    u16 shape;         /* of the function: SHAPE_* */
     s32 frame_offset;
     s32 rbp_offset; /* the caller's rbp is at CFA + this; or RBP_* */
     struct place size;
-    struct place count; /* of calloc, if size is not the product yet */
+    struct place count; /* a factor, if size is not the product yet */
     struct place result;
 };
 
@@ -283,7 +298,7 @@ enum loss {
     LOSS_MISSED_FREES = 7,    /* an address allocated again while still recorded */
     LOSS_EVENTS = 8,          /* trace events: the buffer was full */
     LOSS_REGION_EVENTS = 9,   /* the same for all other events */
-    LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */
+    LOSS_UNREAD_RESULTS = 10, /* *memptr (posix_memalign) could not be read */
     LOSS_FAILED_STACKS = 11,  /* the walk returned no frame */
     LOSS_GUESSED_STACKS = 12, /* some frame was found by frame pointer, without unwind tables */
     LOSS_LEFT_CALLS = 13,     /* of pairs: calls that went on in unknown code */

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from leaktrace.abi.process import Action
+from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS
 from leaktrace.process.probes.point import Point
+
+SIGNATURES = {hook.function: hook.signature for hook in (*HEAP, *OPERATORS, *REGIONS)}
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ POINT = np.dtype(
         ("condition", "u1"),
         ("flags", "u1"),
         ("frame_register", "u1"),
-        ("unused", "<u2"),
+        ("shape", "<u2"),
         ("frame_offset", "<i4"),
         ("rbp_offset", "<i4"),
         ("size", PLACE),
@@ -213,23 +213,30 @@ class Function(IntEnum):
     PAIR = 64
 
 
+SHAPE_SIZE_SHIFT = 0
+SHAPE_COUNT_SHIFT = 3
+SHAPE_OLD_SHIFT = 6
+SHAPE_MEMPTR_SHIFT = 9
+SHAPE_OUTCOME_SHIFT = 12
+SHAPE_ARGUMENT_MASK = 7
+COOKIE_SHAPE_SHIFT = 16
+COOKIE_SPACE_SHIFT = 48
+SPACES = 16
+FUNCTION_SPACE_SHIFT = 8
+
+
+class Outcome(IntEnum):
+    """enum outcome: what a function returns, and what happens to the old block."""
+
+    BLOCK = 0  # the block. NULL: failed, the old one stays unless the size is 0 (realloc)
+    STATUS = 1  # 0: the block is at *memptr. Else: failed, the old one stays (posix_memalign)
+    IN_PLACE = 2  # the old block, resized. NULL: failed, it stays as it was (mi_expand)
+    NEW_SIZE = 3  # what the old block has now. Less than the size: failed (xallocx)
+    BLOCK_OR_FREED = 4  # the block. NULL: failed, and the old one is released (reallocf)
+
+
 # Functions that map memory, as opposed to allocating blocks of a heap.
 MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP})
-
-
-# What a probe's cookie says: a code (of a function, or the index of a point), and for functions
-# that the user named, which argument is read and the space of their records.
-COOKIE_CODE_MASK = 0xFFFFFF
-COOKIE_ARGUMENT_SHIFT = 24
-COOKIE_SPACE_SHIFT = 28
-COOKIE_MASK = 0xF
-FUNCTION_SPACE_SHIFT = 8  # of the function of a trace event
-SPACES = 16  # 0: heap blocks; the others belong to pairs of functions
-
-
-def cookie(code: int, space: int = 0, argument: int = 0) -> int:
-    """The cookie of a probe."""
-    return code | argument << COOKIE_ARGUMENT_SHIFT | space << COOKIE_SPACE_SHIFT
 
 
 class PlaceKind(IntEnum):

@@ -22,6 +22,7 @@ from leaktrace.process.ending import exit_status_knobs
 from leaktrace.process.kernel_tables import KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
+    ENTRY_PROGRAMS,
     OBJECTS_PROGRAM,
     POINT_PROGRAM,
     RELEASE_OF_PAIR_PROGRAM,
@@ -64,18 +65,7 @@ FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/exec_fork_exit.bpf
 
 # If a program can find out which function was hit (attach cookies), one serves all functions.
 _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
-_BY_SHAPE = (
-    "enter_size",
-    "enter_count_size",
-    "enter_alignment_size",
-    "enter_posix_memalign",
-    "enter_realloc",
-    "enter_reallocarray",
-    "enter_mmap",
-    "enter_munmap",
-    "enter_mremap",
-    RETURN_PROGRAM,
-)
+_BY_SHAPE = (*ENTRY_PROGRAMS, RETURN_PROGRAM)
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
 # Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that

@@ -83,7 +83,11 @@ class Traced:
     def has_mapped(self, path: str) -> bool:
         """The same for a file that was hooked. The objects of a command are planned before they are
         mapped, and those of a new program are not known at once."""
-        return self.generation <= self.first_generation or bool(self.look_times) or self.is_mapped(path)
+        return (
+            self.generation <= self.first_generation
+            or bool(self.look_times)
+            or self.is_mapped(path)
+        )
 
     def hooked(self) -> list[HookedObject]:
         """The objects that events come from: after an exec, only those that the new program has

@@ -72,8 +72,7 @@ class _Placed:
 
 def _entry(probe: Probe) -> _Placed:
     hook = probe.hook
-    cookie = abi.cookie(hook.function, hook.space, hook.argument)
-    return _Placed(hook.symbol, hook.program, probe.offset, cookie, hook.space)
+    return _Placed(hook.symbol, hook.program, probe.offset, hook.cookie, hook.space)
 
 
 class Attachments:
@@ -171,7 +170,7 @@ class Attachments:
                 probe.point.function.name.lower(),
                 "",
                 probe.offset,
-                abi.cookie(first + number, probe.space, probe.argument),
+                first + number | probe.space << abi.COOKIE_SPACE_SHIFT,
                 probe.space,
             )
             for number, probe in enumerate(probes)

@@ -15,11 +15,19 @@ from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol
 from leaktrace.errors import ObjectFileError
-from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
+from leaktrace.process.probes.allocators import (
+    ANY_ENTRY_PROGRAM,
+    HEAP,
+    OPERATORS,
+    REGIONS,
+    REQUIRED,
+    Hook,
+)
 from leaktrace.process.probes.find_points import FrameRules, PointFinder
 from leaktrace.process.probes.placement import Placement, place_in
 from leaktrace.process.probes.point import Point
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
+from leaktrace.process.probes.shape import Signature
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache
@@ -58,13 +66,7 @@ class PointProbe:
 
     point: Point
     offset: int
-    space: int = 0  # of its hook, as is the next
-    argument: int = 0
-
-    @property
-    def is_of_pair(self) -> bool:
-        """Whether the user named its function."""
-        return self.space != 0
+    space: int = 0  # of its hook
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,8 @@ def plan_object(
     calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
     found_points: dict[int, Found] = {}
     if way is Way.POINTS and is_decoded(elf.machine):
-        kinds = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
-        names = {prefix + hook.symbol: hook.function for hook in hooks}
+        kinds = {vaddr: hook.signature for vaddr, (hook, _, _) in entries.items()}
+        names = {prefix + hook.symbol: hook.signature for hook in hooks}
         try:
             found_points = PointCache(user_cache_directory()).points_of(
                 elf,
@@ -245,6 +247,9 @@ def plan_object(
         if way is not Way.RETURNS and hook.has_return and not hook.is_c:
             left_out.append(LeftOut(hook, reason or "its calls can't be followed on this machine"))
             continue
+        if hook.has_return and not _has_program(hook):
+            left_out.append(LeftOut(hook, "this kernel can't tell how its arguments are used"))
+            continue
         placement = place_in(elf, symbol, hook.argument_count)
         if placement.refused:
             if hook.symbol in REQUIRED:
@@ -255,31 +260,27 @@ def plan_object(
     return ObjectPlan(path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out))
 
 
+def _has_program(hook: Hook) -> bool:
+    return hook.program != ANY_ENTRY_PROGRAM or support.has_attach_cookie()
+
+
 def _find_points(
     elf: ElfObject,
-    functions: Mapping[int, Function],
-    names: Mapping[str, Function],
-    calls: Mapping[int, Hook],
+    functions: Mapping[int, Signature],
+    names: Mapping[str, Signature],
+    calls: Iterable[int],
     rules: FrameRules | None,
 ) -> dict[int, Found]:
     finder = PointFinder(elf, functions, names, rules)
-    return {
-        vaddr: found_by(partial(finder.find, vaddr, hook.argument_count))
-        for vaddr, hook in calls.items()
-    }
+    return {vaddr: found_by(partial(finder.find, vaddr)) for vaddr in calls}
 
 
-def point_probes(
-    elf: ElfObject, points: Iterable[Point], hook: Hook | None = None
-) -> Iterator[PointProbe]:
-    """The probes of these points. `hook`: of a function that the user named."""
+def point_probes(elf: ElfObject, points: Iterable[Point], space: int = 0) -> Iterator[PointProbe]:
+    """The probes of these points. `space`: of their hook."""
     for point in points:
         offset = elf.vaddr_to_offset(point.vaddr)
         assert offset is not None  # its instruction was read there
-        if hook is None:
-            yield PointProbe(point, offset)
-        else:
-            yield PointProbe(point, offset, hook.space, hook.argument)
+        yield PointProbe(point, offset, space)
 
 
 def frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:

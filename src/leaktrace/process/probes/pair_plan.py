@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from leaktrace.abi.process import Function
 from leaktrace.arch.machines import is_decoded
@@ -12,8 +13,7 @@ from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol, RawSymbols, all_functions
 from leaktrace.errors import LeaktraceError, ObjectFileError
 from leaktrace.options import Pair
-from leaktrace.process.probes.allocators import RELEASE_OF_PAIR_PROGRAM, Hook
-from leaktrace.process.probes.code.values import Argument, Constant, Value
+from leaktrace.process.probes.allocators import Hook
 from leaktrace.process.probes.find_points import FrameRules, PointFinder
 from leaktrace.process.probes.object_plan import (
     Followed,
@@ -25,6 +25,7 @@ from leaktrace.process.probes.object_plan import (
 )
 from leaktrace.process.probes.placement import place_in
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
+from leaktrace.process.probes.shape import Shape
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 
 
@@ -83,21 +84,17 @@ def plan_pairs(
         release = Hook(
             pair.release,
             Function.FREE,
-            RELEASE_OF_PAIR_PROGRAM,
-            pair.handle_argument,
+            Shape(old=pair.handle_argument),
             has_return=False,
             space=space,
-            argument=pair.handle_argument,
         )
         probes += [_probe(elf, path, release, symbol) for symbol in one.release]
         allocate = Hook(
             pair.allocate,
             Function.PAIR,
-            "",
-            pair.size_argument,
+            Shape(size=pair.size_argument),
             is_c=False,
             space=space,
-            argument=pair.size_argument,
         )
         if way is Way.RETURNS:
             probes += [_probe(elf, path, allocate, symbol) for symbol in one.allocate]
@@ -128,20 +125,16 @@ def _followed(
     if not is_decoded(elf.machine):
         raise _unfit(path, symbols[0], "the code of this machine isn't decoded")
     entries = {symbol.vaddr: _entry(elf, path, symbol) for symbol in symbols}
-    hooked = dict.fromkeys(entries, Function.PAIR)
-    names = {hook.symbol: Function.PAIR}
-    size: tuple[Value, ...] = (Argument(hook.argument - 1),) if hook.argument else (Constant(1),)
+    hooked = dict.fromkeys(entries, hook.signature)
+    names = {hook.symbol: hook.signature}
 
     def find(rules: FrameRules | None) -> dict[int, Found]:
         finder = PointFinder(elf, hooked, names, rules)
-        return {
-            vaddr: found_by(lambda at=vaddr: finder.find(at, hook.argument_count, size))
-            for vaddr in entries
-        }
+        return {vaddr: found_by(partial(finder.find, vaddr)) for vaddr in entries}
 
     try:
         points = PointCache(user_cache_directory()).points_of(
-            elf, hooked, lambda: find(frame_rules(elf, budget)), (*names, f"pair:{hook.argument}")
+            elf, hooked, lambda: find(frame_rules(elf, budget)), names
         )
     except NotBuiltError:  # as in plan_object
         points = find(None)
@@ -150,7 +143,7 @@ def _followed(
         one = points.get(symbol.vaddr, "")
         if isinstance(one, str):
             raise _unfit(path, symbol, one, can_be_awaited=True)
-        probes = tuple(point_probes(elf, one, hook))
+        probes = tuple(point_probes(elf, one, hook.space))
         followed.append(Followed(hook, symbol.vaddr, entries[symbol.vaddr], probes))
     return followed
 

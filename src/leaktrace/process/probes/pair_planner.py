@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from leaktrace.elf.object import ElfObject
@@ -28,6 +29,10 @@ from leaktrace.unwind.budget import TableBudget
 
 _MOST_NAMES = 100_000  # of one object, that a misspelt name is compared with
 _LONGER_BY = 3  # letters: names that differ by more are not meant
+
+
+# An object's path, its device and inode if it is mapped, and how to open it.
+_Candidate = tuple[str, tuple[str, int] | None, Callable[[], ElfObject]]
 
 
 @dataclass
@@ -77,29 +82,28 @@ class PairPlanner:
         """Plans for the objects that the process has mapped and that are new: those with releases
         first, so that no object is recorded whose release can't be seen.
 
-        Raises LeaktraceError for a function that can't be found or probed if `is_first`; later, that
-        goes to `problems`.
+        Raises LeaktraceError if `is_first` and a function can't be found or probed; later, it goes
+        to `problems`.
         """
         files = MappedFiles(pid)
 
-        def opened() -> Iterator[tuple[str, tuple[str, int], Callable[[], ElfObject]]]:
-            for one in read_mappings(pid) if mappings is None else mappings:
-                if one.is_executable and one.is_file:
-                    yield one.path, (one.device, one.inode), lambda one=one: files.elf(one)
-
-        return self._plan(opened(), f"process {pid}", is_first=is_first)
+        mapped = read_mappings(pid) if mappings is None else mappings
+        candidates = [
+            (one.path, (one.device, one.inode), partial(files.elf, one))
+            for one in mapped
+            if one.is_executable and one.is_file
+        ]
+        return self._plan(candidates, f"process {pid}", is_first=is_first)
 
     def plan_command(self, executable: str) -> list[ObjectPlan]:
         """Plans for a program that is about to be executed, from the objects that it will load.
 
         Raises LeaktraceError, as above.
         """
-
-        def opened() -> Iterator[tuple[str, None, Callable[[], ElfObject]]]:
-            for path in objects_of_program(executable):
-                yield path, None, lambda path=path: ElfObject.open(path)
-
-        return self._plan(opened(), executable, is_first=True)
+        candidates = [
+            (path, None, partial(ElfObject.open, path)) for path in objects_of_program(executable)
+        ]
+        return self._plan(candidates, executable, is_first=True)
 
     def forget(self) -> None:
         """Forget all objects: every one is planned again."""
@@ -126,7 +130,7 @@ class PairPlanner:
 
     def _plan(
         self,
-        candidates: Iterable[tuple[str, tuple[str, int] | None, Callable[[], ElfObject]]],
+        candidates: Iterable[_Candidate],
         subject: str,
         *,
         is_first: bool,
@@ -137,9 +141,7 @@ class PairPlanner:
             found = [(one, self._functions_in(one)) for one in objects]
             if is_first:
                 self._require(objects, subject)
-            releases = {
-                state.numbered.space for state in self.states if state.releases
-            }
+            releases = {state.numbered.space for state in self.states if state.releases}
             # Without a release everything would seem to be outstanding.
             usable = [
                 (one, [item for item in items if item.numbered.space in releases])
@@ -181,9 +183,7 @@ class PairPlanner:
             return []
         return [plan]
 
-    def _open_new(
-        self, candidates: Iterable[tuple[str, tuple[str, int] | None, Callable[[], ElfObject]]]
-    ) -> Iterator[_Object]:
+    def _open_new(self, candidates: Iterable[_Candidate]) -> Iterator[_Object]:
         for path, identity, open_it in candidates:
             if identity is not None and identity in self._seen:
                 continue
@@ -239,13 +239,13 @@ class PairPlanner:
                     raise _missing(name, pair, objects, subject)
 
 
-def _missing(
-    name: str, pair: Pair, objects: Sequence[_Object], subject: str
-) -> ObjectFileError:
+def _missing(name: str, pair: Pair, objects: Sequence[_Object], subject: str) -> ObjectFileError:
     chosen = pair.object
     among = [one for one in objects if chosen is None or is_called(one.path, chosen)]
-    where = f"no object of {subject}" if chosen is None else " and ".join(
-        printable(Path(one.path).name) for one in among
+    where = (
+        f"no object of {subject}"
+        if chosen is None
+        else " and ".join(printable(Path(one.path).name) for one in among)
     )
     defines = "defines" if chosen is None else "does not define"
     near = _near(name, among)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from leaktrace.abi.process import Action, Function
+from leaktrace.abi.process import Action
 from leaktrace.process.probes.choose_points import Chooser
 from leaktrace.process.probes.code.flow import Exit, UnfollowableError
 from leaktrace.process.probes.paths import Node
@@ -41,9 +41,7 @@ def prove(points: Iterable[Point], chooser: Chooser) -> None:
             state & _DONE or (state & _NOTHING and not chooser.hands_on(node))
         ):
             raise UnfollowableError("it passes changed arguments on")
-        elif exit_ is Exit.POINTER and state & ~(
-            _DONE if chooser.function is Function.PAIR else _OPEN
-        ):
+        elif exit_ is Exit.POINTER and state & ~(_DONE if chooser.is_of_pair else _OPEN):
             raise UnfollowableError(
                 "it continues at an address that only the running process knows"
             )
