@@ -113,6 +113,13 @@ int enter_free(struct pt_regs *ctx) {
 }
 
 #if PAIRS
+/* The first instruction of a program, after the dynamic loader: a command is stopped here, and not
+ * at the first call, whose stack would have no unwind tables. */
+int at_start(struct pt_regs *ctx) {
+    this_thread(ctx, 0);
+    return 0;
+}
+
 /* The release of a pair, at its entry. */
 int release_of_pair(struct pt_regs *ctx) {
     u64 cookie = bpf_get_attach_cookie(ctx);

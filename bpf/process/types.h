@@ -176,6 +176,7 @@ enum function {
     FUNCTION_MALLOCX = 16,
     FUNCTION_RALLOCX = 17,
     FUNCTION_PAIR = 64, /* a function that the user named: of which pair, the cookie says */
+    FUNCTION_START = 65, /* not recorded: where a program starts */
 };
 
 /* How a function is called, its shape: three bits each for the numbers of four arguments (from 1;

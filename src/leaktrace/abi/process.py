@@ -211,6 +211,7 @@ class Function(IntEnum):
     MALLOCX = 16
     RALLOCX = 17
     PAIR = 64
+    START = 65  # not recorded: where a program starts
 
 
 SHAPE_SIZE_SHIFT = 0

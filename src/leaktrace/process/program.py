@@ -28,6 +28,7 @@ from leaktrace.process.probes.allocators import (
     RELEASE_OF_PAIR_PROGRAM,
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
+    START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
 from leaktrace.process.walkers import Walker, walkers_to_try
@@ -244,7 +245,7 @@ class Compilation:
             if self._knobs["POINTS"]:
                 names.append(POINT_PROGRAM)
             if self._knobs["PAIRS"]:
-                names.append(RELEASE_OF_PAIR_PROGRAM)
+                names += (RELEASE_OF_PAIR_PROGRAM, START_PROGRAM)
             if walker.uses_tables:
                 names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]

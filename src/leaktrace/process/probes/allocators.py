@@ -52,7 +52,7 @@ class Hook:
         if not self.has_return:
             if self.space:
                 return RELEASE_OF_PAIR_PROGRAM
-            return OBJECTS_PROGRAM if self.function is Function.NONE else RELEASE_PROGRAM
+            return _OTHER_PROGRAMS.get(self.function, RELEASE_PROGRAM)
         if self.signature.maps:
             return _MAPPING_PROGRAMS[self.function]
         return _PROGRAMS.get(self.shape, ANY_ENTRY_PROGRAM)
@@ -72,6 +72,7 @@ RELEASE_PROGRAM = "enter_free"
 RELEASE_OF_PAIR_PROGRAM = "release_of_pair"
 RETURN_PROGRAM = "return_from"
 OBJECTS_PROGRAM = "at_objects"  # the dynamic loader changes its list of objects (loader.py)
+START_PROGRAM = "at_start"  # a command starts, and functions that the user named are hooked
 ANY_ENTRY_PROGRAM = "enter_any"  # replaces those for entries where the kernel has cookies
 # The programs for entries where it has none: a function with another shape isn't hooked there.
 _PROGRAMS = {
@@ -87,6 +88,7 @@ _MAPPING_PROGRAMS = {
     Function.MUNMAP: "enter_munmap",
     Function.MREMAP: "enter_mremap",
 }
+_OTHER_PROGRAMS = {Function.NONE: OBJECTS_PROGRAM, Function.START: START_PROGRAM}
 ENTRY_PROGRAMS = (*_PROGRAMS.values(), *_MAPPING_PROGRAMS.values())
 
 # An object that defines both is an allocator; the other functions are hooked if they exist.

@@ -132,7 +132,8 @@ class ObjectPlan:
             *(one.hook for one in self.followed),
             *(one.hook for one in self.left_out),
         ]
-        return any(hook.function is not Function.NONE and not hook.space for hook in hooks)
+        others = (Function.NONE, Function.START)
+        return any(hook.function not in others and not hook.space for hook in hooks)
 
     @property
     def is_of_pairs(self) -> bool:

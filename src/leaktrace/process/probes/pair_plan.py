@@ -25,6 +25,7 @@ from leaktrace.process.probes.object_plan import (
 )
 from leaktrace.process.probes.placement import place_in
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
+from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.probes.shape import Shape
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 
@@ -101,6 +102,20 @@ def plan_pairs(
         else:
             followed += _followed(elf, path, allocate, one.allocate, budget)
     return ObjectPlan(path, elf, tuple(probes), tuple(followed), (), identity=identity)
+
+
+def plan_start(executable: str) -> ObjectPlan | None:
+    """A probe where a program starts: it is stopped there, and not at its first call, until its
+    unwind tables are known. None where that can't be probed."""
+    elf = ElfObject.open(next(iter(objects_of_program(executable))))
+    offset = elf.vaddr_to_offset(elf.entry)
+    placement = place_in(elf, FunctionSymbol("", elf.entry, 0), 0)
+    if offset is None or placement.refused:
+        elf.close()
+        return None
+    hook = Hook("_start", Function.START, Shape(), has_return=False)
+    probe = Probe(hook, elf.entry, placement, offset + placement.offset)
+    return ObjectPlan(executable, elf, (probe,), (), ())
 
 
 def _probe(elf: ElfObject, path: str, hook: Hook, symbol: FunctionSymbol) -> Probe:
