@@ -95,8 +95,8 @@ BPF_ARRAY(opened, struct opened, OPENED_CALLS);
 BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
 
 #if PAIRS
-/* space -> releases of objects without a record */
-BPF_ARRAY(other_releases, u64, SPACES);
+/* by space */
+BPF_ARRAY(pair_calls, struct pair_calls, SPACES);
 #endif
 
 BPF_ARRAY(session, struct session, 1);

@@ -101,6 +101,19 @@ static __always_inline int take(u32 space, u64 address, struct allocation *alloc
     return remove_record(record_key(space, address), allocation) == 0 && !is_stale(allocation);
 }
 
+/* An address was allocated again while it had a record. */
+static __always_inline void note_forgotten(u32 space) {
+#if PAIRS
+    struct pair_calls *calls = space ? pair_calls.lookup(&space) : 0;
+
+    if (calls) { /* its release was not seen, or its references are counted */
+        __sync_fetch_and_add(&calls->returned_again, 1);
+        return;
+    }
+#endif
+    lose(LOSS_MISSED_FREES, 1);
+}
+
 /* Store a block's record. Returns whether there was room. */
 static __always_inline int put(u32 space, u64 address, struct allocation *allocation) {
     u64 key = record_key(space, address);
@@ -110,7 +123,7 @@ static __always_inline int put(u32 space, u64 address, struct allocation *alloca
         struct allocation forgotten = {};
         if (take(space, address, &forgotten)) {
             count_freed(space, &forgotten);
-            lose(LOSS_MISSED_FREES, 1);
+            note_forgotten(space);
         }
         error = allocations.update(&key, allocation);
     }

@@ -262,9 +262,9 @@ static __always_inline void release_object(struct pt_regs *ctx, u32 space, u64 o
               allocation.stack_id);
         return;
     }
-    u64 *others = other_releases.lookup(&space);
-    if (others)
-        __sync_fetch_and_add(others, 1);
+    struct pair_calls *calls = pair_calls.lookup(&space);
+    if (calls)
+        __sync_fetch_and_add(&calls->other_releases, 1);
     trace(ctx, EVENT_RELEASE, function_in(space, FUNCTION_FREE), object, UNKNOWN_SIZE, 0);
 }
 #endif

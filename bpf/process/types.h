@@ -194,6 +194,12 @@ enum function {
 #define SPACES 16
 #define FUNCTION_SPACE_SHIFT 8 /* of the function of a trace event */
 
+/* Of a pair of functions that the user named: calls that its records can't explain. */
+struct pair_calls {
+    u64 other_releases; /* of what has no record */
+    u64 returned_again; /* results that had a record */
+};
+
 /* What a function returns, and what happens to the old block. */
 enum outcome {
     OUTCOME_BLOCK = 0,    /* the block. NULL: failed, the old one stays unless the size is 0 */

@@ -252,6 +252,7 @@ class PairInfo:
     objects: tuple[str, ...] = ()  # that define `allocate`; empty: none is loaded
     is_sized: bool = False  # otherwise all bytes of its report are counts of objects
     other_releases: int = 0  # of what was not seen allocated
+    returned_again: int = 0  # objects that were outstanding: their release was not seen
 
 
 TARGET_ENDED = "the target has ended"  # a reason for a final report

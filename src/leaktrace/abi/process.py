@@ -225,6 +225,8 @@ COOKIE_SPACE_SHIFT = 48
 SPACES = 16
 FUNCTION_SPACE_SHIFT = 8
 
+PAIR_CALLS = np.dtype([("other_releases", "<u8"), ("returned_again", "<u8")])
+
 
 class Outcome(IntEnum):
     """enum outcome: what a function returns, and what happens to the old block."""

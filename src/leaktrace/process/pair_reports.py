@@ -53,12 +53,14 @@ class PairReports:
         planner = traced.hooks.pairs
         assert planner is not None  # there is a pair
         state = planner.states[self._space - 1]
+        calls = self._tracer.pair_calls(self._space)
         return PairInfo(
             self._pair.allocate,
             self._pair.release,
             tuple(Path(path).name for path in state.objects_in(traced.has_mapped)),
             is_sized=self._pair.is_sized,
-            other_releases=self._tracer.other_releases(self._space),
+            other_releases=int(calls["other_releases"]),
+            returned_again=int(calls["returned_again"]),
         )
 
 

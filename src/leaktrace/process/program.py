@@ -172,7 +172,7 @@ class Program:
     programs: dict[str, int]
     tallies: Map  # by abi.Tally and CPU
     unseen_releases: Map
-    other_releases: Map | None  # with --pair, by space
+    pair_calls: Map | None  # with --pair, by space
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # by site, in the kernel
@@ -330,8 +330,10 @@ class Compilation:
             unseen_releases=map_of(
                 "unseen_releases", abi.U32, abi.UNSEEN_RELEASE, abi.UNSEEN_RELEASES
             ),
-            other_releases=(
-                map_of("other_releases", abi.U32, abi.U64, abi.SPACES) if knobs["PAIRS"] else None
+            pair_calls=(
+                map_of("pair_calls", abi.U32, abi.PAIR_CALLS, abi.SPACES)
+                if knobs["PAIRS"]
+                else None
             ),
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),

@@ -6,6 +6,7 @@ process/setup.py opens a tracer with the probes attached. session/run.py drives 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.spaces import split
 from leaktrace.bpf.events import EventStream
 from leaktrace.model import Ending, Remark, TargetInfo
-from leaktrace.options import ProcessOptions
+from leaktrace.options import Pair, ProcessOptions
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.cost import CostMeter
 from leaktrace.process.info import describe_target
@@ -65,10 +66,10 @@ class Tracer:
         self._keeper = keeper
         self._resources = resources
         functions = {int(function): name for function, name in FUNCTION_NAMES.items()}
-        for space, pair in enumerate(options.pairs, start=1):
-            functions[abi.Function.PAIR | space << abi.FUNCTION_SPACE_SHIFT] = pair.allocate
-            functions[abi.Function.FREE | space << abi.FUNCTION_SPACE_SHIFT] = pair.release
-        self._name_call = CallNamer(functions, traced.names.stack_of, options.report)
+        of_pairs, unsized = _functions_of(options.pairs)
+        self._name_call = CallNamer(
+            functions | of_pairs, traced.names.stack_of, options.report, unsized
+        )
         self.traced = traced
 
     def arm(self) -> None:
@@ -201,11 +202,12 @@ class Tracer:
             return replace(merged[0], sections=tuple(merged[1:]))
         return snapshot
 
-    def other_releases(self, space: int) -> int:
-        """How often a pair's release was called for what was not seen allocated."""
-        releases = self._program.other_releases
-        found = None if releases is None else releases.lookup(space)
-        return 0 if found is None else int(found)
+    def pair_calls(self, space: int) -> np.void:
+        """Calls of a pair's functions that its records can't explain (abi.PAIR_CALLS)."""
+        assert self._program.pair_calls is not None  # there is a pair
+        calls = self._program.pair_calls.lookup(space)
+        assert calls is not None  # an array has all its entries
+        return calls
 
     def ending(self) -> Ending | None:
         """How the process has ended; None while it lives."""
@@ -222,3 +224,17 @@ class Tracer:
     def close(self) -> None:
         """Detach the probes, close the maps, and end the command if leaktrace started one."""
         self._resources.close()
+
+
+def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
+    """The functions of pairs by their codes in trace events, and the codes of those that have no
+    sizes."""
+    names: dict[int, str] = {}
+    unsized: set[int] = set()
+    for space, pair in enumerate(pairs, start=1):
+        both = (abi.Function.PAIR, pair.allocate), (abi.Function.FREE, pair.release)
+        codes = {code | space << abi.FUNCTION_SPACE_SHIFT: name for code, name in both}
+        names |= codes
+        if not pair.is_sized:
+            unsized |= set(codes)
+    return names, unsized

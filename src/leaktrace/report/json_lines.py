@@ -135,6 +135,7 @@ def _pair(pair: PairInfo) -> Object:
         "objects": [printable(one) for one in pair.objects],
         "sized": pair.is_sized,
         "other_releases": pair.other_releases,
+        "returned_again": pair.returned_again,
     }
 
 

@@ -21,7 +21,7 @@ control codes.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, TextIO
 
@@ -240,18 +240,25 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield Text(f"  {_noun(report)}s at sites that are not shown:")
         yield from _allocations(report, [one for several in by_site.values() for one in several])
         yield Text()
-    if report.pair is not None and report.pair.other_releases:
-        yield from _wrapped("  ", _other_releases(report.pair), width)
+    if report.pair is not None:
+        yield from _unexplained(report.pair, width)
+
+
+def _unexplained(pair: PairInfo, width: int) -> Iterator[Text]:
+    """Calls that can mean that objects count references, or are released in another way."""
+    allocate, release = printable(pair.allocate), printable(pair.release)
+    if pair.other_releases:
+        calls = units.counted(pair.other_releases, "call")
+        text = f"{calls} of {release} released what {allocate} has not returned since tracing "
+        text += "began, or what was released before: older objects, or counted references"
+        yield from _wrapped("  ", text, width)
+    if pair.returned_again:
+        objects = units.counted(pair.returned_again, "time")
+        text = f"{objects} {allocate} returned an object that was outstanding: it was released in "
+        text += "another way, or its references are counted. Each object is shown once"
+        yield from _wrapped("  ", text, width)
+    if pair.other_releases or pair.returned_again:
         yield Text()
-
-
-def _other_releases(pair: PairInfo) -> str:
-    """Releases of what may have been there before tracing began, or comes from elsewhere."""
-    calls = units.counted(pair.other_releases, "call")
-    return (
-        f"{calls} of {printable(pair.release)} released what {printable(pair.allocate)} "
-        "has not returned since tracing began"
-    )
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
@@ -366,12 +373,19 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", _cost(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]
-    ends = [
-        f"{count:,} {_END_WORDS.get(end, end)}" for end, count in report.stack_ends.items() if count
-    ]
+    ends = [f"{count:,} {_END_WORDS.get(end, end)}" for end, count in _stack_ends(report) if count]
     if ends:
         fields.append(Text(f"stacks: {', '.join(ends)}"))
     yield from _flowed(fields, width)
+
+
+def _stack_ends(report: Report) -> Iterable[tuple[StackEnd, int]]:
+    """Of all sections about the process; of the kernel, of the first one."""
+    ends = Counter(report.stack_ends)
+    for section in report.sections:
+        if section.pair is not None:
+            ends.update(section.stack_ends)
+    return ends.items()
 
 
 def _loss(loss: Loss, width: int) -> Iterator[Text]:
