@@ -60,8 +60,9 @@ struct kernel_site {
     u64 freed_bytes;
     u64 freed_count;
     u32 generation;
-    u16 end;
-    u16 is_region;
+    u8 end;
+    u8 is_region;
+    u16 owner;
     u64 allocated_requested;
     u64 freed_requested;
     u64 unseen_frees; /* blocks whose address was allocated again while they were recorded */

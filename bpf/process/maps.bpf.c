@@ -141,7 +141,6 @@ static __always_inline u64 thread_key(void) {
 /* --- spaces: see struct point --- */
 
 #define THREAD_SPACE_SHIFT 56 /* above any tgid */
-#define RECORD_SPACE_SHIFT 48 /* above any address */
 #define STACK_SPACE_SHIFT 57  /* above any address, also with five levels of page tables */
 
 /* The key of the current thread's state for one space. A call of a pair and a call of an allocator

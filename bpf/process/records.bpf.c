@@ -61,7 +61,7 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
                              .generation = thread->stack.generation,
                              .end = stack_id ? thread->stack.end : END_UNKNOWN,
                              .is_region = is_region,
-                             .space = space};
+                             .owner = space};
         if (!sites.insert(&stack_id, &first))
             return 1;
         site = sites.lookup(&stack_id); /* another thread was first, or the map is full */

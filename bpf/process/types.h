@@ -7,7 +7,8 @@
 
 /* --- records and sites ----------------------------------------------------------------------- */
 
-/* An outstanding allocation; the key of its map is its address. */
+/* An outstanding allocation; the key of its map is its address | space << RECORD_SPACE_SHIFT. */
+#define RECORD_SPACE_SHIFT 48 /* above any address */
 struct allocation {
     u64 size;
     u64 time_ns;
@@ -21,9 +22,9 @@ struct site {
     u64 freed_bytes;
     u64 freed_count;
     u32 generation;
-    u16 end;       /* enum stack_end: so that stacks can be counted without reading them */
-    u8 is_region;  /* mapped memory, which is never sampled */
-    u8 space;      /* of its records */
+    u8 end;       /* enum stack_end: so that stacks can be counted without reading them */
+    u8 is_region; /* mapped memory, which is never sampled */
+    u16 owner;    /* the upper 16 bits of its records' keys; the lowest four are the space */
 };
 
 /* A block that was released and has no record. */

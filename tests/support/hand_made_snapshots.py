@@ -86,7 +86,7 @@ def snapshot(
     sites = np.zeros(len(counted), dtype=abi.SITE)
     for row, site in enumerate(counted):
         end = ENDS.get(site.stack_id, abi.StackEndCode.UNKNOWN)
-        sites[row] = (*site.allocated, *site.freed, 1, end, site.is_region)
+        sites[row] = (*site.allocated, *site.freed, 1, end, site.is_region, 0)
     fields: dict[str, Any] = {
         "time_ns": NOW_NS,
         "generation": 1,

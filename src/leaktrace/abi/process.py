@@ -22,6 +22,7 @@ __all__ = ["EVENT", "MAX_FRAMES", "U32", "U64", "UNKNOWN_SIZE", "EventCode", "St
 
 # --- records and sites ----------------------------------------------------------------------------
 
+RECORD_SPACE_SHIFT = 48
 ALLOCATION = np.dtype([("size", "<u8"), ("time_ns", "<u8"), ("stack_id", "<u8")])
 
 SITE = np.dtype(
@@ -31,9 +32,9 @@ SITE = np.dtype(
         ("freed_bytes", "<u8"),
         ("freed_count", "<u8"),
         ("generation", "<u4"),
-        ("end", "<u2"),
+        ("end", "u1"),
         ("is_region", "u1"),
-        ("space", "u1"),
+        ("owner", "<u2"),
     ]
 )
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from leaktrace.abi.process import RECORD_SPACE_SHIFT, SPACES
 from leaktrace.analysis.snapshot import Snapshot
 
-_SPACE_SHIFT = 48  # of a record's key: bpf/process/maps.bpf.c
-_SPACE_MASK = 0xF
+_MASK = SPACES - 1
 
 
 def split(snapshot: Snapshot, pair_count: int) -> Snapshot:
@@ -18,11 +18,12 @@ def split(snapshot: Snapshot, pair_count: int) -> Snapshot:
     `addresses` of `snapshot` are keys of records."""
     if not pair_count:
         return snapshot
-    spaces = snapshot.addresses >> np.uint64(_SPACE_SHIFT) & np.uint64(_SPACE_MASK)
-    addresses = snapshot.addresses & np.uint64((1 << _SPACE_SHIFT) - 1)
+    of_records = snapshot.addresses >> np.uint64(RECORD_SPACE_SHIFT) & np.uint64(_MASK)
+    of_sites = snapshot.sites["owner"] & np.uint16(_MASK)
+    addresses = snapshot.addresses & np.uint64((1 << RECORD_SPACE_SHIFT) - 1)
     parts = []
     for space in range(pair_count + 1):
-        records, sites = spaces == space, snapshot.sites["space"] == space
+        records, sites = of_records == space, of_sites == space
         parts.append(
             replace(
                 snapshot,
