@@ -250,7 +250,8 @@ def _unexplained(pair: PairInfo, width: int) -> Iterator[Text]:
     if pair.other_releases:
         calls = units.counted(pair.other_releases, "call")
         text = f"{calls} of {release} released what {allocate} has not returned since tracing "
-        text += "began, or what was released before: older objects, or counted references"
+        text += "began, or what was released before: older objects, counted references, or another "
+        text += "argument is the HANDLE"
         yield from _wrapped("  ", text, width)
     if pair.returned_again:
         objects = units.counted(pair.returned_again, "time")

@@ -265,8 +265,13 @@ def _missing(name: str, pair: Pair, objects: Sequence[_Object], subject: str) ->
 
 
 def _near(name: str, objects: Sequence[_Object]) -> str:
-    """The function whose name is most like a misspelt one, and where it is; "" if there is none."""
+    """The function that may be meant: the compiler's own version of it (NAME.isra.0), or the one
+    whose name is most like it, and where that is. "" if there is none."""
     owners: dict[str, str] = {}
+    for one in objects:
+        for other in function_names(one.tables, _MOST_NAMES):
+            if other.startswith(f"{name}."):
+                return f"{printable(other)}, which the compiler made of it with other arguments"
     for one in objects:
         for other in function_names(one.tables, _MOST_NAMES):
             if abs(len(other) - len(name)) <= _LONGER_BY:
