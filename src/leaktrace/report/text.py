@@ -254,9 +254,9 @@ def _unexplained(pair: PairInfo, width: int) -> Iterator[Text]:
         text += "argument is the HANDLE"
         yield from _wrapped("  ", text, width)
     if pair.returned_again:
-        objects = units.counted(pair.returned_again, "time")
-        text = f"{objects} {allocate} returned an object that was outstanding: it was released in "
-        text += "another way, or its references are counted. Each object is shown once"
+        calls = units.counted(pair.returned_again, "call")
+        text = f"in {calls} {allocate} returned an object that was outstanding: it was released in "
+        text += "another way, or its references are counted (each object is shown once)"
         yield from _wrapped("  ", text, width)
     if pair.other_releases or pair.returned_again:
         yield Text()
