@@ -67,6 +67,38 @@ def test_allocated_and_freed_of_a_site(compiled: Compiler) -> None:
     assert site.raw["freed_count"] == 200
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-s", "10"),
+        ("--sample-bytes", "1000"),
+        ("-z", "1000"),
+        ("--max-overhead", "90"),
+        ("--stack-walker", "fp"),
+        ("--event-buffer", "perf"),
+        ("-s", "10", "--combined-only"),
+        ("--sample-bytes", "1000", "--combined-only"),
+    ],
+    ids=" ".join,
+)
+def test_options_about_malloc_leave_pairs_as_they_are(
+    compiled: Compiler, options: tuple[str, ...]
+) -> None:
+    def drive(target: Target) -> tuple[int, ...]:
+        return target.do("pool") + target.do("tickets")
+
+    pairs = ("--pair", POOL, "--pair", TICKETS)
+    traced = trace_work([compiled("pairs.c")], *pairs, *options, drive=drive)
+    pool = section(traced.report, "pool_take")
+    assert outstanding(pool) == Total(*traced.account[:2])
+    (site,) = Report.sites_of(pool)
+    assert (site.raw["allocated_count"], site.raw["freed_count"]) == (300, 200)
+    (site,) = Report.sites_of(section(traced.report, "ticket_take"))
+    assert site.raw["count"] == traced.account[3]
+    assert (site.raw["allocated_count"], site.raw["freed_count"]) == (100, 75)
+    assert not traced.report.lost_allocations
+
+
 def test_return_probes(compiled: Compiler) -> None:
     """They follow a function that points can't follow. The stacks of what it mallocs end there,
     because its return address is replaced."""
