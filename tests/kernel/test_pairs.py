@@ -140,6 +140,19 @@ def test_what_calls_itself_and_threads(compiled: Compiler, work: str) -> None:
     assert not traced.report.lost_allocations
 
 
+@pytest.mark.parametrize("way", ["throwing", "jumping", "yielding", "signalling", "ending"])
+def test_calls_that_are_left(compiled: Compiler, way: str) -> None:
+    """The program goes on as if it weren't traced (its own account is right), and calls that did not
+    return are no objects."""
+    traced = trace_work(
+        [compiled("pairs_leaving.cpp")],
+        *("--pair", "thing_take:thing_give:2", "--no-malloc"),
+        drive=lambda target: target.do(way),
+    )
+    assert traced.report.outstanding == Total(*traced.account)
+    assert set(traced.report.lost_allocations) <= {"stale_calls"}
+
+
 def test_two_pairs_see_the_same_call(compiled: Compiler) -> None:
     """pool_wrap jumps to pool_take: the two calls have the same stack pointer."""
     traced = trace_work(
