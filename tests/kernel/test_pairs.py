@@ -142,8 +142,8 @@ def test_what_calls_itself_and_threads(compiled: Compiler, work: str) -> None:
 
 @pytest.mark.parametrize("way", ["throwing", "jumping", "yielding", "signalling", "ending"])
 def test_calls_that_are_left(compiled: Compiler, way: str) -> None:
-    """The program goes on as if it weren't traced (its own account is right), and calls that did not
-    return are no objects."""
+    """The program goes on as if it weren't traced (its own account is right), and calls that did
+    not return are no objects."""
     traced = trace_work(
         [compiled("pairs_leaving.cpp")],
         *("--pair", "thing_take:thing_give:2", "--no-malloc"),
