@@ -57,7 +57,8 @@ struct call {
     u64 sp;   /* at the function's entry; 0: no call is open */
     u64 size; /* requested bytes; for munmap the length */
     union {
-        u64 memptr;   /* posix_memalign's out parameter */
+        u64 memptr;   /* OUTCOME_STATUS: the out parameter */
+        u64 extra;    /* OUTCOME_NEW_SIZE: bytes that may be added */
         u64 released; /* bytes that mremap removes */
     };
     u64 address;        /* the block that realloc resizes, or 0 */
@@ -71,8 +72,8 @@ struct call {
     u8 tail_calls;         /* with return probes: functions tail-called from this one, whose return
                               probes fire before its own */
     u8 tail_call_returned; /* one of them has fired */
-    u8 unused;
-    u32 entry_point; /* the point at the function's entry that opened it, from 1; else 0 */
+    u8 outcome;            /* enum outcome */
+    u32 entry_point;       /* the point at the function's entry that opened it, from 1; else 0 */
     u32 unused_too;
 };
 
@@ -81,8 +82,8 @@ struct call {
 /* Which thread opened the call at this sp. Calls whose hashes are equal share an entry: the last
  * one has it. */
 struct opened {
-    u64 sp;
-    u64 thread;
+    u64 key;    /* record_key() */
+    u64 thread; /* thread_key_in() */
 };
 
 /* --- threads --------------------------------------------------------------------------------- */
@@ -127,7 +128,9 @@ struct walk {
     u8 is_known; /* the stack was found in the cache, not walked */
     /* For known_stacks.bpf.c: */
     u8 bp_counts;
-    u8 unused[2];
+    u8 unused[6];
+    u32 space; /* of the thread's records: stays the same; 0 without PAIRS */
+    u32 unused_too;
     u64 start; /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;

@@ -41,7 +41,7 @@ struct site {
     u32 generation;
     u8 end;       /* enum stack_end: so that stacks can be counted without reading them */
     u8 is_region; /* mapped memory, which is never sampled */
-    u16 slot;
+    u16 owner;    /* the upper 16 bits of its records' keys: space | slot << 4 */
 };
 
 /* A block that was released and has no record. */
@@ -194,6 +194,40 @@ enum function {
     FUNCTION_OPERATOR_NEW = 15,
     FUNCTION_MALLOCX = 16,
     FUNCTION_RALLOCX = 17,
+    FUNCTION_START = 18, /* not recorded: where a program starts */
+    /* Functions that the user named; the cookie says of which pair. In trace events, the number of
+     * the pair, its space, is added. */
+    FUNCTION_PAIR = 64,
+    FUNCTION_PAIR_RELEASE = 96,
+};
+
+/* How a function is called, its shape: three bits each for the numbers of four arguments (from 1;
+ * 0: it has no such argument), and from SHAPE_OUTCOME_SHIFT on enum outcome. */
+#define SHAPE_SIZE_SHIFT 0
+#define SHAPE_COUNT_SHIFT 3 /* a factor of the size; with OUTCOME_NEW_SIZE: what may be added */
+#define SHAPE_OLD_SHIFT 6   /* the block that the call takes over; the same as MEMPTR: at *memptr */
+#define SHAPE_MEMPTR_SHIFT 9 /* where the call stores the address of the block */
+#define SHAPE_OUTCOME_SHIFT 12
+#define SHAPE_ARGUMENT_MASK 7
+#define COOKIE_SHAPE_SHIFT 16 /* of a probe at an entry; below: enum function */
+
+/* Of a probe on a function that the user named: the space of its records. The heap has space 0. */
+#define COOKIE_SPACE_SHIFT 48
+#define SPACES 16
+
+/* Of a pair of functions that the user named: calls that its records can't explain. */
+struct pair_calls {
+    u64 other_releases; /* of what has no record */
+    u64 returned_again; /* results that had a record */
+};
+
+/* What a function returns, and what happens to the old block. */
+enum outcome {
+    OUTCOME_BLOCK = 0,    /* the block. NULL: failed, the old one stays unless the size is 0 */
+    OUTCOME_STATUS = 1,   /* 0: the block is at *memptr. Else: failed, the old one stays */
+    OUTCOME_IN_PLACE = 2, /* the old block, resized. NULL: failed, it stays as it was */
+    OUTCOME_NEW_SIZE = 3, /* what the old block has now. Less than the size: failed */
+    OUTCOME_BLOCK_OR_FREED = 4, /* the block. NULL: failed, and the old one is released */
 };
 
 /* Where a value is at a point. */
@@ -214,6 +248,7 @@ enum point_action {
     POINT_BEGIN = 1, /* the requested size is known: open the call */
     POINT_END = 2,   /* the result is known */
     POINT_BOTH = 3,  /* both are */
+    POINT_LEAVE = 4, /* of a pair: it jumps to unknown code, so the result won't be known */
 };
 
 #define POINT_BY_ARGUMENTS 1    /* arguments are in their registers, as at the entry */
@@ -230,11 +265,11 @@ struct point {
     u8 condition;      /* of the jump that it is on, as in its opcode: it acts if that holds */
     u8 flags;          /* POINT_* */
     u8 frame_register; /* 4: rsp, 5: rbp; the CFA is this register plus frame_offset */
-    u16 unused;
+    u16 shape;         /* of the function: SHAPE_* */
     s32 frame_offset;
     s32 rbp_offset; /* the caller's rbp is at CFA + this; or RBP_* */
     struct place size;
-    struct place count; /* of calloc, if size is not the product yet */
+    struct place count; /* a factor, if size is not the product yet */
     struct place result;
 };
 
@@ -294,12 +329,13 @@ enum loss {
     LOSS_MISSED_FREES = 7,    /* an address allocated again while still recorded */
     LOSS_EVENTS = 8,          /* trace events: the buffer was full */
     LOSS_REGION_EVENTS = 9,   /* the same for all other events */
-    LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */
+    LOSS_UNREAD_RESULTS = 10, /* *memptr (posix_memalign) could not be read */
     LOSS_FAILED_STACKS = 11,  /* the walk returned no frame */
     LOSS_GUESSED_STACKS = 12, /* some frame was found by frame pointer, without unwind tables */
     LOSS_FAR_ADDRESSES = 13,  /* allocations at addresses that no key can hold */
     LOSS_CHILDREN = 14,       /* children that could not be followed: the map is full */
-    LOSS_WALKS = 15,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_LEFT_CALLS = 15,     /* of pairs: calls that went on in unknown code */
+    LOSS_WALKS = 16,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,
 };
 

@@ -45,7 +45,7 @@ SITE = np.dtype(
         ("generation", "<u4"),
         ("end", "u1"),
         ("is_region", "u1"),
-        ("slot", "<u2"),
+        ("owner", "<u2"),
     ]
 )
 
@@ -185,7 +185,7 @@ POINT = np.dtype(
         ("condition", "u1"),
         ("flags", "u1"),
         ("frame_register", "u1"),
-        ("unused", "<u2"),
+        ("shape", "<u2"),
         ("frame_offset", "<i4"),
         ("rbp_offset", "<i4"),
         ("size", PLACE),
@@ -223,6 +223,32 @@ class Function(IntEnum):
     OPERATOR_NEW = 15
     MALLOCX = 16
     RALLOCX = 17
+    START = 18  # not recorded: where a program starts
+    PAIR = 64  # in trace events, the number of the pair is added, as to the next
+    PAIR_RELEASE = 96
+
+
+SHAPE_SIZE_SHIFT = 0
+SHAPE_COUNT_SHIFT = 3
+SHAPE_OLD_SHIFT = 6
+SHAPE_MEMPTR_SHIFT = 9
+SHAPE_OUTCOME_SHIFT = 12
+SHAPE_ARGUMENT_MASK = 7
+COOKIE_SHAPE_SHIFT = 16
+COOKIE_SPACE_SHIFT = 48
+SPACES = 16
+
+PAIR_CALLS = np.dtype([("other_releases", "<u8"), ("returned_again", "<u8")])
+
+
+class Outcome(IntEnum):
+    """enum outcome: what a function returns, and what happens to the old block."""
+
+    BLOCK = 0  # the block. NULL: failed, the old one stays unless the size is 0 (realloc)
+    STATUS = 1  # 0: the block is at *memptr. Else: failed, the old one stays (posix_memalign)
+    IN_PLACE = 2  # the old block, resized. NULL: failed, it stays as it was (mi_expand)
+    NEW_SIZE = 3  # what the old block has now. Less than the size: failed (xallocx)
+    BLOCK_OR_FREED = 4  # the block. NULL: failed, and the old one is released (reallocf)
 
 
 # Functions that map memory, as opposed to allocating blocks of a heap.
@@ -244,6 +270,7 @@ class Action(IntEnum):
     BEGIN = 1  # the requested size
     END = 2  # the result
     BOTH = 3
+    LEAVE = 4  # neither: the result won't be known
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -304,7 +331,8 @@ class LossKind(IntEnum):
     GUESSED_STACKS = 12
     FAR_ADDRESSES = 13
     CHILDREN = 14
-    WALKS = 15
+    LEFT_CALLS = 15
+    WALKS = 16
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

@@ -22,10 +22,13 @@ from leaktrace.process.ending import exit_status_knobs, fork_knobs
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
+    ENTRY_PROGRAMS,
     OBJECTS_PROGRAM,
     POINT_PROGRAM,
+    RELEASE_OF_PAIR_PROGRAM,
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
+    START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
 from leaktrace.process.walkers import Walker, walkers_to_try
@@ -64,18 +67,7 @@ FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/exec_fork_exit.bpf
 
 # If a program can find out which function was hit (attach cookies), one serves all functions.
 _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
-_BY_SHAPE = (
-    "enter_size",
-    "enter_count_size",
-    "enter_alignment_size",
-    "enter_posix_memalign",
-    "enter_realloc",
-    "enter_reallocarray",
-    "enter_mmap",
-    "enter_munmap",
-    "enter_mremap",
-    RETURN_PROGRAM,
-)
+_BY_SHAPE = (*ENTRY_PROGRAMS, RETURN_PROGRAM)
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
@@ -105,6 +97,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "POINTS": int(uses_points(options)),
         "COUNT_FREED": int(counts_freed(options)),
         "IN_PID_NAMESPACE": int(not pids_are_global()),
+        "PAIRS": int(bool(options.pairs)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
     if options.command is None or options.follow:  # wait(2) returns the status of a command
@@ -148,7 +141,7 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "allocations": limits.max_allocs,
         "sites": limits.max_stacks,
         "stacks": limits.max_stacks,
-        "threads": limits.max_threads,
+        "threads": limits.max_threads * (1 + len(options.pairs)),
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         "region_events": event_pages(limits.event_buffer_bytes // _REGION_SHARE) * PAGE_BYTES,
         "file_mappings": FILE_CAPACITY * slots,
@@ -195,6 +188,7 @@ class Program:
     programs: dict[str, int]
     tallies: Map  # by abi.Tally and CPU
     unseen_releases: Map
+    pair_calls: Map | None  # with --pair, by space
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # by site, in the kernel
@@ -256,6 +250,8 @@ class Compilation:
             names += _BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE
             if self._knobs["POINTS"]:
                 names.append(POINT_PROGRAM)
+            if self._knobs["PAIRS"]:
+                names += (RELEASE_OF_PAIR_PROGRAM, START_PROGRAM)
             if walker.uses_tables:
                 names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
@@ -341,6 +337,11 @@ class Compilation:
             tallies=map_of("tallies", abi.U32, per_cpu, len(abi.Tally)),
             unseen_releases=map_of(
                 "unseen_releases", abi.U32, abi.UNSEEN_RELEASE, abi.UNSEEN_RELEASES
+            ),
+            pair_calls=(
+                map_of("pair_calls", abi.U32, abi.PAIR_CALLS, abi.SPACES)
+                if knobs["PAIRS"]
+                else None
             ),
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),

@@ -40,6 +40,7 @@ ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
         "saved_rbp": (process.SavedRbp, "SAVED_RBP_"),
         "end_of": (process.EndOf, "END_OF_"),
         "function": (process.Function, "FUNCTION_"),
+        "outcome": (process.Outcome, "OUTCOME_"),
         "place_kind": (process.PlaceKind, "PLACE_"),
         "point_action": (process.Action, "POINT_"),
         "tally": (process.Tally, "TALLY_"),

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leaktrace.abi import process as abi
 from leaktrace.bpf import links
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.maps import Map
@@ -68,11 +69,12 @@ class _Placed:
     program: str  # the one for the arguments of its function; "" for a point
     offset: int
     cookie: int
+    space: int = 0  # of a function that the user named
 
 
 def _entry(probe: Probe) -> _Placed:
     hook = probe.hook
-    return _Placed(hook.symbol, hook.program, probe.offset, int(hook.function))
+    return _Placed(hook.symbol, hook.program, probe.offset, hook.cookie, hook.space)
 
 
 class Lifecycle:
@@ -200,7 +202,13 @@ class Attachments:
             return []
         first = self._points.store(probes)
         return [
-            _Placed(probe.point.function.name.lower(), "", probe.offset, first + number)
+            _Placed(
+                probe.point.function.name.lower(),
+                "",
+                probe.offset,
+                first + number | probe.space << abi.COOKIE_SPACE_SHIFT,
+                probe.space,
+            )
             for number, probe in enumerate(probes)
         ]
 
@@ -264,7 +272,8 @@ class Attachments:
         where = f"{probe.symbol} in {plan.name}"
         cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, _ENOTSUPP)
         # Without one of its points, a function's calls would be seen to begin and never to end.
-        if cannot_probe and probe.symbol not in REQUIRED and probe.program:
+        is_optional = probe.symbol not in REQUIRED and not probe.space
+        if cannot_probe and is_optional and probe.program:
             return {probe.symbol}
         raise _explain(error, where) from None
 

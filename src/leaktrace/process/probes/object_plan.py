@@ -15,11 +15,19 @@ from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol
 from leaktrace.errors import ObjectFileError
-from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
+from leaktrace.process.probes.allocators import (
+    ANY_ENTRY_PROGRAM,
+    HEAP,
+    OPERATORS,
+    REGIONS,
+    REQUIRED,
+    Hook,
+)
 from leaktrace.process.probes.find_points import FrameRules, PointFinder
 from leaktrace.process.probes.placement import Placement, place_in
 from leaktrace.process.probes.point import Point
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
+from leaktrace.process.probes.shape import Signature
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache
@@ -58,6 +66,7 @@ class PointProbe:
 
     point: Point
     offset: int
+    space: int = 0  # of its hook
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,18 @@ class ObjectPlan:
             *(one.hook for one in self.followed),
             *(one.hook for one in self.left_out),
         ]
-        return any(hook.function is not Function.NONE for hook in hooks)
+        others = (Function.NONE, Function.START)
+        return any(hook.function not in others and not hook.space for hook in hooks)
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether its functions are those of --pair."""
+        hooks = [
+            *(one.hook for one in self.probes),
+            *(one.hook for one in self.followed),
+            *(one.hook for one in self.left_out),
+        ]
+        return any(hook.space for hook in hooks)
 
     @property
     def attach_path(self) -> str:
@@ -152,16 +172,16 @@ class ObjectPlan:
     def point_probes(self) -> list[PointProbe]:
         """All points, each once, in the order in which they are attached: ends before begins, so
         that a call whose begin is seen can also be seen to end."""
-        found: dict[tuple[int, int | None, bool], PointProbe] = {}
+        found: dict[tuple[int, int | None, bool, int], PointProbe] = {}
         for probe in (probe for one in self.followed for probe in one.probes):
             point = probe.point
-            key = (probe.offset, point.condition, point.action is Action.BEGIN)
+            key = (probe.offset, point.condition, point.action is Action.BEGIN, probe.space)
             known = found.get(key)
             if known is None or point.action is Action.BOTH:
                 found[key] = probe  # a both point also ends what is open
             elif known.point.action is Action.END and point.may_be_unopened:
                 found[key] = replace(known, point=replace(known.point, may_be_unopened=True))
-        order = (Action.END, Action.BOTH, Action.BEGIN)
+        order = (Action.END, Action.LEAVE, Action.BOTH, Action.BEGIN)
         return sorted(found.values(), key=lambda probe: order.index(probe.point.action))
 
 
@@ -205,13 +225,13 @@ def plan_object(
     calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
     found_points: dict[int, Found] = {}
     if way is Way.POINTS and is_decoded(elf.machine):
-        kinds = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
-        names = {prefix + hook.symbol: hook.function for hook in hooks}
+        kinds = {vaddr: hook.signature for vaddr, (hook, _, _) in entries.items()}
+        names = {prefix + hook.symbol: hook.signature for hook in hooks}
         try:
             found_points = PointCache(user_cache_directory()).points_of(
                 elf,
                 kinds,
-                lambda: _find_points(elf, kinds, names, calls, _frame_rules(elf, budget)),
+                lambda: _find_points(elf, kinds, names, calls, frame_rules(elf, budget)),
                 names,
             )
         except NotBuiltError:  # another run may have the time for it: nothing is cached
@@ -222,11 +242,14 @@ def plan_object(
     for vaddr, (hook, symbol, entry) in entries.items():
         points = found_points.get(vaddr, "")
         if hook.has_return and not isinstance(points, str):
-            followed.append(Followed(hook, vaddr, entry, tuple(_point_probes(elf, points))))
+            followed.append(Followed(hook, vaddr, entry, tuple(point_probes(elf, points))))
             continue
         reason = points if isinstance(points, str) else ""
         if way is not Way.RETURNS and hook.has_return and not hook.is_c:
             left_out.append(LeftOut(hook, reason or "its calls can't be followed on this machine"))
+            continue
+        if hook.has_return and not _has_program(hook):
+            left_out.append(LeftOut(hook, "this kernel can't tell how its arguments are used"))
             continue
         placement = place_in(elf, symbol, hook.argument_count)
         if placement.refused:
@@ -238,28 +261,30 @@ def plan_object(
     return ObjectPlan(path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out))
 
 
+def _has_program(hook: Hook) -> bool:
+    return hook.program != ANY_ENTRY_PROGRAM or support.has_attach_cookie()
+
+
 def _find_points(
     elf: ElfObject,
-    functions: Mapping[int, Function],
-    names: Mapping[str, Function],
-    calls: Mapping[int, Hook],
+    functions: Mapping[int, Signature],
+    names: Mapping[str, Signature],
+    calls: Iterable[int],
     rules: FrameRules | None,
 ) -> dict[int, Found]:
     finder = PointFinder(elf, functions, names, rules)
-    return {
-        vaddr: found_by(partial(finder.find, vaddr, hook.argument_count))
-        for vaddr, hook in calls.items()
-    }
+    return {vaddr: found_by(partial(finder.find, vaddr)) for vaddr in calls}
 
 
-def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProbe]:
+def point_probes(elf: ElfObject, points: Iterable[Point], space: int = 0) -> Iterator[PointProbe]:
+    """The probes of these points. `space`: of their hook."""
     for point in points:
         offset = elf.vaddr_to_offset(point.vaddr)
         assert offset is not None  # its instruction was read there
-        yield PointProbe(point, offset)
+        yield PointProbe(point, offset, space)
 
 
-def _frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:
+def frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:
     """The object's unwind information, None where it has none or it isn't understood.
 
     Raises NotBuiltError if it exceeds `budget`.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from assembled import Finder, Found
+from assembled import SIGNATURES, Finder, Found
 
 from leaktrace.abi.process import Function
 from leaktrace.elf.object import ElfObject
@@ -25,7 +25,6 @@ def found_in(tmp_path: Path) -> Finder:
     def find(
         body: str,
         function: Function = Function.MALLOC,
-        arguments: int = 1,
         name: str = "malloc",
         before: Sequence[str] = (),
     ) -> Found:
@@ -39,19 +38,19 @@ def found_in(tmp_path: Path) -> Finder:
         ).stdout.split("\n")
         rows = [line.split() for line in listing if len(line.split()) == 3]
         labels = {row[2]: int(row[0], 16) for row in rows}
-        hooked = {labels[name]: function}
+        hooked = {labels[name]: SIGNATURES[function]}
         if "realloc" in labels and name != "realloc":
-            hooked[labels["realloc"]] = Function.REALLOC
+            hooked[labels["realloc"]] = SIGNATURES[Function.REALLOC]
         with ElfObject.open(library) as elf:
             try:
                 rules = compile_object(elf)
             except ObjectFileError:
                 rules = None
-            hooked |= {labels[other]: function for other in before}
-            finder = PointFinder(elf, hooked, {"realloc": Function.REALLOC}, rules)
+            hooked |= {labels[other]: SIGNATURES[function] for other in before}
+            finder = PointFinder(elf, hooked, {"realloc": SIGNATURES[Function.REALLOC]}, rules)
             for other in before:
                 with suppress(UnfollowableError):
-                    finder.find(labels[other], arguments)
-            return Found(finder.find(labels[name], arguments), labels)
+                    finder.find(labels[other])
+            return Found(finder.find(labels[name]), labels)
 
     return find
