@@ -82,8 +82,8 @@ struct call {
 /* Which thread opened the call at this sp. Calls whose hashes are equal share an entry: the last
  * one has it. */
 struct opened {
-    u64 sp;
-    u64 thread;
+    u64 key;    /* record_key() */
+    u64 thread; /* thread_key_in() */
 };
 
 /* --- threads --------------------------------------------------------------------------------- */
@@ -135,8 +135,8 @@ struct walk {
     u8 switches; /* of stacks, by Go */
     u8 unused;
     u32 switch_row; /* of the function by which the walk goes on in Go code; 0: none */
-    u32 unused_too;
-    u64 start; /* hash of start_ip and start_sp */
+    u32 space;      /* of the thread's records: stays the same; 0 without PAIRS */
+    u64 start;      /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;
     u64 start_bp;

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from leaktrace.abi.process import Action
+from leaktrace.abi.process import Action, Function
 from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS
 from leaktrace.process.probes.point import Point
+from leaktrace.process.probes.shape import Shape, Signature
 
-SIGNATURES = {hook.function: hook.signature for hook in (*HEAP, *OPERATORS, *REGIONS)}
+SIGNATURES = {
+    **{hook.function: hook.signature for hook in (*HEAP, *OPERATORS, *REGIONS)},
+    Function.PAIR: Signature(Function.PAIR, Shape(size=2)),
+}
 
 
 @dataclass(frozen=True)

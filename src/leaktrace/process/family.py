@@ -230,7 +230,7 @@ class Family:
         keys, _ = program.allocations.read_all()
         program.allocations.delete_all(keys[keys >> np.uint64(SLOT_SHIFT) == number])
         ids, sites = program.sites.read_all()
-        own = ids[sites["slot"] == number]
+        own = ids[sites["owner"] >> np.uint16(4) == number]
         program.sites.delete_all(own)
         program.stacks.delete_all(own)
         del self._by_number[number]

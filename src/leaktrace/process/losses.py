@@ -95,6 +95,11 @@ _BY_COUNTER: dict[int, LossText] = {
         "results of posix_memalign that could not be read",
         "nothing to do if rare: their blocks are not recorded",
     ),
+    LossKind.LEFT_CALLS: LossText(
+        "left_calls",
+        "calls of --pair functions that went on in code which only the process knows",
+        "what they returned is not recorded; name the function that does the work",
+    ),
     LossKind.REGION_EVENTS: LossText(
         "region_events",
         "mmap, munmap and mremap calls, forks, execs or loads of libraries missed: their buffer "

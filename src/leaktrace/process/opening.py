@@ -10,6 +10,7 @@ import contextlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.notices import notify
 from leaktrace.options import ProcessOptions, StackWalker, SymbolOptions
 from leaktrace.process import notes
@@ -25,7 +26,8 @@ from leaktrace.process.looks import Looks
 from leaktrace.process.member import Member
 from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
-from leaktrace.process.probes.object_plan import ObjectPlan
+from leaktrace.process.probes.object_plan import ObjectPlan, Way
+from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.program_files import objects_of_program
@@ -64,6 +66,8 @@ class Plans:
     target: Target
     planner: Planner
     objects: list[ObjectPlan]
+    pairs: PairPlanner | None
+    of_pairs: list[ObjectPlan]
     symbolizer: ProcessSymbolizer
     tables: TableFollower | None
 
@@ -88,7 +92,12 @@ class Planning:
         names = SymbolOptions(lines=options.report.lines, inlines=options.report.inlines)
         symbolizer = ProcessSymbolizer(target.pid, names, self.lookups)
         objects: list[ObjectPlan] = []
-        if not options.faults:
+        pairs, of_pairs = self._plan_pairs(target)
+        if not options.malloc:
+            planner.survey = None
+            if command is None:
+                symbolizer.refresh()
+        elif not options.faults:
             if command is not None:
                 subject = command.path
                 objects = planner.plan_command(command.path)
@@ -99,7 +108,7 @@ class Planning:
             if not objects and target.parent is None:
                 raise nothing_to_hook(subject, options.objects, planner.passed_over)
         if not with_tables:
-            return Plans(target, planner, objects, symbolizer, None)
+            return Plans(target, planner, objects, pairs, of_pairs, symbolizer, None)
         tables = TableFollower(target.pid, self.budget, symbolizer.object_behind, self.placed)
         if command is not None:
             assert compilation is not None  # a command is there from the start
@@ -108,7 +117,24 @@ class Planning:
             compilation.reserve(tables.plan(symbolizer.views.now.mappings))
         else:
             tables.place(symbolizer.views.now.mappings)
-        return Plans(target, planner, objects, symbolizer, tables)
+        return Plans(target, planner, objects, pairs, of_pairs, symbolizer, tables)
+
+    def _plan_pairs(self, target: Target) -> tuple[PairPlanner | None, list[ObjectPlan]]:
+        """The probes on functions that the user named. Raises LeaktraceError."""
+        options = self.options
+        if not options.pairs:
+            return None, []
+        way = way_of(options)
+        if way is Way.SAFE_RETURNS:
+            raise EnvironmentUnfitError(
+                "--pair is not supported here: it needs an x86-64 machine and attach cookies "
+                "(Linux 5.15)",
+                "leave out --pair",
+            )
+        planner = PairPlanner(options.pairs, way=way, budget=self.budget)
+        if target.command is not None:
+            return planner, planner.plan_command(target.command.path)
+        return planner, planner.plan_process(target.pid, is_first=target.parent is None)
 
 
 @dataclass(frozen=True)
@@ -145,6 +171,7 @@ class Opening:
                 process=target.process,
                 options=self._hook_options(target),
                 planner=plans.planner,
+                pairs=plans.pairs,
                 attachments=attachments,
                 keeper=self.keeper,
                 watch=self._watch(target, closing_watch),
@@ -180,6 +207,7 @@ class Opening:
         mappings = traced.mappings()
         traced.own.follow(mappings)
         traced.hooks.attach_first(plans.objects, mappings, is_started=traced.is_started)
+        traced.hooks.attach_pairs(plans.of_pairs, mappings, is_started=traced.is_started)
         if traced.is_started:
             traced.hooks.attach_loader(mappings)
         if traced.faults is not None:
@@ -217,6 +245,7 @@ class Opening:
             probe_returns=self.options.probe_returns,
             hooks_loader=OBJECTS_PROGRAM in self.program.programs,
             verbose=self.options.report.verbose,
+            malloc=self.options.malloc,
         )
 
 
