@@ -134,6 +134,14 @@ def test_calls_of_a_hooked_library(make: Make) -> None:
     assert remark.text.startswith(f"mi_zalloc of {library.name} is called and not hooked")
 
 
+def test_a_heap_that_is_destroyed_as_a_whole(make: Make) -> None:
+    library = make("mi_malloc", "mi_free", "mi_heap_malloc", "mi_heap_destroy", "mi_heap_delete")
+    assert remarks(library, make("f", called=("mi_heap_malloc", "mi_heap_delete"))) == []
+    program = make("g", called=("mi_heap_malloc", "mi_heap_destroy"))
+    (remark,) = remarks(library, program)
+    assert remark.text.startswith(f"{program.name} calls mi_heap_destroy, which releases all")
+
+
 def test_objects_that_are_not_mapped_any_more(make: Make) -> None:
     survey, path = Survey(), make("mi_malloc")
     with ElfObject.open(path) as elf:
