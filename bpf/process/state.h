@@ -93,7 +93,7 @@ struct opened {
 
 /* The result of a step that leads to another stack: go.bpf.c. Not seen by user space. */
 #define WALK_SWITCHES 255
-#define MOST_SWITCHES 4 /* in one walk */
+#define MOST_SWITCHES 12 /* in one walk */
 
 /* A walk under way. */
 struct walk {
@@ -134,9 +134,10 @@ struct walk {
     u8 bp_counts;
     u8 switches; /* of stacks, by Go */
     u8 unused;
-    u32 switch_row; /* of the function by which the walk goes on in Go code; 0: none */
-    u32 space;      /* of the thread's records: stays the same; 0 without PAIRS */
-    u64 start;      /* hash of start_ip and start_sp */
+    u32 switch_row;  /* of the function by which the walk goes on in Go code; 0: none */
+    u32 space;       /* of the thread's records: stays the same; 0 without PAIRS */
+    u64 callback_sp; /* of the thread's stack before its last callback to Go; 0: not known */
+    u64 start;       /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;
     u64 start_bp;

@@ -124,7 +124,7 @@ class Limits:
 class ObjectChoice:
     """Which object's allocator functions are hooked, and how their names begin."""
 
-    path: str | None = None  # None: every object of the target that defines malloc and free
+    path: str | None = None  # None: every object of the target that has an allocator
     symbols_prefix: str = ""
 
 

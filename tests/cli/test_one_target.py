@@ -1,5 +1,5 @@
 """Several targets on one command line: none is dropped silently or misunderstood. This is checked
-before any privilege."""
+before any privilege. tests/kernel/test_family.py traces several processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.target import Target
 from harness.tracer import Outcome, run_leaktrace
 from harness.wording import lines_naming, names
 
-USAGE = 2
+USAGE, TARGET = 2, 4
 
 
 @pytest.fixture
@@ -40,26 +40,70 @@ def unprivileged() -> list[str]:
     return [*nobody, "--inh-caps", "-all", "--bounding-set", "-all"]
 
 
-@pytest.mark.parametrize("how", [["-p"], ["--kernel", "--task"]])
 @pytest.mark.parametrize("count", [2, 3])
-def test_process_ids_behind_the_first(how: list[str], count: int, workers: list[int]) -> None:
-    """-p $(pidof worker), with as many workers."""
+def test_task_takes_one_process(count: int, workers: list[int]) -> None:
     if workers[1] <= 60:
         pytest.skip("process ids are as small as intervals here")
-    outcome = run_leaktrace(*how, *map(str, workers[:count]))
+    outcome = run_leaktrace("--kernel", "--task", *map(str, workers[:count]))
     check_refused(outcome, workers[0], workers[1], "one process")
     assert f"{workers[1]}.0" in outcome.stderr
 
 
+@pytest.mark.usefixtures("require_root")
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("numbers", [(), ("77",), ("77", "3")])
+def test_process_ids_behind_the_first(
+    count: int, numbers: tuple[str, ...], workers: list[int]
+) -> None:
+    """-p $(pidof worker), with as many workers: they are processes, and what follows them is the
+    interval and the count. That is told."""
+    if workers[1] <= 60:
+        pytest.skip("process ids are as small as intervals here")
+    named = workers[:count]
+    words = map(str, named)
+    outcome = run_leaktrace("-p", *words, *numbers, prefix=unprivileged())
+    assert outcome.exit_code == 3, outcome.stderr
+    (notice,) = lines_naming(outcome.stderr, "same program")
+    assert f"-p {','.join(map(str, named))})" in notice
+
+
 def test_more_process_ids_than_there_are_numbers(workers: list[int]) -> None:
-    check_refused(run_leaktrace("-p", *map(str, workers), "77"), 77, workers[0])
+    with subprocess.Popen(["sleep", "3600"]) as other:
+        words = (str(workers[0]), "5", "6", str(other.pid))
+        outcome = run_leaktrace("-p", *words)
+        other.kill()
+    check_refused(outcome, other.pid, workers[0])
     check_refused(run_leaktrace("doctor", "-p", *map(str, workers)), workers[1], workers[2])
 
 
 def test_a_process_id_too_large_for_an_interval() -> None:
     outcome = run_leaktrace("-p", "1", "4000000")
     check_refused(outcome, 4000000)
-    assert names(outcome.stderr, "process id")
+    assert names(outcome.stderr, "-p 12,13")
+
+
+@pytest.mark.parametrize("words", [("-p", "{0},{1},{2}"), ("-p", "{0}", "--pid", "{1},{2}")])
+def test_more_processes_than_max_processes(words: tuple[str, ...], workers: list[int]) -> None:
+    named = [word.format(*workers) for word in words]
+    outcome = run_leaktrace(*named, "--max-processes", "2")
+    check_refused(outcome, 3, "--max-processes")
+    assert names(outcome.stderr, "--max-processes 3")
+
+
+def test_no_process_has_such_a_name() -> None:
+    outcome = run_leaktrace("--name", "^there is no such process$")
+    assert outcome.exit_code == TARGET
+    assert names(outcome.stderr, "there is no such process")
+
+
+def test_there_is_no_such_control_group() -> None:
+    outcome = run_leaktrace("--cgroup", "no-such-group-of-ours.service")
+    assert outcome.exit_code == TARGET
+    assert names(outcome.stderr, "no-such-group-of-ours.service")
+
+
+def test_follow_is_for_processes() -> None:
+    check_refused(run_leaktrace("--kernel", "--follow"), "--follow", "--kernel")
 
 
 @pytest.mark.usefixtures("require_root")
@@ -92,7 +136,7 @@ def test_a_long_interval_that_is_a_process_gets_a_notice(workers: list[int]) -> 
         outcome = run_leaktrace("-p", str(workers[0]), word, prefix=unprivileged())
         other.kill()
     assert outcome.exit_code == 3, outcome.stderr
-    assert len(lines_naming(outcome.stderr, other.pid, "interval", "seconds")) == 1
+    assert len(lines_naming(outcome.stderr, other.pid, "interval", "not as a process id")) == 1
 
 
 @pytest.mark.usefixtures("require_root")
@@ -109,7 +153,7 @@ def test_small_process_ids_as_in_a_container(compiled: Compiler, tmp_path: Path)
     for pid in $first $second $third; do
         until [ "$(readlink /proc/$pid/exe)" = {program} ]; do :; done
     done
-    "$@" -p $first $second $third; echo "two: $? $second"
+    setpriv {" ".join(unprivileged()[1:])} "$@" -p $first $second $third; echo "two: $? $second"
     setpriv {" ".join(unprivileged()[1:])} "$@" -p $first $second; echo "one: $?"
     """
     outcome = run_leaktrace(
@@ -126,17 +170,17 @@ def test_small_process_ids_as_in_a_container(compiled: Compiler, tmp_path: Path)
         ]
     )
     lines = outcome.stdout.splitlines()
-    assert lines[0].startswith("two: 2 "), outcome.stderr
+    assert lines[0].startswith("two: 3 "), outcome.stderr
     second = lines[0].split()[-1]
     assert lines[1] == "one: 3", outcome.stderr
     assert len(lines_naming(outcome.stderr, int(second), "interval", "not traced")) == 1
+    (notice,) = lines_naming(outcome.stderr, "same program")
+    assert f",{second}," in notice
 
 
 @pytest.mark.parametrize(
     ("arguments", "first", "second"),
     [
-        (["-p", "101", "-p", "102"], 101, 102),
-        (["--pid", "101", "-p", "102"], 101, 102),
         (["doctor", "-p", "101", "-p", "102"], 101, 102),
         (["-k", "--task", "101", "--task", "102"], 101, 102),
         (["-c", "true", "-c", "false"], "true", "false"),

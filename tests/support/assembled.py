@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from leaktrace.abi.process import Action, Function
 from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS
@@ -33,6 +34,7 @@ class Found:
 
 
 Finder = Callable[..., Found]
+Make = Callable[..., Path]  # a shared object that defines some functions and calls others
 
 
 def function(name: str, body: str) -> str:

@@ -228,10 +228,10 @@ class TraceCommand(Command):
     "-O",
     "--obj",
     multiple=True,
-    callback=only_one("without -O, leaktrace hooks every object that defines malloc and free"),
+    callback=only_one("without -O, leaktrace hooks every object that has an allocator"),
     metavar="OBJ",
     help="Hook the allocator of this object only: a path, a file name, or a library's short name "
-    "(c, jemalloc). The default is every object that defines malloc and free.",
+    "(c, jemalloc). The default is every object that has an allocator.",
 )
 @click.option(
     "--symbols-prefix",

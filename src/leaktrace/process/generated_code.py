@@ -76,7 +76,8 @@ class GeneratedCode:
                 self._is_named = True
             else:
                 self._unnamed.add(frame.unknown)
-        self._ends_stacks |= stack.end is StackEnd.BROKEN and _is_generated(stack.frames[-1])
+        is_broken = stack.end is StackEnd.BROKEN and bool(stack.frames)
+        self._ends_stacks |= is_broken and _is_generated(stack.frames[-1])
 
     def notes(self, pid: int, mappings: Sequence[Mapping]) -> Iterator[str]:
         """What to do about it, for the runtimes that the process has mapped."""

@@ -113,13 +113,19 @@ def of_untraced(untraced: Untraced) -> Iterator[str]:
     """Why children that should be followed are not traced."""
     if untraced.too_many:
         yield (
-            f"{untraced.too_many:,} child processes are not traced, because as many are as "
-            "--max-processes allows"
+            f"{_children(untraced.too_many, 'is', 'are')} not traced, because as many processes "
+            "are as --max-processes allows"
         )
     if untraced.ended:
-        yield f"{untraced.ended:,} child processes ended before they could be traced"
+        yield f"{_children(untraced.ended)} ended before tracing could begin there"
     for message, count in untraced.refused.items():
-        yield f"{count:,} child processes are not traced: {message}"
+        yield f"{_children(count, 'is', 'are')} not traced: {message}"
+
+
+def _children(count: int, verb: str = "", verb_of_many: str = "") -> str:
+    if count == 1:
+        return f"1 child process {verb}".rstrip()
+    return f"{count:,} child processes {verb_of_many}".rstrip()
 
 
 def of_dropped(count: int) -> Iterator[str]:

@@ -43,10 +43,14 @@ class StackNames:
     def prepare(self, stack_ids: Sequence[int]) -> None:
         """Look the names of these stacks up, all at the same time, and wait for them as long as a
         report may wait (symbols/lookups.py)."""
+        self.begin(stack_ids)
+        self._lookups.wait(is_last=self._is_last_report)
+
+    def begin(self, stack_ids: Sequence[int]) -> None:
+        """Begin to look the names of the stacks of a report up."""
         self._generated.begin_report()
         for stack_id in stack_ids:
             self.stack_of(stack_id)
-        self._lookups.wait(is_last=self._is_last_report)
 
     def stack_of(self, stack_id: int) -> Stack:
         """The stack of an id, with the names that are known so far."""

@@ -215,6 +215,8 @@ class Run:
 
 
 def _subject(info: TargetInfo) -> str:
+    if len(info.pids) > 1:
+        return f"{len(info.pids)} processes"
     return "the kernel" if info.kind == "kernel" else f"pid {info.pid}"
 
 

@@ -9,8 +9,8 @@ from leaktrace.process.setup import _Closing
 
 
 def test_the_order_of_opening_does_not_matter() -> None:
-    """Probes go before the maps and programs that they use, and before the process is let go; the
-    keeper, which guards the command, goes last."""
+    """The processes with their probes go before the maps and programs that these use; the keeper,
+    which guards the command, goes last."""
     for is_reversed in (False, True):
         closed: list[str] = []
         with ExitStack() as stack:

@@ -100,6 +100,9 @@ FAMILIES = (
     Family("Erlang", ("enif_alloc",), is_runtime=True, advice="recon_alloc shows its memory"),
 )
 
+# They release all blocks of a heap without a call for each.
+_DESTROYING = ("mi_heap_destroy", "mi_subproc_destroy")
+
 # Every build of jemalloc has these two, with any prefix (_rjem_, je_, je_arrow_).
 _JEMALLOC_MARKS = ("mallocx", "rallocx")
 
@@ -156,6 +159,12 @@ def _prefixed_jemallocs(tables: Sequence[RawSymbols], hooked: Collection[int]) -
         here = find_functions(tables, (prefix + REQUIRED[0], prefix + allocate))
         if not any(one.vaddr in hooked for one in here.values()):
             yield Found("jemalloc", next(iter(here)))
+
+
+def destroying_calls_in(tables: Sequence[RawSymbols]) -> frozenset[str]:
+    """Functions that an object imports and that release many blocks at once."""
+    imported = functions_beginning_with(tables, ("mi_heap_", "mi_subpr"), defined=False)
+    return frozenset(imported.keys() & set(_DESTROYING))
 
 
 def calls_in(tables: Sequence[RawSymbols], *, defined: bool) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from leaktrace.abi.process import Action, Function
@@ -210,6 +210,7 @@ def plan_object(
     """
     if allocators is None:
         allocators, _ = find_allocators(elf.symbol_tables(), prefix)
+    allocators = [one for one in allocators if _sees_releases(one)]
     if not allocators:
         return None
     entries, missing = _entries(elf, allocators)
@@ -282,8 +283,19 @@ def _points_by_entry(
         return _find_points(elf, kinds, names, calls, None)
 
 
+@cache
+def _has_cookies() -> bool:
+    return support.has_attach_cookie()
+
+
+def _sees_releases(found: FoundAllocator) -> bool:
+    """Whether every function that may release a block can be hooked. Otherwise blocks would be
+    reported that were released."""
+    return all(_has_program(hook) for hook in found.hooks if hook.shape.moves_block)
+
+
 def _has_program(hook: Hook) -> bool:
-    return hook.program != ANY_ENTRY_PROGRAM or support.has_attach_cookie()
+    return hook.program != ANY_ENTRY_PROGRAM or _has_cookies()
 
 
 def _find_points(

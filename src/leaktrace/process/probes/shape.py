@@ -39,6 +39,11 @@ class Shape:
         return max(self._numbers)
 
     @property
+    def moves_block(self) -> bool:
+        """Whether a call may release the old block."""
+        return self.old > 0 and self.outcome not in (Outcome.IN_PLACE, Outcome.NEW_SIZE)
+
+    @property
     def bits(self) -> int:
         """As the kernel side gets it."""
         return (

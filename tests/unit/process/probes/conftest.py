@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from assembled import SIGNATURES, Finder, Found
+from assembled import SIGNATURES, Finder, Found, Make
 
 from leaktrace.abi.process import Function
 from leaktrace.elf.object import ElfObject
@@ -54,3 +54,31 @@ def found_in(tmp_path: Path) -> Finder:
             return Found(finder.find(labels[name]), labels)
 
     return find
+
+
+@pytest.fixture
+def make(tmp_path: Path, require_tool: Callable[[str], str]) -> Make:
+    """A function that makes a shared object which defines some functions and calls others."""
+    compiler = require_tool("gcc")
+    made = 0
+
+    def compiled(*defined: str, called: tuple[str, ...] = (), extra: str = "") -> Path:
+        nonlocal made
+        made += 1
+        # Each has a different length, so that the linker can't merge two.
+        lines = [
+            f'void *f{n}(long) __asm__("{name}"); void *f{n}(long x) {{ return (char *)x + {n}; }}'
+            for n, name in enumerate(defined)
+        ]
+        lines += [f'void *c{n}(long) __asm__("{name}");' for n, name in enumerate(called)]
+        calls = "".join(f"c{n}({n});" for n in range(len(called)))
+        lines.append(f"void caller_{made}(void) {{ {calls} }} {extra}")
+        source, output = tmp_path / "object.c", tmp_path / f"lib{made}.so"
+        source.write_text("\n".join(lines))
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", "-O1", "-o", output, source, "-fno-builtin", "-w"],
+            check=True,
+        )
+        return output
+
+    return compiled

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from assembled import Make
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import find_functions, functions_beginning_with, functions_ending_in
@@ -20,36 +21,6 @@ from leaktrace.process.probes.object_plan import plan_object
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.survey import Survey
 from leaktrace.targets.mappings import read_mappings
-
-Make = Callable[..., Path]
-
-
-@pytest.fixture
-def make(tmp_path: Path, require_tool: Callable[[str], str]) -> Make:
-    """A function that makes a shared object which defines some functions and calls others."""
-    compiler = require_tool("gcc")
-    made = 0
-
-    def compiled(*defined: str, called: tuple[str, ...] = (), extra: str = "") -> Path:
-        nonlocal made
-        made += 1
-        # Each has a different length, so that the linker can't merge two.
-        lines = [
-            f'void *f{n}(long) __asm__("{name}"); void *f{n}(long x) {{ return (char *)x + {n}; }}'
-            for n, name in enumerate(defined)
-        ]
-        lines += [f'void *c{n}(long) __asm__("{name}");' for n, name in enumerate(called)]
-        calls = "".join(f"c{n}({n});" for n in range(len(called)))
-        lines.append(f"void caller_{made}(void) {{ {calls} }} {extra}")
-        source, output = tmp_path / "object.c", tmp_path / f"lib{made}.so"
-        source.write_text("\n".join(lines))
-        subprocess.run(
-            [compiler, "-shared", "-fPIC", "-O1", "-o", output, source, "-fno-builtin", "-w"],
-            check=True,
-        )
-        return output
-
-    return compiled
 
 
 def remarks(*paths: Path) -> list[Remark]:
@@ -161,6 +132,14 @@ def test_calls_of_a_hooked_library(make: Make) -> None:
     assert remarks(library, asks_for_sizes) == []
     (remark,) = remarks(library, make("h", called=("mi_malloc", "mi_zalloc")))
     assert remark.text.startswith(f"mi_zalloc of {library.name} is called and not hooked")
+
+
+def test_a_heap_that_is_destroyed_as_a_whole(make: Make) -> None:
+    library = make("mi_malloc", "mi_free", "mi_heap_malloc", "mi_heap_destroy", "mi_heap_delete")
+    assert remarks(library, make("f", called=("mi_heap_malloc", "mi_heap_delete"))) == []
+    program = make("g", called=("mi_heap_malloc", "mi_heap_destroy"))
+    (remark,) = remarks(library, program)
+    assert remark.text.startswith(f"{program.name} calls mi_heap_destroy, which releases all")
 
 
 def test_objects_that_are_not_mapped_any_more(make: Make) -> None:

@@ -61,3 +61,11 @@ def test_what_a_function_returns_says_whether_it_failed(
 ) -> None:
     signature = Signature(Function.MALLOC, Shape(size=1, outcome=outcome))
     assert signature.is_failure(value) is failed
+
+
+def test_whether_the_old_block_may_be_released() -> None:
+    assert Shape(old=1, size=2).moves_block
+    assert Shape(old=1, size=2, outcome=Outcome.BLOCK_OR_FREED).moves_block
+    assert not Shape(old=1, size=2, outcome=Outcome.IN_PLACE).moves_block
+    assert not Shape(old=1, size=2, outcome=Outcome.NEW_SIZE).moves_block
+    assert not Shape(size=2).moves_block
