@@ -82,8 +82,8 @@ BPF_F_TABLE("array", u32, u64, sample_weights, WEIGHT_COUNT + 1, 1024);
 /* The points; a probe's cookie is the index of its point. */
 BPF_ARRAY(points, struct point, CAPACITY_LATER);
 
-/* sp at the entry, and space -> a call that is open while its thread is on another stack: a coroutine switched
- * inside an allocator. Full: the oldest one is dropped. */
+/* sp at the entry, and space -> a call that is open while its thread is on another stack: a
+ * coroutine switched inside an allocator. Full: the oldest one is dropped. */
 BPF_TABLE("lru_hash", u64, struct call, suspended, CAPACITY_LATER);
 
 /* Which thread has which call open: a coroutine may continue in another thread. */

@@ -176,7 +176,7 @@ enum function {
     FUNCTION_OPERATOR_NEW = 15,
     FUNCTION_MALLOCX = 16,
     FUNCTION_RALLOCX = 17,
-    FUNCTION_PAIR = 64, /* a function that the user named: of which pair, the cookie says */
+    FUNCTION_PAIR = 64,  /* a function that the user named: of which pair, the cookie says */
     FUNCTION_START = 65, /* not recorded: where a program starts */
 };
 
