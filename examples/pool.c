@@ -1,9 +1,9 @@
 /*
- * A server with a pool of buffers of its own. The pool is one large block, so malloc's figures don't
- * change, whatever leaks.
+ * A server with a pool of buffers of its own. The pool is one large block, so malloc's figures
+ * don't change, whatever leaks.
  *
- * Each round answers 10 requests with a buffer of 512 bytes each. Every fifth request fails, and its
- * buffer is not given back: 2 buffers, 1,024 bytes per round.
+ * Each round answers 10 requests with a buffer of 512 bytes each. Every fifth request fails, and
+ * its buffer is not given back: 2 buffers, 1,024 bytes per round.
  *
  *   pool [ROUNDS]     ROUNDS rounds (100, the default), then wait until standard input ends
  *
@@ -15,7 +15,7 @@
 
 enum { REQUESTS_PER_ROUND = 10, FAILS_EVERY = 5, BUFFER_BYTES = 512, POOL_BYTES = 1 << 20 };
 
-/* A function as another object calls it: a compiler that sees its callers may change its arguments. */
+/* As another object calls it: a compiler that sees all callers may change the arguments. */
 #define POOL __attribute__((noinline, noclone))
 
 struct buffer {

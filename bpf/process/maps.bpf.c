@@ -126,8 +126,8 @@ static __always_inline struct session *session_of_probe(void *ctx) {
 
 #define HEAP_SPACE 0
 
-/* The key of a record, or of an open call by its sp: a pair's object may be a block of the heap, too,
- * and a function that jumps to another one has its sp. */
+/* The key of a record, or of an open call by its sp: a pair's object may be a block of the heap,
+ * too, and a function that jumps to another one has its sp. */
 static __always_inline u64 record_key(struct session *now, u32 space, u64 address) {
     return address | (u64)space << SPACE_SHIFT | (u64)now->slot << SLOT_SHIFT;
 }

@@ -1,6 +1,6 @@
 /* A pair of functions that are left in unusual ways: by an exception, by longjmp, by switching to
- * another stack and back, by a signal whose handler calls them again, by the end of the thread. Says
- * "done BYTES COUNT" of what is outstanding, and behaves the same if it isn't traced. */
+ * another stack and back, by a signal whose handler calls them again, by the end of the thread.
+ * Says "done BYTES COUNT" of what is outstanding, and behaves the same if it isn't traced. */
 #include "scenario.h"
 #include <pthread.h>
 #include <setjmp.h>
