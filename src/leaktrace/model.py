@@ -342,6 +342,11 @@ class Report:
     untraced: tuple[UntracedGrowth, ...] = ()  # large in comparison with what is outstanding
 
     @property
+    def is_counted(self) -> bool:
+        """Whether it is about objects without sizes: all bytes are counts, too."""
+        return self.pair is not None and not self.pair.is_sized
+
+    @property
     def is_estimate(self) -> bool:
         """Whether figures are scaled up from a sample."""
         return self.sample_rate > 1 or self.sample_bytes is not None

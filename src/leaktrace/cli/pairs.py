@@ -8,7 +8,7 @@ import click
 
 from leaktrace.cli.values import name_of
 from leaktrace.errors import UsageError
-from leaktrace.options import MOST_ARGUMENTS, MOST_PAIRS, Pair
+from leaktrace.options import MOST_ARGUMENTS, MOST_PAIRS, By, Pair
 
 _FORM = "[OBJ:]ALLOC:FREE[:SIZE[:HANDLE]]"
 _EXAMPLES = "for example SSL_new:SSL_free, pool_get:pool_put:2, libplugin.so:plug_new:plug_free"
@@ -133,6 +133,7 @@ def _refuse_without_malloc(asked: dict[str, Any]) -> None:
         "-Z": asked["max_size"] is not None,
         "-O": asked["obj"] is not None,
         "--symbols-prefix": asked["symbols_prefix"],
+        "--by process": asked["by"] == By.PROCESS,
         "--max-overhead": asked["max_overhead_percent"] is not None,
     }
     for option, is_given in given.items():

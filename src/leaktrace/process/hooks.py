@@ -85,13 +85,19 @@ class Hooks:
             raise refused[0]
 
     def attach_pairs(
-        self, plans: Sequence[ObjectPlan], mappings: Sequence[Mapping], *, is_started: bool
+        self,
+        plans: Sequence[ObjectPlan],
+        mappings: Sequence[Mapping],
+        *,
+        is_started: bool,
+        is_required: bool,
     ) -> None:
-        """Hook the functions that the user named. Raises LeaktraceError if one can't be hooked."""
+        """Hook the functions that the user named. Raises LeaktraceError if one that `is_required`
+        can't be hooked; others are noted."""
         self._remove_leftovers(plans, mappings)
         for plan in plans:
             error = self.attach(plan, mappings, is_started=is_started)
-            if error is not None:
+            if error is not None and is_required:
                 raise error
 
     def attach_new(self, mappings: tuple[Mapping, ...], *, is_started: bool) -> None:

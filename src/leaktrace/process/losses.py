@@ -100,6 +100,11 @@ _BY_COUNTER: dict[int, LossText] = {
         "calls of --pair functions that went on in code which only the process knows",
         "what they returned is not recorded; name the function that does the work",
     ),
+    LossKind.FAR_ADDRESSES: LossText(
+        "far_addresses",
+        "allocations at addresses, or results of --pair functions, of more than 48 bits",
+        "they are not recorded: only pointers and small numbers can be followed",
+    ),
     LossKind.REGION_EVENTS: LossText(
         "region_events",
         "mmap, munmap and mremap calls, forks, execs or loads of libraries missed: their buffer "

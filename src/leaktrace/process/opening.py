@@ -7,6 +7,7 @@ that is followed is planned and attached at once.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -53,6 +54,7 @@ class Target:
     process: Process
     command: StartedCommand | None = None  # where leaktrace has started it
     parent: Member | None = None  # whose child it is, if it is followed
+    is_only: bool = True  # that the user named
 
     @property
     def pid(self) -> int:
@@ -131,10 +133,34 @@ class Planning:
                 "(Linux 5.15)",
                 "leave out --pair",
             )
-        planner = PairPlanner(options.pairs, way=way, budget=self.budget)
+        is_named = target.parent is None
+        planner = PairPlanner(options.pairs, way=way, budget=self.budget, is_expected=is_named)
+        if target.parent is not None:
+            inherited = target.parent.traced.hooks.pairs
+            assert inherited is not None  # it is the same for all processes
+            planner.inherit(inherited)
         if target.command is not None:
             return planner, planner.plan_command(target.command.path)
-        return planner, planner.plan_process(target.pid, is_first=target.parent is None)
+        return planner, planner.plan_process(target.pid, is_first=is_named and target.is_only)
+
+    def require_pairs(self, plans: Sequence[Plans]) -> None:
+        """Raise LeaktraceError if none of several processes has the functions of a pair."""
+        states = [plan.pairs.states for plan in plans if plan.pairs is not None]
+        absent = [
+            pair
+            for number, pair in enumerate(self.options.pairs)
+            if not any(of_process[number].is_found for of_process in states)
+        ]
+        if not absent:
+            return
+        planner = PairPlanner(absent, way=way_of(self.options), budget=self.budget)
+        found = planner.plan_process(
+            plans[0].target.pid,
+            is_first=True,
+            subject=f"the {len(plans)} processes" if len(plans) > 1 else "",
+        )
+        for plan in found:  # it was loaded meanwhile: the next look at the mappings finds it
+            plan.elf.close()
 
 
 @dataclass(frozen=True)
@@ -207,7 +233,12 @@ class Opening:
         mappings = traced.mappings()
         traced.own.follow(mappings)
         traced.hooks.attach_first(plans.objects, mappings, is_started=traced.is_started)
-        traced.hooks.attach_pairs(plans.of_pairs, mappings, is_started=traced.is_started)
+        traced.hooks.attach_pairs(
+            plans.of_pairs,
+            mappings,
+            is_started=traced.is_started,
+            is_required=plans.target.parent is None,
+        )
         if traced.is_started:
             traced.hooks.attach_loader(mappings)
         if traced.faults is not None:

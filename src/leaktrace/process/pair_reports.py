@@ -10,7 +10,7 @@ from pathlib import Path
 from leaktrace.analysis.family import FamilyBuilder, Member
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import PairInfo, Report, TargetInfo
-from leaktrace.options import Filters, Pair, ProcessOptions
+from leaktrace.options import By, Filters, Pair, ProcessOptions
 from leaktrace.process.tracer import Tracer
 
 
@@ -24,7 +24,8 @@ class PairReports:
         self._space = space
         names = tracer.names
         self._builder = FamilyBuilder(
-            replace(options, filters=Filters()),  # what pairs allocate is never sampled
+            # What pairs allocate is never sampled; only malloc is shown by process.
+            replace(options, filters=Filters(), report=replace(options.report, by=By.SITE)),
             lambda _: (),  # losses are counted once, and reported with the first section
             names.stack_of,
             names.locations_of,

@@ -99,7 +99,7 @@ def report_object(report: Report) -> Object:
     if report.pair is not None:
         shown["section"] = printable(report.section or "")
         shown["pair"] = _pair(report.pair)
-        if not report.pair.is_sized:
+        if report.is_counted:
             shown = _counted(shown)
     if report.pair is not None or (report.sections and report.target.kind != "kernel"):
         shown["sections"] = [
@@ -134,7 +134,7 @@ def _part(report: Report) -> Object:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     if report.pair is not None:
         shown["pair"] = _pair(report.pair)
-        if not report.pair.is_sized:
+        if report.is_counted:
             shown = _counted(shown)
     return shown
 
@@ -179,7 +179,7 @@ def _counted(shown: Object) -> Object:
     for key, value in shown.items():
         if key in ("outstanding", "younger"):
             plain[key] = {**value, "bytes": None}
-        elif key in ("sites", "allocations"):
+        elif key in ("sites", "allocations", "processes"):
             plain[key] = [_counted(one) for one in value]
         elif key in _SIZES:
             plain[key] = None

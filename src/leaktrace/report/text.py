@@ -53,6 +53,7 @@ from leaktrace.report.layout import wrapped as _wrapped
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.processes import (
     MOST_PROCESSES,
+    change_in_words,
     family_in_words,
     others_line,
     process_lines,
@@ -173,7 +174,7 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     if report.processes:
         fields = _joined(fields[0], Text(processes_in_words(report)), width)
     if report.growth_bytes is not None:
-        change = f"{about}{_change(report, report.growth_bytes)} since the previous report"
+        change = f"{about}{change_in_words(report, report.growth_bytes)} since the previous report"
         fields.append(Text(change, change_style(report.growth_bytes)))
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
@@ -331,11 +332,11 @@ def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
 def _site_row(site: Site, report: Report, noun: str) -> tuple[str, ...]:
     about, growth = _about(report), site.growth_bytes
     return (
-        "" if _is_counted(report) else about + units.size(site.bytes),
+        "" if report.is_counted else about + units.size(site.bytes),
         "" if site.error is None else _error(site.error),
         units.share(site.bytes, report.outstanding.bytes),
         about + units.counted(site.count, noun),
-        "" if growth is None else about + _change(report, growth),
+        "" if growth is None else about + change_in_words(report, growth),
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
     )
 
@@ -344,7 +345,7 @@ def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text
     """Single allocations, oldest first."""
     for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
         size = f"  {units.number(one.size_bytes) + ' bytes':>16}"
-        if _is_counted(report):
+        if report.is_counted:
             size = ""
         whose = "" if one.pid is None else f"  pid {one.pid}"
         yield Text(f"      {one.address:#x}{size}  {units.age(one.age_ns)} old{whose}")
@@ -417,15 +418,6 @@ def _noun(report: Report) -> str:
     return "fault" if report.measure is Measure.FAULTS else "allocation"
 
 
-def _is_counted(report: Report) -> bool:
-    """Whether its objects have no sizes: bytes are counts, too."""
-    return report.pair is not None and not report.pair.is_sized
-
-
-def _change(report: Report, change: int) -> str:
-    return f"{change:+,}" if _is_counted(report) else units.size_change(change)
-
-
 def _short_noun(report: Report) -> str:
     return "alloc" if _noun(report) == "allocation" else _noun(report)
 
@@ -442,7 +434,7 @@ def _error(error: Total) -> str:
 def _total(report: Report, total: Total, error: Total | None = None) -> str:
     about = _about(report)
     count = f"{about}{units.counted(total.count, _noun(report))}"
-    if _is_counted(report):
+    if report.is_counted:
         return count
     size = f"{about}{units.size(total.bytes)}{'' if error is None else f' {_error(error)}'}"
     return f"{size} in {count}"

@@ -59,6 +59,12 @@ class PairState:
     def pair(self) -> Pair:
         return self.numbered.pair
 
+    @property
+    def is_found(self) -> bool:
+        """Whether both functions are there, or may come with the object that the user chose."""
+        is_awaited = self.pair.object is not None and not self.was_seen
+        return is_awaited or bool(self.objects and self.releases)
+
     def objects_in(self, is_mapped: Callable[[str], bool]) -> tuple[str, ...]:
         """The objects that define ALLOC and are mapped."""
         return tuple(filter(is_mapped, self.objects))
@@ -68,23 +74,38 @@ class PairPlanner:
     """Finds the functions of all pairs among the objects of a target. Each object is examined
     once."""
 
-    def __init__(self, pairs: Sequence[Pair], *, way: Way, budget: TableBudget | None) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        way: Way,
+        budget: TableBudget | None,
+        is_expected: bool = True,
+    ) -> None:
+        """`is_expected`: the target should have the functions. A child need not have them."""
+        self._is_expected = is_expected
         self._way = way
         self._budget = budget
         self._seen: set[tuple[str, int]] = set()
+        self._without: set[tuple[str, int]] = set()  # mapped, and without any of the functions
         self.states = [
             PairState(NumberedPair(number, pair)) for number, pair in enumerate(pairs, start=1)
         ]
         self.problems: list[LeaktraceError] = []  # of objects that come later
 
     def plan_process(
-        self, pid: int, mappings: tuple[Mapping, ...] | None = None, *, is_first: bool = False
+        self,
+        pid: int,
+        mappings: tuple[Mapping, ...] | None = None,
+        *,
+        is_first: bool = False,
+        subject: str = "",
     ) -> list[ObjectPlan]:
         """Plans for the objects that the process has mapped and that are new: those with releases
         first, so that no object is recorded whose release can't be seen.
 
         Raises LeaktraceError if `is_first` and a function can't be found or probed; later, it goes
-        to `problems`.
+        to `problems`. `subject`: what the error calls the process.
         """
         files = MappedFiles(pid)
 
@@ -94,7 +115,7 @@ class PairPlanner:
             for one in mapped
             if one.is_executable and one.is_file
         ]
-        return self._plan(candidates, f"process {pid}", is_first=is_first)
+        return self._plan(candidates, subject or f"process {pid}", is_first=is_first)
 
     def plan_command(self, executable: str) -> list[ObjectPlan]:
         """Plans for a program that is about to be executed, from the objects that it will load.
@@ -111,12 +132,19 @@ class PairPlanner:
     def forget(self) -> None:
         """Forget all objects: every one is planned again."""
         self._seen.clear()
+        self._without.clear()
         self.states = [PairState(one.numbered) for one in self.states]
+
+    def inherit(self, parent: PairPlanner) -> None:
+        """Examine only what is not known from the parent of a forked process, which has mapped the
+        same files."""
+        self._without |= parent._without
+        self._seen |= parent._without
 
     def notes(self, is_mapped: Callable[[str], bool]) -> Iterator[str]:
         """Notes about pairs whose functions are not there, or not yet. `is_mapped`: whether the
         program that runs now has this file mapped."""
-        for one in self.states:
+        for one in self.states if self._is_expected else ():
             pair = one.pair
             has_both = one.objects_in(is_mapped) and any(map(is_mapped, one.releases))
             if pair.object is not None and not one.was_seen:
@@ -142,6 +170,7 @@ class PairPlanner:
         plans: list[ObjectPlan] = []
         try:
             found = [(one, self._functions_in(one)) for one in objects]
+            self._without |= {one.identity for one, items in found if one.identity and not items}
             if is_first:
                 self._require(objects, subject)
             releases = {state.numbered.space for state in self.states if state.releases}
