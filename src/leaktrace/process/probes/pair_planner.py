@@ -20,7 +20,7 @@ from leaktrace.process.probes.pair_plan import (
     PairFunctions,
     functions_of,
     plan_pairs,
-    plan_start,
+    plan_starts,
 )
 from leaktrace.process.probes.planner import is_called
 from leaktrace.process.probes.program_files import OUR_MACHINE, objects_of_program
@@ -125,9 +125,7 @@ class PairPlanner:
         candidates = [
             (path, None, partial(ElfObject.open, path)) for path in objects_of_program(executable)
         ]
-        plans = self._plan(candidates, executable, is_first=True)
-        start = plan_start(executable)
-        return plans if start is None else [*plans, start]
+        return [*self._plan(candidates, executable, is_first=True), *plan_starts(executable)]
 
     def forget(self) -> None:
         """Forget all objects: every one is planned again."""
