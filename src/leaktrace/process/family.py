@@ -25,8 +25,9 @@ from leaktrace.process.program import Program
 from leaktrace.process.slot import Slot
 from leaktrace.process.untraced import Untraced
 from leaktrace.targets.namespaces import pids_are_global
-from leaktrace.targets.process import Process
+from leaktrace.targets.process import Process, is_running
 
+_DROPPED_SHARE = 4  # of the ended processes, one in so many makes room: all maps are read for it
 # Probes of processes that have ended are removed together: one removal takes as long as many.
 _REMOVE_AFTER_S = 1.0
 
@@ -59,7 +60,7 @@ class Family:
         self._removal_s: float | None = None
         self._left_behind: list[int] = []  # probes of ended processes, by the keeper's numbers
         self.untraced = Untraced()
-        self.dropped = 0  # ended processes whose records were dropped to make room
+        self.dropped = 0  # ended processes that no report has shown, because they had to make room
         self._said_that_it_goes_on = False
         self.is_kept = False  # records of ended processes are kept while there is room
 
@@ -92,11 +93,12 @@ class Family:
     def take_slot(self) -> Slot | None:
         """A free slot, if need be that of a process that has ended; None: there is none."""
         if not self._free:
+            self.notice_ends()
             ended = [one for one in self if one.has_ended and one is not self.first]
             if not ended:
                 return None
-            self._drop(min(ended, key=lambda one: (not one.was_reported, one.since_s)))
-            self.dropped += 1
+            ended.sort(key=lambda one: (not one.was_reported, one.since_s))
+            self._drop(ended[: max(len(ended) // _DROPPED_SHARE, 1)])
         number = self._free.pop()
         self._uses[number] += 1
         return Slot(self._program, number, self._uses[number] - 1)
@@ -154,7 +156,7 @@ class Family:
             raise
         except LeaktraceError as error:
             self._give_back(slot.number)
-            if isinstance(error, TargetError) or not process.is_alive():
+            if isinstance(error, TargetError) or not is_running(pid):
                 self.untraced.ended += 1
             else:
                 self.untraced.refuse(error.message, pid)
@@ -217,26 +219,29 @@ class Family:
     def forget_reported(self) -> None:
         """A report was made: processes that had ended before are not in the next one, unless their
         records are to be kept."""
-        for member in self:
-            if not member.has_ended:
-                continue
-            if member.was_reported and not self.is_kept and len(self) > 1:
-                self._drop(member)
+        ended = [member for member in self if member.has_ended]
+        if not self.is_kept and len(ended) < len(self):
+            self._drop([member for member in ended if member.was_reported])
+        for member in ended:
             member.was_reported = True
 
-    def _drop(self, member: Member) -> None:
-        """Delete what was recorded of a process that has ended, and free its slot."""
-        program, number = self._program, member.number
+    def _drop(self, members: Sequence[Member]) -> None:
+        """Delete what was recorded of processes that have ended, and free their slots."""
+        if not members:
+            return
+        program, numbers = self._program, [member.number for member in members]
         keys, _ = program.allocations.read_all()
-        program.allocations.delete_all(keys[keys >> np.uint64(SLOT_SHIFT) == number])
+        program.allocations.delete_all(keys[np.isin(keys >> np.uint64(SLOT_SHIFT), numbers)])
         ids, sites = program.sites.read_all()
-        own = ids[sites["owner"] >> np.uint16(4) == number]
+        own = ids[np.isin(sites["owner"] >> np.uint16(4), numbers)]
         program.sites.delete_all(own)
         program.stacks.delete_all(own)
-        del self._by_number[number]
-        member.traced.slot.clear()
-        member.close()
-        self._free.append(number)
+        for member in members:
+            del self._by_number[member.number]
+            self.dropped += not member.was_reported
+            member.traced.slot.clear()
+            member.close()
+        self._free += numbers
 
     def close(self) -> None:
         """Detach from all processes."""

@@ -129,9 +129,9 @@ def _children(count: int, verb: str = "", verb_of_many: str = "") -> str:
 
 
 def of_dropped(count: int) -> Iterator[str]:
-    """Ended processes whose records had to make room."""
+    """Ended processes that no report has shown."""
     if count:
         yield (
-            f"{count:,} processes that have ended are no longer in this report: there is room for "
-            "as many as --max-processes allows"
+            f"{count:,} traced processes ended and are in no report, because others needed their "
+            "room: raise --max-processes"
         )
