@@ -9,10 +9,12 @@
  *   threads   four threads take and give at the same time
  *   failures  NULL, errors as pointers, errors as ints
  *   copies    strdup and free
+ *   fork      a child, which does what "child LINE" asks for; answers "done PID"
  */
 #include "scenario.h"
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 
 enum { ROOM = 4 << 20, ALIGNMENT = 16, LABEL_BYTES = 24 };
 
@@ -162,6 +164,41 @@ SCENARIO use_copies(void) {
     }
 }
 
+static int to_child, from_child;
+
+static void fork_child(void) {
+    int lines[2], answers[2];
+    if (pipe(lines) != 0 || pipe(answers) != 0)
+        _exit(75);
+    pid_t pid = fork();
+    if (pid < 0)
+        _exit(76);
+    if (pid == 0) {
+        dup2(lines[0], 0);
+        dup2(answers[1], 1);
+        close(lines[1]);
+        close(answers[0]);
+        return;
+    }
+    to_child = lines[1];
+    from_child = answers[0];
+    close(lines[0]);
+    close(answers[1]);
+    print_result("done", (unsigned long long)pid);
+}
+
+static void ask_child(const char *line) {
+    char answer[80];
+    size_t length = 0;
+    if (write(to_child, line, strlen(line)) < 0 || write(to_child, "\n", 1) < 0)
+        _exit(77);
+    while (length + 1 < sizeof answer && read(from_child, &answer[length], 1) == 1)
+        if (answer[length++] == '\n')
+            break;
+    answer[length] = '\0';
+    say(answer);
+}
+
 int main(void) {
     char line[64];
 
@@ -169,6 +206,14 @@ int main(void) {
     say("ready\n");
     while (read_line(line, sizeof line)) {
         taken_bytes = taken_count = given_bytes = given_count = 0;
+        if (!strncmp(line, "child ", 6)) {
+            ask_child(line + 6);
+            continue;
+        }
+        if (!strcmp(line, "fork")) {
+            fork_child();
+            continue;
+        }
         if (!strcmp(line, "pool"))
             use_pool();
         else if (!strcmp(line, "tickets"))
@@ -192,6 +237,10 @@ int main(void) {
         *end++ = '\n';
         *end = '\0';
         say(answer);
+    }
+    if (to_child) {
+        close(to_child);
+        wait(NULL);
     }
     return 0;
 }
