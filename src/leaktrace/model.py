@@ -131,7 +131,8 @@ class Loss:
     meaning: str  # e.g. "allocations not recorded: the map is full"
     hint: str = ""  # e.g. "raise --max-allocs (now 1,000,000)"
     bytes: int | None = None  # None if the size of what was lost isn't known
-    is_lost: bool = True  # False: nothing is missing, but something is uncertain
+    # False: the figures are complete, but callers are unknown (with a hint), or uncertain (without)
+    is_lost: bool = True
 
 
 class RemarkKind(StrEnum):

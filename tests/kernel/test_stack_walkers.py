@@ -173,6 +173,17 @@ def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
     assert report.losses == {"generated_code": 1}
 
 
+def test_generated_code_that_returns_at_once(walkers: Path) -> None:
+    """It keeps no frame pointer, but its instructions say where its caller is."""
+    report = trace_work([walkers], drive=work("generated returning 1001")).report
+    site = site_of(report, 1001)
+    above = ("scenario_generated", "main")
+    assert site.functions[:4] == ("scenario_called_back", None, *above)
+    assert site.functions[-1] == "_start"
+    assert site.raw["stack_end"] == "complete"
+    assert report.losses == {}
+
+
 # --- return probes of others -----------------------------------------------------------------
 
 

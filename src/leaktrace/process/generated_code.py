@@ -35,13 +35,13 @@ RUNTIMES = (
         "Java",
         re.compile(r"libjvm\.so"),
         "run `jcmd {pid} Compiler.perfmap` (JDK 17 or newer), and again for what it compiles later",
-        "start java with -XX:+PreserveFramePointer",
+        "start it with java -XX:+PreserveFramePointer",
         names_are_of_a_moment=True,
     ),
     Runtime(
         "V8",
         re.compile(r"node|nodejs|libnode\.so[.\d]*"),
-        "start node with --perf-basic-prof",
+        "start it with node --perf-basic-prof",
     ),
     Runtime(
         "Python",

@@ -327,6 +327,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
 
 def _footer(report: Report, width: int) -> Iterator[Text]:
     losses = [loss for loss in report.losses if loss.count and loss.is_lost]
+    yield from _cut_off(report, width)
     for remark in report.remarks:
         if remark.kind.is_of_completeness:
             yield from _advised("incomplete: ", remark.text, remark.hint, width, "bold yellow")
@@ -341,6 +342,14 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     if ends:
         fields.append(Text(f"stacks: {', '.join(ends)}"))
     yield from _flowed(fields, width)
+
+
+def _cut_off(report: Report, width: int) -> Iterator[Text]:
+    """Stacks that could not be walked to their ends. Their allocations are in the figures."""
+    for loss in report.losses:
+        if loss.count and not loss.is_lost and loss.hint:
+            text = units.loss_in_words(loss)
+            yield from _advised("cut off: ", text, loss.hint, width, "yellow")
 
 
 def _loss(loss: Loss, width: int) -> Iterator[Text]:
