@@ -34,6 +34,7 @@ _S_NS = 1_000_000_000
 _MIB = 1 << 20
 _KERNEL_LEAST_BYTES = 8 * _MIB
 _KERNEL_LEAST_SHARE = 0.25  # of the growth of processes
+_LEAST_FOR_A_RATE_S = 1.0
 _COMMAND_COLUMNS = 15  # the most that the kernel keeps of a name
 _PID_COLUMNS = 7  # the kernel's limit is 4,194,304
 _COLUMNS = (("RSS", 10), ("growth", 11), ("since prev.", 11), ("pages/s", 9), ("age", 6))
@@ -93,11 +94,12 @@ def _verdict(ranking: Ranking, width: int) -> Iterator[Text]:
         yield from wrapped("", "no process has grown by 1.0 MiB or more", width)
         return
     in_unit = f", in {most.unit}" if most.unit else ""
-    rate = units.size(round(most.growth_bytes_per_minute))
     text = (
         f"{most.command} (pid {most.pid}{in_unit}): {units.size_change(most.growth_bytes)} in "
-        f"{units.elapsed(most.watched_s)}, {rate} per minute"
+        f"{units.elapsed(most.watched_s)}"
     )
+    if most.watched_s >= _LEAST_FOR_A_RATE_S:
+        text += f", {units.size(round(most.growth_bytes_per_minute))} per minute"
     if most.since_previous_bytes is not None:
         text += f"; {units.size_change(most.since_previous_bytes)} since the previous report"
     yield from wrapped("growing most: ", text, width, "bold red")
@@ -106,6 +108,12 @@ def _verdict(ranking: Ranking, width: int) -> Iterator[Text]:
         text = f"{units.size(shared)} of it is shared memory, which other processes may count too"
         yield from wrapped("  ", text, width)
     yield from wrapped("  ", f"which code holds it: leaktrace -p {most.pid}", width)
+    fastest = max(ranking.processes, key=lambda one: one.since_previous_bytes or 0)
+    recent_bytes = fastest.since_previous_bytes or 0
+    if recent_bytes >= _MIB and recent_bytes > (most.since_previous_bytes or 0):
+        text = f"{fastest.command} (pid {fastest.pid}): {units.size_change(recent_bytes)}"
+        yield from wrapped("most since the previous report: ", text, width, "bold red")
+        yield from wrapped("  ", f"which code holds it: leaktrace -p {fastest.pid}", width)
 
 
 def _table(ranking: Ranking, width: int) -> Iterator[Text]:

@@ -68,6 +68,21 @@ def test_the_option_that_traces_the_grown_part_is_named() -> None:
     assert "leaktrace --kernel --vmalloc\n" in text
 
 
+def test_one_that_grows_now_is_named_beside_one_that_has_stopped() -> None:
+    stopped = replace(WORKER, since_previous_bytes=0)
+    growing = replace(POSTGRES, since_previous_bytes=2 * MIB)
+    text = rendered_ranking("text", replace(BUSY_MACHINE, processes=(stopped, growing)))
+    assert "growing most: worker (pid 4242" in text
+    assert "most since the previous report: postgres (pid 99777): +2.0 MiB" in text
+    assert "leaktrace -p 99777" in text
+    assert "most since" not in rendered_ranking("text", BUSY_MACHINE)
+
+
+def test_there_is_no_rate_within_the_first_second() -> None:
+    found = replace(BUSY_MACHINE, processes=(replace(WORKER, watched_s=0.04),))
+    assert "per minute" not in rendered_ranking("text", found)
+
+
 def test_small_growth_is_no_verdict() -> None:
     one = replace(
         WORKER,
