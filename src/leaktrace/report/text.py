@@ -59,7 +59,7 @@ _SHORT_ID_DIGITS = 6  # enough to distinguish the sites of a report
 _STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
     StackEnd.GUESSED: "stack guessed: a frame was found by frame pointer only",
-    StackEnd.GO: "Go code called the C code above; its own stack is not followed",
+    StackEnd.GO: "called by Go on another stack, to which leaktrace knows no way",
     StackEnd.BROKEN: "stack broken: the next frame can't be found",
     StackEnd.LOST: "stack lost: it could not be stored",
 }

@@ -22,6 +22,23 @@ from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import STT_FUNC, RawSymbols, symbol_dtype
 from leaktrace.errors import ObjectFileError
 
+_NAMES = (
+    "asmcgocall",  # C by cgo
+    "asmcgocall_no_g",
+    "callCgoMmap",  # the runtime's own calls, through libc where a sanitizer must see them
+    "callCgoMunmap",
+    "callCgoSigaction",
+    "sigfwd",  # a signal handler that was installed before
+    "racecall",
+    "msancall",
+    "asancall",
+    "libfuzzerCall4",
+    "libfuzzerCallTraceIntCmp",
+)
+# The functions that call C. The symbol of assembly with another calling convention than Go's has a
+# suffix.
+CALL_C = tuple(f"runtime.{name}{abi}" for name in _NAMES for abi in ("", ".abi0"))
+
 _MARKS = {".go.buildinfo", ".note.go.buildid", ".gopclntab"}
 _TABLE_SECTIONS = (
     ".gopclntab",

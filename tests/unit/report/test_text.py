@@ -147,7 +147,7 @@ def test_what_is_guessed_is_not_lost() -> None:
 def test_text_says_where_go_begins() -> None:
     site = replace(PARSE_SITE, stack=replace(PARSE_SITE.stack, end=StackEnd.GO))
     text = rendered("text", replace(BUSY, sites=(site,)))
-    assert "    (Go code called the C code above; its own stack is not followed)\n" in text
+    assert "    (called by Go on another stack, to which leaktrace knows no way)\n" in text
 
 
 @pytest.mark.parametrize(

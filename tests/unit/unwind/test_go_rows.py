@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from leaktrace.abi.process import EndOf, Rule
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.unwind.ends import with_ends
 from leaktrace.unwind.go_functions import GoFlag, read_go_functions
 from leaktrace.unwind.go_rows import read_go_code
 from leaktrace.unwind.go_switches import find_switches
@@ -31,6 +32,7 @@ from leaktrace.unwind.rows import (
 from leaktrace.unwind.table import compile_object, compile_source, read_source
 
 MODES = ["exe", "pie"]
+HEADER = b"\xff\xff\xff\0\0\x01\x08"  # of the table, behind a byte of the version
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +252,7 @@ def test_a_damaged_table(
     with ElfObject.from_bytes(program) as elf:
         names = (".gopclntab", ".data.rel.ro")
         section = next(s for name in names for s in elf.sections if s.name == name)
-    at = program.find(b"\xff\xff\xff\0\0\x01\x08", section.offset) - 1
+    at = program.find(HEADER, section.offset) - 1
     damaged = bytearray(program)
     for _ in range(data.draw(st.integers(1, 4))):
         place = at + data.draw(st.integers(0, 72) | st.integers(8, section.size - 4096))
@@ -262,6 +264,24 @@ def test_a_damaged_table(
             return
     pcs = (table.rows >> np.uint64(PC_SHIFT)).astype(np.int64)
     assert np.all(np.diff(pcs) > 0)
+
+
+def test_a_table_of_an_unknown_version(built: Callable[[str], tuple[Path, Path]]) -> None:
+    """Stacks end in the functions that call C, by their symbols."""
+    program = built("exe")[0]
+    symbols = symbols_of(program)
+    other = bytearray(program.read_bytes())
+    magic = next(m for m in (b"\xf0", b"\xf1") if m + HEADER in other)
+    other[other.index(magic + HEADER)] = 0xE0
+    with ElfObject.from_bytes(bytes(other)) as elf:
+        assert read_source(elf).go is None
+        table = with_ends(elf, compile_object(elf))
+    for name in ("asmcgocall", "callCgoMmap", "callCgoMunmap"):
+        start = symbols.get(f"runtime.{name}.abi0") or symbols[f"runtime.{name}"]
+        for vaddr in (start, start + 8):
+            row = table.lookup(vaddr)
+            assert row is not None
+            assert (row.rule, row.cfa_offset) == (Rule.RULE_END, EndOf.C_CODE)
 
 
 def test_an_object_that_is_not_of_go() -> None:
