@@ -78,8 +78,8 @@
 #define WALK_PARTS 1
 #endif
 
-/* Where the address of a thread's local storage is in struct task_struct, in bytes, from the kernel's
- * type information (BTF); 0: not known. */
+/* Where the address of a thread's local storage is in struct task_struct, in bytes, from the
+ * kernel's type information (BTF); 0: not known. */
 #ifndef TASK_FSBASE_OFFSET
 #define TASK_FSBASE_OFFSET 0
 #endif

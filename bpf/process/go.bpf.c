@@ -15,8 +15,8 @@ static long (*read_thread)(void *to, u32 size,
 #endif
 
 /* The stack pointer that the current goroutine saved before it went on with the thread's stack, to
- * walk->word. What is on the way there: fs:-8 is the goroutine of the thread's own stack; in it, the
- * runtime's struct m; in that, the current goroutine. */
+ * walk->word. What is on the way there: fs:-8 is the goroutine of the thread's own stack; in it,
+ * the runtime's struct m; in that, the current goroutine. */
 static __always_inline int read_saved_sp(struct walk *walk, u32 curg_offset) {
 #if TASK_FSBASE_OFFSET
     u64 thread_goroutine;

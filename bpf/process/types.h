@@ -109,15 +109,16 @@ enum saved_rbp {
 /* What ends at a row with RULE_END; in the lowest bits of the place of the CFA offset. */
 enum end_of {
     END_OF_STACK = 0,
-    END_OF_C_CODE = 1,            /* its caller is Go, on another stack, which isn't followed */
-    END_OF_C_OF_GOROUTINE = 2,    /* a goroutine is saved, and how deep its stack is */
-    END_OF_C_BELOW_SAVED_SP = 3,  /* the caller's stack pointer is saved */
-    END_OF_SYSTEM_STACK = 4,      /* the goroutine has saved its stack pointer in itself */
+    END_OF_C_CODE = 1,           /* its caller is Go, on another stack, which isn't followed */
+    END_OF_C_OF_GOROUTINE = 2,   /* a goroutine is saved, and how deep its stack is */
+    END_OF_C_BELOW_SAVED_SP = 3, /* the caller's stack pointer is saved */
+    END_OF_SYSTEM_STACK = 4,     /* the goroutine has saved its stack pointer in itself */
 };
 
 /* The other bits of such a row (unwind/rows.py, GoSwitch): where two words are, the first one's
  * place or that of the current goroutine in the runtime's struct m; how much the caller's frame is
- * above the stack pointer that is found; how far the return address is from the function's entry. */
+ * above the stack pointer that is found; how far the return address is from the function's entry.
+ */
 #define END_KIND_MASK 0x7
 #define GO_FIRST_SHIFT 3
 #define GO_SECOND_SHIFT 7

@@ -89,10 +89,9 @@ def check(traced: Traced, file: Path) -> None:
             assert site.raw["stack_end"] == "complete"
     # What Go sees is a beginning of more than one path only in callbacks.
     expected: dict[tuple[str, ...], Total] = {}
-    for path, kept in truth.items():
-        if CALLBACK in path:
-            path = path[: path.index(CALLBACK) + 1]
-        path = path[: MAX_FRAMES - (1 + len(BETWEEN))]
+    for whole, kept in truth.items():
+        end = whole.index(CALLBACK) + 1 if CALLBACK in whole else len(whole)
+        path = whole[: min(end, MAX_FRAMES - (1 + len(BETWEEN)))]
         before = expected.get(path, Total())
         expected[path] = Total(before.bytes + kept.bytes, before.count + kept.count)
     assert {path: site.total for path, site in seen.items()} == expected
@@ -122,6 +121,7 @@ def test_each_path_of_go_is_one_complete_site(
     check(trace_work([go_paths(*flags), file]), file)
 
 
+@pytest.mark.may_skip("other versions of Go than the installed one are named by hand")
 @pytest.mark.parametrize("go", OTHERS)
 def test_other_versions_of_go(go: str, go_paths: Callable[..., Path], tmp_path: Path) -> None:
     for flags in BUILDS.values():

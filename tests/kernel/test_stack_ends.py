@@ -3,7 +3,6 @@ of a C library without unwind information, in C code called from Go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ from gdb_stops import Gdb
 from harness.compiling import Compiler
 from harness.reports import Report, Site, total
 from harness.target import Target
-from harness.tracer import run_leaktrace, trace_work
-from harness.wording import lines_naming
+from harness.tracer import trace_work
 
 from leaktrace.model import Event, EventKind
 from leaktrace.options import ProcessOptions, ProcessTarget, ReportOptions

@@ -1,8 +1,8 @@
 """The functions of a Go program, from the table that the Go runtime itself walks stacks by.
 
 It is in every Go program, also in a stripped one, and right for every instruction. Sources:
-debug/gosym/pclntab.go; runtime/symtab.go (pcHeader, ftab, _func, moduledata); internal/abi/symtab.go
-(FuncFlag).
+debug/gosym/pclntab.go; runtime/symtab.go (pcHeader, ftab, _func, moduledata);
+internal/abi/symtab.go (FuncFlag).
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def read_go_code(elf: ElfObject) -> GoCode | None:
 
 
 def _switches_of(elf: ElfObject, functions: GoFunctions) -> tuple[Switch, ...]:
-    # Only now: few objects are Go's, and capstone loads its library in a way that sanitizers refuse.
+    # Only now: few objects are Go's, and sanitizers refuse the way in which capstone is loaded.
     from leaktrace.unwind.go_switches import find_switches  # noqa: PLC0415
 
     found: list[Switch] = []

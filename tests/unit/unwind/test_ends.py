@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness.compiling import PROGRAMS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leaktrace.abi.process import EndOf, Rule

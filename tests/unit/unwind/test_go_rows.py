@@ -72,18 +72,14 @@ def test_functions_and_names(mode: str, built: Callable[[str], tuple[Path, Path]
         functions = read_go_functions(elf)
     assert functions is not None
     table = functions.symbols()
-    found = {
-        table.name(int(entry["name"])): int(entry["value"]) for entry in table.entries
-    }
+    found = {table.name(int(entry["name"])): int(entry["value"]) for entry in table.entries}
     for name in ("main.main", "main.descend", "runtime.cgocall", "runtime.mallocgc"):
         assert found[name] == expected[name]
     assert len(found) > 1000
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_rows_agree_with_dwarf_of_go(
-    mode: str, built: Callable[[str], tuple[Path, Path]]
-) -> None:
+def test_rows_agree_with_dwarf_of_go(mode: str, built: Callable[[str], tuple[Path, Path]]) -> None:
     """At every row of either table, in each function whose caller is found by its frame."""
     program, _ = built(mode)
     with ElfObject.open(program) as elf:
@@ -167,7 +163,9 @@ def test_switches_in_the_runtime(mode: str, built: Callable[[str], tuple[Path, P
     assert found is not None
     rule = by_return.pop(int(found[1], 16))
     assert rule.of is EndOf.C_OF_GOROUTINE
-    assert (rule.first, rule.second) == tuple(int(number or "0", 16) for number in found.groups()[1:])
+    assert (rule.first, rule.second) == tuple(
+        int(number or "0", 16) for number in found.groups()[1:]
+    )
     assert rule.entry_distance == int(found[1], 16) - symbols[name]
 
     name = f"runtime.systemstack{suffix}"
@@ -244,9 +242,7 @@ def test_a_row_holds_a_switch(of: EndOf, first: int, second: int, frame: int, en
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_a_damaged_table(
-    built: Callable[[str], tuple[Path, Path]], data: st.DataObject
-) -> None:
+def test_a_damaged_table(built: Callable[[str], tuple[Path, Path]], data: st.DataObject) -> None:
     """Its contents are arbitrary: what is made of it has the form of a table."""
     program = built(data.draw(st.sampled_from(MODES)))[1].read_bytes()
     with ElfObject.from_bytes(program) as elf:
