@@ -63,8 +63,11 @@ static __always_inline int result_of_end(struct walk *walk) {
 
     if (kind == END_OF_STACK)
         return WALK_COMPLETE;
-    walk->switch_row = kind == END_OF_C_CODE ? 0 : row;
-    return walk->switch_row ? WALK_SWITCHES : WALK_GO;
+    if (kind == END_OF_C_CODE)
+        return WALK_GO;
+    do_not_cache(walk); /* it will depend on more than this stack, also if it ends here */
+    walk->switch_row = row;
+    return WALK_SWITCHES;
 }
 
 /* From C code, or from what the runtime does on the thread's stack, to the Go code that called it:
@@ -83,7 +86,6 @@ static __always_inline int step_into_go(struct walk *walk) {
         (walk->saved[0] >> 24 & 0xff) != 0xe8 ||
         walk->word + (s32)(walk->saved[0] >> 32) != walk->ip - (row >> GO_ENTRY_SHIFT))
         return WALK_GO;
-    do_not_cache(walk); /* it depends on more than this stack */
     walk->ip = walk->word;
     walk->sp = walk->cfa;
     walk->bp_lost = 1;
