@@ -183,3 +183,34 @@ def test_without_type_information_of_the_kernel(
     said = run_leaktrace("-c", program, "-o", "0", stdin="\n\n")
     assert lines_naming(said.stdout, "Go", "stack")
     assert "up to Go" in said.stdout
+
+
+def test_without_tail_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stack of the goroutine isn't followed, and nothing else is broken."""
+    monkeypatch.setenv("LEAKTRACE_WITHOUT", "tail_calls")
+    traced = trace_work([build_go_program(tmp_path / "program")])
+    ended = [site for site in traced.report.sites if names(site)[-1] == "runtime.asmcgocall"]
+    assert {site.raw["stack_end"] for site in ended} == {"go"}
+    assert total(tuple(s for s in ended if s.total.count >= 600)) == Total(*traced.account)
+    assert traced.report.losses == {}
+
+
+def test_page_faults_of_go_without_c(tmp_path: Path) -> None:
+    """A stripped program: the rows and names are those of Go's own table, at any instruction."""
+    program = build_go_program(
+        tmp_path / "program",
+        "-ldflags=-s -w",
+        source=PROGRAMS / "go_pages.go",
+        env={"CGO_ENABLED": "0"},
+    )
+    traced = trace_work([program], "--faults")
+    kept = traced.report.sites_under("main.keepPages")
+    for site in kept:
+        at = names(site).index("main.keepPages")
+        path = ("main.keepPages", "main.serve", "main.main.func1", "runtime.goexit")
+        assert names(site)[at:] == path
+        assert site.raw["stack_end"] == "complete"
+    bytes_kept, _ = traced.account
+    assert bytes_kept * 0.9 < total(kept).bytes < bytes_kept * 1.2
+    assert set(traced.report.raw["stack_ends"]) <= {"complete", "go"}
+    assert traced.report.losses == {}
