@@ -1,6 +1,6 @@
-/* One step of a walk from C into the Go code that called it. The C code runs on a stack of the
- * thread, its caller on the stack of a goroutine. The functions of the Go runtime in between save
- * what they need to get back, and a row says where (unwind/go_switches.py).
+/* One step of a walk from C into the Go code that called it, or the other way round. The C code
+ * runs on a stack of the thread, its caller on the stack of a goroutine. The functions of the Go
+ * runtime in between save what they need to get back, and a row says where (unwind/go_switches.py).
  *
  * All that is read belongs to the process, and may be anything. So nothing is followed unless the
  * stack that is found has a return address of a direct call of that very function: otherwise the
@@ -14,21 +14,22 @@ static long (*read_thread)(void *to, u32 size,
                            const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 #endif
 
-/* The stack pointer that the current goroutine saved before it went on with the thread's stack, to
- * walk->word. What is on the way there: fs:-8 is the goroutine of the thread's own stack; in it,
- * the runtime's struct m; in that, the current goroutine. */
-static __always_inline int read_saved_sp(struct walk *walk, u32 curg_offset) {
+/* The stack pointer that a goroutine saved before the thread went on with another stack, to
+ * walk->word. What is on the way there: fs:-8 is the goroutine that runs; in it, the runtime's
+ * struct m; in that, at `offset`, the goroutine that is looked for: the current one, while the
+ * thread's own runs, or the thread's own, in a callback. */
+static __always_inline int read_saved_sp(struct walk *walk, u32 offset) {
 #if TASK_FSBASE_OFFSET
-    u64 thread_goroutine;
+    u64 running;
 
     if (read_thread(&walk->word, 8, (char *)bpf_get_current_task() + TASK_FSBASE_OFFSET) ||
         bpf_probe_read_user(&walk->word, 8, (void *)(walk->word - GO_G_BELOW_TLS)))
         return -1;
-    thread_goroutine = walk->word;
+    running = walk->word;
     if (bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + GO_G_M)) ||
-        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + curg_offset)))
+        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + offset)))
         return -1;
-    if (!walk->word || walk->word == thread_goroutine)
+    if (!walk->word || (walk->word == running && offset != GO_M_G0))
         return -1; /* it is still on its own stack */
     return bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + GO_G_SCHED_SP));
 #else
@@ -42,6 +43,14 @@ static __always_inline int find_stack_of_caller(struct walk *walk, u32 row, u32 
 
     if (kind == END_OF_SYSTEM_STACK)
         return read_saved_sp(walk, (row >> GO_FIRST_SHIFT & GO_CURG_MASK) * 8);
+    if (kind == END_OF_CALLBACK) {
+        /* Where that points, an earlier callback of the thread has left what it saved. */
+        int failed = walk->callback_sp
+                         ? bpf_probe_read_user(&walk->word, 8, (void *)walk->callback_sp)
+                         : read_saved_sp(walk, GO_M_G0);
+        walk->callback_sp = walk->word;
+        return failed || !walk->word ? -1 : 0;
+    }
     u64 second = walk->sp + (row >> GO_SECOND_SHIFT & GO_WORD_MASK) * 8;
     if (kind == END_OF_C_OF_GOROUTINE) {
         if (bpf_probe_read_user(&goroutine, 8,
@@ -89,6 +98,8 @@ static __always_inline int step_into_go(struct walk *walk) {
     walk->ip = walk->word;
     walk->sp = walk->cfa;
     walk->bp_lost = 1;
+    if (kind == END_OF_CALLBACK) /* to C code, which may find its frames by rbp */
+        walk->bp_lost = !!bpf_probe_read_user(&walk->bp, 8, (void *)(walk->cfa - 16));
     walk->is_return_address = 1;
     return WALK_GOES_ON;
 }

@@ -92,7 +92,7 @@ struct opened {
 
 /* The result of a step that leads to another stack: go.bpf.c. Not seen by user space. */
 #define WALK_SWITCHES 255
-#define MOST_SWITCHES 4 /* in one walk */
+#define MOST_SWITCHES 12 /* in one walk */
 
 /* A walk under way. */
 struct walk {
@@ -133,7 +133,8 @@ struct walk {
     u8 unused[5];
     u32 switch_row; /* of the function by which the walk goes on in Go code; 0: none */
     u32 unused_too;
-    u64 start; /* hash of start_ip and start_sp */
+    u64 callback_sp; /* of the thread's stack before its last callback to Go; 0: not known */
+    u64 start;       /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;
     u64 start_bp;

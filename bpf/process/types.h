@@ -113,6 +113,7 @@ enum end_of {
     END_OF_C_OF_GOROUTINE = 2,   /* a goroutine is saved, and how deep its stack is */
     END_OF_C_BELOW_SAVED_SP = 3, /* the caller's stack pointer is saved */
     END_OF_SYSTEM_STACK = 4,     /* the goroutine has saved its stack pointer in itself */
+    END_OF_CALLBACK = 5,         /* of a goroutine, called by C code on the thread's stack */
 };
 
 /* The other bits of such a row (unwind/rows.py, GoSwitch): where two words are, the first one's
@@ -134,6 +135,7 @@ enum end_of {
 #define GO_G_STACK_HI 8
 #define GO_G_M 48
 #define GO_G_SCHED_SP 56
+#define GO_M_G0 0 /* in struct m: the goroutine of the thread's own stack */
 
 /* The kernel's struct rt_sigframe: offsets from rsp, in bytes (step_over_signal). */
 #define SIGNAL_RBP_OFFSET 120

@@ -35,6 +35,7 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->parts = 0;
     walk->switches = 0;
     walk->switch_row = 0;
+    walk->callback_sp = 0;
     walk->window_start = ~0ULL;
     walk->window_bytes = 8;
 }

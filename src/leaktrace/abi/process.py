@@ -126,6 +126,7 @@ GO_ENTRY_SHIFT = 19
 # Of the Go runtime, as every program's code confirms (unwind/go_switches.py):
 GO_G_BELOW_TLS = 8  # below the thread pointer
 GO_G_STACK_HI, GO_G_M, GO_G_SCHED_SP = 8, 48, 56  # in struct g
+GO_M_G0 = 0  # in struct m: the goroutine of the thread's own stack
 CODE_PAGE_SHIFT = 8
 
 
@@ -160,6 +161,7 @@ class EndOf(IntEnum):
     C_OF_GOROUTINE = 2  # a goroutine is saved, and how deep its stack is
     C_BELOW_SAVED_SP = 3  # the caller's stack pointer is saved
     SYSTEM_STACK = 4  # the goroutine has saved its stack pointer in itself
+    CALLBACK = 5  # of a goroutine, which was called by C code on the thread's stack
 
 
 class WalkResult(IntEnum):

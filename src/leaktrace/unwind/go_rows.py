@@ -22,6 +22,7 @@ from leaktrace.unwind.rows import (
     CFA_OFFSET_MAX,
     CFA_OFFSET_UNIT,
     NoRule,
+    Return,
     Switch,
     pack_rule,
     pack_switch,
@@ -31,6 +32,8 @@ _CHECK_EVERY = 4096  # functions
 _MAX_STEPS = 100_000  # of one function's table
 _MAX_SWITCHING = 256  # functions that switch stacks: a program has about 40
 _MAX_CODE_BYTES = 1024
+
+_CALLS_BACK = b"\0crosscall2\0"
 
 Rules = list[tuple[int, int]]  # from a distance from the function's start on
 
@@ -52,18 +55,24 @@ class GoCode:
 
     functions: GoFunctions
     switches: tuple[Switch, ...]
+    returns: tuple[Return, ...] = ()  # in functions that C code has called
 
     def add_to(self, state: hashlib.blake2b) -> None:
         """Hash it."""
         self.functions.add_to(state)
         for switch in self.switches:
             state.update(struct.pack("<QI", switch.return_address, pack_switch(switch.rule)))
+        for back in self.returns:
+            state.update(struct.pack("<Qii", *back))
 
 
 def read_go_code(elf: ElfObject) -> GoCode | None:
     """The Go code of an object, None if it has none that is understood."""
     functions = read_go_functions(elf)
-    return GoCode(functions, _switches_of(elf, functions)) if functions else None
+    if functions is None:
+        return None
+    switches = _switches_of(elf, functions)
+    return GoCode(functions, switches, tuple(_callers_of_callbacks(elf, functions, switches)))
 
 
 def _switches_of(elf: ElfObject, functions: GoFunctions) -> tuple[Switch, ...]:
@@ -73,13 +82,36 @@ def _switches_of(elf: ElfObject, functions: GoFunctions) -> tuple[Switch, ...]:
     found: list[Switch] = []
     switching = (functions.flags & GoFlag.WRITES_SP).nonzero()[0][:_MAX_SWITCHING]
     for index in switching.tolist():
-        start, end = (int(at) for at in functions.starts[index : index + 2])
-        try:
-            code = elf.read_vaddr(start, min(end - start, _MAX_CODE_BYTES))
-        except ObjectFileError:
-            continue
+        start, code = _code_of(elf, functions, index)
         found += find_switches(code, start)
     return tuple(found)
+
+
+def _code_of(elf: ElfObject, functions: GoFunctions, index: int) -> tuple[int, bytes]:
+    """Where a function is, and its code: nothing where it can't be read."""
+    start, end = (int(at) for at in functions.starts[index : index + 2])
+    try:
+        return start, elf.read_vaddr(start, min(end - start, _MAX_CODE_BYTES))
+    except ObjectFileError:
+        return start, b""
+
+
+def _callers_of_callbacks(
+    elf: ElfObject, functions: GoFunctions, switches: tuple[Switch, ...]
+) -> Iterator[Return]:
+    """Returns to the function by which C code begins a callback."""
+    from leaktrace.unwind.go_switches import find_returns  # noqa: PLC0415 (as above)
+
+    begins = {
+        switch.return_address - switch.rule.entry_distance
+        for switch in switches
+        if switch.rule.of is EndOf.CALLBACK
+    }
+    at = functions.names.find(_CALLS_BACK) + 1
+    if at and begins:
+        for index in (functions.name_offsets == at).nonzero()[0][:1].tolist():
+            start, code = _code_of(elf, functions, index)
+            yield from find_returns(code, start, begins)
 
 
 def compile_go(go: GoCode, check: Callable[[], None] = lambda: None) -> GoRows:
@@ -93,7 +125,8 @@ def compile_go(go: GoCode, check: Callable[[], None] = lambda: None) -> GoRows:
             check()
         start, end = starts[index], starts[index + 1]
         kind = flags[index] & (GoFlag.TOP_FRAME | GoFlag.WRITES_SP)
-        key = (kind, table_at if not kind else start)
+        returns = [r for r in go.returns if start < r.return_address <= end]
+        key = (kind, table_at if not kind and not returns else start)
         if key not in known:
             if kind & GoFlag.TOP_FRAME:
                 rules = [(0, pack_rule(Rule.RULE_END, EndOf.STACK))]
@@ -101,6 +134,8 @@ def compile_go(go: GoCode, check: Callable[[], None] = lambda: None) -> GoRows:
                 rules = list(_switching(start, end, switches))
             else:
                 rules = list(_by_sizes(functions.tables, table_at))
+                for back in returns:
+                    rules = _with_return(rules, back, start)
             known[key] = len(made.rules), len(rules)
             made.offsets.extend(offset for offset, _ in rules)
             made.rules.extend(rule for _, rule in rules)
@@ -123,6 +158,15 @@ def _switching(start: int, end: int, switches: tuple[Switch, ...]) -> Iterator[t
             at = back
     if at < end - start:
         yield at, stop
+
+
+def _with_return(rules: Rules, back: Return, start: int) -> Rules:
+    """The rules of a function, in which the one for a return address finds rbp, too."""
+    at = back.return_address - start
+    before = [rule for offset, rule in rules if offset <= at]
+    rule = pack_rule(Rule.RULE_RSP, back.cfa_offset, back.saved_rbp // CFA_OFFSET_UNIT)
+    others = {offset: one for offset, one in rules if offset != at - 1}
+    return sorted({**others, at: before[-1], at - 1: rule}.items()) if before else rules
 
 
 def _by_sizes(tables: bytes, at: int) -> Iterator[tuple[int, int]]:

@@ -10,17 +10,19 @@ layout of its structures is assumed. Other code than is known gives no rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EndOf
-from leaktrace.arch.x86_64 import RSP
+from leaktrace.arch.x86_64 import RBP, RSP
 from leaktrace.arch.x86_64_code import Instruction, Operand, decode, register_named
-from leaktrace.unwind.rows import GoSwitch, Switch
+from leaktrace.unwind.rows import GoSwitch, Return, Switch
 
 _MAX_CODE_BYTES = 1024  # of a function; asmcgocall has 174
-_MAX_STEPS = 24  # from a call to the return
+_MAX_STEPS = 60  # from a call to the return
+_SAVED_RBP_BELOW_CFA = 16  # as in every function of Go with a frame
 _IN_TLS = re.compile(r"fs:\[(\w+)\]")
 
 
@@ -50,22 +52,53 @@ def find_switches(code: bytes, start: int) -> Iterator[Switch]:
     instructions = list(decode(code[:_MAX_CODE_BYTES], start))
     for index, one in enumerate(instructions):
         if one.is_call:
-            found = _at_return(instructions[index + 1 : index + 1 + _MAX_STEPS])
+            found = _at_return(instructions[index + 1 :])
             rule = _rule(found, one.end - start) if found else None
             if rule is not None:
                 yield Switch(one.end, rule)
 
 
-def _at_return(instructions: list[Instruction]) -> _Value | None:
-    """The stack pointer behind the next return; None where it isn't known."""
+def find_returns(code: bytes, start: int, callees: Collection[int]) -> Iterator[Return]:
+    """Calls of `callees` in a function that saves rbp, and has the stack pointer at a fixed
+    distance from its frame behind the call."""
+    instructions = list(decode(code[:_MAX_CODE_BYTES], start))
+    for index, one in enumerate(instructions):
+        if one.is_call and one.target in callees:
+            found = _at_return(instructions[index + 1 :])
+            if found and not found.has_jumped and found.cfa.kind == "sp":
+                saved = found.cfa.moved(-_SAVED_RBP_BELOW_CFA).word()
+                if found.rbp == saved:
+                    yield Return(one.end, found.cfa.plus, _SAVED_RBP_BELOW_CFA)
+
+
+class _AtReturn(NamedTuple):
+    """Behind the next return: the stack pointer, and rbp; whether a jump leads there."""
+
+    cfa: _Value
+    rbp: _Value | None
+    has_jumped: bool
+
+
+def _at_return(instructions: list[Instruction]) -> _AtReturn | None:
+    """None where it isn't known. Conditional jumps forward are taken: the code that they skip is
+    for the case that a thread was Go's only for a callback."""
     registers: dict[int, _Value] = {RSP: _SP}
-    for one in instructions:
+    to = 0
+    has_jumped = False
+    for one in instructions[:_MAX_STEPS]:
+        if one.address < to:
+            continue
         if one.is_return:
             sp = registers.get(RSP)
-            return sp.moved(8) if sp and len(one.operands) == 0 else None
-        if one.ends_block:
+            if sp is None or one.operands:
+                return None
+            return _AtReturn(sp.moved(8), registers.get(RBP), has_jumped)
+        if one.is_conditional and one.target is not None and one.target > one.address:
+            to, has_jumped = one.target, True
+        elif one.ends_block:
             return None
-        _follow(one, registers)
+        else:
+            _follow(one, registers)
     return None
 
 
@@ -123,10 +156,17 @@ def _read(one: Instruction, source: Operand, registers: dict[int, _Value]) -> _V
     return base.moved(source.displacement).word() if base else None
 
 
-def _rule(cfa: _Value, entry_distance: int) -> GoSwitch | None:
+def _rule(found: _AtReturn, entry_distance: int) -> GoSwitch | None:
     """The rule that gives this stack pointer in the caller; None where no rule does."""
     rule: GoSwitch | None = None
-    if cfa.kind == "minus":
+    cfa = found.cfa
+    m = _Value("tls", plus=-abi.GO_G_BELOW_TLS).word().moved(abi.GO_G_M).word()
+    if cfa.moved(-cfa.plus) == m.word().moved(abi.GO_G_SCHED_SP).word():
+        if found.rbp == cfa.moved(-_SAVED_RBP_BELOW_CFA).word():
+            rule = GoSwitch(EndOf.CALLBACK, 0, 0, cfa.plus, entry_distance)
+    elif found.has_jumped:
+        return None
+    elif cfa.kind == "minus":
         top, depth = cfa.of
         if top.kind == depth.kind == "at" and not top.plus and not depth.plus:
             goroutine = top.of[0].moved(-abi.GO_G_STACK_HI)
@@ -143,7 +183,6 @@ def _rule(cfa: _Value, entry_distance: int) -> GoSwitch | None:
     elif cfa.kind == "at" and cfa.of[0].kind == "sp":
         rule = GoSwitch(EndOf.C_BELOW_SAVED_SP, 0, cfa.of[0].plus, cfa.plus, entry_distance)
     elif cfa.kind == "at":
-        m = _Value("tls", plus=-abi.GO_G_BELOW_TLS).word().moved(abi.GO_G_M).word()
         goroutine = cfa.of[0].moved(-abi.GO_G_SCHED_SP)
         if goroutine.kind == "at" and goroutine.plus == 0:
             curg = goroutine.of[0]

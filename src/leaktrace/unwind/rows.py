@@ -99,6 +99,15 @@ class Switch(NamedTuple):
     rule: GoSwitch
 
 
+class Return(NamedTuple):
+    """A return address in a function of Go that C code has called: the way to its caller's rsp and
+    rbp."""
+
+    return_address: int
+    cfa_offset: int  # from rsp
+    saved_rbp: int  # below the CFA
+
+
 def pack_switch(switch: GoSwitch) -> int:
     """The low 32 bits of a row. The caller has checked that it fits."""
     return (
@@ -115,7 +124,7 @@ def unpack_switch(value: int) -> GoSwitch | None:
     """What `pack_switch` was given; None of another row."""
     of = value & abi.END_KIND_MASK
     is_end = value >> RULE_SHIFT & RULE_MASK == Rule.RULE_END
-    if not is_end or of not in (EndOf.C_OF_GOROUTINE, EndOf.C_BELOW_SAVED_SP, EndOf.SYSTEM_STACK):
+    if not is_end or of not in tuple(EndOf)[EndOf.C_OF_GOROUTINE :]:
         return None
     is_system = of == EndOf.SYSTEM_STACK
     most = abi.GO_CURG_MASK if is_system else abi.GO_WORD_MASK
@@ -237,6 +246,8 @@ def _switch_in_words(switch: GoSwitch) -> str:
         case EndOf.C_OF_GOROUTINE:
             found = f"the stack of the goroutine at rsp+{switch.first}, by the depth at "
             found += f"rsp+{switch.second}"
+        case EndOf.CALLBACK:
+            found = "the stack of the thread before its last callback"
         case EndOf.SYSTEM_STACK:
             found = f"the stack of the current goroutine (m+{switch.first})"
         case _:

@@ -244,10 +244,12 @@ def _row(random: Random, pc: int) -> AnyRow:
 
 
 def _switch(random: Random) -> GoSwitch:
-    of = random.choice((EndOf.C_OF_GOROUTINE, EndOf.C_BELOW_SAVED_SP, EndOf.SYSTEM_STACK))
+    of = random.choice(tuple(EndOf)[EndOf.C_OF_GOROUTINE :])
     first, second = (8 * random.randint(0, 15) for _ in range(2))
     if of is EndOf.SYSTEM_STACK:
-        first, second = 8 * random.randint(0, 60), 0
+        first, second = 8 * random.randint(1, 60), 0
+    elif of is EndOf.CALLBACK:
+        first = second = 0
     elif of is EndOf.C_BELOW_SAVED_SP:
         first = 0
     return GoSwitch(of, first, second, 8 * random.randint(1, 8), random.randint(1, 200))
@@ -269,6 +271,7 @@ class _Builder:
         self._end = STACK_START + 8 * count
         self._bp_at = 0  # the word that rbp is from; 0: the register
         self._used: list[int] = []
+        self._callback_sp = 0  # where a callback saved that of an earlier one
 
     def build(self, frame_count: int) -> Stack:
         random = self._random
@@ -342,12 +345,19 @@ class _Builder:
                 self._put(goroutine, STACK_START)
                 self._put(goroutine + abi.GO_G_STACK_HI, self._end)
                 self._put(sp + switch.second, (self._end - saved) & (1 << 64) - 1)
+            case EndOf.CALLBACK if self._callback_sp:
+                self._put(self._callback_sp, saved)
             case _:
                 own, m = FSBASE + 8, FSBASE + 16 + 8 * random.randint(0, 8)
                 self._put(FSBASE - abi.GO_G_BELOW_TLS, own)
                 self._put(own + abi.GO_G_M, m)
                 self._put(m + switch.first, goroutine)
                 self._put(goroutine + abi.GO_G_SCHED_SP, saved)
+        if switch.of is EndOf.CALLBACK:
+            self._callback_sp = saved
+            self._bp = self._end - 64
+            self._bp_at = cfa - 16
+            self._put(cfa - 16, self._bp)
         return cfa
 
     def _set_bp(self, value: int) -> None:

@@ -41,7 +41,7 @@ from walker.walks import (
 COPY_BYTES = 1024  # of the stack at once (STACK_COPY_WORDS)
 WINDOW_BYTES = 4096  # where a stack may be known (STACK_WINDOW_WORDS)
 MOST_READS_PER_FRAME = 6
-MOST_SWITCHES = 4  # of stacks by Go, in one walk
+MOST_SWITCHES = 12  # of stacks by Go, in one walk
 MOST_LOOKUPS_PER_FRAME = 64
 _KNOWN_STEPS = 12
 _RSP = 4  # as instructions number it

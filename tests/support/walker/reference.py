@@ -32,7 +32,7 @@ _FAR_BYTES = 1 << 20  # a frame pointer this far above sp is none
 COPIED_BELOW = 64  # a walk that begins above a function reads from there on
 _WORDS_OF_SIGNAL = 7
 _CALL_DIRECT = 0xE8
-_MOST_SWITCHES = 4  # of stacks by Go
+_MOST_SWITCHES = 12  # of stacks by Go
 _SIGNAL_CODE = bytes.fromhex("48c7c00f0000000f")  # mov $15, %rax; syscall
 # call with five bytes, and call *... with two, three, four, six and seven
 _TARGET = rb"\xff[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7]"
@@ -74,6 +74,7 @@ class Reference:
         self._guessed = False
         self._switches = 0
         self.has_switched = False
+        self._callback_sp = 0  # of the thread's stack before its last callback
         self.read_at: set[int] = set()  # where memory was read
         ips: list[int] = []
         try:
@@ -167,6 +168,9 @@ class Reference:
             raise _EndError(WalkResult.GO)
         self._go_on(found[0], cfa)
         self._bp = None
+        if switch.of is EndOf.CALLBACK:
+            saved = self._words(cfa - 16)
+            self._bp = saved[0] if saved else None
         self.has_switched = True
 
     def _sp_of_caller(self, switch: GoSwitch) -> int | None:
@@ -190,6 +194,16 @@ class Reference:
                 if current in (0, own):
                     return None
                 return word(current + abi.GO_G_SCHED_SP)
+            case EndOf.CALLBACK:
+                if self._callback_sp:
+                    self._callback_sp = word(self._callback_sp)
+                else:
+                    own = word(word(TASK_FSBASE) - abi.GO_G_BELOW_TLS)
+                    of_thread = word(word(own + abi.GO_G_M) + abi.GO_M_G0)
+                    if not of_thread:
+                        return None
+                    self._callback_sp = word(of_thread + abi.GO_G_SCHED_SP)
+                return self._callback_sp or None
         return word(self._sp + switch.second)
 
     def _step_by_row(self, row: Row) -> None:
