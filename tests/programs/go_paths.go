@@ -8,7 +8,7 @@ package main
 #include <stdlib.h>
 #include <string.h>
 
-extern void keepInCallback(int size);
+extern void keepInCallback(int size, int times);
 
 static __attribute__((noinline)) void keep_some(size_t size) {
     char *block = malloc(size);
@@ -16,9 +16,12 @@ static __attribute__((noinline)) void keep_some(size_t size) {
     __asm__ volatile("" : : "r"(block) : "memory");
 }
 
-static __attribute__((noinline)) void call_back(int size) {
-    keepInCallback(size);
-    __asm__ volatile("" : : : "memory");
+// Its frame is found by rbp, which Go has saved.
+static __attribute__((noinline)) void call_back(int size, int times) {
+    char *some = __builtin_alloca(16 * times + 16);
+    __asm__ volatile("" : : "r"(some) : "memory");
+    keepInCallback(size, times);
+    __asm__ volatile("" : : "r"(some) : "memory");
 }
 */
 import "C"
@@ -123,13 +126,24 @@ func deferred() {
 
 //go:noinline
 //export keepInCallback
-func keepInCallback(size C.int) {
-	keep(int(size))
+func keepInCallback(size, times C.int) {
+	if times > 1 {
+		C.call_back(size, times-1)
+	} else {
+		keep(int(size))
+	}
 }
 
 //go:noinline
 func throughCallback() {
-	C.call_back(701)
+	C.call_back(701, 1)
+	descendIntoC(3)
+}
+
+//go:noinline
+func descendIntoC(times int) {
+	grow(100)
+	C.call_back(801, C.int(times))
 }
 
 func together(count int, work func()) {

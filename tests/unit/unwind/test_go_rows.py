@@ -176,8 +176,30 @@ def test_switches_in_the_runtime(mode: str, built: Callable[[str], tuple[Path, P
     assert (rule.of, rule.first) == (EndOf.SYSTEM_STACK, int(found[2], 16))
     assert rule.entry_distance == int(found[1], 16) - symbols[name]
 
+    start = symbols.get("runtime.cgocallback.abi0") or symbols["runtime.cgocallback"]
+    (back,) = [at for at, rule in by_return.items() if rule.of is EndOf.CALLBACK]
+    assert by_return.pop(back).entry_distance == back - start
+
     assert len(by_return) == 3  # asmcgocall on the thread's stack, callCgoMmap, callCgoMunmap
     assert {rule.of for rule in by_return.values()} == {EndOf.C_BELOW_SAVED_SP}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_caller_of_a_callback(mode: str, built: Callable[[str], tuple[Path, Path]]) -> None:
+    """rbp is where the code behind the call restores it from."""
+    program, stripped = built(mode)
+    text = disassembled(program, "crosscall2")
+    found = re.search(r"call .*cgocallback.*\n +(\w+):", text)
+    assert found is not None
+    behind = text[text.index(found[1]) :]
+    (slot,) = re.findall(r"mov +(0x\w+)\(%rsp\),%rbp", behind)
+    dropped = sum(int(n, 16) for n in re.findall(r"add +\$(0x\w+),%rsp", behind))
+    first = re.findall(r"add +\$(0x\w+),%rsp", behind)[0]
+    with ElfObject.open(stripped) as elf:
+        row = compile_object(elf).lookup(int(found[1], 16) - 1)
+    assert row is not None
+    assert row.cfa_offset == dropped + 8 * (1 + behind.count("pop "))
+    assert row.cfa_offset - 8 * row.saved_rbp == int(first, 16) + int(slot, 16)
 
 
 CALL = bytes.fromhex("ffd0")
@@ -192,11 +214,18 @@ SWITCHES = {
     "64488b0425f8ffffff 488b5830 488b83b8000000 488b6038 c3": GoSwitch(
         EndOf.SYSTEM_STACK, 184, 0, 8, 2
     ),
+    # mov %fs:-8,%rbx; mov 0x30(%rbx),%rbx; mov (%rbx),%rsi; mov 0x38(%rsi),%rsp; test; jne over a
+    # call; add $0x18,%rsp; pop %rbp; ret
+    "64488b1c25f8ffffff 488b5b30 488b33 488b6638 85c0 7502 ffd0 4883c418 5d c3": GoSwitch(
+        EndOf.CALLBACK, 0, 0, 40, 2
+    ),
 }
 NONE = {
     "another bound of the stack": "488b7c2408 488b7710 482b3424 4889f4 c3",
     "another place of the goroutine": "64488b0425f0ffffff 488b5830 488b83b8000000 488b6038 c3",
     "another member of g": "64488b0425f8ffffff 488b5838 488b83b8000000 488b6038 c3",
+    "rbp is elsewhere": "64488b1c25f8ffffff 488b5b30 488b33 488b6638 4883c410 5d 58 c3",
+    "a conditional jump": "488b742428 7500 4889f4 c3",
     "a jump": "488b742428 eb00 4889f4 c3",
     "a call": "488b742428 ffd0",
     "a saved register": "4c89e4 c3",
@@ -224,7 +253,7 @@ def test_other_code_is_no_switch(code: str) -> None:
 
 
 @given(
-    st.sampled_from([EndOf.C_OF_GOROUTINE, EndOf.C_BELOW_SAVED_SP]),
+    st.sampled_from([EndOf.C_OF_GOROUTINE, EndOf.C_BELOW_SAVED_SP, EndOf.CALLBACK]),
     st.integers(0, 15),
     st.integers(0, 15),
     st.integers(0, 31),
