@@ -8,6 +8,7 @@ parent's: a block counts as the child's when the child allocates it.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,8 @@ class Family:
         self.follows = follows
         self._by_number: dict[int, Member] = {}
         self._ends = select.epoll()
+        self._all_ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._ends.register(self._all_ended, select.EPOLLIN)
         self._removal_s: float | None = None
         self._left_behind: list[int] = []  # probes of ended processes, by the keeper's numbers
         self.untraced = Untraced()
@@ -84,7 +87,7 @@ class Family:
         return self._by_number.get(number)
 
     def fileno(self) -> int:
-        """Readable when one of them ends."""
+        """Readable when one of them ends, and as long as all have ended."""
         return self._ends.fileno()
 
     def take_slot(self) -> Slot | None:
@@ -102,6 +105,8 @@ class Family:
     def add(self, member: Member) -> None:
         """Another process is traced."""
         self._by_number[member.number] = member
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._all_ended)
         self._ends.register(member.traced.process.fileno(), select.EPOLLIN)
 
     # --- children --------------------------------------------------------------------------
@@ -178,7 +183,11 @@ class Family:
                     self._removal_s = time.monotonic() + _REMOVE_AFTER_S
                 with contextlib.suppress(OSError):
                     self._program.processes.delete(member.pid)
-        return not self.living
+        if self.living:
+            return False
+        # A report may have noticed it, and the loop must be told.
+        os.eventfd_write(self._all_ended, 1)
+        return True
 
     def next_s(self) -> float | None:
         """When `proceed` is due, on the clock of time.monotonic(); None: it isn't."""
@@ -232,3 +241,4 @@ class Family:
             member.close()
         self._by_number.clear()
         self._ends.close()
+        os.close(self._all_ended)
