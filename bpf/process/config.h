@@ -42,8 +42,8 @@
 #define TASK_TGID_OFFSET 0
 #endif
 
-/* 1: leaktrace is in another pid namespace than the initial one, so that it doesn't know the tgid of
- * the process. The kernel side takes that of the first hit. */
+/* 1: leaktrace is in another pid namespace than the initial one, so that it doesn't know the tgid
+ * of the process. The kernel side takes that of the first hit. */
 #ifndef IN_PID_NAMESPACE
 #define IN_PID_NAMESPACE 0
 #endif
@@ -91,6 +91,12 @@
 #endif
 #ifndef WALK_PARTS
 #define WALK_PARTS 1
+#endif
+
+/* Where the address of a thread's local storage is in struct task_struct, in bytes, from the
+ * kernel's type information (BTF); 0: not known. */
+#ifndef TASK_FSBASE_OFFSET
+#define TASK_FSBASE_OFFSET 0
 #endif
 
 /* Page fault mode: 1 where the kernel has bpf_task_pt_regs (Linux 5.15), so that pages that the

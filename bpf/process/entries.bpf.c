@@ -17,52 +17,75 @@ static __always_inline u64 product(u64 count, u64 size) {
 
 #define MREMAP_DONTUNMAP 4
 
-/* The size that a call requests, at the function's entry. */
-static __always_inline u64 size_from_arguments(struct pt_regs *ctx, u16 function) {
-    u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
+/* The argument with this number (the lowest three bits), from 1. Each is read by itself: clang
+ * would merge the reads into one at a variable offset, which the verifier refuses. */
+#define ARGUMENT(name)                                                                             \
+    do {                                                                                           \
+        u64 held = PT_REGS_##name(ctx);                                                            \
+        asm volatile("" : "+r"(held));                                                             \
+        return held;                                                                               \
+    } while (0)
 
-    /* Read first: clang would merge reads into one at a variable offset, which the verifier
-     * refuses. */
-    asm volatile("" : "+r"(first), "+r"(second), "+r"(third));
-    switch (function) {
-    case FUNCTION_CALLOC: /* (count, size) */
-        return product(first, second);
-    case FUNCTION_REALLOCARRAY: /* (block, count, size) */
-        return product(second, third);
-    case FUNCTION_POSIX_MEMALIGN: /* (memptr, alignment, size) */
-    case FUNCTION_MREMAP:         /* (address, old length, new length, flags) */
-        return third;
-    case FUNCTION_REALLOC:       /* (block, size) */
-    case FUNCTION_RALLOCX:       /* (block, size, flags) */
-    case FUNCTION_ALIGNED_ALLOC: /* (alignment, size) */
-    case FUNCTION_MEMALIGN:
-    case FUNCTION_MMAP: /* (address, length, ...) */
-    case FUNCTION_MUNMAP:
-        return second;
-    default: /* malloc, valloc, pvalloc, operator new, mallocx (size, ...) */
-        return first;
+static __always_inline u64 argument(struct pt_regs *ctx, u16 number) {
+    switch (number & SHAPE_ARGUMENT_MASK) {
+    case 1:
+        ARGUMENT(PARM1);
+    case 2:
+        ARGUMENT(PARM2);
+    case 3:
+        ARGUMENT(PARM3);
+    case 4:
+        ARGUMENT(PARM4);
+    case 5:
+        ARGUMENT(PARM5);
+    case 6:
+        ARGUMENT(PARM6);
+    default:
+        return 0;
     }
+}
+
+/* The size that a call requests, at the function's entry. */
+static __always_inline u64 size_from_arguments(struct pt_regs *ctx, u16 shape) {
+    u64 size = argument(ctx, shape >> SHAPE_SIZE_SHIFT);
+    u16 count = shape >> SHAPE_COUNT_SHIFT & SHAPE_ARGUMENT_MASK;
+
+    if (count && shape >> SHAPE_OUTCOME_SHIFT != OUTCOME_NEW_SIZE)
+        size = product(argument(ctx, count), size);
+    return size;
+}
+
+/* What a call needs besides its size, at the function's entry. */
+static __always_inline void keep_arguments(struct pt_regs *ctx, struct session *now,
+                                           struct call *call, u16 shape) {
+    u16 old = shape >> SHAPE_OLD_SHIFT & SHAPE_ARGUMENT_MASK;
+    u16 memptr = shape >> SHAPE_MEMPTR_SHIFT & SHAPE_ARGUMENT_MASK;
+    u64 block = argument(ctx, old);
+
+    call->outcome = shape >> SHAPE_OUTCOME_SHIFT;
+    if (call->outcome == OUTCOME_NEW_SIZE)
+        call->extra = argument(ctx, shape >> SHAPE_COUNT_SHIFT);
+    else
+        call->memptr = argument(ctx, memptr);
+    if (old && old == memptr && bpf_probe_read_user(&block, sizeof(block), (void *)call->memptr))
+        block = 0;
+    if (old)
+        hold_old_record(now, call, block);
 }
 
 /* A call begins. Handles all functions at one call of begin_call(), which is long: otherwise clang
  * would compile a copy for each function, and the verifier would check it. */
 static __always_inline void enter_call(struct pt_regs *ctx, struct session *now, u16 function,
-                                       u64 size, u64 sp, struct start start) {
+                                       u16 shape, u64 size, u64 sp, struct start start) {
     u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx), fourth = PT_REGS_PARM4(ctx);
 
     asm volatile("" : "+r"(first), "+r"(second), "+r"(fourth));
     struct call *call = begin_call(ctx, now, function, size, sp, start);
     if (!call)
         return;
-    switch (function) { /* calls of these begin only at the function's entry */
-    case FUNCTION_REALLOC:
-    case FUNCTION_REALLOCARRAY:
-    case FUNCTION_RALLOCX:
-        hold_old_record(now, call, first);
-        break;
-    case FUNCTION_POSIX_MEMALIGN:
-        call->memptr = first;
-        break;
+    if (shape >> SHAPE_OLD_SHIFT) /* these calls begin only at the function's entry */
+        keep_arguments(ctx, now, call, shape);
+    switch (function) { /* and so do these */
     case FUNCTION_MUNMAP:
     case FUNCTION_MREMAP:
         call->address = first;
@@ -74,12 +97,12 @@ static __always_inline void enter_call(struct pt_regs *ctx, struct session *now,
     }
 }
 
-static __always_inline void enter_by_arguments(struct pt_regs *ctx, u16 function) {
+static __always_inline void enter_by_arguments(struct pt_regs *ctx, u16 function, u16 shape) {
     struct session *now = session_of_probe(ctx);
     struct start at_entry = {};
 
     if (now)
-        enter_call(ctx, now, function, size_from_arguments(ctx, function), PT_REGS_SP(ctx),
+        enter_call(ctx, now, function, shape, size_from_arguments(ctx, shape), PT_REGS_SP(ctx),
                    at_entry);
 }
 
@@ -102,45 +125,52 @@ int return_from(struct pt_regs *ctx) {
 
 #if ENTER_BY_COOKIE
 int enter_any(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, bpf_get_attach_cookie(ctx));
+    u32 cookie = bpf_get_attach_cookie(ctx);
+
+    enter_by_arguments(ctx, cookie, cookie >> COOKIE_SHAPE_SHIFT);
     return 0;
 }
 #else
-/* Before Linux 5.15 perf events carry no cookie: one program per shape of arguments. */
+/* Before Linux 5.15 perf events carry no cookie: one program per shape of arguments. Functions of
+ * other shapes are not hooked there (_PROGRAMS in process/probes/allocators.py). */
+#define SHAPE(size, count, old, memptr, outcome)                                                   \
+    ((size) << SHAPE_SIZE_SHIFT | (count) << SHAPE_COUNT_SHIFT | (old) << SHAPE_OLD_SHIFT |        \
+     (memptr) << SHAPE_MEMPTR_SHIFT | (outcome) << SHAPE_OUTCOME_SHIFT)
+
 int enter_size(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_MALLOC);
+    enter_by_arguments(ctx, FUNCTION_MALLOC, SHAPE(1, 0, 0, 0, OUTCOME_BLOCK));
     return 0;
 }
 int enter_count_size(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_CALLOC);
+    enter_by_arguments(ctx, FUNCTION_CALLOC, SHAPE(2, 1, 0, 0, OUTCOME_BLOCK));
     return 0;
 }
 int enter_alignment_size(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_MEMALIGN);
+    enter_by_arguments(ctx, FUNCTION_MEMALIGN, SHAPE(2, 0, 0, 0, OUTCOME_BLOCK));
     return 0;
 }
 int enter_posix_memalign(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_POSIX_MEMALIGN);
+    enter_by_arguments(ctx, FUNCTION_POSIX_MEMALIGN, SHAPE(3, 0, 0, 1, OUTCOME_STATUS));
     return 0;
 }
 int enter_realloc(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_REALLOC);
+    enter_by_arguments(ctx, FUNCTION_REALLOC, SHAPE(2, 0, 1, 0, OUTCOME_BLOCK));
     return 0;
 }
 int enter_reallocarray(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_REALLOCARRAY);
+    enter_by_arguments(ctx, FUNCTION_REALLOCARRAY, SHAPE(3, 2, 1, 0, OUTCOME_BLOCK));
     return 0;
 }
 int enter_mmap(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_MMAP);
+    enter_by_arguments(ctx, FUNCTION_MMAP, SHAPE(2, 0, 0, 0, OUTCOME_BLOCK));
     return 0;
 }
 int enter_munmap(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_MUNMAP);
+    enter_by_arguments(ctx, FUNCTION_MUNMAP, SHAPE(2, 0, 0, 0, OUTCOME_BLOCK));
     return 0;
 }
 int enter_mremap(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_MREMAP);
+    enter_by_arguments(ctx, FUNCTION_MREMAP, SHAPE(3, 0, 0, 0, OUTCOME_BLOCK));
     return 0;
 }
 #endif

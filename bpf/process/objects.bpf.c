@@ -41,8 +41,7 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
     for (int i = 0; i < MAX_OBJECTS; i++) {
         if (!walk->ip || bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
             break;
-        u64 key =
-            mix(mix(walk->hash, walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
+        u64 key = mix(mix(walk->hash, walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
         u32 *seen = loaded.lookup(&key), n = walk->found;
         if (mark) {
             if (!but_last || walk->saved[LINK_NEXT])

@@ -163,11 +163,11 @@ int at_point(struct pt_regs *ctx) {
     if (point->action == POINT_BEGIN) {
         int by_arguments = point->flags & POINT_BY_ARGUMENTS;
         u64 size =
-            by_arguments ? size_from_arguments(ctx, point->function) : size_at(ctx, point, frame);
+            by_arguments ? size_from_arguments(ctx, point->shape) : size_at(ctx, point, frame);
         struct start start = {.by_point = 1,
                               .entry_point = by_arguments ? index + 1 : 0,
                               .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
-        enter_call(ctx, now, point->function, size, frame - 8, start);
+        enter_call(ctx, now, point->function, point->shape, size, frame - 8, start);
         return 0;
     }
     struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx, now) : existing_thread();

@@ -57,7 +57,8 @@ struct call {
     u64 sp;   /* at the function's entry; 0: no call is open */
     u64 size; /* requested bytes; for munmap the length */
     union {
-        u64 memptr;   /* posix_memalign's out parameter */
+        u64 memptr;   /* OUTCOME_STATUS: the out parameter */
+        u64 extra;    /* OUTCOME_NEW_SIZE: bytes that may be added */
         u64 released; /* bytes that mremap removes */
     };
     u64 address;        /* the block that realloc resizes, or 0 */
@@ -71,8 +72,8 @@ struct call {
     u8 tail_calls;         /* with return probes: functions tail-called from this one, whose return
                               probes fire before its own */
     u8 tail_call_returned; /* one of them has fired */
-    u8 unused;
-    u32 entry_point; /* the point at the function's entry that opened it, from 1; else 0 */
+    u8 outcome;            /* enum outcome */
+    u32 entry_point;       /* the point at the function's entry that opened it, from 1; else 0 */
     u32 unused_too;
 };
 
@@ -89,6 +90,10 @@ struct opened {
 
 #define STACK_WINDOW_WORDS 512 /* of the user stack, kept in struct walk; a power of two */
 #define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
+
+/* The result of a step that leads to another stack: go.bpf.c. Not seen by user space. */
+#define WALK_SWITCHES 255
+#define MOST_SWITCHES 12 /* in one walk */
 
 /* A walk under way. */
 struct walk {
@@ -127,8 +132,12 @@ struct walk {
     u8 is_known; /* the stack was found in the cache, not walked */
     /* For known_stacks.bpf.c: */
     u8 bp_counts;
-    u8 unused[2];
-    u64 start; /* hash of start_ip and start_sp */
+    u8 switches; /* of stacks, by Go */
+    u8 unused;
+    u32 switch_row; /* of the function by which the walk goes on in Go code; 0: none */
+    u32 unused_too;
+    u64 callback_sp; /* of the thread's stack before its last callback to Go; 0: not known */
+    u64 start;       /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;
     u64 start_bp;

@@ -124,6 +124,31 @@ static __always_inline int find_cfa(struct walk *walk) {
 /* The first eight bytes of `mov $15, %rax; syscall`, which a signal handler returns to. */
 #define SIGNAL_TRAMPOLINE 0x0f0000000fc0c748ULL
 
+/* add $N, %rsp; ret: the constant is the fourth byte */
+#define EPILOGUE_MASK 0xff80ffffffULL
+#define EPILOGUE 0xc300c48348ULL
+
+/* Generated code may do anything. But where it returns at once, its caller is certain: so do the
+ * trampolines that CPython makes for perf (Python/asm_trampoline.S), which keep no frame pointer.
+ */
+static __always_inline int step_over_epilogue(struct walk *walk) {
+    do_not_cache(walk);
+    if (bpf_probe_read_user(walk->saved, 8, (void *)walk->ip) ||
+        (walk->saved[0] & EPILOGUE_MASK) != EPILOGUE)
+        return WALK_NO_ROW;
+    u64 place = walk->sp + (walk->saved[0] >> 24 & 0x7f);
+    if (read_word(walk, place))
+        return WALK_UNREADABLE;
+    if (!walk->word)
+        return WALK_COMPLETE;
+    if (is_trampoline(walk, walk->word))
+        return WALK_FOREIGN_PROBE;
+    walk->ip = walk->word;
+    walk->sp = place + 8;
+    walk->is_return_address = 1;
+    return WALK_GOES_ON;
+}
+
 /* A return address in an object's code that no unwind information covers. If no call instruction is
  * before it, no call pushed it: makecontext, a coroutine written in assembly, or the kernel (for a
  * signal handler) put it on the stack for the function to return to. A call is encoded as e8 and
@@ -132,7 +157,7 @@ static __always_inline int step_over_planted(struct walk *walk) {
     struct unwind_mapping *mapping = unwind_mappings.lookup(&walk->mapping);
 
     if (!mapping || !mapping->page_count)
-        return WALK_NO_ROW; /* generated code, which may do anything */
+        return step_over_epilogue(walk);
     if (bpf_probe_read_user(walk->saved, 16, (void *)(walk->ip - 8)))
         return WALK_NO_ROW;
     u64 before = walk->saved[0];
@@ -160,7 +185,7 @@ static __always_inline int step(struct walk *walk) {
         return step_by_frame_pointer(walk, result);
     u32 rule = (walk->row >> ROW_RULE_SHIFT) & ROW_RULE_MASK;
     if (rule == RULE_END)
-        return (walk->row & ROW_OFFSET_MASK) == END_OF_STACK ? WALK_COMPLETE : WALK_GO;
+        return result_of_end(walk);
     if (rule == RULE_SIGNAL)
         return step_over_signal(walk);
     result = find_cfa(walk);

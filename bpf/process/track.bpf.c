@@ -49,7 +49,8 @@ static __always_inline void walk_on(struct pt_regs *ctx, struct session *now,
                                     struct thread *thread) {
     int result = walk_some(thread);
 
-    if (result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS)
+    if ((result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS) ||
+        (result == WALK_SWITCHES && ++thread->walk.switches <= MOST_SWITCHES))
         walk_parts.call(ctx, 0); /* returns only if it fails */
     store_walked(ctx, now, thread, result);
 }
@@ -60,7 +61,11 @@ int walk_part(struct pt_regs *ctx) {
 
     struct session *now = thread ? session_of(thread->walk.slot) : 0;
 
-    if (now)
+    if (!now)
+        return 0;
+    if (thread->walk.switch_row && step_into_go(&thread->walk) != WALK_GOES_ON)
+        store_walked(ctx, now, thread, WALK_GO);
+    else
         walk_on(ctx, now, thread);
     return 0;
 }
@@ -111,6 +116,15 @@ static __always_inline void record(void *ctx, struct session *now, struct thread
 #endif
 }
 
+/* Whether a call that has returned no block leaves the old one as it was. */
+static __always_inline int keeps_old(struct call *call, u64 result) {
+    if (call->outcome == OUTCOME_BLOCK)
+        return call->size != 0; /* realloc(p, 0) returns NULL and has freed p */
+    if (call->outcome == OUTCOME_STATUS)
+        return (int)result != 0; /* reallocarr(&p, 0, …) returns 0 and has freed p */
+    return call->outcome != OUTCOME_BLOCK_OR_FREED;
+}
+
 /* The outermost call has this result. Its caller's stack starts as `registers` say. */
 static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
                                      struct thread *thread, struct call *call, u64 result,
@@ -137,7 +151,12 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
                 trace(ctx, origin_of(now), EVENT_RELEASE, function, call->address, call->released,
                       0);
         }
-    } else if (function == FUNCTION_POSIX_MEMALIGN) {
+    } else if (call->outcome == OUTCOME_NEW_SIZE) {
+        u64 most = size + call->extra;
+        failed = result < size;
+        address = call->address;
+        size = result < most || most < size ? result : most;
+    } else if (call->outcome == OUTCOME_STATUS) {
         failed = (int)result != 0;
         if (!failed && bpf_probe_read_user(&address, sizeof(address), (void *)call->memptr)) {
             lose(LOSS_UNREAD_RESULTS, 1);
@@ -146,8 +165,7 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
         failed = failed || !address;
     }
     if (call->has_old) {
-        /* realloc(p, 0) returns NULL and has freed p; any other NULL leaves p as it was. */
-        if (failed && size) {
+        if (failed && keeps_old(call, result)) {
             restore_old_record(now, call);
         } else {
             struct allocation old = call->old;

@@ -88,8 +88,9 @@ enum walk_result {
     WALK_NOT_UPWARD = 6,    /* a frame at or below the previous one */
     WALK_FOREIGN_PROBE = 7, /* another tracer's return probe hides the return address */
     WALK_TOO_DEEP = 8,
-    WALK_GO = 9, /* Go code called; not a loss */
-    WALK_RESULTS = 10,
+    WALK_GO = 9,              /* Go code called; not a loss */
+    WALK_GENERATED_CODE = 10, /* code made at run time, and no frame pointer there */
+    WALK_RESULTS = 11,
 };
 
 /* A stack, leaf first. After the first frame they are return addresses, as the stack has them. */
@@ -126,11 +127,36 @@ enum saved_rbp {
     SAVED_RBP_AT_RBP = 255,
 };
 
-/* What ends at a row with RULE_END; in the place of the CFA offset. */
+/* What ends at a row with RULE_END; in the lowest bits of the place of the CFA offset. */
 enum end_of {
     END_OF_STACK = 0,
-    END_OF_C_CODE = 1, /* its caller is Go, on another stack */
+    END_OF_C_CODE = 1,           /* its caller is Go, on another stack, which isn't followed */
+    END_OF_C_OF_GOROUTINE = 2,   /* a goroutine is saved, and how deep its stack is */
+    END_OF_C_BELOW_SAVED_SP = 3, /* the caller's stack pointer is saved */
+    END_OF_SYSTEM_STACK = 4,     /* the goroutine has saved its stack pointer in itself */
+    END_OF_CALLBACK = 5,         /* of a goroutine, called by C code on the thread's stack */
 };
+
+/* The other bits of such a row (unwind/rows.py, GoSwitch): where two words are, the first one's
+ * place or that of the current goroutine in the runtime's struct m; how much the caller's frame is
+ * above the stack pointer that is found; how far the return address is from the function's entry.
+ */
+#define END_KIND_MASK 0x7
+#define GO_FIRST_SHIFT 3
+#define GO_SECOND_SHIFT 7
+#define GO_WORD_MASK 0xf
+#define GO_CURG_MASK 0xff
+#define GO_FRAME_SHIFT 11
+#define GO_FRAME_MASK 0x1f
+#define GO_ENTRY_SHIFT 19
+
+/* Of the Go runtime: how far below the thread pointer a thread has its goroutine, and
+ * members of struct g. The code of each program is compared with these. */
+#define GO_G_BELOW_TLS 8
+#define GO_G_STACK_HI 8
+#define GO_G_M 48
+#define GO_G_SCHED_SP 56
+#define GO_M_G0 0 /* in struct m: the goroutine of the thread's own stack */
 
 /* The kernel's struct rt_sigframe: offsets from rsp, in bytes (step_over_signal). */
 #define SIGNAL_RBP_OFFSET 120
@@ -148,6 +174,7 @@ enum end_of {
 
 /* Executable memory, and where the rows of its object are. */
 #define MAX_LISTED_MAPPINGS 4096
+#define GENERATED_CODE 1 /* row_lo of memory without a file, which has no rows */
 struct unwind_mapping {
     u64 start;
     u64 end;
@@ -194,6 +221,26 @@ enum function {
     FUNCTION_OPERATOR_NEW = 15,
     FUNCTION_MALLOCX = 16,
     FUNCTION_RALLOCX = 17,
+    FUNCTION_XALLOCX = 18,
+};
+
+/* How a function is called, its shape: three bits each for the numbers of four arguments (from 1;
+ * 0: it has no such argument), and from SHAPE_OUTCOME_SHIFT on enum outcome. */
+#define SHAPE_SIZE_SHIFT 0
+#define SHAPE_COUNT_SHIFT 3 /* a factor of the size; with OUTCOME_NEW_SIZE: what may be added */
+#define SHAPE_OLD_SHIFT 6   /* the block that the call takes over; the same as MEMPTR: at *memptr */
+#define SHAPE_MEMPTR_SHIFT 9 /* where the call stores the address of the block */
+#define SHAPE_OUTCOME_SHIFT 12
+#define SHAPE_ARGUMENT_MASK 7
+#define COOKIE_SHAPE_SHIFT 16 /* of a probe at an entry; below: enum function */
+
+/* What a function returns, and what happens to the old block. */
+enum outcome {
+    OUTCOME_BLOCK = 0,    /* the block. NULL: failed, the old one stays unless the size is 0 */
+    OUTCOME_STATUS = 1,   /* 0: the block is at *memptr. Else: failed, the old one stays */
+    OUTCOME_IN_PLACE = 2, /* the old block, resized. NULL: failed, it stays as it was */
+    OUTCOME_NEW_SIZE = 3, /* what the old block has now. Less than the size: failed */
+    OUTCOME_BLOCK_OR_FREED = 4, /* the block. NULL: failed, and the old one is released */
 };
 
 /* Where a value is at a point. */
@@ -230,11 +277,11 @@ struct point {
     u8 condition;      /* of the jump that it is on, as in its opcode: it acts if that holds */
     u8 flags;          /* POINT_* */
     u8 frame_register; /* 4: rsp, 5: rbp; the CFA is this register plus frame_offset */
-    u16 unused;
+    u16 shape;         /* of the function: SHAPE_* */
     s32 frame_offset;
     s32 rbp_offset; /* the caller's rbp is at CFA + this; or RBP_* */
     struct place size;
-    struct place count; /* of calloc, if size is not the product yet */
+    struct place count; /* a factor, if size is not the product yet */
     struct place result;
 };
 
@@ -294,7 +341,7 @@ enum loss {
     LOSS_MISSED_FREES = 7,    /* an address allocated again while still recorded */
     LOSS_EVENTS = 8,          /* trace events: the buffer was full */
     LOSS_REGION_EVENTS = 9,   /* the same for all other events */
-    LOSS_UNREAD_RESULTS = 10, /* posix_memalign's result could not be read */
+    LOSS_UNREAD_RESULTS = 10, /* *memptr (posix_memalign) could not be read */
     LOSS_FAILED_STACKS = 11,  /* the walk returned no frame */
     LOSS_GUESSED_STACKS = 12, /* some frame was found by frame pointer, without unwind tables */
     LOSS_FAR_ADDRESSES = 13,  /* allocations at addresses that no key can hold */

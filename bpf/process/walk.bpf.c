@@ -33,6 +33,9 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->bp_lost = 0;
     walk->guessed = 0;
     walk->parts = 0;
+    walk->switches = 0;
+    walk->switch_row = 0;
+    walk->callback_sp = 0;
     walk->window_start = ~0ULL;
     walk->window_bytes = 8;
 }
@@ -146,6 +149,15 @@ static __always_inline void report_unknown_code(void *ctx, struct session *now, 
     send_event(ctx, &event);
 }
 
+/* Whether the walk is in code that was made at run time. */
+static __always_inline int is_in_generated_code(struct walk *walk) {
+    struct unwind_mapping *mapping = unwind_mappings.lookup(&walk->mapping);
+    u64 pc = walk->ip - walk->is_return_address;
+
+    return mapping && !mapping->page_count && mapping->row_lo == GENERATED_CODE &&
+           pc >= mapping->start && pc < mapping->end;
+}
+
 /* Record how the walk ended. Returns the stack's id. */
 static __always_inline u64 finish_walk(void *ctx, struct session *now, struct thread *thread,
                                        int result) {
@@ -154,6 +166,10 @@ static __always_inline u64 finish_walk(void *ctx, struct session *now, struct th
 
     if (result == WALK_GOES_ON)
         result = WALK_TOO_DEEP;
+    if (result == WALK_SWITCHES)
+        result = WALK_GO;
+    if (result == WALK_NO_ROW && is_in_generated_code(walk))
+        result = WALK_GENERATED_CODE;
     /* The walk was interrupted for so long that a list two versions later overwrote its list. */
     struct unwind_list *list = list_in_force(walk->slot);
     if (list && walk->version && list->version > walk->version + 1)

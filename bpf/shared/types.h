@@ -20,7 +20,7 @@ enum stack_end {
     END_TRUNCATED = 2, /* deeper than MAX_FRAMES */
     END_GUESSED = 3,   /* complete, but some frames were found by frame pointer */
     END_BROKEN = 4,
-    END_GO = 5, /* called from Go code, which has its own stack */
+    END_GO = 5, /* up to a switch of stacks by Go: go.bpf.c */
 };
 
 enum event_kind {

@@ -18,7 +18,7 @@ class StackEnd(StrEnum):
     COMPLETE = "complete"  # reached the outermost frame
     TRUNCATED = "truncated"  # deeper than the walker goes
     GUESSED = "guessed"  # a frame was found by frame pointer because there was no unwind rule
-    GO = "go"  # complete up to Go code that called C; the goroutine's stack is not followed
+    GO = "go"  # complete up to a switch of stacks by Go that can't be followed
     BROKEN = "broken"  # a frame could not be read or has no rule
     UNKNOWN = "unknown"  # the walker can't know (frame pointers only)
     LOST = "lost"  # the stack could not be stored; the allocation is still counted
@@ -142,7 +142,8 @@ class Loss:
     meaning: str  # e.g. "allocations not recorded: the map is full"
     hint: str = ""  # e.g. "raise --max-allocs (now 1,000,000)"
     bytes: int | None = None  # None if the size of what was lost isn't known
-    is_lost: bool = True  # False: nothing is missing, but something is uncertain
+    # False: the figures are complete, but callers are unknown (with a hint), or uncertain (without)
+    is_lost: bool = True
 
 
 class RemarkKind(StrEnum):

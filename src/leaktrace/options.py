@@ -124,7 +124,7 @@ class Limits:
 class ObjectChoice:
     """Which object's allocator functions are hooked, and how their names begin."""
 
-    path: str | None = None  # None: every object of the target that defines malloc and free
+    path: str | None = None  # None: every object of the target that has an allocator
     symbols_prefix: str = ""
 
 
@@ -202,4 +202,11 @@ class KernelOptions(CommonOptions):
     target: KernelTarget
 
 
-Options = ProcessOptions | KernelOptions
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions:
+    """A run that ranks all processes of the machine."""
+
+    report: ReportOptions = field(default_factory=ReportOptions)
+
+
+Options = ProcessOptions | KernelOptions | RankingOptions

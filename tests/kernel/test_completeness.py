@@ -58,23 +58,18 @@ def prefixed(compiled: Compiler, linking: str) -> Path:
 
 
 @pytest.mark.parametrize("linking", ["shared", "static"])
-def test_an_allocator_with_a_prefix_is_named(linking: str, compiled: Compiler) -> None:
+def test_an_allocator_with_other_names_is_named(linking: str, compiled: Compiler) -> None:
     """2,000 blocks of 1,000 bytes, none of them by malloc."""
     report = trace_work([prefixed(compiled, linking)]).report
     assert report.outstanding == Total()
     assert report.losses == {}
     remark = remarks(report)["unhooked_allocator"]
-    assert names(remark["text"], "jemalloc", "_rjem_malloc")
+    assert names(remark["text"], "nedmalloc")
     assert names(remark["hint"], "--faults")
 
 
 def test_what_the_hint_says_works(compiled: Compiler) -> None:
     program = prefixed(compiled, "static")
-    hint = remarks(trace_work([program]).report)["unhooked_allocator"]["hint"]
-    assert re.search(r"--symbols-prefix _rjem_(?!\w)", hint)
-    report = trace_work([program], "--symbols-prefix", "_rjem_").report
-    assert report.under("scenario_prefixed") == Total(2_000_000, 2000)
-    assert incomplete(report) == set()
     faults = trace_work([program], "--faults").report
     assert faults.under("scenario_prefixed").bytes >= 2_000_000
     assert kinds(faults) == set()
@@ -114,20 +109,18 @@ def test_text_shows_remarks_next_to_the_losses(compiled: Compiler) -> None:
 
 @pytest.mark.may_skip("not every machine has every allocator")
 def test_functions_of_a_hooked_library_that_are_not_hooked(compiled: Compiler) -> None:
-    """libmimalloc's mi_malloc is its malloc, and hooked. Its other functions are not."""
+    """Those of libmimalloc that copy strings have no size among their arguments."""
     if ctypes.util.find_library("mimalloc") is None:
         pytest.skip("libmimalloc is not installed")
     report = trace_work(
         [compiled("mimalloc_calls.c", "-Wl,--no-as-needed", "-l:libmimalloc.so.2")]
     ).report
-    assert report.under("scenario_hooked") == Total(10_000, 100)
-    missing = Total(100 * (200 + 300), 200)
-    if report.under("scenario_unhooked") != missing:
-        text = remarks(report)["unhooked_allocator"]["text"]
-        assert names(text, "mi_malloc_aligned", "mi_zalloc", "libmimalloc")
-        assert re.search(r"\bmi_malloc\b", text) is None
-    else:
-        assert incomplete(report) == set()
+    assert report.under("scenario_hooked") == Total(100 * (100 + 200 + 300), 300)
+    assert report.losses == {}
+    assert report.under("scenario_unhooked").count < 100
+    text = remarks(report)["unhooked_allocator"]["text"]
+    assert names(text, "mi_strdup", "libmimalloc")
+    assert re.search(r"\bmi_(malloc|zalloc|malloc_aligned)\b", text) is None
 
 
 # --- releases without an allocation ------------------------------------------------------------

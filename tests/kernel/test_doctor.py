@@ -215,9 +215,9 @@ def test_an_allocator_that_is_not_hooked_is_named(compiled: Compiler) -> None:
         lines = doctor_of(target.pid).splitlines()
         output = json.loads(doctor_of(target.pid, "--json"))
     (line,) = naming(lines, "not hooked")
-    assert names(line, "jemalloc", "_rjem_malloc")
+    assert names(line, "nedmalloc")
     (found,) = output["unhooked"]
-    assert "_rjem_malloc" in found["text"]
+    assert "nedmalloc" in found["text"]
     assert "--faults" in found["hint"]
 
 

@@ -27,11 +27,12 @@ REPORT = ReportOptions(trace=True)
 STAGES = [
     "process.setup.require_access",
     "process.setup.Keeper",
-    "process.setup.ProcessSymbolizer",
-    "process.setup.StackNames",
-    "process.setup.Attachments.attach_lifecycle",
-    "process.setup.Hooks.attach_first",
+    "process.opening.ProcessSymbolizer",
     "process.setup.EventStream",
+    "process.setup.Lifecycle",
+    "process.opening.StackNames",
+    "process.opening.Hooks.attach_first",
+    "process.opening.Looks",
     "process.setup.Tracer",
 ]
 KERNEL_STAGES = [

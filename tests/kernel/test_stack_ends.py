@@ -3,17 +3,14 @@ of a C library without unwind information, in C code called from Go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gdb_stops import Gdb
 from harness.compiling import Compiler
-from harness.go_programs import build_go_program
 from harness.reports import Report, Site, total
 from harness.target import Target
-from harness.tracer import run_leaktrace, trace_work
-from harness.wording import lines_naming
+from harness.tracer import trace_work
 
 from leaktrace.model import Event, EventKind
 from leaktrace.options import ProcessOptions, ProcessTarget, ReportOptions
@@ -130,48 +127,3 @@ def test_glibc(linking: tuple[str, ...], compiled: Compiler) -> None:
 def test_a_start_of_its_own(compiled: Compiler) -> None:
     program = compiled("outermost.c", "-DOWN_START", "-nostartfiles")
     check_outermost(trace_work([program]).report, in_main="_start")
-
-
-# --- Go ----------------------------------------------------------------------------------------
-
-BUILDS = {
-    "with symbols": (),
-    "stripped": ("-ldflags=-s -w",),
-    "position-independent, stripped": ("-buildmode=pie", "-ldflags=-s -w"),
-}
-
-
-@pytest.fixture(scope="module")
-def go_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    folder = tmp_path_factory.mktemp("go")
-
-    def build(*flags: str) -> Path:
-        return build_go_program(folder / f"program{len(list(folder.iterdir()))}", *flags)
-
-    return build
-
-
-@pytest.mark.parametrize("flags", BUILDS.values(), ids=list(BUILDS))
-def test_c_called_from_go(flags: tuple[str, ...], go_program: Callable[..., Path]) -> None:
-    """Each C function that allocates is one site, independently of the goroutine and of earlier
-    contents of the thread's stack."""
-    traced = trace_work([go_program(*flags)])
-    heap = [site for site in traced.report.sites if "mmap" not in str(site.functions[0])]
-    own = [site for site in heap if site.total.count >= 600]
-    assert total(tuple(own)).__dict__ == dict(zip(("bytes", "count"), traced.account, strict=True))
-    assert sorted(site.total.bytes for site in own) == [10 * 600, 300 * 600]
-    for site in own:
-        assert site.raw["stack_end"] == "go"
-        if not flags:
-            assert site.functions[-1] in ("runtime.asmcgocall.abi0", "runtime.asmcgocall")
-            assert all(name and not name.startswith("runtime.") for name in site.functions[:-1])
-        assert len(site.frames) <= 4
-    assert traced.report.losses == {}
-
-
-def test_go_below_in_words(go_program: Callable[..., Path]) -> None:
-    outcome = run_leaktrace("-c", go_program(), "-o", "0", stdin="\n\n")
-    assert outcome.exit_code == 0
-    assert lines_naming(outcome.stdout, "Go", "C", "stack")
-    assert "lost: nothing" in outcome.stdout
-    assert "up to Go" in outcome.stdout

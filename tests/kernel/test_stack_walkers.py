@@ -136,7 +136,7 @@ def test_every_walk_is_counted_not_every_stack(walkers: Path) -> None:
     """The counters are of allocations; the ends in the report are of sites."""
     commands = ["dig 200 1001"] * 7 + ["generated lost 1"] * 5 + ["generated kept 100"] * 3
     report = trace_work([walkers], drive=work(*commands)).report
-    assert report.losses == {"truncated_stacks": 7, "untabled_code": 5, "guessed_stacks": 3}
+    assert report.losses == {"truncated_stacks": 7, "generated_code": 5, "guessed_stacks": 3}
     assert report.raw["stack_ends"] == {"truncated": 1, "broken": 1, "guessed": 1}
 
 
@@ -170,7 +170,18 @@ def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
     site = site_of(report, 1001)
     assert site.functions == ("scenario_called_back", None)
     assert site.raw["stack_end"] == "broken"
-    assert report.losses == {"untabled_code": 1}
+    assert report.losses == {"generated_code": 1}
+
+
+def test_generated_code_that_returns_at_once(walkers: Path) -> None:
+    """It keeps no frame pointer, but its instructions say where its caller is."""
+    report = trace_work([walkers], drive=work("generated returning 1001")).report
+    site = site_of(report, 1001)
+    above = ("scenario_generated", "main")
+    assert site.functions[:4] == ("scenario_called_back", None, *above)
+    assert site.functions[-1] == "_start"
+    assert site.raw["stack_end"] == "complete"
+    assert report.losses == {}
 
 
 # --- return probes of others -----------------------------------------------------------------

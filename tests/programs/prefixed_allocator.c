@@ -1,18 +1,23 @@
-/* A library (-DLIBRARY) that allocates memory by functions that a build of jemalloc with a prefix
- * has (-DPLUGIN: as tests/programs/plugin_host.c calls it), and a program (-DPROGRAM) that calls
- * them and never malloc; both in one with both. The library makes the system call mmap(2) itself.
- */
+/* A library (-DLIBRARY) that allocates memory by functions that nedmalloc has, or, with -DJEMALLOC,
+ * a build of jemalloc with a prefix (-DPLUGIN: as tests/programs/plugin_host.c calls it), and a
+ * program (-DPROGRAM) that calls them and never malloc; both in one with both. The library makes
+ * the system call mmap(2) itself. */
 #include "scenario.h"
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#ifdef JEMALLOC
+#define NAMED(name) _rjem_##name
+#else
+#define NAMED(name) ned##name
+#endif
 #define EXPORTED __attribute__((noinline, noclone, visibility("default")))
 
 #ifdef LIBRARY
 static char *chunk;
 static size_t left;
 
-EXPORTED void *_rjem_mallocx(size_t size, int flags) {
+static void *take(size_t size) {
     size_t room = (size + 63) & ~(size_t)63;
     if (room > left) {
         left = room + (1 << 20);
@@ -22,42 +27,48 @@ EXPORTED void *_rjem_mallocx(size_t size, int flags) {
             _exit(72);
     }
     left -= room;
-    KEEP(flags);
     return chunk + left;
 }
 
-EXPORTED void *_rjem_malloc(size_t size) {
-    return _rjem_mallocx(size, 0);
+EXPORTED void *NAMED(malloc)(size_t size) {
+    return take(size);
+}
+
+EXPORTED void NAMED(free)(void *block) {
+    KEEP(block);
+}
+
+#ifdef JEMALLOC
+EXPORTED void *_rjem_mallocx(size_t size, int flags) {
+    KEEP(flags);
+    return take(size);
 }
 
 EXPORTED void *_rjem_rallocx(void *block, size_t size, int flags) {
     KEEP(block);
     return _rjem_mallocx(size, flags);
 }
-
-EXPORTED void _rjem_free(void *block) {
-    KEEP(block);
-}
+#endif
 
 #ifdef PLUGIN
 EXPORTED void plugin_leak(unsigned count) {
     while (count-- > 0)
-        KEEP(_rjem_malloc(1000));
+        KEEP(NAMED(malloc)(1000));
 }
 #endif
 #endif
 
 #ifdef PROGRAM
-void *_rjem_malloc(size_t size);
-void _rjem_free(void *block);
+void *NAMED(malloc)(size_t size);
+void NAMED(free)(void *block);
 
 SCENARIO scenario_prefixed(size_t count) {
     for (size_t i = 0; i < count; i++) {
-        char *block = _rjem_malloc(1000);
+        char *block = NAMED(malloc)(1000);
         memset(block, 1, 1000);
         KEEP(block);
     }
-    _rjem_free(_rjem_malloc(1000));
+    NAMED(free)(NAMED(malloc)(1000));
 }
 
 int main(void) {

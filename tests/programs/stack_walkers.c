@@ -5,7 +5,8 @@
  *   generated KIND SIZE    from generated code without unwind information, which calls
  *                          scenario_called_back. KIND "kept": it keeps a frame pointer; "nested":
  *                          so does another one above it; "lost": rbp holds a number instead;
- *                          "direct": it keeps a frame pointer and calls malloc itself
+ *                          "returning": the same, but nothing is done between the call and the
+ *                          return; "direct": it keeps a frame pointer and calls malloc itself
  *   announce               write /tmp/perf-PID.map, which names the generated code
  */
 #include "scenario.h"
@@ -15,7 +16,7 @@
 typedef void (*Callback)(size_t);
 typedef void (*Generated)(Callback, size_t);
 
-static Generated with_frame_pointer, without;
+static Generated with_frame_pointer, without, returning;
 
 __attribute__((noinline, noclone)) void dig(size_t levels, size_t size) {
     if (levels <= 1)
@@ -52,6 +53,8 @@ SCENARIO scenario_generated(const char *kind, size_t size) {
         with_frame_pointer(scenario_nested, size);
     else if (strncmp(kind, "direct", 6) == 0)
         with_frame_pointer((Callback)malloc, size);
+    else if (strncmp(kind, "returning", 9) == 0)
+        returning(scenario_called_back, size);
     else
         without(scenario_called_back, size);
     KEEP(size);
@@ -77,14 +80,24 @@ static void generate(void) {
         0x5d,                         /* pop %rbp */
         0xc3,                         /* ret */
     };
+    static const unsigned char at_once[] = {
+        0x48, 0x83, 0xec, 0x18, /* sub $24,%rsp */
+        0x48, 0x89, 0xf8,       /* mov %rdi,%rax */
+        0x48, 0x89, 0xf7,       /* mov %rsi,%rdi */
+        0xff, 0xd0,             /* call *%rax */
+        0x48, 0x83, 0xc4, 0x18, /* add $24,%rsp */
+        0xc3,                   /* ret */
+    };
     unsigned char *page =
         mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
         _exit(80);
     memcpy(page, keeping, sizeof keeping);
     memcpy(page + 64, losing, sizeof losing);
+    memcpy(page + 128, at_once, sizeof at_once);
     with_frame_pointer = (Generated)(uintptr_t)page;
     without = (Generated)(uintptr_t)(page + 64);
+    returning = (Generated)(uintptr_t)(page + 128);
 }
 
 static char *put_hexadecimal(char *end, uintptr_t number) {

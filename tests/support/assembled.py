@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from leaktrace.abi.process import Action
+from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS
 from leaktrace.process.probes.point import Point
+
+SIGNATURES = {hook.function: hook.signature for hook in (*HEAP, *OPERATORS, *REGIONS)}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Found:
 
 
 Finder = Callable[..., Found]
+Make = Callable[..., Path]  # a shared object that defines some functions and calls others
 
 
 def function(name: str, body: str) -> str:

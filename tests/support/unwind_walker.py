@@ -20,7 +20,7 @@ from leaktrace.abi.process import (
 )
 from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
 from leaktrace.unwind.layout import Update, at_array_stride
-from leaktrace.unwind.rows import NoRule, Row, unpack
+from leaktrace.unwind.rows import PC_SHIFT, NoRule, Row, unpack
 from leaktrace.unwind.table import PAGE_SHIFT
 
 MAX_FRAMES = 127
@@ -78,6 +78,11 @@ class Arrays:
 
     def find_row(self, ip: int) -> Row | None:
         """The row in force at ip; None without a mapping or a row."""
+        value = self.find_value(ip)
+        return None if value is None else unpack(value)
+
+    def find_value(self, ip: int) -> int | None:
+        """The same as a number."""
         found = self.find_mapping(ip)
         if found is None:
             return None
@@ -99,8 +104,8 @@ class Arrays:
             n -= half
             steps += 1
         assert steps <= PAGE_SHIFT + 1
-        row = unpack(int(self.rows[base]))
-        return row if row.pc <= rel else None
+        value = int(self.rows[base])
+        return value if value >> PC_SHIFT <= rel else None
 
     def walk(self, registers: Registers, read: Callable[[int, int], bytes]) -> Walk:
         """Up to the outermost frame; `read(address, size)` reads the stack."""

@@ -106,6 +106,7 @@ UNWIND_MAPPING = np.dtype(
     ]
 )
 MAX_LISTED_MAPPINGS = 4096
+GENERATED_CODE = 1  # row_lo of memory without a file, which has no rows
 
 UNWIND_LIST = np.dtype(
     [
@@ -128,6 +129,19 @@ ROW_FAR_MASK = 0x1F
 ROW_RULE_SHIFT = 16
 ROW_RULE_MASK = 0x7
 ROW_OFFSET_MASK = 0xFFFF
+# In the place of the CFA offset, and above the rule, of RULE_END:
+END_KIND_MASK = 0x7
+GO_FIRST_SHIFT = 3
+GO_SECOND_SHIFT = 7
+GO_WORD_MASK = 0xF
+GO_CURG_MASK = 0xFF
+GO_FRAME_SHIFT = 11
+GO_FRAME_MASK = 0x1F
+GO_ENTRY_SHIFT = 19
+# Of the Go runtime, as every program's code confirms (unwind/go_switches.py):
+GO_G_BELOW_TLS = 8  # below the thread pointer
+GO_G_STACK_HI, GO_G_M, GO_G_SCHED_SP = 8, 48, 56  # in struct g
+GO_M_G0 = 0  # in struct m: the goroutine of the thread's own stack
 CODE_PAGE_SHIFT = 8
 
 
@@ -156,7 +170,13 @@ class EndOf(IntEnum):
     """enum end_of: what ends with an outermost frame."""
 
     STACK = 0
-    C_CODE = 1  # its caller is Go, on another stack
+    C_CODE = 1  # its caller is Go, on another stack, which isn't followed
+    # A stack, but not the walk, where the row says how the caller's is found (struct of its bits:
+    # unwind/rows.py, GoSwitch):
+    C_OF_GOROUTINE = 2  # a goroutine is saved, and how deep its stack is
+    C_BELOW_SAVED_SP = 3  # the caller's stack pointer is saved
+    SYSTEM_STACK = 4  # the goroutine has saved its stack pointer in itself
+    CALLBACK = 5  # of a goroutine, which was called by C code on the thread's stack
 
 
 class WalkResult(IntEnum):
@@ -172,6 +192,7 @@ class WalkResult(IntEnum):
     FOREIGN_PROBE = 7
     TOO_DEEP = 8
     GO = 9
+    GENERATED_CODE = 10
 
 
 # --- functions and points -------------------------------------------------------------------------
@@ -185,7 +206,7 @@ POINT = np.dtype(
         ("condition", "u1"),
         ("flags", "u1"),
         ("frame_register", "u1"),
-        ("unused", "<u2"),
+        ("shape", "<u2"),
         ("frame_offset", "<i4"),
         ("rbp_offset", "<i4"),
         ("size", PLACE),
@@ -223,6 +244,26 @@ class Function(IntEnum):
     OPERATOR_NEW = 15
     MALLOCX = 16
     RALLOCX = 17
+    XALLOCX = 18
+
+
+SHAPE_SIZE_SHIFT = 0
+SHAPE_COUNT_SHIFT = 3
+SHAPE_OLD_SHIFT = 6
+SHAPE_MEMPTR_SHIFT = 9
+SHAPE_OUTCOME_SHIFT = 12
+SHAPE_ARGUMENT_MASK = 7
+COOKIE_SHAPE_SHIFT = 16
+
+
+class Outcome(IntEnum):
+    """enum outcome: what a function returns, and what happens to the old block."""
+
+    BLOCK = 0  # the block. NULL: failed, the old one stays unless the size is 0 (realloc)
+    STATUS = 1  # 0: the block is at *memptr. Else: failed, the old one stays (posix_memalign)
+    IN_PLACE = 2  # the old block, resized. NULL: failed, it stays as it was (mi_expand)
+    NEW_SIZE = 3  # what the old block has now. Less than the size: failed (xallocx)
+    BLOCK_OR_FREED = 4  # the block. NULL: failed, and the old one is released (reallocf)
 
 
 # Functions that map memory, as opposed to allocating blocks of a heap.

@@ -234,6 +234,11 @@ def may_carry_probe(one: Instruction, *, shadow_stacks: bool) -> bool:
     return True
 
 
+def register_named(name: str) -> int | None:
+    """The number of a register, None for another name."""
+    return _NUMBERS.get(name)
+
+
 @cache
 def _disassembler() -> Any:  # noqa: ANN401 (capstone has no types)
     machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)

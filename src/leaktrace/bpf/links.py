@@ -182,6 +182,22 @@ def attach_page_faults(program: int, tid: int) -> list[int]:
     return [run_at_event(event, program)]
 
 
+def attach_all_page_faults(program: int, cpu: int) -> list[int]:
+    """Run a program at each page fault on a CPU, of whatever process.
+
+    Returns the file descriptors that keep it alive; raises OSError with the kernel's errno: ENODEV
+    for a CPU that is offline.
+    """
+    attributes = ctypes.create_string_buffer(PERF_ATTR_BYTES)
+    struct.pack_into(
+        "<IIQQ", attributes, 0, _PERF_TYPE_SOFTWARE, len(attributes), _PERF_COUNT_SW_PAGE_FAULTS, 1
+    )
+    event = perf_event_open(attributes, pid=-1, cpu=cpu)
+    if event < 0:
+        raise system_error(-event)
+    return [run_at_event(event, program)]
+
+
 def attach_raw_tracepoint(program: int, name: str) -> int:
     """Run a program at a tracepoint. Returns a file descriptor; raises OSError with the kernel's
     errno."""

@@ -15,6 +15,7 @@ from leaktrace.bpf.support import declined
 from leaktrace.bpf.syscalls import errno_of, libbpf
 from leaktrace.errors import ProgramError, reason, system_error
 
+_ANY, _NO_EXIST = 0, 1  # flags of BPF_MAP_UPDATE_ELEM, include/uapi/linux/bpf.h
 _INITIAL_ROOM = 1 << 20  # records
 
 
@@ -37,12 +38,25 @@ class Map:
 
     def update(self, key: int | bytes, value: NDArray[Any]) -> None:
         """Write one value. Raises OSError with the kernel's errno."""
+        code = self._write(key, value, _ANY)
+        if code:
+            raise system_error(code, self.name)
+
+    def insert(self, key: int | bytes, value: NDArray[Any]) -> bool:
+        """Write one value if the key is new. Returns whether it is, and there was room for it."""
+        return self._write(key, value, _NO_EXIST) == 0
+
+    def _write(self, key: int | bytes, value: NDArray[Any], flags: int) -> int:
+        """Returns 0 or the kernel's errno."""
         keys = np.array([key], dtype=self.key)
         update = libbpf().bpf_map_update_elem
         update.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
-        code = errno_of(update(self.fd, _pointer(keys), _pointer(value), 0))
-        if code:
-            raise system_error(code, self.name)
+        return errno_of(update(self.fd, _pointer(keys), _pointer(value), flags))
+
+    def remove(self, key: int | bytes) -> bool:
+        """Remove one key. Returns whether it was there."""
+        keys = np.array([key], dtype=self.key)
+        return errno_of(libbpf().bpf_map_delete_elem(self.fd, _pointer(keys))) == 0
 
     def delete(self, key: int | bytes) -> None:
         """Delete one key, if it is there."""

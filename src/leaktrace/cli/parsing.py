@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
 from leaktrace.errors import UsageError
@@ -37,6 +38,8 @@ _SHELL_WORDS = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"}
 
 def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     """Check what was asked and put it in its types. Raises UsageError."""
+    if asked["all_processes"]:
+        return ranking_options(asked, words)
     minimum, maximum = asked["min_size"], asked["max_size"]
     if minimum is not None and maximum is not None and minimum > maximum:
         raise UsageError(
@@ -147,7 +150,8 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
                 "for the kernel memory that one process allocates: leaktrace --kernel --task PID",
             )
         raise UsageError(
-            f"{problem}: give -p PID, --name or --cgroup, or one of -c CMD, -- CMD ARGS, --kernel",
+            f"{problem}: give -p PID, --name or --cgroup; or one of -c CMD, -- CMD ARGS, --kernel, "
+            "--all-processes",
             "for example: leaktrace -p 4242; see leaktrace --help",
         )
     pass_exit_code = asked["exit_code"] == "child"

@@ -11,6 +11,7 @@ import click
 from leaktrace import __version__
 from leaktrace.bpf.build import compiler_started_early
 from leaktrace.bpf.sources import source_text
+from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.one_target import one_command, only_one, refuse_more_words
@@ -23,9 +24,11 @@ from leaktrace.options import (
     By,
     CommandTarget,
     EventBuffer,
+    KernelOptions,
     KernelTarget,
     Limits,
-    Options,
+    ProcessOptions,
+    RankingOptions,
     SortKey,
     StackWalker,
 )
@@ -42,6 +45,7 @@ Examples:
   leaktrace 1 -- ./server -v    the same, with a report every second
   leaktrace -p 4242 -t          every call as it happens
   leaktrace -p 4242 -f json     one JSON object per line, for programs
+  leaktrace --all-processes     which process of this machine grows
   leaktrace --kernel            what the kernel itself allocates and keeps
   leaktrace doctor              what this machine offers, and what is missing
 
@@ -141,6 +145,7 @@ class TraceCommand(Command):
     "memory grow, at almost no cost. Shows new pages, not what was freed. The code that touches a "
     "page first is not always the code that keeps it.",
 )
+@all_processes_option
 @kernel_options
 @click.option(
     "-t",
@@ -222,10 +227,10 @@ class TraceCommand(Command):
     "-O",
     "--obj",
     multiple=True,
-    callback=only_one("without -O, leaktrace hooks every object that defines malloc and free"),
+    callback=only_one("without -O, leaktrace hooks every object that has an allocator"),
     metavar="OBJ",
     help="Hook the allocator of this object only: a path, a file name, or a library's short name "
-    "(c, jemalloc). The default is every object that defines malloc and free.",
+    "(c, jemalloc). The default is every object that has an allocator.",
 )
 @click.option(
     "--symbols-prefix",
@@ -372,6 +377,10 @@ def command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN401
         click.echo(_source(asked), nl=False)
         return 0
     options = build_options(asked, context.obj or ())
+    if isinstance(options, RankingOptions):
+        require_room()
+        with compiler_started_early():
+            return _rank(options)
     if isinstance(options.target, CommandTarget) and options.report.format == "json":
         _warn_of_mixing(options.report.output)
     require_room()
@@ -379,7 +388,15 @@ def command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN401
         return _trace(options)
 
 
-def _trace(options: Options) -> int:
+def _rank(options: RankingOptions) -> int:
+    """Needs no privilege: without, fewer figures are known."""
+    load_numpy()
+    from leaktrace.session.run import run  # noqa: PLC0415
+
+    return run(options)
+
+
+def _trace(options: ProcessOptions | KernelOptions) -> int:
     # Imported here, while a child may be loading the compiler: numpy takes as long.
     load_numpy()
     from leaktrace.machine.features import (  # noqa: PLC0415
@@ -399,7 +416,10 @@ def _source(asked: dict[str, Any]) -> str:
     """The BPF program that these options would run."""
     from leaktrace.kernel.program import KERNEL_FRAGMENTS  # noqa: PLC0415
     from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS  # noqa: PLC0415
+    from leaktrace.ranking.new_pages import RANKING_FRAGMENTS  # noqa: PLC0415
 
+    if asked["all_processes"]:
+        return source_text(RANKING_FRAGMENTS)
     if asked["kernel"]:
         return source_text(KERNEL_FRAGMENTS)
     return source_text(FAULT_FRAGMENTS if asked["faults"] else FRAGMENTS)

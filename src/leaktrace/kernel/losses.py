@@ -49,6 +49,7 @@ _BY_COUNTER: dict[KernelLossKind, LossText] = {
         "truncated_stacks",
         "allocations whose stack is deeper than the kernel reads",
         "raise the sysctl kernel.perf_event_max_stack (up to 127)",
+        is_lost=False,
     ),
     KernelLossKind.EVENTS: losses.EVENTS,
 }

@@ -14,7 +14,6 @@ from leaktrace.abi.kernel import SECTION_NAMES, KernelFunction, Section
 from leaktrace.bpf import links
 from leaktrace.bpf.events import EventStream
 from leaktrace.errors import ProgramError
-from leaktrace.kernel.cost import KernelCostMeter
 from leaktrace.kernel.probes.functions import IN_BULK
 from leaktrace.kernel.probes.plan import FunctionProbe, KernelPlan
 from leaktrace.kernel.program import KernelProgram
@@ -25,6 +24,7 @@ from leaktrace.notices import notify
 from leaktrace.options import KernelOptions
 from leaktrace.tracing.calls import CallNamer, TracedCalls
 from leaktrace.tracing.events import decode, take_messages
+from leaktrace.tracing.program_cost import ProgramCostMeter
 
 _FUNCTION_NAMES: dict[int, str] = {
     KernelFunction.KMALLOC: "kmalloc",
@@ -140,10 +140,10 @@ class KernelTracer:
 
     # --- while it runs ---------------------------------------------------------------------
 
-    def cost_meter(self) -> KernelCostMeter:
+    def cost_meter(self) -> ProgramCostMeter:
         """Measures what tracing costs, from now on."""
         is_needed = self._options.report.verbose
-        return KernelCostMeter(self._program.programs, measure_programs=is_needed)
+        return ProgramCostMeter(self._program.programs, measure_programs=is_needed)
 
     def streams(self) -> list[EventStream]:
         """Readable when there is something to `pump`."""

@@ -11,24 +11,28 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.errors import LeaktraceError, TargetError
+from leaktrace.notices import hint, notify
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
-from leaktrace.process.event_intake import EventDispatch, Fork
+from leaktrace.process.event_intake import EventDispatch
 from leaktrace.process.member import Member
 from leaktrace.process.opening import Opening, Planning, Target
 from leaktrace.process.program import Program
 from leaktrace.process.slot import Slot
 from leaktrace.process.untraced import Untraced
 from leaktrace.targets.namespaces import pids_are_global
-from leaktrace.targets.process import Process
+from leaktrace.targets.process import Process, is_running
 
+_DROPPED_SHARE = 4  # of the ended processes, one in so many makes room: all maps are read for it
 # Probes of processes that have ended are removed together: one removal takes as long as many.
 _REMOVE_AFTER_S = 1.0
+# How often children are looked for in /proc at most, where events of forks don't say which they are.
+_FIND_AFTER_S = 0.1
 
 
 class Family:
@@ -60,8 +64,11 @@ class Family:
         self._ends.register(self._all_ended, select.EPOLLIN)
         self._removal_s: float | None = None
         self._left_behind: list[int] = []  # probes of ended processes, by the keeper's numbers
+        self._known_children: set[int] = set()  # that were traced, or shall not be
+        self._found_s = 0.0  # when children were looked for, on the clock of time.monotonic()
         self.untraced = Untraced()
-        self.dropped = 0  # ended processes whose records were dropped to make room
+        self.dropped = 0  # ended processes that no report has shown, because they had to make room
+        self._said_that_it_goes_on = False
         self.is_kept = False  # records of ended processes are kept while there is room
 
     # --- members ---------------------------------------------------------------------------
@@ -93,11 +100,12 @@ class Family:
     def take_slot(self) -> Slot | None:
         """A free slot, if need be that of a process that has ended; None: there is none."""
         if not self._free:
+            self.notice_ends()
             ended = [one for one in self if one.has_ended and one is not self.first]
             if not ended:
                 return None
-            self._drop(min(ended, key=lambda one: (not one.was_reported, one.since_s)))
-            self.dropped += 1
+            ended.sort(key=lambda one: (not one.was_reported, one.since_s))
+            self._drop(ended[: max(len(ended) // _DROPPED_SHARE, 1)])
         number = self._free.pop()
         self._uses[number] += 1
         return Slot(self._program, number, self._uses[number] - 1)
@@ -105,6 +113,8 @@ class Family:
     def add(self, member: Member) -> None:
         """Another process is traced."""
         self._by_number[member.number] = member
+        if member.parent is None and member.traced.command is None:
+            self._known_children.update(member.traced.process.children())  # older than the trace
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._all_ended)
         self._ends.register(member.traced.process.fileno(), select.EPOLLIN)
@@ -116,20 +126,27 @@ class Family:
         forks = self._events.take_forks()
         if not self.follows:
             return
+        are_unknown = not pids_are_global() or any(not fork.pid for fork in forks)
+        if are_unknown and (forks or time.monotonic() - self._found_s > _FIND_AFTER_S):
+            self._find_children()
         for fork in forks:
-            for pid in self._pids_of(fork):
-                self._adopt(pid, self._by_number.get(fork.slot) or self._find(fork.parent_pid))
+            if fork.pid and not are_unknown:
+                parent = self._by_number.get(fork.slot) or self._find(fork.parent_pid)
+                self._adopt(fork.pid, parent)
 
-    def _pids_of(self, fork: Fork) -> Sequence[int]:
-        if fork.pid and pids_are_global():
-            return (fork.pid,)
-        parent = self._by_number.get(fork.slot)
-        known = {member.pid for member in self}
-        return (
-            []
-            if parent is None
-            else [pid for pid in parent.traced.process.children() if pid not in known]
-        )
+    def _find_children(self) -> None:
+        """Attach to new children by what /proc says: the kernel's event may have no id, or one of
+        another pid namespace."""
+        self._found_s = time.monotonic()
+        current: set[int] = set()
+        for member in self.living:
+            children = member.traced.process.children()
+            current.update(children)
+            for pid in children:
+                if pid not in self._known_children and not self._find(pid):
+                    self._known_children.add(pid)
+                    self._adopt(pid, member)
+        self._known_children &= current
 
     def _find(self, pid: int) -> Member | None:
         return next((one for one in self if one.pid == pid), None)
@@ -157,11 +174,10 @@ class Family:
             raise
         except LeaktraceError as error:
             self._give_back(slot.number)
-            if isinstance(error, TargetError) or not process.is_alive():
+            if isinstance(error, TargetError) or not is_running(pid):
                 self.untraced.ended += 1
             else:
-                count = self.untraced.refused.get(error.message, 0)
-                self.untraced.refused[error.message] = count + 1
+                self.untraced.refuse(error.message, pid)
             process.close()
 
     def _give_back(self, number: int) -> None:
@@ -181,13 +197,26 @@ class Family:
                 self._left_behind += member.attachments.hand_over()
                 if self._removal_s is None:
                     self._removal_s = time.monotonic() + _REMOVE_AFTER_S
-                with contextlib.suppress(OSError):
-                    self._program.processes.delete(member.pid)
+                self._program.processes.delete(member.pid)
+        self._say_what_goes_on()
         if self.living:
             return False
         # A report may have noticed it, and the loop must be told.
         os.eventfd_write(self._all_ended, 1)
         return True
+
+    def _say_what_goes_on(self) -> None:
+        """When the command ends before the processes that it has started."""
+        command = next((one for one in self if one.traced.command is not None), None)
+        living = self.living
+        if self._said_that_it_goes_on or command is None or not command.has_ended or not living:
+            return
+        self._said_that_it_goes_on = True
+        still = "process that it started still runs"
+        if len(living) > 1:
+            still = "processes that it started still run"
+        notify(f"the command has ended; {len(living)} {still}: tracing goes on")
+        hint("Ctrl-C ends it")
 
     def next_s(self) -> float | None:
         """When `proceed` is due, on the clock of time.monotonic(); None: it isn't."""
@@ -196,8 +225,9 @@ class Family:
 
     def proceed(self) -> None:
         """Do what is due: look at mappings, remove the probes of processes that have ended."""
+        pids = {member.pid for member in self.living}
         for member in self.living:
-            member.looks.look_if_due()
+            member.looks.look_if_due(pids)
         if self._removal_s is not None and self._removal_s <= time.monotonic() and self.living:
             self._removal_s = None
             self._remove_left_behind()
@@ -211,26 +241,29 @@ class Family:
     def forget_reported(self) -> None:
         """A report was made: processes that had ended before are not in the next one, unless their
         records are to be kept."""
-        for member in self:
-            if not member.has_ended:
-                continue
-            if member.was_reported and not self.is_kept and len(self) > 1:
-                self._drop(member)
+        ended = [member for member in self if member.has_ended]
+        if not self.is_kept and len(ended) < len(self):
+            self._drop([member for member in ended if member.was_reported])
+        for member in ended:
             member.was_reported = True
 
-    def _drop(self, member: Member) -> None:
-        """Delete what was recorded of a process that has ended, and free its slot."""
-        program, number = self._program, member.number
+    def _drop(self, members: Sequence[Member]) -> None:
+        """Delete what was recorded of processes that have ended, and free their slots."""
+        if not members:
+            return
+        program, numbers = self._program, [member.number for member in members]
         keys, _ = program.allocations.read_all()
-        program.allocations.delete_all(keys[keys >> np.uint64(SLOT_SHIFT) == number])
+        program.allocations.delete_all(keys[np.isin(keys >> np.uint64(SLOT_SHIFT), numbers)])
         ids, sites = program.sites.read_all()
-        own = ids[sites["slot"] == number]
+        own = ids[np.isin(sites["slot"], numbers)]
         program.sites.delete_all(own)
         program.stacks.delete_all(own)
-        del self._by_number[number]
-        member.traced.slot.clear()
-        member.close()
-        self._free.append(number)
+        for member in members:
+            del self._by_number[member.number]
+            self.dropped += not member.was_reported
+            member.traced.slot.clear()
+            member.close()
+        self._free += numbers
 
     def close(self) -> None:
         """Detach from all processes."""

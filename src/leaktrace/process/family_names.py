@@ -42,14 +42,10 @@ class FamilyNames:
             member = self._member_of(stack_id)
             if member is not None:
                 by_slot[member.number].append(stack_id)
-        for number in by_slot:
-            for stack_id in by_slot[number]:
-                self.stack_of(stack_id)
-        # All processes look up in the same background: one wait is enough.
-        for number in list(by_slot)[:1]:
-            member = self._family.of_slot(number)
-            assert member is not None  # it has just been found
-            member.traced.names.prepare(by_slot[number])
+        for member in self._family:
+            member.traced.names.begin(by_slot[member.number])
+        # All processes look names up in the same background: one wait is enough.
+        self._family.first.traced.names.prepare(by_slot[self._family.first.number])
 
     def expect_last_report(self) -> None:
         """No later report follows that could show names which are still missing."""
@@ -57,8 +53,9 @@ class FamilyNames:
             member.traced.names.expect_last_report()
 
     def notes(self) -> tuple[str, ...]:
-        """The note about names that are still missing."""
-        return self._family.first.traced.names.notes()  # the look-ups are those of all
+        """The notes about names that are missing."""
+        notes = (note for member in self._family for note in member.traced.names.notes())
+        return tuple(dict.fromkeys(notes))
 
     def _member_of(self, stack_id: int) -> Member | None:
         if len(self._family) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from leaktrace.bpf.links import UprobeLinks, return_probes_make_system_calls
@@ -17,7 +17,6 @@ from leaktrace.process.attach.patched_code import verified, without_return_probe
 from leaktrace.process.attach.watch import ProbeWatch
 from leaktrace.process.completeness import Completeness
 from leaktrace.process.notes import Notes
-from leaktrace.process.probes.allocators import REQUIRED
 from leaktrace.process.probes.loader_probes import plan_loader
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.planner import Planner
@@ -161,7 +160,7 @@ class Hooks:
 
     def stepped_share(self) -> float:
         """The share of single-stepped probes among those that are hit most: malloc's and free's."""
-        most_hit = [name in one.stepped for one in self.objects for name in REQUIRED]
+        most_hit = [name in one.stepped for one in self.objects for name in one.required]
         return sum(most_hit) / len(most_hit) if most_hit else 0.0
 
     def repair(self, mappings: Sequence[Mapping]) -> tuple[str, ...] | None:
@@ -182,11 +181,13 @@ class Hooks:
         """When `repair_children` is due, on the clock of time.monotonic(); None: it isn't."""
         return None if self.watch is None else self.watch.due_s()
 
-    def repair_children(self, mappings: Sequence[Mapping]) -> None:
-        """Remove the probes' breakpoints from children that were forked with them."""
+    def repair_children(self, mappings: Sequence[Mapping], traced: Collection[int]) -> None:
+        """Remove the probes' breakpoints from children that were forked with them, except from
+        those that are traced themselves."""
         if self.watch is not None:
             with contextlib.suppress(KeeperGoneError):  # reported at the end
-                self.watch.repair_children(self.process.children(), mappings)
+                children = [pid for pid in self.process.children() if pid not in traced]
+                self.watch.repair_children(children, mappings)
 
 
 def _describe(hooked: HookedObject) -> str:

@@ -7,6 +7,7 @@ before anything is missed. It continues after the look.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from leaktrace.abi import process as abi
 from leaktrace.errors import LeaktraceError, TargetError
@@ -36,9 +37,9 @@ class Looks:
         due = (self._traced.look_times.next_s(), self._traced.hooks.children_due_s())
         return min((one for one in due if one is not None), default=None)
 
-    def look_if_due(self) -> None:
+    def look_if_due(self, traced_pids: Collection[int]) -> None:
         """After an exec, find the libraries, which the loader maps one at a time. After a fork,
-        remove the breakpoints that the children have inherited."""
+        remove the breakpoints that children have inherited, unless they are traced, too."""
         traced = self._traced
         if self._intake.must_look or traced.look_times.take_due():
             self._intake.must_look = False
@@ -46,7 +47,7 @@ class Looks:
             self.proceed_if_forgotten()
         children_s = traced.hooks.children_due_s()
         if children_s is not None and children_s <= time.monotonic():
-            traced.hooks.repair_children(traced.mappings())
+            traced.hooks.repair_children(traced.mappings(), traced_pids)
 
     def take_in(self) -> None:
         """Take in the events that have arrived, and look if they ask for it."""

@@ -11,6 +11,8 @@ from leaktrace.options import Limits
 from leaktrace.tracing import losses
 from leaktrace.tracing.losses import Counted, LossText
 
+# Where a stack breaks off, nothing is lost: its allocations are in the figures, and the frames that
+# are shown are right.
 _BY_COUNTER: dict[int, LossText] = {
     LossKind.ALLOCATIONS: losses.ALLOCATIONS,
     LossKind.STACKS: losses.STACKS,
@@ -20,6 +22,7 @@ _BY_COUNTER: dict[int, LossText] = {
         "truncated_stacks",
         "allocations whose stack is deeper than leaktrace can walk",
         "no option changes this: the callers beyond the deepest frame shown are unknown",
+        is_lost=False,
     ),
     LossKind.GUESSED_STACKS: LossText(
         "guessed_stacks",
@@ -30,32 +33,43 @@ _BY_COUNTER: dict[int, LossText] = {
         "unmapped_code",
         "allocations whose stack broke off at code that had just been mapped, or at a wrong frame",
         losses.RARE,
+        is_lost=False,
     ),
     LossKind.WALKS + WalkResult.NO_ROW: LossText(
         "untabled_code",
         "allocations whose stack broke off at code without unwind tables",
         losses.RARE,
+        is_lost=False,
+    ),
+    LossKind.WALKS + WalkResult.GENERATED_CODE: LossText(
+        "generated_code",
+        "allocations whose stack ends in code that was made at run time, without a frame pointer",
+        is_lost=False,
     ),
     LossKind.WALKS + WalkResult.NO_RULE: LossText(
         "inexpressible_rules",
         "allocations whose stack broke off at code with unwind rules that leaktrace can't follow",
         losses.RARE,
+        is_lost=False,
     ),
     LossKind.WALKS + WalkResult.UNREADABLE: LossText(
         "unreadable_stacks",
         "allocations whose stack broke off at memory that could not be read",
         losses.RARE,
+        is_lost=False,
     ),
     LossKind.WALKS + WalkResult.NOT_UPWARD: LossText(
         "misordered_frames",
         "allocations whose stack broke off because the next frame was not above the current one",
         losses.RARE,
+        is_lost=False,
     ),
     LossKind.WALKS + WalkResult.FOREIGN_PROBE: LossText(
         "foreign_probes",
         "allocations whose stack broke off at a return probe, which hides the caller",
         "if the probe is another tool's, end that tool; if it is leaktrace's own (leaktrace doctor "
         "-p PID lists those), a signal interrupted the probed function",
+        is_lost=False,
     ),
     LossKind.THREADS: LossText(
         "threads",

@@ -8,7 +8,6 @@ from platform import machine
 from leaktrace.arch.machines import MACHINES
 from leaktrace.printable import printable
 from leaktrace.process.attach.attachments import HookedObject
-from leaktrace.process.probes.allocators import REQUIRED
 from leaktrace.process.untraced import Untraced
 from leaktrace.process.walkers import Walker
 
@@ -58,7 +57,7 @@ def of_hooked(hooked: HookedObject) -> Iterator[str]:
             + ". Their calls are not in these figures"
         )
     if hooked.left_out:
-        has_malloc = all(one.hook.symbol not in REQUIRED for one in hooked.left_out)
+        has_malloc = not any(one.hook.is_required for one in hooked.left_out)
         yield (
             f"not hooked in {hooked.name}, because it could harm the process: "
             + "; ".join(f"{one.hook.symbol} ({one.reason})" for one in hooked.left_out)
@@ -114,19 +113,25 @@ def of_untraced(untraced: Untraced) -> Iterator[str]:
     """Why children that should be followed are not traced."""
     if untraced.too_many:
         yield (
-            f"{untraced.too_many:,} child processes are not traced, because as many are as "
-            "--max-processes allows"
+            f"{_children(untraced.too_many, 'is', 'are')} not traced, because as many processes "
+            "are as --max-processes allows"
         )
     if untraced.ended:
-        yield f"{untraced.ended:,} child processes ended before they could be traced"
+        yield f"{_children(untraced.ended)} ended before tracing could begin there"
     for message, count in untraced.refused.items():
-        yield f"{count:,} child processes are not traced: {message}"
+        yield f"{_children(count, 'is', 'are')} not traced: {message}"
+
+
+def _children(count: int, verb: str = "", verb_of_many: str = "") -> str:
+    if count == 1:
+        return f"1 child process {verb}".rstrip()
+    return f"{count:,} child processes {verb_of_many}".rstrip()
 
 
 def of_dropped(count: int) -> Iterator[str]:
-    """Ended processes whose records had to make room."""
+    """Ended processes that no report has shown."""
     if count:
         yield (
-            f"{count:,} processes that have ended are no longer in this report: there is room for "
-            "as many as --max-processes allows"
+            f"{count:,} traced processes ended and are in no report, because others needed their "
+            "room: raise --max-processes"
         )

@@ -22,12 +22,14 @@ from leaktrace.process.ending import exit_status_knobs, fork_knobs
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
+    ENTRY_PROGRAMS,
     OBJECTS_PROGRAM,
     POINT_PROGRAM,
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
+from leaktrace.process.thread_pointer import thread_pointer_knobs
 from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
@@ -45,6 +47,7 @@ _COMMON = (
     "process/events.bpf.c",
     "process/known_stacks.bpf.c",
     "process/tables.bpf.c",
+    "process/go.bpf.c",
     "process/step.bpf.c",
     "process/walk.bpf.c",
     "process/frame_pointers.bpf.c",
@@ -64,18 +67,7 @@ FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/exec_fork_exit.bpf
 
 # If a program can find out which function was hit (attach cookies), one serves all functions.
 _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
-_BY_SHAPE = (
-    "enter_size",
-    "enter_count_size",
-    "enter_alignment_size",
-    "enter_posix_memalign",
-    "enter_realloc",
-    "enter_reallocarray",
-    "enter_mmap",
-    "enter_munmap",
-    "enter_mremap",
-    RETURN_PROGRAM,
-)
+_BY_SHAPE = (*ENTRY_PROGRAMS, RETURN_PROGRAM)
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
@@ -110,6 +102,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
     if options.command is None or options.follow:  # wait(2) returns the status of a command
         knobs |= exit_status_knobs()
     knobs |= fork_knobs()
+    knobs |= thread_pointer_knobs()
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from leaktrace.abi import process as abi
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.bpf.maps import Map
 from leaktrace.model import Stack, StackEnd
+from leaktrace.process.generated_code import GeneratedCode
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.symbols.views import CodeView
@@ -28,6 +29,7 @@ class StackNames:
         self._known: dict[int, Stack] = {}
         self._arrived = 0  # finished look-ups when the known stacks got their names
         self._is_last_report = False
+        self._generated = GeneratedCode()
 
     def forget(self) -> None:
         """The target executes another program."""
@@ -41,9 +43,14 @@ class StackNames:
     def prepare(self, stack_ids: Sequence[int]) -> None:
         """Look the names of these stacks up, all at the same time, and wait for them as long as a
         report may wait (symbols/lookups.py)."""
+        self.begin(stack_ids)
+        self._lookups.wait(is_last=self._is_last_report)
+
+    def begin(self, stack_ids: Sequence[int]) -> None:
+        """Begin to look the names of the stacks of a report up."""
+        self._generated.begin_report()
         for stack_id in stack_ids:
             self.stack_of(stack_id)
-        self._lookups.wait(is_last=self._is_last_report)
 
     def stack_of(self, stack_id: int) -> Stack:
         """The stack of an id, with the names that are known so far."""
@@ -55,6 +62,7 @@ class StackNames:
             known = self._read(stack_id)
             if _is_settled(known):
                 self._known[stack_id] = known
+        self._generated.see(known)
         return known
 
     def _read(self, stack_id: int) -> Stack:
@@ -89,15 +97,20 @@ class StackNames:
         return self._symbolizer.views.at(number, since, epoch)
 
     def notes(self) -> tuple[str, ...]:
-        """The note about names that are still missing."""
+        """The notes about names that are missing."""
+        generated = self._generated.notes(self._symbolizer.pid, self._symbolizer.mappings)
+        return (*self._awaited(), *generated)
+
+    def _awaited(self) -> Iterator[str]:
         awaited = self._lookups.awaited()
         if not awaited:
-            return ()
+            return
         more = len(awaited) - _MOST_NAMED
         listed = ", ".join(awaited[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         if self._is_last_report:
-            return (f"some names and lines are missing: there was no time to read {listed}",)
-        return (f"some names and lines are still missing; later reports may have them: {listed}",)
+            yield f"some names and lines are missing: there was no time to read {listed}"
+        else:
+            yield f"some names and lines are still missing; later reports may have them: {listed}"
 
 
 def _addresses(stored: np.void) -> list[int]:

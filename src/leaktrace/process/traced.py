@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from leaktrace.analysis.same_sites import SameSites
@@ -160,18 +161,21 @@ class Traced:
             if found is not None:
                 self.probe_notes = found
 
-    def update_remarks(self, *, follows: bool) -> None:
-        """Update the remarks and notes for the next report. `follows`: its children are traced."""
+    def update_remarks(self, traced_pids: Collection[int], *, follows: bool) -> None:
+        """Update the remarks and notes for the next report. `follows`: its new children are
+        traced."""
         if not follows:
-            self._notice_children()
+            self._notice_children(traced_pids)
         if self.faults is None:
             self.hooks.completeness.look(self.mappings(), self.generation)
 
-    def _notice_children(self) -> None:
+    def _notice_children(self, traced_pids: Collection[int]) -> None:
         """Note that there are children. They are not traced, and without that note a report would
         look too good."""
         started = int(self.slot.session_now()["children"])
-        children = self.process.children() if not self.children_note else []
+        children: list[int] = []
+        if not self.children_note:
+            children = [pid for pid in self.process.children() if pid not in traced_pids]
         if started or children:
             pid = children[0] if children else 0
             self.children_note = notes.of_children(pid, started)

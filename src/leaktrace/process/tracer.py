@@ -201,9 +201,10 @@ class Tracer:
             count_unit=self._sampling.count_unit,
         )
         # The names of these stacks may depend on what was loaded before the last of them.
+        pids = {member.pid for member in family.living}
         for member in family.living:
             member.looks.take_in()
-            member.traced.update_remarks(follows=family.follows)
+            member.traced.update_remarks(pids, follows=family.follows)
             member.looks.note_lost_loads()
         first = self.first
         if len(family) == 1 and first.symbolizer.views.has_changed:

@@ -15,3 +15,8 @@ class Untraced:
 
     def __bool__(self) -> bool:
         return bool(self.too_many or self.ended or self.refused)
+
+    def refuse(self, message: str, pid: int) -> None:
+        """A child was refused with this message, which may name it."""
+        text = message.replace(f"process {pid}", "the process").replace(str(pid), "it")
+        self.refused[text] = self.refused.get(text, 0) + 1

@@ -9,15 +9,31 @@ from leaktrace.errors import UsageError
 from leaktrace.report.json_lines import JsonReporter
 from leaktrace.report.memleak import MemleakReporter
 from leaktrace.report.output import Output, open_output
+from leaktrace.report.ranking_json import RankingJson
+from leaktrace.report.ranking_text import RankingText
 from leaktrace.report.reporter import Reporter
 from leaktrace.report.text import TextReporter
 
-__all__ = ["FORMATS", "Output", "Reporter", "create_reporter", "open_output"]
+__all__ = [
+    "FORMATS",
+    "RANKING_FORMATS",
+    "Output",
+    "Reporter",
+    "create_ranking_reporter",
+    "create_reporter",
+    "open_output",
+]
 
 FORMATS: Mapping[str, type[Reporter]] = {
     "text": TextReporter,
     "memleak": MemleakReporter,
     "json": JsonReporter,
+}
+
+# --all-processes; memleak's format has no place for several processes.
+RANKING_FORMATS: Mapping[str, type[RankingText | RankingJson]] = {
+    "text": RankingText,
+    "json": RankingJson,
 }
 
 
@@ -33,3 +49,10 @@ def create_reporter(format_name: str, output: TextIO, notices: TextIO) -> Report
             f"there is no report format {format_name!r}", f"choose one of {', '.join(FORMATS)}"
         ) from None
     return reporter(output, notices)
+
+
+def create_ranking_reporter(
+    format_name: str, output: TextIO, notices: TextIO
+) -> RankingText | RankingJson:
+    """The reporter of a format in `RANKING_FORMATS`."""
+    return RANKING_FORMATS[format_name](output, notices)

@@ -44,13 +44,14 @@ class JsonReporter(Reporter):
     summary: ClassVar[str] = "one JSON object per line, for programs (docs/json.md)"
 
     def report(self, report: Report) -> None:
-        self.write(_line(report_object(report)))
+        self.write(json_line(report_object(report)))
 
     def events(self, events: Iterable[Event]) -> None:
-        self.write("".join(_line(event_object(event)) for event in events))
+        self.write("".join(json_line(event_object(event)) for event in events))
 
 
-def _line(value: Object) -> str:
+def json_line(value: Object) -> str:
+    """One line of output."""
     # ASCII, so that it is valid JSON in any encoding of standard output.
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False) + "\n"
 
@@ -77,7 +78,7 @@ def report_object(report: Report) -> Object:
         "older_ms": report.older_ms,
         "younger": _total(report.younger),
         "resident": None if report.resident is None else _resident(report.resident),
-        "cost": None if report.cost is None else _cost(report.cost),
+        "cost": None if report.cost is None else cost_object(report.cost),
         "losses": _losses(report.losses),
         "remarks": [_remark(remark) for remark in report.remarks],
         "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
@@ -210,7 +211,8 @@ def _remark(remark: Remark) -> Object:
     }
 
 
-def _cost(cost: Cost) -> Object:
+def cost_object(cost: Cost) -> Object:
+    """What tracing costs."""
     return {
         "own_cpu_share": round(cost.own_cpu_share, 4),
         "own_resident_bytes": cost.own_resident_bytes,

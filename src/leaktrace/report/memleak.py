@@ -74,7 +74,8 @@ class MemleakReporter(Reporter):
         if report.final and report.ending is not None:
             self.notice(ending_in_words(report))
         for loss in report.losses:
-            if loss.is_lost and loss.count != self._noticed_losses.get(loss.name, 0):
+            is_told = loss.is_lost or loss.hint
+            if is_told and loss.count != self._noticed_losses.get(loss.name, 0):
                 self._noticed_losses[loss.name] = loss.count
                 self.notice(_loss_notice(loss))
 
@@ -116,5 +117,5 @@ def _symbol(frame: Frame) -> str:
 def _loss_notice(loss: Loss) -> str:
     known_size = f" ({size(loss.bytes)})" if loss.bytes is not None else ""
     hint = f"; {loss.hint}" if loss.hint else ""
-    label = "lost" if loss.is_lost else "note"
+    label = "lost" if loss.is_lost else "cut off"
     return printable(f"{label}: {units.loss_in_words(loss)}{known_size}{hint}")

@@ -24,32 +24,12 @@ USUAL_COLUMNS = 80
 _NARROWEST = 40  # on a terminal narrower than this, lines wrap
 
 
-class Reporter(ABC):
-    """One format. `output` gets the reports, `notices` what the format can't express."""
-
-    summary: ClassVar[str]  # one line for --help
+class Writer:
+    """Writes to two streams: `output` gets the reports, `notices` what a format can't express."""
 
     def __init__(self, output: TextIO, notices: TextIO) -> None:
         self.output = output
         self.notices = notices
-
-    def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:  # noqa: B027
-        """Tracing is about to start; `command` is what leaktrace runs, empty if nothing."""
-
-    @abstractmethod
-    def report(self, report: Report) -> None:
-        """Write one report and flush it."""
-
-    def event(self, event: Event) -> None:
-        """Write one event and flush it."""
-        self.events((event,))
-
-    @abstractmethod
-    def events(self, events: Iterable[Event]) -> None:
-        """Write a batch of events, one per line, and flush once."""
-
-    def end(self) -> None:  # noqa: B027
-        """No report follows. A format that needs a closing line writes it here."""
 
     def write(self, text: str) -> None:
         """Write `text` to the output and flush it.
@@ -77,6 +57,30 @@ class Reporter(ABC):
             self.notices.flush()
         except (OSError, ValueError):
             return
+
+
+class Reporter(Writer, ABC):
+    """One format."""
+
+    summary: ClassVar[str]  # one line for --help
+
+    def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:
+        """Tracing is about to start; `command` is what leaktrace runs, empty if nothing."""
+
+    @abstractmethod
+    def report(self, report: Report) -> None:
+        """Write one report and flush it."""
+
+    def event(self, event: Event) -> None:
+        """Write one event and flush it."""
+        self.events((event,))
+
+    @abstractmethod
+    def events(self, events: Iterable[Event]) -> None:
+        """Write a batch of events, one per line, and flush once."""
+
+    def end(self) -> None:
+        """No report follows. A format that needs a closing line writes it here."""
 
 
 def terminal_width(output: TextIO) -> int | None:

@@ -20,14 +20,11 @@ control codes.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, TextIO
 
-from rich.cells import cell_len
-from rich.console import Console
 from rich.text import Text
 
 from leaktrace import units
@@ -48,6 +45,10 @@ from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.in_words import cost_in_words, slab_growth_in_words, untraced_in_words
+from leaktrace.report.layout import advised as _advised
+from leaktrace.report.layout import flowed as _flowed
+from leaktrace.report.layout import painted
+from leaktrace.report.layout import wrapped as _wrapped
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.processes import (
     MOST_PROCESSES,
@@ -67,7 +68,7 @@ _SHORT_ID_DIGITS = 6  # enough to distinguish the sites of a report
 _STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
     StackEnd.GUESSED: "stack guessed: a frame was found by frame pointer only",
-    StackEnd.GO: "Go code called the C code above; its own stack is not followed",
+    StackEnd.GO: "called by Go on another stack, to which leaktrace knows no way",
     StackEnd.BROKEN: "stack broken: the next frame can't be found",
     StackEnd.LOST: "stack lost: it could not be stored",
 }
@@ -92,7 +93,7 @@ class TextReporter(Reporter):
         lines = report_lines(
             report, terminal_width(self.output) or FILE_WIDTH, self._new_notes(report.target)
         )
-        self.write(self._painted([*lines, Text()]))
+        self.write(painted(self.output, [*lines, Text()]))
 
     def events(self, events: Iterable[Event]) -> None:
         self.write(self._events.of(events))
@@ -104,16 +105,6 @@ class TextReporter(Reporter):
         new = [note for note in dict.fromkeys(target.notes) if note not in shown]
         self._shown_notes.update(new)
         return new
-
-    def _painted(self, lines: Sequence[Text]) -> str:
-        if not self.output.isatty():
-            return "".join(f"{line.plain}\n" for line in lines)
-        # rich only turns styles into codes here (honouring NO_COLOR and TERM). It must not write
-        # itself, because it exits on a broken pipe.
-        console = Console(file=io.StringIO(), force_terminal=True, highlight=False)
-        with console.capture() as capture:
-            console.print(Text("\n").join(lines), soft_wrap=True)
-        return capture.get()
 
 
 def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Iterator[Text]:
@@ -351,6 +342,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
 
 def _footer(report: Report, width: int) -> Iterator[Text]:
     losses = [loss for loss in report.losses if loss.count and loss.is_lost]
+    yield from _cut_off(report, width)
     for remark in report.remarks:
         if remark.kind.is_of_completeness:
             yield from _advised("incomplete: ", remark.text, remark.hint, width, "bold yellow")
@@ -367,17 +359,18 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     yield from _flowed(fields, width)
 
 
+def _cut_off(report: Report, width: int) -> Iterator[Text]:
+    """Stacks that could not be walked to their ends. Their allocations are in the figures."""
+    for loss in report.losses:
+        if loss.count and not loss.is_lost and loss.hint:
+            text = units.loss_in_words(loss)
+            yield from _advised("cut off: ", text, loss.hint, width, "yellow")
+
+
 def _loss(loss: Loss, width: int) -> Iterator[Text]:
     known_size = f" ({units.size(loss.bytes)})" if loss.bytes is not None else ""
     text = f"{units.loss_in_words(loss)}{known_size}"
     yield from _advised("lost: ", text, loss.hint, width, "bold red")
-
-
-def _advised(label: str, text: str, hint: str, width: int, style: str) -> Iterator[Text]:
-    """What happened, and below it what to do."""
-    yield from _wrapped(label, text, width, style)
-    if hint:
-        yield from _wrapped(" " * len(label), hint, width)
 
 
 def _noun(report: Report) -> str:
@@ -403,14 +396,6 @@ def _total(total: Total, about: str, noun: str = "allocation", error: Total | No
     return f"{size} in {about}{units.counted(total.count, noun)}"
 
 
-def _wrapped(label: str, text: str, width: int, label_style: str = "") -> Iterator[Text]:
-    """`text` after `label`; further lines are indented below it."""
-    indent = " " * cell_len(label)
-    for index, line in enumerate(wrap(printable(text), width - len(indent))):
-        start = Text().append(label, label_style) if index == 0 else Text(indent)
-        yield start.append(line)
-
-
 def _joined(one: Text, other: Text, width: int) -> list[Text]:
     """Two fields as one, if it fits; the second may be empty."""
     if not other:
@@ -418,18 +403,3 @@ def _joined(one: Text, other: Text, width: int) -> list[Text]:
     if one.cell_len + 1 + other.cell_len > width:
         return [one, other]
     return [one.append(" ").append_text(other)]
-
-
-def _flowed(fields: Sequence[Text], width: int) -> Iterator[Text]:
-    """Fields side by side, three spaces apart; a field that doesn't fit starts a new line."""
-    line = Text()
-    for field in fields:
-        if line.cell_len and line.cell_len + 3 + field.cell_len > width:
-            yield line
-            line = Text("  ")
-        elif line.cell_len:
-            line.append("   ")
-        field.truncate(width - line.cell_len)
-        line.append_text(field)
-    if line.cell_len:
-        yield line

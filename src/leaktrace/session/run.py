@@ -15,7 +15,13 @@ from leaktrace import units
 from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, TargetInfo
 from leaktrace.notices import hint, notify
-from leaktrace.options import KernelOptions, Options, ProcessOptions, ReportOptions
+from leaktrace.options import (
+    KernelOptions,
+    Options,
+    ProcessOptions,
+    RankingOptions,
+    ReportOptions,
+)
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.process.reports import ProcessReports
@@ -42,6 +48,10 @@ def run(options: Options) -> int:
         try:
             if isinstance(options, KernelOptions):
                 return _run_kernel(options, output, interrupts)
+            if isinstance(options, RankingOptions):
+                from leaktrace.session.ranking import run_ranking  # noqa: PLC0415
+
+                return run_ranking(options, output, interrupts)
             return _run_process(options, output, interrupts)
         except NothingToEndError:
             assert interrupts.received is not None
@@ -205,6 +215,8 @@ class Run:
 
 
 def _subject(info: TargetInfo) -> str:
+    if len(info.pids) > 1:
+        return f"{len(info.pids)} processes"
     return "the kernel" if info.kind == "kernel" else f"pid {info.pid}"
 
 

@@ -17,6 +17,7 @@ from leaktrace.symbols.lines import CodeLine
 from leaktrace.symbols.lookups import Lookup
 from leaktrace.targets.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
+from leaktrace.unwind.go_functions import read_go_functions
 
 SIGNAL_FRAME = "<signal handler called>"  # as gdb shows it
 
@@ -191,7 +192,8 @@ class Module:
 
     @cached_property
     def _symbols(self) -> SymbolTable:
-        """The function symbols of the object and, if it has no .symtab, of its .gnu_debugdata.
+        """The function symbols of the object and, if it has no .symtab, of its .gnu_debugdata and
+        of the table of the Go runtime.
 
         Raises ObjectFileError.
         """
@@ -200,6 +202,8 @@ class Module:
         tables = [*self._tables_of(self.elf)]
         if not self.elf.has_symbol_table():
             tables += self._mini_symbols()
+            of_go = read_go_functions(self.elf)
+            tables += [of_go.symbols()] if of_go else []
         return SymbolTable(tables, self.elf.code_ranges())
 
     def _tables_of(self, elf: ElfObject) -> tuple[RawSymbols, ...]:

@@ -23,6 +23,8 @@ from leaktrace.targets.root import TargetRoot
 from leaktrace.targets.vdso import is_vdso, read_vdso
 from leaktrace.unwind.fingerprint import fingerprint
 
+MADE_AT_RUN_TIME = "code made at run time"  # why a frame has no name
+
 _MAX_OBJECTS = 4096  # open ones; the walker has tables for as many
 
 
@@ -176,4 +178,4 @@ class MappedObjects:
 def _region_without_file(mapping: Mapping) -> Region:
     if mapping.path.startswith("["):
         return Region(mapping, None, "no file behind this memory")
-    return Region(mapping, None, "code made at run time")
+    return Region(mapping, None, MADE_AT_RUN_TIME)

@@ -12,7 +12,7 @@ from leaktrace.options import Limits
 
 @dataclass(frozen=True)
 class LossText:
-    """The words for one kind of loss, or for one of uncertain figures (not `is_lost`).
+    """The words for one kind of loss, or (not `is_lost`) for stacks that are uncertain or cut off.
 
     `hint` is a format string: {limits} stands for the run's `Limits`, {fewer} for the options with
     which fewer allocations are recorded.

@@ -7,7 +7,8 @@ that for `_start` and for the function that a thread begins with. Otherwise a st
 - where the result of a call by pointer is the exit status of the thread or process,
   `exit(main(…))`: in musl's start code and its threads, which have no unwind information;
 - in the code to which glibc's makecontext(3) makes a function return that it has not called;
-- where Go has called C: the C code runs on a stack of the thread, its caller on another one.
+- where Go has called C, if that can't be followed (go_rows.py): the C code runs on a stack of the
+  thread, its caller on another one.
 
 These ends become rows of the object's unwind table.
 """
@@ -29,7 +30,7 @@ from leaktrace.arch.x86_64_code import EXIT_STATUS, START_CONTEXT, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.unwind.extents import Extents
-from leaktrace.unwind.go_functions import functions_that_call_c
+from leaktrace.unwind.go_functions import CALL_C, is_go
 from leaktrace.unwind.rows import PC_LIMIT, PC_SHIFT, NoRule, Rows, pack_rule
 from leaktrace.unwind.table import MAX_EXTENT_BYTES, UnwindTable, with_rows
 
@@ -158,9 +159,14 @@ def _uncovered(table: UnwindTable, start: int, end: int) -> Iterator[tuple[int, 
             yield int(begin), int(stop)
 
 
-def _calls_of_go(elf: ElfObject, _: UnwindTable) -> Iterator[End]:
-    for function in functions_that_call_c(elf):
-        yield End(function.start, function.end, EndOf.C_CODE)
+def _calls_of_go(elf: ElfObject, table: UnwindTable) -> Iterator[End]:
+    """The functions by which Go calls C, by their symbols, where the table has no rows from Go's
+    own: in a program of an unknown version of Go."""
+    if is_go(elf):
+        for function in elf.functions(CALL_C).values():
+            row = table.lookup(function.vaddr)
+            if row is None or row.rule is not Rule.RULE_END:
+                yield End(function.vaddr, function.vaddr + function.size, EndOf.C_CODE)
 
 
 def put_ends(table: UnwindTable, ends: list[End]) -> Rows:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.process import UNWIND_MAPPING
+from leaktrace.abi.process import GENERATED_CODE, UNWIND_MAPPING
 from leaktrace.arch.x86_64 import PAGE_BYTES
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
@@ -237,6 +237,8 @@ def _entry(mapping: Mapping, placed: Placed) -> tuple[int, ...]:
             vaddr = segment.vaddr - segment.offset + mapping.offset  # of the mapping's first byte
             bias = (mapping.start - vaddr + placed.base) & _ADDRESS_MASK
             return mapping.start, mapping.end, bias, *placed[:4], placed.fingerprint
+    if not mapping.is_file:
+        return mapping.start, mapping.end, 0, GENERATED_CODE, 0, 0, 0, 0
     return mapping.start, mapping.end, 0, *_NOTHING[:4], 0
 
 

@@ -67,6 +67,76 @@ class Row(NamedTuple):
     saved_rbp: int  # a `SavedRbp`, or N for "at CFA - 8 * N"
 
 
+class GoSwitch(NamedTuple):
+    """How code that runs on another stack than its caller, in a function of the Go runtime, gets
+    back to it (go_switches.py). A row of RULE_END holds it, from the lowest bit on: `of` (3 bits),
+    `first` / 8 (4), `second` / 8 (4), `frame` / 8 (5), the rule (3), `entry_distance` (13). Of
+    SYSTEM_STACK, `first` / 8 has eight bits."""
+
+    of: EndOf
+    first: int  # where in the frame the goroutine is saved; of SYSTEM_STACK: in struct m
+    second: int  # where in the frame the depth of its stack, or the stack pointer, is saved
+    frame: int  # from the stack pointer that is found to the canonical frame address
+    entry_distance: int  # from the function's entry to the return address in it
+
+    @property
+    def fits(self) -> bool:
+        """Whether a row can hold it."""
+        most = abi.GO_CURG_MASK if self.of is EndOf.SYSTEM_STACK else abi.GO_WORD_MASK
+        return (
+            all(field >= 0 and field % 8 == 0 for field in (self.first, self.second, self.frame))
+            and self.first <= 8 * most
+            and self.second <= 8 * abi.GO_WORD_MASK
+            and self.frame <= 8 * abi.GO_FRAME_MASK
+            and 0 < self.entry_distance < 1 << 32 - abi.GO_ENTRY_SHIFT
+        )
+
+
+class Switch(NamedTuple):
+    """The return address of a call on another stack than the caller's, and how to get to it."""
+
+    return_address: int
+    rule: GoSwitch
+
+
+class Return(NamedTuple):
+    """A return address in a function of Go that C code has called: the way to its caller's rsp and
+    rbp."""
+
+    return_address: int
+    cfa_offset: int  # from rsp
+    saved_rbp: int  # below the CFA
+
+
+def pack_switch(switch: GoSwitch) -> int:
+    """The low 32 bits of a row. The caller has checked that it fits."""
+    return (
+        switch.of
+        | switch.first // 8 << abi.GO_FIRST_SHIFT
+        | switch.second // 8 << abi.GO_SECOND_SHIFT
+        | switch.frame // 8 << abi.GO_FRAME_SHIFT
+        | Rule.RULE_END << RULE_SHIFT
+        | switch.entry_distance << abi.GO_ENTRY_SHIFT
+    )
+
+
+def unpack_switch(value: int) -> GoSwitch | None:
+    """What `pack_switch` was given; None of another row."""
+    of = value & abi.END_KIND_MASK
+    is_end = value >> RULE_SHIFT & RULE_MASK == Rule.RULE_END
+    if not is_end or of not in tuple(EndOf)[EndOf.C_OF_GOROUTINE :]:
+        return None
+    is_system = of == EndOf.SYSTEM_STACK
+    most = abi.GO_CURG_MASK if is_system else abi.GO_WORD_MASK
+    return GoSwitch(
+        EndOf(of),
+        8 * (value >> abi.GO_FIRST_SHIFT & most),
+        0 if is_system else 8 * (value >> abi.GO_SECOND_SHIFT & abi.GO_WORD_MASK),
+        8 * (value >> abi.GO_FRAME_SHIFT & abi.GO_FRAME_MASK),
+        (value & PC_LIMIT - 1) >> abi.GO_ENTRY_SHIFT,
+    )
+
+
 class Columns(NamedTuple):
     """The fields of many rows, one array per field, scaled as in `Row`."""
 
@@ -136,6 +206,9 @@ def unpack_all(rows: Rows) -> Columns:
 def describe(value: int) -> str:
     """A row in words, for example "0x26a4: CFA = rsp+16, rbp at CFA-16"."""
     row = unpack(value)
+    switch = unpack_switch(value)
+    if switch is not None:
+        return f"{row.pc:#x}: {_switch_in_words(switch)}"
     match row.rule:
         case Rule.RULE_NONE:
             known = row.cfa_offset in NoRule.__members__.values()
@@ -166,3 +239,17 @@ def describe(value: int) -> str:
         case _:
             rbp = f", rbp at CFA-{row.saved_rbp * CFA_OFFSET_UNIT}"
     return f"{row.pc:#x}: {cfa}{rbp}"
+
+
+def _switch_in_words(switch: GoSwitch) -> str:
+    match switch.of:
+        case EndOf.C_OF_GOROUTINE:
+            found = f"the stack of the goroutine at rsp+{switch.first}, by the depth at "
+            found += f"rsp+{switch.second}"
+        case EndOf.CALLBACK:
+            found = "the stack of the thread before its last callback"
+        case EndOf.SYSTEM_STACK:
+            found = f"the stack of the current goroutine (m+{switch.first})"
+        case _:
+            found = f"*(rsp+{switch.second})"
+    return f"CFA = {found}, +{switch.frame}; entered {switch.entry_distance} before"

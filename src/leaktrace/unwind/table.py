@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -32,6 +32,7 @@ from leaktrace.unwind.entries import (
     Skipped,
     read_functions,
 )
+from leaktrace.unwind.go_rows import GoCode, compile_go, read_go_code
 from leaktrace.unwind.rows import PC_SHIFT, NoRule, Row, Rows, unpack, unpack_all
 
 PAGE_SHIFT = CODE_PAGE_SHIFT  # a page of code is 256 bytes: at most 257 rows to search, nine steps
@@ -40,7 +41,7 @@ MAX_EXTENT_BYTES = MAX_OBJECT_BYTES
 
 # Increase it when the same sections give another table: a cached one of another version isn't
 # used.
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 
 _ROWS_AT_ONCE = 1 << 20  # assembled at a time, which bounds the memory that it takes
 
@@ -65,10 +66,12 @@ class UnwindSource:
     sections: tuple[FrameSection, ...]  # where two describe a function, the first one counts
     base: int  # lowest virtual address of the object: what row pcs are relative to
     segments: tuple[CodeSegment, ...]
+    go: GoCode | None = None  # counts where a section describes the same function
 
     @property
     def size_bytes(self) -> int:
-        return sum(len(section.data) for section in self.sections)
+        in_sections = sum(len(section.data) for section in self.sections)
+        return in_sections + (self.go.functions.size_bytes if self.go else 0)
 
     @cached_property
     def digest(self) -> str:
@@ -81,6 +84,8 @@ class UnwindSource:
             head = (section.kind is SectionKind.EH_FRAME, section.address, len(section.data))
             state.update(struct.pack("<?QQ", *head))
             state.update(section.data)
+        if self.go:
+            self.go.add_to(state)
         return state.hexdigest()
 
 
@@ -159,13 +164,15 @@ def read_source(elf: ElfObject) -> UnwindSource:
     eh_frame = _section(elf, SectionKind.EH_FRAME) or _eh_frame_by_segment(elf)
     debug_frame = _section(elf, SectionKind.DEBUG_FRAME)
     sections = tuple(section for section in (eh_frame, debug_frame) if section)
-    if not sections:
+    go = read_go_code(elf)
+    if not sections and go is None:
         raise _no_unwind_information(elf.shown)
     return UnwindSource(
         shown=elf.shown,
         sections=sections,
         base=base,
         segments=segments,
+        go=go,
     )
 
 
@@ -176,12 +183,14 @@ def compile_source(source: UnwindSource, check: Callable[[], None] = lambda: Non
     """
     described: list[_Described] = []
     skipped: Counter[str] = Counter()
+    if source.go:
+        described += _described_go(source.go, source, check)
     for section in source.sections:
         functions = read_functions(section, check)
         skipped.update(functions.skipped)
         found = _locate(functions, source, skipped)
-        if described:
-            found = found.outside(described[0])
+        for other in described:
+            found = found.outside(other)
         if found.begins.size:
             described.append(found)
     if not described:
@@ -320,6 +329,23 @@ def _locate(functions: Functions, source: UnwindSource, skipped: Counter[str]) -
         offsets=np.frombuffer(functions.offsets, dtype=np.uint32),
         rules=np.frombuffer(functions.rules, dtype=np.uint32),
     ).take(inside)
+
+
+def _described_go(
+    go: GoCode, source: UnwindSource, check: Callable[[], None]
+) -> Iterator[_Described]:
+    """The functions of the Go runtime's table, if the object isn't too large."""
+    if go.functions.starts[-1] > source.base + MAX_EXTENT_BYTES:
+        return
+    made = compile_go(go, check)
+    yield _Described(
+        begins=go.functions.starts[:-1] - source.base,
+        ends=go.functions.starts[1:] - source.base,
+        firsts=np.array(made.firsts, dtype=np.int64),
+        counts=np.array(made.counts, dtype=np.int64),
+        offsets=np.array(made.offsets, dtype=np.uint32),
+        rules=np.array(made.rules, dtype=np.uint32),
+    )
 
 
 def _joined(parts: list[_Described]) -> _Described:

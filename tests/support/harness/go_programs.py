@@ -1,4 +1,4 @@
-"""Builds tests/programs/calls_from_go.go, with a build cache that all tests share: Go first
+"""Builds programs of Go with C code, with a build cache that all tests share: Go first
 compiles its whole library for each kind of program."""
 
 from __future__ import annotations
@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,25 @@ from distribution import cache_directory
 from harness.compiling import PROGRAMS
 
 
-def build_go_program(output: Path, *flags: str) -> Path:
-    """Returns `output`; skips the test without Go."""
-    if shutil.which("go") is None:
+def build_go_program(
+    output: Path,
+    *flags: str,
+    source: Path = PROGRAMS / "calls_from_go.go",
+    go: str | Path = "go",
+    env: Mapping[str, str] | None = None,
+) -> Path:
+    """Returns `output`; skips the test without Go. `go`: which one."""
+    if shutil.which(go) is None:
         pytest.skip("needs go")
     subprocess.run(
-        ["go", "build", *flags, "-o", output, PROGRAMS / "calls_from_go.go"],
+        [go, "build", *flags, "-o", output, source],
         check=True,
-        env={**os.environ, "GOCACHE": str(cache_directory() / "go"), "GO111MODULE": "off"},
+        env={
+            **os.environ,
+            "GOCACHE": str(cache_directory() / "go"),
+            "GO111MODULE": "off",
+            "GOTOOLCHAIN": "local",  # none is downloaded
+            **(env or {}),
+        },
     )
     return output

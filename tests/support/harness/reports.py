@@ -12,6 +12,7 @@ _WALKS = {
     "guessed_stacks",
     "unmapped_code",
     "untabled_code",
+    "generated_code",
     "inexpressible_rules",
     "unreadable_stacks",
     "misordered_frames",

@@ -9,6 +9,7 @@ from pathlib import Path
 from leaktrace.bpf.sources import flags, source_directory, source_text
 from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS
 from leaktrace.process.walkers import Walker
+from walker.cases import TASK_FSBASE
 
 HERE = Path(__file__).resolve().parent
 
@@ -28,14 +29,13 @@ def compile_programs(folder: Path, walker: Walker, extra_flags: Sequence[str] = 
     Raises FileNotFoundError without gcc, CalledProcessError when the text does not compile.
     """
     source, library = folder / f"{walker.name.lower()}.c", folder / f"{walker.name.lower()}.so"
+    knobs = {**walker.knobs(), "TASK_FSBASE_OFFSET": TASK_FSBASE}  # the task itself is at 0
     source.write_text('#include "bpf.h"\n' + source_text(_ALL_FRAGMENTS))
     common = ["gcc", "-std=gnu11", "-O0", "-g", "-fPIC", *extra_flags, f"-I{HERE}"]
     # bcc's compiler shows the warnings of the text; gcc knows neither its pragmas nor its casts.
     include = f"-I{source_directory() / 'include'}"
     program, runtime = folder / "program.o", folder / "runtime.o"
-    subprocess.run(
-        [*common, include, "-w", *flags(walker.knobs()), "-c", source, "-o", program], check=True
-    )
+    subprocess.run([*common, include, "-w", *flags(knobs), "-c", source, "-o", program], check=True)
     warnings = ("-Wall", "-Wextra", "-Werror")
     subprocess.run([*common, *warnings, "-c", HERE / "runtime.c", "-o", runtime], check=True)
     subprocess.run(["gcc", *extra_flags, "-shared", program, runtime, "-o", library], check=True)

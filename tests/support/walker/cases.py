@@ -6,15 +6,24 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 from unwind_walker import Arrays
 
-from leaktrace.abi.process import Rule, SavedRbp
+from leaktrace.abi import process as abi
+from leaktrace.abi.process import EndOf, Rule, SavedRbp
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.layout import UnwindLayout, Update
-from leaktrace.unwind.rows import Row, pack
+from leaktrace.unwind.rows import (
+    PC_SHIFT,
+    GoSwitch,
+    Row,
+    pack,
+    pack_switch,
+    unpack_switch,
+)
 from leaktrace.unwind.table import CodeSegment, UnwindSource, UnwindTable, index_rows
 from walker.machine import Memory
 from walker.walks import TRAMPOLINE, Registers
@@ -29,18 +38,23 @@ _CODE = (
     *(b"\xe8\1\2\3\4", b"\xff\xd0", b"\xff\x50\x08", b"\xff\x54\x24\x08", b"\x41\xff\xd4"),
     *(b"\xff\x90\1\2\3\4", b"\xff\x94\x24\1\2\3\4", b"\x90", b"\xc3", b"\x0f\x1f\x00"),
     bytes.fromhex("48c7c00f0000000f05"),  # mov $15, %rax; syscall
+    *(bytes.fromhex(code) for code in ("4883c408c3", "4883c420c3", "4883c4f8c3")),  # add; ret
 )
 
 # From rsp of a signal's frame, which points at a struct ucontext: its uc_mcontext.gregs[] begin at
 # 40, and REG_RBP, REG_RSP and REG_RIP are 10, 15 and 16 (glibc, sys/ucontext.h).
 SIGNAL_RBP_OFFSET, SIGNAL_RSP_OFFSET, SIGNAL_RIP_OFFSET = 120, 160, 168
+# Where the programs read a thread's fs base, and what they find: goroutines are in the stack.
+TASK_FSBASE = 1 << 16
+FSBASE = STACK_START + 8 * 12
+
 SMALL_NUMBERS = (0, 1, 255)
 IN_TRAMPOLINE = tuple(TRAMPOLINE + at for at in (0, 13, 15, 16, 20))
 
 _RULES = {
     Rule.RULE_RSP: 60,
     Rule.RULE_RBP: 12,
-    Rule.RULE_END: 3,
+    Rule.RULE_END: 8,
     Rule.RULE_NONE: 3,
     Rule.RULE_PLT: 3,
     Rule.RULE_RBP_DEREF: 5,
@@ -49,6 +63,17 @@ _RULES = {
 }
 _SAVED = {0: 60, 1: 2, 2: 20, 3: 10, SavedRbp.LOST: 3, SavedRbp.AT_RBP: 8}
 _MOST_FRAMES = 140  # more than a walk takes
+
+
+class SwitchRow(NamedTuple):
+    """A row by which Go code is found."""
+
+    pc: int
+    switch: GoSwitch
+    rule: Rule = Rule.RULE_END
+
+
+AnyRow = Row | SwitchRow
 
 
 @dataclass
@@ -61,6 +86,7 @@ class Process:
     arrays: Arrays
     code: dict[int, bytes]
     pcs: list[int]  # addresses in code, most with a row
+    calls: dict[int, int]  # return address in a function that switches stacks -> of a call of it
 
     def is_mapped(self, ip: int) -> bool:
         """Whether an address is in a mapping on the walker's list."""
@@ -79,7 +105,8 @@ class Stack:
     def memory(self, process: Process) -> Memory:
         """With the code of the process."""
         data = np.array(self.words, np.uint64).tobytes()
-        return Memory({**process.code, self.start: data})
+        task = FSBASE.to_bytes(8, "little")
+        return Memory({**process.code, self.start: data, TASK_FSBASE: task})
 
     def put(self, address: int, word: int) -> None:
         """Write a word that decides the walk."""
@@ -104,7 +131,7 @@ class Stack:
 
 def make_process(random: Random) -> Process:
     """One to three objects, and sometimes generated code without a table."""
-    objects: list[list[Row]] = []
+    objects: list[list[AnyRow]] = []
     row = _small_frame if random.random() < 0.1 else _row
     for number in range(random.randint(1, 3)):
         is_generated = number > 0 and random.random() < 0.3
@@ -116,7 +143,7 @@ def make_process(random: Random) -> Process:
 
 
 def process_of(
-    objects: Sequence[Sequence[Row]],
+    objects: Sequence[Sequence[AnyRow]],
     *,
     code: Random | None = None,
     gaps: Sequence[int] = (),
@@ -130,6 +157,7 @@ def process_of(
     mappings: list[Mapping] = []
     pcs: list[int] = []
     parts: dict[int, bytes] = {}
+    switches: dict[int, GoSwitch] = {}
     address = CODE_START
     for number, rows in enumerate(objects):
         path, end = f"/{number}" if rows else "", address + OBJECT_PAGES * PAGE
@@ -137,25 +165,53 @@ def process_of(
         if rows:
             tables[path] = _table(rows)
         parts[address] = b"".join(code.choices(_CODE, k=OBJECT_PAGES * PAGE))[: end - address]
-        pcs += [
+        own = [
             address + row.pc + distance
             for row, distance in zip(rows, itertools.cycle(distances), strict=False)
-        ] or [address + 64]
+        ]
+        pcs += own or [address + 64]
+        switches |= {
+            ip: row.switch for ip, row in zip(own, rows, strict=True) if isinstance(row, SwitchRow)
+        }
         address = end + (gaps[number] if gaps else 0) * PAGE
     layout = UnwindLayout(lambda mapping: tables.get(mapping.path))
     update = layout.update(mappings)
     arrays = Arrays(np.zeros(1 << 12, np.uint64), np.zeros(1 << 10, np.uint64))
     arrays.write(update)
-    return Process(layout, mappings, update, arrays, parts, pcs)
+    calls = _put_calls(code, switches, pcs, parts)
+    return Process(layout, mappings, update, arrays, parts, pcs, calls)
 
 
-def _table(rows: Sequence[Row]) -> UnwindTable:
+def _table(rows: Sequence[AnyRow]) -> UnwindTable:
     segments = (CodeSegment(0, 0, OBJECT_PAGES * PAGE),)
     source = UnwindSource("made up", (FrameSection(SectionKind.EH_FRAME, b"", 0),), 0, segments)
-    return index_rows(source, np.array([pack(row) for row in rows], np.uint64), {})
+    return index_rows(source, np.array([_packed(row) for row in rows], np.uint64), {})
 
 
-def _rows(random: Random, row: Callable[[Random, int], Row]) -> list[Row]:
+def _packed(row: AnyRow) -> int:
+    if isinstance(row, SwitchRow):
+        return row.pc << PC_SHIFT | pack_switch(row.switch)
+    return pack(row)
+
+
+def _put_calls(
+    code: Random, switches: dict[int, GoSwitch], pcs: list[int], parts: dict[int, bytes]
+) -> dict[int, int]:
+    """Calls of each function that switches stacks, before some address that stacks have; by the
+    return address in the function."""
+    calls = {}
+    for ip, switch in switches.items():
+        back = code.choice(pcs)
+        start = max(start for start in parts if start <= back)
+        at = back - start
+        call = b"\xe8" + (ip - switch.entry_distance - back).to_bytes(4, "little", signed=True)
+        if at >= len(call):
+            parts[start] = parts[start][: at - len(call)] + call + parts[start][at:]
+            calls[ip] = back
+    return calls
+
+
+def _rows(random: Random, row: Callable[[Random, int], AnyRow]) -> list[AnyRow]:
     pcs = {random.randrange(0, OBJECT_PAGES * PAGE, 16) for _ in range(random.randint(1, 16))}
     return [row(random, pc) for pc in sorted(pcs)]
 
@@ -165,7 +221,7 @@ def _small_frame(random: Random, pc: int) -> Row:
     return Row(pc, Rule.RULE_RSP, 8 * random.randint(1, 6), random.choice((0, 2)))
 
 
-def _row(random: Random, pc: int) -> Row:
+def _row(random: Random, pc: int) -> AnyRow:
     rule = random.choices(list(_RULES), list(_RULES.values()))[0]
     saved = random.choices(list(_SAVED), list(_SAVED.values()))[0]
     match rule:
@@ -175,6 +231,8 @@ def _row(random: Random, pc: int) -> Row:
                 offset = 8 * random.choice((-100, -1, 0, 40_000, 600_000, 2_000_000))
         case Rule.RULE_PLT:
             return Row(pc, rule, 11, 0)
+        case Rule.RULE_END if random.random() < 0.7:
+            return SwitchRow(pc, _switch(random))
         case Rule.RULE_END:
             return Row(pc, rule, random.randint(0, 1), 0)
         case Rule.RULE_NONE:
@@ -184,6 +242,18 @@ def _row(random: Random, pc: int) -> Row:
         case _:
             offset = 8 * random.randint(-4, 8)
     return Row(pc, rule, offset, saved)
+
+
+def _switch(random: Random) -> GoSwitch:
+    of = random.choice(tuple(EndOf)[EndOf.C_OF_GOROUTINE :])
+    first, second = (8 * random.randint(0, 15) for _ in range(2))
+    if of is EndOf.SYSTEM_STACK:
+        first, second = 8 * random.randint(1, 60), 0
+    elif of is EndOf.CALLBACK:
+        first = second = 0
+    elif of is EndOf.C_BELOW_SAVED_SP:
+        first = 0
+    return GoSwitch(of, first, second, 8 * random.randint(1, 8), random.randint(1, 200))
 
 
 def make_stack(random: Random, process: Process, most_frames: int = _MOST_FRAMES) -> Stack:
@@ -202,6 +272,7 @@ class _Builder:
         self._end = STACK_START + 8 * count
         self._bp_at = 0  # the word that rbp is from; 0: the register
         self._used: list[int] = []
+        self._callback_sp = 0  # where a callback saved that of an earlier one
 
     def build(self, frame_count: int) -> Stack:
         random = self._random
@@ -210,6 +281,12 @@ class _Builder:
         first_ip, first_sp, back = ip, sp, 0
         for _ in range(frame_count):
             row = self._process.arrays.find_row(ip - back)
+            switch = unpack_switch(self._process.arrays.find_value(ip - back) or 0)
+            if switch and ip in self._process.calls:
+                sp = self._place_switch(switch, sp)
+                ip, back = self._process.calls[ip], 1
+                self._put(sp - 8, ip)
+                continue
             if row is None or row.rule in (Rule.RULE_END, Rule.RULE_NONE):
                 break
             next_ip = random.choice(self._process.pcs)
@@ -253,6 +330,35 @@ class _Builder:
         elif row.saved_rbp not in (SavedRbp.UNCHANGED, SavedRbp.LOST):
             self._bp_at = cfa - 8 * row.saved_rbp
             self._put(self._bp_at, self._bp)
+        return cfa
+
+    def _place_switch(self, switch: GoSwitch, sp: int) -> int:
+        """The CFA of the caller, on any part of the stack; what the switch reads is written."""
+        random = self._random
+        cfa = random.choice((sp, STACK_START)) + 8 * random.randint(30, 60)
+        goroutine = STACK_START + 8 * random.randrange(len(self._words))
+        saved = cfa - switch.frame
+        match switch.of:
+            case EndOf.C_BELOW_SAVED_SP:
+                self._put(sp + switch.second, saved)
+            case EndOf.C_OF_GOROUTINE:
+                self._put(sp + switch.first, goroutine)
+                self._put(goroutine, STACK_START)
+                self._put(goroutine + abi.GO_G_STACK_HI, self._end)
+                self._put(sp + switch.second, (self._end - saved) & (1 << 64) - 1)
+            case EndOf.CALLBACK if self._callback_sp:
+                self._put(self._callback_sp, saved)
+            case _:
+                own, m = FSBASE + 8, FSBASE + 16 + 8 * random.randint(0, 8)
+                self._put(FSBASE - abi.GO_G_BELOW_TLS, own)
+                self._put(own + abi.GO_G_M, m)
+                self._put(m + switch.first, goroutine)
+                self._put(goroutine + abi.GO_G_SCHED_SP, saved)
+        if switch.of is EndOf.CALLBACK:
+            self._callback_sp = saved
+            self._bp = self._end - 64
+            self._bp_at = cfa - 16
+            self._put(cfa - 16, self._bp)
         return cfa
 
     def _set_bp(self, value: int) -> None:

@@ -41,6 +41,7 @@ from walker.walks import (
 COPY_BYTES = 1024  # of the stack at once (STACK_COPY_WORDS)
 WINDOW_BYTES = 4096  # where a stack may be known (STACK_WINDOW_WORDS)
 MOST_READS_PER_FRAME = 6
+MOST_SWITCHES = 12  # of stacks by Go, in one walk
 MOST_LOOKUPS_PER_FRAME = 64
 _KNOWN_STEPS = 12
 _RSP = 4  # as instructions number it
@@ -93,6 +94,7 @@ class Fuzzer:
         walked = walks.walk(origin, memory)
         check_bounds(walked.run, self._parts)
         self.counts[walked.result.name] += 1
+        self.counts["switched"] += reference.has_switched
         if walks is self._warm:  # of stacks with the same frames the first's result is kept
             expected = expected._replace(result=walked.result)
         assert Expected(walked.ips, walked.result, walked.end) == expected
@@ -163,7 +165,7 @@ def check_bounds(run: Run, parts: int, *, are_tables_sound: bool = True) -> None
     """The limits of a program's work, for any input."""
     assert run.read_count <= MOST_READS_PER_FRAME * abi.MAX_FRAMES
     assert run.lookups <= MOST_LOOKUPS_PER_FRAME * abi.MAX_FRAMES
-    assert run.tail_calls < parts
+    assert run.tail_calls < parts + MOST_SWITCHES
     assert not are_tables_sound or run.missed_lookups == 0
     sizes = run.reads["bytes"].tolist()
     assert all(size <= WINDOW_BYTES for size in sizes)

@@ -15,8 +15,13 @@ from unwind_walker import Arrays
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EndOf, Rule, SavedRbp, StackEndCode, WalkResult
-from leaktrace.unwind.rows import NoRule, Row
-from walker.cases import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
+from leaktrace.unwind.rows import GoSwitch, NoRule, Row, unpack_switch
+from walker.cases import (
+    SIGNAL_RBP_OFFSET,
+    SIGNAL_RIP_OFFSET,
+    SIGNAL_RSP_OFFSET,
+    TASK_FSBASE,
+)
 from walker.machine import Memory
 from walker.walks import Caller, Origin, Start
 
@@ -26,6 +31,8 @@ _TRAMPOLINE_BYTES = 64
 _FAR_BYTES = 1 << 20  # a frame pointer this far above sp is none
 COPIED_BELOW = 64  # a walk that begins above a function reads from there on
 _WORDS_OF_SIGNAL = 7
+_CALL_DIRECT = 0xE8
+_MOST_SWITCHES = 12  # of stacks by Go
 _SIGNAL_CODE = bytes.fromhex("48c7c00f0000000f")  # mov $15, %rax; syscall
 # call with five bytes, and call *... with two, three, four, six and seven
 _TARGET = rb"\xff[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7]"
@@ -34,6 +41,7 @@ _CALL = re.compile(
     + b"|".join(b"." * (8 - size) + _TARGET + b"." * (size - 2) for size in (2, 3, 4, 6, 7)),
     re.DOTALL,
 )
+_EPILOGUE = re.compile(rb"\x48\x83\xc4([\x00-\x7f])\xc3", re.DOTALL)  # add $N, %rsp; ret
 
 
 class Expected(NamedTuple):
@@ -65,6 +73,9 @@ class Reference:
         self._bp: int | None = bp  # None: lost
         self._back = int(origin.start is Start.RETURN)
         self._guessed = False
+        self._switches = 0
+        self.has_switched = False
+        self._callback_sp = 0  # of the thread's stack before its last callback
         self.read_at: set[int] = set()  # where memory was read
         ips: list[int] = []
         try:
@@ -76,6 +87,8 @@ class Reference:
             result = WalkResult.TOO_DEEP
         except _EndError as error:
             result = error.result
+            if result is WalkResult.NO_ROW and self._is_in_generated_code():
+                result = WalkResult.GENERATED_CODE
         return Expected(tuple(ips), result, self._end_of(result))
 
     def _end_of(self, result: WalkResult) -> StackEndCode:
@@ -128,6 +141,10 @@ class Reference:
         if row is None or (row.rule, row.cfa_offset, row.saved_rbp) == (0, NoRule.NO_ENTRY, 0):
             self._step_without_row(WalkResult.NO_ROW if is_mapped else WalkResult.NO_MAPPING)
             return
+        switch = unpack_switch(self.arrays.find_value(pc) or 0)
+        if switch:
+            self._switch_stacks(switch)
+            return
         match row.rule:
             case Rule.RULE_END if row.cfa_offset == EndOf.STACK:
                 raise _EndError(WalkResult.COMPLETE)
@@ -137,6 +154,60 @@ class Reference:
                 self._step_over_signal()
             case _:
                 self._step_by_row(row)
+
+    def _switch_stacks(self, switch: GoSwitch) -> None:
+        """To the stack of the caller, if there is a return address of a call of this function."""
+        self._switches += 1
+        sp = self._sp_of_caller(switch) if self._switches <= _MOST_SWITCHES else None
+        if sp is None or (sp + switch.frame) % 8:
+            raise _EndError(WalkResult.GO)
+        cfa = (sp + switch.frame) & _MASK
+        found = self._words(cfa - 8)
+        code = self._bytes((found[0] - 8) & _MASK, 8) if found else None
+        if found is None or code is None or code[3] != _CALL_DIRECT:
+            raise _EndError(WalkResult.GO)
+        (distance,) = struct.unpack_from("<i", code, 4)
+        if (found[0] + distance) & _MASK != (self._ip - switch.entry_distance) & _MASK:
+            raise _EndError(WalkResult.GO)
+        self._go_on(found[0], cfa)
+        self._bp = None
+        if switch.of is EndOf.CALLBACK:
+            saved = self._words(cfa - 16)
+            self._bp = saved[0] if saved else None
+        self.has_switched = True
+
+    def _sp_of_caller(self, switch: GoSwitch) -> int | None:
+        def word(address: int) -> int:
+            found = self._words(address)
+            if found is None:
+                raise _EndError(WalkResult.GO)
+            return found[0]
+
+        match switch.of:
+            case EndOf.C_OF_GOROUTINE:
+                bounds = self._words(word(self._sp + switch.first), 2)
+                if bounds is None:
+                    return None
+                depth = word(self._sp + switch.second)
+                low, high = bounds
+                return None if depth > (high - low) & _MASK else (high - depth) & _MASK
+            case EndOf.SYSTEM_STACK:
+                own = word(word(TASK_FSBASE) - abi.GO_G_BELOW_TLS)
+                current = word(word(own + abi.GO_G_M) + switch.first)
+                if current in (0, own):
+                    return None
+                return word(current + abi.GO_G_SCHED_SP)
+            case EndOf.CALLBACK:
+                if self._callback_sp:
+                    self._callback_sp = word(self._callback_sp)
+                else:
+                    own = word(word(TASK_FSBASE) - abi.GO_G_BELOW_TLS)
+                    of_thread = word(word(own + abi.GO_G_M) + abi.GO_M_G0)
+                    if not of_thread:
+                        return None
+                    self._callback_sp = word(of_thread + abi.GO_G_SCHED_SP)
+                return self._callback_sp or None
+        return word(self._sp + switch.second)
 
     def _step_by_row(self, row: Row) -> None:
         cfa = self._cfa(row) & _MASK
@@ -186,14 +257,33 @@ class Reference:
         if self.trampoline <= self._ip < self.trampoline + _TRAMPOLINE_BYTES:
             self._step_over_trampoline()
             return
-        if why is WalkResult.NO_ROW and self._back and not self._guessed and self._is_in_object():
-            code = self._bytes(self._ip - 8, 16)
-            if code and code[8:] == _SIGNAL_CODE:
-                self._step_over_signal()
-                return
-            if code and not _CALL.match(code[:8]):
-                raise _EndError(WalkResult.COMPLETE)
+        if why is WalkResult.NO_ROW and self._back and not self._guessed:
+            if not self._is_in_object():
+                code = self._bytes(self._ip, 8)
+                if code and (found := _EPILOGUE.match(code)):
+                    self._step_over_epilogue(found[1][0])
+                    return
+            else:
+                code = self._bytes(self._ip - 8, 16)
+                if code and code[8:] == _SIGNAL_CODE:
+                    self._step_over_signal()
+                    return
+                if code and not _CALL.match(code[:8]):
+                    raise _EndError(WalkResult.COMPLETE)
         self._step_by_frame_pointer(why)
+
+    def _step_over_epilogue(self, added: int) -> None:
+        place = self._sp + added
+        ip = self._word(place)
+        if ip == 0:
+            raise _EndError(WalkResult.COMPLETE)
+        if ip == self.trampoline:
+            raise _EndError(WalkResult.FOREIGN_PROBE)
+        self._go_on(ip, place + 8)
+
+    def _is_in_generated_code(self) -> bool:
+        mapping = self.arrays.find_mapping(self._ip - self._back)
+        return mapping is not None and not mapping["page_count"] and bool(mapping["row_lo"])
 
     def _is_in_object(self) -> bool:
         mapping = self.arrays.find_mapping(self._ip - self._back)

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from leaktrace.abi import process as abi
 from leaktrace.bpf.maps import Map
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables, Moment
-from leaktrace.process.probes.allocators import ANY_ENTRY_PROGRAM, POINT_PROGRAM, RETURN_PROGRAM
+from leaktrace.process.probes.allocators import (
+    ANY_ENTRY_PROGRAM,
+    HEAP,
+    POINT_PROGRAM,
+    RETURN_PROGRAM,
+)
 from leaktrace.unwind.layout import UnwindLayout, Update
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
 from walker.machine import PT_REGS, Machine, Memory, Run
@@ -180,7 +185,7 @@ class Walks:
         """malloc, from its entry to its return: `registers` are those after the return."""
         entry, back = np.zeros(1, PT_REGS), np.zeros(1, PT_REGS)
         _set(entry, registers._replace(sp=registers.sp - 8), di=1)
-        self.machine.run(ANY_ENTRY_PROGRAM, entry, thread=THREAD, cookie=abi.Function.MALLOC)
+        self.machine.run(ANY_ENTRY_PROGRAM, entry, thread=THREAD, cookie=HEAP[0].cookie)
         _set(back, registers, ax=self._next_block())
         return self.machine.run(RETURN_PROGRAM, back, thread=THREAD)
 

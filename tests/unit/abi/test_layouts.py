@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 import leaktrace
-from leaktrace.abi import common, kernel, process
+from leaktrace.abi import common, kernel, process, ranking
 from leaktrace.bpf.sources import source_directory, source_text
 from leaktrace.kernel.program import KERNEL_FRAGMENTS
 from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS
 
-MODULES = {"shared": common, "process": process, "kernel": kernel}
+MODULES = {"shared": common, "process": process, "kernel": kernel, "ranking": ranking}
 
 # The class of each enum, and the prefix of its members in C.
 ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
@@ -40,6 +40,7 @@ ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
         "saved_rbp": (process.SavedRbp, "SAVED_RBP_"),
         "end_of": (process.EndOf, "END_OF_"),
         "function": (process.Function, "FUNCTION_"),
+        "outcome": (process.Outcome, "OUTCOME_"),
         "place_kind": (process.PlaceKind, "PLACE_"),
         "point_action": (process.Action, "POINT_"),
         "tally": (process.Tally, "TALLY_"),
@@ -51,6 +52,7 @@ ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
         "kernel_function": (kernel.KernelFunction, "KERNEL_"),
         "loss": (kernel.KernelLossKind, "LOSS_"),
     },
+    "ranking": {"loss": (ranking.RankingLossKind, "LOSS_")},
 }
 
 # Members of C enums that count the others.
@@ -62,10 +64,11 @@ COUNTS: dict[str, dict[str, int]] = {
         "LOSS_KINDS": process.LOSS_COUNTERS,
     },
     "kernel": {"SECTIONS": len(kernel.Section), "LOSS_KINDS": kernel.KERNEL_LOSS_KINDS},
+    "ranking": {"LOSS_KINDS": ranking.RANKING_LOSS_KINDS},
 }
 
 # Numbers that Python computes from others.
-COMPUTED = {"LOSS_COUNTERS", "KERNEL_LOSS_KINDS"}
+COMPUTED = {"LOSS_COUNTERS", "KERNEL_LOSS_KINDS", "RANKING_LOSS_KINDS"}
 
 _KNOB = re.compile(r"[A-Z][A-Z0-9_]{3,}")
 
@@ -73,6 +76,7 @@ _KNOB = re.compile(r"[A-Z][A-Z0-9_]{3,}")
 KERNEL_SIDE_ONLY = {
     "call": "copies of open calls, for coroutines",
     "cache_name": "a key of CACHE_NAME_BYTES characters",
+    "command_name": "a key of COMMAND_BYTES characters",
     "kernel_call": "open calls of kprobes",
     "known_stack": "the cache of stacks",
     "known_start": "the cache of stacks",

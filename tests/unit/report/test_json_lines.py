@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from sample_rankings import BUSY_MACHINE, WORKER, rendered_ranking
 from sample_reports import (
     BUSY,
     BY_PROCESS,
@@ -174,6 +175,8 @@ def test_the_documented_example_is_real(repository: Path, schemas: dict[str, Any
     blocks = re.findall(
         r"```json\n(.*?)```", (repository / "docs" / "json.md").read_text(), flags=re.DOTALL
     )
-    report, event = (json.loads(block) for block in blocks)
+    report, event, ranking = (json.loads(block) for block in blocks)
     assert report == json.loads(rendered("json", replace(BUSY, sites=(PARSE_SITE,))))
     assert event == json.loads(rendered_events("json", EVENTS[0]))
+    found = rendered_ranking("json", replace(BUSY_MACHINE, processes=(WORKER,)))
+    assert ranking == json.loads(found)

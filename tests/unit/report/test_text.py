@@ -144,10 +144,21 @@ def test_what_is_guessed_is_not_lost() -> None:
     assert report_object(report)["losses"] == {"guessed_stacks": 7}
 
 
+def test_a_stack_that_is_cut_off_is_not_lost() -> None:
+    loss = Loss("unmapped_code", 3, "allocations whose stack broke off", "the hint", is_lost=False)
+    text = rendered("text", replace(QUIET, losses=(loss,)))
+    assert "cut off: 3 allocations whose stack broke off\n         the hint\n" in text
+    assert "lost: nothing" in text
+    notices = io.StringIO()
+    create_reporter("memleak", io.StringIO(), notices).report(replace(QUIET, losses=(loss,)))
+    assert "cut off: 3 allocations" in notices.getvalue()
+    assert "lost" not in notices.getvalue()
+
+
 def test_text_says_where_go_begins() -> None:
     site = replace(PARSE_SITE, stack=replace(PARSE_SITE.stack, end=StackEnd.GO))
     text = rendered("text", replace(BUSY, sites=(site,)))
-    assert "    (Go code called the C code above; its own stack is not followed)\n" in text
+    assert "    (called by Go on another stack, to which leaktrace knows no way)\n" in text
 
 
 @pytest.mark.parametrize(

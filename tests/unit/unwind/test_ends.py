@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness.compiling import PROGRAMS
-from harness.go_programs import build_go_program
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leaktrace.abi.process import EndOf, Rule
 from leaktrace.elf.object import ElfObject
-from leaktrace.unwind.ends import End, find_ends, put_ends, with_ends
+from leaktrace.unwind.ends import End, find_ends, put_ends
 from leaktrace.unwind.rows import PC_SHIFT, Row, describe, pack
 from leaktrace.unwind.table import (
     CodeSegment,
@@ -108,47 +107,6 @@ def test_made_contexts(tmp_path: Path) -> None:
     program = build(tmp_path, "fibers.c", "-static")
     (start,) = addresses_of(program, "__start_context")
     assert End(start - 1, start) in stack_ends(program)
-
-
-# --- Go --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["exe", "pie"])
-def test_go_functions_by_symbols_and_without(mode: str, tmp_path: Path) -> None:
-    program = build_go_program(tmp_path / "program", f"-buildmode={mode}")
-    expected = addresses_of(program, r"runtime\.(?:asmcgocall|callCgo\w+p)\.abi0")
-    assert len(expected) == 3
-    stripped = tmp_path / "stripped"
-    subprocess.run(["strip", "-o", stripped, program], check=True)
-    assert not addresses_of(stripped, ".*")
-    for path in (program, stripped):
-        found = {end.start for end in ends_of(path) if end.of is EndOf.C_CODE}
-        assert expected <= found
-
-
-@pytest.fixture(scope="module")
-def stripped_go_program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("go")
-    program = build_go_program(folder / "program")
-    subprocess.run(["strip", "-o", folder / "stripped", program], check=True)
-    return (folder / "stripped").read_bytes()
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_a_damaged_table_of_go_functions(stripped_go_program: bytes, data: st.DataObject) -> None:
-    """Its contents are arbitrary; what is not understood has no ends."""
-    with ElfObject.from_bytes(stripped_go_program) as elf:
-        (section,) = [s for s in elf.sections if s.name == ".gopclntab"]
-        sound = compile_object(elf)
-    damaged = bytearray(stripped_go_program)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = section.offset + data.draw(st.integers(8, 72) | st.integers(8, section.size - 9))
-        damaged[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
-    with ElfObject.from_bytes(bytes(damaged)) as elf:
-        changed = with_ends(elf, sound)
-    pcs = (changed.rows >> np.uint64(PC_SHIFT)).astype(np.int64)
-    assert np.all(np.diff(pcs) > 0)
 
 
 # --- what the table says then ----------------------------------------------------------------

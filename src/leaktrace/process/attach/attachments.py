@@ -30,7 +30,6 @@ from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     POINT_PROGRAM,
-    REQUIRED,
     RETURN_PROGRAM,
 )
 from leaktrace.process.probes.encode import encode_points
@@ -53,6 +52,7 @@ class HookedObject:
     path: str
     functions: tuple[str, ...]
     missing: tuple[str, ...]  # not defined by the object
+    required: tuple[str, ...]  # malloc and free, or those of another allocator
     refused: tuple[str, ...]  # the kernel can't probe them
     stepped: tuple[str, ...]  # their probes cost a second trap
     awaited: tuple[str, ...] = ()  # with a return probe, which replaces the return address
@@ -68,11 +68,12 @@ class _Placed:
     program: str  # the one for the arguments of its function; "" for a point
     offset: int
     cookie: int
+    is_required: bool = False
 
 
 def _entry(probe: Probe) -> _Placed:
     hook = probe.hook
-    return _Placed(hook.symbol, hook.program, probe.offset, int(hook.function))
+    return _Placed(hook.symbol, hook.program, probe.offset, hook.cookie, hook.is_required)
 
 
 class Lifecycle:
@@ -175,6 +176,7 @@ class Attachments:
             path=plan.path,
             functions=tuple(symbol for symbol in plan.symbols if symbol not in refused),
             missing=plan.missing,
+            required=plan.required,
             refused=tuple(sorted(refused)),
             stepped=plan.stepped,
             awaited=tuple(probe.symbol for probe in calls if probe.symbol not in refused),
@@ -264,7 +266,7 @@ class Attachments:
         where = f"{probe.symbol} in {plan.name}"
         cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, _ENOTSUPP)
         # Without one of its points, a function's calls would be seen to begin and never to end.
-        if cannot_probe and probe.symbol not in REQUIRED and probe.program:
+        if cannot_probe and not probe.is_required and probe.program:
             return {probe.symbol}
         raise _explain(error, where) from None
 

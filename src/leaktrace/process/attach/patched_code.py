@@ -15,7 +15,7 @@ from dataclasses import replace
 from leaktrace.arch.machines import is_decoded
 from leaktrace.arch.x86_64 import INT3, MAX_INSTRUCTION_BYTES
 from leaktrace.errors import system_error
-from leaktrace.process.probes.allocators import REQUIRED, Hook
+from leaktrace.process.probes.allocators import Hook
 from leaktrace.process.probes.object_plan import LeftOut, ObjectPlan
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.targets.memory import ProcessMemory
@@ -56,7 +56,7 @@ def verified(plan: ObjectPlan, pid: int, mappings: Sequence[MemoryMapping]) -> O
             return plan  # attaching the probes will report that
         return _without(plan, dict.fromkeys(hooks, _UNREADABLE))
     reasons = {hook: _PATCHED for hook in hooks if hook in changed}
-    if any(hook.symbol in REQUIRED or not hook.has_return for hook in reasons):
+    if any(hook.is_required or not hook.has_return for hook in reasons):
         reasons = {hook: reasons.get(hook, _REQUIRED_LEFT_OUT) for hook in hooks}
     return _without(plan, reasons)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from leaktrace.abi.process import Action, Function
+from leaktrace.abi.process import Action, Outcome
 from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP, may_have_shadow_stacks
 from leaktrace.arch.x86_64_code import may_carry_probe
 from leaktrace.process.probes.code.cut import UNCUTTABLE, cheapest_cut
@@ -30,32 +30,49 @@ from leaktrace.process.probes.placement import (
     MAX_PROLOGUE,
     place,
 )
-from leaktrace.process.probes.point import Point, is_failure
+from leaktrace.process.probes.point import Point
+from leaktrace.process.probes.shape import Shape, Signature
 
 _EMULATED, _STEPPED = 10, 1000
 _NOT_BOTH = 2  # an end needs a begin
 _ONE_DIRECTION = 3  # the probe is also hit in the other direction
 _ON_THE_FAST_PATH = 500  # a begin on a path for which a both point is enough
 
-# Which argument is the size, for functions that a both point can follow: their other arguments
-# don't matter.
-_SIZES: Mapping[Function, tuple[Value, ...]] = {
-    Function.MALLOC: (Argument(0),),
-    Function.VALLOC: (Argument(0),),
-    Function.PVALLOC: (Argument(0),),
-    Function.OPERATOR_NEW: (Argument(0),),
-    Function.MALLOCX: (Argument(0),),
-    Function.ALIGNED_ALLOC: (Argument(1),),
-    Function.MEMALIGN: (Argument(1),),
-    Function.MMAP: (Argument(1),),
-    Function.CALLOC: (Argument(0), Argument(1)),
-}
-# The same for a function that another one jumps to: the arguments that must be unchanged.
-_HANDED_ON: Mapping[Function, tuple[Value, ...]] = {
-    **_SIZES,
-    Function.REALLOC: (Argument(0), Argument(1)),
-    Function.RALLOCX: (Argument(0), Argument(1)),
-}
+
+def _sizes_of(signature: Signature) -> tuple[Value, ...]:
+    """The size, or two factors of it, for functions that a both point can follow: their other
+    arguments don't matter."""
+    return _size_or_factors(signature.shape) if signature.takes_only_sizes else ()
+
+
+def _size_or_factors(shape: Shape) -> tuple[Argument, ...]:
+    size = Argument(shape.size - 1)
+    return (Argument(shape.count - 1), size) if shape.count else (size,)
+
+
+def _product_of(shape: Shape) -> Product:
+    first, second = sorted((shape.count - 1, shape.size - 1))
+    return Product(first, second)
+
+
+def _handed_on(own: Signature, other: Signature) -> tuple[tuple[Value, ...], tuple[Argument, ...]]:
+    """What a call that is passed on to another function is made of, and the arguments in which the
+    other one expects it; () where the two are not alike."""
+    shape, there = own.shape, other.shape
+    if (
+        own.maps != other.maps
+        or (own.maps and not own.takes_only_sizes)
+        or (shape.memptr or there.memptr)
+        or bool(shape.old) != bool(there.old)
+        or not (shape.size and there.size)
+        or not shape.outcome == there.outcome == Outcome.BLOCK
+    ):
+        return (), ()
+    old = (Argument(shape.old - 1),) if shape.old else ()
+    old_there = (Argument(there.old - 1),) if there.old else ()
+    if shape.count and not there.count:
+        return (*old, _product_of(shape)), (*old_there, *_size_or_factors(there))
+    return (*old, *_size_or_factors(shape)), (*old_there, *_size_or_factors(there))
 
 
 class Chooser:
@@ -65,15 +82,13 @@ class Chooser:
         self,
         flow: Flow,
         values: Values,
-        function: Function,
-        argument_count: int,
-        others: Mapping[int | str, Function],
+        signature: Signature,
+        others: Mapping[int | str, Signature],
     ) -> None:
         self.paths = Paths(flow, values)
         self._flow = flow
         self._values = values
-        self._function = function
-        self._argument_count = argument_count
+        self._signature = signature
         self._others = others
         self._allocating = [node for node in self.paths.after if self.paths.allocates(node)]
         self._before_allocating = self.paths.behind(self._allocating)
@@ -105,7 +120,7 @@ class Chooser:
             for place in self.paths.result(node) or ()
         )
         return any(
-            isinstance(value, Constant) and is_failure(self._function, value.value)
+            isinstance(value, Constant) and self._signature.is_failure(value.value)
             for value in held
         )
 
@@ -133,7 +148,7 @@ class Chooser:
             node in self.paths.cyclic
             or node in self._before_allocating
             or self._values.frame(node.at) is None
-            or (self._function is Function.POSIX_MEMALIGN and not self._is_epilogue(node))
+            or (self._signature.shape.memptr and not self._is_epilogue(node))
         ):
             return UNCUTTABLE
         cost = self._cost(node)
@@ -162,11 +177,11 @@ class Chooser:
 
     def _sizes_at(self, at: int) -> tuple[Place, ...]:
         """Where the size is; () if that isn't known, or if other functions share the code."""
-        wanted = _SIZES.get(self._function)
-        if wanted is None or at in self._values.shared or self._values.frame(at) is None:
+        wanted = _sizes_of(self._signature)
+        if not wanted or at in self._values.shared or self._values.frame(at) is None:
             return ()
         if len(wanted) == 2:
-            product = self._values.place_of(at, Product(0, 1))
+            product = self._values.place_of(at, _product_of(self._signature.shape))
             if product is not None:
                 return (product,)
         places = [self._values.place_of(at, value) for value in wanted]
@@ -198,19 +213,13 @@ class Chooser:
 
     def hands_on(self, node: Node) -> bool:
         """Whether a hooked function that is jumped to gets the same size as this one."""
-        function = self._others.get(self._flow.handed_to[node.at])
-        own, state = self._function, self._values.before[node.at]
-        if function is None:
+        other = self._others.get(self._flow.handed_to[node.at])
+        if other is None:
             return False
-        if own is Function.REALLOCARRAY and function is Function.REALLOC:
-            wanted: tuple[Value, ...] = (Argument(0), Product(1, 2))
-            places: tuple[Value, ...] = (Argument(0), Argument(1))
-        elif own is function or (own in _SIZES and function in _SIZES):
-            wanted, places = _HANDED_ON.get(own, ()), _HANDED_ON.get(function, ())
-        else:
-            return False
+        state = self._values.before[node.at]
+        wanted, places = _handed_on(self._signature, other)
         return len(wanted) == len(places) > 0 and all(
-            isinstance(there, Argument) and state.get(Register(ARGUMENTS[there.index])) == here
+            state.get(Register(ARGUMENTS[there.index])) == here
             for here, there in zip(wanted, places, strict=True)
         )
 
@@ -224,7 +233,7 @@ class Chooser:
         while at in self._flow.instructions and len(line) < MAX_PROLOGUE:
             line.append(self._flow.instructions[at].code)
             at = self._flow.instructions[at].end
-        placement = place(b"".join(line), self._argument_count, whole=b"")
+        placement = place(b"".join(line), self._signature.argument_count, whole=b"")
         if placement.refused:
             raise UnfollowableError(placement.reason)
         at = entry + placement.offset
@@ -233,7 +242,8 @@ class Chooser:
         return Point(
             vaddr=at,
             action=Action.BEGIN,
-            function=self._function,
+            function=self._signature.function,
+            shape=self._signature.shape,
             instruction=self._flow.instructions[at].text,
             emulated=placement.emulated,
             frame=(RSP, 8),
@@ -256,7 +266,8 @@ class Chooser:
         return Point(
             vaddr=node.at,
             action=action,
-            function=self._function,
+            function=self._signature.function,
+            shape=self._signature.shape,
             instruction=instruction.text,
             emulated=instruction.is_emulated,
             frame=frame,

@@ -20,6 +20,7 @@ def encode_points(points: Iterable[Point]) -> NDArray[Any]:
     encoded = np.zeros(len(listed), dtype=abi.POINT)
     for row, point in zip(encoded, listed, strict=True):
         row["function"] = point.function
+        row["shape"] = point.shape.bits
         row["action"] = point.action
         row["condition"] = abi.POINT_ALWAYS if point.condition is None else point.condition
         row["flags"] = (

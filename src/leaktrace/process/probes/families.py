@@ -1,9 +1,9 @@
-"""Allocators and runtimes with allocation functions of other names, recognized by their symbols.
+"""Allocators and runtimes of which nothing is hooked, recognized by their symbols.
 
-leaktrace hooks functions by the names of the C library and C++ (allocators.py). An allocator with
-other names, linked into a program or one of its libraries, isn't called through those, and its
-blocks are missing in the figures. So that a report can say so, each object's symbols are searched
-for the names below in the pass that finds what to hook. To support another one, add a line here.
+leaktrace hooks functions by their names (allocators.py, other_allocators.py). The blocks of an
+allocator with other names are missing in the figures, and so are those of an allocator whose
+functions can't be hooked. So that a report can say so, each object's symbols are searched for the
+names below in the pass that finds what to hook. To support another one, add a line here.
 
 Wrappers that call malloc (g_malloc, sqlite3_malloc, zmalloc) are not allocators and don't belong
 here.
@@ -100,6 +100,9 @@ FAMILIES = (
     Family("Erlang", ("enif_alloc",), is_runtime=True, advice="recon_alloc shows its memory"),
 )
 
+# They release all blocks of a heap without a call for each.
+_DESTROYING = ("mi_heap_destroy", "mi_subproc_destroy")
+
 # Every build of jemalloc has these two, with any prefix (_rjem_, je_, je_arrow_).
 _JEMALLOC_MARKS = ("mallocx", "rallocx")
 
@@ -117,7 +120,6 @@ class Found:
     family: str
     function: str  # by which it allocates; "" where it has no symbols
     is_runtime: bool = False
-    prefix: str = ""  # that hooks its functions with --symbols-prefix; "" if none does
     advice: str = ""
 
 
@@ -127,16 +129,18 @@ def families_in(
     sections: Collection[str],
     hooked: Collection[int],
 ) -> tuple[Found, ...]:
-    """The allocators of an object. `functions` has those of MARKS that it defines; `hooked` are the
-    virtual addresses of functions that are hooked in it."""
+    """The allocators of an object. `functions` has malloc and those of MARKS, if it defines them;
+    `hooked` are the virtual addresses of functions that are hooked in it."""
     found = []
+    malloc = functions.get(REQUIRED[0])
+    is_malloc_hooked = malloc is not None and malloc.vaddr in hooked
     for family in FAMILIES:
         here = [functions[name] for name in family.marks if name in functions]
         if any(one.vaddr in hooked for one in here) or any(
             name in functions for name in family.unless
         ):
             continue
-        if hooked and not (family.is_runtime or family.is_malloc_by_alias):
+        if is_malloc_hooked and not (family.is_runtime or family.is_malloc_by_alias):
             continue
         if here or any(name in sections for name in family.sections):
             function = here[0].name if here else ""
@@ -152,11 +156,15 @@ def _prefixed_jemallocs(tables: Sequence[RawSymbols], hooked: Collection[int]) -
         return
     prefixes &= {name.removesuffix(resize) for name in functions_ending_in(tables, resize)}
     for prefix in sorted(prefixes - {""}):
-        required = [prefix + name for name in REQUIRED]
-        here = find_functions(tables, (*required, prefix + allocate))
+        here = find_functions(tables, (prefix + REQUIRED[0], prefix + allocate))
         if not any(one.vaddr in hooked for one in here.values()):
-            can_be_chosen = all(name in here for name in required)
-            yield Found("jemalloc", next(iter(here)), prefix=prefix if can_be_chosen else "")
+            yield Found("jemalloc", next(iter(here)))
+
+
+def destroying_calls_in(tables: Sequence[RawSymbols]) -> frozenset[str]:
+    """Functions that an object imports and that release many blocks at once."""
+    imported = functions_beginning_with(tables, ("mi_heap_", "mi_subpr"), defined=False)
+    return frozenset(imported.keys() & set(_DESTROYING))
 
 
 def calls_in(tables: Sequence[RawSymbols], *, defined: bool) -> dict[str, int]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from leaktrace.abi.process import Function, Rule, SavedRbp
+from leaktrace.abi.process import Rule, SavedRbp
 from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
@@ -36,8 +36,9 @@ from leaktrace.process.probes.code.values import (
     Slot,
     Values,
 )
-from leaktrace.process.probes.point import NARROW, Point
+from leaktrace.process.probes.point import Point
 from leaktrace.process.probes.prove_points import prove
+from leaktrace.process.probes.shape import Signature
 from leaktrace.unwind.rows import CFA_OFFSET_UNIT, Row
 
 
@@ -54,8 +55,8 @@ class PointFinder:
     def __init__(
         self,
         elf: ElfObject,
-        hooked: Mapping[int, Function],
-        names: Mapping[str, Function],
+        hooked: Mapping[int, Signature],
+        names: Mapping[str, Signature],
         rules: FrameRules | None,
     ) -> None:
         """`hooked`: all hooked functions of the object, by virtual address; `names`: what hooked
@@ -63,34 +64,34 @@ class PointFinder:
         analysis."""
         self._reader = CodeReader(elf, hooked, names)
         self._hooked = hooked
-        self._others: dict[int | str, Function] = {}
+        self._others: dict[int | str, Signature] = {}
         for one in (hooked, names):
             self._others.update(one.items())
         self._rules = rules
         self._returning: dict[tuple[object, ...], bool] = {}
 
-    def find(self, vaddr: int, argument_count: int) -> tuple[Point, ...]:
+    def find(self, vaddr: int) -> tuple[Point, ...]:
         """The points of a hooked function; none where every path passes the call on to another one.
 
         Raises UnfollowableError with the reason where its paths, or a value on them, can't be
         followed.
         """
-        function = self._hooked[vaddr]
+        signature = self._hooked[vaddr]
         try:
-            flow, values = self._analyse(vaddr, function)
+            flow, values = self._analyse(vaddr, signature)
         except ObjectFileError as error:
             raise UnfollowableError(error.message) from None
-        chooser = Chooser(flow, values, function, argument_count, self._others)
+        chooser = Chooser(flow, values, signature, self._others)
         points = chooser.choose()
         prove(points, chooser)
         if self._rules is None:
             return points
         return tuple(_checked(values, point, self._rules) for point in points)
 
-    def _analyse(self, vaddr: int, function: Function) -> tuple[Flow, Values]:
+    def _analyse(self, vaddr: int, signature: Signature) -> tuple[Flow, Values]:
         flow = self._reader.flow(vaddr)
         while True:
-            values = analyse(flow, self._reader.extent, narrow_result=function in NARROW)
+            values = analyse(flow, self._reader.extent, narrow_result=signature.returns_int)
             final = [
                 at
                 for at, call in flow.calls.items()

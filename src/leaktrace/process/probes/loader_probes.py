@@ -18,15 +18,16 @@ from leaktrace.arch.x86_64_code import CALL_OR_JUMP, Instruction, decode_from, m
 from leaktrace.elf.headers import PF_X, LoadSegment
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError, TargetError
-from leaktrace.process.probes.allocators import OBJECTS_PROGRAM, Hook
+from leaktrace.process.probes.allocators import Hook
 from leaktrace.process.probes.object_plan import ObjectPlan, Probe
 from leaktrace.process.probes.placement import Placement
+from leaktrace.process.probes.shape import Shape
 from leaktrace.targets.loader import LoaderInterface
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.extents import Extents
 
-_HOOK = Hook("_dl_debug_state", Function.NONE, OBJECTS_PROGRAM, 0, has_return=False)
+_HOOK = Hook("_dl_debug_state", Function.NONE, Shape(), has_return=False)
 _MAX_CODE_BYTES = 4 << 20  # a loader has 200 KiB, musl's libc 500
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from leaktrace.abi.process import Action, Function
@@ -15,11 +15,20 @@ from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol
 from leaktrace.errors import ObjectFileError
-from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS, REQUIRED, Hook
+from leaktrace.process.probes.allocators import (
+    ANY_ENTRY_PROGRAM,
+    C_LIBRARY,
+    HEAP,
+    REGIONS,
+    Hook,
+)
+from leaktrace.process.probes.find_allocators import FoundAllocator, find_allocators
 from leaktrace.process.probes.find_points import FrameRules, PointFinder
+from leaktrace.process.probes.other_allocators import KNOWN_SIGNATURES
 from leaktrace.process.probes.placement import Placement, place_in
 from leaktrace.process.probes.point import Point
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
+from leaktrace.process.probes.shape import Signature
 from leaktrace.targets.mappings import Mapping as MemoryMapping
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
 from leaktrace.unwind.cache import TableCache
@@ -137,6 +146,12 @@ class ObjectPlan:
         return (*followed, *(one.hook.symbol for one in self.probes))
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """Those that allocate and release most: malloc and free."""
+        hooks = [*(one.hook for one in self.followed), *(one.hook for one in self.probes)]
+        return tuple(hook.symbol for hook in hooks if hook.is_required)
+
+    @property
     def hooked(self) -> frozenset[int]:
         """Virtual addresses of the functions that are hooked."""
         entries = (one.entry for one in self.probes)
@@ -165,57 +180,29 @@ class ObjectPlan:
         return sorted(found.values(), key=lambda probe: order.index(probe.point.action))
 
 
-def names_to_hook(prefix: str = "") -> Iterator[str]:
-    """The names that an object is searched for."""
-    return (prefix + hook.symbol for hook in (*HEAP, *REGIONS, *OPERATORS))
-
-
 def plan_object(
     elf: ElfObject,
     path: str,
     prefix: str = "",
     *,
     way: Way = Way.POINTS,
-    functions: Mapping[str, FunctionSymbol] | None = None,
+    allocators: Sequence[FoundAllocator] | None = None,
     budget: TableBudget | None = None,
 ) -> ObjectPlan | None:
-    """The probes of one object, None if it is no allocator. `functions` are those of
-    `names_to_hook` that it defines, if they are known.
+    """The probes of one object, None if it has no allocator. `allocators` are those that
+    `find_allocators` finds in it, if that is known.
 
     Functions that share their code (aligned_alloc and memalign, mmap and mmap64) get one probe. A
-    symbol that is resolved at run time (IFUNC) can't be located in the file and counts as missing.
-    A function that can't be followed by points gets a return probe if that is safe, else none.
+    function that can't be followed by points gets a return probe if that is safe, else none. If an
+    allocator's required functions can't be probed, the allocator is left out.
     """
-    hooks = (*HEAP, *REGIONS, *OPERATORS)
-    if functions is None:
-        functions = elf.functions(names_to_hook(prefix))
-    found = {name: symbol for name, symbol in functions.items() if not symbol.is_ifunc}
-    if not all(prefix + name in found for name in REQUIRED):
+    if allocators is None:
+        allocators, _ = find_allocators(elf.symbol_tables(), prefix)
+    allocators = [one for one in allocators if _sees_releases(one)]
+    if not allocators:
         return None
-    entries: dict[int, tuple[Hook, FunctionSymbol, int]] = {}
-    missing: list[str] = []
-    for hook in hooks:
-        symbol = found.get(prefix + hook.symbol)
-        entry = elf.vaddr_to_offset(symbol.vaddr) if symbol else None
-        if symbol is None or entry is None:
-            if hook not in OPERATORS:
-                missing.append(hook.symbol)
-        else:
-            entries.setdefault(symbol.vaddr, (hook, symbol, entry))
-    calls = {vaddr: hook for vaddr, (hook, _, _) in entries.items() if hook.has_return}
-    found_points: dict[int, Found] = {}
-    if way is Way.POINTS and is_decoded(elf.machine):
-        kinds = {vaddr: hook.function for vaddr, (hook, _, _) in entries.items()}
-        names = {prefix + hook.symbol: hook.function for hook in hooks}
-        try:
-            found_points = PointCache(user_cache_directory()).points_of(
-                elf,
-                kinds,
-                lambda: _find_points(elf, kinds, names, calls, _frame_rules(elf, budget)),
-                names,
-            )
-        except NotBuiltError:  # another run may have the time for it: nothing is cached
-            found_points = _find_points(elf, kinds, names, calls, None)
+    entries, missing = _entries(elf, allocators)
+    found_points = _points_by_entry(elf, entries, way, budget)
     probes: list[Probe] = []
     followed: list[Followed] = []
     left_out: list[LeftOut] = []
@@ -228,28 +215,86 @@ def plan_object(
         if way is not Way.RETURNS and hook.has_return and not hook.is_c:
             left_out.append(LeftOut(hook, reason or "its calls can't be followed on this machine"))
             continue
+        if hook.has_return and not _has_program(hook):
+            left_out.append(LeftOut(hook, "this kernel can't tell how its arguments are used"))
+            continue
         placement = place_in(elf, symbol, hook.argument_count)
         if placement.refused:
-            if hook.symbol in REQUIRED:
-                return None
+            if hook.is_required:
+                rest = [one for one in allocators if hook.symbol not in one.allocator.required]
+                return plan_object(elf, path, way=way, allocators=rest, budget=budget)
             left_out.append(LeftOut(hook, placement.reason))
             continue
         probes.append(Probe(hook, vaddr, placement, entry + placement.offset, reason))
-    return ObjectPlan(path, elf, tuple(probes), tuple(followed), tuple(missing), tuple(left_out))
+    return ObjectPlan(path, elf, tuple(probes), tuple(followed), missing, tuple(left_out))
+
+
+_Entries = dict[int, tuple[Hook, FunctionSymbol, int]]
+
+
+def _entries(
+    elf: ElfObject, allocators: Iterable[FoundAllocator]
+) -> tuple[_Entries, tuple[str, ...]]:
+    """What is hooked, by virtual address, with its offset in the file. And the usual functions that
+    are missing."""
+    entries: _Entries = {}
+    usual: set[str] = set()
+    for found in allocators:
+        for hook in found.hooks:
+            symbol = found.functions[hook.symbol]
+            entry = elf.vaddr_to_offset(symbol.vaddr)
+            if entry is not None:
+                entries.setdefault(symbol.vaddr, (hook, symbol, entry))
+                usual.add(hook.symbol)
+    if not any(found.allocator is C_LIBRARY for found in allocators):
+        return entries, ()
+    return entries, tuple(one.symbol for one in (*HEAP, *REGIONS) if one.symbol not in usual)
+
+
+def _points_by_entry(
+    elf: ElfObject, entries: _Entries, way: Way, budget: TableBudget | None
+) -> dict[int, Found]:
+    """The points of functions, or why they have none."""
+    if way is not Way.POINTS or not is_decoded(elf.machine):
+        return {}
+    kinds = {vaddr: hook.signature for vaddr, (hook, _, _) in entries.items()}
+    names = KNOWN_SIGNATURES | {hook.symbol: hook.signature for hook, _, _ in entries.values()}
+    calls = [vaddr for vaddr, (hook, _, _) in entries.items() if hook.has_return]
+    try:
+        return PointCache(user_cache_directory()).points_of(
+            elf,
+            kinds,
+            lambda: _find_points(elf, kinds, names, calls, _frame_rules(elf, budget)),
+            names,
+        )
+    except NotBuiltError:  # another run may have the time for it: nothing is cached
+        return _find_points(elf, kinds, names, calls, None)
+
+
+@cache
+def _has_cookies() -> bool:
+    return support.has_attach_cookie()
+
+
+def _sees_releases(found: FoundAllocator) -> bool:
+    """Whether every function that may release a block can be hooked. Otherwise blocks would be
+    reported that were released."""
+    return all(_has_program(hook) for hook in found.hooks if hook.shape.moves_block)
+
+
+def _has_program(hook: Hook) -> bool:
+    return hook.program != ANY_ENTRY_PROGRAM or _has_cookies()
 
 
 def _find_points(
     elf: ElfObject,
-    functions: Mapping[int, Function],
-    names: Mapping[str, Function],
-    calls: Mapping[int, Hook],
+    functions: Mapping[int, Signature],
+    names: Mapping[str, Signature],
+    calls: Iterable[int],
     rules: FrameRules | None,
 ) -> dict[int, Found]:
     finder = PointFinder(elf, functions, names, rules)
-    return {
-        vaddr: found_by(partial(finder.find, vaddr, hook.argument_count))
-        for vaddr, hook in calls.items()
-    }
+    return {vaddr: found_by(partial(finder.find, vaddr)) for vaddr in calls}
 
 
 def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProbe]:

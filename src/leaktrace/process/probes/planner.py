@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from leaktrace.elf.object import ElfObject
-from leaktrace.elf.symbols import find_functions
 from leaktrace.errors import NotAnObjectError, ObjectFileError
 from leaktrace.options import ObjectChoice
 from leaktrace.own.shortages import shortage_behind
 from leaktrace.printable import printable
 from leaktrace.process.probes.families import MARKS
-from leaktrace.process.probes.object_plan import ObjectPlan, Way, names_to_hook, plan_object
+from leaktrace.process.probes.find_allocators import find_allocators
+from leaktrace.process.probes.object_plan import ObjectPlan, Way, plan_object
 from leaktrace.process.probes.passed_over import PassedOver
 from leaktrace.process.probes.program_files import (
     OUR_MACHINE,
@@ -153,10 +153,8 @@ class Planner:
         plan = None
         try:
             tables = elf.symbol_tables()
-            functions = find_functions(tables, (*names_to_hook(prefix), *MARKS))
-            plan = plan_object(
-                elf, path, prefix, way=self._way, functions=functions, budget=self._budget
-            )
+            allocators, functions = find_allocators(tables, prefix, MARKS)
+            plan = plan_object(elf, path, way=self._way, allocators=allocators, budget=self._budget)
             if self.survey is not None:
                 hooked = frozenset() if plan is None else plan.hooked
                 self.survey.look(elf, path, tables, functions, hooked)

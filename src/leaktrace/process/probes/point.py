@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leaktrace.abi.process import MAPPING_FUNCTIONS, Action, Function
+from leaktrace.abi.process import Action, Function
 from leaktrace.process.probes.code.values import Place
-
-# Functions that return an int: only the lower half of rax counts.
-NARROW = frozenset({Function.POSIX_MEMALIGN, Function.MUNMAP})
+from leaktrace.process.probes.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -18,6 +16,7 @@ class Point:
     vaddr: int
     action: Action
     function: Function
+    shape: Shape
     instruction: str
     emulated: bool
     frame: tuple[int, int]  # register and what to add to it for the CFA
@@ -29,12 +28,3 @@ class Point:
     may_be_unopened: bool = False  # of an end: also reached where no call is open
     may_begin_again: bool = False  # of a begin: code that the function jumps to may call it again
     towards: int | None = None  # where control goes on if `condition` holds
-
-
-def is_failure(function: Function, value: int) -> bool:
-    """Whether a function that returns this number has allocated, or released, nothing."""
-    if function in MAPPING_FUNCTIONS:
-        return value == -1
-    if function in NARROW:
-        return value != 0
-    return value == 0

@@ -20,9 +20,10 @@ from leaktrace.elf.object import ElfObject
 from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.code.values import Constant, Place, Register, Slot
 from leaktrace.process.probes.point import Point
+from leaktrace.process.probes.shape import Shape, Signature
 
 # Increase it when the same code gives other points, or other reasons why there are none.
-POINTS_VERSION = 8
+POINTS_VERSION = 9
 
 _LIMIT_BYTES = 16 << 20
 _MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are not cached
@@ -42,7 +43,7 @@ class PointCache:
     def points_of(
         self,
         elf: ElfObject,
-        asked: Mapping[int, Function],
+        asked: Mapping[int, Signature],
         find: Callable[[], dict[int, Found]],
         names: Iterable[str] = (),
     ) -> dict[int, Found]:
@@ -71,12 +72,11 @@ def found_by(find: Callable[[], tuple[Point, ...]]) -> Found:
         return str(error)
 
 
-def _digest(elf: ElfObject, asked: Mapping[int, Function], names: Iterable[str]) -> str:
+def _digest(elf: ElfObject, asked: Mapping[int, Signature], names: Iterable[str]) -> str:
     state = hashlib.blake2b(digest_size=20)
+    questions = sorted((vaddr, one.function, one.shape.bits) for vaddr, one in asked.items())
     state.update(
-        json.dumps(
-            [POINTS_VERSION, may_have_shadow_stacks(), sorted(asked.items()), sorted(names)]
-        ).encode()
+        json.dumps([POINTS_VERSION, may_have_shadow_stacks(), questions, sorted(names)]).encode()
     )
     for offset in range(0, elf.file_size, _PIECE_BYTES):
         state.update(elf.read(offset, min(_PIECE_BYTES, elf.file_size - offset)))
@@ -108,6 +108,7 @@ def _point_to_json(point: Point) -> dict[str, Any]:
         "vaddr": point.vaddr,
         "action": point.action,
         "function": point.function,
+        "shape": point.shape.bits,
         "instruction": point.instruction,
         "emulated": point.emulated,
         "frame": point.frame,
@@ -130,6 +131,7 @@ def _point_from_json(raw: dict[str, Any]) -> Point:
             **raw,
             "action": Action(raw["action"]),
             "function": Function(raw["function"]),
+            "shape": Shape.from_bits(raw["shape"]),
             "frame": (register, offset_bytes),
             "callers_rbp": _place_from_json(raw["callers_rbp"]),
             "sizes": tuple(place for place in sizes if place is not None),

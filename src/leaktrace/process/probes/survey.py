@@ -14,7 +14,12 @@ from pathlib import Path
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol, RawSymbols
 from leaktrace.model import Remark, RemarkKind
-from leaktrace.process.probes.families import Found, calls_in, families_in
+from leaktrace.process.probes.families import (
+    Found,
+    calls_in,
+    destroying_calls_in,
+    families_in,
+)
 
 _NAMED = 3  # functions in a remark
 _ALL_OTHERS = "leaktrace doctor -p PID lists what is hooked"
@@ -26,6 +31,7 @@ class _Object:
     found: tuple[Found, ...]
     unhooked: Collection[str]  # its allocation functions that aren't hooked
     calls: Collection[str]  # such functions of other objects, which it imports
+    destroys: Collection[str]  # imported functions that release many blocks at once
 
     @property
     def name(self) -> str:
@@ -55,8 +61,9 @@ class Survey:
             defined = calls_in(tables, defined=True)
             unhooked = {name for name, vaddr in defined.items() if vaddr not in hooked}
         calls = calls_in(tables, defined=False)
-        if found or unhooked or calls:
-            self._objects.append(_Object(path, found, unhooked, frozenset(calls)))
+        destroys = destroying_calls_in(tables)
+        if found or unhooked or calls or destroys:
+            self._objects.append(_Object(path, found, unhooked, frozenset(calls), destroys))
 
     def forget(self) -> None:
         """Forget all objects: they are going to be examined again."""
@@ -76,18 +83,18 @@ class Survey:
             called = sorted(wanted.intersection(one.unhooked))
             if called:
                 yield _of_calls(one.name, called)
+            if one.destroys:
+                yield _of_destroyed(one.name, sorted(one.destroys))
 
 
 def _of_allocators(name: str, found: Sequence[Found]) -> Remark:
     which = "; ".join(f"{one.family}, as {one.function}" for one in found)
     plural = "" if len(found) == 1 else "s"
-    prefixes = [one.prefix for one in found if one.prefix]
-    alone = f"to trace only it, --symbols-prefix {prefixes[0]}; " if prefixes else ""
     return Remark(
         RemarkKind.UNHOOKED_ALLOCATOR,
         f"{name} has its own allocator{plural}, not hooked ({which}): what is allocated there "
         "is missing from these figures, or included only as mapped memory",
-        f"try --faults, which needs no hooks; {alone}{_ALL_OTHERS}",
+        f"try --faults, which needs no hooks; {_ALL_OTHERS}",
     )
 
 
@@ -109,4 +116,13 @@ def _of_calls(name: str, called: Sequence[str]) -> Remark:
         f"{shown}{rest} of {name} {are} called and not hooked: what is allocated there may be "
         "missing from these figures",
         f"try --faults, which needs no hooks; {_ALL_OTHERS}",
+    )
+
+
+def _of_destroyed(name: str, called: Sequence[str]) -> Remark:
+    return Remark(
+        RemarkKind.UNHOOKED_ALLOCATOR,
+        f"{name} calls {' and '.join(called)}, which releases all blocks of a heap at once and is "
+        "not seen: those blocks may still be in these figures",
+        "check whether the heap of a site was destroyed before you call its blocks a leak",
     )

@@ -9,46 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from assembled import Make
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import find_functions, functions_beginning_with, functions_ending_in
 from leaktrace.model import Remark, RemarkKind
 from leaktrace.options import ObjectChoice
 from leaktrace.process.probes.families import MARKS
-from leaktrace.process.probes.object_plan import names_to_hook, plan_object
+from leaktrace.process.probes.find_allocators import find_allocators
+from leaktrace.process.probes.object_plan import plan_object
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.survey import Survey
 from leaktrace.targets.mappings import read_mappings
-
-Make = Callable[..., Path]
-
-
-@pytest.fixture
-def make(tmp_path: Path, require_tool: Callable[[str], str]) -> Make:
-    """A function that makes a shared object which defines some functions and calls others."""
-    compiler = require_tool("gcc")
-    made = 0
-
-    def compiled(*defined: str, called: tuple[str, ...] = (), extra: str = "") -> Path:
-        nonlocal made
-        made += 1
-        # Each has a different length, so that the linker can't merge two.
-        lines = [
-            f'void *f{n}(long) __asm__("{name}"); void *f{n}(long x) {{ return (char *)x + {n}; }}'
-            for n, name in enumerate(defined)
-        ]
-        lines += [f'void *c{n}(long) __asm__("{name}");' for n, name in enumerate(called)]
-        calls = "".join(f"c{n}({n});" for n in range(len(called)))
-        lines.append(f"void caller_{made}(void) {{ {calls} }} {extra}")
-        source, output = tmp_path / "object.c", tmp_path / f"lib{made}.so"
-        source.write_text("\n".join(lines))
-        subprocess.run(
-            [compiler, "-shared", "-fPIC", "-O1", "-o", output, source, "-fno-builtin", "-w"],
-            check=True,
-        )
-        return output
-
-    return compiled
 
 
 def remarks(*paths: Path) -> list[Remark]:
@@ -57,8 +29,8 @@ def remarks(*paths: Path) -> list[Remark]:
     for path in paths:
         with ElfObject.open(path) as elf:
             tables = elf.symbol_tables()
-            functions = find_functions(tables, (*names_to_hook(), *MARKS))
-            plan = plan_object(elf, str(path), functions=functions)
+            allocators, functions = find_allocators(tables, others=MARKS)
+            plan = plan_object(elf, str(path), allocators=allocators)
             hooked = frozenset() if plan is None else plan.hooked
             survey.look(elf, str(path), tables, functions, hooked)
     found = list(survey.remarks(lambda _: True))
@@ -69,7 +41,7 @@ def remarks(*paths: Path) -> list[Remark]:
 @pytest.mark.parametrize(
     ("functions", "family"),
     [
-        (("mi_malloc", "mi_free"), "mimalloc, as mi_malloc"),
+        (("mi_malloc",), "mimalloc, as mi_malloc"),
         (("je_mallocx", "je_rallocx", "je_malloc"), "jemalloc, as je_malloc"),
         (("_rjem_mallocx", "_rjem_rallocx"), "jemalloc, as _rjem_mallocx"),
         (("any_prefix_mallocx", "any_prefix_rallocx"), "jemalloc, as any_prefix_mallocx"),
@@ -98,9 +70,23 @@ def test_a_go_program_without_symbols(make: Make) -> None:
 
 
 def test_two_in_one_object_share_a_line(make: Make) -> None:
-    (remark,) = remarks(make("mi_malloc", "je_mallocx", "je_rallocx", "je_malloc", "je_free"))
+    (remark,) = remarks(make("mi_malloc", "je_mallocx", "je_rallocx", "je_malloc"))
     assert "mimalloc, as mi_malloc; jemalloc, as je_malloc" in remark.text
-    assert "--symbols-prefix je_;" in remark.hint
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        ("mi_malloc", "mi_free"),
+        ("tc_malloc", "tc_free"),
+        ("rpmalloc", "rpfree"),
+        ("sn_rust_alloc", "sn_rust_dealloc"),
+        ("scalable_malloc", "scalable_free"),
+        ("_rjem_malloc", "_rjem_free", "_rjem_mallocx", "_rjem_rallocx"),
+    ],
+)
+def test_what_is_hooked_is_not_missing(functions: tuple[str, ...], make: Make) -> None:
+    assert remarks(make(*functions)) == []
 
 
 @pytest.mark.parametrize(
@@ -146,6 +132,14 @@ def test_calls_of_a_hooked_library(make: Make) -> None:
     assert remarks(library, asks_for_sizes) == []
     (remark,) = remarks(library, make("h", called=("mi_malloc", "mi_zalloc")))
     assert remark.text.startswith(f"mi_zalloc of {library.name} is called and not hooked")
+
+
+def test_a_heap_that_is_destroyed_as_a_whole(make: Make) -> None:
+    library = make("mi_malloc", "mi_free", "mi_heap_malloc", "mi_heap_destroy", "mi_heap_delete")
+    assert remarks(library, make("f", called=("mi_heap_malloc", "mi_heap_delete"))) == []
+    program = make("g", called=("mi_heap_malloc", "mi_heap_destroy"))
+    (remark,) = remarks(library, program)
+    assert remark.text.startswith(f"{program.name} calls mi_heap_destroy, which releases all")
 
 
 def test_objects_that_are_not_mapped_any_more(make: Make) -> None:
@@ -216,5 +210,4 @@ def test_names_that_are_no_utf_8(make: Make) -> None:
     (remark,) = remarks(path)
     assert remark.kind is RemarkKind.UNHOOKED_ALLOCATOR
     with ElfObject.open(path) as elf:
-        assert names_to_hook("\udcff")
-        assert find_functions(elf.symbol_tables(), names_to_hook("\udcff")) == {}
+        assert find_allocators(elf.symbol_tables(), "\udcff") == ([], {})

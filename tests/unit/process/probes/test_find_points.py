@@ -190,7 +190,6 @@ error:
 """,
         ),
         Function.MMAP,
-        2,
     )
     assert found.where(Action.BOTH) == {"both"}
     assert found.at("both").result == Register(RAX)
@@ -215,7 +214,6 @@ further:
         )
         + function("take", "    jmp *%rax"),
         Function.MUNMAP,
-        2,
     )
     assert found.at("end").result == Register(RBX)
 
@@ -238,7 +236,6 @@ overflow:
         )
         + function("realloc", "    ret"),
         Function.REALLOCARRAY,
-        3,
         name="reallocarray",
     )
     assert found.where(Action.BEGIN) == set()
@@ -250,7 +247,6 @@ def test_a_function_that_hands_on_another_size_is_opened_before(found_in: Finder
         function("reallocarray", "    push %rbx\n    pop %rbx\n    add $16, %rsi\n    jmp realloc")
         + function("realloc", "    ret"),
         Function.REALLOCARRAY,
-        3,
         name="reallocarray",
     )
     assert found.where(Action.BEGIN) == {"reallocarray"}

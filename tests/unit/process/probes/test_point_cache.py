@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from assembled import SIGNATURES
 
 from leaktrace.abi.process import Function
 from leaktrace.elf.object import ElfObject
@@ -43,9 +44,9 @@ def library(tmp_path: Path) -> Path:
 
 
 def find(elf: ElfObject) -> dict[int, Found]:
-    hooked = {elf.functions(["malloc"])["malloc"].vaddr: Function.MALLOC}
+    hooked = {elf.functions(["malloc"])["malloc"].vaddr: SIGNATURES[Function.MALLOC]}
     finder = PointFinder(elf, hooked, {}, None)
-    return {vaddr: found_by(partial(finder.find, vaddr, 1)) for vaddr in hooked}
+    return {vaddr: found_by(partial(finder.find, vaddr)) for vaddr in hooked}
 
 
 def never() -> dict[int, Found]:
@@ -55,7 +56,7 @@ def never() -> dict[int, Found]:
 def test_what_was_found_is_kept(library: Path, tmp_path: Path) -> None:
     with ElfObject.open(library) as elf:
         found = find(elf)
-        asked = dict.fromkeys(found, Function.MALLOC)
+        asked = dict.fromkeys(found, SIGNATURES[Function.MALLOC])
         assert any(not isinstance(one, str) and len(one) > 1 for one in found.values())
         assert PointCache(tmp_path / "cache").points_of(elf, asked, lambda: found) == found
         assert PointCache(tmp_path / "cache").points_of(elf, asked, never) == found
@@ -64,7 +65,7 @@ def test_what_was_found_is_kept(library: Path, tmp_path: Path) -> None:
 def test_reasons_are_kept_too(library: Path, tmp_path: Path) -> None:
     with ElfObject.open(library) as elf:
         refused: dict[int, Found] = {4096: "it is too large"}
-        asked = {4096: Function.MALLOC}
+        asked = {4096: SIGNATURES[Function.MALLOC]}
         assert PointCache(tmp_path).points_of(elf, asked, lambda: refused) == refused
         assert PointCache(tmp_path).points_of(elf, asked, never) == refused
 
@@ -74,7 +75,7 @@ def test_a_damaged_file_is_replaced(library: Path, tmp_path: Path, damage: bytes
     home = tmp_path / "cache"
     with ElfObject.open(library) as elf:
         found = find(elf)
-        asked = dict.fromkeys(found, Function.MALLOC)
+        asked = dict.fromkeys(found, SIGNATURES[Function.MALLOC])
         PointCache(home).points_of(elf, asked, lambda: found)
         (kept,) = home.rglob("*.json")
         kept.write_bytes(damage)
@@ -84,7 +85,7 @@ def test_a_damaged_file_is_replaced(library: Path, tmp_path: Path, damage: bytes
 
 def test_another_object_of_the_same_name_has_its_own(library: Path, tmp_path: Path) -> None:
     with ElfObject.open(library) as elf:
-        asked = {4096: Function.MALLOC}
+        asked = {4096: SIGNATURES[Function.MALLOC]}
         PointCache(tmp_path).points_of(elf, asked, lambda: {4096: "one"})
     with library.open("ab") as file:
         file.write(b"\0")

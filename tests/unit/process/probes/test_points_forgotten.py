@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from assembled import Finder, function
+from assembled import SIGNATURES, Finder, function
 
 from leaktrace.abi.process import Action, Function
 from leaktrace.elf.object import ElfObject
@@ -251,8 +251,10 @@ def test_exceptions_land_in_the_function(tmp_path: Path) -> None:
     subprocess.run(["g++", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
     with ElfObject.open(library) as elf:
         vaddr = elf.functions(["_Znwm"])["_Znwm"].vaddr
-        finder = PointFinder(elf, {vaddr: Function.OPERATOR_NEW}, {}, compile_object(elf))
-        points = finder.find(vaddr, 1)
+        finder = PointFinder(
+            elf, {vaddr: SIGNATURES[Function.OPERATOR_NEW]}, {}, compile_object(elf)
+        )
+        points = finder.find(vaddr)
         code = elf.read_vaddr(vaddr, 4)
     assert code
     ends = [point for point in points if point.action is Action.END]

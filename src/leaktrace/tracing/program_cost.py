@@ -1,5 +1,5 @@
-"""What tracing the kernel costs. Tracepoints have no trap: the run time of their programs is the
-whole cost to the kernel."""
+"""What tracing costs where probes have no trap (tracepoints, software events): the run time of
+their programs is the whole cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leaktrace.model import Cost
 from leaktrace.tracing.cost import OwnUse, ProgramTimes, ProgramUse
 
 
-class KernelCostMeter:
+class ProgramCostMeter:
     """Measures from one report to the next."""
 
     def __init__(self, programs: Mapping[str, int], *, measure_programs: bool) -> None:

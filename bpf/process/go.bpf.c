@@ -1,0 +1,107 @@
+/* One step of a walk from C into the Go code that called it, or the other way round. The C code
+ * runs on a stack of the thread, its caller on the stack of a goroutine. The functions of the Go
+ * runtime in between save what they need to get back, and a row says where (unwind/go_switches.py).
+ *
+ * All that is read belongs to the process, and may be anything. So nothing is followed unless the
+ * stack that is found has a return address of a direct call of that very function: otherwise the
+ * walk ends here, complete up to Go. */
+
+#if WALK_BY_TABLE
+
+#if TASK_FSBASE_OFFSET
+/* Under a name that bcc doesn't know: see bpf_probe_read_user in maps.bpf.c. */
+static long (*read_thread)(void *to, u32 size,
+                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+#endif
+
+/* The stack pointer that a goroutine saved before the thread went on with another stack, to
+ * walk->word. What is on the way there: fs:-8 is the goroutine that runs; in it, the runtime's
+ * struct m; in that, at `offset`, the goroutine that is looked for: the current one, while the
+ * thread's own runs, or the thread's own, in a callback. */
+static __always_inline int read_saved_sp(struct walk *walk, u32 offset) {
+#if TASK_FSBASE_OFFSET
+    u64 running;
+
+    if (read_thread(&walk->word, 8, (char *)bpf_get_current_task() + TASK_FSBASE_OFFSET) ||
+        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word - GO_G_BELOW_TLS)))
+        return -1;
+    running = walk->word;
+    if (bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + GO_G_M)) ||
+        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + offset)))
+        return -1;
+    if (!walk->word || (walk->word == running && offset != GO_M_G0))
+        return -1; /* it is still on its own stack */
+    return bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + GO_G_SCHED_SP));
+#else
+    return -1;
+#endif
+}
+
+/* The stack pointer of the caller, as the row says, to walk->word. */
+static __always_inline int find_stack_of_caller(struct walk *walk, u32 row, u32 kind) {
+    u64 goroutine;
+
+    if (kind == END_OF_SYSTEM_STACK)
+        return read_saved_sp(walk, (row >> GO_FIRST_SHIFT & GO_CURG_MASK) * 8);
+    if (kind == END_OF_CALLBACK) {
+        /* Where that points, an earlier callback of the thread has left what it saved. */
+        int failed = walk->callback_sp
+                         ? bpf_probe_read_user(&walk->word, 8, (void *)walk->callback_sp)
+                         : read_saved_sp(walk, GO_M_G0);
+        walk->callback_sp = walk->word;
+        return failed || !walk->word ? -1 : 0;
+    }
+    u64 second = walk->sp + (row >> GO_SECOND_SHIFT & GO_WORD_MASK) * 8;
+    if (kind == END_OF_C_OF_GOROUTINE) {
+        if (bpf_probe_read_user(&goroutine, 8,
+                                (void *)(walk->sp + (row >> GO_FIRST_SHIFT & GO_WORD_MASK) * 8)) ||
+            bpf_probe_read_user(walk->saved, 16, (void *)goroutine) || /* stack.lo, stack.hi */
+            bpf_probe_read_user(&walk->word, 8, (void *)second) ||
+            walk->word > walk->saved[1] - walk->saved[0])
+            return -1;
+        walk->word = walk->saved[1] - walk->word;
+        return 0;
+    }
+    return bpf_probe_read_user(&walk->word, 8, (void *)second);
+}
+
+/* What a row with RULE_END means. The step to another stack is made by the next part of the walk
+ * (walk_part), and not in the loop of steps: the verifier would check it once per frame. */
+static __always_inline int result_of_end(struct walk *walk) {
+    u32 row = walk->row, kind = row & END_KIND_MASK;
+
+    if (kind == END_OF_STACK)
+        return WALK_COMPLETE;
+    if (kind == END_OF_C_CODE)
+        return WALK_GO;
+    do_not_cache(walk); /* it will depend on more than this stack, also if it ends here */
+    walk->switch_row = row;
+    return WALK_SWITCHES;
+}
+
+/* From C code, or from what the runtime does on the thread's stack, to the Go code that called it:
+ * walk->switch_row is that of the function in between. Returns WALK_GOES_ON if it was found. */
+static __always_inline int step_into_go(struct walk *walk) {
+    u32 row = walk->switch_row, kind = row & END_KIND_MASK;
+
+    walk->switch_row = 0;
+    if (find_stack_of_caller(walk, row, kind))
+        return WALK_GO;
+    walk->cfa = walk->word + (row >> GO_FRAME_SHIFT & GO_FRAME_MASK) * 8;
+    if (walk->cfa & 7 || bpf_probe_read_user(&walk->word, 8, (void *)(walk->cfa - 8)))
+        return WALK_GO;
+    /* call: e8, and the distance from its end */
+    if (bpf_probe_read_user(walk->saved, 8, (void *)(walk->word - 8)) ||
+        (walk->saved[0] >> 24 & 0xff) != 0xe8 ||
+        walk->word + (s32)(walk->saved[0] >> 32) != walk->ip - (row >> GO_ENTRY_SHIFT))
+        return WALK_GO;
+    walk->ip = walk->word;
+    walk->sp = walk->cfa;
+    walk->bp_lost = 1;
+    if (kind == END_OF_CALLBACK) /* to C code, which may find its frames by rbp */
+        walk->bp_lost = !!bpf_probe_read_user(&walk->bp, 8, (void *)(walk->cfa - 16));
+    walk->is_return_address = 1;
+    return WALK_GOES_ON;
+}
+
+#endif
