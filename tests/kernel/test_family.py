@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from harness.lines import DEADLINE_S
 from harness.marked import Mark
 from harness.reports import Report, Total
 from harness.target import Target
-from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
+from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace, tracer_environment
 from harness.wording import lines_naming
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
@@ -85,9 +87,7 @@ def test_ten_at_once(program: Path) -> None:
     with several(program, TEN) as targets:
         with Tracer("-p", pids_of(targets), *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
-            accounts = {
-                one.pid: keeps(one, 10 + number, 100) for number, one in enumerate(targets)
-            }
+            accounts = {one.pid: keeps(one, 10 + number, 100) for number, one in enumerate(targets)}
             report = last_report(tracer)
         assert [one.end() for one in targets] == [0] * TEN
     assert holds(report) == accounts
@@ -105,9 +105,7 @@ def test_the_same_addresses_in_two_processes(program: Path) -> None:
     release the block of another."""
     prefix = ["setarch", "-R"]
     with contextlib.ExitStack() as stack:
-        targets = [
-            stack.enter_context(Target([*prefix, program])).await_ready() for _ in range(2)
-        ]
+        targets = [stack.enter_context(Target([*prefix, program])).await_ready() for _ in range(2)]
         with Tracer("-p", pids_of(targets), *ONE_REPORT, "-a", NEVER) as tracer:
             tracer.await_armed()
             for target in targets:
@@ -130,15 +128,14 @@ def test_one_that_has_ended_is_told_and_the_others_go_on(program: Path) -> None:
 
 
 def test_one_that_vanishes_while_leaktrace_attaches(program: Path) -> None:
-    with several(program, TEN) as targets:
-        with Tracer("-p", pids_of(targets), *OFTEN) as tracer:
-            tracer.stderr.until(lambda line: "attaching" in line)
-            targets[4].process.kill()
-            targets[4].process.wait(DEADLINE_S)
-            tracer.await_armed()
-            others = [one for one in targets if one is not targets[4]]
-            accounts = {one.pid: keeps(one, 3, 90) for one in others}
-            report = last_report(tracer)
+    with several(program, TEN) as targets, Tracer("-p", pids_of(targets), *OFTEN) as tracer:
+        tracer.stderr.until(lambda line: "attaching" in line)
+        targets[4].process.kill()
+        targets[4].process.wait(DEADLINE_S)
+        tracer.await_armed()
+        others = [one for one in targets if one is not targets[4]]
+        accounts = {one.pid: keeps(one, 3, 90) for one in others}
+        report = last_report(tracer)
     assert what_is_held(report) == accounts
 
 
@@ -210,9 +207,8 @@ def test_by_control_group(program: Path) -> None:
                 tracer.await_armed()
                 accounts = {one.pid: keeps(one, 5, 70) for one in targets}
                 report = last_report(tracer)
-            (root,) = {group.parent}
             for one in targets[:2]:
-                (root / "cgroup.procs").write_text(str(one.pid))
+                (group.parent / "cgroup.procs").write_text(str(one.pid))
     finally:
         group.rmdir()
     assert holds(report) == {one.pid: accounts[one.pid] for one in targets[:2]}
@@ -364,7 +360,9 @@ def test_a_traced_child_executes_a_static_program(family: Target, compiled: Comp
 
 
 @pytest.mark.parametrize(
-    "wrapper", [["sh", "-c", '"$0"; exit 0'], ["timeout", "60"], ["env"]], ids=lambda words: words[0]
+    "wrapper",
+    [["sh", "-c", '"$0"; exit 0'], ["timeout", "60"], ["env"]],
+    ids=lambda words: words[0],
 )
 def test_a_command_behind_another(
     program: Path, tmp_path: Path, wrapper: list[str], require_tool: Callable[[str], str]
@@ -395,8 +393,6 @@ def test_a_command_behind_another(
 
 def _await_in_file(reports: Path, pid: int, tracer: Tracer) -> None:
     """Wait until a report in this file has the process."""
-    import time  # noqa: PLC0415
-
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         lines = reports.read_text().splitlines() if reports.exists() else []
@@ -498,9 +494,7 @@ def test_how_workers_ended(family: Target) -> None:
         status = family.do(f"throw 0 {int(signal.SIGKILL)}")
         assert status == (int(signal.SIGKILL),)
         family.do("to 1 exit 3")
-        report = await_report(
-            tracer, lambda one: all(_has_ended(one, pid) for pid in workers[:2])
-        )
+        report = await_report(tracer, lambda one: all(_has_ended(one, pid) for pid in workers[:2]))
         lines = processes_of(report)
         account = keeps(family, 3, 100, 2)
         last = last_report(tracer)
@@ -510,9 +504,7 @@ def test_how_workers_ended(family: Target) -> None:
     assert holds(last) == {workers[2]: account}
 
 
-def test_all_processes_of_a_command_stay_in_the_last_report(
-    program: Path, tmp_path: Path
-) -> None:
+def test_all_processes_of_a_command_stay_in_the_last_report(program: Path, tmp_path: Path) -> None:
     reports = tmp_path / "reports"
     options = ["-o", "0", "-T", "100000", "-f", "json", "--output", reports, "0.2"]
     with Tracer(*options, "--", program) as tracer:
@@ -531,8 +523,7 @@ def test_all_processes_of_a_command_stay_in_the_last_report(
         for pid in workers:
             _await_in_file(reports, pid, tracer)
         accounts = {
-            pid: Total(*do(f"to {index} keep {index + 5} 100"))
-            for index, pid in enumerate(workers)
+            pid: Total(*do(f"to {index} keep {index + 5} 100")) for index, pid in enumerate(workers)
         }
         do(f"throw 0 {int(signal.SIGKILL)}")
         do("to 1 exit 3")
@@ -611,7 +602,7 @@ def test_the_format_of_memleak(program: Path) -> None:
 
 
 @pytest.mark.usefixtures("require_root")
-def test_children_in_another_pid_namespace(program: Path) -> None:
+def test_children_in_another_pid_namespace(program: Path, tmp_path: Path) -> None:
     """leaktrace itself runs in a pid namespace: the kernel's ids are not those that it knows."""
     script = f"""
     mkfifo $1/in $1/out
@@ -628,27 +619,21 @@ def test_children_in_another_pid_namespace(program: Path) -> None:
     done
     echo "to 0 keep 5 100" >&3; read line <&4; echo "$3 $line"
     echo "to 1 keep 6 100" >&3; read line <&4; echo "$4 $line"
-    kill -INT $tracer; wait $tracer
+    kill -TERM $tracer; wait $tracer
     tail -n 1 $1/reports
     """
-    import sys  # noqa: PLC0415
-    import tempfile  # noqa: PLC0415
-
-    from harness.tracer import tracer_environment  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [
-                *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                *("timeout", "60", "sh", "-c", script, "sh", folder, sys.executable),
-            ],
-            env=tracer_environment(),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-        said = (Path(folder) / "stderr").read_text()
+    done = subprocess.run(
+        [
+            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("timeout", "60", "sh", "-c", script, "sh", str(tmp_path), sys.executable),
+        ],
+        env=tracer_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    said = (tmp_path / "stderr").read_text()
     assert done.returncode == 0, (done.stdout, done.stderr, said)
     first, second, line = done.stdout.splitlines()[-3:]
     accounts = {}
