@@ -186,6 +186,7 @@ def test_by_name(program: Path, tmp_path: Path) -> None:
             tracer.await_armed()
             accounts = {one.pid: keeps(one, 5, 70) for one in targets}
             report = last_report(tracer)
+        assert [one.end() for one in targets] == [0] * len(targets)
     assert holds(report) == accounts
     assert set(processes_of(report)) == set(accounts)
 
@@ -221,6 +222,7 @@ def test_by_process(program: Path) -> None:
             tracer.await_armed()
             accounts = {one.pid: keeps(one, 4 + one.pid % 2, 70) for one in targets}
             report = last_report(tracer)
+        assert [one.end() for one in targets] == [0] * len(targets)
     found = {
         part["pid"]: sum(
             site["bytes"]
@@ -370,7 +372,7 @@ def test_a_command_behind_another(
     """With -c, children are followed without being asked for."""
     require_tool(wrapper[0])
     reports = tmp_path / "reports"
-    options = ["-o", "0", "-T", "100000", "-f", "json", "--output", reports, "0.2"]
+    options = [*OFTEN, "--output", str(reports)]
     with Tracer(*options, "--", *wrapper, program) as tracer:
         tracer.await_armed()
         tracer.stdout.until(lambda line: line == "ready")
@@ -472,13 +474,21 @@ def test_the_slot_of_an_ended_process_is_used_again(family: Target) -> None:
             (worker,) = family.do("fork 1")
             await_traced(tracer, worker)
             account = keeps(family, 100 + number, 100, number)
-            await_report(tracer, lambda one, held={worker: account}: what_is_held(one) == held)
+            await_report(tracer, _holds_just({worker: account}))
             if number < 3:
                 family.do(f"throw {number} {int(signal.SIGKILL)}")
-                await_report(tracer, lambda one, pid=worker: _has_ended(one, pid))
+                await_report(tracer, _says_that_it_ended(worker))
         report = last_report(tracer)
         assert family.end() == 0
     assert what_is_held(report) == {worker: account}
+
+
+def _holds_just(held: dict[int, Total]) -> Callable[[Report], bool]:
+    return lambda report: what_is_held(report) == held
+
+
+def _says_that_it_ended(pid: int) -> Callable[[Report], bool]:
+    return lambda report: _has_ended(report, pid)
 
 
 def _has_ended(report: Report, pid: int) -> bool:
@@ -506,7 +516,7 @@ def test_how_workers_ended(family: Target) -> None:
 
 def test_all_processes_of_a_command_stay_in_the_last_report(program: Path, tmp_path: Path) -> None:
     reports = tmp_path / "reports"
-    options = ["-o", "0", "-T", "100000", "-f", "json", "--output", reports, "0.2"]
+    options = [*OFTEN, "--output", str(reports)]
     with Tracer(*options, "--", program) as tracer:
         tracer.await_armed()
         tracer.stdout.until(lambda line: line == "ready")
@@ -567,6 +577,7 @@ def test_traced_calls_of_two_processes(program: Path) -> None:
             for number, one in enumerate(targets):
                 keeps(one, 3 + number, 1234)
             outcome = tracer.stop()
+        assert [one.end() for one in targets] == [0] * len(targets)
     lines = [line for line in outcome.stdout.splitlines() if "1234" in line]
     for number, one in enumerate(targets):
         calls = [line for line in lines if re.search(rf'"(tid|thread)": ?{one.pid}\b', line)]
@@ -581,10 +592,11 @@ def test_page_faults_of_two_processes(program: Path) -> None:
             for one in targets:
                 keeps(one, 200, 16 << 10)
             report = last_report(tracer)
+        assert [one.end() for one in targets] == [0] * len(targets)
     found: dict[int, int] = {}
     for site in report.sites_under("scenario_keep"):
-        for pid, one in share_of(site).items():
-            found[pid] = found.get(pid, 0) + one.count
+        for pid, faults in share_of(site).items():
+            found[pid] = found.get(pid, 0) + faults.count
     # A block's header is written: at least each fourth page.
     assert set(found) == {one.pid for one in targets}
     assert all(count >= 200 for count in found.values()), found
@@ -596,6 +608,7 @@ def test_the_format_of_memleak(program: Path) -> None:
             tracer.await_armed()
             accounts = [keeps(one, 5, 70) for one in targets]
             outcome = tracer.stop()
+        assert [one.end() for one in targets] == [0] * len(targets)
     total = Total(sum(one.bytes for one in accounts), sum(one.count for one in accounts))
     assert outcome.exit_code == 0, outcome.stderr
     assert f"{total.bytes} bytes in {total.count} allocations from stack" in outcome.stdout
