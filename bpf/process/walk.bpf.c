@@ -77,7 +77,7 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
     stack->epoch = now->epoch;
     walk->hash = mix(walk->hash, list->view);
     walk->version = list->version;
-    walk->list_mark = record_key(now, list->version) * HASH_MULTIPLIER;
+    walk->list_mark = (record_key(now, list->version) ^ (u64)now->use << 32) * HASH_MULTIPLIER;
     if (list->epoch != now->epoch) {
         walk->late_since = list->epoch;
         u64 late = hash_late(walk);

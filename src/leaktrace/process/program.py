@@ -183,6 +183,7 @@ class Program:
     sample_weights: Map | None
     files: FileMaps | None  # in page fault mode
     points: Map | None  # where calls are followed by points
+    suspended: Map | None  # the same
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
@@ -288,6 +289,10 @@ class Compilation:
         def map_of(name: str, key: Any, value: Any, capacity: int) -> Map:  # noqa: ANN401
             return Map(name, loaded.maps[name], key, value, capacity)
 
+        def opaque(name: str) -> np.dtype[Any]:
+            """A value that user space only copies or clears."""
+            return np.dtype(f"V{loaded.value_bytes[name]}")
+
         per_cpu = np.dtype((np.uint64, (syscalls.possible_cpus(),)))
         throttle = map_of("throttle", abi.U32, abi.THROTTLE, 1) if knobs["THROTTLE"] else None
         sample_gaps = sample_weights = None
@@ -311,6 +316,7 @@ class Compilation:
                 ),
                 list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, room["unwind_list"]),
                 known=map_of("known_objects", abi.U64, abi.UNWIND_MAPPING, MAX_KNOWN_OBJECTS),
+                late=map_of("late_objects", abi.U32, opaque("late_objects"), room["late_objects"]),
             )
         return Program(
             allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),
@@ -327,6 +333,11 @@ class Compilation:
             files=files,
             points=(
                 map_of("points", abi.U32, abi.POINT, POINT_CAPACITY) if knobs["POINTS"] else None
+            ),
+            suspended=(
+                map_of("suspended", abi.U64, opaque("suspended"), _SUSPENDED_CAPACITY)
+                if knobs["POINTS"]
+                else None
             ),
             region_events_fd=loaded.maps["region_events"],
             trace_events_fd=loaded.maps.get("trace_events"),

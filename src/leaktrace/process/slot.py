@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.process.kernel_tables import KernelTables
+from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.program import Program
 from leaktrace.targets.namespaces import pids_are_global
 
@@ -54,8 +54,18 @@ class Slot:
             self.program.processes.update(pid, process)
 
     def clear(self) -> None:
-        """Prepare the slot for another process."""
-        self.program.session.update(self.number, np.zeros(1, dtype=abi.SESSION))
-        if self.program.tables is not None:
-            lists = self.program.tables.list
-            lists.update(self.number * abi.UNWIND_LISTS, np.zeros(1, dtype=abi.UNWIND_LIST))
+        """Prepare the slot for another process: forget all that this one left behind, except for
+        records, sites and stacks."""
+        program, number = self.program, self.number
+        program.session.update(number, np.zeros(1, dtype=abi.SESSION))
+        if program.tables is not None:
+            lists, late = program.tables.list, program.tables.late
+            lists.update(number * abi.UNWIND_LISTS, np.zeros(1, dtype=abi.UNWIND_LIST))
+            for index in range(number * LATE_OBJECTS, (number + 1) * LATE_OBJECTS):
+                late.update(index, np.zeros(1, dtype=late.value))
+        if program.suspended is not None:
+            calls, _ = program.suspended.read_all()
+            program.suspended.delete_all(calls[calls >> np.uint64(abi.SLOT_SHIFT) == number])
+        places, unseen = program.unseen_releases.read_all()
+        for place in places[unseen["key"] >> np.uint64(abi.SLOT_SHIFT) == number].tolist():
+            program.unseen_releases.update(place, np.zeros(1, dtype=abi.UNSEEN_RELEASE))
