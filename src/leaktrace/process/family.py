@@ -31,7 +31,7 @@ from leaktrace.targets.process import Process, is_running
 _DROPPED_SHARE = 4  # of the ended processes, one in so many makes room: all maps are read for it
 # Probes of processes that have ended are removed together: one removal takes as long as many.
 _REMOVE_AFTER_S = 1.0
-# How often children are looked for in /proc at most, where events of forks don't say which they are.
+# Where events of forks don't say which children they are about, /proc is read this often at most.
 _FIND_AFTER_S = 0.1
 
 
