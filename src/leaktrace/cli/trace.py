@@ -117,7 +117,7 @@ class TraceCommand(Command):
     "--follow/--no-follow",
     default=None,
     help="Also trace the processes that a traced one starts from now on, and theirs. A command "
-    "that leaktrace starts is followed unless --no-follow is given. A child is traced some "
+    "that leaktrace starts is followed unless --no-follow is given. A child is traced some tens of "
     "milliseconds after its start: what it allocates before that is not seen.",
 )
 @click.option(

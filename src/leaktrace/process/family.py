@@ -8,6 +8,7 @@ parent's: a block counts as the child's when the child allocates it.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.notices import hint, notify
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
-from leaktrace.process.event_intake import EventDispatch, Fork
+from leaktrace.process.event_intake import EventDispatch
 from leaktrace.process.member import Member
 from leaktrace.process.opening import Opening, Planning, Target
 from leaktrace.process.program import Program
@@ -30,6 +31,8 @@ from leaktrace.targets.process import Process, is_running
 _DROPPED_SHARE = 4  # of the ended processes, one in so many makes room: all maps are read for it
 # Probes of processes that have ended are removed together: one removal takes as long as many.
 _REMOVE_AFTER_S = 1.0
+# Where events of forks don't say which children they are about, /proc is read this often at most.
+_FIND_AFTER_S = 0.1
 
 
 class Family:
@@ -57,8 +60,12 @@ class Family:
         self.follows = follows
         self._by_number: dict[int, Member] = {}
         self._ends = select.epoll()
+        self._all_ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._ends.register(self._all_ended, select.EPOLLIN)
         self._removal_s: float | None = None
         self._left_behind: list[int] = []  # probes of ended processes, by the keeper's numbers
+        self._known_children: set[int] = set()  # that were traced, or shall not be
+        self._found_s = 0.0  # when children were looked for, on the clock of time.monotonic()
         self.untraced = Untraced()
         self.dropped = 0  # ended processes that no report has shown, because they had to make room
         self._said_that_it_goes_on = False
@@ -87,7 +94,7 @@ class Family:
         return self._by_number.get(number)
 
     def fileno(self) -> int:
-        """Readable when one of them ends."""
+        """Readable when one of them ends, and as long as all have ended."""
         return self._ends.fileno()
 
     def take_slot(self) -> Slot | None:
@@ -106,6 +113,10 @@ class Family:
     def add(self, member: Member) -> None:
         """Another process is traced."""
         self._by_number[member.number] = member
+        if member.parent is None and member.traced.command is None:
+            self._known_children.update(member.traced.process.children())  # older than the trace
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._all_ended)
         self._ends.register(member.traced.process.fileno(), select.EPOLLIN)
 
     # --- children --------------------------------------------------------------------------
@@ -115,20 +126,27 @@ class Family:
         forks = self._events.take_forks()
         if not self.follows:
             return
+        are_unknown = not pids_are_global() or any(not fork.pid for fork in forks)
+        if are_unknown and (forks or time.monotonic() - self._found_s > _FIND_AFTER_S):
+            self._find_children()
         for fork in forks:
-            for pid in self._pids_of(fork):
-                self._adopt(pid, self._by_number.get(fork.slot) or self._find(fork.parent_pid))
+            if fork.pid and not are_unknown:
+                parent = self._by_number.get(fork.slot) or self._find(fork.parent_pid)
+                self._adopt(fork.pid, parent)
 
-    def _pids_of(self, fork: Fork) -> Sequence[int]:
-        if fork.pid and pids_are_global():
-            return (fork.pid,)
-        parent = self._by_number.get(fork.slot)
-        known = {member.pid for member in self}
-        return (
-            []
-            if parent is None
-            else [pid for pid in parent.traced.process.children() if pid not in known]
-        )
+    def _find_children(self) -> None:
+        """Attach to new children by what /proc says: the kernel's event may have no id, or one of
+        another pid namespace."""
+        self._found_s = time.monotonic()
+        current: set[int] = set()
+        for member in self.living:
+            children = member.traced.process.children()
+            current.update(children)
+            for pid in children:
+                if pid not in self._known_children and not self._find(pid):
+                    self._known_children.add(pid)
+                    self._adopt(pid, member)
+        self._known_children &= current
 
     def _find(self, pid: int) -> Member | None:
         return next((one for one in self if one.pid == pid), None)
@@ -181,7 +199,11 @@ class Family:
                     self._removal_s = time.monotonic() + _REMOVE_AFTER_S
                 self._program.processes.delete(member.pid)
         self._say_what_goes_on()
-        return not self.living
+        if self.living:
+            return False
+        # A report may have noticed it, and the loop must be told.
+        os.eventfd_write(self._all_ended, 1)
+        return True
 
     def _say_what_goes_on(self) -> None:
         """When the command ends before the processes that it has started."""
@@ -252,3 +274,4 @@ class Family:
             member.close()
         self._by_number.clear()
         self._ends.close()
+        os.close(self._all_ended)
