@@ -87,7 +87,7 @@ def test_pairs_of_several_processes(three: list[Target]) -> None:
 def test_the_same_addresses_in_two_processes(program: Path) -> None:
     """Without address randomization: what one process releases is not what the other one has."""
     with ExitStack() as stack:
-        argv = ["setarch", "-R", program]
+        argv = ["setarch", "-R", str(program)]
         targets = [stack.enter_context(Target(argv)).await_ready() for _ in range(2)]
         with Tracer("-p", pids_of(targets), "--pair", POOL, *ONE_REPORT, NEVER) as run:
             run.await_armed()
