@@ -105,9 +105,10 @@ def test_pairs_alone_in_several_processes(three: list[Target]) -> None:
         run.await_armed()
         _, of_first = first.do("tickets")
         second.do("pool")
-        other.do("keep 7 100")
+        other.do("keep 500 100000")
         report = last_report(run)
     assert report.raw["outstanding"] == {"bytes": None, "count": of_first}
+    assert report.raw["remarks"] == []
     counts = {pid: line["outstanding"] for pid, line in processes_of(report).items()}
     assert counts == {
         first.pid: {"bytes": None, "count": of_first},

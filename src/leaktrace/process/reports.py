@@ -81,9 +81,8 @@ class ProcessReports:
         """The report with sections for pairs; without malloc, the first of them with the others."""
         if self._options.malloc:
             return replace(report, sections=sections)
-        return replace(
-            sections[0], sections=sections[1:], losses=report.losses, remarks=report.remarks
-        )
+        remarks = self._tracer.remarks()  # without those that compare malloc with the memory
+        return replace(sections[0], sections=sections[1:], losses=report.losses, remarks=remarks)
 
     # --- sampling --------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ def test_options() -> None:
         (["--pair", "get:put", "--no-malloc", "-z", "10"], "-z"),
         (["--pair", "get:put", "--no-malloc", "-s", "10"], "-s"),
         (["--pair", "get:put", "--no-malloc", "-O", "c"], "-O"),
+        (["--pair", "get:put", "--no-malloc", "--by", "process"], "--by process"),
         ([word for n in range(16) for word in ("--pair", f"get{n}:put")], "16"),
     ],
 )
