@@ -11,8 +11,9 @@ from pathlib import Path
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import RawSymbols, function_names
-from leaktrace.errors import LeaktraceError, ObjectFileError
+from leaktrace.errors import LeaktraceError, NotAnObjectError, ObjectFileError
 from leaktrace.options import Pair
+from leaktrace.own.shortages import shortage_behind
 from leaktrace.printable import printable
 from leaktrace.process.probes.object_plan import ObjectPlan, Way
 from leaktrace.process.probes.pair_plan import (
@@ -221,8 +222,9 @@ class PairPlanner:
                 self._seen.add(identity)
             try:
                 elf = open_it()
-            except ObjectFileError:
-                continue  # the planner of malloc says so
+            except ObjectFileError as error:
+                self._pass_over(identity, error)
+                continue
             descriptor = elf.descriptor
             assert descriptor is not None  # it was opened from a file
             status = os.fstat(descriptor)
@@ -237,6 +239,18 @@ class PairPlanner:
                 elf.close()
                 continue
             yield _Object(path, elf, list(tables), identity)
+
+    def _pass_over(self, identity: tuple[str, int] | None, error: ObjectFileError) -> None:
+        """An object could not be opened."""
+        lacks = shortage_behind(error)
+        is_gone = isinstance(error.__cause__, FileNotFoundError | ProcessLookupError)
+        if identity is not None and (lacks is not None or is_gone):
+            # Its mapping may have changed since it was read: an exec. It is tried again.
+            self._seen.discard(identity)
+        if lacks is not None:
+            raise lacks from error
+        if not is_gone and not isinstance(error, NotAnObjectError):
+            self.problems.append(error)
 
     def _functions_in(self, one: _Object) -> list[PairFunctions]:
         """What an object defines, which is noted."""
