@@ -105,7 +105,7 @@ def test_pairs_alone_in_several_processes(three: list[Target]) -> None:
         run.await_armed()
         _, of_first = first.do("tickets")
         second.do("pool")
-        other.do("keep 500 100000")
+        other.do("keep 19000 2000")
         report = last_report(run)
     assert report.raw["outstanding"] == {"bytes": None, "count": of_first}
     assert report.raw["remarks"] == []
