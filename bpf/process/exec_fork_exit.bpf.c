@@ -26,8 +26,10 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     u32 slot = process->slot;
     struct session *now = session_of(slot);
-    if (!now)
+    if (!now) {
+        process->execs++;
         return 0;
+    }
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
     forget_thread(key);

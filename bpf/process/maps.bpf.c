@@ -47,10 +47,10 @@ BPF_ARRAY(late_objects, struct late_object, CAPACITY_LATER);
 BPF_F_TABLE("hash", u64, struct unwind_mapping, known_objects, CAPACITY_LATER, 0);
 
 /* hash of an object and its address -> the last epoch in which it was on the loader's list */
-BPF_TABLE("lru_hash", u64, u32, loaded, 4096);
+BPF_TABLE("lru_hash", u64, u32, loaded, CAPACITY_LATER);
 
 /* hash of an object and its address: its path was sent to user space */
-BPF_TABLE("lru_hash", u64, u8, sent_objects, 4096);
+BPF_TABLE("lru_hash", u64, u8, sent_objects, CAPACITY_LATER);
 
 /* Rows found recently, by pc: the same call sites are on the stack again and again. */
 BPF_ARRAY(recent_rows, struct recent_row, RECENT_ROWS);

@@ -248,7 +248,7 @@ static __always_inline void at_return(struct pt_regs *ctx, struct session *now) 
 static __always_inline void release(struct pt_regs *ctx, struct session *now, u64 address) {
     struct allocation allocation = {};
 
-    if (!address)
+    if (!address || !now->armed)
         return;
     if (take(now, HEAP_SPACE, address, &allocation)) {
         count_freed(HEAP_SPACE, &allocation);

@@ -20,7 +20,8 @@
 /* A traced process, or a descendant of one. Its key is its tgid. */
 struct process {
     u32 slot;    /* NO_SLOT: user space doesn't trace it, or not yet */
-    u32 follows; /* whether its children are entered here, too */
+    u16 follows; /* whether its children are entered here, too */
+    u16 execs;   /* while it is not traced */
 };
 
 /* --- records and sites ----------------------------------------------------------------------- */

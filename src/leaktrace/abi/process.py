@@ -30,7 +30,7 @@ COOKIE_SLOT_SHIFT = 32
 SPACE_SHIFT = 48
 SLOT_SHIFT = 52
 
-PROCESS = np.dtype([("slot", "<u4"), ("follows", "<u4")])
+PROCESS = np.dtype([("slot", "<u4"), ("follows", "<u2"), ("execs", "<u2")])
 
 # --- records and sites ----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import numpy as np
 from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.notices import hint, notify
+from leaktrace.own.shortages import shortage
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.event_intake import EventDispatch
 from leaktrace.process.member import Member
@@ -28,6 +29,7 @@ from leaktrace.process.untraced import Untraced
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.targets.process import Process, is_running
 
+_TRIES = 3  # to attach to a child that executes programs meanwhile
 _DROPPED_SHARE = 4  # of the ended processes, one in so many makes room: all maps are read for it
 # Probes of processes that have ended are removed together: one removal takes as long as many.
 _REMOVE_AFTER_S = 1.0
@@ -108,12 +110,22 @@ class Family:
             self._drop(ended[: max(len(ended) // _DROPPED_SHARE, 1)])
         number = self._free.pop()
         self._uses[number] += 1
-        return Slot(self._program, number, self._uses[number] - 1)
+        slot = Slot(self._program, number, self._uses[number] - 1, time.monotonic_ns())
+        slot.prepare()
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """The process that should get this slot can't be traced."""
+        member = self._by_number.pop(slot.number, None)
+        if member is not None:
+            member.close()
+        slot.clear()
+        self._free.append(slot.number)
 
     def add(self, member: Member) -> None:
         """Another process is traced."""
         self._by_number[member.number] = member
-        if member.parent is None and member.traced.command is None:
+        if member.parent_pid is None and member.traced.command is None:
             self._known_children.update(member.traced.process.children())  # older than the trace
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._all_ended)
@@ -131,8 +143,7 @@ class Family:
             self._find_children()
         for fork in forks:
             if fork.pid and not are_unknown:
-                parent = self._by_number.get(fork.slot) or self._find(fork.parent_pid)
-                self._adopt(fork.pid, parent)
+                self._adopt(fork.pid, fork.parent_pid, is_announced=True)
 
     def _find_children(self) -> None:
         """Attach to new children by what /proc says: the kernel's event may have no id, or one of
@@ -145,46 +156,59 @@ class Family:
             for pid in children:
                 if pid not in self._known_children and not self._find(pid):
                     self._known_children.add(pid)
-                    self._adopt(pid, member)
+                    self._adopt(pid, member.pid, is_announced=False)
         self._known_children &= current
 
     def _find(self, pid: int) -> Member | None:
         return next((one for one in self if one.pid == pid), None)
 
-    def _adopt(self, pid: int, parent: Member | None) -> None:
-        """Trace a child, if it still runs and there is room."""
+    def _adopt(self, pid: int, parent_pid: int, *, is_announced: bool) -> None:
+        """Trace a child, if it still runs and there is room. `is_announced`: the kernel side knows
+        it by this id, unless the child has ended."""
+        slot: Slot | None = None
         try:
-            process = Process(pid)
-        except LeaktraceError:
-            self.untraced.ended += 1
-            return
-        slot = self.take_slot()
-        if slot is None:
-            process.close()
-            self.untraced.too_many += 1
-            return
-        try:
-            target = Target(process, parent=parent or self.first)
-            with_tables = self._program.tables is not None
-            plans = self._planning.plan(target, None, with_tables=with_tables)
-            member = self._opening.open(plans, slot)
-            self.add(member)
-            member.arm(follows=True)
+            for attempt in range(_TRIES):
+                process = Process(pid)
+                slot = slot or self.take_slot()
+                if slot is None:
+                    process.close()
+                    self.untraced.too_many += 1
+                    return
+                parent = self._find(parent_pid) or self.first
+                target = Target(process, parent=parent, parent_pid=parent_pid)
+                execs = slot.execs(pid)
+                if is_announced and execs is None:  # its id may belong to another process by now
+                    process.close()
+                    raise TargetError(f"process {pid} has ended", "it was a child")
+                member = self._open(target, slot)
+                if slot.execs(pid) == execs or attempt == _TRIES - 1:
+                    self.add(member)
+                    member.arm(follows=True)
+                    return
+                member.close()  # it has executed another program than the one that was planned
         except KeeperGoneError:
             raise
-        except LeaktraceError as error:
-            self._give_back(slot.number)
-            if isinstance(error, TargetError) or not is_running(pid):
-                self.untraced.ended += 1
-            else:
-                self.untraced.refuse(error.message, pid)
-            process.close()
+        except (LeaktraceError, OSError) as error:
+            if slot is not None:
+                self.give_back(slot)
+            self._count_refused(pid, error)
 
-    def _give_back(self, number: int) -> None:
-        member = self._by_number.pop(number, None)
-        if member is not None:
-            member.close()
-        self._free.append(number)
+    def _open(self, target: Target, slot: Slot) -> Member:
+        """Raises LeaktraceError."""
+        with_tables = self._program.tables is not None
+        try:
+            plans = self._planning.plan(target, None, with_tables=with_tables)
+        except BaseException:
+            target.process.close()
+            raise
+        return self._opening.open(plans, slot)
+
+    def _count_refused(self, pid: int, error: LeaktraceError | OSError) -> None:
+        if isinstance(error, TargetError) or not is_running(pid):
+            self.untraced.ended += 1
+            return
+        problem = error if isinstance(error, LeaktraceError) else shortage(error)
+        self.untraced.refuse(str(error) if problem is None else problem.message, pid)
 
     # --- ends ------------------------------------------------------------------------------
 
@@ -197,7 +221,7 @@ class Family:
                 self._left_behind += member.attachments.hand_over()
                 if self._removal_s is None:
                     self._removal_s = time.monotonic() + _REMOVE_AFTER_S
-                self._program.processes.delete(member.pid)
+                member.traced.slot.forget_process()
         self._say_what_goes_on()
         if self.living:
             return False
@@ -220,11 +244,15 @@ class Family:
 
     def next_s(self) -> float | None:
         """When `proceed` is due, on the clock of time.monotonic(); None: it isn't."""
+        if self._events.has_forks and self.follows:
+            return time.monotonic()
         times = (self._removal_s, *(member.looks.next_s() for member in self.living))
         return min((one for one in times if one is not None), default=None)
 
     def proceed(self) -> None:
-        """Do what is due: look at mappings, remove the probes of processes that have ended."""
+        """Do what is due: attach to new children, look at mappings, remove the probes of processes
+        that have ended."""
+        self.follow_forks()
         pids = {member.pid for member in self.living}
         for member in self.living:
             member.looks.look_if_due(pids)

@@ -53,7 +53,8 @@ class Target:
 
     process: Process
     command: StartedCommand | None = None  # where leaktrace has started it
-    parent: Member | None = None  # whose child it is, if it is followed
+    parent: Member | None = None  # whose child it is, if it is followed; an ancestor will do
+    parent_pid: int | None = None
     is_only: bool = True  # that the user named
 
     @property
@@ -227,7 +228,7 @@ class Opening:
             self._attach(traced, plans, stack)
             looks = Looks(traced, self.events)
             stack.callback(looks.close)
-            return Member(traced, looks, target.parent, attachments, stack)
+            return Member(traced, looks, target.parent_pid, attachments, stack)
 
     def _attach(self, traced: Traced, plans: Plans, stack: ExitStack) -> None:
         mappings = traced.mappings()

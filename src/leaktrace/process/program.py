@@ -72,6 +72,8 @@ _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
 _BY_SHAPE = (*ENTRY_PROGRAMS, RETURN_PROGRAM)
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
+_LOADED_CAPACITY = 4096  # objects of the loader's lists
+_MOST_WITH_OWN_ROOM = 32  # processes; more share that
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
 # Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that
 # --trace gets.
@@ -150,7 +152,9 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "file_mappings": FILE_CAPACITY * slots,
         "file_list": slots,
         "file_faults": slots,
-        "points": POINT_CAPACITY,
+        "points": POINT_CAPACITY if slots == 1 else 4 * POINT_CAPACITY,
+        "loaded": _LOADED_CAPACITY * min(slots, _MOST_WITH_OWN_ROOM),
+        "sent_objects": _LOADED_CAPACITY * min(slots, _MOST_WITH_OWN_ROOM),
         "suspended": _SUSPENDED_CAPACITY,
         "known_objects": MAX_KNOWN_OBJECTS,
         "session": slots,
@@ -338,7 +342,7 @@ class Compilation:
             sample_weights=sample_weights,
             files=files,
             points=(
-                map_of("points", abi.U32, abi.POINT, POINT_CAPACITY) if knobs["POINTS"] else None
+                map_of("points", abi.U32, abi.POINT, room["points"]) if knobs["POINTS"] else None
             ),
             suspended=(
                 map_of("suspended", abi.U64, opaque("suspended"), _SUSPENDED_CAPACITY)

@@ -102,7 +102,7 @@ def _counted(member: Member) -> Counted:
     return Counted(
         slot=member.number,
         pid=member.pid,
-        parent_pid=None if member.parent is None else member.parent.pid,
+        parent_pid=member.parent_pid,
         command=traced.process.read_name(),
         memory=None if member.has_ended else memory.look(),
         ending=member.ending() if member.has_ended else None,

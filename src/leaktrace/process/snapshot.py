@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +46,9 @@ def take_snapshot(
     for index in np.nonzero(current & (sites["is_region"] != 0))[0].tolist():
         current[index] = not by_slot[int(slots[index])].own.is_own(int(keys[index]))
     site_ids, sites = keys[current].astype(np.uint64), sites[current]
+    rows = {stack_id: row for row, stack_id in enumerate(site_ids.tolist())}
     for one in traced:
-        _count_freed_regions(site_ids, sites, one.regions, count_unit)
+        _count_freed_regions(rows, sites, one.regions, count_unit)
     snapshot = Snapshot(
         time_ns=time_ns,
         generation=traced[0].generation,
@@ -139,18 +140,13 @@ def _regions_of(traced: Traced) -> _Records:
 
 
 def _count_freed_regions(
-    site_ids: NDArray[np.uint64],
-    sites: NDArray[np.void],
-    regions: RegionLedger,
-    count_unit: int,
+    rows: Mapping[int, int], sites: NDArray[np.void], regions: RegionLedger, count_unit: int
 ) -> None:
-    """The kernel side counts what was mapped. What was unmapped since is only in the ledger."""
-    freed = regions.freed()
-    if not freed:
-        return
-    for index, stack_id in enumerate(site_ids.tolist()):
-        totals = freed.get(stack_id)
-        if totals is not None:
+    """The kernel side counts what was mapped. What was unmapped since is only in the ledger.
+    `rows`: of the sites, by stack id."""
+    for stack_id, totals in regions.freed().items():
+        row = rows.get(stack_id)
+        if row is not None:
             # Arithmetic modulo 2**64: a hole can leave more regions than calls were made.
-            sites["freed_bytes"][index] += np.uint64(totals.bytes % (1 << 64))
-            sites["freed_count"][index] += np.uint64(totals.count * count_unit % (1 << 64))
+            sites["freed_bytes"][row] += np.uint64(totals.bytes % (1 << 64))
+            sites["freed_count"][row] += np.uint64(totals.count * count_unit % (1 << 64))

@@ -109,10 +109,13 @@ class Tracer:
         is_needed = asked.report.verbose or asked.max_overhead_percent is not None
         return CostMeter(
             self._program,
-            lambda: [member.traced.process for member in self.family],
-            self.first.hooks.stepped_share,
+            lambda: [member.traced.process for member in self.family.living],
+            self._stepped_share,
             measure_programs=is_needed,
         )
+
+    def _stepped_share(self) -> float:
+        return self.first.hooks.stepped_share()  # the first one changes when processes end
 
     # --- while it runs ---------------------------------------------------------------------
 
@@ -147,7 +150,7 @@ class Tracer:
         executed = False
         for member in self.family:
             traced = member.traced
-            member.looks.take_in()
+            member.looks.look_if_asked()
             if messages:
                 member.looks.note_lost_loads()
             generation = traced.slot.generation()
@@ -157,7 +160,6 @@ class Tracer:
                 executed = True
                 self._executed.add(member.number)
                 member.memory.begin_program()
-        self.family.follow_forks()
         return self._traced_calls(messages, left_out), executed
 
     def take_executed(self) -> set[int]:
@@ -175,6 +177,7 @@ class Tracer:
         # Before its exec, a command is a copy of leaktrace: its calls are not the user's program's.
         return (
             member is not None
+            and int(call["time_ns"]) >= member.traced.slot.since_ns
             and int(call["generation"]) >= member.traced.first_generation
             and not member.traced.own.hides(call)
         )
