@@ -255,7 +255,7 @@ class Family:
         keys, _ = program.allocations.read_all()
         program.allocations.delete_all(keys[np.isin(keys >> np.uint64(SLOT_SHIFT), numbers)])
         ids, sites = program.sites.read_all()
-        own = ids[np.isin(sites["slot"], numbers)]
+        own = ids[np.isin(sites["owner"] >> np.uint16(4), numbers)]
         program.sites.delete_all(own)
         program.stacks.delete_all(own)
         for member in members:

@@ -25,8 +25,10 @@ from leaktrace.process.probes.allocators import (
     ENTRY_PROGRAMS,
     OBJECTS_PROGRAM,
     POINT_PROGRAM,
+    RELEASE_OF_PAIR_PROGRAM,
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
+    START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
 from leaktrace.process.thread_pointer import thread_pointer_knobs
@@ -97,6 +99,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "POINTS": int(uses_points(options)),
         "COUNT_FREED": int(counts_freed(options)),
         "IN_PID_NAMESPACE": int(not pids_are_global()),
+        "PAIRS": int(bool(options.pairs)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
     if options.command is None or options.follow:  # wait(2) returns the status of a command
@@ -141,7 +144,7 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "allocations": limits.max_allocs,
         "sites": limits.max_stacks,
         "stacks": limits.max_stacks,
-        "threads": limits.max_threads,
+        "threads": limits.max_threads * (1 + len(options.pairs)),
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         "region_events": event_pages(limits.event_buffer_bytes // _REGION_SHARE) * PAGE_BYTES,
         "file_mappings": FILE_CAPACITY * slots,
@@ -189,6 +192,7 @@ class Program:
     programs: dict[str, int]
     tallies: Map  # by abi.Tally and CPU
     unseen_releases: Map
+    pair_calls: Map | None  # with --pair, by space
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # by site, in the kernel
@@ -250,6 +254,8 @@ class Compilation:
             names += _BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE
             if self._knobs["POINTS"]:
                 names.append(POINT_PROGRAM)
+            if self._knobs["PAIRS"]:
+                names += (RELEASE_OF_PAIR_PROGRAM, START_PROGRAM)
             if walker.uses_tables:
                 names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
@@ -345,6 +351,11 @@ class Compilation:
             tallies=map_of("tallies", abi.U32, per_cpu, len(abi.Tally)),
             unseen_releases=map_of(
                 "unseen_releases", abi.U32, abi.UNSEEN_RELEASE, abi.UNSEEN_RELEASES
+            ),
+            pair_calls=(
+                map_of("pair_calls", abi.U32, abi.PAIR_CALLS, abi.SPACES)
+                if knobs["PAIRS"]
+                else None
             ),
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),

@@ -145,7 +145,7 @@ def _find(pids: Sequence[int], closing: _Closing, *, to_memory: bool) -> Iterato
             notify(f"not traced: {error.message}")
             continue
         count += 1
-        yield Target(process)
+        yield Target(process, is_only=len(pids) == 1)
     if first_error is not None and not count:
         raise first_error
 
@@ -176,6 +176,8 @@ def _plan(planning: Planning, targets: Sequence[Target], compilation: Compilatio
             notify(f"not traced: process {target.pid} ({target.process.name}): {error.message}")
     if not plans:
         raise refused[0]
+    if len(targets) > 1:
+        planning.require_pairs(plans)
     return plans
 
 

@@ -6,8 +6,9 @@ process/setup.py opens a tracer with the probes attached. session/run.py drives 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.bpf.events import EventStream
 from leaktrace.model import Remark, TargetInfo
-from leaktrace.options import ProcessOptions
+from leaktrace.options import Pair, ProcessOptions
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.cost import CostMeter
 from leaktrace.process.event_intake import EventDispatch
@@ -66,7 +67,10 @@ class Tracer:
         self.family = family
         self.names = FamilyNames(program.stacks, family)
         self._executed: set[int] = set()
-        self._name_call = CallNamer(functions, self.names.stack_of, options.report)
+        of_pairs, unsized = _functions_of(options.pairs)
+        self._name_call = CallNamer(
+            functions | of_pairs, self.names.stack_of, options.report, unsized
+        )
 
     @property
     def first(self) -> Traced:
@@ -199,6 +203,7 @@ class Tracer:
             [member.traced for member in family],
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
+            pair_count=len(self._options.pairs),
         )
         # The names of these stacks may depend on what was loaded before the last of them.
         pids = {member.pid for member in family.living}
@@ -208,8 +213,20 @@ class Tracer:
             member.looks.note_lost_loads()
         first = self.first
         if len(family) == 1 and first.symbolizer.views.has_changed:
-            return first.same_sites.merge(snapshot, first.names.locations_of)
+            whole = (snapshot, *snapshot.sections)
+            merged = [
+                first.same_sites[space].merge(one, first.names.locations_of)
+                for space, one in enumerate(whole)
+            ]
+            return replace(merged[0], sections=tuple(merged[1:]))
         return snapshot
+
+    def pair_calls(self, space: int) -> np.void:
+        """Calls of a pair's functions that its records can't explain (abi.PAIR_CALLS)."""
+        assert self._program.pair_calls is not None  # there is a pair
+        calls = self._program.pair_calls.lookup(space)
+        assert calls is not None  # an array has all its entries
+        return calls
 
     def info(self) -> TargetInfo:
         """The processes as reports describe them."""
@@ -223,3 +240,19 @@ class Tracer:
     def close(self) -> None:
         """Detach the probes, close the maps, and end the command if leaktrace started one."""
         self._resources.close()
+
+
+def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
+    """The functions of pairs by their codes in trace events, and the codes of those that have no
+    sizes."""
+    names: dict[int, str] = {}
+    unsized: set[int] = set()
+    for space, pair in enumerate(pairs, start=1):
+        codes = {
+            abi.Function.PAIR + space: pair.allocate,
+            abi.Function.PAIR_RELEASE + space: pair.release,
+        }
+        names |= codes
+        if not pair.is_sized:
+            unsized |= set(codes)
+    return names, unsized

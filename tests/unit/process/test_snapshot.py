@@ -47,6 +47,7 @@ def test_the_same_address_in_several_processes() -> None:
 def test_the_space_is_no_part_of_the_address_or_slot() -> None:
     found = _blocks_of(keys((0x2000, 15, 3)), values(1), images({3: 0}))
     assert (found.addresses.tolist(), found.slots.tolist()) == ([0x2000], [3])
+    assert found.spaces.tolist() == [15]
 
 
 def test_an_exec_leaves_out_the_records_of_its_process_alone() -> None:
