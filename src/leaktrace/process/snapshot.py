@@ -104,25 +104,29 @@ class _Records:
         )
 
 
-def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> _Records:
-    keys, values = program.allocations.read_all()
-    keys = keys.astype(np.uint64, copy=False)
+def _blocks_of(keys: NDArray[np.uint64], values: NDArray[np.void], images: _Images) -> _Records:
+    """The records of the map, without those that an exec or a process has left behind."""
     slots = (keys >> np.uint64(abi.SLOT_SHIFT)).astype(np.uint16)
-    # An exec leaves the records of the image before it behind.
     current = values["time_ns"] >= images.exec_times_ns[slots]
     if not current.all():
         keys, values, slots = keys[current], values[current], slots[current]
     addresses = keys & np.uint64((1 << abi.SPACE_SHIFT) - 1)
     spaces = (keys >> np.uint64(abi.SPACE_SHIFT) & np.uint64(abi.SPACES - 1)).astype(np.uint8)
+    return _Records(addresses, values, slots, spaces)
+
+
+def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> _Records:
+    keys, values = program.allocations.read_all()
+    blocks = _blocks_of(keys.astype(np.uint64, copy=False), values, images)
     regions = [_regions_of(one) for one in traced]
     count = sum(len(one.values) for one in regions)
     if not count:  # spare a copy of what may be millions
-        return _Records(addresses, values, slots, spaces)
+        return blocks
     return _Records(
-        np.concatenate([addresses, *(one.addresses for one in regions)]),
-        np.concatenate([values, *(one.values for one in regions)]),
-        np.concatenate([slots, *(one.slots for one in regions)]),
-        np.concatenate([spaces, *(one.spaces for one in regions)]),
+        np.concatenate([blocks.addresses, *(one.addresses for one in regions)]),
+        np.concatenate([blocks.values, *(one.values for one in regions)]),
+        np.concatenate([blocks.slots, *(one.slots for one in regions)]),
+        np.concatenate([blocks.spaces, *(one.spaces for one in regions)]),
         count,
     )
 

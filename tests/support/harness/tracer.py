@@ -119,7 +119,7 @@ class Tracer:
     def await_armed(self) -> Self:
         """Wait until leaktrace says that its probes are attached."""
         self.stderr.until(
-            lambda line: re.search(r"tracing (pid \d+|\d+ processes)", line) is not None
+            lambda line: re.search(r"tracing (pid|[\d,]+ processes)", line) is not None
         )
         return self
 
