@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from platform import machine
 
 from leaktrace.arch.machines import MACHINES
@@ -10,6 +10,8 @@ from leaktrace.printable import printable
 from leaktrace.process.attach.attachments import HookedObject
 from leaktrace.process.untraced import Untraced
 from leaktrace.process.walkers import Walker
+
+_MOST_LISTED = 5  # process ids
 
 FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "
@@ -107,6 +109,12 @@ def of_children(pid: int, started: int) -> str:
         "it has child processes, which are not traced: "
         f"-p {pid} traces one, --follow those that it starts from now on"
     )
+
+
+def of_older_children(pids: Sequence[int]) -> str:
+    """Children that --follow doesn't reach."""
+    listed = ",".join(map(str, pids[:_MOST_LISTED])) + (",…" if len(pids) > _MOST_LISTED else "")
+    return f"{_children(len(pids))} started before the trace: -p {listed} traces them, too"
 
 
 def of_untraced(untraced: Untraced) -> Iterator[str]:

@@ -181,6 +181,12 @@ class Traced:
         if self.faults is None:
             self.hooks.completeness.look(self.mappings(), self.generation)
 
+    def notice_older_children(self, traced_pids: Collection[int]) -> None:
+        """Note that there are children from before the trace: only later ones are followed."""
+        older = [pid for pid in self.process.children() if pid not in traced_pids]
+        if self.command is None and older:
+            self.children_note = notes.of_older_children(older)
+
     def _notice_children(self, traced_pids: Collection[int]) -> None:
         """Note that there are children. They are not traced, and without that note a report would
         look too good."""

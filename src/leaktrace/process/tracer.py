@@ -84,6 +84,10 @@ class Tracer:
         """
         for member in self.family:
             member.arm(follows=self.family.follows)
+        if self.family.follows:
+            pids = {member.pid for member in self.family}
+            for member in self.family:
+                member.traced.notice_older_children(pids)
 
     def throttle(self, rate: int) -> Sampling:
         """Record one allocation in `rate` from now on. Returns how records are to be weighed.
