@@ -191,6 +191,7 @@ def test_by_name(program: Path, tmp_path: Path) -> None:
     assert set(processes_of(report)) == set(accounts)
 
 
+@pytest.mark.may_skip("not every machine lets root make a control group")
 def test_by_control_group(program: Path) -> None:
     # Of version 2, or a hierarchy of version 1.
     roots = [Path("/sys/fs/cgroup"), *(Path("/sys/fs/cgroup") / one for one in ("pids", "memory"))]
