@@ -270,21 +270,6 @@ def test_a_command_from_its_start(compiled: Compiler) -> None:
     assert report.raw["stack_ends"] == {"complete": 1}
 
 
-def test_a_program_that_a_command_executes(compiled: Compiler) -> None:
-    """The object that is named is not among those of the shell."""
-    program = compiled("pairs.c")
-    outcome = run_leaktrace(
-        *ONE_REPORT,
-        *("--pair", f"{program.name}:{POOL}", "--no-malloc", NEVER),
-        *("--", "sh", "-c", f"exec {program}"),
-        stdin="pool\n",
-    )
-    assert outcome.exit_code == 0, outcome.stderr
-    report = Report(outcome.stdout.splitlines()[-1])
-    assert report.outstanding.count == 100
-    assert report.raw["stack_ends"] == {"complete": 1}
-
-
 def test_a_library_that_is_loaded_later(compiled: Compiler) -> None:
     plugin = compiled("pool_plugin.c", "-shared", "-fPIC")
     with Target([compiled("pool_plugin_host.c"), plugin]) as target:
