@@ -112,6 +112,11 @@ _BY_COUNTER: dict[int, LossText] = {
         "raise --event-buffer-size (now {limits.event_buffer_bytes:,}); until then the figures of "
         "mapped regions may be wrong, and stacks through new libraries may lack names",
     ),
+    LossKind.CHILDREN: LossText(
+        "children",
+        "child processes that could not be followed: too many ran at a time",
+        "what they allocate is in no figure",
+    ),
     LossKind.EVENTS: losses.EVENTS,
 }
 
