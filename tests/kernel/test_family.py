@@ -355,6 +355,7 @@ def test_a_traced_child_executes_a_static_program(family: Target, compiled: Comp
         keeps(family, 1000, 100, 0)
         family.do(f"to 0 exec {static}")
         await_report(tracer, lambda report: "executed another program" in notes_of(report))
+        await_report(tracer, lambda report: static.name in str(report.raw["target"]["allocators"]))
         of_child = keeps(family, 9, 50, 0)
         report = last_report(tracer)
         assert family.end() == 0

@@ -353,8 +353,8 @@ def test_memleak_format(worker: Target) -> None:
     ("options", "message"),
     [
         (("-k", "-p", "1"), "--kernel and -p can't be combined"),
-        (("-k", "-c", "true"), "exactly one of"),
-        (("-k", "--", "true"), "exactly one of"),
+        (("-k", "-c", "true"), "more than one target"),
+        (("-k", "--", "true"), "more than one target"),
         (("-p", "1", "--pages"), "--pages needs --kernel"),
         (("-p", "1", "--cache", "filp"), "--cache needs --kernel"),
         (("-k", "-O", "c"), "-O can't be used with --kernel"),

@@ -125,7 +125,8 @@ def test_the_text_of_objects_without_sizes(three: list[Target]) -> None:
         _, count = first.do("tickets")
         outcome = run.stop()
     assert outcome.exit_code == 0, outcome.stderr
-    (line,) = lines_naming(outcome.stdout, first.pid, str(count))
+    (line,) = [one for one in outcome.stdout.splitlines() if one.split()[:1] == [str(first.pid)]]
+    assert names(line, count)
     assert not names(line, "B")
     assert "KiB" not in outcome.stdout
 

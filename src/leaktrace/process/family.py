@@ -246,7 +246,9 @@ class Family:
         """When `proceed` is due, on the clock of time.monotonic(); None: it isn't."""
         if self._events.has_forks and self.follows:
             return time.monotonic()
-        times = (self._removal_s, *(member.looks.next_s() for member in self.living))
+        # In a pid namespace, events may be missing: before a process hits its first probe.
+        find_s = self._found_s + _FIND_AFTER_S if self.follows and not pids_are_global() else None
+        times = (self._removal_s, find_s, *(member.looks.next_s() for member in self.living))
         return min((one for one in times if one is not None), default=None)
 
     def proceed(self) -> None:
