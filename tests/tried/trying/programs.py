@@ -45,11 +45,13 @@ class Program:
     """Names in {folder}, and their contents."""
     prepare: tuple[str, ...] = ()
     """Shell commands that run before, untraced."""
+    options: tuple[str, ...] = ()
+    """More options for leaktrace."""
     also: tuple[str, ...] = ()
     """More Debian packages that the load needs."""
 
 
-_AB = "exec ab -q -n 2000 -c 8 http://127.0.0.1:{port}/"
+_AB = "exec ab -q -t 3 -n 50000 -c 8 http://127.0.0.1:{port}/"
 
 _NGINX = """
 daemon off; worker_processes 2; pid {folder}/pid; error_log /dev/null;
@@ -480,6 +482,14 @@ TOOLS = (
         "exec busybox sort -r {root}/CHANGELOG.md",
         needs=("busybox",),
     ),
+    Program(
+        "busybox, page faults",
+        Origin.DEBIAN,
+        "busybox-static",
+        "exec busybox sort -r {root}/CHANGELOG.md",
+        needs=("busybox",),
+        options=("--faults",),
+    ),
 )
 
 BUILT = (
@@ -533,6 +543,15 @@ NPM = (
         "exec {npm}/node_modules/.bin/esbuild --minify {folder}/in.ts",
         needs=("{npm}/node_modules/.bin/esbuild",),
         files=(("in.ts", _TYPESCRIPT),),
+    ),
+    Program(
+        "esbuild, page faults",
+        Origin.NPM,
+        "esbuild",
+        "exec {npm}/node_modules/.bin/esbuild --minify {folder}/in.ts",
+        needs=("{npm}/node_modules/.bin/esbuild",),
+        files=(("in.ts", _TYPESCRIPT),),
+        options=("--faults",),
     ),
     Program(
         "swc in node",

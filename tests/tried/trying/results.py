@@ -99,7 +99,8 @@ leaktrace said, unchanged.
 * **processes**: those that the final report is about, also ended ones.
 * **complete stacks**: the share of call paths whose stack reaches the first function of the program
   or thread. They are those that held memory in one report, the one with the most. In brackets is
-  their number.
+  their number. Of the others, *guessed* stacks have a frame that was found by frame pointer,
+  because its code has no unwind table (generated code, assembly). *broken* ones were cut off.
 * **lost**: what could not be recorded.
 * **remarks**: allocations whose stack was cut off or partly guessed. (They are in all figures.) And
   how many sentences the report has about what isn't hooked, and notes.

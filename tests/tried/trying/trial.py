@@ -72,7 +72,9 @@ def try_program(program: Program, places: Places) -> Trial:
 
 def untried(program: Program, places: Places) -> Trial:
     version = _version(program, places) or "?"
-    return Trial(program.name, source(program), version, program.traced.value)
+    return Trial(
+        program.name, source(program), version, " ".join((program.traced.value, *program.options))
+    )
 
 
 def source(program: Program) -> str:
@@ -136,13 +138,13 @@ def _reports(
         load = program.load.format_map(names)
         if program.traced is Traced.COMMAND:
             words = shlex.split(load.removeprefix("exec "))
-            return _traced(places, [], folder, command=words)
+            return _traced(places, program.options, folder, command=words)
         if program.traced is Traced.NAME:
             options = ["--name", f"^{shlex.split(program.server)[1].rpartition('/')[2]}$"]
         else:
             pids = [pid, *_descendants(pid)]
             options = ["-p", ",".join(map(str, pids)), "--follow"]
-        return _traced(places, options, folder, load=load)
+        return _traced(places, [*options, *program.options], folder, load=load)
 
 
 def _traced(
@@ -156,7 +158,7 @@ def _traced(
     """The reports about a command, or about a running server under a load."""
     output, messages = folder / "reports.json", folder / "messages"
     argv = [str(places.leaktrace), *options, "-f", "json", "-o", "0", "--output", str(output)]
-    argv += ["--exit-code", "child", "1", "--", *command] if command else ["1"]
+    argv += ["--exit-code", "child", str(LOAD_S), "--", *command] if command else ["1"]
     with messages.open("wb") as errors:
         tracer = subprocess.Popen(
             argv,
@@ -183,10 +185,12 @@ def _traced(
             tracer.terminate()
             tracer.wait(END_S)
     if status != 0:
-        raise TrialError(f"status {status}: {_last_line(messages)}")
+        raise TrialError(f"status {status}: {_message(messages)}")
     reports = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     if not reports or not reports[-1]["final"]:
         raise TrialError("no final report")
+    if command and reports[-1]["reason"] != "the target has ended":
+        raise TrialError(f"did not end within {LOAD_S} s")
     return reports
 
 
@@ -205,8 +209,15 @@ def _await_tracing(tracer: subprocess.Popen[bytes], messages: Path) -> None:
     deadline = time.monotonic() + ATTACH_S
     while _TRACING not in messages.read_bytes() and tracer.poll() is None:
         if time.monotonic() > deadline:
-            raise TrialError(f"tracing did not begin: {_last_line(messages)}")
+            raise TrialError(f"tracing did not begin: {_message(messages)}")
         time.sleep(0.05)
+
+
+def _message(messages: Path) -> str:
+    """leaktrace's last message, with its hint."""
+    lines = messages.read_text(errors="replace").strip().splitlines()
+    first = max((i for i, line in enumerate(lines) if line.startswith("leaktrace")), default=0)
+    return " ".join(line.strip() for line in lines[first:]) or "no message"
 
 
 def _last_line(file: Path) -> str:
