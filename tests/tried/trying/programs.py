@@ -379,17 +379,18 @@ INTERPRETERS = (
     Program(
         "java",
         Origin.DEBIAN,
-        "default-jdk-headless",
-        "exec /usr/lib/jvm/default-java/bin/java -cp {folder} Tried",
-        needs=("/usr/lib/jvm/default-java/bin/java", "javac"),
+        "openjdk-17-jre-headless",
+        "exec /usr/lib/jvm/java-17-openjdk-amd64/bin/java -cp {folder} Tried",
+        needs=("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "javac"),
+        also=("default-jdk-headless",),
         files=(("Tried.java", _JAVA_SOURCE),),
-        prepare=("javac --release 11 -d {folder} {folder}/Tried.java",),
+        prepare=("javac --release 17 -d {folder} {folder}/Tried.java",),
     ),
 )
 
 TOOLS = (
     Program(
-        "gcc (with cc1, as, ld)",
+        "gcc",
         Origin.DEBIAN,
         "gcc",
         "exec gcc -O2 -o {folder}/out {root}/examples/leak.c",

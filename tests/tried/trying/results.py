@@ -11,7 +11,7 @@ from typing import Any
 # Losses that concern the outer callers of a stack only: the allocation is in all figures.
 CUT_OFF = {
     "truncated_stacks": "deeper than the walk goes",
-    "unmapped_code": "in unknown code",
+    "unmapped_code": "in code just mapped, or at a wrong frame",
     "untabled_code": "in code without unwind tables",
     "generated_code": "in generated code",
     "inexpressible_rules": "at a rule that can't be followed",
@@ -84,8 +84,8 @@ _HEAD = """\
 # Tried programs
 
 {tried} programs from Debian's packages, PyPI and npm, each traced once under a small load.
-`make tried` (`tests/tried/try_programs.py`) writes this page, with what
-leaktrace said, unchanged.
+`make tried` (`tests/tried/try_programs.py`) writes this page, with what leaktrace said,
+unchanged.
 
 | | |
 |---|---|
@@ -105,6 +105,15 @@ leaktrace said, unchanged.
 * **remarks**: allocations whose stack was cut off or partly guessed. (They are in all figures.) And
   how many sentences the report has about what isn't hooked, and notes.
   [They are below](#what-the-reports-said).
+
+Most stacks that are cut off are of libraries that had just been loaded: their first calls, such as
+those of an initialization function, come before leaktrace has read their unwind tables. Generated
+code (Java, JavaScript) has no such tables, so its stacks have guessed frames. Truncated ones are
+those of deep chains of imports in Python.
+
+A stripped program with a static allocator has no names to hook. leaktrace refuses it if there is
+nothing else (busybox, esbuild). If the C library is also there (ruff, biome), its functions are
+hooked, and the report does not know of the other allocator: use `--faults`.
 
 | program | from | version | traced | processes | hooked | complete stacks | lost | remarks |
 |---|---|---|---|---|---|---|---|---|

@@ -65,7 +65,7 @@ def try_program(program: Program, places: Places) -> Trial:
         try:
             return from_reports(trial, _reports(program, places, folder, names))
         except TrialError as error:
-            return failed(trial, str(error))
+            return failed(trial, str(error).replace(f"{places.root}/", ""))
         finally:
             _keep(program, places, folder)
 
@@ -217,7 +217,7 @@ def _message(messages: Path) -> str:
     """leaktrace's last message, with its hint."""
     lines = messages.read_text(errors="replace").strip().splitlines()
     first = max((i for i, line in enumerate(lines) if line.startswith("leaktrace")), default=0)
-    return " ".join(line.strip() for line in lines[first:]) or "no message"
+    return "; ".join(line.strip() for line in lines[first:]) or "no message"
 
 
 def _last_line(file: Path) -> str:
