@@ -62,7 +62,7 @@ struct kernel_site {
     u32 generation;
     u8 end;
     u8 is_region;
-    u16 slot;
+    u16 owner;
     u64 allocated_requested;
     u64 freed_requested;
     u64 unseen_frees; /* blocks whose address was allocated again while they were recorded */

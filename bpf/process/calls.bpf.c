@@ -22,6 +22,8 @@ static __always_inline u64 draw_gap(void) {
 #endif
 
 static __always_inline int is_filtered_out(struct thread *thread, u16 function, u64 size) {
+    if (space_of(&thread->walk)) /* few as well, and not all have sizes */
+        return 0;
     if (size < MIN_SIZE || size > MAX_SIZE)
         return 1;
     /* Regions are few and large: sampling them would save nothing and cost the most precision. */
@@ -72,7 +74,7 @@ static __always_inline void restore_old_record(struct session *now, struct call 
         return;
     call->has_old = 0;
     struct allocation old = call->old;
-    put(now, call->address, &old);
+    put(now, HEAP_SPACE, call->address, &old); /* of realloc, which is no pair's function */
 }
 
 /* Drop an open call that never returned. */
@@ -105,17 +107,17 @@ static __always_inline int return_pending(struct call *call, u64 sp, u16 functio
 }
 
 /* The state of the current thread, if it has any. */
-static __always_inline struct thread *existing_thread(void) {
-    u64 key = thread_key();
+static __always_inline struct thread *existing_thread(u32 space) {
+    u64 key = thread_key_in(space);
     return threads.lookup(&key);
 }
 
 /* The state of the current thread, made if needed. NULL before tracing is armed, or when there is
  * no room. */
-static __always_inline struct thread *this_thread(void *ctx, struct session *now) {
-    u64 key = thread_key();
-    u32 zero = 0, tgid = key >> 32;
-    struct thread *thread = existing_thread();
+static __always_inline struct thread *this_thread(void *ctx, struct session *now, u32 space) {
+    u64 key = thread_key_in(space);
+    u32 zero = 0;
+    struct thread *thread = existing_thread(space);
 
     if (thread)
         return thread;
@@ -125,6 +127,7 @@ static __always_inline struct thread *this_thread(void *ctx, struct session *now
     if (!blank || !now->armed)
         return 0;
 #if IN_PID_NAMESPACE
+    u32 tgid = thread_key() >> 32;
     if (!now->tgid) {
         struct process process = {.slot = now->slot};
         now->tgid = tgid;
@@ -144,6 +147,9 @@ static __always_inline struct thread *this_thread(void *ctx, struct session *now
     }
     thread->walk.slot = thread->stack.slot = now->slot;
     thread->walk.first_late = now->slot * LATE_OBJECTS;
+#if PAIRS
+    thread->walk.space = space;
+#endif
 #if SAMPLE_BYTES
     thread->gap = draw_gap();
 #endif
@@ -163,7 +169,7 @@ static __always_inline int is_near(u64 call_sp, u64 sp) {
 #if POINTS
 /* Suspend the open call: its thread is on another stack now. */
 static __always_inline void suspend(struct session *now, struct thread *thread) {
-    u64 sp = thread->call.sp, key = record_key(now, sp);
+    u64 sp = thread->call.sp, key = record_key(now, space_of(&thread->walk), sp);
 
     now->suspended = 1;
     if (suspended.update(&key, &thread->call)) {
@@ -174,39 +180,35 @@ static __always_inline void suspend(struct session *now, struct thread *thread) 
     thread->call.sp = 0;
 }
 
-static __always_inline void forget_suspended(struct session *now, u64 sp) {
-    u64 key = record_key(now, sp);
-
+static __always_inline void forget_suspended(struct session *now, u64 key) {
     if (now->suspended)
         suspended.delete(&key);
 }
 
-static __always_inline struct opened *opened_at(struct session *now, u64 sp) {
-    u32 at = record_key(now, sp) * HASH_MULTIPLIER >> 32 &
-             (OPENED_CALLS - 1); /* stacks are at regular distances */
+static __always_inline struct opened *opened_at(u64 key) {
+    u32 at = key * HASH_MULTIPLIER >> 32 & (OPENED_CALLS - 1); /* stacks are at regular distances */
     return opened.lookup(&at);
 }
 
-static __always_inline void note_opened(struct session *now, u64 sp) {
-    struct opened *entry = opened_at(now, sp);
+static __always_inline void note_opened(struct session *now, u32 space, u64 sp) {
+    u64 key = record_key(now, space, sp);
+    struct opened *entry = opened_at(key);
 
-    forget_suspended(now, sp); /* a call with the same sp was left by a jump */
+    forget_suspended(now, key); /* a call with the same sp was left by a jump */
     if (entry) {
-        entry->sp = sp;
-        entry->thread = thread_key();
+        entry->key = key;
+        entry->thread = thread_key_in(space);
     }
 }
 
 /* The call that began at this sp, if another thread has it: a coroutine has changed threads. */
-static __always_inline struct call *opened_elsewhere(struct session *now, u64 sp) {
-    struct opened *entry = opened_at(now, sp);
+static __always_inline struct call *opened_elsewhere(u64 key, u64 sp) {
+    struct opened *entry = opened_at(key);
 
-    if (!entry || entry->sp != sp)
+    if (!entry || entry->key != key)
         return 0;
-    u64 key = entry->thread;
-    if (key >> 32 != thread_key() >> 32)
-        return 0; /* of another process, whose stack is at the same address */
-    struct thread *owner = threads.lookup(&key);
+    u64 thread = entry->thread;
+    struct thread *owner = threads.lookup(&thread);
     if (!owner || owner->call.sp != sp || !owner->call.by_point)
         return 0;
     return &owner->call;
@@ -215,7 +217,7 @@ static __always_inline struct call *opened_elsewhere(struct session *now, u64 sp
 /* Make the call that began at this sp the thread's open one. Returns whether there is one. */
 static __always_inline int resume(struct session *now, struct thread *thread, u64 sp) {
     struct call *call = 0;
-    u64 key = record_key(now, sp);
+    u64 key = record_key(now, space_of(&thread->walk), sp);
 
     if (thread->call.sp == sp)
         return 1;
@@ -227,7 +229,7 @@ static __always_inline int resume(struct session *now, struct thread *thread, u6
         call = 0;
     }
     if (!call) {
-        call = opened_elsewhere(now, sp);
+        call = opened_elsewhere(key, sp);
         if (!call)
             return 0;
     }
@@ -235,7 +237,7 @@ static __always_inline int resume(struct session *now, struct thread *thread, u6
         suspend(now, thread);
     thread->call = *call;
     call->sp = 0;
-    forget_suspended(now, sp);
+    forget_suspended(now, key);
     return 1;
 }
 
@@ -311,13 +313,14 @@ struct start {
     u8 by_point;
     u32 entry_point;    /* struct call; 0 of a later point, which the same call may pass again */
     u8 may_begin_again; /* POINT_MAY_BEGIN_AGAIN */
+    u32 space;
 };
 
 /* Open a call whose return address is at sp. NULL if it is part of a call that is already open, or
  * there is no room. */
 static __always_inline struct call *begin_call(struct pt_regs *ctx, struct session *now,
                                                u16 function, u64 size, u64 sp, struct start start) {
-    struct thread *thread = this_thread(ctx, now);
+    struct thread *thread = this_thread(ctx, now, start.space);
     u64 outer = 0;
 
     if (!thread)
@@ -344,7 +347,7 @@ static __always_inline struct call *begin_call(struct pt_regs *ctx, struct sessi
     if (start.by_point) {
         call->by_point = 1;
         call->entry_point = start.entry_point;
-        note_opened(now, sp);
+        note_opened(now, start.space, sp);
         bpf_probe_read_user(&call->return_address, sizeof(u64), (void *)sp);
     }
 #endif

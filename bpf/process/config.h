@@ -79,6 +79,11 @@
 #define POINTS (ENTER_BY_COOKIE && IS_X86_64)
 #endif
 
+/* 1: the user named functions (--pair), whose records are in spaces of their own. Needs cookies. */
+#ifndef PAIRS
+#define PAIRS 0
+#endif
+
 /* 1: walk stacks by unwind tables (x86-64); 0: bpf_get_stack, which follows frame pointers. */
 #ifndef WALK_BY_TABLE
 #define WALK_BY_TABLE 1

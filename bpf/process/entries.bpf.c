@@ -52,6 +52,10 @@ static __always_inline u64 size_from_arguments(struct pt_regs *ctx, u16 shape) {
 
     if (count && shape >> SHAPE_OUTCOME_SHIFT != OUTCOME_NEW_SIZE)
         size = product(argument(ctx, count), size);
+#if PAIRS
+    if (!(shape >> SHAPE_SIZE_SHIFT & SHAPE_ARGUMENT_MASK))
+        return 1; /* an object that has no size */
+#endif
     return size;
 }
 
@@ -99,7 +103,7 @@ static __always_inline void enter_call(struct pt_regs *ctx, struct session *now,
 
 static __always_inline void enter_by_arguments(struct pt_regs *ctx, u16 function, u16 shape) {
     struct session *now = session_of_probe(ctx);
-    struct start at_entry = {};
+    struct start at_entry = {.space = space_of_probe(ctx)};
 
     if (now)
         enter_call(ctx, now, function, shape, size_from_arguments(ctx, shape), PT_REGS_SP(ctx),
@@ -114,6 +118,30 @@ int enter_free(struct pt_regs *ctx) {
         release(ctx, now, PT_REGS_PARM1(ctx));
     return 0;
 }
+
+#if PAIRS
+/* The first instruction of a program, after the dynamic loader: a command is stopped here, and not
+ * at the first call, whose stack would have no unwind tables. */
+int at_start(struct pt_regs *ctx) {
+    struct session *now = session_of_probe(ctx);
+
+    if (now)
+        this_thread(ctx, now, HEAP_SPACE);
+    return 0;
+}
+
+/* The release of a pair, at its entry. */
+int release_of_pair(struct pt_regs *ctx) {
+    u64 cookie = bpf_get_attach_cookie(ctx);
+    u16 shape = cookie >> COOKIE_SHAPE_SHIFT;
+    struct session *now = session_of_probe(ctx);
+
+    if (now)
+        release_object(ctx, now, cookie >> COOKIE_SPACE_SHIFT,
+                       argument(ctx, shape >> SHAPE_OLD_SHIFT));
+    return 0;
+}
+#endif
 
 int return_from(struct pt_regs *ctx) {
     struct session *now = session_of_probe(ctx);

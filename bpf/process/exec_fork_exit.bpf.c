@@ -6,6 +6,18 @@ static __always_inline struct process *this_process(void) {
     return processes.lookup(&tgid);
 }
 
+/* Forget the state of a thread. */
+static __always_inline void forget_thread(u64 key) {
+#if PAIRS
+#pragma clang loop unroll(disable)
+    for (u64 space = 1; space < SPACES; space++) {
+        u64 of_space = key | space << THREAD_SPACE_SHIFT;
+        threads.delete(&of_space);
+    }
+#endif
+    threads.delete(&key);
+}
+
 int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     u64 key = thread_key();
     struct process *process = this_process();
@@ -14,14 +26,16 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     u32 slot = process->slot;
     struct session *now = session_of(slot);
-    if (!now)
+    if (!now) {
+        process->execs++;
         return 0;
+    }
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
-    threads.delete(&key);
+    forget_thread(key);
     /* If another thread than the first called exec, it has a new id now. */
     u64 before = key >> 32 << 32 | (u32)ctx->args[1];
-    threads.delete(&before);
+    forget_thread(before);
     struct event event = {.time_ns = now->exec_time_ns,
                           .kind = EVENT_EXEC,
                           .generation = now->generation,
@@ -112,6 +126,6 @@ int at_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
 #endif
     if (process && process->slot == NO_SLOT && tgid == (u32)key)
         processes.delete(&tgid); /* the others are removed by user space */
-    threads.delete(&key);
+    forget_thread(key);
     return 0;
 }

@@ -30,7 +30,8 @@ static __always_inline void start_cacheable(struct walk *walk) {
     walk->start_ip = walk->ip;
     walk->start_sp = walk->sp;
     walk->start_bp = walk->bp;
-    walk->chain = mix(walk->start, walk->list_mark ^ walk->is_return_address << 1);
+    walk->chain =
+        mix(walk->start, walk->list_mark ^ walk->is_return_address << 1 ^ (u64)space_of(walk) << 2);
     walk->bp_at = BP_AT_START;
     walk->bp_counts = 0;
     walk->slot_count = 0;

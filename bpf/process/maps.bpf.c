@@ -11,7 +11,7 @@ BPF_F_TABLE("hash", u64, struct site, sites, CAPACITY_LATER, HASH_FLAGS);
 BPF_F_TABLE("hash", u64, struct stack, stacks, CAPACITY_LATER, HASH_FLAGS);
 typedef struct stack stack_type;
 
-/* tgid and tid -> the thread's state. Removed when the thread exits. Full: the call is not
+/* tgid, tid and space -> the thread's state. Removed when the thread exits. Full: the call is not
  * recorded and counted as lost. */
 BPF_F_TABLE("hash", u64, struct thread, threads, CAPACITY_LATER, HASH_FLAGS);
 BPF_ARRAY(blank_thread, struct thread, 1);
@@ -47,10 +47,10 @@ BPF_ARRAY(late_objects, struct late_object, CAPACITY_LATER);
 BPF_F_TABLE("hash", u64, struct unwind_mapping, known_objects, CAPACITY_LATER, 0);
 
 /* hash of an object and its address -> the last epoch in which it was on the loader's list */
-BPF_TABLE("lru_hash", u64, u32, loaded, 4096);
+BPF_TABLE("lru_hash", u64, u32, loaded, CAPACITY_LATER);
 
 /* hash of an object and its address: its path was sent to user space */
-BPF_TABLE("lru_hash", u64, u8, sent_objects, 4096);
+BPF_TABLE("lru_hash", u64, u8, sent_objects, CAPACITY_LATER);
 
 /* Rows found recently, by pc: the same call sites are on the stack again and again. */
 BPF_ARRAY(recent_rows, struct recent_row, RECENT_ROWS);
@@ -95,6 +95,11 @@ BPF_ARRAY(opened, struct opened, OPENED_CALLS);
  * index. */
 BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
 
+#if PAIRS
+/* By space. */
+BPF_ARRAY(pair_calls, struct pair_calls, SPACES);
+#endif
+
 /* One for each slot. */
 BPF_ARRAY(session, struct session, CAPACITY_LATER);
 
@@ -113,7 +118,7 @@ BPF_F_TABLE("hash", u32, struct process, processes, CAPACITY_LATER, HASH_FLAGS);
 /* The process in which a probe was hit. Without cookies, one process is traced. */
 static __always_inline struct session *session_of_probe(void *ctx) {
 #if ENTER_BY_COOKIE
-    return session_of(bpf_get_attach_cookie(ctx) >> COOKIE_SLOT_SHIFT);
+    return session_of((u16)(bpf_get_attach_cookie(ctx) >> COOKIE_SLOT_SHIFT));
 #else
     return session_of(0);
 #endif
@@ -121,8 +126,10 @@ static __always_inline struct session *session_of_probe(void *ctx) {
 
 #define HEAP_SPACE 0
 
-static __always_inline u64 record_key(struct session *now, u64 address) {
-    return address | (u64)HEAP_SPACE << SPACE_SHIFT | (u64)now->slot << SLOT_SHIFT;
+/* The key of a record, or of an open call by its sp: a pair's object may be a block of the heap,
+ * too, and a function that jumps to another one has its sp. */
+static __always_inline u64 record_key(struct session *now, u32 space, u64 address) {
+    return address | (u64)space << SPACE_SHIFT | (u64)now->slot << SLOT_SHIFT;
 }
 
 /* Whether an address is too large for a key. */
@@ -155,4 +162,29 @@ static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUN
 /* tgid << 32 | tid */
 static __always_inline u64 thread_key(void) {
     return bpf_get_current_pid_tgid();
+}
+
+#define THREAD_SPACE_SHIFT 56 /* above any tgid */
+
+/* The key of the current thread's state for one space. A call of a pair and a call of an allocator
+ * may be open at the same time, and neither is part of the other. */
+static __always_inline u64 thread_key_in(u32 space) {
+    return thread_key() | (u64)space << THREAD_SPACE_SHIFT;
+}
+
+static __always_inline u32 space_of(struct walk *walk) {
+#if PAIRS
+    return walk->space;
+#else
+    return 0;
+#endif
+}
+
+/* Which space the probe belongs to that was hit. */
+static __always_inline u32 space_of_probe(void *ctx) {
+#if PAIRS
+    return bpf_get_attach_cookie(ctx) >> COOKIE_SPACE_SHIFT;
+#else
+    return 0;
+#endif
 }

@@ -151,8 +151,8 @@ static __always_inline int open_ended_call(struct pt_regs *ctx, struct session *
 
 int at_point(struct pt_regs *ctx) {
     u64 cookie = bpf_get_attach_cookie(ctx);
-    u32 index = cookie;
-    struct session *now = session_of(cookie >> COOKIE_SLOT_SHIFT);
+    u32 index = cookie, space = PAIRS ? cookie >> COOKIE_SPACE_SHIFT : HEAP_SPACE;
+    struct session *now = session_of((u16)(cookie >> COOKIE_SLOT_SHIFT));
     struct point *point = points.lookup(&index);
 
     if (!now || !point || !holds(ctx->flags, point->condition))
@@ -165,17 +165,26 @@ int at_point(struct pt_regs *ctx) {
         u64 size =
             by_arguments ? size_from_arguments(ctx, point->shape) : size_at(ctx, point, frame);
         struct start start = {.by_point = 1,
+                              .space = space,
                               .entry_point = by_arguments ? index + 1 : 0,
                               .may_begin_again = !!(point->flags & POINT_MAY_BEGIN_AGAIN)};
         enter_call(ctx, now, point->function, point->shape, size, frame - 8, start);
         return 0;
     }
-    struct thread *thread = point->action == POINT_BOTH ? this_thread(ctx, now) : existing_thread();
+    struct thread *thread =
+        point->action == POINT_BOTH ? this_thread(ctx, now, space) : existing_thread(space);
     if (!thread)
         return 0; /* under way when tracing began, or counted as LOSS_THREADS */
     if (point->action == POINT_BOTH ? !open_ended_call(ctx, now, thread, point, frame)
                                     : !is_end_of_open(now, thread, point, frame - 8))
         return 0;
+#if PAIRS
+    if (point->action == POINT_LEAVE) {
+        thread->call.sp = 0;
+        lose(LOSS_LEFT_CALLS, 1);
+        return 0;
+    }
+#endif
     struct registers registers = {
         .ip = ctx->ip, .bp = ctx->bp, .frame = frame, .rbp_offset = point->rbp_offset};
     end_call(ctx, now, thread, &thread->call, value_at(ctx, &point->result, frame), registers);

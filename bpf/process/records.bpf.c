@@ -11,8 +11,10 @@ struct weighed {
  * it with probability p = 1 - exp(-x), x = size / SAMPLE_BYTES. So it stands for 1 / p allocations
  * and for size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes, which a table gives, with linear
  * interpolation. */
-static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region) {
+static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region, u32 space) {
     struct weighed result = {.bytes = size, .count = 1};
+    if (space) /* never sampled */
+        return result;
 #if THROTTLE
     struct throttle *now = this_throttle();
     if (now && now->rate > 1 && time_ns >= now->since_ns && !is_region) {
@@ -43,7 +45,8 @@ static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region
 /* Count an allocation at its site, which is made if it is new. Returns whether there is a site. */
 static __always_inline int count_allocated(struct thread *thread, u64 stack_id, u64 size,
                                            u64 time_ns, int is_region) {
-    struct weighed weighed = weigh(size, time_ns, is_region);
+    u32 space = space_of(&thread->walk);
+    struct weighed weighed = weigh(size, time_ns, is_region, space);
     struct site *site = sites.lookup(&stack_id);
 
     if (!site) {
@@ -58,7 +61,7 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
                              .generation = thread->stack.generation,
                              .end = stack_id ? thread->stack.end : END_UNKNOWN,
                              .is_region = is_region,
-                             .slot = thread->walk.slot};
+                             .owner = space | thread->walk.slot << (SLOT_SHIFT - SPACE_SHIFT)};
         if (!sites.insert(&stack_id, &first))
             return 1;
         site = sites.lookup(&stack_id); /* another thread was first, or the map is full */
@@ -72,9 +75,9 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
     return 1;
 }
 
-static __always_inline void count_freed(struct allocation *allocation) {
+static __always_inline void count_freed(u32 space, struct allocation *allocation) {
 #if COUNT_FREED
-    struct weighed weighed = weigh(allocation->size, allocation->time_ns, 0);
+    struct weighed weighed = weigh(allocation->size, allocation->time_ns, 0, space);
     u64 stack_id = allocation->stack_id;
     struct site *site = sites.lookup(&stack_id);
 
@@ -93,15 +96,31 @@ static __always_inline int is_stale(struct session *now, struct allocation *allo
 }
 
 /* Remove a block's record. Returns whether there was one of this image. */
-static __always_inline int take(struct session *now, u64 address, struct allocation *allocation) {
+static __always_inline int take(struct session *now, u32 space, u64 address,
+                                struct allocation *allocation) {
     if (is_far(address))
         return 0;
-    return remove_record(record_key(now, address), allocation) == 0 && !is_stale(now, allocation);
+    return remove_record(record_key(now, space, address), allocation) == 0 &&
+           !is_stale(now, allocation);
+}
+
+/* An address was allocated again while it had a record. */
+static __always_inline void note_forgotten(u32 space) {
+#if PAIRS
+    struct pair_calls *calls = space ? pair_calls.lookup(&space) : 0;
+
+    if (calls) { /* its release was not seen, or its references are counted */
+        __sync_fetch_and_add(&calls->returned_again, 1);
+        return;
+    }
+#endif
+    lose(LOSS_MISSED_FREES, 1);
 }
 
 /* Store a block's record. Returns whether there was room. */
-static __always_inline int put(struct session *now, u64 address, struct allocation *allocation) {
-    u64 key = record_key(now, address);
+static __always_inline int put(struct session *now, u32 space, u64 address,
+                               struct allocation *allocation) {
+    u64 key = record_key(now, space, address);
 
     if (is_far(address)) {
         lose(LOSS_FAR_ADDRESSES, 1);
@@ -111,9 +130,9 @@ static __always_inline int put(struct session *now, u64 address, struct allocati
 
     if (error == -EEXIST) { /* its release was not seen, or the record is from before an exec */
         struct allocation forgotten = {};
-        if (take(now, address, &forgotten)) {
-            count_freed(&forgotten);
-            lose(LOSS_MISSED_FREES, 1);
+        if (take(now, space, address, &forgotten)) {
+            count_freed(space, &forgotten);
+            note_forgotten(space);
         }
         error = allocations.update(&key, allocation);
     }

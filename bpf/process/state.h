@@ -82,8 +82,8 @@ struct call {
 /* Which thread opened the call at this sp. Calls whose hashes are equal share an entry: the last
  * one has it. */
 struct opened {
-    u64 sp;
-    u64 thread;
+    u64 key;    /* record_key() */
+    u64 thread; /* thread_key_in() */
 };
 
 /* --- threads --------------------------------------------------------------------------------- */
@@ -134,8 +134,8 @@ struct walk {
     u8 bp_counts;
     u8 switches; /* of stacks, by Go */
     u8 unused;
-    u32 switch_row; /* of the function by which the walk goes on in Go code; 0: none */
-    u32 unused_too;
+    u32 switch_row;  /* of the function by which the walk goes on in Go code; 0: none */
+    u32 space;       /* of the thread's records: stays the same; 0 without PAIRS */
     u64 callback_sp; /* of the thread's stack before its last callback to Go; 0: not known */
     u64 start;       /* hash of start_ip and start_sp */
     u64 start_ip;

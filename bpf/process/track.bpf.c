@@ -1,11 +1,19 @@
 /* The end of a call, where its result is recorded, and releases. */
 
+/* The code of a function in a trace event. */
+static __always_inline u8 function_in(u32 space, u16 function) {
+    if (!space)
+        return function;
+    return (function == FUNCTION_PAIR ? FUNCTION_PAIR : FUNCTION_PAIR_RELEASE) + space;
+}
+
 /* The stack is known: store what the call allocated. Returns whether the stack has a site. */
 static __always_inline int store(struct pt_regs *ctx, struct session *now, struct thread *thread,
                                  u64 stack_id) {
     int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
+    u32 space = space_of(&thread->walk);
 
     if (thread->walk.is_inside)
         return 0; /* an allocator calls itself */
@@ -20,10 +28,11 @@ static __always_inline int store(struct pt_regs *ctx, struct session *now, struc
     } else {
         struct allocation allocation = {
             .size = size, .time_ns = bpf_ktime_get_ns(), .stack_id = stack_id};
-        if (put(now, address, &allocation))
+        if (put(now, space, address, &allocation))
             has_site = count_allocated(thread, stack_id, size, allocation.time_ns, 0);
     }
-    trace(ctx, origin_of(now), EVENT_ALLOCATE, function, address, size, stack_id);
+    trace(ctx, origin_of(now), EVENT_ALLOCATE, function_in(space, function), address, size,
+          stack_id);
 #if STOP_AT_RECORD
     bpf_send_signal_thread(SIGSTOP);
 #endif
@@ -56,7 +65,7 @@ static __always_inline void walk_on(struct pt_regs *ctx, struct session *now,
 }
 
 int walk_part(struct pt_regs *ctx) {
-    u64 key = thread_key();
+    u64 key = thread_key_in(space_of_probe(ctx));
     struct thread *thread = threads.lookup(&key);
 
     struct session *now = thread ? session_of(thread->walk.slot) : 0;
@@ -125,6 +134,16 @@ static __always_inline int keeps_old(struct call *call, u64 result) {
     return call->outcome != OUTCOME_BLOCK_OR_FREED;
 }
 
+#if PAIRS
+/* Whether a function that the user named returned nothing: NULL, or a negated errno, of which an
+ * int may be extended to 64 bits by zeros. */
+static __always_inline int is_no_object(u64 result) {
+    u32 low = result;
+
+    return !result || result >= -4095ULL || (result == low && low >= -4095U);
+}
+#endif
+
 /* The outermost call has this result. Its caller's stack starts as `registers` say. */
 static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
                                      struct thread *thread, struct call *call, u64 result,
@@ -134,6 +153,11 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
     int failed = result == 0;
 
     call->sp = 0;
+#if PAIRS
+    if (function == FUNCTION_PAIR) {
+        failed = is_no_object(result);
+    }
+#endif
     if (function == FUNCTION_MUNMAP) {
         if ((int)result != 0)
             send_region(ctx, now, EVENT_REGION_RESTORE, function, call->address, size, 0);
@@ -170,13 +194,14 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
         } else {
             struct allocation old = call->old;
             call->has_old = 0;
-            count_freed(&old);
+            count_freed(HEAP_SPACE, &old);
             trace(ctx, origin_of(now), EVENT_RELEASE, function, call->address, old.size,
                   old.stack_id);
         }
     }
     if (failed) {
-        trace(ctx, origin_of(now), EVENT_FAIL, function, 0, size, 0);
+        trace(ctx, origin_of(now), EVENT_FAIL, function_in(space_of(&thread->walk), function), 0,
+              size, 0);
         return;
     }
     if (call->skip)
@@ -187,7 +212,7 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
 /* A return probe was hit. */
 static __always_inline void at_return(struct pt_regs *ctx, struct session *now) {
     u64 sp = PT_REGS_SP(ctx) - RETURN_SP_DELTA;
-    struct thread *thread = existing_thread();
+    struct thread *thread = existing_thread(space_of_probe(ctx));
 
     if (!thread)
         return; /* under way when tracing began, or counted as LOSS_THREADS at its entry */
@@ -223,10 +248,10 @@ static __always_inline void at_return(struct pt_regs *ctx, struct session *now) 
 static __always_inline void release(struct pt_regs *ctx, struct session *now, u64 address) {
     struct allocation allocation = {};
 
-    if (!address)
+    if (!address || !now->armed)
         return;
-    if (take(now, address, &allocation)) {
-        count_freed(&allocation);
+    if (take(now, HEAP_SPACE, address, &allocation)) {
+        count_freed(HEAP_SPACE, &allocation);
         trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
               allocation.stack_id);
         return;
@@ -237,13 +262,35 @@ static __always_inline void release(struct pt_regs *ctx, struct session *now, u6
 #endif
 }
 
+#if PAIRS
+/* The same for an object of a pair. */
+static __always_inline void release_object(struct pt_regs *ctx, struct session *now, u32 space,
+                                           u64 object) {
+    struct allocation allocation = {};
+
+    if (!now->armed || is_no_object(object))
+        return;
+    if (take(now, space, object, &allocation)) {
+        count_freed(space, &allocation);
+        trace(ctx, origin_of(now), EVENT_RELEASE, function_in(space, FUNCTION_FREE), object,
+              allocation.size, allocation.stack_id);
+        return;
+    }
+    struct pair_calls *calls = pair_calls.lookup(&space);
+    if (calls)
+        __sync_fetch_and_add(&calls->other_releases, 1);
+    trace(ctx, origin_of(now), EVENT_RELEASE, function_in(space, FUNCTION_FREE), object,
+          UNKNOWN_SIZE, 0);
+}
+#endif
+
 /* realloc: remove the old block's record at the entry, as free does. It comes back if the call
  * fails. */
 static __always_inline void hold_old_record(struct session *now, struct call *call, u64 address) {
     struct allocation old = {};
 
     call->address = address;
-    if (address && take(now, address, &old)) {
+    if (address && take(now, HEAP_SPACE, address, &old)) {
         call->old = old;
         call->has_old = 1;
     }

@@ -20,7 +20,8 @@
 /* A traced process, or a descendant of one. Its key is its tgid. */
 struct process {
     u32 slot;    /* NO_SLOT: user space doesn't trace it, or not yet */
-    u32 follows; /* whether its children are entered here, too */
+    u16 follows; /* whether its children are entered here, too */
+    u16 execs;   /* while it is not traced */
 };
 
 /* --- records and sites ----------------------------------------------------------------------- */
@@ -41,7 +42,7 @@ struct site {
     u32 generation;
     u8 end;       /* enum stack_end: so that stacks can be counted without reading them */
     u8 is_region; /* mapped memory, which is never sampled */
-    u16 slot;
+    u16 owner;    /* the upper 16 bits of its records' keys: space | slot << 4 */
 };
 
 /* A block that was released and has no record. */
@@ -222,6 +223,11 @@ enum function {
     FUNCTION_MALLOCX = 16,
     FUNCTION_RALLOCX = 17,
     FUNCTION_XALLOCX = 18,
+    FUNCTION_START = 19, /* not recorded: where a program starts */
+    /* Functions that the user named; the cookie says of which pair. In trace events, the number of
+     * the pair, its space, is added. */
+    FUNCTION_PAIR = 64,
+    FUNCTION_PAIR_RELEASE = 96,
 };
 
 /* How a function is called, its shape: three bits each for the numbers of four arguments (from 1;
@@ -233,6 +239,16 @@ enum function {
 #define SHAPE_OUTCOME_SHIFT 12
 #define SHAPE_ARGUMENT_MASK 7
 #define COOKIE_SHAPE_SHIFT 16 /* of a probe at an entry; below: enum function */
+
+/* Of a probe on a function that the user named: the space of its records. The heap has space 0. */
+#define COOKIE_SPACE_SHIFT 48
+#define SPACES 16
+
+/* Of a pair of functions that the user named: calls that its records can't explain. */
+struct pair_calls {
+    u64 other_releases; /* of what has no record */
+    u64 returned_again; /* results that had a record */
+};
 
 /* What a function returns, and what happens to the old block. */
 enum outcome {
@@ -261,6 +277,7 @@ enum point_action {
     POINT_BEGIN = 1, /* the requested size is known: open the call */
     POINT_END = 2,   /* the result is known */
     POINT_BOTH = 3,  /* both are */
+    POINT_LEAVE = 4, /* of a pair: it jumps to unknown code, so the result won't be known */
 };
 
 #define POINT_BY_ARGUMENTS 1    /* arguments are in their registers, as at the entry */
@@ -346,7 +363,8 @@ enum loss {
     LOSS_GUESSED_STACKS = 12, /* some frame was found by frame pointer, without unwind tables */
     LOSS_FAR_ADDRESSES = 13,  /* allocations at addresses that no key can hold */
     LOSS_CHILDREN = 14,       /* children that could not be followed: the map is full */
-    LOSS_WALKS = 15,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_LEFT_CALLS = 15,     /* of pairs: calls that went on in unknown code */
+    LOSS_WALKS = 16,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,
 };
 

@@ -7,8 +7,8 @@
 static __always_inline void note_unseen_release(struct pt_regs *ctx, struct session *now,
                                                 u64 address) {
 #if IS_X86_64
-    struct thread *thread = existing_thread();
-    u64 caller = 0, key = record_key(now, address);
+    struct thread *thread = existing_thread(HEAP_SPACE);
+    u64 caller = 0, key = record_key(now, HEAP_SPACE, address);
 
     if (!now->armed)
         return;

@@ -28,6 +28,8 @@ static __always_inline void start_walk(struct walk *walk, struct registers regis
     walk->rbp_offset = registers.rbp_offset;
     walk->is_return_address = registers.ip_is_return_address;
     walk->hash = mix(1, image_of(now));
+    if (space_of(walk))
+        walk->hash = mix(walk->hash, space_of(walk));
     walk->late_since = 0;
     walk->frame_count = 0;
     walk->bp_lost = 0;
@@ -77,7 +79,8 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
     stack->epoch = now->epoch;
     walk->hash = mix(walk->hash, list->view);
     walk->version = list->version;
-    walk->list_mark = record_key(now, list->version) * HASH_MULTIPLIER;
+    walk->list_mark =
+        (record_key(now, HEAP_SPACE, list->version) ^ (u64)now->use << 32) * HASH_MULTIPLIER;
     if (list->epoch != now->epoch) {
         walk->late_since = list->epoch;
         u64 late = hash_late(walk);

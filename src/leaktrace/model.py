@@ -274,6 +274,18 @@ class ProcessLine:
     started_under_trace: bool = False
 
 
+@dataclass(frozen=True)
+class PairInfo:
+    """Two functions that the user named: what one returns, the other releases."""
+
+    allocate: str
+    release: str
+    objects: tuple[str, ...] = ()  # that define `allocate`; empty: none is loaded
+    is_sized: bool = False  # otherwise all bytes of its report are counts of objects
+    other_releases: int = 0  # of what was not seen allocated
+    returned_again: int = 0  # objects that were outstanding: their release was not seen
+
+
 TARGET_ENDED = "the target has ended"  # a reason for a final report
 
 
@@ -320,12 +332,19 @@ class Report:
     processes: tuple[ProcessLine, ...] = ()  # the most growing first
     by_process: tuple[Report, ...] = ()  # with --by process: a report about each, in that order
 
-    # For the kernel: the allocator, and reports about other allocators. The figures of two are
-    # never added up (the page allocator also supplies the slabs).
-    section: str | None = None  # "slab", "pages", "percpu", "vmalloc"
+    # For the kernel: the allocator, and reports about other allocators. For processes: about pairs
+    # of functions. The figures of two are never added up (the page allocator also supplies the
+    # slabs, and an object of a pool is part of a block).
+    section: str | None = None  # "slab", "pages", "percpu", "vmalloc"; what a pair is called
     sections: tuple[Report, ...] = ()
+    pair: PairInfo | None = None
     slab: SlabGrowth | None = None
     untraced: tuple[UntracedGrowth, ...] = ()  # large in comparison with what is outstanding
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is about objects without sizes: all bytes are counts, too."""
+        return self.pair is not None and not self.pair.is_sized
 
     @property
     def is_estimate(self) -> bool:

@@ -128,6 +128,33 @@ class ObjectChoice:
     symbols_prefix: str = ""
 
 
+MOST_PAIRS = 15  # the kernel side numbers them with four bits; 0 is malloc
+MOST_ARGUMENTS = 6  # that are passed in registers
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two functions of the target: one returns something that the other one releases.
+
+    Arguments are numbered from 1.
+    """
+
+    allocate: str
+    release: str
+    size_argument: int = 0  # of `allocate`; 0: what it returns has no size
+    handle_argument: int = 1  # of `release`: what `allocate` returned
+    object: str | None = None  # as in `ObjectChoice`; None: every object that defines them
+
+    @property
+    def is_sized(self) -> bool:
+        return self.size_argument > 0
+
+    @property
+    def name(self) -> str:
+        """What its section in a report is called."""
+        return self.allocate if self.object is None else f"{self.object}:{self.allocate}"
+
+
 @dataclass(frozen=True)
 class ReportOptions:
     """What a report shows."""
@@ -172,6 +199,8 @@ class ProcessOptions(CommonOptions):
     stack_walker: StackWalker = StackWalker.AUTO
     probe_returns: bool = False  # return probes instead of points within functions
     follow: bool = False  # trace the children of traced processes, too
+    pairs: tuple[Pair, ...] = ()  # further functions that are traced
+    malloc: bool = True  # False: only `pairs`
 
     @property
     def command(self) -> CommandTarget | None:

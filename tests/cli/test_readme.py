@@ -31,7 +31,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("line", commands())
 def test_command_parses(line: str) -> None:
-    words = shlex.split(line.replace("PID", "4242"))[1:]
+    words = shlex.split(re.sub(r"\$\(pidof \w+\)|PID", "4242", line))[1:]
     if words[0] in COMMANDS:
         COMMANDS[words[0]].make_context("leaktrace", words[1:])
         return
@@ -42,7 +42,11 @@ def test_command_parses(line: str) -> None:
 
 
 def test_options_exist() -> None:
-    known = {name for parameter in trace_command.params for name in parameter.opts}
+    known = {
+        name
+        for parameter in trace_command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     others = r"^    (?:sudo )?(?:setpriv|docker) .*$"  # programs with options of their own
     ours = re.sub(others, "", README, flags=re.MULTILINE)
     mentioned = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+|-[a-zA-Z])(?![\w-])", ours))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness.compiling import Compiler
 from harness.reports import Total
-from harness.tracer import ONE_REPORT, run_leaktrace, tracer_environment
+from harness.tracer import NEVER, ONE_REPORT, run_leaktrace, tracer_environment
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -26,6 +26,27 @@ def test_every_remembered_request_is_found_and_nothing_else(compiled: Compiler) 
     assert report.sites[0].functions[:3] == ("remember_request", "handle_request", "main")
     # The stacks of the very first requests may break off: their code was mapped a moment before.
     assert {site.functions[0] for site in report.sites} == {"remember_request"}
+
+
+def test_the_pool_of_the_readme(compiled: Compiler, repository: Path) -> None:
+    """README.md shows what leaktrace prints, but for what differs in each run."""
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    begin = readme.index("    leaktrace  pool (pid")
+    shown = re.split(r"^\S", readme[begin:], maxsplit=1, flags=re.MULTILINE)[0]
+    program = compiled("../../examples/pool.c")
+    outcome = run_leaktrace("-c", f"{program} 100", "--pair", "buffer_get:buffer_put:2:2", NEVER)
+    assert outcome.exit_code == 0, outcome.stderr
+    printed = figures(outcome.stdout.replace(program.name, "pool"))
+    assert len(printed) > 8
+    assert printed == figures(shown)
+
+
+def figures(report: str) -> list[str]:
+    """The totals, the sites, their functions in the program, and what was lost."""
+    text = re.sub(r"\d+ functions|\(pid \d+\)|process \d+|\d+\.\d s\b", "", report)
+    text = re.sub(r"oldest \S+ +[0-9a-f]{16}$|\+0x[0-9a-f]+|\S*(?=/examples)", "", text, flags=re.M)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    return [line for line in lines if line and not line.endswith("[libc.so.6]")]
 
 
 def test_the_demo_shows_the_leak_and_leaves_nothing_running(

@@ -139,3 +139,15 @@ def prefixed(compiled: Compiler, linking: str) -> Path:
         return compiled(source, *flags, "-DLIBRARY")
     library = compiled(source, "-DJEMALLOC", "-DLIBRARY", "-shared", "-fPIC")
     return compiled(source, *flags, "-Wl,--no-as-needed", str(library))
+
+
+@pytest.mark.parametrize("linking", [(), ("-static",)], ids=["shared", "static"])
+def test_what_calls_malloc_is_counted_once(linking: tuple[str, ...], compiled: Compiler) -> None:
+    """And blocks that one allocator returned may be released by the other."""
+    report = trace_work([compiled("names_over_malloc.c", *linking)]).report
+    assert report.under("scenario_own") == Total(100 * 100, 100)
+    assert report.under("scenario_c") == Total(100 * 200, 100)
+    assert report.under("scenario_resized") == Total(100 * (300 + 400 + 50), 300)
+    assert report.under("scenario_released") == Total()
+    assert report.losses == {}
+    assert report.raw["remarks"] == []

@@ -99,8 +99,10 @@ def test_node(node: str) -> None:
     assert "node --perf-basic-prof" in said(outcome.stdout)
 
 
-def test_node_with_names(node: str) -> None:
-    with running([node, "--perf-basic-prof", "-e", NODE]) as target:
+def test_node_with_names(node: str, tmp_path: Path) -> None:
+    # It also writes a log to its working directory.
+    there = ["env", f"--chdir={tmp_path}"]
+    with running([*there, node, "--perf-basic-prof", "-e", NODE]) as target:
         outcome = trace(target)
         Path(f"/tmp/perf-{target.pid}.map").unlink()
     check_calm(outcome)

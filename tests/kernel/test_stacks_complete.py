@@ -104,10 +104,10 @@ def trace_stacks(pid: int, begin: Callable[[], object], *, lines: bool = False) 
             assert time.monotonic() < deadline_s, f"only {counts.sum()} allocations"
             time.sleep(0.02)
         ids = found.site_ids.tolist()
-        tracer.traced.names.expect_last_report()
-        tracer.traced.names.prepare(ids)
+        tracer.names.expect_last_report()
+        tracer.names.prepare(ids)
         return Seen(
-            {key: tracer.traced.names.stack_of(key) for key in ids},
+            {key: tracer.names.stack_of(key) for key in ids},
             dict(zip(ids, counts.tolist(), strict=True)),
         )
     finally:

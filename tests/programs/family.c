@@ -1,5 +1,5 @@
-/* A family of processes: each takes commands from its input, one per line, and passes on what is for
- * one of its children. The account of a process is what it has allocated itself since it began.
+/* A family of processes: each takes commands from its input, one per line, and passes on what is
+ * for one of its children. The account of a process is what it has allocated itself since it began.
  *
  *   keep COUNT SIZE    allocate and keep; answers "done BYTES COUNT", its account
  *   drop               free what it has allocated itself, and what it has inherited

@@ -72,8 +72,8 @@ def test_again_and_again(compiled: Compiler) -> None:
             tracer.arm()
             for _ in range(A_TRACER - 1):
                 tracer.pump()
-                tracer.traced.hooks.detach_objects()
-                tracer.traced.look_times.at_once()
+                tracer.first.hooks.detach_objects()
+                tracer.first.look_times.at_once()
                 tracer.look_again()
             tracer.close()
             assert changed_bytes(target.pid) == []

@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaktrace.abi.process import Action
+from leaktrace.abi.process import Action, Function
 from leaktrace.process.probes.allocators import HEAP, OPERATORS, REGIONS
 from leaktrace.process.probes.point import Point
+from leaktrace.process.probes.shape import Shape, Signature
 
-SIGNATURES = {hook.function: hook.signature for hook in (*HEAP, *OPERATORS, *REGIONS)}
+SIGNATURES = {
+    **{hook.function: hook.signature for hook in (*HEAP, *OPERATORS, *REGIONS)},
+    Function.PAIR: Signature(Function.PAIR, Shape(size=2)),
+}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from leaktrace.model import (
     Frame,
     Loss,
     MemoryKinds,
+    PairInfo,
     ProcessLine,
     ProcessShare,
     Remark,
@@ -511,6 +512,66 @@ WORKERS = replace(
 )
 
 
+_SECTION = replace(
+    BUSY,
+    number=1,
+    growth_bytes=None,
+    resident=None,
+    losses=(),
+    allocations=None,
+    younger=Total(),
+    site_count=1,
+    stack_ends={StackEnd.COMPLETE: 1},
+)
+PAIRS = replace(
+    QUIET,
+    sections=(
+        replace(
+            _SECTION,
+            section="buffer_get",
+            outstanding=Total(12_582_912, 12_288),
+            sites=(PARSE_SITE,),
+            pair=PairInfo("buffer_get", "buffer_put", ("httpd",), is_sized=True),
+        ),
+        replace(
+            _SECTION,
+            section="ssl:SSL_new",
+            outstanding=Total(1_204, 1_204),  # bytes are counts
+            growth_bytes=-3,
+            sites=(
+                replace(
+                    CACHE_SITE,
+                    bytes=1_204,
+                    count=1_204,
+                    growth_bytes=-3,
+                    allocated_bytes=2_000,
+                    allocated_count=2_000,
+                    freed_bytes=796,
+                    freed_count=796,
+                ),
+            ),
+            allocations=(Allocation(0x55D0C1000010, 1, 3 * S, CACHE_SITE.id),),
+            pair=PairInfo(
+                "SSL_new",
+                "SSL_free",
+                ("libssl.so.3", "libssl.so.1.1"),
+                other_releases=12,
+                returned_again=1,
+            ),
+        ),
+        replace(
+            _SECTION,
+            section="plugin.so:open",
+            outstanding=Total(),
+            site_count=0,
+            sites=(),
+            stack_ends={},
+            pair=PairInfo("open", "close"),
+        ),
+    ),
+)
+
+
 REPORTS = {
     "busy": BUSY,
     "quiet": QUIET,
@@ -522,6 +583,10 @@ REPORTS = {
     "family": FAMILY,
     "by_process": BY_PROCESS,
     "workers": WORKERS,
+    "pairs": PAIRS,
+    "only_pairs": replace(
+        PAIRS.sections[1], losses=NO_LOSSES, sections=PAIRS.sections[2:], allocations=None
+    ),
 }
 
 

@@ -30,7 +30,7 @@ KERNEL_SITE = np.dtype(
         ("generation", "<u4"),
         ("end", "u1"),
         ("is_region", "u1"),
-        ("slot", "<u2"),
+        ("owner", "<u2"),
         ("allocated_requested", "<u8"),
         ("freed_requested", "<u8"),
         ("unseen_frees", "<u8"),

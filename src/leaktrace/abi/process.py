@@ -30,7 +30,7 @@ COOKIE_SLOT_SHIFT = 32
 SPACE_SHIFT = 48
 SLOT_SHIFT = 52
 
-PROCESS = np.dtype([("slot", "<u4"), ("follows", "<u4")])
+PROCESS = np.dtype([("slot", "<u4"), ("follows", "<u2"), ("execs", "<u2")])
 
 # --- records and sites ----------------------------------------------------------------------------
 
@@ -45,7 +45,7 @@ SITE = np.dtype(
         ("generation", "<u4"),
         ("end", "u1"),
         ("is_region", "u1"),
-        ("slot", "<u2"),
+        ("owner", "<u2"),
     ]
 )
 
@@ -245,6 +245,9 @@ class Function(IntEnum):
     MALLOCX = 16
     RALLOCX = 17
     XALLOCX = 18
+    START = 19  # not recorded: where a program starts
+    PAIR = 64  # in trace events, the number of the pair is added, as to the next
+    PAIR_RELEASE = 96
 
 
 SHAPE_SIZE_SHIFT = 0
@@ -254,6 +257,10 @@ SHAPE_MEMPTR_SHIFT = 9
 SHAPE_OUTCOME_SHIFT = 12
 SHAPE_ARGUMENT_MASK = 7
 COOKIE_SHAPE_SHIFT = 16
+COOKIE_SPACE_SHIFT = 48
+SPACES = 16
+
+PAIR_CALLS = np.dtype([("other_releases", "<u8"), ("returned_again", "<u8")])
 
 
 class Outcome(IntEnum):
@@ -285,6 +292,7 @@ class Action(IntEnum):
     BEGIN = 1  # the requested size
     END = 2  # the result
     BOTH = 3
+    LEAVE = 4  # neither: the result won't be known
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -345,7 +353,8 @@ class LossKind(IntEnum):
     GUESSED_STACKS = 12
     FAR_ADDRESSES = 13
     CHILDREN = 14
-    WALKS = 15
+    LEFT_CALLS = 15
+    WALKS = 16
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

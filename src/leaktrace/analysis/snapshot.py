@@ -35,6 +35,7 @@ class Snapshot:
     freed_is_counted: bool = True  # in `sites`; False: for regions only
     record_slots: NDArray[np.uint16] | None = None  # None: of one process
     site_slots: NDArray[np.uint16] | None = None
+    sections: tuple[Snapshot, ...] = ()  # of the functions that the user named, in their order
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""

@@ -61,6 +61,7 @@ class Loaded:
     """File descriptors of maps and programs, by name."""
 
     maps: dict[str, int] = field(default_factory=dict)
+    value_bytes: dict[str, int] = field(default_factory=dict)  # by map
     programs: dict[str, int] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -83,6 +84,7 @@ def load(image: Image, programs: Iterable[ProgramKind], capacities: Mapping[str,
             if one.kind == syscalls.MAP_TYPE_PERF_EVENT_ARRAY:
                 capacity = syscalls.possible_cpus()
             loaded.maps[one.name] = _create_map(replace(one, capacity=capacity))
+            loaded.value_bytes[one.name] = one.value_bytes
         for program in programs:
             descriptor = _load_program(image, program, loaded.maps)
             loaded.programs[program.name] = descriptor

@@ -33,6 +33,8 @@ _PROCESS_ONLY = {
     "faults": "--faults",
     "obj": "-O",
     "symbols_prefix": "--symbols-prefix",
+    "pair": "--pair",
+    "no_malloc": "--no-malloc",
     "stack_walker": "--stack-walker",
     "max_threads": "--max-threads",
     "sample_bytes": "--sample-bytes",

@@ -12,6 +12,7 @@ import click
 
 from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
+from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
@@ -63,6 +64,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             "leave out -s and --sample-bytes",
         )
     target = target_of(asked, words)
+    pairs = checked_pairs(asked)
     filters = Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"])
     limits = Limits(
         asked["max_allocs"],
@@ -89,6 +91,8 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         probe_returns=asked["probe_returns"],
         max_overhead_percent=asked["max_overhead_percent"],
         follow=follows(asked, target),
+        pairs=pairs,
+        malloc=not asked["no_malloc"],
     )
 
 
@@ -126,6 +130,8 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
         "-Z": asked["max_size"] is not None,
         "-O": asked["obj"] is not None,
         "--symbols-prefix": asked["symbols_prefix"],
+        "--pair": asked["pair"],
+        "--no-malloc": asked["no_malloc"],
         "--max-overhead": asked["max_overhead_percent"] is not None,
         "--sort age": asked["sort"] == SortKey.AGE.value,
         "--probe-returns": asked["probe_returns"],

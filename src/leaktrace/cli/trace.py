@@ -15,6 +15,7 @@ from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.one_target import one_command, only_one, refuse_more_words
+from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
 from leaktrace.cli.processes import with_all_processes
 from leaktrace.cli.values import Interval, Pattern, PositiveNumber, ProcessIds, WholeNumber
@@ -116,7 +117,7 @@ class TraceCommand(Command):
     "--follow/--no-follow",
     default=None,
     help="Also trace the processes that a traced one starts from now on, and theirs. A command "
-    "that leaktrace starts is followed unless --no-follow is given. A child is traced some "
+    "that leaktrace starts is followed unless --no-follow is given. A child is traced some tens of "
     "milliseconds after its start: what it allocates before that is not seen.",
 )
 @click.option(
@@ -238,6 +239,22 @@ class TraceCommand(Command):
     callback=only_one("start one leaktrace for each prefix", default=""),
     metavar="PREFIX",
     help="Hook PREFIXmalloc, PREFIXfree and so on, instead of malloc and free.",
+)
+@click.option(
+    "--pair",
+    type=FunctionPair(),
+    multiple=True,
+    metavar="[OBJ:]ALLOC:FREE[:SIZE[:HANDLE]]",
+    help="Also trace what the function ALLOC returns until it is passed to FREE, in a section of "
+    "its own: SSL_new:SSL_free, fopen:fclose. SIZE is the number of ALLOC's argument that is a "
+    "size (0, the default: none; objects are counted). HANDLE is the number of FREE's argument "
+    "that ALLOC returned (default: 1). OBJ, as for -O, is the object that defines both; needed "
+    "only if it is loaded later, or if others define them, too. Can be repeated.",
+)
+@click.option(
+    "--no-malloc",
+    is_flag=True,
+    help="With --pair: trace only these functions, and not malloc.",
 )
 @click.option(
     "--sort",

@@ -79,6 +79,7 @@ class ElfFile:
     machine: str  # "EM_X86_64"…
     bits: int  # 32 or 64
     byte_order: ByteOrder
+    entry: int  # virtual address at which a program starts
     segments: tuple[Segment, ...]
     load_segments: tuple[LoadSegment, ...]
     sections: tuple[Section, ...]  # empty where the table was stripped or is damaged
@@ -147,6 +148,7 @@ class ElfFile:
         header = self._parse(structs.Elf_Ehdr, 0, 64 if self.bits == 64 else 52)
         structs.create_advanced_structs(header.e_type, header.e_machine, header.e_ident.EI_OSABI)
         self.kind, self.machine = str(header.e_type), str(header.e_machine)
+        self.entry = int(header.e_entry)
         self.segments = tuple(self._read_segments(header, structs.Elf_Phdr))
         self.load_segments = tuple(
             LoadSegment(*segment[1:]) for segment in self.segments if segment.type == "PT_LOAD"

@@ -112,6 +112,32 @@ def find_functions(tables: Iterable[RawSymbols], names: Iterable[str]) -> dict[s
     return found
 
 
+def all_functions(tables: Iterable[RawSymbols], name: str) -> tuple[FunctionSymbol, ...]:
+    """Every function of this name that the tables define, by address: of all versions, and static
+    functions of several source files."""
+    found: dict[int, FunctionSymbol] = {}
+    for table in tables:
+        positions = np.nonzero(_defined_functions(table))[0]
+        for position in positions[_may_be(_bytes(name), _beginnings(table, positions))]:
+            entry = table.entries[position]
+            if len(found) < _MAX_SAME_NAMES and table.name(int(entry["name"])) == name:
+                vaddr, kind = int(entry["value"]), int(entry["info"]) & 0xF
+                found.setdefault(
+                    vaddr,
+                    FunctionSymbol(name, vaddr, int(entry["size"]), kind == STT_GNU_IFUNC),
+                )
+    return tuple(found[vaddr] for vaddr in sorted(found))
+
+
+def function_names(tables: Iterable[RawSymbols], most: int) -> list[str]:
+    """The names of functions that the tables define, `most` at most."""
+    names: dict[str, None] = {}
+    for table in tables:
+        offsets = table.entries["name"][_defined_functions(table)]
+        names |= dict.fromkeys(table.name(int(one)) for one in offsets[:most])
+    return list(names)[:most]
+
+
 def functions_ending_in(tables: Iterable[RawSymbols], ending: str) -> set[str]:
     """Names of functions that the tables define and that end in `ending`."""
     wanted, found = _bytes(ending) + b"\0", set()

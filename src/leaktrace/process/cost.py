@@ -99,12 +99,7 @@ class CostMeter:
         )
         if self._trap is None:
             return own
-        used = [
-            cpu_s - before
-            for pid, cpu_s in now.target_cpu_s.items()
-            if cpu_s is not None and (before := last.target_cpu_s.get(pid, 0.0)) is not None
-        ]
-        target_s = sum(used) if used else None
+        target_s = _used_s(last.target_cpu_s, now.target_cpu_s)
         elapsed_s = now.own.elapsed_s_since(last.own)
         return self._with_programs(own, self._trap, now.hits.since(last.hits), target_s, elapsed_s)
 
@@ -159,6 +154,15 @@ class CostMeter:
         by_cpu = self._program.tallies.lookup(tally)
         assert by_cpu is not None  # an array has all its entries
         return int(by_cpu.sum())
+
+
+def _used_s(before: dict[int, float | None], now: dict[int, float | None]) -> float | None:
+    """CPU seconds between two readings; None if a process has ended meanwhile: what it used is not
+    known, but what its probes cost is counted."""
+    known = {pid: cpu_s for pid, cpu_s in now.items() if cpu_s is not None}
+    if not known or not before.keys() <= known.keys():
+        return None
+    return sum(cpu_s - (before.get(pid) or 0.0) for pid, cpu_s in known.items())
 
 
 def _cpu_s(process: Process) -> float | None:

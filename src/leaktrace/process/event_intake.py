@@ -44,15 +44,22 @@ class EventDispatch:
 
     def take_in(self) -> None:
         """Apply the events that have arrived."""
+        touched: set[Intake] = set()
         for event, message in decode_with_messages(self._stream.drain()):
             if int(event["kind"]) == abi.EventCode.FORKED:
                 where = (int(event[name]) for name in ("address", "size", "slot"))
                 self._forks.append(Fork(*where))
             intake = self._intakes.get(int(event["slot"]))
-            if intake is not None:
+            if intake is not None and int(event["time_ns"]) >= intake.since_ns:
                 intake.apply(event, message)
-        for intake in self._intakes.values():
+                touched.add(intake)
+        for intake in touched:
             intake.forget_mappings()
+
+    @property
+    def has_forks(self) -> bool:
+        """Whether `take_forks` has something to return."""
+        return bool(self._forks)
 
     def take_forks(self) -> list[Fork]:
         """The forks since the last call."""
@@ -65,6 +72,7 @@ class Intake:
 
     def __init__(self, traced: Traced) -> None:
         self._traced = traced
+        self.since_ns = traced.slot.since_ns  # events from before are about another process
         self._mapped: tuple[Mapping, ...] | None = None
         self.must_look = False  # an event asks for the mappings to be read again at once
 

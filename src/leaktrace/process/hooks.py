@@ -19,6 +19,7 @@ from leaktrace.process.completeness import Completeness
 from leaktrace.process.notes import Notes
 from leaktrace.process.probes.loader_probes import plan_loader
 from leaktrace.process.probes.object_plan import ObjectPlan
+from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.planner import Planner
 from leaktrace.targets.loader import LoaderInterface, loader_interface
 from leaktrace.targets.mappings import Mapping
@@ -34,6 +35,7 @@ class HookOptions:
     probe_returns: bool  # return probes were asked for
     hooks_loader: bool  # the walker has to know when objects are loaded
     verbose: bool
+    malloc: bool = True  # False: only the functions of `Hooks.pairs`
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Hooks:
     completeness: Completeness
     own: AllocatorsOwn
     notes: Notes
+    pairs: PairPlanner | None = None  # of --pair
     loader: LoaderInterface | None = None  # of the image that runs now
     _loader_files: set[tuple[str, int] | None] = field(default_factory=set)  # with a probe
 
@@ -81,9 +84,29 @@ class Hooks:
         if plans and len(refused) == len(plans):
             raise refused[0]
 
+    def attach_pairs(
+        self,
+        plans: Sequence[ObjectPlan],
+        mappings: Sequence[Mapping],
+        *,
+        is_started: bool,
+        is_required: bool,
+    ) -> None:
+        """Hook the functions that the user named. Raises LeaktraceError if one that `is_required`
+        can't be hooked; others are noted."""
+        self._remove_leftovers(plans, mappings)
+        for plan in plans:
+            error = self.attach(plan, mappings, is_started=is_started)
+            if error is not None and is_required:
+                raise error
+
     def attach_new(self, mappings: tuple[Mapping, ...], *, is_started: bool) -> None:
         """Hook the allocators that were mapped since the last look. Raises LeaktraceError."""
-        for plan in self.planner.plan_process(self.process.pid, mappings):
+        pid = self.process.pid
+        plans = self.planner.plan_process(pid, mappings) if self.options.malloc else []
+        if self.pairs is not None:
+            plans += self.pairs.plan_process(pid, mappings)
+        for plan in plans:
             if self.attach(plan, mappings, is_started=is_started) is None:
                 self.notes.add(notes.of_late_object(plan.name))
 
@@ -110,12 +133,12 @@ class Hooks:
                 self.own.add(plan)
                 self.completeness.hooked(plan)
         except ObjectRefusedError as error:
-            if plan.is_allocator:
+            if plan.is_allocator or plan.is_of_pairs:
                 self.notes.add(notes.of_refused(plan.path, error.message))
             return error
         finally:
             plan.elf.close()
-        if plan.is_allocator:
+        if plan.is_allocator or plan.is_of_pairs:
             self.notes.add(*notes.of_hooked(hooked))
         if self.options.verbose:
             notify(_describe(hooked))
@@ -155,6 +178,8 @@ class Hooks:
         if self.watch is not None:
             self.watch.close()
         self.planner.forget()
+        if self.pairs is not None:
+            self.pairs.forget()
         self.loader = None
         self._loader_files.clear()
 

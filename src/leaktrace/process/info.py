@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from leaktrace.model import TargetInfo
 from leaktrace.own.descriptors import POOL
@@ -55,11 +56,24 @@ def describe_target(traced: Traced, *, verbose: bool) -> TargetInfo:
         allocators=(
             ("page faults",)
             if traced.faults is not None
-            else tuple(f"{one.name}: {len(one.functions)} functions" for one in hooked)
+            else (
+                *(f"{one.name}: {len(one.functions)} functions" for one in hooked),
+                *_pairs(traced),
+            )
         ),
         notes=tuple(dict.fromkeys(_notes(traced, hooked, stopped, verbose=verbose))),
         stopped=stopped,
     )
+
+
+def _pairs(traced: Traced) -> Iterator[str]:
+    """The objects in which functions are hooked that the user named."""
+    planner = traced.hooks.pairs
+    functions: dict[str, list[str]] = {}
+    for state in [] if planner is None else planner.states:
+        for path in state.objects_in(traced.has_mapped):
+            functions.setdefault(path, []).append(state.pair.allocate)
+    yield from (f"{Path(path).name}: {', '.join(names)}" for path, names in functions.items())
 
 
 def _notes(
@@ -74,8 +88,10 @@ def _notes(
     own = POOL.note()
     if own:
         yield own
-    if not hooked and traced.faults is None:
+    if not hooked and traced.faults is None and traced.hooks.options.malloc:
         yield notes.NO_ALLOCATOR_AFTER_EXEC
+    if traced.hooks.pairs is not None:
+        yield from traced.hooks.pairs.notes(traced.has_mapped)
     yield from traced.probe_notes
     if traced.faults is not None:
         yield from traced.faults.notes()

@@ -39,12 +39,15 @@ class KernelTables:
     mappings: Map
     list: Map
     known: Map
+    late: Map
     slot: int = 0
     _version: int = 0
 
     def of_slot(self, slot: int) -> KernelTables:
         """The same maps, for the process in another slot."""
-        return KernelTables(self.rows, self.pages, self.mappings, self.list, self.known, slot)
+        return KernelTables(
+            self.rows, self.pages, self.mappings, self.list, self.known, self.late, slot
+        )
 
     def write(self, update: Update, moment: Moment, trampoline: int) -> None:
         """Write an update, and activate it.

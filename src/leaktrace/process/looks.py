@@ -52,6 +52,10 @@ class Looks:
     def take_in(self) -> None:
         """Take in the events that have arrived, and look if they ask for it."""
         self._events.take_in()
+        self.look_if_asked()
+
+    def look_if_asked(self) -> None:
+        """Look if the events that were taken in ask for it."""
         if self._intake.must_look:
             self._intake.must_look = False
             self.look()

@@ -95,12 +95,27 @@ _BY_COUNTER: dict[int, LossText] = {
         "results of posix_memalign that could not be read",
         "nothing to do if rare: their blocks are not recorded",
     ),
+    LossKind.LEFT_CALLS: LossText(
+        "left_calls",
+        "calls of --pair functions that went on in code which only the process knows",
+        "what they returned is not recorded; name the function that does the work",
+    ),
+    LossKind.FAR_ADDRESSES: LossText(
+        "far_addresses",
+        "allocations at addresses, or results of --pair functions, of more than 48 bits",
+        "they are not recorded: only pointers and small numbers can be followed",
+    ),
     LossKind.REGION_EVENTS: LossText(
         "region_events",
         "mmap, munmap and mremap calls, forks, execs or loads of libraries missed: their buffer "
         "was full",
         "raise --event-buffer-size (now {limits.event_buffer_bytes:,}); until then the figures of "
         "mapped regions may be wrong, and stacks through new libraries may lack names",
+    ),
+    LossKind.CHILDREN: LossText(
+        "children",
+        "child processes that could not be followed: too many ran at a time",
+        "what they allocate is in no figure",
     ),
     LossKind.EVENTS: losses.EVENTS,
 }

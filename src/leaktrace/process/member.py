@@ -19,7 +19,7 @@ class Member:
 
     traced: Traced
     looks: Looks
-    parent: Member | None  # whose child it is, if it was followed
+    parent_pid: int | None  # if it was followed
     attachments: Attachments
     resources: ExitStack  # closes all of it
     since_s: float = field(default_factory=time.monotonic)  # when it was attached

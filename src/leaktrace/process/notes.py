@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from platform import machine
 
 from leaktrace.arch.machines import MACHINES
@@ -10,6 +10,8 @@ from leaktrace.printable import printable
 from leaktrace.process.attach.attachments import HookedObject
 from leaktrace.process.untraced import Untraced
 from leaktrace.process.walkers import Walker
+
+_MOST_LISTED = 5  # process ids
 
 FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "
@@ -109,6 +111,12 @@ def of_children(pid: int, started: int) -> str:
     )
 
 
+def of_older_children(pids: Sequence[int]) -> str:
+    """Children that --follow doesn't reach."""
+    listed = ",".join(map(str, pids[:_MOST_LISTED])) + (",…" if len(pids) > _MOST_LISTED else "")
+    return f"{_children(len(pids))} started before the trace: -p {listed} traces them, too"
+
+
 def of_untraced(untraced: Untraced) -> Iterator[str]:
     """Why children that should be followed are not traced."""
     if untraced.too_many:
@@ -129,9 +137,9 @@ def _children(count: int, verb: str = "", verb_of_many: str = "") -> str:
 
 
 def of_dropped(count: int) -> Iterator[str]:
-    """Ended processes whose records had to make room."""
+    """Ended processes that no report has shown."""
     if count:
         yield (
-            f"{count:,} processes that have ended are no longer in this report: there is room for "
-            "as many as --max-processes allows"
+            f"{count:,} traced processes ended and are in no report, because others needed their "
+            "room: raise --max-processes"
         )

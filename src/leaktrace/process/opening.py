@@ -7,9 +7,11 @@ that is followed is planned and attached at once.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.notices import notify
 from leaktrace.options import ProcessOptions, StackWalker, SymbolOptions
 from leaktrace.process import notes
@@ -25,7 +27,8 @@ from leaktrace.process.looks import Looks
 from leaktrace.process.member import Member
 from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
-from leaktrace.process.probes.object_plan import ObjectPlan
+from leaktrace.process.probes.object_plan import ObjectPlan, Way
+from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import Planner
 from leaktrace.process.probes.program_files import objects_of_program
@@ -50,7 +53,9 @@ class Target:
 
     process: Process
     command: StartedCommand | None = None  # where leaktrace has started it
-    parent: Member | None = None  # whose child it is, if it is followed
+    parent: Member | None = None  # whose child it is, if it is followed; an ancestor will do
+    parent_pid: int | None = None
+    is_only: bool = True  # that the user named
 
     @property
     def pid(self) -> int:
@@ -64,6 +69,8 @@ class Plans:
     target: Target
     planner: Planner
     objects: list[ObjectPlan]
+    pairs: PairPlanner | None
+    of_pairs: list[ObjectPlan]
     symbolizer: ProcessSymbolizer
     tables: TableFollower | None
 
@@ -88,7 +95,12 @@ class Planning:
         names = SymbolOptions(lines=options.report.lines, inlines=options.report.inlines)
         symbolizer = ProcessSymbolizer(target.pid, names, self.lookups)
         objects: list[ObjectPlan] = []
-        if not options.faults:
+        pairs, of_pairs = self._plan_pairs(target)
+        if not options.malloc:
+            planner.survey = None
+            if command is None:
+                symbolizer.refresh()
+        elif not options.faults:
             if command is not None:
                 subject = command.path
                 objects = planner.plan_command(command.path)
@@ -99,7 +111,7 @@ class Planning:
             if not objects and target.parent is None:
                 raise nothing_to_hook(subject, options.objects, planner.passed_over)
         if not with_tables:
-            return Plans(target, planner, objects, symbolizer, None)
+            return Plans(target, planner, objects, pairs, of_pairs, symbolizer, None)
         tables = TableFollower(target.pid, self.budget, symbolizer.object_behind, self.placed)
         if command is not None:
             assert compilation is not None  # a command is there from the start
@@ -108,7 +120,48 @@ class Planning:
             compilation.reserve(tables.plan(symbolizer.views.now.mappings))
         else:
             tables.place(symbolizer.views.now.mappings)
-        return Plans(target, planner, objects, symbolizer, tables)
+        return Plans(target, planner, objects, pairs, of_pairs, symbolizer, tables)
+
+    def _plan_pairs(self, target: Target) -> tuple[PairPlanner | None, list[ObjectPlan]]:
+        """The probes on functions that the user named. Raises LeaktraceError."""
+        options = self.options
+        if not options.pairs:
+            return None, []
+        way = way_of(options)
+        if way is Way.SAFE_RETURNS:
+            raise EnvironmentUnfitError(
+                "--pair is not supported here: it needs an x86-64 machine and attach cookies "
+                "(Linux 5.15)",
+                "leave out --pair",
+            )
+        is_named = target.parent is None
+        planner = PairPlanner(options.pairs, way=way, budget=self.budget, is_expected=is_named)
+        if target.parent is not None:
+            inherited = target.parent.traced.hooks.pairs
+            assert inherited is not None  # it is the same for all processes
+            planner.inherit(inherited)
+        if target.command is not None:
+            return planner, planner.plan_command(target.command.path)
+        return planner, planner.plan_process(target.pid, is_first=is_named and target.is_only)
+
+    def require_pairs(self, plans: Sequence[Plans]) -> None:
+        """Raise LeaktraceError if none of several processes has the functions of a pair."""
+        states = [plan.pairs.states for plan in plans if plan.pairs is not None]
+        absent = [
+            pair
+            for number, pair in enumerate(self.options.pairs)
+            if not any(of_process[number].is_found for of_process in states)
+        ]
+        if not absent:
+            return
+        planner = PairPlanner(absent, way=way_of(self.options), budget=self.budget)
+        found = planner.plan_process(
+            plans[0].target.pid,
+            is_first=True,
+            subject=f"the {len(plans)} processes" if len(plans) > 1 else "",
+        )
+        for plan in found:  # it was loaded meanwhile: the next look at the mappings finds it
+            plan.elf.close()
 
 
 @dataclass(frozen=True)
@@ -145,6 +198,7 @@ class Opening:
                 process=target.process,
                 options=self._hook_options(target),
                 planner=plans.planner,
+                pairs=plans.pairs,
                 attachments=attachments,
                 keeper=self.keeper,
                 watch=self._watch(target, closing_watch),
@@ -174,12 +228,18 @@ class Opening:
             self._attach(traced, plans, stack)
             looks = Looks(traced, self.events)
             stack.callback(looks.close)
-            return Member(traced, looks, target.parent, attachments, stack)
+            return Member(traced, looks, target.parent_pid, attachments, stack)
 
     def _attach(self, traced: Traced, plans: Plans, stack: ExitStack) -> None:
         mappings = traced.mappings()
         traced.own.follow(mappings)
         traced.hooks.attach_first(plans.objects, mappings, is_started=traced.is_started)
+        traced.hooks.attach_pairs(
+            plans.of_pairs,
+            mappings,
+            is_started=traced.is_started,
+            is_required=plans.target.parent is None,
+        )
         if traced.is_started:
             traced.hooks.attach_loader(mappings)
         if traced.faults is not None:
@@ -217,6 +277,7 @@ class Opening:
             probe_returns=self.options.probe_returns,
             hooks_loader=OBJECTS_PROGRAM in self.program.programs,
             verbose=self.options.report.verbose,
+            malloc=self.options.malloc,
         )
 
 

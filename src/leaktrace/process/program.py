@@ -25,8 +25,10 @@ from leaktrace.process.probes.allocators import (
     ENTRY_PROGRAMS,
     OBJECTS_PROGRAM,
     POINT_PROGRAM,
+    RELEASE_OF_PAIR_PROGRAM,
     RELEASE_PROGRAM,
     RETURN_PROGRAM,
+    START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
 from leaktrace.process.thread_pointer import thread_pointer_knobs
@@ -70,6 +72,8 @@ _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
 _BY_SHAPE = (*ENTRY_PROGRAMS, RETURN_PROGRAM)
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
+_LOADED_CAPACITY = 4096  # objects of the loader's lists
+_MOST_WITH_OWN_ROOM = 32  # processes; more share that
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
 # Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that
 # --trace gets.
@@ -97,6 +101,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "POINTS": int(uses_points(options)),
         "COUNT_FREED": int(counts_freed(options)),
         "IN_PID_NAMESPACE": int(not pids_are_global()),
+        "PAIRS": int(bool(options.pairs)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
     if options.command is None or options.follow:  # wait(2) returns the status of a command
@@ -141,13 +146,15 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "allocations": limits.max_allocs,
         "sites": limits.max_stacks,
         "stacks": limits.max_stacks,
-        "threads": limits.max_threads,
+        "threads": limits.max_threads * (1 + len(options.pairs)),
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         "region_events": event_pages(limits.event_buffer_bytes // _REGION_SHARE) * PAGE_BYTES,
         "file_mappings": FILE_CAPACITY * slots,
         "file_list": slots,
         "file_faults": slots,
-        "points": POINT_CAPACITY,
+        "points": POINT_CAPACITY if slots == 1 else 4 * POINT_CAPACITY,
+        "loaded": _LOADED_CAPACITY * min(slots, _MOST_WITH_OWN_ROOM),
+        "sent_objects": _LOADED_CAPACITY * min(slots, _MOST_WITH_OWN_ROOM),
         "suspended": _SUSPENDED_CAPACITY,
         "known_objects": MAX_KNOWN_OBJECTS,
         "session": slots,
@@ -183,11 +190,13 @@ class Program:
     sample_weights: Map | None
     files: FileMaps | None  # in page fault mode
     points: Map | None  # where calls are followed by points
+    suspended: Map | None  # the same
     region_events_fd: int
     trace_events_fd: int | None
     programs: dict[str, int]
     tallies: Map  # by abi.Tally and CPU
     unseen_releases: Map
+    pair_calls: Map | None  # with --pair, by space
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # by site, in the kernel
@@ -249,6 +258,8 @@ class Compilation:
             names += _BY_COOKIE if self._knobs["ENTER_BY_COOKIE"] else _BY_SHAPE
             if self._knobs["POINTS"]:
                 names.append(POINT_PROGRAM)
+            if self._knobs["PAIRS"]:
+                names += (RELEASE_OF_PAIR_PROGRAM, START_PROGRAM)
             if walker.uses_tables:
                 names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
@@ -288,6 +299,10 @@ class Compilation:
         def map_of(name: str, key: Any, value: Any, capacity: int) -> Map:  # noqa: ANN401
             return Map(name, loaded.maps[name], key, value, capacity)
 
+        def opaque(name: str) -> np.dtype[Any]:
+            """A value that user space only copies or clears."""
+            return np.dtype(f"V{loaded.value_bytes[name]}")
+
         per_cpu = np.dtype((np.uint64, (syscalls.possible_cpus(),)))
         throttle = map_of("throttle", abi.U32, abi.THROTTLE, 1) if knobs["THROTTLE"] else None
         sample_gaps = sample_weights = None
@@ -311,6 +326,7 @@ class Compilation:
                 ),
                 list=map_of("unwind_list", abi.U32, abi.UNWIND_LIST, room["unwind_list"]),
                 known=map_of("known_objects", abi.U64, abi.UNWIND_MAPPING, MAX_KNOWN_OBJECTS),
+                late=map_of("late_objects", abi.U32, opaque("late_objects"), room["late_objects"]),
             )
         return Program(
             allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),
@@ -326,7 +342,12 @@ class Compilation:
             sample_weights=sample_weights,
             files=files,
             points=(
-                map_of("points", abi.U32, abi.POINT, POINT_CAPACITY) if knobs["POINTS"] else None
+                map_of("points", abi.U32, abi.POINT, room["points"]) if knobs["POINTS"] else None
+            ),
+            suspended=(
+                map_of("suspended", abi.U64, opaque("suspended"), _SUSPENDED_CAPACITY)
+                if knobs["POINTS"]
+                else None
             ),
             region_events_fd=loaded.maps["region_events"],
             trace_events_fd=loaded.maps.get("trace_events"),
@@ -334,6 +355,11 @@ class Compilation:
             tallies=map_of("tallies", abi.U32, per_cpu, len(abi.Tally)),
             unseen_releases=map_of(
                 "unseen_releases", abi.U32, abi.UNSEEN_RELEASE, abi.UNSEEN_RELEASES
+            ),
+            pair_calls=(
+                map_of("pair_calls", abi.U32, abi.PAIR_CALLS, abi.SPACES)
+                if knobs["PAIRS"]
+                else None
             ),
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),

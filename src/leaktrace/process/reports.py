@@ -10,6 +10,7 @@ from leaktrace.model import Measure, Report
 from leaktrace.options import ProcessOptions
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
+from leaktrace.process.pair_reports import PairReports
 from leaktrace.process.tracer import Tracer
 
 
@@ -17,7 +18,12 @@ class ProcessReports:
     """Remembers what the next report is compared with."""
 
     def __init__(self, options: ProcessOptions, tracer: Tracer) -> None:
+        self._options = options
         self._tracer = tracer
+        self._pairs = [
+            PairReports(options, tracer, pair, space)
+            for space, pair in enumerate(options.pairs, start=1)
+        ]
         self._builder = FamilyBuilder(
             options,
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
@@ -31,11 +37,15 @@ class ProcessReports:
     def start_clock(self) -> None:
         """Recording has begun."""
         self._builder.start_clock()
+        for pair in self._pairs:
+            pair.start_clock()
 
     def forget(self) -> None:
         """A process has executed another program."""
         for number in self._tracer.take_executed():
             self._builder.forget(number)
+            for pair in self._pairs:
+                pair.forget(number)
 
     def build(self, final_reason: str | None) -> Report:
         """A report of this moment. `final_reason`: why it is the last one; None: it isn't."""
@@ -45,21 +55,34 @@ class ProcessReports:
             names.expect_last_report()
         snapshot = self._tracer.snapshot()
         members, first = list(family), family.first
+        info, counted = self._tracer.info(), [_counted(member) for member in members]
+        sections = tuple(
+            pair.build(one, info, counted, target_ended=has_ended, final_reason=final_reason)
+            for pair, one in zip(self._pairs, snapshot.sections, strict=True)
+        )
         report = self._builder.build(
             snapshot,
-            self._tracer.info(),
-            [_counted(member) for member in members],
+            info,
+            counted,
             first.memory.look(),
             first.memory.of_programs,
             remarks=self._tracer.remarks(),
             target_ended=has_ended,
             final_reason=final_reason,
         )
+        report = self._combined(report, sections)
         # Which names are missing is known only after the look-ups.
         notes = (*report.target.notes, *names.notes())
         ending = first.ending() if has_ended and len(members) == 1 else None
         family.forget_reported()
         return replace(report, ending=ending, target=replace(report.target, notes=notes))
+
+    def _combined(self, report: Report, sections: tuple[Report, ...]) -> Report:
+        """The report with sections for pairs; without malloc, the first of them with the others."""
+        if self._options.malloc:
+            return replace(report, sections=sections)
+        remarks = self._tracer.remarks()  # without those that compare malloc with the memory
+        return replace(sections[0], sections=sections[1:], losses=report.losses, remarks=remarks)
 
     # --- sampling --------------------------------------------------------------------------
 
@@ -79,7 +102,7 @@ def _counted(member: Member) -> Counted:
     return Counted(
         slot=member.number,
         pid=member.pid,
-        parent_pid=None if member.parent is None else member.parent.pid,
+        parent_pid=member.parent_pid,
         command=traced.process.read_name(),
         memory=None if member.has_ended else memory.look(),
         ending=member.ending() if member.has_ended else None,

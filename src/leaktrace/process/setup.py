@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from leaktrace.analysis.sampling import Sampling, gap_table, weight_table
+from leaktrace.bpf import support
 from leaktrace.bpf.events import EventStream
-from leaktrace.errors import LeaktraceError
+from leaktrace.errors import EnvironmentUnfitError, LeaktraceError
 from leaktrace.notices import notify
 from leaktrace.options import CommandTarget, ProcessOptions
 from leaktrace.printable import printable
@@ -28,6 +29,7 @@ from leaktrace.symbols.demangle import hurry_when
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.targets.access import require_access
 from leaktrace.targets.command import StartedCommand
+from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.targets.process import Process
 from leaktrace.targets.stopped import why_stopped
 from leaktrace.tracing.opening import closed_on_failure
@@ -67,6 +69,7 @@ def open_tracer(
     run is about to end, so that nothing is worth waiting for. Raises LeaktraceError.
     """
     hurry_when(interrupted)
+    options = _as_supported(options)
     lookups, slots = Lookups(interrupted), slot_count(options)
     planning = Planning(options, TableBudget(interrupted), lookups, PlacedTables(slots))
     with closed_on_failure() as stack:
@@ -103,6 +106,25 @@ def open_tracer(
             keeper=keeper,
             resources=stack,
         )
+
+
+def _as_supported(options: ProcessOptions) -> ProcessOptions:
+    """The same options, without what this kernel can't do for several processes.
+
+    Raises EnvironmentUnfitError where several processes were named.
+    """
+    if not options.may_be_several:
+        return options
+    if options.faults and not pids_are_global():
+        problem = "in a pid namespace, --faults traces one process"
+    elif not options.faults and not support.has_attach_cookie():
+        problem = "this kernel can't tell the probes of several processes apart (Linux 5.15 can)"
+    else:
+        return options
+    if options.command is None:
+        raise EnvironmentUnfitError(problem, "name one process, and leave out --follow")
+    notify(f"{problem}: children of the command are not traced")
+    return replace(options, follow=False)
 
 
 def _begin(options: ProcessOptions, closing: _Closing) -> list[Target]:
@@ -145,7 +167,7 @@ def _find(pids: Sequence[int], closing: _Closing, *, to_memory: bool) -> Iterato
             notify(f"not traced: {error.message}")
             continue
         count += 1
-        yield Target(process)
+        yield Target(process, is_only=len(pids) == 1)
     if first_error is not None and not count:
         raise first_error
 
@@ -176,6 +198,8 @@ def _plan(planning: Planning, targets: Sequence[Target], compilation: Compilatio
             notify(f"not traced: process {target.pid} ({target.process.name}): {error.message}")
     if not plans:
         raise refused[0]
+    if len(targets) > 1:
+        planning.require_pairs(plans)
     return plans
 
 
@@ -194,6 +218,7 @@ def _open(family: Family, opening: Opening, plans: Sequence[Plans], keeper: Keep
         except LeaktraceError as error:
             if len(plans) == 1 or isinstance(error, KeeperGoneError):
                 raise
+            family.give_back(slot)
             refused.append(error)
             notify(f"not traced: process {plan.target.pid}: {error.message}")
     if not len(family):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.process.kernel_tables import KernelTables
+from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.program import Program
 from leaktrace.targets.namespaces import pids_are_global
 
@@ -19,6 +19,7 @@ class Slot:
     program: Program
     number: int
     use: int = 0  # counts the processes that had it
+    since_ns: int = 0  # CLOCK_MONOTONIC; events from before are about a former process
 
     def session_now(self) -> np.void:
         """Its session (abi.SESSION)."""
@@ -39,6 +40,19 @@ class Slot:
         """The cookie of a probe: `what` is a function or the index of a point."""
         return what | self.number << abi.COOKIE_SLOT_SHIFT
 
+    def prepare(self) -> None:
+        """Before probes are attached: their programs must see which slot they are in."""
+        session = np.zeros(1, dtype=abi.SESSION)
+        session["slot"], session["use"] = self.number, self.use
+        self.program.session.update(self.number, session)
+
+    def execs(self, pid: int) -> int | None:
+        """How often a child has executed a program while it was not traced; None if the kernel
+        side doesn't know such a child."""
+        process = self.program.processes.lookup(pid)
+        is_waiting = process is not None and int(process["slot"]) == abi.NO_SLOT
+        return int(process["execs"]) if process is not None and is_waiting else None
+
     def arm(self, pid: int, *, follows: bool) -> None:
         """Record what this process allocates from now on. `follows`: see its children, too."""
         session = np.zeros(1, dtype=abi.SESSION)
@@ -54,8 +68,35 @@ class Slot:
             self.program.processes.update(pid, process)
 
     def clear(self) -> None:
-        """Prepare the slot for another process."""
-        self.program.session.update(self.number, np.zeros(1, dtype=abi.SESSION))
-        if self.program.tables is not None:
-            lists = self.program.tables.list
-            lists.update(self.number * abi.UNWIND_LISTS, np.zeros(1, dtype=abi.UNWIND_LIST))
+        """Prepare the slot for another process: forget all that this one left behind, except for
+        records, sites and stacks."""
+        program, number = self.program, self.number
+        self._forget_process(int(self.session_now()["tgid"]))
+        program.session.update(number, np.zeros(1, dtype=abi.SESSION))
+        if program.tables is not None:
+            lists, late = program.tables.list, program.tables.late
+            nothing = np.zeros(1, dtype=abi.UNWIND_LIST)
+            first = nothing["place"] = number * abi.UNWIND_LISTS
+            nothing["generation"] = 1 << 32  # of no image
+            lists.update(first, nothing)
+            for index in range(number * LATE_OBJECTS, (number + 1) * LATE_OBJECTS):
+                late.update(index, np.zeros(1, dtype=late.value))
+        if program.suspended is not None:
+            calls, _ = program.suspended.read_all()
+            program.suspended.delete_all(calls[calls >> np.uint64(abi.SLOT_SHIFT) == number])
+        places, unseen = program.unseen_releases.read_all()
+        for place in places[unseen["key"] >> np.uint64(abi.SLOT_SHIFT) == number].tolist():
+            program.unseen_releases.update(place, np.zeros(1, dtype=abi.UNSEEN_RELEASE))
+        if program.files is not None:
+            for one in (program.files.list, program.files.faults):
+                one.update(number, np.zeros(1, dtype=abi.U64))
+
+    def forget_process(self) -> None:
+        """The process has ended."""
+        self._forget_process(int(self.session_now()["tgid"]))
+
+    def _forget_process(self, tgid: int) -> None:
+        """Unless another process has the same id by now."""
+        process = self.program.processes.lookup(tgid)
+        if process is not None and int(process["slot"]) == self.number:
+            self.program.processes.delete(tgid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import MAX_SLOTS
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.spaces import divide
 from leaktrace.process.program import Program
 from leaktrace.process.regions import RegionLedger
 from leaktrace.process.traced import Traced
@@ -23,8 +24,10 @@ def take_snapshot(
     *,
     combined_only: bool,
     count_unit: int = 1,
+    pair_count: int = 0,
 ) -> Snapshot:
-    """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py).
+    """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py). What
+    pairs of functions allocated, 1 to `pair_count`, is in sections of its own.
 
     The maps change while they are read. A record that is there all the while is read exactly
     once; one that comes or goes meanwhile may be missed, and the counters of a site may be a few
@@ -37,14 +40,16 @@ def take_snapshot(
     if not combined_only:
         records = _records_of(program, traced, images)
     keys, sites = program.sites.read_all()
-    current = images.generations[sites["slot"]] == sites["generation"]
+    slots, spaces = sites["owner"] >> np.uint16(4), sites["owner"] & np.uint16(abi.SPACES - 1)
+    current = images.generations[slots] == sites["generation"]
     by_slot = {one.slot.number: one for one in traced}
     for index in np.nonzero(current & (sites["is_region"] != 0))[0].tolist():
-        current[index] = not by_slot[int(sites["slot"][index])].own.is_own(int(keys[index]))
+        current[index] = not by_slot[int(slots[index])].own.is_own(int(keys[index]))
     site_ids, sites = keys[current].astype(np.uint64), sites[current]
+    rows = {stack_id: row for row, stack_id in enumerate(site_ids.tolist())}
     for one in traced:
-        _count_freed_regions(site_ids, sites, one.regions, count_unit)
-    return Snapshot(
+        _count_freed_regions(rows, sites, one.regions, count_unit)
+    snapshot = Snapshot(
         time_ns=time_ns,
         generation=traced[0].generation,
         addresses=records.addresses,
@@ -55,8 +60,9 @@ def take_snapshot(
         region_count=records.region_count,
         freed_is_counted=program.freed_is_counted,
         record_slots=records.slots,
-        site_slots=sites["slot"],
+        site_slots=slots[current],
     )
+    return divide(snapshot, records.spaces, spaces[current], pair_count)
 
 
 @dataclass(frozen=True)
@@ -84,31 +90,43 @@ class _Records:
     addresses: NDArray[np.uint64]
     values: NDArray[np.void]
     slots: NDArray[np.uint16]
+    spaces: NDArray[np.uint8]
     region_count: int = 0
 
     @classmethod
     def empty(cls) -> _Records:
         nothing = np.empty(0, dtype=np.uint64)
-        return cls(nothing, np.empty(0, dtype=abi.ALLOCATION), nothing.astype(np.uint16))
+        return cls(
+            nothing,
+            np.empty(0, dtype=abi.ALLOCATION),
+            nothing.astype(np.uint16),
+            nothing.astype(np.uint8),
+        )
 
 
-def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> _Records:
-    keys, values = program.allocations.read_all()
-    keys = keys.astype(np.uint64, copy=False)
+def _blocks_of(keys: NDArray[np.uint64], values: NDArray[np.void], images: _Images) -> _Records:
+    """The records of the map, without those that an exec or a process has left behind."""
     slots = (keys >> np.uint64(abi.SLOT_SHIFT)).astype(np.uint16)
-    # An exec leaves the records of the image before it behind.
     current = values["time_ns"] >= images.exec_times_ns[slots]
     if not current.all():
         keys, values, slots = keys[current], values[current], slots[current]
     addresses = keys & np.uint64((1 << abi.SPACE_SHIFT) - 1)
+    spaces = (keys >> np.uint64(abi.SPACE_SHIFT) & np.uint64(abi.SPACES - 1)).astype(np.uint8)
+    return _Records(addresses, values, slots, spaces)
+
+
+def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> _Records:
+    keys, values = program.allocations.read_all()
+    blocks = _blocks_of(keys.astype(np.uint64, copy=False), values, images)
     regions = [_regions_of(one) for one in traced]
     count = sum(len(one.values) for one in regions)
     if not count:  # spare a copy of what may be millions
-        return _Records(addresses, values, slots)
+        return blocks
     return _Records(
-        np.concatenate([addresses, *(one.addresses for one in regions)]),
-        np.concatenate([values, *(one.values for one in regions)]),
-        np.concatenate([slots, *(one.slots for one in regions)]),
+        np.concatenate([blocks.addresses, *(one.addresses for one in regions)]),
+        np.concatenate([blocks.values, *(one.values for one in regions)]),
+        np.concatenate([blocks.slots, *(one.slots for one in regions)]),
+        np.concatenate([blocks.spaces, *(one.spaces for one in regions)]),
         count,
     )
 
@@ -121,22 +139,18 @@ def _regions_of(traced: Traced) -> _Records:
     if left_out:
         counted = ~np.isin(of_stack, np.array(left_out, dtype=np.uint64))
         addresses, values = addresses[counted], values[counted]
-    return _Records(addresses, values, np.full(len(values), traced.slot.number, dtype=np.uint16))
+    slots = np.full(len(values), traced.slot.number, dtype=np.uint16)
+    return _Records(addresses, values, slots, np.zeros(len(values), dtype=np.uint8))
 
 
 def _count_freed_regions(
-    site_ids: NDArray[np.uint64],
-    sites: NDArray[np.void],
-    regions: RegionLedger,
-    count_unit: int,
+    rows: Mapping[int, int], sites: NDArray[np.void], regions: RegionLedger, count_unit: int
 ) -> None:
-    """The kernel side counts what was mapped. What was unmapped since is only in the ledger."""
-    freed = regions.freed()
-    if not freed:
-        return
-    for index, stack_id in enumerate(site_ids.tolist()):
-        totals = freed.get(stack_id)
-        if totals is not None:
+    """The kernel side counts what was mapped. What was unmapped since is only in the ledger.
+    `rows`: of the sites, by stack id."""
+    for stack_id, totals in regions.freed().items():
+        row = rows.get(stack_id)
+        if row is not None:
             # Arithmetic modulo 2**64: a hole can leave more regions than calls were made.
-            sites["freed_bytes"][index] += np.uint64(totals.bytes % (1 << 64))
-            sites["freed_count"][index] += np.uint64(totals.count * count_unit % (1 << 64))
+            sites["freed_bytes"][row] += np.uint64(totals.bytes % (1 << 64))
+            sites["freed_count"][row] += np.uint64(totals.count * count_unit % (1 << 64))

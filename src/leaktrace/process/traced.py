@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -45,7 +46,9 @@ class Traced:
     faults: PageFaults | None  # in page fault mode
     notes: Notes
     regions: RegionLedger = field(default_factory=RegionLedger)
-    same_sites: SameSites = field(default_factory=SameSites)
+    same_sites: defaultdict[int, SameSites] = field(
+        default_factory=lambda: defaultdict(SameSites)  # by space
+    )
     look_times: LookTimes = field(default_factory=LookTimes)
     generation: int = 0
     begun: int | None = None  # the generation that is stopped at its first call, until a look
@@ -78,6 +81,15 @@ class Traced:
     def is_mapped(self, path: str) -> bool:
         """Whether code of this file was mapped at the last look."""
         return bool(self._mapped & {path, os.path.realpath(path)})
+
+    def has_mapped(self, path: str) -> bool:
+        """The same for a file that was hooked. The objects of a command are planned before they are
+        mapped, and those of a new program are not known at once."""
+        return (
+            self.generation <= self.first_generation
+            or bool(self.look_times)
+            or self.is_mapped(path)
+        )
 
     def hooked(self) -> list[HookedObject]:
         """The objects that events come from: after an exec, only those that the new program has
@@ -112,7 +124,7 @@ class Traced:
         self.generation = generation
         self.regions.clear()
         self.own.forget()
-        self.same_sites = SameSites()
+        self.same_sites.clear()
         self.hooks.loader = None
         self.names.forget()
         name = self.process.read_name()
@@ -168,6 +180,12 @@ class Traced:
             self._notice_children(traced_pids)
         if self.faults is None:
             self.hooks.completeness.look(self.mappings(), self.generation)
+
+    def notice_older_children(self, traced_pids: Collection[int]) -> None:
+        """Note that there are children from before the trace: only later ones are followed."""
+        older = [pid for pid in self.process.children() if pid not in traced_pids]
+        if self.command is None and older:
+            self.children_note = notes.of_older_children(older)
 
     def _notice_children(self, traced_pids: Collection[int]) -> None:
         """Note that there are children. They are not traced, and without that note a report would

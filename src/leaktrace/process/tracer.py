@@ -6,8 +6,9 @@ process/setup.py opens a tracer with the probes attached. session/run.py drives 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.bpf.events import EventStream
 from leaktrace.model import Remark, TargetInfo
-from leaktrace.options import ProcessOptions
+from leaktrace.options import Pair, ProcessOptions
 from leaktrace.process.attach.keeper import Keeper
 from leaktrace.process.cost import CostMeter
 from leaktrace.process.event_intake import EventDispatch
@@ -66,7 +67,10 @@ class Tracer:
         self.family = family
         self.names = FamilyNames(program.stacks, family)
         self._executed: set[int] = set()
-        self._name_call = CallNamer(functions, self.names.stack_of, options.report)
+        of_pairs, unsized = _functions_of(options.pairs)
+        self._name_call = CallNamer(
+            functions | of_pairs, self.names.stack_of, options.report, unsized
+        )
 
     @property
     def first(self) -> Traced:
@@ -80,6 +84,10 @@ class Tracer:
         """
         for member in self.family:
             member.arm(follows=self.family.follows)
+        if self.family.follows:
+            pids = {member.pid for member in self.family}
+            for member in self.family:
+                member.traced.notice_older_children(pids)
 
     def throttle(self, rate: int) -> Sampling:
         """Record one allocation in `rate` from now on. Returns how records are to be weighed.
@@ -105,10 +113,13 @@ class Tracer:
         is_needed = asked.report.verbose or asked.max_overhead_percent is not None
         return CostMeter(
             self._program,
-            lambda: [member.traced.process for member in self.family],
-            self.first.hooks.stepped_share,
+            lambda: [member.traced.process for member in self.family.living],
+            self._stepped_share,
             measure_programs=is_needed,
         )
+
+    def _stepped_share(self) -> float:
+        return self.first.hooks.stepped_share()  # the first one changes when processes end
 
     # --- while it runs ---------------------------------------------------------------------
 
@@ -143,7 +154,7 @@ class Tracer:
         executed = False
         for member in self.family:
             traced = member.traced
-            member.looks.take_in()
+            member.looks.look_if_asked()
             if messages:
                 member.looks.note_lost_loads()
             generation = traced.slot.generation()
@@ -153,7 +164,6 @@ class Tracer:
                 executed = True
                 self._executed.add(member.number)
                 member.memory.begin_program()
-        self.family.follow_forks()
         return self._traced_calls(messages, left_out), executed
 
     def take_executed(self) -> set[int]:
@@ -171,6 +181,7 @@ class Tracer:
         # Before its exec, a command is a copy of leaktrace: its calls are not the user's program's.
         return (
             member is not None
+            and int(call["time_ns"]) >= member.traced.slot.since_ns
             and int(call["generation"]) >= member.traced.first_generation
             and not member.traced.own.hides(call)
         )
@@ -199,6 +210,7 @@ class Tracer:
             [member.traced for member in family],
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
+            pair_count=len(self._options.pairs),
         )
         # The names of these stacks may depend on what was loaded before the last of them.
         pids = {member.pid for member in family.living}
@@ -208,8 +220,20 @@ class Tracer:
             member.looks.note_lost_loads()
         first = self.first
         if len(family) == 1 and first.symbolizer.views.has_changed:
-            return first.same_sites.merge(snapshot, first.names.locations_of)
+            whole = (snapshot, *snapshot.sections)
+            merged = [
+                first.same_sites[space].merge(one, first.names.locations_of)
+                for space, one in enumerate(whole)
+            ]
+            return replace(merged[0], sections=tuple(merged[1:]))
         return snapshot
+
+    def pair_calls(self, space: int) -> np.void:
+        """Calls of a pair's functions that its records can't explain (abi.PAIR_CALLS)."""
+        assert self._program.pair_calls is not None  # there is a pair
+        calls = self._program.pair_calls.lookup(space)
+        assert calls is not None  # an array has all its entries
+        return calls
 
     def info(self) -> TargetInfo:
         """The processes as reports describe them."""
@@ -223,3 +247,19 @@ class Tracer:
     def close(self) -> None:
         """Detach the probes, close the maps, and end the command if leaktrace started one."""
         self._resources.close()
+
+
+def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
+    """The functions of pairs by their codes in trace events, and the codes of those that have no
+    sizes."""
+    names: dict[int, str] = {}
+    unsized: set[int] = set()
+    for space, pair in enumerate(pairs, start=1):
+        codes = {
+            abi.Function.PAIR + space: pair.allocate,
+            abi.Function.PAIR_RELEASE + space: pair.release,
+        }
+        names |= codes
+        if not pair.is_sized:
+            unsized |= set(codes)
+    return names, unsized

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 
@@ -18,5 +19,5 @@ class Untraced:
 
     def refuse(self, message: str, pid: int) -> None:
         """A child was refused with this message, which may name it."""
-        text = message.replace(f"process {pid}", "the process").replace(str(pid), "it")
+        text = re.sub(rf"\bprocess {pid}\b", "the process", message)
         self.refused[text] = self.refused.get(text, 0) + 1

@@ -20,6 +20,7 @@ from leaktrace.model import (
     Frame,
     Loss,
     MemoryKinds,
+    PairInfo,
     ProcessLine,
     Remark,
     Report,
@@ -95,6 +96,16 @@ def report_object(report: Report) -> Object:
         shown["by_process"] = [
             {"pid": part.target.pid, **_part(part)} for part in report.by_process
         ]
+    if report.pair is not None:
+        shown["section"] = printable(report.section or "")
+        shown["pair"] = _pair(report.pair)
+        if report.is_counted:
+            shown = _counted(shown)
+    if report.pair is not None or (report.sections and report.target.kind != "kernel"):
+        shown["sections"] = [
+            {"section": printable(section.section or ""), **_part(section)}
+            for section in report.sections
+        ]
     if report.target.kind == "kernel":
         shown["section"] = report.section
         shown["sections"] = [
@@ -109,8 +120,8 @@ def report_object(report: Report) -> Object:
 
 
 def _part(report: Report) -> Object:
-    """Another allocator of the kernel, or one of several processes: the fields that differ from
-    the main report."""
+    """Another allocator of the kernel, a pair of functions, or one of several processes: the fields
+    that differ from the main report."""
     shown: Object = {
         "outstanding": _total(report.outstanding),
         "growth_bytes": report.growth_bytes,
@@ -121,6 +132,10 @@ def _part(report: Report) -> Object:
     }
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    if report.pair is not None:
+        shown["pair"] = _pair(report.pair)
+        if report.is_counted:
+            shown = _counted(shown)
     return shown
 
 
@@ -142,6 +157,37 @@ def _process(line: ProcessLine) -> Object:
 
 def _ending(ending: Ending | None) -> Object | None:
     return None if ending is None else {"status": ending.status, "signal": ending.signal}
+
+
+def _pair(pair: PairInfo) -> Object:
+    return {
+        "allocate": printable(pair.allocate),
+        "release": printable(pair.release),
+        "objects": [printable(one) for one in pair.objects],
+        "sized": pair.is_sized,
+        "other_releases": pair.other_releases,
+        "returned_again": pair.returned_again,
+    }
+
+
+_SIZES = ("bytes", "growth_bytes", "allocated_bytes", "freed_bytes")
+
+
+def _counted(shown: Object) -> Object:
+    """The figures of objects without sizes: no bytes, and growth as a count."""
+    plain: Object = {}
+    for key, value in shown.items():
+        if key in ("outstanding", "younger"):
+            plain[key] = {**value, "bytes": None}
+        elif key in ("sites", "allocations", "processes"):
+            plain[key] = [_counted(one) for one in value]
+        elif key in _SIZES:
+            plain[key] = None
+            if key == "growth_bytes":
+                plain["growth_count"] = value
+        else:
+            plain[key] = value
+    return plain
 
 
 def _slab(slab: SlabGrowth) -> Object:

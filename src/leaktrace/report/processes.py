@@ -51,6 +51,11 @@ def _descends(pid: int, ancestor: int, parents: dict[int, int | None]) -> bool:
     return False
 
 
+def change_in_words(report: Report, change: int) -> str:
+    """A change of what is outstanding, always with a sign; of objects without sizes, a count."""
+    return f"{change:+,}" if report.is_counted else units.size_change(change)
+
+
 def processes_in_words(report: Report) -> str:
     """ "in 9 processes"."""
     count = len(report.processes)
@@ -92,13 +97,13 @@ def others_line(report: Report, width: int) -> Iterator[Text]:
         return
     about = _about(report)
     text = f"  ... and {len(others):,} more: "
-    text += about + units.size(sum(line.outstanding.bytes for line in others))
+    text += about + _held(report, sum(line.outstanding.bytes for line in others))
     if report.growth_bytes is not None:
         growth = sum(
             line.outstanding.bytes if line.growth_bytes is None else line.growth_bytes
             for line in others
         )
-        text += f", {about}{units.size_change(growth)}"
+        text += f", {about}{change_in_words(report, growth)}"
     yield _fitted(Text(text), width)
     yield Text()
 
@@ -120,11 +125,15 @@ class _Row:
 _HEADINGS = _Row("pid", "command", "outstanding", "growth", "RSS", "", "", 0)
 
 
+def _held(report: Report, held: int) -> str:
+    return units.number(held) if report.is_counted else units.size(held)
+
+
 def _row(line: ProcessLine, report: Report) -> _Row:
     about, resident = _about(report), line.resident
     growth = ""
     if line.growth_bytes is not None:
-        growth = about + units.size_change(line.growth_bytes)
+        growth = about + change_in_words(report, line.growth_bytes)
     elif report.growth_bytes is not None:
         growth = "new"
     change = None
@@ -135,7 +144,7 @@ def _row(line: ProcessLine, report: Report) -> _Row:
     return _Row(
         pid=str(line.pid),
         command=printable(line.command),
-        outstanding=about + units.size(line.outstanding.bytes),
+        outstanding=about + _held(report, line.outstanding.bytes),
         growth=growth,
         resident="" if resident is None else units.size(resident.bytes),
         change="" if change is None else f" ({units.size_change(change)})",

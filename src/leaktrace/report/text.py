@@ -20,7 +20,7 @@ control codes.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, TextIO
@@ -33,6 +33,7 @@ from leaktrace.model import (
     Event,
     Loss,
     Measure,
+    PairInfo,
     Report,
     ResidentMemory,
     Site,
@@ -52,6 +53,7 @@ from leaktrace.report.layout import wrapped as _wrapped
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.processes import (
     MOST_PROCESSES,
+    change_in_words,
     family_in_words,
     others_line,
     process_lines,
@@ -164,15 +166,15 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     sites = units.counted(report.site_count, "site")
     label = "new pages " if report.measure is Measure.FAULTS else "outstanding "
     if report.section is not None:
-        label = f"{printable(report.section)}: {label}"
-    total = _total(report.outstanding, about, _noun(report), report.error)
+        label = f"{_section_name(report)}: {label}"
+    total = _total(report, report.outstanding, report.error)
     fields = [Text(label).append(total, "bold")]
     if report.younger.count == 0 and report.site_count:
         fields[0].append(f" at {sites}")
     if report.processes:
         fields = _joined(fields[0], Text(processes_in_words(report)), width)
     if report.growth_bytes is not None:
-        change = f"{about}{units.size_change(report.growth_bytes)} since the previous report"
+        change = f"{about}{change_in_words(report, report.growth_bytes)} since the previous report"
         fields.append(Text(change, change_style(report.growth_bytes)))
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
@@ -183,10 +185,10 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
             report.outstanding.count - report.younger.count,
         )
         age = units.age(report.older_ms * 1_000_000)
-        left_out = f"younger than {age}, left out below: {_total(report.younger, about)}"
+        left_out = f"younger than {age}, left out below: {_total(report, report.younger)}"
         yield from _wrapped("  ", left_out, width)
         if report.site_count or older.count > 0:  # otherwise _sites says it
-            yield from _wrapped("  ", f"older, at {sites}: {_total(older, about)}", width)
+            yield from _wrapped("  ", f"older, at {sites}: {_total(report, older)}", width)
     for remark in report.remarks:
         if not remark.kind.is_of_completeness:
             hint = f" ({remark.hint})" if remark.hint else ""
@@ -195,6 +197,14 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
         yield from _wrapped("  ", slab_growth_in_words(report.slab), width)
     if report.untraced:
         yield from _wrapped("  not traced: ", untraced_in_words(report.untraced), width, "yellow")
+
+
+def _section_name(report: Report) -> str:
+    """The allocator of the kernel; or the function of a pair, and which objects define it."""
+    if report.pair is None:
+        return printable(report.section or "")
+    where = ", ".join(printable(one) for one in report.pair.objects) or "not loaded"
+    return f"{printable(report.pair.allocate)} ({where})"
 
 
 def _resident(resident: ResidentMemory) -> str:
@@ -212,7 +222,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         by_site[allocation.site_id].append(allocation)
 
     if not report.sites and not report.site_count:
-        nothing = f"no outstanding allocations{_older_than(report)}"
+        nothing = f"no outstanding {_noun(report)}s{_older_than(report)}"
         if report.measure is Measure.FAULTS:
             nothing = "no new pages"
         yield from _wrapped("  ", nothing, width)
@@ -229,12 +239,32 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
             yield Text("    ").append_text(line)
         if site.stack.end in _STACK_ENDS:
             yield from _wrapped("    (", f"{_STACK_ENDS[site.stack.end]})", width, "yellow")
-        yield from _allocations(by_site.pop(site.id, []))
+        yield from _allocations(report, by_site.pop(site.id, []))
         yield Text()
     yield from _rest(report, width)
     if by_site:
-        yield Text("  allocations at sites that are not shown:")
-        yield from _allocations([one for several in by_site.values() for one in several])
+        yield Text(f"  {_noun(report)}s at sites that are not shown:")
+        yield from _allocations(report, [one for several in by_site.values() for one in several])
+        yield Text()
+    if report.pair is not None:
+        yield from _unexplained(report.pair, width)
+
+
+def _unexplained(pair: PairInfo, width: int) -> Iterator[Text]:
+    """Calls that can mean that objects count references, or are released in another way."""
+    allocate, release = printable(pair.allocate), printable(pair.release)
+    if pair.other_releases:
+        calls = units.counted(pair.other_releases, "call")
+        text = f"{calls} of {release} released what {allocate} has not returned since tracing "
+        text += "began, or what was released before: older objects, counted references, or another "
+        text += "argument is the HANDLE"
+        yield from _wrapped("  ", text, width)
+    if pair.returned_again:
+        calls = units.counted(pair.returned_again, "call")
+        text = f"in {calls} {allocate} returned an object that was outstanding: it was released in "
+        text += "another way, or its references are counted (each object is shown once)"
+        yield from _wrapped("  ", text, width)
+    if pair.other_releases or pair.returned_again:
         yield Text()
 
 
@@ -302,26 +332,27 @@ def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
 def _site_row(site: Site, report: Report, noun: str) -> tuple[str, ...]:
     about, growth = _about(report), site.growth_bytes
     return (
-        about + units.size(site.bytes),
+        "" if report.is_counted else about + units.size(site.bytes),
         "" if site.error is None else _error(site.error),
         units.share(site.bytes, report.outstanding.bytes),
         about + units.counted(site.count, noun),
-        "" if growth is None else about + units.size_change(growth),
+        "" if growth is None else about + change_in_words(report, growth),
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
     )
 
 
-def _allocations(allocations: list[Allocation]) -> Iterator[Text]:
+def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text]:
     """Single allocations, oldest first."""
     for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
-        size = f"{units.number(one.size_bytes)} bytes"
+        size = f"  {units.number(one.size_bytes) + ' bytes':>16}"
+        if report.is_counted:
+            size = ""
         whose = "" if one.pid is None else f"  pid {one.pid}"
-        yield Text(f"      {one.address:#x}  {size:>16}  {units.age(one.age_ns)} old{whose}")
+        yield Text(f"      {one.address:#x}{size}  {units.age(one.age_ns)} old{whose}")
 
 
 def _rest(report: Report, width: int) -> Iterator[Text]:
     """What is outstanding and old enough, but not at the sites shown."""
-    about = _about(report)
     shown = sum(site.bytes for site in report.sites), sum(site.count for site in report.sites)
     rest = Total(
         report.outstanding.bytes - report.younger.bytes - shown[0],
@@ -335,7 +366,7 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     else:
         return
     share = units.share(rest.bytes, report.outstanding.bytes)
-    total = f"{label}: {_total(rest, about, _noun(report))}{f' ({share})' if share else ''}"
+    total = f"{label}: {_total(report, rest)}{f' ({share})' if share else ''}"
     yield from _wrapped("  ", total, width)
     yield Text()
 
@@ -351,9 +382,7 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", cost_in_words(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]
-    ends = [
-        f"{count:,} {_END_WORDS.get(end, end)}" for end, count in report.stack_ends.items() if count
-    ]
+    ends = [f"{count:,} {_END_WORDS.get(end, end)}" for end, count in _stack_ends(report) if count]
     if ends:
         fields.append(Text(f"stacks: {', '.join(ends)}"))
     yield from _flowed(fields, width)
@@ -367,6 +396,15 @@ def _cut_off(report: Report, width: int) -> Iterator[Text]:
             yield from _advised("cut off: ", text, loss.hint, width, "yellow")
 
 
+def _stack_ends(report: Report) -> Iterable[tuple[StackEnd, int]]:
+    """Of all sections about the process; of the kernel, of the first one."""
+    ends = Counter(report.stack_ends)
+    for section in report.sections:
+        if section.pair is not None:
+            ends.update(section.stack_ends)
+    return ends.items()
+
+
 def _loss(loss: Loss, width: int) -> Iterator[Text]:
     known_size = f" ({units.size(loss.bytes)})" if loss.bytes is not None else ""
     text = f"{units.loss_in_words(loss)}{known_size}"
@@ -375,6 +413,8 @@ def _loss(loss: Loss, width: int) -> Iterator[Text]:
 
 def _noun(report: Report) -> str:
     """What is counted, in the singular."""
+    if report.pair is not None:
+        return "object"
     return "fault" if report.measure is Measure.FAULTS else "allocation"
 
 
@@ -391,9 +431,13 @@ def _error(error: Total) -> str:
     return f"±{units.size(error.bytes)}"
 
 
-def _total(total: Total, about: str, noun: str = "allocation", error: Total | None = None) -> str:
+def _total(report: Report, total: Total, error: Total | None = None) -> str:
+    about = _about(report)
+    count = f"{about}{units.counted(total.count, _noun(report))}"
+    if report.is_counted:
+        return count
     size = f"{about}{units.size(total.bytes)}{'' if error is None else f' {_error(error)}'}"
-    return f"{size} in {about}{units.counted(total.count, noun)}"
+    return f"{size} in {count}"
 
 
 def _joined(one: Text, other: Text, width: int) -> list[Text]:

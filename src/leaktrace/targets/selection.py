@@ -87,9 +87,9 @@ def processes_in_cgroup(path: str) -> tuple[int, ...]:
     """
     folder = _folder_of(path)
     found: set[int] = set()
-    for procs in (folder / "cgroup.procs", *folder.rglob("cgroup.procs")):
-        with suppress(OSError):  # threaded groups have none; a group may be removed meanwhile
-            found |= {int(word) for word in procs.read_text().split()}
+    for group, _, _ in os.walk(folder):  # which ignores groups that are removed meanwhile
+        with suppress(OSError):  # threaded groups have no processes
+            found |= {int(word) for word in (Path(group) / "cgroup.procs").read_text().split()}
     found -= _own_processes() | {0}  # 0: a process of another pid namespace
     if not found:
         raise TargetError(
@@ -109,10 +109,11 @@ def _folder_of(path: str) -> Path:
         if (candidate / "cgroup.procs").exists():
             return candidate
     names: dict[str, Path] = {}
-    for procs in _CGROUPS.rglob("cgroup.procs"):
-        if procs.parent.name == path:
-            return procs.parent
-        names[procs.parent.name] = procs.parent
+    for group, _, files in os.walk(_CGROUPS):
+        if "cgroup.procs" in files:
+            if Path(group).name == path:
+                return Path(group)
+            names[Path(group).name] = Path(group)
     near = difflib.get_close_matches(given.name, list(names), _MOST_NEAR)
     raise TargetError(
         f"there is no control group {printable(path)}",

@@ -6,7 +6,7 @@ calls are shown in pieces, and the run can stop between two pieces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,21 +26,25 @@ class CallNamer:
         functions: Mapping[int, str],
         stack_of: Callable[[int], Stack],
         asked: ReportOptions,
+        unsized: Container[int] = (),
     ) -> None:
-        """`functions`: names by function code; `stack_of` returns the stack of a stack id."""
+        """`functions`: names by function code; `stack_of` returns the stack of a stack id;
+        `unsized`: functions whose size means nothing."""
         self._functions = functions
+        self._unsized = unsized
         self._stack_of = stack_of
         self._asked = asked
 
     def __call__(self, event: np.void) -> Event:
         size, stack_id = int(event["size"]), int(event["stack_id"])
+        function = int(event["function"])
         stack = readable(self._stack_of(stack_id), self._asked) if stack_id else None
         return Event(
             time_ns=int(event["time_ns"]),
             tid=int(event["tid"]),
             kind=CALL_KINDS[abi.EventCode(int(event["kind"]))],
-            function=self._functions.get(int(event["function"]), "?"),
-            size_bytes=None if size == abi.UNKNOWN_SIZE else size,
+            function=self._functions.get(function, "?"),
+            size_bytes=(None if size == abi.UNKNOWN_SIZE or function in self._unsized else size),
             address=int(event["address"]),
             frames=() if stack is None else stack.frames,
         )

@@ -11,7 +11,7 @@ from harness.target import Target
 from harness.tracer import Tracer
 
 # Reports follow each other fast: a process that is in one is traced.
-OFTEN = ("--format", "json", "-o", "0", "-T", "100000", "0.2")
+OFTEN = ("0.2", "--format", "json", "-o", "0", "-T", "100000")
 
 
 def processes_of(report: Report) -> dict[int, dict[str, Any]]:

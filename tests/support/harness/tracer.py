@@ -118,7 +118,9 @@ class Tracer:
 
     def await_armed(self) -> Self:
         """Wait until leaktrace says that its probes are attached."""
-        self.stderr.until(lambda line: re.search(r"tracing pid \d+", line) is not None)
+        self.stderr.until(
+            lambda line: re.search(r"tracing (pid|[\d,]+ processes)", line) is not None
+        )
         return self
 
     def next_report(self) -> Report:

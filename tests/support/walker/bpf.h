@@ -102,6 +102,8 @@
 #define PT_REGS_PARM2(ctx) ((ctx)->si)
 #define PT_REGS_PARM3(ctx) ((ctx)->dx)
 #define PT_REGS_PARM4(ctx) ((ctx)->cx)
+#define PT_REGS_PARM5(ctx) ((ctx)->r8)
+#define PT_REGS_PARM6(ctx) ((ctx)->r9)
 #define PT_REGS_FP(ctx) ((ctx)->bp)
 #define PT_REGS_RC(ctx) ((ctx)->ax)
 #define PT_REGS_IP(ctx) ((ctx)->ip)

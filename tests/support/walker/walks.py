@@ -124,6 +124,7 @@ class Walks:
             mappings=array("mappings", mapping, capacity.mappings),
             list=array("list", abi.UNWIND_LIST, abi.UNWIND_LISTS),
             known=cast(Map, _HashMap(self.machine, "known_objects")),
+            late=cast(Map, None),  # only cleared, for another process
         )
 
     # --- walks ---

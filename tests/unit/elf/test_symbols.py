@@ -12,7 +12,9 @@ from leaktrace.elf.symbols import (
     RawSymbols,
     SymbolMatch,
     SymbolTable,
+    all_functions,
     find_functions,
+    function_names,
     symbol_dtype,
 )
 
@@ -197,3 +199,24 @@ def test_any_bytes_are_survived(entries: bytes, strings: bytes) -> None:
     for vaddr in (0, 1, 0x1000, 1 << 40, (1 << 64) - 1, 1 << 64, -1):
         built.lookup(vaddr)
     find_functions([damaged], ["a", "free"])
+
+
+def test_every_function_of_a_name() -> None:
+    dynamic = raw(Symbol("open", 0x1000), Symbol("open", 0x1100), versions=[2, 0x8003])
+    static = raw(
+        Symbol("open", 0x1000),
+        Symbol("open", 0x1200, binding=LOCAL),
+        Symbol("opened", 0x1300),
+        Symbol("open", 0x1400, kind=OBJECT),
+    )
+    found = all_functions([dynamic, static], "open")
+    assert [one.vaddr for one in found] == [0x1000, 0x1100, 0x1200]
+    assert all_functions([dynamic, static], "ope") == ()
+    (chosen,) = all_functions([raw(Symbol("memcpy", 0x1000, kind=IFUNC))], "memcpy")
+    assert chosen.is_ifunc
+
+
+def test_the_names_of_functions() -> None:
+    tables = [raw(Symbol("a", 0x1000), Symbol("b", 0x1010)), raw(Symbol("a", 0x1000))]
+    assert function_names(tables, 10) == ["a", "b"]
+    assert function_names(tables, 1) == ["a"]

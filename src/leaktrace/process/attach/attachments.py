@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leaktrace.abi import process as abi
 from leaktrace.bpf import links
 from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.maps import Map
@@ -69,11 +70,14 @@ class _Placed:
     offset: int
     cookie: int
     is_required: bool = False
+    space: int = 0  # of a function that the user named
 
 
 def _entry(probe: Probe) -> _Placed:
     hook = probe.hook
-    return _Placed(hook.symbol, hook.program, probe.offset, hook.cookie, hook.is_required)
+    return _Placed(
+        hook.symbol, hook.program, probe.offset, hook.cookie, hook.is_required, hook.space
+    )
 
 
 class Lifecycle:
@@ -202,7 +206,13 @@ class Attachments:
             return []
         first = self._points.store(probes)
         return [
-            _Placed(probe.point.function.name.lower(), "", probe.offset, first + number)
+            _Placed(
+                probe.point.function.name.lower(),
+                "",
+                probe.offset,
+                first + number | probe.space << abi.COOKIE_SPACE_SHIFT,
+                space=probe.space,
+            )
             for number, probe in enumerate(probes)
         ]
 
@@ -266,7 +276,8 @@ class Attachments:
         where = f"{probe.symbol} in {plan.name}"
         cannot_probe = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EIO, _ENOTSUPP)
         # Without one of its points, a function's calls would be seen to begin and never to end.
-        if cannot_probe and not probe.is_required and probe.program:
+        is_optional = not probe.is_required and not probe.space
+        if cannot_probe and is_optional and probe.program:
             return {probe.symbol}
         raise _explain(error, where) from None
 

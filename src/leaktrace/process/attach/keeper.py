@@ -26,6 +26,7 @@ from leaktrace.errors import LeaktraceError, system_error
 
 _PROGRAM = Path(__file__).with_name("keeper_child.py")
 _ANSWER_BYTES = 4096
+_REMOVED_AT_ONCE = 4096  # probes: a message to the keeper has a limited length
 
 
 class KeeperGoneError(LeaktraceError):
@@ -130,8 +131,9 @@ class Keeper:
 
     def remove(self, probes: Sequence[int]) -> None:
         """Remove probes, and return when that is done. Raises KeeperGoneError."""
-        if probes:
-            self._ask({"do": "remove", "numbers": list(probes)}, [])
+        for start in range(0, len(probes), _REMOVED_AT_ONCE):
+            some = list(probes[start : start + _REMOVED_AT_ONCE])
+            self._ask({"do": "remove", "numbers": some}, [])
 
     def guard(self, command: int) -> None:
         """If the tracer is killed, the keeper continues this process, which may be stopped then.

@@ -40,6 +40,7 @@ class Hook:
     is_c: bool = True
     # Without it the allocator is not hooked: a record would be made and never removed.
     is_required: bool = False
+    space: int = 0  # of a function that the user named (--pair): the number of the pair, from 1
 
     @property
     def signature(self) -> Signature:
@@ -54,7 +55,9 @@ class Hook:
     def program(self) -> str:
         """The program at its entry; ANY_ENTRY_PROGRAM where only that one knows the shape."""
         if not self.has_return:
-            return OBJECTS_PROGRAM if self.function is Function.NONE else RELEASE_PROGRAM
+            if self.space:
+                return RELEASE_OF_PAIR_PROGRAM
+            return _OTHER_PROGRAMS.get(self.function, RELEASE_PROGRAM)
         if self.signature.maps:
             return _MAPPING_PROGRAMS[self.function]
         return _PROGRAMS.get(self.shape, ANY_ENTRY_PROGRAM)
@@ -62,13 +65,19 @@ class Hook:
     @property
     def cookie(self) -> int:
         """What tells that program which function was hit."""
-        return int(self.function) | self.shape.bits << abi.COOKIE_SHAPE_SHIFT
+        return (
+            int(self.function)
+            | self.shape.bits << abi.COOKIE_SHAPE_SHIFT
+            | self.space << abi.COOKIE_SPACE_SHIFT
+        )
 
 
 POINT_PROGRAM = "at_point"  # for calls that are followed by points within the function
 RELEASE_PROGRAM = "enter_free"
+RELEASE_OF_PAIR_PROGRAM = "release_of_pair"
 RETURN_PROGRAM = "return_from"
 OBJECTS_PROGRAM = "at_objects"  # the dynamic loader changes its list of objects (loader.py)
+START_PROGRAM = "at_start"  # a command starts, and functions that the user named are hooked
 ANY_ENTRY_PROGRAM = "enter_any"  # replaces those for entries where the kernel has cookies
 # The programs for entries where it has none: a function with another shape isn't hooked there.
 _PROGRAMS = {
@@ -84,6 +93,7 @@ _MAPPING_PROGRAMS = {
     Function.MUNMAP: "enter_munmap",
     Function.MREMAP: "enter_mremap",
 }
+_OTHER_PROGRAMS = {Function.NONE: OBJECTS_PROGRAM, Function.START: START_PROGRAM}
 ENTRY_PROGRAMS = (*_PROGRAMS.values(), *_MAPPING_PROGRAMS.values())
 
 # An object that defines both is an allocator; the other functions are hooked if they exist.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from leaktrace.abi.process import Action, Outcome
+from leaktrace.abi.process import Action, Function, Outcome
 from leaktrace.arch.x86_64 import ARGUMENTS, RBP, RSP, may_have_shadow_stacks
 from leaktrace.arch.x86_64_code import may_carry_probe
 from leaktrace.process.probes.code.cut import UNCUTTABLE, cheapest_cut
@@ -42,6 +42,8 @@ _ON_THE_FAST_PATH = 500  # a begin on a path for which a both point is enough
 def _sizes_of(signature: Signature) -> tuple[Value, ...]:
     """The size, or two factors of it, for functions that a both point can follow: their other
     arguments don't matter."""
+    if signature.function is Function.PAIR and not signature.shape.size:
+        return (Constant(1),)  # an object that has no size
     return _size_or_factors(signature.shape) if signature.takes_only_sizes else ()
 
 
@@ -110,7 +112,23 @@ class Chooser:
                 points.append(self._point(node, Action.BOTH))
             else:
                 points.append(self._point(node, Action.END))
+        if self.is_of_pair:
+            points += self._leaves(ends)
         return tuple(points)
+
+    @property
+    def is_of_pair(self) -> bool:
+        """Whether the user named the function."""
+        return self._signature.function is Function.PAIR
+
+    def _leaves(self, ends: set[Node]) -> list[Point]:
+        """Where a function that the user named jumps through a pointer. What such a call returns
+        isn't seen, so it is counted as lost. (An allocator's own functions jump to each other.)"""
+        leaves = [node for node in self.paths.after if self.paths.exit(node) is Exit.POINTER]
+        for node in leaves:
+            if not ends or self._cost(node) >= UNCUTTABLE:
+                raise UnfollowableError("it jumps to code that only the running process knows")
+        return [self._point(node, Action.LEAVE) for node in leaves]
 
     def fails(self, node: Node) -> bool:
         """Whether the function fails on the path through a node."""
@@ -184,7 +202,10 @@ class Chooser:
             product = self._values.place_of(at, _product_of(self._signature.shape))
             if product is not None:
                 return (product,)
-        places = [self._values.place_of(at, value) for value in wanted]
+        places = [
+            value if isinstance(value, Constant) else self._values.place_of(at, value)
+            for value in wanted
+        ]
         known = tuple(place for place in places if place is not None)
         return known if len(known) == len(wanted) else ()
 
@@ -272,10 +293,12 @@ class Chooser:
             emulated=instruction.is_emulated,
             frame=frame,
             callers_rbp=self._values.place_of(node.at, CallersRbp()),
-            sizes=self._sizes_at(node.at) if action is not Action.END else (),
-            result=_handiest(self.paths.result(node)) if action is not Action.BEGIN else None,
+            sizes=self._sizes_at(node.at) if action in (Action.BEGIN, Action.BOTH) else (),
+            result=(
+                _handiest(self.paths.result(node)) if action in (Action.END, Action.BOTH) else None
+            ),
             condition=condition,
-            may_be_unopened=action is Action.END
+            may_be_unopened=action in (Action.END, Action.LEAVE)
             and (node.at in self._values.shared or self.fails(node)),
             towards=node.towards,
         )

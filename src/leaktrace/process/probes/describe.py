@@ -130,6 +130,7 @@ _MEANINGS = {
     Action.BEGIN: "size",
     Action.END: "result",
     Action.BOTH: "size and result",
+    Action.LEAVE: "where it goes on",
 }
 
 

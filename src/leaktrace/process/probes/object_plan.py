@@ -67,6 +67,7 @@ class PointProbe:
 
     point: Point
     offset: int
+    space: int = 0  # of its hook
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,18 @@ class ObjectPlan:
             *(one.hook for one in self.followed),
             *(one.hook for one in self.left_out),
         ]
-        return any(hook.function is not Function.NONE for hook in hooks)
+        others = (Function.NONE, Function.START)
+        return any(hook.function not in others and not hook.space for hook in hooks)
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether its functions are those of --pair."""
+        hooks = [
+            *(one.hook for one in self.probes),
+            *(one.hook for one in self.followed),
+            *(one.hook for one in self.left_out),
+        ]
+        return any(hook.space for hook in hooks)
 
     @property
     def attach_path(self) -> str:
@@ -167,16 +179,16 @@ class ObjectPlan:
     def point_probes(self) -> list[PointProbe]:
         """All points, each once, in the order in which they are attached: ends before begins, so
         that a call whose begin is seen can also be seen to end."""
-        found: dict[tuple[int, int | None, bool], PointProbe] = {}
+        found: dict[tuple[int, int | None, bool, int], PointProbe] = {}
         for probe in (probe for one in self.followed for probe in one.probes):
             point = probe.point
-            key = (probe.offset, point.condition, point.action is Action.BEGIN)
+            key = (probe.offset, point.condition, point.action is Action.BEGIN, probe.space)
             known = found.get(key)
             if known is None or point.action is Action.BOTH:
                 found[key] = probe  # a both point also ends what is open
             elif known.point.action is Action.END and point.may_be_unopened:
                 found[key] = replace(known, point=replace(known.point, may_be_unopened=True))
-        order = (Action.END, Action.BOTH, Action.BEGIN)
+        order = (Action.END, Action.LEAVE, Action.BOTH, Action.BEGIN)
         return sorted(found.values(), key=lambda probe: order.index(probe.point.action))
 
 
@@ -209,7 +221,7 @@ def plan_object(
     for vaddr, (hook, symbol, entry) in entries.items():
         points = found_points.get(vaddr, "")
         if hook.has_return and not isinstance(points, str):
-            followed.append(Followed(hook, vaddr, entry, tuple(_point_probes(elf, points))))
+            followed.append(Followed(hook, vaddr, entry, tuple(point_probes(elf, points))))
             continue
         reason = points if isinstance(points, str) else ""
         if way is not Way.RETURNS and hook.has_return and not hook.is_c:
@@ -264,7 +276,7 @@ def _points_by_entry(
         return PointCache(user_cache_directory()).points_of(
             elf,
             kinds,
-            lambda: _find_points(elf, kinds, names, calls, _frame_rules(elf, budget)),
+            lambda: _find_points(elf, kinds, names, calls, frame_rules(elf, budget)),
             names,
         )
     except NotBuiltError:  # another run may have the time for it: nothing is cached
@@ -297,14 +309,15 @@ def _find_points(
     return {vaddr: found_by(partial(finder.find, vaddr)) for vaddr in calls}
 
 
-def _point_probes(elf: ElfObject, points: Iterable[Point]) -> Iterator[PointProbe]:
+def point_probes(elf: ElfObject, points: Iterable[Point], space: int = 0) -> Iterator[PointProbe]:
+    """The probes of these points. `space`: of their hook."""
     for point in points:
         offset = elf.vaddr_to_offset(point.vaddr)
         assert offset is not None  # its instruction was read there
-        yield PointProbe(point, offset)
+        yield PointProbe(point, offset, space)
 
 
-def _frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:
+def frame_rules(elf: ElfObject, budget: TableBudget | None) -> FrameRules | None:
     """The object's unwind information, None where it has none or it isn't understood.
 
     Raises NotBuiltError if it exceeds `budget`.

@@ -86,7 +86,7 @@ class Planner:
             return self._plan_file(self._choice.path)
         plans = []
         for path in objects_of_program(executable):
-            if self._choice.path is not None and not _is_called(path, self._choice.path):
+            if self._choice.path is not None and not is_called(path, self._choice.path):
                 continue
             try:
                 elf = ElfObject.open(path)
@@ -169,7 +169,7 @@ class Planner:
         self, choice: str, mappings: Sequence[Mapping], files: MappedFiles, pid: int
     ) -> list[ObjectPlan]:
         for mapping in mappings:
-            if _is_called(mapping.path, choice):
+            if is_called(mapping.path, choice):
                 if (mapping.device, mapping.inode) in self._seen:
                     return []
                 self._seen.add((mapping.device, mapping.inode))
@@ -228,7 +228,7 @@ def _executable_files(mappings: tuple[Mapping, ...]) -> list[Mapping]:
     return [m for m in mappings if m.is_executable and m.is_file]
 
 
-def _is_called(path: str, choice: str) -> bool:
+def is_called(path: str, choice: str) -> bool:
     """Whether a mapped object is the one that the user chose: by its path, its file name, or the
     short name of a library (c for libc.so.6)."""
     if "/" in choice:

@@ -41,7 +41,7 @@ def prove(points: Iterable[Point], chooser: Chooser) -> None:
             state & _DONE or (state & _NOTHING and not chooser.hands_on(node))
         ):
             raise UnfollowableError("it passes changed arguments on")
-        elif exit_ is Exit.POINTER and state & ~_OPEN:
+        elif exit_ is Exit.POINTER and state & ~(_DONE if chooser.is_of_pair else _OPEN):
             raise UnfollowableError(
                 "it continues at an address that only the running process knows"
             )
@@ -58,7 +58,7 @@ def _passed(point: Point, state: int) -> int:
             if state & _DONE or (state & _OPEN and point.by_arguments):
                 raise UnfollowableError("a call would be seen to begin twice")
             return _OPEN
-        case Action.END:
+        case Action.END | Action.LEAVE:
             if state & _DONE:
                 raise UnfollowableError("a call would be seen to end twice")
             if state & _NOTHING and not point.may_be_unopened:

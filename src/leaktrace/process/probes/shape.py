@@ -12,6 +12,8 @@ from typing import Self
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import MAPPING_FUNCTIONS, Function, Outcome
 
+_MOST_ERRNO = 4095  # a system call returns a negated errno (include/linux/err.h)
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -104,6 +106,11 @@ class Signature:
 
     def is_failure(self, value: int) -> bool:
         """Whether a call that returns this number has allocated, or released, nothing."""
+        if self.function is Function.PAIR:  # an int may be extended to 64 bits by zeros
+            result = value % (1 << 64)
+            return any(
+                -result % (1 << bits) <= _MOST_ERRNO for bits in (64, 32) if result < 1 << bits
+            )
         if self.function in MAPPING_FUNCTIONS:
             return value == -1
         if self.shape.outcome is Outcome.NEW_SIZE:
