@@ -11,6 +11,7 @@ LENGTH ?= long
 # Emulated machines at once, each with two processors and 1 GiB.
 VM_JOBS ?= 1
 FUZZ_SECONDS ?= 600
+TRIED_ARGS ?=
 
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp tests/support/walker/*.c \
@@ -21,7 +22,7 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager, so they run one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench man clean \
+.PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench tried man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
@@ -64,6 +65,10 @@ bench: packages-test setup ## Measure what tracing costs (as root)
 	@for program in tests/bench/bench_*.py; do \
 		echo "== $$program"; $(PYTHON_VENV) "$$program" || exit 1; \
 	done
+
+# TRIED_ARGS=--install installs the programs that are missing.
+tried: setup ## Trace many programs, and write docs/tried-programs.md (as root)
+	@$(PYTHON_VENV) tests/tried/try_programs.py $(TRIED_ARGS)
 
 man: setup ## Rebuild docs/leaktrace.1 from the command line's help
 	$(PYTHON_VENV) docs/make_man.py
