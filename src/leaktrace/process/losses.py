@@ -11,8 +11,8 @@ from leaktrace.options import Limits
 from leaktrace.tracing import losses
 from leaktrace.tracing.losses import Counted, LossText
 
-# Where a stack breaks off, nothing is lost: its allocations are in the figures, and the frames that
-# are shown are right.
+# Where a stack breaks off, nothing is lost: its allocations are in the figures. Only its last frame
+# may be wrong: often that is why it breaks off.
 _BY_COUNTER: dict[int, LossText] = {
     LossKind.ALLOCATIONS: losses.ALLOCATIONS,
     LossKind.STACKS: losses.STACKS,

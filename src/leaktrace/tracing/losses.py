@@ -49,7 +49,7 @@ SITES = LossText(
     "raise --max-stacks (now {limits.max_stacks:,})",
 )
 # The hint where a stack broke off.
-RARE = "the frames shown are right, the callers beyond are unknown; nothing to do if rare"
+RARE = "the callers beyond are unknown, and the last frame may be wrong; nothing to do if rare"
 
 FAILED_STACKS = LossText(
     "failed_stacks", "allocations whose stack could not be read", "nothing to do if rare"
