@@ -29,6 +29,8 @@ from leaktrace.unwind.extents import Extents
 
 _HOOK = Hook("_dl_debug_state", Function.NONE, Shape(), has_return=False)
 _MAX_CODE_BYTES = 4 << 20  # a loader has 200 KiB, musl's libc 500
+_KNOWN: dict[tuple[object, ...], tuple[Probe, ...]] = {}
+_MOST_KNOWN = 64  # loaders
 
 
 def plan_loader(
@@ -47,7 +49,7 @@ def plan_loader(
         return None
     try:
         function = elf.offset_to_vaddr(address - mapping.start + mapping.offset)
-        probes = () if function is None else tuple(_probes(elf, function))
+        probes = () if function is None else _known_probes(elf, mapping, function)
     except ObjectFileError:
         probes = ()
     if not probes or not is_decoded(elf.machine):
@@ -55,6 +57,16 @@ def plan_loader(
         return None
     identity = (mapping.device, mapping.inode)
     return ObjectPlan(mapping.path, elf, probes, (), (), identity=identity)
+
+
+def _known_probes(elf: ElfObject, mapping: Mapping, function: int) -> tuple[Probe, ...]:
+    """The probes of a loader, found once: most processes have the same one."""
+    key = (mapping.device, mapping.inode, elf.file_stamp, function)
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = tuple(_probes(elf, function))
+    return _KNOWN[key]
 
 
 def _probes(elf: ElfObject, function: int) -> Iterator[Probe]:
