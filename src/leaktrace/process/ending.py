@@ -2,58 +2,14 @@
 
 For a command that leaktrace started, wait(2) returns the status. For any other process, only its
 parent gets it, and since Linux 6.15 the owner of a pidfd, once the parent has reaped the process.
-So a BPF program reads the status where the kernel keeps it (bpf/process/exec_fork_exit.bpf.c).
-Without the kernel's type information it is unknown.
+So a BPF program reads the status where the kernel keeps it (bpf/process/exec_fork_exit.bpf.c;
+task_offsets.py). Without the kernel's type information it is unknown.
 """
 
 from __future__ import annotations
 
 from leaktrace.abi.process import STATUS_IS_KNOWN
-from leaktrace.bpf import support
-from leaktrace.bpf.btf import KernelTypes
-from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.model import Ending
-
-_MEMBERS = {
-    "TASK_SIGNAL_OFFSET": ("task_struct", "signal"),
-    "TASK_EXIT_CODE_OFFSET": ("task_struct", "exit_code"),
-    "SIGNAL_FLAGS_OFFSET": ("signal_struct", "flags"),
-    "SIGNAL_EXIT_CODE_OFFSET": ("signal_struct", "group_exit_code"),
-}
-
-_FORK_MEMBERS = {
-    "TASK_TGID_OFFSET": ("task_struct", "tgid"),
-}
-
-
-def exit_status_knobs() -> dict[str, int]:
-    """The -D flags that make the BPF program note how the process ends; none where the kernel's
-    type information is missing."""
-    offsets = {} if support.declined("exit_status") else _offsets(_MEMBERS)
-    return {"EXIT_STATUS": 1, **offsets} if offsets else {}
-
-
-def fork_knobs() -> dict[str, int]:
-    """The -D flags that make the BPF program see which process a fork has made; none where the
-    kernel's type information is missing."""
-    return {} if support.declined("forks") else _offsets(_FORK_MEMBERS)
-
-
-def _offsets(members: dict[str, tuple[str, str]]) -> dict[str, int]:
-    """The offsets of members of the kernel's structs, by knob; none if one is unknown."""
-    try:
-        types = KernelTypes()
-    except EnvironmentUnfitError:
-        return {}
-    try:
-        offsets = {
-            knob: offset
-            for knob, (struct, member) in members.items()
-            if (offset := types.member_offset(struct, member)) is not None
-        }
-    finally:
-        types.close()
-    return offsets if len(offsets) == len(members) else {}
 
 
 def ending_of(wait_status: int) -> Ending:

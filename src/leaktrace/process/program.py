@@ -18,7 +18,6 @@ from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.load import Loaded, ProgramKind, RefusedError, load
 from leaktrace.bpf.maps import Map
 from leaktrace.options import ProcessOptions
-from leaktrace.process.ending import exit_status_knobs, fork_knobs
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
@@ -31,7 +30,7 @@ from leaktrace.process.probes.allocators import (
     START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
-from leaktrace.process.thread_pointer import thread_pointer_knobs
+from leaktrace.process.task_offsets import task_offset_knobs
 from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
@@ -104,10 +103,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "PAIRS": int(bool(options.pairs)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
-    if options.command is None or options.follow:  # wait(2) returns the status of a command
-        knobs |= exit_status_knobs()
-    knobs |= fork_knobs()
-    knobs |= thread_pointer_knobs()
+    knobs |= task_offset_knobs(exit_status=options.command is None or options.follow)
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:

@@ -1,0 +1,66 @@
+"""Where the kernel keeps what the BPF program reads of a task, from the kernel's type information
+(BTF). Without it, or on a kernel that has other structs, the program does without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+from leaktrace.bpf import support
+from leaktrace.bpf.btf import KernelTypes
+from leaktrace.errors import EnvironmentUnfitError
+
+_Members = dict[str, tuple[tuple[str, str], ...]]
+
+# By feature (support.declined) and knob: members of structs, whose offsets add up. A feature needs
+# all of its knobs.
+_FEATURES: dict[str, _Members] = {
+    # How a process ends: bpf/process/exec_fork_exit.bpf.c.
+    "exit_status": {
+        "TASK_SIGNAL_OFFSET": (("task_struct", "signal"),),
+        "TASK_EXIT_CODE_OFFSET": (("task_struct", "exit_code"),),
+        "SIGNAL_FLAGS_OFFSET": (("signal_struct", "flags"),),
+        "SIGNAL_EXIT_CODE_OFFSET": (("signal_struct", "group_exit_code"),),
+    },
+    # Which process a fork has made.
+    "forks": {"TASK_TGID_OFFSET": (("task_struct", "tgid"),)},
+    # The thread pointer (fs). The way from the Go runtime's own stack to the goroutine that it
+    # works for begins there: bpf/process/go.bpf.c. Only x86-64 has it.
+    "thread_pointer": {
+        "TASK_FSBASE_OFFSET": (("task_struct", "thread"), ("thread_struct", "fsbase"))
+    },
+}
+
+
+def task_offset_knobs(*, exit_status: bool) -> dict[str, int]:
+    """The -D flags that say it, of each feature for which everything is known. `exit_status`:
+    whether it has to be read; of a command, wait(2) returns it."""
+    wanted = {
+        feature: members
+        for feature, members in _FEATURES.items()
+        if not support.declined(feature) and (exit_status or feature != "exit_status")
+    }
+    try:
+        types = KernelTypes()  # takes some 10 ms: once for all
+    except EnvironmentUnfitError:
+        return {}
+    knobs: dict[str, int] = {}
+    with closing(types):
+        for feature, members in wanted.items():
+            offsets = _offsets(members, types.member_offset)
+            if offsets and feature == "exit_status":
+                knobs["EXIT_STATUS"] = 1
+            knobs |= offsets
+    return knobs
+
+
+def _offsets(members: _Members, offset_of: Callable[[str, str], int | None]) -> dict[str, int]:
+    """The offset for each knob; none if one is unknown."""
+    offsets: dict[str, int] = {}
+    for knob, path in members.items():
+        parts = [offset_of(struct, member) for struct, member in path]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return {}
+        offsets[knob] = sum(known)
+    return offsets
