@@ -198,6 +198,12 @@ class MemoryKinds:
     def total(self) -> int:
         return self.anonymous + self.file + self.shared
 
+    def since(self, first: MemoryKinds) -> MemoryKinds:
+        """The change since another moment."""
+        return MemoryKinds(
+            self.anonymous - first.anonymous, self.file - first.file, self.shared - first.shared
+        )
+
 
 @dataclass(frozen=True)
 class MemoryGrowth:

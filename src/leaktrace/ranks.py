@@ -22,13 +22,7 @@ class ProcessMemory:
 
     def since(self, first: ProcessMemory) -> ProcessMemory:
         """The change since another moment."""
-        new, old = self.resident, first.resident
-        return ProcessMemory(
-            MemoryKinds(
-                new.anonymous - old.anonymous, new.file - old.file, new.shared - old.shared
-            ),
-            self.besides - first.besides,
-        )
+        return ProcessMemory(self.resident.since(first.resident), self.besides - first.besides)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from leaktrace.bpf.load import Loaded, ProgramKind, load
 from leaktrace.bpf.maps import Map
 from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError, reason
 from leaktrace.ranks import EndedCommand
+from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.tracing.opening import closed_on_failure
 
 RANKING_FRAGMENTS = (
@@ -33,7 +34,6 @@ RANKING_FRAGMENTS = (
     "ranking/ranking.bpf.c",
 )
 
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
 _CAPACITY = 65_536  # running processes
 _ON_FAULT = "on_fault"
@@ -151,11 +151,7 @@ def open_new_pages(capacity: int = _CAPACITY) -> NewPages:
     `capacity`: how many running processes there is room for. Raises LeaktraceError where it isn't
     possible.
     """
-    try:
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
-    except OSError:
-        namespace = _INITIAL_PID_NAMESPACE  # a kernel without them
-    if namespace != _INITIAL_PID_NAMESPACE:
+    if not pids_are_global():
         raise EnvironmentUnfitError(
             "leaktrace runs in a PID namespace, and the kernel counts by the host's pids",
             "run it on the host, or in a container with --pid=host",

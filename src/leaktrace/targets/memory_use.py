@@ -72,12 +72,9 @@ class MemoryWatch:
         now = read_memory(self._pid)
         if now is None:
             return None
-        new, old = now.resident, self._first.resident
         return MemoryGrowth(
-            new,
-            MemoryKinds(
-                new.anonymous - old.anonymous, new.file - old.file, new.shared - old.shared
-            ),
+            now.resident,
+            now.resident.since(self._first.resident),
             now.not_resident - self._first.not_resident,
             self._is_all,
         )

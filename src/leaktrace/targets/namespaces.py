@@ -12,4 +12,8 @@ _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.
 def pids_are_global() -> bool:
     """Whether leaktrace and the kernel side know a process by the same id. In another pid
     namespace, ids differ."""
-    return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE  # noqa: PTH116
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    except OSError:
+        return True  # a kernel without them
+    return namespace == _INITIAL_PID_NAMESPACE
