@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.errors import LeaktraceError, TargetError
 from leaktrace.notices import hint, notify
 from leaktrace.own.shortages import shortage
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.event_intake import EventDispatch
+from leaktrace.process.keys import slots_of, slots_of_sites
 from leaktrace.process.member import Member
 from leaktrace.process.opening import Opening, Planning, Target
 from leaktrace.process.program import Program
@@ -283,9 +283,9 @@ class Family:
             return
         program, numbers = self._program, [member.number for member in members]
         keys, _ = program.allocations.read_all()
-        program.allocations.delete_all(keys[np.isin(keys >> np.uint64(SLOT_SHIFT), numbers)])
+        program.allocations.delete_all(keys[np.isin(slots_of(keys), numbers)])
         ids, sites = program.sites.read_all()
-        own = ids[np.isin(sites["owner"] >> np.uint16(4), numbers)]
+        own = ids[np.isin(slots_of_sites(sites), numbers)]
         program.sites.delete_all(own)
         program.stacks.delete_all(own)
         for member in members:

@@ -42,10 +42,11 @@ class FamilyNames:
             member = self._member_of(stack_id)
             if member is not None:
                 by_slot[member.number].append(stack_id)
-        for member in self._family:
+        first, *others = self._family
+        for member in others:
             member.traced.names.begin(by_slot[member.number])
         # All processes look names up in the same background: one wait is enough.
-        self._family.first.traced.names.prepare(by_slot[self._family.first.number])
+        first.traced.names.prepare(by_slot[first.number])
 
     def expect_last_report(self) -> None:
         """No later report follows that could show names which are still missing."""

@@ -21,8 +21,9 @@ _MOST_LISTED = 5  # processes in a note
 def describe_family(family: Family, *, verbose: bool) -> TargetInfo:
     """All traced processes, and the notes about them."""
     infos = [describe_target(member.traced, verbose=verbose) for member in family]
+    absent = (*notes.of_untraced(family.untraced), *notes.of_dropped(family.dropped))
     if len(infos) == 1:
-        return replace(infos[0], notes=(*infos[0].notes, *notes.of_untraced(family.untraced)))
+        return replace(infos[0], notes=(*infos[0].notes, *absent))
     said: dict[str, list[int]] = {}
     for info in infos:
         for note in info.notes:
@@ -35,7 +36,7 @@ def describe_family(family: Family, *, verbose: bool) -> TargetInfo:
     return replace(
         infos[0],
         allocators=tuple(allocators),
-        notes=(*shown, *notes.of_untraced(family.untraced), *notes.of_dropped(family.dropped)),
+        notes=(*shown, *absent),
         pids=tuple(info.pid for info in infos),
         stopped="",
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from leaktrace.abi import process as abi
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
+from leaktrace.process.keys import slots_of
 from leaktrace.process.program import Program
 from leaktrace.targets.namespaces import pids_are_global
 
@@ -83,9 +84,9 @@ class Slot:
                 late.update(index, np.zeros(1, dtype=late.value))
         if program.suspended is not None:
             calls, _ = program.suspended.read_all()
-            program.suspended.delete_all(calls[calls >> np.uint64(abi.SLOT_SHIFT) == number])
+            program.suspended.delete_all(calls[slots_of(calls) == number])
         places, unseen = program.unseen_releases.read_all()
-        for place in places[unseen["key"] >> np.uint64(abi.SLOT_SHIFT) == number].tolist():
+        for place in places[slots_of(unseen["key"]) == number].tolist():
             program.unseen_releases.update(place, np.zeros(1, dtype=abi.UNSEEN_RELEASE))
         if program.files is not None:
             for one in (program.files.list, program.files.faults):

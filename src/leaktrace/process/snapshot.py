@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,14 @@ from leaktrace.abi import process as abi
 from leaktrace.abi.process import MAX_SLOTS
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.spaces import divide
+from leaktrace.process.keys import (
+    addresses_of,
+    slots_of,
+    slots_of_sites,
+    spaces_of,
+    spaces_of_sites,
+)
 from leaktrace.process.program import Program
-from leaktrace.process.regions import RegionLedger
 from leaktrace.process.traced import Traced
 
 
@@ -40,15 +46,13 @@ def take_snapshot(
     if not combined_only:
         records = _records_of(program, traced, images)
     keys, sites = program.sites.read_all()
-    slots, spaces = sites["owner"] >> np.uint16(4), sites["owner"] & np.uint16(abi.SPACES - 1)
+    slots, spaces = slots_of_sites(sites), spaces_of_sites(sites)
     current = images.generations[slots] == sites["generation"]
     by_slot = {one.slot.number: one for one in traced}
     for index in np.nonzero(current & (sites["is_region"] != 0))[0].tolist():
         current[index] = not by_slot[int(slots[index])].own.is_own(int(keys[index]))
     site_ids, sites = keys[current].astype(np.uint64), sites[current]
-    rows = {stack_id: row for row, stack_id in enumerate(site_ids.tolist())}
-    for one in traced:
-        _count_freed_regions(rows, sites, one.regions, count_unit)
+    _count_freed_regions(site_ids, sites, traced, count_unit)
     snapshot = Snapshot(
         time_ns=time_ns,
         generation=traced[0].generation,
@@ -106,13 +110,11 @@ class _Records:
 
 def _blocks_of(keys: NDArray[np.uint64], values: NDArray[np.void], images: _Images) -> _Records:
     """The records of the map, without those that an exec or a process has left behind."""
-    slots = (keys >> np.uint64(abi.SLOT_SHIFT)).astype(np.uint16)
+    slots = slots_of(keys)
     current = values["time_ns"] >= images.exec_times_ns[slots]
     if not current.all():
         keys, values, slots = keys[current], values[current], slots[current]
-    addresses = keys & np.uint64((1 << abi.SPACE_SHIFT) - 1)
-    spaces = (keys >> np.uint64(abi.SPACE_SHIFT) & np.uint64(abi.SPACES - 1)).astype(np.uint8)
-    return _Records(addresses, values, slots, spaces)
+    return _Records(addresses_of(keys), values, slots, spaces_of(keys))
 
 
 def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> _Records:
@@ -144,13 +146,14 @@ def _regions_of(traced: Traced) -> _Records:
 
 
 def _count_freed_regions(
-    rows: Mapping[int, int], sites: NDArray[np.void], regions: RegionLedger, count_unit: int
+    site_ids: NDArray[np.uint64], sites: NDArray[np.void], traced: Sequence[Traced], unit: int
 ) -> None:
-    """The kernel side counts what was mapped. What was unmapped since is only in the ledger.
-    `rows`: of the sites, by stack id."""
-    for stack_id, totals in regions.freed().items():
-        row = rows.get(stack_id)
-        if row is not None:
-            # Arithmetic modulo 2**64: a hole can leave more regions than calls were made.
-            sites["freed_bytes"][row] += np.uint64(totals.bytes % (1 << 64))
-            sites["freed_count"][row] += np.uint64(totals.count * count_unit % (1 << 64))
+    """The kernel side counts what was mapped. What was unmapped since is only in the ledgers of the
+    processes."""
+    freed = {stack_id: totals for one in traced for stack_id, totals in one.regions.freed().items()}
+    wanted = np.array(list(freed), dtype=np.uint64)
+    for row in np.nonzero(np.isin(site_ids, wanted))[0].tolist():
+        totals = freed[int(site_ids[row])]
+        # Arithmetic modulo 2**64: a hole can leave more regions than calls were made.
+        sites["freed_bytes"][row] += np.uint64(totals.bytes % (1 << 64))
+        sites["freed_count"][row] += np.uint64(totals.count * unit % (1 << 64))

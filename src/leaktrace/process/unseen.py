@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.process import SLOT_SHIFT
 from leaktrace.arch.x86_64 import (
     BND,
     CALL,
@@ -32,6 +31,7 @@ from leaktrace.arch.x86_64 import (
     THROUGH_BYTES,
 )
 from leaktrace.model import Remark, RemarkKind
+from leaktrace.process.keys import slots_of
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.placement import MAX_PROLOGUE
 from leaktrace.process.slot import Slot
@@ -77,7 +77,7 @@ class UnseenReleases:
         self, mappings: Sequence[Mapping], generation: int, nothing_predates: bool, lost: int
     ) -> Remark | None:
         _, rows = self._slot.program.unseen_releases.read_all()
-        is_own = rows["key"] >> np.uint64(SLOT_SHIFT) == self._slot.number
+        is_own = slots_of(rows["key"]) == self._slot.number
         rows = rows[is_own & (rows["key"] != 0) & (rows["generation"] == generation)]
         counts = rows["count"].astype(np.int64) - (0 if nothing_predates else 1)
         rows, counts = rows[counts > 0], counts[counts > 0]
