@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from leaktrace.process.keys import (
     spaces_of_sites,
 )
 from leaktrace.process.program import Program
+from leaktrace.process.regions import RegionTotals
 from leaktrace.process.traced import Traced
 
 
@@ -150,7 +152,11 @@ def _count_freed_regions(
 ) -> None:
     """The kernel side counts what was mapped. What was unmapped since is only in the ledgers of the
     processes."""
-    freed = {stack_id: totals for one in traced for stack_id, totals in one.regions.freed().items()}
+    freed: defaultdict[int, RegionTotals] = defaultdict(RegionTotals)
+    for one in traced:  # lost stacks have the same id in all processes
+        for stack_id, totals in one.regions.freed().items():
+            freed[stack_id].bytes += totals.bytes
+            freed[stack_id].count += totals.count
     wanted = np.array(list(freed), dtype=np.uint64)
     for row in np.nonzero(np.isin(site_ids, wanted))[0].tolist():
         totals = freed[int(site_ids[row])]
