@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from leaktrace.cli.one_target import one_process
-from leaktrace.cli.values import ProcessId
+from leaktrace.cli.values import ProcessId, refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.options import KernelContext, KernelProbes, KernelTarget
 
@@ -42,6 +42,8 @@ _PROCESS_ONLY = {
     "exit_code": "--exit-code",
     "probe_returns": "--probe-returns",
     "by": "--by",
+    "follow": "--follow",
+    "max_processes": "--max-processes",
 }
 
 
@@ -122,9 +124,7 @@ def kernel_target(asked: dict[str, Any]) -> KernelTarget | None:
             if given(parameter):
                 raise UsageError(f"{option} needs --kernel", f"add -k, or leave out {option}")
         return None
-    for parameter, option in _PROCESS_ONLY.items():
-        if given(parameter):
-            raise UsageError(f"{option} can't be used with --kernel", f"leave out {option}")
+    refuse_given({option: given(name) for name, option in _PROCESS_ONLY.items()}, "--kernel")
     return KernelTarget(
         probes=KernelProbes(asked["kernel_probes"]),
         pages=asked["pages"],

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from leaktrace.cli.values import name_of
+from leaktrace.cli.values import name_of, refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.options import MOST_ARGUMENTS, MOST_PAIRS, By, Pair
 
@@ -136,9 +136,4 @@ def _refuse_without_malloc(asked: dict[str, Any]) -> None:
         "--by process": asked["by"] == By.PROCESS,
         "--max-overhead": asked["max_overhead_percent"] is not None,
     }
-    for option, is_given in given.items():
-        if is_given:
-            raise UsageError(
-                f"{option} can't be used with --no-malloc: it is about malloc, and not about pairs",
-                f"leave out {option}",
-            )
+    refuse_given(given, "--no-malloc", "it is about malloc, and not about pairs")

@@ -14,6 +14,7 @@ from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
+from leaktrace.cli.values import refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
 from leaktrace.options import (
@@ -136,12 +137,7 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
         "--sort age": asked["sort"] == SortKey.AGE.value,
         "--probe-returns": asked["probe_returns"],
     }
-    for option, is_given in given.items():
-        if is_given:
-            raise UsageError(
-                f"{option} can't be used with --faults: page faults are not allocation calls",
-                f"leave out {option}",
-            )
+    refuse_given(given, "--faults", "page faults are not allocation calls")
 
 
 def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
@@ -169,11 +165,6 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
     in_kernel = kernel_target(asked)
     pid = asked["task"]
     if in_kernel is not None:
-        if asked["follow"]:
-            raise UsageError(
-                "--follow can't be combined with --kernel: it traces child processes",
-                "leave out --follow; --kernel sees all processes",
-            )
         if pid is not None:
             refuse_tasks_as_interval(pid, asked["interval"], asked["count"])
         return in_kernel

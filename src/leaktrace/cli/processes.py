@@ -7,21 +7,74 @@ if they run the same program.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
 
 from leaktrace import units
-from leaktrace.cli.values import Seconds
+from leaktrace.cli.values import Pattern, ProcessIds, Seconds, WholeNumber
 from leaktrace.errors import TargetError, UsageError
 from leaktrace.notices import notify
-from leaktrace.options import CommandTarget, Target
+from leaktrace.options import MAX_PROCESSES, CommandTarget, Limits, Target
 from leaktrace.targets.process import is_running, program_of
 from leaktrace.targets.selection import processes_in_cgroup, processes_named
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 # Probably meant as seconds, even if it is also the id of a process.
 _USUAL_INTERVAL_S = 60
 _LONG_INTERVAL_S = 3600
 _NAMES = ("-p", "--pid")
+
+
+def process_options(command: _Command) -> _Command:
+    """Adds the options that say which processes are traced."""
+    options = (
+        click.option(
+            "-p",
+            "--pid",
+            type=ProcessIds(),
+            multiple=True,
+            metavar="PID",
+            help="Trace this running process. Several: -p 12,13, or -p 12 -p 13, or -p $(pidof "
+            "nginx).",
+        ),
+        click.option(
+            "--name",
+            type=Pattern(),
+            metavar="REGEX",
+            help="Trace every running process whose name, or whose program's file name, this "
+            "regular expression matches.",
+        ),
+        click.option(
+            "--cgroup",
+            multiple=True,
+            metavar="PATH",
+            help="Trace every process of a control group: of a container, a systemd unit or a "
+            "pod. PATH is a directory below /sys/fs/cgroup, a path as in /proc/PID/cgroup, or a "
+            "name (nginx.service).",
+        ),
+        click.option(
+            "--follow/--no-follow",
+            default=None,
+            help="Also trace the processes that a traced one starts from now on, and theirs. A "
+            "command that leaktrace starts is followed unless --no-follow is given. A child is "
+            "traced some tens of milliseconds after its start: what it allocates before that is "
+            "not seen.",
+        ),
+        click.option(
+            "--max-processes",
+            type=WholeNumber(1, MAX_PROCESSES),
+            default=Limits.max_processes,
+            show_default=True,
+            metavar="N",
+            help="Trace at most N processes at a time. Children beyond that are counted.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def with_all_processes(args: Sequence[str]) -> list[str]:

@@ -17,11 +17,10 @@ from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.one_target import one_command, only_one, refuse_more_words
 from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
-from leaktrace.cli.processes import with_all_processes
-from leaktrace.cli.values import Interval, Pattern, PositiveNumber, ProcessIds, WholeNumber
+from leaktrace.cli.processes import process_options, with_all_processes
+from leaktrace.cli.values import Interval, PositiveNumber, WholeNumber
 from leaktrace.notices import notify
 from leaktrace.options import (
-    MAX_PROCESSES,
     By,
     CommandTarget,
     EventBuffer,
@@ -91,43 +90,7 @@ class TraceCommand(Command):
 )
 @click.argument("interval", type=Interval(), default=5.0, metavar="[INTERVAL]")
 @click.argument("count", type=WholeNumber(1), required=False, metavar="[COUNT]")
-@click.option(
-    "-p",
-    "--pid",
-    type=ProcessIds(),
-    multiple=True,
-    metavar="PID",
-    help="Trace this running process. Several: -p 12,13, or -p 12 -p 13, or -p $(pidof nginx).",
-)
-@click.option(
-    "--name",
-    type=Pattern(),
-    metavar="REGEX",
-    help="Trace every running process whose name, or whose program's file name, this regular "
-    "expression matches.",
-)
-@click.option(
-    "--cgroup",
-    multiple=True,
-    metavar="PATH",
-    help="Trace every process of a control group: of a container, a systemd unit or a pod. PATH is "
-    "a directory below /sys/fs/cgroup, a path as in /proc/PID/cgroup, or a name (nginx.service).",
-)
-@click.option(
-    "--follow/--no-follow",
-    default=None,
-    help="Also trace the processes that a traced one starts from now on, and theirs. A command "
-    "that leaktrace starts is followed unless --no-follow is given. A child is traced some tens of "
-    "milliseconds after its start: what it allocates before that is not seen.",
-)
-@click.option(
-    "--max-processes",
-    type=WholeNumber(1, MAX_PROCESSES),
-    default=Limits.max_processes,
-    show_default=True,
-    metavar="N",
-    help="Trace at most N processes at a time. Children beyond that are counted.",
-)
+@process_options
 @click.option(
     "-c",
     "--command",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +26,15 @@ def name_of(parameter: click.Parameter | None) -> str:
 def see_help(context: click.Context | None) -> str:
     """The hint of last resort."""
     return f"see {'leaktrace' if context is None else context.command_path} --help"
+
+
+def refuse_given(given: Mapping[str, object], other: str, why: str = "") -> None:
+    """Raise UsageError for the first option that was given and can't be used with another one.
+    `given`: by option, whether it was given; `why`: the reason, if it isn't plain."""
+    for option, is_given in given.items():
+        if is_given:
+            reason = f": {why}" if why else ""
+            raise UsageError(f"{option} can't be used with {other}{reason}", f"leave out {option}")
 
 
 # Generic in recent versions of click only.
