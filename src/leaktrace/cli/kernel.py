@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from leaktrace.cli.one_target import one_process
-from leaktrace.cli.values import ProcessId, refuse_given
+from leaktrace.cli.values import ProcessId, refuse_given, together
 from leaktrace.errors import UsageError
 from leaktrace.options import KernelContext, KernelProbes, KernelTarget
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 # The programs read whole stacks of 127 frames, and all maps are allocated at the start.
 KERNEL_MAX_STACKS = 32_768
@@ -47,68 +44,63 @@ _PROCESS_ONLY = {
 }
 
 
-def kernel_options(command: _Command) -> _Command:
-    """Add the options of kernel mode to a command."""
-    options = (
-        click.option(
-            "-k",
-            "--kernel",
-            is_flag=True,
-            help="Trace the kernel's own allocations: which kernel code holds memory.",
-        ),
-        click.option(
-            "--kernel-probes",
-            type=click.Choice([choice.value for choice in KernelProbes]),
-            default=KernelProbes.AUTO.value,
-            show_default=True,
-            help="With --kernel: use tracepoints, or kprobes on the allocators' functions.",
-        ),
-        click.option(
-            "--pages",
-            is_flag=True,
-            help="With --kernel: also trace the page allocator, in its own section. Slabs "
-            "take their memory from it, so the two are never added up.",
-        ),
-        click.option("--percpu", is_flag=True, help="With --kernel: also trace per-CPU memory."),
-        click.option("--vmalloc", is_flag=True, help="With --kernel: also trace vmalloc areas."),
-        click.option(
-            "--cache",
-            multiple=True,
-            metavar="GLOB",
-            help="With --kernel: record only allocations from these slab caches, named as in "
-            "/proc/slabinfo: 'kmalloc-*', ext4_inode_cache. Can be repeated.",
-        ),
-        click.option(
-            "--module",
-            multiple=True,
-            metavar="GLOB",
-            help="With --kernel: show only stacks with a function of these modules. Can be "
-            "repeated.",
-        ),
-        click.option(
-            "--context",
-            type=click.Choice([context.value for context in KernelContext]),
-            multiple=True,
-            help="With --kernel: record only allocations made in this context. Can be repeated.",
-        ),
-        click.option(
-            "--task",
-            type=ProcessId(),
-            multiple=True,
-            callback=one_process,
-            metavar="PID",
-            help="With --kernel: record only what this process allocates, in its system calls and "
-            "page faults.",
-        ),
-        click.option(
-            "--include-self",
-            is_flag=True,
-            help="With --kernel: also record leaktrace's own allocations.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# The options of kernel mode.
+kernel_options = together(
+    click.option(
+        "-k",
+        "--kernel",
+        is_flag=True,
+        help="Trace the kernel's own allocations: which kernel code holds memory.",
+    ),
+    click.option(
+        "--kernel-probes",
+        type=click.Choice([choice.value for choice in KernelProbes]),
+        default=KernelProbes.AUTO.value,
+        show_default=True,
+        help="With --kernel: use tracepoints, or kprobes on the allocators' functions.",
+    ),
+    click.option(
+        "--pages",
+        is_flag=True,
+        help="With --kernel: also trace the page allocator, in its own section. Slabs "
+        "take their memory from it, so the two are never added up.",
+    ),
+    click.option("--percpu", is_flag=True, help="With --kernel: also trace per-CPU memory."),
+    click.option("--vmalloc", is_flag=True, help="With --kernel: also trace vmalloc areas."),
+    click.option(
+        "--cache",
+        multiple=True,
+        metavar="GLOB",
+        help="With --kernel: record only allocations from these slab caches, named as in "
+        "/proc/slabinfo: 'kmalloc-*', ext4_inode_cache. Can be repeated.",
+    ),
+    click.option(
+        "--module",
+        multiple=True,
+        metavar="GLOB",
+        help="With --kernel: show only stacks with a function of these modules. Can be repeated.",
+    ),
+    click.option(
+        "--context",
+        type=click.Choice([context.value for context in KernelContext]),
+        multiple=True,
+        help="With --kernel: record only allocations made in this context. Can be repeated.",
+    ),
+    click.option(
+        "--task",
+        type=ProcessId(),
+        multiple=True,
+        callback=one_process,
+        metavar="PID",
+        help="With --kernel: record only what this process allocates, in its system calls and "
+        "page faults.",
+    ),
+    click.option(
+        "--include-self",
+        is_flag=True,
+        help="With --kernel: also record leaktrace's own allocations.",
+    ),
+)
 
 
 def kernel_target(asked: dict[str, Any]) -> KernelTarget | None:

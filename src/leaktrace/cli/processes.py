@@ -7,20 +7,18 @@ if they run the same program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from leaktrace import units
-from leaktrace.cli.values import Pattern, ProcessIds, Seconds, WholeNumber
+from leaktrace.cli.values import Pattern, ProcessIds, Seconds, WholeNumber, together
 from leaktrace.errors import TargetError, UsageError
 from leaktrace.notices import notify
 from leaktrace.options import MAX_PROCESSES, CommandTarget, Limits, Target
 from leaktrace.targets.process import is_running, program_of
 from leaktrace.targets.selection import processes_in_cgroup, processes_named
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 # Probably meant as seconds, even if it is also the id of a process.
 _USUAL_INTERVAL_S = 60
@@ -28,53 +26,48 @@ _LONG_INTERVAL_S = 3600
 _NAMES = ("-p", "--pid")
 
 
-def process_options(command: _Command) -> _Command:
-    """Adds the options that say which processes are traced."""
-    options = (
-        click.option(
-            "-p",
-            "--pid",
-            type=ProcessIds(),
-            multiple=True,
-            metavar="PID",
-            help="Trace this running process. Several: -p 12,13, or -p 12 -p 13, or -p $(pidof "
-            "nginx).",
-        ),
-        click.option(
-            "--name",
-            type=Pattern(),
-            metavar="REGEX",
-            help="Trace every running process whose name, or whose program's file name, this "
-            "regular expression matches.",
-        ),
-        click.option(
-            "--cgroup",
-            multiple=True,
-            metavar="PATH",
-            help="Trace every process of a control group: of a container, a systemd unit or a "
-            "pod. PATH is a directory below /sys/fs/cgroup, a path as in /proc/PID/cgroup, or a "
-            "name (nginx.service).",
-        ),
-        click.option(
-            "--follow/--no-follow",
-            default=None,
-            help="Also trace the processes that a traced one starts from now on, and theirs. A "
-            "command that leaktrace starts is followed unless --no-follow is given. A child is "
-            "traced some tens of milliseconds after its start: what it allocates before that is "
-            "not seen.",
-        ),
-        click.option(
-            "--max-processes",
-            type=WholeNumber(1, MAX_PROCESSES),
-            default=Limits.max_processes,
-            show_default=True,
-            metavar="N",
-            help="Trace at most N processes at a time. Children beyond that are counted.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# Which processes are traced.
+process_options = together(
+    click.option(
+        "-p",
+        "--pid",
+        type=ProcessIds(),
+        multiple=True,
+        metavar="PID",
+        help="Trace this running process. Several: -p 12,13, or -p 12 -p 13, or -p $(pidof nginx).",
+    ),
+    click.option(
+        "--name",
+        type=Pattern(),
+        metavar="REGEX",
+        help="Trace every running process whose name, or whose program's file name, this "
+        "regular expression matches.",
+    ),
+    click.option(
+        "--cgroup",
+        multiple=True,
+        metavar="PATH",
+        help="Trace every process of a control group: of a container, a systemd unit or a "
+        "pod. PATH is a directory below /sys/fs/cgroup, a path as in /proc/PID/cgroup, or a "
+        "name (nginx.service).",
+    ),
+    click.option(
+        "--follow/--no-follow",
+        default=None,
+        help="Also trace the processes that a traced one starts from now on, and theirs. A "
+        "command that leaktrace starts is followed unless --no-follow is given. A child is "
+        "traced some tens of milliseconds after its start: what it allocates before that is "
+        "not seen.",
+    ),
+    click.option(
+        "--max-processes",
+        type=WholeNumber(1, MAX_PROCESSES),
+        default=Limits.max_processes,
+        show_default=True,
+        metavar="N",
+        help="Trace at most N processes at a time. Children beyond that are counted.",
+    ),
+)
 
 
 def with_all_processes(args: Sequence[str]) -> list[str]:
@@ -83,7 +76,6 @@ def with_all_processes(args: Sequence[str]) -> list[str]:
     A number is taken as a process id if such a process runs the same program as the one before,
     and it is no usual interval: above 60, or followed by another such process.
     """
-    whole = list(args)
     for at, word in enumerate(args):
         value = at if word.startswith(("-p", "--pid=")) and word not in _NAMES else at + 1
         if not word.startswith(("-p", "--pid")) or value >= len(args):
@@ -96,7 +88,7 @@ def with_all_processes(args: Sequence[str]) -> list[str]:
             pids = ",".join(more)
             notify(f"{pids} run the same program: they are traced, too (-p {first},{pids})")
             return [*args[:value], f"{args[value]},{pids}", *args[value + 1 + len(more) :]]
-    return whole
+    return list(args)
 
 
 def _processes_after(first: int, words: Sequence[str]) -> list[str]:

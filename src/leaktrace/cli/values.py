@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from leaktrace.cli.commands import COMMANDS
 from leaktrace.errors import UsageError
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _LONGEST_INTERVAL_S = 1_000_000  # the limit of a kernel timer
 
@@ -26,6 +28,17 @@ def name_of(parameter: click.Parameter | None) -> str:
 def see_help(context: click.Context | None) -> str:
     """The hint of last resort."""
     return f"see {'leaktrace' if context is None else context.command_path} --help"
+
+
+def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """A decorator that adds several options, in this order."""
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def refuse_given(given: Mapping[str, object], other: str, why: str = "") -> None:

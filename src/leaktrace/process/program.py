@@ -72,7 +72,7 @@ _BY_SHAPE = (*ENTRY_PROGRAMS, RETURN_PROGRAM)
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
 _LOADED_CAPACITY = 4096  # objects of the loader's lists
-_MOST_WITH_OWN_ROOM = 32  # processes; more share that
+_MOST_WITH_OWN_ROOM = 8  # processes; more share that: their libraries are mostly the same
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
 # Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that
 # --trace gets.

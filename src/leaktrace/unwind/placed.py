@@ -21,7 +21,7 @@ MAX_ROWS = 16 << 20  # 128 MiB of kernel memory
 MAX_PAGES = 16 << 20  # 128 MiB; 4 GiB of code
 # The first list of each process, where there are several: most have fewer executable mappings.
 _FEW_LISTED = 256
-_MEAN_LISTED = 512
+_MEAN_LISTED = 256
 
 
 class Capacity(NamedTuple):
