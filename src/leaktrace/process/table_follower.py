@@ -48,6 +48,7 @@ class TableFollower:
         self._moment = Moment()
         self._followed: tuple[object, ...] = ((), self._moment, (), ())
         self._has_left_out_mappings = False
+        self._has_lacked_room = False  # because other processes have taken it
         self.failures: list[UnwindFailure] = []
 
     def plan(self, mappings: Sequence[Mapping]) -> Capacity:
@@ -116,9 +117,12 @@ class TableFollower:
                 "tables exceed a limit of leaktrace (-v shows which)"
             )
         if self._has_left_out_mappings:
+            limit = f"more than {MAX_LISTED_MAPPINGS:,} executable mappings"
+            if self._has_lacked_room:
+                limit = "more executable mappings than there is room for, with so many processes"
             yield (
-                f"the process has more than {MAX_LISTED_MAPPINGS:,} executable mappings: stacks "
-                "through the code in the others are found by frame pointers only"
+                f"the process has {limit}: stacks through the code in the others are found by "
+                "frame pointers only"
             )
 
     def _place(
@@ -130,6 +134,8 @@ class TableFollower:
         update = self._layout.update(executable, unlisted, present)
         self._known = executable
         self._has_left_out_mappings |= update.mappings_left_out > 0
+        listed = len(update.mappings)
+        self._has_lacked_room |= update.mappings_left_out > 0 and listed < self._layout.longest_list
         self.failures += update.failures
         self._pending.append(update)
 

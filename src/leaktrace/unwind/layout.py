@@ -99,6 +99,11 @@ class UnwindLayout:
         """As `PlacedTables.reserve`, for one process."""
         return self.shared.reserve(spare_rows)
 
+    @property
+    def longest_list(self) -> int:
+        """How many mappings a list can have."""
+        return self.shared.longest_list
+
     def close(self) -> None:
         """The process has ended: another one may use the room for its lists."""
         for room in (self._former, self._lists):
@@ -211,9 +216,11 @@ class UnwindLayout:
             self.shared.give_back(self._former)
             self._former = None
         if self._lists is None or self._lists.length < count:
-            larger = self.shared.take_lists(count)
-            if larger is not None:
-                self._former, self._lists = self._lists, larger
+            taken = self.shared.take_lists(count)
+            if taken is not None and (self._lists is None or taken.length > self._lists.length):
+                self._former, self._lists = self._lists, taken
+            elif taken is not None:  # no longer than what there is
+                self.shared.give_back(taken)
         return 0 if self._lists is None else self._lists.length
 
     def _next_list_start(self) -> int:

@@ -145,16 +145,18 @@ class PlacedTables:
     # --- lists -----------------------------------------------------------------------------
 
     def take_lists(self, count: int) -> ListRoom | None:
-        """Room for two lists of at least this many mappings, as far as a list may be so long; None
-        where there is no room."""
+        """Room for two lists of at least this many mappings, as far as a list may be so long. Where
+        others have taken it, room for shorter ones; None where there is none."""
         length = self.longest_list if self.processes == 1 else _FEW_LISTED
         while length < min(count, self.longest_list):
             length *= 2
         length = min(length, self.longest_list)
-        for index, (start, size) in enumerate(self._free):
-            if size >= 2 * length:
-                self._free[index] = (start + 2 * length, size - 2 * length)
-                return ListRoom(start, length)
+        while length:
+            for index, (start, size) in enumerate(self._free):
+                if size >= 2 * length:
+                    self._free[index] = (start + 2 * length, size - 2 * length)
+                    return ListRoom(start, length)
+            length //= 2
         return None
 
     def give_back(self, room: ListRoom) -> None:

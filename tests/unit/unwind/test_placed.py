@@ -45,6 +45,16 @@ def test_every_process_gets_a_room() -> None:
     assert None not in rooms
 
 
+def test_where_others_have_the_room_lists_are_shorter() -> None:
+    tables = PlacedTables(processes=4, longest_list=1024)
+    rooms = [tables.take_lists(10)]
+    while (room := tables.take_lists(1024)) is not None:
+        rooms.append(room)
+    lengths = [room.length for room in rooms if room is not None]
+    assert lengths == [256, 1024, 512, 256]
+    assert 2 * sum(lengths) == tables.mapping_room
+
+
 def test_rooms_are_given_back_whole() -> None:
     """In whichever order they come back: in the end the longest lists fit again."""
     tables = PlacedTables(processes=8, longest_list=2048)
