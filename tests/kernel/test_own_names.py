@@ -35,7 +35,6 @@ def check(program: Path, threads: int, directory: Path) -> None:
     ("name", "library"),
     [("MIMALLOC", "mimalloc"), ("JEMALLOC", "jemalloc"), ("TCMALLOC", "tcmalloc_minimal")],
 )
-@pytest.mark.may_skip("not every machine has every allocator")
 def test_functions_of_a_library_that_replaces_malloc(
     name: str, library: str, threads: int, compiled: Compiler, tmp_path: Path
 ) -> None:
@@ -90,7 +89,6 @@ def renamed_jemalloc(tmp_path: Path, require_tool: Callable[[str], str]) -> Path
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-@pytest.mark.may_skip("not every machine has jemalloc's archive")
 def test_jemalloc_with_a_prefix(
     threads: int, renamed_jemalloc: Path, compiled: Compiler, tmp_path: Path
 ) -> None:

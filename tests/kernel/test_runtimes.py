@@ -14,10 +14,7 @@ from harness.lines import DEADLINE_S
 from harness.target import Target
 from harness.tracer import Outcome, run_leaktrace
 
-pytestmark = [
-    pytest.mark.usefixtures("require_bpf"),
-    pytest.mark.may_skip("not every machine has these runtimes"),
-]
+pytestmark = pytest.mark.usefixtures("require_bpf")
 
 NODE = """
 const kept = [];
@@ -130,6 +127,7 @@ def java(
     return str(tools[0]), str(folder), str(tools[1])
 
 
+@pytest.mark.may_skip("a JDK is large")
 def test_java(java: tuple[str, str, str]) -> None:
     """Its compiled code keeps no frame pointer and has no names. Both are said, with what helps."""
     program, classes, jcmd = java
@@ -148,6 +146,7 @@ def test_java(java: tuple[str, str, str]) -> None:
     assert "Unsafe.allocateMemory" in again.stdout
 
 
+@pytest.mark.may_skip("a JDK is large")
 def test_java_with_frame_pointers(java: tuple[str, str, str]) -> None:
     program, classes, _ = java
     options = ["-XX:+PreserveFramePointer", "-Xmx128m"]
@@ -173,6 +172,7 @@ def python() -> str:
     pytest.skip("there is no CPython 3.12 or 3.13 here")
 
 
+@pytest.mark.may_skip("not every distribution has CPython 3.12 or 3.13")
 def test_python(python: str) -> None:
     with running([python, "-c", PYTHON]) as target:
         outcome = trace(target)
@@ -180,6 +180,7 @@ def test_python(python: str) -> None:
     assert "python -X perf" in said(outcome.stdout)
 
 
+@pytest.mark.may_skip("not every distribution has CPython 3.12 or 3.13")
 def test_python_with_names(python: str) -> None:
     with running([python, "-X", "perf", "-c", PYTHON]) as target:
         outcome = trace(target)
