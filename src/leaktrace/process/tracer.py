@@ -67,6 +67,7 @@ class Tracer:
         self.family = family
         self.names = FamilyNames(program.stacks, family)
         self._executed: set[int] = set()
+        self._nameless_calls = 0  # traced ones of processes that had to make room
         of_pairs, unsized = _functions_of(options.pairs)
         self._name_call = CallNamer(
             functions | of_pairs, self.names.stack_of, options.report, unsized
@@ -173,18 +174,22 @@ class Tracer:
 
     def _traced_calls(self, messages: list[bytes], left_out: int) -> TracedCalls:
         calls = decode(messages)
-        is_shown = np.array([self._is_shown(call) for call in calls], dtype=bool)
-        return TracedCalls(calls[is_shown], self._name_call, left_out, self.names.prepare)
+        owners = [self._traced_of(call) for call in calls]
+        self._nameless_calls += owners.count(None)
+        is_shown = [
+            traced is not None and _is_shown(call, traced)
+            for call, traced in zip(calls, owners, strict=True)
+        ]
+        shown = calls[np.array(is_shown, dtype=bool)]
+        left_out += self._nameless_calls
+        return TracedCalls(shown, self._name_call, left_out, self.names.prepare)
 
-    def _is_shown(self, call: np.void) -> bool:
+    def _traced_of(self, call: np.void) -> Traced | None:
+        """The process of a call; None if it had to make room for another one."""
         member = self.family.of_slot(int(call["slot"]))
-        # Before its exec, a command is a copy of leaktrace: its calls are not the user's program's.
-        return (
-            member is not None
-            and int(call["time_ns"]) >= member.traced.slot.since_ns
-            and int(call["generation"]) >= member.traced.first_generation
-            and not member.traced.own.hides(call)
-        )
+        if member is None or int(call["time_ns"]) < member.traced.slot.since_ns:
+            return None
+        return member.traced
 
     def next_look_s(self) -> float | None:
         """When `look_again` is due, on the clock of time.monotonic(); None: it isn't."""
@@ -263,3 +268,9 @@ def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
         if not pair.is_sized:
             unsized |= set(codes)
     return names, unsized
+
+
+def _is_shown(call: np.void, traced: Traced) -> bool:
+    # Before its exec, a command is a copy of leaktrace: its calls are not the user's program's.
+    is_of_program = int(call["generation"]) >= traced.first_generation
+    return is_of_program and not traced.own.hides(call)
