@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.compiling import Compiler
+from harness.compiling import Compiler, prefixed_allocator
 from harness.length import crossed
 from harness.reports import Report, Total
 from harness.target import Target
@@ -50,17 +50,10 @@ def incomplete(report: Report) -> set[str]:
 # --- allocators with other names -----------------------------------------------------------
 
 
-def prefixed(compiled: Compiler, linking: str) -> Path:
-    if linking == "static":
-        return compiled("prefixed_allocator.c", "-DPROGRAM", "-DLIBRARY")
-    library = compiled("prefixed_allocator.c", "-DLIBRARY", "-shared", "-fPIC")
-    return compiled("prefixed_allocator.c", "-DPROGRAM", "-Wl,--no-as-needed", str(library))
-
-
 @pytest.mark.parametrize("linking", ["shared", "static"])
 def test_an_allocator_with_other_names_is_named(linking: str, compiled: Compiler) -> None:
     """2,000 blocks of 1,000 bytes, none of them by malloc."""
-    report = trace_work([prefixed(compiled, linking)]).report
+    report = trace_work([prefixed_allocator(compiled, linking)]).report
     assert report.outstanding == Total()
     assert report.losses == {}
     remark = remarks(report)["unhooked_allocator"]
@@ -69,7 +62,7 @@ def test_an_allocator_with_other_names_is_named(linking: str, compiled: Compiler
 
 
 def test_what_the_hint_says_works(compiled: Compiler) -> None:
-    program = prefixed(compiled, "static")
+    program = prefixed_allocator(compiled, "static")
     faults = trace_work([program], "--faults").report
     assert faults.under("scenario_prefixed").bytes >= 2_000_000
     assert kinds(faults) == set()
@@ -77,7 +70,7 @@ def test_what_the_hint_says_works(compiled: Compiler) -> None:
 
 def test_a_command_with_such_an_allocator(compiled: Compiler) -> None:
     """It is known before the command runs, and reported at its end."""
-    program = prefixed(compiled, "shared")
+    program = prefixed_allocator(compiled, "shared")
     outcome = run_leaktrace(*ONE_REPORT, "-c", str(program), NEVER, stdin="go\n\n")
     assert outcome.exit_code == 0, outcome.stderr
     report = Report(outcome.stdout.splitlines()[-1])  # the target writes there, too
@@ -96,7 +89,7 @@ def test_a_library_loaded_later(compiled: Compiler) -> None:
 
 
 def test_text_shows_remarks_next_to_the_losses(compiled: Compiler) -> None:
-    with Target([prefixed(compiled, "static")]) as target:
+    with Target([prefixed_allocator(compiled, "static")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), NEVER) as tracer:
             tracer.await_armed()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.accounts import differences, recorded
-from harness.compiling import Compiler
+from harness.compiling import Compiler, prefixed_allocator
 from harness.reports import Report, Total
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace, trace_work
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("require_bpf")
 CALLS = 3000  # of each function
 RANDOM = "own_names_by_chance.c"
 ARCHIVE = "libjemalloc.a"
+JEMALLOC = "-DJEMALLOC"  # its functions are jemalloc's, with a prefix
 
 
 def check(program: Path, threads: int, directory: Path) -> None:
@@ -103,7 +104,7 @@ def test_jemalloc_with_a_prefix(
 @pytest.mark.parametrize("linking", ["shared", "static"])
 def test_a_prefix_is_found(linking: str, compiled: Compiler) -> None:
     """2,000 blocks of 1,000 bytes, none of them by malloc."""
-    report = trace_work([prefixed(compiled, linking)]).report
+    report = trace_work([prefixed_allocator(compiled, linking, JEMALLOC)]).report
     assert report.under("scenario_prefixed") == Total(2_000_000, 2000)
     assert report.outstanding == Total(2_000_000, 2000)
     assert report.losses == {}
@@ -111,7 +112,7 @@ def test_a_prefix_is_found(linking: str, compiled: Compiler) -> None:
 
 
 def test_of_a_command(compiled: Compiler) -> None:
-    program = prefixed(compiled, "shared")
+    program = prefixed_allocator(compiled, "shared", JEMALLOC)
     outcome = run_leaktrace(*ONE_REPORT, "-c", str(program), NEVER, stdin="go\n\n")
     assert outcome.exit_code == 0, outcome.stderr
     report = Report(outcome.stdout.splitlines()[-1])  # the target writes there, too
@@ -129,14 +130,6 @@ def test_of_a_library_loaded_later(compiled: Compiler) -> None:
             target.do()
             (report,) = tracer.stop().reports
     assert report.raw["remarks"] == []
-
-
-def prefixed(compiled: Compiler, linking: str) -> Path:
-    source, flags = "prefixed_allocator.c", ("-DJEMALLOC", "-DPROGRAM")
-    if linking == "static":
-        return compiled(source, *flags, "-DLIBRARY")
-    library = compiled(source, "-DJEMALLOC", "-DLIBRARY", "-shared", "-fPIC")
-    return compiled(source, *flags, "-Wl,--no-as-needed", str(library))
 
 
 @pytest.mark.parametrize("linking", [(), ("-static",)], ids=["shared", "static"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,14 +10,10 @@ from leaktrace.model import (
     TARGET_ENDED,
     Allocation,
     Ending,
-    Event,
-    EventKind,
     Frame,
     Loss,
     MemoryKinds,
     PairInfo,
-    ProcessLine,
-    ProcessShare,
     Remark,
     RemarkKind,
     Report,
@@ -32,7 +27,6 @@ from leaktrace.model import (
     Total,
     UntracedGrowth,
 )
-from leaktrace.report import create_reporter
 
 MS = 1_000_000
 
@@ -380,138 +374,6 @@ INCOMPLETE = replace(
 )
 
 
-def process(pid: int, held: Total, growth_bytes: int | None, **others: Any) -> ProcessLine:
-    fields: dict[str, Any] = {
-        "parent_pid": 4242,
-        "command": "nginx",
-        "resident": ResidentMemory(
-            50_331_648,
-            None if growth_bytes is None else 1_363_148,
-            MemoryKinds(41_943_040, 8_388_608),
-            MemoryKinds(5_242_880, 131_072),
-        ),
-        "site_count": 2,
-        "traced_s": 15.0,
-        "started_under_trace": True,
-    }
-    return ProcessLine(pid, outstanding=held, growth_bytes=growth_bytes, **{**fields, **others})
-
-
-# The lines add up to `outstanding` and `growth_bytes` of BUSY. What the new one holds is growth.
-FAMILY = replace(
-    BUSY,
-    target=replace(BUSY.target, command="nginx", notes=(), pids=(4242, 4243, 4250)),
-    sites=(
-        replace(
-            PARSE_SITE,
-            processes=(
-                ProcessShare(4243, 10_485_760, 10_240),
-                ProcessShare(4242, 1_048_576, 1_024),
-                ProcessShare(4250, 1_048_576, 1_024),
-            ),
-        ),
-        replace(CACHE_SITE, processes=(ProcessShare(4250, 2_097_152, 1),)),
-        replace(LOST_SITE, processes=(ProcessShare(4242, 48, 2), ProcessShare(4243, 48, 1))),
-    ),
-    resident=None,
-    losses=NO_LOSSES,
-    allocations=None,
-    processes=(
-        process(
-            4250,
-            Total(3_670_016, 800),
-            None,
-            resident=None,
-            traced_s=2.25,
-            ending=Ending(signal=9),
-            has_ended=True,
-        ),
-        process(4243, Total(11_534_336, 11_000), 1_310_720, started_under_trace=False),
-        process(
-            4242,
-            Total(1_572_864, 1_200),
-            -3_722_445,
-            parent_pid=1,
-            started_under_trace=False,
-        ),
-    ),
-)
-
-
-def _part(number: int, *sites: Site) -> Report:
-    """The report about one process of FAMILY."""
-    line = FAMILY.processes[number]
-    return replace(
-        FAMILY,
-        target=TargetInfo(line.pid, line.command),
-        outstanding=line.outstanding,
-        younger=Total(),
-        growth_bytes=line.growth_bytes,
-        resident=line.resident,
-        site_count=line.site_count,
-        sites=sites,
-        losses=(),
-        stack_ends={StackEnd.COMPLETE: line.site_count},
-        elapsed_s=line.traced_s,
-        ending=line.ending,
-        processes=(),
-    )
-
-
-BY_PROCESS = replace(
-    FAMILY,
-    by_process=(
-        _part(0, replace(CACHE_SITE, growth_bytes=None)),
-        _part(1, replace(PARSE_SITE, bytes=10_485_760, count=10_240)),
-        _part(2, replace(PARSE_SITE, bytes=1_048_576, count=1_024), replace(LOST_SITE, bytes=48)),
-    ),
-)
-
-
-# As long as names get (TASK_COMM_LEN), wide ones, and what attacks the terminal.
-WORKER_NAMES = ("worker/0:1-even", "漢字漢字漢", "\x1b[2J\x07", "x", "a\nb\u202ec\udcff")
-WORKER_PIDS = range(4_194_264, 4_194_304)  # as large as process ids get (PID_MAX_LIMIT)
-
-
-# What the lines hold adds up to what is outstanding.
-WORKERS = replace(
-    FAMILY,
-    target=TargetInfo(
-        WORKER_PIDS[0],
-        WORKER_NAMES[0],
-        allocators=("libc.so.6: 12 functions",),
-        pids=tuple(WORKER_PIDS),
-    ),
-    outstanding=Total(167_772_160, 40_000),
-    younger=Total(),
-    growth_bytes=40 * 8_192,
-    site_count=1,
-    sites=(
-        replace(
-            PARSE_SITE,
-            bytes=167_772_160,
-            count=40_000,
-            growth_bytes=40 * 8_192,
-            processes=tuple(ProcessShare(pid, 4_194_304, 1_000) for pid in WORKER_PIDS),
-        ),
-    ),
-    stack_ends={StackEnd.COMPLETE: 1},
-    processes=tuple(
-        process(
-            pid,
-            Total(4_194_304, 1_000),
-            8_192,
-            command=WORKER_NAMES[row % len(WORKER_NAMES)],
-            parent_pid=WORKER_PIDS[row // 2] if row else None,
-            site_count=1,
-            has_ended=row == 2,
-            ending=Ending(status=0) if row == 2 else None,
-        )
-        for row, pid in enumerate(WORKER_PIDS)
-    ),
-)
-
-
 _SECTION = replace(
     BUSY,
     number=1,
@@ -570,45 +432,3 @@ PAIRS = replace(
         ),
     ),
 )
-
-
-REPORTS = {
-    "busy": BUSY,
-    "quiet": QUIET,
-    "combined": COMBINED,
-    "sampled": SAMPLED,
-    "weighted": WEIGHTED,
-    "kernel": KERNEL,
-    "incomplete": INCOMPLETE,
-    "family": FAMILY,
-    "by_process": BY_PROCESS,
-    "workers": WORKERS,
-    "pairs": PAIRS,
-    "only_pairs": replace(
-        PAIRS.sections[1], losses=NO_LOSSES, sections=PAIRS.sections[2:], allocations=None
-    ),
-}
-
-
-EVENTS = (
-    Event(
-        12_345_678_901_234, 4242, EventKind.ALLOCATE, "malloc", 128, 0x55D0C0DE1234, PARSE.frames
-    ),
-    Event(12_345_678_950_000, 4243, EventKind.RELEASE, "free", None, 0x55D0C0DE1234),
-    Event(12_345_679_000_000, 4242, EventKind.FAIL, "posix_memalign", 1 << 40, 0, CACHE.frames),
-)
-
-
-def rendered(format_name: str, *reports: Report) -> str:
-    output = io.StringIO()
-    reporter = create_reporter(format_name, output, io.StringIO())
-    for report in reports:
-        reporter.report(report)
-    reporter.end()
-    return output.getvalue()
-
-
-def rendered_events(format_name: str, *events: Event) -> str:
-    output = io.StringIO()
-    create_reporter(format_name, output, io.StringIO()).events(events)
-    return output.getvalue()

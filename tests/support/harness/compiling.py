@@ -42,3 +42,12 @@ class Compiler:
         )
         self._built[key] = output
         return output
+
+
+def prefixed_allocator(compiled: Compiler, linking: str, *flags: str) -> Path:
+    """A program whose allocator has a prefix, in a library ("shared") or in itself ("static")."""
+    source = "prefixed_allocator.c"
+    if linking == "static":
+        return compiled(source, *flags, "-DPROGRAM", "-DLIBRARY")
+    library = compiled(source, *flags, "-DLIBRARY", "-shared", "-fPIC")
+    return compiled(source, *flags, "-DPROGRAM", "-Wl,--no-as-needed", str(library))

@@ -59,3 +59,22 @@ def last_report(tracer: Tracer) -> Report:
     report = outcome.reports[-1]
     assert report.final
     return report
+
+
+def holds(report: Report) -> dict[int, Total]:
+    """What each process keeps, as leaktrace has it."""
+    return share_of(kept_site(report))
+
+
+def what_is_held(report: Report) -> dict[int, Total]:
+    """The same, from however many sites, without processes that hold nothing."""
+    found: dict[int, Total] = {}
+    for site in report.sites_under("scenario_keep"):
+        for pid, one in share_of(site).items():
+            before = found.get(pid, Total())
+            found[pid] = Total(before.bytes + one.bytes, before.count + one.count)
+    return {pid: one for pid, one in found.items() if one.count}
+
+
+def notes_of(report: Report) -> str:
+    return "\n".join(report.raw["target"]["notes"])

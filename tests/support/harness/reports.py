@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Losses of stack walks: the allocation is counted anyway.
-_WALKS = {
+WALKS = {
     "truncated_stacks",
     "guessed_stacks",
     "unmapped_code",
@@ -80,7 +80,7 @@ class Report:
     @property
     def lost_allocations(self) -> dict[str, int]:
         """The losses that affect figures; broken stacks are known by their ends."""
-        return {name: count for name, count in self.losses.items() if name not in _WALKS}
+        return {name: count for name, count in self.losses.items() if name not in WALKS}
 
     def sites_under(self, function: str) -> tuple[Site, ...]:
         """Sites that have this function anywhere on their stack."""

@@ -10,6 +10,7 @@ from leaktrace.cli.parsing import build_options
 from leaktrace.cli.trace import command
 from leaktrace.errors import UsageError
 from leaktrace.options import Pair, ProcessOptions
+from leaktrace.process.probes.allocators import HEAP, REGIONS
 
 OPTION = click.Option(["--pair"])
 
@@ -91,6 +92,13 @@ def test_contradictions(words: list[str], names: str) -> None:
         options_of(*words)
     assert names in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", sorted({hook.symbol for hook in (*HEAP, *REGIONS)} - {"free"}))
+def test_what_is_hooked_anyway(name: str) -> None:
+    with pytest.raises(UsageError, match="without --pair"):
+        options_of("--pair", f"{name}:release")
+    assert options_of("--pair", f"{name}:release", "--no-malloc").pairs
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from harness.reports import WALKS
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import ALLOCATION_LOSSES
@@ -22,16 +23,6 @@ LOSSES = {
     loss.name: loss for loss in describe_losses(np.zeros(abi.LOSS_COUNTERS, np.uint64), LIMITS)
 }
 KERNEL_LOSSES = describe_kernel_losses(np.zeros(64, np.uint64), 0, LIMITS)
-WALKS = {
-    "truncated_stacks",
-    "unmapped_code",
-    "untabled_code",
-    "generated_code",
-    "inexpressible_rules",
-    "unreadable_stacks",
-    "misordered_frames",
-    "foreign_probes",
-}
 OPTIONS = {word for option in trace_command.params for word in option.opts}
 
 
@@ -50,10 +41,9 @@ def test_what_is_full_can_be_made_larger(loss: Loss) -> None:
 
 def test_what_only_concerns_callers_is_not_lost() -> None:
     """Where a walk ends, the allocation is in the figures."""
-    walks = {*WALKS, "guessed_stacks"}
-    assert {loss.name for loss in LOSSES.values() if not loss.is_lost} == walks
+    assert {loss.name for loss in LOSSES.values() if not loss.is_lost} == WALKS
     silent = {"guessed_stacks", "generated_code"}  # a note says what to do
-    assert {name for name in walks if not LOSSES[name].hint} == silent
+    assert {name for name in WALKS if not LOSSES[name].hint} == silent
 
 
 def test_a_return_probe_need_not_be_another_tools() -> None:

@@ -10,16 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
 from rich.cells import cell_len
-from sample_reports import (
-    BUSY,
-    EVENTS,
-    PARSE_SITE,
-    REPORTS,
-    process,
-    rendered,
-    rendered_events,
-)
+from sample_families import process
+from sample_reports import BUSY, PARSE_SITE
 
 from leaktrace.model import (
     Event,

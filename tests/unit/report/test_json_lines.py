@@ -10,21 +10,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
+from sample_families import BY_PROCESS, FAMILY
 from sample_rankings import BUSY_MACHINE, WORKER, rendered_ranking
-from sample_reports import (
-    BUSY,
-    BY_PROCESS,
-    EVENTS,
-    FAMILY,
-    HTTPD,
-    LIBPARSE,
-    PARSE_SITE,
-    QUIET,
-    REPORTS,
-    frame,
-    rendered,
-    rendered_events,
-)
+from sample_reports import BUSY, HTTPD, LIBPARSE, PARSE_SITE, QUIET, frame
 
 from leaktrace.model import (
     Allocation,

@@ -6,17 +6,8 @@ import io
 from dataclasses import replace
 
 import pytest
-from sample_reports import (
-    BUSY,
-    COMBINED,
-    CPP_NAME,
-    HTTPD,
-    PARSE_SITE,
-    QUIET,
-    SAMPLED,
-    frame,
-    rendered,
-)
+from rendered_samples import rendered
+from sample_reports import BUSY, COMBINED, CPP_NAME, HTTPD, PARSE_SITE, QUIET, SAMPLED, frame
 
 from leaktrace.model import (
     Stack,

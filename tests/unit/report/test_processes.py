@@ -9,15 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rendered_samples import rendered
 from rich.cells import cell_len
-from sample_reports import (
-    BY_PROCESS,
-    FAMILY,
-    PARSE_SITE,
-    WORKERS,
-    process,
-    rendered,
-)
+from sample_families import BY_PROCESS, FAMILY, WORKERS, process
+from sample_reports import PARSE_SITE
 
 from leaktrace.model import Ending, ProcessLine, ProcessShare, Report, Total
 from leaktrace.report.processes import process_lines

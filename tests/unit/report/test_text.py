@@ -15,21 +15,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
 from rich.cells import cell_len
 from sample_reports import (
     BUSY,
     CACHE,
     COMBINED,
     CPP_NAME,
-    EVENTS,
     PARSE,
     PARSE_SITE,
     QUIET,
-    REPORTS,
     SAMPLED,
     WEIGHTED,
-    rendered,
-    rendered_events,
 )
 
 from leaktrace.model import (

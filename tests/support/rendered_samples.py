@@ -1,0 +1,65 @@
+"""All samples by name, and what a format makes of reports and events."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from sample_families import BY_PROCESS, FAMILY, WORKERS
+from sample_reports import (
+    BUSY,
+    CACHE,
+    COMBINED,
+    INCOMPLETE,
+    KERNEL,
+    NO_LOSSES,
+    PAIRS,
+    PARSE,
+    QUIET,
+    SAMPLED,
+    WEIGHTED,
+)
+
+from leaktrace.model import Event, EventKind, Report
+from leaktrace.report import create_reporter
+
+REPORTS = {
+    "busy": BUSY,
+    "quiet": QUIET,
+    "combined": COMBINED,
+    "sampled": SAMPLED,
+    "weighted": WEIGHTED,
+    "kernel": KERNEL,
+    "incomplete": INCOMPLETE,
+    "family": FAMILY,
+    "by_process": BY_PROCESS,
+    "workers": WORKERS,
+    "pairs": PAIRS,
+    "only_pairs": replace(
+        PAIRS.sections[1], losses=NO_LOSSES, sections=PAIRS.sections[2:], allocations=None
+    ),
+}
+
+
+EVENTS = (
+    Event(
+        12_345_678_901_234, 4242, EventKind.ALLOCATE, "malloc", 128, 0x55D0C0DE1234, PARSE.frames
+    ),
+    Event(12_345_678_950_000, 4243, EventKind.RELEASE, "free", None, 0x55D0C0DE1234),
+    Event(12_345_679_000_000, 4242, EventKind.FAIL, "posix_memalign", 1 << 40, 0, CACHE.frames),
+)
+
+
+def rendered(format_name: str, *reports: Report) -> str:
+    output = io.StringIO()
+    reporter = create_reporter(format_name, output, io.StringIO())
+    for report in reports:
+        reporter.report(report)
+    reporter.end()
+    return output.getvalue()
+
+
+def rendered_events(format_name: str, *events: Event) -> str:
+    output = io.StringIO()
+    create_reporter(format_name, output, io.StringIO()).events(events)
+    return output.getvalue()
