@@ -104,6 +104,7 @@ def test_there_is_no_such_control_group() -> None:
 
 def test_follow_is_for_processes() -> None:
     check_refused(run_leaktrace("--kernel", "--follow"), "--follow", "--kernel")
+    check_refused(run_leaktrace("--kernel", "--no-follow"), "--no-follow", "--kernel")
 
 
 @pytest.mark.usefixtures("require_root")

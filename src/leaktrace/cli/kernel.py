@@ -116,7 +116,11 @@ def kernel_target(asked: dict[str, Any]) -> KernelTarget | None:
             if given(parameter):
                 raise UsageError(f"{option} needs --kernel", f"add -k, or leave out {option}")
         return None
-    refuse_given({option: given(name) for name, option in _PROCESS_ONLY.items()}, "--kernel")
+    process_only = {
+        option.replace("--", "--no-", 1) if asked[name] is False else option: given(name)
+        for name, option in _PROCESS_ONLY.items()
+    }
+    refuse_given(process_only, "--kernel")
     return KernelTarget(
         probes=KernelProbes(asked["kernel_probes"]),
         pages=asked["pages"],
