@@ -36,6 +36,13 @@
 #define STOP_AT_START 0
 #endif
 
+/* 1: stop it again when it is about to exit, until user space has looked at it. The offsets are in
+ * bytes from the start of struct task_struct, signal_struct and sighand_struct, from the kernel's
+ * type information (BTF). */
+#ifndef STOP_AT_EXIT
+#define STOP_AT_EXIT 0
+#endif
+
 /* The offset of `tgid` in struct task_struct, in bytes, from the kernel's type information (BTF): a
  * fork says which process it made. 0: not known, and user space looks for children. */
 #ifndef TASK_TGID_OFFSET
@@ -61,7 +68,6 @@
  * task_struct and struct signal_struct, from the kernel's type information (BTF). */
 #ifndef EXIT_STATUS
 #define EXIT_STATUS 0
-#define TASK_SIGNAL_OFFSET 0
 #define TASK_EXIT_CODE_OFFSET 0
 #define SIGNAL_FLAGS_OFFSET 0
 #define SIGNAL_EXIT_CODE_OFFSET 0

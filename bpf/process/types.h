@@ -224,6 +224,7 @@ enum function {
     FUNCTION_RALLOCX = 17,
     FUNCTION_XALLOCX = 18,
     FUNCTION_START = 19, /* not recorded: where a program starts */
+    FUNCTION_EXIT = 20,  /* not recorded: where it exits */
     /* Functions that the user named; the cookie says of which pair. In trace events, the number of
      * the pair, its space, is added. */
     FUNCTION_PAIR = 64,
@@ -327,6 +328,7 @@ struct session {
     u64 children;       /* processes that it has forked */
     u32 slot;           /* its own */
     u32 use;            /* of the slot: counts the processes that had it */
+    u64 exit_ns;        /* when it was stopped because it was about to exit; 0: it was not */
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from harness.compiling import Compiler
 from harness.lines import DEADLINE_S
+from harness.processes import await_stopped
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Outcome, Tracer, run_leaktrace
 from harness.wording import lines_naming, names
@@ -73,12 +73,6 @@ def trace_to_the_end(
             outcome = tracer.finish()
     assert outcome.exit_code == 0, outcome.stderr
     return outcome, target.pid, status
-
-
-def await_stopped(pid: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline
 
 
 def last_ending(outcome: Outcome) -> Any:

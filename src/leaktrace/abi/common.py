@@ -62,3 +62,4 @@ class EventCode(IntEnum):
     UNKNOWN_CODE = 9
     FORKED = 10
     LOADED = 11
+    EXITING = 12

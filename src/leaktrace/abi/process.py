@@ -246,6 +246,7 @@ class Function(IntEnum):
     RALLOCX = 17
     XALLOCX = 18
     START = 19  # not recorded: where a program starts
+    EXIT = 20  # not recorded: where it exits
     PAIR = 64  # in trace events, the number of the pair is added, as to the next
     PAIR_RELEASE = 96
 
@@ -318,6 +319,7 @@ SESSION = np.dtype(
         ("children", "<u8"),
         ("slot", "<u4"),
         ("use", "<u4"),
+        ("exit_ns", "<u8"),
     ]
 )
 

@@ -26,11 +26,12 @@ from leaktrace.process.hooks import HookOptions, Hooks
 from leaktrace.process.looks import Looks
 from leaktrace.process.member import Member
 from leaktrace.process.notes import Notes
-from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
+from leaktrace.process.probes.allocators import EXIT_PROGRAM, OBJECTS_PROGRAM
 from leaktrace.process.probes.object_plan import ObjectPlan, Way
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import Planner
+from leaktrace.process.probes.program_ends import ExitPlanner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.slot import Slot
@@ -208,6 +209,7 @@ class Opening:
                 ),
                 own=AllocatorsOwn(names.addresses_of),
                 notes=said,
+                exits=self._exits(target),
             )
             traced = Traced(
                 slot=slot,
@@ -261,6 +263,10 @@ class Opening:
             notify(f"stacks are walked by {walker}")
             self._said_walker.append(str(walker))
         return None if in_kernel is None else tables
+
+    def _exits(self, target: Target) -> ExitPlanner | None:
+        is_stopped = target.command is not None and EXIT_PROGRAM in self.program.programs
+        return ExitPlanner(target.pid) if is_stopped else None
 
     def _watch(self, target: Target, closing: ExitStack) -> ProbeWatch | None:
         if self.keeper is None:

@@ -3,6 +3,7 @@ loaded."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,7 @@ from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     ENTRY_PROGRAMS,
+    EXIT_PROGRAM,
     OBJECTS_PROGRAM,
     POINT_PROGRAM,
     RELEASE_OF_PAIR_PROGRAM,
@@ -62,6 +64,7 @@ FRAGMENTS = (
     "process/entries.bpf.c",
     "process/point.bpf.c",
     "process/objects.bpf.c",
+    "process/exit_stop.bpf.c",
     "process/exec_fork_exit.bpf.c",
 )
 FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/exec_fork_exit.bpf.c")
@@ -103,12 +106,20 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "PAIRS": int(bool(options.pairs)),
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
-    knobs |= task_offset_knobs(exit_status=options.command is None or options.follow)
+    knobs |= task_offset_knobs(
+        exit_status=options.command is None or options.follow, exit_stop=stops_at_exit(options)
+    )
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:
         knobs |= {"MAX_SIZE": filters.max_size_bytes, "SIZES_FILTERED": 1}
     return knobs
+
+
+def stops_at_exit(options: ProcessOptions) -> bool:
+    """Whether a command is stopped before it exits, if the kernel's types are known. Only root can
+    continue it in any case: it may be of another user by then (kill(2))."""
+    return options.command is not None and not options.faults and os.geteuid() == 0
 
 
 def counts_freed(options: ProcessOptions) -> bool:
@@ -256,6 +267,8 @@ class Compilation:
                 names.append(POINT_PROGRAM)
             if self._knobs["PAIRS"]:
                 names += (RELEASE_OF_PAIR_PROGRAM, START_PROGRAM)
+            if self._knobs.get("STOP_AT_EXIT"):
+                names.append(EXIT_PROGRAM)
             if walker.uses_tables:
                 names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]

@@ -238,6 +238,7 @@ def _resident(resident: ResidentMemory) -> Object:
         "kinds_since_attach": (
             None if resident.since_attach is None else _memory_kinds(resident.since_attach)
         ),
+        "at_exit": resident.is_at_exit,
     }
 
 
