@@ -124,6 +124,8 @@ class Run:
         with self._interrupts.raised():
             self._reporter.begin(self._tracer.info(), self._argv)
             self._tracer.arm()
+        if self._argv:
+            self._interrupts.leave_first_to_command()
         self._reports.start_clock()
         meter = self._tracer.cost_meter()
         info = self._tracer.info()
@@ -158,6 +160,9 @@ class Run:
                     return TARGET_ENDED
                 if probes in readable:
                     return "its probes were detached unexpectedly"
+                if self._interrupts.was_left_to_command():
+                    notify("Ctrl-C: the command got it, too, and is traced until it ends")
+                    hint("press Ctrl-C again to end it, after a final report")
                 if self._interrupts.received is not None:
                     return f"interrupted ({self._interrupts.received.name})"
                 if look_s is not None and time.monotonic() >= look_s:
