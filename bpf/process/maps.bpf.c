@@ -62,6 +62,7 @@ BPF_ARRAY(known_stacks, struct known_stack, KNOWN_STACKS);
 #if WALK_PARTS > 1
 BPF_PROG_ARRAY(walk_parts, 1);
 #endif
+BPF_PROG_ARRAY(object_parts, 1);
 #endif
 
 #if THROTTLE

@@ -118,6 +118,9 @@ struct walk {
     u32 mapping_count;
     u32 late_since; /* objects loaded after this epoch are not in the list; 0: all are */
     u32 found;      /* new objects on the loader's list */
+    u32 added;      /* how many of those were handled */
+    u32 change;     /* CHANGE_… bits, in objects.bpf.c */
+    u32 since;      /* the epoch of the list of mappings then */
     u32 frame_count;
     u32 slot;       /* of the process: stays the same */
     u32 first_late; /* the slot's first entry of late_objects */

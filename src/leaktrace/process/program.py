@@ -274,6 +274,8 @@ class Compilation:
         programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
+        if OBJECTS_PROGRAM in names:
+            programs.append(ProgramKind("object_part", kind, attach_type, tail_of="object_parts"))
         return programs + [
             ProgramKind(f"at_{name}", syscalls.PROG_TYPE_RAW_TRACEPOINT) for name in RAW_TRACEPOINTS
         ]
