@@ -30,7 +30,7 @@ from leaktrace.process.probes.allocators import EXIT_PROGRAM, OBJECTS_PROGRAM
 from leaktrace.process.probes.object_plan import ObjectPlan, Way
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
-from leaktrace.process.probes.planner import Planner
+from leaktrace.process.probes.planner import ExaminedFiles, Planner
 from leaktrace.process.probes.program_ends import ExitPlanner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
@@ -84,6 +84,7 @@ class Planning:
     budget: TableBudget
     lookups: Lookups
     placed: PlacedTables
+    _examined: ExaminedFiles = field(default_factory=dict)
 
     def plan(self, target: Target, compilation: Compilation | None, *, with_tables: bool) -> Plans:
         """Choose the probes of a process, and build its unwind tables. `compilation`: makes room
@@ -92,7 +93,9 @@ class Planning:
         Raises LeaktraceError.
         """
         options, command = self.options, target.command
-        planner = Planner(options.objects, way=way_of(options), budget=self.budget)
+        planner = Planner(
+            options.objects, way=way_of(options), budget=self.budget, examined=self._examined
+        )
         names = SymbolOptions(lines=options.report.lines, inlines=options.report.inlines)
         symbolizer = ProcessSymbolizer(target.pid, names, self.lookups)
         objects: list[ObjectPlan] = []
