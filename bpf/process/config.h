@@ -58,6 +58,14 @@
 /* The slot of the command that leaktrace started. */
 #define COMMAND_SLOT 0
 
+/* What the tracepoint oom:mark_victim names as the victim; 0: not known, and it is not attached.
+ * Since "oom: add additional details to the tracepoint mark_victim" (Linux 6.9) it is the task. */
+#ifndef OOM_VICTIM
+#define OOM_VICTIM 0
+#endif
+#define OOM_VICTIM_IS_PID 1
+#define OOM_VICTIM_IS_TASK 2
+
 /* For tests: 1 stops the thread (SIGSTOP) after each record, as the call returns, so that a
  * debugger sees the stack that was walked. Needs bpf_send_signal_thread (Linux 5.5). */
 #ifndef STOP_AT_RECORD

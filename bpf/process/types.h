@@ -328,6 +328,7 @@ struct session {
     u64 children;       /* processes that it has forked */
     u32 slot;           /* its own */
     u32 use;            /* of the slot: counts the processes that had it */
+    u64 oom_ns;         /* when the OOM killer chose it; 0: it has not */
     u64 exit_ns;        /* when it was stopped because it was about to exit; 0: it was not */
 };
 

@@ -256,6 +256,7 @@ class Ending:
 
     status: int | None = None  # its exit status
     signal: int | None = None  # the signal that killed it
+    by_oom_killer: bool = False  # who sent that signal, because memory had run out
 
     @classmethod
     def from_wait_status(cls, wait_status: int) -> Ending:

@@ -51,9 +51,13 @@ WAYS = {
 }
 
 
-def as_seen_by_the_parent(status: int) -> dict[str, int | None]:
+def as_seen_by_the_parent(status: int) -> dict[str, int | bool | None]:
     """What the report must say about a status as subprocess returns it."""
-    return {"status": status if status >= 0 else None, "signal": -status if status < 0 else None}
+    return {
+        "status": status if status >= 0 else None,
+        "signal": -status if status < 0 else None,
+        "oom_killed": False,
+    }
 
 
 def trace_to_the_end(
@@ -124,7 +128,7 @@ def test_a_kernel_without_the_exit_status(compiled: Compiler) -> None:
     assert not names(last, "status")
     assert not names(last, "killed")
     outcome, _, _ = trace_to_the_end(compiled("commands.c"), way, *ONE_REPORT, env=env)
-    assert last_ending(outcome) == {"status": None, "signal": None}
+    assert last_ending(outcome) == {"status": None, "signal": None, "oom_killed": False}
 
 
 @pytest.mark.parametrize("code", ["exit 0", "exit 7", "kill -KILL $$", "kill -SEGV $$"])

@@ -83,7 +83,7 @@ def test_a_command_that_takes_its_time_to_end_is_traced_until_then(tmp_path: Pat
     assert terminal.shown.count("tidying") == 1
     report = last_report(reports)
     assert report["reason"] == "the target has ended"
-    assert report["ending"] == {"status": 5, "signal": None}
+    assert report["ending"] == {"status": 5, "signal": None, "oom_killed": False}
 
 
 def test_a_second_ctrl_c_ends_the_run(tmp_path: Path) -> None:

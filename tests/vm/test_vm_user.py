@@ -101,9 +101,9 @@ def test_how_a_process_ends(guest: Guest, compiled: Compiler) -> None:
     wait $tracer; kill $keeps_it_open
     """
     for command, status, ending in (
-        ("exit 3", "3", {"status": 3, "signal": None}),
-        ("hand-over\nexit 41", "41", {"status": 41, "signal": None}),
-        ("calls 1", "143", {"status": None, "signal": 15}),
+        ("exit 3", "3", {"status": 3, "signal": None, "oom_killed": False}),
+        ("hand-over\nexit 41", "41", {"status": 41, "signal": None, "oom_killed": False}),
+        ("calls 1", "143", {"status": None, "signal": 15, "oom_killed": False}),
     ):
         outcome = guest.run("sh", "-c", script, "sh", command)
         assert outcome.stderr.split()[-1] == status

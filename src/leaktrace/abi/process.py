@@ -319,6 +319,7 @@ SESSION = np.dtype(
         ("children", "<u8"),
         ("slot", "<u4"),
         ("use", "<u4"),
+        ("oom_ns", "<u8"),
         ("exit_ns", "<u8"),
     ]
 )

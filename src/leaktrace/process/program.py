@@ -32,7 +32,7 @@ from leaktrace.process.probes.allocators import (
     START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
-from leaktrace.process.task_offsets import task_offset_knobs
+from leaktrace.process.task_offsets import OOM_TRACEPOINT, task_offset_knobs
 from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
@@ -83,7 +83,7 @@ _REGION_SHARE = 4
 _PERF_SHARE = 4  # of that, per CPU, in perf buffers
 FAULT_PROGRAM = "on_fault"
 FILE_CAPACITY = 2 * abi.MAX_FILE_MAPPINGS  # two lists
-RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
+RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork", OOM_TRACEPOINT)
 
 
 def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
@@ -277,7 +277,9 @@ class Compilation:
         if OBJECTS_PROGRAM in names:
             programs.append(ProgramKind("object_part", kind, attach_type, tail_of="object_parts"))
         return programs + [
-            ProgramKind(f"at_{name}", syscalls.PROG_TYPE_RAW_TRACEPOINT) for name in RAW_TRACEPOINTS
+            ProgramKind(f"at_{name}", syscalls.PROG_TYPE_RAW_TRACEPOINT)
+            for name in RAW_TRACEPOINTS
+            if name != OOM_TRACEPOINT or self._knobs.get("OOM_VICTIM")
         ]
 
     def finish(self) -> Program:

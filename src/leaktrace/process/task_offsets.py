@@ -38,6 +38,8 @@ _FEATURES: dict[str, _Members] = {
     },
 }
 
+OOM_TRACEPOINT = "mark_victim"
+_PID, _TASK = 1, 2  # what it says about the victim
 _SWITCHES = {"exit_status": "EXIT_STATUS", "exit_stop": "STOP_AT_EXIT"}  # knobs that are 1 or 0
 
 
@@ -62,7 +64,16 @@ def task_offset_knobs(*, exit_status: bool, exit_stop: bool) -> dict[str, int]:
             if offsets and feature in _SWITCHES:
                 knobs[_SWITCHES[feature]] = 1
             knobs |= offsets
+        if not support.declined("oom_victim"):
+            victim = _oom_victim(types.tracepoint_arguments(OOM_TRACEPOINT))
+            if victim != _TASK or knobs.get("TASK_TGID_OFFSET"):
+                knobs["OOM_VICTIM"] = victim
     return knobs
+
+
+def _oom_victim(arguments: tuple[str, ...] | None) -> int:
+    """What the tracepoint says about the victim (bpf/process/config.h); 0: it is not known."""
+    return {"int": _PID, "task_struct *": _TASK}.get(arguments[0], 0) if arguments else 0
 
 
 def _offsets(members: _Members, offset_of: Callable[[str, str], int | None]) -> dict[str, int]:

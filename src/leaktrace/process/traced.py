@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leaktrace.analysis.same_sites import SameSites
 from leaktrace.errors import LeaktraceError
@@ -113,9 +114,13 @@ class Traced:
         """How the process has ended; None while it lives."""
         if self.process.is_alive():
             return None
+        now = self.slot.session_now()
         if self.command is not None:
-            return self.command.ending()
-        return ending_of(int(self.slot.session_now()["wait_status"]))
+            ending = self.command.ending()
+        else:
+            ending = ending_of(int(now["wait_status"]))
+        was_chosen = bool(now["oom_ns"]) and ending.signal == signal.SIGKILL
+        return replace(ending, by_oom_killer=True) if was_chosen else ending
 
     # --- changes ---------------------------------------------------------------------------
 

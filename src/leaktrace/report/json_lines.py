@@ -156,7 +156,13 @@ def _process(line: ProcessLine) -> Object:
 
 
 def _ending(ending: Ending | None) -> Object | None:
-    return None if ending is None else {"status": ending.status, "signal": ending.signal}
+    if ending is None:
+        return None
+    return {
+        "status": ending.status,
+        "signal": ending.signal,
+        "oom_killed": ending.by_oom_killer,
+    }
 
 
 def _pair(pair: PairInfo) -> Object:

@@ -24,6 +24,7 @@ from leaktrace.options import (
 )
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
+from leaktrace.own.oom import OWN_SCORE
 from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
@@ -44,6 +45,7 @@ def run(options: Options) -> int:
     BrokenPipeError when the reader of the reports has closed the pipe.
     """
     descriptors.raise_limit()
+    OWN_SCORE.begin()
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         try:
             if isinstance(options, KernelOptions):
