@@ -33,13 +33,7 @@ int at_exit(struct pt_regs *ctx) {
         now->tgid != key >> 32 || !would_not_notice())
         return 0;
     now->exit_ns = bpf_ktime_get_ns();
-    bpf_send_signal(SIGSTOP); /* before the event, as in announce() */
-    struct event event = {.time_ns = now->exit_ns,
-                          .kind = EVENT_EXITING,
-                          .generation = now->generation,
-                          .tid = key,
-                          .slot = now->slot};
-    send_event(ctx, &event);
+    bpf_send_signal(SIGSTOP);
     return 0;
 }
 #endif

@@ -34,8 +34,7 @@ enum event_kind {
     EVENT_EXEC = 8,
     EVENT_UNKNOWN_CODE = 9, /* a walk met code outside the known mappings */
     EVENT_FORKED = 10,
-    EVENT_LOADED = 11,  /* the dynamic loader loaded an object: struct load_event */
-    EVENT_EXITING = 12, /* the command is stopped before it exits */
+    EVENT_LOADED = 11, /* the dynamic loader loaded an object: struct load_event */
 };
 
 struct event {

@@ -62,4 +62,3 @@ class EventCode(IntEnum):
     UNKNOWN_CODE = 9
     FORKED = 10
     LOADED = 11
-    EXITING = 12

@@ -102,9 +102,6 @@ class Intake:
             case abi.EventCode.STARTED:
                 traced.begun = generation
                 self.must_look = True
-            case abi.EventCode.EXITING:
-                traced.exit_ns = int(event["time_ns"])
-                self.must_look = True
             case abi.EventCode.UNKNOWN_CODE:
                 self.must_look = True
             case abi.EventCode.LOADED if is_current:

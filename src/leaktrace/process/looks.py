@@ -131,15 +131,10 @@ class Looks:
         traced.begun = None
 
     def proceed_if_forgotten(self) -> None:
-        """Continue a command whose first-call event was lost, or that of its exit: it would stay
-        stopped."""
+        """Continue a command whose first-call event was lost: it would stay stopped."""
         traced = self._traced
-        if traced.command is None or not traced.process.is_stopped():
-            return
-        exit_ns = int(self._slot.session_now()["exit_ns"])
-        if exit_ns:
-            traced.exit_ns = exit_ns
-        elif traced.started < traced.generation:
+        is_forgotten = traced.started < traced.generation and traced.process.is_stopped()
+        if traced.command is not None and is_forgotten:
             traced.started = traced.generation
             self.look()
             traced.command.proceed()

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from leaktrace.model import Ending
-from leaktrace.notices import notify
 from leaktrace.process.attach.attachments import Attachments
+from leaktrace.process.exit_watch import ExitWatch
 from leaktrace.process.looks import Looks
 from leaktrace.process.traced import Traced
 from leaktrace.targets.memory_use import MemoryWatch
@@ -58,23 +58,15 @@ class Member:
             traced.symbolizer.look_ahead()
             self.memory.begin()
         else:
+            if traced.hooks.exits is not None:
+                verbose = traced.hooks.options.verbose
+                watch = ExitWatch(traced.command, traced.slot, self.memory, verbose=verbose)
+                try:
+                    watch.start()
+                except RuntimeError:  # no more threads are allowed: it must not be stopped
+                    traced.hooks.exits = None
             traced.command.release()
             traced.process.read_name()
-
-    def see_exit(self) -> None:
-        """If it is a command that is stopped before it exits, read what only a process with memory
-        can tell, and let it go on."""
-        traced = self.traced
-        if traced.exit_ns is None or traced.command is None:
-            return
-        self.memory.keep()
-        traced.symbolizer.refresh_generated_names()
-        traced.hooks.completeness.look(traced.mappings(), traced.generation)
-        traced.command.proceed()
-        if traced.hooks.options.verbose:
-            stopped_ns = time.monotonic_ns() - traced.exit_ns
-            notify(f"the command was stopped for {stopped_ns / 1e6:.1f} ms before it exited")
-        traced.exit_ns = None
 
     def ending(self) -> Ending | None:
         """How it has ended; None while it lives."""

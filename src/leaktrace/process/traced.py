@@ -53,7 +53,6 @@ class Traced:
     look_times: LookTimes = field(default_factory=LookTimes)
     generation: int = 0
     begun: int | None = None  # the generation that is stopped at its first call, until a look
-    exit_ns: int | None = None  # since when it is stopped before it exits, until a look
     started: int = 0  # the last generation that was continued after its first call
     probe_notes: tuple[str, ...] = ()
     _mapped: set[str] = field(default_factory=set)  # paths with code, at the last look

@@ -156,7 +156,6 @@ class Tracer:
         for member in self.family:
             traced = member.traced
             member.looks.look_if_asked()
-            member.see_exit()
             if messages:
                 member.looks.note_lost_loads()
             generation = traced.slot.generation()
@@ -210,7 +209,6 @@ class Tracer:
             member.looks.look()
             traced.repair_probes()
             member.looks.proceed_if_forgotten()
-            member.see_exit()
             traced.symbolizer.refresh_generated_names()
         snapshot = take_snapshot(
             self._program,
