@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,18 @@ def test_a_set_user_id_program(compiled: Compiler, tmp_path: Path) -> None:
     assert run.printed.encode() == untraced
     assert run.exit_code == 0
     assert run.was_stopped
+
+
+def test_a_command_that_the_user_has_stopped(tmp_path: Path) -> None:
+    """It stays stopped until leaktrace ends it."""
+    with Tracer("--output", tmp_path / "report", NEVER, "--", "sh", "-c", "echo up; cat") as tracer:
+        tracer.stdout.until(lambda line: line == "up")
+        (command,) = [one for one in children(tracer.pid) if is_called(one, "sh")]
+        os.kill(command, signal.SIGSTOP)
+        await_stopped(command)
+        time.sleep(0.2)  # the thread that waits for a stop looks at it several times
+        await_stopped(command)
+        outcome = tracer.stop()
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    await_gone([command])

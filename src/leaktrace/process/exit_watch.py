@@ -29,11 +29,18 @@ class ExitWatch:
         self._slot = slot
         self._memory = memory
         self._verbose = verbose
+        self._lock = threading.Lock()  # held while it looks
+        self._is_over = False
 
     def start(self) -> None:
         """Call it before the command can exit. Raises RuntimeError if no thread can be started."""
         with held_back():  # signals go to the main thread
             threading.Thread(target=self._watch, daemon=True).start()
+
+    def end(self) -> None:
+        """The maps are about to be closed, and the probes are gone: no such stop comes any more."""
+        with self._lock:
+            self._is_over = True
 
     def _watch(self) -> None:
         awaited = os.WSTOPPED | os.WEXITED | os.WNOWAIT  # the main thread gets the status, too
@@ -45,10 +52,13 @@ class ExitWatch:
                 return
             if seen is None or seen.si_code != os.CLD_STOPPED:
                 return
-            stopped_ns = int(self._slot.session_now()["exit_ns"])
-            if stopped_ns:
-                self._look(stopped_ns)
-                return
+            with self._lock:
+                if self._is_over:
+                    return
+                stopped_ns = int(self._slot.session_now()["exit_ns"])
+                if stopped_ns:
+                    self._look(stopped_ns)
+                    return
             # Another stop: at its first call, or by the user. Waiting for its end could miss that
             # the next one has begun.
             time.sleep(pause_s)

@@ -65,6 +65,8 @@ class Member:
                     watch.start()
                 except RuntimeError:  # no more threads are allowed: it must not be stopped
                     traced.hooks.exits = None
+                else:
+                    self.resources.callback(watch.end)
             traced.command.release()
             traced.process.read_name()
 
