@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from harness.lines import DEADLINE_S
@@ -18,6 +18,14 @@ def children(pid: int) -> list[int]:
     ]
 
 
+def await_true(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def await_gone(pids: Iterable[int]) -> None:
     """Wait until none of these processes exists."""
     pids, deadline = list(pids), time.monotonic() + DEADLINE_S
@@ -28,7 +36,5 @@ def await_gone(pids: Iterable[int]) -> None:
 
 def await_stopped(pid: int) -> None:
     """Wait until a signal has stopped a process."""
-    deadline = time.monotonic() + DEADLINE_S
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline, f"{pid} runs on"
-        time.sleep(0.001)
+    stat = Path(f"/proc/{pid}/stat")
+    await_true(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
