@@ -257,7 +257,9 @@ class Reference:
         if self.trampoline <= self._ip < self.trampoline + _TRAMPOLINE_BYTES:
             self._step_over_trampoline()
             return
-        if why is WalkResult.NO_ROW and self._back and not self._guessed:
+        if why is WalkResult.NO_MAPPING:
+            raise _EndError(why)
+        if self._back and not self._guessed:
             if not self._is_in_object():
                 code = self._bytes(self._ip, 8)
                 if code and (found := _EPILOGUE.match(code)):
@@ -270,7 +272,7 @@ class Reference:
                     return
                 if code and not _CALL.match(code[:8]):
                     raise _EndError(WalkResult.COMPLETE)
-        self._step_by_frame_pointer(why)
+        self._step_by_frame_pointer()
 
     def _step_over_epilogue(self, added: int) -> None:
         place = self._sp + added
@@ -297,15 +299,15 @@ class Reference:
         place = self._sp + 8 * pops
         self._go_on(self._word(place), place + 8)
 
-    def _step_by_frame_pointer(self, why: WalkResult) -> None:
+    def _step_by_frame_pointer(self) -> None:
         bp = self._bp
-        if bp == 0 and why is WalkResult.NO_ROW:
+        if bp == 0:
             raise _EndError(WalkResult.COMPLETE)
         if bp is None or not self._sp <= bp < self._sp + _FAR_BYTES or bp % 8:
-            raise _EndError(why)
+            raise _EndError(WalkResult.NO_ROW)
         saved = self._words(bp, 2)
         if saved is None:
-            raise _EndError(why)
+            raise _EndError(WalkResult.NO_ROW)
         self._bp = saved[0]
         self._go_on(saved[1], bp + 16)
         self._guessed = True
