@@ -20,17 +20,17 @@ static __always_inline int read_word(struct walk *walk, u64 address) {
 }
 
 /* There is no unwind information, and there will be none. Generated code mostly keeps frame
- * pointers, so this step is a guess. */
-static __always_inline int step_by_frame_pointer(struct walk *walk) {
+ * pointers, so this step is a guess. `why` is the result if it can't be made. */
+static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     u64 bp = walk->bp;
 
     do_not_cache(walk);
-    if (!bp && !walk->bp_lost)
+    if (why == WALK_NO_ROW && !bp && !walk->bp_lost)
         return WALK_COMPLETE; /* the outermost frame has rbp = 0 (psABI, 3.4.1) */
     if (walk->bp_lost || bp < walk->sp || bp - walk->sp >= (1 << 20) || bp & 7)
-        return WALK_NO_ROW;
+        return why;
     if (bpf_probe_read_user(walk->saved, 16, (void *)bp))
-        return WALK_NO_ROW;
+        return why;
     walk->bp = walk->saved[0];
     walk->ip = walk->saved[1];
     walk->sp = bp + 16;
@@ -178,15 +178,15 @@ static __always_inline int step(struct walk *walk) {
         return step_over_trampoline(walk);
     /* An object was just loaded, and its table is not here yet. By frame pointer the next frame
      * would be wrong more often than not: most code keeps other values in rbp. */
-    if (result == WALK_NO_MAPPING)
-        return result;
-    if (result && walk->is_return_address && !walk->guessed) {
+    if (result == WALK_TO_COME || (result == WALK_NO_MAPPING && !walk->sees_loads))
+        return WALK_NO_MAPPING;
+    if (result == WALK_NO_ROW && walk->is_return_address && !walk->guessed) {
         int planted = step_over_planted(walk);
         if (planted != WALK_NO_ROW)
             return planted;
     }
     if (result)
-        return step_by_frame_pointer(walk);
+        return step_by_frame_pointer(walk, result);
     u32 rule = (walk->row >> ROW_RULE_SHIFT) & ROW_RULE_MASK;
     if (rule == RULE_END)
         return result_of_end(walk);

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unwind_walker import Arrays
 
@@ -66,6 +66,7 @@ class Reference:
     memory: Memory
     trampoline: int
     most_frames: int = abi.MAX_FRAMES
+    sees_loads: bool = False  # unmapped code was made at run time
 
     def walk(self, origin: Origin) -> Expected:
         """From the registers on, or from the caller of the function that they are in."""
@@ -257,9 +258,11 @@ class Reference:
         if self.trampoline <= self._ip < self.trampoline + _TRAMPOLINE_BYTES:
             self._step_over_trampoline()
             return
-        if why is WalkResult.NO_MAPPING:
+        if why is WalkResult.NO_MAPPING and not self.sees_loads:
             raise _EndError(why)
-        if self._back and not self._guessed:
+        if self._is_table_to_come():
+            raise _EndError(WalkResult.NO_MAPPING)
+        if why is WalkResult.NO_ROW and self._back and not self._guessed:
             if not self._is_in_object():
                 code = self._bytes(self._ip, 8)
                 if code and (found := _EPILOGUE.match(code)):
@@ -272,7 +275,7 @@ class Reference:
                     return
                 if code and not _CALL.match(code[:8]):
                     raise _EndError(WalkResult.COMPLETE)
-        self._step_by_frame_pointer()
+        self._step_by_frame_pointer(why)
 
     def _step_over_epilogue(self, added: int) -> None:
         place = self._sp + added
@@ -285,7 +288,15 @@ class Reference:
 
     def _is_in_generated_code(self) -> bool:
         mapping = self.arrays.find_mapping(self._ip - self._back)
-        return mapping is not None and not mapping["page_count"] and bool(mapping["row_lo"])
+        return mapping is not None and self._kind_without_table(mapping) == abi.GENERATED_CODE
+
+    def _is_table_to_come(self) -> bool:
+        mapping = self.arrays.find_mapping(self._ip - self._back)
+        return mapping is not None and self._kind_without_table(mapping) == abi.TABLE_TO_COME
+
+    @staticmethod
+    def _kind_without_table(mapping: Any) -> int:
+        return 0 if mapping["page_count"] else int(mapping["row_lo"])
 
     def _is_in_object(self) -> bool:
         mapping = self.arrays.find_mapping(self._ip - self._back)
@@ -299,15 +310,15 @@ class Reference:
         place = self._sp + 8 * pops
         self._go_on(self._word(place), place + 8)
 
-    def _step_by_frame_pointer(self) -> None:
+    def _step_by_frame_pointer(self, why: WalkResult) -> None:
         bp = self._bp
-        if bp == 0:
+        if bp == 0 and why is WalkResult.NO_ROW:
             raise _EndError(WalkResult.COMPLETE)
         if bp is None or not self._sp <= bp < self._sp + _FAR_BYTES or bp % 8:
-            raise _EndError(WalkResult.NO_ROW)
+            raise _EndError(why)
         saved = self._words(bp, 2)
         if saved is None:
-            raise _EndError(WalkResult.NO_ROW)
+            raise _EndError(why)
         self._bp = saved[0]
         self._go_on(saved[1], bp + 16)
         self._guessed = True
