@@ -77,10 +77,10 @@ class UnwindLayout:
 
     `tables` returns the table of the object behind a mapping, None where there is no object. An
     ObjectFileError that it raises is reported, and the object has no table: permanently, unless the
-    cause is that the mapping has just changed. Then its table is still to come. The same applies to an object whose table would
-    exceed MAX_ROWS or MAX_PAGES; the tables of objects that come after it are not requested. The
-    objects that are new in an update are placed by ascending `weight`, so that an object that is
-    too large takes no other one's place.
+    cause is that the mapping has just changed: then its table is still to come. The same applies to
+    an object whose table would exceed MAX_ROWS or MAX_PAGES; the tables of objects that come after
+    it are not requested. The objects that are new in an update are placed by ascending `weight`, so
+    that an object that is too large takes no other one's place.
     """
 
     tables: TableProvider

@@ -178,6 +178,7 @@ def process_of(
             ip: row.switch for ip, row in zip(own, rows, strict=True) if isinstance(row, SwitchRow)
         }
         address = end + (gaps[number] if gaps else 0) * PAGE
+
     def provide(mapping: Mapping) -> UnwindTable | None:
         if mapping.is_file and int(mapping.path[1:]) in to_come:
             raise ObjectFileError("its table is to come") from FileNotFoundError()

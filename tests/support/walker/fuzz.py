@@ -90,9 +90,7 @@ class Fuzzer:
 
     def _walk(self, walks: Walks, process: Process, origin: Origin, memory: Memory) -> Walked:
         """Walk, and compare with the reference."""
-        reference = Reference(
-            process.arrays, memory, TRAMPOLINE, sees_loads=walks.sees_loads
-        )
+        reference = Reference(process.arrays, memory, TRAMPOLINE, sees_loads=walks.sees_loads)
         expected = reference.walk(origin)
         walked = walks.walk(origin, memory)
         check_bounds(walked.run, self._parts)
