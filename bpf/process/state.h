@@ -125,8 +125,8 @@ struct walk {
     u32 first_late; /* the slot's first entry of late_objects */
     u32 sees_loads; /* code that is not mapped was made at run time */
     u32 unused_too;
-    u64 frame;      /* of a walk that starts inside a function: its CFA; else 0 */
-    u64 outer;      /* sp of an open call that this stack may contain */
+    u64 frame; /* of a walk that starts inside a function: its CFA; else 0 */
+    u64 outer; /* sp of an open call that this stack may contain */
     s32 rbp_offset;
     u32 is_inside;        /* the stack does contain that call */
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */

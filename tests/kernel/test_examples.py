@@ -39,7 +39,7 @@ class Example(NamedTuple):
 
     name: str
     program: str
-    count: int
+    sites: int
     make: tuple[str, ...] = ()
 
 
@@ -73,7 +73,7 @@ def test_a_leak_that_the_first_frame_shows(
         }
 
     expected = sites(readme)
-    assert len(expected) == example.count
+    assert len(expected) == example.sites
     assert sites(outcome.stdout) == expected
     # The lines that the README quotes are those of the first frames, and of the source.
     lines = source.read_text(encoding="utf-8").splitlines()
