@@ -253,18 +253,61 @@ def test_plugins_in_namespaces_of_their_own(compiled: Compiler) -> None:
     assert any(site.functions[0] is None for site in report.sites)
 
 
+def test_no_frame_is_wrong_in_a_namespace_of_its_own(compiled: Compiler) -> None:
+    """What was loaded there is not known, so code in no list may be a library, not generated."""
+    path = compiled("decoy_plugin.c", "-shared", "-fPIC", "-fomit-frame-pointer")
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do(f"namespaces 2 {path} {path}")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    unnamed = [site for site in report.sites if site.functions[0] is None]
+    assert total(tuple(unnamed)).bytes >= 4 * 77 + 2 * (100 + 1000)
+    assert {(len(site.frames), site.raw["stack_end"]) for site in unnamed} == {(1, "broken")}
+
+
+def libraries(folder: Path) -> list[Path]:
+    """More than leaktrace has room for until it looks at the mappings."""
+    made = []
+    for number in range(20):
+        source = folder / f"needed{number}.c"
+        source.write_text(f"int needed{number};\n")
+        made.append(folder / f"libneeded{number}.so")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", made[-1], source], check=True)
+    return made
+
+
+def plugin_with(compiled: Compiler, name: str, needed: list[Path]) -> Path:
+    """A plugin that other libraries are loaded with."""
+    flags = (f"-DNAME={name}", "-DFRAME_BYTES=64", "-shared", "-fPIC", "-Wl,--no-as-needed")
+    return compiled("stack_plugin.c", *flags, *map(str, needed))
+
+
+def test_no_frame_is_wrong_in_an_object_that_there_is_no_room_for(
+    compiled: Compiler, tmp_path: Path
+) -> None:
+    """The last one that is loaded with a plugin, and the first one to run."""
+    decoy = compiled("decoy_plugin.c", "-shared", "-fPIC", "-fomit-frame-pointer")
+    path = plugin_with(compiled, "only", [*libraries(tmp_path), decoy])
+    with Target([compiled("stack_plugins.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do(f"load {path}")
+            report = tracer.stop().reports[-1]
+        assert target.end() == 0
+    (site,) = report.sites_under("decoy_inner")
+    assert site.total == Total(77, 1)
+    assert (site.functions, site.raw["stack_end"]) == (("decoy_inner",), "broken")
+
+
 def test_more_objects_at_once_than_there_is_room_for(compiled: Compiler, tmp_path: Path) -> None:
     """Twenty libraries are loaded with one, in the place of another one: none is confused with
     that."""
     first = plugin(compiled, "first", 64)
-    needed = []
-    for number in range(20):
-        source = tmp_path / f"needed{number}.c"
-        source.write_text(f"int needed{number};\n")
-        needed.append(tmp_path / f"libneeded{number}.so")
-        subprocess.run(["gcc", "-shared", "-fPIC", "-o", needed[-1], source], check=True)
-    flags = ("-DNAME=second", "-DFRAME_BYTES=64", "-shared", "-fPIC", "-Wl,--no-as-needed")
-    second = compiled("stack_plugin.c", *flags, *map(str, needed))
+    second = plugin_with(compiled, "second", libraries(tmp_path))
     with Target([compiled("stack_plugins.c")]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
