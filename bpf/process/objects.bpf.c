@@ -122,6 +122,7 @@ static __always_inline void store_late(struct walk *walk, struct session *now,
     } else {
         late->mapping.start = load->event.address;
         late->mapping.end = load->event.address + load->event.size;
+        late->mapping.row_lo = TABLE_TO_COME;
         late->mapping.page_count = 0;
     }
     late->mapping.fingerprint = load->event.stack_id;

@@ -175,7 +175,9 @@ enum end_of {
 
 /* Executable memory, and where the rows of its object are. */
 #define MAX_LISTED_MAPPINGS 4096
-#define GENERATED_CODE 1 /* row_lo of memory without a file, which has no rows */
+/* row_lo where there are no rows: */
+#define GENERATED_CODE 1 /* of memory without a file */
+#define TABLE_TO_COME 2  /* of an object whose table is still being made */
 struct unwind_mapping {
     u64 start;
     u64 end;
@@ -198,6 +200,9 @@ struct unwind_list {
     u64 loader;     /* address of the dynamic loader's struct r_debug; 0: none, or not known */
     u32 epoch;      /* the session's, when the mappings were read */
     u32 view;       /* number of the view of the code that they belong to: symbols/views.py */
+    u32 sees_loads; /* the loader was followed when they were read: code in no mapping, and in no
+                       object loaded since, was made at run time */
+    u32 unused;
 };
 
 /* --- functions and points -------------------------------------------------------------------- */

@@ -107,6 +107,7 @@ UNWIND_MAPPING = np.dtype(
 )
 MAX_LISTED_MAPPINGS = 4096
 GENERATED_CODE = 1  # row_lo of memory without a file, which has no rows
+TABLE_TO_COME = 2  # row_lo of an object whose table is still being made
 
 UNWIND_LIST = np.dtype(
     [
@@ -117,6 +118,8 @@ UNWIND_LIST = np.dtype(
         ("loader", "<u8"),
         ("epoch", "<u4"),
         ("view", "<u4"),
+        ("sees_loads", "<u4"),
+        ("unused", "<u4"),
     ]
 )
 UNWIND_LISTS = 9  # of each slot; the first one's `place` is the index of the one in force

@@ -148,6 +148,7 @@ class Traced:
         `epoch`: the session's, before the mappings were read. Raises LeaktraceError when an object
         can't be hooked.
         """
+        saw_loads = self.hooks.is_loader_hooked
         self._mapped = {m.path for m in mappings if m.is_executable}
         self.own.follow(mappings)
         self.symbolizer.refresh(mappings)
@@ -155,19 +156,26 @@ class Traced:
         if self.is_started:
             self.hooks.attach_loader(mappings)
             self.hooks.attach_exit(mappings)
-        self._list_code(epoch)
+        self._list_code(epoch, saw_loads=saw_loads)
+        if self.hooks.is_loader_hooked and not saw_loads:
+            self.look_times.at_once()  # what was loaded since the mappings were read was not seen
         if self.faults is not None:
             self.faults.follow(mappings)
         else:
             self.hooks.attach_new(mappings, is_started=self.is_started)
 
-    def _list_code(self, epoch: int) -> None:
-        """Give the walker the unwind tables of the code that is known now."""
+    def _list_code(self, epoch: int, *, saw_loads: bool) -> None:
+        """Give the walker the unwind tables of the code that is known now. `saw_loads`: every
+        object that was loaded since the mappings were read was noticed."""
         if self.tables is None:
             return
         view, loader = self.symbolizer.views.now, self.hooks.loader
         moment = Moment(
-            self.generation, epoch, view.number, loader.r_debug if loader is not None else 0
+            self.generation,
+            epoch,
+            view.number,
+            loader.r_debug if loader is not None else 0,
+            saw_loads,
         )
         unlisted, present = self.symbolizer.loaded(), self.symbolizer.mappings
         self.tables.follow(view.mappings, moment, unlisted, present)
