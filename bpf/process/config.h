@@ -29,9 +29,9 @@
 #define THROTTLE 0
 #endif
 
-/* 1: stop the process (SIGSTOP) at its first call, until user space has read its mappings and
- * continues it. Only for a command that leaktrace started: a short-lived one could end before its
- * libraries are read. Needs bpf_send_signal (Linux 5.3). */
+/* 1: stop the process (SIGSTOP) as it executes a program, and at its first call, until user space
+ * has read its mappings and continues it. Only for a command that leaktrace started: a short-lived
+ * one could end before its libraries are read. Needs bpf_send_signal (Linux 5.3). */
 #ifndef STOP_AT_START
 #define STOP_AT_START 0
 #endif

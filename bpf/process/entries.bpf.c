@@ -119,9 +119,10 @@ int enter_free(struct pt_regs *ctx) {
     return 0;
 }
 
-#if PAIRS
+#if PAIRS || STOP_AT_START
 /* The first instruction of a program, after the dynamic loader: a command is stopped here, and not
- * at the first call, whose stack would have no unwind tables. */
+ * at the first call, whose stack would have no unwind tables. Nor would its function be hooked, if
+ * it is in a library that no program before has mapped. */
 int at_start(struct pt_regs *ctx) {
     struct session *now = session_of_probe(ctx);
 
@@ -129,7 +130,9 @@ int at_start(struct pt_regs *ctx) {
         this_thread(ctx, now, HEAP_SPACE);
     return 0;
 }
+#endif
 
+#if PAIRS
 /* The release of a pair, at its entry. */
 int release_of_pair(struct pt_regs *ctx) {
     u64 cookie = bpf_get_attach_cookie(ctx);

@@ -36,6 +36,11 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     /* If another thread than the first called exec, it has a new id now. */
     u64 before = key >> 32 << 32 | (u32)ctx->args[1];
     forget_thread(before);
+#if STOP_AT_START
+    /* Before its first instruction. What leaktrace executes itself was planned before. */
+    if (slot == COMMAND_SLOT && now->generation > 1)
+        bpf_send_signal(SIGSTOP); /* before the event, as in announce() */
+#endif
     struct event event = {.time_ns = now->exec_time_ns,
                           .kind = EVENT_EXEC,
                           .generation = now->generation,

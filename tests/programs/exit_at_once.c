@@ -14,5 +14,8 @@ SCENARIO scenario_leak(void) {
 
 int main(int argc, char **argv) {
     scenario_leak();
+    void *block = malloc(1);
+    KEEP(block);
+    free(block); /* a static program has a free only if it calls it */
     _exit(argc > 1 ? atoi(argv[1]) : 0);
 }

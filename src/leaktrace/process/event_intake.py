@@ -99,8 +99,11 @@ class Intake:
                 if event["address"] != event["tid"]:
                     self._detach_from_first_thread()
                     self.must_look = True
+                if traced.command is not None and generation > traced.first_generation:
+                    traced.begun, traced.is_at_exec = generation, True
+                    self.must_look = True
             case abi.EventCode.STARTED:
-                traced.begun = generation
+                traced.begun, traced.is_at_exec = generation, False
                 self.must_look = True
             case abi.EventCode.UNKNOWN_CODE:
                 self.must_look = True

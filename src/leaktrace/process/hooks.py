@@ -21,7 +21,7 @@ from leaktrace.process.probes.loader_probes import plan_loader
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.planner import Planner
-from leaktrace.process.probes.program_ends import ExitPlanner
+from leaktrace.process.probes.program_ends import StopPlanner
 from leaktrace.targets.loader import LoaderInterface, loader_interface
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.process import Process
@@ -53,7 +53,7 @@ class Hooks:
     own: AllocatorsOwn
     notes: Notes
     pairs: PairPlanner | None = None  # of --pair
-    exits: ExitPlanner | None = None  # of a command that is stopped before it exits
+    stops: StopPlanner | None = None  # of a command
     loader: LoaderInterface | None = None  # of the image that runs now
     _loader_files: set[tuple[str, int] | None] = field(default_factory=set)  # with a probe
 
@@ -102,14 +102,15 @@ class Hooks:
             if error is not None and is_required:
                 raise error
 
-    def attach_new(self, mappings: tuple[Mapping, ...], *, is_started: bool) -> None:
-        """Hook the allocators that were mapped since the last look. Raises LeaktraceError."""
+    def attach_new(self, mappings: tuple[Mapping, ...], *, is_started: bool, is_late: bool) -> None:
+        """Hook the allocators that were mapped since the last look. `is_late`: they may have
+        allocated already. Raises LeaktraceError."""
         pid = self.process.pid
         plans = self.planner.plan_process(pid, mappings) if self.options.malloc else []
         if self.pairs is not None:
             plans += self.pairs.plan_process(pid, mappings)
         for plan in plans:
-            if self.attach(plan, mappings, is_started=is_started) is None:
+            if self.attach(plan, mappings, is_started=is_started) is None and is_late:
                 self.notes.add(notes.of_late_object(plan.name))
 
     def attach(
@@ -162,10 +163,10 @@ class Hooks:
         if self.attach(plan, mappings, is_started=True) is None:
             self._loader_files.add(plan.identity)
 
-    def attach_exit(self, mappings: Sequence[Mapping]) -> None:
-        """Hook the place where a command exits, so that it is stopped there. Raises
+    def attach_stops(self, mappings: Sequence[Mapping]) -> None:
+        """Hook the places where a command starts and exits, so that it is stopped there. Raises
         LeaktraceError."""
-        for plan in [] if self.exits is None else self.exits.plan(mappings):
+        for plan in [] if self.stops is None else self.stops.plan(mappings):
             self.attach(plan, mappings, is_started=True)
 
     def _remove_leftovers(self, plans: Sequence[ObjectPlan], mappings: Sequence[Mapping]) -> None:
@@ -188,8 +189,8 @@ class Hooks:
         self.planner.forget()
         if self.pairs is not None:
             self.pairs.forget()
-        if self.exits is not None:
-            self.exits.forget()
+        if self.stops is not None:
+            self.stops.forget()
         self.loader = None
         self._loader_files.clear()
 

@@ -81,6 +81,8 @@ def _notes(
     traced: Traced, hooked: list[HookedObject], stopped: str, *, verbose: bool
 ) -> Iterator[str]:
     yield from traced.notes
+    if traced.has_ended_unseen():
+        yield notes.ENDED_UNSEEN
     if traced.children_note:
         yield traced.children_note
     yield from notes_of(traced.hooks.planner.passed_over)

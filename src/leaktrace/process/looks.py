@@ -119,16 +119,17 @@ class Looks:
                 return epoch, mappings
 
     def _proceed_if_begun(self) -> None:
-        """Continue the command if it is stopped at the first call of its image. If it has executed
-        another program since then, it waits for that program's event."""
+        """Continue the command if it is stopped as its image was executed, or at the first call. If
+        it has executed another program since then, it waits for that program's event."""
         traced = self._traced
         if traced.begun is None:
             return
         if traced.begun == self._slot.generation():
-            traced.started = traced.generation
+            if not traced.is_at_exec:
+                traced.started = traced.generation
             if traced.command is not None and traced.generation:
                 traced.command.proceed()
-        traced.begun = None
+        traced.begun, traced.is_at_exec = None, False
 
     def proceed_if_forgotten(self) -> None:
         """Continue a command whose first-call event was lost: it would stay stopped."""

@@ -58,13 +58,14 @@ class Member:
             traced.symbolizer.look_ahead()
             self.memory.begin()
         else:
-            if traced.hooks.exits is not None:
+            stops = traced.hooks.stops
+            if stops is not None and stops.at_exit:
                 verbose = traced.hooks.options.verbose
                 watch = ExitWatch(traced.command, traced.slot, self.memory, verbose=verbose)
                 try:
                     watch.start()
                 except RuntimeError:  # no more threads are allowed: it must not be stopped
-                    traced.hooks.exits = None
+                    stops.at_exit = False
                 else:
                     self.resources.callback(watch.end)
             traced.command.release()

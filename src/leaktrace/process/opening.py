@@ -26,12 +26,16 @@ from leaktrace.process.hooks import HookOptions, Hooks
 from leaktrace.process.looks import Looks
 from leaktrace.process.member import Member
 from leaktrace.process.notes import Notes
-from leaktrace.process.probes.allocators import EXIT_PROGRAM, OBJECTS_PROGRAM
+from leaktrace.process.probes.allocators import (
+    EXIT_PROGRAM,
+    OBJECTS_PROGRAM,
+    START_PROGRAM,
+)
 from leaktrace.process.probes.object_plan import ObjectPlan, Way
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import ExaminedFiles, Planner
-from leaktrace.process.probes.program_ends import ExitPlanner
+from leaktrace.process.probes.program_ends import StopPlanner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.slot import Slot
@@ -212,7 +216,7 @@ class Opening:
                 ),
                 own=AllocatorsOwn(names.addresses_of),
                 notes=said,
-                exits=self._exits(target),
+                stops=self._stops(target),
             )
             traced = Traced(
                 slot=slot,
@@ -267,9 +271,10 @@ class Opening:
             self._said_walker.append(str(walker))
         return None if in_kernel is None else tables
 
-    def _exits(self, target: Target) -> ExitPlanner | None:
-        is_stopped = target.command is not None and EXIT_PROGRAM in self.program.programs
-        return ExitPlanner(target.pid) if is_stopped else None
+    def _stops(self, target: Target) -> StopPlanner | None:
+        if target.command is None or START_PROGRAM not in self.program.programs:
+            return None
+        return StopPlanner(target.pid, at_exit=EXIT_PROGRAM in self.program.programs)
 
     def _watch(self, target: Target, closing: ExitStack) -> ProbeWatch | None:
         if self.keeper is None:

@@ -266,7 +266,9 @@ class Compilation:
             if self._knobs["POINTS"]:
                 names.append(POINT_PROGRAM)
             if self._knobs["PAIRS"]:
-                names += (RELEASE_OF_PAIR_PROGRAM, START_PROGRAM)
+                names.append(RELEASE_OF_PAIR_PROGRAM)
+            if self._knobs["PAIRS"] or self._knobs["STOP_AT_START"]:
+                names.append(START_PROGRAM)
             if self._knobs.get("STOP_AT_EXIT"):
                 names.append(EXIT_PROGRAM)
             if walker.uses_tables:

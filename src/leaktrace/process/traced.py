@@ -52,11 +52,14 @@ class Traced:
     )
     look_times: LookTimes = field(default_factory=LookTimes)
     generation: int = 0
-    begun: int | None = None  # the generation that is stopped at its first call, until a look
+    # The generation that is stopped, as it was executed or at its first call, until a look.
+    begun: int | None = None
+    is_at_exec: bool = False  # that stop is the first of the two
     started: int = 0  # the last generation that was continued after its first call
     probe_notes: tuple[str, ...] = ()
     _mapped: set[str] = field(default_factory=set)  # paths with code, at the last look
     _has_executed: bool = False
+    _seen_generation: int = 0  # whose mappings were read last
     children_note: str = ""
 
     @property
@@ -94,10 +97,18 @@ class Traced:
 
     def hooked(self) -> list[HookedObject]:
         """The objects that events come from: after an exec, only those that the new program has
-        mapped."""
-        if self.generation and not self.look_times:
+        mapped, once its loader has mapped them all."""
+        if self.generation and (not self.look_times or self.started == self.generation):
             return [one for one in self.hooks.objects if self.is_mapped(one.path)]
         return self.hooks.objects
+
+    def has_ended_unseen(self) -> bool:
+        """Whether it has executed a program and ended before all of its mappings were read, and
+        without a call that is hooked."""
+        was_seen = self._seen_generation == self.generation and not self.look_times
+        if was_seen or not self.generation or self.process.is_alive():
+            return False
+        return int(self.slot.session_now()["announced"]) != self.generation + 1
 
     def remarks(self) -> tuple[Remark, ...]:
         """What the figures do not include, because nothing is hooked there, as of the last
@@ -155,14 +166,15 @@ class Traced:
         self.symbolizer.look_ahead()
         if self.is_started:
             self.hooks.attach_loader(mappings)
-            self.hooks.attach_exit(mappings)
+            self.hooks.attach_stops(mappings)
         self._list_code(epoch, saw_loads=saw_loads)
         if self.hooks.is_loader_hooked and not saw_loads:
             self.look_times.at_once()  # what was loaded since the mappings were read was not seen
         if self.faults is not None:
             self.faults.follow(mappings)
         else:
-            self.hooks.attach_new(mappings, is_started=self.is_started)
+            self.hooks.attach_new(mappings, is_started=self.is_started, is_late=not self.is_at_exec)
+        self._seen_generation = self.generation
 
     def _list_code(self, epoch: int, *, saw_loads: bool) -> None:
         """Give the walker the unwind tables of the code that is known now. `saw_loads`: every

@@ -33,10 +33,10 @@ def plan_starts(executable: str) -> Iterator[ObjectPlan]:
         if number and not _C_LIBRARY.match(Path(path).name):
             continue
         elf = ElfObject.open(path)
-        symbols = [FunctionSymbol("_start", elf.entry, 0)]
+        found = [_entry_of(elf)]
         if number:
-            symbols = list(all_functions(elf.symbol_tables(), "__libc_start_main"))
-        found = (_probe(elf, one, Function.START, MOST_ARGUMENTS) for one in symbols)
+            symbols = all_functions(elf.symbol_tables(), "__libc_start_main")
+            found = [_probe(elf, one, Function.START, MOST_ARGUMENTS) for one in symbols]
         probes = tuple(one for one in found if one is not None)
         if probes:
             yield ObjectPlan(path, elf, probes, (), ())
@@ -44,13 +44,17 @@ def plan_starts(executable: str) -> Iterator[ObjectPlan]:
             elf.close()
 
 
-class ExitPlanner:
-    """Finds where the program of a process exits: the functions that make the system call
-    exit_group. exit(3), quick_exit(3) and the return from main end there. A program that is killed,
-    or that makes the system call itself, doesn't pass one. Each object is examined once."""
+class StopPlanner:
+    """Finds where a command is to be stopped: where its program starts, and where it exits.
 
-    def __init__(self, pid: int) -> None:
+    exit(3), quick_exit(3) and the return from main end in a function that makes the system call
+    exit_group. A program that is killed, or that makes the system call itself, doesn't pass it.
+    Each object is examined once.
+    """
+
+    def __init__(self, pid: int, *, at_exit: bool) -> None:
         self._pid = pid
+        self.at_exit = at_exit
         self._seen: set[tuple[str, int]] = set()
 
     def plan(self, mappings: Sequence[Mapping]) -> list[ObjectPlan]:
@@ -62,7 +66,8 @@ class ExitPlanner:
             program = Path(f"/proc/{self._pid}/exe").readlink()
         for mapping in mappings:
             identity = (mapping.device, mapping.inode)
-            may_exit = Path(mapping.path) == program or _C_LIBRARY.match(Path(mapping.path).name)
+            is_program = Path(mapping.path) == program
+            may_exit = is_program or _C_LIBRARY.match(Path(mapping.path).name)
             if not may_exit or not mapping.is_executable or identity in self._seen:
                 continue
             self._seen.add(identity)
@@ -70,16 +75,24 @@ class ExitPlanner:
                 elf = MappedFiles(self._pid).elf(mapping)
             except (TargetError, ObjectFileError):
                 continue
-            probe = _exit_of(elf)
-            if probe is None:
-                elf.close()
+            found = [
+                _entry_of(elf) if is_program else None,
+                _exit_of(elf) if self.at_exit else None,
+            ]
+            probes = tuple(one for one in found if one is not None)
+            if probes:
+                plans.append(ObjectPlan(mapping.path, elf, probes, (), (), identity=identity))
             else:
-                plans.append(ObjectPlan(mapping.path, elf, (probe,), (), (), identity=identity))
+                elf.close()
         return plans
 
     def forget(self) -> None:
         """Plan every object again."""
         self._seen.clear()
+
+
+def _entry_of(elf: ElfObject) -> Probe | None:
+    return _probe(elf, FunctionSymbol("_start", elf.entry, 0), Function.START, MOST_ARGUMENTS)
 
 
 def _exit_of(elf: ElfObject) -> Probe | None:
