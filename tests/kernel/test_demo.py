@@ -43,7 +43,7 @@ def test_the_pool_of_the_readme(compiled: Compiler, repository: Path) -> None:
 
 def figures(report: str) -> list[str]:
     """The totals, the sites, their functions in the program, and what was lost."""
-    text = re.sub(r"\d+ functions|\(pid \d+\)|process \d+|\d+\.\d s\b", "", report)
+    text = re.sub(r"\d+ functions|\(pid \d+\)|process \d+|\d+\.\d s\b|RSS.*", "", report)
     text = re.sub(r"oldest \S+ +[0-9a-f]{16}$|\+0x[0-9a-f]+|\S*(?=/examples)", "", text, flags=re.M)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     return [line for line in lines if line and not line.endswith("[libc.so.6]")]
