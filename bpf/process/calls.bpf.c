@@ -21,8 +21,36 @@ static __always_inline u64 draw_gap(void) {
 }
 #endif
 
+/* Memory that is neither a block nor what mmap returned: shared memory of SysV, the program break.
+ * User space has all of its figures (process/region_account.py). */
+static __always_inline int is_of_other_memory(u16 function) {
+    return function >= FUNCTION_SHMAT && function <= FUNCTION_SBRK;
+}
+
+static __always_inline int maps_memory(u16 function) {
+    return function == FUNCTION_MMAP || function == FUNCTION_MREMAP || is_of_other_memory(function);
+}
+
+static __always_inline int moves_break(u16 function) {
+    return function == FUNCTION_BRK || function == FUNCTION_SBRK;
+}
+
+/* Where the program break of the current process is; 0: not known. */
+static __always_inline u64 program_break(void) {
+    u64 at = 0;
+#if MM_BRK_OFFSET
+    u64 mm = 0;
+
+    if (read_kernel(&mm, sizeof(mm), (char *)bpf_get_current_task() + TASK_MM_OFFSET) ||
+        read_kernel(&at, sizeof(at), (char *)mm + MM_BRK_OFFSET))
+        return 0;
+#endif
+    return at;
+}
+
 static __always_inline int is_filtered_out(struct thread *thread, u16 function, u64 size) {
-    if (space_of(&thread->walk)) /* few as well, and not all have sizes */
+    /* Few as well, and not all have sizes. */
+    if (space_of(&thread->walk) || is_of_other_memory(function))
         return 0;
     if (size < MIN_SIZE || size > MAX_SIZE)
         return 1;

@@ -50,12 +50,6 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
  * followed, forks are sent at most this often. */
 #define FORK_INTERVAL_NS 100000000
 
-#if TASK_TGID_OFFSET || EXIT_STATUS
-/* Under a name that bcc doesn't know, as read_user in maps.bpf.c. */
-static long (*read_kernel)(void *to, u32 size,
-                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
-#endif
-
 int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     struct process *process = this_process();
     u64 time_ns = bpf_ktime_get_ns();

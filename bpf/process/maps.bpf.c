@@ -158,6 +158,9 @@ BPF_PERF_OUTPUT(region_events);
  * all of /proc/kallsyms to find out whether the kernel has it, which takes as long as compiling. */
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
 #define bpf_probe_read_user read_user
+/* The same for bpf_probe_read_kernel. */
+static long (*read_kernel)(void *to, u32 size,
+                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 
 /* tgid << 32 | tid */
 static __always_inline u64 thread_key(void) {

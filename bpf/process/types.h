@@ -41,7 +41,7 @@ struct site {
     u64 freed_count;
     u32 generation;
     u8 end;       /* enum stack_end: so that stacks can be counted without reading them */
-    u8 is_region; /* mapped memory, which is never sampled */
+    u8 is_region; /* mapped memory, or the program break: never sampled */
     u16 owner;    /* the upper 16 bits of its records' keys: space | slot << 4 */
 };
 
@@ -224,6 +224,10 @@ enum function {
     FUNCTION_RALLOCX = 17,
     FUNCTION_XALLOCX = 18,
     FUNCTION_START = 19, /* not recorded: where a program starts */
+    FUNCTION_SHMAT = 21,
+    FUNCTION_SHMDT = 22,
+    FUNCTION_BRK = 23,
+    FUNCTION_SBRK = 24,
     /* Functions that the user named; the cookie says of which pair. In trace events, the number of
      * the pair, its space, is added. */
     FUNCTION_PAIR = 64,
@@ -364,7 +368,9 @@ enum loss {
     LOSS_FAR_ADDRESSES = 13,  /* allocations at addresses that no key can hold */
     LOSS_CHILDREN = 14,       /* children that could not be followed: the map is full */
     LOSS_LEFT_CALLS = 15,     /* of pairs: calls that went on in unknown code */
-    LOSS_WALKS = 16,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_BREAKS = 16,         /* calls of brk and sbrk: where the break is can't be read */
+    LOSS_SEGMENTS = 17,       /* of SysV shared memory, without a size; counted by user space */
+    LOSS_WALKS = 18,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,
 };
 

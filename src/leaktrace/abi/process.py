@@ -246,6 +246,10 @@ class Function(IntEnum):
     RALLOCX = 17
     XALLOCX = 18
     START = 19  # not recorded: where a program starts
+    SHMAT = 21
+    SHMDT = 22
+    BRK = 23
+    SBRK = 24
     PAIR = 64  # in trace events, the number of the pair is added, as to the next
     PAIR_RELEASE = 96
 
@@ -273,8 +277,11 @@ class Outcome(IntEnum):
     BLOCK_OR_FREED = 4  # the block. NULL: failed, and the old one is released (reallocf)
 
 
-# Functions that map memory, as opposed to allocating blocks of a heap.
-MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP})
+# Functions that map memory, as opposed to allocating blocks of a heap. The last ones move the end of
+# the data segment, the program break.
+BREAK_FUNCTIONS = frozenset({Function.BRK, Function.SBRK})
+MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP, Function.SHMAT}) | BREAK_FUNCTIONS
+UNMAPPING_FUNCTIONS = frozenset({Function.MUNMAP, Function.SHMDT})
 
 
 class PlaceKind(IntEnum):
@@ -354,7 +361,9 @@ class LossKind(IntEnum):
     FAR_ADDRESSES = 13
     CHILDREN = 14
     LEFT_CALLS = 15
-    WALKS = 16
+    BREAKS = 16
+    SEGMENTS = 17
+    WALKS = 18
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

@@ -112,6 +112,16 @@ _BY_COUNTER: dict[int, LossText] = {
         "raise --event-buffer-size (now {limits.event_buffer_bytes:,}); until then the figures of "
         "mapped regions may be wrong, and stacks through new libraries may lack names",
     ),
+    LossKind.BREAKS: LossText(
+        "breaks",
+        "calls of brk and sbrk whose effect is not known: the kernel has no type information (BTF)",
+        "memory that the program takes with them is in no figure",
+    ),
+    LossKind.SEGMENTS: LossText(
+        "segments",
+        "attached segments of shared memory (SysV) whose size could not be read",
+        "they are in no figure; nothing to do if the process has just ended",
+    ),
     LossKind.CHILDREN: LossText(
         "children",
         "child processes that could not be followed: too many ran at a time",

@@ -22,6 +22,11 @@ _FEATURES: dict[str, _Members] = {
         "SIGNAL_FLAGS_OFFSET": (("signal_struct", "flags"),),
         "SIGNAL_EXIT_CODE_OFFSET": (("signal_struct", "group_exit_code"),),
     },
+    # Where the program break is: bpf/process/calls.bpf.c.
+    "program_break": {
+        "TASK_MM_OFFSET": (("task_struct", "mm"),),
+        "MM_BRK_OFFSET": (("mm_struct", "brk"),),
+    },
     # Which process a fork has made.
     "forks": {"TASK_TGID_OFFSET": (("task_struct", "tgid"),)},
     # The thread pointer (fs). The way from the Go runtime's own stack to the goroutine that it

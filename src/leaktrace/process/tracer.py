@@ -210,6 +210,7 @@ class Tracer:
             traced.repair_probes()
             member.looks.proceed_if_forgotten()
             traced.symbolizer.refresh_generated_names()
+            traced.regions.look()
         snapshot = take_snapshot(
             self._program,
             [member.traced for member in family],
@@ -230,7 +231,11 @@ class Tracer:
                 first.same_sites[space].merge(one, first.names.locations_of)
                 for space, one in enumerate(whole)
             ]
-            return replace(merged[0], sections=tuple(merged[1:]))
+            others = [  # by negative numbers, which no space has
+                first.same_sites[-number].merge(one, first.names.locations_of)
+                for number, one in enumerate(snapshot.other_memory, start=1)
+            ]
+            return replace(merged[0], sections=tuple(merged[1:]), other_memory=tuple(others))
         return snapshot
 
     def pair_calls(self, space: int) -> np.void:

@@ -30,6 +30,7 @@ from rich.text import Text
 from leaktrace import units
 from leaktrace.model import (
     Allocation,
+    Backing,
     Event,
     Loss,
     Measure,
@@ -120,7 +121,7 @@ def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Itera
     else:
         yield from process_lines(report, width)
         yield from _sites(report, width)
-    for section in report.sections:
+    for section in (*_other_memory(report), *report.sections):
         yield from _totals(section, width)
         yield Text()
         yield from _sites(section, width)
@@ -145,6 +146,11 @@ def _header(report: Report, width: int) -> Iterator[Text]:
         text += "± is the standard error"
         yield from _wrapped("estimate: ", text, width, "yellow")
     yield from _totals(report, width)
+
+
+def _other_memory(report: Report) -> list[Report]:
+    """The sections about memory that is not the allocators', if there is anything to say."""
+    return [one for one in report.other_memory if one.outstanding.count or one.growth_bytes]
 
 
 def _each_process(report: Report, width: int) -> Iterator[Text]:
@@ -179,6 +185,9 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
     yield from _flowed([*first, *fields], width)
+    beside = [f"{_section_name(one)} {_total(one, one.outstanding)}" for one in _other_memory(report)]
+    if beside:
+        yield from _wrapped("  not included, see below: ", "; ".join(beside), width)
     if report.younger.count:
         older = Total(
             report.outstanding.bytes - report.younger.bytes,
@@ -399,8 +408,8 @@ def _cut_off(report: Report, width: int) -> Iterator[Text]:
 def _stack_ends(report: Report) -> Iterable[tuple[StackEnd, int]]:
     """Of all sections about the process; of the kernel, of the first one."""
     ends = Counter(report.stack_ends)
-    for section in report.sections:
-        if section.pair is not None:
+    for section in (*report.other_memory, *report.sections):
+        if section.pair is not None or section.backing is not None:
             ends.update(section.stack_ends)
     return ends.items()
 
@@ -415,6 +424,8 @@ def _noun(report: Report) -> str:
     """What is counted, in the singular."""
     if report.pair is not None:
         return "object"
+    if report.backing in (Backing.SYSV, Backing.SHARED_FILE):
+        return "mapping"
     return "fault" if report.measure is Measure.FAULTS else "allocation"
 
 

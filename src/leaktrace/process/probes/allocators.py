@@ -16,6 +16,7 @@ from leaktrace.process.probes.shape import (
     BLOCK,
     COUNT_SIZE,
     MREMAP,
+    NO_SIZE,
     POSIX_MEMALIGN,
     REALLOC,
     REALLOCARRAY,
@@ -92,6 +93,10 @@ _MAPPING_PROGRAMS = {
     Function.MMAP: "enter_mmap",
     Function.MUNMAP: "enter_munmap",
     Function.MREMAP: "enter_mremap",
+    Function.SHMAT: "enter_shmat",
+    Function.SHMDT: "enter_shmdt",
+    Function.BRK: "enter_brk",
+    Function.SBRK: "enter_sbrk",
 }
 _OTHER_PROGRAMS = {Function.NONE: OBJECTS_PROGRAM, Function.START: START_PROGRAM}
 ENTRY_PROGRAMS = (*_PROGRAMS.values(), *_MAPPING_PROGRAMS.values())
@@ -149,6 +154,10 @@ REGIONS = (
     Hook("mmap", Function.MMAP, SECOND_SIZE),
     Hook("munmap", Function.MUNMAP, SECOND_SIZE),
     Hook("mremap", Function.MREMAP, MREMAP),
+    Hook("shmat", Function.SHMAT, NO_SIZE),
+    Hook("shmdt", Function.SHMDT, NO_SIZE),
+    Hook("brk", Function.BRK, NO_SIZE),
+    Hook("sbrk", Function.SBRK, NO_SIZE),
 )
 
 
