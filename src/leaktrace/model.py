@@ -361,8 +361,8 @@ class Report:
     section: str | None = None  # "slab", "pages", "percpu", "vmalloc"; what a pair is called
     sections: tuple[Report, ...] = ()
     pair: PairInfo | None = None
-    # Of processes: a report about each of OTHER_MEMORY, whose figures `outstanding` does not contain.
-    # (None if nothing of the kind is traced.)
+    # Of processes: a report about each of OTHER_MEMORY, which is no part of `outstanding`. Empty if
+    # none of its functions is hooked.
     other_memory: tuple[Report, ...] = ()
     backing: Backing | None = None  # of such a report
     slab: SlabGrowth | None = None

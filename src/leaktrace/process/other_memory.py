@@ -1,5 +1,5 @@
-"""The parts of a snapshot that are about shared memory and the program break. All of their figures are
-in the accounts of the processes (region_account.py); the kernel side has only the stacks."""
+"""The parts of a snapshot that are about shared memory and the program break. All of their figures
+are in the accounts of the processes (region_account.py); the kernel side has only the stacks."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def regions_of(
 def with_other_memory(
     snapshot: Snapshot, traced: Sequence[Traced], *, combined_only: bool, count_unit: int
 ) -> Snapshot:
-    """The snapshot, with those of OTHER_MEMORY beside it. What mmap returned is in the kernel side's
-    counters until it is known what backs it."""
+    """The snapshot, with those of OTHER_MEMORY beside it. What mmap returned is in the kernel
+    side's counters until it is known what backs it."""
     parts = []
     for backing in OTHER_MEMORY:
         sites = _sites_of(traced, backing)
@@ -106,9 +106,7 @@ def _part(
         records=np.concatenate(
             [np.empty(0, dtype=abi.ALLOCATION), *(values for _, values, _ in found)]
         ),
-        record_slots=np.concatenate(
-            [nothing.astype(np.uint16), *(slots for _, _, slots in found)]
-        ),
+        record_slots=np.concatenate([nothing.astype(np.uint16), *(slots for _, _, slots in found)]),
         region_count=sum(len(values) for _, values, _ in found),
         site_ids=np.array(list(sites), dtype=np.uint64),
         sites=rows,

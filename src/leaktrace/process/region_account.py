@@ -1,5 +1,5 @@
-"""The account of the memory that a process takes from the kernel itself: what it maps, attaches, and
-gains by moving its program break. The kernel side sends an event for each call.
+"""The account of the memory that a process takes from the kernel itself: what it maps, attaches,
+and gains by moving its program break. The kernel side sends an event for each call.
 
 What backs a mapping is in no event. So /proc/PID/maps is read soon after a call of mmap, whether
 what it mapped is shared memory (of a memfd, or of a file in /dev/shm or another tmpfs), and after a
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ from leaktrace.targets.memory_files import is_segment, is_shared_memory
 
 _PAUSE = 50  # times as long as the last look took
 _LEAST_PAUSE_S = 0.005
+_LOWERED_KEPT = 1024
 
 
 @dataclass
@@ -44,6 +46,8 @@ class RegionAccount:
     _unsized: dict[int, MappingCall] = field(default_factory=dict)  # of shmat, by address
     _released_last: dict[int, list[Region]] = field(default_factory=dict)  # by thread
     _detached_last: dict[int, MappingCall] = field(default_factory=dict)  # unsized; by thread
+    # By how much the break was lowered, where the program had raised it.
+    _lowered: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_LOWERED_KEPT))
     _next_s: float = 0.0  # when another look is due
 
     def ledger_of(self, backing: Backing) -> RegionLedger:
@@ -76,12 +80,21 @@ class RegionAccount:
                 released = self._released_last.pop(tid, [])
                 self._add(event, released if function == abi.Function.MREMAP else [])
             case abi.EventCode.REGION_RELEASE if function in abi.BREAK_FUNCTIONS:
-                self.program_break.release(address, size)
+                if self.program_break.release(address, size):
+                    self._lowered.append((address, size))
             case abi.EventCode.REGION_RELEASE:
                 self._released_last[tid] = self._release(function, address, size, tid)
             case abi.EventCode.REGION_RESTORE:
                 self.mapped.restore(self._released_last.pop(tid, ()))
                 self._attach(self._detached_last.pop(tid, None))
+
+    def hides(self, event: np.void) -> bool:
+        """Whether a traced call, whose region event was applied, is a call of sbrk by which an
+        allocator returned memory: free is no open call that it could be part of."""
+        is_release = int(event["kind"]) == abi.EventCode.RELEASE
+        if not is_release or int(event["function"]) not in abi.BREAK_FUNCTIONS:
+            return False
+        return (int(event["address"]), int(event["size"])) not in self._lowered
 
     def displace(self, event: np.void) -> None:
         """An allocator mapped memory for itself, in place of what was there."""
@@ -91,9 +104,8 @@ class RegionAccount:
 
     def _add(self, event: np.void, moved: Sequence[Region]) -> None:
         """`moved`: what mremap moved, if it is not new."""
-        call = MappingCall(
-            *(int(event[name]) for name in ("address", "size", "time_ns", "stack_id"))
-        )
+        address, size, time_ns = (int(event[name]) for name in ("address", "size", "time_ns"))
+        call = MappingCall(address, size, time_ns, int(event["stack_id"]))
         function = int(event["function"])
         if function == abi.Function.SHMAT:
             call.backing = Backing.SYSV

@@ -10,8 +10,8 @@ from leaktrace.model import OTHER_MEMORY, Measure, Report
 from leaktrace.options import ProcessOptions
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
-from leaktrace.process.memory_reports import MemoryReports
 from leaktrace.process.pair_reports import PairReports
+from leaktrace.process.section_reports import MemoryReports
 from leaktrace.process.tracer import Tracer
 
 
@@ -28,7 +28,8 @@ class ProcessReports:
         # With --faults and --no-malloc none of its functions is hooked.
         is_hooked = options.malloc and not options.faults
         self._memory = [
-            MemoryReports(options, tracer, backing) for backing in (OTHER_MEMORY if is_hooked else ())
+            MemoryReports(options, tracer, backing)
+            for backing in (OTHER_MEMORY if is_hooked else ())
         ]
         self._builder = FamilyBuilder(
             options,

@@ -14,6 +14,7 @@ from leaktrace.abi import process as abi
 from leaktrace.abi.process import MAX_SLOTS
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.spaces import divide
+from leaktrace.model import Backing
 from leaktrace.process.keys import (
     addresses_of,
     slots_of,
@@ -21,7 +22,6 @@ from leaktrace.process.keys import (
     spaces_of,
     spaces_of_sites,
 )
-from leaktrace.model import Backing
 from leaktrace.process.other_memory import regions_of, with_other_memory
 from leaktrace.process.program import Program
 from leaktrace.process.regions import RegionTotals
@@ -71,9 +71,7 @@ def take_snapshot(
         site_slots=slots[current],
     )
     snapshot = divide(snapshot, records.spaces, spaces[current], pair_count)
-    return with_other_memory(
-        snapshot, traced, combined_only=combined_only, count_unit=count_unit
-    )
+    return with_other_memory(snapshot, traced, combined_only=combined_only, count_unit=count_unit)
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,7 @@ def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
     """The functions of pairs by their codes in trace events, and the codes of those that have no
     sizes."""
     names: dict[int, str] = {}
-    unsized: set[int] = set()
+    unsized: set[int] = {abi.Function.SHMAT}  # that of the segment is not in the call
     for space, pair in enumerate(pairs, start=1):
         codes = {
             abi.Function.PAIR + space: pair.allocate,
@@ -278,4 +278,4 @@ def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
 def _is_shown(call: np.void, traced: Traced) -> bool:
     # Before its exec, a command is a copy of leaktrace: its calls are not the user's program's.
     is_of_program = int(call["generation"]) >= traced.first_generation
-    return is_of_program and not traced.own.hides(call)
+    return is_of_program and not traced.own.hides(call) and not traced.regions.hides(call)

@@ -11,7 +11,7 @@ from leaktrace.targets.mappings import Mapping
 
 _SEGMENT = "/SYSV"
 _MEMFD = "/memfd:"
-_DEVICES, _SHM = "/dev/", "/dev/shm/"  # noqa: S108 (only compared)
+_DEVICES, _SHM = "/dev/", "/dev/shm/"
 _IN_MEMORY = (b"tmpfs", b"hugetlbfs", b"ramfs")
 _WITHOUT_DISK = "00:"  # the major number of file systems that are on no device
 

@@ -1,4 +1,4 @@
-"""Makes the sections of a report that are about shared memory and the program break."""
+"""Makes the sections of a report that are not about malloc and mmap."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from leaktrace.options import By, Filters, ProcessOptions
 from leaktrace.process.tracer import Tracer
 
 
-class MemoryReports:
-    """Remembers what the next section about one kind of memory is compared with."""
+class SectionReports:
+    """Remembers what the next section about one subject is compared with."""
 
-    def __init__(self, options: ProcessOptions, tracer: Tracer, backing: Backing) -> None:
-        self._backing = backing
+    def __init__(self, options: ProcessOptions, tracer: Tracer, subject: str) -> None:
+        """`subject`: part of the ids of sites."""
+        self._subject = subject
         names = tracer.names
         self._builder = FamilyBuilder(
-            # Mapped memory is never sampled; only malloc is shown by process.
+            # What is not malloc's is never sampled; only malloc is shown by process.
             replace(options, filters=Filters(), report=replace(options.report, by=By.SITE)),
             lambda _: (),  # losses are counted once, and reported with the first section
             names.stack_of,
@@ -54,11 +55,14 @@ class MemoryReports:
             target_ended=target_ended,
             final_reason=final_reason,
         )
+        return self._with_own_ids(report)
+
+    def _with_own_ids(self, report: Report) -> Report:
+        """Sites get ids made from the stack and the subject: a wrapper may call several functions,
+        and a call may map several kinds of memory."""
         listed = report.allocations
         return replace(
             report,
-            section=OTHER_MEMORY[self._backing],
-            backing=self._backing,
             sites=tuple(replace(site, id=self._own_id(site.id)) for site in report.sites),
             allocations=(
                 None
@@ -68,6 +72,28 @@ class MemoryReports:
         )
 
     def _own_id(self, site_id: str) -> str:
-        """Sites get ids made from stack and kind: the same call may map other memory, too."""
-        text = f"{site_id} {self._backing}"
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        text = f"{site_id} {self._subject}"
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+class MemoryReports(SectionReports):
+    """Of shared memory, or of the program break."""
+
+    def __init__(self, options: ProcessOptions, tracer: Tracer, backing: Backing) -> None:
+        super().__init__(options, tracer, backing)
+        self._backing = backing
+
+    def build(
+        self,
+        snapshot: Snapshot,
+        target: TargetInfo,
+        members: Sequence[Member],
+        *,
+        target_ended: bool,
+        final_reason: str | None,
+    ) -> Report:
+        """The section of this moment."""
+        report = super().build(
+            snapshot, target, members, target_ended=target_ended, final_reason=final_reason
+        )
+        return replace(report, section=OTHER_MEMORY[self._backing], backing=self._backing)
