@@ -277,8 +277,8 @@ class Outcome(IntEnum):
     BLOCK_OR_FREED = 4  # the block. NULL: failed, and the old one is released (reallocf)
 
 
-# Functions that map memory, as opposed to allocating blocks of a heap. Some move the end of the data
-# segment, the program break.
+# Functions that map memory, as opposed to allocating blocks of a heap. Some move the end of the
+# data segment, the program break.
 BREAK_FUNCTIONS = frozenset({Function.BRK, Function.SBRK})
 MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP, Function.SHMAT}) | BREAK_FUNCTIONS
 UNMAPPING_FUNCTIONS = frozenset({Function.MUNMAP, Function.SHMDT})

@@ -89,12 +89,15 @@ class RegionAccount:
                 self._attach(self._detached_last.pop(tid, None))
 
     def hides(self, event: np.void) -> bool:
-        """Whether a traced call, whose region event was applied, is a call of sbrk by which an
-        allocator returned memory: free is no open call that it could be part of."""
-        is_release = int(event["kind"]) == abi.EventCode.RELEASE
-        if not is_release or int(event["function"]) not in abi.BREAK_FUNCTIONS:
+        """Whether a traced call, whose region event was applied, moved the break and is left out.
+        Most often an allocator returned memory: free is no open call that it could be part of."""
+        if int(event["function"]) not in abi.BREAK_FUNCTIONS:
             return False
-        return (int(event["address"]), int(event["size"])) not in self._lowered
+        kind, size = int(event["kind"]), int(event["size"])
+        if kind == abi.EventCode.ALLOCATE:
+            return not self._is_asked_for(size)
+        is_release = kind == abi.EventCode.RELEASE
+        return is_release and (int(event["address"]), size) not in self._lowered
 
     def displace(self, event: np.void) -> None:
         """An allocator mapped memory for itself, in place of what was there."""

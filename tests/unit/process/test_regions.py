@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EventCode
+from leaktrace.process.region_account import RegionAccount
 from leaktrace.process.regions import RegionLedger
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -105,11 +106,11 @@ def pages_of(ledger: RegionLedger) -> dict[int, Held]:
 
 def followed(*steps: Step) -> tuple[RegionLedger, Model]:
     """The ledger and the model after some events."""
-    ledger, model = RegionLedger(), Model()
+    account, model = RegionAccount(tuple, frozenset), Model()
     for step in steps:
-        ledger.apply(step.event())
+        account.apply(step.event())
         model.apply(step)
-    return ledger, model
+    return account.mapped, model
 
 
 def check(ledger: RegionLedger, model: Model) -> None:
