@@ -171,9 +171,9 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     total = _total(report, report.outstanding, report.error)
     fields = [Text(label).append(total, "bold")]
     if report.younger.count == 0 and report.site_count:
-        fields[0].append(f" at {sites}")
+        fields = _joined(fields[0], Text(f"at {sites}"), width)
     if report.processes:
-        fields = _joined(fields[0], Text(processes_in_words(report)), width)
+        fields[-1:] = _joined(fields[-1], Text(processes_in_words(report)), width)
     if report.growth_bytes is not None:
         change = f"{about}{change_in_words(report, report.growth_bytes)} since the previous report"
         fields.append(Text(change, change_style(report.growth_bytes)))

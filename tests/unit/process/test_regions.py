@@ -219,13 +219,15 @@ def test_a_region_keeps_the_time_and_the_stack_of_its_call() -> None:
 
 
 def test_an_exec_forgets_everything() -> None:
-    ledger, _ = followed(mmap(2, 3 * PAGE), mmap(8, PAGE), munmap(8, PAGE))
-    ledger.clear()
-    assert len(ledger) == 0
-    assert ledger.freed() == {}
-    assert len(ledger.records()[0]) == 0
-    ledger.apply(failed().event())  # of a call that began before it
-    assert list(ledger) == []
+    account = RegionAccount(tuple, frozenset)
+    for step in (mmap(2, 3 * PAGE), mmap(8, PAGE), munmap(8, PAGE)):
+        account.apply(step.event())
+    account.clear()
+    assert len(account.mapped) == 0
+    assert account.mapped.freed() == {}
+    assert len(account.mapped.records()[0]) == 0
+    account.apply(failed().event())  # of a call that began before it
+    assert list(account.mapped) == []
 
 
 # --- by chance ---------------------------------------------------------------------------------
