@@ -107,8 +107,8 @@ _BY_COUNTER: dict[int, LossText] = {
     ),
     LossKind.REGION_EVENTS: LossText(
         "region_events",
-        "mmap, munmap and mremap calls, forks, execs or loads of libraries missed: their buffer "
-        "was full",
+        "calls that map, attach or unmap memory or move the program break, forks, execs or loads "
+        "of libraries missed: their buffer was full",
         "raise --event-buffer-size (now {limits.event_buffer_bytes:,}); until then the figures of "
         "mapped regions may be wrong, and stacks through new libraries may lack names",
     ),

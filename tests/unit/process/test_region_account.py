@@ -1,5 +1,5 @@
-"""The account of shared memory and the program break. The mappings of the process are given by hand:
-what the kernel would show at that moment, or does not show any more."""
+"""The account of shared memory and the program break. The mappings of the process are given by
+hand: what the kernel would show at that moment, or does not show any more."""
 
 from __future__ import annotations
 
