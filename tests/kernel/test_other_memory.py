@@ -168,6 +168,15 @@ def test_a_heap_that_grows_and_shrinks_is_no_break(program: Path) -> None:
     assert report.outstanding == Total()
 
 
+def test_resident_memory_is_compared_with_all_of_it(program: Path) -> None:
+    report = trace_work([program], drive=Truth("touched")).report
+    size = 32 * MIB
+    assert held(report) == dict.fromkeys((SYSV, SHARED_FILE, BREAK), Total(size, 1))
+    assert report.outstanding == Total()
+    assert report.raw["resident"]["since_attach_bytes"] >= 3 * size
+    assert report.raw["remarks"] == []
+
+
 def test_sizes_that_are_asked_for(program: Path) -> None:
     truth = Truth("segments", "break")
     options = ("-z", str(MIB), "-Z", str(MIB))

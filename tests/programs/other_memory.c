@@ -7,6 +7,7 @@
  *             memory: private and anonymous mappings, and a file on disk (argv[1])
  *   break     raised and lowered, by sbrk and brk, while malloc raises it for itself
  *   heap      malloc and free only, with malloc_trim
+ *   touched   32 MiB of each kind, all resident
  *   same      one call of mmap maps a memfd and anonymous memory
  *   exec      executes itself
  *   fork      a child, which does what "child LINE" asks for; answers "done PID"
@@ -191,6 +192,15 @@ SCENARIO set_break(void) {
     check(sbrk(INTPTR_MAX) == (void *)-1, 97);
 }
 
+SCENARIO keep_touched(void) {
+    size_t size = 32 * SEGMENT_BYTES;
+    memset(attach(size, 1, NULL, 0), 1, size);
+    memset(map(size, MAP_SHARED, memfd(size)), 1, size);
+    memset(raise_by((intptr_t)size), 1, size);
+    raised_bytes += size;
+    raised_count++;
+}
+
 /* --- what it is told ------------------------------------------------------------------------- */
 
 static int to_child, from_child;
@@ -245,6 +255,8 @@ static void work(const char *line, char **argv) {
         lower_break();
         set_break();
         allocate();
+    } else if (!strcmp(line, "touched")) {
+        keep_touched();
     } else if (!strcmp(line, "lower")) {
         lower_break();
     } else if (!strcmp(line, "heap")) {
