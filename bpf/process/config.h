@@ -105,8 +105,8 @@
 #endif
 
 /* Where the program break of a process is: the offsets of `mm` in struct task_struct and of `brk`
- * in struct mm_struct, in bytes, from the kernel's type information (BTF). 0: not known, and calls
- * of brk and sbrk are counted as lost. */
+ * in struct mm_struct, in bytes, from the kernel's type information (BTF). 0: not known, and brk is
+ * not hooked. */
 #ifndef MM_BRK_OFFSET
 #define MM_BRK_OFFSET 0
 #define TASK_MM_OFFSET 0

@@ -105,10 +105,7 @@ static __always_inline void enter_call(struct pt_regs *ctx, struct session *now,
         send_region(ctx, now, EVENT_REGION_RELEASE, function, first, 0, 0);
         break;
     case FUNCTION_BRK:
-    case FUNCTION_SBRK:
-        call->address = program_break();
-        if (!call->address && first) /* sbrk(0) only asks */
-            lose(LOSS_BREAKS, 1);
+        see_break(now);
     }
 }
 
@@ -137,7 +134,7 @@ int at_start(struct pt_regs *ctx) {
     struct session *now = session_of_probe(ctx);
 
     if (now)
-        this_thread(ctx, now, HEAP_SPACE);
+        this_thread(ctx, now, HEAP_SPACE, FUNCTION_START);
     return 0;
 }
 
@@ -222,10 +219,6 @@ int enter_shmdt(struct pt_regs *ctx) {
 }
 int enter_brk(struct pt_regs *ctx) {
     enter_by_arguments(ctx, FUNCTION_BRK, 0);
-    return 0;
-}
-int enter_sbrk(struct pt_regs *ctx) {
-    enter_by_arguments(ctx, FUNCTION_SBRK, 0);
     return 0;
 }
 #endif

@@ -159,18 +159,29 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
         failed = is_no_object(result);
     }
 #endif
-    if (moves_break(function)) { /* whatever it returned */
-        u64 after = program_break();
+    if (function == FUNCTION_BRK) { /* whatever it returned */
+        u64 before = now->program_break;
 
-        address = call->address;
-        if (!address || after == address)
-            return; /* not known, which is counted; or it has not moved */
-        if (after < address) {
-            send_region(ctx, now, EVENT_REGION_RELEASE, function, after, address - after, 0);
-            trace(ctx, origin_of(now), EVENT_RELEASE, function, after, address - after, 0);
+        see_break(now);
+        address = now->program_break;
+        if (!before) {
+            lose(LOSS_BREAKS, 1);
             return;
         }
-        size = after - address;
+        if (address <= before) {
+            /* Only what the program has raised matters: free lowers it often. */
+            u64 raised_to = now->raised_to;
+            if (address < raised_to) {
+                now->raised_to = address;
+                size = raised_to - address;
+                send_region(ctx, now, EVENT_REGION_RELEASE, function, address, size, 0);
+                trace(ctx, origin_of(now), EVENT_RELEASE, function, address, size, 0);
+            }
+            return;
+        }
+        now->raised_to = address;
+        size = address - before;
+        address = before;
         failed = 0;
     } else if (function == FUNCTION_MUNMAP || function == FUNCTION_SHMDT) {
         if ((int)result != 0)

@@ -226,8 +226,7 @@ enum function {
     FUNCTION_START = 19, /* not recorded: where a program starts */
     FUNCTION_SHMAT = 21,
     FUNCTION_SHMDT = 22,
-    FUNCTION_BRK = 23,
-    FUNCTION_SBRK = 24,
+    FUNCTION_BRK = 23, /* sbrk calls it */
     /* Functions that the user named; the cookie says of which pair. In trace events, the number of
      * the pair, its space, is added. */
     FUNCTION_PAIR = 64,
@@ -331,6 +330,9 @@ struct session {
     u64 children;       /* processes that it has forked */
     u32 slot;           /* its own */
     u32 use;            /* of the slot: counts the processes that had it */
+    u64 program_break;  /* where it was last; 0: not known */
+    u64 break_seen; /* whether the kernel side has seen it; until then it is user space's guess */
+    u64 raised_to;  /* where the program has raised it, other than its allocator */
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */
@@ -368,7 +370,7 @@ enum loss {
     LOSS_FAR_ADDRESSES = 13,  /* allocations at addresses that no key can hold */
     LOSS_CHILDREN = 14,       /* children that could not be followed: the map is full */
     LOSS_LEFT_CALLS = 15,     /* of pairs: calls that went on in unknown code */
-    LOSS_BREAKS = 16,         /* calls of brk and sbrk: where the break is can't be read */
+    LOSS_BREAKS = 16,         /* calls of brk and sbrk: where the break was is not known */
     LOSS_SEGMENTS = 17,       /* of SysV shared memory, without a size; counted by user space */
     LOSS_WALKS = 18,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,

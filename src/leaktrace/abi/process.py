@@ -249,7 +249,6 @@ class Function(IntEnum):
     SHMAT = 21
     SHMDT = 22
     BRK = 23
-    SBRK = 24
     PAIR = 64  # in trace events, the number of the pair is added, as to the next
     PAIR_RELEASE = 96
 
@@ -277,10 +276,8 @@ class Outcome(IntEnum):
     BLOCK_OR_FREED = 4  # the block. NULL: failed, and the old one is released (reallocf)
 
 
-# Functions that map memory, as opposed to allocating blocks of a heap. Some move the end of the
-# data segment, the program break.
-BREAK_FUNCTIONS = frozenset({Function.BRK, Function.SBRK})
-MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP, Function.SHMAT}) | BREAK_FUNCTIONS
+# Functions that map memory, as opposed to allocating blocks of a heap.
+MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP, Function.SHMAT, Function.BRK})
 UNMAPPING_FUNCTIONS = frozenset({Function.MUNMAP, Function.SHMDT})
 
 
@@ -325,6 +322,9 @@ SESSION = np.dtype(
         ("children", "<u8"),
         ("slot", "<u4"),
         ("use", "<u4"),
+        ("program_break", "<u8"),
+        ("break_seen", "<u8"),
+        ("raised_to", "<u8"),
     ]
 )
 

@@ -114,8 +114,8 @@ _BY_COUNTER: dict[int, LossText] = {
     ),
     LossKind.BREAKS: LossText(
         "breaks",
-        "calls of brk and sbrk whose effect is not known: the kernel has no type information (BTF)",
-        "memory that the program takes with them is in no figure",
+        "calls of brk and sbrk whose effect is not known: where the break was could not be read",
+        "what they took is in no figure; nothing to do if rare",
     ),
     LossKind.SEGMENTS: LossText(
         "segments",

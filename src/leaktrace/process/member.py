@@ -11,6 +11,7 @@ from leaktrace.process.attach.attachments import Attachments
 from leaktrace.process.looks import Looks
 from leaktrace.process.traced import Traced
 from leaktrace.targets.memory_use import MemoryWatch
+from leaktrace.targets.program_break import likely_break
 
 
 @dataclass(eq=False)
@@ -51,7 +52,8 @@ class Member:
         """
         traced = self.traced
         traced.hooks.completeness.begin()
-        traced.slot.arm(traced.pid, follows=follows)
+        at = likely_break(traced.pid, traced.mappings()) if traced.command is None else 0
+        traced.slot.arm(traced.pid, follows=follows, program_break=at)
         if traced.command is None:
             self.looks.look()  # finds the changes before this moment; later ones are reported
             traced.symbolizer.look_ahead()

@@ -287,6 +287,7 @@ class Opening:
             hooks_loader=OBJECTS_PROGRAM in self.program.programs,
             verbose=self.options.report.verbose,
             malloc=self.options.malloc,
+            knows_break=self.program.knows_break,
         )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +27,6 @@ from leaktrace.targets.memory_files import is_segment, is_shared_memory
 
 _PAUSE = 50  # times as long as the last look took
 _LEAST_PAUSE_S = 0.005
-_LOWERED_KEPT = 1024
 
 
 @dataclass
@@ -46,8 +44,6 @@ class RegionAccount:
     _unsized: dict[int, MappingCall] = field(default_factory=dict)  # of shmat, by address
     _released_last: dict[int, list[Region]] = field(default_factory=dict)  # by thread
     _detached_last: dict[int, MappingCall] = field(default_factory=dict)  # unsized; by thread
-    # By how much the break was lowered, where the program had raised it.
-    _lowered: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_LOWERED_KEPT))
     _next_s: float = 0.0  # when another look is due
 
     def ledger_of(self, backing: Backing) -> RegionLedger:
@@ -79,9 +75,8 @@ class RegionAccount:
             case abi.EventCode.REGION_ADD:
                 released = self._released_last.pop(tid, [])
                 self._add(event, released if function == abi.Function.MREMAP else [])
-            case abi.EventCode.REGION_RELEASE if function in abi.BREAK_FUNCTIONS:
-                if self.program_break.release(address, size):
-                    self._lowered.append((address, size))
+            case abi.EventCode.REGION_RELEASE if function == abi.Function.BRK:
+                self.program_break.release(address, size)
             case abi.EventCode.REGION_RELEASE:
                 self._released_last[tid] = self._release(function, address, size, tid)
             case abi.EventCode.REGION_RESTORE:
@@ -89,19 +84,15 @@ class RegionAccount:
                 self._attach(self._detached_last.pop(tid, None))
 
     def hides(self, event: np.void) -> bool:
-        """Whether a traced call, whose region event was applied, moved the break and is left out.
-        Most often an allocator returned memory: free is no open call that it could be part of."""
-        if int(event["function"]) not in abi.BREAK_FUNCTIONS:
-            return False
-        kind, size = int(event["kind"]), int(event["size"])
-        if kind == abi.EventCode.ALLOCATE:
-            return not self._is_asked_for(size)
-        is_release = kind == abi.EventCode.RELEASE
-        return is_release and (int(event["address"]), size) not in self._lowered
+        """Whether a traced call is left out, because it raised the break by another size than is
+        asked for."""
+        is_raised = int(event["kind"]) == abi.EventCode.ALLOCATE
+        is_break = int(event["function"]) == abi.Function.BRK
+        return is_raised and is_break and not self._is_asked_for(int(event["size"]))
 
     def displace(self, event: np.void) -> None:
         """An allocator mapped memory for itself, in place of what was there."""
-        is_break = int(event["function"]) in abi.BREAK_FUNCTIONS
+        is_break = int(event["function"]) == abi.Function.BRK
         ledger = self.program_break if is_break else self.mapped
         ledger.release(int(event["address"]), int(event["size"]))
 
@@ -113,7 +104,7 @@ class RegionAccount:
         if function == abi.Function.SHMAT:
             call.backing = Backing.SYSV
             self._attach(call)
-        elif function in abi.BREAK_FUNCTIONS:
+        elif function == abi.Function.BRK:
             call.backing = Backing.BREAK
             self.program_break.release(call.address, call.size_bytes)
             if self._is_asked_for(call.size_bytes):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.family import Member as Counted
-from leaktrace.model import OTHER_MEMORY, Measure, Report
+from leaktrace.model import OTHER_MEMORY, Backing, Measure, Report
 from leaktrace.options import ProcessOptions
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
@@ -27,10 +27,11 @@ class ProcessReports:
         ]
         # With --faults and --no-malloc none of its functions is hooked.
         is_hooked = options.malloc and not options.faults
-        self._memory = [
-            MemoryReports(options, tracer, backing)
-            for backing in (OTHER_MEMORY if is_hooked else ())
-        ]
+        self._memory = {
+            backing: MemoryReports(options, tracer, backing)
+            for backing in OTHER_MEMORY
+            if is_hooked and (backing is not Backing.BREAK or tracer.knows_break)
+        }
         self._builder = FamilyBuilder(
             options,
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
@@ -44,14 +45,14 @@ class ProcessReports:
     def start_clock(self) -> None:
         """Recording has begun."""
         self._builder.start_clock()
-        for one in (*self._pairs, *self._memory):
+        for one in (*self._pairs, *self._memory.values()):
             one.start_clock()
 
     def forget(self) -> None:
         """A process has executed another program."""
         for number in self._tracer.take_executed():
             self._builder.forget(number)
-            for one in (*self._pairs, *self._memory):
+            for one in (*self._pairs, *self._memory.values()):
                 one.forget(number)
 
     def build(self, final_reason: str | None) -> Report:
@@ -68,8 +69,11 @@ class ProcessReports:
             for pair, one in zip(self._pairs, snapshot.sections, strict=True)
         )
         memory = tuple(
-            kind.build(one, info, counted, target_ended=has_ended, final_reason=final_reason)
-            for kind, one in zip(self._memory, snapshot.other_memory, strict=False)
+            self._memory[backing].build(
+                one, info, counted, target_ended=has_ended, final_reason=final_reason
+            )
+            for backing, one in zip(OTHER_MEMORY, snapshot.other_memory, strict=True)
+            if backing in self._memory
         )
         report = self._builder.build(
             snapshot,

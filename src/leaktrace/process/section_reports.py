@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from leaktrace.analysis.family import FamilyBuilder, Member
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import OTHER_MEMORY, Backing, Report, TargetInfo
+from leaktrace.model import OTHER_MEMORY, Backing, Report, Stack, TargetInfo
 from leaktrace.options import By, Filters, ProcessOptions
 from leaktrace.process.tracer import Tracer
+
+_SBRK = re.compile(r"(__GI_)?_*sbrk")  # of glibc; the debug information has another name
 
 
 class SectionReports:
@@ -19,15 +22,19 @@ class SectionReports:
     def __init__(self, options: ProcessOptions, tracer: Tracer, subject: str) -> None:
         """`subject`: part of the ids of sites."""
         self._subject = subject
-        names = tracer.names
+        self._names = names = tracer.names
         self._builder = FamilyBuilder(
             # What is not malloc's is never sampled; only malloc is shown by process.
             replace(options, filters=Filters(), report=replace(options.report, by=By.SITE)),
             lambda _: (),  # losses are counted once, and reported with the first section
-            names.stack_of,
+            self.stack_of,
             names.locations_of,
             names.prepare,
         )
+
+    def stack_of(self, stack_id: int) -> Stack:
+        """The stack of a site."""
+        return self._names.stack_of(stack_id)
 
     def start_clock(self) -> None:
         """Recording has begun."""
@@ -82,6 +89,14 @@ class MemoryReports(SectionReports):
     def __init__(self, options: ProcessOptions, tracer: Tracer, backing: Backing) -> None:
         super().__init__(options, tracer, backing)
         self._backing = backing
+
+    def stack_of(self, stack_id: int) -> Stack:
+        """The stack without sbrk, which calls brk: it begins at the caller of both."""
+        stack = super().stack_of(stack_id)
+        is_of_break = self._backing is Backing.BREAK and len(stack.frames) > 1
+        if is_of_break and _SBRK.fullmatch(stack.frames[0].function or ""):
+            return replace(stack, frames=stack.frames[1:])
+        return stack
 
     def build(
         self,

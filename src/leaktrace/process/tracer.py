@@ -78,6 +78,11 @@ class Tracer:
         """The process that was named first, or the command."""
         return self.family.first.traced
 
+    @property
+    def knows_break(self) -> bool:
+        """Whether the kernel side sees where program breaks are."""
+        return self._program.knows_break
+
     def arm(self) -> None:
         """Record from now on, and let a command that is held before its exec run.
 

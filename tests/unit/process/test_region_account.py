@@ -146,15 +146,15 @@ def test_mremap_moves_what_it_is() -> None:
 def test_the_break_is_not_moved_by_pages() -> None:
     machine = Machine()
     for start, size in ((100, 50), (150, 5000), (5150, 1)):
-        machine.account.apply(event(EventCode.REGION_ADD, Function.SBRK, start, size))
-    machine.account.apply(event(EventCode.REGION_RELEASE, Function.SBRK, 200, 4951))
+        machine.account.apply(event(EventCode.REGION_ADD, Function.BRK, start, size))
+    machine.account.apply(event(EventCode.REGION_RELEASE, Function.BRK, 200, 4951))
     assert machine.held(Backing.BREAK) == [(100, 50), (150, 50)]
 
 
 def test_mappings_are_read_only_where_something_is_not_known() -> None:
     machine = Machine()
     machine.account.look()
-    machine.account.apply(event(EventCode.REGION_ADD, Function.SBRK, 100, 50))
+    machine.account.apply(event(EventCode.REGION_ADD, Function.BRK, 100, 50))
     machine.account.apply(event(EventCode.REGION_ADD, Function.MMAP, AT, PAGE))
     machine.account.apply(event(EventCode.REGION_RELEASE, Function.MUNMAP, AT, PAGE))
     machine.account.look()
@@ -176,7 +176,7 @@ def test_looks_are_some_time_apart() -> None:
 
 def test_calls_that_are_not_asked_for() -> None:
     machine = Machine(least=2 * PAGE)
-    machine.account.apply(event(EventCode.REGION_ADD, Function.SBRK, 100, PAGE))
+    machine.account.apply(event(EventCode.REGION_ADD, Function.BRK, 100, PAGE))
     machine.account.apply(event(EventCode.REGION_ADD, Function.SHMAT, AT))
     machine.mappings = (mapping(AT, PAGE, "/SYSV00000000"),)
     machine.account.look()

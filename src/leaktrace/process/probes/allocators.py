@@ -96,7 +96,6 @@ _MAPPING_PROGRAMS = {
     Function.SHMAT: "enter_shmat",
     Function.SHMDT: "enter_shmdt",
     Function.BRK: "enter_brk",
-    Function.SBRK: "enter_sbrk",
 }
 _OTHER_PROGRAMS = {Function.NONE: OBJECTS_PROGRAM, Function.START: START_PROGRAM}
 ENTRY_PROGRAMS = (*_PROGRAMS.values(), *_MAPPING_PROGRAMS.values())
@@ -157,7 +156,6 @@ REGIONS = (
     Hook("shmat", Function.SHMAT, NO_SIZE),
     Hook("shmdt", Function.SHMDT, NO_SIZE),
     Hook("brk", Function.BRK, NO_SIZE),
-    Hook("sbrk", Function.SBRK, NO_SIZE),
 )
 
 

@@ -44,8 +44,8 @@ def _sizes_of(signature: Signature) -> tuple[Value, ...]:
     arguments don't matter."""
     if signature.function is Function.PAIR and not signature.shape.size:
         return (Constant(1),)  # an object that has no size
-    if signature.function is Function.SHMAT:
-        return (Constant(0),)  # that of the segment, which user space reads
+    if signature.function in (Function.SHMAT, Function.BRK):
+        return (Constant(0),)  # it is known from elsewhere
     return _size_or_factors(signature.shape) if signature.takes_only_sizes else ()
 
 

@@ -11,7 +11,6 @@ from typing import Self
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import (
-    BREAK_FUNCTIONS,
     MAPPING_FUNCTIONS,
     UNMAPPING_FUNCTIONS,
     Function,
@@ -87,9 +86,9 @@ class Signature:
         """How many arguments, from the first on, the kernel side reads."""
         if self.function is Function.MREMAP:
             return 4  # also the flags
-        # The address that is detached, or where the break is to be: neither is a size.
-        is_address = self.function in BREAK_FUNCTIONS or self.function is Function.SHMDT
-        return 1 if is_address else self.shape.argument_count
+        if self.function is Function.SHMDT:
+            return 1  # the address, which is no block's
+        return self.shape.argument_count
 
     @property
     def returns_int(self) -> bool:
