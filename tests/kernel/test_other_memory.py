@@ -157,8 +157,15 @@ def test_sites_of_the_break(program: Path) -> None:
     assert under(report, BREAK, "set_break") == Total(11111, 1)
     assert under(report, BREAK, "allocate") == Total()
     sites = Report.sites_of(other_memory(report)[BREAK])
+    assert not any("sbrk" in str(one.functions[0]) for one in sites)  # the stack of its caller
     (brk,) = (one for one in sites if one.functions[0] == "set_break")
     assert (brk.raw["allocated_bytes"], brk.raw["freed_bytes"]) == (12345, 12345 - 11111)
+
+
+def test_the_first_hooked_call_after_the_attach(program: Path) -> None:
+    traced = trace_work([program], drive=Truth("lower"))
+    assert held(traced.report) == {BREAK: Total(*traced.account)} == {BREAK: Total(2500, 5)}
+    assert not traced.report.lost_allocations
 
 
 def test_a_heap_that_grows_and_shrinks_is_no_break(program: Path) -> None:

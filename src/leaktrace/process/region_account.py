@@ -191,9 +191,9 @@ class RegionAccount:
         """Read the sizes of attached segments. Parts of them may be unmapped."""
         for call in [one for one in self._unsized.values() if one.time_ns < before_ns]:
             parts = [one for one in shared if is_segment(one, call.address)]
-            if not parts:
-                continue
             del self._unsized[call.address]
+            if not parts:
+                continue  # all of it was unmapped since
             call.size_bytes = parts[-1].end - call.address
             if self._is_asked_for(call.size_bytes):
                 self.mapped.add_parts(call, [(one.start, one.end) for one in parts])

@@ -96,6 +96,15 @@ def test_a_segment_whose_size_is_never_known() -> None:
     assert machine.held(Backing.SYSV) == []
 
 
+def test_a_segment_that_was_unmapped_meanwhile() -> None:
+    machine = Machine()
+    machine.account.apply(event(EventCode.REGION_ADD, Function.SHMAT, AT))
+    machine.mappings = (mapping(AT + PAGE, PAGE, "/SYSV00000000"),)  # another one
+    machine.account.look()
+    assert machine.account.unsized == 0
+    assert machine.held(Backing.SYSV) == []
+
+
 def test_a_segment_that_is_detached_before_its_size_is_known() -> None:
     machine = Machine()
     machine.account.apply(event(EventCode.REGION_ADD, Function.SHMAT, AT))
