@@ -116,11 +116,13 @@ def test_every_kind(program: Path, file_on_disk: Path, options: tuple[str, ...])
 def test_sites_of_segments(program: Path) -> None:
     report = trace_work([program], drive=Truth("segments")).report
     assert under(report, SYSV, "keep_segments") == Total(8 * MIB, 8)
-    assert under(report, SYSV, "keep_parts") == Total((12 + 8 + 8 + 12) * PAGE, 5)
+    assert under(report, SYSV, "keep_parts") == Total((12 + 8 + 8 + 8 + 12) * PAGE, 6)
     assert under(report, SYSV, "be_refused") == Total(2 * PAGE, 1)
     assert under(report, SYSV, "release_segments") == Total()
     sites = Report.sites_of(other_memory(report)[SYSV])
-    assert all(one.functions[0] == "attach" and "main" in one.functions for one in sites)
+    # keep_parts calls mremap, possibly before it is known what that shrinks.
+    assert {one.functions[0] for one in sites} - {"keep_parts"} == {"attach"}
+    assert all("main" in one.functions for one in sites)
     assert len({one.raw["id"] for one in sites}) == len(sites)
 
 
@@ -271,7 +273,7 @@ def test_traced_calls(program: Path) -> None:
     sizes = {name: [size for of, size in calls if of == name] for name, _ in calls}
     assert sizes["brk"] == ["1000", "5000", "-5500"] * 5
     assert sizes["shmat"] == ["-"] * len(sizes["shmat"])
-    assert len(sizes["shmat"]) == 8 + 5 + 5 + 1 + 5  # of which the last ones fail
+    assert len(sizes["shmat"]) == 8 + 5 + 6 + 1 + 5  # of which the last ones fail
     assert len(sizes["shmdt"]) == 5 + 1 + 5
 
 

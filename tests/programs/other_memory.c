@@ -63,6 +63,8 @@ SCENARIO keep_parts(void) {
     check(!munmap(memory + 5 * PAGE, 3 * PAGE) && !shmdt(memory), 84);
     memory = attach(16 * PAGE, 1, NULL, 0); /* its second half is replaced */
     attach(8 * PAGE, 1, memory + 8 * PAGE, SHM_REMAP);
+    memory = mremap(attach(16 * PAGE, 1, NULL, 0), 16 * PAGE, 8 * PAGE, 0);
+    check(memory != MAP_FAILED, 98); /* without its end */
     memory = attach(16 * PAGE, 1, NULL, 0);
     KEEP(mmap(memory, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 }

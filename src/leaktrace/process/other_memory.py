@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,10 @@ from leaktrace.process.traced import Traced
 class _Site:
     """What was mapped from one stack, and what of it no longer is."""
 
-    slot: int
-    mapped: RegionTotals
-    freed: RegionTotals
+    slot: int = 0
+    mapped: RegionTotals = field(default_factory=RegionTotals)
+    freed: RegionTotals = field(default_factory=RegionTotals)
+    counted: RegionTotals = field(default_factory=RegionTotals)  # by the kernel side
 
 
 def regions_of(
@@ -50,8 +51,7 @@ def with_other_memory(
     for backing in OTHER_MEMORY:
         sites = _sites_of(traced, backing)
         parts.append(_part(snapshot, traced, backing, sites, combined_only=combined_only))
-        if backing is Backing.SHARED_FILE:
-            _leave_out(snapshot, sites, count_unit)
+        _leave_out(snapshot, sites, count_unit)
     losses = snapshot.losses.copy()
     losses[abi.LossKind.SEGMENTS] += np.uint64(sum(one.regions.unsized for one in traced))
     own = snapshot.sites["allocated_count"] != 0
@@ -67,16 +67,21 @@ def with_other_memory(
 
 def _sites_of(traced: Sequence[Traced], backing: Backing) -> dict[int, _Site]:
     """By stack id. (Lost stacks have the same one in all processes.)"""
-    sites: defaultdict[int, _Site] = defaultdict(lambda: _Site(0, RegionTotals(), RegionTotals()))
+    sites: defaultdict[int, _Site] = defaultdict(_Site)
     for one in traced:
         ledger = one.regions.ledger_of(backing)
-        freed = ledger.freed(backing)
+        freed, counted = ledger.freed(backing), ledger.counted(backing)
         for stack_id, totals in ledger.mapped(backing).items():
             if one.own.is_own(stack_id):
                 continue
             site = sites[stack_id]
             site.slot = one.slot.number
-            for mine, more in ((site.mapped, totals), (site.freed, freed[stack_id])):
+            in_kernel = counted.get(stack_id, RegionTotals())
+            for mine, more in (
+                (site.mapped, totals),
+                (site.freed, freed[stack_id]),
+                (site.counted, in_kernel),
+            ):
                 mine.bytes += more.bytes
                 mine.count += more.count
     return sites
@@ -125,6 +130,6 @@ def _leave_out(snapshot: Snapshot, sites: dict[int, _Site], count_unit: int) -> 
     """Take what has a section of its own out of the kernel side's counters."""
     wanted = np.array(list(sites), dtype=np.uint64)
     for row in np.nonzero(np.isin(snapshot.site_ids, wanted))[0].tolist():
-        mapped = sites[int(snapshot.site_ids[row])].mapped
-        snapshot.sites["allocated_bytes"][row] -= np.uint64(mapped.bytes)
-        snapshot.sites["allocated_count"][row] -= np.uint64(mapped.count * count_unit)
+        counted = sites[int(snapshot.site_ids[row])].counted
+        snapshot.sites["allocated_bytes"][row] -= np.uint64(counted.bytes)
+        snapshot.sites["allocated_count"][row] -= np.uint64(counted.count * count_unit)

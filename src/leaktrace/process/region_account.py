@@ -23,7 +23,7 @@ from leaktrace.abi import process as abi
 from leaktrace.model import Backing
 from leaktrace.process.regions import MappingCall, Region, RegionLedger
 from leaktrace.targets.mappings import Mapping
-from leaktrace.targets.memory_files import is_segment, is_shared_memory
+from leaktrace.targets.memory_files import is_of_segment, is_segment, is_shared_memory
 
 _PAUSE = 50  # times as long as the last look took
 _LEAST_PAUSE_S = 0.005
@@ -78,10 +78,19 @@ class RegionAccount:
             case abi.EventCode.REGION_RELEASE if function == abi.Function.BRK:
                 self.program_break.release(address, size)
             case abi.EventCode.REGION_RELEASE:
-                self._released_last[tid] = self._release(function, address, size, tid)
+                self._released_last.pop(tid, None)
+                self._detached_last.pop(tid, None)
+                released = self._release(function, address, size, tid)
+                if released:
+                    self._released_last[tid] = released
             case abi.EventCode.REGION_RESTORE:
-                self.mapped.restore(self._released_last.pop(tid, ()))
-                self._attach(self._detached_last.pop(tid, None))
+                released = self._released_last.pop(tid, [])
+                self.mapped.restore(released)
+                for call in {id(one.call): one.call for one in released}.values():
+                    self._note_segment(call)
+                unsized = self._detached_last.pop(tid, None)
+                if unsized is not None:
+                    self._unsized[unsized.address] = unsized
 
     def hides(self, event: np.void) -> bool:
         """Whether a traced call is left out, because it raised the break by another size than is
@@ -102,10 +111,10 @@ class RegionAccount:
         call = MappingCall(address, size, time_ns, int(event["stack_id"]))
         function = int(event["function"])
         if function == abi.Function.SHMAT:
-            call.backing = Backing.SYSV
-            self._attach(call)
+            call.backing, call.is_counted = Backing.SYSV, False
+            self._unsized[call.address] = call
         elif function == abi.Function.BRK:
-            call.backing = Backing.BREAK
+            call.backing, call.is_counted = Backing.BREAK, False
             self.program_break.release(call.address, call.size_bytes)
             if self._is_asked_for(call.size_bytes):
                 self.program_break.add(call)
@@ -120,21 +129,19 @@ class RegionAccount:
         self.mapped.add(call)
         if not call.is_judged:
             self._unjudged.append(call)
+        self._note_segment(call)
+
+    def _note_segment(self, call: MappingCall) -> None:
         if call.backing is Backing.SYSV:
             self._segments[call.address] = call
-
-    def _attach(self, call: MappingCall | None) -> None:
-        if call is not None:
-            self._unsized[call.address] = call
 
     def _release(self, function: int, address: int, size: int, tid: int) -> list[Region]:
         if function != abi.Function.SHMDT:
             return self.mapped.release(address, size)
-        self._detached_last.pop(tid, None)
         unsized = self._unsized.pop(address, None)
         if unsized is not None:
             self._detached_last[tid] = unsized
-        segment = self._segments.get(address)
+        segment = self._segments.pop(address, None)
         return [] if segment is None else self.mapped.release_call(segment)
 
     def _is_asked_for(self, size_bytes: int) -> bool:
@@ -182,9 +189,12 @@ class RegionAccount:
             index = bisect_right(starts, at) - 1
             if index >= 0 and at < shared[index].end and shared[index].is_file:
                 devices = self.memory_devices() if devices is None else devices
-                if is_shared_memory(shared[index], devices):
+                if is_of_segment(shared[index]):  # mremap has moved it before its size was known
+                    backing = Backing.SYSV
+                elif is_shared_memory(shared[index], devices):
                     backing = Backing.SHARED_FILE
             self.mapped.judge(call, backing)
+            self._note_segment(call)
         self._unjudged = [call for call in self._unjudged if not call.is_judged]
 
     def _size(self, shared: Sequence[Mapping], before_ns: int) -> None:
@@ -197,4 +207,4 @@ class RegionAccount:
             call.size_bytes = parts[-1].end - call.address
             if self._is_asked_for(call.size_bytes):
                 self.mapped.add_parts(call, [(one.start, one.end) for one in parts])
-                self._segments[call.address] = call
+                self._note_segment(call)

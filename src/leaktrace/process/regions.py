@@ -36,6 +36,7 @@ class MappingCall:
     stack_id: int
     backing: Backing = Backing.MAPPED
     is_judged: bool = True  # whether it is known what backs it
+    is_counted: bool = True  # by the kernel side, in the counters of its site
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class RegionTotals:
     count: int = 0
 
 
+_Totals = defaultdict[tuple[Backing, int], RegionTotals]
+
+
 class RegionLedger:
     """The regions that are mapped now, sorted by address."""
 
@@ -80,7 +84,8 @@ class RegionLedger:
         self._page_bytes = page_bytes
         self._starts: list[int] = []
         self._by_start: dict[int, Region] = {}
-        self._mapped: defaultdict[tuple[Backing, int], RegionTotals] = defaultdict(RegionTotals)
+        self._mapped: _Totals = defaultdict(RegionTotals)
+        self._counted: _Totals = defaultdict(RegionTotals)  # the part in the kernel's counters
 
     def __iter__(self) -> Iterator[Region]:
         return (self._by_start[start] for start in self._starts)
@@ -105,16 +110,15 @@ class RegionLedger:
             self.insert(Region(start, end, end, call))
         self._count(call)
 
-    def _count(self, call: MappingCall) -> None:
-        totals = self._mapped[call.backing, call.stack_id]
-        totals.bytes += call.size_bytes
-        totals.count += 1
+    def _count(self, call: MappingCall, sign: int = 1) -> None:
+        for totals in (self._mapped, *([self._counted] if call.is_counted else [])):
+            of_stack = totals[call.backing, call.stack_id]
+            of_stack.bytes += sign * call.size_bytes
+            of_stack.count += sign
 
     def judge(self, call: MappingCall, backing: Backing) -> None:
         """What backs the memory that a call mapped is known now."""
-        before = self._mapped[call.backing, call.stack_id]
-        before.bytes -= call.size_bytes
-        before.count -= 1
+        self._count(call, -1)
         call.backing, call.is_judged = backing, True
         self._count(call)
 
@@ -178,6 +182,7 @@ class RegionLedger:
         self._starts.clear()
         self._by_start.clear()
         self._mapped.clear()
+        self._counted.clear()
 
     def records(
         self, backing: Backing = Backing.MAPPED
@@ -192,11 +197,11 @@ class RegionLedger:
 
     def mapped(self, backing: Backing) -> dict[int, RegionTotals]:
         """By stack id: everything that was ever mapped."""
-        return {
-            stack_id: RegionTotals(totals.bytes, totals.count)
-            for (of, stack_id), totals in self._mapped.items()
-            if of is backing
-        }
+        return _of(self._mapped, backing)
+
+    def counted(self, backing: Backing) -> dict[int, RegionTotals]:
+        """The part of it that the kernel side has counted, too."""
+        return _of(self._counted, backing)
 
     def freed(self, backing: Backing = Backing.MAPPED) -> dict[int, RegionTotals]:
         """By stack id: bytes and regions that are no longer mapped.
@@ -219,3 +224,11 @@ class RegionLedger:
     def _remove(self, region: Region) -> None:
         del self._starts[bisect.bisect_left(self._starts, region.start)]
         del self._by_start[region.start]
+
+
+def _of(totals: _Totals, backing: Backing) -> dict[int, RegionTotals]:
+    return {
+        stack_id: RegionTotals(one.bytes, one.count)
+        for (of, stack_id), one in totals.items()
+        if of is backing
+    }

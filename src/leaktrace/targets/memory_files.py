@@ -42,10 +42,11 @@ def is_shared_memory(mapping: Mapping, devices: frozenset[str]) -> bool:
     return is_memfd or mapping.device in devices
 
 
+def is_of_segment(mapping: Mapping) -> bool:
+    """Whether a shared mapping is a part of a SysV segment."""
+    return mapping.path.startswith(_SEGMENT) and mapping.device.startswith(_WITHOUT_DISK)
+
+
 def is_segment(mapping: Mapping, address: int) -> bool:
-    """Whether a mapping is a part of the SysV segment that is attached at an address."""
-    return (
-        mapping.path.startswith(_SEGMENT)
-        and mapping.device.startswith(_WITHOUT_DISK)
-        and mapping.start - mapping.offset == address
-    )
+    """Whether it is a part of the one that is attached at an address."""
+    return is_of_segment(mapping) and mapping.start - mapping.offset == address

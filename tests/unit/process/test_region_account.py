@@ -152,6 +152,19 @@ def test_mremap_moves_what_it_is() -> None:
     assert machine.held(Backing.MAPPED) == []
 
 
+def test_mremap_moves_a_segment_whose_size_is_not_known() -> None:
+    machine, there = Machine(), AT + 64 * PAGE
+    machine.account.apply(event(EventCode.REGION_ADD, Function.SHMAT, AT))
+    machine.account.apply(event(EventCode.REGION_RELEASE, Function.MREMAP, AT, PAGE))
+    machine.account.apply(event(EventCode.REGION_ADD, Function.MREMAP, there, PAGE))
+    machine.mappings = (mapping(there, PAGE, "/SYSV00000000"),)
+    machine.account.look()
+    assert machine.held(Backing.SYSV) == [(there, PAGE)]
+    assert machine.held(Backing.MAPPED) == []
+    machine.account.apply(event(EventCode.REGION_RELEASE, Function.SHMDT, there))
+    assert machine.held(Backing.SYSV) == []
+
+
 def test_the_break_is_not_moved_by_pages() -> None:
     machine = Machine()
     for start, size in ((100, 50), (150, 5000), (5150, 1)):
