@@ -21,8 +21,37 @@ static __always_inline u64 draw_gap(void) {
 }
 #endif
 
+/* Memory that is neither a block nor what mmap returned: shared memory of SysV, the program break.
+ * User space has all of its figures (process/region_account.py). */
+static __always_inline int is_of_other_memory(u16 function) {
+    return function >= FUNCTION_SHMAT && function <= FUNCTION_BRK;
+}
+
+static __always_inline int maps_memory(u16 function) {
+    return function == FUNCTION_MMAP || function == FUNCTION_MREMAP || is_of_other_memory(function);
+}
+
+/* Where the program break of the current process is; 0: not known. */
+static __always_inline u64 program_break(void) {
+    u64 at = 0;
+#if MM_BRK_OFFSET
+    u64 mm = 0;
+
+    if (read_kernel(&mm, sizeof(mm), (char *)bpf_get_current_task() + TASK_MM_OFFSET) ||
+        read_kernel(&at, sizeof(at), (char *)mm + MM_BRK_OFFSET))
+        return 0;
+#endif
+    return at;
+}
+
+static __always_inline void see_break(struct session *now) {
+    now->program_break = program_break();
+    now->break_seen = 1;
+}
+
 static __always_inline int is_filtered_out(struct thread *thread, u16 function, u64 size) {
-    if (space_of(&thread->walk)) /* few as well, and not all have sizes */
+    /* Few as well, and not all have sizes. */
+    if (space_of(&thread->walk) || is_of_other_memory(function))
         return 0;
     if (size < MIN_SIZE || size > MAX_SIZE)
         return 1;
@@ -114,7 +143,8 @@ static __always_inline struct thread *existing_thread(u32 space) {
 
 /* The state of the current thread, made if needed. NULL before tracing is armed, or when there is
  * no room. */
-static __always_inline struct thread *this_thread(void *ctx, struct session *now, u32 space) {
+static __always_inline struct thread *this_thread(void *ctx, struct session *now, u32 space,
+                                                  u16 function) {
     u64 key = thread_key_in(space);
     u32 zero = 0;
     struct thread *thread = existing_thread(space);
@@ -139,6 +169,8 @@ static __always_inline struct thread *this_thread(void *ctx, struct session *now
     if (!now->generation && now->slot == COMMAND_SLOT)
         return 0; /* leaktrace's own child, before it executes the command */
 #endif
+    if (!now->break_seen && function != FUNCTION_BRK) /* of that function, it is the end */
+        see_break(now);
     threads.insert(&key, blank);
     thread = threads.lookup(&key);
     if (!thread) {
@@ -320,7 +352,7 @@ struct start {
  * there is no room. */
 static __always_inline struct call *begin_call(struct pt_regs *ctx, struct session *now,
                                                u16 function, u64 size, u64 sp, struct start start) {
-    struct thread *thread = this_thread(ctx, now, start.space);
+    struct thread *thread = this_thread(ctx, now, start.space, function);
     u64 outer = 0;
 
     if (!thread)

@@ -118,6 +118,14 @@
 #define TASK_FSBASE_OFFSET 0
 #endif
 
+/* Where the program break of a process is: the offsets of `mm` in struct task_struct and of `brk`
+ * in struct mm_struct, in bytes, from the kernel's type information (BTF). 0: not known, and brk is
+ * not hooked. */
+#ifndef MM_BRK_OFFSET
+#define MM_BRK_OFFSET 0
+#define TASK_MM_OFFSET 0
+#endif
+
 /* Page fault mode: 1 where the kernel has bpf_task_pt_regs (Linux 5.15), so that pages that the
  * kernel touches for the process have a stack too. */
 #ifndef HAS_TASK_PT_REGS

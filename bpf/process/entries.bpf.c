@@ -98,6 +98,14 @@ static __always_inline void enter_call(struct pt_regs *ctx, struct session *now,
             second = 0;
         call->released = second;
         send_region(ctx, now, EVENT_REGION_RELEASE, function, first, second, 0);
+        break;
+    case FUNCTION_SHMDT: /* user space knows the size of what is attached there */
+        call->address = first;
+        call->size = UNKNOWN_SIZE;
+        send_region(ctx, now, EVENT_REGION_RELEASE, function, first, 0, 0);
+        break;
+    case FUNCTION_BRK:
+        see_break(now);
     }
 }
 
@@ -127,7 +135,7 @@ int at_start(struct pt_regs *ctx) {
     struct session *now = session_of_probe(ctx);
 
     if (now)
-        this_thread(ctx, now, HEAP_SPACE);
+        this_thread(ctx, now, HEAP_SPACE, FUNCTION_START);
     return 0;
 }
 #endif
@@ -202,6 +210,18 @@ int enter_munmap(struct pt_regs *ctx) {
 }
 int enter_mremap(struct pt_regs *ctx) {
     enter_by_arguments(ctx, FUNCTION_MREMAP, SHAPE(3, 0, 0, 0, OUTCOME_BLOCK));
+    return 0;
+}
+int enter_shmat(struct pt_regs *ctx) {
+    enter_by_arguments(ctx, FUNCTION_SHMAT, 0);
+    return 0;
+}
+int enter_shmdt(struct pt_regs *ctx) {
+    enter_by_arguments(ctx, FUNCTION_SHMDT, 0);
+    return 0;
+}
+int enter_brk(struct pt_regs *ctx) {
+    enter_by_arguments(ctx, FUNCTION_BRK, 0);
     return 0;
 }
 #endif

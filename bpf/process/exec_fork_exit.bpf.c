@@ -32,6 +32,8 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     }
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
+    now->raised_to = 0;
+    see_break(now);
     forget_thread(key);
     /* If another thread than the first called exec, it has a new id now. */
     u64 before = key >> 32 << 32 | (u32)ctx->args[1];

@@ -56,7 +56,7 @@ int on_fault(struct fault *ctx) {
     /* New threads inherit the event. So do children, on kernels without inherit_thread. */
     if (!now || (now->tgid && now->tgid != tgid))
         return 0;
-    struct thread *thread = this_thread(ctx, now, HEAP_SPACE);
+    struct thread *thread = this_thread(ctx, now, HEAP_SPACE, FUNCTION_FAULT);
     if (!thread)
         return 0;
     if (is_file_backed(slot, address)) {

@@ -227,7 +227,7 @@ int at_objects(struct pt_regs *ctx) {
     if (!list || !list->loader || list->generation != now->generation)
         return 0;
     /* Only now: for an image without a list, this_thread() would announce a first call. */
-    struct thread *thread = this_thread(ctx, now, HEAP_SPACE);
+    struct thread *thread = this_thread(ctx, now, HEAP_SPACE, FUNCTION_NONE);
     if (!thread)
         return 0;
     struct walk *walk = &thread->walk;

@@ -135,8 +135,11 @@ static __always_inline int open_ended_call(struct pt_regs *ctx, struct session *
 
     resume(now, thread, sp);
     int relation = relation_to_open(now, thread, sp, point->function, 0, &outer);
-    if (relation == RELATION_INSIDE)
+    if (relation == RELATION_INSIDE) {
+        if (point->function == FUNCTION_BRK) /* of malloc */
+            see_break(now);
         return 0;
+    }
     if (relation == RELATION_SAME) {
         if (call->function == point->function)
             call->size = size; /* in case a jump has left the call that was open */
@@ -171,8 +174,9 @@ int at_point(struct pt_regs *ctx) {
         enter_call(ctx, now, point->function, point->shape, size, frame - 8, start);
         return 0;
     }
-    struct thread *thread =
-        point->action == POINT_BOTH ? this_thread(ctx, now, space) : existing_thread(space);
+    struct thread *thread = point->action == POINT_BOTH
+                                ? this_thread(ctx, now, space, point->function)
+                                : existing_thread(space);
     if (!thread)
         return 0; /* under way when tracing began, or counted as LOSS_THREADS */
     if (point->action == POINT_BOTH ? !open_ended_call(ctx, now, thread, point, frame)

@@ -7,6 +7,10 @@ struct weighed {
     u64 count;
 };
 
+/* Memory that is never sampled. */
+#define MAPPED_MEMORY 1
+#define OTHER_MEMORY 2 /* its site has no figures here: is_of_other_memory() */
+
 /* How many bytes and allocations one allocation of this size stands for. Sampling by bytes recorded
  * it with probability p = 1 - exp(-x), x = size / SAMPLE_BYTES. So it stands for 1 / p allocations
  * and for size / p = SAMPLE_BYTES * x / (1 - exp(-x)) bytes, which a table gives, with linear
@@ -15,6 +19,10 @@ static __always_inline struct weighed weigh(u64 size, u64 time_ns, int is_region
     struct weighed result = {.bytes = size, .count = 1};
     if (space) /* never sampled */
         return result;
+    if (is_region == OTHER_MEMORY) {
+        struct weighed nothing = {};
+        return nothing;
+    }
 #if THROTTLE
     struct throttle *now = this_throttle();
     if (now && now->rate > 1 && time_ns >= now->since_ns && !is_region) {
@@ -60,7 +68,7 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
                              .allocated_count = weighed.count,
                              .generation = thread->stack.generation,
                              .end = stack_id ? thread->stack.end : END_UNKNOWN,
-                             .is_region = is_region,
+                             .is_region = !!is_region,
                              .owner = space | thread->walk.slot << (SLOT_SHIFT - SPACE_SHIFT)};
         if (!sites.insert(&stack_id, &first))
             return 1;

@@ -21,9 +21,10 @@ static __always_inline int store(struct pt_regs *ctx, struct session *now, struc
     if (function == FUNCTION_FAULT) { /* no release of a page is seen: only the site counts */
         return count_allocated(thread, stack_id, size, 0, 0);
     }
-    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+    if (maps_memory(function)) {
         /* User space keeps the ranges, because one can be unmapped in part. */
-        count_allocated(thread, stack_id, size, 0, 1);
+        int kind = is_of_other_memory(function) ? OTHER_MEMORY : MAPPED_MEMORY;
+        count_allocated(thread, stack_id, size, 0, kind);
         send_region(ctx, now, EVENT_REGION_ADD, function, address, size, stack_id);
     } else {
         struct allocation allocation = {
@@ -95,7 +96,7 @@ static __always_inline void record(void *ctx, struct session *now, struct thread
     walk->is_inside = 0;
 #if WALK_BY_TABLE
     prepare_walk(walk, &thread->stack, now);
-    if (outer || function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+    if (outer || maps_memory(function)) {
         do_not_cache(walk); /* `outer` is searched for in each stack; regions are few */
     } else if (walk->slot_count == 0) {
         u64 id = find_known(walk);
@@ -158,14 +159,37 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
         failed = is_no_object(result);
     }
 #endif
-    if (function == FUNCTION_MUNMAP) {
+    if (function == FUNCTION_BRK) { /* whatever it returned */
+        u64 before = now->program_break;
+
+        see_break(now);
+        address = now->program_break;
+        if (!before) {
+            lose(LOSS_BREAKS, 1);
+            return;
+        }
+        if (address <= before) {
+            /* Only what the program has raised matters: free lowers it often. */
+            u64 raised_to = now->raised_to;
+            if (address < raised_to) {
+                now->raised_to = address;
+                size = raised_to - address;
+                send_region(ctx, now, EVENT_REGION_RELEASE, function, address, size, 0);
+                trace(ctx, origin_of(now), EVENT_RELEASE, function, address, size, 0);
+            }
+            return;
+        }
+        now->raised_to = address;
+        size = address - before;
+        address = before;
+        failed = 0;
+    } else if (function == FUNCTION_MUNMAP || function == FUNCTION_SHMDT) {
         if ((int)result != 0)
             send_region(ctx, now, EVENT_REGION_RESTORE, function, call->address, size, 0);
         trace(ctx, origin_of(now), (int)result ? EVENT_FAIL : EVENT_RELEASE, function,
               call->address, size, 0);
         return;
-    }
-    if (function == FUNCTION_MMAP || function == FUNCTION_MREMAP) {
+    } else if (maps_memory(function)) {
         /* MAP_FAILED, or, at a point, the negated errno that the system call returned */
         failed = result >= -4095ULL;
         if (function == FUNCTION_MREMAP) {

@@ -41,7 +41,7 @@ struct site {
     u64 freed_count;
     u32 generation;
     u8 end;       /* enum stack_end: so that stacks can be counted without reading them */
-    u8 is_region; /* mapped memory, which is never sampled */
+    u8 is_region; /* mapped memory, or the program break: never sampled */
     u16 owner;    /* the upper 16 bits of its records' keys: space | slot << 4 */
 };
 
@@ -230,6 +230,9 @@ enum function {
     FUNCTION_XALLOCX = 18,
     FUNCTION_START = 19, /* not recorded: where a program starts */
     FUNCTION_EXIT = 20,  /* not recorded: where it exits */
+    FUNCTION_SHMAT = 21,
+    FUNCTION_SHMDT = 22,
+    FUNCTION_BRK = 23, /* sbrk calls it */
     /* Functions that the user named; the cookie says of which pair. In trace events, the number of
      * the pair, its space, is added. */
     FUNCTION_PAIR = 64,
@@ -335,6 +338,9 @@ struct session {
     u32 use;            /* of the slot: counts the processes that had it */
     u64 oom_ns;         /* when the OOM killer chose it; 0: it has not */
     u64 exit_ns;        /* when it was stopped because it was about to exit; 0: it was not */
+    u64 program_break;  /* where it was last; 0: not known */
+    u64 break_seen; /* whether the kernel side has seen it; until then it is user space's guess */
+    u64 raised_to;  /* where the program has raised it, other than its allocator */
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */
@@ -372,7 +378,9 @@ enum loss {
     LOSS_FAR_ADDRESSES = 13,  /* allocations at addresses that no key can hold */
     LOSS_CHILDREN = 14,       /* children that could not be followed: the map is full */
     LOSS_LEFT_CALLS = 15,     /* of pairs: calls that went on in unknown code */
-    LOSS_WALKS = 16,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_BREAKS = 16,         /* calls of brk and sbrk: where the break was is not known */
+    LOSS_SEGMENTS = 17,       /* of SysV shared memory, without a size; counted by user space */
+    LOSS_WALKS = 18,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,
 };
 

@@ -186,6 +186,23 @@ class TargetInfo:
     pids: tuple[int, ...] = ()  # all traced processes, if there are several
 
 
+class Backing(StrEnum):
+    """What is behind memory that a program takes from the kernel itself."""
+
+    MAPPED = "mapped"  # what mmap returned, and is none of the following; counted with blocks
+    SYSV = "sysv"
+    SHARED_FILE = "shared_file"
+    BREAK = "break"
+
+
+# Memory of which a report has sections of their own.
+OTHER_MEMORY = {
+    Backing.SYSV: "shared memory (SysV)",
+    Backing.SHARED_FILE: "shared memory (memfd, /dev/shm)",
+    Backing.BREAK: "program break (brk, sbrk)",
+}
+
+
 @dataclass(frozen=True)
 class MemoryKinds:
     """Resident memory by what backs it, or its change, in bytes."""
@@ -347,6 +364,10 @@ class Report:
     section: str | None = None  # "slab", "pages", "percpu", "vmalloc"; what a pair is called
     sections: tuple[Report, ...] = ()
     pair: PairInfo | None = None
+    # Of processes: a report about each of OTHER_MEMORY, which is no part of `outstanding`. Empty if
+    # none of its functions is hooked.
+    other_memory: tuple[Report, ...] = ()
+    backing: Backing | None = None  # of such a report
     slab: SlabGrowth | None = None
     untraced: tuple[UntracedGrowth, ...] = ()  # large in comparison with what is outstanding
 

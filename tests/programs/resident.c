@@ -36,7 +36,7 @@ static void own(size_t bytes, int flags, int file) {
 static void shared(size_t bytes) {
     int id = shmget(IPC_PRIVATE, bytes, 0600 | IPC_CREAT);
     fail_if(id < 0);
-    char *memory = shmat(id, NULL, 0);
+    char *memory = (char *)syscall(SYS_shmat, id, NULL, 0);
     shmctl(id, IPC_RMID, NULL);
     fail_if(memory == (char *)-1);
     memset(memory, 1, bytes);

@@ -12,6 +12,7 @@ from sample_reports import (
     COMBINED,
     INCOMPLETE,
     KERNEL,
+    MEMORY,
     NO_LOSSES,
     PAIRS,
     PARSE,
@@ -34,6 +35,7 @@ REPORTS = {
     "family": FAMILY,
     "by_process": BY_PROCESS,
     "workers": WORKERS,
+    "memory": MEMORY,
     "pairs": PAIRS,
     "only_pairs": replace(
         PAIRS.sections[1], losses=NO_LOSSES, sections=PAIRS.sections[2:], allocations=None

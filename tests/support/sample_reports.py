@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from leaktrace.model import (
+    OTHER_MEMORY,
     TARGET_ENDED,
     Allocation,
+    Backing,
     Ending,
     Frame,
     Loss,
@@ -384,6 +386,36 @@ _SECTION = replace(
     younger=Total(),
     site_count=1,
     stack_ends={StackEnd.COMPLETE: 1},
+)
+MEMORY = replace(
+    QUIET,
+    other_memory=(
+        replace(
+            _SECTION,
+            section=OTHER_MEMORY[Backing.SYSV],
+            backing=Backing.SYSV,
+            outstanding=Total(),
+            site_count=0,
+            sites=(),
+            stack_ends={},
+        ),
+        replace(
+            _SECTION,
+            section=OTHER_MEMORY[Backing.SHARED_FILE],
+            backing=Backing.SHARED_FILE,
+            outstanding=Total(12_582_912, 12_288),
+            growth_bytes=524_288,
+            sites=(PARSE_SITE,),
+            allocations=(Allocation(0x7F3A40001000, 4096, 250 * S, PARSE_SITE.id),),
+        ),
+        replace(
+            _SECTION,
+            section=OTHER_MEMORY[Backing.BREAK],
+            backing=Backing.BREAK,
+            outstanding=Total(CACHE_SITE.bytes, CACHE_SITE.count),
+            sites=(CACHE_SITE,),
+        ),
+    ),
 )
 PAIRS = replace(
     QUIET,

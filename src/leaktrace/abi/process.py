@@ -250,6 +250,9 @@ class Function(IntEnum):
     XALLOCX = 18
     START = 19  # not recorded: where a program starts
     EXIT = 20  # not recorded: where it exits
+    SHMAT = 21
+    SHMDT = 22
+    BRK = 23
     PAIR = 64  # in trace events, the number of the pair is added, as to the next
     PAIR_RELEASE = 96
 
@@ -278,7 +281,8 @@ class Outcome(IntEnum):
 
 
 # Functions that map memory, as opposed to allocating blocks of a heap.
-MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP})
+MAPPING_FUNCTIONS = frozenset({Function.MMAP, Function.MREMAP, Function.SHMAT, Function.BRK})
+UNMAPPING_FUNCTIONS = frozenset({Function.MUNMAP, Function.SHMDT})
 
 
 class PlaceKind(IntEnum):
@@ -324,6 +328,9 @@ SESSION = np.dtype(
         ("use", "<u4"),
         ("oom_ns", "<u8"),
         ("exit_ns", "<u8"),
+        ("program_break", "<u8"),
+        ("break_seen", "<u8"),
+        ("raised_to", "<u8"),
     ]
 )
 
@@ -360,7 +367,9 @@ class LossKind(IntEnum):
     FAR_ADDRESSES = 13
     CHILDREN = 14
     LEFT_CALLS = 15
-    WALKS = 16
+    BREAKS = 16
+    SEGMENTS = 17
+    WALKS = 18
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

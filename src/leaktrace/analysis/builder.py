@@ -238,7 +238,8 @@ class ReportBuilder:
         self._number += 1
         self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))
         self._last_total = outstanding.bytes
-        self._most = max(self._most, outstanding, key=lambda total: total.bytes)
+        held = _all_memory(outstanding, snapshot)
+        self._most = max(self._most, held, key=lambda total: total.bytes)
         return report
 
     def _growth(self, table: SiteTable) -> NDArray[np.int64]:
@@ -342,10 +343,15 @@ class ReportBuilder:
         if self._measure is Measure.FAULTS or is_by_size:
             return None
         sites = self.sampling.scale_sites(snapshot.sites)
-        allocated = Total(int(sites["allocated_bytes"].sum()), int(sites["allocated_count"].sum()))
+        # Resident memory contains the other memory, too.
+        counted = [sites, *(other.sites for other in snapshot.other_memory)]
+        allocated = Total(
+            sum(int(one["allocated_bytes"].sum()) for one in counted),
+            sum(int(one["allocated_count"].sum()) for one in counted),
+        )
         lost = int(snapshot.losses[list(ALLOCATION_LOSSES)].sum())
         account = Account(
-            report.outstanding,
+            _all_memory(report.outstanding, snapshot),
             allocated,
             self._most,
             0 if report.error is None else report.error.bytes,
@@ -359,6 +365,15 @@ class ReportBuilder:
         return replace(
             remark, hint="leave out -O and --symbols-prefix to hook more; --faults needs no symbols"
         )
+
+
+def _all_memory(outstanding: Total, snapshot: Snapshot) -> Total:
+    """What is outstanding, with the memory that has sections of its own."""
+    others = [combine_counters(one, Sampling()).total() for one in snapshot.other_memory]
+    return Total(
+        outstanding.bytes + sum(one.bytes for one in others),
+        outstanding.count + sum(one.count for one in others),
+    )
 
 
 def _fill_in_freed(

@@ -36,6 +36,7 @@ class Snapshot:
     record_slots: NDArray[np.uint16] | None = None  # None: of one process
     site_slots: NDArray[np.uint16] | None = None
     sections: tuple[Snapshot, ...] = ()  # of the functions that the user named, in their order
+    other_memory: tuple[Snapshot, ...] = ()  # in the order of model.OTHER_MEMORY
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""

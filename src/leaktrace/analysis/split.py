@@ -48,8 +48,21 @@ def split(
             region_count=int(np.count_nonzero(records >= first_region)),
             record_slots=None,
             site_slots=None,
+            other_memory=tuple(_of_process(one, slot) for one in snapshot.other_memory),
         )
         yield Part(add_up_sites(own, owners[sites]), own.site_ids, owners[sites])
+
+
+def _of_process(snapshot: Snapshot, slot: int) -> Snapshot:
+    """The sites of one process, which are all that is needed of its other memory."""
+    assert snapshot.site_slots is not None  # it is of several processes
+    own = snapshot.site_slots == slot
+    return replace(
+        snapshot,
+        site_ids=snapshot.site_ids[own],
+        sites=snapshot.sites[own],
+        site_slots=snapshot.site_slots[own],
+    )
 
 
 class _Rows:

@@ -16,6 +16,7 @@ _EXAMPLES = "for example SSL_new:SSL_free, pool_get:pool_put:2, libplugin.so:plu
 _MALLOCS = {
     *("malloc", "calloc", "realloc", "reallocarray", "posix_memalign", "aligned_alloc"),
     *("memalign", "valloc", "pvalloc", "mmap", "munmap", "mremap"),
+    *("shmat", "shmdt", "brk", "sbrk"),
 }
 
 

@@ -35,12 +35,12 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.release_code import ReleaseCode, release_code
-from leaktrace.process.regions import RegionLedger
+from leaktrace.process.regions import MappingCall, RegionLedger
 from leaktrace.targets.mappings import Mapping
 
 _ALLOCATOR = re.compile(r"lib(jemalloc|tcmalloc|mimalloc)[^/]*\.so.*")
 _CALLS_CONSTRUCTORS = re.compile(r"(ld-[^/]*|ld|libc|libc-[^/]*|libpthread[^/]*)\.so.*")
-_UNMAPPING = abi.MAPPING_FUNCTIONS | {abi.Function.MUNMAP}
+_UNMAPPING = abi.MAPPING_FUNCTIONS | abi.UNMAPPING_FUNCTIONS
 
 
 class _ReleasingCode:
@@ -128,7 +128,7 @@ class AllocatorsOwn:
         address, size = int(event["address"]), int(event["size"])
         own = self.is_own(int(event["stack_id"]))
         if own:
-            self._ranges.add(address, size, 0, 0)
+            self._ranges.add(MappingCall(address, size, 0, 0))
         else:
             self._ranges.release(address, size)
         return own

@@ -125,6 +125,6 @@ class Intake:
     def _apply_region(self, event: np.void) -> None:
         traced = self._traced
         if traced.own.takes(event):
-            traced.regions.release(int(event["address"]), int(event["size"]))
+            traced.regions.displace(event)
         else:
             traced.regions.apply(event)

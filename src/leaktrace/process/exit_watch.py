@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from leaktrace.notices import notify
 from leaktrace.own.interrupts import held_back
 from leaktrace.process.slot import Slot
 from leaktrace.targets.command import StartedCommand
-from leaktrace.targets.memory_use import MemoryWatch
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.02
 
@@ -23,11 +23,17 @@ class ExitWatch:
     """Waits for that stop, or for the end of the command."""
 
     def __init__(
-        self, command: StartedCommand, slot: Slot, memory: MemoryWatch, *, verbose: bool
+        self,
+        command: StartedCommand,
+        slot: Slot,
+        look: Sequence[Callable[[], None]],
+        *,
+        verbose: bool,
     ) -> None:
+        """`look`: what is done while it is stopped."""
         self._command = command
         self._slot = slot
-        self._memory = memory
+        self._look_at_it = look
         self._verbose = verbose
         self._lock = threading.Lock()  # held while it looks
         self._is_over = False
@@ -66,7 +72,8 @@ class ExitWatch:
 
     def _look(self, stopped_ns: int) -> None:
         try:
-            self._memory.keep()
+            for one in self._look_at_it:
+                one()
         finally:
             self._command.proceed()
         if self._verbose:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from leaktrace.abi.process import Function
 from leaktrace.bpf.links import UprobeLinks, return_probes_make_system_calls
 from leaktrace.notices import notify
 from leaktrace.process import notes
@@ -37,6 +38,7 @@ class HookOptions:
     hooks_loader: bool  # the walker has to know when objects are loaded
     verbose: bool
     malloc: bool = True  # False: only the functions of `Hooks.pairs`
+    knows_break: bool = True  # the kernel side can see where the program break is
 
 
 @dataclass
@@ -120,6 +122,9 @@ class Hooks:
 
         Raises LeaktraceError when the process has ended or can't be traced.
         """
+        if not self.options.knows_break and Function.BRK in plan.functions:
+            plan = plan.without(Function.BRK)
+            self.notes.add(notes.BREAK_UNKNOWN)
         if is_started:
             plan = verified(plan, self.process.pid, mappings)
         if (

@@ -34,7 +34,12 @@ class Looks:
         """When `look_if_due` is due, on the clock of time.monotonic(); None: it isn't."""
         if self._intake.must_look:
             return time.monotonic()
-        due = (self._traced.look_times.next_s(), self._traced.hooks.children_due_s())
+        traced = self._traced
+        due = (
+            traced.look_times.next_s(),
+            traced.hooks.children_due_s(),
+            traced.regions.next_look_s(),
+        )
         return min((one for one in due if one is not None), default=None)
 
     def look_if_due(self, traced_pids: Collection[int]) -> None:
@@ -48,6 +53,7 @@ class Looks:
         children_s = traced.hooks.children_due_s()
         if children_s is not None and children_s <= time.monotonic():
             traced.hooks.repair_children(traced.mappings(), traced_pids)
+        traced.regions.look_if_due()
 
     def take_in(self) -> None:
         """Take in the events that have arrived, and look if they ask for it."""
@@ -59,6 +65,7 @@ class Looks:
         if self._intake.must_look:
             self._intake.must_look = False
             self.look()
+        self._traced.regions.look_if_due()
 
     def look(self) -> None:
         """Read the mappings: unwind tables and names for new objects, probes on new allocators.

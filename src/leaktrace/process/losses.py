@@ -107,10 +107,20 @@ _BY_COUNTER: dict[int, LossText] = {
     ),
     LossKind.REGION_EVENTS: LossText(
         "region_events",
-        "mmap, munmap and mremap calls, forks, execs or loads of libraries missed: their buffer "
-        "was full",
+        "calls that map, attach or unmap memory or move the program break, forks, execs or loads "
+        "of libraries missed: their buffer was full",
         "raise --event-buffer-size (now {limits.event_buffer_bytes:,}); until then the figures of "
         "mapped regions may be wrong, and stacks through new libraries may lack names",
+    ),
+    LossKind.BREAKS: LossText(
+        "breaks",
+        "calls of brk and sbrk whose effect is not known: where the break was could not be read",
+        "what they took is in no figure; nothing to do if rare",
+    ),
+    LossKind.SEGMENTS: LossText(
+        "segments",
+        "attached segments of shared memory (SysV) whose size could not be read",
+        "they are in no figure; nothing to do if the process has just ended",
     ),
     LossKind.CHILDREN: LossText(
         "children",

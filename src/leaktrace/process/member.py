@@ -12,6 +12,7 @@ from leaktrace.process.exit_watch import ExitWatch
 from leaktrace.process.looks import Looks
 from leaktrace.process.traced import Traced
 from leaktrace.targets.memory_use import MemoryWatch
+from leaktrace.targets.program_break import likely_break
 
 
 @dataclass(eq=False)
@@ -52,7 +53,8 @@ class Member:
         """
         traced = self.traced
         traced.hooks.completeness.begin()
-        traced.slot.arm(traced.pid, follows=follows)
+        at = likely_break(traced.pid, traced.mappings()) if traced.command is None else 0
+        traced.slot.arm(traced.pid, follows=follows, program_break=at)
         if traced.command is None:
             self.looks.look()  # finds the changes before this moment; later ones are reported
             traced.symbolizer.look_ahead()
@@ -61,7 +63,8 @@ class Member:
             stops = traced.hooks.stops
             if stops is not None and stops.at_exit:
                 verbose = traced.hooks.options.verbose
-                watch = ExitWatch(traced.command, traced.slot, self.memory, verbose=verbose)
+                look = (self.memory.keep, traced.regions.keep)
+                watch = ExitWatch(traced.command, traced.slot, look, verbose=verbose)
                 try:
                     watch.start()
                 except RuntimeError:  # no more threads are allowed: it must not be stopped

@@ -17,6 +17,10 @@ FIRST_THREAD_EXITED = (
     "its first thread has exited, and with it the list of its mappings: "
     "what it loads from now on gets no names and no probes"
 )
+BREAK_UNKNOWN = (
+    "brk and sbrk are not traced, because the kernel has no type information (BTF): "
+    "what a program takes with them itself is in no figure"
+)
 THREAD_EXECUTED = (
     "a thread other than the first executed a program: "
     "what it allocated in its first moments was missed"

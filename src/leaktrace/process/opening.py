@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.notices import notify
@@ -38,6 +39,7 @@ from leaktrace.process.probes.planner import ExaminedFiles, Planner
 from leaktrace.process.probes.program_ends import StopPlanner
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
+from leaktrace.process.region_account import RegionAccount
 from leaktrace.process.slot import Slot
 from leaktrace.process.stack_names import StackNames
 from leaktrace.process.table_follower import TableFollower
@@ -46,6 +48,7 @@ from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.command import StartedCommand
 from leaktrace.targets.mappings import read_mappings
+from leaktrace.targets.memory_files import memory_devices
 from leaktrace.targets.process import Process
 from leaktrace.tracing.opening import closed_on_failure
 from leaktrace.unwind.budget import TableBudget
@@ -233,6 +236,12 @@ class Opening:
                     else PageFaults(slot, self.program.files, target.pid)
                 ),
                 notes=said,
+                regions=RegionAccount(
+                    partial(mappings_now, target.pid),
+                    partial(memory_devices, target.pid),
+                    self.options.filters.min_size_bytes,
+                    self.options.filters.max_size_bytes,
+                ),
             )
             self._attach(traced, plans, stack)
             looks = Looks(traced, self.events)
@@ -292,6 +301,7 @@ class Opening:
             hooks_loader=OBJECTS_PROGRAM in self.program.programs,
             verbose=self.options.report.verbose,
             malloc=self.options.malloc,
+            knows_break=self.program.knows_break,
         )
 
 

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from leaktrace.analysis.family import FamilyBuilder, Member
+from leaktrace.analysis.family import Member
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import PairInfo, Report, TargetInfo
-from leaktrace.options import By, Filters, Pair, ProcessOptions
+from leaktrace.options import Pair, ProcessOptions
+from leaktrace.process.section_reports import SectionReports
 from leaktrace.process.tracer import Tracer
 
 
-class PairReports:
+class PairReports(SectionReports):
     """Remembers what the next section about one pair is compared with."""
 
     def __init__(self, options: ProcessOptions, tracer: Tracer, pair: Pair, space: int) -> None:
         """`space`: the number of the pair, from 1."""
+        super().__init__(options, tracer, pair.allocate)
         self._tracer = tracer
         self._pair = pair
         self._space = space
-        names = tracer.names
-        self._builder = FamilyBuilder(
-            # What pairs allocate is never sampled; only malloc is shown by process.
-            replace(options, filters=Filters(), report=replace(options.report, by=By.SITE)),
-            lambda _: (),  # losses are counted once, and reported with the first section
-            names.stack_of,
-            names.locations_of,
-            names.prepare,
-        )
-
-    def start_clock(self) -> None:
-        """Recording has begun."""
-        self._builder.start_clock()
-
-    def forget(self, slot: int) -> None:
-        """A process has executed another program."""
-        self._builder.forget(slot)
 
     def build(
         self,
@@ -49,33 +33,11 @@ class PairReports:
         target_ended: bool,
         final_reason: str | None,
     ) -> Report:
-        """The section of this moment, as for `FamilyBuilder.build`."""
-        report = self._builder.build(
-            snapshot,
-            target,
-            [replace(member, memory=None) for member in members],
-            None,
-            target_ended=target_ended,
-            final_reason=final_reason,
+        """The section of this moment."""
+        report = super().build(
+            snapshot, target, members, target_ended=target_ended, final_reason=final_reason
         )
-        return replace(self._with_own_ids(report), section=self._pair.name, pair=self._info())
-
-    def _with_own_ids(self, report: Report) -> Report:
-        """Sites get ids made from the stack and the function: a wrapper may call several."""
-        listed = report.allocations
-        return replace(
-            report,
-            sites=tuple(replace(site, id=self._own_id(site.id)) for site in report.sites),
-            allocations=(
-                None
-                if listed is None
-                else tuple(replace(one, site_id=self._own_id(one.site_id)) for one in listed)
-            ),
-        )
-
-    def _own_id(self, site_id: str) -> str:
-        text = f"{site_id} {self._pair.allocate}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+        return replace(report, section=self._pair.name, pair=self._info())
 
     def _info(self) -> PairInfo:
         calls = self._tracer.pair_calls(self._space)

@@ -207,6 +207,7 @@ class Program:
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # by site, in the kernel
+    knows_break: bool  # where the program break of a process is
     event_pages: int
     region_pages: int  # of a perf buffer
     loaded: Loaded
@@ -379,6 +380,7 @@ class Compilation:
             links=self._links,
             ring_buffer=bool(knobs["USE_RING_BUFFER"]),
             freed_is_counted=bool(knobs["COUNT_FREED"]),
+            knows_break=bool(knobs.get("MM_BRK_OFFSET")),
             event_pages=room["trace_events"] // PAGE_BYTES,
             region_pages=event_pages(room["region_events"] // _PERF_SHARE),
             loaded=loaded,

@@ -3,7 +3,7 @@
 A heap block is freed whole, by its address, so the kernel side keeps blocks in a hash map. A region
 can be unmapped from its start, its end or its middle, several can be unmapped at once, or replaced
 by MAP_FIXED. So regions have to be sorted by address: they are kept here, from the events that the
-kernel side sends. These calls are rare next to malloc.
+kernel side sends (region_account.py). These calls are rare next to malloc.
 
 A hole leaves two regions. Sizes are the requested ones: mmap(5000) counts 5000 bytes, although the
 kernel maps whole pages. Sources: mmap(2), mremap(2).
@@ -14,19 +14,29 @@ from __future__ import annotations
 import bisect
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
+from leaktrace.model import Backing
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
-def _page_end(address: int) -> int:
-    return -(-address // _PAGE_BYTES) * _PAGE_BYTES
+@dataclass(eq=False)
+class MappingCall:
+    """One call that mapped memory. What is left of it may be several regions."""
+
+    address: int
+    size_bytes: int
+    time_ns: int
+    stack_id: int
+    backing: Backing = Backing.MAPPED
+    is_judged: bool = True  # whether it is known what backs it
+    is_counted: bool = True  # by the kernel side, in the counters of its site
 
 
 @dataclass(frozen=True)
@@ -36,33 +46,46 @@ class Region:
     start: int
     end: int
     requested_end: int
-    time_ns: int
-    stack_id: int
+    call: MappingCall
 
     @property
     def size_bytes(self) -> int:
         return min(self.end, self.requested_end) - self.start
 
+    @property
+    def time_ns(self) -> int:
+        return self.call.time_ns
+
+    @property
+    def stack_id(self) -> int:
+        return self.call.stack_id
+
     def part(self, start: int, end: int) -> Region:
-        return Region(start, end, min(self.requested_end, end), self.time_ns, self.stack_id)
+        return Region(start, end, min(self.requested_end, end), self.call)
 
 
 @dataclass
 class RegionTotals:
-    """Everything that was ever mapped from one stack, in bytes and calls."""
+    """Bytes and calls: of everything that was ever mapped from one stack, or is no longer."""
 
     bytes: int = 0
     count: int = 0
 
 
+_Totals = defaultdict[tuple[Backing, int], RegionTotals]
+
+
 class RegionLedger:
     """The regions that are mapped now, sorted by address."""
 
-    def __init__(self) -> None:
+    def __init__(self, page_bytes: int = _PAGE_BYTES) -> None:
+        """`page_bytes`: regions are multiples of it. 1: of the program break, which is not moved by
+        whole pages."""
+        self._page_bytes = page_bytes
         self._starts: list[int] = []
         self._by_start: dict[int, Region] = {}
-        self._released_last: dict[int, list[Region]] = {}  # by thread
-        self._mapped: defaultdict[int, RegionTotals] = defaultdict(RegionTotals)
+        self._mapped: _Totals = defaultdict(RegionTotals)
+        self._counted: _Totals = defaultdict(RegionTotals)  # the part in the kernel's counters
 
     def __iter__(self) -> Iterator[Region]:
         return (self._by_start[start] for start in self._starts)
@@ -70,46 +93,44 @@ class RegionLedger:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def apply(self, event: np.void) -> None:
-        """Apply one region event. Events have to come in the order in which they happened."""
-        address, size, tid = int(event["address"]), int(event["size"]), int(event["tid"])
-        match int(event["kind"]):
-            case abi.EventCode.REGION_ADD:
-                self._released_last.pop(tid, None)
-                self.add(address, size, int(event["time_ns"]), int(event["stack_id"]))
-            case abi.EventCode.REGION_RELEASE:
-                released = self.release(address, size)
-                if released:
-                    self._released_last[tid] = released
-                else:
-                    self._released_last.pop(tid, None)
-            case abi.EventCode.REGION_RESTORE:
-                for region in self._released_last.pop(tid, ()):
-                    self.release(region.start, region.end - region.start)
-                    self._insert(region)
+    def _page_end(self, address: int) -> int:
+        return -(-address // self._page_bytes) * self._page_bytes
 
-    def add(self, address: int, size_bytes: int, time_ns: int, stack_id: int) -> None:
+    def add(self, call: MappingCall) -> None:
         """A call mapped [address, address + size), in place of what was there (MAP_FIXED)."""
-        end = _page_end(address + size_bytes)
-        self.release(address, size_bytes)
-        self._insert(Region(address, end, address + size_bytes, time_ns, stack_id))
-        totals = self._mapped[stack_id]
-        totals.bytes += size_bytes
-        totals.count += 1
+        self.release(call.address, call.size_bytes)
+        requested_end = call.address + call.size_bytes
+        self.insert(Region(call.address, self._page_end(requested_end), requested_end, call))
+        self._count(call)
+
+    def add_parts(self, call: MappingCall, ranges: Iterable[tuple[int, int]]) -> None:
+        """A call mapped memory, and this is left of it: [start, end), in whole pages."""
+        for start, end in ranges:
+            self.release(start, end - start)
+            self.insert(Region(start, end, end, call))
+        self._count(call)
+
+    def _count(self, call: MappingCall, sign: int = 1) -> None:
+        for totals in (self._mapped, *([self._counted] if call.is_counted else [])):
+            of_stack = totals[call.backing, call.stack_id]
+            of_stack.bytes += sign * call.size_bytes
+            of_stack.count += sign
+
+    def judge(self, call: MappingCall, backing: Backing) -> None:
+        """What backs the memory that a call mapped is known now."""
+        self._count(call, -1)
+        call.backing, call.is_judged = backing, True
+        self._count(call)
 
     def release(self, address: int, size_bytes: int) -> list[Region]:
         """[address, address + size) is unmapped. Returns the parts of regions that were there.
 
         munmap(2) fails for an unaligned address or a length of 0. Then nothing is released.
         """
-        if address % _PAGE_BYTES or size_bytes <= 0:
+        if address % self._page_bytes or size_bytes <= 0:
             return []
-        end = _page_end(address + size_bytes)
-        first = bisect.bisect_right(self._starts, address) - 1
-        if first < 0 or self._by_start[self._starts[first]].end <= address:
-            first += 1
-        last = bisect.bisect_left(self._starts, end, lo=first)
-        touched = [self._by_start[start] for start in self._starts[first:last]]
+        end = self._page_end(address + size_bytes)
+        touched = self._touched(address, end)
         for region in touched:
             self._remove(region)
         released = []
@@ -117,14 +138,36 @@ class RegionLedger:
             start_inside, end_inside = max(region.start, address), min(region.end, end)
             released.append(region.part(start_inside, end_inside))
             if region.start < address:
-                self._insert(region.part(region.start, address))
+                self.insert(region.part(region.start, address))
             if end < region.end:
-                self._insert(region.part(end, region.end))
+                self.insert(region.part(end, region.end))
         return released
+
+    def _touched(self, address: int, end: int) -> list[Region]:
+        """The regions that have a part in [address, end)."""
+        first = bisect.bisect_right(self._starts, address) - 1
+        if first < 0 or self._by_start[self._starts[first]].end <= address:
+            first += 1
+        last = bisect.bisect_left(self._starts, end, lo=first)
+        return [self._by_start[start] for start in self._starts[first:last]]
+
+    def release_call(self, call: MappingCall) -> list[Region]:
+        """What is left of the memory that a call mapped is unmapped: shmdt(2)."""
+        touched = self._touched(call.address, self._page_end(call.address + call.size_bytes))
+        released = [region for region in touched if region.call is call]
+        for region in released:
+            self._remove(region)
+        return released
+
+    def restore(self, released: Iterable[Region]) -> None:
+        """The call that released these has failed."""
+        for region in released:
+            self.release(region.start, region.end - region.start)
+            self.insert(region)
 
     def covers(self, address: int, size_bytes: int) -> bool:
         """Whether regions cover all of [address, address + size)."""
-        end = _page_end(address + size_bytes)
+        end = self._page_end(address + size_bytes)
         at = address
         index = bisect.bisect_right(self._starts, at) - 1
         while 0 <= index < len(self._starts) and at < end:
@@ -138,36 +181,54 @@ class RegionLedger:
         """The process has executed a program, and has a new address space."""
         self._starts.clear()
         self._by_start.clear()
-        self._released_last.clear()
         self._mapped.clear()
+        self._counted.clear()
 
-    def records(self) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    def records(
+        self, backing: Backing = Backing.MAPPED
+    ) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
         """Addresses and records (abi.ALLOCATION), in the form of the map of heap blocks."""
-        addresses = np.array(self._starts, dtype=np.uint64)
-        records = np.zeros(len(self), dtype=abi.ALLOCATION)
-        for index, region in enumerate(self):
+        chosen = [region for region in self if region.call.backing is backing]
+        addresses = np.array([region.start for region in chosen], dtype=np.uint64)
+        records = np.zeros(len(chosen), dtype=abi.ALLOCATION)
+        for index, region in enumerate(chosen):
             records[index] = (region.size_bytes, region.time_ns, region.stack_id)
         return addresses, records
 
-    def freed(self) -> dict[int, RegionTotals]:
+    def mapped(self, backing: Backing) -> dict[int, RegionTotals]:
+        """By stack id: everything that was ever mapped."""
+        return _of(self._mapped, backing)
+
+    def counted(self, backing: Backing) -> dict[int, RegionTotals]:
+        """The part of it that the kernel side has counted, too."""
+        return _of(self._counted, backing)
+
+    def freed(self, backing: Backing = Backing.MAPPED) -> dict[int, RegionTotals]:
         """By stack id: bytes and regions that are no longer mapped.
 
         The count is negative while holes leave more regions than calls mapped.
         """
-        freed = {
-            stack_id: RegionTotals(totals.bytes, totals.count)
-            for stack_id, totals in self._mapped.items()
-        }
+        freed = self.mapped(backing)
         for region in self:
-            totals = freed[region.stack_id]
-            totals.bytes -= region.size_bytes
-            totals.count -= 1
+            if region.call.backing is backing:
+                totals = freed[region.stack_id]
+                totals.bytes -= region.size_bytes
+                totals.count -= 1
         return freed
 
-    def _insert(self, region: Region) -> None:
+    def insert(self, region: Region) -> None:
+        """Add a region at a place where there is none."""
         bisect.insort(self._starts, region.start)
         self._by_start[region.start] = region
 
     def _remove(self, region: Region) -> None:
         del self._starts[bisect.bisect_left(self._starts, region.start)]
         del self._by_start[region.start]
+
+
+def _of(totals: _Totals, backing: Backing) -> dict[int, RegionTotals]:
+    return {
+        stack_id: RegionTotals(one.bytes, one.count)
+        for (of, stack_id), one in totals.items()
+        if of is backing
+    }

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.family import Member as Counted
-from leaktrace.model import Measure, Report
+from leaktrace.model import OTHER_MEMORY, Backing, Measure, Report
 from leaktrace.options import ProcessOptions
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.pair_reports import PairReports
+from leaktrace.process.section_reports import MemoryReports
 from leaktrace.process.tracer import Tracer
 
 
@@ -24,6 +25,13 @@ class ProcessReports:
             PairReports(options, tracer, pair, space)
             for space, pair in enumerate(options.pairs, start=1)
         ]
+        # With --faults and --no-malloc none of its functions is hooked.
+        is_hooked = options.malloc and not options.faults
+        self._memory = {
+            backing: MemoryReports(options, tracer, backing)
+            for backing in OTHER_MEMORY
+            if is_hooked and (backing is not Backing.BREAK or tracer.knows_break)
+        }
         self._builder = FamilyBuilder(
             options,
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
@@ -37,15 +45,15 @@ class ProcessReports:
     def start_clock(self) -> None:
         """Recording has begun."""
         self._builder.start_clock()
-        for pair in self._pairs:
-            pair.start_clock()
+        for one in (*self._pairs, *self._memory.values()):
+            one.start_clock()
 
     def forget(self) -> None:
         """A process has executed another program."""
         for number in self._tracer.take_executed():
             self._builder.forget(number)
-            for pair in self._pairs:
-                pair.forget(number)
+            for one in (*self._pairs, *self._memory.values()):
+                one.forget(number)
 
     def build(self, final_reason: str | None) -> Report:
         """A report of this moment. `final_reason`: why it is the last one; None: it isn't."""
@@ -60,6 +68,13 @@ class ProcessReports:
             pair.build(one, info, counted, target_ended=has_ended, final_reason=final_reason)
             for pair, one in zip(self._pairs, snapshot.sections, strict=True)
         )
+        memory = tuple(
+            self._memory[backing].build(
+                one, info, counted, target_ended=has_ended, final_reason=final_reason
+            )
+            for backing, one in zip(OTHER_MEMORY, snapshot.other_memory, strict=True)
+            if backing in self._memory
+        )
         report = self._builder.build(
             snapshot,
             info,
@@ -70,7 +85,7 @@ class ProcessReports:
             target_ended=has_ended,
             final_reason=final_reason,
         )
-        report = self._combined(report, sections)
+        report = self._combined(replace(report, other_memory=memory), sections)
         # Which names are missing is known only after the look-ups.
         notes = (*report.target.notes, *names.notes())
         ending = first.ending() if has_ended and len(members) == 1 else None

@@ -54,11 +54,13 @@ class Slot:
         is_waiting = process is not None and int(process["slot"]) == abi.NO_SLOT
         return int(process["execs"]) if process is not None and is_waiting else None
 
-    def arm(self, pid: int, *, follows: bool) -> None:
-        """Record what this process allocates from now on. `follows`: see its children, too."""
+    def arm(self, pid: int, *, follows: bool, program_break: int) -> None:
+        """Record what this process allocates from now on. `follows`: see its children, too.
+        `program_break`: where it is, as far as that is known."""
         session = np.zeros(1, dtype=abi.SESSION)
         session["armed"] = session["epoch"] = session["sent_epoch"] = 1
         session["slot"], session["use"] = self.number, self.use
+        session["program_break"] = program_break
         # Elsewhere, the kernel side takes the tgid of the first hit.
         if pids_are_global():
             session["tgid"] = pid

@@ -14,6 +14,7 @@ from leaktrace.abi import process as abi
 from leaktrace.abi.process import MAX_SLOTS
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.spaces import divide
+from leaktrace.model import Backing
 from leaktrace.process.keys import (
     addresses_of,
     slots_of,
@@ -21,6 +22,7 @@ from leaktrace.process.keys import (
     spaces_of,
     spaces_of_sites,
 )
+from leaktrace.process.other_memory import regions_of, with_other_memory
 from leaktrace.process.program import Program
 from leaktrace.process.regions import RegionTotals
 from leaktrace.process.traced import Traced
@@ -68,7 +70,8 @@ def take_snapshot(
         record_slots=records.slots,
         site_slots=slots[current],
     )
-    return divide(snapshot, records.spaces, spaces[current], pair_count)
+    snapshot = divide(snapshot, records.spaces, spaces[current], pair_count)
+    return with_other_memory(snapshot, traced, combined_only=combined_only, count_unit=count_unit)
 
 
 @dataclass(frozen=True)
@@ -136,14 +139,7 @@ def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> 
 
 
 def _regions_of(traced: Traced) -> _Records:
-    addresses, values = traced.regions.records()
-    # Some stacks can be judged only now, because their objects are new.
-    of_stack = values["stack_id"]
-    left_out = [one for one in np.unique(of_stack).tolist() if traced.own.is_own(one)]
-    if left_out:
-        counted = ~np.isin(of_stack, np.array(left_out, dtype=np.uint64))
-        addresses, values = addresses[counted], values[counted]
-    slots = np.full(len(values), traced.slot.number, dtype=np.uint16)
+    addresses, values, slots = regions_of(traced, Backing.MAPPED)
     return _Records(addresses, values, slots, np.zeros(len(values), dtype=np.uint8))
 
 
@@ -154,7 +150,7 @@ def _count_freed_regions(
     processes."""
     freed: defaultdict[int, RegionTotals] = defaultdict(RegionTotals)
     for one in traced:  # lost stacks have the same id in all processes
-        for stack_id, totals in one.regions.freed().items():
+        for stack_id, totals in one.regions.mapped.freed().items():
             freed[stack_id].bytes += totals.bytes
             freed[stack_id].count += totals.count
     wanted = np.array(list(freed), dtype=np.uint64)

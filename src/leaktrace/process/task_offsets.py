@@ -29,6 +29,11 @@ _FEATURES: dict[str, _Members] = {
         "TASK_SIGHAND_OFFSET": (("task_struct", "sighand"),),
         "SIGHAND_ACTION_OFFSET": (("sighand_struct", "action"),),
     },
+    # Where the program break is: bpf/process/calls.bpf.c.
+    "program_break": {
+        "TASK_MM_OFFSET": (("task_struct", "mm"),),
+        "MM_BRK_OFFSET": (("mm_struct", "brk"),),
+    },
     # Which process a fork has made.
     "forks": {"TASK_TGID_OFFSET": (("task_struct", "tgid"),)},
     # The thread pointer (fs). The way from the Go runtime's own stack to the goroutine that it

@@ -21,7 +21,7 @@ from leaktrace.process.hooks import Hooks
 from leaktrace.process.kernel_tables import Moment
 from leaktrace.process.look_times import LookTimes
 from leaktrace.process.notes import Notes
-from leaktrace.process.regions import RegionLedger
+from leaktrace.process.region_account import RegionAccount
 from leaktrace.process.slot import Slot
 from leaktrace.process.stack_names import StackNames
 from leaktrace.process.table_follower import TableFollower
@@ -46,9 +46,9 @@ class Traced:
     tables: TableFollower | None  # where stacks are walked by unwind tables
     faults: PageFaults | None  # in page fault mode
     notes: Notes
-    regions: RegionLedger = field(default_factory=RegionLedger)
+    regions: RegionAccount
     same_sites: defaultdict[int, SameSites] = field(
-        default_factory=lambda: defaultdict(SameSites)  # by space
+        default_factory=lambda: defaultdict(SameSites)  # by space, or kind of memory
     )
     look_times: LookTimes = field(default_factory=LookTimes)
     generation: int = 0

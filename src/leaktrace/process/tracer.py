@@ -78,6 +78,11 @@ class Tracer:
         """The process that was named first, or the command."""
         return self.family.first.traced
 
+    @property
+    def knows_break(self) -> bool:
+        """Whether the kernel side sees where program breaks are."""
+        return self._program.knows_break
+
     def arm(self) -> None:
         """Record from now on, and let a command that is held before its exec run.
 
@@ -210,6 +215,8 @@ class Tracer:
             traced.repair_probes()
             member.looks.proceed_if_forgotten()
             traced.symbolizer.refresh_generated_names()
+        for member in family:
+            member.traced.regions.look()
         snapshot = take_snapshot(
             self._program,
             [member.traced for member in family],
@@ -230,7 +237,11 @@ class Tracer:
                 first.same_sites[space].merge(one, first.names.locations_of)
                 for space, one in enumerate(whole)
             ]
-            return replace(merged[0], sections=tuple(merged[1:]))
+            others = [  # by negative numbers, which no space has
+                first.same_sites[-number].merge(one, first.names.locations_of)
+                for number, one in enumerate(snapshot.other_memory, start=1)
+            ]
+            return replace(merged[0], sections=tuple(merged[1:]), other_memory=tuple(others))
         return snapshot
 
     def pair_calls(self, space: int) -> np.void:
@@ -258,7 +269,7 @@ def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
     """The functions of pairs by their codes in trace events, and the codes of those that have no
     sizes."""
     names: dict[int, str] = {}
-    unsized: set[int] = set()
+    unsized: set[int] = {abi.Function.SHMAT}  # that of the segment is not in the call
     for space, pair in enumerate(pairs, start=1):
         codes = {
             abi.Function.PAIR + space: pair.allocate,
@@ -273,4 +284,4 @@ def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
 def _is_shown(call: np.void, traced: Traced) -> bool:
     # Before its exec, a command is a copy of leaktrace: its calls are not the user's program's.
     is_of_program = int(call["generation"]) >= traced.first_generation
-    return is_of_program and not traced.own.hides(call)
+    return is_of_program and not traced.own.hides(call) and not traced.regions.hides(call)

@@ -101,6 +101,11 @@ def report_object(report: Report) -> Object:
         shown["pair"] = _pair(report.pair)
         if report.is_counted:
             shown = _counted(shown)
+    if report.other_memory:
+        shown["other_memory"] = [
+            {"backing": one.backing, "name": one.section, **_part(one)}
+            for one in report.other_memory
+        ]
     if report.pair is not None or (report.sections and report.target.kind != "kernel"):
         shown["sections"] = [
             {"section": printable(section.section or ""), **_part(section)}

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import ClassVar, TextIO
 
 from leaktrace import units
-from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
+from leaktrace.model import Backing, Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
 from leaktrace.printable import printable
 from leaktrace.report.endings import ending_in_words
 from leaktrace.report.event_lines import EventText
@@ -40,6 +41,7 @@ class MemleakReporter(Reporter):
         super().__init__(output, notices)
         self._noticed_losses: dict[str, int] = {}
         self._noticed_remarks: set[RemarkKind] = set()
+        self._noticed_memory: set[Backing | None] = set()
         self._noticed_estimate = False
         self._events = EventText(output)
 
@@ -71,6 +73,12 @@ class MemleakReporter(Reporter):
         self._noticed_remarks |= {remark.kind for remark in report.remarks}
         if report.target.stopped:
             self.notice(report.target.stopped)
+        for one in report.other_memory:
+            is_new = one.backing not in self._noticed_memory | {Backing.SHARED_FILE}
+            if is_new and one.outstanding.count:
+                self._noticed_memory.add(one.backing)
+                held = size(one.outstanding.bytes)
+                self.notice(printable(f"{one.section}: {held} outstanding, not in this format"))
         if report.final and report.ending is not None:
             self.notice(ending_in_words(report))
         for loss in report.losses:
@@ -84,7 +92,7 @@ def report_lines(report: Report) -> Iterator[str]:
     """The lines of one report, without line breaks."""
     local_time = report.time.astimezone()
     yield f"[{local_time:%H:%M:%S}] Top {report.top} stacks with outstanding allocations:"
-    parts = (report, *report.sections)
+    parts = (_with_mapped_files(report), *report.sections)
     allocations = [one for part in parts for one in part.allocations or ()]
     for allocation in sorted(allocations, key=lambda allocation: allocation.size_bytes):
         yield f"\taddr = {allocation.address:x} size = {allocation.size_bytes}"
@@ -93,6 +101,22 @@ def report_lines(report: Report) -> Iterator[str]:
         yield from _stack_lines(site, with_addresses=not report.combined)
     if report.combined and not report.sites:
         yield ""  # memleak joins its entries and prints the result even if there are none
+
+
+def _with_mapped_files(report: Report) -> Report:
+    """The report with the mappings that memleak counts as well: all of mmap."""
+    mapped = [one for one in report.other_memory if one.backing is Backing.SHARED_FILE]
+    if not any(one.sites for one in mapped):
+        return report
+    sites = [*report.sites, *(site for one in mapped for site in one.sites)]
+    sites.sort(key=lambda site: -(site.count if report.sort == "count" else site.bytes))
+    return replace(
+        report,
+        sites=tuple(sites[: report.top]),
+        allocations=tuple(
+            allocation for one in (report, *mapped) for allocation in one.allocations or ()
+        ),
+    )
 
 
 def _stack_lines(site: Site, with_addresses: bool) -> Iterator[str]:

@@ -30,10 +30,10 @@ from rich.text import Text
 from leaktrace import units
 from leaktrace.model import (
     Allocation,
+    Backing,
     Event,
     Loss,
     Measure,
-    PairInfo,
     Report,
     ResidentMemory,
     Site,
@@ -61,6 +61,7 @@ from leaktrace.report.processes import (
     shares_in_words,
 )
 from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
+from leaktrace.report.sections import other_memory, section_name, unexplained
 from leaktrace.report.styles import change_style
 
 FILE_WIDTH = USUAL_COLUMNS
@@ -120,7 +121,7 @@ def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Itera
     else:
         yield from process_lines(report, width)
         yield from _sites(report, width)
-    for section in report.sections:
+    for section in (*other_memory(report), *report.sections):
         yield from _totals(section, width)
         yield Text()
         yield from _sites(section, width)
@@ -166,19 +167,22 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     sites = units.counted(report.site_count, "site")
     label = "new pages " if report.measure is Measure.FAULTS else "outstanding "
     if report.section is not None:
-        label = f"{_section_name(report)}: {label}"
+        label = f"{section_name(report)}: {label}"
     total = _total(report, report.outstanding, report.error)
     fields = [Text(label).append(total, "bold")]
     if report.younger.count == 0 and report.site_count:
-        fields[0].append(f" at {sites}")
+        fields = _joined(fields[0], Text(f"at {sites}"), width)
     if report.processes:
-        fields = _joined(fields[0], Text(processes_in_words(report)), width)
+        fields[-1:] = _joined(fields[-1], Text(processes_in_words(report)), width)
     if report.growth_bytes is not None:
         change = f"{about}{change_in_words(report, report.growth_bytes)} since the previous report"
         fields.append(Text(change, change_style(report.growth_bytes)))
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
     yield from _flowed([*first, *fields], width)
+    beside = [f"{section_name(one)} {_total(one, one.outstanding)}" for one in other_memory(report)]
+    if beside:
+        yield from _wrapped("  not included, see below: ", "; ".join(beside), width)
     if report.younger.count:
         older = Total(
             report.outstanding.bytes - report.younger.bytes,
@@ -197,14 +201,6 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
         yield from _wrapped("  ", slab_growth_in_words(report.slab), width)
     if report.untraced:
         yield from _wrapped("  not traced: ", untraced_in_words(report.untraced), width, "yellow")
-
-
-def _section_name(report: Report) -> str:
-    """The allocator of the kernel; or the function of a pair, and which objects define it."""
-    if report.pair is None:
-        return printable(report.section or "")
-    where = ", ".join(printable(one) for one in report.pair.objects) or "not loaded"
-    return f"{printable(report.pair.allocate)} ({where})"
 
 
 def _resident(resident: ResidentMemory) -> str:
@@ -248,25 +244,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield from _allocations(report, [one for several in by_site.values() for one in several])
         yield Text()
     if report.pair is not None:
-        yield from _unexplained(report.pair, width)
-
-
-def _unexplained(pair: PairInfo, width: int) -> Iterator[Text]:
-    """Calls that can mean that objects count references, or are released in another way."""
-    allocate, release = printable(pair.allocate), printable(pair.release)
-    if pair.other_releases:
-        calls = units.counted(pair.other_releases, "call")
-        text = f"{calls} of {release} released what {allocate} has not returned since tracing "
-        text += "began, or what was released before: older objects, counted references, or another "
-        text += "argument is the HANDLE"
-        yield from _wrapped("  ", text, width)
-    if pair.returned_again:
-        calls = units.counted(pair.returned_again, "call")
-        text = f"in {calls} {allocate} returned an object that was outstanding: it was released in "
-        text += "another way, or its references are counted (each object is shown once)"
-        yield from _wrapped("  ", text, width)
-    if pair.other_releases or pair.returned_again:
-        yield Text()
+        yield from unexplained(report.pair, width)
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
@@ -400,8 +378,8 @@ def _cut_off(report: Report, width: int) -> Iterator[Text]:
 def _stack_ends(report: Report) -> Iterable[tuple[StackEnd, int]]:
     """Of all sections about the process; of the kernel, of the first one."""
     ends = Counter(report.stack_ends)
-    for section in report.sections:
-        if section.pair is not None:
+    for section in (*report.other_memory, *report.sections):
+        if section.pair is not None or section.backing is not None:
             ends.update(section.stack_ends)
     return ends.items()
 
@@ -416,6 +394,8 @@ def _noun(report: Report) -> str:
     """What is counted, in the singular."""
     if report.pair is not None:
         return "object"
+    if report.backing in (Backing.SYSV, Backing.SHARED_FILE):
+        return "mapping"
     return "fault" if report.measure is Measure.FAULTS else "allocation"
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EventCode
+from leaktrace.process.region_account import RegionAccount
 from leaktrace.process.regions import RegionLedger
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -105,11 +106,11 @@ def pages_of(ledger: RegionLedger) -> dict[int, Held]:
 
 def followed(*steps: Step) -> tuple[RegionLedger, Model]:
     """The ledger and the model after some events."""
-    ledger, model = RegionLedger(), Model()
+    account, model = RegionAccount(tuple, frozenset), Model()
     for step in steps:
-        ledger.apply(step.event())
+        account.apply(step.event())
         model.apply(step)
-    return ledger, model
+    return account.mapped, model
 
 
 def check(ledger: RegionLedger, model: Model) -> None:
@@ -218,13 +219,15 @@ def test_a_region_keeps_the_time_and_the_stack_of_its_call() -> None:
 
 
 def test_an_exec_forgets_everything() -> None:
-    ledger, _ = followed(mmap(2, 3 * PAGE), mmap(8, PAGE), munmap(8, PAGE))
-    ledger.clear()
-    assert len(ledger) == 0
-    assert ledger.freed() == {}
-    assert len(ledger.records()[0]) == 0
-    ledger.apply(failed().event())  # of a call that began before it
-    assert list(ledger) == []
+    account = RegionAccount(tuple, frozenset)
+    for step in (mmap(2, 3 * PAGE), mmap(8, PAGE), munmap(8, PAGE)):
+        account.apply(step.event())
+    account.clear()
+    assert len(account.mapped) == 0
+    assert account.mapped.freed() == {}
+    assert len(account.mapped.records()[0]) == 0
+    account.apply(failed().event())  # of a call that began before it
+    assert list(account.mapped) == []
 
 
 # --- by chance ---------------------------------------------------------------------------------

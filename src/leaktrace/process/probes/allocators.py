@@ -16,6 +16,7 @@ from leaktrace.process.probes.shape import (
     BLOCK,
     COUNT_SIZE,
     MREMAP,
+    NO_SIZE,
     POSIX_MEMALIGN,
     REALLOC,
     REALLOCARRAY,
@@ -93,6 +94,9 @@ _MAPPING_PROGRAMS = {
     Function.MMAP: "enter_mmap",
     Function.MUNMAP: "enter_munmap",
     Function.MREMAP: "enter_mremap",
+    Function.SHMAT: "enter_shmat",
+    Function.SHMDT: "enter_shmdt",
+    Function.BRK: "enter_brk",
 }
 _OTHER_PROGRAMS = {
     Function.NONE: OBJECTS_PROGRAM,
@@ -154,6 +158,9 @@ REGIONS = (
     Hook("mmap", Function.MMAP, SECOND_SIZE),
     Hook("munmap", Function.MUNMAP, SECOND_SIZE),
     Hook("mremap", Function.MREMAP, MREMAP),
+    Hook("shmat", Function.SHMAT, NO_SIZE),
+    Hook("shmdt", Function.SHMDT, NO_SIZE),
+    Hook("brk", Function.BRK, NO_SIZE),
 )
 
 

@@ -44,6 +44,8 @@ def _sizes_of(signature: Signature) -> tuple[Value, ...]:
     arguments don't matter."""
     if signature.function is Function.PAIR and not signature.shape.size:
         return (Constant(1),)  # an object that has no size
+    if signature.function in (Function.SHMAT, Function.BRK):
+        return (Constant(0),)  # it is known from elsewhere
     return _size_or_factors(signature.shape) if signature.takes_only_sizes else ()
 
 

@@ -177,6 +177,20 @@ class ObjectPlan:
         entries = (one.hook.symbol for one in self.probes if not one.placement.emulated)
         return (*entries, *(one.hook.symbol for one in self.followed if one.is_stepped))
 
+    @property
+    def functions(self) -> frozenset[Function]:
+        """What is hooked."""
+        followed = (one.hook.function for one in self.followed)
+        return frozenset((*followed, *(one.hook.function for one in self.probes)))
+
+    def without(self, function: Function) -> ObjectPlan:
+        """The plan without a function."""
+        return replace(
+            self,
+            probes=tuple(one for one in self.probes if one.hook.function is not function),
+            followed=tuple(one for one in self.followed if one.hook.function is not function),
+        )
+
     def point_probes(self) -> list[PointProbe]:
         """All points, each once, in the order in which they are attached: ends before begins, so
         that a call whose begin is seen can also be seen to end."""

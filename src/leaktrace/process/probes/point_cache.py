@@ -23,7 +23,7 @@ from leaktrace.process.probes.point import Point
 from leaktrace.process.probes.shape import Shape, Signature
 
 # Increase it when the same code gives other points, or other reasons why there are none.
-POINTS_VERSION = 9
+POINTS_VERSION = 10
 
 _LIMIT_BYTES = 16 << 20
 MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are not cached

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Self
 
 from leaktrace.abi import process as abi
-from leaktrace.abi.process import MAPPING_FUNCTIONS, Function, Outcome
+from leaktrace.abi.process import (
+    MAPPING_FUNCTIONS,
+    UNMAPPING_FUNCTIONS,
+    Function,
+    Outcome,
+)
 
 _MOST_ERRNO = 4095  # a system call returns a negated errno (include/linux/err.h)
 
@@ -79,18 +84,25 @@ class Signature:
     @property
     def argument_count(self) -> int:
         """How many arguments, from the first on, the kernel side reads."""
-        # Of mremap also the flags.
-        return 4 if self.function is Function.MREMAP else self.shape.argument_count
+        if self.function is Function.MREMAP:
+            return 4  # also the flags
+        if self.function is Function.SHMDT:
+            return 1  # the address, which is no block's
+        return self.shape.argument_count
 
     @property
     def returns_int(self) -> bool:
         """Whether only the lower half of rax counts."""
-        return self.shape.outcome is Outcome.STATUS or self.function is Function.MUNMAP
+        return (
+            self.shape.outcome is Outcome.STATUS
+            or self.function in UNMAPPING_FUNCTIONS
+            or self.function is Function.BRK
+        )
 
     @property
     def maps(self) -> bool:
         """Whether it maps or unmaps memory, as opposed to allocating blocks of a heap."""
-        return self.function in MAPPING_FUNCTIONS or self.function is Function.MUNMAP
+        return self.function in MAPPING_FUNCTIONS or self.function in UNMAPPING_FUNCTIONS
 
     @property
     def takes_only_sizes(self) -> bool:
@@ -111,7 +123,7 @@ class Signature:
             return any(
                 -result % (1 << bits) <= _MOST_ERRNO for bits in (64, 32) if result < 1 << bits
             )
-        if self.function in MAPPING_FUNCTIONS:
+        if self.function in MAPPING_FUNCTIONS and not self.returns_int:
             return value == -1
         if self.shape.outcome is Outcome.NEW_SIZE:
             return False  # it depends on the size
@@ -128,3 +140,4 @@ REALLOC = Shape(old=1, size=2)
 REALLOCARRAY = Shape(old=1, count=2, size=3)
 MREMAP = Shape(size=3)
 BLOCK = Shape(old=1)  # of a release
+NO_SIZE = Shape()  # what it maps, or unmaps, is found out otherwise

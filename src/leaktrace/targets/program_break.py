@@ -1,0 +1,27 @@
+"""Where the program break of a process is, as far as it can be seen from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from leaktrace.targets.mappings import Mapping
+
+_HEAP = "[heap]"
+_START_BRK = 47 - 3  # field 47 (proc_pid_stat(5)); the one after the name is field 3
+
+
+def likely_break(pid: int, mappings: Sequence[Mapping]) -> int:
+    """The end of the page that the break is in, and exact if a C library has allocated anything: it
+    moves its break by pages. 0 if it is not known."""
+    ends = [one.end for one in mappings if one.path == _HEAP]
+    return max(ends) if ends else _start_of_heap(pid)
+
+
+def _start_of_heap(pid: int) -> int:
+    """Where the break of a process is that has no heap."""
+    try:
+        _, _, fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")
+        return int(fields.split()[_START_BRK])
+    except (OSError, ValueError, IndexError):
+        return 0
