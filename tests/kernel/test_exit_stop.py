@@ -75,6 +75,18 @@ def test_memory_at_exit(mode: str, linking: str, compiled: Compiler, tmp_path: P
     assert abs(resident["bytes"] - printed_resident(run)) < CLOSE_BYTES
 
 
+def test_what_it_shares_at_last(compiled: Compiler, tmp_path: Path) -> None:
+    """What backs a mapping is read from the mappings, here at the exit."""
+    run = Run(compiled("exits.c"), "sharing", "7", reports=tmp_path / "reports")
+    run.check(7)
+    held = {one["backing"]: one["outstanding"] for one in run.report.raw["other_memory"]}
+    assert held == {
+        "sysv": {"bytes": 1 << 20, "count": 1},
+        "shared_file": {"bytes": 1 << 20, "count": 1},
+        "break": {"bytes": 0, "count": 0},
+    }
+
+
 @pytest.mark.parametrize(("mode", "exit_code"), [("handler", 7), ("threads", 7), ("killed", 137)])
 def test_where_a_stop_would_be_noticed(
     mode: str, exit_code: int, compiled: Compiler, tmp_path: Path

@@ -9,8 +9,9 @@
  *   handler   a handler of SIGCONT prints "continued"
  *   threads   a second thread waits, and prints "interrupted" if it sees EINTR
  *   children  before, a forked child and one made by vfork exit
+ *   sharing   at last it attaches a segment and maps a memfd, of 1 MiB each
  *   killed    by SIGKILL
- * It prints "resident KIB" as the last thing, from /proc/self/status.
+ * It prints "resident KIB" before that, from /proc/self/status.
  */
 #include "scenario.h"
 
@@ -20,6 +21,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -69,6 +72,16 @@ static void make_children(void) {
         _exit(72);
 }
 
+static SCENARIO scenario_share(void) {
+    int segment = shmget(IPC_PRIVATE, 1 << 20, IPC_CREAT | 0600);
+    int file = memfd_create("exits", 0);
+    if (segment < 0 || file < 0 || ftruncate(file, 1 << 20) != 0)
+        _exit(74);
+    KEEP(shmat(segment, 0, 0));
+    shmctl(segment, IPC_RMID, 0);
+    KEEP(mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
+}
+
 static void say_resident(void) {
     char text[4096], *found;
     int file = open("/proc/self/status", O_RDONLY);
@@ -100,6 +113,8 @@ int main(int argc, char **argv) {
         make_children();
     nanosleep(&life, 0);
     say_resident();
+    if (strcmp(mode, "sharing") == 0)
+        scenario_share();
     if (strcmp(mode, "killed") == 0)
         raise(SIGKILL);
     if (strcmp(mode, "quick") == 0)
