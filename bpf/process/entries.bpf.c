@@ -119,7 +119,7 @@ int enter_free(struct pt_regs *ctx) {
     return 0;
 }
 
-#if PAIRS
+#if HAS_SPACES
 /* The first instruction of a program, after the dynamic loader: a command is stopped here, and not
  * at the first call, whose stack would have no unwind tables. */
 int at_start(struct pt_regs *ctx) {
@@ -129,7 +129,9 @@ int at_start(struct pt_regs *ctx) {
         this_thread(ctx, now, HEAP_SPACE);
     return 0;
 }
+#endif
 
+#if PAIRS
 /* The release of a pair, at its entry. */
 int release_of_pair(struct pt_regs *ctx) {
     u64 cookie = bpf_get_attach_cookie(ctx);

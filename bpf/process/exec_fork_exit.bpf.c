@@ -8,7 +8,7 @@ static __always_inline struct process *this_process(void) {
 
 /* Forget the state of a thread. */
 static __always_inline void forget_thread(u64 key) {
-#if PAIRS
+#if HAS_SPACES
 #pragma clang loop unroll(disable)
     for (u64 space = 1; space < SPACES; space++) {
         u64 of_space = key | space << THREAD_SPACE_SHIFT;
@@ -49,12 +49,6 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
 /* Where it isn't known whether a fork made a thread or a process, and where children are not
  * followed, forks are sent at most this often. */
 #define FORK_INTERVAL_NS 100000000
-
-#if TASK_TGID_OFFSET || EXIT_STATUS
-/* Under a name that bcc doesn't know, as read_user in maps.bpf.c. */
-static long (*read_kernel)(void *to, u32 size,
-                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
-#endif
 
 int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     struct process *process = this_process();

@@ -28,6 +28,7 @@ from leaktrace.process.member import Member
 from leaktrace.process.notes import Notes
 from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
 from leaktrace.process.probes.object_plan import ObjectPlan, Way
+from leaktrace.process.probes.pair_plan import plan_starts
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import Planner
@@ -126,6 +127,9 @@ class Planning:
         """The probes on functions that the user named. Raises LeaktraceError."""
         options = self.options
         if not options.pairs:
+            # What a command opens first may be before it calls malloc.
+            if options.fds and target.command is not None:
+                return None, list(plan_starts(target.command.path))
             return None, []
         way = way_of(options)
         if way is Way.SAFE_RETURNS:

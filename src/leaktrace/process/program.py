@@ -55,6 +55,7 @@ _COMMON = (
     "process/records.bpf.c",
     "process/calls.bpf.c",
     "process/unseen.bpf.c",
+    "process/descriptor_records.bpf.c",
     "process/track.bpf.c",
 )
 FRAGMENTS = (
@@ -63,6 +64,7 @@ FRAGMENTS = (
     "process/point.bpf.c",
     "process/objects.bpf.c",
     "process/exec_fork_exit.bpf.c",
+    "process/descriptors.bpf.c",
 )
 FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/exec_fork_exit.bpf.c")
 
@@ -81,6 +83,7 @@ _PERF_SHARE = 4  # of that, per CPU, in perf buffers
 FAULT_PROGRAM = "on_fault"
 FILE_CAPACITY = 2 * abi.MAX_FILE_MAPPINGS  # two lists
 RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
+SYSTEM_CALL_TRACEPOINTS = ("sys_enter", "sys_exit")  # with --fds; of the whole machine
 
 
 def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
@@ -101,6 +104,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "COUNT_FREED": int(counts_freed(options)),
         "IN_PID_NAMESPACE": int(not pids_are_global()),
         "PAIRS": int(bool(options.pairs)),
+        "FD_SPACE": options.descriptor_space,
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
     knobs |= task_offset_knobs(exit_status=options.command is None or options.follow)
@@ -142,7 +146,7 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "allocations": limits.max_allocs,
         "sites": limits.max_stacks,
         "stacks": limits.max_stacks,
-        "threads": limits.max_threads * (1 + len(options.pairs)),
+        "threads": limits.max_threads * (1 + options.space_count),
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         "region_events": event_pages(limits.event_buffer_bytes // _REGION_SHARE) * PAGE_BYTES,
         "file_mappings": FILE_CAPACITY * slots,
@@ -157,6 +161,7 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "unwind_list": slots * abi.UNWIND_LISTS,
         "late_objects": slots * LATE_OBJECTS,
         "processes": _PROCESS_CAPACITY,
+        "closed_ranges": slots * abi.CLOSED_RANGES,
     }
 
 
@@ -192,7 +197,9 @@ class Program:
     programs: dict[str, int]
     tallies: Map  # by abi.Tally and CPU
     unseen_releases: Map
-    pair_calls: Map | None  # with --pair, by space
+    pair_calls: Map | None  # with --pair and --fds, by space
+    descriptor_calls: Map | None  # with --fds, by the number of the system call
+    closed_ranges: Map | None  # with --fds, abi.CLOSED_RANGES for each slot
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # by site, in the kernel
@@ -255,15 +262,26 @@ class Compilation:
             if self._knobs["POINTS"]:
                 names.append(POINT_PROGRAM)
             if self._knobs["PAIRS"]:
-                names += (RELEASE_OF_PAIR_PROGRAM, START_PROGRAM)
+                names.append(RELEASE_OF_PAIR_PROGRAM)
+            if self._has_spaces:
+                names.append(START_PROGRAM)
             if walker.uses_tables:
                 names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
-        return programs + [
-            ProgramKind(f"at_{name}", syscalls.PROG_TYPE_RAW_TRACEPOINT) for name in RAW_TRACEPOINTS
-        ]
+        tracepoint, names = syscalls.PROG_TYPE_RAW_TRACEPOINT, list(RAW_TRACEPOINTS)
+        if self._knobs["FD_SPACE"]:
+            names += SYSTEM_CALL_TRACEPOINTS
+            if walker is Walker.TAIL_CALLS:
+                part, tail_of = "descriptor_walk_part", "descriptor_walk_parts"
+                programs.append(ProgramKind(part, tracepoint, tail_of=tail_of))
+        return programs + [ProgramKind(f"at_{name}", tracepoint) for name in names]
+
+    @property
+    def _has_spaces(self) -> bool:
+        """Whether there are records beside those of the heap."""
+        return bool(self._knobs["PAIRS"] or self._knobs["FD_SPACE"])
 
     def finish(self) -> Program:
         """Load the program with the first walker that the kernel does not refuse.
@@ -354,7 +372,17 @@ class Compilation:
             ),
             pair_calls=(
                 map_of("pair_calls", abi.U32, abi.PAIR_CALLS, abi.SPACES)
-                if knobs["PAIRS"]
+                if self._has_spaces
+                else None
+            ),
+            descriptor_calls=(
+                map_of("descriptor_calls", abi.U32, abi.DESCRIPTOR_CALL, abi.SYSTEM_CALLS)
+                if knobs["FD_SPACE"]
+                else None
+            ),
+            closed_ranges=(
+                map_of("closed_ranges", abi.U32, abi.CLOSED_RANGE, room["closed_ranges"])
+                if knobs["FD_SPACE"]
                 else None
             ),
             links=self._links,

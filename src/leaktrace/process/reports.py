@@ -8,6 +8,7 @@ from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.family import Member as Counted
 from leaktrace.model import Measure, Report
 from leaktrace.options import ProcessOptions
+from leaktrace.process.descriptor_reports import DescriptorReports
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.pair_reports import PairReports
@@ -20,10 +21,13 @@ class ProcessReports:
     def __init__(self, options: ProcessOptions, tracer: Tracer) -> None:
         self._options = options
         self._tracer = tracer
-        self._pairs = [
+        self._descriptors = DescriptorReports(options, tracer) if options.fds else None
+        self._sections: list[PairReports | DescriptorReports] = [
             PairReports(options, tracer, pair, space)
             for space, pair in enumerate(options.pairs, start=1)
         ]
+        if self._descriptors is not None:
+            self._sections.append(self._descriptors)
         self._builder = FamilyBuilder(
             options,
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
@@ -37,15 +41,15 @@ class ProcessReports:
     def start_clock(self) -> None:
         """Recording has begun."""
         self._builder.start_clock()
-        for pair in self._pairs:
-            pair.start_clock()
+        for section in self._sections:
+            section.start_clock()
 
     def forget(self) -> None:
         """A process has executed another program."""
         for number in self._tracer.take_executed():
             self._builder.forget(number)
-            for pair in self._pairs:
-                pair.forget(number)
+            for section in self._sections:
+                section.forget(number)
 
     def build(self, final_reason: str | None) -> Report:
         """A report of this moment. `final_reason`: why it is the last one; None: it isn't."""
@@ -53,12 +57,14 @@ class ProcessReports:
         has_ended = family.notice_ends()
         if final_reason is not None:
             names.expect_last_report()
+        if self._descriptors is not None:
+            self._descriptors.look()
         snapshot = self._tracer.snapshot()
         members, first = list(family), family.first
         info, counted = self._tracer.info(), [_counted(member) for member in members]
         sections = tuple(
-            pair.build(one, info, counted, target_ended=has_ended, final_reason=final_reason)
-            for pair, one in zip(self._pairs, snapshot.sections, strict=True)
+            each.build(one, info, counted, target_ended=has_ended, final_reason=final_reason)
+            for each, one in zip(self._sections, snapshot.sections, strict=True)
         )
         report = self._builder.build(
             snapshot,
@@ -78,7 +84,7 @@ class ProcessReports:
         return replace(report, ending=ending, target=replace(report.target, notes=notes))
 
     def _combined(self, report: Report, sections: tuple[Report, ...]) -> Report:
-        """The report with sections for pairs; without malloc, the first of them with the others."""
+        """The report with its sections; without malloc, the first of them with the others."""
         if self._options.malloc:
             return replace(report, sections=sections)
         remarks = self._tracer.remarks()  # without those that compare malloc with the memory

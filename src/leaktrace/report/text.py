@@ -42,6 +42,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.printable import printable
+from leaktrace.report.descriptors import descriptor_lines, kinds_in_words
 from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
@@ -195,6 +196,8 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
             yield from _wrapped("  ", f"{remark.text}{hint}", width)
     if report.slab is not None:
         yield from _wrapped("  ", slab_growth_in_words(report.slab), width)
+    if report.descriptors is not None:
+        yield from descriptor_lines(report.descriptors, width)
     if report.untraced:
         yield from _wrapped("  not traced: ", untraced_in_words(report.untraced), width, "yellow")
 
@@ -233,6 +236,8 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
         yield from _of_kernel(site, width)
+        if site.kinds:
+            yield from _wrapped("    ", kinds_in_words(site), width)
         if site.processes:
             yield from _wrapped("    ", shares_in_words(site, report), width)
         for line in frame_lines(site.stack.frames, width - 4):
@@ -348,7 +353,8 @@ def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text
         if report.is_counted:
             size = ""
         whose = "" if one.pid is None else f"  pid {one.pid}"
-        yield Text(f"      {one.address:#x}{size}  {units.age(one.age_ns)} old{whose}")
+        what = f"{one.address:#x}" if report.descriptors is None else f"fd {one.address}"
+        yield Text(f"      {what}{size}  {units.age(one.age_ns)} old{whose}")
 
 
 def _rest(report: Report, width: int) -> Iterator[Text]:
@@ -400,7 +406,7 @@ def _stack_ends(report: Report) -> Iterable[tuple[StackEnd, int]]:
     """Of all sections about the process; of the kernel, of the first one."""
     ends = Counter(report.stack_ends)
     for section in report.sections:
-        if section.pair is not None:
+        if section.target.kind != "kernel":
             ends.update(section.stack_ends)
     return ends.items()
 
@@ -415,6 +421,8 @@ def _noun(report: Report) -> str:
     """What is counted, in the singular."""
     if report.pair is not None:
         return "object"
+    if report.descriptors is not None:
+        return "descriptor"
     return "fault" if report.measure is Measure.FAULTS else "allocation"
 
 

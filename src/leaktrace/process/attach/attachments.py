@@ -35,7 +35,7 @@ from leaktrace.process.probes.allocators import (
 )
 from leaktrace.process.probes.encode import encode_points
 from leaktrace.process.probes.object_plan import LeftOut, ObjectPlan, PointProbe, Probe
-from leaktrace.process.program import RAW_TRACEPOINTS, Program
+from leaktrace.process.program import RAW_TRACEPOINTS, SYSTEM_CALL_TRACEPOINTS, Program
 from leaktrace.process.slot import Slot
 
 _ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel doesn't probe
@@ -81,12 +81,16 @@ def _entry(probe: Probe) -> _Placed:
 
 
 class Lifecycle:
-    """The tracepoints of exec, fork and the end of threads, for all traced processes."""
+    """The tracepoints of exec, fork and the end of threads, for all traced processes; and of system
+    calls, where file descriptors are traced."""
 
     def __init__(self, program: Program) -> None:
         """Attaches to them. Raises LeaktraceError."""
         self._descriptors: list[int] = []
-        for name in RAW_TRACEPOINTS:
+        names: tuple[str, ...] = RAW_TRACEPOINTS
+        if program.descriptor_calls is not None:
+            names += SYSTEM_CALL_TRACEPOINTS
+        for name in names:
             try:
                 attached = links.attach_raw_tracepoint(program.programs[f"at_{name}"], name)
             except OSError as error:
