@@ -315,6 +315,7 @@ class DescriptorUse:
     limit: int | None  # how many it may have (RLIMIT_NOFILE, soft); None: unlimited, or not known
     older: int = 0  # of those open: from before tracing began, or before its last exec
     unexplained: int = 0  # opened since, in a way that is not traced
+    has_executed: bool = False  # under trace: `older` means before that
 
     @property
     def is_near_limit(self) -> bool:

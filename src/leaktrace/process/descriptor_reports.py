@@ -161,6 +161,7 @@ class DescriptorReports:
                     limit=descriptor_limit(member.pid),
                     older=len(older),
                     unexplained=len(others - older),
+                    has_executed=member.traced.generation > 0,
                 )
             )
         calls = self._tracer.pair_calls(self._space)

@@ -42,7 +42,8 @@ def _use_in_words(use: DescriptorUse) -> str:
         is_reached = use.open_count >= (use.limit or 0)
         text += ": the limit is reached" if is_reached else ": the limit is near"
     if use.older:
-        text += f"; {units.number(use.older)} from before the trace"
+        since = "its last exec" if use.has_executed else "the trace"
+        text += f"; {units.number(use.older)} from before {since}"
     if use.unexplained:
         text += f"; {units.number(use.unexplained)} opened since in a way that is not traced"
     return text
