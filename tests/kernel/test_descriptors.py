@@ -182,7 +182,7 @@ def test_a_limit_that_is_near(program: Path) -> None:
             outcome = tracer.stop()
         target.end()
     assert f"{count} of 100 open: the limit is near" in outcome.stdout
-    assert re.search(r"file; oldest: fd \d+ /etc/passwd, fd \d+ /etc/passwd", outcome.stdout)
+    assert re.search(r"files; oldest: fd \d+ /etc/passwd, fd \d+ /etc/passwd", outcome.stdout)
 
 
 def test_what_comes_in_another_way_is_told(program: Path) -> None:

@@ -14,6 +14,7 @@ from leaktrace.report.names import shorten_middle
 
 _MOST_PROCESSES = 3  # those that are nearest to their limits
 _MOST_TARGET_CELLS = 40
+_COUNTABLE = ("file", "socket", "pipe", "duplicate", "mount", "event", "queue", "fd")
 
 
 def descriptor_lines(info: DescriptorInfo, width: int) -> Iterator[Text]:
@@ -21,11 +22,13 @@ def descriptor_lines(info: DescriptorInfo, width: int) -> Iterator[Text]:
     nearest = sorted(info.use, key=_used_share, reverse=True)[:_MOST_PROCESSES]
     for use in nearest:
         whose = f"process {use.pid}: " if len(info.use) > 1 else ""
-        style = "bold red" if use.is_near_limit else ""
-        yield from wrapped("  ", whose + _use_in_words(use), width, style)
+        for line in wrapped("  ", whose + _use_in_words(use), width):
+            if use.is_near_limit:
+                line.stylize("bold red")
+            yield line
     if info.unseen_closes:
-        text = f"{units.counted(info.unseen_closes, 'descriptor')} were closed in a way that is "
-        text += "not traced (io_uring), and opened again"
+        text = "closed in a way that is not traced (io_uring), and opened again: "
+        text += units.counted(info.unseen_closes, "descriptor")
         yield from wrapped("  ", text, width)
 
 
@@ -52,13 +55,18 @@ def _use_in_words(use: DescriptorUse) -> str:
 def kinds_in_words(site: Site) -> str:
     """What the descriptors of a site are, and the oldest of them."""
     if len(site.kinds) == 1:
-        text = site.kinds[0][0]
+        text = _plural(*site.kinds[0])
     else:
-        text = ", ".join(f"{units.number(count)} {kind}" for kind, count in site.kinds)
+        each = (f"{units.number(count)} {_plural(kind, count)}" for kind, count in site.kinds)
+        text = ", ".join(each)
     if site.examples:
         label = "oldest" if site.count > len(site.examples) else "open"
         text += f"; {label}: " + ", ".join(map(_in_words, site.examples))
     return text
+
+
+def _plural(kind: str, count: int) -> str:
+    return f"{kind}s" if count != 1 and kind.endswith(_COUNTABLE) else kind
 
 
 def _in_words(one: OpenDescriptor) -> str:

@@ -33,7 +33,6 @@ from leaktrace.model import (
     Event,
     Loss,
     Measure,
-    PairInfo,
     Report,
     ResidentMemory,
     Site,
@@ -52,6 +51,7 @@ from leaktrace.report.layout import flowed as _flowed
 from leaktrace.report.layout import painted
 from leaktrace.report.layout import wrapped as _wrapped
 from leaktrace.report.names import shorten_middle, wrap
+from leaktrace.report.pairs import unexplained_calls
 from leaktrace.report.processes import (
     MOST_PROCESSES,
     change_in_words,
@@ -252,25 +252,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield from _allocations(report, [one for several in by_site.values() for one in several])
         yield Text()
     if report.pair is not None:
-        yield from _unexplained(report.pair, width)
-
-
-def _unexplained(pair: PairInfo, width: int) -> Iterator[Text]:
-    """Calls that can mean that objects count references, or are released in another way."""
-    allocate, release = printable(pair.allocate), printable(pair.release)
-    if pair.other_releases:
-        calls = units.counted(pair.other_releases, "call")
-        text = f"{calls} of {release} released what {allocate} has not returned since tracing "
-        text += "began, or what was released before: older objects, counted references, or another "
-        text += "argument is the HANDLE"
-        yield from _wrapped("  ", text, width)
-    if pair.returned_again:
-        calls = units.counted(pair.returned_again, "call")
-        text = f"in {calls} {allocate} returned an object that was outstanding: it was released in "
-        text += "another way, or its references are counted (each object is shown once)"
-        yield from _wrapped("  ", text, width)
-    if pair.other_releases or pair.returned_again:
-        yield Text()
+        yield from unexplained_calls(report.pair, width)
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
