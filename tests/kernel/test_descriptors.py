@@ -163,6 +163,28 @@ def test_examples_lead_to_what_is_open(program: Path) -> None:
     assert numbers == sorted(numbers)[:3]
 
 
+def test_what_is_known_at_the_end(program: Path) -> None:
+    """Where descriptors led in the last report before the process ended."""
+    with Target([program]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *ALONE, *OFTEN) as tracer:
+            tracer.await_armed()
+            target.do("files 3")
+            target.do("kinds")
+            links = open_now(target)
+            await_report(tracer, lambda one: one.outstanding.count == 3 + 11)
+            target.end()
+            outcome = tracer.finish()
+    last = outcome.reports[-1]
+    assert last.final
+    assert last.outstanding.count == 3 + 11
+    for site in last.raw["sites"]:
+        for one in site["examples"]:
+            assert one["target"] == links[one["fd"]]
+    assert kinds_of(last.raw)["file"] == 4
+    assert "duplicate" not in kinds_of(last.raw)
+
+
 def test_how_many_are_open(program: Path) -> None:
     drive = working("files 4", "limit 600")
     traced = trace_work([program], *ALONE, drive=drive)

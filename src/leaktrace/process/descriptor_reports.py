@@ -69,6 +69,8 @@ class DescriptorReports:
             names.prepare,
         )
         self._looked: dict[tuple[int, int], _Looked] = {}  # by slot and pid
+        # Of the last report: by slot, number and when it was opened.
+        self._targets: dict[tuple[int, int, int], str] = {}
 
     def start_clock(self) -> None:
         """Recording has begun."""
@@ -108,7 +110,8 @@ class DescriptorReports:
             one.number: None if one.has_ended else open_descriptors(one.pid) for one in family
         }
         snapshot, kinds = _without_closed(snapshot, family, open_now)
-        targets = _targets(snapshot, kinds, family)  # now: naming the sites may take a while
+        # Now: naming the sites may take a while.
+        targets, self._targets = _targets(snapshot, kinds, family, self._targets)
         report = self._builder.build(
             snapshot,
             target,
@@ -214,30 +217,38 @@ def _outside(
 
 
 def _targets(
-    snapshot: Snapshot, kinds: dict[tuple[int, int], Kind], family: Sequence[Member]
-) -> dict[tuple[int, int], str]:
+    snapshot: Snapshot,
+    kinds: dict[tuple[int, int], Kind],
+    family: Sequence[Member],
+    last: dict[tuple[int, int, int], str],
+) -> tuple[dict[tuple[int, int], str], dict[tuple[int, int, int], str]]:
     """What the oldest descriptors of each stack lead to, and those of which nothing else is known;
-    by slot and number."""
+    by slot and number, and in the form in which the last report had them: of a process that has
+    ended, this is still known."""
     assert snapshot.record_slots is not None
     living = {one.number: one.pid for one in family if not one.has_ended}
     order = np.lexsort((snapshot.addresses, snapshot.records["time_ns"]))
     seen: Counter[int] = Counter()
     found: dict[tuple[int, int], str] = {}
-    columns = (snapshot.records["stack_id"], snapshot.record_slots, snapshot.addresses)
+    kept: dict[tuple[int, int, int], str] = {}
+    of_records = (snapshot.records["stack_id"], snapshot.records["time_ns"])
+    columns = (*of_records, snapshot.record_slots, snapshot.addresses)
     rows = zip(*(column[order].tolist() for column in columns), strict=True)
     looked_up = 0
-    for stack_id, slot, number in rows:
+    for stack_id, time_ns, slot, number in rows:
         seen[stack_id] += 1
-        is_wanted = seen[stack_id] <= _EXAMPLES or kinds[slot, number] in _BY_ORIGIN
-        if not is_wanted or slot not in living:
+        if seen[stack_id] > _EXAMPLES and kinds[slot, number] not in _BY_ORIGIN:
             continue
-        looked_up += 1
-        if looked_up > _MOST_LOOKED_UP:
-            break
-        target = target_of(living[slot], number)
+        if slot in living:
+            looked_up += 1
+            if looked_up > _MOST_LOOKED_UP:
+                continue
+            target = target_of(living[slot], number)
+        else:
+            target = last.get((slot, number, time_ns))
         if target is not None:
-            found[slot, number] = target
-    return found
+            found[slot, number] = kept[slot, number, time_ns] = target
+    return found, kept
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,10 @@ class Planning:
                 objects = planner.plan_process(target.pid)
                 symbolizer.refresh()
             if not objects and target.parent is None:
-                raise nothing_to_hook(subject, options.objects, planner.passed_over)
+                error = nothing_to_hook(subject, options.objects, planner.passed_over)
+                if options.fds:
+                    error.hint = "--no-malloc traces file descriptors alone, which needs no symbols"
+                raise error
         if not with_tables:
             return Plans(target, planner, objects, pairs, of_pairs, symbolizer, None)
         tables = TableFollower(target.pid, self.budget, symbolizer.object_behind, self.placed)
