@@ -310,6 +310,20 @@ def test_a_command_from_its_start(program: Path, options: tuple[str, ...]) -> No
     assert set(shown["stack_ends"]) == {"complete"}
 
 
+def test_numbers_that_change_hands(program: Path) -> None:
+    """Threads get the numbers that others close. The process has ended when it is reported, so the
+    records alone are shown."""
+    outcome = run_leaktrace(*ONE_REPORT, *ALONE, NEVER, "--", str(program), "storm 5000")
+    assert outcome.exit_code == 0, outcome.stderr
+    report = Report(outcome.stdout.splitlines()[-1])
+    assert report.outstanding.count == 8 + 2  # and its two sockets
+    (site,) = report.sites_under("storm_in_thread")  # what was opened elsewhere is closed
+    counted = (site.raw["count"], site.raw["allocated_count"], site.raw["freed_count"])
+    assert counted == (8, 4 * 5000, 4 * 5000 - 8)
+    assert report.raw["descriptors"]["unseen_closes"] == 0
+    assert_whole(report)
+
+
 def test_an_exec_closes_what_it_should(program: Path) -> None:
     """What survives is open from before the program began, and is no leak of the new one."""
     with Target([program]) as target:

@@ -13,6 +13,7 @@
  *   received N    N descriptors in a message to itself
  *   many N        received in messages that are read by recvmmsg
  *   threads N     each of four threads opens 2 N files, and closes N of another thread
+ *   storm N       four threads open and close N files each, and leave some open
  *   child N       a child opens N files; answers when they are open
  *   limit N       lets the process have N descriptors
  *   exec          opens three files, two of them for itself only, and executes itself
@@ -235,6 +236,27 @@ SCENARIO open_in_threads(size_t count) {
     left_open += THREADS * count;
 }
 
+static void *storm_in_thread(void *argument) {
+    int kept[2] = {check(open(FILE_PATH, O_RDONLY)), check(open(FILE_PATH, O_RDONLY))};
+    for (size_t i = 0; i < (size_t)argument; i++) {
+        check(close(kept[i % 2]));
+        kept[i % 2] = check(open(FILE_PATH, O_RDONLY));
+        check(close(check(dup2(0, kept[i % 2]))));
+        kept[i % 2] = check(open(FILE_PATH, O_RDONLY));
+    }
+    return NULL;
+}
+
+/* The kernel gives a number that one thread closes to another one at once. */
+SCENARIO storm(size_t count) {
+    pthread_t threads[THREADS];
+    for (size_t i = 0; i < THREADS; i++)
+        check(-pthread_create(&threads[i], NULL, storm_in_thread, (void *)count));
+    for (size_t i = 0; i < THREADS; i++)
+        check(-pthread_join(threads[i], NULL));
+    left_open += 2 * THREADS;
+}
+
 /* The child waits a while, so that it is traced by then, unless the parent ends first. */
 SCENARIO open_in_child(size_t count) {
     int ends[2], alive[2];
@@ -316,6 +338,8 @@ static void run(const char *command, char *self) {
         receive_many(count);
     else if (!strcmp(name, "threads"))
         open_in_threads(count);
+    else if (!strcmp(name, "storm"))
+        storm(count);
     else if (!strcmp(name, "child"))
         open_in_child(count);
     else if (!strcmp(name, "limit"))
