@@ -111,7 +111,8 @@ class DescriptorReports:
         }
         snapshot, kinds = _without_closed(snapshot, family, open_now)
         # Now: naming the sites may take a while.
-        targets, self._targets = _targets(snapshot, kinds, family, self._targets)
+        readable = {one.number: one.pid for one in family if open_now[one.number] is not None}
+        targets, self._targets = _targets(snapshot, kinds, readable, self._targets)
         report = self._builder.build(
             snapshot,
             target,
@@ -219,14 +220,13 @@ def _outside(
 def _targets(
     snapshot: Snapshot,
     kinds: dict[tuple[int, int], Kind],
-    family: Sequence[Member],
+    readable: dict[int, int],
     last: dict[tuple[int, int, int], str],
 ) -> tuple[dict[tuple[int, int], str], dict[tuple[int, int, int], str]]:
     """What the oldest descriptors of each stack lead to, and those of which nothing else is known;
     by slot and number, and in the form in which the last report had them: of a process that has
-    ended, this is still known."""
+    ended, this is still known. `readable`: the pids of the others, by slot."""
     assert snapshot.record_slots is not None
-    living = {one.number: one.pid for one in family if not one.has_ended}
     order = np.lexsort((snapshot.addresses, snapshot.records["time_ns"]))
     seen: Counter[int] = Counter()
     found: dict[tuple[int, int], str] = {}
@@ -239,11 +239,11 @@ def _targets(
         seen[stack_id] += 1
         if seen[stack_id] > _EXAMPLES and kinds[slot, number] not in _BY_ORIGIN:
             continue
-        if slot in living:
+        if slot in readable:
             looked_up += 1
             if looked_up > _MOST_LOOKED_UP:
                 continue
-            target = target_of(living[slot], number)
+            target = target_of(readable[slot], number)
         else:
             target = last.get((slot, number, time_ns))
         if target is not None:
