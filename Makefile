@@ -15,7 +15,7 @@ TRIED_ARGS ?=
 
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp tests/support/walker/*.c \
-	tests/support/walker/*.h examples/*.c examples/*/*.c)
+	tests/support/walker/*.h examples/*.c examples/*/*.c examples/*/*.cpp)
 CFLAGS_DEMO := -O2 -g -Wall -Wextra
 
 .DEFAULT_GOAL := help

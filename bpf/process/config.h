@@ -36,6 +36,13 @@
 #define STOP_AT_START 0
 #endif
 
+/* 1: stop it again when it is about to exit, until user space has looked at it. The offsets are in
+ * bytes from the start of struct task_struct, signal_struct and sighand_struct, from the kernel's
+ * type information (BTF). */
+#ifndef STOP_AT_EXIT
+#define STOP_AT_EXIT 0
+#endif
+
 /* The offset of `tgid` in struct task_struct, in bytes, from the kernel's type information (BTF): a
  * fork says which process it made. 0: not known, and user space looks for children. */
 #ifndef TASK_TGID_OFFSET
@@ -51,6 +58,14 @@
 /* The slot of the command that leaktrace started. */
 #define COMMAND_SLOT 0
 
+/* What the tracepoint oom:mark_victim names as the victim; 0: not known, and it is not attached.
+ * Since "oom: add additional details to the tracepoint mark_victim" (Linux 6.9) it is the task. */
+#ifndef OOM_VICTIM
+#define OOM_VICTIM 0
+#endif
+#define OOM_VICTIM_IS_PID 1
+#define OOM_VICTIM_IS_TASK 2
+
 /* For tests: 1 stops the thread (SIGSTOP) after each record, as the call returns, so that a
  * debugger sees the stack that was walked. Needs bpf_send_signal_thread (Linux 5.5). */
 #ifndef STOP_AT_RECORD
@@ -61,7 +76,6 @@
  * task_struct and struct signal_struct, from the kernel's type information (BTF). */
 #ifndef EXIT_STATUS
 #define EXIT_STATUS 0
-#define TASK_SIGNAL_OFFSET 0
 #define TASK_EXIT_CODE_OFFSET 0
 #define SIGNAL_FLAGS_OFFSET 0
 #define SIGNAL_EXIT_CODE_OFFSET 0

@@ -1,4 +1,4 @@
-/* The life of the process: it executes another program, it forks, and its threads end. */
+/* The life of the process: it executes another program, it forks, its threads end, it is killed. */
 
 /* The current process, if it is traced or a descendant of one that is. */
 static __always_inline struct process *this_process(void) {
@@ -105,6 +105,23 @@ static __always_inline void note_exit_status(struct session *now, u64 key) {
     else if (!error)
         return;
     now->wait_status = error ? 0 : STATUS_IS_KNOWN | code;
+}
+#endif
+
+#if OOM_VICTIM
+/* The OOM killer has chosen this process; the signal follows. */
+int at_mark_victim(struct bpf_raw_tracepoint_args *ctx) {
+    u32 tgid = (u32)ctx->args[0];
+
+#if OOM_VICTIM == OOM_VICTIM_IS_TASK
+    if (read_kernel(&tgid, sizeof(tgid), (char *)ctx->args[0] + TASK_TGID_OFFSET))
+        return 0;
+#endif
+    struct process *process = processes.lookup(&tgid);
+    struct session *now = process ? session_of(process->slot) : 0;
+    if (now)
+        now->oom_ns = bpf_ktime_get_ns();
+    return 0;
 }
 #endif
 

@@ -8,12 +8,6 @@
 
 #if WALK_BY_TABLE
 
-#if TASK_FSBASE_OFFSET
-/* Under a name that bcc doesn't know: see bpf_probe_read_user in maps.bpf.c. */
-static long (*read_thread)(void *to, u32 size,
-                           const void *from) = (void *)BPF_FUNC_probe_read_kernel;
-#endif
-
 /* The stack pointer that a goroutine saved before the thread went on with another stack, to
  * walk->word. What is on the way there: fs:-8 is the goroutine that runs; in it, the runtime's
  * struct m; in that, at `offset`, the goroutine that is looked for: the current one, while the
@@ -22,7 +16,7 @@ static __always_inline int read_saved_sp(struct walk *walk, u32 offset) {
 #if TASK_FSBASE_OFFSET
     u64 running;
 
-    if (read_thread(&walk->word, 8, (char *)bpf_get_current_task() + TASK_FSBASE_OFFSET) ||
+    if (read_kernel(&walk->word, 8, (char *)bpf_get_current_task() + TASK_FSBASE_OFFSET) ||
         bpf_probe_read_user(&walk->word, 8, (void *)(walk->word - GO_G_BELOW_TLS)))
         return -1;
     running = walk->word;

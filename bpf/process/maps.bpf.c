@@ -65,6 +65,7 @@ BPF_PROG_ARRAY(walk_parts, 1);
 BPF_PROG_ARRAY(descriptor_walk_parts, 1);
 #endif
 #endif
+BPF_PROG_ARRAY(object_parts, 1);
 #endif
 
 #if THROTTLE
@@ -166,7 +167,7 @@ BPF_PERF_OUTPUT(region_events);
  * all of /proc/kallsyms to find out whether the kernel has it, which takes as long as compiling. */
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
 #define bpf_probe_read_user read_user
-/* The same for the kernel's memory. */
+/* The same for bpf_probe_read_kernel. */
 static long (*read_kernel)(void *to, u32 size,
                            const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 

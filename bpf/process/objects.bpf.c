@@ -14,8 +14,17 @@
 #define RT_CONSISTENT 0 /* r_state */
 #define RT_ADD 1
 #define RT_DELETE 2
-#define MAX_OBJECTS 512               /* that are read of the loader's list; more: an overflow */
+/* Of the loader's list, 512 objects are read; more are an overflow. The verifier follows each round
+ * of a loop, so a program handles a part and calls the next one. With one new object in each of as
+ * many parts as can be new, that makes 24 calls of the 33 that the kernel allows. */
+#define OBJECTS_PER_PART 64
+#define OBJECT_PARTS 8
 #define MAX_OBJECT_BYTES (4ULL << 30) /* so that no range wraps */
+
+/* What walk->change says of a change. */
+#define CHANGE_IS_BEFORE 1 /* the loader is about to make it */
+#define CHANGE_IS_ADDING 2 /* of an object, which may be on the list already */
+#define CHANGE_IS_FIRST 4  /* of this image that was noticed */
 
 /* Indices of words in struct r_debug and struct link_map. */
 #define R_DEBUG_MAP 1
@@ -28,23 +37,25 @@
 static long (*read_user_string)(void *to, u32 size,
                                 const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
-/* Find the objects that are new on the loader's list; addresses of their struct link_map go to
- * walk->window. Or `mark` all objects as known, except for the last one if that is just being added
- * (`but_last`). */
-static __always_inline void find_loaded(struct walk *walk, struct session *now, u64 first, u32 mark,
-                                        u32 but_last) {
-    u32 epoch = now->epoch;
+/* Look at the next objects of the loader's list, from walk->ip on. What is new goes to
+ * walk->window: addresses of their struct link_map. Before the first change, all that are there are
+ * known from now on, except for the last one if it is just being added. */
+static __always_inline void look_at_objects(struct walk *walk, struct session *now) {
+    u32 epoch = now->epoch, change = walk->change;
 
-    walk->found = 0;
-    walk->ip = first;
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < MAX_OBJECTS; i++) {
-        if (!walk->ip || bpf_probe_read_user(walk->saved, 32, (void *)walk->ip))
-            break;
+    for (int i = 0; i < OBJECTS_PER_PART; i++) {
+        if (!walk->ip)
+            return;
+        if (bpf_probe_read_user(walk->saved, 32, (void *)walk->ip)) {
+            now->overflow_epoch = epoch;
+            walk->ip = 0;
+            return;
+        }
         u64 key = mix(mix(walk->hash, walk->saved[LINK_ADDRESS]), walk->saved[LINK_DYNAMIC]);
         u32 *seen = loaded.lookup(&key), n = walk->found;
-        if (mark) {
-            if (!but_last || walk->saved[LINK_NEXT])
+        if (change & CHANGE_IS_BEFORE) {
+            if (!(change & CHANGE_IS_ADDING) || walk->saved[LINK_NEXT])
                 loaded.update(&key, &epoch);
         } else if (seen && *seen == epoch - 1) {
             *seen = epoch;
@@ -58,8 +69,6 @@ static __always_inline void find_loaded(struct walk *walk, struct session *now, 
         walk->ip = walk->saved[LINK_NEXT];
         asm volatile("" ::: "memory");
     }
-    if (walk->ip)
-        now->overflow_epoch = epoch; /* there are more, or the list can't be read */
 }
 
 /* A hash of the file's first bytes, which contain its headers and usually its build ID.
@@ -113,6 +122,7 @@ static __always_inline void store_late(struct walk *walk, struct session *now,
     } else {
         late->mapping.start = load->event.address;
         late->mapping.end = load->event.address + load->event.size;
+        late->mapping.row_lo = TABLE_TO_COME;
         late->mapping.page_count = 0;
     }
     late->mapping.fingerprint = load->event.stack_id;
@@ -173,8 +183,7 @@ static __always_inline void send_loaded(void *ctx, struct load_event *load, u64 
 }
 
 /* Handle the new object whose struct link_map is at walk->ip. */
-static __always_inline void add_object(void *ctx, struct walk *walk, struct session *now, u32 since,
-                                       u32 is_first) {
+static __always_inline void add_object(void *ctx, struct walk *walk, struct session *now) {
     struct load_event *load = (struct load_event *)&walk->window[LATE_OBJECTS];
 
     if (describe_object(walk, now, load)) {
@@ -183,11 +192,32 @@ static __always_inline void add_object(void *ctx, struct walk *walk, struct sess
     }
     u64 base = load->event.address, end = base + load->event.size;
     struct unwind_mapping *listed = walk->mapping_count ? last_mapping(walk, end - 1) : 0;
-    if (is_first && listed && listed->start < end && base < listed->end)
+    if (walk->change & CHANGE_IS_FIRST && listed && listed->start < end && base < listed->end)
         return; /* it was loaded before, and is in the list of mappings */
-    drop_late(walk, since, base, end);
+    drop_late(walk, walk->since, base, end);
     store_late(walk, now, load);
     send_loaded(ctx, load, walk->hash);
+}
+
+/* All that can be known of a change is known. */
+static __always_inline void end_change(void *ctx, struct walk *walk, struct session *now) {
+    u32 is_before = walk->change & CHANGE_IS_BEFORE;
+    struct unwind_list *list = list_in_force(now->slot);
+
+    if (list && !walk->change && !now->changing && !walk->found) {
+        /* The change was in another namespace (dlmopen), whose list is not read. */
+        now->overflow_epoch = now->unload_epoch = now->epoch;
+        report_unknown_code(ctx, now, list->version);
+    }
+    now->changing &= is_before;
+    now->sent_epoch = now->epoch;
+}
+
+/* Let the next part of the work be done; see OBJECT_PARTS. */
+static __always_inline void work_on(void *ctx, struct walk *walk, struct session *now) {
+    object_parts.call(ctx, 0); /* returns only if it fails */
+    now->overflow_epoch = now->epoch;
+    end_change(ctx, walk, now);
 }
 
 int at_objects(struct pt_regs *ctx) {
@@ -214,27 +244,44 @@ int at_objects(struct pt_regs *ctx) {
         return 0;
     now->marked = now->generation + 1;
     now->epoch += !is_before;
-    u32 since = list->epoch;
     u64 place = list->place;
     walk->first_mapping = (u32)place;
     walk->mapping_count = place >> 32;
-    walk->hash = image_of(now); /* not in the loop, which the verifier follows 512 times */
-    find_loaded(walk, now, walk->saved[R_DEBUG_MAP], is_before, state == RT_ADD);
-#pragma clang loop unroll(disable)
-    for (u32 i = 0; i < LATE_OBJECTS; i++) {
-        if (i >= walk->found)
-            break;
-        walk->ip = walk->window[i];
-        add_object(ctx, walk, now, since, is_first);
-        asm volatile("" ::: "memory");
+    walk->since = list->epoch;
+    walk->change = (is_before ? CHANGE_IS_BEFORE : 0) | (is_first ? CHANGE_IS_FIRST : 0) |
+                   (state == RT_ADD ? CHANGE_IS_ADDING : 0);
+    walk->hash = image_of(now);
+    walk->ip = walk->saved[R_DEBUG_MAP];
+    walk->found = walk->added = 0;
+    walk->parts = OBJECT_PARTS;
+    work_on(ctx, walk, now);
+    return 0;
+}
+
+/* A part of the work of at_objects: look at some objects, or handle a new one. */
+int object_part(struct pt_regs *ctx) {
+    u64 key = thread_key_in(HEAP_SPACE);
+    struct thread *thread = threads.lookup(&key);
+    struct session *now = thread ? session_of(thread->walk.slot) : 0;
+
+    if (!now)
+        return 0;
+    struct walk *walk = &thread->walk;
+    if (walk->parts) {
+        look_at_objects(walk, now);
+        walk->parts = walk->ip ? walk->parts - 1 : 0;
+        if (!walk->parts && walk->ip)
+            now->overflow_epoch = now->epoch; /* there are more */
+    } else {
+        u32 n = walk->added;
+        walk->added = n + 1;
+        walk->ip = walk->window[n & (LATE_OBJECTS - 1)];
+        add_object(ctx, walk, now);
     }
-    if (!is_before && !now->changing && !is_first && !walk->found) {
-        /* The change was in another namespace (dlmopen), whose list is not read. */
-        now->overflow_epoch = now->unload_epoch = now->epoch;
-        report_unknown_code(ctx, now, list->version);
-    }
-    now->changing &= is_before;
-    now->sent_epoch = now->epoch;
+    if (walk->parts || walk->added < walk->found)
+        work_on(ctx, walk, now);
+    else
+        end_change(ctx, walk, now);
     return 0;
 }
 #endif

@@ -91,8 +91,10 @@ struct opened {
 #define STACK_WINDOW_WORDS 512 /* of the user stack, kept in struct walk; a power of two */
 #define STACK_COPY_WORDS 128   /* of those, copied at once by a walk */
 
-/* The result of a step that leads to another stack: go.bpf.c. Not seen by user space. */
+/* Results that user space doesn't see: a step leads to another stack (go.bpf.c); the object at a pc
+ * has a table that isn't here yet. */
 #define WALK_SWITCHES 255
+#define WALK_TO_COME 254
 #define MOST_SWITCHES 12 /* in one walk */
 
 /* A walk under way. */
@@ -118,11 +120,16 @@ struct walk {
     u32 mapping_count;
     u32 late_since; /* objects loaded after this epoch are not in the list; 0: all are */
     u32 found;      /* new objects on the loader's list */
+    u32 added;      /* how many of those were handled */
+    u32 change;     /* CHANGE_… bits, in objects.bpf.c */
+    u32 since;      /* the epoch of the list of mappings then */
     u32 frame_count;
     u32 slot;       /* of the process: stays the same */
     u32 first_late; /* the slot's first entry of late_objects */
-    u64 frame;      /* of a walk that starts inside a function: its CFA; else 0 */
-    u64 outer;      /* sp of an open call that this stack may contain */
+    u32 sees_loads; /* code that is not mapped was made at run time */
+    u32 unused_too;
+    u64 frame; /* of a walk that starts inside a function: its CFA; else 0 */
+    u64 outer; /* sp of an open call that this stack may contain */
     s32 rbp_offset;
     u32 is_inside;        /* the stack does contain that call */
     u8 is_return_address; /* whether ip is one: its row is that of the call before it */

@@ -19,8 +19,8 @@ static __always_inline int read_word(struct walk *walk, u64 address) {
     return 0;
 }
 
-/* There is no unwind information. Generated code mostly keeps frame pointers, so this step is a
- * guess. `why` is the result if it can't be made. */
+/* There is no unwind information, and there will be none. Generated code mostly keeps frame
+ * pointers, so this step is a guess. `why` is the result if it can't be made. */
 static __always_inline int step_by_frame_pointer(struct walk *walk, int why) {
     u64 bp = walk->bp;
 
@@ -176,6 +176,10 @@ static __always_inline int step(struct walk *walk) {
 
     if (result && walk->trampoline && walk->ip - walk->trampoline < 64)
         return step_over_trampoline(walk);
+    /* An object was just loaded, and its table is not here yet. By frame pointer the next frame
+     * would be wrong more often than not: most code keeps other values in rbp. */
+    if (result == WALK_TO_COME || (result == WALK_NO_MAPPING && !walk->sees_loads))
+        return WALK_NO_MAPPING;
     if (result == WALK_NO_ROW && walk->is_return_address && !walk->guessed) {
         int planted = step_over_planted(walk);
         if (planted != WALK_NO_ROW)

@@ -62,7 +62,7 @@ static __always_inline struct unwind_mapping *find_mapping(struct walk *walk, u6
     if (walk->late_since) {
         mapping = find_late(walk, pc);
         if (mapping)
-            return mapping->page_count ? mapping : 0;
+            return mapping;
     }
     walk->key = walk->mapping;
     mapping = unwind_mappings.lookup(&walk->key);
@@ -85,7 +85,7 @@ static __always_inline int search_row(struct walk *walk, u64 pc) {
         return WALK_NO_MAPPING;
     u32 rel = pc - mapping->bias, page = rel >> CODE_PAGE_SHIFT;
     if (page >= mapping->page_count)
-        return WALK_NO_ROW;
+        return mapping->page_count || mapping->row_lo != TABLE_TO_COME ? WALK_NO_ROW : WALK_TO_COME;
     walk->key = mapping->page_lo + page;
     u32 *first = unwind_pages.lookup(&walk->key);
     walk->key++;

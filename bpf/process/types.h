@@ -175,7 +175,9 @@ enum end_of {
 
 /* Executable memory, and where the rows of its object are. */
 #define MAX_LISTED_MAPPINGS 4096
-#define GENERATED_CODE 1 /* row_lo of memory without a file, which has no rows */
+/* row_lo where there are no rows: */
+#define GENERATED_CODE 1 /* of memory without a file */
+#define TABLE_TO_COME 2  /* of an object whose table is still being made */
 struct unwind_mapping {
     u64 start;
     u64 end;
@@ -198,6 +200,9 @@ struct unwind_list {
     u64 loader;     /* address of the dynamic loader's struct r_debug; 0: none, or not known */
     u32 epoch;      /* the session's, when the mappings were read */
     u32 view;       /* number of the view of the code that they belong to: symbols/views.py */
+    u32 sees_loads; /* the loader was followed when they were read: code in no mapping, and in no
+                       object loaded since, was made at run time */
+    u32 unused;
 };
 
 /* --- functions and points -------------------------------------------------------------------- */
@@ -224,9 +229,10 @@ enum function {
     FUNCTION_RALLOCX = 17,
     FUNCTION_XALLOCX = 18,
     FUNCTION_START = 19, /* not recorded: where a program starts */
+    FUNCTION_EXIT = 20,  /* not recorded: where it exits */
     /* Not functions either: system calls that return a file descriptor, or store several. */
-    FUNCTION_DESCRIPTOR = 20,
-    FUNCTION_DESCRIPTORS = 21,
+    FUNCTION_DESCRIPTOR = 21,
+    FUNCTION_DESCRIPTORS = 22,
     /* Functions that the user named; the cookie says of which pair. In trace events, the number of
      * the pair, its space, is added. */
     FUNCTION_PAIR = 64,
@@ -374,6 +380,8 @@ struct session {
     u64 children;       /* processes that it has forked */
     u32 slot;           /* its own */
     u32 use;            /* of the slot: counts the processes that had it */
+    u64 oom_ns;         /* when the OOM killer chose it; 0: it has not */
+    u64 exit_ns;        /* when it was stopped because it was about to exit; 0: it was not */
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */

@@ -67,6 +67,7 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
 
     walk->mapping = walk->first_mapping = 0;
     walk->mapping_count = 0;
+    walk->sees_loads = 0;
     walk->list_mark = 0; /* no entry has this one */
     do_not_cache(walk);
     walk->trampoline = 0;
@@ -95,6 +96,7 @@ static __always_inline void prepare_walk(struct walk *walk, struct stack *stack,
             return;
         }
     }
+    walk->sees_loads = list->sees_loads & -(u32)(now->overflow_epoch <= list->epoch);
     walk->list_mark |= 1;
     start_cacheable(walk);
     asm volatile("" ::: "memory");

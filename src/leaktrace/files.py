@@ -64,6 +64,7 @@ class Source(Protocol):
     """Bytes of known length. `read` returns exactly `size` bytes or raises ObjectFileError."""
 
     size: int
+    stamp: tuple[int, ...]  # differs if the bytes do; () if that is not known
 
     def read(self, offset: int, size: int) -> bytes: ...
 
@@ -168,6 +169,7 @@ class MemorySource:
         self._data = data
         self._shown = shown
         self.size = len(data)
+        self.stamp: tuple[int, ...] = ()
 
     def read(self, offset: int, size: int) -> bytes:
         if offset < 0 or size < 0 or offset + size > self.size:

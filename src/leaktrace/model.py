@@ -227,6 +227,7 @@ class MemoryGrowth:
     since_attach: MemoryKinds
     besides_since_attach: int = 0  # not resident: swapped out, or in huge pages of hugetlbfs
     is_all: bool = False  # the growth is all of it: the process was executed under trace
+    is_at_exit: bool = False  # of a process that has ended, read before it gave its memory back
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,7 @@ class ResidentMemory:
     growth_bytes: int | None = None  # since the previous report
     kinds: MemoryKinds | None = None
     since_attach: MemoryKinds | None = None  # changes
+    is_at_exit: bool = False  # the target has ended: its memory just before
 
     @property
     def since_attach_bytes(self) -> int | None:
@@ -268,6 +270,7 @@ class Ending:
 
     status: int | None = None  # its exit status
     signal: int | None = None  # the signal that killed it
+    by_oom_killer: bool = False  # who sent that signal, because memory had run out
 
     @classmethod
     def from_wait_status(cls, wait_status: int) -> Ending:

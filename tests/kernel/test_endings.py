@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from harness.compiling import Compiler
 from harness.lines import DEADLINE_S
+from harness.processes import await_stopped
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Outcome, Tracer, run_leaktrace
 from harness.wording import lines_naming, names
@@ -51,9 +51,13 @@ WAYS = {
 }
 
 
-def as_seen_by_the_parent(status: int) -> dict[str, int | None]:
+def as_seen_by_the_parent(status: int) -> dict[str, int | bool | None]:
     """What the report must say about a status as subprocess returns it."""
-    return {"status": status if status >= 0 else None, "signal": -status if status < 0 else None}
+    return {
+        "status": status if status >= 0 else None,
+        "signal": -status if status < 0 else None,
+        "oom_killed": False,
+    }
 
 
 def trace_to_the_end(
@@ -73,12 +77,6 @@ def trace_to_the_end(
             outcome = tracer.finish()
     assert outcome.exit_code == 0, outcome.stderr
     return outcome, target.pid, status
-
-
-def await_stopped(pid: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline
 
 
 def last_ending(outcome: Outcome) -> Any:
@@ -130,7 +128,7 @@ def test_a_kernel_without_the_exit_status(compiled: Compiler) -> None:
     assert not names(last, "status")
     assert not names(last, "killed")
     outcome, _, _ = trace_to_the_end(compiled("commands.c"), way, *ONE_REPORT, env=env)
-    assert last_ending(outcome) == {"status": None, "signal": None}
+    assert last_ending(outcome) == {"status": None, "signal": None, "oom_killed": False}
 
 
 @pytest.mark.parametrize("code", ["exit 0", "exit 7", "kill -KILL $$", "kill -SEGV $$"])

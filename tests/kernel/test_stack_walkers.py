@@ -164,6 +164,15 @@ def test_generated_code_that_keeps_a_frame_pointer(walkers: Path) -> None:
     assert report.losses == {"guessed_stacks": 3}
 
 
+def test_generated_code_that_is_in_no_list_yet(walkers: Path) -> None:
+    """The loader has not loaded it, so it has no table, and none will come."""
+    report = trace_work([walkers], drive=work("renew", "generated kept 1001")).report
+    above = ("scenario_called_back", None, "scenario_generated", "main")
+    assert site_of(report, 1001).functions[:4] == above
+    assert end_of(report, 1001) == "guessed"
+    assert report.losses == {"guessed_stacks": 1}
+
+
 def test_generated_code_without_a_frame_pointer(walkers: Path) -> None:
     """Up to there the stack is right, and it is marked as broken off."""
     report = trace_work([walkers], drive=work("generated lost 1001")).report

@@ -13,7 +13,7 @@ import pytest
 from harness.changed_text import changed_bytes
 from harness.compiling import Compiler
 from harness.length import chosen, repetitions
-from harness.lines import DEADLINE_S
+from harness.processes import await_gone, children
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
 from harness.wording import names, notes_naming, the_note
@@ -41,21 +41,6 @@ def running(program: Path, *preloaded: Path) -> Iterator[Target]:
         assert changed_bytes(target.pid) == []
         assert target.do("malloc 1 1") == ()
         assert target.end() == 0
-
-
-def children(pid: int) -> list[int]:
-    return [
-        int(word)
-        for file in Path(f"/proc/{pid}/task").glob("*/children")
-        for word in file.read_text().split()
-    ]
-
-
-def await_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, f"still there: {left}"
-        time.sleep(0.01)
 
 
 def break_off(target: Target, by: signal.Signals, after_s: float, cache: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness.compiling import Compiler
 from harness.debugger import Debugger
-from harness.lines import DEADLINE_S
+from harness.processes import await_true
 from harness.target import Target
 from harness.tracer import ONE_REPORT, Outcome, Tracer, run_leaktrace
 from harness.wording import lines_naming, names, notes_naming
@@ -21,13 +20,6 @@ from harness.wording import lines_naming, names, notes_naming
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 STOPPED = "stopped"  # what every message about it names
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def state(pid: int) -> str:

@@ -7,6 +7,7 @@
  *                          so does another one above it; "lost": rbp holds a number instead;
  *                          "returning": the same, but nothing is done between the call and the
  *                          return; "direct": it keeps a frame pointer and calls malloc itself
+ *   renew                  make the generated code again, at another address
  *   announce               write /tmp/perf-PID.map, which names the generated code
  */
 #include "scenario.h"
@@ -131,6 +132,8 @@ int main(void) {
             scenario_outer(strtoul(rest, NULL, 10));
         else if (strncmp(line, "generated ", 10) == 0)
             scenario_generated(rest + 1, strtoul(size, NULL, 10));
+        else if (strcmp(line, "renew") == 0)
+            generate();
         else if (strcmp(line, "announce") == 0)
             announce();
         else

@@ -101,14 +101,50 @@ def test_how_a_process_ends(guest: Guest, compiled: Compiler) -> None:
     wait $tracer; kill $keeps_it_open
     """
     for command, status, ending in (
-        ("exit 3", "3", {"status": 3, "signal": None}),
-        ("hand-over\nexit 41", "41", {"status": 41, "signal": None}),
-        ("calls 1", "143", {"status": None, "signal": 15}),
+        ("exit 3", "3", {"status": 3, "signal": None, "oom_killed": False}),
+        ("hand-over\nexit 41", "41", {"status": 41, "signal": None, "oom_killed": False}),
+        ("calls 1", "143", {"status": None, "signal": 15, "oom_killed": False}),
     ):
         outcome = guest.run("sh", "-c", script, "sh", command)
         assert outcome.stderr.split()[-1] == status
         (report,) = outcome.reports
         assert report.raw["ending"] == ending
+
+
+def test_a_command_is_stopped_as_it_exits(guest: Guest, compiled: Compiler) -> None:
+    script = f"""
+    cd $(mktemp -d)
+    {sys.executable} -m leaktrace -f json -o 0 --output report 3600 -- \\
+        {compiled("exits.c")} plain 7 >&2
+    cat report
+    """
+    outcome = guest.run("sh", "-c", script)
+    (report,) = outcome.reports
+    assert report.under("scenario_keep_large") == Total(20 << 20, 1)
+    assert report.raw["ending"] == {"status": 7, "signal": None, "oom_killed": False}
+    resident = report.raw["resident"]
+    assert resident["at_exit"]
+    own = outcome.stderr.partition("resident ")[2].split()[0]
+    assert abs(resident["bytes"] - int(own) * 1024) < 1 << 20
+
+
+def test_the_oom_killer(guest: Guest, compiled: Compiler) -> None:
+    """Before Linux 6.9 the tracepoint names a thread, since then a task."""
+    script = f"""
+    cd $(mktemp -d)
+    mkdir groups && mount -t cgroup2 none groups
+    echo +memory > groups/cgroup.subtree_control
+    mkdir groups/small
+    echo 48M > groups/small/memory.max
+    echo 0 > groups/small/memory.swap.max
+    {sys.executable} -m leaktrace -f json -o 0 --output report 3600 -- \
+        sh -c 'echo $$ > groups/small/cgroup.procs; exec {compiled("runs_out.c")}' >&2
+    cat report
+    """
+    outcome = guest.run("sh", "-c", script)
+    (report,) = outcome.reports
+    assert report.raw["ending"] == {"status": None, "signal": 9, "oom_killed": True}
+    assert report.under("scenario_keep").count > 30
 
 
 def test_the_ranking_of_all_processes(guest: Guest, compiled: Compiler) -> None:

@@ -107,6 +107,7 @@ UNWIND_MAPPING = np.dtype(
 )
 MAX_LISTED_MAPPINGS = 4096
 GENERATED_CODE = 1  # row_lo of memory without a file, which has no rows
+TABLE_TO_COME = 2  # row_lo of an object whose table is still being made
 
 UNWIND_LIST = np.dtype(
     [
@@ -117,6 +118,8 @@ UNWIND_LIST = np.dtype(
         ("loader", "<u8"),
         ("epoch", "<u4"),
         ("view", "<u4"),
+        ("sees_loads", "<u4"),
+        ("unused", "<u4"),
     ]
 )
 UNWIND_LISTS = 9  # of each slot; the first one's `place` is the index of the one in force
@@ -246,8 +249,9 @@ class Function(IntEnum):
     RALLOCX = 17
     XALLOCX = 18
     START = 19  # not recorded: where a program starts
-    DESCRIPTOR = 20  # a system call that returns a file descriptor
-    DESCRIPTORS = 21  # one that stores several
+    EXIT = 20  # not recorded: where it exits
+    DESCRIPTOR = 21  # a system call that returns a file descriptor
+    DESCRIPTORS = 22  # one that stores several
     PAIR = 64  # in trace events, the number of the pair is added, as to the next
     PAIR_RELEASE = 96
 
@@ -365,6 +369,8 @@ SESSION = np.dtype(
         ("children", "<u8"),
         ("slot", "<u4"),
         ("use", "<u4"),
+        ("oom_ns", "<u8"),
+        ("exit_ns", "<u8"),
     ]
 )
 

@@ -320,7 +320,11 @@ class ReportBuilder:
         now = memory.resident.total
         last, self._last_resident = self._last_resident, now
         return ResidentMemory(
-            now, None if last is None else now - last, memory.resident, memory.since_attach
+            now,
+            None if last is None else now - last,
+            memory.resident,
+            memory.since_attach,
+            memory.is_at_exit,
         )
 
     def _judge(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +19,7 @@ from leaktrace.bpf import syscalls
 from leaktrace.bpf.image import LOAD_64_BITS, PSEUDO_MAP_FD, Image
 from leaktrace.bpf.maps import Map
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError, not_permitted
+from leaktrace.own.interrupts import held_back
 
 # struct bpf_insn (include/uapi/linux/bpf.h); `registers` holds the source in its upper half.
 _INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("value", "<i4")])
@@ -85,16 +89,46 @@ def load(image: Image, programs: Iterable[ProgramKind], capacities: Mapping[str,
                 capacity = syscalls.possible_cpus()
             loaded.maps[one.name] = _create_map(replace(one, capacity=capacity))
             loaded.value_bytes[one.name] = one.value_bytes
-        for program in programs:
-            descriptor = _load_program(image, program, loaded.maps)
-            loaded.programs[program.name] = descriptor
-            if program.tail_of:
-                array = Map(program.tail_of, loaded.maps[program.tail_of], abi.U32, abi.U32, 1)
-                array.update(0, np.array([descriptor], dtype=abi.U32))
+        _load_programs(image, list(programs), loaded)
     except BaseException:
         loaded.close()
         raise
     return loaded
+
+
+def _load_programs(image: Image, programs: Sequence[ProgramKind], loaded: Loaded) -> None:
+    """Two at a time: the verifier takes tenths of a second, and callers with CAP_BPF don't wait for
+    each other (bpf_check in kernel/bpf/verifier.c)."""
+    left = deque(programs)
+    errors: dict[str, LeaktraceError] = {}
+
+    def load_those_left() -> None:
+        while True:
+            try:
+                one = left.popleft()
+            except IndexError:
+                return
+            try:
+                loaded.programs[one.name] = _load_program(image, one, loaded.maps)
+            except LeaktraceError as error:
+                errors[one.name] = error
+                left.clear()
+
+    second = threading.Thread(target=load_those_left)
+    with contextlib.suppress(RuntimeError), held_back():  # no thread can be started
+        second.start()
+    try:
+        load_those_left()
+    finally:
+        if second.ident is not None:
+            second.join()
+    for one in programs:
+        if one.name in errors:
+            raise errors[one.name]
+    for one in programs:
+        if one.tail_of:
+            array = Map(one.tail_of, loaded.maps[one.tail_of], abi.U32, abi.U32, 1)
+            array.update(0, np.array([loaded.programs[one.name]], dtype=abi.U32))
 
 
 def _create_map(one: syscalls.MapDefinition) -> int:

@@ -78,10 +78,13 @@ class Map:
         """
         if not len(values):
             return
-        whole = -(-self.capacity * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+        # Only the pages that are written: the kernel enters each page of a mapping at once.
+        first = start * 8 // mmap.PAGESIZE * mmap.PAGESIZE
+        at = start * 8 - first
+        size = -(-(at + values.nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
         access = mmap.PROT_READ | mmap.PROT_WRITE
-        with mmap.mmap(self.fd, whole, mmap.MAP_SHARED, access) as memory:
-            memory[start * 8 : start * 8 + values.nbytes] = values.tobytes()
+        with mmap.mmap(self.fd, size, mmap.MAP_SHARED, access, offset=first) as memory:
+            memory[at : at + values.nbytes] = values.tobytes()
 
     def read_all(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """All keys and values, in no order.

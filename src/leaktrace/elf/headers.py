@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from elftools.common.exceptions import ELFError
@@ -72,8 +73,9 @@ class Segment(NamedTuple):
     flags: int
 
 
-class ElfFile:
-    """An ELF file with its headers, and the translation between file offsets and addresses."""
+@dataclass(frozen=True)
+class Headers:
+    """What the headers of a file say."""
 
     kind: str  # "ET_EXEC", "ET_DYN", "ET_REL"…
     machine: str  # "EM_X86_64"…
@@ -81,14 +83,30 @@ class ElfFile:
     byte_order: ByteOrder
     entry: int  # virtual address at which a program starts
     segments: tuple[Segment, ...]
-    load_segments: tuple[LoadSegment, ...]
     sections: tuple[Section, ...]  # empty where the table was stripped or is damaged
+
+
+class ElfFile:
+    """An ELF file with its headers, and the translation between file offsets and addresses."""
 
     def __init__(self, source: Source, shown: str) -> None:
         """`shown` is what messages call the file. Raises ObjectFileError."""
         self._source = source
         self.shown = shown
-        self._read_headers()
+        headers = _KNOWN.get(source.stamp)
+        if headers is None:
+            headers = _HeaderReader(source, shown).read()
+            if source.stamp:
+                if len(_KNOWN) >= _MOST_KNOWN:
+                    _KNOWN.clear()
+                _KNOWN[source.stamp] = headers
+        self.kind, self.machine = headers.kind, headers.machine
+        self.bits, self.byte_order = headers.bits, headers.byte_order
+        self.entry = headers.entry
+        self.segments, self.sections = headers.segments, headers.sections
+        self.load_segments = tuple(
+            LoadSegment(*segment[1:]) for segment in self.segments if segment.type == "PT_LOAD"
+        )
 
     @property
     def file_size(self) -> int:
@@ -97,9 +115,7 @@ class ElfFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes of the file (at most 512 MiB). Raises ObjectFileError."""
-        if size > MAX_PART_BYTES:
-            raise ObjectFileError(f"{self.shown} has a part of {size:,} bytes: too large to read")
-        return self._source.read(offset, size)
+        return read_part(self._source, self.shown, offset, size)
 
     def read_vaddr(self, vaddr: int, size: int) -> bytes:
         """`size` bytes that the file loads at a virtual address. Raises ObjectFileError."""
@@ -133,45 +149,62 @@ class ElfFile:
                 return min(segment.vaddr + segment.file_size - vaddr, in_file)
         return 0
 
-    # -- decoding ---------------------------------------------------------------------------
 
-    def _read_headers(self) -> None:
+# Many processes map the same files, and each file is opened for several purposes.
+_KNOWN: dict[tuple[int, ...], Headers] = {}  # by the stamp of the file
+_MOST_KNOWN = 1024
+
+
+class _HeaderReader:
+    """Decodes the headers of one file."""
+
+    def __init__(self, source: Source, shown: str) -> None:
+        self._source = source
+        self._shown = shown
+        self._bits = 64
+
+    def read(self) -> Headers:
+        """Raises ObjectFileError."""
         identification = self._source.read(0, 16) if self._source.size >= 16 else b""
         if identification[:4] != b"\x7fELF" or identification[4] not in (1, 2):
-            raise NotAnObjectError(f"{self.shown} is not an ELF file")
+            raise NotAnObjectError(f"{self._shown} is not an ELF file")
         if identification[5] not in (1, 2):
-            raise ObjectFileError(f"{self.shown} has an unknown byte order")
-        self.bits = 64 if identification[4] == 2 else 32
-        self.byte_order = "<" if identification[5] == 1 else ">"
-        structs = ELFStructs(self.byte_order == "<", self.bits)
+            raise ObjectFileError(f"{self._shown} has an unknown byte order")
+        self._bits = 64 if identification[4] == 2 else 32
+        byte_order: ByteOrder = "<" if identification[5] == 1 else ">"
+        structs = ELFStructs(byte_order == "<", self._bits)
         structs.create_basic_structs()
-        header = self._parse(structs.Elf_Ehdr, 0, 64 if self.bits == 64 else 52)
+        header = self._parse(structs.Elf_Ehdr, 0, 64 if self._bits == 64 else 52)
         structs.create_advanced_structs(header.e_type, header.e_machine, header.e_ident.EI_OSABI)
-        self.kind, self.machine = str(header.e_type), str(header.e_machine)
-        self.entry = int(header.e_entry)
-        self.segments = tuple(self._read_segments(header, structs.Elf_Phdr))
-        self.load_segments = tuple(
-            LoadSegment(*segment[1:]) for segment in self.segments if segment.type == "PT_LOAD"
-        )
+        segments = tuple(self._read_segments(header, structs.Elf_Phdr))
         try:
-            self.sections = tuple(self._read_sections(header, structs.Elf_Shdr))
+            sections = tuple(self._read_sections(header, structs.Elf_Shdr))
         except ObjectFileError:
             # The kernel and the loader run such a file anyway: they read segments only.
-            self.sections = ()
+            sections = ()
+        return Headers(
+            kind=str(header.e_type),
+            machine=str(header.e_machine),
+            bits=self._bits,
+            byte_order=byte_order,
+            entry=int(header.e_entry),
+            segments=segments,
+            sections=sections,
+        )
 
     def _parse(self, layout: Construct, offset: int, size: int) -> Container:
         try:
             parsed: Container = struct_parse(layout, io.BytesIO(self._source.read(offset, size)))
         except (ELFError, ConstructError, ValueError, OverflowError, KeyError) as error:
-            raise ObjectFileError(f"{self.shown} has a damaged header at {offset:#x}") from error
+            raise ObjectFileError(f"{self._shown} has a damaged header at {offset:#x}") from error
         return parsed
 
     def _read_segments(self, header: Container, layout: Construct) -> Iterator[Segment]:
-        count, entry_size = header.e_phnum, 56 if self.bits == 64 else 32
+        count, entry_size = header.e_phnum, 56 if self._bits == 64 else 32
         if not count or not header.e_phoff:
             return
         if count > _MAX_SEGMENTS or header.e_phentsize < entry_size:
-            raise ObjectFileError(f"{self.shown} has a damaged program header table")
+            raise ObjectFileError(f"{self._shown} has a damaged program header table")
         for i in range(count):
             at = header.e_phoff + i * header.e_phentsize
             entry = self._parse(layout, at, entry_size)
@@ -185,16 +218,16 @@ class ElfFile:
             )
 
     def _read_sections(self, header: Container, layout: Construct) -> Iterator[Section]:
-        entry_size = 64 if self.bits == 64 else 40
+        entry_size = 64 if self._bits == 64 else 40
         if not header.e_shoff:
             return
         if header.e_shentsize < entry_size:
-            raise ObjectFileError(f"{self.shown} has a damaged section header table")
+            raise ObjectFileError(f"{self._shown} has a damaged section header table")
         # Section 0 holds what doesn't fit in the header: the count and the index of the names.
         first = self._parse(layout, header.e_shoff, entry_size)
         count = header.e_shnum or first.sh_size
         if count > _MAX_SECTIONS:
-            raise ObjectFileError(f"{self.shown} claims to have {count:,} sections")
+            raise ObjectFileError(f"{self._shown} claims to have {count:,} sections")
         entries = [
             self._parse(layout, header.e_shoff + i * header.e_shentsize, entry_size)
             for i in range(count)
@@ -203,7 +236,12 @@ class ElfFile:
         names_index = first.sh_link if is_elsewhere else header.e_shstrndx
         names = b""
         if 0 < names_index < count and entries[names_index].sh_type == "SHT_STRTAB":
-            names = self.read(entries[names_index].sh_offset, entries[names_index].sh_size)
+            names = read_part(
+                self._source,
+                self._shown,
+                entries[names_index].sh_offset,
+                entries[names_index].sh_size,
+            )
         for entry in entries:
             yield Section(
                 _string_at(names, entry.sh_name),
@@ -215,6 +253,13 @@ class ElfFile:
                 entry.sh_link,
                 entry.sh_type not in ("SHT_NOBITS", "SHT_NULL"),
             )
+
+
+def read_part(source: Source, shown: str, offset: int, size: int) -> bytes:
+    """`size` bytes of a file (at most 512 MiB). Raises ObjectFileError."""
+    if size > MAX_PART_BYTES:
+        raise ObjectFileError(f"{shown} has a part of {size:,} bytes: too large to read")
+    return source.read(offset, size)
 
 
 def _string_at(strings: bytes, offset: int) -> str:

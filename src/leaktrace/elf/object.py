@@ -93,7 +93,7 @@ class ElfObject(ElfFile):
     @property
     def file_stamp(self) -> tuple[int, ...]:
         """Changes whenever the contents of the file do; () for one in memory or closed."""
-        return self._source.stamp if isinstance(self._source, FileSource) else ()
+        return self._source.stamp
 
     @property
     def holds_file(self) -> bool:

@@ -1,7 +1,8 @@
 """Signals that end a run, turned into something a selector can wait for.
 
 SIGINT, SIGTERM and SIGHUP request a final report and an orderly end. A second signal ends the run
-without waiting for that report. Source: signal(7).
+without waiting for that report. The first Ctrl-C of a terminal is left to a command that leaktrace
+runs there, which gets it, too. Source: signal(7), termios(3).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
+_PIPE_BYTES = 65_536
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,6 +46,8 @@ class Interrupts:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._raises = False
+        self._shares_terminal = False
+        self._was_left = False
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before: dict[signal.Signals, object] = {}
 
@@ -61,7 +65,25 @@ class Interrupts:
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         return self
 
+    def leave_first_to_command(self) -> None:
+        """From now on a command runs in this process group. It gets the Ctrl-C of the terminal, and
+        may take its time to end by it: it is traced until then. The next Ctrl-C ends the run."""
+        self._shares_terminal = True
+
+    def was_left_to_command(self) -> bool:
+        """Whether that Ctrl-C has come since the last call."""
+        if not self._was_left:
+            return False
+        self._was_left = False
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read_end, _PIPE_BYTES)
+        return True
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._shares_terminal and _is_in_foreground():
+            self._shares_terminal = False
+            self._was_left = True
+            return
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
@@ -96,3 +118,12 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
         os.close(self._read_end)
         os.close(self._write_end)
+
+
+def _is_in_foreground() -> bool:
+    """Whether Ctrl-C on the terminal goes to this process group."""
+    try:
+        with open("/dev/tty", "rb", buffering=0) as terminal:  # noqa: PTH123
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:  # there is no terminal
+        return False

@@ -29,11 +29,12 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.arch.machines import is_decoded
+from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.process.probes.code.flow import CodeReader, UnfollowableError
+from leaktrace.process.probes.code.flow import UnfollowableError
 from leaktrace.process.probes.object_plan import ObjectPlan
+from leaktrace.process.probes.release_code import ReleaseCode, release_code
 from leaktrace.process.regions import RegionLedger
 from leaktrace.targets.mappings import Mapping
 
@@ -59,31 +60,20 @@ class _ReleasingCode:
         )
 
     def holds(self, offset: int) -> bool:
-        """Whether the call before a return address (an offset in the file) is in this code."""
-        elf, ranges, returns = self._code
+        """Whether the call before a return address (an offset in the file) is in this code.
+
+        Raises ObjectFileError and UnfollowableError.
+        """
+        elf, code = self._code
         vaddr = elf.offset_to_vaddr(offset - 1)
-        if vaddr is None:
-            return False
-        return vaddr + 1 in returns or any(start <= vaddr < end for start, end in ranges)
+        return vaddr is not None and code.holds(vaddr + 1)
 
     @cached_property
-    def _code(self) -> tuple[ElfObject, list[tuple[int, int]], set[int]]:
-        """The file, the functions' ranges, and the return addresses of the calls in them."""
+    def _code(self) -> tuple[ElfObject, ReleaseCode]:
         elf = ElfObject.open(self._descriptor, self.plan.path)
-        ranges: list[tuple[int, int]] = []
-        returns: set[int] = set()
-        if not is_decoded(elf.machine):
-            return elf, ranges, returns
-        reader = CodeReader(elf, ())
-        for offset in self._entries:
-            entry = elf.offset_to_vaddr(offset)
-            if entry is None:
-                continue
-            extent = reader.extent(entry)
-            if extent is not None:
-                ranges.append((extent.start, extent.end))
-            returns |= reader.returns_in(entry)
-        return elf, ranges, returns
+        entries = [elf.offset_to_vaddr(offset) for offset in self._entries]
+        known = [entry for entry in entries if entry is not None]
+        return elf, release_code(elf, known, user_cache_directory())
 
 
 class AllocatorsOwn:

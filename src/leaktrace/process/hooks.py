@@ -21,6 +21,7 @@ from leaktrace.process.probes.loader_probes import plan_loader
 from leaktrace.process.probes.object_plan import ObjectPlan
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.planner import Planner
+from leaktrace.process.probes.program_ends import ExitPlanner
 from leaktrace.targets.loader import LoaderInterface, loader_interface
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.process import Process
@@ -52,6 +53,7 @@ class Hooks:
     own: AllocatorsOwn
     notes: Notes
     pairs: PairPlanner | None = None  # of --pair
+    exits: ExitPlanner | None = None  # of a command that is stopped before it exits
     loader: LoaderInterface | None = None  # of the image that runs now
     _loader_files: set[tuple[str, int] | None] = field(default_factory=set)  # with a probe
 
@@ -160,6 +162,12 @@ class Hooks:
         if self.attach(plan, mappings, is_started=True) is None:
             self._loader_files.add(plan.identity)
 
+    def attach_exit(self, mappings: Sequence[Mapping]) -> None:
+        """Hook the place where a command exits, so that it is stopped there. Raises
+        LeaktraceError."""
+        for plan in [] if self.exits is None else self.exits.plan(mappings):
+            self.attach(plan, mappings, is_started=True)
+
     def _remove_leftovers(self, plans: Sequence[ObjectPlan], mappings: Sequence[Mapping]) -> None:
         if self.keeper is not None and self.options.may_have_leftovers:
             pid, verbose = self.process.pid, self.options.verbose
@@ -180,6 +188,8 @@ class Hooks:
         self.planner.forget()
         if self.pairs is not None:
             self.pairs.forget()
+        if self.exits is not None:
+            self.exits.forget()
         self.loader = None
         self._loader_files.clear()
 

@@ -28,6 +28,7 @@ class Moment(NamedTuple):
     epoch: int = 0  # the session's, before the mappings were read
     view: int = 0  # number of their view (symbols/views.py)
     loader: int = 0  # address of the dynamic loader's r_debug; 0: unknown
+    sees_loads: bool = False  # the loader was followed already when the mappings were read
 
 
 @dataclass
@@ -72,6 +73,7 @@ class KernelTables:
         in_force["loader"] = moment.loader
         in_force["epoch"] = moment.epoch
         in_force["view"] = moment.view
+        in_force["sees_loads"] = moment.sees_loads
         self.list.update(number, in_force)
         in_force["place"] = number
         self.list.update(first, in_force)

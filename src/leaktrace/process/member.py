@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from leaktrace.model import Ending
 from leaktrace.process.attach.attachments import Attachments
+from leaktrace.process.exit_watch import ExitWatch
 from leaktrace.process.looks import Looks
 from leaktrace.process.traced import Traced
 from leaktrace.targets.memory_use import MemoryWatch
@@ -57,6 +58,15 @@ class Member:
             traced.symbolizer.look_ahead()
             self.memory.begin()
         else:
+            if traced.hooks.exits is not None:
+                verbose = traced.hooks.options.verbose
+                watch = ExitWatch(traced.command, traced.slot, self.memory, verbose=verbose)
+                try:
+                    watch.start()
+                except RuntimeError:  # no more threads are allowed: it must not be stopped
+                    traced.hooks.exits = None
+                else:
+                    self.resources.callback(watch.end)
             traced.command.release()
             traced.process.read_name()
 

@@ -26,12 +26,12 @@ from leaktrace.process.hooks import HookOptions, Hooks
 from leaktrace.process.looks import Looks
 from leaktrace.process.member import Member
 from leaktrace.process.notes import Notes
-from leaktrace.process.probes.allocators import OBJECTS_PROGRAM
+from leaktrace.process.probes.allocators import EXIT_PROGRAM, OBJECTS_PROGRAM
 from leaktrace.process.probes.object_plan import ObjectPlan, Way
-from leaktrace.process.probes.pair_plan import plan_starts
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
-from leaktrace.process.probes.planner import Planner
+from leaktrace.process.probes.planner import ExaminedFiles, Planner
+from leaktrace.process.probes.program_ends import ExitPlanner, plan_starts
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.slot import Slot
@@ -84,6 +84,7 @@ class Planning:
     budget: TableBudget
     lookups: Lookups
     placed: PlacedTables
+    _examined: ExaminedFiles = field(default_factory=dict)
 
     def plan(self, target: Target, compilation: Compilation | None, *, with_tables: bool) -> Plans:
         """Choose the probes of a process, and build its unwind tables. `compilation`: makes room
@@ -92,7 +93,9 @@ class Planning:
         Raises LeaktraceError.
         """
         options, command = self.options, target.command
-        planner = Planner(options.objects, way=way_of(options), budget=self.budget)
+        planner = Planner(
+            options.objects, way=way_of(options), budget=self.budget, examined=self._examined
+        )
         names = SymbolOptions(lines=options.report.lines, inlines=options.report.inlines)
         symbolizer = ProcessSymbolizer(target.pid, names, self.lookups)
         objects: list[ObjectPlan] = []
@@ -215,6 +218,7 @@ class Opening:
                 ),
                 own=AllocatorsOwn(names.addresses_of),
                 notes=said,
+                exits=self._exits(target),
             )
             traced = Traced(
                 slot=slot,
@@ -268,6 +272,10 @@ class Opening:
             notify(f"stacks are walked by {walker}")
             self._said_walker.append(str(walker))
         return None if in_kernel is None else tables
+
+    def _exits(self, target: Target) -> ExitPlanner | None:
+        is_stopped = target.command is not None and EXIT_PROGRAM in self.program.programs
+        return ExitPlanner(target.pid) if is_stopped else None
 
     def _watch(self, target: Target, closing: ExitStack) -> ProbeWatch | None:
         if self.keeper is None:

@@ -3,6 +3,7 @@ loaded."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,7 @@ from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     ENTRY_PROGRAMS,
+    EXIT_PROGRAM,
     OBJECTS_PROGRAM,
     POINT_PROGRAM,
     RELEASE_OF_PAIR_PROGRAM,
@@ -30,7 +32,7 @@ from leaktrace.process.probes.allocators import (
     START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
-from leaktrace.process.task_offsets import task_offset_knobs
+from leaktrace.process.task_offsets import OOM_TRACEPOINT, task_offset_knobs
 from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
@@ -63,6 +65,7 @@ FRAGMENTS = (
     "process/entries.bpf.c",
     "process/point.bpf.c",
     "process/objects.bpf.c",
+    "process/exit_stop.bpf.c",
     "process/exec_fork_exit.bpf.c",
     "process/descriptors.bpf.c",
 )
@@ -82,7 +85,7 @@ _REGION_SHARE = 4
 _PERF_SHARE = 4  # of that, per CPU, in perf buffers
 FAULT_PROGRAM = "on_fault"
 FILE_CAPACITY = 2 * abi.MAX_FILE_MAPPINGS  # two lists
-RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork")
+RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork", OOM_TRACEPOINT)
 SYSTEM_CALL_TRACEPOINTS = ("sys_enter", "sys_exit")  # with --fds; of the whole machine
 
 
@@ -107,12 +110,20 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "FD_SPACE": options.descriptor_space,
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
-    knobs |= task_offset_knobs(exit_status=options.command is None or options.follow)
+    knobs |= task_offset_knobs(
+        exit_status=options.command is None or options.follow, exit_stop=stops_at_exit(options)
+    )
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:
         knobs |= {"MAX_SIZE": filters.max_size_bytes, "SIZES_FILTERED": 1}
     return knobs
+
+
+def stops_at_exit(options: ProcessOptions) -> bool:
+    """Whether a command is stopped before it exits, if the kernel's types are known. Only root can
+    continue it in any case: it may be of another user by then (kill(2))."""
+    return options.command is not None and not options.faults and os.geteuid() == 0
 
 
 def counts_freed(options: ProcessOptions) -> bool:
@@ -265,18 +276,27 @@ class Compilation:
                 names.append(RELEASE_OF_PAIR_PROGRAM)
             if self._has_spaces:
                 names.append(START_PROGRAM)
+            if self._knobs.get("STOP_AT_EXIT"):
+                names.append(EXIT_PROGRAM)
             if walker.uses_tables:
                 names.append(OBJECTS_PROGRAM)
         programs = [ProgramKind(name, kind, attach_type) for name in names]
         if walker is Walker.TAIL_CALLS:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
-        tracepoint, names = syscalls.PROG_TYPE_RAW_TRACEPOINT, list(RAW_TRACEPOINTS)
+        if OBJECTS_PROGRAM in names:
+            programs.append(ProgramKind("object_part", kind, attach_type, tail_of="object_parts"))
+        tracepoint = syscalls.PROG_TYPE_RAW_TRACEPOINT
+        traced = [
+            name
+            for name in RAW_TRACEPOINTS
+            if name != OOM_TRACEPOINT or self._knobs.get("OOM_VICTIM")
+        ]
         if self._knobs["FD_SPACE"]:
-            names += SYSTEM_CALL_TRACEPOINTS
+            traced += SYSTEM_CALL_TRACEPOINTS
             if walker is Walker.TAIL_CALLS:
                 part, tail_of = "descriptor_walk_part", "descriptor_walk_parts"
                 programs.append(ProgramKind(part, tracepoint, tail_of=tail_of))
-        return programs + [ProgramKind(f"at_{name}", tracepoint) for name in names]
+        return programs + [ProgramKind(f"at_{name}", tracepoint) for name in traced]
 
     @property
     def _has_spaces(self) -> bool:

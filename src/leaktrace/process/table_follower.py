@@ -60,7 +60,7 @@ class TableFollower:
     def place(self, mappings: Sequence[Mapping]) -> None:
         """Compile the tables of a running process."""
         executable = _executable(mappings)
-        self._place(executable)
+        self._take(self._layout.update(executable), executable)
         self._followed = (executable, self._moment, (), ())
 
     def plan_files(self, paths: Iterable[str]) -> Capacity:
@@ -97,9 +97,10 @@ class TableFollower:
             return
         self._moment = moment
         self._budget.look_again()
-        self._place(executable, unlisted, now)
+        for update in self._layout.update_in_steps(executable, unlisted, now):
+            self._take(update, executable)
+            self._write()
         self._followed = (executable, moment, unlisted, now if self._has_left_out_mappings else ())
-        self._write()
 
     def close(self) -> None:
         """The process has ended."""
@@ -125,13 +126,8 @@ class TableFollower:
                 "frame pointers only"
             )
 
-    def _place(
-        self,
-        executable: tuple[Mapping, ...],
-        unlisted: Sequence[Mapping] = (),
-        present: Sequence[Mapping] | None = None,
-    ) -> None:
-        update = self._layout.update(executable, unlisted, present)
+    def _take(self, update: Update, executable: tuple[Mapping, ...]) -> None:
+        """The next update to write."""
         self._known = executable
         self._has_left_out_mappings |= update.mappings_left_out > 0
         listed = len(update.mappings)

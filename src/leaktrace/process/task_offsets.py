@@ -22,6 +22,13 @@ _FEATURES: dict[str, _Members] = {
         "SIGNAL_FLAGS_OFFSET": (("signal_struct", "flags"),),
         "SIGNAL_EXIT_CODE_OFFSET": (("signal_struct", "group_exit_code"),),
     },
+    # Whether a command may be stopped before it exits: bpf/process/exit_stop.bpf.c.
+    "exit_stop": {
+        "TASK_SIGNAL_OFFSET": (("task_struct", "signal"),),
+        "SIGNAL_THREADS_OFFSET": (("signal_struct", "nr_threads"),),
+        "TASK_SIGHAND_OFFSET": (("task_struct", "sighand"),),
+        "SIGHAND_ACTION_OFFSET": (("sighand_struct", "action"),),
+    },
     # Which process a fork has made.
     "forks": {"TASK_TGID_OFFSET": (("task_struct", "tgid"),)},
     # The thread pointer (fs). The way from the Go runtime's own stack to the goroutine that it
@@ -31,14 +38,20 @@ _FEATURES: dict[str, _Members] = {
     },
 }
 
+OOM_TRACEPOINT = "mark_victim"
+_PID, _TASK = 1, 2  # what it says about the victim
+_SWITCHES = {"exit_status": "EXIT_STATUS", "exit_stop": "STOP_AT_EXIT"}  # knobs that are 1 or 0
 
-def task_offset_knobs(*, exit_status: bool) -> dict[str, int]:
+
+def task_offset_knobs(*, exit_status: bool, exit_stop: bool) -> dict[str, int]:
     """The -D flags that say it, of each feature for which everything is known. `exit_status`:
-    whether it has to be read; of a command, wait(2) returns it."""
+    whether it has to be read; of a command, wait(2) returns it. `exit_stop`: whether a command is
+    to be stopped before it exits."""
+    asked = {"exit_status": exit_status, "exit_stop": exit_stop}
     wanted = {
         feature: members
         for feature, members in _FEATURES.items()
-        if not support.declined(feature) and (exit_status or feature != "exit_status")
+        if not support.declined(feature) and asked.get(feature, True)
     }
     try:
         types = KernelTypes()  # takes some 10 ms: once for all
@@ -48,10 +61,19 @@ def task_offset_knobs(*, exit_status: bool) -> dict[str, int]:
     with closing(types):
         for feature, members in wanted.items():
             offsets = _offsets(members, types.member_offset)
-            if offsets and feature == "exit_status":
-                knobs["EXIT_STATUS"] = 1
+            if offsets and feature in _SWITCHES:
+                knobs[_SWITCHES[feature]] = 1
             knobs |= offsets
+        if not support.declined("oom_victim"):
+            victim = _oom_victim(types.tracepoint_arguments(OOM_TRACEPOINT))
+            if victim != _TASK or knobs.get("TASK_TGID_OFFSET"):
+                knobs["OOM_VICTIM"] = victim
     return knobs
+
+
+def _oom_victim(arguments: tuple[str, ...] | None) -> int:
+    """What the tracepoint says about the victim (bpf/process/config.h); 0: it is not known."""
+    return {"int": _PID, "task_struct *": _TASK}.get(arguments[0], 0) if arguments else 0
 
 
 def _offsets(members: _Members, offset_of: Callable[[str, str], int | None]) -> dict[str, int]:

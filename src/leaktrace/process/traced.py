@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leaktrace.analysis.same_sites import SameSites
 from leaktrace.errors import LeaktraceError
@@ -112,9 +113,13 @@ class Traced:
         """How the process has ended; None while it lives."""
         if self.process.is_alive():
             return None
+        now = self.slot.session_now()
         if self.command is not None:
-            return self.command.ending()
-        return ending_of(int(self.slot.session_now()["wait_status"]))
+            ending = self.command.ending()
+        else:
+            ending = ending_of(int(now["wait_status"]))
+        was_chosen = bool(now["oom_ns"]) and ending.signal == signal.SIGKILL
+        return replace(ending, by_oom_killer=True) if was_chosen else ending
 
     # --- changes ---------------------------------------------------------------------------
 
@@ -143,25 +148,34 @@ class Traced:
         `epoch`: the session's, before the mappings were read. Raises LeaktraceError when an object
         can't be hooked.
         """
+        saw_loads = self.hooks.is_loader_hooked
         self._mapped = {m.path for m in mappings if m.is_executable}
         self.own.follow(mappings)
         self.symbolizer.refresh(mappings)
         self.symbolizer.look_ahead()
         if self.is_started:
             self.hooks.attach_loader(mappings)
-        self._list_code(epoch)
+            self.hooks.attach_exit(mappings)
+        self._list_code(epoch, saw_loads=saw_loads)
+        if self.hooks.is_loader_hooked and not saw_loads:
+            self.look_times.at_once()  # what was loaded since the mappings were read was not seen
         if self.faults is not None:
             self.faults.follow(mappings)
         else:
             self.hooks.attach_new(mappings, is_started=self.is_started)
 
-    def _list_code(self, epoch: int) -> None:
-        """Give the walker the unwind tables of the code that is known now."""
+    def _list_code(self, epoch: int, *, saw_loads: bool) -> None:
+        """Give the walker the unwind tables of the code that is known now. `saw_loads`: every
+        object that was loaded since the mappings were read was noticed."""
         if self.tables is None:
             return
         view, loader = self.symbolizer.views.now, self.hooks.loader
         moment = Moment(
-            self.generation, epoch, view.number, loader.r_debug if loader is not None else 0
+            self.generation,
+            epoch,
+            view.number,
+            loader.r_debug if loader is not None else 0,
+            saw_loads,
         )
         unlisted, present = self.symbolizer.loaded(), self.symbolizer.mappings
         self.tables.follow(view.mappings, moment, unlisted, present)

@@ -21,6 +21,8 @@ def ending_in_words(report: Report) -> str:
     ending, who = report.ending, f"process {report.target.pid}"
     if ending is None:
         return ""
+    if ending.by_oom_killer:
+        return f"{who} was killed by the OOM killer (out of memory)"
     if ending.signal is not None:
         return f"{who} was killed by signal {ending.signal}{_name_of(ending.signal)}"
     return f"{who} ended" + ("" if ending.status is None else f" with status {ending.status}")
@@ -32,6 +34,8 @@ def ending_in_short(ending: Ending | None) -> str:
         return "ended"
     if ending.signal is None:
         return f"ended: exit {ending.status}"
+    if ending.by_oom_killer:
+        return "ended: killed by the OOM killer"
     name = _name_of(ending.signal).strip(" ()")
     return f"ended: killed by {name or f'signal {ending.signal}'}"
 

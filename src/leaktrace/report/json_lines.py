@@ -191,7 +191,13 @@ def _process(line: ProcessLine) -> Object:
 
 
 def _ending(ending: Ending | None) -> Object | None:
-    return None if ending is None else {"status": ending.status, "signal": ending.signal}
+    if ending is None:
+        return None
+    return {
+        "status": ending.status,
+        "signal": ending.signal,
+        "oom_killed": ending.by_oom_killer,
+    }
 
 
 def _pair(pair: PairInfo) -> Object:
@@ -273,6 +279,7 @@ def _resident(resident: ResidentMemory) -> Object:
         "kinds_since_attach": (
             None if resident.since_attach is None else _memory_kinds(resident.since_attach)
         ),
+        "at_exit": resident.is_at_exit,
     }
 
 

@@ -216,7 +216,8 @@ def _resident(resident: ResidentMemory) -> str:
         change = f" ({units.size_change(resident.growth_bytes)})"
     elif resident.since_attach_bytes not in (None, resident.bytes):  # equal: executed under trace
         change = f" ({units.size_change(resident.since_attach_bytes or 0)} since attach)"
-    return f"RSS {units.size(resident.bytes)}{change}"
+    when = " at exit" if resident.is_at_exit else ""
+    return f"RSS{when} {units.size(resident.bytes)}{change}"
 
 
 def _sites(report: Report, width: int) -> Iterator[Text]:

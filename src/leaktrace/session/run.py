@@ -24,6 +24,7 @@ from leaktrace.options import (
 )
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
+from leaktrace.own.oom import OWN_SCORE
 from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
@@ -44,6 +45,7 @@ def run(options: Options) -> int:
     BrokenPipeError when the reader of the reports has closed the pipe.
     """
     descriptors.raise_limit()
+    OWN_SCORE.begin()
     with open_output(options.report.output) as output, Interrupts() as interrupts:
         try:
             if isinstance(options, KernelOptions):
@@ -124,6 +126,8 @@ class Run:
         with self._interrupts.raised():
             self._reporter.begin(self._tracer.info(), self._argv)
             self._tracer.arm()
+        if self._argv:
+            self._interrupts.leave_first_to_command()
         self._reports.start_clock()
         meter = self._tracer.cost_meter()
         info = self._tracer.info()
@@ -158,6 +162,9 @@ class Run:
                     return TARGET_ENDED
                 if probes in readable:
                     return "its probes were detached unexpectedly"
+                if self._interrupts.was_left_to_command():
+                    notify("Ctrl-C: the command got it, too, and is traced until it ends")
+                    hint("press Ctrl-C again to end it, after a final report")
                 if self._interrupts.received is not None:
                     return f"interrupted ({self._interrupts.received.name})"
                 if look_s is not None and time.monotonic() >= look_s:

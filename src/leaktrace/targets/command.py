@@ -19,6 +19,7 @@ from leaktrace.errors import TargetError
 from leaktrace.model import Ending
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import ENDING, held_back
+from leaktrace.own.oom import OWN_SCORE
 
 _END_TIMEOUT_S = 5.0  # between SIGTERM and SIGKILL
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -57,6 +58,7 @@ class StartedCommand:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             signal.signal(signal.SIGCHLD, self._on_child or signal.SIG_DFL)
             descriptors.restore_limit()
+            OWN_SCORE.end()
             os.close(self._hold)
             if os.read(hold_read, 1) != b"x":
                 os._exit(127)

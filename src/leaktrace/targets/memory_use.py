@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leaktrace.errors import TargetError
@@ -57,6 +57,8 @@ class MemoryWatch:
         self._pid = pid
         self._first = _NOTHING
         self._is_all = True
+        self._at_exit: MemoryGrowth | None = None
+        self._programs_at_exit = MemoryKinds()
 
     def begin(self) -> None:
         """Tracing begins in a running process."""
@@ -67,11 +69,18 @@ class MemoryWatch:
         """The process has executed another program, which holds nothing yet."""
         self._first, self._is_all = _NOTHING, True
 
+    def keep(self) -> None:
+        """The process is stopped before it exits: this is what `look` returns when it has ended."""
+        now = self.look()
+        if now is not None:
+            self._at_exit = replace(now, is_at_exit=True)
+            self._programs_at_exit = self.of_programs()
+
     def look(self) -> MemoryGrowth | None:
         """What the process holds now, and the difference; None when it has ended."""
         now = read_memory(self._pid)
         if now is None:
-            return None
+            return self._at_exit
         return MemoryGrowth(
             now.resident,
             now.resident.since(self._first.resident),
@@ -85,7 +94,7 @@ class MemoryWatch:
         try:
             return _of_programs(read_mappings(self._pid))
         except TargetError:
-            return MemoryKinds()
+            return self._programs_at_exit
 
 
 def _of_programs(mappings: Sequence[Mapping]) -> MemoryKinds:

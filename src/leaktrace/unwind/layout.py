@@ -11,14 +11,14 @@ process/kernel_tables.py then switches to it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.process import GENERATED_CODE, UNWIND_MAPPING
+from leaktrace.abi.process import GENERATED_CODE, TABLE_TO_COME, UNWIND_MAPPING
 from leaktrace.arch.x86_64 import PAGE_BYTES
 from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
@@ -63,6 +63,7 @@ class Update:
 
 
 _NOTHING = Placed(0, 0, 0, 0, 0, (), 0)
+_TO_COME = Placed(TABLE_TO_COME, 0, 0, 0, 0, (), 0)
 
 
 def at_array_stride(pages: NDArray[np.uint32]) -> NDArray[np.uint64]:
@@ -76,10 +77,10 @@ class UnwindLayout:
 
     `tables` returns the table of the object behind a mapping, None where there is no object. An
     ObjectFileError that it raises is reported, and the object has no table: permanently, unless the
-    cause is that the mapping has just changed. The same applies to an object whose table would
-    exceed MAX_ROWS or MAX_PAGES; the tables of objects that come after it are not requested. The
-    objects that are new in an update are placed by ascending `weight`, so that an object that is
-    too large takes no other one's place.
+    cause is that the mapping has just changed: then its table is still to come. The same applies to
+    an object whose table would exceed MAX_ROWS or MAX_PAGES; the tables of objects that come after
+    it are not requested. The objects that are new in an update are placed by ascending `weight`, so
+    that an object that is too large takes no other one's place.
     """
 
     tables: TableProvider
@@ -124,18 +125,42 @@ class UnwindLayout:
         of which nothing is known, a pc in no mapping means that the list is out of date. Where the
         list has no room for all, those of `present` come first (None: all are present).
         """
-        executable = [
-            mapping
-            for mapping in sorted(mappings, key=lambda mapping: mapping.start)
-            if mapping.is_executable and mapping.end <= _ADDRESS_LIMIT
-        ]
+        executable = _walkable(mappings)
+        new = self._new_objects([*executable, *unlisted])
+        return self._update([(key, one) for _, key, one in new], executable, present)
+
+    def update_in_steps(
+        self,
+        mappings: Iterable[Mapping],
+        unlisted: Iterable[Mapping] = (),
+        present: Iterable[Mapping] | None = None,
+    ) -> Iterator[Update]:
+        """As `update`, but each object that has a weight is placed by an update of its own, so that
+        walks need not wait for all tables until they have the first ones. Until then walks end in
+        its code: its table will come."""
+        executable = _walkable(mappings)
+        new = self._new_objects([*executable, *unlisted])
+        light = [(key, one) for weight, key, one in new if not weight]
+        heavy = [(key, one) for weight, key, one in new if weight]
+        if light or not heavy:
+            yield self._update(light, executable, present)
+        for one in heavy:
+            yield self._update([one], executable, present)
+
+    def _update(
+        self,
+        new: Iterable[tuple[object, Mapping]],
+        executable: Sequence[Mapping],
+        present: Iterable[Mapping] | None,
+    ) -> Update:
+        """Place these objects, and list the mappings."""
         rows: list[Rows] = []
         pages: list[NDArray[np.uint32]] = []
         failures: list[UnwindFailure] = []
         shared = self.shared
         row_start, page_start = shared.row_count, shared.page_count
         known: list[tuple[int, ...]] = []
-        for key, mapping in self._new_objects([*executable, *unlisted]):
+        for key, mapping in new:
             try:
                 table = self._table(mapping)
             except ObjectFileError as error:
@@ -151,7 +176,9 @@ class UnwindLayout:
                 pages.append(table.pages + np.uint32(placed.row_lo))
         entries: list[tuple[int, ...]] = []
         for mapping in executable:
-            placed = shared.placed.get(self._object_key(mapping), _NOTHING)
+            key = self._object_key(mapping)
+            is_to_come = key is not None and key not in shared.placed
+            placed = _TO_COME if is_to_come else shared.placed.get(key, _NOTHING)
             _append(entries, _entry(mapping, placed))
         listed, left_out = self._cut(entries, executable if present is None else present)
         shared.listed = len(listed)
@@ -168,14 +195,16 @@ class UnwindLayout:
             mappings_left_out=left_out,
         )
 
-    def _new_objects(self, mappings: Sequence[Mapping]) -> list[tuple[object, Mapping]]:
-        """Each object that isn't placed yet, with one of its mappings."""
+    def _new_objects(self, mappings: Sequence[Mapping]) -> list[tuple[int, object, Mapping]]:
+        """Each object that isn't placed yet, with its weight and one of its mappings; the lightest
+        first."""
         new: dict[object, Mapping] = {}
         for mapping in mappings:
             key = self._object_key(mapping)
             if key is not None and key not in self.shared.placed:
                 new.setdefault(key, mapping)
-        return sorted(new.items(), key=lambda item: self.weight(item[1]))
+        weighed = [(self.weight(mapping), key, mapping) for key, mapping in new.items()]
+        return sorted(weighed, key=lambda one: one[0])
 
     def _table(self, mapping: Mapping) -> UnwindTable | None:
         table = None if self.shared.is_full else self.tables(mapping)
@@ -230,6 +259,15 @@ class UnwindLayout:
         return self._lists.start + self._lists.length * ((self._updates - 1) % 2)
 
 
+def _walkable(mappings: Iterable[Mapping]) -> list[Mapping]:
+    """Those that hold code, by ascending address."""
+    return [
+        mapping
+        for mapping in sorted(mappings, key=lambda mapping: mapping.start)
+        if mapping.is_executable and mapping.end <= _ADDRESS_LIMIT
+    ]
+
+
 def _is_passing(error: ObjectFileError) -> bool:
     """Whether the mapping was gone when its file was opened: the next update tries again."""
     return isinstance(error.__cause__, FileNotFoundError | ProcessLookupError)
@@ -246,7 +284,7 @@ def _entry(mapping: Mapping, placed: Placed) -> tuple[int, ...]:
             return mapping.start, mapping.end, bias, *placed[:4], placed.fingerprint
     if not mapping.is_file:
         return mapping.start, mapping.end, 0, GENERATED_CODE, 0, 0, 0, 0
-    return mapping.start, mapping.end, 0, *_NOTHING[:4], 0
+    return mapping.start, mapping.end, 0, *(placed if placed is _TO_COME else _NOTHING)[:4], 0
 
 
 def _append(entries: list[tuple[int, ...]], entry: tuple[int, ...]) -> None:

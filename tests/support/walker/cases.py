@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from unwind_walker import Arrays
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EndOf, Rule, SavedRbp
+from leaktrace.errors import ObjectFileError
 from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.layout import UnwindLayout, Update
@@ -130,7 +131,8 @@ class Stack:
 
 
 def make_process(random: Random) -> Process:
-    """One to three objects, and sometimes generated code without a table."""
+    """One to three objects, and sometimes generated code without a table, or an object whose table
+    is still to come."""
     objects: list[list[AnyRow]] = []
     row = _small_frame if random.random() < 0.1 else _row
     for number in range(random.randint(1, 3)):
@@ -139,7 +141,8 @@ def make_process(random: Random) -> Process:
     code = Random(random.getrandbits(32))
     gaps = [random.randint(0, 2) for _ in objects]
     distances = [random.choice((0, random.randint(1, 15))) for _ in range(16)]
-    return process_of(objects, code=code, gaps=gaps, distances=distances)
+    to_come = {number for number in range(len(objects)) if random.random() < 0.1}
+    return process_of(objects, code=code, gaps=gaps, distances=distances, to_come=to_come)
 
 
 def process_of(
@@ -148,10 +151,11 @@ def process_of(
     code: Random | None = None,
     gaps: Sequence[int] = (),
     distances: Sequence[int] = (4,),
+    to_come: Collection[int] = (),
 ) -> Process:
     """A process of objects of OBJECT_PAGES pages, each with these rows; without rows, there is no
     object but generated code. `gaps` are pages between them, `distances` bytes from a row's pc to
-    an address that stacks have."""
+    an address that stacks have. Objects with the numbers `to_come` have no table yet."""
     code = code or Random(1)
     tables: dict[str, UnwindTable] = {}
     mappings: list[Mapping] = []
@@ -174,7 +178,13 @@ def process_of(
             ip: row.switch for ip, row in zip(own, rows, strict=True) if isinstance(row, SwitchRow)
         }
         address = end + (gaps[number] if gaps else 0) * PAGE
-    layout = UnwindLayout(lambda mapping: tables.get(mapping.path))
+
+    def provide(mapping: Mapping) -> UnwindTable | None:
+        if mapping.is_file and int(mapping.path[1:]) in to_come:
+            raise ObjectFileError("its table is to come") from FileNotFoundError()
+        return tables.get(mapping.path)
+
+    layout = UnwindLayout(provide)
     update = layout.update(mappings)
     arrays = Arrays(np.zeros(1 << 12, np.uint64), np.zeros(1 << 10, np.uint64))
     arrays.write(update)

@@ -59,6 +59,7 @@ class Fuzzer:
     def check(self, random: Random) -> None:
         """One process, and many walks in it."""
         process = make_process(random)
+        self._warm.sees_loads = self._cold.sees_loads = random.random() < 0.5
         self._install(process)
         stack = make_stack(random, process)
         for damage in range(3):
@@ -89,7 +90,7 @@ class Fuzzer:
 
     def _walk(self, walks: Walks, process: Process, origin: Origin, memory: Memory) -> Walked:
         """Walk, and compare with the reference."""
-        reference = Reference(process.arrays, memory, TRAMPOLINE)
+        reference = Reference(process.arrays, memory, TRAMPOLINE, sees_loads=walks.sees_loads)
         expected = reference.walk(origin)
         walked = walks.walk(origin, memory)
         check_bounds(walked.run, self._parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unwind_walker import Arrays
 
@@ -66,6 +66,7 @@ class Reference:
     memory: Memory
     trampoline: int
     most_frames: int = abi.MAX_FRAMES
+    sees_loads: bool = False  # unmapped code was made at run time
 
     def walk(self, origin: Origin) -> Expected:
         """From the registers on, or from the caller of the function that they are in."""
@@ -257,6 +258,10 @@ class Reference:
         if self.trampoline <= self._ip < self.trampoline + _TRAMPOLINE_BYTES:
             self._step_over_trampoline()
             return
+        if why is WalkResult.NO_MAPPING and not self.sees_loads:
+            raise _EndError(why)
+        if self._is_table_to_come():
+            raise _EndError(WalkResult.NO_MAPPING)
         if why is WalkResult.NO_ROW and self._back and not self._guessed:
             if not self._is_in_object():
                 code = self._bytes(self._ip, 8)
@@ -283,7 +288,15 @@ class Reference:
 
     def _is_in_generated_code(self) -> bool:
         mapping = self.arrays.find_mapping(self._ip - self._back)
-        return mapping is not None and not mapping["page_count"] and bool(mapping["row_lo"])
+        return mapping is not None and self._kind_without_table(mapping) == abi.GENERATED_CODE
+
+    def _is_table_to_come(self) -> bool:
+        mapping = self.arrays.find_mapping(self._ip - self._back)
+        return mapping is not None and self._kind_without_table(mapping) == abi.TABLE_TO_COME
+
+    @staticmethod
+    def _kind_without_table(mapping: Any) -> int:
+        return 0 if mapping["page_count"] else int(mapping["row_lo"])
 
     def _is_in_object(self) -> bool:
         mapping = self.arrays.find_mapping(self._ip - self._back)

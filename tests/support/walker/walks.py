@@ -97,6 +97,7 @@ class Walks:
         self._losses = self.machine.array("losses", abi.U64)
         self._tallies = self.machine.array("tallies", abi.U64)
         self._tables: KernelTables | None = None
+        self.sees_loads = False  # of the lists that are written
         self.forget()
 
     # --- tables ---
@@ -111,7 +112,7 @@ class Walks:
     def write(self, update: Update, trampoline: int = TRAMPOLINE) -> None:
         """Install a further update."""
         assert self._tables is not None, "nothing is installed"
-        self._tables.write(update, Moment(), trampoline)
+        self._tables.write(update, Moment(sees_loads=self.sees_loads), trampoline)
 
     def _make_tables(self, capacity: Capacity, mapping: np.dtype[Any]) -> KernelTables:
         def array(name: str, dtype: np.dtype[Any], room: int = 0) -> Map:

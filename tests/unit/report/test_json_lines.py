@@ -66,7 +66,10 @@ def test_json_contract_of_several_processes() -> None:
     assert value["target"]["pids"] == [4242, 4243, 4250]
     assert value["resident"] is None
     ended, line, _ = value["processes"]
-    assert (ended["has_ended"], ended["ending"]) == (True, {"status": None, "signal": 9})
+    assert (ended["has_ended"], ended["ending"]) == (
+        True,
+        {"status": None, "signal": 9, "oom_killed": False},
+    )
     assert (ended["growth_bytes"], ended["resident"], ended["traced_s"]) == (None, None, 2.25)
     assert (line["pid"], line["parent_pid"], line["command"]) == (4243, 4242, "nginx")
     assert line["outstanding"] == {"bytes": 11_534_336, "count": 11_000}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unwind_walker import Arrays
 
-from leaktrace.abi.process import UNWIND_MAPPING, Rule
+from leaktrace.abi.process import TABLE_TO_COME, UNWIND_MAPPING, Rule
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.process import table_follower as follow
@@ -256,9 +256,41 @@ def test_an_object_whose_mapping_changed_meanwhile_is_tried_again() -> None:
     layout = UnwindLayout(provide)
     first = layout.update([mapping(0x10000, 4)])
     assert (len(first.failures), len(first.mappings), len(first.rows)) == (1, 1, 0)
+    assert (first.mappings[0]["row_lo"], first.mappings[0]["page_count"]) == (TABLE_TO_COME, 0)
     second = layout.update([mapping(0x10000, 4)])
     assert (len(second.failures), len(second.rows)) == (0, 1)
     assert second.mappings[0]["page_count"] > 0
+
+
+def test_small_objects_do_not_wait_for_large_ones() -> None:
+    """Before its table is there, a large object is listed as one whose table will come."""
+    sizes = {"/lib/one.so": 0, "/lib/two.so": 7, "/lib/three.so": 0, "/lib/four.so": 3}
+    tables = {path: table([0x1000 + size]) for path, size in sizes.items()}
+    asked: list[str] = []
+
+    def provide(mapping: Mapping) -> UnwindTable:
+        asked.append(mapping.path)
+        return tables[mapping.path]
+
+    layout = UnwindLayout(provide, weight=lambda mapping: sizes[mapping.path])
+    mappings = [
+        mapping(0x10000 * number, 4, path=path, inode=number)
+        for number, path in enumerate(sizes, 1)
+    ]
+    arrays, steps = Arrays(), []
+    for update in layout.update_in_steps(mappings):
+        arrays.write(update)
+        found = [arrays.find_mapping(one.start) for one in mappings]
+        steps.append((len(asked), [int(one["page_count"]) > 0 for one in found if one]))
+        for has_table, one in zip(steps[-1][1], found, strict=True):
+            assert one is not None
+            assert has_table or one["row_lo"] == TABLE_TO_COME
+    assert steps == [
+        (2, [True, False, True, False]),
+        (3, [True, False, True, True]),
+        (4, [True, True, True, True]),
+    ]
+    assert len(list(layout.update_in_steps(mappings))) == 1  # nothing is new
 
 
 def test_capacity_is_kept() -> None:

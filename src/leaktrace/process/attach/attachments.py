@@ -81,18 +81,18 @@ def _entry(probe: Probe) -> _Placed:
 
 
 class Lifecycle:
-    """The tracepoints of exec, fork and the end of threads, for all traced processes; and of system
-    calls, where file descriptors are traced."""
+    """The tracepoints of exec, fork, the end of threads and the OOM killer, for all traced
+    processes; and of system calls, where file descriptors are traced."""
 
     def __init__(self, program: Program) -> None:
         """Attaches to them. Raises LeaktraceError."""
         self._descriptors: list[int] = []
-        names: tuple[str, ...] = RAW_TRACEPOINTS
-        if program.descriptor_calls is not None:
-            names += SYSTEM_CALL_TRACEPOINTS
-        for name in names:
+        for name in (*RAW_TRACEPOINTS, *SYSTEM_CALL_TRACEPOINTS):
+            one = program.programs.get(f"at_{name}")
+            if one is None:  # this kernel lacks what it needs, or it isn't asked for
+                continue
             try:
-                attached = links.attach_raw_tracepoint(program.programs[f"at_{name}"], name)
+                attached = links.attach_raw_tracepoint(one, name)
             except OSError as error:
                 self.close()
                 raise _explain(error, f"the tracepoint {name}") from None

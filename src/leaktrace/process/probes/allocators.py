@@ -78,6 +78,7 @@ RELEASE_OF_PAIR_PROGRAM = "release_of_pair"
 RETURN_PROGRAM = "return_from"
 OBJECTS_PROGRAM = "at_objects"  # the dynamic loader changes its list of objects (loader.py)
 START_PROGRAM = "at_start"  # a command starts, and functions that the user named are hooked
+EXIT_PROGRAM = "at_exit"  # a command is about to exit
 ANY_ENTRY_PROGRAM = "enter_any"  # replaces those for entries where the kernel has cookies
 # The programs for entries where it has none: a function with another shape isn't hooked there.
 _PROGRAMS = {
@@ -93,7 +94,11 @@ _MAPPING_PROGRAMS = {
     Function.MUNMAP: "enter_munmap",
     Function.MREMAP: "enter_mremap",
 }
-_OTHER_PROGRAMS = {Function.NONE: OBJECTS_PROGRAM, Function.START: START_PROGRAM}
+_OTHER_PROGRAMS = {
+    Function.NONE: OBJECTS_PROGRAM,
+    Function.START: START_PROGRAM,
+    Function.EXIT: EXIT_PROGRAM,
+}
 ENTRY_PROGRAMS = (*_PROGRAMS.values(), *_MAPPING_PROGRAMS.values())
 
 # An object that defines both is an allocator; the other functions are hooked if they exist.

@@ -127,13 +127,14 @@ class ObjectPlan:
 
     @property
     def is_allocator(self) -> bool:
-        """Whether it allocates memory. The plan of the dynamic loader (loader.py) doesn't."""
+        """Whether it allocates memory. The plan of the dynamic loader (loader_probes.py) doesn't,
+        nor do those of where programs start and exit (program_ends.py)."""
         hooks = [
             *(one.hook for one in self.probes),
             *(one.hook for one in self.followed),
             *(one.hook for one in self.left_out),
         ]
-        others = (Function.NONE, Function.START)
+        others = (Function.NONE, Function.START, Function.EXIT)
         return any(hook.function not in others and not hook.space for hook in hooks)
 
     @property

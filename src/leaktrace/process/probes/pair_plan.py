@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from leaktrace.abi.process import Function
 from leaktrace.arch.machines import is_decoded
@@ -14,7 +12,7 @@ from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import FunctionSymbol, RawSymbols, all_functions
 from leaktrace.errors import LeaktraceError, ObjectFileError
-from leaktrace.options import MOST_ARGUMENTS, Pair
+from leaktrace.options import Pair
 from leaktrace.process.probes.allocators import Hook
 from leaktrace.process.probes.find_points import FrameRules, PointFinder
 from leaktrace.process.probes.object_plan import (
@@ -27,11 +25,8 @@ from leaktrace.process.probes.object_plan import (
 )
 from leaktrace.process.probes.placement import place_in
 from leaktrace.process.probes.point_cache import Found, PointCache, found_by
-from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.probes.shape import Shape
 from leaktrace.unwind.budget import NotBuiltError, TableBudget
-
-_C_LIBRARY = re.compile(r"libc\.|ld-musl-|libc-\d")
 
 
 @dataclass(frozen=True)
@@ -106,33 +101,6 @@ def plan_pairs(
         else:
             followed += _followed(elf, path, allocate, one.allocate, budget)
     return ObjectPlan(path, elf, tuple(probes), tuple(followed), (), identity=identity)
-
-
-def plan_starts(executable: str) -> Iterator[ObjectPlan]:
-    """Probes where programs start: a command is stopped there, and not at its first call, until its
-    unwind tables are known. In the program; and in its C library, for programs that it executes
-    later. None where that can't be probed."""
-    for number, path in enumerate(objects_of_program(executable)):
-        if number and not _C_LIBRARY.match(Path(path).name):
-            continue
-        elf = ElfObject.open(path)
-        symbols = [FunctionSymbol("_start", elf.entry, 0)]
-        if number:
-            symbols = list(all_functions(elf.symbol_tables(), "__libc_start_main"))
-        probes = tuple(probe for one in symbols if (probe := _start(elf, one)) is not None)
-        if probes:
-            yield ObjectPlan(path, elf, probes, (), ())
-        else:
-            elf.close()
-
-
-def _start(elf: ElfObject, symbol: FunctionSymbol) -> Probe | None:
-    offset = elf.vaddr_to_offset(symbol.vaddr)
-    placement = place_in(elf, symbol, MOST_ARGUMENTS)
-    if offset is None or placement.refused:
-        return None
-    hook = Hook(symbol.name, Function.START, Shape(), has_return=False)
-    return Probe(hook, symbol.vaddr, placement, offset + placement.offset)
 
 
 def _probe(elf: ElfObject, path: str, hook: Hook, symbol: FunctionSymbol) -> Probe:

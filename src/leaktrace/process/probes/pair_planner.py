@@ -21,9 +21,9 @@ from leaktrace.process.probes.pair_plan import (
     PairFunctions,
     functions_of,
     plan_pairs,
-    plan_starts,
 )
 from leaktrace.process.probes.planner import is_called
+from leaktrace.process.probes.program_ends import plan_starts
 from leaktrace.process.probes.program_files import OUR_MACHINE, objects_of_program
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping, read_mappings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from leaktrace.process.probes.program_files import (
     WrongMachineError,
     objects_of_program,
 )
-from leaktrace.process.probes.survey import Survey
+from leaktrace.process.probes.survey import Survey, Surveyed, survey_object
 from leaktrace.targets.mapped_files import MappedFiles, UnreachableFileError
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.targets.root import TargetRoot
@@ -32,6 +32,17 @@ from leaktrace.unwind.budget import TableBudget
 
 class ChosenNotMappedError(ObjectFileError):
     """The object that the user chose is not mapped; it may be loaded later."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found out about a file. The object of the plan is that of another process."""
+
+    plan: ObjectPlan | None  # None: it has no allocator
+    surveyed: Surveyed
+
+
+ExaminedFiles = dict[tuple[tuple[int, ...], str], Examined]  # by stamp, and prefix of functions
 
 
 class Planner:
@@ -43,11 +54,14 @@ class Planner:
         *,
         way: Way = Way.POINTS,
         budget: TableBudget | None = None,
+        examined: ExaminedFiles | None = None,
     ) -> None:
-        """`budget`: of the run, for unwind tables, which the points of an object may need."""
+        """`budget`: of the run, for unwind tables, which the points of an object may need.
+        `examined`: what is known of files from other processes of the run."""
         self._choice = choice
         self._way = way
         self._budget = budget
+        self._examined = {} if examined is None else examined
         self._seen: set[tuple[str, int]] = set()
         # A user who chooses an object or a prefix knows that nothing else is traced.
         is_chosen = choice.path is not None or choice.symbols_prefix != ""
@@ -150,20 +164,27 @@ class Planner:
         self.passed_over.append(PassedOver(path, error))
 
     def _keep_if_allocator(self, elf: ElfObject, path: str, prefix: str) -> list[ObjectPlan]:
-        plan = None
+        key = (elf.file_stamp, prefix)
+        examined = self._examined.get(key)
         try:
-            tables = elf.symbol_tables()
-            allocators, functions = find_allocators(tables, prefix, MARKS)
-            plan = plan_object(elf, path, way=self._way, allocators=allocators, budget=self._budget)
-            if self.survey is not None:
-                hooked = frozenset() if plan is None else plan.hooked
-                self.survey.look(elf, path, tables, functions, hooked)
+            if examined is None:
+                examined = self._examined[key] = self._examine(elf, path, prefix)
         except ObjectFileError as error:  # a damaged symbol table: nothing can be hooked
             self._pass_over(path, error)
-        if plan is None:
+        if examined is not None and self.survey is not None:
+            self.survey.add(path, examined.surveyed)
+        if examined is None or examined.plan is None:
             elf.close()
             return []
-        return [plan]
+        return [replace(examined.plan, path=path, elf=elf)]
+
+    def _examine(self, elf: ElfObject, path: str, prefix: str) -> Examined:
+        """Raises ObjectFileError."""
+        tables = elf.symbol_tables()
+        allocators, functions = find_allocators(tables, prefix, MARKS)
+        plan = plan_object(elf, path, way=self._way, allocators=allocators, budget=self._budget)
+        hooked = frozenset() if plan is None else plan.hooked
+        return Examined(plan, survey_object(elf, tables, functions, hooked))
 
     def _plan_chosen(
         self, choice: str, mappings: Sequence[Mapping], files: MappedFiles, pid: int

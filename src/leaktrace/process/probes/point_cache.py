@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from leaktrace.process.probes.shape import Shape, Signature
 POINTS_VERSION = 9
 
 _LIMIT_BYTES = 16 << 20
-_MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are not cached
+MAX_HASHED_BYTES = 256 << 20  # hashed in a quarter of a second; larger objects are not cached
 _PIECE_BYTES = 1 << 20
 _PLACES: Mapping[str, type[Place]] = {"register": Register, "slot": Slot, "constant": Constant}
 
@@ -52,7 +52,7 @@ class PointCache:
 
         Raises ObjectFileError where the object can't be read.
         """
-        if elf.file_size > _MAX_HASHED_BYTES:
+        if elf.file_size > MAX_HASHED_BYTES:
             return find()
         name = _digest(elf, asked, names)
         data = self._files.read(name)
@@ -73,11 +73,13 @@ def found_by(find: Callable[[], tuple[Point, ...]]) -> Found:
 
 
 def _digest(elf: ElfObject, asked: Mapping[int, Signature], names: Iterable[str]) -> str:
-    state = hashlib.blake2b(digest_size=20)
     questions = sorted((vaddr, one.function, one.shape.bits) for vaddr, one in asked.items())
-    state.update(
-        json.dumps([POINTS_VERSION, may_have_shadow_stacks(), questions, sorted(names)]).encode()
-    )
+    return digest_of(elf, [POINTS_VERSION, may_have_shadow_stacks(), questions, sorted(names)])
+
+
+def digest_of(elf: ElfObject, question: Sequence[object]) -> str:
+    """A hash of the whole object, and of what is asked about it. Raises ObjectFileError."""
+    state = hashlib.blake2b(json.dumps(question).encode(), digest_size=20)
     for offset in range(0, elf.file_size, _PIECE_BYTES):
         state.update(elf.read(offset, min(_PIECE_BYTES, elf.file_size - offset)))
     return state.hexdigest()

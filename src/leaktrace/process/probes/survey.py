@@ -26,12 +26,41 @@ _ALL_OTHERS = "leaktrace doctor -p PID lists what is hooked"
 
 
 @dataclass(frozen=True)
-class _Object:
-    path: str
+class Surveyed:
+    """What an object has, or calls, that isn't hooked."""
+
     found: tuple[Found, ...]
     unhooked: Collection[str]  # its allocation functions that aren't hooked
     calls: Collection[str]  # such functions of other objects, which it imports
     destroys: Collection[str]  # imported functions that release many blocks at once
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.found or self.unhooked or self.calls or self.destroys)
+
+
+def survey_object(
+    elf: ElfObject,
+    tables: Sequence[RawSymbols],
+    functions: Mapping[str, FunctionSymbol],
+    hooked: Collection[int],
+) -> Surveyed:
+    """Examine an object: its symbol tables, the functions of MARKS that it defines, and the virtual
+    addresses of the functions that are hooked in it."""
+    sections = {section.name for section in elf.sections}
+    found = families_in(tables, functions, sections, hooked)
+    unhooked: set[str] = set()
+    if hooked:
+        defined = calls_in(tables, defined=True)
+        unhooked = {name for name, vaddr in defined.items() if vaddr not in hooked}
+    calls = calls_in(tables, defined=False)
+    return Surveyed(found, unhooked, frozenset(calls), destroying_calls_in(tables))
+
+
+@dataclass(frozen=True)
+class _Object:
+    path: str
+    surveyed: Surveyed
 
     @property
     def name(self) -> str:
@@ -44,26 +73,10 @@ class Survey:
     def __init__(self) -> None:
         self._objects: list[_Object] = []
 
-    def look(
-        self,
-        elf: ElfObject,
-        path: str,
-        tables: Sequence[RawSymbols],
-        functions: Mapping[str, FunctionSymbol],
-        hooked: Collection[int],
-    ) -> None:
-        """Examine an object, once: its symbol tables, the functions of MARKS that it defines, and
-        the virtual addresses of the functions that are hooked in it."""
-        sections = {section.name for section in elf.sections}
-        found = families_in(tables, functions, sections, hooked)
-        unhooked: set[str] = set()
-        if hooked:
-            defined = calls_in(tables, defined=True)
-            unhooked = {name for name, vaddr in defined.items() if vaddr not in hooked}
-        calls = calls_in(tables, defined=False)
-        destroys = destroying_calls_in(tables)
-        if found or unhooked or calls or destroys:
-            self._objects.append(_Object(path, found, unhooked, frozenset(calls), destroys))
+    def add(self, path: str, surveyed: Surveyed) -> None:
+        """An object was examined."""
+        if not surveyed.is_empty:
+            self._objects.append(_Object(path, surveyed))
 
     def forget(self) -> None:
         """Forget all objects: they are going to be examined again."""
@@ -72,19 +85,20 @@ class Survey:
     def remarks(self, is_mapped: Callable[[str], bool]) -> Iterator[Remark]:
         """A remark for each mapped object with an allocator that isn't hooked."""
         mapped = [one for one in self._objects if is_mapped(one.path)]
-        wanted = {name for one in mapped for name in one.calls}
+        wanted = {name for one in mapped for name in one.surveyed.calls}
         for one in mapped:
-            allocators = [found for found in one.found if not found.is_runtime]
+            surveyed = one.surveyed
+            allocators = [found for found in surveyed.found if not found.is_runtime]
             if allocators:
                 yield _of_allocators(one.name, allocators)
-            for found in one.found:
+            for found in surveyed.found:
                 if found.is_runtime:
                     yield _of_runtime(one.name, found)
-            called = sorted(wanted.intersection(one.unhooked))
+            called = sorted(wanted.intersection(surveyed.unhooked))
             if called:
                 yield _of_calls(one.name, called)
-            if one.destroys:
-                yield _of_destroyed(one.name, sorted(one.destroys))
+            if surveyed.destroys:
+                yield _of_destroyed(one.name, sorted(surveyed.destroys))
 
 
 def _of_allocators(name: str, found: Sequence[Found]) -> Remark:

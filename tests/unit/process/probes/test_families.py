@@ -19,7 +19,7 @@ from leaktrace.process.probes.families import MARKS
 from leaktrace.process.probes.find_allocators import find_allocators
 from leaktrace.process.probes.object_plan import plan_object
 from leaktrace.process.probes.planner import Planner
-from leaktrace.process.probes.survey import Survey
+from leaktrace.process.probes.survey import Survey, survey_object
 from leaktrace.targets.mappings import read_mappings
 
 
@@ -32,7 +32,7 @@ def remarks(*paths: Path) -> list[Remark]:
             allocators, functions = find_allocators(tables, others=MARKS)
             plan = plan_object(elf, str(path), allocators=allocators)
             hooked = frozenset() if plan is None else plan.hooked
-            survey.look(elf, str(path), tables, functions, hooked)
+            survey.add(str(path), survey_object(elf, tables, functions, hooked))
     found = list(survey.remarks(lambda _: True))
     assert {remark.kind for remark in found} <= {RemarkKind.UNHOOKED_ALLOCATOR}
     return found
@@ -146,7 +146,9 @@ def test_objects_that_are_not_mapped_any_more(make: Make) -> None:
     survey, path = Survey(), make("mi_malloc")
     with ElfObject.open(path) as elf:
         tables = elf.symbol_tables()
-        survey.look(elf, str(path), tables, find_functions(tables, MARKS), frozenset())
+        survey.add(
+            str(path), survey_object(elf, tables, find_functions(tables, MARKS), frozenset())
+        )
     assert list(survey.remarks(lambda name: name != str(path))) == []
     survey.forget()
     assert list(survey.remarks(lambda _: True)) == []

@@ -1,0 +1,132 @@
+"""A command that is traced in a terminal: keys reach it as they do without leaktrace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from harness.lines import DEADLINE_S
+from harness.tracer import COMMAND, DEFAULT_SIGNALS, NEVER, ONE_REPORT, tracer_environment
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+CTRL_C = b"\x03"
+# It takes a while to end, and says how.
+TIDY = "trap 'echo tidying; sleep 1; echo tidy; exit 5' INT; echo up; while :; do sleep 0.05; done"
+
+
+class InTerminal:
+    """leaktrace in a terminal of its own, as its session's leader and in the foreground."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        words = [*DEFAULT_SIGNALS, *COMMAND, *map(str, arguments)]
+        environment = tracer_environment()
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.execvpe(words[0], words, environment)
+        self.shown = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        os.close(self._terminal)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._terminal, keys)
+
+    def until(self, text: str) -> None:
+        """Read what it shows until it has shown this."""
+        deadline = time.monotonic() + DEADLINE_S
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            self.shown += os.read(self._terminal, 4096).decode()
+
+    def finish(self) -> int:
+        """Its exit code, once it has ended."""
+        with contextlib.suppress(OSError):  # the last one has closed the terminal
+            while piece := os.read(self._terminal, 4096):
+                self.shown += piece.decode()
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def last_report(reports: Path) -> Any:
+    return json.loads(reports.read_text().splitlines()[-1])
+
+
+def test_a_command_that_takes_its_time_to_end_is_traced_until_then(tmp_path: Path) -> None:
+    """Without leaktrace, only the command would get Ctrl-C, once."""
+    reports = tmp_path / "reports"
+    options = (*ONE_REPORT, "--no-follow", "--exit-code", "child", "--output", reports, NEVER)
+    with InTerminal(*options, "--", "sh", "-c", TIDY) as terminal:
+        terminal.until("up")
+        terminal.press(CTRL_C)
+        assert terminal.finish() == 5, terminal.shown
+    assert "tidy\r" in terminal.shown
+    assert terminal.shown.count("tidying") == 1
+    report = last_report(reports)
+    assert report["reason"] == "the target has ended"
+    assert report["ending"] == {"status": 5, "signal": None, "oom_killed": False}
+
+
+def test_a_second_ctrl_c_ends_the_run(tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    options = (*ONE_REPORT, "--output", reports, NEVER)
+    with InTerminal(*options, "--", sys.executable, "-c", STUBBORN_PYTHON) as terminal:
+        terminal.until("up")
+        terminal.press(CTRL_C)
+        terminal.until("not now")
+        terminal.until("press Ctrl-C again")
+        terminal.press(CTRL_C)
+        assert terminal.finish() == 0, terminal.shown
+    assert "Traceback" not in terminal.shown
+    report = last_report(reports)
+    assert report["final"]
+    assert report["reason"] == "interrupted (SIGINT)"
+
+
+STUBBORN_PYTHON = """
+import signal, time
+signal.signal(signal.SIGINT, lambda *_: print("not now", flush=True))
+print("up", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_it_stops_and_continues_with_its_command(tmp_path: Path) -> None:
+    """Ctrl-Z stops both; a shell's fg continues both."""
+    options = (*ONE_REPORT, "--output", tmp_path / "reports", NEVER)
+    with InTerminal(*options, "--", "sh", "-c", TIDY) as terminal:
+        terminal.until("up")
+        group = os.getpgid(terminal.pid)
+        assert group == terminal.pid
+        members = [
+            int(stat.parent.name)
+            for stat in Path("/proc").glob("[0-9]*/stat")
+            if stat.read_text().rpartition(")")[2].split()[2] == str(group)
+        ]
+        assert len(members) >= 2  # leaktrace and the shell
+        os.killpg(group, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.killpg(group, signal.SIGCONT)
+        terminal.press(CTRL_C)
+        assert terminal.finish() == 0, terminal.shown
+    assert "tidy\r" in terminal.shown
