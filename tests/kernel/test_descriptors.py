@@ -214,6 +214,15 @@ def test_what_comes_in_another_way_is_told(program: Path) -> None:
     assert use["unexplained"] == 5
 
 
+def test_more_in_a_message_than_can_be_read(program: Path) -> None:
+    traced = trace_work([program], *ALONE, drive=working("received 20"))
+    report = traced.report
+    assert report.losses == {"unread_descriptors": 20 - 16}
+    assert report.outstanding.count == 16
+    (use,) = report.raw["descriptors"]["processes"]
+    assert use["unexplained"] == 20 - 16
+
+
 # --- beside malloc --------------------------------------------------------------------------------
 
 

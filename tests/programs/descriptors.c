@@ -174,7 +174,7 @@ SCENARIO open_kinds(void) {
 static int sockets[2];
 
 static void send_descriptors(size_t count) {
-    char data = 'x', control[CMSG_SPACE(sizeof(int) * 16)] = {0};
+    char data = 'x', control[CMSG_SPACE(sizeof(int) * 32)] = {0};
     struct iovec part = {&data, 1};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control};
     message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
@@ -187,7 +187,7 @@ static void send_descriptors(size_t count) {
 }
 
 SCENARIO receive(size_t count) {
-    char data, control[CMSG_SPACE(sizeof(int) * 16)];
+    char data, control[CMSG_SPACE(sizeof(int) * 32)];
     struct iovec part = {&data, 1};
     send_descriptors(count);
     struct msghdr message = {.msg_iov = &part,
@@ -199,7 +199,7 @@ SCENARIO receive(size_t count) {
 }
 
 SCENARIO receive_many(size_t count) {
-    char data, control[CMSG_SPACE(sizeof(int) * 16)];
+    char data, control[CMSG_SPACE(sizeof(int) * 32)];
     struct iovec part = {&data, 1};
     send_descriptors(count);
     struct mmsghdr message = {.msg_hdr = {.msg_iov = &part,
