@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.compiling import Compiler
+from harness.compiling import PROGRAMS, Compiler
 from harness.families import OFTEN, await_report, processes_of
+from harness.go_programs import build_go_program
 from harness.reports import Report, Site
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace, trace_work
@@ -271,6 +272,39 @@ def test_mallocs_figures_stay_as_they_are(compiled: Compiler) -> None:
 def test_by_frame_pointers(program: Path) -> None:
     traced = trace_work([program], *ALONE, "--stack-walker", "fp", drive=working("files 30"))
     assert traced.report.outstanding.count == 30
+
+
+def test_a_stripped_static_program(compiled: Compiler) -> None:
+    """No function is hooked."""
+    program = compiled("descriptors.c", "-pthread", "-static", "-s")
+    traced = trace_work([program], *ALONE, drive=working("files 30", "closed 10", "sockets 2"))
+    assert traced.report.outstanding.count == traced.account[1] == 35
+    assert kinds_of(traced.report.raw) == {"file": 30, "socket": 5}
+    assert_whole(traced.report)
+    with Target([program]) as target:
+        target.await_ready()
+        outcome = run_leaktrace("--fds", "-p", str(target.pid), "1", "1")
+        target.end()
+    assert outcome.exit_code != 0
+    assert names(outcome.stderr, "malloc", "--no-malloc")
+
+
+def test_a_program_of_go(tmp_path: Path) -> None:
+    """Without C code; stacks lead through goroutines to their first functions."""
+    source = PROGRAMS / "go_descriptors.go"
+    program = build_go_program(tmp_path / "program", source=source, env={"CGO_ENABLED": "0"})
+    traced = trace_work([program], *ALONE)
+    (kept,) = traced.account
+    # The runtime opens what it waits with, too: epoll and a pipe.
+    files = [
+        one for one in traced.report.sites_under("main.keepFile") if "file" in one.raw["kinds"]
+    ]
+    by_first = {
+        first: sum(one.raw["count"] for one in files if first in one.functions)
+        for first in ("main.main", "main.inGoroutine")
+    }
+    assert by_first == {"main.main": kept // 2, "main.inGoroutine": kept // 2}
+    assert_whole(traced.report)
 
 
 def test_single_descriptors_and_calls(program: Path) -> None:
