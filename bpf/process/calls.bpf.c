@@ -141,20 +141,42 @@ static __always_inline struct thread *existing_thread(u32 space) {
     return threads.lookup(&key);
 }
 
+/* New state for the current thread. NULL when there is no room. */
+static __always_inline struct thread *new_thread(struct session *now, u32 space) {
+    u64 key = thread_key_in(space);
+    u32 zero = 0;
+    struct thread *thread, *blank = blank_thread.lookup(&zero);
+
+    if (!blank)
+        return 0;
+    threads.insert(&key, blank);
+    thread = threads.lookup(&key);
+    if (!thread) {
+        lose(LOSS_THREADS, 1);
+        return 0;
+    }
+    thread->walk.slot = thread->stack.slot = now->slot;
+    thread->walk.first_late = now->slot * LATE_OBJECTS;
+#if HAS_SPACES
+    thread->walk.space = space;
+#endif
+#if SAMPLE_BYTES
+    thread->gap = draw_gap();
+#endif
+    return thread;
+}
+
 /* The state of the current thread, made if needed. NULL before tracing is armed, or when there is
  * no room. */
 static __always_inline struct thread *this_thread(void *ctx, struct session *now, u32 space,
                                                   u16 function) {
-    u64 key = thread_key_in(space);
-    u32 zero = 0;
     struct thread *thread = existing_thread(space);
 
     if (thread)
         return thread;
-    struct thread *blank = blank_thread.lookup(&zero);
     /* Until every probe is attached, a block could be recorded whose release is not seen. No thread
      * has state before that, so a call under way when tracing begins is not followed. */
-    if (!blank || !now->armed)
+    if (!now->armed)
         return 0;
 #if IN_PID_NAMESPACE
     u32 tgid = thread_key() >> 32;
@@ -171,21 +193,7 @@ static __always_inline struct thread *this_thread(void *ctx, struct session *now
 #endif
     if (!now->break_seen && function != FUNCTION_BRK) /* of that function, it is the end */
         see_break(now);
-    threads.insert(&key, blank);
-    thread = threads.lookup(&key);
-    if (!thread) {
-        lose(LOSS_THREADS, 1);
-        return 0;
-    }
-    thread->walk.slot = thread->stack.slot = now->slot;
-    thread->walk.first_late = now->slot * LATE_OBJECTS;
-#if PAIRS
-    thread->walk.space = space;
-#endif
-#if SAMPLE_BYTES
-    thread->gap = draw_gap();
-#endif
-    return thread;
+    return new_thread(now, space);
 }
 
 /* An allocator that calls itself hardly goes deeper than this (jemalloc's start takes 10 KiB). A

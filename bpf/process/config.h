@@ -98,6 +98,12 @@
 #define PAIRS 0
 #endif
 
+/* The space of file descriptors (--fds), after those of pairs. 0: they are not traced. */
+#ifndef FD_SPACE
+#define FD_SPACE 0
+#endif
+#define HAS_SPACES (PAIRS || FD_SPACE)
+
 /* 1: walk stacks by unwind tables (x86-64); 0: bpf_get_stack, which follows frame pointers. */
 #ifndef WALK_BY_TABLE
 #define WALK_BY_TABLE 1

@@ -127,7 +127,7 @@ int enter_free(struct pt_regs *ctx) {
     return 0;
 }
 
-#if PAIRS || STOP_AT_START
+#if HAS_SPACES || STOP_AT_START
 /* The first instruction of a program, after the dynamic loader: a command is stopped here, and not
  * at the first call, whose stack would have no unwind tables. Nor would its function be hooked, if
  * it is in a library that no program before has mapped. */

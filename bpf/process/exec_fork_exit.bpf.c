@@ -8,7 +8,7 @@ static __always_inline struct process *this_process(void) {
 
 /* Forget the state of a thread. */
 static __always_inline void forget_thread(u64 key) {
-#if PAIRS
+#if HAS_SPACES
 #pragma clang loop unroll(disable)
     for (u64 space = 1; space < SPACES; space++) {
         u64 of_space = key | space << THREAD_SPACE_SHIFT;

@@ -61,6 +61,9 @@ BPF_ARRAY(known_stacks, struct known_stack, KNOWN_STACKS);
 
 #if WALK_PARTS > 1
 BPF_PROG_ARRAY(walk_parts, 1);
+#if FD_SPACE /* a program can only call those of its own type */
+BPF_PROG_ARRAY(descriptor_walk_parts, 1);
+#endif
 #endif
 BPF_PROG_ARRAY(object_parts, 1);
 #endif
@@ -96,9 +99,14 @@ BPF_ARRAY(opened, struct opened, OPENED_CALLS);
  * index. */
 BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
 
-#if PAIRS
+#if HAS_SPACES
 /* By space. */
 BPF_ARRAY(pair_calls, struct pair_calls, SPACES);
+#endif
+
+#if FD_SPACE
+/* CLOSED_RANGES for each slot. Full: counted. */
+BPF_ARRAY(closed_ranges, struct closed_range, CAPACITY_LATER);
 #endif
 
 /* One for each slot. */
@@ -177,7 +185,7 @@ static __always_inline u64 thread_key_in(u32 space) {
 }
 
 static __always_inline u32 space_of(struct walk *walk) {
-#if PAIRS
+#if HAS_SPACES
     return walk->space;
 #else
     return 0;

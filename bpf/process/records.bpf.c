@@ -114,7 +114,7 @@ static __always_inline int take(struct session *now, u32 space, u64 address,
 
 /* An address was allocated again while it had a record. */
 static __always_inline void note_forgotten(u32 space) {
-#if PAIRS
+#if HAS_SPACES
     struct pair_calls *calls = space ? pair_calls.lookup(&space) : 0;
 
     if (calls) { /* its release was not seen, or its references are counted */

@@ -7,14 +7,20 @@ static __always_inline u8 function_in(u32 space, u16 function) {
     return (function == FUNCTION_PAIR ? FUNCTION_PAIR : FUNCTION_PAIR_RELEASE) + space;
 }
 
-/* The stack is known: store what the call allocated. Returns whether the stack has a site. */
+/* The stack is known: store what the call allocated. Returns whether the stack has a site.
+ * `is_descriptor`, here and below: it is a system call that opened file descriptors. It is constant
+ * in each program. */
 static __always_inline int store(struct pt_regs *ctx, struct session *now, struct thread *thread,
-                                 u64 stack_id) {
+                                 u64 stack_id, int is_descriptor) {
     int has_site = 0;
     u64 address = thread->walk.address, size = thread->walk.size;
     u16 function = thread->walk.function;
     u32 space = space_of(&thread->walk);
 
+#if FD_SPACE
+    if (is_descriptor)
+        return store_descriptors(ctx, now, thread, stack_id);
+#endif
     if (thread->walk.is_inside)
         return 0; /* an allocator calls itself */
 
@@ -43,11 +49,11 @@ static __always_inline int store(struct pt_regs *ctx, struct session *now, struc
 #if WALK_BY_TABLE
 /* The walk is over: store the call with its stack, and cache the stack if a site has it. */
 static __always_inline void store_walked(struct pt_regs *ctx, struct session *now,
-                                         struct thread *thread, int result) {
+                                         struct thread *thread, int result, int is_descriptor) {
     u64 id = finish_walk(ctx, now, thread, result);
 
     count(TALLY_WALKED_STACKS);
-    if (store(ctx, now, thread, id) &&
+    if (store(ctx, now, thread, id, is_descriptor) &&
         (thread->stack.end == END_COMPLETE || thread->stack.end == END_GO))
         keep_known(&thread->walk, id);
 }
@@ -55,36 +61,46 @@ static __always_inline void store_walked(struct pt_regs *ctx, struct session *no
 
 #if WALK_PARTS > 1
 /* Continue the walk. The next program takes over until the walk is done or no part is left. */
-static __always_inline void walk_on(struct pt_regs *ctx, struct session *now,
-                                    struct thread *thread) {
+static __always_inline void walk_on(struct pt_regs *ctx, struct session *now, struct thread *thread,
+                                    int is_descriptor) {
     int result = walk_some(thread);
 
     if ((result == WALK_GOES_ON && ++thread->walk.parts < WALK_PARTS) ||
-        (result == WALK_SWITCHES && ++thread->walk.switches <= MOST_SWITCHES))
-        walk_parts.call(ctx, 0); /* returns only if it fails */
-    store_walked(ctx, now, thread, result);
+        (result == WALK_SWITCHES && ++thread->walk.switches <= MOST_SWITCHES)) {
+#if FD_SPACE
+        if (is_descriptor)
+            descriptor_walk_parts.call(ctx, 0);
+        else
+#endif
+            walk_parts.call(ctx, 0); /* returns only if it fails */
+    }
+    store_walked(ctx, now, thread, result, is_descriptor);
 }
 
-int walk_part(struct pt_regs *ctx) {
-    u64 key = thread_key_in(space_of_probe(ctx));
+static __always_inline void walk_part_in(struct pt_regs *ctx, u32 space, int is_descriptor) {
+    u64 key = thread_key_in(space);
     struct thread *thread = threads.lookup(&key);
 
     struct session *now = thread ? session_of(thread->walk.slot) : 0;
 
     if (!now)
-        return 0;
+        return;
     if (thread->walk.switch_row && step_into_go(&thread->walk) != WALK_GOES_ON)
-        store_walked(ctx, now, thread, WALK_GO);
+        store_walked(ctx, now, thread, WALK_GO, is_descriptor);
     else
-        walk_on(ctx, now, thread);
+        walk_on(ctx, now, thread, is_descriptor);
+}
+
+int walk_part(struct pt_regs *ctx) {
+    walk_part_in(ctx, space_of_probe(ctx), 0);
     return 0;
 }
 #endif
 
 /* Record what was allocated, with the stack that starts as `registers` say. */
-static __always_inline void record(void *ctx, struct session *now, struct thread *thread,
-                                   u16 function, u64 address, u64 size, u64 outer,
-                                   struct registers registers) {
+static __always_inline void record_as(void *ctx, struct session *now, struct thread *thread,
+                                      u16 function, u64 address, u64 size, u64 outer,
+                                      struct registers registers, int is_descriptor) {
     struct walk *walk = &thread->walk;
     walk->address = address;
     walk->size = size;
@@ -103,27 +119,33 @@ static __always_inline void record(void *ctx, struct session *now, struct thread
         if (id) {
             walk->is_known = 1;
             count(TALLY_KNOWN_STACKS);
-            store(ctx, now, thread, id);
+            store(ctx, now, thread, id, is_descriptor);
             return;
         }
     }
 #if POINTS
-    if (walk->frame) {
+    if (walk->frame && !is_descriptor) {
         int result = step_out(walk);
         if (result != WALK_GOES_ON) {
-            store_walked(ctx, now, thread, result);
+            store_walked(ctx, now, thread, result, 0);
             return;
         }
     }
 #endif
 #if WALK_PARTS > 1
-    walk_on(ctx, now, thread);
+    walk_on(ctx, now, thread, is_descriptor);
 #else
-    store_walked(ctx, now, thread, walk_some(thread));
+    store_walked(ctx, now, thread, walk_some(thread), is_descriptor);
 #endif
 #else
-    store(ctx, now, thread, stack_by_frame_pointers(ctx, thread));
+    store(ctx, now, thread, stack_by_frame_pointers(ctx, thread), is_descriptor);
 #endif
+}
+
+static __always_inline void record(void *ctx, struct session *now, struct thread *thread,
+                                   u16 function, u64 address, u64 size, u64 outer,
+                                   struct registers registers) {
+    record_as(ctx, now, thread, function, address, size, outer, registers, 0);
 }
 
 /* Whether a call that has returned no block leaves the old one as it was. */

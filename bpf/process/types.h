@@ -233,6 +233,9 @@ enum function {
     FUNCTION_SHMAT = 21,
     FUNCTION_SHMDT = 22,
     FUNCTION_BRK = 23, /* sbrk calls it */
+    /* Not functions either: system calls that return a file descriptor, or store several. */
+    FUNCTION_DESCRIPTOR = 24,
+    FUNCTION_DESCRIPTORS = 25,
     /* Functions that the user named; the cookie says of which pair. In trace events, the number of
      * the pair, its space, is added. */
     FUNCTION_PAIR = 64,
@@ -257,6 +260,50 @@ enum function {
 struct pair_calls {
     u64 other_releases; /* of what has no record */
     u64 returned_again; /* results that had a record */
+};
+
+/* --- file descriptors ------------------------------------------------------------------------ */
+
+/* What a system call does with file descriptors. */
+enum descriptor_action {
+    DESCRIPTOR_NOTHING = 0,
+    DESCRIPTOR_OPENS = 1,      /* it returns one */
+    DESCRIPTOR_OPENS_TWO = 2,  /* it stores two in an array of the program */
+    DESCRIPTOR_MOVES = 3,      /* dup2: what it returns may have been open */
+    DESCRIPTOR_RECEIVES = 4,   /* recvmsg */
+    DESCRIPTOR_CLOSES = 5,     /* from here on: looked at when they begin */
+    DESCRIPTOR_CLOSES_ALL = 6, /* close_range */
+};
+
+/* What an argument must be, so that the system call opens a descriptor. */
+enum descriptor_condition {
+    DESCRIPTOR_ALWAYS = 0,
+    DESCRIPTOR_IF_EQUAL = 1, /* to the lower or upper half of `values` */
+    DESCRIPTOR_IF_AMONG = 2, /* `values` has the bit of this number */
+    DESCRIPTOR_IF_HAS = 3,   /* one of the bits of `values` */
+};
+
+/* A system call; by its number. */
+#define SYSTEM_CALLS 512
+struct descriptor_call {
+    u8 action;    /* enum descriptor_action */
+    u8 kind;      /* of the descriptors: user space numbers them */
+    u8 condition; /* enum descriptor_condition */
+    u8 argument;  /* of the condition, or that of the array; from 1 */
+    u32 unused;
+    u64 values;
+};
+
+#define DESCRIPTOR_KIND_SHIFT 8 /* of a record's `size`; below: 1 */
+#define KIND_OF_ORIGINAL 1      /* of a duplicate */
+#define MOST_RECEIVED 16        /* by one recvmsg; more are lost */
+
+/* What close_range has closed: a descriptor within is closed, if its record is older. */
+#define CLOSED_RANGES 8 /* of each slot */
+struct closed_range {
+    u64 time_ns; /* when that began; 0: the entry is free */
+    u32 first;
+    u32 last;
 };
 
 /* What a function returns, and what happens to the old block. */
@@ -380,7 +427,10 @@ enum loss {
     LOSS_LEFT_CALLS = 15,     /* of pairs: calls that went on in unknown code */
     LOSS_BREAKS = 16,         /* calls of brk and sbrk: where the break was is not known */
     LOSS_SEGMENTS = 17,       /* of SysV shared memory, without a size; counted by user space */
-    LOSS_WALKS = 18,          /* from here on: walks by how they ended, enum walk_result */
+    LOSS_DESCRIPTORS = 18,    /* file descriptors: the map of allocations is full */
+    LOSS_CLOSED_RANGES = 19,  /* what close_range has closed: no room for another range */
+    LOSS_UNREAD_FDS = 20,     /* stored by a call where they can't be read, or too many */
+    LOSS_WALKS = 21,          /* from here on: walks by how they ended, enum walk_result */
     LOSS_KINDS = LOSS_WALKS + WALK_RESULTS,
 };
 

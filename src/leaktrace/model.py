@@ -88,6 +88,17 @@ class ProcessShare:
 
 
 @dataclass(frozen=True)
+class OpenDescriptor:
+    """A file descriptor that is not closed."""
+
+    number: int
+    kind: str  # by the system call that opened it: "file", "socket", "pipe"…
+    age_ns: int
+    target: str | None = None  # what it leads to now; None: not known, or the process has ended
+    pid: int | None = None  # None if one process is traced
+
+
+@dataclass(frozen=True)
 class Site:
     """A call stack that allocates, and the memory it still holds.
 
@@ -113,6 +124,9 @@ class Site:
     cache: str | None = None  # slab cache
     context: str | None = None  # "process", "softirq", "irq"
     unconfirmed: str | None = None  # why the memory may have been freed without being seen
+    # For file descriptors:
+    kinds: tuple[tuple[str, int], ...] = ()  # how many of each kind, the most frequent first
+    examples: tuple[OpenDescriptor, ...] = ()  # the oldest ones
 
 
 @dataclass(frozen=True)
@@ -312,6 +326,31 @@ class PairInfo:
     returned_again: int = 0  # objects that were outstanding: their release was not seen
 
 
+@dataclass(frozen=True)
+class DescriptorUse:
+    """How many file descriptors a process has open, by what it says itself (proc(5))."""
+
+    pid: int
+    open_count: int
+    limit: int | None  # how many it may have (RLIMIT_NOFILE, soft); None: unlimited, or not known
+    older: int = 0  # of those open: from before tracing began, or before its last exec
+    unexplained: int = 0  # opened since, in a way that is not traced
+    has_executed: bool = False  # under trace: `older` means before that
+
+    @property
+    def is_near_limit(self) -> bool:
+        """Whether nine of ten are used."""
+        return self.limit is not None and self.open_count * 10 >= self.limit * 9
+
+
+@dataclass(frozen=True)
+class DescriptorInfo:
+    """What a section about file descriptors says of all of them."""
+
+    use: tuple[DescriptorUse, ...] = ()  # of each process that runs
+    unseen_closes: int = 0  # opened again without having been closed as far as was seen
+
+
 TARGET_ENDED = "the target has ended"  # a reason for a final report
 
 
@@ -359,22 +398,25 @@ class Report:
     by_process: tuple[Report, ...] = ()  # with --by process: a report about each, in that order
 
     # For the kernel: the allocator, and reports about other allocators. For processes: about pairs
-    # of functions. The figures of two are never added up (the page allocator also supplies the
-    # slabs, and an object of a pool is part of a block).
-    section: str | None = None  # "slab", "pages", "percpu", "vmalloc"; what a pair is called
+    # of functions, and file descriptors. The figures of two are never added up (the page allocator
+    # also supplies the slabs, and an object of a pool is part of a block).
+    # "slab", "pages", "percpu", "vmalloc"; what a pair is called; "file descriptors"
+    section: str | None = None
     sections: tuple[Report, ...] = ()
     pair: PairInfo | None = None
     # Of processes: a report about each of OTHER_MEMORY, which is no part of `outstanding`. Empty if
     # none of its functions is hooked.
     other_memory: tuple[Report, ...] = ()
     backing: Backing | None = None  # of such a report
+    descriptors: DescriptorInfo | None = None
     slab: SlabGrowth | None = None
     untraced: tuple[UntracedGrowth, ...] = ()  # large in comparison with what is outstanding
 
     @property
     def is_counted(self) -> bool:
         """Whether it is about objects without sizes: all bytes are counts, too."""
-        return self.pair is not None and not self.pair.is_sized
+        is_unsized = self.pair is not None and not self.pair.is_sized
+        return is_unsized or self.descriptors is not None
 
     @property
     def is_estimate(self) -> bool:

@@ -200,12 +200,23 @@ class ProcessOptions(CommonOptions):
     probe_returns: bool = False  # return probes instead of points within functions
     follow: bool = False  # trace the children of traced processes, too
     pairs: tuple[Pair, ...] = ()  # further functions that are traced
-    malloc: bool = True  # False: only `pairs`
+    fds: bool = False  # trace file descriptors, too
+    malloc: bool = True  # False: only `pairs` and `fds`
 
     @property
     def command(self) -> CommandTarget | None:
         """The command that leaktrace starts, if it starts one."""
         return self.target if isinstance(self.target, CommandTarget) else None
+
+    @property
+    def space_count(self) -> int:
+        """How many kinds of records there are beside those of the heap."""
+        return len(self.pairs) + self.fds
+
+    @property
+    def descriptor_space(self) -> int:
+        """The number of the file descriptors' records, after those of pairs; 0: not traced."""
+        return self.space_count if self.fds else 0
 
     @property
     def may_be_several(self) -> bool:

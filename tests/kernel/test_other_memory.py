@@ -4,6 +4,7 @@ what /proc/PID/maps says of the target, and the target's own account of its brea
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ def program(compiled: Compiler) -> Path:
 
 
 @pytest.fixture
-def file_on_disk(tmp_path: Path) -> Path:
-    """A file that is no memory (the tests run in a directory on a disk)."""
+def file_on_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file that is no memory (the tests' own directory is on a disk)."""
     path = Path(__file__).with_name(f".{tmp_path.name}.tmp")
     path.write_bytes(bytes(8 * PAGE))
-    return path
+    yield path
+    path.unlink()
 
 
 def other_memory(report: Report) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from sample_reports import (
     BUSY,
     CACHE,
     COMBINED,
+    DESCRIPTORS,
     INCOMPLETE,
     KERNEL,
     MEMORY,
@@ -36,6 +37,10 @@ REPORTS = {
     "by_process": BY_PROCESS,
     "workers": WORKERS,
     "memory": MEMORY,
+    "descriptors": DESCRIPTORS,
+    "only_descriptors": replace(
+        DESCRIPTORS.sections[0], losses=NO_LOSSES, sections=(), allocations=None
+    ),
     "pairs": PAIRS,
     "only_pairs": replace(
         PAIRS.sections[1], losses=NO_LOSSES, sections=PAIRS.sections[2:], allocations=None

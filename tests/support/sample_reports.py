@@ -11,10 +11,13 @@ from leaktrace.model import (
     TARGET_ENDED,
     Allocation,
     Backing,
+    DescriptorInfo,
+    DescriptorUse,
     Ending,
     Frame,
     Loss,
     MemoryKinds,
+    OpenDescriptor,
     PairInfo,
     Remark,
     RemarkKind,
@@ -461,6 +464,56 @@ PAIRS = replace(
             sites=(),
             stack_ends={},
             pair=PairInfo("open", "close"),
+        ),
+    ),
+)
+DESCRIPTORS = replace(
+    QUIET,
+    sections=(
+        replace(
+            _SECTION,
+            section="file descriptors",
+            outstanding=Total(312, 312),  # bytes are counts
+            growth_bytes=12,
+            site_count=2,
+            sites=(
+                replace(
+                    PARSE_SITE,
+                    bytes=309,
+                    count=309,
+                    growth_bytes=12,
+                    allocated_bytes=400,
+                    allocated_count=400,
+                    freed_bytes=91,
+                    freed_count=91,
+                    kinds=(("socket", 309),),
+                    examples=(
+                        OpenDescriptor(17, "socket", 60 * S, "socket:[81234]"),
+                        OpenDescriptor(18, "socket", 59 * S, "socket:[81240]"),
+                        OpenDescriptor(21, "socket", 58 * S),
+                    ),
+                ),
+                replace(
+                    CACHE_SITE,
+                    bytes=3,
+                    count=3,
+                    growth_bytes=0,
+                    allocated_bytes=3,
+                    allocated_count=3,
+                    freed_bytes=0,
+                    freed_count=0,
+                    kinds=(("file", 2), ("pipe", 1)),
+                    examples=(
+                        OpenDescriptor(3, "file", 5 * S, "/var/log/\x1b[31m\n"),
+                        OpenDescriptor(4, "pipe", 4 * S, "pipe:[81111]"),
+                    ),
+                ),
+            ),
+            allocations=(Allocation(17, 1, 60 * S, PARSE_SITE.id),),
+            descriptors=DescriptorInfo(
+                use=(DescriptorUse(4242, 1_012, 1_024, older=700, unexplained=2),),
+                unseen_closes=1,
+            ),
         ),
     ),
 )

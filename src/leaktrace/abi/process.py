@@ -253,6 +253,8 @@ class Function(IntEnum):
     SHMAT = 21
     SHMDT = 22
     BRK = 23
+    DESCRIPTOR = 24  # a system call that returns a file descriptor
+    DESCRIPTORS = 25  # one that stores several
     PAIR = 64  # in trace events, the number of the pair is added, as to the next
     PAIR_RELEASE = 96
 
@@ -268,6 +270,51 @@ COOKIE_SPACE_SHIFT = 48
 SPACES = 16
 
 PAIR_CALLS = np.dtype([("other_releases", "<u8"), ("returned_again", "<u8")])
+
+
+# --- file descriptors -----------------------------------------------------------------------------
+
+
+class DescriptorAction(IntEnum):
+    """enum descriptor_action: what a system call does with file descriptors."""
+
+    NOTHING = 0
+    OPENS = 1  # it returns one
+    OPENS_TWO = 2  # it stores two in an array
+    MOVES = 3  # what it returns may have been open (dup2)
+    RECEIVES = 4  # with a message
+    CLOSES = 5
+    CLOSES_ALL = 6  # a range
+
+
+class DescriptorCondition(IntEnum):
+    """enum descriptor_condition: what an argument must be, so that the call opens one."""
+
+    ALWAYS = 0
+    IF_EQUAL = 1  # to the lower or upper half of `values`
+    IF_AMONG = 2  # `values` has the bit of this number
+    IF_HAS = 3  # one of the bits of `values`
+
+
+SYSTEM_CALLS = 512
+DESCRIPTOR_CALL = np.dtype(
+    [
+        ("action", "u1"),
+        ("kind", "u1"),
+        ("condition", "u1"),
+        ("argument", "u1"),
+        ("unused", "<u4"),
+        ("values", "<u8"),
+    ]
+)
+
+# In the `size` of a record; below is 1.
+DESCRIPTOR_KIND_SHIFT = 8
+KIND_OF_ORIGINAL = 1  # of a duplicate
+MOST_RECEIVED = 16  # by one recvmsg; more are lost
+
+CLOSED_RANGES = 8  # of each slot
+CLOSED_RANGE = np.dtype([("time_ns", "<u8"), ("first", "<u4"), ("last", "<u4")])
 
 
 class Outcome(IntEnum):
@@ -369,7 +416,10 @@ class LossKind(IntEnum):
     LEFT_CALLS = 15
     BREAKS = 16
     SEGMENTS = 17
-    WALKS = 18
+    DESCRIPTORS = 18
+    CLOSED_RANGES = 19
+    UNREAD_FDS = 20
+    WALKS = 21
 
 
 LOSS_COUNTERS = int(LossKind.WALKS) + len(WalkResult)

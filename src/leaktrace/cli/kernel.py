@@ -31,6 +31,7 @@ _PROCESS_ONLY = {
     "obj": "-O",
     "symbols_prefix": "--symbols-prefix",
     "pair": "--pair",
+    "fds": "--fds",
     "no_malloc": "--no-malloc",
     "stack_walker": "--stack-walker",
     "max_threads": "--max-threads",

@@ -72,9 +72,13 @@ def checked_pairs(asked: dict[str, Any]) -> tuple[Pair, ...]:
     """The pairs that were asked for. Raises UsageError if they contradict each other or other
     options."""
     pairs: tuple[Pair, ...] = asked["pair"]
+    if asked["no_malloc"]:
+        if not pairs and not asked["fds"]:
+            raise UsageError(
+                "--no-malloc needs --pair or --fds: nothing is left to trace", _EXAMPLES
+            )
+        _refuse_without_malloc(asked)
     if not pairs:
-        if asked["no_malloc"]:
-            raise UsageError("--no-malloc needs --pair: nothing is left to trace", _EXAMPLES)
         return ()
     if len(pairs) > MOST_PAIRS:
         raise UsageError(
@@ -89,8 +93,6 @@ def checked_pairs(asked: dict[str, Any]) -> tuple[Pair, ...]:
     _refuse_repeated(pairs)
     for one in pairs:
         _refuse_malloc(one, asked)
-    if asked["no_malloc"]:
-        _refuse_without_malloc(asked)
     return pairs
 
 
@@ -137,4 +139,5 @@ def _refuse_without_malloc(asked: dict[str, Any]) -> None:
         "--by process": asked["by"] == By.PROCESS,
         "--max-overhead": asked["max_overhead_percent"] is not None,
     }
-    refuse_given(given, "--no-malloc", "it is about malloc, and not about pairs")
+    what = "pairs" if asked["pair"] else "file descriptors"
+    refuse_given(given, "--no-malloc", f"it is about malloc, and not about {what}")

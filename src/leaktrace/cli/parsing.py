@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from leaktrace.cli.all_processes import ranking_options
+from leaktrace.cli.descriptors import check_fds
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
@@ -66,6 +67,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         )
     target = target_of(asked, words)
     pairs = checked_pairs(asked)
+    check_fds(asked)
     filters = Filters(minimum, maximum, asked["sample_rate"], asked["sample_bytes"])
     limits = Limits(
         asked["max_allocs"],
@@ -93,6 +95,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         max_overhead_percent=asked["max_overhead_percent"],
         follow=follows(asked, target),
         pairs=pairs,
+        fds=asked["fds"],
         malloc=not asked["no_malloc"],
     )
 
@@ -132,6 +135,7 @@ def _refuse_with_faults(asked: dict[str, Any]) -> None:
         "-O": asked["obj"] is not None,
         "--symbols-prefix": asked["symbols_prefix"],
         "--pair": asked["pair"],
+        "--fds": asked["fds"],
         "--no-malloc": asked["no_malloc"],
         "--max-overhead": asked["max_overhead_percent"] is not None,
         "--sort age": asked["sort"] == SortKey.AGE.value,

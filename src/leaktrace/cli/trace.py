@@ -216,9 +216,15 @@ class TraceCommand(Command):
     "only if it is loaded later, or if others define them, too. Can be repeated.",
 )
 @click.option(
+    "--fds",
+    is_flag=True,
+    help="Also trace file descriptors, in a section of their own: which code opens files, sockets, "
+    "pipes and so on that are not closed, what they are, and how many the process may open.",
+)
+@click.option(
     "--no-malloc",
     is_flag=True,
-    help="With --pair: trace only these functions, and not malloc.",
+    help="With --pair or --fds: trace only these, and not malloc.",
 )
 @click.option(
     "--sort",

@@ -14,12 +14,14 @@ from leaktrace.abi.process import Tally
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Cost
 from leaktrace.process.probes.allocators import POINT_PROGRAM, RETURN_PROGRAM
-from leaktrace.process.program import FAULT_PROGRAM, Program
+from leaktrace.process.program import FAULT_PROGRAM, SYSTEM_CALL_TRACEPOINTS, Program
 from leaktrace.process.trap_cost import TrapCost, measure_traps
 from leaktrace.targets.process import Process
 from leaktrace.tracing.cost import OwnUse, ProgramTimes
 
 _CPUCLOCK_SCHED = 2
+# These run at each system call of every process, and are no share of the traced one's time.
+_OF_THE_MACHINE = {f"at_{name}" for name in SYSTEM_CALL_TRACEPOINTS}
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class CostMeter:
     def _hits(self) -> _Hits:
         run_time_ns = entries = returns = faults = 0
         for name, use in ({} if self._times is None else self._times.read()).items():
+            if name in _OF_THE_MACHINE:
+                continue
             run_time_ns += use.run_time_ns
             if name == RETURN_PROGRAM:
                 returns += use.run_count

@@ -60,6 +60,7 @@ def describe_target(traced: Traced, *, verbose: bool) -> TargetInfo:
             else (
                 *(f"{one.name}: {len(one.functions)} functions" for one in hooked),
                 *_pairs(traced),
+                *(["file descriptors"] if traced.slot.program.descriptor_calls is not None else []),
             )
         ),
         notes=tuple(dict.fromkeys(_notes(traced, hooked, stopped, verbose=verbose))),

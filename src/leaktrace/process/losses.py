@@ -127,6 +127,22 @@ _BY_COUNTER: dict[int, LossText] = {
         "child processes that could not be followed: too many ran at a time",
         "what they allocate is in no figure",
     ),
+    LossKind.DESCRIPTORS: LossText(
+        "descriptors",
+        "file descriptors not recorded: the map of allocations is full",
+        "raise --max-allocs (now {limits.max_allocs:,})",
+    ),
+    LossKind.UNREAD_FDS: LossText(
+        "unread_descriptors",
+        "file descriptors not recorded: they came where they could not be read, or in a message "
+        "with more than 16",
+        "nothing to do if rare: they are in the number of open descriptors only",
+    ),
+    LossKind.CLOSED_RANGES: LossText(
+        "closed_ranges",
+        "calls of close_range for which there was no room: they closed ever other ranges",
+        "once the process has ended, descriptors may be shown that they have closed",
+    ),
     LossKind.EVENTS: losses.EVENTS,
 }
 

@@ -36,7 +36,7 @@ from leaktrace.process.probes.object_plan import ObjectPlan, Way
 from leaktrace.process.probes.pair_planner import PairPlanner
 from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import ExaminedFiles, Planner
-from leaktrace.process.probes.program_ends import StopPlanner
+from leaktrace.process.probes.program_ends import StopPlanner, plan_starts
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.region_account import RegionAccount
@@ -120,7 +120,10 @@ class Planning:
                 objects = planner.plan_process(target.pid)
                 symbolizer.refresh()
             if not objects and target.parent is None:
-                raise nothing_to_hook(subject, options.objects, planner.passed_over)
+                error = nothing_to_hook(subject, options.objects, planner.passed_over)
+                if options.fds:
+                    error.hint = "--no-malloc traces file descriptors alone, which needs no symbols"
+                raise error
         if not with_tables:
             return Plans(target, planner, objects, pairs, of_pairs, symbolizer, None)
         tables = TableFollower(target.pid, self.budget, symbolizer.object_behind, self.placed)
@@ -137,6 +140,9 @@ class Planning:
         """The probes on functions that the user named. Raises LeaktraceError."""
         options = self.options
         if not options.pairs:
+            # What a command opens first may be before it calls malloc.
+            if options.fds and target.command is not None:
+                return None, list(plan_starts(target.command.path))
             return None, []
         way = way_of(options)
         if way is Way.SAFE_RETURNS:

@@ -57,6 +57,7 @@ _COMMON = (
     "process/records.bpf.c",
     "process/calls.bpf.c",
     "process/unseen.bpf.c",
+    "process/descriptor_records.bpf.c",
     "process/track.bpf.c",
 )
 FRAGMENTS = (
@@ -66,6 +67,7 @@ FRAGMENTS = (
     "process/objects.bpf.c",
     "process/exit_stop.bpf.c",
     "process/exec_fork_exit.bpf.c",
+    "process/descriptors.bpf.c",
 )
 FAULT_FRAGMENTS = (*_COMMON, "process/faults.bpf.c", "process/exec_fork_exit.bpf.c")
 
@@ -84,6 +86,7 @@ _PERF_SHARE = 4  # of that, per CPU, in perf buffers
 FAULT_PROGRAM = "on_fault"
 FILE_CAPACITY = 2 * abi.MAX_FILE_MAPPINGS  # two lists
 RAW_TRACEPOINTS = ("sched_process_exec", "sched_process_exit", "sched_process_fork", OOM_TRACEPOINT)
+SYSTEM_CALL_TRACEPOINTS = ("sys_enter", "sys_exit")  # with --fds; of the whole machine
 
 
 def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
@@ -104,6 +107,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "COUNT_FREED": int(counts_freed(options)),
         "IN_PID_NAMESPACE": int(not pids_are_global()),
         "PAIRS": int(bool(options.pairs)),
+        "FD_SPACE": options.descriptor_space,
         "HAS_TASK_PT_REGS": int(support.has_task_pt_regs()),
     }
     knobs |= task_offset_knobs(
@@ -153,7 +157,7 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "allocations": limits.max_allocs,
         "sites": limits.max_stacks,
         "stacks": limits.max_stacks,
-        "threads": limits.max_threads * (1 + len(options.pairs)),
+        "threads": limits.max_threads * (1 + options.space_count),
         "trace_events": event_pages(limits.event_buffer_bytes) * PAGE_BYTES,
         "region_events": event_pages(limits.event_buffer_bytes // _REGION_SHARE) * PAGE_BYTES,
         "file_mappings": FILE_CAPACITY * slots,
@@ -168,6 +172,7 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "unwind_list": slots * abi.UNWIND_LISTS,
         "late_objects": slots * LATE_OBJECTS,
         "processes": _PROCESS_CAPACITY,
+        "closed_ranges": slots * abi.CLOSED_RANGES,
     }
 
 
@@ -203,7 +208,9 @@ class Program:
     programs: dict[str, int]
     tallies: Map  # by abi.Tally and CPU
     unseen_releases: Map
-    pair_calls: Map | None  # with --pair, by space
+    pair_calls: Map | None  # with --pair and --fds, by space
+    descriptor_calls: Map | None  # with --fds, by the number of the system call
+    closed_ranges: Map | None  # with --fds, abi.CLOSED_RANGES for each slot
     links: UprobeLinks
     ring_buffer: bool
     freed_is_counted: bool  # by site, in the kernel
@@ -268,7 +275,7 @@ class Compilation:
                 names.append(POINT_PROGRAM)
             if self._knobs["PAIRS"]:
                 names.append(RELEASE_OF_PAIR_PROGRAM)
-            if self._knobs["PAIRS"] or self._knobs["STOP_AT_START"]:
+            if self._has_spaces or self._knobs["STOP_AT_START"]:
                 names.append(START_PROGRAM)
             if self._knobs.get("STOP_AT_EXIT"):
                 names.append(EXIT_PROGRAM)
@@ -279,11 +286,23 @@ class Compilation:
             programs.append(ProgramKind("walk_part", kind, attach_type, tail_of="walk_parts"))
         if OBJECTS_PROGRAM in names:
             programs.append(ProgramKind("object_part", kind, attach_type, tail_of="object_parts"))
-        return programs + [
-            ProgramKind(f"at_{name}", syscalls.PROG_TYPE_RAW_TRACEPOINT)
+        tracepoint = syscalls.PROG_TYPE_RAW_TRACEPOINT
+        traced = [
+            name
             for name in RAW_TRACEPOINTS
             if name != OOM_TRACEPOINT or self._knobs.get("OOM_VICTIM")
         ]
+        if self._knobs["FD_SPACE"]:
+            traced += SYSTEM_CALL_TRACEPOINTS
+            if walker is Walker.TAIL_CALLS:
+                part, tail_of = "descriptor_walk_part", "descriptor_walk_parts"
+                programs.append(ProgramKind(part, tracepoint, tail_of=tail_of))
+        return programs + [ProgramKind(f"at_{name}", tracepoint) for name in traced]
+
+    @property
+    def _has_spaces(self) -> bool:
+        """Whether there are records beside those of the heap."""
+        return bool(self._knobs["PAIRS"] or self._knobs["FD_SPACE"])
 
     def finish(self) -> Program:
         """Load the program with the first walker that the kernel does not refuse.
@@ -374,7 +393,17 @@ class Compilation:
             ),
             pair_calls=(
                 map_of("pair_calls", abi.U32, abi.PAIR_CALLS, abi.SPACES)
-                if knobs["PAIRS"]
+                if self._has_spaces
+                else None
+            ),
+            descriptor_calls=(
+                map_of("descriptor_calls", abi.U32, abi.DESCRIPTOR_CALL, abi.SYSTEM_CALLS)
+                if knobs["FD_SPACE"]
+                else None
+            ),
+            closed_ranges=(
+                map_of("closed_ranges", abi.U32, abi.CLOSED_RANGE, room["closed_ranges"])
+                if knobs["FD_SPACE"]
                 else None
             ),
             links=self._links,

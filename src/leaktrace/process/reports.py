@@ -8,6 +8,7 @@ from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.family import Member as Counted
 from leaktrace.model import OTHER_MEMORY, Backing, Measure, Report
 from leaktrace.options import ProcessOptions
+from leaktrace.process.descriptor_reports import DescriptorReports
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.pair_reports import PairReports
@@ -21,7 +22,8 @@ class ProcessReports:
     def __init__(self, options: ProcessOptions, tracer: Tracer) -> None:
         self._options = options
         self._tracer = tracer
-        self._pairs = [
+        self._descriptors = DescriptorReports(options, tracer) if options.fds else None
+        self._sections: list[PairReports | DescriptorReports] = [
             PairReports(options, tracer, pair, space)
             for space, pair in enumerate(options.pairs, start=1)
         ]
@@ -32,6 +34,8 @@ class ProcessReports:
             for backing in OTHER_MEMORY
             if is_hooked and (backing is not Backing.BREAK or tracer.knows_break)
         }
+        if self._descriptors is not None:
+            self._sections.append(self._descriptors)
         self._builder = FamilyBuilder(
             options,
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
@@ -45,15 +49,15 @@ class ProcessReports:
     def start_clock(self) -> None:
         """Recording has begun."""
         self._builder.start_clock()
-        for one in (*self._pairs, *self._memory.values()):
-            one.start_clock()
+        for section in (*self._sections, *self._memory.values()):
+            section.start_clock()
 
     def forget(self) -> None:
         """A process has executed another program."""
         for number in self._tracer.take_executed():
             self._builder.forget(number)
-            for one in (*self._pairs, *self._memory.values()):
-                one.forget(number)
+            for section in (*self._sections, *self._memory.values()):
+                section.forget(number)
 
     def build(self, final_reason: str | None) -> Report:
         """A report of this moment. `final_reason`: why it is the last one; None: it isn't."""
@@ -61,12 +65,14 @@ class ProcessReports:
         has_ended = family.notice_ends()
         if final_reason is not None:
             names.expect_last_report()
+        if self._descriptors is not None:
+            self._descriptors.look()
         snapshot = self._tracer.snapshot()
         members, first = list(family), family.first
         info, counted = self._tracer.info(), [_counted(member) for member in members]
         sections = tuple(
-            pair.build(one, info, counted, target_ended=has_ended, final_reason=final_reason)
-            for pair, one in zip(self._pairs, snapshot.sections, strict=True)
+            each.build(one, info, counted, target_ended=has_ended, final_reason=final_reason)
+            for each, one in zip(self._sections, snapshot.sections, strict=True)
         )
         memory = tuple(
             self._memory[backing].build(
@@ -93,7 +99,7 @@ class ProcessReports:
         return replace(report, ending=ending, target=replace(report.target, notes=notes))
 
     def _combined(self, report: Report, sections: tuple[Report, ...]) -> Report:
-        """The report with sections for pairs; without malloc, the first of them with the others."""
+        """The report with its sections; without malloc, the first of them with the others."""
         if self._options.malloc:
             return replace(report, sections=sections)
         remarks = self._tracer.remarks()  # without those that compare malloc with the memory

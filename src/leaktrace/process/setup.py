@@ -18,6 +18,7 @@ from leaktrace.errors import EnvironmentUnfitError, LeaktraceError
 from leaktrace.notices import notify
 from leaktrace.options import CommandTarget, ProcessOptions
 from leaktrace.printable import printable
+from leaktrace.process import descriptor_calls
 from leaktrace.process.attach.attachments import Lifecycle, StoredPoints
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.event_intake import EventDispatch
@@ -69,6 +70,8 @@ def open_tracer(
     run is about to end, so that nothing is worth waiting for. Raises LeaktraceError.
     """
     hurry_when(interrupted)
+    if options.fds:
+        descriptor_calls.require_support()
     options = _as_supported(options)
     lookups, slots = Lookups(interrupted), slot_count(options)
     planning = Planning(options, TableBudget(interrupted), lookups, PlacedTables(slots))
@@ -86,6 +89,8 @@ def open_tracer(
                 notify(
                     f"the compiled program is not cached: {printable(compilation.cache_problem)}"
                 )
+        if program.descriptor_calls is not None:
+            descriptor_calls.fill(program.descriptor_calls)
         _fill_sampling(program, Sampling.from_filters(options.filters).mean_bytes)
         streams = _open_streams(program, closing)
         closing.lifecycle.callback(Lifecycle(program).close)

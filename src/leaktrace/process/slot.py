@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
@@ -90,9 +91,21 @@ class Slot:
         places, unseen = program.unseen_releases.read_all()
         for place in places[slots_of(unseen["key"]) == number].tolist():
             program.unseen_releases.update(place, np.zeros(1, dtype=abi.UNSEEN_RELEASE))
+        if program.closed_ranges is not None:
+            nothing = np.zeros(1, dtype=abi.CLOSED_RANGE)
+            for index in range(number * abi.CLOSED_RANGES, (number + 1) * abi.CLOSED_RANGES):
+                program.closed_ranges.update(index, nothing)
         if program.files is not None:
             for one in (program.files.list, program.files.faults):
                 one.update(number, np.zeros(1, dtype=abi.U64))
+
+    def closed_ranges(self) -> NDArray[np.void]:
+        """What close_range has closed (abi.CLOSED_RANGE); where file descriptors are traced."""
+        ranges = self.program.closed_ranges
+        assert ranges is not None
+        _, values = ranges.read_all()
+        start = self.number * abi.CLOSED_RANGES
+        return values[start : start + abi.CLOSED_RANGES]
 
     def forget_process(self) -> None:
         """The process has ended."""

@@ -34,10 +34,11 @@ def take_snapshot(
     *,
     combined_only: bool,
     count_unit: int = 1,
-    pair_count: int = 0,
+    space_count: int = 0,
 ) -> Snapshot:
     """Read the maps. Site counters count in units of 1 / `count_unit` (analysis/sampling.py). What
-    pairs of functions allocated, 1 to `pair_count`, is in sections of its own.
+    pairs of functions allocated, and file descriptors, 1 to `space_count`, are in sections of their
+    own.
 
     The maps change while they are read. A record that is there all the while is read exactly
     once; one that comes or goes meanwhile may be missed, and the counters of a site may be a few
@@ -70,7 +71,7 @@ def take_snapshot(
         record_slots=records.slots,
         site_slots=slots[current],
     )
-    snapshot = divide(snapshot, records.spaces, spaces[current], pair_count)
+    snapshot = divide(snapshot, records.spaces, spaces[current], space_count)
     return with_other_memory(snapshot, traced, combined_only=combined_only, count_unit=count_unit)
 
 

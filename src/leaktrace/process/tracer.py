@@ -6,7 +6,6 @@ process/setup.py opens a tracer with the probes attached. session/run.py drives 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -30,6 +29,8 @@ from leaktrace.process.snapshot import take_snapshot
 from leaktrace.process.traced import Traced
 from leaktrace.tracing.calls import CallNamer, TracedCalls
 from leaktrace.tracing.events import decode, take_messages
+
+_OPEN_AND_CLOSE = Pair("descriptor", "close")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Tracer:
         self.names = FamilyNames(program.stacks, family)
         self._executed: set[int] = set()
         self._nameless_calls = 0  # traced ones of processes that had to make room
-        of_pairs, unsized = _functions_of(options.pairs)
+        of_pairs, unsized = _functions_of(options)
         self._name_call = CallNamer(
             functions | of_pairs, self.names.stack_of, options.report, unsized
         )
@@ -222,7 +223,7 @@ class Tracer:
             [member.traced for member in family],
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
-            pair_count=len(self._options.pairs),
+            space_count=self._options.space_count,
         )
         # The names of these stacks may depend on what was loaded before the last of them.
         pids = {member.pid for member in family.living}
@@ -265,11 +266,12 @@ class Tracer:
         self._resources.close()
 
 
-def _functions_of(pairs: Sequence[Pair]) -> tuple[dict[int, str], set[int]]:
+def _functions_of(options: ProcessOptions) -> tuple[dict[int, str], set[int]]:
     """The functions of pairs by their codes in trace events, and the codes of those that have no
-    sizes."""
+    sizes. File descriptors count as another pair."""
     names: dict[int, str] = {}
     unsized: set[int] = {abi.Function.SHMAT}  # that of the segment is not in the call
+    pairs = [*options.pairs, *([_OPEN_AND_CLOSE] if options.fds else [])]
     for space, pair in enumerate(pairs, start=1):
         codes = {
             abi.Function.PAIR + space: pair.allocate,

@@ -15,11 +15,13 @@ from typing import Any, ClassVar
 from leaktrace.model import (
     Allocation,
     Cost,
+    DescriptorInfo,
     Ending,
     Event,
     Frame,
     Loss,
     MemoryKinds,
+    OpenDescriptor,
     PairInfo,
     ProcessLine,
     Remark,
@@ -96,17 +98,16 @@ def report_object(report: Report) -> Object:
         shown["by_process"] = [
             {"pid": part.target.pid, **_part(part)} for part in report.by_process
         ]
-    if report.pair is not None:
+    is_section = report.pair is not None or report.descriptors is not None
+    if is_section:
         shown["section"] = printable(report.section or "")
-        shown["pair"] = _pair(report.pair)
-        if report.is_counted:
-            shown = _counted(shown)
+        shown = _as_section(shown, report)
     if report.other_memory:
         shown["other_memory"] = [
             {"backing": one.backing, "name": one.section, **_part(one)}
             for one in report.other_memory
         ]
-    if report.pair is not None or (report.sections and report.target.kind != "kernel"):
+    if is_section or (report.sections and report.target.kind != "kernel"):
         shown["sections"] = [
             {"section": printable(section.section or ""), **_part(section)}
             for section in report.sections
@@ -137,10 +138,44 @@ def _part(report: Report) -> Object:
     }
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
+    return _as_section(shown, report)
+
+
+def _as_section(shown: Object, report: Report) -> Object:
+    """With what only sections about a pair of functions or about file descriptors have."""
     if report.pair is not None:
         shown["pair"] = _pair(report.pair)
-        if report.is_counted:
-            shown = _counted(shown)
+    if report.descriptors is not None:
+        shown["descriptors"] = _descriptors(report.descriptors)
+    return _counted(shown) if report.is_counted else shown
+
+
+def _descriptors(info: DescriptorInfo) -> Object:
+    return {
+        "processes": [
+            {
+                "pid": one.pid,
+                "open": one.open_count,
+                "limit": one.limit,
+                "near_limit": one.is_near_limit,
+                "older": one.older,
+                "unexplained": one.unexplained,
+            }
+            for one in info.use
+        ],
+        "unseen_closes": info.unseen_closes,
+    }
+
+
+def _example(one: OpenDescriptor) -> Object:
+    shown: Object = {
+        "fd": one.number,
+        "kind": one.kind,
+        "age_ms": _milliseconds(one.age_ns),
+        "target": _name(one.target),
+    }
+    if one.pid is not None:
+        shown["pid"] = one.pid
     return shown
 
 
@@ -318,6 +353,9 @@ def _site(site: Site) -> Object:
             {"pid": share.pid, "bytes": share.bytes, "count": share.count}
             for share in site.processes
         ]
+    if site.kinds:  # of file descriptors
+        shown["kinds"] = dict(site.kinds)
+        shown["examples"] = [_example(one) for one in site.examples]
     if site.context is not None:  # in the kernel
         shown |= {
             "requested_bytes": site.requested_bytes,

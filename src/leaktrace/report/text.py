@@ -42,6 +42,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.printable import printable
+from leaktrace.report.descriptors import descriptor_lines, kinds_in_words
 from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.frames import frame_lines
@@ -51,6 +52,7 @@ from leaktrace.report.layout import flowed as _flowed
 from leaktrace.report.layout import painted
 from leaktrace.report.layout import wrapped as _wrapped
 from leaktrace.report.names import shorten_middle, wrap
+from leaktrace.report.pairs import unexplained_calls
 from leaktrace.report.processes import (
     MOST_PROCESSES,
     change_in_words,
@@ -61,7 +63,7 @@ from leaktrace.report.processes import (
     shares_in_words,
 )
 from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
-from leaktrace.report.sections import other_memory, section_name, unexplained
+from leaktrace.report.sections import other_memory, section_name
 from leaktrace.report.styles import change_style
 
 FILE_WIDTH = USUAL_COLUMNS
@@ -199,6 +201,8 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
             yield from _wrapped("  ", f"{remark.text}{hint}", width)
     if report.slab is not None:
         yield from _wrapped("  ", slab_growth_in_words(report.slab), width)
+    if report.descriptors is not None:
+        yield from descriptor_lines(report.descriptors, width)
     if report.untraced:
         yield from _wrapped("  not traced: ", untraced_in_words(report.untraced), width, "yellow")
 
@@ -230,6 +234,8 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
         yield from _of_kernel(site, width)
+        if site.kinds:
+            yield from _wrapped("    ", kinds_in_words(site), width)
         if site.processes:
             yield from _wrapped("    ", shares_in_words(site, report), width)
         for line in frame_lines(site.stack.frames, width - 4):
@@ -244,7 +250,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield from _allocations(report, [one for several in by_site.values() for one in several])
         yield Text()
     if report.pair is not None:
-        yield from unexplained(report.pair, width)
+        yield from unexplained_calls(report.pair, width)
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
@@ -327,7 +333,8 @@ def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text
         if report.is_counted:
             size = ""
         whose = "" if one.pid is None else f"  pid {one.pid}"
-        yield Text(f"      {one.address:#x}{size}  {units.age(one.age_ns)} old{whose}")
+        what = f"{one.address:#x}" if report.descriptors is None else f"fd {one.address}"
+        yield Text(f"      {what}{size}  {units.age(one.age_ns)} old{whose}")
 
 
 def _rest(report: Report, width: int) -> Iterator[Text]:
@@ -379,7 +386,7 @@ def _stack_ends(report: Report) -> Iterable[tuple[StackEnd, int]]:
     """Of all sections about the process; of the kernel, of the first one."""
     ends = Counter(report.stack_ends)
     for section in (*report.other_memory, *report.sections):
-        if section.pair is not None or section.backing is not None:
+        if section.target.kind != "kernel":
             ends.update(section.stack_ends)
     return ends.items()
 
@@ -396,6 +403,8 @@ def _noun(report: Report) -> str:
         return "object"
     if report.backing in (Backing.SYSV, Backing.SHARED_FILE):
         return "mapping"
+    if report.descriptors is not None:
+        return "descriptor"
     return "fault" if report.measure is Measure.FAULTS else "allocation"
 
 

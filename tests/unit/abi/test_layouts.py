@@ -40,6 +40,8 @@ ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
         "saved_rbp": (process.SavedRbp, "SAVED_RBP_"),
         "end_of": (process.EndOf, "END_OF_"),
         "function": (process.Function, "FUNCTION_"),
+        "descriptor_action": (process.DescriptorAction, "DESCRIPTOR_"),
+        "descriptor_condition": (process.DescriptorCondition, "DESCRIPTOR_"),
         "outcome": (process.Outcome, "OUTCOME_"),
         "place_kind": (process.PlaceKind, "PLACE_"),
         "point_action": (process.Action, "POINT_"),

@@ -35,7 +35,7 @@ from leaktrace.process.probes.allocators import (
 )
 from leaktrace.process.probes.encode import encode_points
 from leaktrace.process.probes.object_plan import LeftOut, ObjectPlan, PointProbe, Probe
-from leaktrace.process.program import RAW_TRACEPOINTS, Program
+from leaktrace.process.program import RAW_TRACEPOINTS, SYSTEM_CALL_TRACEPOINTS, Program
 from leaktrace.process.slot import Slot
 
 _ENOTSUPP = 524  # include/linux/errno.h: an instruction that the kernel doesn't probe
@@ -82,14 +82,14 @@ def _entry(probe: Probe) -> _Placed:
 
 class Lifecycle:
     """The tracepoints of exec, fork, the end of threads and the OOM killer, for all traced
-    processes."""
+    processes; and of system calls, where file descriptors are traced."""
 
     def __init__(self, program: Program) -> None:
         """Attaches to them. Raises LeaktraceError."""
         self._descriptors: list[int] = []
-        for name in RAW_TRACEPOINTS:
+        for name in (*RAW_TRACEPOINTS, *SYSTEM_CALL_TRACEPOINTS):
             one = program.programs.get(f"at_{name}")
-            if one is None:  # this kernel lacks what it needs
+            if one is None:  # this kernel lacks what it needs, or it isn't asked for
                 continue
             try:
                 attached = links.attach_raw_tracepoint(one, name)
