@@ -6,7 +6,6 @@ last word: a descriptor that is not open is not shown, however it was closed.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
-from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.family import Member as Counted
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import (
@@ -27,9 +25,10 @@ from leaktrace.model import (
     Site,
     TargetInfo,
 )
-from leaktrace.options import By, Filters, ProcessOptions
+from leaktrace.options import ProcessOptions
 from leaktrace.process.descriptor_calls import Kind
 from leaktrace.process.member import Member
+from leaktrace.process.section_reports import SectionReports
 from leaktrace.process.tracer import Tracer
 from leaktrace.targets.open_files import (
     descriptor_limit,
@@ -52,34 +51,27 @@ class _Looked:
     before: frozenset[int] | None = None  # before the maps were read
 
 
-class DescriptorReports:
+class DescriptorReports(SectionReports):
     """Remembers what the next section is compared with."""
 
     def __init__(self, options: ProcessOptions, tracer: Tracer) -> None:
+        listing = replace(options, report=replace(options.report, show_allocs=True))
+        super().__init__(listing, tracer, SECTION)
         self._tracer = tracer
         self._space = options.descriptor_space
         self._lists_all = options.report.show_allocs
-        names = tracer.names
-        asked = replace(options.report, by=By.SITE, show_allocs=True)
-        self._builder = FamilyBuilder(
-            replace(options, filters=Filters(), report=asked),
-            lambda _: (),  # losses are counted once, and reported with the first section
-            names.stack_of,
-            names.locations_of,
-            names.prepare,
-        )
         self._looked: dict[tuple[int, int], _Looked] = {}  # by slot and pid
         # Of the last report: by slot, number and when it was opened.
         self._targets: dict[tuple[int, int, int], str] = {}
 
     def start_clock(self) -> None:
         """Recording has begun."""
-        self._builder.start_clock()
+        super().start_clock()
         self.look()
 
     def forget(self, slot: int) -> None:
         """A process has executed another program."""
-        self._builder.forget(slot)
+        super().forget(slot)
         for key in [key for key in self._looked if key[0] == slot]:
             del self._looked[key]
         self.look()
@@ -104,7 +96,7 @@ class DescriptorReports:
         target_ended: bool,
         final_reason: str | None,
     ) -> Report:
-        """The section of this moment, as for `FamilyBuilder.build`."""
+        """The section of this moment."""
         family = list(self._tracer.family)
         open_now = {
             one.number: None if one.has_ended else open_descriptors(one.pid) for one in family
@@ -113,31 +105,18 @@ class DescriptorReports:
         # Now: naming the sites may take a while.
         readable = {one.number: one.pid for one in family if open_now[one.number] is not None}
         targets, self._targets = _targets(snapshot, kinds, readable, self._targets)
-        report = self._builder.build(
-            snapshot,
-            target,
-            [replace(member, memory=None) for member in members],
-            None,
-            target_ended=target_ended,
-            final_reason=final_reason,
+        report = super().build(
+            snapshot, target, members, target_ended=target_ended, final_reason=final_reason
         )
         describing = _Describing(kinds, targets, {one.pid: one.number for one in family})
         listed = report.allocations or ()
         by_site: defaultdict[str, list[Allocation]] = defaultdict(list)
         for one in listed:
             by_site[one.site_id].append(one)
-        own_ids = {site_id: _own_id(site_id) for site_id in by_site}
         return replace(
             report,
-            sites=tuple(
-                replace(describing.site(one, by_site[one.id]), id=_own_id(one.id))
-                for one in report.sites
-            ),
-            allocations=(
-                tuple(replace(one, site_id=own_ids[one.site_id]) for one in listed)
-                if self._lists_all
-                else None
-            ),
+            sites=tuple(describing.site(one, by_site[one.id]) for one in report.sites),
+            allocations=listed if self._lists_all else None,
             section=SECTION,
             descriptors=self._info(kinds, family, open_now),
         )
@@ -287,9 +266,3 @@ class _Describing:
             target=self.targets.get(key),
             pid=one.pid,
         )
-
-
-def _own_id(site_id: str) -> str:
-    """An id made from the stack and the section: the same code may also allocate memory."""
-    text = f"{site_id} {SECTION}"
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
