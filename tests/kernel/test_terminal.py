@@ -111,8 +111,31 @@ while True:
 """
 
 
+def test_a_signal_from_another_process_ends_the_run(tmp_path: Path) -> None:
+    """The command doesn't get it."""
+    reports = tmp_path / "reports"
+    options = (*ONE_REPORT, "--output", reports, NEVER)
+    with InTerminal(*options, "--", "sh", "-c", "echo up; exec sleep 3600") as terminal:
+        terminal.until("up")
+        os.kill(terminal.pid, signal.SIGINT)
+        assert terminal.finish() == 0, terminal.shown
+    assert last_report(reports)["reason"] == "interrupted (SIGINT)"
+
+
+def test_a_command_in_a_process_group_of_its_own(tmp_path: Path) -> None:
+    """Ctrl-C doesn't reach it: timeout(1) makes that group."""
+    reports = tmp_path / "reports"
+    options = (*ONE_REPORT, "--output", reports, NEVER)
+    words = ("timeout", "3600", "sh", "-c", "echo up; exec sleep 3600")
+    with InTerminal(*options, "--", *words) as terminal:
+        terminal.until("up")
+        terminal.press(CTRL_C)
+        assert terminal.finish() == 0, terminal.shown
+    assert last_report(reports)["reason"] == "interrupted (SIGINT)"
+
+
 def test_it_stops_and_continues_with_its_command(tmp_path: Path) -> None:
-    """Ctrl-Z stops both; a shell's fg continues both."""
+    """As by Ctrl-Z, and the fg of a shell."""
     options = (*ONE_REPORT, "--output", tmp_path / "reports", NEVER)
     with InTerminal(*options, "--", "sh", "-c", TIDY) as terminal:
         terminal.until("up")

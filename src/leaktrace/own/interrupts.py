@@ -2,19 +2,22 @@
 
 SIGINT, SIGTERM and SIGHUP request a final report and an orderly end. A second signal ends the run
 without waiting for that report. The first Ctrl-C of a terminal is left to a command that leaktrace
-runs there, which gets it, too. Source: signal(7), termios(3).
+runs there, which gets it, too. Sources: signal(7), termios(3), signalfd(2).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
-_PIPE_BYTES = 65_536
+_SIGSET_BYTES, _SIGINFO_BYTES = 128, 128
+_SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, as for a terminal
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,8 +49,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._raises = False
-        self._shares_terminal = False
-        self._was_left = False
+        self._first: FirstInterrupt | None = None
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before: dict[signal.Signals, object] = {}
 
@@ -65,25 +67,31 @@ class Interrupts:
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         return self
 
-    def leave_first_to_command(self) -> None:
-        """From now on a command runs in this process group. It gets the Ctrl-C of the terminal, and
-        may take its time to end by it: it is traced until then. The next Ctrl-C ends the run."""
-        self._shares_terminal = True
+    def leave_first_to_command(self, pid: int, is_running: Callable[[], bool]) -> None:
+        """From now on, a Ctrl-C that this command gets, too, is left to it: it may take its time to
+        end by it, and is traced until then. The next one ends the run."""
+        if signal.SIGINT in self._before:  # else it is ignored
+            self._first = FirstInterrupt(pid, is_running)
+
+    def filenos(self) -> list[int]:
+        """Readable when a signal has come."""
+        return [self._read_end, *([] if self._first is None else [self._first.fileno()])]
 
     def was_left_to_command(self) -> bool:
-        """Whether that Ctrl-C has come since the last call."""
-        if not self._was_left:
+        """Whether a Ctrl-C has come that the command got, too. Any other SIGINT counts as
+        received."""
+        first = self._first
+        came = None if first is None else first.take()
+        if first is None or came is None:
             return False
-        self._was_left = False
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._read_end, _PIPE_BYTES)
-        return True
+        first.close()
+        self._first = None
+        if came:
+            return True
+        self._on_signal(signal.SIGINT, None)
+        return False
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._shares_terminal and _is_in_foreground():
-            self._shares_terminal = False
-            self._was_left = True
-            return
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
@@ -113,6 +121,9 @@ class Interrupts:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        if self._first is not None:
+            self._first.close()
+            self._first = None
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
@@ -120,10 +131,40 @@ class Interrupts:
         os.close(self._write_end)
 
 
-def _is_in_foreground() -> bool:
-    """Whether Ctrl-C on the terminal goes to this process group."""
-    try:
-        with open("/dev/tty", "rb", buffering=0) as terminal:  # noqa: PTH123
-            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    except OSError:  # there is no terminal
-        return False
+class FirstInterrupt:
+    """The next SIGINT, which is blocked until `close`. Python's handlers aren't told who has sent
+    it, signalfd(2) is."""
+
+    def __init__(self, pid: int, is_running: Callable[[], bool]) -> None:
+        self._pid = pid
+        self._is_running = is_running
+        libc = ctypes.CDLL(None, use_errno=True)
+        mask = ctypes.create_string_buffer(_SIGSET_BYTES)
+        libc.sigemptyset(mask)
+        libc.sigaddset(mask, int(signal.SIGINT))
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        self._descriptor = int(libc.signalfd(-1, mask, os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def take(self) -> bool | None:
+        """Whether it came from the terminal, to the command, too; None: it has not come."""
+        try:
+            told = os.read(self._descriptor, _SIGINFO_BYTES)
+        except BlockingIOError:
+            return None
+        (code,) = struct.unpack_from("i", told, 8)  # ssi_code of struct signalfd_siginfo
+        return code == _SI_KERNEL and self._is_running() and self._is_in_foreground()
+
+    def _is_in_foreground(self) -> bool:
+        """Whether Ctrl-C on the terminal goes to the command's process group."""
+        try:
+            with open("/dev/tty", "rb", buffering=0) as terminal:  # noqa: PTH123
+                return os.tcgetpgrp(terminal.fileno()) == os.getpgid(self._pid)
+        except OSError:  # there is no terminal, or no command
+            return False
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)

@@ -29,6 +29,7 @@ from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
 from leaktrace.session.overhead import OverheadLimit
+from leaktrace.targets.process import Process
 from leaktrace.tracing.calls import TracedCalls
 from leaktrace.tracing.losses import unprinted_calls
 from leaktrace.tracing.protocol import Meter, Reports, Tracing
@@ -85,9 +86,20 @@ def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts
         reports = ProcessReports(options, tracer)
         percent = options.max_overhead_percent
         limit = None if percent is None else OverheadLimit(percent, reports)
-        argv = () if options.command is None else options.command.argv
-        one = Run(options.report, tracer, reports, reporter, interrupts, argv=argv, limit=limit)
-        command = tracer.first.command
+        first = tracer.first
+        command = first.command
+        process = None if command is None else first.process
+        argv = () if command is None else command.argv
+        one = Run(
+            options.report,
+            tracer,
+            reports,
+            reporter,
+            interrupts,
+            argv=argv,
+            command=process,
+            limit=limit,
+        )
         one.until_the_end()
     if command is not None and options.command is not None and options.command.pass_exit_code:
         return command.wait()
@@ -106,15 +118,18 @@ class Run:
         interrupts: Interrupts,
         *,
         argv: tuple[str, ...] = (),
+        command: Process | None = None,
         limit: OverheadLimit | None = None,
     ) -> None:
-        """`argv`: the command that leaktrace starts; `limit`: what tracing may cost."""
+        """`command`: the one that leaktrace starts; `argv`: its words; `limit`: what tracing may
+        cost."""
         self._asked = asked
         self._tracer = tracer
         self._reports = reports
         self._reporter = reporter
         self._interrupts = interrupts
         self._argv = argv
+        self._command = command
         self._limit = limit
         self._cost: Cost | None = None
         self._calls_left = _CALLS_AFTER_SIGNAL
@@ -126,8 +141,8 @@ class Run:
         with self._interrupts.raised():
             self._reporter.begin(self._tracer.info(), self._argv)
             self._tracer.arm()
-        if self._argv:
-            self._interrupts.leave_first_to_command()
+        if self._command is not None:
+            self._interrupts.leave_first_to_command(self._command.pid, self._command.is_alive)
         self._reports.start_clock()
         meter = self._tracer.cost_meter()
         info = self._tracer.info()
@@ -150,7 +165,8 @@ class Run:
             descriptors = [stream.fileno() for stream in self._tracer.streams()]
             end, probes = self._tracer.end_fileno(), self._tracer.probes_fileno()
             descriptors += [one for one in (end, probes) if one is not None]
-            for descriptor in (self._interrupts.fileno(), *descriptors):
+            signals = self._interrupts.filenos()
+            for descriptor in (*signals, *descriptors):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 look_s = self._tracer.next_look_s()
@@ -163,6 +179,7 @@ class Run:
                 if probes in readable:
                     return "its probes were detached unexpectedly"
                 if self._interrupts.was_left_to_command():
+                    selector.unregister(signals.pop())
                     notify("Ctrl-C: the command got it, too, and is traced until it ends")
                     hint("press Ctrl-C again to end it, after a final report")
                 if self._interrupts.received is not None:
