@@ -175,9 +175,10 @@ static __always_inline u64 finish_walk(void *ctx, struct session *now, struct th
         result = WALK_GO;
     if (result == WALK_NO_ROW && is_in_generated_code(walk))
         result = WALK_GENERATED_CODE;
-    /* The walk was interrupted for so long that a list two versions later overwrote its list. */
+    /* The walk was interrupted for so long that the list after the next one, which takes its place,
+     * may have been begun. */
     struct unwind_list *list = list_in_force(walk->slot);
-    if (list && walk->version && list->version > walk->version + 1)
+    if (list && walk->version && list->version > walk->version)
         result = WALK_NO_MAPPING;
     /* All threads share the counters, so successful walks are not counted here. */
     if (result != WALK_COMPLETE && result != WALK_GO)

@@ -100,7 +100,7 @@ def _load_programs(image: Image, programs: Sequence[ProgramKind], loaded: Loaded
     """Two at a time: the verifier takes tenths of a second, and callers with CAP_BPF don't wait for
     each other (bpf_check in kernel/bpf/verifier.c)."""
     left = deque(programs)
-    errors: dict[str, LeaktraceError] = {}
+    errors: dict[str, BaseException] = {}
 
     def load_those_left() -> None:
         while True:
@@ -110,7 +110,7 @@ def _load_programs(image: Image, programs: Sequence[ProgramKind], loaded: Loaded
                 return
             try:
                 loaded.programs[one.name] = _load_program(image, one, loaded.maps)
-            except LeaktraceError as error:
+            except BaseException as error:
                 errors[one.name] = error
                 left.clear()
 
@@ -120,6 +120,7 @@ def _load_programs(image: Image, programs: Sequence[ProgramKind], loaded: Loaded
     try:
         load_those_left()
     finally:
+        left.clear()  # after an interrupt
         if second.ident is not None:
             second.join()
     for one in programs:

@@ -93,13 +93,15 @@ class ElfFile:
         """`shown` is what messages call the file. Raises ObjectFileError."""
         self._source = source
         self.shown = shown
-        headers = _KNOWN.get(source.stamp)
+        # A file in memory that is written through a mapping keeps its stamp: its first bytes, too.
+        key = (source.stamp, source.read(0, min(source.size, _FIRST_BYTES)))
+        headers = _KNOWN.get(key)
         if headers is None:
             headers = _HeaderReader(source, shown).read()
             if source.stamp:
                 if len(_KNOWN) >= _MOST_KNOWN:
                     _KNOWN.clear()
-                _KNOWN[source.stamp] = headers
+                _KNOWN[key] = headers
         self.kind, self.machine = headers.kind, headers.machine
         self.bits, self.byte_order = headers.bits, headers.byte_order
         self.entry = headers.entry
@@ -151,7 +153,8 @@ class ElfFile:
 
 
 # Many processes map the same files, and each file is opened for several purposes.
-_KNOWN: dict[tuple[int, ...], Headers] = {}  # by the stamp of the file
+_KNOWN: dict[tuple[tuple[int, ...], bytes], Headers] = {}  # by the stamp of the file
+_FIRST_BYTES = 4096  # with the program headers
 _MOST_KNOWN = 1024
 
 

@@ -43,6 +43,7 @@ class TableBudget:
         self._later_cpu_s: float | None = None  # None: the start isn't over
         self._exceeded = f"unwind tables took more than {MAX_CPU_S:g} s of CPU time at the start"
         self._admitted: set[str] = set()
+        self.was_exceeded = False  # or the run is about to end: some table was not built
         self._deadline_s = 0.0  # on the clock of time.thread_time(), while building
 
     def admit(self, shown: str, digest: str, size_bytes: int) -> None:
@@ -53,6 +54,7 @@ class TableBudget:
         if digest in self._admitted:
             return
         if size_bytes > self._bytes:
+            self.was_exceeded = True
             raise OverBudgetError(
                 f"{shown} has {size_bytes / (1 << 20):.0f} MB of unwind information; leaktrace "
                 f"reads {MAX_BYTES >> 20} MB of all objects, and {self._bytes >> 20} MB are left"
@@ -76,8 +78,10 @@ class TableBudget:
     def check(self) -> None:
         """Call it regularly while building. Raises NotBuiltError."""
         if time.thread_time() > self._deadline_s:
+            self.was_exceeded = True
             raise OverBudgetError(self._exceeded)
         if self._interrupted():
+            self.was_exceeded = True
             raise NotBuiltError("the run ended before its unwind table was built")
 
     def look_again(self) -> None:

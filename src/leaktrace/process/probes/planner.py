@@ -168,7 +168,9 @@ class Planner:
         examined = self._examined.get(key)
         try:
             if examined is None:
-                examined = self._examined[key] = self._examine(elf, path, prefix)
+                examined = self._examine(elf, path, prefix)
+                if not (self._budget is not None and self._budget.was_exceeded):
+                    self._examined[key] = examined
         except ObjectFileError as error:  # a damaged symbol table: nothing can be hooked
             self._pass_over(path, error)
         if examined is not None and self.survey is not None:
