@@ -77,6 +77,33 @@ static __always_inline int is_filtered_out(struct thread *thread, u16 function, 
 #endif
 }
 
+#if STOP_AT_START
+/* Whether the command may be stopped: if leaktrace is allowed to continue it, and no debugger sees
+ * its signals. */
+static __always_inline int may_stop(void) {
+#if CONTINUES_UID != ANY_USER
+    if ((u32)bpf_get_current_uid_gid() != CONTINUES_UID)
+        return 0;
+#endif
+#if TASK_PTRACE_OFFSET
+    u32 tracing = 0;
+    char *task = (char *)bpf_get_current_task();
+    if (read_kernel(&tracing, sizeof(tracing), task + TASK_PTRACE_OFFSET) || tracing)
+        return 0;
+#endif
+    return 1;
+}
+
+/* Stop it. Call this before the event is sent, because user space answers the event with SIGCONT,
+ * which must not come first. */
+static __always_inline void stop_at(struct session *now, u32 is_first_call) {
+    if (now->slot != COMMAND_SLOT || !may_stop())
+        return;
+    now->stop = STOP_AT(now->generation, is_first_call);
+    bpf_send_signal(SIGSTOP);
+}
+#endif
+
 /* Send an event when an executable image makes its first call: its libraries are mapped by now. */
 static __always_inline void announce(void *ctx, struct session *now) {
     if (now->announced == now->generation + 1)
@@ -84,10 +111,9 @@ static __always_inline void announce(void *ctx, struct session *now) {
     now->announced = now->generation + 1;
 #if STOP_AT_START
     /* Only after the exec that leaktrace waits for. SIGSTOP takes effect before the call goes on.
-     * It is sent before the event, because user space answers the event with SIGCONT, which must
-     * not come first. */
-    if (now->generation && now->slot == COMMAND_SLOT)
-        bpf_send_signal(SIGSTOP);
+     */
+    if (now->generation)
+        stop_at(now, 1);
 #endif
     struct event event = {.time_ns = bpf_ktime_get_ns(),
                           .kind = EVENT_STARTED,

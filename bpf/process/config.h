@@ -36,6 +36,17 @@
 #define STOP_AT_START 0
 #endif
 
+/* The user whose processes leaktrace may continue (kill(2)); ANY_USER: those of all (CAP_KILL). */
+#define ANY_USER 0xffffffff
+#ifndef CONTINUES_UID
+#define CONTINUES_UID ANY_USER
+#endif
+
+/* The offset of `ptrace` in struct task_struct. 0: not known. */
+#ifndef TASK_PTRACE_OFFSET
+#define TASK_PTRACE_OFFSET 0
+#endif
+
 /* 1: stop it again when it is about to exit, until user space has looked at it. The offsets are in
  * bytes from the start of struct task_struct, signal_struct and sighand_struct, from the kernel's
  * type information (BTF). */

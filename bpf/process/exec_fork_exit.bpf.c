@@ -40,8 +40,8 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     forget_thread(before);
 #if STOP_AT_START
     /* Before its first instruction. What leaktrace executes itself was planned before. */
-    if (slot == COMMAND_SLOT && now->generation > 1)
-        bpf_send_signal(SIGSTOP); /* before the event, as in announce() */
+    if (now->generation > 1)
+        stop_at(now, 0);
 #endif
     struct event event = {.time_ns = now->exec_time_ns,
                           .kind = EVENT_EXEC,
@@ -93,8 +93,9 @@ int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
-#if EXIT_STATUS
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
+
+#if EXIT_STATUS
 
 /* The status as wait_task_zombie in kernel/exit.c computes it: the exit code of the thread group,
  * if the whole group was told to exit, else that of the first thread. Each thread that exits notes
@@ -126,6 +127,15 @@ int at_mark_victim(struct bpf_raw_tracepoint_args *ctx) {
 #endif
     struct process *process = processes.lookup(&tgid);
     struct session *now = process ? session_of(process->slot) : 0;
+#if EXIT_STATUS && OOM_VICTIM == OOM_VICTIM_IS_TASK
+    /* Somebody else has killed it already: the OOM killer only helps it to end. */
+    char *signal = 0;
+    u32 flags = 0;
+    if (read_kernel(&signal, sizeof(signal), (char *)ctx->args[0] + TASK_SIGNAL_OFFSET) ||
+        read_kernel(&flags, sizeof(flags), signal + SIGNAL_FLAGS_OFFSET) ||
+        flags & SIGNAL_GROUP_EXIT)
+        return 0;
+#endif
     if (now)
         now->oom_ns = bpf_ktime_get_ns();
     return 0;

@@ -30,7 +30,7 @@ int at_exit(struct pt_regs *ctx) {
 
     /* Before its exec, a command is a copy of leaktrace. A child made by vfork has its memory. */
     if (!now || !now->armed || !now->generation || now->slot != COMMAND_SLOT || now->exit_ns ||
-        now->tgid != key >> 32 || !would_not_notice())
+        now->tgid != key >> 32 || !may_stop() || !would_not_notice())
         return 0;
     now->exit_ns = bpf_ktime_get_ns();
     bpf_send_signal(SIGSTOP);

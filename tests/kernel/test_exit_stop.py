@@ -87,7 +87,9 @@ def test_what_it_shares_at_last(compiled: Compiler, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("mode", "exit_code"), [("handler", 7), ("threads", 7), ("killed", 137)])
+@pytest.mark.parametrize(
+    ("mode", "exit_code"), [("handler", 7), ("early", 7), ("threads", 7), ("killed", 137)]
+)
 def test_where_a_stop_would_be_noticed(
     mode: str, exit_code: int, compiled: Compiler, tmp_path: Path
 ) -> None:
@@ -177,3 +179,40 @@ def test_a_command_that_the_user_has_stopped(tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.stderr
     assert "Traceback" not in outcome.stderr
     await_gone([command])
+
+
+def test_a_stop_by_the_user_is_not_undone(tmp_path: Path, compiled: Compiler) -> None:
+    """Not by a report either. The program makes no call that is hooked."""
+    program = compiled("waits.c")
+    with Tracer("--output", tmp_path / "report", "0.1", "--", program) as tracer:
+        tracer.stdout.until(lambda line: line == "up")
+        (command,) = [one for one in children(tracer.pid) if is_called(one, program.name[:15])]
+        os.kill(command, signal.SIGSTOP)
+        await_stopped(command)
+        time.sleep(0.5)  # several reports
+        assert Path(f"/proc/{command}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        outcome = tracer.stop()
+    assert outcome.exit_code == 0, outcome.stderr
+
+
+def test_where_it_could_not_be_continued(compiled: Compiler, tmp_path: Path) -> None:
+    """Without CAP_KILL, a program that becomes another user's in a session of its own."""
+    outcome = run_leaktrace(
+        *ONE_REPORT, "-v", NEVER, "--", compiled("changes_user.c"),
+        prefix=("setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"),
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not lines_naming(outcome.stderr, "stopped for")
+    (report,) = outcome.reports
+    assert report.under("main") == Total(1000, 1)
+    assert report.raw["resident"] is None
+
+
+def test_the_first_call_of_a_command(compiled: Compiler, tmp_path: Path) -> None:
+    """It is stopped before that, so its stack has unwind tables, whatever the function is."""
+    outcome = run_leaktrace(*ONE_REPORT, NEVER, "--", compiled("maps_first.c"))
+    (report,) = outcome.reports
+    (site,) = report.sites_under("scenario_map")
+    assert site.total == Total(10 * 4096, 10)
+    assert site.raw["stack_end"] == "complete"

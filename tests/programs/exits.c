@@ -7,6 +7,7 @@
  *   plain     return from main
  *   quick     quick_exit(3)
  *   handler   a handler of SIGCONT prints "continued"
+ *   early     the same, before it allocates anything
  *   threads   a second thread waits, and prints "interrupted" if it sees EINTR
  *   children  before, a forked child and one made by vfork exit
  *   sharing   at last it attaches a segment and maps a memfd, of 1 MiB each
@@ -102,6 +103,8 @@ int main(int argc, char **argv) {
     int status = argc > 2 ? atoi(argv[2]) : 0;
     struct timespec life = {0, 10000000};
 
+    if (strcmp(mode, "early") == 0)
+        signal(SIGCONT, on_continue);
     for (int i = 0; i < 100; i++)
         scenario_keep_small();
     scenario_keep_large();

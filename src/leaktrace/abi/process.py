@@ -374,6 +374,7 @@ SESSION = np.dtype(
         ("slot", "<u4"),
         ("use", "<u4"),
         ("oom_ns", "<u8"),
+        ("stop", "<u8"),
         ("exit_ns", "<u8"),
         ("program_break", "<u8"),
         ("break_seen", "<u8"),
@@ -382,6 +383,12 @@ SESSION = np.dtype(
 )
 
 STATUS_IS_KNOWN = 1 << 32
+
+
+def stop_at(generation: int, *, is_first_call: bool) -> int:
+    """STOP_AT"""
+    return generation << 1 | is_first_call
+
 
 FINGERPRINT_WORDS = 128
 OBJECT_PATH_BYTES = 512

@@ -99,9 +99,9 @@ class TraceCommand(Command):
     metavar="CMD",
     help="Start this command and trace it from its first instruction. CMD is split into words like "
     "a shell command, but no shell runs it. With words that are already separate, write: leaktrace "
-    "[OPTIONS] -- CMD ARGS. leaktrace stops the command for a moment at its first allocation, and "
-    "as it exits. The first Ctrl-C is left to the command. If leaktrace ends first, it ends the "
-    "command: SIGTERM, and after 5 seconds SIGKILL.",
+    "[OPTIONS] -- CMD ARGS. leaktrace stops the command for a moment where it starts, before each "
+    "program that it executes itself, and as it exits. The first Ctrl-C is left to the command. If "
+    "leaktrace ends first, it ends the command: SIGTERM, and after 5 seconds SIGKILL.",
 )
 @click.option(
     "--faults",

@@ -132,17 +132,23 @@ class Looks:
         if traced.begun is None:
             return
         if traced.begun == self._slot.generation():
-            if not traced.is_at_exec:
-                traced.started = traced.generation
-            if traced.command is not None and traced.generation:
-                traced.command.proceed()
+            stop = abi.stop_at(traced.generation, is_first_call=not traced.is_at_exec)
+            self._proceed(stop)
         traced.begun, traced.is_at_exec = None, False
 
-    def proceed_if_forgotten(self) -> None:
-        """Continue a command whose first-call event was lost: it would stay stopped."""
+    def _proceed(self, stop: int) -> None:
+        """Continue the command if it was really stopped: somebody else may have done it."""
         traced = self._traced
-        is_forgotten = traced.started < traced.generation and traced.process.is_stopped()
-        if traced.command is not None and is_forgotten:
-            traced.started = traced.generation
-            self.look()
+        traced.continued = stop
+        if traced.command is not None and int(self._slot.session_now()["stop"]) == stop:
             traced.command.proceed()
+
+    def proceed_if_forgotten(self) -> None:
+        """Continue a command if the event of its stop was lost: it would stay stopped."""
+        traced = self._traced
+        if traced.command is None or not traced.process.is_stopped():
+            return
+        stop = int(self._slot.session_now()["stop"])
+        if stop > traced.continued:
+            self.look()
+            self._proceed(stop)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from leaktrace.model import Ending
 from leaktrace.process.attach.attachments import Attachments
-from leaktrace.process.exit_watch import ExitWatch
 from leaktrace.process.looks import Looks
+from leaktrace.process.stop_watch import StopWatch
 from leaktrace.process.traced import Traced
 from leaktrace.targets.memory_use import MemoryWatch
 from leaktrace.targets.program_break import likely_break
@@ -60,19 +60,19 @@ class Member:
             traced.symbolizer.look_ahead()
             self.memory.begin()
         else:
-            stops = traced.hooks.stops
-            if stops is not None and stops.at_exit:
-                verbose = traced.hooks.options.verbose
-                look = (self.memory.keep, traced.regions.keep)
-                watch = ExitWatch(traced.command, traced.slot, look, verbose=verbose)
-                try:
-                    watch.start()
-                except RuntimeError:  # no more threads are allowed: it must not be stopped
-                    stops.at_exit = False
-                else:
-                    self.resources.callback(watch.end)
+            self._watch_stops()
             traced.command.release()
             traced.process.read_name()
+
+    def _watch_stops(self) -> None:
+        watch = StopWatch(self.traced, (self.memory.keep, self.traced.regions.keep))
+        try:
+            watch.start()
+        except RuntimeError:  # no more threads are allowed: it must not be stopped at its exit
+            if self.traced.hooks.stops is not None:
+                self.traced.hooks.stops.at_exit = False
+        else:
+            self.resources.callback(watch.end)
 
     def ending(self) -> Ending | None:
         """How it has ended; None while it lives."""

@@ -33,6 +33,10 @@ NO_ALLOCATOR_AFTER_EXEC = (
     "no object of the program that it executed defines malloc and free "
     "(stripped, or Go?): try --faults"
 )
+CONTINUED_UNSEEN = (
+    "leaktrace was busy when it executed a program: if that has an allocator of its own, what it "
+    "allocated first is missing"
+)
 ENDED_UNSEEN = (
     "it has executed a program and ended before leaktrace could look at it: if the program has an "
     "allocator of its own, what it allocated is missing"

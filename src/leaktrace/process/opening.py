@@ -81,6 +81,7 @@ class Plans:
     of_pairs: list[ObjectPlan]
     symbolizer: ProcessSymbolizer
     tables: TableFollower | None
+    starts: list[ObjectPlan] = field(default_factory=list)  # of a command: where it starts
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,11 @@ class Planning:
                 if options.fds:
                     error.hint = "--no-malloc traces file descriptors alone, which needs no symbols"
                 raise error
+        starts: list[ObjectPlan] = []
+        if command is not None and not options.faults:
+            starts = list(plan_starts(command.path))
         if not with_tables:
-            return Plans(target, planner, objects, pairs, of_pairs, symbolizer, None)
+            return Plans(target, planner, objects, pairs, of_pairs, symbolizer, None, starts)
         tables = TableFollower(target.pid, self.budget, symbolizer.object_behind, self.placed)
         if command is not None:
             assert compilation is not None  # a command is there from the start
@@ -134,15 +138,12 @@ class Planning:
             compilation.reserve(tables.plan(symbolizer.views.now.mappings))
         else:
             tables.place(symbolizer.views.now.mappings)
-        return Plans(target, planner, objects, pairs, of_pairs, symbolizer, tables)
+        return Plans(target, planner, objects, pairs, of_pairs, symbolizer, tables, starts)
 
     def _plan_pairs(self, target: Target) -> tuple[PairPlanner | None, list[ObjectPlan]]:
         """The probes on functions that the user named. Raises LeaktraceError."""
         options = self.options
         if not options.pairs:
-            # What a command opens first may be before it calls malloc.
-            if options.fds and target.command is not None:
-                return None, list(plan_starts(target.command.path))
             return None, []
         way = way_of(options)
         if way is Way.SAFE_RETURNS:
@@ -264,6 +265,8 @@ class Opening:
             is_started=traced.is_started,
             is_required=plans.target.parent is None,
         )
+        for plan in plans.starts:
+            traced.hooks.attach(plan, mappings, is_started=traced.is_started)
         if traced.is_started:
             traced.hooks.attach_loader(mappings)
         if traced.faults is not None:

@@ -19,6 +19,7 @@ from leaktrace.bpf.links import UprobeLinks
 from leaktrace.bpf.load import Loaded, ProgramKind, RefusedError, load
 from leaktrace.bpf.maps import Map
 from leaktrace.options import ProcessOptions
+from leaktrace.own.privileges import may_signal_all
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
@@ -37,6 +38,7 @@ from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.targets.namespaces import pids_are_global
 from leaktrace.unwind.placed import MAX_KNOWN_OBJECTS, Capacity
 
+ANY_USER = 0xFFFFFFFF  # bpf/process/config.h
 _COMMON = (
     "shared/types.h",
     "process/types.h",
@@ -101,6 +103,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "SAMPLE_BYTES": filters.sample_bytes or 0,
         "TRACE": int(options.report.trace),
         "STOP_AT_START": int(options.command is not None),
+        "CONTINUES_UID": ANY_USER if may_signal_all() else os.getuid(),
         "USE_RING_BUFFER": int(uses_ring_buffer(options.event_buffer)),
         "ENTER_BY_COOKIE": int(support.has_attach_cookie()),
         "POINTS": int(uses_points(options)),
@@ -121,9 +124,8 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
 
 
 def stops_at_exit(options: ProcessOptions) -> bool:
-    """Whether a command is stopped before it exits, if the kernel's types are known. Only root can
-    continue it in any case: it may be of another user by then (kill(2))."""
-    return options.command is not None and not options.faults and os.geteuid() == 0
+    """Whether a command is stopped before it exits, if the kernel's types are known."""
+    return options.command is not None and not options.faults
 
 
 def counts_freed(options: ProcessOptions) -> bool:

@@ -34,6 +34,8 @@ _FEATURES: dict[str, _Members] = {
         "TASK_MM_OFFSET": (("task_struct", "mm"),),
         "MM_BRK_OFFSET": (("mm_struct", "brk"),),
     },
+    # Whether a debugger has attached to a command.
+    "debuggers": {"TASK_PTRACE_OFFSET": (("task_struct", "ptrace"),)},
     # Which process a fork has made.
     "forks": {"TASK_TGID_OFFSET": (("task_struct", "tgid"),)},
     # The thread pointer (fs). The way from the Go runtime's own stack to the goroutine that it

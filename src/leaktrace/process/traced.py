@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from leaktrace.abi import process as abi
 from leaktrace.analysis.same_sites import SameSites
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Ending, Remark
@@ -55,7 +56,7 @@ class Traced:
     # The generation that is stopped, as it was executed or at its first call, until a look.
     begun: int | None = None
     is_at_exec: bool = False  # that stop is the first of the two
-    started: int = 0  # the last generation that was continued after its first call
+    continued: int = 0  # the last stop after which it was continued (abi.stop_at)
     probe_notes: tuple[str, ...] = ()
     _mapped: set[str] = field(default_factory=set)  # paths with code, at the last look
     _has_executed: bool = False
@@ -78,6 +79,11 @@ class Traced:
         exec on; before, it is a copy of leaktrace."""
         return self.command is None or self.generation > 0
 
+    @property
+    def has_started(self) -> bool:
+        """Whether its image was seen as it made its first call, with all its libraries."""
+        return self.continued == abi.stop_at(self.generation, is_first_call=True)
+
     def mappings(self) -> tuple[Mapping, ...]:
         """The mappings of now; none when the process has ended, or they can't be read."""
         return mappings_now(self.pid)
@@ -98,7 +104,7 @@ class Traced:
     def hooked(self) -> list[HookedObject]:
         """The objects that events come from: after an exec, only those that the new program has
         mapped, once its loader has mapped them all."""
-        if self.generation and (not self.look_times or self.started == self.generation):
+        if self.generation and (not self.look_times or self.has_started):
             return [one for one in self.hooks.objects if self.is_mapped(one.path)]
         return self.hooks.objects
 
@@ -106,7 +112,7 @@ class Traced:
         """Whether it has executed a program and ended before all of its mappings were read, and
         without a call that is hooked."""
         was_seen = self._seen_generation == self.generation and not self.look_times
-        if was_seen or not self.generation or self.process.is_alive():
+        if was_seen or self.generation <= self.first_generation or self.process.is_alive():
             return False
         return int(self.slot.session_now()["announced"]) != self.generation + 1
 

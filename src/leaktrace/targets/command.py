@@ -44,6 +44,7 @@ class StartedCommand:
                 self._become_the_command(hold_read, failure_write, libc, blocked)
         os.close(hold_read)
         os.close(failure_write)
+        self._pidfd = os.pidfd_open(self.pid)
         self._ending: Ending | None = None
 
     def _become_the_command(
@@ -93,10 +94,18 @@ class StartedCommand:
             )
 
     def proceed(self) -> None:
-        """Continue it after it was stopped so that its mappings could be read."""
-        if self._ending is None:  # otherwise its pid may belong to another process
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGCONT)
+        """Continue it after it was stopped so that its mappings could be read. Any thread may call
+        it. Raises TargetError if that is not permitted."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+        except ProcessLookupError:  # it has ended
+            pass
+        except PermissionError:
+            raise TargetError(
+                f"the command, process {self.pid}, was stopped and can't be continued: it is of "
+                "another user by now",
+                f"continue it: sudo kill -CONT {self.pid}; run leaktrace with CAP_KILL",
+            ) from None
 
     def wait(self) -> int:
         """Wait for its end. Returns the exit status as a shell: the code, or 128 + the signal."""
@@ -120,9 +129,8 @@ class StartedCommand:
             return
         if self._ending is not None:
             return
-        pidfd = os.pidfd_open(self.pid)
         poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
+        poll.register(self._pidfd, select.POLLIN)
         if not poll.poll(0):
             os.kill(self.pid, signal.SIGTERM)
             self.proceed()
@@ -130,7 +138,6 @@ class StartedCommand:
                 poll.poll(_END_TIMEOUT_S * 1000)
             if not poll.poll(0):
                 os.kill(self.pid, signal.SIGKILL)
-        os.close(pidfd)
         self.wait()
 
 

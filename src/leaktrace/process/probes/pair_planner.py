@@ -23,7 +23,6 @@ from leaktrace.process.probes.pair_plan import (
     plan_pairs,
 )
 from leaktrace.process.probes.planner import is_called
-from leaktrace.process.probes.program_ends import plan_starts
 from leaktrace.process.probes.program_files import OUR_MACHINE, objects_of_program
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping, read_mappings
@@ -126,7 +125,7 @@ class PairPlanner:
         candidates = [
             (path, None, partial(ElfObject.open, path)) for path in objects_of_program(executable)
         ]
-        return [*self._plan(candidates, executable, is_first=True), *plan_starts(executable)]
+        return self._plan(candidates, executable, is_first=True)
 
     def forget(self) -> None:
         """Forget all objects: every one is planned again."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from leaktrace.abi.process import Function
 from leaktrace.elf.object import ElfObject
@@ -32,7 +33,10 @@ def plan_starts(executable: str) -> Iterator[ObjectPlan]:
     for number, path in enumerate(objects_of_program(executable)):
         if number and not _C_LIBRARY.match(Path(path).name):
             continue
-        elf = ElfObject.open(path)
+        try:
+            elf = ElfObject.open(path)
+        except ObjectFileError:  # said elsewhere
+            continue
         found = [_entry_of(elf)]
         if number:
             symbols = all_functions(elf.symbol_tables(), "__libc_start_main")
@@ -42,6 +46,24 @@ def plan_starts(executable: str) -> Iterator[ObjectPlan]:
             yield ObjectPlan(path, elf, probes, (), ())
         else:
             elf.close()
+
+
+class _Program(NamedTuple):
+    """The program of a process: its path, and its device and inode, which may differ from those of
+    its mapping in an overlay and on btrfs."""
+
+    path: str = ""
+    identity: tuple[str, int] | None = None
+
+
+def _program_of(pid: int) -> _Program:
+    link = Path(f"/proc/{pid}/exe")
+    try:
+        status = link.stat()
+        device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+        return _Program(str(link.readlink()), (device, status.st_ino))
+    except OSError:  # it has ended, or is of another user
+        return _Program()
 
 
 class StopPlanner:
@@ -61,12 +83,10 @@ class StopPlanner:
         """Plans for objects that were mapped since the last call. They stay open until they are
         attached."""
         plans = []
-        program = Path()
-        with contextlib.suppress(OSError):  # it has ended, or is of another user
-            program = Path(f"/proc/{self._pid}/exe").readlink()
+        program = _program_of(self._pid)
         for mapping in mappings:
             identity = (mapping.device, mapping.inode)
-            is_program = Path(mapping.path) == program
+            is_program = mapping.path == program.path or identity == program.identity
             may_exit = is_program or _C_LIBRARY.match(Path(mapping.path).name)
             if not may_exit or not mapping.is_executable or identity in self._seen:
                 continue
