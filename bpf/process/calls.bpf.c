@@ -99,7 +99,7 @@ static __always_inline int may_stop(void) {
 static __always_inline void stop_at(struct session *now, u32 is_first_call) {
     if (now->slot != COMMAND_SLOT || !may_stop())
         return;
-    now->stop = STOP_AT(now->generation, is_first_call);
+    now->stop = (u64)now->generation << STOP_GENERATION_SHIFT | is_first_call;
     bpf_send_signal(SIGSTOP);
 }
 #endif

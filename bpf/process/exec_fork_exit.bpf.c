@@ -93,9 +93,8 @@ int at_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
-#define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
-
 #if EXIT_STATUS
+#define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
 
 /* The status as wait_task_zombie in kernel/exit.c computes it: the exit code of the thread group,
  * if the whole group was told to exit, else that of the first thread. Each thread that exits notes
@@ -127,15 +126,6 @@ int at_mark_victim(struct bpf_raw_tracepoint_args *ctx) {
 #endif
     struct process *process = processes.lookup(&tgid);
     struct session *now = process ? session_of(process->slot) : 0;
-#if EXIT_STATUS && OOM_VICTIM == OOM_VICTIM_IS_TASK
-    /* Somebody else has killed it already: the OOM killer only helps it to end. */
-    char *signal = 0;
-    u32 flags = 0;
-    if (read_kernel(&signal, sizeof(signal), (char *)ctx->args[0] + TASK_SIGNAL_OFFSET) ||
-        read_kernel(&flags, sizeof(flags), signal + SIGNAL_FLAGS_OFFSET) ||
-        flags & SIGNAL_GROUP_EXIT)
-        return 0;
-#endif
     if (now)
         now->oom_ns = bpf_ktime_get_ns();
     return 0;

@@ -363,8 +363,9 @@ struct point {
 #define STATUS_IS_KNOWN (1ULL << 32)
 
 /* A traced process. */
-/* Names a stop of the command: as it executes the program of a generation, or at its first call. */
-#define STOP_AT(generation, is_first_call) ((u64)(generation) << 1 | (is_first_call))
+/* A stop of the command is named by the generation, from this bit on, and by whether it is at the
+ * first call of its program, and not as that is executed. */
+#define STOP_GENERATION_SHIFT 1
 
 struct session {
     u32 generation;     /* counts execs; part of every stack id */
@@ -387,7 +388,7 @@ struct session {
     u32 slot;           /* its own */
     u32 use;            /* of the slot: counts the processes that had it */
     u64 oom_ns;         /* when the OOM killer chose it; 0: it has not */
-    u64 stop;           /* the last one at an exec or a first call: STOP_AT; 0: none */
+    u64 stop;           /* the last one at an exec or a first call; 0: none */
     u64 exit_ns;        /* when it was stopped because it was about to exit; 0: it was not */
     u64 program_break;  /* where it was last; 0: not known */
     u64 break_seen; /* whether the kernel side has seen it; until then it is user space's guess */

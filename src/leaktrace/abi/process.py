@@ -383,11 +383,12 @@ SESSION = np.dtype(
 )
 
 STATUS_IS_KNOWN = 1 << 32
+STOP_GENERATION_SHIFT = 1
 
 
 def stop_at(generation: int, *, is_first_call: bool) -> int:
-    """STOP_AT"""
-    return generation << 1 | is_first_call
+    """`stop` of SESSION at an exec or a first call."""
+    return generation << STOP_GENERATION_SHIFT | is_first_call
 
 
 FINGERPRINT_WORDS = 128

@@ -75,7 +75,8 @@ def checked_pairs(asked: dict[str, Any]) -> tuple[Pair, ...]:
     if asked["no_malloc"]:
         if not pairs and not asked["fds"]:
             raise UsageError(
-                "--no-malloc needs --pair or --fds: nothing is left to trace", _EXAMPLES
+                "--no-malloc needs --pair or --fds: nothing is left to trace",
+                "add --fds, or --pair with two functions, such as SSL_new:SSL_free",
             )
         _refuse_without_malloc(asked)
     if not pairs:

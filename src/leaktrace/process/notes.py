@@ -137,7 +137,10 @@ def of_untraced(untraced: Untraced) -> Iterator[str]:
             "are as --max-processes allows"
         )
     if untraced.ended:
-        yield f"{_children(untraced.ended)} ended before tracing could begin there"
+        yield (
+            f"{_children(untraced.ended)} ended before tracing could begin there (a program that "
+            "is started without a shell, or by its exec, is traced from the start)"
+        )
     for message, count in untraced.refused.items():
         yield f"{_children(count, 'is', 'are')} not traced: {message}"
 

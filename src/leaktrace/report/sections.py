@@ -15,5 +15,5 @@ def section_name(report: Report) -> str:
     """The allocator of the kernel; or the function of a pair, and which objects define it."""
     if report.pair is None:
         return printable(report.section or "")
-    where = ", ".join(printable(one) for one in report.pair.objects) or "not loaded"
+    where = ", ".join(printable(one) for one in report.pair.objects) or "not hooked"
     return f"{printable(report.pair.allocate)} ({where})"
