@@ -348,7 +348,8 @@ def test_a_command_from_its_start(program: Path, options: tuple[str, ...]) -> No
     assert shown["outstanding"]["count"] == 6 + 5 + 2  # and its two sockets
     assert count_under(shown, "open_files") == 6
     assert count_under(shown, "main") == 13
-    assert shown["descriptors"]["processes"] == []
+    (use,) = shown["descriptors"]["processes"]  # as it exited
+    assert (use["open"], use["older"], use["unexplained"]) == (13 + 3, 3, 0)
     assert report.losses == {}
     assert set(shown["stack_ends"]) == {"complete"}
 

@@ -28,11 +28,16 @@ class Run:
     """One run of a program under leaktrace."""
 
     def __init__(
-        self, *words: str | Path, reports: Path, env: dict[str, str] | None = None
+        self,
+        *words: str | Path,
+        reports: Path,
+        env: dict[str, str] | None = None,
+        fds: bool = False,
     ) -> None:
+        traced = ("--fds", "--no-malloc") if fds else ()
         outcome = run_leaktrace(
-            *ONE_REPORT, "-v", "--exit-code", "child", "--output", reports, NEVER, "--", *words,
-            env=env,
+            *ONE_REPORT, *traced, "-v", "--exit-code", "child", "--output", reports, NEVER,
+            "--", *words, env=env,
         )  # fmt: skip
         assert "Traceback" not in outcome.stderr, outcome.stderr
         self.exit_code, self.printed, self.stderr = (
@@ -216,3 +221,13 @@ def test_the_first_call_of_a_command(compiled: Compiler, tmp_path: Path) -> None
     (site,) = report.sites_under("scenario_map")
     assert site.total == Total(10 * 4096, 10)
     assert site.raw["stack_end"] == "complete"
+
+
+def test_the_descriptors_that_it_has_open(tmp_path: Path) -> None:
+    """How near it is to its limit, in the only report that there is."""
+    opening = " ".join(f"{number}</dev/null" for number in range(3, 10))
+    run = Run("sh", "-c", f"ulimit -Sn 10; exec {opening}", reports=tmp_path / "reports", fds=True)
+    assert run.was_stopped
+    (use,) = run.report.raw["descriptors"]["processes"]
+    assert (use["open"], use["limit"], use["near_limit"]) == (10, 10, True)
+    assert run.report.outstanding.count == 7

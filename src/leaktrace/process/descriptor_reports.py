@@ -31,9 +31,7 @@ from leaktrace.process.member import Member
 from leaktrace.process.section_reports import SectionReports
 from leaktrace.process.tracer import Tracer
 from leaktrace.targets.open_files import (
-    descriptor_limit,
     kind_of_target,
-    open_descriptors,
     target_of,
 )
 
@@ -82,7 +80,7 @@ class DescriptorReports(SectionReports):
         known, self._looked = self._looked, {}
         for member in self._tracer.family:
             key = member.number, member.pid
-            found = None if member.has_ended else open_descriptors(member.pid)
+            found = member.files.descriptors(has_ended=member.has_ended)
             one = known.get(key) or _Looked(found or frozenset())
             one.before = found
             self._looked[key] = one
@@ -98,12 +96,14 @@ class DescriptorReports(SectionReports):
     ) -> Report:
         """The section of this moment."""
         family = list(self._tracer.family)
-        open_now = {
-            one.number: None if one.has_ended else open_descriptors(one.pid) for one in family
-        }
+        open_now = {one.number: one.files.descriptors(has_ended=one.has_ended) for one in family}
         snapshot, kinds = _without_closed(snapshot, family, open_now)
         # Now: naming the sites may take a while.
-        readable = {one.number: one.pid for one in family if open_now[one.number] is not None}
+        readable = {
+            one.number: one.pid
+            for one in family
+            if open_now[one.number] is not None and not one.has_ended
+        }
         targets, self._targets = _targets(snapshot, kinds, readable, self._targets)
         report = super().build(
             snapshot, target, members, target_ended=target_ended, final_reason=final_reason
@@ -141,7 +141,7 @@ class DescriptorReports(SectionReports):
                 DescriptorUse(
                     pid=member.pid,
                     open_count=len(present),
-                    limit=descriptor_limit(member.pid),
+                    limit=member.files.limit(has_ended=member.has_ended),
                     older=len(older),
                     unexplained=len(others - older),
                     has_executed=member.traced.generation > 0,

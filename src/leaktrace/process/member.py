@@ -12,6 +12,7 @@ from leaktrace.process.looks import Looks
 from leaktrace.process.stop_watch import StopWatch
 from leaktrace.process.traced import Traced
 from leaktrace.targets.memory_use import MemoryWatch
+from leaktrace.targets.open_files import OpenFiles
 from leaktrace.targets.program_break import likely_break
 
 
@@ -28,9 +29,11 @@ class Member:
     has_ended: bool = False  # noticed
     was_reported: bool = False  # in a report that came after its end
     memory: MemoryWatch = field(init=False)
+    files: OpenFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.memory = MemoryWatch(self.traced.pid)
+        self.files = OpenFiles(self.traced.pid)
 
     @property
     def pid(self) -> int:
@@ -65,7 +68,8 @@ class Member:
             traced.process.read_name()
 
     def _watch_stops(self) -> None:
-        watch = StopWatch(self.traced, (self.memory.keep, self.traced.regions.keep))
+        look = (self.memory.keep, self.traced.regions.keep, self.files.keep)
+        watch = StopWatch(self.traced, look)
         try:
             watch.start()
         except RuntimeError:  # no more threads are allowed: it must not be stopped at its exit

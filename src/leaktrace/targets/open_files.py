@@ -40,6 +40,28 @@ def descriptor_limit(pid: int) -> int | None:
     return int(found[1]) if found else None
 
 
+class OpenFiles:
+    """How many file descriptors one process has open, and may have."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._at_exit: tuple[frozenset[int] | None, int | None] = (None, None)
+
+    def keep(self) -> None:
+        """The process is stopped before it exits: this is what there is to say when it has ended.
+        May be called by another thread."""
+        self._at_exit = (open_descriptors(self._pid), descriptor_limit(self._pid))
+
+    def descriptors(self, *, has_ended: bool) -> frozenset[int] | None:
+        """Their numbers, as for `open_descriptors`; of an ended process those at its exit, if they
+        were kept."""
+        return self._at_exit[0] if has_ended else open_descriptors(self._pid)
+
+    def limit(self, *, has_ended: bool) -> int | None:
+        """As for `descriptor_limit`."""
+        return self._at_exit[1] if has_ended else descriptor_limit(self._pid)
+
+
 _ANONYMOUS = {
     "[eventpoll]": "epoll",
     "[eventfd]": "eventfd",
