@@ -146,7 +146,7 @@ class Run:
         self._reports.start_clock()
         meter = self._tracer.cost_meter()
         info = self._tracer.info()
-        hooked = "; ".join(info.allocators)
+        hooked = "; ".join(info.allocators) or "nothing is hooked yet"
         notify(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
         reason = self._report_at_intervals(meter)
         if reason is not None:

@@ -252,9 +252,12 @@ def _executable_files(mappings: tuple[Mapping, ...]) -> list[Mapping]:
 
 
 def is_called(path: str, choice: str) -> bool:
-    """Whether a mapped object is the one that the user chose: by its path, its file name, or the
-    short name of a library (c for libc.so.6)."""
+    """Whether a mapped object is the one that the user chose: by its path, its file name, the name by
+    which programs know a library (libz.so.1 for libz.so.1.2.13), or its short name (c for
+    libc.so.6)."""
     if "/" in choice:
         return path in (choice, os.path.realpath(choice))
     name = Path(path).name
-    return name == choice or bool(re.match(rf"lib{re.escape(choice)}[-.0-9]*\.so", name))
+    if name == choice or (".so" in choice and name.startswith(f"{choice}.")):
+        return True
+    return bool(re.match(rf"lib{re.escape(choice)}[-.0-9]*\.so", name))
