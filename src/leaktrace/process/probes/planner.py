@@ -252,8 +252,8 @@ def _executable_files(mappings: tuple[Mapping, ...]) -> list[Mapping]:
 
 
 def is_called(path: str, choice: str) -> bool:
-    """Whether a mapped object is the one that the user chose: by its path, its file name, the name by
-    which programs know a library (libz.so.1 for libz.so.1.2.13), or its short name (c for
+    """Whether a mapped object is the one that the user chose: by its path, its file name, the name
+    by which programs know a library (libz.so.1 for libz.so.1.2.13), or its short name (c for
     libc.so.6)."""
     if "/" in choice:
         return path in (choice, os.path.realpath(choice))
