@@ -139,8 +139,10 @@ class Looks:
     def _proceed(self, stop: int) -> None:
         """Continue the command if it was really stopped: somebody else may have done it."""
         traced = self._traced
-        traced.continued = stop
-        if traced.command is not None and int(self._slot.session_now()["stop"]) == stop:
+        is_left = stop <= traced.continued  # process/stop_watch.py did it
+        traced.continued = max(traced.continued, stop)
+        is_last = int(self._slot.session_now()["stop"]) == stop
+        if traced.command is not None and is_last and not is_left:
             traced.command.proceed()
 
     def proceed_if_forgotten(self) -> None:

@@ -22,7 +22,7 @@ from leaktrace.process import notes
 from leaktrace.process.traced import Traced
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.02
-_LONGEST_STOP_S = 5.0
+_LONGEST_STOP_S, _LONGEST_LATER_STOP_S = 5.0, 0.2  # after one was too long, the next is shorter
 
 
 class StopWatch:
@@ -49,7 +49,7 @@ class StopWatch:
 
     def _watch(self) -> None:
         awaited = os.WSTOPPED | os.WEXITED | os.WNOWAIT  # the main thread gets the status, too
-        pause_s, stop, since_s = _SHORTEST_PAUSE_S, 0, 0.0
+        pause_s, stop, since_s, longest_s = _SHORTEST_PAUSE_S, 0, 0.0, _LONGEST_STOP_S
         while True:
             try:
                 seen = os.waitid(os.P_PID, self._command.pid, awaited)
@@ -67,8 +67,8 @@ class StopWatch:
                 if int(session["stop"]) != stop:
                     stop, since_s = int(session["stop"]), time.monotonic()
                     pause_s = _SHORTEST_PAUSE_S
-                elif time.monotonic() - since_s > _LONGEST_STOP_S:
-                    self._leave(session)
+                elif time.monotonic() - since_s > longest_s and self._leave(session):
+                    longest_s = _LONGEST_LATER_STOP_S
             # It may be another stop, by the user. Waiting for the end of a stop could miss that the
             # next one has begun.
             time.sleep(pause_s)
@@ -84,12 +84,14 @@ class StopWatch:
             took_ms = (time.monotonic_ns() - stopped_ns) / 1e6
             notify(f"the command was stopped for {took_ms:.1f} ms before it exited")
 
-    def _leave(self, session: np.void) -> None:
-        """Let it go on, unless it is the user who has stopped it."""
-        if int(session["stop"]) > self._traced.continued:
-            self._traced.continued = int(session["stop"])
-            self._traced.notes.add(notes.CONTINUED_UNSEEN)
-            self._proceed()
+    def _leave(self, session: np.void) -> bool:
+        """Let it go on, unless it is the user who has stopped it. Returns whether it did."""
+        if int(session["stop"]) <= self._traced.continued:
+            return False
+        self._traced.continued = int(session["stop"])
+        self._traced.notes.add(notes.CONTINUED_UNSEEN)
+        self._proceed()
+        return True
 
     def _proceed(self) -> None:
         try:
