@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import signal
+import threading
 from collections.abc import Sequence
 
 from leaktrace.errors import TargetError
@@ -44,7 +45,8 @@ class StartedCommand:
                 self._become_the_command(hold_read, failure_write, libc, blocked)
         os.close(hold_read)
         os.close(failure_write)
-        self._pidfd = os.pidfd_open(self.pid)
+        self._pidfd = os.pidfd_open(self.pid)  # closed when it was waited for
+        self._lock = threading.Lock()
         self._ending: Ending | None = None
 
     def _become_the_command(
@@ -97,7 +99,9 @@ class StartedCommand:
         """Continue it after it was stopped so that its mappings could be read. Any thread may call
         it. Raises TargetError if that is not permitted."""
         try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+            with self._lock:
+                if self._ending is None:
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
         except ProcessLookupError:  # it has ended
             pass
         except PermissionError:
@@ -116,7 +120,9 @@ class StartedCommand:
         """Wait for its end. Returns how it ended."""
         if self._ending is None:
             _, status = os.waitpid(self.pid, 0)
-            self._ending = Ending.from_wait_status(status)
+            with self._lock:
+                self._ending = Ending.from_wait_status(status)
+                os.close(self._pidfd)
         return self._ending
 
     def end(self) -> None:
