@@ -158,9 +158,15 @@ def passages_program(folder: Path, compiler: str) -> Path:
 def compare_with_gdb(
     argv: Sequence[str | Path], *, sample_rate: int, count: int, env: dict[str, str] | None = None
 ) -> list[list[int]]:
-    """Stop a program at `count` random allocations and compare each stack. Returns the stacks."""
+    """Stop a program at `count` random allocations and compare each stack. Returns the stacks.
+
+    No frame may differ. One stack in a hundred may be cut off: where the list of mappings changes
+    during a walk, and where unwind tables are wrong (a signal in an epilogue of the C library) and
+    lead to memory that is no code: gdb goes on from there, by guessing.
+    """
     compared: list[list[int]] = []
     differing: list[str] = []
+    cut_off: list[str] = []
     with Target(argv, env) as target:
         target.await_ready()
         options = ProcessOptions(
@@ -184,13 +190,16 @@ def compare_with_gdb(
                         # gdb's first frame is the allocation function, at a point within it.
                         theirs = by_thread[event.tid][1 : MAX_FRAMES + 1]
                         compared.append(ours)
-                        if ours != theirs:
+                        if ours != theirs[: len(ours)]:
                             differing.append(side_by_side(ours, theirs))
+                        elif ours != theirs:
+                            cut_off.append(side_by_side(ours, theirs))
             finally:
                 tracer.close()
     assert not differing, f"{len(differing)} of {len(compared)} differ:\n" + "\n".join(
         differing[:3]
     )
+    assert len(cut_off) <= max(count // 100, 1), "\n".join(cut_off[:3])
     return compared
 
 
