@@ -45,7 +45,7 @@ _BY_ORIGIN = {Kind.UNKNOWN, Kind.DUPLICATE, Kind.RECEIVED}  # these may be anyth
 class _Looked:
     """The open descriptors of one process."""
 
-    older: frozenset[int]  # when tracing began, or its last program did
+    older: frozenset[int] | None  # when tracing began, or its last program did; None: unknown
     before: frozenset[int] | None = None  # before the maps were read
 
 
@@ -80,8 +80,9 @@ class DescriptorReports(SectionReports):
         known, self._looked = self._looked, {}
         for member in self._tracer.family:
             key = member.number, member.pid
-            found = member.files.descriptors(has_ended=member.has_ended)
-            one = known.get(key) or _Looked(found or frozenset())
+            found = member.traced.files.descriptors(has_ended=member.has_ended)
+            at_start = member.traced.files.at_start
+            one = known.get(key) or _Looked(found if at_start is None else at_start)
             one.before = found
             self._looked[key] = one
 
@@ -96,7 +97,9 @@ class DescriptorReports(SectionReports):
     ) -> Report:
         """The section of this moment."""
         family = list(self._tracer.family)
-        open_now = {one.number: one.files.descriptors(has_ended=one.has_ended) for one in family}
+        open_now = {
+            one.number: one.traced.files.descriptors(has_ended=one.has_ended) for one in family
+        }
         snapshot, kinds = _without_closed(snapshot, family, open_now)
         # Now: naming the sites may take a while.
         readable = {
@@ -117,9 +120,12 @@ class DescriptorReports(SectionReports):
             report,
             sites=tuple(describing.site(one, by_site[one.id]) for one in report.sites),
             allocations=listed if self._lists_all else None,
-            section=SECTION,
             descriptors=self._info(kinds, family, open_now),
         )
+
+    def completed(self, report: Report) -> Report:
+        """The section with what it is about."""
+        return replace(report, section=SECTION)
 
     def _info(
         self,
@@ -136,12 +142,13 @@ class DescriptorReports(SectionReports):
             if present is None or looked is None:
                 continue
             others = present & (looked.before or frozenset()) - recorded[member.number]
-            older = others & looked.older
+            # Where that isn't known, what has no record is taken for older.
+            older = others if looked.older is None else others & looked.older
             use.append(
                 DescriptorUse(
                     pid=member.pid,
                     open_count=len(present),
-                    limit=member.files.limit(has_ended=member.has_ended),
+                    limit=member.traced.files.limit(has_ended=member.has_ended),
                     older=len(older),
                     unexplained=len(others - older),
                     has_executed=member.traced.generation > 0,

@@ -143,6 +143,7 @@ class Looks:
         traced.continued = max(traced.continued, stop)
         is_last = int(self._slot.session_now()["stop"]) == stop
         if traced.command is not None and is_last and not is_left:
+            traced.files.see_start()
             traced.command.proceed()
 
     def proceed_if_forgotten(self) -> None:

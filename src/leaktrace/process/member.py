@@ -12,7 +12,6 @@ from leaktrace.process.looks import Looks
 from leaktrace.process.stop_watch import StopWatch
 from leaktrace.process.traced import Traced
 from leaktrace.targets.memory_use import MemoryWatch
-from leaktrace.targets.open_files import OpenFiles
 from leaktrace.targets.program_break import likely_break
 
 
@@ -29,11 +28,9 @@ class Member:
     has_ended: bool = False  # noticed
     was_reported: bool = False  # in a report that came after its end
     memory: MemoryWatch = field(init=False)
-    files: OpenFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.memory = MemoryWatch(self.traced.pid)
-        self.files = OpenFiles(self.traced.pid)
 
     @property
     def pid(self) -> int:
@@ -68,7 +65,7 @@ class Member:
             traced.process.read_name()
 
     def _watch_stops(self) -> None:
-        look = (self.memory.keep, self.traced.regions.keep, self.files.keep)
+        look = (self.memory.keep, self.traced.regions.keep, self.traced.files.keep)
         watch = StopWatch(self.traced, look)
         try:
             watch.start()

@@ -49,6 +49,7 @@ from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.command import StartedCommand
 from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory_files import memory_devices
+from leaktrace.targets.open_files import OpenFiles
 from leaktrace.targets.process import Process
 from leaktrace.tracing.opening import closed_on_failure
 from leaktrace.unwind.budget import TableBudget
@@ -249,6 +250,7 @@ class Opening:
                     self.options.filters.min_size_bytes,
                     self.options.filters.max_size_bytes,
                 ),
+                files=OpenFiles(target.pid),
             )
             self._attach(traced, plans, stack)
             looks = Looks(traced, self.events)

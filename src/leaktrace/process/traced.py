@@ -29,6 +29,7 @@ from leaktrace.process.table_follower import TableFollower
 from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.targets.command import StartedCommand
 from leaktrace.targets.mappings import Mapping, read_mappings
+from leaktrace.targets.open_files import OpenFiles
 from leaktrace.targets.process import Process
 
 
@@ -48,6 +49,7 @@ class Traced:
     faults: PageFaults | None  # in page fault mode
     notes: Notes
     regions: RegionAccount
+    files: OpenFiles
     same_sites: defaultdict[int, SameSites] = field(
         default_factory=lambda: defaultdict(SameSites)  # by space, or kind of memory
     )
@@ -145,6 +147,7 @@ class Traced:
         self._has_executed = True
         self.generation = generation
         self.regions.clear()
+        self.files.forget()
         self.own.forget()
         self.same_sites.clear()
         self.hooks.loader = None

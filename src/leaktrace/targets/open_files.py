@@ -45,7 +45,16 @@ class OpenFiles:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self.at_start: frozenset[int] | None = None  # of its program, if it was stopped there
         self._at_exit: tuple[frozenset[int] | None, int | None] = (None, None)
+
+    def forget(self) -> None:
+        """It has executed another program."""
+        self.at_start = None
+
+    def see_start(self) -> None:
+        """It is stopped where its program starts."""
+        self.at_start = open_descriptors(self._pid)
 
     def keep(self) -> None:
         """The process is stopped before it exits: this is what there is to say when it has ended.
