@@ -110,8 +110,8 @@ static __always_inline void announce(void *ctx, struct session *now) {
         return;
     now->announced = now->generation + 1;
 #if STOP_AT_START
-    /* Only after the exec that leaktrace waits for. SIGSTOP takes effect before the call goes on.
-     */
+    /* Only after the exec that leaktrace waits for. The signal takes effect before the call goes
+     * on. */
     if (now->generation)
         stop_at(now, 1);
 #endif

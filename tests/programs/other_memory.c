@@ -12,6 +12,7 @@
  *   exec      executes itself
  *   fork      a child, which does what "child LINE" asks for; answers "done PID"
  */
+#include "asked_child.h"
 #include "scenario.h"
 #include <fcntl.h>
 #include <malloc.h>
@@ -204,38 +205,6 @@ SCENARIO keep_touched(void) {
 }
 
 /* --- what it is told ------------------------------------------------------------------------- */
-
-static int to_child, from_child;
-
-static void fork_child(void) {
-    int lines[2], answers[2];
-    check(!pipe(lines) && !pipe(answers), 75);
-    pid_t pid = fork();
-    check(pid >= 0, 76);
-    if (pid == 0) {
-        dup2(lines[0], 0);
-        dup2(answers[1], 1);
-        close(lines[1]);
-        close(answers[0]);
-        return;
-    }
-    to_child = lines[1];
-    from_child = answers[0];
-    close(lines[0]);
-    close(answers[1]);
-    print_result("done", (unsigned long long)pid);
-}
-
-static void ask_child(const char *line) {
-    char answer[80];
-    size_t length = 0;
-    check(write(to_child, line, strlen(line)) > 0 && write(to_child, "\n", 1) == 1, 77);
-    while (length + 1 < sizeof answer && read(from_child, &answer[length], 1) == 1)
-        if (answer[length++] == '\n')
-            break;
-    answer[length] = '\0';
-    say(answer);
-}
 
 static void work(const char *line, char **argv) {
     if (!strcmp(line, "segments")) {

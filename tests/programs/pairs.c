@@ -11,6 +11,7 @@
  *   copies    strdup and free
  *   fork      a child, which does what "child LINE" asks for; answers "done PID"
  */
+#include "asked_child.h"
 #include "scenario.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -162,41 +163,6 @@ SCENARIO use_copies(void) {
             given_count++;
         }
     }
-}
-
-static int to_child, from_child;
-
-static void fork_child(void) {
-    int lines[2], answers[2];
-    if (pipe(lines) != 0 || pipe(answers) != 0)
-        _exit(75);
-    pid_t pid = fork();
-    if (pid < 0)
-        _exit(76);
-    if (pid == 0) {
-        dup2(lines[0], 0);
-        dup2(answers[1], 1);
-        close(lines[1]);
-        close(answers[0]);
-        return;
-    }
-    to_child = lines[1];
-    from_child = answers[0];
-    close(lines[0]);
-    close(answers[1]);
-    print_result("done", (unsigned long long)pid);
-}
-
-static void ask_child(const char *line) {
-    char answer[80];
-    size_t length = 0;
-    if (write(to_child, line, strlen(line)) < 0 || write(to_child, "\n", 1) < 0)
-        _exit(77);
-    while (length + 1 < sizeof answer && read(from_child, &answer[length], 1) == 1)
-        if (answer[length++] == '\n')
-            break;
-    answer[length] = '\0';
-    say(answer);
 }
 
 int main(void) {

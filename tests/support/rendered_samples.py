@@ -10,17 +10,15 @@ from sample_reports import (
     BUSY,
     CACHE,
     COMBINED,
-    DESCRIPTORS,
     INCOMPLETE,
     KERNEL,
-    MEMORY,
     NO_LOSSES,
-    PAIRS,
     PARSE,
     QUIET,
     SAMPLED,
     WEIGHTED,
 )
+from sample_sections import DESCRIPTORS, MEMORY, PAIRS
 
 from leaktrace.model import Event, EventKind, Report
 from leaktrace.report import create_reporter

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from leaktrace.analysis.family import Member
-from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import PairInfo, Report, TargetInfo
+from leaktrace.model import PairInfo, Report
 from leaktrace.options import Pair, ProcessOptions
 from leaktrace.process.section_reports import SectionReports
 from leaktrace.process.tracer import Tracer
@@ -24,19 +21,8 @@ class PairReports(SectionReports):
         self._pair = pair
         self._space = space
 
-    def build(
-        self,
-        snapshot: Snapshot,
-        target: TargetInfo,
-        members: Sequence[Member],
-        *,
-        target_ended: bool,
-        final_reason: str | None,
-    ) -> Report:
-        """The section of this moment."""
-        report = super().build(
-            snapshot, target, members, target_ended=target_ended, final_reason=final_reason
-        )
+    def completed(self, report: Report) -> Report:
+        """The section with what it is about."""
         return replace(report, section=self._pair.name, pair=self._info())
 
     def _info(self) -> PairInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from leaktrace.process.tracer import Tracer
 _SBRK = re.compile(r"(__GI_)?_*sbrk")  # of glibc; the debug information has another name
 
 
-class SectionReports:
+class SectionReports(ABC):
     """Remembers what the next section about one subject is compared with."""
 
     def __init__(self, options: ProcessOptions, tracer: Tracer, subject: str) -> None:
@@ -62,7 +63,11 @@ class SectionReports:
             target_ended=target_ended,
             final_reason=final_reason,
         )
-        return self._with_own_ids(report)
+        return self.completed(self._with_own_ids(report))
+
+    @abstractmethod
+    def completed(self, report: Report) -> Report:
+        """The section with what it is about."""
 
     def _with_own_ids(self, report: Report) -> Report:
         """Sites get ids made from the stack and the subject: a wrapper may call several functions,
@@ -98,17 +103,6 @@ class MemoryReports(SectionReports):
             return replace(stack, frames=stack.frames[1:])
         return stack
 
-    def build(
-        self,
-        snapshot: Snapshot,
-        target: TargetInfo,
-        members: Sequence[Member],
-        *,
-        target_ended: bool,
-        final_reason: str | None,
-    ) -> Report:
-        """The section of this moment."""
-        report = super().build(
-            snapshot, target, members, target_ended=target_ended, final_reason=final_reason
-        )
+    def completed(self, report: Report) -> Report:
+        """The section with what it is about."""
         return replace(report, section=OTHER_MEMORY[self._backing], backing=self._backing)
