@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from leaktrace.verdict import Lifetimes, Verdict
+
 
 class StackEnd(StrEnum):
     """How the walk of a stack ended."""
@@ -99,6 +101,14 @@ class OpenDescriptor:
 
 
 @dataclass(frozen=True)
+class Releaser:
+    """A call stack that frees blocks of a site."""
+
+    stack: Stack
+    count: int  # of the releases whose stacks were walked
+
+
+@dataclass(frozen=True)
 class Site:
     """A call stack that allocates, and the memory it still holds.
 
@@ -127,6 +137,9 @@ class Site:
     # For file descriptors:
     kinds: tuple[tuple[str, int], ...] = ()  # how many of each kind, the most frequent first
     examples: tuple[OpenDescriptor, ...] = ()  # the oldest ones
+    verdict: Verdict | None = None  # None if there can be none, as for page faults
+    lifetimes: Lifetimes | None = None  # of what was freed; None if they are not measured
+    freed_at: tuple[Releaser, ...] = ()  # who frees its blocks, the most frequent first
 
 
 @dataclass(frozen=True)
@@ -390,6 +403,7 @@ class Report:
     error: Total | None = None  # standard errors of `outstanding` if it is an estimate
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
+    verdict: Verdict | None = None  # of all sites together
     ending: Ending | None = None  # of the target, once it has ended
 
     # If several processes are traced. `resident` is None then: what they share would be counted
