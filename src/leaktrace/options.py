@@ -12,7 +12,7 @@ class SortKey(StrEnum):
 
     SIZE = "size"  # outstanding bytes
     COUNT = "count"  # outstanding allocations
-    GROWTH = "growth"  # outstanding bytes gained since the previous report
+    GROWTH = "growth"  # what keeps growing, the fastest first, then the others by size
     AGE = "age"  # the oldest outstanding allocation
 
 

@@ -15,9 +15,16 @@ from leaktrace.abi.process import ALLOCATION_LOSSES, StackEndCode
 from leaktrace.analysis.resident import Account, judge
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
-from leaktrace.analysis.sites import SiteTable, combine_counters, group_by_site, total_of_records
+from leaktrace.analysis.sites import (
+    SiteIndex,
+    SiteTable,
+    combine_counters,
+    group_by_site,
+    total_of_records,
+)
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.trim import readable
+from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
 from leaktrace.model import (
     Allocation,
     Loss,
@@ -34,7 +41,8 @@ from leaktrace.model import (
     TargetInfo,
     Total,
 )
-from leaktrace.options import CommonOptions, ObjectChoice
+from leaktrace.options import CommonOptions, ObjectChoice, SortKey
+from leaktrace.verdict import Verdict
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -46,6 +54,7 @@ STACK_ENDS = {
 }
 
 _ALL_OBJECTS = ObjectChoice()
+_MOST_JUDGED = 1000  # of the sites that are shown
 _FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold
 
 
@@ -58,6 +67,7 @@ class Chosen:
     outstanding: Total  # of any age
     error: Total | None
     growth: NDArray[np.int64]  # of each row of the table
+    verdicts: dict[int, Verdict]  # by stack id; not on all sites
     order: NDArray[np.intp]  # the rows of the sites that are shown
     older_ms: int
 
@@ -84,8 +94,10 @@ class ReportBuilder:
         *,
         measure: Measure = Measure.ALLOCATIONS,
         objects: ObjectChoice = _ALL_OBJECTS,
+        watch: SiteWatch | None = None,
     ) -> None:
-        """`measure`: what is recorded; `objects`: which objects the user chose to hook."""
+        """`measure`: what is recorded; `objects`: which objects the user chose to hook; `watch`:
+        judges sites, None: nobody does."""
         self._options = options
         self._measure = measure
         self._objects = objects
@@ -93,6 +105,7 @@ class ReportBuilder:
         self._describe_losses = describe_losses
         self._stack_of = stack_of
         self._prepare = prepare
+        self._watch = watch
         self._started_ns = time.monotonic_ns()
         self._number = 0
         self._last_bytes: dict[int, int] = {}
@@ -113,6 +126,8 @@ class ReportBuilder:
         self._last_resident = None
         self._most = Total()
         self._remark = None
+        if self._watch is not None:
+            self._watch.forget()
 
     def continue_from(self, other: ReportBuilder) -> None:
         """Compare the next report with the last one of another builder."""
@@ -121,12 +136,16 @@ class ReportBuilder:
         self._last_resident = other._last_resident
         self._most = other._most
         self._remark = other._remark
+        if self._watch is not None and other._watch is not None:
+            self._watch.continue_from(other._watch)
 
     def rename(self, new_id: Callable[[int], int]) -> None:
         """The stack ids of later reports are other ones, and each may stand for several."""
         renamed: Counter[int] = Counter()
         for stack_id, held_bytes in self._last_bytes.items():
             renamed[new_id(stack_id)] += held_bytes
+        if self._watch is not None:
+            self._watch.rename(new_id)
         self._last_bytes = dict(renamed)
 
     def leave_memory_out(self) -> None:
@@ -172,15 +191,27 @@ class ReportBuilder:
         ages_matter = not combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
 
+        index = None
         if combined:
             table = combine_counters(snapshot, self.sampling)
             outstanding, error = table.total(), None
         else:
-            table = group_by_site(snapshot, older_ms * 1_000_000, self.sampling)
+            index = SiteIndex.of(snapshot)
+            table = group_by_site(snapshot, older_ms * 1_000_000, self.sampling, index)
             outstanding, error = total_of_records(snapshot, self.sampling)
         growth = self._growth(table)
-        order = table.order(asked.sort, growth)[: asked.top]
-        return Chosen(snapshot, table, outstanding, error, growth, order, older_ms)
+        order, verdicts = table.order(asked.sort, growth), {}
+        if self._watch is not None:
+            by_verdict = asked.sort is SortKey.GROWTH
+            if by_verdict:
+                order = table.order(SortKey.SIZE, growth)
+            self._watch.observe(snapshot, self._started_ns, index, table, self.sampling)
+            shown = table.stack_ids[order[: min(asked.top, _MOST_JUDGED)]]
+            verdicts = self.confirmed(self._watch.judge_all(shown.tolist()), snapshot)
+            if by_verdict:
+                order = order_by_verdict(table, verdicts)
+        order = order[: asked.top]
+        return Chosen(snapshot, table, outstanding, error, growth, verdicts, order, older_ms)
 
     def compose(
         self,
@@ -211,8 +242,13 @@ class ReportBuilder:
             older_ms=chosen.older_ms,
             site_count=len(table),
             sites=tuple(
-                self.site(table, int(row), int(chosen.growth[row]), counters) for row in order
+                replace(
+                    self.site(table, int(row), int(chosen.growth[row]), counters),
+                    verdict=chosen.verdicts.get(int(table.stack_ids[row])),
+                )
+                for row in order
             ),
+            verdict=overall(chosen.verdicts, chosen.stack_ids),
             top=asked.top,
             combined=self._is_combined,
             sort=str(asked.sort),
@@ -246,6 +282,10 @@ class ReportBuilder:
         last = self._last_bytes
         before = np.array([last.get(s, 0) for s in table.stack_ids.tolist()], dtype=np.int64)
         return table.bytes - before
+
+    def confirmed(self, verdicts: dict[int, Verdict], snapshot: Snapshot) -> dict[int, Verdict]:
+        """The verdicts, as far as nothing else speaks against them."""
+        return verdicts
 
     def _counters(self, snapshot: Snapshot, stack_ids: NDArray[np.uint64]) -> dict[int, np.void]:
         wanted = np.isin(snapshot.site_ids, stack_ids)

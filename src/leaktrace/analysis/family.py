@@ -17,6 +17,7 @@ from leaktrace.analysis.same_sites import LocationsOf, SameSites, stack_ids_in
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.split import Part, split
+from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.model import (
     Ending,
     Loss,
@@ -75,10 +76,10 @@ class _Counted:
 class FamilyBuilder:
     """Builds reports about all traced processes, and keeps what the next one is compared with.
 
-    The arguments are those of `ReportBuilder`. Stack ids are unique across processes. One of them
-    represents all of the same site: of those in the snapshot, the one that was seen first.
-    `locations_of` returns what all stacks of a site have in common, in whichever process: code that
-    is in no file must never be equal in two processes.
+    The arguments are those of `ReportBuilder`; `new_watch` makes one of its watches. Stack ids are
+    unique across processes. One of them represents all of the same site: of those in the snapshot,
+    the one that was seen first. `locations_of` returns what all stacks of a site have in common, in
+    whichever process: code that is in no file must never be equal in two processes.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class FamilyBuilder:
         *,
         measure: Measure = Measure.ALLOCATIONS,
         objects: ObjectChoice = _ALL_OBJECTS,
+        new_watch: Callable[[], SiteWatch | None] = lambda: None,
     ) -> None:
         self._options = options
         self._stack_of = stack_of
@@ -98,8 +100,15 @@ class FamilyBuilder:
         self._prepare = prepare
         self._measure = measure
         self._objects = objects
+        self._new_watch = new_watch
         self._all = ReportBuilder(
-            options, describe_losses, stack_of, prepare, measure=measure, objects=objects
+            options,
+            describe_losses,
+            stack_of,
+            prepare,
+            measure=measure,
+            objects=objects,
+            watch=new_watch(),
         )
         self._each: dict[tuple[int, int], ReportBuilder] = {}  # by Member.key
         self._own_stacks: dict[tuple[int, int], dict[int, int]] = {}
@@ -231,7 +240,12 @@ class FamilyBuilder:
             return self._stack_of(own.get(stack_id, stack_id))
 
         builder = ReportBuilder(
-            options, lambda _: (), stack_of, measure=self._measure, objects=self._objects
+            options,
+            lambda _: (),
+            stack_of,
+            measure=self._measure,
+            objects=self._objects,
+            watch=self._new_watch() if self._shows_each else None,
         )
         builder.sampling = self.sampling
         self._each[member.key] = builder

@@ -56,18 +56,37 @@ class SiteTable:
         return np.lexsort((self.stack_ids, -self.bytes, -primary))
 
 
-def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> SiteTable:
-    """Group the records that are at least `older_ns` old by their stack."""
+@dataclass(frozen=True)
+class SiteIndex:
+    """The sites of all records of a snapshot: ascending stack ids, and for each record its row."""
+
+    stack_ids: NDArray[np.uint64]
+    rows: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SiteIndex:
+        """Sorts the stack ids of all records: of a million, in a tenth of a second."""
+        return cls(*np.unique(snapshot.records["stack_id"], return_inverse=True))
+
+
+def group_by_site(
+    snapshot: Snapshot, older_ns: int, sampling: Sampling, index: SiteIndex | None = None
+) -> SiteTable:
+    """Group the records that are at least `older_ns` old by their stack. `index`: that of the
+    snapshot, if it is known."""
+    if index is None:
+        index = SiteIndex.of(snapshot)
     # Views, not copies: of a million records, copies would take most of a report's memory.
     records = snapshot.records
     ages_ns = snapshot.time_ns - records["time_ns"].view(np.int64)
     # A record made while the map was being read is a little younger than the snapshot.
     np.maximum(ages_ns, 0, out=ages_ns)
     old_enough = ages_ns >= older_ns
+    stack_ids, rows = index.stack_ids, index.rows
     if not old_enough.all():
-        records, ages_ns = records[old_enough], ages_ns[old_enough]
-
-    stack_ids, rows = np.unique(records["stack_id"], return_inverse=True)
+        records, ages_ns, rows = records[old_enough], ages_ns[old_enough], rows[old_enough]
+        is_left = np.bincount(rows, minlength=len(stack_ids)) > 0
+        stack_ids, rows = stack_ids[is_left], (np.cumsum(is_left) - 1)[rows]
     length = len(stack_ids)
     oldest = np.zeros(length, dtype=np.int64)
     np.maximum.at(oldest, rows, ages_ns)
@@ -79,7 +98,7 @@ def group_by_site(snapshot: Snapshot, older_ns: int, sampling: Sampling) -> Site
         counts = np.bincount(rows, minlength=length).astype(np.int64)
         return SiteTable(stack_ids, sizes, counts, oldest, newest)
 
-    weights, variances = _weigh(snapshot, sampling)
+    weights, variances = weigh(snapshot, sampling)
     weights, variances = weights[old_enough], variances[old_enough]
     sizes_each = records["size"].astype(np.float64)
 
@@ -102,14 +121,14 @@ def total_of_records(snapshot: Snapshot, sampling: Sampling) -> tuple[Total, Tot
     sizes = snapshot.records["size"]
     if not sampling.is_on:
         return Total(int(sizes.sum()), len(sizes)), None
-    weights, variances = _weigh(snapshot, sampling)
+    weights, variances = weigh(snapshot, sampling)
     each = sizes.astype(np.float64)
     estimate = Total(round((each * weights).sum()), round(weights.sum()))
     error = Total(round(math.sqrt((each**2 * variances).sum())), round(math.sqrt(variances.sum())))
     return estimate, error
 
 
-def _weigh(
+def weigh(
     snapshot: Snapshot, sampling: Sampling
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights and variances of all records. Regions, which come last, are never sampled."""

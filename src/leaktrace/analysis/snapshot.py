@@ -37,6 +37,11 @@ class Snapshot:
     site_slots: NDArray[np.uint16] | None = None
     sections: tuple[Snapshot, ...] = ()  # of the functions that the user named, in their order
     other_memory: tuple[Snapshot, ...] = ()  # in the order of model.OTHER_MEMORY
+    # How many blocks that were allocated before the trace were released since; None: not known.
+    unseen_releases: int | None = None
+    # By site, how many of its blocks that were freed lived how long (verdict.Lifetimes); None: not
+    # measured.
+    lifetimes: NDArray[np.uint32] | None = None
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""

@@ -108,7 +108,7 @@ def _report_options(asked: dict[str, Any]) -> ReportOptions:
         interval_s=asked["interval"],
         count=asked["count"],
         top=asked["top"],
-        sort=SortKey(asked["sort"]),
+        sort=_sort_key(asked),
         by=By(asked["by"]),
         older_ms=asked["older_ms"],
         older_was_given=older_given is click.core.ParameterSource.COMMANDLINE,
@@ -121,6 +121,14 @@ def _report_options(asked: dict[str, Any]) -> ReportOptions:
         lines=not asked["no_lines"],
         inlines=not asked["no_inline"],
     )
+
+
+def _sort_key(asked: dict[str, Any]) -> SortKey:
+    if asked["sort"] is not None:
+        return SortKey(asked["sort"])
+    # memleak sorts by size, and what is read from page faults has no verdict.
+    is_by_size = asked["format_name"] == "memleak" or asked["faults"]
+    return SortKey.SIZE if is_by_size else SortKey.GROWTH
 
 
 def _refuse_with_faults(asked: dict[str, Any]) -> None:

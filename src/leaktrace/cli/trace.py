@@ -229,9 +229,9 @@ class TraceCommand(Command):
 @click.option(
     "--sort",
     type=click.Choice([key.value for key in SortKey]),
-    default=SortKey.SIZE.value,
-    show_default=True,
-    help="Sort the sites by this figure, largest first.",
+    help="Sort the sites by growth (those that keep growing, the fastest first, then the others by "
+    "size), by size, by count, or by the age of the oldest allocation. Default: growth; with "
+    "-f memleak or --faults: size.",
 )
 @click.option(
     "--by",

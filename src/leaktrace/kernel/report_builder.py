@@ -17,6 +17,7 @@ from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.sites import SiteTable
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.kernel.losses import describe_kernel_losses
 from leaktrace.kernel.meminfo import read_held, untraced_growth
 from leaktrace.kernel.probes.plan import KernelPlan
@@ -31,11 +32,13 @@ from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.kernel.trim import without_allocator
 from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
 from leaktrace.options import KernelOptions
+from leaktrace.verdict import Verdict, VerdictKind
 
 # Caches whose users usually free in bulk: lib/maple_tree.c (mas_destroy, mt_free_bulk),
 # net/core/skbuff.c (napi_skb_cache_put), io_uring. Others (lib/stackdepot) are recognized by their
 # counts (`_overcounted`).
 _FREED_IN_BULK = ("maple_node", "skbuff_head_cache", "skbuff_fclone_cache", "io_kiocb")
+_OF_GROWTH = (VerdictKind.GROWING, VerdictKind.OVERDUE, VerdictKind.FILLING)
 _BUCKET = re.compile(r".+-(8|16|32|64|96|128|192|256|512|1k|2k|4k|8k)")
 
 
@@ -174,7 +177,7 @@ class _SectionBuilder(ReportBuilder):
         section: Section,
         stack_of: Callable[[int], Stack],
     ) -> None:
-        super().__init__(options, self._losses_of, stack_of)
+        super().__init__(options, self._losses_of, stack_of, watch=SiteWatch())
         self._section = section
         self._plan = plan
         self._limits = options.limits
@@ -227,13 +230,23 @@ class _SectionBuilder(ReportBuilder):
             requested_bytes=self._requested.get(stack_id, 0) * self.sampling.rate,
             cache=cache_of(counter),
             context=CONTEXT_NAMES[Context(int(counter["context"]))],
-            unconfirmed=self._doubt(counter, site),
+            unconfirmed=self._doubt(counter) if site.count else None,
         )
 
-    def _doubt(self, counter: np.void, site: Site) -> str | None:
+    def confirmed(self, verdicts: dict[int, Verdict], snapshot: Snapshot) -> dict[int, Verdict]:
+        """No growth is claimed where blocks may have been freed without being seen."""
+        grown = [one for one, verdict in verdicts.items() if verdict.kind in _OF_GROWTH]
+        confirmed = dict(verdicts)
+        for row in np.nonzero(np.isin(snapshot.site_ids, np.array(grown, dtype=np.uint64)))[0]:
+            doubt = self._doubt(snapshot.sites[row])
+            if doubt is not None:
+                confirmed[int(snapshot.site_ids[row])] = Verdict(VerdictKind.TOO_EARLY, doubt)
+        return confirmed
+
+    def _doubt(self, counter: np.void) -> str | None:
         """Why blocks that look outstanding may have been freed; None: no reason to doubt."""
         unseen, cache = int(counter["unseen_frees"]), cache_of(counter)
-        if unseen and site.count:
+        if unseen:
             return (
                 f"{unseen:,} of its blocks were freed without being seen "
                 "(kfree_rcu or a bulk free?)"

@@ -54,7 +54,7 @@ class DescriptorReports(SectionReports):
 
     def __init__(self, options: ProcessOptions, tracer: Tracer) -> None:
         listing = replace(options, report=replace(options.report, show_allocs=True))
-        super().__init__(listing, tracer, SECTION)
+        super().__init__(listing, tracer, SECTION, "descriptor", is_counted=True)
         self._tracer = tracer
         self._space = options.descriptor_space
         self._lists_all = options.report.show_allocs

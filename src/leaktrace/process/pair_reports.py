@@ -16,10 +16,14 @@ class PairReports(SectionReports):
 
     def __init__(self, options: ProcessOptions, tracer: Tracer, pair: Pair, space: int) -> None:
         """`space`: the number of the pair, from 1."""
-        super().__init__(options, tracer, pair.allocate)
+        super().__init__(options, tracer, pair.allocate, "object", is_counted=not pair.is_sized)
         self._tracer = tracer
         self._pair = pair
         self._space = space
+
+    def older_releases(self) -> int | None:
+        """Releases of objects that were not seen allocated."""
+        return int(self._tracer.pair_calls(self._space)["other_releases"])
 
     def completed(self, report: Report) -> Report:
         """The section with what it is about."""

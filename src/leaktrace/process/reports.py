@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.family import Member as Counted
+from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.model import OTHER_MEMORY, Backing, Measure, Report
 from leaktrace.options import ProcessOptions
 from leaktrace.process.descriptor_reports import DescriptorReports
@@ -44,6 +45,7 @@ class ProcessReports:
             tracer.names.prepare,
             measure=Measure.FAULTS if options.faults else Measure.ALLOCATIONS,
             objects=options.objects,
+            new_watch=lambda: None if options.faults else SiteWatch(),
         )
 
     def start_clock(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from leaktrace.analysis.family import FamilyBuilder, Member
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.model import OTHER_MEMORY, Backing, Report, Stack, TargetInfo
 from leaktrace.options import By, Filters, ProcessOptions
 from leaktrace.process.tracer import Tracer
@@ -20,8 +21,17 @@ _SBRK = re.compile(r"(__GI_)?_*sbrk")  # of glibc; the debug information has ano
 class SectionReports(ABC):
     """Remembers what the next section about one subject is compared with."""
 
-    def __init__(self, options: ProcessOptions, tracer: Tracer, subject: str) -> None:
-        """`subject`: part of the ids of sites."""
+    def __init__(
+        self,
+        options: ProcessOptions,
+        tracer: Tracer,
+        subject: str,
+        noun: str,
+        *,
+        is_counted: bool = False,
+    ) -> None:
+        """`subject`: part of the ids of sites; `noun`: what is outstanding; `is_counted`: it has no
+        size."""
         self._subject = subject
         self._names = names = tracer.names
         self._builder = FamilyBuilder(
@@ -31,6 +41,7 @@ class SectionReports(ABC):
             self.stack_of,
             names.locations_of,
             names.prepare,
+            new_watch=lambda: SiteWatch(noun, is_counted=is_counted),
         )
 
     def stack_of(self, stack_id: int) -> Stack:
@@ -56,7 +67,7 @@ class SectionReports(ABC):
     ) -> Report:
         """The section of this moment, as for `FamilyBuilder.build`."""
         report = self._builder.build(
-            snapshot,
+            replace(snapshot, unseen_releases=self.older_releases()),
             target,
             [replace(member, memory=None) for member in members],
             None,
@@ -64,6 +75,10 @@ class SectionReports(ABC):
             final_reason=final_reason,
         )
         return self.completed(self._with_own_ids(report))
+
+    def older_releases(self) -> int | None:
+        """How many releases there were of what was allocated before the trace; None: not known."""
+        return None
 
     @abstractmethod
     def completed(self, report: Report) -> Report:
@@ -92,7 +107,7 @@ class MemoryReports(SectionReports):
     """Of shared memory, or of the program break."""
 
     def __init__(self, options: ProcessOptions, tracer: Tracer, backing: Backing) -> None:
-        super().__init__(options, tracer, backing)
+        super().__init__(options, tracer, backing, "mapping")
         self._backing = backing
 
     def stack_of(self, stack_id: int) -> Stack:

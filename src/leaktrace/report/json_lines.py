@@ -34,6 +34,7 @@ from leaktrace.model import (
 )
 from leaktrace.printable import printable
 from leaktrace.report.reporter import Reporter
+from leaktrace.verdict import Verdict
 
 REPORT_SCHEMA = "leaktrace/report/1"
 EVENT_SCHEMA = "leaktrace/event/1"
@@ -81,6 +82,7 @@ def report_object(report: Report) -> Object:
         "older_ms": report.older_ms,
         "younger": _total(report.younger),
         "resident": None if report.resident is None else _resident(report.resident),
+        "verdict": _verdict(report.verdict),
         "cost": None if report.cost is None else cost_object(report.cost),
         "losses": _losses(report.losses),
         "remarks": [_remark(remark) for remark in report.remarks],
@@ -131,6 +133,7 @@ def _part(report: Report) -> Object:
     shown: Object = {
         "outstanding": _total(report.outstanding),
         "growth_bytes": report.growth_bytes,
+        "verdict": _verdict(report.verdict),
         "younger": _total(report.younger),
         "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
         "site_count": report.site_count,
@@ -231,9 +234,30 @@ def _counted(shown: Object) -> Object:
             plain[key] = None
             if key == "growth_bytes":
                 plain["growth_count"] = value
+        elif key == "verdict" and value is not None:
+            plain[key] = {
+                **value,
+                "bytes_per_s": None,
+                "error_bytes_per_s": None,
+                "count_per_s": value["bytes_per_s"],
+                "error_count_per_s": value["error_bytes_per_s"],
+            }
         else:
             plain[key] = value
     return plain
+
+
+def _verdict(verdict: Verdict | None) -> Object | None:
+    if verdict is None:
+        return None
+    return {
+        "kind": verdict.kind.value,
+        "bytes_per_s": _rounded(verdict.bytes_per_s),
+        "error_bytes_per_s": _rounded(verdict.error_bytes_per_s),
+        "since_s": None if verdict.since_s is None else round(verdict.since_s, 3),
+        "needs_s": None if verdict.needs_s is None else round(verdict.needs_s, 3),
+        "reason": printable(verdict.reason),
+    }
 
 
 def _slab(slab: SlabGrowth) -> Object:
@@ -338,6 +362,7 @@ def _site(site: Site) -> Object:
         "bytes": site.bytes,
         "count": site.count,
         "growth_bytes": site.growth_bytes,
+        "verdict": _verdict(site.verdict),
         "oldest_ms": _milliseconds(site.oldest_ns),
         "newest_ms": _milliseconds(site.newest_ns),
         "allocated_bytes": site.allocated_bytes,

@@ -228,7 +228,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
             nothing = "no new pages"
         yield from _wrapped("  ", nothing, width)
         yield Text()
-    elif report.sort != "size":
+    elif report.sort not in ("size", "growth"):
         yield Text(f"  sorted by {printable(report.sort)}:")
         yield Text()
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):

@@ -1,0 +1,1 @@
+"""Verdicts on sites: whether they leak, as far as time can tell."""

@@ -1,0 +1,252 @@
+"""Of what each site allocated in each slice of time, how much is still there.
+
+A slice with what is left of it is called a cohort, as in statistics of survival. Slices begin and
+end at reports, so the difference between two reports says exactly how many blocks of each cohort
+were freed in between. When there are many slices, neighbours are joined: the number of slices stays
+between MOST_SLICES / 2 and MOST_SLICES, however long the trace is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_SLICES = 64
+_SLICES_PER_REPORT = 8  # of the first ones
+_POWERS = 64
+MOST_POINTS = 64  # in the series of totals
+MOST_SITES = 8192  # that are watched: those that hold the most blocks and bytes
+
+Floats = NDArray[np.float64]
+_COUNTS, _WEIGHTS, _BYTES, _SQUARES = range(4)
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """Outstanding blocks as parallel arrays, without a Python object for each."""
+
+    rows: NDArray[np.intp]  # of their sites in `stack_ids`
+    times_ns: NDArray[np.int64]  # when they were allocated
+    weights: Floats  # how many blocks each of them stands for
+    sizes: Floats  # in bytes
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known of one site."""
+
+    edges_s: Floats  # of the slices, from the start on; one more than there are slices
+    counts: Floats  # blocks of each slice that are still there, as recorded
+    weights: Floats  # how many blocks they stand for
+    bytes: Floats  # how many bytes they stand for
+    squares: Floats  # sum of the squares of what each of them stands for, in bytes
+    # Blocks that were seen at one report and freed by the next, by age as in verdict.Lifetimes. (An
+    # age is that at the second report, so none is too low.)
+    freed: Floats
+    watched_s: float  # from when on: 0, unless there were too many sites
+    times_s: Floats  # of reports
+    held_bytes: Floats  # then
+    held_counts: Floats
+
+
+@dataclass
+class Cohorts:
+    """The histories of all watched sites."""
+
+    start_ns: int
+    _edges_ns: NDArray[np.int64] = field(init=False)
+    _ids: NDArray[np.uint64] = field(init=False)  # sorted
+    _left: Floats = field(init=False)  # [site, slice, _COUNTS…_SQUARES]
+    _freed: Floats = field(init=False)  # [site, power of two of the age in ns]
+    _times_ns: NDArray[np.int64] = field(init=False)
+    _held: Floats = field(init=False)  # [site, report, bytes and count]
+    _watched_ns: NDArray[np.int64] = field(init=False)  # from when on, by site
+    _has_left_out: bool = field(init=False, default=False)  # sites, because there are too many
+
+    def __post_init__(self) -> None:
+        self._edges_ns = np.array([self.start_ns], dtype=np.int64)
+        self._times_ns = np.empty(0, dtype=np.int64)
+        self._ids = np.empty(0, dtype=np.uint64)
+        self._left = np.zeros((0, 0, 4))
+        self._freed = np.zeros((0, _POWERS))
+        self._held = np.zeros((0, 0, 2))
+        self._watched_ns = np.empty(0, dtype=np.int64)
+
+    @property
+    def elapsed_s(self) -> float:
+        """From the start to the last report."""
+        return float(self._edges_ns[-1] - self.start_ns) / 1e9
+
+    def add_blocks(self, time_ns: int, stack_ids: NDArray[np.uint64], survivors: Survivors) -> None:
+        """Take in a report. `stack_ids`: the sites, sorted."""
+        known_slices = len(self._edges_ns) - 1
+        before_ns = int(self._edges_ns[-1])
+        self._add_slices(time_ns)
+        slices = len(self._edges_ns) - 1
+        watched = self._watch(stack_ids, survivors, before_ns)
+        place = np.full(len(stack_ids), -1, dtype=np.intp)
+        place[np.isin(stack_ids, self._ids, assume_unique=True)] = np.nonzero(
+            np.isin(self._ids, stack_ids, assume_unique=True)
+        )[0]
+        rows, times_ns = place[survivors.rows], survivors.times_ns
+        weights, sizes = survivors.weights, survivors.sizes
+        if not watched.all():
+            chosen = rows >= 0
+            rows, times_ns = rows[chosen], times_ns[chosen]
+            weights, sizes = weights[chosen], sizes[chosen]
+        # Of a block that was allocated before the start or after the end, by the width of a race.
+        at = np.searchsorted(self._edges_ns[1:], times_ns).clip(max=slices - 1)
+        cells, shape = rows * slices + at, (len(self._ids), slices)
+
+        def summed(values: Floats | None) -> Floats:
+            sums = np.bincount(cells, weights=values, minlength=shape[0] * shape[1])
+            return sums.reshape(shape).astype(np.float64)
+
+        left = np.stack(
+            [
+                summed(None),
+                summed(weights),
+                summed(weights * sizes),
+                summed((weights * sizes) ** 2),
+            ],
+            axis=-1,
+        )
+        if known_slices:
+            gone = self._left[:, :known_slices, _COUNTS] - left[:, :known_slices, _COUNTS]
+            self._add_freed(np.maximum(gone, 0))
+        self._left = left
+        self._add_point(time_ns, left[:, :, _BYTES].sum(axis=1), left[:, :, _WEIGHTS].sum(axis=1))
+        self._join_slices()
+
+    def add_totals(
+        self, time_ns: int, stack_ids: NDArray[np.uint64], held_bytes: Floats, held_counts: Floats
+    ) -> None:
+        """Take in a report of which only the totals of each site are known."""
+        before_ns = int(self._edges_ns[-1])
+        self._add_slices(time_ns)
+        largest = np.argsort(-held_bytes)[:MOST_SITES]
+        self._keep(np.union1d(self._ids, stack_ids[largest])[:MOST_SITES], before_ns)
+        totals = np.zeros((len(self._ids), 2))
+        found = np.isin(stack_ids, self._ids, assume_unique=True)
+        at = np.searchsorted(self._ids, stack_ids[found])
+        totals[at, 0], totals[at, 1] = held_bytes[found], held_counts[found]
+        self._left = np.zeros((len(self._ids), len(self._edges_ns) - 1, 4))
+        self._add_point(time_ns, totals[:, 0], totals[:, 1])
+        self._join_slices()
+
+    def history(self, stack_id: int) -> History | None:
+        """What is known of a site; None if it is not watched."""
+        row = int(np.searchsorted(self._ids, np.uint64(stack_id)))
+        if row == len(self._ids) or int(self._ids[row]) != stack_id:
+            return None
+        left = self._left[row]
+        return History(
+            edges_s=(self._edges_ns - self.start_ns) / 1e9,
+            counts=left[:, _COUNTS],
+            weights=left[:, _WEIGHTS],
+            bytes=left[:, _BYTES],
+            squares=left[:, _SQUARES],
+            freed=self._freed[row],
+            times_s=(self._times_ns - self.start_ns) / 1e9,
+            held_bytes=self._held[row, :, 0],
+            held_counts=self._held[row, :, 1],
+            watched_s=float(self._watched_ns[row] - self.start_ns) / 1e9,
+        )
+
+    def fastest(self, most: int) -> NDArray[np.uint64]:
+        """The sites that have gained the most in the second half of the time: by bytes or blocks
+        that they allocated then and hold, or by their totals."""
+        middle_ns = (self._edges_ns[0] + self._edges_ns[-1]) // 2
+        recent = self._edges_ns[:-1] >= middle_ns
+        gained = self._left[:, recent, :].sum(axis=1)
+        chosen = [np.argsort(-gained[:, column])[:most] for column in (_BYTES, _COUNTS)]
+        if len(self._times_ns) > 1:
+            middle = len(self._times_ns) // 2
+            risen = self._held[:, -1, 0] - self._held[:, middle - 1 if middle else 0, 0]
+            chosen.append(np.argsort(-risen)[:most])
+        return self._ids[np.unique(np.concatenate(chosen))]
+
+    def rename(self, new_id: Callable[[int], int]) -> None:
+        """Sites get other stack ids. Several may become one."""
+        renamed = np.array([new_id(one) for one in self._ids.tolist()], dtype=np.uint64)
+        ids, first, rows = np.unique(renamed, return_index=True, return_inverse=True)
+        self._watched_ns = self._watched_ns[first]
+        for name in ("_left", "_freed", "_held"):
+            values = getattr(self, name)
+            sums = np.zeros((len(ids), *values.shape[1:]))
+            np.add.at(sums, rows, values)
+            setattr(self, name, sums)
+        self._ids = ids
+
+    # --- slices of time ----------------------------------------------------------------------
+
+    def _add_slices(self, time_ns: int) -> None:
+        last_ns = int(self._edges_ns[-1])
+        time_ns = max(time_ns, last_ns + 1)
+        if len(self._edges_ns) == 1:
+            count = _SLICES_PER_REPORT
+        else:
+            width_ns = int(self._edges_ns[1] - self._edges_ns[0])  # the first is as wide as any
+            count = min(max(round((time_ns - last_ns) / width_ns), 1), MOST_SLICES // 2)
+        new = np.linspace(last_ns, time_ns, count + 1)[1:].astype(np.int64)
+        self._edges_ns = np.concatenate([self._edges_ns, new])
+
+    def _join_slices(self) -> None:
+        while len(self._edges_ns) - 1 > MOST_SLICES:
+            slices = len(self._edges_ns) - 1
+            first = np.arange(0, slices, 2)
+            self._edges_ns = np.append(self._edges_ns[first], self._edges_ns[-1])
+            self._left = np.add.reduceat(self._left, first, axis=1)
+
+    # --- sites -------------------------------------------------------------------------------
+
+    def _watch(
+        self, stack_ids: NDArray[np.uint64], survivors: Survivors, before_ns: int
+    ) -> NDArray[np.bool_]:
+        """Watch these sites, too, if there is room. Returns which of them are watched. A site that
+        holds nothing any more stays: what it has freed says what may become of new blocks."""
+        wanted = np.union1d(self._ids, stack_ids)
+        if len(wanted) > MOST_SITES:
+            length = len(stack_ids)
+            counts = np.bincount(survivors.rows, minlength=length)
+            sizes = np.bincount(survivors.rows, survivors.sizes, minlength=length)
+            place = np.minimum(np.argsort(np.argsort(-counts)), np.argsort(np.argsort(-sizes)))
+            wanted = np.sort(stack_ids[np.argsort(place, kind="stable")[:MOST_SITES]])
+            self._has_left_out = True
+        self._keep(wanted, before_ns)
+        return np.isin(stack_ids, self._ids, assume_unique=True)
+
+    def _keep(self, ids: NDArray[np.uint64], before_ns: int) -> None:
+        """Go on with these sites, of which some may be new. `before_ns`: the last report."""
+        known = np.isin(ids, self._ids, assume_unique=True)
+        rows = np.searchsorted(self._ids, ids[known])
+        for name in ("_left", "_freed", "_held"):
+            values = getattr(self, name)
+            kept = np.zeros((len(ids), *values.shape[1:]))
+            kept[known] = values[rows]
+            setattr(self, name, kept)
+        since_ns = before_ns if self._has_left_out else self.start_ns
+        watched_ns = np.full(len(ids), since_ns, dtype=np.int64)
+        watched_ns[known] = self._watched_ns[rows]
+        self._watched_ns = watched_ns
+        self._ids = ids
+
+    def _add_freed(self, gone: Floats) -> None:
+        """Blocks of the known slices were freed since the last report: at this age, at most."""
+        slices = gone.shape[1]
+        ages_ns = np.maximum(self._edges_ns[-1] - self._edges_ns[:slices], 1)
+        powers = np.minimum(np.floor(np.log2(ages_ns)).astype(int) + 1, _POWERS - 1)
+        for power in np.unique(powers).tolist():
+            self._freed[:, power] += gone[:, powers == power].sum(axis=1)
+
+    def _add_point(self, time_ns: int, held_bytes: Floats, held_counts: Floats) -> None:
+        point = np.stack([held_bytes, held_counts], axis=-1)[:, None, :]
+        self._held = np.concatenate([self._held, point], axis=1)
+        self._times_ns = np.append(self._times_ns, time_ns)
+        if len(self._times_ns) > MOST_POINTS:
+            # Every other one; the newest stays.
+            kept = np.arange(len(self._times_ns) - 1, -1, -2)[::-1]
+            self._times_ns, self._held = self._times_ns[kept], self._held[:, kept]

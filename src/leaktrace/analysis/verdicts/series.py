@@ -1,0 +1,66 @@
+"""Growth of a total, from its values at the reports.
+
+The slope is the median of those between all pairs of points (Theil, 1950), and its standard error
+follows from Kendall's statistic (Sen, 1968, "Estimates of the regression coefficient based on
+Kendall's tau"). A total of blocks that come and go wanders, and its values are not independent, so
+that a rank test alone would find growth where there is none. A rise also needs many steps upward,
+next to none downward, and no slowing down.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from leaktrace.analysis.verdicts.cohorts import Floats
+
+_FEWEST_POINTS = 6
+_FEWEST_STEPS = 5  # upward
+_MOST_FALLEN = 0.05  # of the rise: how far it may have been below an earlier value
+_SLOWER = 0.6  # of the rise of the first half, at least, must be that of the second
+_CONFIDENCE = 1.96  # standard errors: 95 %
+
+
+@dataclass(frozen=True)
+class Rise:
+    """How fast a total rises."""
+
+    per_s: float
+    error_per_s: float  # standard error
+    first: int  # the first point of the window
+
+
+def rise_of(times_s: Floats, values: Floats) -> Rise | None:
+    """The rise of the last two thirds of a series; None if it doesn't rise steadily."""
+    first = len(values) // 3
+    times_s, values = times_s[first:], values[first:]
+    if len(values) < _FEWEST_POINTS:
+        return None
+    rise = float(values[-1] - values[0])
+    fallen = float((np.maximum.accumulate(values) - values).max())
+    steps = int((np.diff(np.maximum.accumulate(values)) > 0).sum())
+    if rise <= 0 or fallen > _MOST_FALLEN * rise or steps < _FEWEST_STEPS:
+        return None
+    middle = len(values) // 2
+    by_half = [
+        float(values[b] - values[a]) / float(times_s[b] - times_s[a])
+        for a, b in ((0, middle), (middle, len(values) - 1))
+    ]
+    if by_half[1] < _SLOWER * by_half[0]:
+        return None
+    slope, error, lowest = _sen(times_s, values)
+    return Rise(slope, error, first) if lowest > 0 else None
+
+
+def _sen(times_s: Floats, values: Floats) -> tuple[float, float, float]:
+    """The slope, its standard error, and the lower end of its confidence interval."""
+    first, second = np.triu_indices(len(values), 1)
+    slopes = np.sort((values[second] - values[first]) / (times_s[second] - times_s[first]))
+    n = len(values)
+    deviation = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)  # of Kendall's S
+    rank = (len(slopes) - _CONFIDENCE * deviation) / 2
+    lowest = float(slopes[max(int(rank), 0)])
+    highest = float(slopes[min(int(len(slopes) - 1 - rank), len(slopes) - 1)])
+    return float(np.median(slopes)), (highest - lowest) / (2 * _CONFIDENCE), lowest

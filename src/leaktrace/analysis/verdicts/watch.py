@@ -1,0 +1,197 @@
+"""Watches all sites of a report's subject, and says of each what it does."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.analysis.sampling import Sampling
+from leaktrace.analysis.sites import SiteIndex, SiteTable, weigh
+from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.verdicts.cohorts import Cohorts, Survivors
+from leaktrace.analysis.verdicts.growth import Evidence, judge
+from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
+
+# Of each report, so many of the sites that gain the most bytes, or blocks, are judged even if they
+# are not among the largest.
+_FASTEST = 64
+_MOST_POINTS = 256
+
+
+class SiteWatch:
+    """The history of the sites, from the start of a trace, and the verdicts of the last report."""
+
+    def __init__(self, noun: str = "block", *, is_counted: bool = False) -> None:
+        """`noun`: what is outstanding; `is_counted`: it has no size."""
+        self._noun = noun
+        self._is_counted = is_counted
+        self._cohorts: Cohorts | None = None
+        self._totals_only = False
+        self._begin_ns: int | None = None  # of the program, if it was executed under trace
+        self._reports = 0
+        self._unseen: list[tuple[int, int]] = []  # time in ns, releases of older blocks until then
+        self._verdicts: dict[int, Verdict] = {}
+        self._growing: set[int] = set()  # in the report before the last
+        self._lifetimes: tuple[dict[int, int], NDArray[np.uint32]] | None = None
+        self._allocated: dict[int, int] = {}
+
+    def forget(self) -> None:
+        """The process has executed another program, which starts with nothing."""
+        self._cohorts, self._reports, self._begin_ns = None, 0, time.monotonic_ns()
+        self._unseen, self._verdicts = [], {}
+
+    def continue_from(self, other: SiteWatch) -> None:
+        """Go on with the history of another watch."""
+        self._cohorts = copy.deepcopy(other._cohorts)
+        self._reports = other._reports
+        self._unseen, self._verdicts = list(other._unseen), dict(other._verdicts)
+
+    def rename(self, new_id: Callable[[int], int]) -> None:
+        """Stack ids have changed."""
+        if self._cohorts is not None:
+            self._cohorts.rename(new_id)
+        self._verdicts = {new_id(one): verdict for one, verdict in self._verdicts.items()}
+
+    def observe(
+        self,
+        snapshot: Snapshot,
+        start_ns: int,
+        index: SiteIndex | None,
+        table: SiteTable,
+        sampling: Sampling,
+    ) -> None:
+        """Take in a report. `index`: the sites of all records; None if only totals are known, which
+        are those of `table`."""
+        if self._cohorts is None:
+            begin_ns = start_ns if self._begin_ns is None else self._begin_ns
+            self._cohorts = Cohorts(min(begin_ns, snapshot.time_ns - 1))
+        self._growing = {
+            one for one, known in self._verdicts.items() if known.kind is VerdictKind.GROWING
+        }
+        self._verdicts = {}
+        self._reports += 1
+        self._totals_only = index is None
+        if index is None:
+            self._cohorts.add_totals(
+                snapshot.time_ns,
+                table.stack_ids,
+                table.bytes.astype(np.float64),
+                table.counts.astype(np.float64),
+            )
+        else:
+            weights, _ = weigh(snapshot, sampling)
+            self._cohorts.add_blocks(
+                snapshot.time_ns,
+                index.stack_ids,
+                Survivors(
+                    index.rows,
+                    snapshot.records["time_ns"].view(np.int64),
+                    weights,
+                    snapshot.records["size"].astype(np.float64),
+                ),
+            )
+        if snapshot.unseen_releases is not None:
+            self._unseen.append((snapshot.time_ns, snapshot.unseen_releases))
+            if len(self._unseen) > _MOST_POINTS:
+                self._unseen = self._unseen[:1] + self._unseen[2::2]
+        sites = sampling.scale_sites(snapshot.sites)
+        ids = snapshot.site_ids.tolist()
+        self._allocated = dict(zip(ids, sites["allocated_count"].tolist(), strict=True))
+        self._lifetimes = None
+        if snapshot.lifetimes is not None:
+            rows = {stack_id: row for row, stack_id in enumerate(ids)}
+            self._lifetimes = rows, snapshot.lifetimes
+
+    def judge_all(self, stack_ids: Iterable[int]) -> dict[int, Verdict]:
+        """The verdicts on these sites, and on those that grow the fastest."""
+        assert self._cohorts is not None  # there was a report
+        unseen_per_s = self._unseen_per_s()
+        for stack_id in dict.fromkeys([*self._cohorts.fastest(_FASTEST).tolist(), *stack_ids]):
+            self._judge(stack_id, unseen_per_s)
+        return self._verdicts
+
+    def _judge(self, stack_id: int, unseen_per_s: float | None) -> None:
+        assert self._cohorts is not None
+        history = self._cohorts.history(stack_id)
+        if history is None or stack_id in self._verdicts:
+            return
+        self._verdicts[stack_id] = judge(
+            Evidence(
+                history,
+                self._reports,
+                self._allocated.get(stack_id, 0),
+                self.lifetimes_of(stack_id),
+                unseen_per_s,
+                totals_only=self._totals_only,
+                was_growing=stack_id in self._growing,
+                noun=self._noun,
+                is_counted=self._is_counted,
+            )
+        )
+
+    def lifetimes_of(self, stack_id: int) -> Lifetimes | None:
+        """How long what a site has freed had lived; None where that isn't measured."""
+        if self._lifetimes is None:
+            return None
+        rows, histograms = self._lifetimes
+        row = rows.get(stack_id)
+        return None if row is None else Lifetimes(tuple(histograms[row].tolist()))
+
+    def _unseen_per_s(self) -> float | None:
+        """Releases of blocks from before the trace, per second, in the second half of the time."""
+        if not self._unseen or self._cohorts is None:
+            return None
+        last_ns, last = self._unseen[-1]
+        begin_ns = last_ns - int(self._cohorts.elapsed_s * 1e9 / 2)
+        earlier = [one for one in self._unseen[:-1] if one[0] <= begin_ns]
+        first_ns, first = earlier[-1] if earlier else (self._cohorts.start_ns, 0)
+        return max(last - first, 0) / ((last_ns - first_ns) / 1e9)
+
+
+# --- all sites together ------------------------------------------------------------------------
+
+_RANKS = {VerdictKind.GROWING: 0, VerdictKind.OVERDUE: 1, VerdictKind.FILLING: 2}
+_OTHERS = len(_RANKS)
+
+
+def order_by_verdict(table: SiteTable, verdicts: dict[int, Verdict]) -> NDArray[np.intp]:
+    """Row numbers: what grows comes first, the fastest of it first, then all others by size."""
+    ranks = np.full(len(table), _OTHERS)
+    rates = np.zeros(len(table))
+    rows = {stack_id: row for row, stack_id in enumerate(table.stack_ids.tolist())}
+    for stack_id, verdict in verdicts.items():
+        row = rows.get(stack_id)
+        if row is not None and verdict.kind in _RANKS:
+            ranks[row], rates[row] = _RANKS[verdict.kind], verdict.bytes_per_s or 0.0
+    return np.lexsort((table.stack_ids, -table.bytes, -rates, ranks))
+
+
+def overall(by_site: dict[int, Verdict], shown: Iterable[int]) -> Verdict | None:
+    """The verdict on all sites together; None if there is none on any. `shown`: the stack ids of
+    the sites that matter most, which decide whether it is too early."""
+    verdicts = list(by_site.values())
+    growing = [one for one in verdicts if one.kind is VerdictKind.GROWING]
+    if growing:
+        rate = sum(one.bytes_per_s or 0.0 for one in growing)
+        error = math.sqrt(sum((one.error_bytes_per_s or 0.0) ** 2 for one in growing))
+        since_s = max(one.since_s or 0.0 for one in growing)
+        number = "one site grows" if len(growing) == 1 else f"{len(growing):,} sites grow"
+        return Verdict(VerdictKind.GROWING, number, rate, error, since_s)
+    for kind, verb in ((VerdictKind.OVERDUE, "overdue"), (VerdictKind.FILLING, "filling")):
+        found = [one for one in verdicts if one.kind is kind]
+        if found:
+            number = "one site is" if len(found) == 1 else f"{len(found):,} sites are"
+            return Verdict(kind, f"{number} {verb}")
+    on_shown = [by_site[one] for one in shown if one in by_site]
+    early = [one for one in on_shown if one.kind is VerdictKind.TOO_EARLY]
+    if early:
+        needs = [one.needs_s for one in early if one.needs_s is not None]
+        return Verdict(
+            VerdictKind.TOO_EARLY, early[0].reason, needs_s=max(needs) if needs else None
+        )
+    return Verdict(VerdictKind.STEADY, "no site keeps growing") if verdicts else None
