@@ -17,6 +17,7 @@ from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.sites import SiteTable, combine_counters, group_by_site, total_of_records
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
 from leaktrace.model import (
     Allocation,
@@ -59,6 +60,7 @@ class Chosen:
     error: Total | None
     growth: NDArray[np.int64]  # of each row of the table
     order: NDArray[np.intp]  # the rows of the sites that are shown
+    stacks: NDArray[np.intp]  # those of sites that create threads, which are apart
     older_ms: int
 
     @property
@@ -66,6 +68,12 @@ class Chosen:
         """The sites that are shown."""
         shown: list[int] = self.table.stack_ids[self.order].tolist()
         return shown
+
+    @property
+    def creating_threads(self) -> list[int]:
+        """The sites that create threads."""
+        creating: list[int] = self.table.stack_ids[self.stacks].tolist()
+        return creating
 
 
 class ReportBuilder:
@@ -156,7 +164,7 @@ class ReportBuilder:
         it the program and its libraries account for at most (analysis/resident.py).
         """
         chosen = self.choose(snapshot, target_ended=target_ended)
-        self._prepare(chosen.stack_ids)
+        self._prepare(chosen.stack_ids + chosen.creating_threads[: self._options.report.top])
         return self.compose(
             chosen, target, memory, of_programs, remarks=remarks, final_reason=final_reason
         )
@@ -179,8 +187,12 @@ class ReportBuilder:
             table = group_by_site(snapshot, older_ms * 1_000_000, self.sampling)
             outstanding, error = total_of_records(snapshot, self.sampling)
         growth = self._growth(table)
-        order = table.order(asked.sort, growth)[: asked.top]
-        return Chosen(snapshot, table, outstanding, error, growth, order, older_ms)
+        # memleak knows no regions.
+        is_memleak = asked.format == "memleak"
+        order = table.order(asked.sort, growth, by_requested=is_memleak)
+        is_stack = table.is_thread_stack[order] & (not is_memleak)
+        shown, stacks = order[~is_stack][: asked.top], order[is_stack]
+        return Chosen(snapshot, table, outstanding, error, growth, shown, stacks, older_ms)
 
     def compose(
         self,
@@ -199,6 +211,10 @@ class ReportBuilder:
         counters = self._counters(snapshot, table.stack_ids)
         if not snapshot.freed_is_counted:
             _fill_in_freed(counters, snapshot, table.stack_ids[order])
+
+        def site_of(row: int) -> Site:
+            return self.site(table, row, int(chosen.growth[row]), counters)
+
         report = Report(
             time=datetime.now().astimezone(),
             elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,
@@ -210,9 +226,7 @@ class ReportBuilder:
             younger=Total(outstanding.bytes - passed.bytes, outstanding.count - passed.count),
             older_ms=chosen.older_ms,
             site_count=len(table),
-            sites=tuple(
-                self.site(table, int(row), int(chosen.growth[row]), counters) for row in order
-            ),
+            sites=tuple(site_of(int(row)) for row in order),
             top=asked.top,
             combined=self._is_combined,
             sort=str(asked.sort),
@@ -228,6 +242,8 @@ class ReportBuilder:
             sample_bytes=self.sampling.mean_bytes,
             error=chosen.error,
             measure=self._measure,
+            regions=snapshot.regions.total(),
+            thread_stacks=thread_stacks(snapshot.regions, table, chosen.stacks, site_of, asked),
         )
         if memory is not None:
             self._remark = self._judge(report, snapshot, memory, of_programs)
@@ -275,6 +291,7 @@ class ReportBuilder:
             # Negative while an unmapped hole has made more regions than calls to mmap.
             freed_count=max(int(counter["freed_count"].astype(np.int64)), 0) if counter else 0,
             error=table.error(np.array([row])),
+            regions=None if table.regions is None else table.regions.of(row),
         )
 
     def site_id(self, stack_id: int, counter: np.void | None) -> str:

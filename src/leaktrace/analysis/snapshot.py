@@ -3,10 +3,12 @@ analysis and reports work on any `Snapshot`, wherever it comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from leaktrace.analysis.regions import Regions
 
 _FEW_SITES = 64
 
@@ -37,6 +39,7 @@ class Snapshot:
     site_slots: NDArray[np.uint16] | None = None
     sections: tuple[Snapshot, ...] = ()  # of the functions that the user named, in their order
     other_memory: tuple[Snapshot, ...] = ()  # in the order of model.OTHER_MEMORY
+    regions: Regions = field(default_factory=Regions)  # also with combined statistics
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""
