@@ -101,6 +101,28 @@ class OpenDescriptor:
 
 
 @dataclass(frozen=True)
+class RegionBytes:
+    """Mapped regions: how much address space is reserved, and how much of it is in memory."""
+
+    count: int = 0
+    reserved: int = 0  # bytes, as the program requested them
+    resident: int = 0  # of what was looked at, in whole pages
+    swapped: int = 0  # the same: swapped out
+    unread: int = 0  # reserved, and not looked at: it is not known how much is in memory
+    age_ns: int = 0  # how long before the report that was; more than 0 if the process has ended
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any of it was looked at."""
+        return self.unread < self.reserved or not self.reserved
+
+    @property
+    def held(self) -> int:
+        """The memory that it takes; what is not known counts in full."""
+        return self.resident + self.swapped + self.unread
+
+
+@dataclass(frozen=True)
 class Releaser:
     """A call stack that frees blocks of a site."""
 
@@ -140,6 +162,32 @@ class Site:
     verdict: Verdict | None = None  # None if there can be none, as for page faults
     lifetimes: Lifetimes | None = None  # of what was freed; None if they are not measured
     freed_at: tuple[Releaser, ...] = ()  # who frees its blocks, the most frequent first
+    regions: RegionBytes | None = None  # the part of it that is mapped regions
+
+    @property
+    def is_region(self) -> bool:
+        """Whether all of it is mapped regions."""
+        return self.regions is not None and self.regions.count == self.count
+
+    @property
+    def held_bytes(self) -> int:
+        """What takes memory: blocks, and of regions what is in memory or not known."""
+        regions = self.regions
+        return self.bytes if regions is None else self.bytes - regions.reserved + regions.held
+
+
+@dataclass(frozen=True)
+class ThreadStacks:
+    """The stacks that the C library has mapped for threads. A thread that has ended may leave its
+    stack mapped: kept for the next thread, or until somebody joins it."""
+
+    regions: RegionBytes
+    sites: tuple[Site, ...]  # the call paths that create threads, the most stacks first
+    site_count: int
+    each_bytes: int | None = None  # if all have the same size
+    idle_count: int | None = None  # at least so many belong to no thread; None: not known
+    idle_bytes: int = 0  # what these reserve, at least
+    is_detailed: bool = False  # the user wants to see the call paths
 
 
 @dataclass(frozen=True)
@@ -404,6 +452,8 @@ class Report:
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
     verdict: Verdict | None = None  # of all sites together
+    regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
+    thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
     ending: Ending | None = None  # of the target, once it has ended
 
     # If several processes are traced. `resident` is None then: what they share would be counted
@@ -425,6 +475,12 @@ class Report:
     descriptors: DescriptorInfo | None = None
     slab: SlabGrowth | None = None
     untraced: tuple[UntracedGrowth, ...] = ()  # large in comparison with what is outstanding
+
+    @property
+    def held_bytes(self) -> int:
+        """What takes memory: blocks, and of regions what is in memory or not known."""
+        regions, held = self.regions, self.outstanding.bytes
+        return held if regions is None else held - regions.reserved + regions.held
 
     @property
     def is_counted(self) -> bool:

@@ -103,6 +103,29 @@ def interval(interval_s: float) -> str:
     return age(int(interval_s * _S_NS))
 
 
+_TIMES = (("s", 1), ("min", _MINUTE_S), ("h", _HOUR_S), ("day", _DAY_S))
+
+
+def size_rate(bytes_per_s: float, error_bytes_per_s: float) -> str:
+    """A rate and its standard error, per second, minute, hour or day: "+1.8 MiB/min ±0.1"."""
+    # The shortest time in which it is at least a few KiB: slow leaks are known by the hour.
+    name, seconds = next(
+        (one for one in _TIMES if abs(bytes_per_s) * one[1] >= 16 * 1024), _TIMES[2]
+    )
+    value, _, unit = size(round(bytes_per_s * seconds)).partition(" ")
+    one_unit = 1024 ** (["B", *_SIZE_UNITS].index(unit))
+    error = error_bytes_per_s * seconds / one_unit
+    shown = f"{error:.0f}" if unit == "B" else f"{max(error, 0.1 if error else 0.0):.1f}"
+    sign = "" if value.startswith("-") else "+"
+    return f"{sign}{value} {unit}/{name} ±{shown}"
+
+
+def count_rate(per_s: float, error_per_s: float) -> str:
+    """The same for things without sizes: "+12.0/min ±0.4"."""
+    name, seconds = next((one for one in _TIMES if abs(per_s) * one[1] >= 1), _TIMES[3])
+    return f"{per_s * seconds:+,.1f}/{name} ±{error_per_s * seconds:.1f}"
+
+
 def sample_in_words(report: Report) -> str:
     """Which share of the allocations is recorded, in words."""
     if report.sample_bytes is not None:

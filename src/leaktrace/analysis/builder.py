@@ -23,6 +23,7 @@ from leaktrace.analysis.sites import (
     total_of_records,
 )
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
 from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
 from leaktrace.model import (
@@ -69,6 +70,7 @@ class Chosen:
     growth: NDArray[np.int64]  # of each row of the table
     verdicts: dict[int, Verdict]  # by stack id; not on all sites
     order: NDArray[np.intp]  # the rows of the sites that are shown
+    stacks: NDArray[np.intp]  # those of sites that create threads, which are apart
     older_ms: int
 
     @property
@@ -76,6 +78,12 @@ class Chosen:
         """The sites that are shown."""
         shown: list[int] = self.table.stack_ids[self.order].tolist()
         return shown
+
+    @property
+    def creating_threads(self) -> list[int]:
+        """The sites that create threads."""
+        creating: list[int] = self.table.stack_ids[self.stacks].tolist()
+        return creating
 
 
 class ReportBuilder:
@@ -175,7 +183,7 @@ class ReportBuilder:
         it the program and its libraries account for at most (analysis/resident.py).
         """
         chosen = self.choose(snapshot, target_ended=target_ended)
-        self._prepare(chosen.stack_ids)
+        self._prepare(chosen.stack_ids + chosen.creating_threads[: self._options.report.top])
         return self.compose(
             chosen, target, memory, of_programs, remarks=remarks, final_reason=final_reason
         )
@@ -200,18 +208,33 @@ class ReportBuilder:
             table = group_by_site(snapshot, older_ms * 1_000_000, self.sampling, index)
             outstanding, error = total_of_records(snapshot, self.sampling)
         growth = self._growth(table)
-        order, verdicts = table.order(asked.sort, growth), {}
+        # memleak knows no regions.
+        is_memleak = asked.format == "memleak"
+        order = table.order(asked.sort, growth, by_requested=is_memleak)
+        verdicts: dict[int, Verdict] = {}
         if self._watch is not None:
-            by_verdict = asked.sort is SortKey.GROWTH
-            if by_verdict:
-                order = table.order(SortKey.SIZE, growth)
             self._watch.observe(snapshot, self._started_ns, index, table, self.sampling)
-            shown = table.stack_ids[order[: min(asked.top, _MOST_JUDGED)]]
-            verdicts = self.confirmed(self._watch.judge_all(shown.tolist()), snapshot)
-            if by_verdict:
+            verdicts = self._verdicts(self._watch, table, growth, snapshot)
+            if asked.sort is SortKey.GROWTH:
                 order = order_by_verdict(table, verdicts)
-        order = order[: asked.top]
-        return Chosen(snapshot, table, outstanding, error, growth, verdicts, order, older_ms)
+        is_stack = table.is_thread_stack[order] & (not is_memleak)
+        shown, stacks = order[~is_stack][: asked.top], order[is_stack]
+        return Chosen(
+            snapshot, table, outstanding, error, growth, verdicts, shown, stacks, older_ms
+        )
+
+    def _verdicts(
+        self, watch: SiteWatch, table: SiteTable, growth: NDArray[np.int64], snapshot: Snapshot
+    ) -> dict[int, Verdict]:
+        """The verdicts on the sites that may be shown, and on those that grow the fastest. There is
+        none on stacks of threads, which are kept for other threads."""
+        key = self._options.report.sort
+        first = SortKey.SIZE if key is SortKey.GROWTH else key
+        rows = table.order(first, growth)[: min(self._options.report.top, _MOST_JUDGED)]
+        verdicts = self.confirmed(watch.judge_all(table.stack_ids[rows].tolist()), snapshot)
+        for stack_id in table.stack_ids[table.is_thread_stack].tolist():
+            verdicts.pop(stack_id, None)
+        return verdicts
 
     def compose(
         self,
@@ -230,6 +253,10 @@ class ReportBuilder:
         counters = self._counters(snapshot, table.stack_ids)
         if not snapshot.freed_is_counted:
             _fill_in_freed(counters, snapshot, table.stack_ids[order])
+
+        def site_of(row: int) -> Site:
+            return self.site(table, row, int(chosen.growth[row]), counters)
+
         report = Report(
             time=datetime.now().astimezone(),
             elapsed_s=(snapshot.time_ns - self._started_ns) / 1e9,
@@ -242,10 +269,7 @@ class ReportBuilder:
             older_ms=chosen.older_ms,
             site_count=len(table),
             sites=tuple(
-                replace(
-                    self.site(table, int(row), int(chosen.growth[row]), counters),
-                    verdict=chosen.verdicts.get(int(table.stack_ids[row])),
-                )
+                replace(site_of(int(row)), verdict=chosen.verdicts.get(int(table.stack_ids[row])))
                 for row in order
             ),
             verdict=overall(chosen.verdicts, chosen.stack_ids),
@@ -264,6 +288,8 @@ class ReportBuilder:
             sample_bytes=self.sampling.mean_bytes,
             error=chosen.error,
             measure=self._measure,
+            regions=snapshot.regions.total(),
+            thread_stacks=thread_stacks(snapshot.regions, table, chosen.stacks, site_of, asked),
         )
         if memory is not None:
             self._remark = self._judge(report, snapshot, memory, of_programs)
@@ -315,6 +341,7 @@ class ReportBuilder:
             # Negative while an unmapped hole has made more regions than calls to mmap.
             freed_count=max(int(counter["freed_count"].astype(np.int64)), 0) if counter else 0,
             error=table.error(np.array([row])),
+            regions=None if table.regions is None else table.regions.of(row),
         )
 
     def site_id(self, stack_id: int, counter: np.void | None) -> str:

@@ -276,11 +276,13 @@ class FamilyBuilder:
 
     def _stacks_to_show(self, chosen: Chosen, each: Sequence[_Counted]) -> list[int]:
         self._own_stacks = {}
-        wanted = dict.fromkeys(chosen.stack_ids)
+        creating = chosen.creating_threads[: self._options.report.top]
+        wanted = dict.fromkeys(chosen.stack_ids + creating)
         for one in each if self._shows_each else ():
             own = one.part.own_stacks()
             self._own_stacks[one.member.key] = own
-            wanted |= dict.fromkeys(own.get(known, known) for known in one.chosen.stack_ids)
+            shown = one.chosen.stack_ids + one.chosen.creating_threads
+            wanted |= dict.fromkeys(own.get(known, known) for known in shown)
         return list(wanted)
 
     def _report_of(self, one: _Counted, report: Report) -> Report:

@@ -45,7 +45,8 @@ class SameSites:
         records = snapshot.records.copy()
         records["stack_id"] = firsts[np.searchsorted(stack_ids, records["stack_id"])]
         owners = firsts[np.searchsorted(stack_ids, snapshot.site_ids)]
-        return add_up_sites(replace(snapshot, records=records), owners)
+        regions = snapshot.regions.renamed(stack_ids, firsts)
+        return add_up_sites(replace(snapshot, records=records, regions=regions), owners)
 
     def keep_only(self, stack_ids: Iterable[int]) -> dict[int, int]:
         """Forget all other stack ids, whose processes have ended. Returns, by stack ids that can no

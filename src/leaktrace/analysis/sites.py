@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.regions import SiteRegions
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import Total
@@ -29,6 +30,7 @@ class SiteTable:
     newest_ns: NDArray[np.int64] | None = None
     bytes_variance: NDArray[np.float64] | None = None
     counts_variance: NDArray[np.float64] | None = None
+    regions: SiteRegions | None = None  # the part that is mapped regions; None: nothing
 
     def __len__(self) -> int:
         return len(self.stack_ids)
@@ -45,10 +47,27 @@ class SiteTable:
             round(math.sqrt(self.counts_variance[rows].sum())),
         )
 
-    def order(self, key: SortKey, growth: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Row numbers, largest first; ties in a fixed order (by bytes, then by stack id)."""
+    @property
+    def held(self) -> NDArray[np.int64]:
+        """What takes memory: blocks, and of regions what is in memory or not known."""
+        return self.bytes if self.regions is None else self.regions.held(self.bytes)
+
+    @property
+    def is_thread_stack(self) -> NDArray[np.bool_]:
+        """Which sites create threads."""
+        if self.regions is None:
+            return np.zeros(len(self), dtype=bool)
+        return self.regions.is_thread_stack
+
+    def order(
+        self, key: SortKey, growth: NDArray[np.int64], *, by_requested: bool = False
+    ) -> NDArray[np.intp]:
+        """Row numbers, largest first; ties in a fixed order (by bytes, then by stack id).
+
+        The size of a site is what takes memory there. `by_requested`: what was requested.
+        """
         primary = {
-            SortKey.SIZE: self.bytes,
+            SortKey.SIZE: self.bytes if by_requested else self.held,
             SortKey.COUNT: self.counts,
             SortKey.GROWTH: growth,
             SortKey.AGE: self.bytes if self.oldest_ns is None else self.oldest_ns,
@@ -88,6 +107,7 @@ def group_by_site(
         is_left = np.bincount(rows, minlength=len(stack_ids)) > 0
         stack_ids, rows = stack_ids[is_left], (np.cumsum(is_left) - 1)[rows]
     length = len(stack_ids)
+    regions = snapshot.regions.by_site(stack_ids, snapshot.time_ns - older_ns)
     oldest = np.zeros(length, dtype=np.int64)
     np.maximum.at(oldest, rows, ages_ns)
     newest = np.full(length, np.iinfo(np.int64).max)
@@ -96,7 +116,7 @@ def group_by_site(
         sizes = np.zeros(length, dtype=np.int64)
         np.add.at(sizes, rows, records["size"].view(np.int64))
         counts = np.bincount(rows, minlength=length).astype(np.int64)
-        return SiteTable(stack_ids, sizes, counts, oldest, newest)
+        return SiteTable(stack_ids, sizes, counts, oldest, newest, regions=regions)
 
     weights, variances = weigh(snapshot, sampling)
     weights, variances = weights[old_enough], variances[old_enough]
@@ -113,6 +133,7 @@ def group_by_site(
         newest_ns=newest,
         bytes_variance=summed(sizes_each**2 * variances),
         counts_variance=summed(variances),
+        regions=regions,
     )
 
 
@@ -144,4 +165,7 @@ def combine_counters(snapshot: Snapshot, sampling: Sampling) -> SiteTable:
     held = (sites["allocated_bytes"] - sites["freed_bytes"]).astype(np.int64)
     counts = (sites["allocated_count"] - sites["freed_count"]).astype(np.int64)
     holds = counts > 0
-    return SiteTable(snapshot.site_ids[holds], held[holds], counts[holds])
+    stack_ids, held, counts = snapshot.site_ids[holds], held[holds], counts[holds]
+    ascending = np.argsort(stack_ids)
+    stack_ids, held, counts = stack_ids[ascending], held[ascending], counts[ascending]
+    return SiteTable(stack_ids, held, counts, regions=snapshot.regions.by_site(stack_ids))

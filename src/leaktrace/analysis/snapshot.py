@@ -3,10 +3,12 @@ analysis and reports work on any `Snapshot`, wherever it comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from leaktrace.analysis.regions import Regions
 
 _FEW_SITES = 64
 
@@ -42,6 +44,7 @@ class Snapshot:
     # By site, how many of its blocks that were freed lived how long (verdict.Lifetimes); None: not
     # measured.
     lifetimes: NDArray[np.uint32] | None = None
+    regions: Regions = field(default_factory=Regions)  # also with combined statistics
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""

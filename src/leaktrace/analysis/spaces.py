@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.regions import Regions
 from leaktrace.analysis.snapshot import Snapshot
 
 
@@ -34,6 +35,7 @@ def divide(
                 sites=snapshot.sites[sites],
                 site_slots=_chosen(snapshot.site_slots, sites),
                 region_count=snapshot.region_count if space == 0 else 0,
+                regions=snapshot.regions if space == 0 else Regions(),
             )
         )
     return replace(parts[0], sections=tuple(parts[1:]))

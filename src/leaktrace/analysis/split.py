@@ -48,6 +48,7 @@ def split(
             region_count=int(np.count_nonzero(records >= first_region)),
             record_slots=None,
             site_slots=None,
+            regions=merged.regions.of_slot(slot),
             other_memory=tuple(_of_process(one, slot) for one in snapshot.other_memory),
         )
         yield Part(add_up_sites(own, owners[sites]), own.site_ids, owners[sites])

@@ -1,4 +1,5 @@
-"""Mappings that an allocator makes for itself, recognized by their stacks.
+"""Mappings that the program has not asked for, recognized by their stacks: those that an allocator
+makes for itself, and the stacks of threads.
 
 What malloc maps belongs to the call of malloc, which is being tracked then. A release is not: only
 its entry is seen. But free maps memory too: in a thread that has allocated nothing before, glibc's
@@ -10,88 +11,75 @@ A mapping is the allocator's own when its stack leads
 
 - through the code of a hooked releasing function, including the code that its entry reaches by
   jumps, tail calls within its object, and parts that the compiler moved elsewhere;
+- from code of the allocator's object, and no other, to a function that looks after the heap:
+  malloc_trim, mallopt, malloc_info and the like, and fork;
+- through nothing but the C library, from where a thread starts: as it begins or ends;
 - from a library that is only an allocator directly to the C library or the dynamic linker, which
   call constructors and start threads.
+
+It is the stack of a thread when it leads from code of the C library, and no other, to
+pthread_create. What the program maps in a function that one of these calls (the handlers of a fork,
+destructors of a thread) leads through its own code first, and is the program's.
 
 If a walk misses such a frame, the mapping is counted.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from enum import Enum
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
-from leaktrace.errors import ObjectFileError
-from leaktrace.process.probes.code.flow import UnfollowableError
+from leaktrace.process.mapping_code import FunctionCode, MappingCode
 from leaktrace.process.probes.object_plan import ObjectPlan
-from leaktrace.process.probes.release_code import ReleaseCode, release_code
 from leaktrace.process.regions import MappingCall, RegionLedger
 from leaktrace.targets.mappings import Mapping
 
 _ALLOCATOR = re.compile(r"lib(jemalloc|tcmalloc|mimalloc)[^/]*\.so.*")
-_CALLS_CONSTRUCTORS = re.compile(r"(ld-[^/]*|ld|libc|libc-[^/]*|libpthread[^/]*)\.so.*")
+_C_LIBRARY = re.compile(r"(ld-[^/]*|ld|libc|libc-[^/]*|libpthread[^/]*)\.so.*")
 _UNMAPPING = abi.MAPPING_FUNCTIONS | abi.UNMAPPING_FUNCTIONS
 
 
-class _ReleasingCode:
-    """The code of an object's releasing functions. The file is kept open, and read when the first
-    stack leads there."""
+class MappingKind(Enum):
+    """Whose a mapping is."""
 
-    def __init__(self, plan: ObjectPlan) -> None:
-        self.plan = plan
-        descriptor = plan.elf.descriptor
-        assert descriptor is not None  # it was opened from a file
-        self._descriptor = os.dup(descriptor)
-        weakref.finalize(self, os.close, self._descriptor)
-        self._entries = tuple(
-            probe.offset - probe.placement.offset
-            for probe in plan.probes
-            if not probe.hook.has_return
-        )
-
-    def holds(self, offset: int) -> bool:
-        """Whether the call before a return address (an offset in the file) is in this code.
-
-        Raises ObjectFileError and UnfollowableError.
-        """
-        elf, code = self._code
-        vaddr = elf.offset_to_vaddr(offset - 1)
-        return vaddr is not None and code.holds(vaddr + 1)
-
-    @cached_property
-    def _code(self) -> tuple[ElfObject, ReleaseCode]:
-        elf = ElfObject.open(self._descriptor, self.plan.path)
-        entries = [elf.offset_to_vaddr(offset) for offset in self._entries]
-        known = [entry for entry in entries if entry is not None]
-        return elf, release_code(elf, known, user_cache_directory())
+    PROGRAM = "program"
+    ALLOCATOR = "allocator"
+    THREAD_STACK = "thread stack"
 
 
 class AllocatorsOwn:
-    """Recognizes the allocators' own mappings in one process."""
+    """Recognizes what the program has not asked for in one process."""
 
-    def __init__(self, addresses_of: Callable[[int], Sequence[int] | None]) -> None:
+    def __init__(
+        self,
+        addresses_of: Callable[[int], Sequence[int] | None],
+        is_complete: Callable[[int], bool],
+        object_behind: Callable[[Mapping], ElfObject | None],
+    ) -> None:
         """`addresses_of` returns the return addresses of a stack id, leaf first; None where the
-        stack is not stored."""
+        stack is not stored. `is_complete` says whether it was walked to its end. `object_behind`
+        returns the open object of a mapping."""
         self._addresses_of = addresses_of
-        self._code: list[_ReleasingCode] = []
-        self._verdicts: dict[int, bool] = {}
+        self._is_complete = is_complete
+        self._object_behind = object_behind
+        self._code: list[tuple[ObjectPlan, MappingCode]] = []
+        self._of_objects: dict[ElfObject, MappingCode] = {}
+        self._verdicts: dict[int, MappingKind] = {}
         self._executable: list[Mapping] = []
         self._starts: list[int] = []
         self._ranges = RegionLedger()
 
     def add(self, plan: ObjectPlan) -> None:
         """An object was hooked. Its file must still be open."""
-        self._code.append(_ReleasingCode(plan))
+        is_library = _C_LIBRARY.fullmatch(PurePosixPath(plan.path).name) is not None
+        self._code.append((plan, MappingCode.of_plan(plan, is_library=is_library)))
         self._verdicts.clear()
 
     def follow(self, mappings: Sequence[Mapping]) -> None:
@@ -106,20 +94,57 @@ class AllocatorsOwn:
 
     def is_own(self, stack_id: int) -> bool:
         """Whether what was mapped from a stack is the allocator's own."""
+        return self._kind_of(stack_id) is MappingKind.ALLOCATOR
+
+    def is_thread_stack(self, stack_id: int) -> bool:
+        """Whether what was mapped from a stack is the stack of a thread."""
+        return self._kind_of(stack_id) is MappingKind.THREAD_STACK
+
+    def _kind_of(self, stack_id: int) -> MappingKind:
         known = self._verdicts.get(stack_id)
         if known is None:
             addresses = self._addresses_of(stack_id)
             if not addresses:
-                return False
+                return MappingKind.PROGRAM
             places = [self._mapping_at(address - 1) for address in addresses]
-            known = self._is_by_library(places) or any(
-                self._is_in_release(address, place)
-                for address, place in zip(addresses, places, strict=True)
-                if place is not None
-            )
-            if known or None not in places:  # otherwise another look may show more
+            known = self._judge(stack_id, addresses, places)
+            # Otherwise another look may show more.
+            if known is not MappingKind.PROGRAM or None not in places:
                 self._verdicts[stack_id] = known
         return known
+
+    def _judge(
+        self, stack_id: int, addresses: Sequence[int], places: Sequence[Mapping | None]
+    ) -> MappingKind:
+        frames = list(zip(addresses, places, strict=True))
+        if self._is_by_library(places) or any(self._is_in_release(*frame) for frame in frames):
+            return MappingKind.ALLOCATOR
+        first = places[0]
+        if first is None:
+            return MappingKind.PROGRAM
+        plan, code = self._code_of(first)
+        if code is not None:
+            for address, place in frames:
+                if place is None or (place.device, place.inode) != (first.device, first.inode):
+                    break
+                if _is_in(code.creating_threads, address, place):
+                    return MappingKind.THREAD_STACK
+                if plan is not None and _is_in(code.caring, address, place):
+                    return MappingKind.ALLOCATOR
+        is_only_library = all(place is not None and _is_c_library(place) for place in places)
+        if is_only_library and self._is_complete(stack_id):
+            return MappingKind.ALLOCATOR
+        return MappingKind.PROGRAM
+
+    def _code_of(self, place: Mapping) -> tuple[ObjectPlan | None, MappingCode | None]:
+        """The code of a hooked object; or of another part of the C library."""
+        for plan, code in self._code:
+            if plan.is_mapped_as(place):
+                return plan, code
+        elf = self._object_behind(place) if _is_c_library(place) else None
+        if elf is None:
+            return None, None
+        return None, self._of_objects.setdefault(elf, MappingCode.of_object(elf))
 
     def takes(self, event: np.void) -> bool:
         """Note a region that was added. Returns whether it is the allocator's own."""
@@ -148,14 +173,11 @@ class AllocatorsOwn:
             return self._executable[index]
         return None
 
-    def _is_in_release(self, address: int, place: Mapping) -> bool:
-        for code in self._code:
-            if code.plan.is_mapped_as(place):
-                try:
-                    return code.holds(address - place.start + place.offset)
-                except (ObjectFileError, UnfollowableError):
-                    return False  # unknown: the mapping is counted
-        return False
+    def _is_in_release(self, address: int, place: Mapping | None) -> bool:
+        return place is not None and any(
+            plan.is_mapped_as(place) and _is_in(code.releasing, address, place)
+            for plan, code in self._code
+        )
 
     @staticmethod
     def _is_by_library(places: Sequence[Mapping | None]) -> bool:
@@ -166,8 +188,16 @@ class AllocatorsOwn:
         outside = next(
             (place for place in places if place is None or place.path != first.path), None
         )
-        return outside is not None and bool(_CALLS_CONSTRUCTORS.fullmatch(_name(outside)))
+        return outside is not None and _is_c_library(outside)
 
 
 def _name(mapping: Mapping) -> str:
     return PurePosixPath(mapping.path).name
+
+
+def _is_c_library(mapping: Mapping) -> bool:
+    return _C_LIBRARY.fullmatch(_name(mapping)) is not None
+
+
+def _is_in(code: FunctionCode, address: int, place: Mapping) -> bool:
+    return code.holds(address - place.start + place.offset)

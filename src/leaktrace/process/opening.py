@@ -40,6 +40,7 @@ from leaktrace.process.probes.program_ends import StopPlanner, plan_starts
 from leaktrace.process.probes.program_files import objects_of_program
 from leaktrace.process.program import Compilation, Program, way_of
 from leaktrace.process.region_account import RegionAccount
+from leaktrace.process.region_pages import KnownPages
 from leaktrace.process.slot import Slot
 from leaktrace.process.stack_names import StackNames
 from leaktrace.process.table_follower import TableFollower
@@ -225,7 +226,9 @@ class Opening:
                 completeness=Completeness(
                     slot, target.pid, plans.planner.survey, None if target.command is None else 1
                 ),
-                own=AllocatorsOwn(names.addresses_of),
+                own=AllocatorsOwn(
+                    names.addresses_of, names.is_complete, plans.symbolizer.object_behind
+                ),
                 notes=said,
                 stops=self._stops(target),
             )
@@ -249,6 +252,7 @@ class Opening:
                     partial(memory_devices, target.pid),
                     self.options.filters.min_size_bytes,
                     self.options.filters.max_size_bytes,
+                    pages=KnownPages(target.pid),
                 ),
                 files=OpenFiles(target.pid),
             )

@@ -14,6 +14,7 @@ from leaktrace.abi import process as abi
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import OTHER_MEMORY, Backing
 from leaktrace.process.regions import RegionTotals
+from leaktrace.process.regions_in_memory import regions_in_memory
 from leaktrace.process.traced import Traced
 
 
@@ -95,7 +96,8 @@ def _part(
     *,
     combined_only: bool,
 ) -> Snapshot:
-    found = [regions_of(one, backing) for one in ([] if combined_only else traced)]
+    mapped = [regions_of(one, backing) for one in traced]
+    found = [] if combined_only else mapped
     nothing = np.empty(0, dtype=np.uint64)
     rows = np.zeros(len(sites), dtype=abi.SITE)
     known = dict(zip(snapshot.site_ids.tolist(), snapshot.sites, strict=True))
@@ -118,6 +120,7 @@ def _part(
         site_slots=np.array([site.slot for site in sites.values()], dtype=np.uint16),
         freed_is_counted=True,
         sections=(),
+        regions=regions_in_memory(traced, mapped, backing, snapshot.time_ns),
     )
 
 

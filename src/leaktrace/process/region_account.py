@@ -21,6 +21,7 @@ import numpy as np
 
 from leaktrace.abi import process as abi
 from leaktrace.model import Backing
+from leaktrace.process.region_pages import KnownPages
 from leaktrace.process.regions import MappingCall, Region, RegionLedger
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_files import is_of_segment, is_segment, is_shared_memory
@@ -39,6 +40,7 @@ class RegionAccount:
     most_bytes: int | None = None
     mapped: RegionLedger = field(default_factory=RegionLedger)
     program_break: RegionLedger = field(default_factory=lambda: RegionLedger(page_bytes=1))
+    pages: KnownPages = field(default_factory=KnownPages)
     _segments: dict[int, MappingCall] = field(default_factory=dict)  # by the address of shmat
     _unjudged: list[MappingCall] = field(default_factory=list)  # of mmap
     _unsized: dict[int, MappingCall] = field(default_factory=dict)  # of shmat, by address
@@ -60,6 +62,7 @@ class RegionAccount:
         """The process has executed a program, and has a new address space."""
         self.mapped.clear()
         self.program_break.clear()
+        self.pages.forget()
         self._segments.clear()
         self._unjudged.clear()
         self._unsized.clear()
@@ -165,6 +168,7 @@ class RegionAccount:
         """The process is stopped before it exits: look at this when it has ended. May be called by
         another thread."""
         self._at_exit = (self.read_mappings(), self.memory_devices())
+        self.pages.keep(self._at_exit[0])
 
     def look(self) -> None:
         """Find out what backs new mappings, and how large new segments are."""

@@ -25,6 +25,7 @@ from leaktrace.process.keys import (
 from leaktrace.process.other_memory import regions_of, with_other_memory
 from leaktrace.process.program import Program
 from leaktrace.process.regions import RegionTotals
+from leaktrace.process.regions_in_memory import Records, regions_in_memory
 from leaktrace.process.traced import Traced
 
 
@@ -48,8 +49,9 @@ def take_snapshot(
     images = _Images.of(traced)
     _, losses = program.losses.read_all()
     records = _Records.empty()
+    mapped = [regions_of(one, Backing.MAPPED) for one in traced]
     if not combined_only:
-        records = _records_of(program, traced, images)
+        records = _records_of(program, mapped, images)
     keys, sites = program.sites.read_all()
     slots, spaces = slots_of_sites(sites), spaces_of_sites(sites)
     current = images.generations[slots] == sites["generation"]
@@ -70,6 +72,7 @@ def take_snapshot(
         freed_is_counted=program.freed_is_counted,
         record_slots=records.slots,
         site_slots=slots[current],
+        regions=regions_in_memory(traced, mapped, Backing.MAPPED, time_ns),
     )
     snapshot = divide(snapshot, records.spaces, spaces[current], space_count)
     return with_other_memory(snapshot, traced, combined_only=combined_only, count_unit=count_unit)
@@ -123,10 +126,10 @@ def _blocks_of(keys: NDArray[np.uint64], values: NDArray[np.void], images: _Imag
     return _Records(addresses_of(keys), values, slots, spaces_of(keys))
 
 
-def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> _Records:
+def _records_of(program: Program, mapped: Sequence[Records], images: _Images) -> _Records:
     keys, values = program.allocations.read_all()
     blocks = _blocks_of(keys.astype(np.uint64, copy=False), values, images)
-    regions = [_regions_of(one) for one in traced]
+    regions = [_Records(*one, spaces=np.zeros(len(one[1]), dtype=np.uint8)) for one in mapped]
     count = sum(len(one.values) for one in regions)
     if not count:  # spare a copy of what may be millions
         return blocks
@@ -137,11 +140,6 @@ def _records_of(program: Program, traced: Sequence[Traced], images: _Images) -> 
         np.concatenate([blocks.spaces, *(one.spaces for one in regions)]),
         count,
     )
-
-
-def _regions_of(traced: Traced) -> _Records:
-    addresses, values, slots = regions_of(traced, Backing.MAPPED)
-    return _Records(addresses, values, slots, np.zeros(len(values), dtype=np.uint8))
 
 
 def _count_freed_regions(

@@ -77,6 +77,11 @@ class StackNames:
         stored = self._map.lookup(stack_id) if stack_id else None
         return None if stored is None else _addresses(stored)
 
+    def is_complete(self, stack_id: int) -> bool:
+        """Whether a stack was walked to its outermost frame."""
+        stored = self._map.lookup(stack_id) if stack_id else None
+        return stored is not None and int(stored["end"]) == abi.StackEndCode.COMPLETE
+
     def locations_of(self, stack_id: int) -> tuple[object, ...] | None:
         """A key that stacks of one site have in common, in whichever process; None where the stack
         is lost. Code that is in no file is this process's own."""

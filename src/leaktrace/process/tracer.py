@@ -25,6 +25,7 @@ from leaktrace.process.family_names import FamilyNames
 from leaktrace.process.info import describe_family
 from leaktrace.process.probes.allocators import FUNCTION_NAMES
 from leaktrace.process.program import Program
+from leaktrace.process.regions_in_memory import look_at_regions
 from leaktrace.process.snapshot import take_snapshot
 from leaktrace.process.traced import Traced
 from leaktrace.tracing.calls import CallNamer, TracedCalls
@@ -218,6 +219,7 @@ class Tracer:
             traced.symbolizer.refresh_generated_names()
         for member in family:
             member.traced.regions.look()
+        look_at_regions([member.traced for member in family])
         snapshot = take_snapshot(
             self._program,
             [member.traced for member in family],

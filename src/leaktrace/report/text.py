@@ -62,6 +62,7 @@ from leaktrace.report.processes import (
     processes_in_words,
     shares_in_words,
 )
+from leaktrace.report.regions import region_in_words, regions_in_words, thread_stacks_in_words
 from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
 from leaktrace.report.sections import other_memory, section_name
 from leaktrace.report.styles import change_style
@@ -182,6 +183,9 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     if report.resident is not None:
         fields.append(Text(_resident(report.resident)))
     yield from _flowed([*first, *fields], width)
+    mapped = regions_in_words(report)
+    if mapped:
+        yield from _wrapped("  ", mapped, width)
     beside = [f"{section_name(one)} {_total(one, one.outstanding)}" for one in other_memory(report)]
     if beside:
         yield from _wrapped("  not included, see below: ", "; ".join(beside), width)
@@ -234,6 +238,8 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
     for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
         yield from figures
         yield from _of_kernel(site, width)
+        if site.regions is not None:
+            yield from _wrapped("    ", region_in_words(site), width)
         if site.kinds:
             yield from _wrapped("    ", kinds_in_words(site), width)
         if site.processes:
@@ -244,6 +250,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
             yield from _wrapped("    (", f"{_STACK_ENDS[site.stack.end]})", width, "yellow")
         yield from _allocations(report, by_site.pop(site.id, []))
         yield Text()
+    yield from _thread_stacks(report, width)
     yield from _rest(report, width)
     if by_site:
         yield Text(f"  {_noun(report)}s at sites that are not shown:")
@@ -251,6 +258,19 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield Text()
     if report.pair is not None:
         yield from unexplained_calls(report.pair, width)
+
+
+def _thread_stacks(report: Report, width: int) -> Iterator[Text]:
+    """One line; with details, the call paths that create threads, too."""
+    stacks = report.thread_stacks
+    if stacks is None:
+        return
+    yield from _wrapped("  thread stacks: ", thread_stacks_in_words(stacks), width)
+    for site in stacks.sites if stacks.is_detailed else ():
+        yield from _wrapped("    ", f"{region_in_words(site)}  {printable(site.id)}", width)
+        for line in frame_lines(site.stack.frames, width - 6):
+            yield Text("      ").append_text(line)
+    yield Text()
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
@@ -317,9 +337,9 @@ def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
 def _site_row(site: Site, report: Report, noun: str) -> tuple[str, ...]:
     about, growth = _about(report), site.growth_bytes
     return (
-        "" if report.is_counted else about + units.size(site.bytes),
+        "" if report.is_counted else about + units.size(site.held_bytes),
         "" if site.error is None else _error(site.error),
-        units.share(site.bytes, report.outstanding.bytes),
+        units.share(site.held_bytes, report.held_bytes),
         about + units.counted(site.count, noun),
         "" if growth is None else about + change_in_words(report, growth),
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
@@ -340,18 +360,22 @@ def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text
 def _rest(report: Report, width: int) -> Iterator[Text]:
     """What is outstanding and old enough, but not at the sites shown."""
     shown = sum(site.bytes for site in report.sites), sum(site.count for site in report.sites)
+    stacks = report.thread_stacks
+    if stacks is not None:
+        shown = shown[0] + stacks.regions.reserved, shown[1] + stacks.regions.count
     rest = Total(
         report.outstanding.bytes - report.younger.bytes - shown[0],
         report.outstanding.count - report.younger.count - shown[1],
     )
-    others = report.site_count - len(report.sites)
+    others = report.site_count - len(report.sites) - (0 if stacks is None else stacks.site_count)
     if others > 0:
         label = "the other site" if others == 1 else f"the other {others:,} sites"
     elif (rest.bytes > 0 or rest.count > 0) and not report.is_estimate:
         label = "at unknown sites"
     else:
         return
-    share = units.share(rest.bytes, report.outstanding.bytes)
+    # Of regions it is not known here how much they hold.
+    share = "" if report.regions else units.share(rest.bytes, report.outstanding.bytes)
     total = f"{label}: {_total(report, rest)}{f' ({share})' if share else ''}"
     yield from _wrapped("  ", total, width)
     yield Text()

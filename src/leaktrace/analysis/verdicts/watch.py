@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import SiteIndex, SiteTable, weigh
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.analysis.verdicts.cohorts import Cohorts, Survivors
+from leaktrace.analysis.verdicts.cohorts import Cohorts, Floats, Survivors
 from leaktrace.analysis.verdicts.growth import Evidence, judge
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
@@ -92,7 +92,7 @@ class SiteWatch:
                     index.rows,
                     snapshot.records["time_ns"].view(np.int64),
                     weights,
-                    snapshot.records["size"].astype(np.float64),
+                    _sizes(snapshot),
                 ),
             )
         if snapshot.unseen_releases is not None:
@@ -153,6 +153,15 @@ class SiteWatch:
         return max(last - first, 0) / ((last_ns - first_ns) / 1e9)
 
 
+def _sizes(snapshot: Snapshot) -> Floats:
+    """The bytes that each record holds: of regions those in memory, as far as that is known."""
+    sizes: Floats = snapshot.records["size"].astype(np.float64)
+    regions, first = snapshot.regions.rows, len(sizes) - snapshot.region_count
+    if len(regions) and np.array_equal(regions["time_ns"], snapshot.records["time_ns"][first:]):
+        sizes[first:] = regions["resident"] + regions["swapped"] + regions["unread"]
+    return sizes
+
+
 # --- all sites together ------------------------------------------------------------------------
 
 _RANKS = {VerdictKind.GROWING: 0, VerdictKind.OVERDUE: 1, VerdictKind.FILLING: 2}
@@ -168,7 +177,7 @@ def order_by_verdict(table: SiteTable, verdicts: dict[int, Verdict]) -> NDArray[
         row = rows.get(stack_id)
         if row is not None and verdict.kind in _RANKS:
             ranks[row], rates[row] = _RANKS[verdict.kind], verdict.bytes_per_s or 0.0
-    return np.lexsort((table.stack_ids, -table.bytes, -rates, ranks))
+    return np.lexsort((table.stack_ids, -table.held, -rates, ranks))
 
 
 def overall(by_site: dict[int, Verdict], shown: Iterable[int]) -> Verdict | None:

@@ -1,0 +1,97 @@
+"""Verdicts in words: whether the process leaks, how fast, and what that rests on.
+
+    GROWING +1.9 MiB/min ±0.1 for 12m5s, at 2 sites; the first one explains 94% of it
+    TOO EARLY to say: needs about 10 s more
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from leaktrace import units
+from leaktrace.model import Report, Site
+from leaktrace.report.figures import about
+from leaktrace.report.layout import flowed, wrapped
+from leaktrace.verdict import Verdict, VerdictKind
+
+STYLES = {
+    VerdictKind.GROWING: "bold red",
+    VerdictKind.OVERDUE: "bold yellow",
+    VerdictKind.FILLING: "yellow",
+    VerdictKind.TOO_EARLY: "dim",
+}
+_WORDS = {VerdictKind.TOO_EARLY: "too early"}
+# Sites of these kinds are shown with their evidence.
+SUSPICIOUS = (VerdictKind.GROWING, VerdictKind.OVERDUE, VerdictKind.FILLING)
+_SINCE_START = 0.9  # of the time
+
+
+def verdict_lines(report: Report, width: int) -> Iterator[Text]:
+    """The verdict on all sites, on one line if it fits; nothing if there is none."""
+    verdict = report.verdict
+    if verdict is None:
+        return
+    match verdict.kind:
+        case VerdictKind.GROWING:
+            text = f"{rate_in_words(verdict, report)} {_since(verdict, report)}"
+            fields = [text, _who_grows(report, verdict)]
+        case VerdictKind.TOO_EARLY:
+            fields = [f"to say: {verdict.reason}", _needs(verdict)]
+        case VerdictKind.STEADY:
+            fields = [f"no leak seen in {units.elapsed(report.elapsed_s)}: {verdict.reason}"]
+        case _:
+            fields = [verdict.reason]
+    word = word_of(verdict.kind).upper()
+    first, *others = [Text(field) for field in fields if field]
+    label = Text(f"{word} ", STYLES.get(verdict.kind, "green"))
+    yield from flowed([label.append_text(first), *others], width)
+
+
+def word_of(kind: VerdictKind) -> str:
+    """The verdict in a word or two."""
+    return _WORDS.get(kind, kind.value)
+
+
+def rate_in_words(verdict: Verdict, report: Report) -> str:
+    """Such as "+1.9 MiB/min ±0.1"; "" if it is not known."""
+    if verdict.bytes_per_s is None:
+        return ""
+    unit = units.count_rate if report.is_counted else units.size_rate
+    return about(report) + unit(verdict.bytes_per_s, verdict.error_bytes_per_s or 0.0)
+
+
+def evidence_lines(site: Site, report: Report, width: int) -> Iterator[Text]:
+    """Why a site is said to grow, or is suspected to."""
+    verdict = site.verdict
+    if verdict is None or verdict.kind not in SUSPICIOUS:
+        return
+    rate = rate_in_words(verdict, report)
+    text = f"{rate} {_since(verdict, report)}" if rate else ""
+    yield from wrapped("    ", ": ".join(filter(None, (text, verdict.reason))), width)
+
+
+def _since(verdict: Verdict, report: Report) -> str:
+    if verdict.since_s is None:
+        return ""
+    if verdict.since_s >= _SINCE_START * report.elapsed_s:
+        return "since the start"
+    return f"for {units.age(round(verdict.since_s * 1e9))}"
+
+
+def _who_grows(report: Report, verdict: Verdict) -> str:
+    """How many sites, and whether one of them matters most."""
+    first = report.sites[0].verdict if report.sites else None
+    if first is None or first.bytes_per_s is None or verdict.reason == "one site grows":
+        return "at one site" if verdict.reason == "one site grows" else verdict.reason
+    share = units.share(round(first.bytes_per_s), round(verdict.bytes_per_s or 0.0))
+    number = f"at {verdict.reason.removesuffix(' grow')}"
+    is_first = report.sort == "growth" and share
+    return f"{number}; the first one explains {share} of it" if is_first else number
+
+
+def _needs(verdict: Verdict) -> str:
+    if not verdict.needs_s:
+        return ""
+    return f"needs about {units.elapsed(max(verdict.needs_s, 1.0))} more"
