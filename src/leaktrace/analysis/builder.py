@@ -250,6 +250,8 @@ class ReportBuilder:
             ),
             verdict=overall(chosen.verdicts, chosen.stack_ids),
             top=asked.top,
+            full_stacks=asked.full_stacks,
+            depth=asked.depth,
             combined=self._is_combined,
             sort=str(asked.sort),
             growth_bytes=(

@@ -45,6 +45,7 @@ from leaktrace.printable import printable
 from leaktrace.report.descriptors import descriptor_lines, kinds_in_words
 from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
+from leaktrace.report.folding import MOST_LINES, Shown, folded, unrepeated
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.in_words import cost_in_words, slab_growth_in_words, untraced_in_words
 from leaktrace.report.layout import advised as _advised
@@ -238,7 +239,7 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
             yield from _wrapped("    ", kinds_in_words(site), width)
         if site.processes:
             yield from _wrapped("    ", shares_in_words(site, report), width)
-        for line in frame_lines(site.stack.frames, width - 4):
+        for line in frame_lines(_shown(site, report), width - 4):
             yield Text("    ").append_text(line)
         if site.stack.end in _STACK_ENDS:
             yield from _wrapped("    (", f"{_STACK_ENDS[site.stack.end]})", width, "yellow")
@@ -251,6 +252,16 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
         yield Text()
     if report.pair is not None:
         yield from unexplained_calls(report.pair, width)
+
+
+def _shown(site: Site, report: Report) -> Sequence[Shown]:
+    """The frames of a site that are shown."""
+    frames = site.stack.frames
+    if report.full_stacks:
+        return list(unrepeated(frames))
+    # Of the kernel all is own code, so that nothing but its length would decide.
+    is_limited = report.depth is None and report.target.kind != "kernel"
+    return folded(frames, MOST_LINES if is_limited else None)
 
 
 def _of_kernel(site: Site, width: int) -> Iterator[Text]:
