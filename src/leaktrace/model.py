@@ -438,6 +438,8 @@ class Report:
     site_count: int  # sites that hold memory and pass the filters
     sites: tuple[Site, ...]  # the top ones, largest first
     top: int  # how many were requested
+    full_stacks: bool = False  # whether all frames of their stacks were requested
+    depth: int | None = None  # to how many frames the user limited them
     combined: bool = False
     sort: str = "size"
     growth_bytes: int | None = None  # of `outstanding` since the previous report

@@ -172,8 +172,8 @@ class ReportOptions:
     combined_only: bool = False
     trace: bool = False
     verbose: bool = False
-    full_stacks: bool = False  # with the frames of allocation wrappers
-    depth: int | None = None  # frames shown of each stack; None: all
+    full_stacks: bool = False  # all frames, also those of wrappers and runtimes
+    depth: int | None = None  # frames used of each stack; None: all
     lines: bool = True  # source file and line
     inlines: bool = True  # inlined functions as separate frames
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +72,16 @@ def trace(target: Target, *options: str) -> Outcome:
     outcome = run_leaktrace("-p", str(target.pid), "-o", "0", "-T", "100", *options, "1", "1")
     assert outcome.exit_code == 0, outcome.stderr
     return outcome
+
+
+def stacks_in(text: str) -> dict[str, list[str]]:
+    """The lines of the stack of each site in a report, by the site's id."""
+    found: dict[str, list[str]] = {}
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        if lines and (head := re.search(r"\boldest \S+  ([0-9a-f]{16})$", lines[0])):
+            found[head[1]] = [line.strip() for line in lines[1:]]
+    return found
 
 
 def said(text: str) -> str:
@@ -151,7 +164,7 @@ def test_java_with_frame_pointers(java: tuple[str, str, str]) -> None:
     program, classes, _ = java
     options = ["-XX:+PreserveFramePointer", "-Xmx128m"]
     with running([program, *options, "-cp", classes, "Remember"]) as target:
-        outcome = trace(target)
+        outcome = trace(target, "--full-stacks")
     check_calm(outcome)
     assert "-XX:+PreserveFramePointer" not in outcome.stdout
     assert "JavaMain" in outcome.stdout  # beyond the code that Java compiled
@@ -183,8 +196,10 @@ def test_python(python: str) -> None:
 @pytest.mark.may_skip("not every distribution has CPython 3.12 or 3.13")
 def test_python_with_names(python: str) -> None:
     with running([python, "-X", "perf", "-c", PYTHON]) as target:
-        outcome = trace(target)
+        outcome, short = trace(target, "--full-stacks"), trace(target)
     check_calm(outcome)
+    assert "py::remember:" in short.stdout
+    assert len(short.stdout.splitlines()) < len(outcome.stdout.splitlines())
     assert "-X perf" not in outcome.stdout
     lines = [line.split() for line in outcome.stdout.splitlines()]
     functions = [words[0] for words in lines if words and words[0].startswith("py::")]
@@ -193,6 +208,22 @@ def test_python_with_names(python: str) -> None:
     assert "_start" in outcome.stdout
     assert "broken" not in outcome.stdout
     assert "cut off" not in outcome.stdout
+
+
+def test_stacks_of_python_are_short_and_no_frame_is_missing() -> None:
+    """Each frame that JSON has is in the text, or counted there. Both reports list the same sites
+    (by their ids); a run of the same frames is counted, too."""
+    with running([sys.executable, "-c", PYTHON]) as target:
+        text, lines = trace(target).stdout, trace(target, "-f", "json").stdout
+    check = {site["id"]: site["frames"] for site in json.loads(lines)["sites"]}
+    stacks = {id: stack for id, stack in stacks_in(text).items() if id in check}
+    assert stacks
+    for site_id, stack in stacks.items():
+        named = [line for line in stack if line[0] not in ".("]
+        folded = [int(found[1]) for line in stack if (found := re.match(r"\.\.\. (\d+) ", line))]
+        assert len(stack) <= 6
+        assert len(named) + sum(folded) == len(check[site_id]), stack
+        assert named[0].startswith(check[site_id][0]["function"] or "["), stack
 
 
 # --- musl ------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from leaktrace.model import (
     Total,
     UntracedGrowth,
 )
+from leaktrace.verdict import Verdict, VerdictKind
 
 MS = 1_000_000
 
@@ -118,6 +119,13 @@ PARSE_SITE = Site(
     allocated_count=24_576,
     freed_bytes=12_582_912,
     freed_count=12_288,
+    verdict=Verdict(
+        VerdictKind.GROWING,
+        "12,100 blocks came in 12.0s and stayed; none older than 17ms was freed",
+        bytes_per_s=104_857.6,
+        error_bytes_per_s=950.5,
+        since_s=12.0,
+    ),
 )
 
 
@@ -131,6 +139,7 @@ CACHE_SITE = Site(
     growth_bytes=0,
     allocated_bytes=2_097_152,
     allocated_count=1,
+    verdict=Verdict(VerdictKind.STEADY, "what it holds does not keep growing"),
 )
 
 
@@ -195,6 +204,13 @@ BUSY = Report(
         Allocation(0x55D0C1000010, 2_097_152, 3 * S, CACHE_SITE.id),
         Allocation(0x55D0C1000500, 24, 2 * S, "1111111111111111"),
     ),
+    verdict=Verdict(
+        VerdictKind.GROWING,
+        "one site grows",
+        bytes_per_s=104_857.6,
+        error_bytes_per_s=950.5,
+        since_s=12.0,
+    ),
 )
 
 
@@ -215,6 +231,7 @@ QUIET = replace(
     stack_ends={},
     allocations=None,
     top=10,
+    verdict=Verdict(VerdictKind.TOO_EARLY, "watched for 2.0s only", needs_s=4.0),
 )
 
 

@@ -69,6 +69,7 @@ class Chosen:
     error: Total | None
     growth: NDArray[np.int64]  # of each row of the table
     verdicts: dict[int, Verdict]  # by stack id; not on all sites
+    verdict: Verdict | None  # on all of them
     order: NDArray[np.intp]  # the rows of the sites that are shown
     stacks: NDArray[np.intp]  # those of sites that create threads, which are apart
     older_ms: int
@@ -212,6 +213,7 @@ class ReportBuilder:
         is_memleak = asked.format == "memleak"
         order = table.order(asked.sort, growth, by_requested=is_memleak)
         verdicts: dict[int, Verdict] = {}
+        verdict: Verdict | None = None
         if self._watch is not None:
             self._watch.observe(snapshot, self._started_ns, index, table, self.sampling)
             verdicts = self._verdicts(self._watch, table, growth, snapshot)
@@ -219,8 +221,11 @@ class ReportBuilder:
                 order = order_by_verdict(table, verdicts)
         is_stack = table.is_thread_stack[order] & (not is_memleak)
         shown, stacks = order[~is_stack][: asked.top], order[is_stack]
+        if self._watch is not None:
+            largest = table.stack_ids[shown].tolist()
+            verdict = overall(verdicts, largest, self._watch.too_early())
         return Chosen(
-            snapshot, table, outstanding, error, growth, verdicts, shown, stacks, older_ms
+            snapshot, table, outstanding, error, growth, verdicts, verdict, shown, stacks, older_ms
         )
 
     def _verdicts(
@@ -272,8 +277,10 @@ class ReportBuilder:
                 replace(site_of(int(row)), verdict=chosen.verdicts.get(int(table.stack_ids[row])))
                 for row in order
             ),
-            verdict=overall(chosen.verdicts, chosen.stack_ids),
+            verdict=chosen.verdict,
             top=asked.top,
+            full_stacks=asked.full_stacks,
+            depth=asked.depth,
             combined=self._is_combined,
             sort=str(asked.sort),
             growth_bytes=(

@@ -299,12 +299,18 @@ class TraceCommand(Command):
     "allocation function, or switches coroutines in one, crashes.",
 )
 @click.option(
-    "--depth", type=WholeNumber(1), metavar="N", help="Show at most N frames of each stack."
+    "--depth",
+    type=WholeNumber(1),
+    metavar="N",
+    help="Use only the first N frames of each stack. The program's own frames among them are then "
+    "all shown; runs of others are still folded, unless --full-stacks is given.",
 )
 @click.option(
     "--full-stacks",
     is_flag=True,
-    help="Also show the frames of operator new and other wrappers that only forward the request.",
+    help="Show all frames of each stack. By default about six are shown, preferably the program's "
+    "own; runs of others (interpreter, event loop, C++ library, start of a thread) are folded into "
+    "one line, and wrappers that only forward the request (operator new) are left out.",
 )
 @click.option("--no-inline", is_flag=True, help="Do not show inlined functions.")
 @click.option(

@@ -25,10 +25,10 @@ from rich.cells import cell_len, set_cell_size
 
 from leaktrace.model import Event, EventKind, Frame
 from leaktrace.printable import ELLIPSIS, printable
-from leaktrace.report.frames import is_inlined_library
 from leaktrace.report.function_names import least_cells, shorten_symbol
 from leaktrace.report.names import module_name, shorten_middle
 from leaktrace.report.reporter import terminal_width
+from leaktrace.report.runtimes import is_of_library
 
 COLUMN_NAMES = (
     f"{'seconds':>12}  {'thread':>6}  {'function':<16}  {'bytes':>10}  {'address':<14}  callers"
@@ -106,7 +106,7 @@ def _name_and_suffix(frame: Frame) -> tuple[str, str]:
 @lru_cache(maxsize=16_384)
 def _fitting(frames: tuple[Frame, ...], room: int) -> str:
     """As many callers as fit, shortened, without inlined functions of the C++ library."""
-    shown = [frame for frame in frames if not is_inlined_library(frame)]
+    shown = [frame for frame in frames if not (frame.inlined and is_of_library(frame))]
     if shown and room < _LEAST_CALLER_CELLS + len(_MORE):  # at 80 columns, one name fits
         return _shortened(replace(shown[0], inlined=True), room)
     line = ""

@@ -2,11 +2,13 @@
 
     parse_header+0x2f              .../http/parser.c:118  [libparse.so.1]
     skip_blanks (inlined)          .../http/scan.h:12     [libparse.so.1]
-    (4 inlined frames of std::)
     read_request+0x1a0             .../http/server.c:77   [httpd]
     ... 125 more of the same
     [libz.so.1+0xa1b2]             (no symbols)
-    _start+0x21                                           [httpd]
+    ... 4 frames of libc
+
+Which frames are shown is decided elsewhere (report/folding.py). On a terminal, those that are the
+program's own stand out.
 
 All frames of a stack share one layout. Where the width is not enough, leading directories of the
 source go first (two parts of the path stay while names have room), then the dispensable parts of a
@@ -24,15 +26,18 @@ from rich.text import Text
 
 from leaktrace.model import Frame
 from leaktrace.printable import printable
-from leaktrace.report.function_names import least_cells, outermost_scope, shorten_symbol
+from leaktrace.report.folding import FoldedRun, Repeats, Shown
+from leaktrace.report.function_names import least_cells, shorten_symbol
 from leaktrace.report.names import (
     module_name,
     shorten_folders,
     shorten_middle,
     shorten_path,
 )
+from leaktrace.report.runtimes import is_own
 
 FUNCTION_STYLE = "cyan"
+OWN_STYLE = "bold cyan"  # of a frame that is the program's own
 PLACE_STYLE = "dim"
 
 _GAP = "  "
@@ -41,10 +46,7 @@ _NAME_ROOM = 64  # a name column wider than this must leave the sources as much
 _LONGEST_NAME = 100
 _PLACE_INDENT = 4
 
-_REPEATS_SHOWN = 3  # more repetitions than this in a row are counted instead
-_LONGEST_CYCLE = 8  # frames of a recursion through several functions, or with inlined frames
-_INLINED_SHOWN = 2  # more inlined frames of the C++ library in a row are counted instead
-_LIBRARY_SCOPES = ("std", "__gnu_cxx")
+_NAMES_SHOWN = 3  # of those to which folded frames belong
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class _Row:
     source: str  # "file:line" or ""
     module: str  # "[libparse.so.1]" or ""
     reason: str  # "(no symbols)": why there is no name; "" if there is one
+    style: str = FUNCTION_STYLE
 
     @property
     def name_cells(self) -> int:
@@ -71,9 +74,9 @@ class _Columns:
     module: int
 
 
-def frame_lines(frames: Sequence[Frame], width: int) -> Iterator[Text]:
-    """The lines of `frames`, leaf first, each at most `width` cells wide."""
-    rows = [_row(item) if isinstance(item, Frame) else item for item in folded(frames)]
+def frame_lines(shown: Sequence[Shown], width: int) -> Iterator[Text]:
+    """The lines of the frames that are shown, leaf first, each at most `width` cells wide."""
+    rows = [_row(item) if isinstance(item, Frame) else _remark(item) for item in shown]
     columns = _columns([row for row in rows if isinstance(row, _Row)], width)
     for row in rows:
         if isinstance(row, str):
@@ -84,70 +87,17 @@ def frame_lines(frames: Sequence[Frame], width: int) -> Iterator[Text]:
             yield from _lines(row, width, columns)
 
 
-# -- folding --
-
-
-def folded(frames: Sequence[Frame]) -> Iterator[Frame | str]:
-    """The frames, with a remark in place of those that add nothing.
-
-    That is recursion, and inlined code of the C++ library. A physical frame is left out only if it
-    repeats one that is shown.
-    """
-    inlined: list[Frame] = []
-    for item in _without_repeats(frames):
-        if isinstance(item, Frame) and is_inlined_library(item):
-            inlined.append(item)
-            continue
-        yield from _counted(inlined)
-        inlined = []
-        yield item
-    yield from _counted(inlined)
-
-
-def _without_repeats(frames: Sequence[Frame]) -> Iterator[Frame | str]:
-    start = 0
-    while start < len(frames):
-        length, times = _cycle(frames, start)
-        if times <= _REPEATS_SHOWN:
-            yield frames[start]
-            start += 1
-            continue
-        yield from frames[start : start + length]
-        if length == 1:
-            yield f"... {times - 1:,} more of the same"
-        else:
-            yield f"... the same {length} frames {times - 1:,} more times"
-        start += length * times
-
-
-def _cycle(frames: Sequence[Frame], start: int) -> tuple[int, int]:
-    """How many frames from `start` on repeat, and how often."""
-    for length in range(1, _LONGEST_CYCLE + 1):
-        end = start + length
-        while end < len(frames) and frames[end] == frames[end - length]:
-            end += 1
-        times = (end - start) // length
-        if times > _REPEATS_SHOWN:
-            return length, times
-    return 1, 1
-
-
-def is_inlined_library(frame: Frame) -> bool:
-    """Whether a frame is C++ library code that was inlined into the frame after it."""
-    return (
-        frame.inlined
-        and frame.function is not None
-        and outermost_scope(printable(frame.function)) in _LIBRARY_SCOPES
-    )
-
-
-def _counted(inlined: Sequence[Frame]) -> Iterator[Frame | str]:
-    if len(inlined) <= _INLINED_SHOWN:
-        yield from inlined
-        return
-    found = {outermost_scope(printable(frame.function or "")) for frame in inlined}
-    scopes = " and ".join(f"{scope}::" for scope in _LIBRARY_SCOPES if scope in found)
-    yield f"({len(inlined)} inlined frames of {scopes})"
+def _remark(item: Repeats | FoldedRun) -> str:
+    """What is said in place of frames."""
+    if isinstance(item, Repeats):
+        if item.length == 1:
+            return f"... {item.times:,} more of the same"
+        return f"... the same {item.length} frames {item.times:,} more times"
+    named = list(item.whose[:_NAMES_SHOWN])
+    if len(item.whose) > _NAMES_SHOWN:
+        named.append("others")
+    of = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f"... {item.count:,} frames of {printable(of)}"
 
 
 # -- rows --
@@ -159,7 +109,8 @@ def _row(frame: Frame) -> _Row:
     bracketed = f"[{module}]" if frame.module is not None else ""
     if frame.function is not None:
         suffix = " (inlined)" if frame.inlined else f"+{frame.offset:#x}"
-        return _Row(_bounded(frame.function), suffix, source, bracketed, "")
+        style = OWN_STYLE if is_own(frame) else FUNCTION_STYLE
+        return _Row(_bounded(frame.function), suffix, source, bracketed, "", style)
     reason = f"({printable(frame.unknown or 'no name is known')})"
     if module and frame.module_offset is not None:  # what addr2line needs
         return _Row(module, f"+{frame.module_offset:#x}", source, "", reason)
@@ -244,7 +195,7 @@ def _lines(row: _Row, width: int, columns: _Columns) -> Iterator[Text]:
 
 
 def _name(row: _Row, room: int) -> Text:
-    return Text().append(shorten_symbol(row.name, room), FUNCTION_STYLE).append(row.suffix)
+    return Text().append(shorten_symbol(row.name, room), row.style).append(row.suffix)
 
 
 def _place(

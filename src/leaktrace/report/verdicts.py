@@ -1,7 +1,7 @@
 """Verdicts in words: whether the process leaks, how fast, and what that rests on.
 
-    GROWING +1.9 MiB/min ±0.1 for 12m5s, at 2 sites; the first one explains 94% of it
-    TOO EARLY to say: needs about 10 s more
+GROWING +1.9 MiB/min ±0.1 for 12m5s, at 2 sites; the first one explains 94% of it
+TOO EARLY to say: needs about 10 s more
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
             text = f"{rate_in_words(verdict, report)} {_since(verdict, report)}"
             fields = [text, _who_grows(report, verdict)]
         case VerdictKind.TOO_EARLY:
-            fields = [f"to say: {verdict.reason}", _needs(verdict)]
+            fields = ["; ".join(filter(None, (f"to say: {verdict.reason}", _needs(verdict))))]
         case VerdictKind.STEADY:
-            fields = [f"no leak seen in {units.elapsed(report.elapsed_s)}: {verdict.reason}"]
+            fields = [f"for {units.elapsed(report.elapsed_s)}: {verdict.reason}"]
         case _:
             fields = [verdict.reason]
     word = word_of(verdict.kind).upper()

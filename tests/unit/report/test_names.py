@@ -9,6 +9,7 @@ from rich.cells import cell_len
 
 from leaktrace.model import Frame, SourceLine
 from leaktrace.printable import printable
+from leaktrace.report.folding import FoldedRun, folded, unrepeated
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.function_names import least_cells, outermost_scope, shorten_symbol
 from leaktrace.report.names import (
@@ -181,7 +182,7 @@ def plain(frame: Frame, width: int) -> list[str]:
 
 
 def all_plain(frames: list[Frame], width: int) -> list[str]:
-    return [line.plain for line in frame_lines(frames, width)]
+    return [line.plain for line in frame_lines(list(unrepeated(frames)), width)]
 
 
 LEAK = [
@@ -263,23 +264,23 @@ def test_recursion_is_counted() -> None:
     assert len(all_plain([walk, other_call] * 3, 76)) == 6
 
 
-def test_inlined_frames_of_the_library_are_counted() -> None:
-    inlined = [
-        Frame(0x10, name, 0, inlined=True)
-        for name in (
-            "__gnu_cxx::new_allocator<int>::allocate(unsigned long, void const*)",
-            "std::allocator_traits<std::allocator<int>>::allocate(unsigned long)",
-            "int* std::__relocate<int*>(int*)",
-        )
+def test_folded_frames_are_one_line() -> None:
+    lines = frame_lines(
+        [LEAK[0], FoldedRun(1200, ("V8", "Node.js", "libuv", "libc")), LEAK[2]], width=56
+    )
+    assert [line.plain for line in lines] == [
+        "remember_request+0x3  .../examples/leak.c:27  [leak]",
+        "... 1,200 frames of V8, Node.js, libuv and others",
+        "main+0x3              .../examples/leak.c:68  [leak]",
     ]
-    physical = Frame(0x10, "std::vector<int>::reserve(unsigned long)", 3)
-    own = Frame(0x10, "std::shared_ptr<app::A> app::make<app::A>()", 0, inlined=True)
-    assert all_plain([*inlined, physical], 76) == [
-        "(3 inlined frames of std:: and __gnu_cxx::)",
-        "std::vector<int>::reserve(unsigned long)+0x3",
-    ]
-    assert len(all_plain([*inlined[:2], own, inlined[2], physical], 76)) == 5
-    assert len(all_plain([physical, Frame(0x11, physical.function), physical], 76)) == 3
+    (line,) = frame_lines([FoldedRun(2, ("CPython", "libc"))], 76)
+    assert line.plain == "... 2 frames of CPython and libc"
+
+
+def test_only_own_frames_are_bold() -> None:
+    lines = list(frame_lines(LEAK, 80))
+    bold = [any("bold" in str(span.style) for span in line.spans) for line in lines]
+    assert bold == [True, False, True, False, False]
 
 
 def test_location_gets_its_own_line_before_it_is_cut() -> None:
@@ -320,3 +321,5 @@ def test_frame_lines_fit(function: str, module: str, file: str, width: int) -> N
         Frame(0x7FFFFFFFFFFF, function, 0xFFFF),
     ]
     assert all(line.cell_len <= width for line in frame_lines(frames, width))
+    run = FoldedRun(2, (module, file, function))
+    assert all(line.cell_len <= width for line in frame_lines([*folded(frames), run], width))

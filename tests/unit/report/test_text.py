@@ -103,7 +103,7 @@ def test_text_says_once_that_no_site_is_old_enough() -> None:
     report = replace(
         QUIET, final=False, outstanding=young, younger=young, target=replace(BUSY.target, notes=())
     )
-    assert rendered("text", report).splitlines()[1:4] == [
+    assert rendered("text", report).splitlines()[2:5] == [
         "outstanding 4.0 KiB in 1 allocation",
         "  younger than 500ms, left out below: 4.0 KiB in 1 allocation",
         "",

@@ -105,8 +105,9 @@ class Settled:
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on a site."""
-    if not _is_long_enough(evidence):
-        return _too_early(evidence)
+    early = too_early(evidence.elapsed_s, evidence.reports)
+    if early is not None:
+        return early
     if evidence.totals_only:
         return _by_totals(evidence)
     settled = settled_blocks(evidence)
@@ -118,17 +119,13 @@ def judge(evidence: Evidence) -> Verdict:
     return grown if grown is not None else _of_the_rest(evidence, settled)
 
 
-def _is_long_enough(evidence: Evidence) -> bool:
-    return evidence.reports >= _FEWEST_REPORTS or evidence.elapsed_s >= _ENOUGH_S
-
-
-def _too_early(evidence: Evidence) -> Verdict:
-    per_report_s = evidence.elapsed_s / max(evidence.reports, 1)
-    by_reports_s = (_FEWEST_REPORTS - evidence.reports) * per_report_s
-    needs_s = max(min(by_reports_s, _ENOUGH_S - evidence.elapsed_s), 0.0)
-    return Verdict(
-        VerdictKind.TOO_EARLY, "it has been watched for too short a time", needs_s=needs_s
-    )
+def too_early(elapsed_s: float, reports: int) -> Verdict | None:
+    """The verdict if a trace is too short for any other one."""
+    if reports >= _FEWEST_REPORTS or elapsed_s >= _ENOUGH_S:
+        return None
+    by_reports_s = (_FEWEST_REPORTS - reports) * elapsed_s / max(reports, 1)
+    needs_s = max(min(by_reports_s, _ENOUGH_S - elapsed_s), 0.0)
+    return Verdict(VerdictKind.TOO_EARLY, f"watched for {_time(elapsed_s)} only", needs_s=needs_s)
 
 
 # --- which blocks have settled ---------------------------------------------------------------
@@ -364,15 +361,14 @@ def _overdue(evidence: Evidence, settled: Settled, window: slice) -> Verdict | N
 
 
 def _why_it_grows(evidence: Evidence, settled: Settled, window: slice) -> str:
-    number = round(float(settled.weights[window].sum()))
+    number = units.counted(round(float(settled.weights[window].sum())), evidence.noun)
     length_s = float(settled.edges_s[window.stop] - settled.edges_s[window.start])
-    freed = (
-        "none of that age was freed"
-        if settled.freed_later < 1
-        else f"of that age, {round(settled.freed_later):,} were freed"
-    )
-    blocks = units.counted(number, evidence.noun)
-    return f"{blocks} of {_time(length_s)} are older than {_time(settled.age_s)}; {freed}"
+    stayed = f"{number} came in {_time(length_s)} and stayed"
+    freed = round(settled.freed_later)
+    if not freed:
+        return f"{stayed}; none older than {_time(settled.age_s)} was freed"
+    were = "was" if freed == 1 else "were"
+    return f"{stayed}; of those older than {_time(settled.age_s)}, {freed:,} {were} freed"
 
 
 # --- other verdicts ----------------------------------------------------------------------------

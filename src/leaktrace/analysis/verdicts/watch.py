@@ -14,7 +14,7 @@ from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import SiteIndex, SiteTable, weigh
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.verdicts.cohorts import Cohorts, Floats, Survivors
-from leaktrace.analysis.verdicts.growth import Evidence, judge
+from leaktrace.analysis.verdicts.growth import Evidence, judge, too_early
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
 # Of each report, so many of the sites that gain the most bytes, or blocks, are judged even if they
@@ -134,6 +134,11 @@ class SiteWatch:
             )
         )
 
+    def too_early(self) -> Verdict | None:
+        """The verdict on any site as long as it has been watched for too short a time."""
+        assert self._cohorts is not None  # there was a report
+        return too_early(self._cohorts.elapsed_s, self._reports)
+
     def lifetimes_of(self, stack_id: int) -> Lifetimes | None:
         """How long what a site has freed had lived; None where that isn't measured."""
         if self._lifetimes is None:
@@ -166,6 +171,10 @@ def _sizes(snapshot: Snapshot) -> Floats:
 
 _RANKS = {VerdictKind.GROWING: 0, VerdictKind.OVERDUE: 1, VerdictKind.FILLING: 2}
 _OTHERS = len(_RANKS)
+_OF_SOME = (
+    (VerdictKind.OVERDUE, "with blocks much older than usual"),
+    (VerdictKind.FILLING, "still filling, but slowing down or giving back"),
+)
 
 
 def order_by_verdict(table: SiteTable, verdicts: dict[int, Verdict]) -> NDArray[np.intp]:
@@ -180,9 +189,16 @@ def order_by_verdict(table: SiteTable, verdicts: dict[int, Verdict]) -> NDArray[
     return np.lexsort((table.stack_ids, -table.held, -rates, ranks))
 
 
-def overall(by_site: dict[int, Verdict], shown: Iterable[int]) -> Verdict | None:
-    """The verdict on all sites together; None if there is none on any. `shown`: the stack ids of
-    the sites that matter most, which decide whether it is too early."""
+def overall(
+    by_site: dict[int, Verdict], shown: Iterable[int], too_early: Verdict | None = None
+) -> Verdict:
+    """The verdict on all sites together.
+
+    `shown`: the stack ids of the sites that matter most, which decide whether it is too early.
+    `too_early`: the verdict if it is too early for any site.
+    """
+    if too_early is not None:
+        return too_early
     verdicts = list(by_site.values())
     growing = [one for one in verdicts if one.kind is VerdictKind.GROWING]
     if growing:
@@ -191,10 +207,10 @@ def overall(by_site: dict[int, Verdict], shown: Iterable[int]) -> Verdict | None
         since_s = max(one.since_s or 0.0 for one in growing)
         number = "one site grows" if len(growing) == 1 else f"{len(growing):,} sites grow"
         return Verdict(VerdictKind.GROWING, number, rate, error, since_s)
-    for kind, verb in ((VerdictKind.OVERDUE, "overdue"), (VerdictKind.FILLING, "filling")):
+    for kind, verb in _OF_SOME:
         found = [one for one in verdicts if one.kind is kind]
         if found:
-            number = "one site is" if len(found) == 1 else f"{len(found):,} sites are"
+            number = "one site" if len(found) == 1 else f"{len(found):,} sites"
             return Verdict(kind, f"{number} {verb}")
     on_shown = [by_site[one] for one in shown if one in by_site]
     early = [one for one in on_shown if one.kind is VerdictKind.TOO_EARLY]
@@ -203,4 +219,4 @@ def overall(by_site: dict[int, Verdict], shown: Iterable[int]) -> Verdict | None
         return Verdict(
             VerdictKind.TOO_EARLY, early[0].reason, needs_s=max(needs) if needs else None
         )
-    return Verdict(VerdictKind.STEADY, "no site keeps growing") if verdicts else None
+    return Verdict(VerdictKind.STEADY, "nothing keeps growing")

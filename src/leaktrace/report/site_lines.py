@@ -1,0 +1,254 @@
+"""The sites of a report for people: figures, evidence, stack.
+
+    growing  12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a90c41b7e55
+      +1.9 MiB/min ±0.1 since the start: 12,100 allocations came and stayed …
+      parse_header+0x2f   http/parser.c:118  [libparse.so.1]
+      read_request+0x1a0  http/server.c:77   [httpd]
+      ... 4 frames of libc
+
+A report is read in one look: where some sites grow, the others are shown in short, and so are those
+for which LINES_OF_STACKS leaves no room. `--full-stacks` shows all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from leaktrace import units
+from leaktrace.model import Allocation, Measure, Report, Site, StackEnd, Total
+from leaktrace.printable import printable
+from leaktrace.report.descriptors import kinds_in_words
+from leaktrace.report.figures import about, error_in_words, noun, short_noun, total_in_words
+from leaktrace.report.folding import MOST_LINES, Shown, folded, summary, unrepeated
+from leaktrace.report.frames import frame_lines
+from leaktrace.report.layout import flowed, wrapped
+from leaktrace.report.names import shorten_middle
+from leaktrace.report.pairs import unexplained_calls
+from leaktrace.report.processes import change_in_words, shares_in_words
+from leaktrace.report.regions import region_in_words, thread_stacks_in_words
+from leaktrace.report.styles import change_style
+from leaktrace.report.verdicts import STYLES, SUSPICIOUS, evidence_lines, word_of
+from leaktrace.verdict import VerdictKind
+
+LINES_OF_STACKS = 24  # of a report; beyond that, stacks are shown in short
+_CHANGE = 5  # the column of the changes since the previous report
+_ID_DIGITS = 16
+_SHORT_ID_DIGITS = 6  # enough to distinguish the sites of a report
+
+STACK_ENDS = {
+    StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
+    StackEnd.GUESSED: "stack guessed: a frame was found by frame pointer only",
+    StackEnd.GO: "called by Go on another stack, to which leaktrace knows no way",
+    StackEnd.BROKEN: "stack broken: the next frame can't be found",
+    StackEnd.LOST: "stack lost: it could not be stored",
+}
+
+
+def site_lines(report: Report, width: int) -> Iterator[Text]:
+    """The lines of all sites that are shown, and of what the others hold."""
+    by_site: defaultdict[str, list[Allocation]] = defaultdict(list)
+    for allocation in report.allocations or ():
+        by_site[allocation.site_id].append(allocation)
+
+    if not report.sites and not report.site_count:
+        nothing = f"no outstanding {noun(report)}s{_older_than(report)}"
+        if report.measure is Measure.FAULTS:
+            nothing = "no new pages"
+        yield from wrapped("  ", nothing, width)
+        yield Text()
+    elif report.sort not in ("size", "growth"):
+        yield Text(f"  sorted by {printable(report.sort)}:")
+        yield Text()
+    short = _in_short(report)
+    for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
+        yield from figures
+        if site.id in short:
+            yield from _of_kernel(site, width)
+            for line in frame_lines(summary(site.stack.frames), width - 4):
+                yield Text("    ").append_text(line)
+            continue
+        yield from _details(site, report, width)
+        yield from _allocations(report, by_site.pop(site.id, []))
+        yield Text()
+    if short:
+        yield Text()
+    yield from _thread_stacks(report, width)
+    yield from _rest(report, width)
+    if by_site:
+        yield Text(f"  {noun(report)}s at sites that are not shown:")
+        yield from _allocations(report, [one for several in by_site.values() for one in several])
+        yield Text()
+    if report.pair is not None:
+        yield from unexplained_calls(report.pair, width)
+
+
+def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
+    """What is known of a site beside its figures."""
+    yield from evidence_lines(site, report, width)
+    yield from _of_kernel(site, width)
+    if site.regions is not None:
+        yield from wrapped("    ", region_in_words(site), width)
+    if site.kinds:
+        yield from wrapped("    ", kinds_in_words(site), width)
+    if site.processes:
+        yield from wrapped("    ", shares_in_words(site, report), width)
+    for line in frame_lines(_shown(site, report), width - 4):
+        yield Text("    ").append_text(line)
+    if site.stack.end in STACK_ENDS:
+        yield from wrapped("    (", f"{STACK_ENDS[site.stack.end]})", width, "yellow")
+
+
+def _in_short(report: Report) -> set[str]:
+    """The ids of the sites that are shown in short. They come last."""
+    if report.full_stacks or report.depth is not None or report.allocations is not None:
+        return set()
+    some_grow = report.verdict is not None and report.verdict.kind is VerdictKind.GROWING
+    room = LINES_OF_STACKS
+    for number, site in enumerate(report.sites):
+        kind = None if site.verdict is None else site.verdict.kind
+        room -= len(_shown(site, report))
+        is_shown = number == 0 or (room >= 0 and (not some_grow or kind in SUSPICIOUS))
+        if not is_shown:
+            return {one.id for one in report.sites[number:]}
+    return set()
+
+
+def _thread_stacks(report: Report, width: int) -> Iterator[Text]:
+    """One line; with details, the call paths that create threads, too."""
+    stacks = report.thread_stacks
+    if stacks is None:
+        return
+    yield from wrapped("  thread stacks: ", thread_stacks_in_words(stacks), width)
+    for site in stacks.sites if stacks.is_detailed else ():
+        yield from wrapped("    ", f"{region_in_words(site)}  {printable(site.id)}", width)
+        for line in frame_lines(list(unrepeated(site.stack.frames)), width - 6):
+            yield Text("      ").append_text(line)
+    yield Text()
+
+
+def _shown(site: Site, report: Report) -> Sequence[Shown]:
+    """The frames of a site that are shown."""
+    frames = site.stack.frames
+    if report.full_stacks:
+        return list(unrepeated(frames))
+    # Of the kernel all is own code, so that nothing but its length would decide.
+    is_limited = report.depth is None and report.target.kind != "kernel"
+    return folded(frames, MOST_LINES if is_limited else None)
+
+
+def _of_kernel(site: Site, width: int) -> Iterator[Text]:
+    """What only sites in the kernel have: cache, waste, context, uncertainty."""
+    fields = []
+    if site.cache is not None:
+        fields.append(Text(shorten_middle(printable(site.cache), width // 2), "bold"))
+    if site.requested_bytes is not None and site.requested_bytes < site.bytes:
+        unused = site.bytes - site.requested_bytes
+        share = units.share(unused, site.bytes)
+        fields.append(Text(f"{units.size(unused)} ({share}) lost to rounding up"))
+    if site.context is not None and site.context != "process":
+        fields.append(Text(f"in {printable(site.context)} context"))
+    if fields:
+        yield from flowed([Text("    ").append_text(fields[0]), *fields[1:]], width)
+    if site.unconfirmed is not None:
+        yield from wrapped("    unconfirmed: ", site.unconfirmed, width, "yellow")
+
+
+def _older_than(report: Report) -> str:
+    if report.combined or not report.older_ms:
+        return ""
+    return f" older than {units.age(report.older_ms * 1_000_000)}"
+
+
+def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
+    """The figures of each site, in columns that all sites share.
+
+    Where the width is not enough, "allocations" and the ids are shortened, then the changes are left
+    out, then the ids: a second line per site would be worse. (JSON has them.)
+    """
+    choices = [_site_rows(report, one) for one in (noun(report), short_noun(report))]
+    choices.append([(*row[:_CHANGE], "", *row[_CHANGE + 1 :]) for row in choices[-1]])
+    least = 2 + _SHORT_ID_DIGITS
+    with_ids = [rows for rows in choices if width - _row_cells(rows) >= least]
+    fitting = [rows for rows in choices if width >= _row_cells(rows)]
+    rows = (with_ids or fitting or choices)[0]
+    room = width - _row_cells(rows)
+    for site, row in zip(report.sites, rows, strict=True):
+        verdict = "" if site.verdict is None else STYLES.get(site.verdict.kind, "green")
+        styles = (verdict, "bold", "", "", "", change_style(site.growth_bytes or 0), "")
+        figures = [Text(*styled) for styled in zip(row, styles, strict=True) if styled[0]]
+        site_id = printable(site.id)[: _ID_DIGITS if room >= 2 + _ID_DIGITS else _SHORT_ID_DIGITS]
+        if room >= 2 + len(site_id):
+            figures.append(Text(site_id, "dim"))
+        if room >= 0:
+            yield [Text("  ") + Text("  ").join(figures)]
+        else:  # a very narrow terminal
+            yield list(flowed([*figures, Text(site_id, "dim")], width))
+
+
+def _site_rows(report: Report, counted: str) -> list[tuple[str, ...]]:
+    """The figures of all sites, padded to columns; "" in columns that are empty for all. `counted`
+    is what is counted."""
+    rows = [_site_row(site, report, counted) for site in report.sites]
+    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        (
+            row[0].ljust(columns[0]),
+            *(text.rjust(cells) for text, cells in zip(row[1:], columns[1:], strict=True)),
+        )
+        for row in rows
+    ]
+
+
+def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
+    return sum(2 + len(text) for text in rows[0] if text) if rows else 0
+
+
+def _site_row(site: Site, report: Report, counted: str) -> tuple[str, ...]:
+    mark, growth = about(report), site.growth_bytes
+    return (
+        "" if site.verdict is None else word_of(site.verdict.kind),
+        "" if report.is_counted else mark + units.size(site.held_bytes),
+        "" if site.error is None else error_in_words(site.error),
+        units.share(site.held_bytes, report.held_bytes),
+        mark + units.counted(site.count, counted),
+        "" if growth is None else mark + change_in_words(report, growth),
+        "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
+    )
+
+
+def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text]:
+    """Single allocations, oldest first."""
+    for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
+        size = f"  {units.number(one.size_bytes) + ' bytes':>16}"
+        if report.is_counted:
+            size = ""
+        whose = "" if one.pid is None else f"  pid {one.pid}"
+        what = f"{one.address:#x}" if report.descriptors is None else f"fd {one.address}"
+        yield Text(f"      {what}{size}  {units.age(one.age_ns)} old{whose}")
+
+
+def _rest(report: Report, width: int) -> Iterator[Text]:
+    """What is outstanding and old enough, but not at the sites shown."""
+    shown = sum(site.bytes for site in report.sites), sum(site.count for site in report.sites)
+    stacks = report.thread_stacks
+    if stacks is not None:
+        shown = shown[0] + stacks.regions.reserved, shown[1] + stacks.regions.count
+    rest = Total(
+        report.outstanding.bytes - report.younger.bytes - shown[0],
+        report.outstanding.count - report.younger.count - shown[1],
+    )
+    others = report.site_count - len(report.sites) - (0 if stacks is None else stacks.site_count)
+    if others > 0:
+        label = "the other site" if others == 1 else f"the other {others:,} sites"
+    elif (rest.bytes > 0 or rest.count > 0) and not report.is_estimate:
+        label = "at unknown sites"
+    else:
+        return
+    # Of regions it is not known here how much they hold.
+    share = "" if report.regions else units.share(rest.bytes, report.outstanding.bytes)
+    total = f"{label}: {total_in_words(report, rest)}{f' ({share})' if share else ''}"
+    yield from wrapped("  ", total, width)
+    yield Text()
