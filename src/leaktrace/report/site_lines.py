@@ -165,8 +165,8 @@ def _older_than(report: Report) -> str:
 def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
     """The figures of each site, in columns that all sites share.
 
-    Where the width is not enough, "allocations" and the ids are shortened, then the changes are left
-    out, then the ids: a second line per site would be worse. (JSON has them.)
+    Where the width is not enough, "allocations" and the ids are shortened, then the changes are
+    left out, then the ids: a second line per site would be worse. (JSON has them.)
     """
     choices = [_site_rows(report, one) for one in (noun(report), short_noun(report))]
     choices.append([(*row[:_CHANGE], "", *row[_CHANGE + 1 :]) for row in choices[-1]])
