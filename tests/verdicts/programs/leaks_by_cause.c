@@ -101,11 +101,12 @@ static NAMED char *grow_here(char *buffer, size_t size) {
 CASE(leak_buffer_grows) {
     char *log = NULL;
     size_t size = 0;
-    while (tick()) {
-        size += 64;
-        log = grow_here(log, size);
-        leaked(64);
-    }
+    while (tick())
+        if (ticks() % 20 == 0) {
+            size += 1500;
+            log = grow_here(log, size);
+            leaked(1500);
+        }
 }
 
 /* A line is read into a buffer that grows with it. Each third line is lost. */
@@ -129,6 +130,7 @@ static NAMED void map_here(size_t size) {
     leaked(size);
 }
 
+/* Pages that the program maps itself. */
 CASE(leak_mappings) {
     while (tick())
         if (ticks() % 5 == 0)
@@ -192,6 +194,7 @@ static NAMED void careful_caller(void) {
     free_after(copy, below(10));
 }
 
+/* Five callers of a function like strdup free its copies, and one forgets to. */
 CASE(leak_by_one_caller) {
     while (tick()) {
         for (int request = 0; request < 5; request++)
@@ -279,6 +282,7 @@ static NAMED void *aligned_here(size_t size) {
     return block;
 }
 
+/* Blocks of posix_memalign. */
 CASE(leak_aligned) {
     while (tick())
         if (ticks() % 3 == 0) {
