@@ -14,8 +14,9 @@ PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 class Case:
     """One case. A site is known by a function on its stack.
 
-    Sites of `leaks` must be growing (or overdue) once they have leaked something, and as long as they
-    do. No other site may be, ever; or if `settles`, once the program says that it has settled.
+    Sites of `leaks` must be growing (or overdue) once they have leaked something, and as long as
+    they do. No other site may be, ever; or if `settles`, once the program says that it has
+    settled.
     """
 
     name: str

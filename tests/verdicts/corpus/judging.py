@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.cases import Case
+from corpus.running import Plan
 
 # Verdicts that say that something leaks.
 ALARMS = frozenset({"growing", "overdue"})
@@ -33,6 +34,8 @@ class Judged:
     leaked_blocks: int
     leaks_found: int
     """How many of its leaks are alarms in the final report."""
+    true_sites_at_end: int
+    """Alarms at sites that leak, in the final report."""
     first_leak: int | None
     """The first report after something was leaked."""
     first_alarm: int | None
@@ -100,11 +103,13 @@ class Truth:
         return name in self._marks and self._marks[name] <= at_ns
 
 
-def read(file: Path) -> tuple[dict[str, Any], Truth, list[Said]]:
+def read(file: Path) -> tuple[Plan, Truth, list[Said]]:
     """The plan, the truth and the reports of a run."""
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     said = [Said(line["read_ns"], line["report"]) for line in lines if "report" in line]
-    return lines[0]["run"], Truth(lines[1]["account"]), said
+    fields = {name: lines[0]["run"][name] for name in Plan.__dataclass_fields__}
+    plan = Plan(**{**fields, "options": tuple(fields["options"])})
+    return plan, Truth(lines[1]["account"]), said
 
 
 def judge(case: Case, label: str, truth: Truth, said: Sequence[Said]) -> Judged:
@@ -114,6 +119,7 @@ def judge(case: Case, label: str, truth: Truth, said: Sequence[Said]) -> Judged:
     all_false: dict[str, None] = {}
     false_at_end: dict[str, None] = {}
     found: set[str] = set()
+    true_sites = 0
     at_end: list[tuple[str, tuple[str, ...]]] = []
     is_settled = False
     for number, one in enumerate(said, 1):
@@ -124,6 +130,7 @@ def judge(case: Case, label: str, truth: Truth, said: Sequence[Said]) -> Judged:
         false: dict[str, None] = {}
         is_early = False
         found = set()
+        true_sites = 0
         at_end = list(one.sites())
         for verdict, functions in at_end:
             if verdict not in ALARMS or set(case.neither) & set(functions):
@@ -131,6 +138,7 @@ def judge(case: Case, label: str, truth: Truth, said: Sequence[Said]) -> Judged:
             leaks = set(case.leaks) & set(functions)
             if leaks and (not case.stops or not is_settled or verdict == "overdue") and blocks:
                 found |= leaks
+                true_sites += 1
                 if first_alarm is None:
                     first_alarm, blocks_at_alarm = number, blocks
             elif is_settled or _BACKGROUND in functions:
@@ -155,6 +163,7 @@ def judge(case: Case, label: str, truth: Truth, said: Sequence[Said]) -> Judged:
         report_said=str((said[-1].report.get("verdict") or {}).get("kind", NO_VERDICT)),
         leaked_blocks=truth.leaked_blocks(said[-1].read_ns),
         leaks_found=len(found),
+        true_sites_at_end=true_sites,
         first_leak=first_leak,
         first_alarm=first_alarm,
         blocks_at_alarm=blocks_at_alarm,

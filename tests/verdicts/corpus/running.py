@@ -10,16 +10,16 @@ Frames of reports are cut to the names of their functions and modules.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from corpus.cases import Case
 from harness.target import Target
 from harness.tracer import Tracer
+
+from corpus.cases import Case
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _slim(report: dict[str, Any]) -> dict[str, Any]:
             site["frames"] = [
                 {
                     "function": frame.get("function"),
-                    "module": os.path.basename(frame.get("module") or ""),
+                    "module": Path(frame.get("module") or "").name,
                 }
                 for frame in site["frames"]
             ]
