@@ -30,7 +30,7 @@ class Survivors:
 
     rows: NDArray[np.intp]  # of their sites in `stack_ids`
     times_ns: NDArray[np.int64]  # when they were allocated
-    weights: Floats  # how many blocks each of them stands for
+    weights: Floats | None  # how many blocks each of them stands for; None: for itself
     sizes: Floats  # in bytes
 
 
@@ -92,11 +92,12 @@ class Cohorts:
             np.isin(self._ids, stack_ids, assume_unique=True)
         )[0]
         rows, times_ns = place[survivors.rows], survivors.times_ns
-        weights, sizes = survivors.weights, survivors.sizes
+        weights = survivors.weights
+        sizes = survivors.sizes if weights is None else survivors.sizes * weights
         if not watched.all():
             chosen = rows >= 0
             rows, times_ns = rows[chosen], times_ns[chosen]
-            weights, sizes = weights[chosen], sizes[chosen]
+            sizes, weights = sizes[chosen], None if weights is None else weights[chosen]
         # Of a block that was allocated before the start or after the end, by the width of a race.
         at = np.searchsorted(self._edges_ns[1:], times_ns).clip(max=slices - 1)
         cells, shape = rows * slices + at, (len(self._ids), slices)
@@ -105,15 +106,9 @@ class Cohorts:
             sums = np.bincount(cells, weights=values, minlength=shape[0] * shape[1])
             return sums.reshape(shape).astype(np.float64)
 
-        left = np.stack(
-            [
-                summed(None),
-                summed(weights),
-                summed(weights * sizes),
-                summed((weights * sizes) ** 2),
-            ],
-            axis=-1,
-        )
+        counts = summed(None)
+        stand_for = counts if weights is None else summed(weights)
+        left = np.stack([counts, stand_for, summed(sizes), summed(sizes**2)], axis=-1)
         if known_slices:
             gone = self._left[:, :known_slices, _COUNTS] - left[:, :known_slices, _COUNTS]
             self._add_freed(np.maximum(gone, 0))

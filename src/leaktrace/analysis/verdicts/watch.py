@@ -84,7 +84,7 @@ class SiteWatch:
                 table.counts.astype(np.float64),
             )
         else:
-            weights, _ = weigh(snapshot, sampling)
+            weights = weigh(snapshot, sampling)[0] if sampling.is_on else None
             self._cohorts.add_blocks(
                 snapshot.time_ns,
                 index.stack_ids,
