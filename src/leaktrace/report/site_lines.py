@@ -30,7 +30,7 @@ from leaktrace.report.pairs import unexplained_calls
 from leaktrace.report.processes import change_in_words, shares_in_words
 from leaktrace.report.regions import region_in_words, thread_stacks_in_words
 from leaktrace.report.styles import change_style
-from leaktrace.report.verdicts import STYLES, SUSPICIOUS, evidence_lines, word_of
+from leaktrace.report.verdicts import STYLES, SUSPICIOUS, evidence_lines, shows_words, word_of
 from leaktrace.verdict import VerdictKind
 
 LINES_OF_STACKS = 24  # of a report; beyond that, stacks are shown in short
@@ -209,7 +209,7 @@ def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
 def _site_row(site: Site, report: Report, counted: str) -> tuple[str, ...]:
     mark, growth = about(report), site.growth_bytes
     return (
-        "" if site.verdict is None else word_of(site.verdict.kind),
+        word_of(site.verdict.kind) if site.verdict is not None and shows_words(report) else "",
         "" if report.is_counted else mark + units.size(site.held_bytes),
         "" if site.error is None else error_in_words(site.error),
         units.share(site.held_bytes, report.held_bytes),

@@ -38,7 +38,8 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
             text = f"{rate_in_words(verdict, report)} {_since(verdict, report)}"
             fields = [text, _who_grows(report, verdict)]
         case VerdictKind.TOO_EARLY:
-            fields = ["; ".join(filter(None, (f"to say: {verdict.reason}", _needs(verdict))))]
+            needs = "" if report.final else _needs(verdict)
+            fields = ["; ".join(filter(None, (f"to say: {verdict.reason}", needs)))]
         case VerdictKind.STEADY:
             fields = [f"for {units.elapsed(report.elapsed_s)}: {verdict.reason}"]
         case _:
@@ -47,6 +48,12 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
     first, *others = [Text(field) for field in fields if field]
     label = Text(f"{word} ", STYLES.get(verdict.kind, "green"))
     yield from flowed([label.append_text(first), *others], width)
+
+
+def shows_words(report: Report) -> bool:
+    """Whether each site says what its verdict is: not if it is too early for all of them."""
+    kinds = {site.verdict.kind for site in report.sites if site.verdict is not None}
+    return kinds != {VerdictKind.TOO_EARLY}
 
 
 def word_of(kind: VerdictKind) -> str:

@@ -14,7 +14,8 @@ import pytest
 from harness.tracer import REPOSITORY, Outcome, run_leaktrace
 
 _SITE = re.compile(
-    r"^ +([\d.]+ \w+) +[<>]?\d+% +([\d,]+) allocations? .*\n((?: {4}.*\n?)+)", re.MULTILINE
+    r"^ +(?:[a-z]+ +)?([\d.]+ \w+) +[<>]?\d+% +([\d,]+) allocations? .*\n((?: {4}.*\n?)+)",
+    re.MULTILINE,
 )
 _FRAME = re.compile(r"^ {4}(\S.*?)\+0x[0-9a-f]+(.*)\[(\S+)\]$", re.MULTILINE)
 _COMMAND = re.compile(r"^ +sudo leaktrace (.*)$", re.MULTILINE)
