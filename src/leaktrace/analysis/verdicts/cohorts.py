@@ -86,7 +86,7 @@ class Cohorts:
         before_ns = int(self._edges_ns[-1])
         self._add_slices(time_ns)
         slices = len(self._edges_ns) - 1
-        watched = self._watch(stack_ids, survivors, before_ns)
+        self._watch(stack_ids, survivors, before_ns)
         place = np.full(len(stack_ids), -1, dtype=np.intp)
         place[np.isin(stack_ids, self._ids, assume_unique=True)] = np.nonzero(
             np.isin(self._ids, stack_ids, assume_unique=True)
@@ -94,12 +94,12 @@ class Cohorts:
         rows, times_ns = place[survivors.rows], survivors.times_ns
         weights = survivors.weights
         sizes = survivors.sizes if weights is None else survivors.sizes * weights
-        if not watched.all():
-            chosen = rows >= 0
+        # Records that were made while the map was read belong to the next report.
+        chosen = (rows >= 0) & (times_ns <= time_ns)
+        if not chosen.all():
             rows, times_ns = rows[chosen], times_ns[chosen]
             sizes, weights = sizes[chosen], None if weights is None else weights[chosen]
-        # Of a block that was allocated before the start or after the end, by the width of a race.
-        at = np.searchsorted(self._edges_ns[1:], times_ns).clip(max=slices - 1)
+        at = np.searchsorted(self._edges_ns[1:], times_ns)
         cells, shape = rows * slices + at, (len(self._ids), slices)
 
         def summed(values: Floats | None) -> Floats:
@@ -198,11 +198,9 @@ class Cohorts:
 
     # --- sites -------------------------------------------------------------------------------
 
-    def _watch(
-        self, stack_ids: NDArray[np.uint64], survivors: Survivors, before_ns: int
-    ) -> NDArray[np.bool_]:
-        """Watch these sites, too, if there is room. Returns which of them are watched. A site that
-        holds nothing any more stays: what it has freed says what may become of new blocks."""
+    def _watch(self, stack_ids: NDArray[np.uint64], survivors: Survivors, before_ns: int) -> None:
+        """Watch these sites, too, if there is room. A site that holds nothing any more stays: what
+        it has freed says what may become of new blocks."""
         wanted = np.union1d(self._ids, stack_ids)
         if len(wanted) > MOST_SITES:
             length = len(stack_ids)
@@ -212,7 +210,6 @@ class Cohorts:
             wanted = np.sort(stack_ids[np.argsort(place, kind="stable")[:MOST_SITES]])
             self._has_left_out = True
         self._keep(wanted, before_ns)
-        return np.isin(stack_ids, self._ids, assume_unique=True)
 
     def _keep(self, ids: NDArray[np.uint64], before_ns: int) -> None:
         """Go on with these sites, of which some may be new. `before_ns`: the last report."""

@@ -258,6 +258,12 @@ def _slows_down(evidence: Evidence, settled: Settled, window: slice) -> Verdict 
         settled.between(until_s / 4, until_s / 2),
     )
     second = settled.between(until_s / 2, until_s)
+    third, fourth = (
+        settled.between(until_s / 2, until_s * 3 / 4),
+        settled.between(until_s * 3 / 4, until_s),
+    )
+    if _ratio(settled, third, fourth) > 1:
+        return None  # it was slower for a while, and is faster again
     trend, ratio = _trend(settled, first, second), _ratio(settled, first, second)
     marked = _VERY_MARKED if evidence.was_growing else _MARKED
     if ratio < _MUCH_SLOWER:
