@@ -12,9 +12,12 @@ LENGTH ?= long
 VM_JOBS ?= 1
 FUZZ_SECONDS ?= 600
 TRIED_ARGS ?=
+VERDICTS_ARGS ?=
+APPLICATIONS_ARGS ?=
 
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp tests/support/walker/*.c \
+	tests/verdicts/programs/*.c tests/verdicts/programs/*.h tests/verdicts/programs/*.cpp \
 	tests/support/walker/*.h examples/*.c examples/*/*.c examples/*/*.cpp)
 CFLAGS_DEMO := -O2 -g -Wall -Wextra
 
@@ -22,11 +25,12 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager, so they run one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench tried man clean \
+.PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench tried verdicts \
+	verdicts-applications man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' Makefile
 
 setup: packages-demo $(VENV)/installed ## Install leaktrace and its tools into .venv
 
@@ -55,7 +59,7 @@ lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo --no-cache
-	@echo clang-format --dry-run -Werror bpf tests/programs examples
+	@echo clang-format --dry-run -Werror bpf tests examples
 	@clang-format --dry-run -Werror $(C_SOURCES)
 	@if command -v shellcheck >/dev/null; then \
 		shellcheck .ci/run .ci/demo .ci/install-packages .ci/find-python tests/support/vm/init.sh; \
@@ -69,6 +73,15 @@ bench: packages-test setup ## Measure what tracing costs (as root)
 # TRIED_ARGS=--install installs the programs that are missing.
 tried: setup ## Trace many programs, and write docs/tried-programs.md (as root)
 	@$(PYTHON_VENV) tests/tried/try_programs.py $(TRIED_ARGS)
+
+# VERDICTS_ARGS="--only leak_fast --pace fast" traces a part, and writes no page.
+verdicts: packages-test setup ## Compare verdicts with the truth, and write docs/verdicts.md (as root; 20 minutes)
+	@$(PYTHON_VENV) tests/verdicts/run_corpus.py $(VERDICTS_ARGS)
+
+# APPLICATIONS_ARGS="--minutes 1 --only redis" is less. Needs redis-server, nginx, nodejs, mariadb-server,
+# postgresql; what is not installed is left out, and the table says so.
+verdicts-applications: packages-test setup ## Verdicts about servers under load, with and without a leak (as root; an hour)
+	@$(PYTHON_VENV) tests/verdicts/applications.py $(APPLICATIONS_ARGS)
 
 man: setup ## Rebuild docs/leaktrace.1 from the command line's help
 	$(PYTHON_VENV) docs/make_man.py

@@ -104,6 +104,7 @@ CASES: tuple[Case, ...] = (
     *_settles("sawtooth", "sawtooth_long", "collected_at_irregular_times", "generations"),
     *_settles("queue_under_varying_load", "connections", "connections_of_two_kinds"),
     *_settles("sessions_with_timeout", "shared_objects", "slow_replacement", "load_doubles"),
+    *_settles("connections_heavy_tail", "load_like_a_day_long_lived"),
     *_settles("allocator_keeps_memory", "vector_cleared", "text_cleared", "map_bounded"),
     Case("steady_descriptors", settles=True, options=("--fds",)),
     # At its bound long before it is traced: what is evicted at first is older than the trace.
@@ -113,6 +114,9 @@ CASES: tuple[Case, ...] = (
     Case("cache_random_replacement_attached_late", warm_ticks=2000),
     Case("sawtooth_long_attached_late", warm_ticks=1000),
     Case("connections_attached_late", warm_ticks=2000),
+    Case("connections_heavy_tail_attached_late", warm_ticks=2000),
+    Case("generations_attached_late", warm_ticks=1000),
+    Case("slow_replacement_attached_late", warm_ticks=1000),
     Case("time_window_attached_late", warm_ticks=2000),
     Case("shared_objects_attached_late", warm_ticks=2000),
     Case("leak_fast_attached_late", ("leak_here",), warm_ticks=1000),

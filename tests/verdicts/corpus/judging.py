@@ -30,7 +30,7 @@ class Judged:
     said_at_end: tuple[str, ...]
     """Verdicts of the sites of the case in the final report: of its leaks, if it has any."""
     report_said: str
-    """The verdict of the final report as a whole."""
+    """The verdict of the final report as a whole, or of its section that is an alarm."""
     leaked_blocks: int
     leaks_found: int
     """How many of its leaks are alarms in the final report."""
@@ -67,6 +67,12 @@ class Said:
 
     read_ns: int
     report: Mapping[str, Any]
+
+    def whole(self) -> str:
+        """The verdict about all sites: of the report, or of a section that is an alarm."""
+        parts = (self.report, *self.report.get("sections", ()))
+        kinds = [str((part.get("verdict") or {}).get("kind", NO_VERDICT)) for part in parts]
+        return next((kind for kind in kinds if kind in ALARMS), kinds[0])
 
     def sites(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """(verdict, functions) of each site, also those of other sections."""
@@ -160,7 +166,7 @@ def judge(case: Case, label: str, truth: Truth, said: Sequence[Said]) -> Judged:
         label=label,
         reports=len(said),
         said_at_end=tuple(sorted(set(kinds), key=kinds.index)),
-        report_said=str((said[-1].report.get("verdict") or {}).get("kind", NO_VERDICT)),
+        report_said=said[-1].whole(),
         leaked_blocks=truth.leaked_blocks(said[-1].read_ns),
         leaks_found=len(found),
         true_sites_at_end=true_sites,

@@ -36,8 +36,9 @@ programs, of which it is known what they leak, were traced {runs} times. `make v
 | kernel | {kernel} |
 
 A verdict is an **alarm** if it is `growing` or `overdue`. The truth is what the program itself
-writes: when it has leaked how many blocks, and from when on nothing grows any more. Each program also
-has a server's work in the background, whose sites must never be an alarm. It runs at three speeds:
+writes: when it has leaked how many blocks, and from when on nothing grows any more. Each program
+also has a server's work in the background, whose sites must never be an alarm. It runs at three
+speeds:
 
 | speed | interval | reports | program |
 |---|---|---|---|
@@ -217,8 +218,8 @@ def _others(runs: Sequence[Judged]) -> str:
     lines = [
         "## Not leaks",
         "",
-        "The verdicts of the program's sites in the final report, and in how many reports there was",
-        "an alarm that is false, or *early*: before the program has settled.",
+        "The verdicts of the program's sites in the final report, and in how many reports there",
+        "was an alarm that is false, or *early*: before the program has settled.",
         "",
         *_table(("program", "what it does", *SPEEDS), _names(runs, leaks=False), runs, leaks=False),
     ]
@@ -232,8 +233,8 @@ def _other_ways(runs: Sequence[Judged]) -> str:
     lines = [
         "## Other ways to trace",
         "",
-        "The same programs, started by leaktrace (`-c`), with another seed of their random numbers,",
-        "with a longer interval, from counters alone, or from a sample.",
+        "The same programs, started by leaktrace (`-c`), with another seed of their random",
+        "numbers, with a longer interval, from counters alone, or from a sample.",
         "",
         "| way | runs | precision | false, in any report | recall | smaller leaks | wrong |",
         "|---|---|---|---|---|---|---|",

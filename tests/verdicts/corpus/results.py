@@ -48,7 +48,10 @@ def load(file: Path) -> Results:
 
 
 def _judged(read: dict[str, Any]) -> Judged:
-    return Judged(**{name: tuple(v) if isinstance(v, list) else v for name, v in read.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in read.items()
+    }
+    return Judged(**values)
 
 
 def enough_blocks(run: Judged) -> int:

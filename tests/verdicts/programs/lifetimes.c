@@ -127,6 +127,17 @@ CASE(connections) {
     }
 }
 
+/* Lifetimes with a heavy tail (Pareto's law): the longest are a hundred times the shortest. */
+CASE(connections_heavy_tail) {
+    while (tick()) {
+        if (chance(0.8)) {
+            double lifetime = 5 / pow(1 - (double)below(1L << 30) / (double)(1L << 30), 1 / 1.3);
+            free_after(keep_here(700), lifetime < 500 ? (long)lifetime : 500);
+        }
+        settles_at(550);
+    }
+}
+
 /* A few connections stay for hundreds of ticks among many that are short. */
 CASE(connections_of_two_kinds) {
     while (tick()) {
@@ -213,6 +224,16 @@ CASE(load_like_a_day) {
         double load = 1 + 4 * (1 - cos(2 * M_PI * (double)ticks() / 400));
         for (int i = 0; i < (int)load; i++)
             free_after(keep_here(200), 10 + below(20));
+    }
+}
+
+/* The same with blocks that are held for a quarter of a period. */
+CASE(load_like_a_day_long_lived) {
+    while (tick()) {
+        double load = 0.5 * (1 - cos(2 * M_PI * (double)ticks() / 400));
+        if (chance(load))
+            free_after(keep_here(200), 60 + below(80));
+        settles_at(300);
     }
 }
 
