@@ -430,6 +430,9 @@ class ReportBuilder:
             self._most,
             0 if report.error is None else report.error.bytes,
             is_whole=lost * _FEW_LOST <= allocated.count,
+            untouched_bytes=sum(
+                one.regions.untouched_bytes for one in (snapshot, *snapshot.other_memory)
+            ),
         )
         remark = judge(memory, of_programs, account, report.target.pid)
         if remark is None or not (objects.path is not None or objects.symbols_prefix):
