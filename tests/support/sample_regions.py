@@ -30,6 +30,7 @@ _PARTLY_KNOWN = replace(
 _CREATES_THREADS = replace(
     _RESERVED,
     id="3333333333333333",
+    verdict=None,
     bytes=96 * MIB,
     count=12,
     regions=RegionBytes(12, 96 * MIB, 1_153_434),
