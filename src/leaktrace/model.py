@@ -456,6 +456,7 @@ class Report:
     verdict: Verdict | None = None  # of all sites together
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
     thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
+    other_regions: RegionBytes | None = None  # at the sites that are in neither
     ending: Ending | None = None  # of the target, once it has ended
 
     # If several processes are traced. `resident` is None then: what they share would be counted

@@ -127,8 +127,10 @@ SCENARIO abandon(int count) {
 /* --- what the library does for itself, and what the program does then ------------------------- */
 
 static void *caring(void *unused) {
+#ifdef __GLIBC__
     malloc_trim(0);
     mallopt(M_MMAP_THRESHOLD, 256 << 10);
+#endif
     return unused;
 }
 

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 from sample_families import BY_PROCESS, FAMILY, WORKERS
+from sample_regions import REGIONS
 from sample_reports import (
     BUSY,
     CACHE,
@@ -35,6 +36,7 @@ REPORTS = {
     "by_process": BY_PROCESS,
     "workers": WORKERS,
     "memory": MEMORY,
+    "regions": REGIONS,
     "descriptors": DESCRIPTORS,
     "only_descriptors": replace(
         DESCRIPTORS.sections[0], losses=NO_LOSSES, sections=(), allocations=None

@@ -81,6 +81,11 @@ class Chosen:
         return shown
 
     @property
+    def others(self) -> NDArray[np.intp]:
+        """The rows of the other sites."""
+        return np.setdiff1d(np.arange(len(self.table)), np.concatenate([self.order, self.stacks]))
+
+    @property
     def creating_threads(self) -> list[int]:
         """The sites that create threads."""
         creating: list[int] = self.table.stack_ids[self.stacks].tolist()
@@ -297,6 +302,7 @@ class ReportBuilder:
             measure=self._measure,
             regions=snapshot.regions.total(),
             thread_stacks=thread_stacks(snapshot.regions, table, chosen.stacks, site_of, asked),
+            other_regions=None if table.regions is None else table.regions.of(chosen.others),
         )
         if memory is not None:
             self._remark = self._judge(report, snapshot, memory, of_programs)
@@ -430,6 +436,9 @@ class ReportBuilder:
             self._most,
             0 if report.error is None else report.error.bytes,
             is_whole=lost * _FEW_LOST <= allocated.count,
+            untouched_bytes=sum(
+                one.regions.untouched_bytes for one in (snapshot, *snapshot.other_memory)
+            ),
         )
         remark = judge(memory, of_programs, account, report.target.pid)
         if remark is None or not (objects.path is not None or objects.symbols_prefix):

@@ -78,6 +78,12 @@ class Regions:
         size, resident, swapped, unread = (int(self.rows[name].sum()) for name in _SUMS)
         return RegionBytes(len(self.rows), size, resident, swapped, unread, self.age_ns)
 
+    @property
+    def untouched_bytes(self) -> int:
+        """What they reserve, and was seen not to be in memory."""
+        found = self.total()
+        return 0 if found is None else max(found.reserved - found.held, 0)
+
     def by_site(
         self, stack_ids: NDArray[np.uint64], until_ns: int | None = None
     ) -> SiteRegions | None:

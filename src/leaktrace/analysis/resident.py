@@ -31,6 +31,7 @@ class Account:
     most: Total  # the most outstanding memory of any report
     error_bytes: int = 0  # standard error of what is outstanding
     is_whole: bool = True  # no or few allocations were lost
+    untouched_bytes: int = 0  # of mapped regions: seen not to be in memory
 
 
 def judge(
@@ -53,7 +54,8 @@ def judge(
             if _is_much_more(new.total, tracked)
             else None
         )
-    held = account.outstanding.bytes - _ERRORS * account.error_bytes
+    # What a report says about regions anyway needs no other explanation.
+    held = account.outstanding.bytes - account.untouched_bytes - _ERRORS * account.error_bytes
     if _is_much_more(held, grown.total + max(memory.besides_since_attach, 0)):
         return _less_is_resident(memory, account)
     return None

@@ -25,6 +25,7 @@ from leaktrace.process.region_pages import KnownPages
 from leaktrace.process.regions import MappingCall, Region, RegionLedger
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_files import is_of_segment, is_segment, is_shared_memory
+from leaktrace.targets.resident_pages import ScanBudget
 
 _PAUSE = 50  # times as long as the last look took
 _LEAST_PAUSE_S = 0.005
@@ -156,13 +157,25 @@ class RegionAccount:
 
     def next_look_s(self) -> float | None:
         """When `look_if_due` is due, on the clock of time.monotonic(); None: it isn't."""
-        return self._next_s if self._unjudged or self._unsized else None
+        due = (self._next_s if self._unjudged or self._unsized else None, self._next_page_look_s())
+        return min((one for one in due if one is not None), default=None)
+
+    def _next_page_look_s(self) -> float | None:
+        return self.pages.next_s if self.mapped or self.program_break else None
 
     def look_if_due(self) -> None:
-        """Find out what backs new mappings, if it is time for that."""
-        due_s = self.next_look_s()
-        if due_s is not None and due_s <= time.monotonic():
+        """Find out what backs new mappings, and what is in memory, if it is time for that."""
+        now_s = time.monotonic()
+        if (self._unjudged or self._unsized) and self._next_s <= now_s:
             self.look()
+        due_s = self._next_page_look_s()
+        if due_s is not None and due_s <= now_s:
+            self.look_at_pages(ScanBudget())
+
+    def look_at_pages(self, budget: ScanBudget) -> None:
+        """Find out how much of the regions is in memory."""
+        ledgers = (self.mapped, self.program_break)
+        self.pages.look([(one.start, one.end) for ledger in ledgers for one in ledger], budget)
 
     def keep(self) -> None:
         """The process is stopped before it exits: look at this when it has ended. May be called by

@@ -80,11 +80,9 @@ def look_at_regions(traced: Sequence[Traced]) -> None:
     budget = ScanBudget()
     for left, one in zip(range(len(traced), 0, -1), traced, strict=True):
         account, generation = one.regions, one.generation
-        ledgers = (account.mapped, account.program_break)
-        ranges = [(region.start, region.end) for ledger in ledgers for region in ledger]
         given = budget.share(left)
         used = budget.share(left)
-        account.pages.look(ranges, used)
+        account.look_at_pages(used)
         budget.take(used, given)
         if one.slot.generation() != generation:
             account.pages.forget()  # those are the pages of another program

@@ -24,7 +24,6 @@ from leaktrace.model import (
     OpenDescriptor,
     PairInfo,
     ProcessLine,
-    RegionBytes,
     Remark,
     Report,
     ResidentMemory,
@@ -34,6 +33,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.printable import printable
+from leaktrace.report.regions_json import in_memory_object, regions_apart
 from leaktrace.report.reporter import Reporter
 from leaktrace.verdict import Verdict
 
@@ -93,7 +93,7 @@ def report_object(report: Report) -> Object:
         "sort": report.sort,
         "sites": [_site(site) for site in report.sites],
     }
-    shown |= _regions_apart(report)
+    shown |= regions_apart(report, _site)
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     if report.processes:
@@ -141,40 +141,10 @@ def _part(report: Report) -> Object:
         "site_count": report.site_count,
         "sites": [_site(site) for site in report.sites],
     }
-    shown |= _regions_apart(report)
+    shown |= regions_apart(report, _site)
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     return _as_section(shown, report)
-
-
-def _regions_apart(report: Report) -> Object:
-    """What is mapped, if anything is, and the stacks of threads, if there are any."""
-    shown: Object = {}
-    if report.regions is not None:
-        shown["regions"] = _regions(report.regions)
-    stacks = report.thread_stacks
-    if stacks is not None:
-        shown["thread_stacks"] = {
-            **_regions(stacks.regions),
-            "idle_count": stacks.idle_count,
-            "site_count": stacks.site_count,
-            "sites": [_site(site) for site in stacks.sites],
-        }
-    return shown
-
-
-def _regions(regions: RegionBytes) -> Object:
-    return {"count": regions.count, **_in_memory(regions), "age_ms": _milliseconds(regions.age_ns)}
-
-
-def _in_memory(regions: RegionBytes) -> Object:
-    """Null instead of figures that are not known."""
-    return {
-        "reserved_bytes": regions.reserved,
-        "resident_bytes": regions.resident if regions.is_known else None,
-        "swapped_bytes": regions.swapped if regions.is_known else None,
-        "unread_bytes": regions.unread,
-    }
 
 
 def _as_section(shown: Object, report: Report) -> Object:
@@ -407,7 +377,7 @@ def _site(site: Site) -> Object:
         "frames": [_frame(frame) for frame in site.stack.frames],
     }
     if site.regions is not None:
-        shown |= {"is_region": site.is_region, **_in_memory(site.regions)}
+        shown |= {"is_region": site.is_region, **in_memory_object(site.regions)}
     if site.processes:
         shown["processes"] = [
             {"pid": share.pid, "bytes": share.bytes, "count": share.count}

@@ -33,6 +33,15 @@ def regions_in_words(report: Report) -> str:
     return f"{part}, {_in_memory(regions)}"
 
 
+def other_regions_in_words(report: Report) -> str:
+    """The same of the sites that are not shown."""
+    regions = report.other_regions
+    if regions is None:
+        return ""
+    comma = "," if regions.is_known else ";"
+    return f"{units.size(regions.reserved)} of it is reserved{comma} {_in_memory(regions)}"
+
+
 def thread_stacks_in_words(stacks: ThreadStacks) -> str:
     """Such as "12 x 8.0 MiB reserved, 1.1 MiB resident", and how many of them no thread uses."""
     regions = stacks.regions

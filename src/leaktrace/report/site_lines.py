@@ -28,7 +28,11 @@ from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.pairs import unexplained_calls
 from leaktrace.report.processes import change_in_words, shares_in_words
-from leaktrace.report.regions import region_in_words, thread_stacks_in_words
+from leaktrace.report.regions import (
+    other_regions_in_words,
+    region_in_words,
+    thread_stacks_in_words,
+)
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import STYLES, SUSPICIOUS, evidence_lines, shows_words, word_of
 from leaktrace.verdict import VerdictKind
@@ -67,6 +71,8 @@ def site_lines(report: Report, width: int) -> Iterator[Text]:
         yield from figures
         if site.id in short:
             yield from _of_kernel(site, width)
+            if site.regions is not None and site.regions.unread:
+                yield from wrapped("    ", region_in_words(site), width)
             for line in frame_lines(summary(site.stack.frames), width - 4):
                 yield Text("    ").append_text(line)
             continue
@@ -247,8 +253,12 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
         label = "at unknown sites"
     else:
         return
-    # Of regions it is not known here how much they hold.
-    share = "" if report.regions else units.share(rest.bytes, report.outstanding.bytes)
+    held, mapped = rest.bytes, report.other_regions
+    if mapped is not None:
+        held += mapped.held - mapped.reserved
+    share = units.share(held, report.held_bytes)
     total = f"{label}: {total_in_words(report, rest)}{f' ({share})' if share else ''}"
+    if mapped is not None:
+        total += f"; {other_regions_in_words(report)}"
     yield from wrapped("  ", total, width)
     yield Text()

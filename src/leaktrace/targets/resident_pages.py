@@ -47,7 +47,7 @@ _ARGUMENT = np.dtype(
 )
 _RANGE = np.dtype([("start", "u8"), ("end", "u8"), ("categories", "u8")])
 _MOST_RANGES = 4096  # of one call
-_SCAN_STEP_BYTES = 256 << 20
+_SCAN_STEP_BYTES = 128 << 20
 _READ_STEP_BYTES = 16 << 20
 _ENTRY_BYTES = 8
 _ENTRY_PRESENT, _ENTRY_SWAPPED = np.uint64(1 << 63), np.uint64(1 << 62)
