@@ -1,0 +1,269 @@
+"""Verdicts on simulated sites, of which it is known what becomes of each block."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from simulated_sites import Block, arrivals, kinds, verdicts
+
+from leaktrace.verdict import Verdict, VerdictKind
+
+END_S = 24.0
+Make = Callable[[random.Random], list[Block]]
+
+
+def fast_leak(rng: random.Random) -> list[Block]:
+    return [Block(at) for at in arrivals(rng, 200, END_S)]
+
+
+def slow_leak(_: random.Random) -> list[Block]:
+    return [Block(1 + n * END_S / 30) for n in range(29)]
+
+
+def leak_in_bursts(rng: random.Random) -> list[Block]:
+    return [Block(at + n * 1e-4) for at in arrivals(rng, 1.5, END_S) for n in range(100)]
+
+
+def one_in_a_hundred(rng: random.Random) -> list[Block]:
+    return [
+        Block(at) if rng.random() < 0.01 else Block(at, at + rng.expovariate(200))
+        for at in arrivals(rng, 400, END_S)
+    ]
+
+
+def one_in_twenty_of_long_ones(rng: random.Random) -> list[Block]:
+    return [
+        Block(at) if rng.random() < 0.05 else Block(at, at + rng.expovariate(40 / END_S))
+        for at in arrivals(rng, 150, END_S)
+    ]
+
+
+def leak_after_warming_up(rng: random.Random) -> list[Block]:
+    return [Block(at) for at in arrivals(rng, 20, END_S, END_S / 3)]
+
+
+def leak_after_a_large_start(rng: random.Random) -> list[Block]:
+    start = [Block(at) for at in arrivals(rng, 2000, END_S / 50)]
+    return start + [Block(at) for at in arrivals(rng, 10, END_S)]
+
+
+def ever_larger_blocks(rng: random.Random) -> list[Block]:
+    return [Block(at, size=100 + 10 * n) for n, at in enumerate(arrivals(rng, 10, END_S))]
+
+
+def buffer_that_grows(_: random.Random) -> list[Block]:
+    """realloc: there is always one block, ever larger."""
+    times_s = [0.1 * n for n in range(1, 240)]
+    return [
+        Block(at, following, 1000 * n)
+        for n, (at, following) in enumerate(itertools.pairwise([*times_s, math.inf]), start=1)
+    ]
+
+
+LEAKS: list[Make] = [
+    fast_leak,
+    slow_leak,
+    leak_in_bursts,
+    one_in_a_hundred,
+    one_in_twenty_of_long_ones,
+    leak_after_warming_up,
+    leak_after_a_large_start,
+    ever_larger_blocks,
+    buffer_that_grows,
+]
+
+
+def leak_that_stops(rng: random.Random) -> list[Block]:
+    return [Block(at) for at in arrivals(rng, 20, END_S / 3)]
+
+
+def cache_that_fills(rng: random.Random) -> list[Block]:
+    known: set[int] = set()
+    blocks = []
+    for at in arrivals(rng, 400, END_S):
+        key = rng.randrange(2000)
+        if key not in known:
+            known.add(key)
+            blocks.append(Block(at))
+    return blocks
+
+
+def cache_at_its_bound(rng: random.Random) -> list[Block]:
+    """Of 500 entries, the oldest goes for each new one."""
+    times_s = [*arrivals(rng, 120, END_S), *[math.inf] * 500]
+    return [Block(at, freed) for at, freed in zip(times_s, times_s[500:], strict=False)]
+
+
+def random_replacement(rng: random.Random) -> list[Block]:
+    blocks: list[Block] = []
+    slots: list[int] = []
+    for at in arrivals(rng, 120, END_S):
+        blocks.append(Block(at))
+        if len(slots) < 500:
+            slots.append(len(blocks) - 1)
+            continue
+        slot = rng.randrange(500)
+        blocks[slots[slot]] = Block(blocks[slots[slot]].born_s, at)
+        slots[slot] = len(blocks) - 1
+    return blocks
+
+
+def pool(_: random.Random) -> list[Block]:
+    return [Block(0.01 + n * 0.015, size=4096) for n in range(50)]
+
+
+def sawtooth(rng: random.Random) -> list[Block]:
+    batch_s = END_S / 7
+    return [Block(at, (at // batch_s + 1) * batch_s) for at in arrivals(rng, 100, END_S)]
+
+
+def vector_that_doubles(_: random.Random) -> list[Block]:
+    times_s = [0.1 * 2**n for n in range(8)]
+    return [
+        Block(at, following, 256 << n)
+        for n, (at, following) in enumerate(itertools.pairwise([*times_s, math.inf]))
+    ]
+
+
+def start(rng: random.Random) -> list[Block]:
+    return [Block(at) for at in arrivals(rng, 5000, END_S / 100)]
+
+
+def connections(rng: random.Random) -> list[Block]:
+    return [Block(at, at + rng.expovariate(15 / END_S)) for at in arrivals(rng, 40, END_S)]
+
+
+def sessions(rng: random.Random) -> list[Block]:
+    return [Block(at, at + END_S / 6) for at in arrivals(rng, 40, END_S)]
+
+
+def churn(rng: random.Random) -> list[Block]:
+    return [Block(at, at + rng.expovariate(100)) for at in arrivals(rng, 300, END_S)]
+
+
+def busy_and_a_few_that_stay(rng: random.Random) -> list[Block]:
+    kept = [Block(at) for at in (0.5, 0.6, 0.7, END_S / 3)]
+    return [Block(at, at + 0.003) for at in arrivals(rng, 300, END_S)] + kept
+
+
+OTHERS: list[Make] = [
+    leak_that_stops,
+    cache_that_fills,
+    cache_at_its_bound,
+    random_replacement,
+    pool,
+    sawtooth,
+    vector_that_doubles,
+    start,
+    connections,
+    sessions,
+    churn,
+    busy_and_a_few_that_stay,
+]
+
+
+@pytest.mark.parametrize("interval_s", [0.5, 2.0])
+@pytest.mark.parametrize("with_lifetimes", [True, False])
+@pytest.mark.parametrize("make", LEAKS)
+def test_leaks_grow(make: Make, with_lifetimes: bool, interval_s: float) -> None:
+    for seed in range(2):
+        found = verdicts(
+            make(random.Random(seed)), END_S, interval_s, with_lifetimes=with_lifetimes
+        )
+        assert found[-1] is not None
+        assert found[-1].kind is VerdictKind.GROWING, (seed, found[-1])
+
+
+@pytest.mark.parametrize("interval_s", [0.5, 2.0])
+@pytest.mark.parametrize("with_lifetimes", [True, False])
+@pytest.mark.parametrize("make", OTHERS)
+def test_what_else_holds_memory_does_not(
+    make: Make, with_lifetimes: bool, interval_s: float
+) -> None:
+    for seed in range(2):
+        blocks = make(random.Random(seed))
+        last = verdicts(blocks, END_S, interval_s, with_lifetimes=with_lifetimes)[-1]
+        assert last is None or last.kind not in (VerdictKind.GROWING, VerdictKind.OVERDUE), last
+
+
+@pytest.mark.parametrize("make", [cache_at_its_bound, random_replacement])
+def test_what_a_process_held_before_is_turned_over(make: Make) -> None:
+    """A cache that is full when the trace begins frees blocks that were never seen allocated: at no
+    report does it look like a leak."""
+    for seed in range(2):
+        found = verdicts(make(random.Random(seed)), END_S, 0.5, attached_s=10.0)
+        assert VerdictKind.GROWING not in kinds(found)
+
+
+def test_the_rate_is_right() -> None:
+    """200 blocks of 100 bytes a second; the error is that of a Poisson process."""
+    last = verdicts(fast_leak(random.Random(1)), END_S, 1.0)[-1]
+    assert last is not None and last.bytes_per_s and last.error_bytes_per_s and last.since_s
+    assert abs(last.bytes_per_s - 20_000) < 3 * last.error_bytes_per_s
+    expected = 100 * math.sqrt(200 / END_S)
+    assert expected * 0.9 < last.error_bytes_per_s < expected * 2
+    assert last.since_s == pytest.approx(END_S, abs=0.5)
+
+
+def test_a_leak_is_dated() -> None:
+    last = verdicts(leak_after_warming_up(random.Random(1)), END_S, 1.0)[-1]
+    assert last is not None and last.since_s == pytest.approx(END_S * 2 / 3, abs=1.0)
+
+
+def test_a_fast_leak_is_known_with_the_third_report() -> None:
+    early = VerdictKind.TOO_EARLY
+    found = verdicts(fast_leak(random.Random(1)), 3.0, 1.0)
+    assert kinds(found) == [early, early, VerdictKind.GROWING]
+    assert found[0] is not None and found[0].needs_s == pytest.approx(2.0)
+
+
+def test_one_long_report_is_enough() -> None:
+    found = verdicts(fast_leak(random.Random(1)), END_S, END_S)
+    assert kinds(found) == [VerdictKind.GROWING]
+
+
+def test_too_few_blocks_are_no_growth() -> None:
+    blocks = [Block(at) for at in (1.0, 6.0, 11.0, 16.0)]
+    found = verdicts(blocks, 20.0, 1.0)
+    assert VerdictKind.GROWING not in kinds(found)
+    last = found[-1]
+    assert last is not None and last.kind is VerdictKind.TOO_EARLY
+    assert last.needs_s is not None and 10 < last.needs_s < 40
+    assert "4 blocks" in last.reason
+
+
+def test_overdue_blocks() -> None:
+    """Three blocks of minutes among thousands of milliseconds."""
+    rng = random.Random(1)
+    busy = [Block(at, at + rng.expovariate(1000)) for at in arrivals(rng, 200, 200.0)]
+    found = verdicts([*busy, *(Block(at) for at in (30.0, 90.0, 150.0))], 200.0, 10.0)
+    last = found[-1]
+    assert last is not None and last.kind is VerdictKind.OVERDUE
+    assert VerdictKind.GROWING not in kinds(found)
+    only_at_first = verdicts([*busy, *(Block(at) for at in (1.0, 2.0, 3.0))], 200.0, 10.0)
+    assert VerdictKind.OVERDUE not in kinds(only_at_first)
+
+
+@pytest.mark.parametrize("make", [fast_leak, buffer_that_grows, leak_after_warming_up])
+def test_leaks_seen_from_totals(make: Make) -> None:
+    last = verdicts(make(random.Random(1)), END_S, 1.0, totals_only=True)[-1]
+    assert last is not None and last.kind is VerdictKind.GROWING
+    assert "totals" in last.reason
+
+
+@pytest.mark.parametrize(
+    "make", [cache_that_fills, sawtooth, connections, churn, start, vector_that_doubles]
+)
+def test_totals_that_do_not_rise_for_long(make: Make) -> None:
+    last = verdicts(make(random.Random(1)), END_S, 1.0, totals_only=True)[-1]
+    assert last is None or last.kind is not VerdictKind.GROWING
+
+
+@pytest.mark.parametrize("make", [fast_leak, start, churn])
+def test_every_verdict_says_why(make: Make) -> None:
+    found: list[Verdict | None] = verdicts(make(random.Random(1)), END_S, 1.0)
+    assert all(one is None or one.reason for one in found)
