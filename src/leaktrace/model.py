@@ -306,6 +306,37 @@ class MemoryGrowth:
     besides_since_attach: int = 0  # not resident: swapped out, or in huge pages of hugetlbfs
     is_all: bool = False  # the growth is all of it: the process was executed under trace
     is_at_exit: bool = False  # of a process that has ended, read before it gave its memory back
+    new_threads: int = 0  # how many more threads it has than at the attach
+    huge_pages: HugePages | None = None  # None: not read
+
+
+@dataclass(frozen=True)
+class HugePages:
+    """What only the page tables of a process say, in bytes (/proc/PID/smaps_rollup)."""
+
+    huge: int  # of the resident memory in transparent huge pages
+    lazily_freed: int  # of the resident memory given back by MADV_FREE, and not yet taken
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How much of the change of resident memory since the attach the tracked memory explains, in
+    bytes: resident_growth = outstanding_held + other_memory + unexplained."""
+
+    resident_growth: int
+    outstanding: int  # as the report has it
+    outstanding_held: int  # what of it takes memory (Report.held_bytes)
+    other_memory: int  # what takes memory in the sections about other memory
+    unexplained: (
+        int  # negative: that much of the tracked memory is not resident, or not in addition
+    )
+    # What of `unexplained` can be free memory that the allocator keeps, at most.
+    allocator_at_most: int
+    since_attach: MemoryKinds  # the change by kind
+    not_resident: int  # change of what is swapped out, or in huge pages of hugetlbfs
+    new_threads: int
+    huge_pages: HugePages | None = None  # now, not since the attach
+    is_all: bool = False  # the process was executed under trace, so that the growth is all it holds
 
 
 @dataclass(frozen=True)
@@ -457,6 +488,7 @@ class Report:
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
     thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
     other_regions: RegionBytes | None = None  # at the sites that are in neither
+    explained: Explained | None = None  # None if the two can't be compared
     ending: Ending | None = None  # of the target, once it has ended
 
     # If several processes are traced. `resident` is None then: what they share would be counted

@@ -249,4 +249,16 @@ class RankingOptions:
     report: ReportOptions = field(default_factory=ReportOptions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MapsOptions:
+    """A run that looks at the mappings of a process (leaktrace maps)."""
+
+    pid: int
+    interval_s: float | None = None  # None: one look
+    count: int | None = None  # None: until interrupted
+    top: int = 5
+    format: str = "text"
+    output: Path | None = None  # None: standard output
+
+
 Options = ProcessOptions | KernelOptions | RankingOptions

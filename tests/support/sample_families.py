@@ -55,6 +55,7 @@ FAMILY = replace(
         replace(LOST_SITE, processes=(ProcessShare(4242, 48, 2), ProcessShare(4243, 48, 1))),
     ),
     resident=None,
+    explained=None,
     losses=NO_LOSSES,
     allocations=None,
     processes=(

@@ -23,6 +23,7 @@ _SECTION = replace(
     number=1,
     growth_bytes=None,
     resident=None,
+    explained=None,
     losses=(),
     allocations=None,
     younger=Total(),

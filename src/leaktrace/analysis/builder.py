@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi.process import ALLOCATION_LOSSES, StackEndCode
-from leaktrace.analysis.resident import Account, judge
+from leaktrace.analysis.resident import Account, explain, judge
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.sites import (
@@ -27,7 +27,10 @@ from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
 from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
 from leaktrace.model import (
+    OTHER_MEMORY,
     Allocation,
+    Backing,
+    Explained,
     Loss,
     Measure,
     MemoryGrowth,
@@ -306,6 +309,7 @@ class ReportBuilder:
         )
         if memory is not None:
             self._remark = self._judge(report, snapshot, memory, of_programs)
+            report = replace(report, explained=self._explain(report, snapshot, memory))
         elif self._remark is not None and not self._remark.kind.is_of_completeness:
             self._remark = None  # at the end, only incompleteness still matters
         if self._remark is not None:
@@ -408,6 +412,31 @@ class ReportBuilder:
             memory.is_at_exit,
         )
 
+    @property
+    def _is_comparable(self) -> bool:
+        """Whether outstanding memory can be compared with resident memory: not if only blocks of
+        some sizes are recorded."""
+        filters = self._options.filters
+        is_by_size = (filters.min_size_bytes, filters.max_size_bytes) != (None, None)
+        return self._measure is not Measure.FAULTS and not is_by_size
+
+    def _explain(
+        self, report: Report, snapshot: Snapshot, memory: MemoryGrowth
+    ) -> Explained | None:
+        if not self._is_comparable:
+            return None
+        others = {
+            backing: _held(combine_counters(one, Sampling()).total(), one)
+            for backing, one in zip(OTHER_MEMORY, snapshot.other_memory, strict=False)
+        }
+        return explain(
+            memory,
+            report.outstanding.bytes,
+            report.held_bytes,
+            sum(others.values()),
+            others.get(Backing.BREAK, 0),
+        )
+
     def _judge(
         self,
         report: Report,
@@ -418,9 +447,8 @@ class ReportBuilder:
         """A remark if resident and outstanding memory differ much. None if only blocks of some
         sizes are recorded, because the two can't be compared then. If the user has chosen what to
         hook, only memory from elsewhere is worth a remark."""
-        filters, objects = self._options.filters, self._objects
-        is_by_size = (filters.min_size_bytes, filters.max_size_bytes) != (None, None)
-        if self._measure is Measure.FAULTS or is_by_size:
+        objects = self._objects
+        if not self._is_comparable:
             return None
         sites = self.sampling.scale_sites(snapshot.sites)
         # Resident memory contains the other memory, too.
@@ -448,6 +476,12 @@ class ReportBuilder:
         return replace(
             remark, hint="leave out -O and --symbols-prefix to hook more; --faults needs no symbols"
         )
+
+
+def _held(total: Total, snapshot: Snapshot) -> int:
+    """What takes memory: of regions, what is in memory or not known."""
+    regions = snapshot.regions.total()
+    return total.bytes if regions is None else total.bytes - regions.reserved + regions.held
 
 
 def _all_memory(outstanding: Total, snapshot: Snapshot) -> Total:

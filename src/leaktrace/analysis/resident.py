@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from leaktrace.model import MemoryGrowth, MemoryKinds, Remark, RemarkKind, Total
+from leaktrace.model import Explained, MemoryGrowth, MemoryKinds, Remark, RemarkKind, Total
 from leaktrace.units import size
 
 # Less than this is noise: stacks, buffers of the C library, an allocator's first pages.
@@ -59,6 +59,40 @@ def judge(
     if _is_much_more(held, grown.total + max(memory.besides_since_attach, 0)):
         return _less_is_resident(memory, account)
     return None
+
+
+def explain(
+    memory: MemoryGrowth,
+    outstanding_bytes: int,
+    held_bytes: int,
+    other_bytes: int,
+    break_bytes: int,
+) -> Explained:
+    """What the tracked memory explains of the change of resident memory. `held_bytes`: what of the
+    outstanding bytes takes memory; `other_bytes`: the same of other sections; `break_bytes`: the
+    part of those that is private (the program break).
+
+    Only anonymous memory can be kept by an allocator, and blocks are taken as resident. So the part
+    that the allocator keeps is at most the anonymous memory beyond the tracked one. (Mapped files
+    among the tracked memory are no anonymous memory: with them it can be more, but never more than
+    what is unexplained.)
+    """
+    grew = memory.since_attach
+    unexplained = grew.total - held_bytes - other_bytes
+    beyond = grew.anonymous - held_bytes - break_bytes
+    return Explained(
+        resident_growth=grew.total,
+        outstanding=outstanding_bytes,
+        outstanding_held=held_bytes,
+        other_memory=other_bytes,
+        unexplained=unexplained,
+        allocator_at_most=max(min(beyond, unexplained), 0),
+        since_attach=grew,
+        not_resident=memory.besides_since_attach,
+        new_threads=memory.new_threads,
+        huge_pages=memory.huge_pages,
+        is_all=memory.is_all,
+    )
 
 
 def _gained(change: MemoryKinds) -> MemoryKinds:

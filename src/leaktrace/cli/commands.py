@@ -81,4 +81,7 @@ class _Commands(Mapping[str, click.Command]):
 
 COMMANDS = _Commands(
     doctor=_Entry("leaktrace.cli.doctor", "Show what this machine offers for tracing."),
+    maps=_Entry(
+        "leaktrace.cli.maps", "Show what a process holds by kind of memory, and its growth."
+    ),
 )

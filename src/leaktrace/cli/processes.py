@@ -124,15 +124,18 @@ def processes_of(asked: dict[str, Any]) -> tuple[int, ...]:
     return different
 
 
-def refuse_tasks_as_interval(pid: int, interval: Seconds, count: int | None) -> None:
-    """--task takes one process: raise UsageError if the words after it are others of its program,
+def refuse_tasks_as_interval(
+    pid: int, interval: Seconds, count: int | None, option: str = "--task"
+) -> None:
+    """`option` takes one process: raise UsageError if the words after it are others of its program,
     as $(pidof worker) gives them."""
     other = int(interval)
     if interval.is_plain and _is_twin(other, pid):
         both = count is not None and count != other and _is_twin(count, pid)
         if other > _USUAL_INTERVAL_S or both:
             raise UsageError(
-                f"{other} is a process of the same program as {pid}, and --task takes one process",
+                f"{other} is a process of the same program as {pid}, and {option} takes one "
+                "process",
                 f"start one leaktrace for each; for an interval of {other} s, write {other}.0",
             )
     note_process_as_interval(pid, interval)

@@ -47,6 +47,7 @@ Examples:
   leaktrace -p 4242 -f json     one JSON object per line, for programs
   leaktrace --all-processes     which process of this machine grows
   leaktrace --kernel            what the kernel itself allocates and keeps
+  leaktrace maps -p 4242        what it holds, by kind of memory
   leaktrace doctor              what this machine offers, and what is missing
 
 \b

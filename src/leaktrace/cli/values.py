@@ -206,6 +206,7 @@ class Interval(PositiveNumber):
             return f"did you mean leaktrace {meant[0]}?"
         asked = context.params if context is not None else {}
         if asked.get("pid"):
-            return "leaktrace -p PID [INTERVAL] [COUNT]"
+            path = "leaktrace" if context is None else context.command_path
+            return f"{path} -p PID [INTERVAL] [COUNT]"
         to_start = f"to start a command: leaktrace -- {word}"
         return to_start if "/" in word else f"to trace a process: leaktrace -p PID; {to_start}"

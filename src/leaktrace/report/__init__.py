@@ -7,6 +7,8 @@ from typing import TextIO
 
 from leaktrace.errors import UsageError
 from leaktrace.report.json_lines import JsonReporter
+from leaktrace.report.maps_json import MapsJson
+from leaktrace.report.maps_text import MapsText
 from leaktrace.report.memleak import MemleakReporter
 from leaktrace.report.output import Output, open_output
 from leaktrace.report.ranking_json import RankingJson
@@ -16,9 +18,11 @@ from leaktrace.report.text import TextReporter
 
 __all__ = [
     "FORMATS",
+    "MAPS_FORMATS",
     "RANKING_FORMATS",
     "Output",
     "Reporter",
+    "create_maps_reporter",
     "create_ranking_reporter",
     "create_reporter",
     "open_output",
@@ -34,6 +38,12 @@ FORMATS: Mapping[str, type[Reporter]] = {
 RANKING_FORMATS: Mapping[str, type[RankingText | RankingJson]] = {
     "text": RankingText,
     "json": RankingJson,
+}
+
+# leaktrace maps
+MAPS_FORMATS: Mapping[str, type[MapsText | MapsJson]] = {
+    "text": MapsText,
+    "json": MapsJson,
 }
 
 
@@ -56,3 +66,8 @@ def create_ranking_reporter(
 ) -> RankingText | RankingJson:
     """The reporter of a format in `RANKING_FORMATS`."""
     return RANKING_FORMATS[format_name](output, notices)
+
+
+def create_maps_reporter(format_name: str, output: TextIO, notices: TextIO) -> MapsText | MapsJson:
+    """The reporter of a format in `MAPS_FORMATS`."""
+    return MAPS_FORMATS[format_name](output, notices)

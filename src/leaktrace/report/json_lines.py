@@ -33,6 +33,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.printable import printable
+from leaktrace.report.explained import explained_object
 from leaktrace.report.regions_json import in_memory_object, regions_apart
 from leaktrace.report.reporter import Reporter
 from leaktrace.verdict import Verdict
@@ -84,6 +85,7 @@ def report_object(report: Report) -> Object:
         "younger": _total(report.younger),
         "resident": None if report.resident is None else _resident(report.resident),
         "verdict": _verdict(report.verdict),
+        "explained": None if report.explained is None else explained_object(report.explained),
         "cost": None if report.cost is None else cost_object(report.cost),
         "losses": _losses(report.losses),
         "remarks": [_remark(remark) for remark in report.remarks],

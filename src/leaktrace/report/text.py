@@ -42,6 +42,7 @@ from leaktrace.printable import printable
 from leaktrace.report.descriptors import descriptor_lines
 from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
+from leaktrace.report.explained import explained_lines
 from leaktrace.report.figures import about, total_in_words
 from leaktrace.report.in_words import cost_in_words, slab_growth_in_words, untraced_in_words
 from leaktrace.report.layout import advised as _advised
@@ -174,6 +175,8 @@ def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[
     mapped = regions_in_words(report)
     if mapped:
         yield from _wrapped("  ", mapped, width)
+    for line in explained_lines(report, width - 2):
+        yield Text("  ").append_text(line)
     beside = [
         f"{section_name(one)} {total_in_words(one, one.outstanding)}"
         for one in other_memory(report)

@@ -1,8 +1,9 @@
 """How much memory of each kind a process holds, and how that has changed since the attach.
 
 Source: /proc/PID/status (proc_pid_status(5)): RssAnon, RssFile and RssShmem, whose sum is VmRSS;
-VmSwap and HugetlbPages. Reading it costs the process nothing. /proc/PID/smaps has more details, but
-walks the page tables of the process and holds its locks meanwhile.
+VmSwap, HugetlbPages and Threads. Reading it costs the process nothing. /proc/PID/smaps_rollup has
+more, but for it the kernel walks the page tables of the process and holds mmap_lock meanwhile
+(targets/rollup.py).
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from pathlib import Path
 from leaktrace.errors import TargetError
 from leaktrace.model import MemoryGrowth, MemoryKinds
 from leaktrace.targets.mappings import Mapping, read_mappings
+from leaktrace.targets.rollup import Rollups
 
-_FIELD = re.compile(r"^(RssAnon|RssFile|RssShmem|VmSwap|HugetlbPages):\s*(\d+) kB$", re.M)
+_FIELD = re.compile(
+    r"^(RssAnon|RssFile|RssShmem|VmSwap|HugetlbPages|Threads):\s*(\d+)(?: kB)?$", re.M
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Memory:
 
     resident: MemoryKinds
     not_resident: int = 0  # swapped out, or in huge pages of hugetlbfs, which VmRSS leaves out
+    threads: int = 1
 
 
 _NOTHING = Memory(MemoryKinds())
@@ -41,12 +46,15 @@ def read_memory(pid: int) -> Memory | None:
 
 def parse_memory(status: str) -> Memory | None:
     """The memory in the text of /proc/PID/status; None for a zombie, which has none."""
-    found = {name: int(kib) * 1024 for name, kib in _FIELD.findall(status)}
+    numbers = {name: int(number) for name, number in _FIELD.findall(status)}
+    threads = numbers.pop("Threads", 1)
+    found = {name: kib * 1024 for name, kib in numbers.items()}
     if "RssAnon" not in found:
         return None
     return Memory(
         MemoryKinds(found["RssAnon"], found.get("RssFile", 0), found.get("RssShmem", 0)),
         found.get("VmSwap", 0) + found.get("HugetlbPages", 0),
+        threads,
     )
 
 
@@ -59,6 +67,7 @@ class MemoryWatch:
         self._is_all = True
         self._at_exit: MemoryGrowth | None = None
         self._programs_at_exit = MemoryKinds()
+        self._rollups = Rollups(pid)
 
     def begin(self) -> None:
         """Tracing begins in a running process."""
@@ -81,11 +90,14 @@ class MemoryWatch:
         now = read_memory(self._pid)
         if now is None:
             return self._at_exit
+        growth = now.resident.since(self._first.resident)
         return MemoryGrowth(
             now.resident,
-            now.resident.since(self._first.resident),
+            growth,
             now.not_resident - self._first.not_resident,
             self._is_all,
+            new_threads=now.threads - self._first.threads,
+            huge_pages=self._rollups.look(now.resident.total, growth.anonymous),
         )
 
     def of_programs(self) -> MemoryKinds:

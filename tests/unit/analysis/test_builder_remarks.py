@@ -101,3 +101,17 @@ def test_at_the_end_only_incompleteness_is_still_remarked() -> None:
     ]
     last = build(reports, snapshot([Held(1, 1000)]), None, target_ended=True, final_reason="ended")
     assert kinds_of(last) == []
+
+
+def test_what_is_explained_of_the_growth() -> None:
+    report = build(builder(), snapshot([Held(1, 60 * MIB)]), memory(64))
+    assert report.explained is not None
+    assert report.explained.outstanding == report.outstanding.bytes == 60 * MIB
+    assert report.explained.unexplained == 4 * MIB
+    assert report.explained.allocator_at_most == 4 * MIB
+
+
+def test_nothing_is_explained_where_not_all_sizes_are_recorded() -> None:
+    shot = snapshot([Held(1, 60 * MIB)])
+    assert build(builder(filters=Filters(min_size_bytes=100)), shot, memory(64)).explained is None
+    assert build(builder(), shot, None).explained is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from leaktrace.analysis.resident import Account, judge
+from leaktrace.analysis.resident import Account, explain, judge
 from leaktrace.model import MemoryGrowth, MemoryKinds, RemarkKind, Total
 from leaktrace.targets.mappings import parse_mappings
 from leaktrace.targets.memory_use import _of_programs, parse_memory
@@ -99,6 +99,31 @@ def test_sentences_have_the_figures() -> None:
     assert "resident before" not in said(grown(1, is_all=True), account(64, 64))
 
 
+@pytest.mark.parametrize(
+    ("memory", "tracked", "unexplained", "kept"),
+    [
+        # Tracked: outstanding, what of it takes memory, other memory, the program break. In MiB.
+        (grown(18), (17, 17, 0, 0), 1, 1),
+        (grown(64), (4, 4, 0, 0), 60, 60),
+        (grown(50, 12, 2), (4, 4, 0, 0), 60, 46),  # files and shared memory are not the allocator's
+        (grown(10, 0, 8), (2, 2, 8, 0), 8, 8),
+        (grown(10), (2, 2, 8, 8), 0, 0),
+        (grown(1), (64, 64, 0, 0), -63, 0),
+        (grown(12), (64, 2, 0, 0), 10, 10),  # a region that is mostly not touched
+        (grown(20, -15), (0, 0, 0, 0), 5, 5),  # never more than what is unexplained
+        (grown(-40), (0, 0, 0, 0), -40, 0),
+    ],
+)
+def test_what_is_explained(
+    memory: MemoryGrowth, tracked: tuple[int, ...], unexplained: int, kept: int
+) -> None:
+    found = explain(memory, *(size * MIB for size in tracked))
+    assert (found.unexplained, found.allocator_at_most) == (unexplained * MIB, kept * MIB)
+    assert (found.outstanding, found.outstanding_held) == (tracked[0] * MIB, tracked[1] * MIB)
+    sum_bytes = found.outstanding_held + found.other_memory + found.unexplained
+    assert found.resident_growth == memory.since_attach.total == sum_bytes
+
+
 STATUS = """Name:\tcat
 VmHWM:\t    1792 kB
 VmRSS:\t    1793 kB
@@ -107,6 +132,7 @@ RssFile:\t    1536 kB
 RssShmem:\t       1 kB
 VmSwap:\t       8 kB
 HugetlbPages:\t    2048 kB
+Threads:\t5
 CoreDumping:\t0
 """
 
@@ -117,6 +143,7 @@ def test_memory_of_a_process() -> None:
     assert memory.resident == MemoryKinds(256 << 10, 1536 << 10, 1 << 10)
     assert memory.resident.total == 1793 << 10
     assert memory.not_resident == 2056 << 10
+    assert memory.threads == 5
     assert parse_memory("Name:\tzombie\nState:\tZ (zombie)\n") is None
 
 
