@@ -26,6 +26,7 @@ from leaktrace.model import (
     Total,
     UntracedGrowth,
 )
+from leaktrace.verdict import Lifetimes
 
 MS = 1_000_000
 
@@ -118,6 +119,7 @@ PARSE_SITE = Site(
     allocated_count=24_576,
     freed_bytes=12_582_912,
     freed_count=12_288,
+    lifetimes=Lifetimes(tuple({20: 12_100, 24: 180, 32: 8}.get(power, 0) for power in range(33))),
 )
 
 
@@ -223,7 +225,7 @@ COMBINED = replace(
     combined=True,
     number=1,
     sites=(
-        replace(PARSE_SITE, oldest_ns=None, newest_ns=None, growth_bytes=None),
+        replace(PARSE_SITE, oldest_ns=None, newest_ns=None, growth_bytes=None, lifetimes=None),
         replace(LOST_SITE, oldest_ns=None, newest_ns=None, growth_bytes=None),
     ),
     outstanding=Total(12_583_008, 12_291),

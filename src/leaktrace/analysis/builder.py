@@ -197,6 +197,7 @@ class ReportBuilder:
         table, outstanding, order = chosen.table, chosen.outstanding, chosen.order
         passed = table.total()
         counters = self._counters(snapshot, table.stack_ids)
+        lifetimes = snapshot.lifetimes_of(table.stack_ids[order].tolist())
         if not snapshot.freed_is_counted:
             _fill_in_freed(counters, snapshot, table.stack_ids[order])
         report = Report(
@@ -211,7 +212,11 @@ class ReportBuilder:
             older_ms=chosen.older_ms,
             site_count=len(table),
             sites=tuple(
-                self.site(table, int(row), int(chosen.growth[row]), counters) for row in order
+                replace(
+                    self.site(table, int(row), int(chosen.growth[row]), counters),
+                    lifetimes=lifetimes.get(int(table.stack_ids[row])),
+                )
+                for row in order
             ),
             top=asked.top,
             combined=self._is_combined,

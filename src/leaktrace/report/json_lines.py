@@ -33,6 +33,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.printable import printable
+from leaktrace.report.lifetimes import lifetimes_as_json
 from leaktrace.report.reporter import Reporter
 
 REPORT_SCHEMA = "leaktrace/report/1"
@@ -345,6 +346,7 @@ def _site(site: Site) -> Object:
         "freed_bytes": site.freed_bytes,
         "freed_count": site.freed_count,
         "error": None if site.error is None else _total(site.error),
+        "lifetimes": lifetimes_as_json(site.lifetimes),
         "stack_end": site.stack.end.value,
         "frames": [_frame(frame) for frame in site.stack.frames],
     }

@@ -51,6 +51,7 @@ from leaktrace.report.layout import advised as _advised
 from leaktrace.report.layout import flowed as _flowed
 from leaktrace.report.layout import painted
 from leaktrace.report.layout import wrapped as _wrapped
+from leaktrace.report.lifetimes import lifetimes_in_words
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.pairs import unexplained_calls
 from leaktrace.report.processes import (
@@ -238,6 +239,8 @@ def _sites(report: Report, width: int) -> Iterator[Text]:
             yield from _wrapped("    ", kinds_in_words(site), width)
         if site.processes:
             yield from _wrapped("    ", shares_in_words(site, report), width)
+        if site.lifetimes is not None:
+            yield from _wrapped("    ", lifetimes_in_words(site), width)
         for line in frame_lines(site.stack.frames, width - 4):
             yield Text("    ").append_text(line)
         if site.stack.end in _STACK_ENDS:
