@@ -367,6 +367,7 @@ static __always_inline void open_call(struct thread *thread, u16 function, u64 s
     call->address = 0;
     call->outcome = OUTCOME_BLOCK;
     call->has_old = 0;
+    call->unseen_old = 0;
     call->by_point = 0;
     call->entry_point = 0;
     call->outer = 0;

@@ -24,6 +24,14 @@
 #define COUNT_FREED 1
 #endif
 
+/* 1: count how long blocks live, by site. */
+#ifndef LIFETIMES
+#define LIFETIMES 1
+#endif
+
+/* 1: each release of a block without a record is one of a block whose allocation was not seen. */
+#define RECORDS_ALL (SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED)
+
 /* 1: user space may switch sampling on while tracing (struct throttle). */
 #ifndef THROTTLE
 #define THROTTLE 0

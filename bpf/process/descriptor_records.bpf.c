@@ -43,9 +43,12 @@ static __always_inline int put_descriptor(struct session *now, u32 descriptor,
 
     if (error == -EEXIST) {
         struct allocation old = {};
-        if (take_descriptor(now, descriptor, &old) && !has_closed &&
-            !is_in_closed_range(now, descriptor, old.time_ns))
-            note_forgotten(FD_SPACE);
+        if (take_descriptor(now, descriptor, &old)) {
+            if (has_closed)
+                count_lifetime(&old);
+            else if (!is_in_closed_range(now, descriptor, old.time_ns))
+                note_forgotten(FD_SPACE);
+        }
         error = allocations.update(&key, allocation);
     }
     if (error) {

@@ -56,9 +56,11 @@ static __always_inline int read_registers(struct pt_regs *registers, void *saved
 static __always_inline void close_one(void *ctx, struct session *now, u32 descriptor) {
     struct allocation old = {};
 
-    if (take_descriptor(now, descriptor, &old))
+    if (take_descriptor(now, descriptor, &old)) {
+        count_lifetime(&old);
         trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_PAIR_RELEASE + FD_SPACE, descriptor, 1,
               old.stack_id);
+    }
 }
 
 #define CLOSE_RANGE_UNSHARE 2 /* include/uapi/linux/close_range.h */

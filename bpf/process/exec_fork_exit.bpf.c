@@ -33,6 +33,7 @@ int at_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     now->generation++;
     now->exec_time_ns = bpf_ktime_get_ns();
     now->raised_to = 0;
+    now->unseen = 0;
     see_break(now);
     forget_thread(key);
     /* If another thread than the first called exec, it has a new id now. */

@@ -7,6 +7,12 @@ typedef struct allocation record_type;
 /* stack id -> counters. Full: the allocation is still recorded, its site has no totals. */
 BPF_F_TABLE("hash", u64, struct site, sites, CAPACITY_LATER, HASH_FLAGS);
 
+#if LIFETIMES
+/* Found by the stack id of a site (flag 1024 is BPF_F_MMAPABLE). Full: the site has no lifetimes:
+ * they are shown as unknown. */
+BPF_F_TABLE("array", u32, struct lifetimes, lifetimes, LIFETIME_SITES, 1024);
+#endif
+
 /* stack id -> frames, written once. Full: the site is reported without its stack. */
 BPF_F_TABLE("hash", u64, struct stack, stacks, CAPACITY_LATER, HASH_FLAGS);
 typedef struct stack stack_type;
@@ -98,6 +104,11 @@ BPF_ARRAY(opened, struct opened, OPENED_CALLS);
 /* Releases without a record, by their key. A new one replaces an older one with the same
  * index. */
 BPF_ARRAY(unseen_releases, struct unseen_release, UNSEEN_RELEASES);
+
+#if RECORDS_ALL
+/* The key of the block that was released last on this CPU. */
+BPF_PERCPU_ARRAY(last_release, u64, 1);
+#endif
 
 #if HAS_SPACES
 /* By space. */

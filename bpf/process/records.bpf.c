@@ -70,8 +70,11 @@ static __always_inline int count_allocated(struct thread *thread, u64 stack_id, 
                              .end = stack_id ? thread->stack.end : END_UNKNOWN,
                              .is_region = !!is_region,
                              .owner = space | thread->walk.slot << (SLOT_SHIFT - SPACE_SHIFT)};
-        if (!sites.insert(&stack_id, &first))
+        if (!sites.insert(&stack_id, &first)) {
+            if (!is_region)
+                begin_lifetimes(stack_id);
             return 1;
+        }
         site = sites.lookup(&stack_id); /* another thread was first, or the map is full */
         if (!site) {
             lose(LOSS_SITES, 1);

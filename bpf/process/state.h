@@ -74,7 +74,7 @@ struct call {
     u8 tail_call_returned; /* one of them has fired */
     u8 outcome;            /* enum outcome */
     u32 entry_point;       /* the point at the function's entry that opened it, from 1; else 0 */
-    u32 unused_too;
+    u32 unseen_old;        /* there is an old block, which has no record */
 };
 
 #define OPENED_CALLS 1024 /* a power of two */

@@ -241,9 +241,12 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
             struct allocation old = call->old;
             call->has_old = 0;
             count_freed(HEAP_SPACE, &old);
+            count_lifetime(&old);
             trace(ctx, origin_of(now), EVENT_RELEASE, function, call->address, old.size,
                   old.stack_id);
         }
+    } else if (call->unseen_old && !(failed && keeps_old(call, result))) {
+        count_unseen(now);
     }
     if (failed) {
         trace(ctx, origin_of(now), EVENT_FAIL, function_in(space_of(&thread->walk), function), 0,
@@ -298,11 +301,13 @@ static __always_inline void release(struct pt_regs *ctx, struct session *now, u6
         return;
     if (take(now, HEAP_SPACE, address, &allocation)) {
         count_freed(HEAP_SPACE, &allocation);
+        count_lifetime(&allocation);
+        note_release(now, address);
         trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
               allocation.stack_id);
         return;
     }
-#if SAMPLE_RATE <= 1 && !SAMPLE_BYTES && !THROTTLE && !SIZES_FILTERED
+#if RECORDS_ALL
     note_unseen_release(ctx, now, address);
     trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_FREE, address, UNKNOWN_SIZE, 0);
 #endif
@@ -318,6 +323,7 @@ static __always_inline void release_object(struct pt_regs *ctx, struct session *
         return;
     if (take(now, space, object, &allocation)) {
         count_freed(space, &allocation);
+        count_lifetime(&allocation);
         trace(ctx, origin_of(now), EVENT_RELEASE, function_in(space, FUNCTION_FREE), object,
               allocation.size, allocation.stack_id);
         return;
@@ -339,5 +345,7 @@ static __always_inline void hold_old_record(struct session *now, struct call *ca
     if (address && take(now, HEAP_SPACE, address, &old)) {
         call->old = old;
         call->has_old = 1;
+    } else {
+        call->unseen_old = !!address;
     }
 }

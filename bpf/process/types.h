@@ -45,6 +45,20 @@ struct site {
     u16 owner;    /* the upper 16 bits of its records' keys: space | slot << 4 */
 };
 
+/* How long the blocks of one site lived that were released. counts[0]: less than
+ * 2**FIRST_LIFETIME_POWER ns; counts[i]: from half of 2**(FIRST_LIFETIME_POWER + i) ns up to that;
+ * the last one: all that lived longer. A block is counted once, modulo 2**32. */
+#define LIFETIME_SITES 32768 /* sites with such counts; a power of two */
+#define LIFETIME_WAYS 8      /* entries in which a site may be */
+#define FIRST_LIFETIME_POWER 8
+#define LIFETIME_POWERS 46 /* the last one is 104 days */
+struct lifetimes {
+    u64 stack_id; /* of the site; 0: none */
+    u32 counts[LIFETIME_POWERS];
+    u32 unused;
+    u32 claims; /* how many sites have tried to take the entry: only the first one has it */
+};
+
 /* A block that was released and has no record. */
 #define UNSEEN_RELEASES 4096 /* a power of two */
 struct unseen_release {
@@ -393,6 +407,7 @@ struct session {
     u64 program_break;  /* where it was last; 0: not known */
     u64 break_seen; /* whether the kernel side has seen it; until then it is user space's guess */
     u64 raised_to;  /* where the program has raised it, other than its allocator */
+    u64 unseen;     /* blocks released that have no record; not counted with sampling or filters */
 };
 
 /* What is sent when an object is loaded. An object that was sent before: the event alone. */

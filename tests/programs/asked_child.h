@@ -30,7 +30,7 @@ static void fork_child(void) {
 
 /* Pass a line on, and the answer back. */
 static void ask_child(const char *line) {
-    char answer[80];
+    char answer[1024];
     size_t length = 0;
     if (write(to_child, line, strlen(line)) < 0 || write(to_child, "\n", 1) < 0)
         _exit(77);

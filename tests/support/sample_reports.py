@@ -28,7 +28,7 @@ from leaktrace.model import (
     Total,
     UntracedGrowth,
 )
-from leaktrace.verdict import Verdict, VerdictKind
+from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
 MS = 1_000_000
 
@@ -128,6 +128,7 @@ PARSE_SITE = Site(
         error_bytes_per_s=950.5,
         since_s=12.0,
     ),
+    lifetimes=Lifetimes(tuple({20: 12_100, 24: 180, 32: 8}.get(power, 0) for power in range(33))),
 )
 
 
@@ -254,7 +255,7 @@ COMBINED = replace(
     combined=True,
     number=1,
     sites=(
-        replace(PARSE_SITE, oldest_ns=None, newest_ns=None, growth_bytes=None),
+        replace(PARSE_SITE, oldest_ns=None, newest_ns=None, growth_bytes=None, lifetimes=None),
         replace(LOST_SITE, oldest_ns=None, newest_ns=None, growth_bytes=None),
     ),
     outstanding=Total(12_583_008, 12_291),

@@ -49,6 +49,19 @@ SITE = np.dtype(
     ]
 )
 
+LIFETIME_SITES = 32_768
+LIFETIME_WAYS = 8
+FIRST_LIFETIME_POWER = 8
+LIFETIME_POWERS = 46
+LIFETIMES = np.dtype(
+    [
+        ("stack_id", "<u8"),
+        ("counts", "<u4", (LIFETIME_POWERS,)),
+        ("unused", "<u4"),
+        ("claims", "<u4"),
+    ]
+)
+
 UNSEEN_RELEASES = 4096
 UNSEEN_RELEASE = np.dtype(
     [
@@ -379,6 +392,7 @@ SESSION = np.dtype(
         ("program_break", "<u8"),
         ("break_seen", "<u8"),
         ("raised_to", "<u8"),
+        ("unseen", "<u8"),
     ]
 )
 

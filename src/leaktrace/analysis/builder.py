@@ -244,7 +244,9 @@ class ReportBuilder:
         key = self._options.report.sort
         first = SortKey.SIZE if key is SortKey.GROWTH else key
         rows = table.order(first, growth)[: min(self._options.report.top, _MOST_JUDGED)]
-        verdicts = self.confirmed(watch.judge_all(table.stack_ids[rows].tolist()), snapshot)
+        verdicts = self.confirmed(
+            watch.judge_all(table.stack_ids[rows].tolist(), snapshot), snapshot
+        )
         for stack_id in table.stack_ids[table.is_thread_stack].tolist():
             verdicts.pop(stack_id, None)
         return verdicts
@@ -264,6 +266,7 @@ class ReportBuilder:
         table, outstanding, order = chosen.table, chosen.outstanding, chosen.order
         passed = table.total()
         counters = self._counters(snapshot, table.stack_ids)
+        lifetimes = snapshot.lifetimes_of(table.stack_ids[order].tolist())
         if not snapshot.freed_is_counted:
             _fill_in_freed(counters, snapshot, table.stack_ids[order])
 
@@ -282,7 +285,11 @@ class ReportBuilder:
             older_ms=chosen.older_ms,
             site_count=len(table),
             sites=tuple(
-                replace(site_of(int(row)), verdict=chosen.verdicts.get(int(table.stack_ids[row])))
+                replace(
+                    site_of(int(row)),
+                    verdict=chosen.verdicts.get(int(table.stack_ids[row])),
+                    lifetimes=lifetimes.get(int(table.stack_ids[row])),
+                )
                 for row in order
             ),
             verdict=chosen.verdict,

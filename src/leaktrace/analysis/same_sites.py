@@ -109,6 +109,11 @@ def add_up_sites(snapshot: Snapshot, owners: NDArray[np.uint64]) -> Snapshot:
         site_ids=site_ids,
         sites=sites,
         site_slots=None if slots is None else slots[by_owner][chosen],
+        lifetimes=(
+            None
+            if snapshot.lifetimes is None
+            else snapshot.lifetimes.chosen(by_owner).added_up(rows, len(sites))
+        ),
     )
 
 

@@ -3,12 +3,15 @@ analysis and reports work on any `Snapshot`, wherever it comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.lifetimes import LifetimeCounts
 from leaktrace.analysis.regions import Regions
+from leaktrace.verdict import Lifetimes
 
 _FEW_SITES = 64
 
@@ -19,7 +22,8 @@ class Snapshot:
 
     `addresses` (u64) and `records` (abi.ALLOCATION) are parallel and unordered; they are empty if
     only combined statistics were requested. `site_ids` (u64, 0: stack unknown) and `sites`
-    (abi.SITE) are parallel, too. `losses` is indexed by abi.LossKind.
+    (abi.SITE) are parallel, too, and so are the rows of `lifetimes`. `losses` is indexed by
+    abi.LossKind.
 
     If several processes are traced, `record_slots` and `site_slots` are parallel to records and
     sites: a slot is the number of a traced process. Stack ids are then unique across processes,
@@ -37,14 +41,33 @@ class Snapshot:
     freed_is_counted: bool = True  # in `sites`; False: for regions only
     record_slots: NDArray[np.uint16] | None = None  # None: of one process
     site_slots: NDArray[np.uint16] | None = None
+    lifetimes: LifetimeCounts | None = None  # of what was released; None: not measured
+    # Blocks that were released and have no record, since tracing began, by the program that runs
+    # now: most of them were allocated before. None: not known.
+    unseen_releases: int | None = None
     sections: tuple[Snapshot, ...] = ()  # of the functions that the user named, in their order
     other_memory: tuple[Snapshot, ...] = ()  # in the order of model.OTHER_MEMORY
-    # How many blocks that were allocated before the trace were released since; None: not known.
-    unseen_releases: int | None = None
-    # By site, how many of its blocks that were freed lived how long (verdict.Lifetimes); None: not
-    # measured.
-    lifetimes: NDArray[np.uint32] | None = None
     regions: Regions = field(default_factory=Regions)  # also with combined statistics
+
+    def with_sites(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Snapshot:
+        """The snapshot with some of the sites; its records stay."""
+        return replace(
+            self,
+            site_ids=self.site_ids[rows],
+            sites=self.sites[rows],
+            site_slots=None if self.site_slots is None else self.site_slots[rows],
+            lifetimes=None if self.lifetimes is None else self.lifetimes.chosen(rows),
+        )
+
+    def lifetimes_of(self, stack_ids: Iterable[int]) -> dict[int, Lifetimes]:
+        """How long blocks of these sites lived, without those of which it isn't known."""
+        if self.lifetimes is None:
+            return {}
+        wanted = np.isin(self.site_ids, np.array(list(stack_ids), dtype=np.uint64))
+        found = {
+            int(self.site_ids[row]): self.lifetimes.of(int(row)) for row in np.nonzero(wanted)[0]
+        }
+        return {stack_id: one for stack_id, one in found.items() if one is not None}
 
     def held_by(self, stack_ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes and number of the allocations of some sites, without regions."""

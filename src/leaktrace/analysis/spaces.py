@@ -27,15 +27,13 @@ def divide(
         records, sites = record_spaces == space, site_spaces == space
         parts.append(
             replace(
-                snapshot,
+                snapshot.with_sites(sites),
                 addresses=snapshot.addresses[records],
                 records=snapshot.records[records],
                 record_slots=_chosen(snapshot.record_slots, records),
-                site_ids=snapshot.site_ids[sites],
-                sites=snapshot.sites[sites],
-                site_slots=_chosen(snapshot.site_slots, sites),
                 region_count=snapshot.region_count if space == 0 else 0,
                 regions=snapshot.regions if space == 0 else Regions(),
+                unseen_releases=snapshot.unseen_releases if space == 0 else None,
             )
         )
     return replace(parts[0], sections=tuple(parts[1:]))

@@ -40,15 +40,14 @@ def split(
             # Lost stacks have the same id in all processes, so these counters aren't its own.
             sites = sites[snapshot.site_ids[sites] != 0]
         own = replace(
-            merged,
+            snapshot.with_sites(sites),
             addresses=merged.addresses[records],
             records=merged.records[records],
-            site_ids=snapshot.site_ids[sites],
-            sites=snapshot.sites[sites],
             region_count=int(np.count_nonzero(records >= first_region)),
             record_slots=None,
             site_slots=None,
             regions=merged.regions.of_slot(slot),
+            unseen_releases=None,  # only known of all processes together
             other_memory=tuple(_of_process(one, slot) for one in snapshot.other_memory),
         )
         yield Part(add_up_sites(own, owners[sites]), own.site_ids, owners[sites])
@@ -57,13 +56,7 @@ def split(
 def _of_process(snapshot: Snapshot, slot: int) -> Snapshot:
     """The sites of one process, which are all that is needed of its other memory."""
     assert snapshot.site_slots is not None  # it is of several processes
-    own = snapshot.site_slots == slot
-    return replace(
-        snapshot,
-        site_ids=snapshot.site_ids[own],
-        sites=snapshot.sites[own],
-        site_slots=snapshot.site_slots[own],
-    )
+    return snapshot.with_sites(snapshot.site_slots == slot)
 
 
 class _Rows:

@@ -57,10 +57,7 @@ def with_other_memory(
     losses[abi.LossKind.SEGMENTS] += np.uint64(sum(one.regions.unsized for one in traced))
     own = snapshot.sites["allocated_count"] != 0
     return replace(
-        snapshot,
-        site_ids=snapshot.site_ids[own],
-        sites=snapshot.sites[own],
-        site_slots=None if snapshot.site_slots is None else snapshot.site_slots[own],
+        snapshot.with_sites(own),
         losses=losses,
         other_memory=tuple(parts),
     )
@@ -119,6 +116,8 @@ def _part(
         sites=rows,
         site_slots=np.array([site.slot for site in sites.values()], dtype=np.uint16),
         freed_is_counted=True,
+        lifetimes=None,
+        unseen_releases=None,
         sections=(),
         regions=regions_in_memory(traced, mapped, backing, snapshot.time_ns),
     )

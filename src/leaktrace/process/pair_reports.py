@@ -21,10 +21,6 @@ class PairReports(SectionReports):
         self._pair = pair
         self._space = space
 
-    def older_releases(self) -> int | None:
-        """Releases of objects that were not seen allocated."""
-        return int(self._tracer.pair_calls(self._space)["other_releases"])
-
     def completed(self, report: Report) -> Report:
         """The section with what it is about."""
         return replace(report, section=self._pair.name, pair=self._info())

@@ -21,6 +21,7 @@ from leaktrace.bpf.maps import Map
 from leaktrace.options import ProcessOptions
 from leaktrace.own.privileges import may_signal_all
 from leaktrace.process.kernel_tables import LATE_OBJECTS, KernelTables
+from leaktrace.process.lifetimes import SiteLifetimes
 from leaktrace.process.probes.allocators import (
     ANY_ENTRY_PROGRAM,
     ENTRY_PROGRAMS,
@@ -56,6 +57,7 @@ _COMMON = (
     "process/step.bpf.c",
     "process/walk.bpf.c",
     "process/frame_pointers.bpf.c",
+    "process/lifetimes.bpf.c",
     "process/records.bpf.c",
     "process/calls.bpf.c",
     "process/unseen.bpf.c",
@@ -108,6 +110,7 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
         "ENTER_BY_COOKIE": int(support.has_attach_cookie()),
         "POINTS": int(uses_points(options)),
         "COUNT_FREED": int(counts_freed(options)),
+        "LIFETIMES": int(measures_lifetimes(options)),
         "IN_PID_NAMESPACE": int(not pids_are_global()),
         "PAIRS": int(bool(options.pairs)),
         "FD_SPACE": options.descriptor_space,
@@ -123,6 +126,12 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
     return knobs
 
 
+def _records_all(knobs: Mapping[str, int]) -> bool:
+    """Whether every block is recorded that is seen allocated (RECORDS_ALL, process/config.h)."""
+    chooses = ("SAMPLE_BYTES", "THROTTLE", "SIZES_FILTERED")
+    return knobs["SAMPLE_RATE"] <= 1 and not any(knobs.get(name) for name in chooses)
+
+
 def stops_at_exit(options: ProcessOptions) -> bool:
     """Whether a command is stopped before it exits, if the kernel's types are known."""
     return options.command is not None and not options.faults
@@ -135,6 +144,11 @@ def counts_freed(options: ProcessOptions) -> bool:
     is_sampled = filters.sample_rate > 1 or filters.sample_bytes is not None
     may_be_sampled = options.max_overhead_percent is not None
     return options.report.combined_only or options.faults or is_sampled or may_be_sampled
+
+
+def measures_lifetimes(options: ProcessOptions) -> bool:
+    """Whether the kernel side counts how long blocks live that are released."""
+    return not options.report.combined_only and not options.faults
 
 
 def uses_points(options: ProcessOptions) -> bool:
@@ -194,6 +208,8 @@ class Program:
     allocations: Map
     sites: Map
     stacks: Map
+    lifetimes: SiteLifetimes | None  # where the kernel side measures them
+    sees_all_releases: bool  # of blocks without a record
     session: Map  # by slot
     processes: Map  # by tgid
     losses: Map
@@ -369,6 +385,12 @@ class Compilation:
             allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),
             sites=map_of("sites", abi.U64, abi.SITE, room["sites"]),
             stacks=map_of("stacks", abi.U64, abi.STACK, room["stacks"]),
+            lifetimes=(
+                SiteLifetimes(map_of("lifetimes", abi.U32, abi.LIFETIMES, abi.LIFETIME_SITES))
+                if knobs["LIFETIMES"]
+                else None
+            ),
+            sees_all_releases=not self._faults and _records_all(knobs),
             session=map_of("session", abi.U32, abi.SESSION, slots),
             processes=map_of("processes", abi.U32, abi.PROCESS, room["processes"]),
             losses=map_of("losses", abi.U32, abi.U64, abi.LOSS_COUNTERS),

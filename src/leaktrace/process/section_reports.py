@@ -67,7 +67,7 @@ class SectionReports(ABC):
     ) -> Report:
         """The section of this moment, as for `FamilyBuilder.build`."""
         report = self._builder.build(
-            replace(snapshot, unseen_releases=self.older_releases()),
+            snapshot,
             target,
             [replace(member, memory=None) for member in members],
             None,
@@ -75,10 +75,6 @@ class SectionReports(ABC):
             final_reason=final_reason,
         )
         return self.completed(self._with_own_ids(report))
-
-    def older_releases(self) -> int | None:
-        """How many releases there were of what was allocated before the trace; None: not known."""
-        return None
 
     @abstractmethod
     def completed(self, report: Report) -> Report:

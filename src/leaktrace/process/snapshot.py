@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ def take_snapshot(
     for index in np.nonzero(current & (sites["is_region"] != 0))[0].tolist():
         current[index] = not by_slot[int(slots[index])].own.is_own(int(keys[index]))
     site_ids, sites = keys[current].astype(np.uint64), sites[current]
+    lifetimes = None if program.lifetimes is None else program.lifetimes.read(site_ids)
     _count_freed_regions(site_ids, sites, traced, count_unit)
     snapshot = Snapshot(
         time_ns=time_ns,
@@ -73,9 +74,28 @@ def take_snapshot(
         record_slots=records.slots,
         site_slots=slots[current],
         regions=regions_in_memory(traced, mapped, Backing.MAPPED, time_ns),
+        lifetimes=lifetimes,
+        unseen_releases=images.unseen_releases if program.sees_all_releases else None,
     )
     snapshot = divide(snapshot, records.spaces, spaces[current], space_count)
+    snapshot = _with_releases_of_pairs(snapshot, program)
     return with_other_memory(snapshot, traced, combined_only=combined_only, count_unit=count_unit)
+
+
+def _with_releases_of_pairs(snapshot: Snapshot, program: Program) -> Snapshot:
+    """The snapshot, with how many objects of each pair were released that have no record. (Closed
+    file descriptors are not counted that way.)"""
+    pair_count = len(snapshot.sections) - (program.descriptor_calls is not None)
+    if pair_count <= 0 or program.pair_calls is None:
+        return snapshot
+    sections = list(snapshot.sections)
+    for space in range(1, pair_count + 1):
+        calls = program.pair_calls.lookup(space)
+        assert calls is not None  # an array has all its entries
+        sections[space - 1] = replace(
+            sections[space - 1], unseen_releases=int(calls["other_releases"])
+        )
+    return replace(snapshot, sections=tuple(sections))
 
 
 @dataclass(frozen=True)
@@ -84,16 +104,19 @@ class _Images:
 
     generations: NDArray[np.int64]  # -1: the slot has no process
     exec_times_ns: NDArray[np.uint64]  # records from before that belong to another image
+    unseen_releases: int  # by all images
 
     @classmethod
     def of(cls, traced: Sequence[Traced]) -> _Images:
         generations = np.full(MAX_SLOTS, -1, dtype=np.int64)
         exec_times_ns = np.full(MAX_SLOTS, np.iinfo(np.uint64).max, dtype=np.uint64)
+        unseen = 0
         for one in traced:
             session = one.slot.session_now()
             generations[one.slot.number] = session["generation"]
             exec_times_ns[one.slot.number] = session["exec_time_ns"]
-        return cls(generations, exec_times_ns)
+            unseen += int(session["unseen"])
+        return cls(generations, exec_times_ns, unseen)
 
 
 @dataclass(frozen=True)

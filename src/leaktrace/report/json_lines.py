@@ -34,6 +34,7 @@ from leaktrace.model import (
 )
 from leaktrace.printable import printable
 from leaktrace.report.explained import explained_object
+from leaktrace.report.lifetimes import lifetimes_as_json
 from leaktrace.report.regions_json import in_memory_object, regions_apart
 from leaktrace.report.reporter import Reporter
 from leaktrace.verdict import Verdict
@@ -375,6 +376,7 @@ def _site(site: Site) -> Object:
         "freed_bytes": site.freed_bytes,
         "freed_count": site.freed_count,
         "error": None if site.error is None else _total(site.error),
+        "lifetimes": lifetimes_as_json(site.lifetimes),
         "stack_end": site.stack.end.value,
         "frames": [_frame(frame) for frame in site.stack.frames],
     }

@@ -25,6 +25,7 @@ from leaktrace.report.figures import about, error_in_words, noun, short_noun, to
 from leaktrace.report.folding import MOST_LINES, Shown, folded, summary, unrepeated
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
+from leaktrace.report.lifetimes import lifetimes_in_words
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.pairs import unexplained_calls
 from leaktrace.report.processes import change_in_words, shares_in_words
@@ -101,6 +102,8 @@ def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield from wrapped("    ", kinds_in_words(site), width)
     if site.processes:
         yield from wrapped("    ", shares_in_words(site, report), width)
+    if site.lifetimes is not None and site.lifetimes.total:
+        yield from wrapped("    ", lifetimes_in_words(site), width)
     for line in frame_lines(_shown(site, report), width - 4):
         yield Text("    ").append_text(line)
     if site.stack.end in STACK_ENDS:

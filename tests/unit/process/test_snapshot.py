@@ -18,7 +18,7 @@ def images(exec_times_ns: dict[int, int]) -> _Images:
     generations = np.full(abi.MAX_SLOTS, -1, dtype=np.int64)
     for slot, time_ns in exec_times_ns.items():
         times[slot], generations[slot] = time_ns, 0
-    return _Images(generations, times)
+    return _Images(generations, times, unseen_releases=0)
 
 
 def keys(*records: tuple[int, int, int]) -> NDArray[np.uint64]:

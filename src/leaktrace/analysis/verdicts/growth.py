@@ -371,6 +371,8 @@ def _why_it_grows(evidence: Evidence, settled: Settled, window: slice) -> str:
     length_s = float(settled.edges_s[window.stop] - settled.edges_s[window.start])
     stayed = f"{number} came in {_time(length_s)} and stayed"
     freed = round(settled.freed_later)
+    if not _freed_by_age(evidence).any():
+        return f"{stayed}; none was freed"
     if not freed:
         return f"{stayed}; none older than {_time(settled.age_s)} was freed"
     were = "was" if freed == 1 else "were"

@@ -15,7 +15,7 @@ from leaktrace.analysis.sites import SiteIndex, SiteTable, weigh
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.verdicts.cohorts import Cohorts, Floats, Survivors
 from leaktrace.analysis.verdicts.growth import Evidence, judge, too_early
-from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
+from leaktrace.verdict import Verdict, VerdictKind
 
 # Of each report, so many of the sites that gain the most bytes, or blocks, are judged even if they
 # are not among the largest.
@@ -37,8 +37,7 @@ class SiteWatch:
         self._unseen: list[tuple[int, int]] = []  # time in ns, releases of older blocks until then
         self._verdicts: dict[int, Verdict] = {}
         self._growing: set[int] = set()  # in the report before the last
-        self._lifetimes: tuple[dict[int, int], NDArray[np.uint32]] | None = None
-        self._allocated: dict[int, int] = {}
+        self._sampling = Sampling()
 
     def forget(self) -> None:
         """The process has executed another program, which starts with nothing."""
@@ -75,6 +74,7 @@ class SiteWatch:
         }
         self._verdicts = {}
         self._reports += 1
+        self._sampling = sampling
         self._totals_only = index is None
         if index is None:
             self._cohorts.add_totals(
@@ -99,53 +99,37 @@ class SiteWatch:
             self._unseen.append((snapshot.time_ns, snapshot.unseen_releases))
             if len(self._unseen) > _MOST_POINTS:
                 self._unseen = self._unseen[:1] + self._unseen[2::2]
-        sites = sampling.scale_sites(snapshot.sites)
-        ids = snapshot.site_ids.tolist()
-        self._allocated = dict(zip(ids, sites["allocated_count"].tolist(), strict=True))
-        self._lifetimes = None
-        if snapshot.lifetimes is not None:
-            rows = {stack_id: row for row, stack_id in enumerate(ids)}
-            self._lifetimes = rows, snapshot.lifetimes
 
-    def judge_all(self, stack_ids: Iterable[int]) -> dict[int, Verdict]:
-        """The verdicts on these sites, and on those that grow the fastest."""
+    def judge_all(self, stack_ids: Iterable[int], snapshot: Snapshot) -> dict[int, Verdict]:
+        """The verdicts on these sites, and on those that grow the fastest, by stack id. `snapshot`:
+        the one that was taken in last."""
         assert self._cohorts is not None  # there was a report
-        unseen_per_s = self._unseen_per_s()
-        for stack_id in dict.fromkeys([*self._cohorts.fastest(_FASTEST).tolist(), *stack_ids]):
-            self._judge(stack_id, unseen_per_s)
-        return self._verdicts
-
-    def _judge(self, stack_id: int, unseen_per_s: float | None) -> None:
-        assert self._cohorts is not None
-        history = self._cohorts.history(stack_id)
-        if history is None or stack_id in self._verdicts:
-            return
-        self._verdicts[stack_id] = judge(
-            Evidence(
+        wanted = list(dict.fromkeys([*self._cohorts.fastest(_FASTEST).tolist(), *stack_ids]))
+        sites = self._sampling.scale_sites(snapshot.sites)["allocated_count"].tolist()
+        allocated = dict(zip(snapshot.site_ids.tolist(), sites, strict=True))
+        lifetimes, unseen_per_s = snapshot.lifetimes_of(wanted), self._unseen_per_s()
+        for stack_id in wanted:
+            history = self._cohorts.history(stack_id)
+            if history is None:
+                continue
+            evidence = Evidence(
                 history,
                 self._reports,
-                self._allocated.get(stack_id, 0),
-                self.lifetimes_of(stack_id),
+                allocated.get(stack_id, 0),
+                lifetimes.get(stack_id),
                 unseen_per_s,
                 totals_only=self._totals_only,
                 was_growing=stack_id in self._growing,
                 noun=self._noun,
                 is_counted=self._is_counted,
             )
-        )
+            self._verdicts[stack_id] = judge(evidence)
+        return self._verdicts
 
     def too_early(self) -> Verdict | None:
         """The verdict on any site as long as it has been watched for too short a time."""
         assert self._cohorts is not None  # there was a report
         return too_early(self._cohorts.elapsed_s, self._reports)
-
-    def lifetimes_of(self, stack_id: int) -> Lifetimes | None:
-        """How long what a site has freed had lived; None where that isn't measured."""
-        if self._lifetimes is None:
-            return None
-        rows, histograms = self._lifetimes
-        row = rows.get(stack_id)
-        return None if row is None else Lifetimes(tuple(histograms[row].tolist()))
 
     def _unseen_per_s(self) -> float | None:
         """Releases of blocks from before the trace, per second, in the second half of the time."""
