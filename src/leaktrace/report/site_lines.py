@@ -7,7 +7,7 @@
       ... 4 frames of libc
 
 A report is read in one look: where some sites grow, the others are shown in short, and so are those
-for which LINES_OF_STACKS leaves no room. `--full-stacks` shows all.
+for which LINES leaves no room. `--full-stacks` shows all.
 """
 
 from __future__ import annotations
@@ -35,10 +35,18 @@ from leaktrace.report.regions import (
     thread_stacks_in_words,
 )
 from leaktrace.report.styles import change_style
-from leaktrace.report.verdicts import STYLES, SUSPICIOUS, evidence_lines, shows_words, word_of
+from leaktrace.report.verdicts import (
+    STYLES,
+    SUSPICIOUS,
+    evidence_lines,
+    rate_in_words,
+    shows_words,
+    word_of,
+)
 from leaktrace.verdict import VerdictKind
 
-LINES_OF_STACKS = 24  # of a report; beyond that, stacks are shown in short
+LINES = 34  # of the sites of a report: more are shown in short, so that a screen of 50 is enough
+_LINES_IN_SHORT = 2
 _CHANGE = 5  # the column of the changes since the previous report
 _ID_DIGITS = 16
 _SHORT_ID_DIGITS = 6  # enough to distinguish the sites of a report
@@ -67,20 +75,18 @@ def site_lines(report: Report, width: int) -> Iterator[Text]:
     elif report.sort not in ("size", "growth"):
         yield Text(f"  sorted by {printable(report.sort)}:")
         yield Text()
-    short = _in_short(report)
-    for site, figures in zip(report.sites, _site_figures(report, width), strict=True):
+    details = [list(_details(site, report, width)) for site in report.sites]
+    full = _number_in_full(report, details)
+    rows = zip(report.sites, _site_figures(report, width), details, strict=True)
+    for number, (site, figures, lines) in enumerate(rows):
         yield from figures
-        if site.id in short:
-            yield from _of_kernel(site, width)
-            if site.regions is not None and site.regions.unread:
-                yield from wrapped("    ", region_in_words(site), width)
-            for line in frame_lines(summary(site.stack.frames), width - 4):
-                yield Text("    ").append_text(line)
+        if number >= full:
+            yield from _in_short(site, width)
             continue
-        yield from _details(site, report, width)
+        yield from lines
         yield from _allocations(report, by_site.pop(site.id, []))
         yield Text()
-    if short:
+    if full < len(report.sites):
         yield Text()
     yield from _thread_stacks(report, width)
     yield from _rest(report, width)
@@ -110,19 +116,27 @@ def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield from wrapped("    (", f"{STACK_ENDS[site.stack.end]})", width, "yellow")
 
 
-def _in_short(report: Report) -> set[str]:
-    """The ids of the sites that are shown in short. They come last."""
+def _number_in_full(report: Report, details: Sequence[Sequence[Text]]) -> int:
+    """How many sites are shown in full. The others come after them."""
     if report.full_stacks or report.depth is not None or report.allocations is not None:
-        return set()
+        return len(report.sites)
     some_grow = report.verdict is not None and report.verdict.kind is VerdictKind.GROWING
-    room = LINES_OF_STACKS
-    for number, site in enumerate(report.sites):
+    room = LINES - _LINES_IN_SHORT * len(report.sites)
+    for number, (site, lines) in enumerate(zip(report.sites, details, strict=True)):
         kind = None if site.verdict is None else site.verdict.kind
-        room -= len(_shown(site, report))
-        is_shown = number == 0 or (room >= 0 and (not some_grow or kind in SUSPICIOUS))
-        if not is_shown:
-            return {one.id for one in report.sites[number:]}
-    return set()
+        room -= len(lines) + 2 - _LINES_IN_SHORT  # with its figures, and an empty line
+        if number and (room < 0 or (some_grow and kind not in SUSPICIOUS)):
+            return number
+    return len(report.sites)
+
+
+def _in_short(site: Site, width: int) -> Iterator[Text]:
+    """The frame that says most, and what would be missing from the figures without it."""
+    yield from _of_kernel(site, width)
+    if site.regions is not None and site.regions.unread:
+        yield from wrapped("    ", region_in_words(site), width)
+    for line in frame_lines(summary(site.stack.frames), width - 4):
+        yield Text("    ").append_text(line)
 
 
 def _thread_stacks(report: Report, width: int) -> Iterator[Text]:
@@ -217,13 +231,15 @@ def _row_cells(rows: Sequence[tuple[str, ...]]) -> int:
 
 def _site_row(site: Site, report: Report, counted: str) -> tuple[str, ...]:
     mark, growth = about(report), site.growth_bytes
+    # How fast it grows says more than what has changed since the previous report.
+    rate = "" if site.verdict is None else rate_in_words(site.verdict, report, with_error=False)
     return (
         word_of(site.verdict.kind) if site.verdict is not None and shows_words(report) else "",
         "" if report.is_counted else mark + units.size(site.held_bytes),
         "" if site.error is None else error_in_words(site.error),
         units.share(site.held_bytes, report.held_bytes),
         mark + units.counted(site.count, counted),
-        "" if growth is None else mark + change_in_words(report, growth),
+        rate or ("" if growth is None else mark + change_in_words(report, growth)),
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
     )
 

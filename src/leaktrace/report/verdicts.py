@@ -61,12 +61,13 @@ def word_of(kind: VerdictKind) -> str:
     return _WORDS.get(kind, kind.value)
 
 
-def rate_in_words(verdict: Verdict, report: Report) -> str:
+def rate_in_words(verdict: Verdict, report: Report, *, with_error: bool = True) -> str:
     """Such as "+1.9 MiB/min ±0.1"; "" if it is not known."""
     if verdict.bytes_per_s is None:
         return ""
     unit = units.count_rate if report.is_counted else units.size_rate
-    return about(report) + unit(verdict.bytes_per_s, verdict.error_bytes_per_s or 0.0)
+    rate = unit(verdict.bytes_per_s, verdict.error_bytes_per_s or 0.0)
+    return about(report) + (rate if with_error else rate.partition(" ±")[0])
 
 
 def evidence_lines(site: Site, report: Report, width: int) -> Iterator[Text]:

@@ -40,6 +40,7 @@ from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 _MOST_FREED = 0.03
 _FEWEST_BLOCKS = 8  # settled ones, for growth to be claimed
 _FEWEST_SLICES = 4  # in which they were allocated
+_FEWEST_STEPS = 4  # of a total that rises
 _FEWEST_REPORTS = 3
 _ENOUGH_S = 20.0  # or this long
 _SIGNIFICANT = 2.0  # standard errors
@@ -431,10 +432,13 @@ def _of_the_rest(evidence: Evidence, settled: Settled | None) -> Verdict:
 
 
 def _rises(history: History) -> bool:
-    """Whether what is held was more in the second half of the reports than ever in the first."""
+    """Whether what is held has risen in several steps, and was more in the second half of the
+    reports than ever in the first."""
     held = history.held_bytes
     half = len(held) // 2
-    return half >= 2 and float(np.median(held[half:])) > float(held[:half].max())
+    steps = int((np.diff(np.maximum.accumulate(held)) > 0).sum())
+    is_more = half >= 2 and float(np.median(held[half:])) > float(held[:half].max())
+    return is_more and steps >= _FEWEST_STEPS
 
 
 def _time(seconds: float) -> str:
