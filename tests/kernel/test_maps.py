@@ -101,6 +101,21 @@ def test_the_sums_are_those_of_the_kernel(target: Target) -> None:
     assert report["thread_count"] == 8
 
 
+def test_a_look_changes_nothing_in_the_process(target: Target) -> None:
+    """No page fault, no page table more, although memory of stacks and arenas is read."""
+
+    def state() -> tuple[int, int, int]:
+        fields = Path(f"/proc/{target.pid}/stat").read_text().rpartition(")")[2].split()
+        faults = int(fields[7]) + int(fields[9])  # minflt, majflt
+        return faults, in_status(target.pid, "VmPTE"), kernels_sum(target.pid, "Rss")
+
+    for command in ("map", "stacks", "arenas", "file"):
+        target.do(command)
+    before = state()
+    maps_of(target.pid)
+    assert state() == before
+
+
 def pmap(pid: int) -> tuple[dict[int, dict[str, int]], dict[str, int]]:
     """What pmap -X says: the figures of each mapping by start address, and their sums, in bytes."""
     text = subprocess.run(

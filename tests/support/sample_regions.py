@@ -62,3 +62,13 @@ REGIONS = replace(
     ),
     other_regions=_OTHERS,
 )
+assert REGIONS.explained is not None
+REGIONS = replace(
+    REGIONS,
+    explained=replace(
+        REGIONS.explained,
+        outstanding=REGIONS.outstanding.bytes,
+        outstanding_held=REGIONS.held_bytes,
+        unexplained=REGIONS.explained.resident_growth - REGIONS.held_bytes,
+    ),
+)
