@@ -178,6 +178,14 @@ class ReportOptions:
     inlines: bool = True  # inlined functions as separate frames
 
 
+@dataclass(frozen=True)
+class Suppression:
+    """A pattern of LeakSanitizer: stacks that it matches are known and left out of reports."""
+
+    pattern: str
+    origin: str  # "FILE, line 3"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
     """One run of leaktrace, as far as both modes have the same options."""
@@ -186,6 +194,7 @@ class CommonOptions:
     limits: Limits = field(default_factory=Limits)
     report: ReportOptions = field(default_factory=ReportOptions)
     event_buffer: EventBuffer = EventBuffer.AUTO
+    suppressions: tuple[Suppression, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

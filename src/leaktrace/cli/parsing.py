@@ -15,6 +15,7 @@ from leaktrace.cli.descriptors import check_fds
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
+from leaktrace.cli.suppressions import checked_suppressions
 from leaktrace.cli.values import refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
@@ -78,9 +79,15 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     )
     report = _report_options(asked)
     event_buffer = EventBuffer(asked["event_buffer"])
+    suppressions = checked_suppressions(asked)
     if isinstance(target, KernelTarget):
         return KernelOptions(
-            target=target, filters=filters, limits=limits, report=report, event_buffer=event_buffer
+            target=target,
+            filters=filters,
+            limits=limits,
+            report=report,
+            event_buffer=event_buffer,
+            suppressions=suppressions,
         )
     return ProcessOptions(
         target=target,
@@ -88,6 +95,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         limits=limits,
         report=report,
         event_buffer=event_buffer,
+        suppressions=suppressions,
         objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
         stack_walker=StackWalker(asked["stack_walker"]),
         faults=asked["faults"],

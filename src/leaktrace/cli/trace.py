@@ -345,6 +345,16 @@ class TraceCommand(Command):
     "large.",
 )
 @click.option(
+    "--suppressions",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Leave known sites out of the reports and of the verdict: those whose stack a pattern of "
+    "this file matches, by function, source file or module. The format is LeakSanitizer's: a line "
+    "leak:PATTERN each, with the wildcard *, ^ for the start and $ for the end. The totals still "
+    "include them. With -v, patterns that matched nothing are named at the end. Can be repeated.",
+)
+@click.option(
     "--exit-code",
     type=click.Choice(["own", "child"]),
     default="own",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import selectors
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
 from leaktrace import units
+from leaktrace.analysis.suppressions import matched_patterns
 from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, TargetInfo
 from leaktrace.notices import hint, notify
@@ -21,10 +23,12 @@ from leaktrace.options import (
     ProcessOptions,
     RankingOptions,
     ReportOptions,
+    Suppression,
 )
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.own.oom import OWN_SCORE
+from leaktrace.printable import printable
 from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
@@ -74,7 +78,14 @@ def _run_kernel(options: KernelOptions, output: Output, interrupts: Interrupts) 
         tracer = open_kernel_tracer(options)
     with closing(tracer):
         reports = KernelReports(options, tracer)
-        Run(options.report, tracer, reports, reporter, interrupts).until_the_end()
+        Run(
+            options.report,
+            tracer,
+            reports,
+            reporter,
+            interrupts,
+            suppressions=options.suppressions,
+        ).until_the_end()
     return 0
 
 
@@ -99,6 +110,7 @@ def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts
             argv=argv,
             command=process,
             limit=limit,
+            suppressions=options.suppressions,
         )
         one.until_the_end()
     if command is not None and options.command is not None and options.command.pass_exit_code:
@@ -120,9 +132,10 @@ class Run:
         argv: tuple[str, ...] = (),
         command: Process | None = None,
         limit: OverheadLimit | None = None,
+        suppressions: Sequence[Suppression] = (),
     ) -> None:
         """`command`: the one that leaktrace starts; `argv`: its words; `limit`: what tracing may
-        cost."""
+        cost; `suppressions`: the patterns that the reports were made with."""
         self._asked = asked
         self._tracer = tracer
         self._reports = reports
@@ -134,6 +147,7 @@ class Run:
         self._cost: Cost | None = None
         self._calls_left = _CALLS_AFTER_SIGNAL
         self._unprinted = 0  # traced calls that were taken out of their buffer and not printed
+        self._unmatched = {one.pattern: one for one in suppressions}
         self._left_out = 0  # traced calls that were left in their buffer
 
     def until_the_end(self) -> None:
@@ -156,6 +170,10 @@ class Run:
             self._report(reason)
         meter.close()
         self._reporter.end()
+        if self._asked.verbose:
+            for one in self._unmatched.values():
+                pattern = printable(one.pattern)
+                notify(f"{printable(one.origin)}: leak:{pattern} has matched no site")
         self._tracer.check_probes()
 
     def _report_at_intervals(self, meter: Meter) -> str | None:
@@ -234,6 +252,8 @@ class Run:
 
     def _report(self, final_reason: str | None = None) -> None:
         report = self._reports.build(final_reason)
+        for pattern in matched_patterns(report):
+            self._unmatched.pop(pattern, None)
         losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
         self._reporter.report(replace(report, losses=losses, cost=self._cost))
 
