@@ -514,6 +514,7 @@ class Report:
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
     verdict: Verdict | None = None  # of all sites together
+    growing: tuple[Verdict, ...] = ()  # of each site that grows, also of those that are not shown
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
     thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
     other_regions: RegionBytes | None = None  # at the sites that are in neither

@@ -186,6 +186,14 @@ class Suppression:
     origin: str  # "FILE, line 3"
 
 
+@dataclass(frozen=True)
+class LeakExit:
+    """The exit status if a site grows, and how fast it must: in bytes, or objects without sizes."""
+
+    status: int = 23  # as LeakSanitizer's
+    threshold_per_s: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
     """One run of leaktrace, as far as both modes have the same options."""
@@ -195,6 +203,7 @@ class CommonOptions:
     report: ReportOptions = field(default_factory=ReportOptions)
     event_buffer: EventBuffer = EventBuffer.AUTO
     suppressions: tuple[Suppression, ...] = ()
+    leak_exit: LeakExit | None = None  # None: verdicts have no effect on the exit status
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import CommonOptions, ObjectChoice, SortKey
-from leaktrace.verdict import Verdict
+from leaktrace.verdict import Verdict, VerdictKind
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -307,6 +307,9 @@ class ReportBuilder:
                 for row in order
             ),
             verdict=chosen.verdict,
+            growing=tuple(
+                one for one in chosen.verdicts.values() if one.kind is VerdictKind.GROWING
+            ),
             suppressed=self._suppressed.account(table),
             top=asked.top,
             full_stacks=asked.full_stacks,

@@ -12,6 +12,7 @@ import click
 
 from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.descriptors import check_fds
+from leaktrace.cli.exit_code import leak_exit
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
@@ -88,6 +89,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
             report=report,
             event_buffer=event_buffer,
             suppressions=suppressions,
+            leak_exit=leak_exit(asked),
         )
     return ProcessOptions(
         target=target,
@@ -96,6 +98,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         report=report,
         event_buffer=event_buffer,
         suppressions=suppressions,
+        leak_exit=leak_exit(asked),
         objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
         stack_walker=StackWalker(asked["stack_walker"]),
         faults=asked["faults"],
@@ -176,7 +179,7 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
             "--all-processes",
             "for example: leaktrace -p 4242; see leaktrace --help",
         )
-    pass_exit_code = asked["exit_code"] == "child"
+    pass_exit_code = asked["exit_code"].is_of_child
     if pass_exit_code and not words and asked["command"] is None:
         raise UsageError(
             "--exit-code child needs a command that leaktrace starts",

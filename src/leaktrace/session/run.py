@@ -8,12 +8,10 @@ from __future__ import annotations
 import selectors
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
 from leaktrace import units
-from leaktrace.analysis.suppressions import matched_patterns
 from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, TargetInfo
 from leaktrace.notices import hint, notify
@@ -23,15 +21,14 @@ from leaktrace.options import (
     ProcessOptions,
     RankingOptions,
     ReportOptions,
-    Suppression,
 )
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.own.oom import OWN_SCORE
-from leaktrace.printable import printable
 from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
+from leaktrace.session.conclusion import Conclusion
 from leaktrace.session.overhead import OverheadLimit
 from leaktrace.targets.process import Process
 from leaktrace.tracing.calls import TracedCalls
@@ -46,7 +43,7 @@ _CALLS_AFTER_SIGNAL = 2048
 def run(options: Options) -> int:
     """Trace until the target ends, the requested reports are written, or a signal comes.
 
-    Returns the exit code: 0, or the command's own if that was asked for. Raises LeaktraceError, and
+    Returns the exit code: 0, or what --exit-code asked for. Raises LeaktraceError, and
     BrokenPipeError when the reader of the reports has closed the pipe.
     """
     descriptors.raise_limit()
@@ -78,15 +75,10 @@ def _run_kernel(options: KernelOptions, output: Output, interrupts: Interrupts) 
         tracer = open_kernel_tracer(options)
     with closing(tracer):
         reports = KernelReports(options, tracer)
-        Run(
-            options.report,
-            tracer,
-            reports,
-            reporter,
-            interrupts,
-            suppressions=options.suppressions,
-        ).until_the_end()
-    return 0
+        conclusion = Conclusion(options.leak_exit, options.suppressions)
+        one = Run(options.report, tracer, reports, reporter, interrupts, conclusion=conclusion)
+        one.until_the_end()
+    return conclusion.exit_status(0)
 
 
 def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts) -> int:
@@ -101,21 +93,22 @@ def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts
         command = first.command
         process = None if command is None else first.process
         argv = () if command is None else command.argv
+        conclusion = Conclusion(options.leak_exit, options.suppressions)
         one = Run(
             options.report,
             tracer,
             reports,
             reporter,
             interrupts,
+            conclusion=conclusion,
             argv=argv,
             command=process,
             limit=limit,
-            suppressions=options.suppressions,
         )
         one.until_the_end()
     if command is not None and options.command is not None and options.command.pass_exit_code:
-        return command.wait()
-    return 0
+        return conclusion.exit_status(command.wait())
+    return conclusion.exit_status(0)
 
 
 class Run:
@@ -129,25 +122,25 @@ class Run:
         reporter: Reporter,
         interrupts: Interrupts,
         *,
+        conclusion: Conclusion,
         argv: tuple[str, ...] = (),
         command: Process | None = None,
         limit: OverheadLimit | None = None,
-        suppressions: Sequence[Suppression] = (),
     ) -> None:
-        """`command`: the one that leaktrace starts; `argv`: its words; `limit`: what tracing may
-        cost; `suppressions`: the patterns that the reports were made with."""
+        """`conclusion` sees all reports; `command`: the one that leaktrace starts; `argv`: its
+        words; `limit`: what tracing may cost."""
         self._asked = asked
         self._tracer = tracer
         self._reports = reports
         self._reporter = reporter
         self._interrupts = interrupts
+        self._conclusion = conclusion
         self._argv = argv
         self._command = command
         self._limit = limit
         self._cost: Cost | None = None
         self._calls_left = _CALLS_AFTER_SIGNAL
         self._unprinted = 0  # traced calls that were taken out of their buffer and not printed
-        self._unmatched = {one.pattern: one for one in suppressions}
         self._left_out = 0  # traced calls that were left in their buffer
 
     def until_the_end(self) -> None:
@@ -170,10 +163,7 @@ class Run:
             self._report(reason)
         meter.close()
         self._reporter.end()
-        if self._asked.verbose:
-            for one in self._unmatched.values():
-                pattern = printable(one.pattern)
-                notify(f"{printable(one.origin)}: leak:{pattern} has matched no site")
+        self._conclusion.tell(verbose=self._asked.verbose)
         self._tracer.check_probes()
 
     def _report_at_intervals(self, meter: Meter) -> str | None:
@@ -252,8 +242,7 @@ class Run:
 
     def _report(self, final_reason: str | None = None) -> None:
         report = self._reports.build(final_reason)
-        for pattern in matched_patterns(report):
-            self._unmatched.pop(pattern, None)
+        self._conclusion.see(report)
         losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
         self._reporter.report(replace(report, losses=losses, cost=self._cost))
 
