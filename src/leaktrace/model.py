@@ -191,6 +191,35 @@ class ThreadStacks:
 
 
 @dataclass(frozen=True)
+class SuppressedByPattern:
+    """The sites that one pattern leaves out of a report."""
+
+    pattern: str
+    site_count: int
+    held: Total
+
+
+@dataclass(frozen=True)
+class Suppressed:
+    """What --suppressions leaves out of the sites and the verdict of a report, by pattern. A site
+    that several match counts for the first of them."""
+
+    patterns: tuple[SuppressedByPattern, ...]
+
+    @property
+    def site_count(self) -> int:
+        return sum(one.site_count for one in self.patterns)
+
+    @property
+    def held(self) -> Total:
+        """All that these sites hold."""
+        return Total(
+            sum(one.held.bytes for one in self.patterns),
+            sum(one.held.count for one in self.patterns),
+        )
+
+
+@dataclass(frozen=True)
 class SlabGrowth:
     """The kernel's own slab statistics (/proc/slabinfo), since tracing began."""
 
@@ -485,10 +514,12 @@ class Report:
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
     verdict: Verdict | None = None  # of all sites together
+    growing: tuple[Verdict, ...] = ()  # of each site that grows, also of those that are not shown
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
     thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
     other_regions: RegionBytes | None = None  # at the sites that are in neither
     explained: Explained | None = None  # None if the two can't be compared
+    suppressed: Suppressed | None = None  # part of the totals, not of `sites`; None: no patterns
     ending: Ending | None = None  # of the target, once it has ended
 
     # If several processes are traced. `resident` is None then: what they share would be counted

@@ -178,6 +178,22 @@ class ReportOptions:
     inlines: bool = True  # inlined functions as separate frames
 
 
+@dataclass(frozen=True)
+class Suppression:
+    """A pattern of LeakSanitizer: stacks that it matches are known and left out of reports."""
+
+    pattern: str
+    origin: str  # "FILE, line 3"
+
+
+@dataclass(frozen=True)
+class LeakExit:
+    """The exit status if a site grows, and how fast it must: in bytes, or objects without sizes."""
+
+    status: int = 23  # as LeakSanitizer's
+    threshold_per_s: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
     """One run of leaktrace, as far as both modes have the same options."""
@@ -186,6 +202,8 @@ class CommonOptions:
     limits: Limits = field(default_factory=Limits)
     report: ReportOptions = field(default_factory=ReportOptions)
     event_buffer: EventBuffer = EventBuffer.AUTO
+    suppressions: tuple[Suppression, ...] = ()
+    leak_exit: LeakExit | None = None  # None: verdicts have no effect on the exit status
 
 
 @dataclass(frozen=True, kw_only=True)

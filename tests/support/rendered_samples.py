@@ -17,6 +17,7 @@ from sample_reports import (
     PARSE,
     QUIET,
     SAMPLED,
+    SUPPRESSED,
     WEIGHTED,
 )
 from sample_sections import DESCRIPTORS, MEMORY, PAIRS
@@ -32,6 +33,7 @@ REPORTS = {
     "weighted": WEIGHTED,
     "kernel": KERNEL,
     "incomplete": INCOMPLETE,
+    "suppressed": SUPPRESSED,
     "family": FAMILY,
     "by_process": BY_PROCESS,
     "workers": WORKERS,

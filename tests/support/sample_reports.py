@@ -24,6 +24,8 @@ from leaktrace.model import (
     SourceLine,
     Stack,
     StackEnd,
+    Suppressed,
+    SuppressedByPattern,
     TargetInfo,
     Total,
     UntracedGrowth,
@@ -414,5 +416,17 @@ INCOMPLETE = replace(
             "RSS grew by 328.0 KiB since leaktrace attached, but 64.0 MiB is outstanding: the rest "
             "was never touched",
         ),
+    ),
+)
+
+
+SUPPRESSED = replace(
+    BUSY,
+    suppressed=Suppressed(
+        (
+            SuppressedByPattern("^cache_*", 3, Total(1_258_291, 300)),
+            SuppressedByPattern("libnothing.so", 0, Total()),
+            SuppressedByPattern("http/token.h", 1, Total(64, 1)),
+        )
     ),
 )

@@ -23,6 +23,7 @@ from leaktrace.analysis.sites import (
     total_of_records,
 )
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.suppressions import SuppressedSites
 from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
 from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
@@ -46,7 +47,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import CommonOptions, ObjectChoice, SortKey
-from leaktrace.verdict import Verdict
+from leaktrace.verdict import Verdict, VerdictKind
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -75,6 +76,7 @@ class Chosen:
     verdict: Verdict | None  # on all of them
     order: NDArray[np.intp]  # the rows of the sites that are shown
     stacks: NDArray[np.intp]  # those of sites that create threads, which are apart
+    hidden: NDArray[np.intp]  # those of sites that are suppressed
     older_ms: int
 
     @property
@@ -86,7 +88,8 @@ class Chosen:
     @property
     def others(self) -> NDArray[np.intp]:
         """The rows of the other sites."""
-        return np.setdiff1d(np.arange(len(self.table)), np.concatenate([self.order, self.stacks]))
+        apart = np.concatenate([self.order, self.stacks, self.hidden])
+        return np.setdiff1d(np.arange(len(self.table)), apart)
 
     @property
     def creating_threads(self) -> list[int]:
@@ -123,6 +126,7 @@ class ReportBuilder:
         self._stack_of = stack_of
         self._prepare = prepare
         self._watch = watch
+        self._suppressed = SuppressedSites(options.suppressions, stack_of, prepare)
         self._started_ns = time.monotonic_ns()
         self._number = 0
         self._last_bytes: dict[int, int] = {}
@@ -222,18 +226,33 @@ class ReportBuilder:
         order = table.order(asked.sort, growth, by_requested=is_memleak)
         verdicts: dict[int, Verdict] = {}
         verdict: Verdict | None = None
+        self._suppressed.begin()
         if self._watch is not None:
             self._watch.observe(snapshot, self._started_ns, index, table, self.sampling)
             verdicts = self._verdicts(self._watch, table, growth, snapshot)
             if asked.sort is SortKey.GROWTH:
                 order = order_by_verdict(table, verdicts)
         is_stack = table.is_thread_stack[order] & (not is_memleak)
-        shown, stacks = order[~is_stack][: asked.top], order[is_stack]
+        shown, stacks = (
+            self._suppressed.without(rows, table, asked.top, verdicts)
+            for rows in (order[~is_stack], order[is_stack])
+        )
+        verdicts, shown = self._suppressed.allowed(verdicts), shown[: asked.top]
         if self._watch is not None:
             largest = table.stack_ids[shown].tolist()
             verdict = overall(verdicts, largest, self._watch.too_early())
         return Chosen(
-            snapshot, table, outstanding, error, growth, verdicts, verdict, shown, stacks, older_ms
+            snapshot,
+            table,
+            outstanding,
+            error,
+            growth,
+            verdicts,
+            verdict,
+            shown,
+            stacks,
+            self._suppressed.rows_in(table),
+            older_ms,
         )
 
     def _verdicts(
@@ -243,10 +262,11 @@ class ReportBuilder:
         none on stacks of threads, which are kept for other threads."""
         key = self._options.report.sort
         first = SortKey.SIZE if key is SortKey.GROWTH else key
-        rows = table.order(first, growth)[: min(self._options.report.top, _MOST_JUDGED)]
-        verdicts = self.confirmed(
-            watch.judge_all(table.stack_ids[rows].tolist(), snapshot), snapshot
-        )
+        top = self._options.report.top
+        rows = self._suppressed.without(table.order(first, growth), table, top)
+        rows = rows[: min(top, _MOST_JUDGED)]
+        judged = watch.judge_all(table.stack_ids[rows].tolist(), snapshot)
+        verdicts = self.confirmed(judged, snapshot)
         for stack_id in table.stack_ids[table.is_thread_stack].tolist():
             verdicts.pop(stack_id, None)
         return verdicts
@@ -293,6 +313,10 @@ class ReportBuilder:
                 for row in order
             ),
             verdict=chosen.verdict,
+            growing=tuple(
+                one for one in chosen.verdicts.values() if one.kind is VerdictKind.GROWING
+            ),
+            suppressed=self._suppressed.account(table),
             top=asked.top,
             full_stacks=asked.full_stacks,
             depth=asked.depth,
@@ -385,7 +409,8 @@ class ReportBuilder:
 
     def _allocations(self, snapshot: Snapshot, older_ms: int) -> tuple[Allocation, ...]:
         ages_ns = np.maximum(snapshot.time_ns - snapshot.records["time_ns"].astype(np.int64), 0)
-        rows = np.nonzero(ages_ns >= older_ms * 1_000_000)[0]
+        is_hidden = np.isin(snapshot.records["stack_id"], self._suppressed.stack_ids)
+        rows = np.nonzero((ages_ns >= older_ms * 1_000_000) & ~is_hidden)[0]
         rows = rows[np.lexsort((snapshot.addresses[rows], snapshot.records["size"][rows]))]
         counters = self._counters(snapshot, np.unique(snapshot.records["stack_id"][rows]))
         ids: dict[int, str] = {}

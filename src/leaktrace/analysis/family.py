@@ -233,7 +233,8 @@ class FamilyBuilder:
             return known
         options = self._options
         if not self._shows_each:  # only its totals are needed
-            options = replace(options, report=replace(options.report, top=0, show_allocs=False))
+            totals = replace(options.report, top=0, show_allocs=False)
+            options = replace(options, report=totals, suppressions=())
 
         def stack_of(stack_id: int) -> Stack:
             own = self._own_stacks.get(member.key, {})

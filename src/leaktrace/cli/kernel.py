@@ -37,7 +37,6 @@ _PROCESS_ONLY = {
     "max_threads": "--max-threads",
     "sample_bytes": "--sample-bytes",
     "max_overhead_percent": "--max-overhead",
-    "exit_code": "--exit-code",
     "probe_returns": "--probe-returns",
     "by": "--by",
     "follow": "--follow",

@@ -12,9 +12,11 @@ import click
 
 from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.descriptors import check_fds
+from leaktrace.cli.exit_code import leak_exit
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
+from leaktrace.cli.suppressions import checked_suppressions
 from leaktrace.cli.values import refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
@@ -78,9 +80,16 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     )
     report = _report_options(asked)
     event_buffer = EventBuffer(asked["event_buffer"])
+    suppressions = checked_suppressions(asked)
     if isinstance(target, KernelTarget):
         return KernelOptions(
-            target=target, filters=filters, limits=limits, report=report, event_buffer=event_buffer
+            target=target,
+            filters=filters,
+            limits=limits,
+            report=report,
+            event_buffer=event_buffer,
+            suppressions=suppressions,
+            leak_exit=leak_exit(asked),
         )
     return ProcessOptions(
         target=target,
@@ -88,6 +97,8 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         limits=limits,
         report=report,
         event_buffer=event_buffer,
+        suppressions=suppressions,
+        leak_exit=leak_exit(asked),
         objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
         stack_walker=StackWalker(asked["stack_walker"]),
         faults=asked["faults"],
@@ -168,7 +179,7 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
             "--all-processes",
             "for example: leaktrace -p 4242; see leaktrace --help",
         )
-    pass_exit_code = asked["exit_code"] == "child"
+    pass_exit_code = asked["exit_code"].is_of_child
     if pass_exit_code and not words and asked["command"] is None:
         raise UsageError(
             "--exit-code child needs a command that leaktrace starts",

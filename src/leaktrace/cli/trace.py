@@ -13,6 +13,7 @@ from leaktrace.bpf.build import compiler_started_early
 from leaktrace.bpf.sources import source_text
 from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
+from leaktrace.cli.exit_code import exit_code_options
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.one_target import one_command, only_one, refuse_more_words
 from leaktrace.cli.pairs import FunctionPair
@@ -53,7 +54,8 @@ Examples:
 \b
 Exit status: 0 success; 1 error; 2 wrong usage; 3 a privilege, kernel feature
 or resource is missing; 4 the process has ended or can't be traced;
-130 interrupted before tracing began, or twice.
+23 a leak, if --exit-code leak is given; 130 interrupted before tracing
+began, or twice.
 """
 
 # What the BPF program and its maps can take.
@@ -345,12 +347,16 @@ class TraceCommand(Command):
     "large.",
 )
 @click.option(
-    "--exit-code",
-    type=click.Choice(["own", "child"]),
-    default="own",
-    show_default=True,
-    help="With a command: exit with leaktrace's own exit code, or with the command's.",
+    "--suppressions",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Leave known sites out of the reports and of the verdict: those whose stack a pattern of "
+    "this file matches, by function, source file or module. The format is LeakSanitizer's: a line "
+    "leak:PATTERN each, with the wildcard *, ^ for the start and $ for the end. The totals still "
+    "include them. With -v, patterns that matched nothing are named at the end. Can be repeated.",
 )
+@exit_code_options
 @click.option("--ebpf", is_flag=True, help="Print the source of the BPF program and exit.")
 @click.option(
     "-v",

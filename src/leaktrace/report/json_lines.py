@@ -29,6 +29,7 @@ from leaktrace.model import (
     ResidentMemory,
     Site,
     SlabGrowth,
+    Suppressed,
     TargetInfo,
     Total,
 )
@@ -87,6 +88,7 @@ def report_object(report: Report) -> Object:
         "resident": None if report.resident is None else _resident(report.resident),
         "verdict": _verdict(report.verdict),
         "explained": None if report.explained is None else explained_object(report.explained),
+        "suppressed": _suppressed(report.suppressed),
         "cost": None if report.cost is None else cost_object(report.cost),
         "losses": _losses(report.losses),
         "remarks": [_remark(remark) for remark in report.remarks],
@@ -139,6 +141,7 @@ def _part(report: Report) -> Object:
         "outstanding": _total(report.outstanding),
         "growth_bytes": report.growth_bytes,
         "verdict": _verdict(report.verdict),
+        "suppressed": _suppressed(report.suppressed),
         "younger": _total(report.younger),
         "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
         "site_count": report.site_count,
@@ -236,6 +239,9 @@ def _counted(shown: Object) -> Object:
             plain[key] = {**value, "bytes": None}
         elif key in ("sites", "allocations", "processes"):
             plain[key] = [_counted(one) for one in value]
+        elif key == "suppressed" and value is not None:
+            patterns = [{**one, "bytes": None} for one in value["patterns"]]
+            plain[key] = {**value, "bytes": None, "patterns": patterns}
         elif key in _SIZES:
             plain[key] = None
             if key == "growth_bytes":
@@ -263,6 +269,19 @@ def _verdict(verdict: Verdict | None) -> Object | None:
         "since_s": None if verdict.since_s is None else round(verdict.since_s, 3),
         "needs_s": None if verdict.needs_s is None else round(verdict.needs_s, 3),
         "reason": printable(verdict.reason),
+    }
+
+
+def _suppressed(suppressed: Suppressed | None) -> Object | None:
+    if suppressed is None:
+        return None
+    return {
+        "site_count": suppressed.site_count,
+        **_total(suppressed.held),
+        "patterns": [
+            {"pattern": printable(one.pattern), "site_count": one.site_count, **_total(one.held)}
+            for one in suppressed.patterns
+        ],
     }
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Allocation, Measure, Report, Site, StackEnd, Total
+from leaktrace.model import Allocation, Measure, Report, Site, StackEnd, Suppressed, Total
 from leaktrace.printable import printable
 from leaktrace.report.descriptors import kinds_in_words
 from leaktrace.report.figures import about, error_in_words, noun, short_noun, total_in_words
@@ -90,6 +90,7 @@ def site_lines(report: Report, width: int) -> Iterator[Text]:
         yield Text()
     yield from _thread_stacks(report, width)
     yield from _rest(report, width)
+    yield from _suppressed(report, width)
     if by_site:
         yield Text(f"  {noun(report)}s at sites that are not shown:")
         yield from _allocations(report, [one for several in by_site.values() for one in several])
@@ -244,6 +245,18 @@ def _site_row(site: Site, report: Report, counted: str) -> tuple[str, ...]:
     )
 
 
+def _suppressed(report: Report, width: int) -> Iterator[Text]:
+    """What --suppressions leaves out."""
+    if report.suppressed is None or not report.suppressed.site_count:
+        return
+    sites = units.counted(report.suppressed.site_count, "site")
+    matched = sum(one.site_count > 0 for one in report.suppressed.patterns)
+    patterns = units.counted(matched, "pattern")
+    total = total_in_words(report, report.suppressed.held)
+    yield from wrapped("  suppressed: ", f"{sites}, {total} ({patterns})", width)
+    yield Text()
+
+
 def _allocations(report: Report, allocations: list[Allocation]) -> Iterator[Text]:
     """Single allocations, oldest first."""
     for one in sorted(allocations, key=lambda allocation: -allocation.age_ns):
@@ -261,11 +274,13 @@ def _rest(report: Report, width: int) -> Iterator[Text]:
     stacks = report.thread_stacks
     if stacks is not None:
         shown = shown[0] + stacks.regions.reserved, shown[1] + stacks.regions.count
+    hidden = report.suppressed or Suppressed(())
     rest = Total(
-        report.outstanding.bytes - report.younger.bytes - shown[0],
-        report.outstanding.count - report.younger.count - shown[1],
+        report.outstanding.bytes - report.younger.bytes - hidden.held.bytes - shown[0],
+        report.outstanding.count - report.younger.count - hidden.held.count - shown[1],
     )
-    others = report.site_count - len(report.sites) - (0 if stacks is None else stacks.site_count)
+    others = report.site_count - hidden.site_count - len(report.sites)
+    others -= 0 if stacks is None else stacks.site_count
     if others > 0:
         label = "the other site" if others == 1 else f"the other {others:,} sites"
     elif (rest.bytes > 0 or rest.count > 0) and not report.is_estimate:

@@ -28,6 +28,7 @@ from leaktrace.own.oom import OWN_SCORE
 from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
+from leaktrace.session.conclusion import Conclusion
 from leaktrace.session.overhead import OverheadLimit
 from leaktrace.targets.process import Process
 from leaktrace.tracing.calls import TracedCalls
@@ -42,7 +43,7 @@ _CALLS_AFTER_SIGNAL = 2048
 def run(options: Options) -> int:
     """Trace until the target ends, the requested reports are written, or a signal comes.
 
-    Returns the exit code: 0, or the command's own if that was asked for. Raises LeaktraceError, and
+    Returns the exit code: 0, or what --exit-code asked for. Raises LeaktraceError, and
     BrokenPipeError when the reader of the reports has closed the pipe.
     """
     descriptors.raise_limit()
@@ -74,8 +75,10 @@ def _run_kernel(options: KernelOptions, output: Output, interrupts: Interrupts) 
         tracer = open_kernel_tracer(options)
     with closing(tracer):
         reports = KernelReports(options, tracer)
-        Run(options.report, tracer, reports, reporter, interrupts).until_the_end()
-    return 0
+        conclusion = Conclusion(options.leak_exit, options.suppressions)
+        one = Run(options.report, tracer, reports, reporter, interrupts, conclusion=conclusion)
+        one.until_the_end()
+    return conclusion.exit_status(0)
 
 
 def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts) -> int:
@@ -90,20 +93,22 @@ def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts
         command = first.command
         process = None if command is None else first.process
         argv = () if command is None else command.argv
+        conclusion = Conclusion(options.leak_exit, options.suppressions)
         one = Run(
             options.report,
             tracer,
             reports,
             reporter,
             interrupts,
+            conclusion=conclusion,
             argv=argv,
             command=process,
             limit=limit,
         )
         one.until_the_end()
     if command is not None and options.command is not None and options.command.pass_exit_code:
-        return command.wait()
-    return 0
+        return conclusion.exit_status(command.wait())
+    return conclusion.exit_status(0)
 
 
 class Run:
@@ -117,17 +122,19 @@ class Run:
         reporter: Reporter,
         interrupts: Interrupts,
         *,
+        conclusion: Conclusion,
         argv: tuple[str, ...] = (),
         command: Process | None = None,
         limit: OverheadLimit | None = None,
     ) -> None:
-        """`command`: the one that leaktrace starts; `argv`: its words; `limit`: what tracing may
-        cost."""
+        """`conclusion` sees all reports; `command`: the one that leaktrace starts; `argv`: its
+        words; `limit`: what tracing may cost."""
         self._asked = asked
         self._tracer = tracer
         self._reports = reports
         self._reporter = reporter
         self._interrupts = interrupts
+        self._conclusion = conclusion
         self._argv = argv
         self._command = command
         self._limit = limit
@@ -156,6 +163,7 @@ class Run:
             self._report(reason)
         meter.close()
         self._reporter.end()
+        self._conclusion.tell(verbose=self._asked.verbose)
         self._tracer.check_probes()
 
     def _report_at_intervals(self, meter: Meter) -> str | None:
@@ -234,6 +242,7 @@ class Run:
 
     def _report(self, final_reason: str | None = None) -> None:
         report = self._reports.build(final_reason)
+        self._conclusion.see(report)
         losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
         self._reporter.report(replace(report, losses=losses, cost=self._cost))
 

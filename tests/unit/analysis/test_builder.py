@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hand_made_snapshots import (
     MS,
@@ -28,6 +30,7 @@ from leaktrace.options import (
     Filters,
     ReportOptions,
     SortKey,
+    Suppression,
 )
 
 # -- totals and sites --
@@ -289,3 +292,27 @@ def test_estimates_are_scaled_and_regions_are_not() -> None:
     # Two allocations with weight 10: the variance is 2 * 10 * 9 of the count.
     assert report.error == Total(round(100 * 180**0.5), round(180**0.5))
     assert figures["two"].error == Total(0, 0)
+
+
+# -- suppressed sites --
+
+
+def test_suppressed_sites_are_in_the_totals_alone() -> None:
+    shot = snapshot([Held(1, 100), Held(2, 700), Held(3, 400, age_ms=1), Held(2, 7)])
+    asked = replace(options(ReportOptions(top=1)), suppressions=(Suppression("tw*", "a file"),))
+    report = build(ReportBuilder(asked, lambda _: (), STACKS.__getitem__), shot)
+    assert names(report) == ["one"]
+    assert (report.outstanding, report.site_count) == (Total(1207, 4), 2)
+    assert report.suppressed is not None
+    assert (report.suppressed.site_count, report.suppressed.held) == (1, Total(707, 2))
+    again = build(ReportBuilder(options(), lambda _: (), STACKS.__getitem__), shot)
+    assert again.suppressed is None
+
+
+def test_suppressed_allocations_are_not_listed() -> None:
+    shot = snapshot([Held(1, 100), Held(2, 700)])
+    asked = replace(
+        options(ReportOptions(show_allocs=True)), suppressions=(Suppression("two", "a file"),)
+    )
+    report = build(ReportBuilder(asked, lambda _: (), STACKS.__getitem__), shot)
+    assert [one.size_bytes for one in report.allocations or ()] == [100]

@@ -15,6 +15,7 @@ import pytest
 from leaktrace import __version__, errors
 from leaktrace.cli.commands import COMMANDS
 from leaktrace.cli.trace import command as trace_command
+from leaktrace.options import LeakExit
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_every_exit_status_is_in_it(page: str) -> None:
     listed = {int(number) for number in re.findall(r"^\.B (\d+)$", section, re.MULTILINE)}
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
     used = {each.exit_code for each in classes if issubclass(each, errors.LeaktraceError)}
-    assert listed == used | {0}
+    assert listed == used | {0, LeakExit.status}
 
 
 def test_text_is_printed_as_it_is(make_man: ModuleType) -> None:

@@ -1,0 +1,75 @@
+"""What remains to be said at the end of a run, and its exit status, from the verdicts of its
+reports (--exit-code leak, --leak-threshold, --suppressions)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from leaktrace.analysis.suppressions import matched_patterns
+from leaktrace.model import Report
+from leaktrace.notices import hint, notify
+from leaktrace.options import LeakExit, Suppression
+from leaktrace.printable import printable
+from leaktrace.verdict import Verdict, VerdictKind
+
+
+class Conclusion:
+    """Sees all reports of a run."""
+
+    def __init__(self, leak_exit: LeakExit | None, suppressions: Sequence[Suppression]) -> None:
+        """`leak_exit`: what counts as a leak, and the exit status for it; None: no verdict has an
+        effect."""
+        self._leak_exit = leak_exit
+        self._unmatched = {one.pattern: one for one in suppressions}
+        # In the last report that had a verdict; None: none had.
+        self._leaks: list[Verdict] | None = None
+
+    def see(self, report: Report) -> None:
+        """A report was made."""
+        for pattern in matched_patterns(report):
+            self._unmatched.pop(pattern, None)
+        if self._leak_exit is not None:
+            leaks = leaks_in(report, self._leak_exit.threshold_per_s)
+            if leaks is not None:
+                self._leaks = leaks
+
+    def tell(self, *, verbose: bool) -> None:
+        """What the reports don't say, on stderr."""
+        for one in self._unmatched.values() if verbose else ():
+            pattern = printable(one.pattern)
+            notify(f"{printable(one.origin)}: leak:{pattern} has matched no site")
+        if self._leak_exit is None:
+            return
+        if self._leaks is None:
+            notify("no report had a verdict: the exit status says nothing about leaks")
+            hint("trace longer: leaktrace -p PID INTERVAL COUNT; the report says what it needs")
+        elif self._leaks:
+            grow = "one site grows" if len(self._leaks) == 1 else f"{len(self._leaks)} sites grow"
+            notify(f"{grow}: exit status {self._leak_exit.status} (--exit-code leak)")
+
+    def exit_status(self, own: int) -> int:
+        """The exit status of the run. `own`: the one that it has if nothing leaks. A failure of the
+        command that was passed on stays one."""
+        if own or self._leak_exit is None or not self._leaks:
+            return own
+        return self._leak_exit.status
+
+
+def leaks_in(report: Report, threshold_per_s: float) -> list[Verdict] | None:
+    """The verdicts on sites that grow faster than this, in bytes (or objects without sizes) per
+    second; None if it is too early for any verdict."""
+    parts = list(_parts(report))
+    known = [part.verdict for part in parts if part.verdict is not None]
+    if all(verdict.kind is VerdictKind.TOO_EARLY for verdict in known):
+        return None
+    return [
+        verdict
+        for part in parts
+        for verdict in part.growing
+        if threshold_per_s == 0 or (verdict.bytes_per_s or 0.0) > threshold_per_s
+    ]
+
+
+def _parts(report: Report) -> Iterator[Report]:
+    """A report, and those about other memory, pairs of functions and other allocators."""
+    yield from (report, *report.other_memory, *report.sections)

@@ -1,0 +1,105 @@
+"""What a run exits with, from the verdicts of its reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sample_reports import BUSY
+
+from leaktrace.model import Report, Suppressed, SuppressedByPattern, Total
+from leaktrace.options import LeakExit, Suppression
+from leaktrace.session.conclusion import Conclusion
+from leaktrace.verdict import Verdict, VerdictKind
+
+PLAIN = replace(BUSY, verdict=None, growing=(), sections=(), other_memory=())
+STEADY = replace(PLAIN, verdict=Verdict(VerdictKind.STEADY))
+EARLY = replace(PLAIN, verdict=Verdict(VerdictKind.TOO_EARLY))
+OVERDUE = replace(PLAIN, verdict=Verdict(VerdictKind.OVERDUE, bytes_per_s=1e6))
+
+
+def growing(*rates: float) -> Report:
+    each = tuple(Verdict(VerdictKind.GROWING, bytes_per_s=rate) for rate in rates)
+    return replace(
+        PLAIN, verdict=Verdict(VerdictKind.GROWING, bytes_per_s=sum(rates)), growing=each
+    )
+
+
+def concluded(*reports: Report, leak_exit: LeakExit | None = LeakExit()) -> Conclusion:  # noqa: B008
+    conclusion = Conclusion(leak_exit, ())
+    for report in reports:
+        conclusion.see(report)
+    return conclusion
+
+
+@pytest.mark.parametrize(
+    ("reports", "status"),
+    [
+        ([], 0),
+        ([PLAIN], 0),
+        ([EARLY], 0),
+        ([STEADY], 0),
+        ([OVERDUE], 0),
+        ([growing(0.1)], 23),
+        # The last one that had a verdict counts.
+        ([growing(5), STEADY], 0),
+        ([STEADY, growing(5)], 23),
+        ([growing(5), EARLY, PLAIN], 23),
+        # A section is as good as the report.
+        ([replace(STEADY, sections=(STEADY, growing(2)))], 23),
+        ([replace(EARLY, other_memory=(growing(2),))], 23),
+        ([replace(EARLY, sections=(STEADY,))], 0),
+    ],
+)
+def test_status(reports: list[Report], status: int) -> None:
+    assert concluded(*reports).exit_status(0) == status
+
+
+def test_only_sites_above_the_threshold_count() -> None:
+    leak_exit = LeakExit(42, threshold_per_s=1024.0)
+    for rates, status in (((1024.0,), 0), ((1024.5,), 42), ((600.0, 600.0), 0), ((1.0, 2e3), 42)):
+        assert concluded(growing(*rates), leak_exit=leak_exit).exit_status(0) == status
+
+
+def test_a_failure_of_the_command_stays_one() -> None:
+    assert concluded(growing(5)).exit_status(7) == 7
+    assert concluded(STEADY).exit_status(7) == 7
+
+
+def test_verdicts_have_no_effect_unless_asked() -> None:
+    assert concluded(growing(5), leak_exit=None).exit_status(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (EARLY, "no report had a verdict: the exit status says nothing"),
+        (growing(5), "one site grows: exit status 23"),
+        (growing(5, 6), "2 sites grow: exit status 23"),
+        (STEADY, ""),
+    ],
+)
+def test_it_is_said_why(report: Report, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    concluded(report).tell(verbose=False)
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert bool(said) is bool(printed)
+
+
+def test_patterns_that_matched_nothing_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    patterns = ("first", "second", "third")
+    conclusion = Conclusion(
+        None, [Suppression(one, f"file, line {n}") for n, one in enumerate(patterns, 1)]
+    )
+    matched = Suppressed((SuppressedByPattern("second", 1, Total(5, 1)),))
+    unmatched = Suppressed((SuppressedByPattern("third", 0, Total()),))
+    conclusion.see(replace(PLAIN, sections=(replace(PLAIN, suppressed=matched),)))
+    conclusion.see(replace(PLAIN, suppressed=unmatched))
+    conclusion.tell(verbose=False)
+    assert capsys.readouterr().err == ""
+    conclusion.tell(verbose=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        "file, line 1: leak:first has matched no site",
+        "file, line 3: leak:third has matched no site",
+    ]
