@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ EACH_CALL = 20
 BLOCK_BYTES = 200
 INTERVAL_S = 5
 ATTACH_S = 120
+ENDING = threading.Event()  # trials that run end what they have started
 
 
 class Leak(StrEnum):
@@ -122,7 +124,7 @@ def run(trial: Trial, minutes: float, warm_up_s: float) -> Outcome:
             }
         place = Place(folder, env, trial.leak is Leak.SCRIPT)
         with trial.server.loaded(place) as loaded:
-            time.sleep(warm_up_s)
+            _wait(warm_up_s)
             before = _lost(account)
             began = time.monotonic()
             reports = _traced(loaded.pids, folder, trial.file, minutes)
@@ -130,6 +132,11 @@ def run(trial: Trial, minutes: float, warm_up_s: float) -> Outcome:
             if loaded.load.poll() is not None:
                 raise TrialError(f"the load has ended: {last_line(folder / 'load.log')}")
     return judge(trial, reports, rate if trial.leak is Leak.INJECTED else None)
+
+
+def _wait(time_s: float) -> None:
+    if ENDING.wait(time_s):
+        raise TrialError("interrupted")
 
 
 def _lost(account: Path) -> int:
@@ -146,10 +153,11 @@ def _traced(
     log = folder / "leaktrace.log"
     words = [*COMMAND, *options, "--output", str(kept), str(INTERVAL_S), str(count)]
     with running(words, log, env=tracer_environment()) as tracer:
-        try:
-            status = tracer.wait(ATTACH_S + (count + 2) * INTERVAL_S)
-        except subprocess.TimeoutExpired:
-            raise TrialError("leaktrace does not end") from None
+        deadline = time.monotonic() + ATTACH_S + (count + 2) * INTERVAL_S
+        while (status := tracer.poll()) is None:
+            _wait(0.5)
+            if time.monotonic() > deadline:
+                raise TrialError("leaktrace does not end")
     if status != 0:
         raise TrialError(f"leaktrace ended with {status}: {last_line(log)}")
     reports = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
@@ -239,9 +247,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     is_right = True
     with ThreadPoolExecutor(given.jobs) as executor:
-        for trial, outcome in zip(trials, executor.map(attempt, trials), strict=True):
-            print(row(trial, outcome), flush=True)
-            is_right &= isinstance(outcome, Outcome) and not outcome.problems(trial.leak)
+        try:
+            for trial, outcome in zip(trials, executor.map(attempt, trials), strict=True):
+                print(row(trial, outcome), flush=True)
+                is_right &= isinstance(outcome, Outcome) and not outcome.problems(trial.leak)
+        finally:
+            ENDING.set()
     sys.exit(0 if is_right else 1)
 
 
