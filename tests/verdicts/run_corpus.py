@@ -1,11 +1,11 @@
 """Trace the corpus, and write docs/verdicts.md (make verdicts; as root).
 
     python tests/verdicts/run_corpus.py [--only REGEX] [--pace NAME]... [--jobs N]
-    python tests/verdicts/run_corpus.py --judge-again
+    python tests/verdicts/run_corpus.py --judge-again [--write]
 
 What was said in each run is kept in build/verdicts (see corpus/running.py). With --only or --pace,
 these runs are shown, and the page is not written. `--judge-again` traces nothing: it judges what is
-kept, and writes no page either.
+kept, and writes the page only with `--write`.
 """
 
 from __future__ import annotations
@@ -119,31 +119,38 @@ def results_of(found: Sequence[Judged | str]) -> Results:
     )
 
 
+def write(results: Results) -> None:
+    save(results, RECORDED)
+    PAGE.write_text(page(results), encoding="utf-8")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description="Trace programs with known truth.")
     arguments.add_argument("--only", type=re.compile, metavar="REGEX", help="these cases")
     arguments.add_argument("--pace", action="append", choices=tuple(PACES), help="at this speed")
     arguments.add_argument("--jobs", type=int, default=8, metavar="N", help="runs at once")
     arguments.add_argument("--judge-again", action="store_true", help="trace nothing")
+    arguments.add_argument("--write", action="store_true", help="with it: write the page")
     given = arguments.parse_args()
     # What was started is ended, also then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     only = given.only or re.compile("")
     started = time.monotonic()
     if given.judge_again:
-        kept = [judged(file) for file in sorted(DIRECTORY.glob("*.jsonl"))]
-        found: list[Judged | str] = [one for one in kept if only.search(one.case)]
+        todo = [*plans(only, SPEEDS), *(plan for plan in other_ways() if only.search(plan.case))]
+        files = [DIRECTORY / plan.file_name() for plan in todo]
+        found: list[Judged | str] = [judged(file) for file in files if file.exists()]
         for one in found:
             show(one)
+        if given.write:
+            write(results_of(found))
     elif os.geteuid() != 0:
         sys.exit("this traces processes: run it as root")
     elif given.only or given.pace:
         found = trace_all(plans(only, given.pace or SPEEDS), given.jobs)
     else:
         found = trace_all([*plans(only, SPEEDS), *other_ways()], given.jobs)
-        results = results_of(found)
-        save(results, RECORDED)
-        PAGE.write_text(page(results), encoding="utf-8")
+        write(results_of(found))
     print(f"{len(found)} runs, {time.monotonic() - started:.0f} s")
     print(totals([one for one in found if isinstance(one, Judged)]))
 

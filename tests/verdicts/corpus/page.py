@@ -120,6 +120,7 @@ def _totals_table(runs: Sequence[Judged]) -> str:
         ("early, in any report", lambda one: f"{one.reports_with_early} of {one.reports:,}"),
         ("**recall**", lambda one: _share(one.recall)),
         (f"leaks of {ENOUGH_BLOCKS} blocks found", lambda one: f"{one.leaks_found} of {one.leaks}"),
+        ("the same, in any report", lambda one: f"{one.leaks_ever_found} of {one.leaks}"),
         ("smaller leaks found", lambda one: f"{one.small_leaks_found} of {one.small_leaks}"),
         ("reports until a fast leak is found (median)", _median),
         ("final reports whose own verdict is wrong", lambda one: f"{one.wholes_wrong}"),

@@ -61,12 +61,9 @@ def enough_blocks(run: Judged) -> int:
 
 
 def is_missed(run: Judged) -> bool:
+    """Whether the final report has no alarm at a leak that still leaks."""
     case = BY_NAME[run.case]
-    if not case.is_leak:
-        return False
-    if case.stops:
-        return run.first_alarm is None
-    return run.leaks_found < len(case.leaks)
+    return _lasts(case) and run.leaks_found < len(case.leaks)
 
 
 def is_false_at_end(run: Judged) -> bool:
@@ -95,6 +92,7 @@ class Totals:
     reports_with_early: int
     leaks: int
     leaks_found: int
+    leaks_ever_found: int  # in any report
     small_leaks: int  # of which fewer blocks were leaked
     small_leaks_found: int
     median_reports_of_fast: float | None
@@ -131,6 +129,9 @@ def totals(all_runs: Sequence[Judged]) -> Totals:
         reports_with_early=sum(run.early_reports for run in runs),
         leaks=sum(len(BY_NAME[run.case].leaks) for run in large),
         leaks_found=sum(run.leaks_found for run in large),
+        leaks_ever_found=sum(
+            len(BY_NAME[run.case].leaks) if run.first_alarm is not None else 0 for run in large
+        ),
         small_leaks=sum(len(BY_NAME[run.case].leaks) for run in small),
         small_leaks_found=sum(run.leaks_found for run in small),
         median_reports_of_fast=statistics.median_low(waits) if waits else None,

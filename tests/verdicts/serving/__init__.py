@@ -1,0 +1,1 @@
+"""Servers under a steady load, and a leak that can be injected into them."""
