@@ -44,6 +44,7 @@ def test_the_pool_of_the_readme(compiled: Compiler, repository: Path) -> None:
 def figures(report: str) -> list[str]:
     """The totals, the sites, their functions in the program, and what was lost."""
     text = re.sub(r"\d+ functions|\(pid \d+\)|process \d+|\d+\.\d s\b|RSS.*", "", report)
+    text = re.sub(r"watched for .*|within .*", "", text)
     text = re.sub(r"oldest \S+ +[0-9a-f]{16}$|\+0x[0-9a-f]+|\S*(?=/examples)", "", text, flags=re.M)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     return [line for line in lines if line and not line.endswith("[libc.so.6]")]
@@ -62,10 +63,11 @@ def test_the_demo_shows_the_leak_and_leaves_nothing_running(
         text=True,
         check=True,
     )
-    started = re.search(r"leaktrace -p (\d+) 2 2", result.stdout)
+    started = re.search(r"leaktrace -p (\d+) 2 3", result.stdout)
     assert started is not None
     assert not Path(f"/proc/{started[1]}").exists()
-    for report in result.stdout.split("outstanding ")[1:]:
+    for report in result.stdout.split("\noutstanding ")[1:]:
         top_site = report.split("\n\n")[1]
         assert "remember_request" in top_site.splitlines()[1]
         assert "build_response" not in report.split("What you see")[0]
+    assert "\nGROWING +" in result.stdout

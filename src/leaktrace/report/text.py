@@ -64,6 +64,7 @@ from leaktrace.report.sections import other_memory, section_name
 from leaktrace.report.site_lines import site_lines
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import verdict_lines
+from leaktrace.verdict import VerdictKind
 
 FILE_WIDTH = USUAL_COLUMNS
 _END_WORDS = {
@@ -114,6 +115,7 @@ def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Itera
         yield from site_lines(report, width)
     for section in (*other_memory(report), *report.sections):
         yield from _totals(section, width)
+        yield from _verdict_on_part(section, width)
         yield Text()
         yield from site_lines(section, width)
     yield from _footer(report, width)
@@ -149,9 +151,18 @@ def _each_process(report: Report, width: int) -> Iterator[Text]:
         if line.has_ended:
             fields.append(Text(ending_in_short(line.ending), "yellow"))
         yield from _totals(part, width, fields)
+        yield from _verdict_on_part(part, width)
         yield Text()
         yield from site_lines(part, width)
     yield from others_line(report, width)
+
+
+def _verdict_on_part(part: Report, width: int) -> Iterator[Text]:
+    """The verdict on a section, or on one of several processes: where it is too early, the report
+    has said so."""
+    if part.verdict is not None and part.verdict.kind is not VerdictKind.TOO_EARLY:
+        for line in verdict_lines(part, width - 2):
+            yield Text("  ").append_text(line)
 
 
 def _totals(report: Report, width: int, first: Sequence[Text] = ()) -> Iterator[Text]:
