@@ -55,9 +55,9 @@ def redis_commands(port: int, rate: float) -> None:
         words = [
             ["SET", key, value, "EX", "20"],
             ["GET", key],
-            ["LPUSH", f"list:{number % 10}", value],
-            ["LTRIM", f"list:{number % 10}", "0", "50"],
-            ["HSET", f"hash:{number % 10}", f"field{random.randrange(50)}", value],
+            ["LPUSH", f"list:{number // 5 % 10}", value],
+            ["LTRIM", f"list:{number // 5 % 10}", "0", "50"],
+            ["HSET", f"hash:{number // 5 % 10}", f"field{random.randrange(50)}", value],
         ][number % 5]
         text = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
         connection.sendall(text.encode())
