@@ -137,6 +137,12 @@
 #define WALK_PARTS 1
 #endif
 
+/* 1: of chosen sites, it is counted which stacks release their blocks. A walk that begins at a
+ * release goes on in the program that walks on from an allocation, so there must be one. */
+#ifndef WATCH_RELEASES
+#define WATCH_RELEASES (LIFETIMES && (WALK_BY_TABLE ? WALK_PARTS > 1 : POINTS))
+#endif
+
 /* Where the address of a thread's local storage is in struct task_struct, in bytes, from the
  * kernel's type information (BTF); 0: not known. */
 #ifndef TASK_FSBASE_OFFSET

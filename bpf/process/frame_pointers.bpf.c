@@ -43,7 +43,8 @@ static __always_inline u64 stack_by_frame_pointers(struct pt_regs *ctx, struct t
 #endif
 
     if (bytes < 8) {
-        lose(LOSS_FAILED_STACKS, 1);
+        if (thread->walk.function != FUNCTION_FREE)
+            lose(LOSS_FAILED_STACKS, 1);
         return 0;
     }
     u32 frame_count = (u32)bytes / 8;
@@ -60,7 +61,8 @@ static __always_inline u64 stack_by_frame_pointers(struct pt_regs *ctx, struct t
     stack->result = WALK_GOES_ON;
     if (frame_count == MAX_FRAMES) {
         stack->end = END_TRUNCATED;
-        lose(LOSS_WALKS + WALK_TOO_DEEP, 1);
+        if (thread->walk.function != FUNCTION_FREE)
+            lose(LOSS_WALKS + WALK_TOO_DEEP, 1);
     }
     return hash ? hash : 1;
 }

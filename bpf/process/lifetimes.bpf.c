@@ -58,24 +58,62 @@ static __always_inline u32 bit_length(u64 value) {
     return bits + (u32)value; /* what is left is 0 or 1 */
 }
 
-/* A block is released. */
-static __always_inline void count_lifetime(struct allocation *allocation) {
+#if WATCH_RELEASES
+/* How many releases a walk of the stack of this one stands for; 0: it isn't walked. The watch is
+ * written without a lock: what that changes is how many are walked, and not what they stand for. */
+static __always_inline u32 weight_of_release(struct lifetimes *entry, u64 time_ns) {
+    u32 at = entry->watched - 1;
+    struct watch *watch = watches.lookup(&at);
+
+    if (!watch || watch->site != entry->stack_id)
+        return 0;
+    u32 shift = watch->shift;
+    u64 windows = (time_ns - watch->since_ns) >> WATCH_WINDOW_SHIFT;
+    if (windows) {
+        if (watch->walked < WATCH_WALKS / 2) {
+            shift = shift > windows ? shift - windows : 0;
+            watch->shift = shift;
+        }
+        watch->since_ns = time_ns;
+        watch->walked = 0;
+    }
+    u32 stands_for = 1U << (shift & 31);
+    if (bpf_get_prandom_u32() & (stands_for - 1))
+        return 0;
+    watch->walked++;
+    if (watch->walked >= WATCH_WALKS && shift < WATCH_MOST_SHIFT) {
+        watch->shift = shift + 1;
+        watch->walked = 0;
+    }
+    return stands_for;
+}
+#endif
+
+/* A block is released. Returns how many releases its stack stands for, if that is to be walked. */
+static __always_inline u32 count_lifetime(struct allocation *allocation) {
     struct lifetimes *entry = lifetimes_of(allocation->stack_id);
 
     if (!entry)
-        return;
+        return 0;
     /* Shorter lifetimes are not told apart, so that `at` is not negative. */
-    u64 lived_ns = bpf_ktime_get_ns() - allocation->time_ns;
+    u64 time_ns = bpf_ktime_get_ns(), lived_ns = time_ns - allocation->time_ns;
     u64 at = bit_length(lived_ns | 1ULL << (FIRST_LIFETIME_POWER - 1)) - FIRST_LIFETIME_POWER;
     asm volatile("" : "+r"(at));
     if (at >= LIFETIME_POWERS)
         at = LIFETIME_POWERS - 1;
     __sync_fetch_and_add(&entry->counts[at], 1);
+#if WATCH_RELEASES
+    if (entry->watched)
+        return weight_of_release(entry, time_ns);
+#endif
+    return 0;
 }
 
 #else
 
 static __always_inline void begin_lifetimes(u64 stack_id) {}
-static __always_inline void count_lifetime(struct allocation *allocation) {}
+static __always_inline u32 count_lifetime(struct allocation *allocation) {
+    return 0;
+}
 
 #endif

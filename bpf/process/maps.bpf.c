@@ -13,6 +13,13 @@ BPF_F_TABLE("hash", u64, struct site, sites, CAPACITY_LATER, HASH_FLAGS);
 BPF_F_TABLE("array", u32, struct lifetimes, lifetimes, LIFETIME_SITES, 1024);
 #endif
 
+#if WATCH_RELEASES
+BPF_ARRAY(watches, struct watch, WATCHES);
+
+/* struct release -> estimated number. Full: counted at stack id 0, which user space has entered. */
+BPF_F_TABLE("hash", struct release, u64, releases, CAPACITY_LATER, HASH_FLAGS);
+#endif
+
 /* stack id -> frames, written once. Full: the site is reported without its stack. */
 BPF_F_TABLE("hash", u64, struct stack, stacks, CAPACITY_LATER, HASH_FLAGS);
 typedef struct stack stack_type;

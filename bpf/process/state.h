@@ -141,8 +141,11 @@ struct walk {
     u8 bp_counts;
     u8 switches; /* of stacks, by Go */
     u8 unused;
-    u32 switch_row;  /* of the function by which the walk goes on in Go code; 0: none */
-    u32 space;       /* of the thread's records: stays the same; 0 without HAS_SPACES */
+    u32 switch_row; /* of the function by which the walk goes on in Go code; 0: none */
+    u32 space;      /* of the thread's records: stays the same; 0 without HAS_SPACES */
+    u64 freed_site; /* of whose block this is the stack of the release; 0: of none */
+    u32 stands_for; /* how many releases it stands for */
+    u32 unused_yet;
     u64 callback_sp; /* of the thread's stack before its last callback to Go; 0: not known */
     u64 start;       /* hash of start_ip and start_sp */
     u64 start_ip;

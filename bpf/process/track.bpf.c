@@ -21,6 +21,12 @@ static __always_inline int store(struct pt_regs *ctx, struct session *now, struc
     if (is_descriptor)
         return store_descriptors(ctx, now, thread, stack_id);
 #endif
+#if WATCH_RELEASES
+    if (thread->walk.freed_site)
+        count_release(thread, stack_id);
+    if (function == FUNCTION_FREE)
+        return 0;
+#endif
     if (thread->walk.is_inside)
         return 0; /* an allocator calls itself */
 
@@ -174,6 +180,10 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
     u16 function = call->function;
     u64 address = result, size = call->size;
     int failed = result == 0;
+#if WATCH_RELEASES
+    u64 freed_site = 0;
+    u32 stands_for = 0;
+#endif
 
     call->sp = 0;
 #if PAIRS
@@ -241,20 +251,32 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
             struct allocation old = call->old;
             call->has_old = 0;
             count_freed(HEAP_SPACE, &old);
-            count_lifetime(&old);
+#if WATCH_RELEASES
+            stands_for = count_lifetime(&old);
+            if (stands_for)
+                freed_site = old.stack_id;
+#endif
             trace(ctx, origin_of(now), EVENT_RELEASE, function, call->address, old.size,
                   old.stack_id);
         }
     } else if (call->unseen_old && !(failed && keeps_old(call, result))) {
         count_unseen(now);
     }
-    if (failed) {
+    if (failed)
         trace(ctx, origin_of(now), EVENT_FAIL, function_in(space_of(&thread->walk), function), 0,
               size, 0);
-        return;
+#if WATCH_RELEASES
+    thread->walk.freed_site = freed_site;
+    thread->walk.stands_for = stands_for;
+    if (failed || call->skip) {
+        if (!freed_site)
+            return;
+        function = FUNCTION_FREE; /* the stack is only that of the release */
     }
-    if (call->skip)
+#else
+    if (failed || call->skip)
         return;
+#endif
     record(ctx, now, thread, function, address, size, call->outer, registers);
 }
 
@@ -301,10 +323,12 @@ static __always_inline void release(struct pt_regs *ctx, struct session *now, u6
         return;
     if (take(now, HEAP_SPACE, address, &allocation)) {
         count_freed(HEAP_SPACE, &allocation);
-        count_lifetime(&allocation);
+        u32 stands_for = count_lifetime(&allocation);
         note_release(now, address);
         trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
               allocation.stack_id);
+        if (stands_for)
+            walk_release(ctx, now, HEAP_SPACE, allocation.stack_id, stands_for);
         return;
     }
 #if RECORDS_ALL
@@ -323,9 +347,11 @@ static __always_inline void release_object(struct pt_regs *ctx, struct session *
         return;
     if (take(now, space, object, &allocation)) {
         count_freed(space, &allocation);
-        count_lifetime(&allocation);
+        u32 stands_for = count_lifetime(&allocation);
         trace(ctx, origin_of(now), EVENT_RELEASE, function_in(space, FUNCTION_FREE), object,
               allocation.size, allocation.stack_id);
+        if (stands_for)
+            walk_release(ctx, now, space, allocation.stack_id, stands_for);
         return;
     }
     struct pair_calls *calls = pair_calls.lookup(&space);

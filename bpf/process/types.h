@@ -55,8 +55,27 @@ struct site {
 struct lifetimes {
     u64 stack_id; /* of the site; 0: none */
     u32 counts[LIFETIME_POWERS];
-    u32 unused;
-    u32 claims; /* how many sites have tried to take the entry: only the first one has it */
+    u32 watched; /* which watch is kept on its releases, from 1; 0: none. Set by user space */
+    u32 claims;  /* how many sites have tried to take the entry: only the first one has it */
+};
+
+/* The releases of one site, of which some have their stack walked: each, as long as there are few,
+ * else one in 2**shift, chosen at random. */
+#define WATCHES 16
+#define WATCH_WINDOW_SHIFT 27 /* 134 ms */
+#define WATCH_WALKS 64        /* in one window; after so many, half as many are walked */
+#define WATCH_MOST_SHIFT 24
+struct watch {
+    u64 site;     /* its stack id; 0: the watch is free */
+    u64 since_ns; /* when the window began */
+    u32 shift;
+    u32 walked; /* in this window, with this shift */
+};
+
+/* A key: how many blocks of a site were released from a stack. */
+struct release {
+    u64 site;     /* a stack id */
+    u64 stack_id; /* 0: all for whose stacks there is no room, or that can't be walked */
 };
 
 /* A block that was released and has no record. */

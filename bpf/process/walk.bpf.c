@@ -180,8 +180,9 @@ static __always_inline u64 finish_walk(void *ctx, struct session *now, struct th
     struct unwind_list *list = list_in_force(walk->slot);
     if (list && walk->version && list->version > walk->version)
         result = WALK_NO_MAPPING;
-    /* All threads share the counters, so successful walks are not counted here. */
-    if (result != WALK_COMPLETE && result != WALK_GO)
+    /* All threads share the counters, so successful walks are not counted here. The stack of a
+     * release is that of no allocation. */
+    if (result != WALK_COMPLETE && result != WALK_GO && walk->function != FUNCTION_FREE)
         lose(LOSS_WALKS + result, 1);
     if (list && (result == WALK_NO_MAPPING || walk->guessed))
         report_unknown_code(ctx, now, list->version);
@@ -195,7 +196,7 @@ static __always_inline u64 finish_walk(void *ctx, struct session *now, struct th
         stack->end = END_GUESSED;
     else
         stack->end = result == WALK_GO ? END_GO : END_COMPLETE;
-    if (walk->guessed)
+    if (walk->guessed && walk->function != FUNCTION_FREE)
         lose(LOSS_GUESSED_STACKS, 1);
     u64 id = mix(walk->hash, stack->end);
     return id ? id : 1;

@@ -127,7 +127,8 @@ class Releaser:
     """A call stack that frees blocks of a site."""
 
     stack: Stack
-    count: int  # of the releases whose stacks were walked
+    count: int  # of releases since the site is watched; estimated if there are many
+    of_count: int = 0  # the same of all stacks
 
 
 @dataclass(frozen=True)

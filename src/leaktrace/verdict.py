@@ -18,6 +18,10 @@ class VerdictKind(StrEnum):
     TOO_EARLY = "too_early"  # not known yet
 
 
+# What may be a leak.
+SUSPICIOUS = (VerdictKind.GROWING, VerdictKind.OVERDUE, VerdictKind.FILLING)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One verdict and what it rests on.

@@ -21,6 +21,7 @@ from harness.target import Target
 
 from leaktrace.options import ProcessOptions, ProcessTarget
 from leaktrace.process.setup import open_tracer
+from leaktrace.process.tracer import Tracer
 
 ROUNDS = 7
 AT_MOST = 1.05
@@ -39,11 +40,11 @@ tracer.close()
 
 
 @contextlib.contextmanager
-def traced(pid: int, knobs: dict[str, int]) -> Generator[None, None, None]:
+def traced(pid: int, knobs: dict[str, int]) -> Generator[Tracer, None, None]:
     tracer = open_tracer(ProcessOptions(target=ProcessTarget((pid,))), knobs=knobs)
     try:
         tracer.arm()
-        yield
+        yield tracer
     finally:
         tracer.close()
 
@@ -79,6 +80,14 @@ def main() -> None:
 
             return measure
 
+        def watched() -> float:
+            with traced(target.pid, {}) as tracer:
+                pair_ns(target)
+                tracer.watch_releases(tracer.snapshot().site_ids.tolist())
+                found = pair_ns(target)
+                assert tracer.releases()
+                return found
+
         def of_reference() -> float:
             with traced_by(target.pid, sys.argv[1]):
                 return pair_ns(target)
@@ -86,12 +95,16 @@ def main() -> None:
         ways = {
             "without lifetimes": with_knobs(LIFETIMES=0),
             "with lifetimes": with_knobs(LIFETIMES=1),
+            "its site is watched": watched,
         }
         if len(sys.argv) > 1:
             ways["the reference"] = of_reference
         found = interleaved(ROUNDS, ways, results)
     for name, samples in found.items():
         results.add(name, samples, "ns")
+    results.add_ratio(
+        "watched / not watched", found.pop("its site is watched"), found["with lifetimes"]
+    )
     measured = found.pop("with lifetimes")
     for name, samples in found.items():
         results.add_ratio(f"with lifetimes / {name}", measured, samples, AT_MOST)

@@ -57,10 +57,17 @@ LIFETIMES = np.dtype(
     [
         ("stack_id", "<u8"),
         ("counts", "<u4", (LIFETIME_POWERS,)),
-        ("unused", "<u4"),
+        ("watched", "<u4"),
         ("claims", "<u4"),
     ]
 )
+
+WATCHES = 16
+WATCH_WINDOW_SHIFT = 27
+WATCH_WALKS = 64
+WATCH_MOST_SHIFT = 24
+WATCH = np.dtype([("site", "<u8"), ("since_ns", "<u8"), ("shift", "<u4"), ("walked", "<u4")])
+RELEASE = np.dtype([("site", "<u8"), ("stack_id", "<u8")])
 
 UNSEEN_RELEASES = 4096
 UNSEEN_RELEASE = np.dtype(

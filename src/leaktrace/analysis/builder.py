@@ -36,6 +36,7 @@ from leaktrace.model import (
     Measure,
     MemoryGrowth,
     MemoryKinds,
+    Releaser,
     Remark,
     RemarkKind,
     Report,
@@ -47,7 +48,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import CommonOptions, ObjectChoice, SortKey
-from leaktrace.verdict import Verdict, VerdictKind
+from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -135,6 +136,9 @@ class ReportBuilder:
         self._most = Total()  # the most outstanding bytes of any report
         self._remark: Remark | None = None  # about resident memory
         self.pids: Mapping[int, int] = {}  # by slot, if several processes are traced
+        # Who frees the blocks of a site, by its stack id:
+        self.freed_at: Callable[[int], tuple[Releaser, ...]] = lambda _: ()
+        self.suspicious: Sequence[int] = ()  # sites of the last report, by stack id
 
     def start_clock(self) -> None:
         """The probes are active from now on."""
@@ -309,6 +313,7 @@ class ReportBuilder:
                     site_of(int(row)),
                     verdict=chosen.verdicts.get(int(table.stack_ids[row])),
                     lifetimes=lifetimes.get(int(table.stack_ids[row])),
+                    freed_at=self.freed_at(int(table.stack_ids[row])),
                 )
                 for row in order
             ),
@@ -346,6 +351,7 @@ class ReportBuilder:
         if self._remark is not None:
             report = replace(report, remarks=(*remarks, self._remark))
         self._number += 1
+        self.suspicious = _suspicious(chosen)
         self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))
         self._last_total = outstanding.bytes
         held = _all_memory(outstanding, snapshot)
@@ -514,6 +520,15 @@ def _held(total: Total, snapshot: Snapshot) -> int:
     """What takes memory: of regions, what is in memory or not known."""
     regions = snapshot.regions.total()
     return total.bytes if regions is None else total.bytes - regions.reserved + regions.held
+
+
+def _suspicious(chosen: Chosen) -> list[int]:
+    """The sites that may leak, by stack id: those that are shown first."""
+    return [
+        stack_id
+        for stack_id in dict.fromkeys([*chosen.stack_ids, *chosen.verdicts])
+        if stack_id in chosen.verdicts and chosen.verdicts[stack_id].kind in SUSPICIOUS
+    ]
 
 
 def _all_memory(outstanding: Total, snapshot: Snapshot) -> Total:

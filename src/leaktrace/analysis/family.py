@@ -26,6 +26,7 @@ from leaktrace.model import (
     MemoryKinds,
     ProcessLine,
     ProcessShare,
+    Releaser,
     Remark,
     Report,
     Stack,
@@ -126,6 +127,28 @@ class FamilyBuilder:
     def sampling(self, sampling: Sampling) -> None:
         for builder in (self._all, *self._each.values()):
             builder.sampling = sampling
+
+    @property
+    def freed_at(self) -> Callable[[int], tuple[Releaser, ...]]:
+        """Who frees the blocks of a site, by its stack id."""
+        return self._all.freed_at
+
+    @freed_at.setter
+    def freed_at(self, freed_at: Callable[[int], tuple[Releaser, ...]]) -> None:
+        self._all.freed_at = freed_at
+
+    @property
+    def suspicious(self) -> Sequence[int]:
+        """The sites, by stack id, that the last report suspects to leak."""
+        return self._all.suspicious
+
+    def all_of(self, stack_id: int) -> list[int]:
+        """The stack ids, of whichever process, that one represents in reports."""
+        return self._same_sites.all_of(stack_id) if self._is_family else [stack_id]
+
+    def first_of(self, stack_id: int) -> int:
+        """The stack id that represents this one in reports."""
+        return self._same_sites.first_of(stack_id) if self._is_family else stack_id
 
     def start_clock(self) -> None:
         """The probes are active from now on."""

@@ -78,6 +78,10 @@ class SameSites:
         """The stack id that represents the site of this one, which was seen before."""
         return self._known.get(stack_id, stack_id)
 
+    def all_of(self, first: int) -> list[int]:
+        """The stack ids that this one represents."""
+        return [one for one, known in self._known.items() if known == first] or [first]
+
     def _first_of(self, stack_id: int, locations_of: LocationsOf) -> int:
         known = self._known.get(stack_id)
         if known is None:

@@ -1,7 +1,7 @@
-"""Frames at the leaf of a stack that only pass a request for memory on.
+"""Frames at the leaf of a stack that only pass a request for memory on, or its release.
 
-These are operator new, the allocator classes of the C++ library, the allocation shims of Rust.
-Their caller requested the memory. Nothing is dropped from the middle of a stack.
+These are operator new and delete, the allocator classes of the C++ library, the shims of Rust.
+Their caller requested the memory, or released it. Nothing is dropped from the middle of a stack.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from leaktrace.options import ReportOptions
 
 _PLUMBING = re.compile(
     r"""
-      operator\ new
+      operator\ (?:new|delete)
     | (?:std|__gnu_cxx)::(?:__1::|__cxx11::)?
       (?:(?:__)?new_allocator|__new_allocator|allocator|allocator_traits|__alloc_traits
         |__detail::_Hashtable_alloc|__libcpp_allocate|__libcpp_operator_new)\b
-    | std::_(?:Vector_base|Deque_base|List_base|Rb_tree)<.*>::_M_(?:allocate|get_node)\w*
-    | (?:__rust|__rdl|__rg|__rde)_(?:alloc|realloc|alloc_zeroed)
+    | std::_(?:Vector_base|Deque_base|List_base|Rb_tree)<.*>::
+      _M_(?:allocate|get_node|deallocate|put_node)\w*
+    | (?:__rust|__rdl|__rg|__rde)_(?:alloc|realloc|alloc_zeroed|dealloc)
     | <?alloc::alloc::
     | (?:__GI_)?(?:___?libc_)?(?:malloc|calloc|realloc|reallocarray|memalign|aligned_alloc|valloc
-        |pvalloc|posix_memalign|mmap|mmap64|mremap)(?:_impl|_hook_ini)?$
+        |free|pvalloc|posix_memalign|mmap|mmap64|mremap)(?:_impl|_hook_ini)?$
     """,
     re.VERBOSE,
 )

@@ -288,6 +288,8 @@ class Family:
         own = ids[np.isin(slots_of_sites(sites), numbers)]
         program.sites.delete_all(own)
         program.stacks.delete_all(own)
+        if program.releases is not None:
+            program.stacks.delete_all(program.releases.forget(own))
         if program.lifetimes is not None:
             program.lifetimes.forget(own)
         for member in members:

@@ -50,11 +50,23 @@ class SiteLifetimes:
         at, known = _find(entries, stack_ids)
         places = at[known]
         entries["counts"][places] = 0
+        entries["watched"][places] = 0
         entries["stack_id"][places] = 0
         # Last, because from then on another site may take the entry.
         entries["claims"][places] = 0
         self._last[places] = 0
         self._totals[places] = 0
+
+    def has(self, stack_id: int) -> bool:
+        """Whether a site has lifetimes. Raises ProgramError."""
+        _, known = _find(self._entries(), np.array([stack_id], dtype=np.uint64))
+        return bool(known[0])
+
+    def set_watch(self, stack_id: int, number: int) -> None:
+        """Which watch is kept on the releases of a site, 0: none. Raises ProgramError."""
+        entries = self._entries()
+        at, known = _find(entries, np.array([stack_id], dtype=np.uint64))
+        entries["watched"][at[known]] = number
 
     def _entries(self) -> NDArray[np.void]:
         """The map's memory. Nothing may keep it for long: it counts as resident."""

@@ -34,6 +34,7 @@ from leaktrace.process.probes.allocators import (
     START_PROGRAM,
 )
 from leaktrace.process.probes.object_plan import Way, best_way
+from leaktrace.process.releases import KEY, WatchedReleases
 from leaktrace.process.task_offsets import OOM_TRACEPOINT, task_offset_knobs
 from leaktrace.process.walkers import Walker, walkers_to_try
 from leaktrace.targets.namespaces import pids_are_global
@@ -61,6 +62,7 @@ _COMMON = (
     "process/records.bpf.c",
     "process/calls.bpf.c",
     "process/unseen.bpf.c",
+    "process/releases.bpf.c",
     "process/descriptor_records.bpf.c",
     "process/track.bpf.c",
 )
@@ -80,6 +82,7 @@ _BY_COOKIE = (ANY_ENTRY_PROGRAM, RETURN_PROGRAM)
 _BY_SHAPE = (*ENTRY_PROGRAMS, RETURN_PROGRAM)
 POINT_CAPACITY = 8192
 _SUSPENDED_CAPACITY = 4096
+_RELEASE_CAPACITY = 4096  # pairs of a site and a stack that frees its blocks
 _LOADED_CAPACITY = 4096  # objects of the loader's lists
 _MOST_WITH_OWN_ROOM = 8  # processes; more share that: their libraries are mostly the same
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
@@ -184,6 +187,7 @@ def capacities_from_options(options: ProcessOptions) -> dict[str, int]:
         "sent_objects": _LOADED_CAPACITY * min(slots, _MOST_WITH_OWN_ROOM),
         "suspended": _SUSPENDED_CAPACITY,
         "known_objects": MAX_KNOWN_OBJECTS,
+        "releases": _RELEASE_CAPACITY,
         "session": slots,
         "unwind_list": slots * abi.UNWIND_LISTS,
         "late_objects": slots * LATE_OBJECTS,
@@ -209,6 +213,7 @@ class Program:
     sites: Map
     stacks: Map
     lifetimes: SiteLifetimes | None  # where the kernel side measures them
+    releases: WatchedReleases | None  # where it can walk the stacks of releases
     sees_all_releases: bool  # of blocks without a record
     session: Map  # by slot
     processes: Map  # by tgid
@@ -369,6 +374,10 @@ class Compilation:
                 list=map_of("file_list", abi.U32, abi.U64, slots),
                 faults=map_of("file_faults", abi.U32, abi.U64, slots),
             )
+        lifetimes = None
+        if knobs["LIFETIMES"]:
+            counts = map_of("lifetimes", abi.U32, abi.LIFETIMES, abi.LIFETIME_SITES)
+            lifetimes = SiteLifetimes(counts)
         tables = None
         if walker.uses_tables:
             tables = KernelTables(
@@ -385,9 +394,14 @@ class Compilation:
             allocations=map_of("allocations", abi.U64, abi.ALLOCATION, room["allocations"]),
             sites=map_of("sites", abi.U64, abi.SITE, room["sites"]),
             stacks=map_of("stacks", abi.U64, abi.STACK, room["stacks"]),
-            lifetimes=(
-                SiteLifetimes(map_of("lifetimes", abi.U32, abi.LIFETIMES, abi.LIFETIME_SITES))
-                if knobs["LIFETIMES"]
+            lifetimes=lifetimes,
+            releases=(
+                WatchedReleases(
+                    lifetimes,
+                    map_of("watches", abi.U32, abi.WATCH, abi.WATCHES),
+                    map_of("releases", KEY, abi.U64, _RELEASE_CAPACITY),
+                )
+                if lifetimes is not None and "releases" in loaded.maps
                 else None
             ),
             sees_all_releases=not self._faults and _records_all(knobs),

@@ -13,6 +13,7 @@ from leaktrace.process.descriptor_reports import DescriptorReports
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.pair_reports import PairReports
+from leaktrace.process.release_reports import ReleaseReports
 from leaktrace.process.section_reports import MemoryReports
 from leaktrace.process.tracer import Tracer
 
@@ -42,11 +43,18 @@ class ProcessReports:
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
             tracer.names.stack_of,
             tracer.names.locations_of,
-            tracer.names.prepare,
+            lambda stack_ids: self._releases.prepare(self._builder, stack_ids),
             measure=Measure.FAULTS if options.faults else Measure.ALLOCATIONS,
             objects=options.objects,
             new_watch=lambda: None if options.faults else SiteWatch(),
         )
+
+        self._releases = ReleaseReports(tracer, options.report)
+        # Each, with the builder of its reports. (Closing a descriptor is not followed.)
+        self._watched = [self._builder]
+        self._watched += [one.builder for one in self._sections if isinstance(one, PairReports)]
+        for builder in self._watched:
+            self._releases.attach(builder)
 
     def start_clock(self) -> None:
         """Recording has begun."""
@@ -70,6 +78,7 @@ class ProcessReports:
         if self._descriptors is not None:
             self._descriptors.look()
         snapshot = self._tracer.snapshot()
+        self._releases.look()
         members, first = list(family), family.first
         info, counted = self._tracer.info(), [_counted(member) for member in members]
         sections = tuple(
@@ -94,6 +103,7 @@ class ProcessReports:
             final_reason=final_reason,
         )
         report = self._combined(replace(report, other_memory=memory), sections)
+        self._releases.watch(self._watched)
         # Which names are missing is known only after the look-ups.
         notes = (*report.target.notes, *names.notes())
         ending = first.ending() if has_ended and len(members) == 1 else None

@@ -34,7 +34,7 @@ class SectionReports(ABC):
         size."""
         self._subject = subject
         self._names = names = tracer.names
-        self._builder = FamilyBuilder(
+        self.builder = FamilyBuilder(
             # What is not malloc's is never sampled; only malloc is shown by process.
             replace(options, filters=Filters(), report=replace(options.report, by=By.SITE)),
             lambda _: (),  # losses are counted once, and reported with the first section
@@ -50,11 +50,11 @@ class SectionReports(ABC):
 
     def start_clock(self) -> None:
         """Recording has begun."""
-        self._builder.start_clock()
+        self.builder.start_clock()
 
     def forget(self, slot: int) -> None:
         """A process has executed another program."""
-        self._builder.forget(slot)
+        self.builder.forget(slot)
 
     def build(
         self,
@@ -66,7 +66,7 @@ class SectionReports(ABC):
         final_reason: str | None,
     ) -> Report:
         """The section of this moment, as for `FamilyBuilder.build`."""
-        report = self._builder.build(
+        report = self.builder.build(
             snapshot,
             target,
             [replace(member, memory=None) for member in members],

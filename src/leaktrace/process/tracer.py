@@ -6,6 +6,7 @@ process/setup.py opens a tracer with the probes attached. session/run.py drives 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -246,6 +247,33 @@ class Tracer:
             ]
             return replace(merged[0], sections=tuple(merged[1:]), other_memory=tuple(others))
         return snapshot
+
+    def watch_releases(self, stack_ids: Sequence[int]) -> None:
+        """Count from now on which stacks release the blocks of these sites, of at most abi.WATCHES;
+        the first ones matter most. Without a walker for that, nothing is counted."""
+        if self._program.releases is not None:
+            self._program.releases.watch(stack_ids)
+
+    def releases(self) -> dict[int, dict[int, int]]:
+        """By site that is watched: how many blocks were released from which stack."""
+        return {} if self._program.releases is None else self._program.releases.counts()
+
+    def all_of(self, stack_id: int) -> list[int]:
+        """The stack ids that one represents in the snapshots of a single process."""
+        if len(self.family) > 1:
+            return [stack_id]
+        found = dict.fromkeys([stack_id])
+        for same in self.first.same_sites.values():
+            found |= dict.fromkeys(same.all_of(stack_id))
+        return list(found)
+
+    def first_of(self, stack_id: int) -> int:
+        """The stack id that represents this one in the snapshots of a single process."""
+        if len(self.family) == 1:
+            for same in self.first.same_sites.values():
+                if (first := same.first_of(stack_id)) != stack_id:
+                    return first
+        return stack_id
 
     def pair_calls(self, space: int) -> np.void:
         """Calls of a pair's functions that its records can't explain (abi.PAIR_CALLS)."""

@@ -396,6 +396,14 @@ def _site(site: Site) -> Object:
         "freed_count": site.freed_count,
         "error": None if site.error is None else _total(site.error),
         "lifetimes": lifetimes_as_json(site.lifetimes),
+        "freed_at": [
+            {
+                "count": one.count,
+                "of_count": one.of_count,
+                "frames": [_frame(frame) for frame in one.stack.frames],
+            }
+            for one in site.freed_at
+        ],
         "stack_end": site.stack.end.value,
         "frames": [_frame(frame) for frame in site.stack.frames],
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
 from leaktrace import units
-from leaktrace.model import Site
+from leaktrace.model import Site, Stack
+from leaktrace.printable import printable
+from leaktrace.report.names import module_name
 from leaktrace.verdict import Lifetimes
 
 _FEW = 100  # blocks; of fewer, there is no hundredth part
@@ -31,6 +34,26 @@ def lifetimes_in_words(site: Site) -> str:
         return f"about {estimate:,} freed, {share} of {lived.total:,} sampled within {within}"
     # The two were read one after the other.
     return f"{max(site.freed_count, lived.total):,} {freed}, {share} within {within}"
+
+
+def freed_at_in_words(site: Site) -> Iterator[str]:
+    """Who frees blocks of a site, a line each: "freed at close_request http/server.c:91: 12,004 of
+    34,122"."""
+    for one in site.freed_at:
+        yield f"freed at {_place(one.stack)}: {one.count:,} of {one.of_count:,}"
+
+
+def _place(stack: Stack) -> str:
+    """The function that frees, and where it does."""
+    if not stack.frames:
+        return "a stack that is not known"
+    frame = stack.frames[0]
+    name = frame.function or f"{frame.address:#x}"
+    if frame.source is not None:
+        where = f" {frame.source.file}:{frame.source.line}"
+    else:
+        where = "" if frame.module is None else f" [{module_name(frame.module)}]"
+    return printable(f"{name}{where}")
 
 
 def duration_in_words(duration_ns: int) -> str:

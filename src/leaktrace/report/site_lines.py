@@ -25,7 +25,7 @@ from leaktrace.report.figures import about, error_in_words, noun, short_noun, to
 from leaktrace.report.folding import MOST_LINES, Shown, folded, summary, unrepeated
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
-from leaktrace.report.lifetimes import lifetimes_in_words
+from leaktrace.report.lifetimes import freed_at_in_words, lifetimes_in_words
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.pairs import unexplained_calls
 from leaktrace.report.processes import change_in_words, shares_in_words
@@ -37,13 +37,12 @@ from leaktrace.report.regions import (
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import (
     STYLES,
-    SUSPICIOUS,
     evidence_lines,
     rate_in_words,
     shows_words,
     word_of,
 )
-from leaktrace.verdict import VerdictKind
+from leaktrace.verdict import SUSPICIOUS, VerdictKind
 
 LINES = 34  # of the sites of a report: more are shown in short, so that a screen of 50 is enough
 _LINES_IN_SHORT = 2
@@ -111,6 +110,8 @@ def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield from wrapped("    ", shares_in_words(site, report), width)
     if site.lifetimes is not None and site.lifetimes.total:
         yield from wrapped("    ", lifetimes_in_words(site), width)
+    for place in freed_at_in_words(site):
+        yield from wrapped("    ", place, width)
     for line in frame_lines(_shown(site, report), width - 4):
         yield Text("    ").append_text(line)
     if site.stack.end in STACK_ENDS:

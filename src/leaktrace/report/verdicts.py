@@ -14,7 +14,7 @@ from leaktrace import units
 from leaktrace.model import Report, Site
 from leaktrace.report.figures import about
 from leaktrace.report.layout import flowed, wrapped
-from leaktrace.verdict import Verdict, VerdictKind
+from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 
 STYLES = {
     VerdictKind.GROWING: "bold red",
@@ -23,8 +23,6 @@ STYLES = {
     VerdictKind.TOO_EARLY: "dim",
 }
 _WORDS = {VerdictKind.TOO_EARLY: "too early"}
-# Sites of these kinds are shown with their evidence.
-SUSPICIOUS = (VerdictKind.GROWING, VerdictKind.OVERDUE, VerdictKind.FILLING)
 _SINCE_START = 0.9  # of the time
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from sample_reports import PARSE_SITE
 
-from leaktrace.model import Total
+from leaktrace.model import Frame, Releaser, Stack, StackEnd, Total
 from leaktrace.report.lifetimes import (
     duration_in_words,
+    freed_at_in_words,
     lifetimes_as_json,
     lifetimes_in_words,
 )
@@ -73,3 +74,19 @@ def test_json_has_no_empty_parts() -> None:
         "counts": [],
     }
     assert lifetimes_as_json(None) is None
+
+
+def test_who_frees() -> None:
+    site = replace(
+        PARSE_SITE,
+        freed_at=(
+            Releaser(PARSE_SITE.stack, 12_004, 34_122),
+            Releaser(Stack((Frame(0x1234, None, module="/usr/lib/libz.so.1"),)), 3, 34_122),
+            Releaser(Stack((), StackEnd.LOST), 1, 34_122),
+        ),
+    )
+    assert list(freed_at_in_words(site)) == [
+        "freed at copy_token http/token.h:12: 12,004 of 34,122",
+        "freed at 0x1234 [libz.so.1]: 3 of 34,122",
+        "freed at a stack that is not known: 1 of 34,122",
+    ]
