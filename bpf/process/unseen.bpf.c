@@ -4,7 +4,9 @@
  * the address in between has no record. Only releases without a record come here; others pay
  * next to nothing. src/leaktrace/process/unseen.py decides which releases count.
  *
- * All of them together are counted, too: a process may merely turn over what it held before. */
+ * What may be older than the trace is counted: a process may merely turn over what it held before.
+ * If one address is released again, that is no such block. (A C library frees what a thread has
+ * cached, with blocks that the program has released already, whenever a thread ends.) */
 
 /* Note which block was released last. Returns whether it was this one already: operator delete may
  * call the free of the same allocator, and both are probed. */
@@ -33,8 +35,7 @@ static __always_inline void note_unseen_release(struct pt_regs *ctx, struct sess
 
     if (thread && thread->call.sp)
         return; /* realloc has removed the record already, or the allocator frees its own block */
-    if (!note_release(now, address))
-        count_unseen(now);
+    int is_same = note_release(now, address);
 #if IS_X86_64
     u64 caller = 0, key = record_key(now, HEAP_SPACE, address);
 
@@ -50,6 +51,8 @@ static __always_inline void note_unseen_release(struct pt_regs *ctx, struct sess
         entry->ip = PT_REGS_IP(ctx);
         return;
     }
+    if (!is_same)
+        count_unseen(now);
     /* The key comes last: an entry that is being written has none. */
     entry->key = 0;
     entry->generation = now->generation;
@@ -58,5 +61,8 @@ static __always_inline void note_unseen_release(struct pt_regs *ctx, struct sess
     entry->ip = PT_REGS_IP(ctx);
     asm volatile("" ::: "memory");
     entry->key = key;
+#else
+    if (!is_same)
+        count_unseen(now);
 #endif
 }

@@ -5,28 +5,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi.process import ALLOCATION_LOSSES, StackEndCode
+from leaktrace.analysis.choice import Chosen, SiteChoice
 from leaktrace.analysis.resident import Account, explain, judge
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.sites import (
-    SiteIndex,
     SiteTable,
     combine_counters,
-    group_by_site,
-    total_of_records,
 )
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.suppressions import SuppressedSites
 from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
-from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
+from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.model import (
     OTHER_MEMORY,
     Allocation,
@@ -47,8 +45,8 @@ from leaktrace.model import (
     TargetInfo,
     Total,
 )
-from leaktrace.options import CommonOptions, ObjectChoice, SortKey
-from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
+from leaktrace.options import CommonOptions, ObjectChoice
+from leaktrace.verdict import Verdict, VerdictKind
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -60,43 +58,7 @@ STACK_ENDS = {
 }
 
 _ALL_OBJECTS = ObjectChoice()
-_MOST_JUDGED = 1000  # of the sites that are shown
 _FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What a report will contain, before anything is named."""
-
-    snapshot: Snapshot
-    table: SiteTable
-    outstanding: Total  # of any age
-    error: Total | None
-    growth: NDArray[np.int64]  # of each row of the table
-    verdicts: dict[int, Verdict]  # by stack id; not on all sites
-    verdict: Verdict | None  # on all of them
-    order: NDArray[np.intp]  # the rows of the sites that are shown
-    stacks: NDArray[np.intp]  # those of sites that create threads, which are apart
-    hidden: NDArray[np.intp]  # those of sites that are suppressed
-    older_ms: int
-
-    @property
-    def stack_ids(self) -> list[int]:
-        """The sites that are shown."""
-        shown: list[int] = self.table.stack_ids[self.order].tolist()
-        return shown
-
-    @property
-    def others(self) -> NDArray[np.intp]:
-        """The rows of the other sites."""
-        apart = np.concatenate([self.order, self.stacks, self.hidden])
-        return np.setdiff1d(np.arange(len(self.table)), apart)
-
-    @property
-    def creating_threads(self) -> list[int]:
-        """The sites that create threads."""
-        creating: list[int] = self.table.stack_ids[self.stacks].tolist()
-        return creating
 
 
 class ReportBuilder:
@@ -126,11 +88,16 @@ class ReportBuilder:
         self._describe_losses = describe_losses
         self._stack_of = stack_of
         self._prepare = prepare
-        self._watch = watch
         self._suppressed = SuppressedSites(options.suppressions, stack_of, prepare)
+        self._choice = SiteChoice(
+            options.report,
+            watch,
+            self._suppressed,
+            self.confirmed,
+            is_combined=options.report.combined_only or measure is Measure.FAULTS,
+        )
         self._started_ns = time.monotonic_ns()
         self._number = 0
-        self._last_bytes: dict[int, int] = {}
         self._last_total: int | None = None
         self._last_resident: int | None = None
         self._most = Total()  # the most outstanding bytes of any report
@@ -146,32 +113,23 @@ class ReportBuilder:
 
     def forget(self) -> None:
         """Start over after exec: the new program doesn't hold the memory of the old one."""
-        self._last_bytes = {}
+        self._choice.forget()
         self._last_total = None
         self._last_resident = None
         self._most = Total()
         self._remark = None
-        if self._watch is not None:
-            self._watch.forget()
 
     def continue_from(self, other: ReportBuilder) -> None:
         """Compare the next report with the last one of another builder."""
-        self._last_bytes = dict(other._last_bytes)
+        self._choice.continue_from(other._choice)
         self._last_total = other._last_total
         self._last_resident = other._last_resident
         self._most = other._most
         self._remark = other._remark
-        if self._watch is not None and other._watch is not None:
-            self._watch.continue_from(other._watch)
 
     def rename(self, new_id: Callable[[int], int]) -> None:
         """The stack ids of later reports are other ones, and each may stand for several."""
-        renamed: Counter[int] = Counter()
-        for stack_id, held_bytes in self._last_bytes.items():
-            renamed[new_id(stack_id)] += held_bytes
-        if self._watch is not None:
-            self._watch.rename(new_id)
-        self._last_bytes = dict(renamed)
+        self._choice.rename(new_id)
 
     def leave_memory_out(self) -> None:
         """Later reports are about several processes, and nothing is said about their memory."""
@@ -181,7 +139,7 @@ class ReportBuilder:
     @property
     def last_stack_ids(self) -> Sequence[int]:
         """The sites of the last report, shown or not."""
-        return list(self._last_bytes)
+        return self._choice.last_stack_ids
 
     def build(
         self,
@@ -211,69 +169,9 @@ class ReportBuilder:
 
     def choose(self, snapshot: Snapshot, *, target_ended: bool = False) -> Chosen:
         """The figures of the next report, and which sites it shows."""
-        asked, combined = self._options.report, self._is_combined
-        # A process that has ended frees nothing any more, so young allocations count, too.
-        ages_matter = not combined and (asked.older_was_given or not target_ended)
-        older_ms = asked.older_ms if ages_matter else 0
-
-        index = None
-        if combined:
-            table = combine_counters(snapshot, self.sampling)
-            outstanding, error = table.total(), None
-        else:
-            index = SiteIndex.of(snapshot)
-            table = group_by_site(snapshot, older_ms * 1_000_000, self.sampling, index)
-            outstanding, error = total_of_records(snapshot, self.sampling)
-        growth = self._growth(table)
-        # memleak knows no regions.
-        is_memleak = asked.format == "memleak"
-        order = table.order(asked.sort, growth, by_requested=is_memleak)
-        verdicts: dict[int, Verdict] = {}
-        verdict: Verdict | None = None
-        self._suppressed.begin()
-        if self._watch is not None:
-            self._watch.observe(snapshot, self._started_ns, index, table, self.sampling)
-            verdicts = self._verdicts(self._watch, table, growth, snapshot)
-            if asked.sort is SortKey.GROWTH:
-                order = order_by_verdict(table, verdicts)
-        is_stack = table.is_thread_stack[order] & (not is_memleak)
-        shown, stacks = (
-            self._suppressed.without(rows, table, asked.top, verdicts)
-            for rows in (order[~is_stack], order[is_stack])
+        return self._choice.choose(
+            snapshot, self.sampling, self._started_ns, target_ended=target_ended
         )
-        verdicts, shown = self._suppressed.allowed(verdicts), shown[: asked.top]
-        if self._watch is not None:
-            largest = table.stack_ids[shown].tolist()
-            verdict = overall(verdicts, largest, self._watch.too_early())
-        return Chosen(
-            snapshot,
-            table,
-            outstanding,
-            error,
-            growth,
-            verdicts,
-            verdict,
-            shown,
-            stacks,
-            self._suppressed.rows_in(table),
-            older_ms,
-        )
-
-    def _verdicts(
-        self, watch: SiteWatch, table: SiteTable, growth: NDArray[np.int64], snapshot: Snapshot
-    ) -> dict[int, Verdict]:
-        """The verdicts on the sites that may be shown, and on those that grow the fastest. There is
-        none on stacks of threads, which are kept for other threads."""
-        key = self._options.report.sort
-        first = SortKey.SIZE if key is SortKey.GROWTH else key
-        top = self._options.report.top
-        rows = self._suppressed.without(table.order(first, growth), table, top)
-        rows = rows[: min(top, _MOST_JUDGED)]
-        judged = watch.judge_all(table.stack_ids[rows].tolist(), snapshot)
-        verdicts = self.confirmed(judged, snapshot)
-        for stack_id in table.stack_ids[table.is_thread_stack].tolist():
-            verdicts.pop(stack_id, None)
-        return verdicts
 
     def compose(
         self,
@@ -351,17 +249,12 @@ class ReportBuilder:
         if self._remark is not None:
             report = replace(report, remarks=(*remarks, self._remark))
         self._number += 1
-        self.suspicious = _suspicious(chosen)
-        self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))
+        self.suspicious = chosen.suspicious
+        self._choice.take_over(chosen)
         self._last_total = outstanding.bytes
         held = _all_memory(outstanding, snapshot)
         self._most = max(self._most, held, key=lambda total: total.bytes)
         return report
-
-    def _growth(self, table: SiteTable) -> NDArray[np.int64]:
-        last = self._last_bytes
-        before = np.array([last.get(s, 0) for s in table.stack_ids.tolist()], dtype=np.int64)
-        return table.bytes - before
 
     def confirmed(self, verdicts: dict[int, Verdict], snapshot: Snapshot) -> dict[int, Verdict]:
         """The verdicts, as far as nothing else speaks against them."""
@@ -520,15 +413,6 @@ def _held(total: Total, snapshot: Snapshot) -> int:
     """What takes memory: of regions, what is in memory or not known."""
     regions = snapshot.regions.total()
     return total.bytes if regions is None else total.bytes - regions.reserved + regions.held
-
-
-def _suspicious(chosen: Chosen) -> list[int]:
-    """The sites that may leak, by stack id: those that are shown first."""
-    return [
-        stack_id
-        for stack_id in dict.fromkeys([*chosen.stack_ids, *chosen.verdicts])
-        if stack_id in chosen.verdicts and chosen.verdicts[stack_id].kind in SUSPICIOUS
-    ]
 
 
 def _all_memory(outstanding: Total, snapshot: Snapshot) -> Total:

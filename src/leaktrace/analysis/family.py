@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.analysis.builder import Chosen, ReportBuilder
+from leaktrace.analysis.builder import ReportBuilder
+from leaktrace.analysis.choice import Chosen
 from leaktrace.analysis.same_sites import LocationsOf, SameSites, stack_ids_in
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot

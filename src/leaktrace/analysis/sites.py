@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,10 +90,14 @@ class SiteIndex:
 
 
 def group_by_site(
-    snapshot: Snapshot, older_ns: int, sampling: Sampling, index: SiteIndex | None = None
+    snapshot: Snapshot,
+    older_ns: int,
+    sampling: Sampling,
+    index: SiteIndex | None = None,
+    whole: Collection[int] = (),
 ) -> SiteTable:
     """Group the records that are at least `older_ns` old by their stack. `index`: that of the
-    snapshot, if it is known."""
+    snapshot, if it is known. `whole`: of these sites, younger records count, too."""
     if index is None:
         index = SiteIndex.of(snapshot)
     # Views, not copies: of a million records, copies would take most of a report's memory.
@@ -101,6 +106,8 @@ def group_by_site(
     # A record made while the map was being read is a little younger than the snapshot.
     np.maximum(ages_ns, 0, out=ages_ns)
     old_enough = ages_ns >= older_ns
+    if whole:
+        old_enough |= np.isin(index.stack_ids, np.array(list(whole), dtype=np.uint64))[index.rows]
     stack_ids, rows = index.stack_ids, index.rows
     if not old_enough.all():
         records, ages_ns, rows = records[old_enough], ages_ns[old_enough], rows[old_enough]

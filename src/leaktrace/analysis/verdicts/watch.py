@@ -60,12 +60,11 @@ class SiteWatch:
         self,
         snapshot: Snapshot,
         start_ns: int,
-        index: SiteIndex | None,
-        table: SiteTable,
+        sites: SiteIndex | SiteTable,
         sampling: Sampling,
     ) -> None:
-        """Take in a report. `index`: the sites of all records; None if only totals are known, which
-        are those of `table`."""
+        """Take in a report. `sites`: those of all records; or their totals, if only these are
+        known."""
         if self._cohorts is None:
             begin_ns = start_ns if self._begin_ns is None else self._begin_ns
             self._cohorts = Cohorts(min(begin_ns, snapshot.time_ns - 1))
@@ -75,21 +74,21 @@ class SiteWatch:
         self._verdicts = {}
         self._reports += 1
         self._sampling = sampling
-        self._totals_only = index is None
-        if index is None:
+        self._totals_only = isinstance(sites, SiteTable)
+        if isinstance(sites, SiteTable):
             self._cohorts.add_totals(
                 snapshot.time_ns,
-                table.stack_ids,
-                table.bytes.astype(np.float64),
-                table.counts.astype(np.float64),
+                sites.stack_ids,
+                sites.bytes.astype(np.float64),
+                sites.counts.astype(np.float64),
             )
         else:
             weights = weigh(snapshot, sampling)[0] if sampling.is_on else None
             self._cohorts.add_blocks(
                 snapshot.time_ns,
-                index.stack_ids,
+                sites.stack_ids,
                 Survivors(
-                    index.rows,
+                    sites.rows,
                     snapshot.records["time_ns"].view(np.int64),
                     weights,
                     _sizes(snapshot),
@@ -104,7 +103,8 @@ class SiteWatch:
         """The verdicts on these sites, and on those that grow the fastest, by stack id. `snapshot`:
         the one that was taken in last."""
         assert self._cohorts is not None  # there was a report
-        wanted = list(dict.fromkeys([*self._cohorts.fastest(_FASTEST).tolist(), *stack_ids]))
+        fastest = self._cohorts.fastest(_FASTEST).tolist()
+        wanted = [one for one in dict.fromkeys([*fastest, *stack_ids]) if one not in self._verdicts]
         sites = self._sampling.scale_sites(snapshot.sites)["allocated_count"].tolist()
         allocated = dict(zip(snapshot.site_ids.tolist(), sites, strict=True))
         lifetimes, unseen_per_s = snapshot.lifetimes_of(wanted), self._unseen_per_s()
@@ -124,7 +124,7 @@ class SiteWatch:
                 is_counted=self._is_counted,
             )
             self._verdicts[stack_id] = judge(evidence)
-        return self._verdicts
+        return dict(self._verdicts)
 
     def too_early(self) -> Verdict | None:
         """The verdict on any site as long as it has been watched for too short a time."""
