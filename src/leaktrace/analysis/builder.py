@@ -11,14 +11,13 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.abi.process import ALLOCATION_LOSSES, StackEndCode
+from leaktrace.abi.process import StackEndCode
 from leaktrace.analysis.choice import Chosen, SiteChoice
-from leaktrace.analysis.resident import Account, explain, judge
+from leaktrace.analysis.compared_memory import ComparedMemory
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.sites import (
     SiteTable,
-    combine_counters,
 )
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.suppressions import SuppressedSites
@@ -26,19 +25,14 @@ from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.model import (
-    OTHER_MEMORY,
     Allocation,
-    Backing,
-    Explained,
     Loss,
     Measure,
     MemoryGrowth,
     MemoryKinds,
     Releaser,
     Remark,
-    RemarkKind,
     Report,
-    ResidentMemory,
     Site,
     Stack,
     StackEnd,
@@ -58,7 +52,6 @@ STACK_ENDS = {
 }
 
 _ALL_OBJECTS = ObjectChoice()
-_FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold
 
 
 class ReportBuilder:
@@ -83,7 +76,6 @@ class ReportBuilder:
         judges sites, None: nobody does."""
         self._options = options
         self._measure = measure
-        self._objects = objects
         self.sampling = Sampling.from_filters(options.filters)  # replaced if it starts later
         self._describe_losses = describe_losses
         self._stack_of = stack_of
@@ -99,9 +91,7 @@ class ReportBuilder:
         self._started_ns = time.monotonic_ns()
         self._number = 0
         self._last_total: int | None = None
-        self._last_resident: int | None = None
-        self._most = Total()  # the most outstanding bytes of any report
-        self._remark: Remark | None = None  # about resident memory
+        self._memory = ComparedMemory(options.filters, objects, measure)
         self.pids: Mapping[int, int] = {}  # by slot, if several processes are traced
         # Who frees the blocks of a site, by its stack id:
         self.freed_at: Callable[[int], tuple[Releaser, ...]] = lambda _: ()
@@ -115,17 +105,13 @@ class ReportBuilder:
         """Start over after exec: the new program doesn't hold the memory of the old one."""
         self._choice.forget()
         self._last_total = None
-        self._last_resident = None
-        self._most = Total()
-        self._remark = None
+        self._memory.forget()
 
     def continue_from(self, other: ReportBuilder) -> None:
         """Compare the next report with the last one of another builder."""
         self._choice.continue_from(other._choice)
         self._last_total = other._last_total
-        self._last_resident = other._last_resident
-        self._most = other._most
-        self._remark = other._remark
+        self._memory.continue_from(other._memory)
 
     def rename(self, new_id: Callable[[int], int]) -> None:
         """The stack ids of later reports are other ones, and each may stand for several."""
@@ -133,8 +119,7 @@ class ReportBuilder:
 
     def leave_memory_out(self) -> None:
         """Later reports are about several processes, and nothing is said about their memory."""
-        self._last_resident = None
-        self._remark = None
+        self._memory.leave_out()
 
     @property
     def last_stack_ids(self) -> Sequence[int]:
@@ -228,7 +213,7 @@ class ReportBuilder:
             growth_bytes=(
                 None if self._last_total is None else outstanding.bytes - self._last_total
             ),
-            resident=self._resident(memory),
+            resident=self._memory.resident(memory),
             losses=self._describe_losses(snapshot),
             remarks=remarks,
             stack_ends=self._stack_ends(table, counters),
@@ -241,19 +226,11 @@ class ReportBuilder:
             thread_stacks=thread_stacks(snapshot.regions, table, chosen.stacks, site_of, asked),
             other_regions=None if table.regions is None else table.regions.of(chosen.others),
         )
-        if memory is not None:
-            self._remark = self._judge(report, snapshot, memory, of_programs)
-            report = replace(report, explained=self._explain(report, snapshot, memory))
-        elif self._remark is not None and not self._remark.kind.is_of_completeness:
-            self._remark = None  # at the end, only incompleteness still matters
-        if self._remark is not None:
-            report = replace(report, remarks=(*remarks, self._remark))
+        report = self._memory.compared(report, snapshot, memory, of_programs, self.sampling)
         self._number += 1
         self.suspicious = chosen.suspicious
         self._choice.take_over(chosen)
         self._last_total = outstanding.bytes
-        held = _all_memory(outstanding, snapshot)
-        self._most = max(self._most, held, key=lambda total: total.bytes)
         return report
 
     def confirmed(self, verdicts: dict[int, Verdict], snapshot: Snapshot) -> dict[int, Verdict]:
@@ -329,99 +306,6 @@ class ReportBuilder:
                 )
             )
         return tuple(allocations)
-
-    def _resident(self, memory: MemoryGrowth | None) -> ResidentMemory | None:
-        if memory is None:
-            return None
-        now = memory.resident.total
-        last, self._last_resident = self._last_resident, now
-        return ResidentMemory(
-            now,
-            None if last is None else now - last,
-            memory.resident,
-            memory.since_attach,
-            memory.is_at_exit,
-        )
-
-    @property
-    def _is_comparable(self) -> bool:
-        """Whether outstanding memory can be compared with resident memory: not if only blocks of
-        some sizes are recorded."""
-        filters = self._options.filters
-        is_by_size = (filters.min_size_bytes, filters.max_size_bytes) != (None, None)
-        return self._measure is not Measure.FAULTS and not is_by_size
-
-    def _explain(
-        self, report: Report, snapshot: Snapshot, memory: MemoryGrowth
-    ) -> Explained | None:
-        if not self._is_comparable:
-            return None
-        others = {
-            backing: _held(combine_counters(one, Sampling()).total(), one)
-            for backing, one in zip(OTHER_MEMORY, snapshot.other_memory, strict=False)
-        }
-        return explain(
-            memory,
-            report.outstanding.bytes,
-            report.held_bytes,
-            sum(others.values()),
-            others.get(Backing.BREAK, 0),
-        )
-
-    def _judge(
-        self,
-        report: Report,
-        snapshot: Snapshot,
-        memory: MemoryGrowth,
-        of_programs: Callable[[], MemoryKinds],
-    ) -> Remark | None:
-        """A remark if resident and outstanding memory differ much. None if only blocks of some
-        sizes are recorded, because the two can't be compared then. If the user has chosen what to
-        hook, only memory from elsewhere is worth a remark."""
-        objects = self._objects
-        if not self._is_comparable:
-            return None
-        sites = self.sampling.scale_sites(snapshot.sites)
-        # Resident memory contains the other memory, too.
-        counted = [sites, *(other.sites for other in snapshot.other_memory)]
-        allocated = Total(
-            sum(int(one["allocated_bytes"].sum()) for one in counted),
-            sum(int(one["allocated_count"].sum()) for one in counted),
-        )
-        lost = int(snapshot.losses[list(ALLOCATION_LOSSES)].sum())
-        account = Account(
-            _all_memory(report.outstanding, snapshot),
-            allocated,
-            self._most,
-            0 if report.error is None else report.error.bytes,
-            is_whole=lost * _FEW_LOST <= allocated.count,
-            untouched_bytes=sum(
-                one.regions.untouched_bytes for one in (snapshot, *snapshot.other_memory)
-            ),
-        )
-        remark = judge(memory, of_programs, account, report.target.pid)
-        if remark is None or not (objects.path is not None or objects.symbols_prefix):
-            return remark
-        if remark.kind is not RemarkKind.UNTRACKED_MEMORY:
-            return None
-        return replace(
-            remark, hint="leave out -O and --symbols-prefix to hook more; --faults needs no symbols"
-        )
-
-
-def _held(total: Total, snapshot: Snapshot) -> int:
-    """What takes memory: of regions, what is in memory or not known."""
-    regions = snapshot.regions.total()
-    return total.bytes if regions is None else total.bytes - regions.reserved + regions.held
-
-
-def _all_memory(outstanding: Total, snapshot: Snapshot) -> Total:
-    """What is outstanding, with the memory that has sections of its own."""
-    others = [combine_counters(one, Sampling()).total() for one in snapshot.other_memory]
-    return Total(
-        outstanding.bytes + sum(one.bytes for one in others),
-        outstanding.count + sum(one.count for one in others),
-    )
 
 
 def _fill_in_freed(
