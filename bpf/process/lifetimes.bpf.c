@@ -59,9 +59,11 @@ static __always_inline u32 bit_length(u64 value) {
 }
 
 #if WATCH_RELEASES
-/* How many releases a walk of the stack of this one stands for; 0: it isn't walked. The watch is
- * written without a lock: what that changes is how many are walked, and not what they stand for. */
-static __always_inline u32 weight_of_release(struct lifetimes *entry, u64 time_ns) {
+/* How many releases of this site a walk of the stack of this one stands for; 0: it isn't walked.
+ * The watch is written without a lock: what that changes is how many are walked, and not what they
+ * stand for. */
+static __always_inline u32 weight_of_release(struct lifetimes *entry) {
+    u64 time_ns = bpf_ktime_get_ns();
     u32 at = entry->watched - 1;
     struct watch *watch = watches.lookup(&at);
 
@@ -89,30 +91,26 @@ static __always_inline u32 weight_of_release(struct lifetimes *entry, u64 time_n
 }
 #endif
 
-/* A block is released. Returns how many releases its stack stands for, if that is to be walked. */
-static __always_inline u32 count_lifetime(struct allocation *allocation) {
+/* A block is released. Returns the entry of its site, if that is watched. */
+static __always_inline struct lifetimes *count_lifetime(struct allocation *allocation) {
     struct lifetimes *entry = lifetimes_of(allocation->stack_id);
 
     if (!entry)
         return 0;
     /* Shorter lifetimes are not told apart, so that `at` is not negative. */
-    u64 time_ns = bpf_ktime_get_ns(), lived_ns = time_ns - allocation->time_ns;
+    u64 lived_ns = bpf_ktime_get_ns() - allocation->time_ns;
     u64 at = bit_length(lived_ns | 1ULL << (FIRST_LIFETIME_POWER - 1)) - FIRST_LIFETIME_POWER;
     asm volatile("" : "+r"(at));
     if (at >= LIFETIME_POWERS)
         at = LIFETIME_POWERS - 1;
     __sync_fetch_and_add(&entry->counts[at], 1);
-#if WATCH_RELEASES
-    if (entry->watched)
-        return weight_of_release(entry, time_ns);
-#endif
-    return 0;
+    return entry->watched ? entry : 0;
 }
 
 #else
 
 static __always_inline void begin_lifetimes(u64 stack_id) {}
-static __always_inline u32 count_lifetime(struct allocation *allocation) {
+static __always_inline struct lifetimes *count_lifetime(struct allocation *allocation) {
     return 0;
 }
 

@@ -24,13 +24,16 @@ static __always_inline void count_release(struct thread *thread, u64 stack_id) {
         __sync_fetch_and_add(count, stands_for);
 }
 
-/* Walk the stack of a release, at the entry of the function that does it. If that succeeds, another
- * program takes over, and this doesn't return. */
+/* Walk the stack of a release, if it is its turn, at the entry of the function that does it.
+ * Another program takes over then, and this doesn't return. */
 static __always_inline void walk_release(struct pt_regs *ctx, struct session *now, u32 space,
-                                         u64 site, u32 stands_for) {
-    struct thread *thread = this_thread(ctx, now, space, FUNCTION_FREE);
-    u64 caller = 0, sp = PT_REGS_SP(ctx);
+                                         struct lifetimes *watched) {
+    u64 site = watched->stack_id, caller = 0, sp = PT_REGS_SP(ctx);
+    u32 stands_for = weight_of_release(watched);
 
+    if (!stands_for)
+        return;
+    struct thread *thread = this_thread(ctx, now, space, FUNCTION_FREE);
     if (!thread)
         return;
     thread->walk.freed_site = site;

@@ -252,7 +252,8 @@ static __always_inline void end_call(struct pt_regs *ctx, struct session *now,
             call->has_old = 0;
             count_freed(HEAP_SPACE, &old);
 #if WATCH_RELEASES
-            stands_for = count_lifetime(&old);
+            struct lifetimes *watched = count_lifetime(&old);
+            stands_for = watched ? weight_of_release(watched) : 0;
             if (stands_for)
                 freed_site = old.stack_id;
 #endif
@@ -323,12 +324,12 @@ static __always_inline void release(struct pt_regs *ctx, struct session *now, u6
         return;
     if (take(now, HEAP_SPACE, address, &allocation)) {
         count_freed(HEAP_SPACE, &allocation);
-        u32 stands_for = count_lifetime(&allocation);
+        struct lifetimes *watched = count_lifetime(&allocation);
         note_release(now, address);
         trace(ctx, origin_of(now), EVENT_RELEASE, FUNCTION_FREE, address, allocation.size,
               allocation.stack_id);
-        if (stands_for)
-            walk_release(ctx, now, HEAP_SPACE, allocation.stack_id, stands_for);
+        if (watched)
+            walk_release(ctx, now, HEAP_SPACE, watched);
         return;
     }
 #if RECORDS_ALL
@@ -347,11 +348,11 @@ static __always_inline void release_object(struct pt_regs *ctx, struct session *
         return;
     if (take(now, space, object, &allocation)) {
         count_freed(space, &allocation);
-        u32 stands_for = count_lifetime(&allocation);
+        struct lifetimes *watched = count_lifetime(&allocation);
         trace(ctx, origin_of(now), EVENT_RELEASE, function_in(space, FUNCTION_FREE), object,
               allocation.size, allocation.stack_id);
-        if (stands_for)
-            walk_release(ctx, now, space, allocation.stack_id, stands_for);
+        if (watched)
+            walk_release(ctx, now, space, watched);
         return;
     }
     struct pair_calls *calls = pair_calls.lookup(&space);
