@@ -65,8 +65,9 @@ class WatchedReleases:
         return number
 
     def _begin(self, site: int, number: int) -> None:
-        lost = np.array([(site, 0)], dtype=abi.RELEASE)
-        if not self._releases.insert(lost.tobytes(), np.zeros(1, dtype=np.uint64)):
+        lost = np.array([(site, 0)], dtype=abi.RELEASE).tobytes()
+        is_new = self._releases.insert(lost, np.zeros(1, dtype=np.uint64))
+        if not is_new and self._releases.lookup(lost) is None:
             return  # no room
         watch = np.zeros(1, dtype=abi.WATCH)
         watch["site"] = site
