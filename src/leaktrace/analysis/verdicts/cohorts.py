@@ -182,7 +182,8 @@ class Cohorts:
         last_ns = int(self._edges_ns[-1])
         time_ns = max(time_ns, last_ns + 1)
         if len(self._edges_ns) == 1:
-            count = _SLICES_PER_REPORT
+            # A process may be so new that its first report has no time before it.
+            count = min(_SLICES_PER_REPORT, time_ns - last_ns)
         else:
             width_ns = int(self._edges_ns[1] - self._edges_ns[0])  # the first is as wide as any
             count = min(max(round((time_ns - last_ns) / width_ns), 1), MOST_SLICES // 2)

@@ -93,3 +93,14 @@ def test_the_fastest() -> None:
     cohorts = Cohorts(0)
     report(cohorts, 8, {1: [1.0] * 50, 2: [7.0], 3: [1.0]})
     assert cohorts.fastest(1).tolist() == [2]
+
+
+def test_a_process_as_new_as_its_first_report() -> None:
+    """Its watch begins 1 ns before the snapshot."""
+    cohorts = Cohorts(8 * S - 1)
+    report(cohorts, 8, {1: [8.0]})
+    report(cohorts, 9, {1: [8.0, 8.9]})
+    history = cohorts.history(1)
+    assert history is not None
+    assert (np.diff(history.edges_s) > 0).all()
+    assert history.counts.sum() == 2
