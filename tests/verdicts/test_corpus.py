@@ -31,7 +31,11 @@ def judged(
     require_tool: Callable[[str], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Judged]:
-    """All of these cases, traced at the same time: they mostly sleep."""
+    """All of these cases, traced at the same time: they mostly sleep.
+
+    A busy machine can stop a program, or leaktrace, for seconds, and then their times are not those
+    of the case. So a case whose verdict is wrong is traced again, alone.
+    """
     directory = tmp_path_factory.mktemp("verdicts")
     for compiler in ("gcc", "g++"):
         require_tool(compiler)
@@ -42,24 +46,29 @@ def judged(
         return judge(BY_NAME[name], plan.label, truth, said)
 
     with ThreadPoolExecutor(AT_ONCE) as executor:
-        return {one.case: one for one in executor.map(trace, (*LEAKS, *OTHERS))}
+        found = {one.case: one for one in executor.map(trace, (*LEAKS, *OTHERS))}
+    return {name: one if is_right(one) else trace(name) for name, one in found.items()}
+
+
+def is_right(one: Judged) -> bool:
+    if one.false_sites_at_end or not one.is_settled:
+        return False
+    leaks = BY_NAME[one.case].is_leak
+    return (one.report_said in ALARMS) == leaks and one.leaks_found == int(leaks)
 
 
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_leak_is_found(name: str, judged: dict[str, Judged]) -> None:
     one = judged[name]
     assert one.leaked_blocks > 0, "the program has not leaked"
-    assert one.leaks_found == 1, one
-    assert one.report_said in ALARMS, one
-    assert one.false_sites_at_end == (), one
+    assert is_right(one), one
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_does_not_leak_is_no_alarm(name: str, judged: dict[str, Judged]) -> None:
     one = judged[name]
     assert one.is_settled, "the program has not settled"
-    assert one.false_sites_at_end == (), one
-    assert one.report_said not in ALARMS, one
+    assert is_right(one), one
 
 
 def test_each_program_has_a_truth_and_a_description() -> None:

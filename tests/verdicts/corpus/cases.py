@@ -97,7 +97,7 @@ CASES: tuple[Case, ...] = (
     ),
     *_steady("steady_churn", "idle", "double_buffering", "reloads_configuration"),
     *_steady("requests_overlap", "load_like_a_day", "one_block_kept", "thread_churn"),
-    *_settles("startup", "long_startup", "lazy_initialization", "thread_caches"),
+    *_settles("startup", "long_startup", "lazy_initialization", "thread_caches", "one_block_late"),
     *_settles("cache_of_random_keys", "cache_fills_evenly", "cache_lru", "cache_lru_long"),
     *_settles("cache_random_replacement", "pool", "pool_grows_at_records", "free_list"),
     *_settles("lifo_stack", "hash_table_doubles", "string_interning", "log_ring", "time_window"),

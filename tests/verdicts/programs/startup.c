@@ -46,6 +46,15 @@ CASE(one_block_kept) {
     }
 }
 
+/* One large block that is first needed in the middle of the trace, and then kept. */
+CASE(one_block_late) {
+    while (tick()) {
+        if (ticks() == 300)
+            keep_here(200000);
+        settles_at(350);
+    }
+}
+
 static void *short_work(void *unused) {
     void *buffer = thread_buffer_here(3000);
     free(buffer);
