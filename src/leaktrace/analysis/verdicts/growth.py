@@ -72,6 +72,7 @@ class Evidence:
     # Releases of blocks from before the trace, lately; 0 where there are none, None: not known
     unseen_per_s: float | None = 0.0
     totals_only: bool = False  # no single blocks are known
+    is_region: bool = False  # it maps memory, and what counts is the part that is in memory
     was_growing: bool = False  # in the previous report: a verdict doesn't change by chance
     noun: str = "block"
     is_counted: bool = False  # bytes are counts
@@ -387,10 +388,11 @@ def _of_few_blocks(evidence: Evidence) -> Verdict | None:
     """Growth of a site whose blocks get larger, instead of more: realloc, mremap."""
     history = evidence.history
     rise = rise_of(history.times_s, history.held_bytes)
-    if rise is None or evidence.is_counted:
+    # A region that is being filled does not get larger.
+    if rise is None or evidence.is_counted or evidence.is_region:
         return None
     counts = history.held_counts[rise.first :]
-    if counts.max() - counts.min() > max(1.0, 0.1 * counts.max()):
+    if counts.min() < 1 or counts.max() - counts.min() > max(1.0, 0.1 * counts.max()):
         return None
     reason = f"the same number of {evidence.noun}s gets larger with nearly each report"
     return Verdict(

@@ -108,6 +108,7 @@ class SiteWatch:
         sites = self._sampling.scale_sites(snapshot.sites)["allocated_count"].tolist()
         allocated = dict(zip(snapshot.site_ids.tolist(), sites, strict=True))
         lifetimes, unseen_per_s = snapshot.lifetimes_of(wanted), self._unseen_per_s()
+        regions = set(snapshot.regions.rows["stack_id"].tolist())
         for stack_id in wanted:
             history = self._cohorts.history(stack_id)
             if history is None:
@@ -119,6 +120,7 @@ class SiteWatch:
                 lifetimes.get(stack_id),
                 unseen_per_s,
                 totals_only=self._totals_only,
+                is_region=stack_id in regions,
                 was_growing=stack_id in self._growing,
                 noun=self._noun,
                 is_counted=self._is_counted,
@@ -133,6 +135,8 @@ class SiteWatch:
 
     def _unseen_per_s(self) -> float | None:
         """Releases of blocks from before the trace, per second, in the second half of the time."""
+        if self._begin_ns is not None:
+            return 0.0  # the program was executed under trace: nothing is older
         if not self._unseen or self._cohorts is None:
             return None
         last_ns, last = self._unseen[-1]
