@@ -47,6 +47,7 @@ class Snapshot:
     unseen_releases: int | None = None
     sections: tuple[Snapshot, ...] = ()  # of the functions that the user named, in their order
     other_memory: tuple[Snapshot, ...] = ()  # in the order of model.OTHER_MEMORY
+    has_runtime_heap: bool = False  # Go, Java, V8…: a part of what is mapped is a heap of objects
     regions: Regions = field(default_factory=Regions)  # also with combined statistics
 
     def with_sites(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Snapshot:

@@ -53,6 +53,10 @@ class Completeness:
             lost=int(losses[list(ALLOCATION_LOSSES)].sum()),
         )
 
+    def has_runtime(self, is_mapped: Callable[[str], bool]) -> bool:
+        """Whether the process has a heap of objects of its own, which nothing is hooked in."""
+        return self._survey is not None and self._survey.has_runtime(is_mapped)
+
     def remarks(self, generation: int, is_mapped: Callable[[str], bool]) -> tuple[Remark, ...]:
         """The remarks for a report, as of the last look."""
         found = [] if self._survey is None else list(self._survey.remarks(is_mapped))

@@ -118,6 +118,14 @@ class Traced:
             return False
         return int(self.slot.session_now()["announced"]) != self.generation + 1
 
+    @property
+    def has_runtime_heap(self) -> bool:
+        """Whether it has a heap of objects of its own: that of Go, Java, V8…."""
+        if self.faults is not None:
+            return False
+        is_first = self.generation <= self.first_generation
+        return self.hooks.completeness.has_runtime(lambda path: is_first or self.is_mapped(path))
+
     def remarks(self) -> tuple[Remark, ...]:
         """What the figures do not include, because nothing is hooked there, as of the last
         `update_remarks`."""

@@ -234,6 +234,9 @@ class Tracer:
             member.looks.take_in()
             member.traced.update_remarks(pids, follows=family.follows)
             member.looks.note_lost_loads()
+        snapshot = replace(
+            snapshot, has_runtime_heap=any(one.traced.has_runtime_heap for one in family)
+        )
         first = self.first
         if len(family) == 1 and first.symbolizer.views.has_changed:
             whole = (snapshot, *snapshot.sections)

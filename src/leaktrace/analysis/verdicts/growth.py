@@ -73,6 +73,7 @@ class Evidence:
     unseen_per_s: float | None = 0.0
     totals_only: bool = False  # no single blocks are known
     is_region: bool = False  # it maps memory, and what counts is the part that is in memory
+    has_runtime_heap: bool = False  # the process maps memory for objects that it collects
     was_growing: bool = False  # in the previous report: a verdict doesn't change by chance
     noun: str = "block"
     is_counted: bool = False  # bytes are counts
@@ -202,9 +203,9 @@ def _of_settled(evidence: Evidence, settled: Settled) -> Verdict | None:
     slower = _slows_down(evidence, settled, window)
     if slower is not None:
         return slower
-    turned_over = _turnover(evidence, settled, window)
-    if turned_over is not None:
-        return turned_over
+    unknown = _turnover(evidence, settled, window) or _awaits_collection(evidence)
+    if unknown is not None:
+        return unknown
     since_s = _since(evidence, settled, window)
     return Verdict(
         VerdictKind.GROWING, _why_it_grows(evidence, settled, window), rate, error, since_s
@@ -285,7 +286,8 @@ def _slows_down(evidence: Evidence, settled: Settled, window: slice) -> Verdict 
         since_s = _since(evidence, settled, window)
         return Verdict(VerdictKind.FILLING, reason, rate, error, since_s)
     is_few = settled.counts[window].sum() < _MANY_BLOCKS and not evidence.was_growing
-    if trend <= -_SLIGHT and ratio < _SLOWER and is_few:
+    by_half = _ratio(settled, settled.between(0, until_s / 2), second)
+    if is_few and min(ratio, by_half) < _SLOWER:
         return Verdict(
             VerdictKind.TOO_EARLY, "it grows, but may be slowing down", needs_s=until_s / 2
         )
@@ -326,6 +328,18 @@ def _turnover(evidence: Evidence, settled: Settled, window: slice) -> Verdict | 
         f"the process frees {evidence.unseen_per_s:,.1f} {evidence.noun}s a second that are older "
         "than the trace: it may only replace them",
         needs_s=None,
+    )
+
+
+def _awaits_collection(evidence: Evidence) -> Verdict | None:
+    """A verdict if the site maps memory that may be the heap of a runtime, which gives none back
+    before it has collected garbage for the first time."""
+    is_heap = evidence.is_region and evidence.has_runtime_heap
+    if not is_heap or evidence.history.freed.any():
+        return None
+    return Verdict(
+        VerdictKind.TOO_EARLY,
+        "it may map the heap of a runtime, of which nothing was given back yet",
     )
 
 

@@ -121,6 +121,7 @@ class SiteWatch:
                 unseen_per_s,
                 totals_only=self._totals_only,
                 is_region=stack_id in regions,
+                has_runtime_heap=snapshot.has_runtime_heap,
                 was_growing=stack_id in self._growing,
                 noun=self._noun,
                 is_counted=self._is_counted,
@@ -134,13 +135,13 @@ class SiteWatch:
         return too_early(self._cohorts.elapsed_s, self._reports)
 
     def _unseen_per_s(self) -> float | None:
-        """Releases of blocks from before the trace, per second, in the second half of the time."""
+        """Releases of blocks from before the trace, per second, in the last quarter of the time."""
         if self._begin_ns is not None:
             return 0.0  # the program was executed under trace: nothing is older
         if not self._unseen or self._cohorts is None:
             return None
         last_ns, last = self._unseen[-1]
-        begin_ns = last_ns - int(self._cohorts.elapsed_s * 1e9 / 2)
+        begin_ns = last_ns - int(self._cohorts.elapsed_s * 1e9 / 4)
         earlier = [one for one in self._unseen[:-1] if one[0] <= begin_ns]
         first_ns, first = earlier[-1] if earlier else (self._cohorts.start_ns, 0)
         return max(last - first, 0) / ((last_ns - first_ns) / 1e9)

@@ -82,6 +82,11 @@ class Survey:
         """Forget all objects: they are going to be examined again."""
         self._objects.clear()
 
+    def has_runtime(self, is_mapped: Callable[[str], bool]) -> bool:
+        """Whether a mapped object has a heap of objects of its own: that of Go, Java, V8…."""
+        mapped = [one.surveyed for one in self._objects if is_mapped(one.path)]
+        return any(found.is_runtime for one in mapped for found in one.found)
+
     def remarks(self, is_mapped: Callable[[str], bool]) -> Iterator[Remark]:
         """A remark for each mapped object with an allocator that isn't hooked."""
         mapped = [one for one in self._objects if is_mapped(one.path)]
