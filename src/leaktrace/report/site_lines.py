@@ -44,7 +44,7 @@ from leaktrace.report.verdicts import (
 )
 from leaktrace.verdict import SUSPICIOUS, VerdictKind
 
-LINES = 34  # of the sites of a report: more are shown in short, so that a screen of 50 is enough
+LINES = 30  # of the sites of a report: more are shown in short, so that a screen of 50 is enough
 _LINES_IN_SHORT = 2
 _CHANGE = 5  # the column of the changes since the previous report
 _ID_DIGITS = 16
