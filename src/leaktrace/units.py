@@ -6,6 +6,7 @@ They are plain ASCII, so a figure is as many columns wide as it has characters.
 from __future__ import annotations
 
 import re
+from math import ceil
 
 from leaktrace.model import Loss, Report
 
@@ -14,6 +15,7 @@ _SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 # The noun that a loss counts: "allocations not recorded", "allocation calls that …".
 _PLURAL = re.compile(r"^(\w+ )??(\w*[^\Ws])s\b")
 
+_US_NS = 1_000
 _MS_NS = 1_000_000
 _S_NS = 1_000 * _MS_NS
 _MINUTE_S = 60
@@ -87,6 +89,26 @@ def age(age_ns: int) -> str:
     if seconds < _DAY_S:
         return f"{seconds // _HOUR_S}h{seconds % _HOUR_S // _MINUTE_S:02}m"
     return f"{seconds // _DAY_S}d{seconds % _DAY_S // _HOUR_S}h"
+
+
+def duration(duration_ns: int) -> str:
+    """A duration, rounded up, from nanoseconds to days: "2.1 µs", "17 ms", "34.4 s", "1m09s"."""
+    if duration_ns < _US_NS:
+        return f"{duration_ns} ns"
+    if duration_ns <= 999 * _US_NS:
+        return f"{_rounded_up(duration_ns, _US_NS)} µs"
+    if duration_ns <= 999 * _MS_NS:
+        return f"{_rounded_up(duration_ns, _MS_NS)} ms"
+    if duration_ns <= 59 * _S_NS:
+        return f"{_rounded_up(duration_ns, _S_NS)} s"
+    return age(ceil(duration_ns / _S_NS) * _S_NS)
+
+
+def _rounded_up(duration_ns: int, unit_ns: int) -> str:
+    """In a unit; with one decimal below ten."""
+    if duration_ns > 9.9 * unit_ns:
+        return f"{ceil(duration_ns / unit_ns)}"
+    return f"{ceil(10 * duration_ns / unit_ns) / 10:g}"
 
 
 def elapsed(elapsed_s: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 from typing import Any
 
 from leaktrace import units
@@ -13,9 +12,6 @@ from leaktrace.report.names import module_name
 from leaktrace.verdict import Lifetimes
 
 _FEW = 100  # blocks; of fewer, there is no hundredth part
-_US_NS = 1_000
-_MS_NS = 1_000_000
-_S_NS = 1_000_000_000
 
 
 def lifetimes_in_words(site: Site) -> str:
@@ -28,7 +24,7 @@ def lifetimes_in_words(site: Site) -> str:
     if not lived.total:
         return f"none {freed}"
     share = "all" if lived.total < _FEW else "99%"
-    within = duration_in_words(lived.within_ns(1.0 if lived.total < _FEW else 0.99))
+    within = units.duration(lived.within_ns(1.0 if lived.total < _FEW else 0.99))
     if site.error is not None:
         estimate = max(site.freed_count, 1)
         return f"about {estimate:,} freed, {share} of {lived.total:,} sampled within {within}"
@@ -54,26 +50,6 @@ def _place(stack: Stack) -> str:
     else:
         where = "" if frame.module is None else f" [{module_name(frame.module)}]"
     return printable(f"{name}{where}")
-
-
-def duration_in_words(duration_ns: int) -> str:
-    """A duration, rounded up, from nanoseconds to days: "2.1 µs", "17 ms", "34.4 s", "1m09s"."""
-    if duration_ns < _US_NS:
-        return f"{duration_ns} ns"
-    if duration_ns <= 999 * _US_NS:
-        return f"{_rounded_up(duration_ns, _US_NS)} µs"
-    if duration_ns <= 999 * _MS_NS:
-        return f"{_rounded_up(duration_ns, _MS_NS)} ms"
-    if duration_ns <= 59 * _S_NS:
-        return f"{_rounded_up(duration_ns, _S_NS)} s"
-    return units.age(ceil(duration_ns / _S_NS) * _S_NS)
-
-
-def _rounded_up(duration_ns: int, unit_ns: int) -> str:
-    """In a unit; with one decimal below ten."""
-    if duration_ns > 9.9 * unit_ns:
-        return f"{ceil(duration_ns / unit_ns)}"
-    return f"{ceil(10 * duration_ns / unit_ns) / 10:g}"
 
 
 def lifetimes_as_json(lived: Lifetimes | None) -> dict[str, Any] | None:

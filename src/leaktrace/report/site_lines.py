@@ -7,7 +7,7 @@
       ... 4 frames of libc
 
 A report is read in one look: where some sites grow, the others are shown in short, and so are those
-for which LINES leaves no room. `--full-stacks` shows all.
+for which a screen has no room. `--full-stacks` shows all.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from leaktrace.report.verdicts import (
 )
 from leaktrace.verdict import SUSPICIOUS, VerdictKind
 
-LINES = 30  # of the sites of a report: more are shown in short, so that a screen of 50 is enough
+LINES = 30  # of the sites of a section
 _LINES_IN_SHORT = 2
 _CHANGE = 5  # the column of the changes since the previous report
 _ID_DIGITS = 16
@@ -59,8 +59,9 @@ STACK_ENDS = {
 }
 
 
-def site_lines(report: Report, width: int) -> Iterator[Text]:
-    """The lines of all sites that are shown, and of what the others hold."""
+def site_lines(report: Report, width: int, room: int = LINES) -> Iterator[Text]:
+    """The lines of all sites that are shown, and of what the others hold. `room`: about how many
+    there may be, unless the sites in short need more."""
     by_site: defaultdict[str, list[Allocation]] = defaultdict(list)
     for allocation in report.allocations or ():
         by_site[allocation.site_id].append(allocation)
@@ -75,7 +76,8 @@ def site_lines(report: Report, width: int) -> Iterator[Text]:
         yield Text(f"  sorted by {printable(report.sort)}:")
         yield Text()
     details = [list(_details(site, report, width)) for site in report.sites]
-    full = _number_in_full(report, details)
+    others = [*_thread_stacks(report, width), *_rest(report, width), *_suppressed(report, width)]
+    full = _number_in_full(report, details, room - len(others))
     rows = zip(report.sites, _site_figures(report, width), details, strict=True)
     for number, (site, figures, lines) in enumerate(rows):
         yield from figures
@@ -87,9 +89,7 @@ def site_lines(report: Report, width: int) -> Iterator[Text]:
         yield Text()
     if full < len(report.sites):
         yield Text()
-    yield from _thread_stacks(report, width)
-    yield from _rest(report, width)
-    yield from _suppressed(report, width)
+    yield from others
     if by_site:
         yield Text(f"  {noun(report)}s at sites that are not shown:")
         yield from _allocations(report, [one for several in by_site.values() for one in several])
@@ -118,12 +118,12 @@ def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield from wrapped("    (", f"{STACK_ENDS[site.stack.end]})", width, "yellow")
 
 
-def _number_in_full(report: Report, details: Sequence[Sequence[Text]]) -> int:
-    """How many sites are shown in full. The others come after them."""
+def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int) -> int:
+    """How many sites are shown in full. The others come after them. `room`: for how many lines."""
     if report.full_stacks or report.depth is not None or report.allocations is not None:
         return len(report.sites)
     some_grow = report.verdict is not None and report.verdict.kind is VerdictKind.GROWING
-    room = LINES - _LINES_IN_SHORT * len(report.sites)
+    room -= _LINES_IN_SHORT * len(report.sites) + 1
     for number, (site, lines) in enumerate(zip(report.sites, details, strict=True)):
         kind = None if site.verdict is None else site.verdict.kind
         room -= len(lines) + 2 - _LINES_IN_SHORT  # with its figures, and an empty line

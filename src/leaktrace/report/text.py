@@ -67,6 +67,7 @@ from leaktrace.report.verdicts import verdict_lines
 from leaktrace.verdict import VerdictKind
 
 FILE_WIDTH = USUAL_COLUMNS
+SCREEN = 50  # lines: a report fits if there are no sections, and not many notes
 _END_WORDS = {
     StackEnd.UNKNOWN: "by frame pointers (ends unknown)",
     StackEnd.GUESSED: "with guessed frames",
@@ -104,21 +105,25 @@ class TextReporter(Reporter):
 
 def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Iterator[Text]:
     """The lines of one report, each at most `width` cells wide, without line breaks."""
-    yield from _header(report, width)
+    header = list(_header(report, width))
     for note in notes:
-        yield from _wrapped("note: ", note, width, "yellow")
-    yield Text()
+        header += _wrapped("note: ", note, width, "yellow")
+    header.append(Text())
+    footer = list(_footer(report, width))
+    yield from header
     if report.by_process:
         yield from _each_process(report, width)
     else:
-        yield from process_lines(report, width)
-        yield from site_lines(report, width)
+        processes = list(process_lines(report, width))
+        yield from processes
+        # A line is left for the prompt.
+        yield from site_lines(report, width, SCREEN - 1 - len(header + processes + footer))
     for section in (*other_memory(report), *report.sections):
         yield from _totals(section, width)
         yield from _verdict_on_part(section, width)
         yield Text()
         yield from site_lines(section, width)
-    yield from _footer(report, width)
+    yield from footer
 
 
 def _header(report: Report, width: int) -> Iterator[Text]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from sample_reports import PARSE_SITE
 
+from leaktrace import units
 from leaktrace.model import Frame, Releaser, Stack, StackEnd, Total
 from leaktrace.report.lifetimes import (
-    duration_in_words,
     freed_at_in_words,
     lifetimes_as_json,
     lifetimes_in_words,
@@ -59,7 +59,7 @@ def test_of_a_sample() -> None:
     ],
 )
 def test_durations_are_rounded_up(power: int, words: str) -> None:
-    assert duration_in_words(1 << power) == words
+    assert units.duration(1 << power) == words
 
 
 def test_json_has_no_empty_parts() -> None:

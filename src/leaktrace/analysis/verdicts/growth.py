@@ -458,7 +458,7 @@ def _rises(history: History) -> bool:
 
 
 def _time(seconds: float) -> str:
-    return units.age(max(round(seconds * 1e9), 1_000_000))
+    return units.duration(round(seconds * 1e9)) if seconds < 1 else units.age(round(seconds * 1e9))
 
 
 # Student's t for 95 %, two-sided, by degrees of freedom (Fisher and Yates, 1938).
