@@ -128,11 +128,15 @@ def interval(interval_s: float) -> str:
 _TIMES = (("s", 1), ("min", _MINUTE_S), ("h", _HOUR_S), ("day", _DAY_S))
 
 
-def size_rate(bytes_per_s: float, error_bytes_per_s: float) -> str:
-    """A rate and its standard error, per second, minute, hour or day: "+1.8 MiB/min ±0.1"."""
+def size_rate(
+    bytes_per_s: float, error_bytes_per_s: float, largest_per_s: float | None = None
+) -> str:
+    """A rate and its standard error, per second, minute, hour or day: "+1.8 MiB/min ±0.1". The
+    unit of time is that of the largest of several rates."""
     # The shortest time in which it is at least a few KiB: slow leaks are known by the hour.
     name, seconds = next(
-        (one for one in _TIMES if abs(bytes_per_s) * one[1] >= 16 * 1024), _TIMES[2]
+        (one for one in _TIMES if abs(largest_per_s or bytes_per_s) * one[1] >= 16 * 1024),
+        _TIMES[2],
     )
     value, _, unit = size(round(bytes_per_s * seconds)).partition(" ")
     one_unit = 1024 ** (["B", *_SIZE_UNITS].index(unit))
@@ -142,9 +146,11 @@ def size_rate(bytes_per_s: float, error_bytes_per_s: float) -> str:
     return f"{sign}{value} {unit}/{name} ±{shown}"
 
 
-def count_rate(per_s: float, error_per_s: float) -> str:
+def count_rate(per_s: float, error_per_s: float, largest_per_s: float | None = None) -> str:
     """The same for things without sizes: "+12.0/min ±0.4"."""
-    name, seconds = next((one for one in _TIMES if abs(per_s) * one[1] >= 1), _TIMES[3])
+    name, seconds = next(
+        (one for one in _TIMES if abs(largest_per_s or per_s) * one[1] >= 1), _TIMES[3]
+    )
     return f"{per_s * seconds:+,.1f}/{name} ±{error_per_s * seconds:.1f}"
 
 

@@ -66,6 +66,8 @@ def verdicts(
                 sizes[is_there],
             )
             cohorts.add_blocks(_ns(now_s), ids, survivors)
+        allocated = int((born <= now_s).sum())
+        cohorts.note_allocated(np.array([_SITE], dtype=np.uint64), np.array([allocated]))
         history = cohorts.history(_SITE)
         if history is None:
             found.append(None)
@@ -76,7 +78,7 @@ def verdicts(
             Evidence(
                 history,
                 number,
-                int((born <= now_s).sum()),
+                allocated,
                 _lifetimes(born, freed, now_s) if with_lifetimes else None,
                 unseen / (now_s - since_s),
                 totals_only=totals_only,

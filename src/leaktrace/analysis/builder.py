@@ -142,7 +142,7 @@ class ReportBuilder:
         `memory` is what the process holds, None if it has ended; `of_programs` returns how much of
         it the program and its libraries account for at most (analysis/resident.py).
         """
-        chosen = self.choose(snapshot, target_ended=target_ended)
+        chosen = self.choose(snapshot, memory, target_ended=target_ended)
         self._prepare(chosen.stack_ids + chosen.creating_threads[: self._options.report.top])
         return self.compose(
             chosen, target, memory, of_programs, remarks=remarks, final_reason=final_reason
@@ -152,8 +152,12 @@ class ReportBuilder:
     def _is_combined(self) -> bool:
         return self._options.report.combined_only or self._measure is Measure.FAULTS
 
-    def choose(self, snapshot: Snapshot, *, target_ended: bool = False) -> Chosen:
-        """The figures of the next report, and which sites it shows."""
+    def choose(
+        self, snapshot: Snapshot, memory: MemoryGrowth | None, *, target_ended: bool = False
+    ) -> Chosen:
+        """The figures of the next report, and which sites it shows. `memory`: what the process
+        holds; None if that isn't known."""
+        self._choice.note(memory, self._describe_losses(snapshot), snapshot)
         return self._choice.choose(
             snapshot, self.sampling, self._started_ns, target_ended=target_ended
         )
@@ -214,7 +218,7 @@ class ReportBuilder:
                 None if self._last_total is None else outstanding.bytes - self._last_total
             ),
             resident=self._memory.resident(memory),
-            losses=self._describe_losses(snapshot),
+            losses=chosen.losses,
             remarks=remarks,
             stack_ends=self._stack_ends(table, counters),
             allocations=self._allocations(snapshot, chosen.older_ms) if asked.show_allocs else None,

@@ -19,12 +19,14 @@ from leaktrace.analysis.sites import (
 )
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.suppressions import SuppressedSites
+from leaktrace.analysis.verdicts.growth import lost
 from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
-from leaktrace.model import Total
+from leaktrace.model import Loss, MemoryGrowth, Total
 from leaktrace.options import ReportOptions, SortKey
 from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 
 _MOST_JUDGED = 1000  # of the sites that are shown
+_FEW_LOST = 100  # up to one lost allocation in this many, growth is still seen
 
 Verdicts = dict[int, Verdict]  # by stack id
 
@@ -38,6 +40,7 @@ class Chosen:
     outstanding: Total  # of any age
     error: Total | None
     growth: NDArray[np.int64]  # of each row of the table, since the previous report
+    losses: tuple[Loss, ...]  # until then
     verdicts: Verdicts  # not on all sites
     verdict: Verdict | None  # on all of them
     order: NDArray[np.intp]  # the rows of the sites that are shown
@@ -93,6 +96,10 @@ class SiteChoice:
         self._confirmed = confirmed
         self._is_combined = is_combined
         self._last_bytes: dict[int, int] = {}
+        self._process_growth_bytes: int | None = None
+        self._losses: tuple[Loss, ...] = ()
+        self._last_lost, self._last_recorded = 0, 0  # allocations, in all
+        self._lost = 0  # since the previous report, if they are many
 
     def forget(self) -> None:
         """Start over after exec."""
@@ -125,6 +132,20 @@ class SiteChoice:
         table = chosen.table
         self._last_bytes = dict(zip(table.stack_ids.tolist(), table.bytes.tolist(), strict=True))
 
+    def note(
+        self, memory: MemoryGrowth | None, losses: tuple[Loss, ...], snapshot: Snapshot
+    ) -> None:
+        """What the process holds at the next report, and what was lost until then."""
+        if memory is not None:
+            grown = memory.since_attach
+            self._process_growth_bytes = grown.anonymous + grown.shared
+        lost = sum(loss.count for loss in losses if loss.name == "allocations")
+        recorded = int(snapshot.sites["allocated_count"].sum())
+        new, more = lost - self._last_lost, recorded - self._last_recorded
+        self._lost = new if new * _FEW_LOST > max(more, 0) else 0
+        self._last_lost, self._last_recorded = lost, recorded
+        self._losses = losses
+
     def choose(
         self, snapshot: Snapshot, sampling: Sampling, started_ns: int, *, target_ended: bool
     ) -> Chosen:
@@ -133,7 +154,7 @@ class SiteChoice:
         # A process that has ended frees nothing any more, so young allocations count, too.
         ages_matter = not self._is_combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
-        growing: Verdicts = {}
+        young: Verdicts = {}
         if self._is_combined:
             table = combine_counters(snapshot, sampling)
             outstanding, error = table.total(), None
@@ -143,9 +164,9 @@ class SiteChoice:
             index = SiteIndex.of(snapshot)
             if watch is not None:
                 watch.observe(snapshot, started_ns, index, sampling)
-                growing = _growing(self._judged((), snapshot))
+                young = _suspicious(self._judged((), snapshot))
             # A buffer that realloc enlarges again and again is always young.
-            table = group_by_site(snapshot, older_ms * 1_000_000, sampling, index, growing)
+            table = group_by_site(snapshot, older_ms * 1_000_000, sampling, index, young)
             outstanding, error = total_of_records(snapshot, sampling)
         growth = self._growth(table)
         self._suppressed.begin()
@@ -155,10 +176,13 @@ class SiteChoice:
             for stack_id in table.stack_ids[table.is_thread_stack].tolist():
                 verdicts.pop(stack_id, None)  # they are kept for other threads
         shown, stacks = self._rows(table, growth, verdicts)
-        verdicts = self._suppressed.allowed(verdicts)
+        judged, verdicts = verdicts, self._suppressed.allowed(verdicts)
         verdict = None
         if watch is not None:
-            verdict = overall(verdicts, table.stack_ids[shown].tolist(), watch.too_early())
+            unknown = watch.too_early() or (lost(self._lost) if self._lost else None)
+            largest = table.stack_ids[shown].tolist()
+            hidden_growing = _growing_in(judged) - _growing_in(verdicts)
+            verdict = overall(verdicts, largest, unknown, watch.left_out, hidden_growing)
         hidden = self._suppressed.rows_in(table)
         return Chosen(
             snapshot=snapshot,
@@ -166,6 +190,7 @@ class SiteChoice:
             outstanding=outstanding,
             error=error,
             growth=growth,
+            losses=self._losses,
             verdicts=verdicts,
             verdict=verdict,
             order=shown,
@@ -190,7 +215,8 @@ class SiteChoice:
     def _judged(self, stack_ids: Iterable[int], snapshot: Snapshot) -> Verdicts:
         """The verdicts on these sites, and on those that grow the fastest."""
         assert self._watch is not None
-        return self._confirmed(self._watch.judge_all(stack_ids, snapshot), snapshot)
+        judged = self._watch.judge_all(stack_ids, snapshot, self._process_growth_bytes, self._lost)
+        return self._confirmed(judged, snapshot)
 
     def _rows(
         self, table: SiteTable, growth: NDArray[np.int64], verdicts: Verdicts
@@ -210,9 +236,9 @@ class SiteChoice:
         return shown[: self._asked.top], stacks
 
 
-def _growing(verdicts: Verdicts) -> Verdicts:
-    return {
-        stack_id: verdict
-        for stack_id, verdict in verdicts.items()
-        if verdict.kind is VerdictKind.GROWING
-    }
+def _suspicious(verdicts: Verdicts) -> Verdicts:
+    return {one: verdict for one, verdict in verdicts.items() if verdict.kind in SUSPICIOUS}
+
+
+def _growing_in(verdicts: Verdicts) -> int:
+    return sum(verdict.kind is VerdictKind.GROWING for verdict in verdicts.values())

@@ -198,7 +198,7 @@ class FamilyBuilder:
         self._keep_only(snapshot, stack_ids, members)
         self._pids = self._all.pids = {member.slot: member.pid for member in members}
         merged = self._same_sites.merge(snapshot, self._locations_of, stack_ids)
-        chosen = self._all.choose(merged, target_ended=target_ended)
+        chosen = self._all.choose(merged, None, target_ended=target_ended)
         each = self._count_each(snapshot, merged, members, target_ended=target_ended)
         self._prepare(self._stacks_to_show(chosen, each))
         report = self._all.compose(chosen, target, None, remarks=remarks, final_reason=final_reason)
@@ -294,7 +294,9 @@ class FamilyBuilder:
                 member,
                 part,
                 builders[member.key],
-                builders[member.key].choose(part.snapshot, target_ended=target_ended),
+                builders[member.key].choose(
+                    part.snapshot, member.memory, target_ended=target_ended
+                ),
             )
             for member, part in zip(members, parts, strict=True)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -32,13 +33,13 @@ from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.kernel.trim import without_allocator
 from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
 from leaktrace.options import KernelOptions
-from leaktrace.verdict import Verdict, VerdictKind
+from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 
 # Caches whose users usually free in bulk: lib/maple_tree.c (mas_destroy, mt_free_bulk),
 # net/core/skbuff.c (napi_skb_cache_put), io_uring. Others (lib/stackdepot) are recognized by their
 # counts (`_overcounted`).
 _FREED_IN_BULK = ("maple_node", "skbuff_head_cache", "skbuff_fclone_cache", "io_kiocb")
-_OF_GROWTH = (VerdictKind.GROWING, VerdictKind.OVERDUE, VerdictKind.FILLING)
+_CONFIRMED = 0.5  # of what a site has gained: the growth of its cache confirms it
 _BUCKET = re.compile(r".+-(8|16|32|64|96|128|192|256|512|1k|2k|4k|8k)")
 
 
@@ -71,9 +72,10 @@ class KernelReportBuilder:
     ) -> Report:
         """The report of one snapshot. `final_reason`: why it is the last one; None: it isn't."""
         overcounted = _overcounted(snapshot.sections[Section.SLAB], snapshot.slab_caches)
+        grown = self._grown_caches(snapshot) if self._is_everything else {}
         reports = []
         for section, builder in self._builders.items():
-            builder.prepare(snapshot, overcounted)
+            builder.prepare(snapshot, overcounted, grown)
             report = builder.build(
                 snapshot.sections[section], target, None, final_reason=final_reason
             )
@@ -106,6 +108,15 @@ class KernelReportBuilder:
         return self._is_of_all and not (
             filters.min_size_bytes or filters.max_size_bytes is not None or filters.sample_rate > 1
         )
+
+    def _grown_caches(self, snapshot: KernelSnapshot) -> dict[str, int]:
+        """How many more objects of each cache are in use than at the start."""
+        grown: Counter[str] = Counter()
+        for cache in snapshot.slab_caches.values():
+            grown[_counted_name(cache.name)] += cache.active
+        for cache in self._first_caches.values() if grown else ():
+            grown[_counted_name(cache.name)] -= cache.active
+        return dict(grown)
 
     def _growth(self, snapshot: KernelSnapshot) -> SlabGrowth | None:
         if not self._is_everything or not snapshot.slab_caches or not self._first_caches:
@@ -177,7 +188,7 @@ class _SectionBuilder(ReportBuilder):
         section: Section,
         stack_of: Callable[[int], Stack],
     ) -> None:
-        super().__init__(options, self._losses_of, stack_of, watch=SiteWatch())
+        super().__init__(options, self._losses_of, stack_of, watch=SiteWatch(may_replace=False))
         self._section = section
         self._plan = plan
         self._limits = options.limits
@@ -185,9 +196,17 @@ class _SectionBuilder(ReportBuilder):
         self._recursion_misses = 0
         self._overcounted: dict[str, tuple[int, int]] = {}
         self._requested: dict[int, int] = {}
+        self._grown: dict[str, int] = {}
 
-    def prepare(self, snapshot: KernelSnapshot, overcounted: dict[str, tuple[int, int]]) -> None:
-        """Take over what the next report needs in addition to its snapshot."""
+    def prepare(
+        self,
+        snapshot: KernelSnapshot,
+        overcounted: dict[str, tuple[int, int]],
+        grown: dict[str, int],
+    ) -> None:
+        """Take over what the next report needs in addition to its snapshot. `grown`: how many more
+        objects of each cache are in use than at the start, where that is known."""
+        self._grown = grown
         self._recursion_misses = snapshot.recursion_misses
         self._overcounted = overcounted
         own = snapshot.sections[self._section]
@@ -235,13 +254,26 @@ class _SectionBuilder(ReportBuilder):
 
     def confirmed(self, verdicts: dict[int, Verdict], snapshot: Snapshot) -> dict[int, Verdict]:
         """No growth is claimed where blocks may have been freed without being seen."""
-        grown = [one for one, verdict in verdicts.items() if verdict.kind in _OF_GROWTH]
+        grown = [one for one, verdict in verdicts.items() if verdict.kind in SUSPICIOUS]
         confirmed = dict(verdicts)
         for row in np.nonzero(np.isin(snapshot.site_ids, np.array(grown, dtype=np.uint64)))[0]:
-            doubt = self._doubt(snapshot.sites[row])
+            counter = snapshot.sites[row]
+            doubt = self._doubt(counter) or self._unconfirmed(counter)
             if doubt is not None:
                 confirmed[int(snapshot.site_ids[row])] = Verdict(VerdictKind.TOO_EARLY, doubt)
         return confirmed
+
+    def _unconfirmed(self, counter: np.void) -> str | None:
+        """Why a site may only replace objects that are older than the trace: as many of its cache
+        are in use as before. None: it has more, or that isn't known."""
+        cache = cache_of(counter)
+        if cache is None or cache not in self._grown:
+            return None
+        held = (counter["allocated_count"] - counter["freed_count"]).astype(np.int64)
+        grown = self._grown[cache]
+        if grown >= _CONFIRMED * int(held):
+            return None
+        return f"{cache} has {grown:+,} objects in use: older ones may only be replaced"
 
     def _doubt(self, counter: np.void) -> str | None:
         """Why blocks that look outstanding may have been freed; None: no reason to doubt."""

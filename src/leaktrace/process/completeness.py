@@ -53,6 +53,11 @@ class Completeness:
             lost=int(losses[list(ALLOCATION_LOSSES)].sum()),
         )
 
+    def older_releases(self, released: int) -> int:
+        """How many blocks may be older than the trace, of those that were released without a
+        record."""
+        return self._unseen.older(released)
+
     def has_runtime(self, is_mapped: Callable[[str], bool]) -> bool:
         """Whether the process has a heap of objects of its own, which nothing is hooked in."""
         return self._survey is not None and self._survey.has_runtime(is_mapped)

@@ -16,7 +16,9 @@ class PairReports(SectionReports):
 
     def __init__(self, options: ProcessOptions, tracer: Tracer, pair: Pair, space: int) -> None:
         """`space`: the number of the pair, from 1."""
-        super().__init__(options, tracer, pair.allocate, "object", is_counted=not pair.is_sized)
+        super().__init__(
+            options, tracer, pair.allocate, "object", is_counted=not pair.is_sized, may_replace=True
+        )
         self._tracer = tracer
         self._pair = pair
         self._space = space

@@ -29,9 +29,10 @@ class SectionReports(ABC):
         noun: str,
         *,
         is_counted: bool = False,
+        may_replace: bool = False,
     ) -> None:
         """`subject`: part of the ids of sites; `noun`: what is outstanding; `is_counted`: it has no
-        size."""
+        size; `may_replace`: releases of older ones are counted."""
         self._subject = subject
         self._names = names = tracer.names
         self.builder = FamilyBuilder(
@@ -41,7 +42,7 @@ class SectionReports(ABC):
             self.stack_of,
             names.locations_of,
             names.prepare,
-            new_watch=lambda: SiteWatch(noun, is_counted=is_counted),
+            new_watch=lambda: SiteWatch(noun, is_counted=is_counted, may_replace=may_replace),
         )
 
     def stack_of(self, stack_id: int) -> Stack:

@@ -115,7 +115,7 @@ class _Images:
             session = one.slot.session_now()
             generations[one.slot.number] = session["generation"]
             exec_times_ns[one.slot.number] = session["exec_time_ns"]
-            unseen += int(session["unseen"])
+            unseen += one.hooks.completeness.older_releases(int(session["unseen"]))
         return cls(generations, exec_times_ns, unseen)
 
 

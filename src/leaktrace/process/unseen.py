@@ -51,6 +51,8 @@ class UnseenReleases:
         self._pid = pid
         self._hooked: list[ObjectPlan] = []
         self._last: tuple[int, Remark | None] = (0, None)  # a generation and its remark
+        self._released, self._older = 0, 0.0  # up to the last report
+        self._share = 1.0  # of the releases: those by the program, at the last look
 
     def add(self, plan: ObjectPlan) -> None:
         """An object was hooked."""
@@ -67,6 +69,34 @@ class UnseenReleases:
         """
         if mappings:
             self._last = generation, self._judge(mappings, generation, nothing_predates, lost)
+            self._share = self._share_of_program(mappings, generation)
+
+    def older(self, released: int) -> int:
+        """How many blocks the program has released that may be older than the trace, of `released`
+        without a record. Not those by the allocator's own library: when a thread ends, it releases
+        what it has cached, blocks that the program has released before."""
+        self._older += max(released - self._released, 0) * self._share
+        self._released = released
+        return round(self._older)
+
+    def _share_of_program(self, mappings: Sequence[Mapping], generation: int) -> float:
+        """Of the blocks that were noted last, those that the program released."""
+        rows = self._noted(generation)
+        if not len(rows):
+            return 1.0
+        allocators = self._allocators(rows, mappings)
+        is_own = np.zeros(len(rows), dtype=bool)
+        for one in allocators:
+            is_own |= (rows["caller"] >= one.start) & (rows["caller"] < one.end)
+        return 1.0 - float(is_own.mean())
+
+    def _noted(self, generation: int) -> NDArray[np.void]:
+        _, rows = self._slot.program.unseen_releases.read_all()
+        is_own = slots_of(rows["key"]) == self._slot.number
+        noted: NDArray[np.void] = rows[
+            is_own & (rows["key"] != 0) & (rows["generation"] == generation)
+        ]
+        return noted
 
     def remark(self, generation: int) -> Remark | None:
         """The remark about the image of this generation, as of the last look."""
@@ -76,9 +106,7 @@ class UnseenReleases:
     def _judge(
         self, mappings: Sequence[Mapping], generation: int, nothing_predates: bool, lost: int
     ) -> Remark | None:
-        _, rows = self._slot.program.unseen_releases.read_all()
-        is_own = slots_of(rows["key"]) == self._slot.number
-        rows = rows[is_own & (rows["key"] != 0) & (rows["generation"] == generation)]
+        rows = self._noted(generation)
         counts = rows["count"].astype(np.int64) - (0 if nothing_predates else 1)
         rows, counts = rows[counts > 0], counts[counts > 0]
         if counts.sum() < FEW + lost:
@@ -93,9 +121,8 @@ class UnseenReleases:
             "try --faults, which needs no hooks; leaktrace doctor -p PID lists what is hooked",
         )
 
-    def _are_of_the_program(
-        self, rows: NDArray[np.void], mappings: Sequence[Mapping]
-    ) -> NDArray[np.bool_]:
+    def _allocators(self, rows: NDArray[np.void], mappings: Sequence[Mapping]) -> list[Mapping]:
+        """The code of the allocators' objects, and of the dynamic loader."""
         code = [one for one in mappings if one.is_executable]
         probes = np.unique(rows["ip"])
         releasing = {
@@ -103,13 +130,18 @@ class UnseenReleases:
             for one in code
             if ((probes >= one.start) & (probes < one.end)).any()
         }
-        allocators = [
+        return [
             one
             for one in code
             if (one.device, one.inode) in releasing
             or any(plan.is_mapped_as(one) for plan in self._hooked)
-            or Path(one.path).name.startswith("ld-")  # the dynamic loader
+            or Path(one.path).name.startswith("ld-")
         ]
+
+    def _are_of_the_program(
+        self, rows: NDArray[np.void], mappings: Sequence[Mapping]
+    ) -> NDArray[np.bool_]:
+        allocators = self._allocators(rows, mappings)
         callers = {
             int(caller): _called_before(self._pid, int(caller))
             for caller in np.unique(rows["caller"])

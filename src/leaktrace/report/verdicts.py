@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Report, Site
+from leaktrace.model import Frame, Report, Site
+from leaktrace.printable import printable
 from leaktrace.report.figures import about
+from leaktrace.report.folding import summary
+from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.layout import flowed, wrapped
+from leaktrace.report.names import shorten_middle
 from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 
 STYLES = {
@@ -24,6 +28,7 @@ STYLES = {
 }
 _WORDS = {VerdictKind.TOO_EARLY: "too early"}
 _SINCE_START = 0.9  # of the time
+_WHERE_CELLS = 40
 
 
 def verdict_lines(report: Report, width: int) -> Iterator[Text]:
@@ -34,7 +39,7 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
     match verdict.kind:
         case VerdictKind.GROWING:
             text = f"{rate_in_words(verdict, report)} {_since(verdict, report)}"
-            fields = [text, _who_grows(report, verdict)]
+            fields = [text, _who_grows(report, verdict), _where(report)]
         case VerdictKind.TOO_EARLY:
             needs = "" if report.final else _needs(verdict)
             fields = ["; ".join(filter(None, (f"to say: {verdict.reason}", needs)))]
@@ -43,9 +48,12 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
         case _:
             fields = [verdict.reason]
     word = word_of(verdict.kind).upper()
+    style = STYLES.get(verdict.kind, "green")
+    if len(fields) == 1:
+        yield from wrapped(f"{word} ", fields[0], width, style)
+        return
     first, *others = [Text(field) for field in fields if field]
-    label = Text(f"{word} ", STYLES.get(verdict.kind, "green"))
-    yield from flowed([label.append_text(first), *others], width)
+    yield from flowed([Text(f"{word} ", style).append_text(first), *others], width)
 
 
 def shows_words(report: Report) -> bool:
@@ -64,7 +72,9 @@ def rate_in_words(verdict: Verdict, report: Report, *, with_error: bool = True) 
     if verdict.bytes_per_s is None:
         return ""
     unit = units.count_rate if report.is_counted else units.size_rate
-    rate = unit(verdict.bytes_per_s, verdict.error_bytes_per_s or 0.0)
+    # One unit of time in all of a report, so that rates can be compared.
+    on_all = report.verdict.bytes_per_s if report.verdict is not None else None
+    rate = unit(verdict.bytes_per_s, verdict.error_bytes_per_s or 0.0, on_all)
     return about(report) + (rate if with_error else rate.partition(" ±")[0])
 
 
@@ -95,6 +105,21 @@ def _who_grows(report: Report, verdict: Verdict) -> str:
     number = f"at {verdict.reason.removesuffix(' grow')}"
     is_first = report.sort == "growth" and share
     return f"{number}; the first one explains {share} of it" if is_first else number
+
+
+def _where(report: Report) -> str:
+    """The frame that says most of the site that grows the fastest."""
+    first = report.sites[0] if report.sites and report.sort == "growth" else None
+    if first is None or first.verdict is None or first.verdict.kind is not VerdictKind.GROWING:
+        return ""
+    for frame in summary(first.stack.frames):
+        if isinstance(frame, Frame) and frame.function is not None:
+            name = shorten_symbol(printable(frame.function), _WHERE_CELLS)
+            if frame.source is None:
+                return name
+            file = printable(frame.source.file).rpartition("/")[2]
+            return f"{name} {shorten_middle(file, _WHERE_CELLS)}:{frame.source.line}"
+    return ""
 
 
 def _needs(verdict: Verdict) -> str:

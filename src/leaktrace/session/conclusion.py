@@ -23,6 +23,7 @@ class Conclusion:
         self._unmatched = {one.pattern: one for one in suppressions}
         # In the last report that had a verdict; None: none had.
         self._leaks: list[Verdict] | None = None
+        self._slower = 0  # sites that grow, but not as fast as the threshold
 
     def see(self, report: Report) -> None:
         """A report was made."""
@@ -32,6 +33,7 @@ class Conclusion:
             leaks = leaks_in(report, self._leak_exit.threshold_per_s)
             if leaks is not None:
                 self._leaks = leaks
+                self._slower = len(leaks_in(report, 0) or ()) - len(leaks)
 
     def tell(self, *, verbose: bool) -> None:
         """What the reports don't say, on stderr."""
@@ -42,7 +44,10 @@ class Conclusion:
             return
         if self._leaks is None:
             notify("no report had a verdict: the exit status says nothing about leaks")
-            hint("trace longer: leaktrace -p PID INTERVAL COUNT; the report says what it needs")
+            hint("trace longer, or with a shorter INTERVAL: a verdict needs three reports, or 20 s")
+        elif not self._leaks and self._slower:
+            grow = "one site grows" if self._slower == 1 else f"{self._slower} sites grow"
+            notify(f"{grow}, none as fast as --leak-threshold")
         elif self._leaks:
             grow = "one site grows" if len(self._leaks) == 1 else f"{len(self._leaks)} sites grow"
             notify(f"{grow}: exit status {self._leak_exit.status} (--exit-code leak)")

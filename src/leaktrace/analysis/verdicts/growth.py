@@ -9,10 +9,9 @@ whether a total has risen between two reports, which may be chance, but:
    those that did are at most 3 % of the blocks of that age that are still there. (With so few, what
    grows would level off only after sixteen times as long as it was watched.) There may be no such
    age. Then the site gives back what it takes, sooner or later.
-2. Do settled blocks keep coming? The time is halved again and again. Growth needs blocks from both
-   halves of the window, the last of them no longer ago than usual, and not ever fewer. Numbers are
-   compared as those of a Poisson process that may come in bursts: its dispersion is estimated from
-   differences of successive slices (von Neumann et al., 1941), which a trend hardly changes.
+2. Do settled blocks keep coming? The second half of the time is compared with the quarter before
+   it. Growth needs blocks from the second half, the last of them no longer ago than usual, and not
+   ever fewer (settled.py).
 3. How fast? The bytes of the settled blocks over the window. The standard error is the larger one
    of two: that of a compound Poisson process, sqrt(sum(size**2)), and that of the differences of
    slices. No growth is claimed whose confidence interval (95 %, Student's t) holds 0.
@@ -32,12 +31,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaktrace import units
-from leaktrace.analysis.verdicts.cohorts import Floats, History
+from leaktrace.analysis.verdicts.cohorts import History
 from leaktrace.analysis.verdicts.series import rise_of
+from leaktrace.analysis.verdicts.settled import Settled, gone_later, settled_blocks
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
-# Up to this share of the blocks of an age may have been freed later, for that age to be settled.
-_MOST_FREED = 0.03
+# Verdicts that no site could have if allocations were not recorded.
+_OF_ABSENCE = (VerdictKind.STEADY, VerdictKind.STARTUP, VerdictKind.CHURN, VerdictKind.FILLING)
 _FEWEST_BLOCKS = 8  # settled ones, for growth to be claimed
 _FEWEST_SLICES = 4  # in which they were allocated
 _FEWEST_STEPS = 4  # of a total that rises
@@ -51,14 +51,23 @@ _MUCH_SLOWER = 0.5
 _SLIGHTLY_SLOWER = 0.93
 _MANY_BLOCKS = 50  # of fewer, chance hides that they come slower
 _SLOWER = 0.75  # of the rate before: growth slows down
-_LONG_GAP = 5.0  # times the usual gap without a new block: growth has ended
+_PAUSE = 3.0  # times the usual gap: what came before is another growth
+_LONG_IDLE = 5.0  # times the usual gap without any allocation: growth has ended
+_MORE_REGIONS = 2
 _FEWEST_OVERDUE = 3
 _MANY_FREED = 1000  # so that a lifetime that nearly none exceeded is known
 _OVERDUE_TIMES = 16  # older than that by this factor
 _TURNOVER = 0.5  # of a site's rate: releases of blocks from before the trace may explain it
+_CONFIRMED = 0.5  # of a site's growth: that of the process confirms it
 _FREED_OF_CHURN = 0.95  # of all its blocks, at least
 _EARLY = 0.1  # of the time: the first moments
 _MOSTLY = 0.9
+
+
+AWAITS_COLLECTION = Verdict(
+    VerdictKind.TOO_EARLY,
+    "it may belong to the heap of a runtime, of which nothing was given back yet",
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,10 @@ class Evidence:
     reports: int  # how many there were
     allocated_count: int = 0  # since the start
     lifetimes: Lifetimes | None = None  # of what it freed; None: not measured
-    # Releases of blocks from before the trace, lately; 0 where there are none, None: not known
+    # Releases of blocks from before the trace, lately; 0 where there are none, None: not known.
     unseen_per_s: float | None = 0.0
+    process_growth_bytes: int | None = None  # of resident memory, since the start; None: not known
+    lost_count: int = 0  # allocations that could not be recorded, lately
     totals_only: bool = False  # no single blocks are known
     is_region: bool = False  # it maps memory, and what counts is the part that is in memory
     has_runtime_heap: bool = False  # the process maps memory for objects that it collects
@@ -83,43 +94,15 @@ class Evidence:
         return float(self.history.edges_s[-1])
 
 
-@dataclass(frozen=True)
-class Settled:
-    """A site's blocks of at least some age, by when they were allocated."""
-
-    age_s: float
-    freed_later: float  # how many blocks of at least that age were freed
-    edges_s: Floats
-    counts: Floats  # as recorded
-    weights: Floats
-    bytes: Floats
-    squares: Floats
-
-    @property
-    def until_s(self) -> float:
-        """When the youngest of them may have been allocated."""
-        return float(self.edges_s[-1])
-
-    def between(self, begin_s: float, end_s: float) -> slice:
-        """The slices that begin in [begin_s, end_s)."""
-        first, last = np.searchsorted(self.edges_s[:-1], [begin_s - 1e-6, end_s - 1e-6])
-        return slice(int(first), int(last))
-
-
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on a site."""
     early = too_early(evidence.elapsed_s, evidence.reports)
     if early is not None:
         return early
-    if evidence.totals_only:
-        return _by_totals(evidence)
-    settled = settled_blocks(evidence)
-    if settled is not None:
-        verdict = _of_settled(evidence, settled)
-        if verdict is not None:
-            return verdict
-    grown = _of_few_blocks(evidence)
-    return grown if grown is not None else _of_the_rest(evidence, settled)
+    verdict = _of_known(evidence)
+    if evidence.lost_count and verdict.kind in _OF_ABSENCE:
+        return lost(evidence.lost_count)
+    return verdict
 
 
 def too_early(elapsed_s: float, reports: int) -> Verdict | None:
@@ -131,72 +114,51 @@ def too_early(elapsed_s: float, reports: int) -> Verdict | None:
     return Verdict(VerdictKind.TOO_EARLY, f"watched for {_time(elapsed_s)} only", needs_s=needs_s)
 
 
-# --- which blocks have settled ---------------------------------------------------------------
-
-
-def settled_blocks(evidence: Evidence) -> Settled | None:
-    """The blocks that are old enough to stay, for the lowest such age; None if there is none up to
-    half of the time that was watched."""
-    history, now_s = evidence.history, evidence.elapsed_s
-    freed = _freed_by_age(evidence)
-    ages_s = 2.0 ** np.arange(len(freed)) / 1e9
-    freed_later = np.cumsum(np.append(freed, 0.0)[::-1])[::-1][1:]  # [k]: lived 2**k ns or longer
-    first = int(np.searchsorted(history.edges_s[:-1], history.watched_s - 1e-6))
-    counts = history.counts.copy()
-    counts[:first] = 0
-    # How many slices ended at least that long ago, and how many of their blocks are left.
-    slices = np.searchsorted(history.edges_s[1:], now_s - ages_s + 1e-9, side="right")
-    left = np.append(0.0, np.cumsum(counts))[slices]
-    is_settled = (left >= 1) & (freed_later <= _MOST_FREED * left) & (ages_s <= now_s / 2)
-    powers = np.nonzero(is_settled)[0]
-    if not len(powers):
-        return None
-    power, end = int(powers[0]), int(slices[powers[0]])
-    hidden = np.arange(end) < first
-    return Settled(
-        float(ages_s[power]),
-        float(freed_later[power]),
-        history.edges_s[: end + 1],
-        counts[:end],
-        *(
-            np.where(hidden, 0.0, values[:end])
-            for values in (history.weights, history.bytes, history.squares)
-        ),
+def lost(count: int) -> Verdict:
+    """The verdict where growth would not be seen, because allocations could not be recorded."""
+    return Verdict(
+        VerdictKind.TOO_EARLY,
+        f"{units.counted(count, 'allocation')} could not be recorded lately: see below, lost",
     )
 
 
-def _freed_by_age(evidence: Evidence) -> Floats:
-    """How many blocks were freed, by age (verdict.Lifetimes). The kernel side's own histogram, if
-    there is one, has all of them, and their exact ages."""
-    if evidence.lifetimes is None:
-        return evidence.history.freed
-    counts = np.zeros(len(evidence.history.freed))
-    given = evidence.lifetimes.counts[: len(counts)]
-    counts[: len(given)] = given
-    return counts
+def _of_known(evidence: Evidence) -> Verdict:
+    if evidence.totals_only:
+        return _by_totals(evidence)
+    settled = settled_blocks(evidence.history, evidence.lifetimes)
+    if settled is not None:
+        verdict = _of_settled(evidence, settled)
+        if verdict is not None:
+            return verdict
+    grown = _of_few_blocks(evidence)
+    return grown if grown is not None else _of_the_rest(evidence, settled)
 
 
-# --- whether they keep coming ------------------------------------------------------------------
+# --- whether settled blocks keep coming --------------------------------------------------------
 
 
 def _of_settled(evidence: Evidence, settled: Settled) -> Verdict | None:
     """A verdict if settled blocks keep coming; None if they don't, or are too few."""
     until_s = settled.until_s
-    second = settled.between(until_s / 2, until_s)
-    first = settled.between(until_s / 4, until_s / 2)
+    first, second = settled.between(until_s / 4, until_s / 2), settled.between(until_s / 2, until_s)
     window = second
-    trend = _trend(settled, first, second)
-    if trend > -_SIGNIFICANT:
+    trend = settled.trend(first, second)
+    if abs(trend) < _SIGNIFICANT:
         window = settled.between(until_s / 4, until_s)
         whole = settled.between(0, until_s)
-        if _trend(settled, settled.between(0, until_s / 4), window) > -_SIGNIFICANT:
+        if abs(settled.trend(settled.between(0, until_s / 4), window)) < _SIGNIFICANT:
             window = whole
-    blocks = float(settled.counts[window].sum())
-    recent = float(settled.counts[second].sum())
-    if recent < 1 or _has_ended(settled, window):
+    window = settled.without_lead(window)
+    if window.stop <= window.start or float(settled.counts[second].sum()) < 1:
         return None
+    if settled.has_ended(window):
+        return None
+    idle = _idle(evidence, settled, window)
+    if idle is not None:
+        return idle
+    blocks = float(settled.counts[window].sum())
     slices = int((settled.counts[window] > 0).sum())
-    rate, error = _rate(settled, window)
+    rate, error = settled.rate(window)
     is_sure = rate > error * _student(window.stop - window.start - 1)
     if blocks < _FEWEST_BLOCKS or slices < _FEWEST_SLICES or not is_sure:
         return None if trend <= -_SIGNIFICANT else _of_too_few(evidence, settled, window)
@@ -207,86 +169,51 @@ def _of_settled(evidence: Evidence, settled: Settled) -> Verdict | None:
     if unknown is not None:
         return unknown
     since_s = _since(evidence, settled, window)
-    return Verdict(
-        VerdictKind.GROWING, _why_it_grows(evidence, settled, window), rate, error, since_s
-    )
+    why = _why_it_grows(evidence, settled, window)
+    return Verdict(VerdictKind.GROWING, why, rate, error, since_s)
 
 
-def _rate(settled: Settled, window: slice) -> tuple[float, float]:
-    """Bytes per second of a window, and its standard error."""
-    length_s = float(settled.edges_s[window.stop] - settled.edges_s[window.start])
-    of_slices = settled.bytes[window]
-    variance = float(settled.squares[window].sum())
-    if len(of_slices) > 2:
-        variance = max(variance, _variance_by_differences(of_slices) * len(of_slices))
-    return float(of_slices.sum()) / length_s, math.sqrt(variance) / length_s
-
-
-def _variance_by_differences(values: Floats) -> float:
-    """The variance of single values, which a trend hardly changes (von Neumann et al., 1941)."""
-    return float((np.diff(values) ** 2).sum()) / (2 * (len(values) - 1))
-
-
-def _trend(settled: Settled, before: slice, after: slice) -> float:
-    """By how many standard errors blocks come faster after than before; negative: slower."""
-    lengths_s = [float(settled.edges_s[w.stop] - settled.edges_s[w.start]) for w in (before, after)]
-    counts = [float(settled.counts[w].sum()) for w in (before, after)]
-    if min(lengths_s) <= 0 or sum(counts) == 0:
-        return 0.0
-    both = settled.counts[before.start : after.stop]
-    dispersion = 1.0
-    if len(both) > 2 and both.mean() > 0:
-        dispersion = max(1.0, _variance_by_differences(both) / float(both.mean()))
-    rates = [count / length_s for count, length_s in zip(counts, lengths_s, strict=True)]
-    pooled = sum(counts) / sum(lengths_s)
-    error = math.sqrt(pooled * dispersion * sum(1 / length_s for length_s in lengths_s))
-    return (rates[1] - rates[0]) / error
-
-
-def _ratio(settled: Settled, before: slice, after: slice) -> float:
-    """How many times as fast blocks come after as before."""
-    rates = [
-        float(settled.counts[w].sum()) / float(settled.edges_s[w.stop] - settled.edges_s[w.start])
-        for w in (before, after)
-    ]
-    return rates[1] / rates[0] if rates[0] else math.inf
+def _idle(evidence: Evidence, settled: Settled, window: slice) -> Verdict | None:
+    """A verdict if the site has allocated nothing for long: then blocks that are under way get old,
+    in a process that is stopped, or has nothing to do."""
+    idle_s = evidence.elapsed_s - evidence.history.allocated_s
+    usual_s = settled.usual_gap_s(window)
+    longest = _LONG_IDLE * (2 if evidence.was_growing else 1)
+    if usual_s is None or idle_s <= longest * usual_s:
+        return None
+    return Verdict(VerdictKind.STEADY, f"it has allocated nothing for {_time(idle_s)}")
 
 
 def _slows_down(evidence: Evidence, settled: Settled, window: slice) -> Verdict | None:
     """A verdict if ever fewer blocks come: in the second half of the time than before, or with each
     doubling of the time a little less."""
     until_s = settled.until_s
-    early, first = (
-        settled.between(until_s / 8, until_s / 4),
-        settled.between(until_s / 4, until_s / 2),
+    early, first, second, third, fourth = (
+        settled.between(until_s * begin, until_s * end)
+        for begin, end in ((1 / 8, 1 / 4), (1 / 4, 1 / 2), (1 / 2, 1), (1 / 2, 3 / 4), (3 / 4, 1))
     )
-    second = settled.between(until_s / 2, until_s)
-    third, fourth = (
-        settled.between(until_s / 2, until_s * 3 / 4),
-        settled.between(until_s * 3 / 4, until_s),
-    )
-    if _ratio(settled, third, fourth) > 1:
+    if settled.ratio(third, fourth) > 1:
         return None  # it was slower for a while, and is faster again
-    trend, ratio = _trend(settled, first, second), _ratio(settled, first, second)
+    trend, ratio = settled.trend(first, second), settled.ratio(first, second)
     marked = _VERY_MARKED if evidence.was_growing else _MARKED
     if ratio < _MUCH_SLOWER:
         marked = _MARKED if evidence.was_growing else _SIGNIFICANT
     is_slower = trend <= -marked and ratio < _SLOWER
-    ratios = (_ratio(settled, early, first), ratio)
+    ratios = (settled.ratio(early, first), ratio)
     is_ever_slower = (
         max(ratios) < _SLIGHTLY_SLOWER
         and ratios[0] * ratios[1] < _SLOWER
         and trend <= -_SLIGHT
-        and _trend(settled, early, second) <= -_MARKED
+        and settled.trend(early, second) <= -_MARKED
     )
     if is_slower or is_ever_slower:
         fewer = f"{round((1 - ratio) * 100)} % fewer"
         reason = f"it grows ever slower: {fewer} {evidence.noun}s in the last {_time(until_s / 2)}"
-        rate, error = _rate(settled, second)
+        rate, error = settled.rate(second)
         since_s = _since(evidence, settled, window)
         return Verdict(VerdictKind.FILLING, reason, rate, error, since_s)
     is_few = settled.counts[window].sum() < _MANY_BLOCKS and not evidence.was_growing
-    by_half = _ratio(settled, settled.between(0, until_s / 2), second)
+    by_half = settled.ratio(settled.between(0, until_s / 2), second)
     if is_few and min(ratio, by_half) < _SLOWER:
         return Verdict(
             VerdictKind.TOO_EARLY, "it grows, but may be slowing down", needs_s=until_s / 2
@@ -294,40 +221,43 @@ def _slows_down(evidence: Evidence, settled: Settled, window: slice) -> Verdict 
     return None
 
 
-def _has_ended(settled: Settled, window: slice) -> bool:
-    """Whether there have been no new blocks for much longer than usual."""
-    at = np.nonzero(settled.counts[window])[0] + window.start
-    if len(at) < _FEWEST_SLICES:
-        return False
-    first_s, last_s = float(settled.edges_s[at[0]]), float(settled.edges_s[at[-1] + 1])
-    usual_s = (last_s - first_s) / len(at)
-    # The fewer there were, the less certain is what is usual.
-    return settled.until_s - last_s > _LONG_GAP * (1 + 3 / len(at)) * usual_s
-
-
 def _since(evidence: Evidence, settled: Settled, window: slice) -> float:
-    """For how long blocks have been coming as in the window, in seconds."""
+    """For how long blocks have been coming, in seconds: also before the window, without a pause
+    that is much longer than usual."""
+    occupied = np.nonzero(settled.counts[: window.stop])[0]
     begin = window.start
-    occupied = np.nonzero(settled.counts[begin : window.stop])[0]
-    if len(occupied):
-        begin += int(occupied[0])
+    usual_s = settled.usual_gap_s(window)
+    for at in reversed(occupied.tolist()):
+        pause_s = float(settled.edges_s[begin] - settled.edges_s[at + 1])
+        if usual_s is None or pause_s > _PAUSE * usual_s:
+            break
+        begin = min(at, begin)
     return evidence.elapsed_s - float(settled.edges_s[begin])
 
 
 def _turnover(evidence: Evidence, settled: Settled, window: slice) -> Verdict | None:
-    """A verdict if the process frees blocks from before the trace about as fast as new ones come:
-    a cache at its bound does that until all of its blocks are new."""
-    if not evidence.unseen_per_s:
-        return None
-    length_s = float(settled.edges_s[window.stop] - settled.edges_s[window.start])
+    """A verdict if the process may free blocks from before the trace about as fast as new ones
+    come: a cache at its bound does that until all of its blocks are new."""
+    length_s = settled.length_s(window)
+    if evidence.unseen_per_s is None:
+        # Which blocks are released isn't known. A cache that replaces its entries leaves the
+        # process as large as it was.
+        grown = float(settled.bytes[window].sum())
+        process = evidence.process_growth_bytes
+        if process is not None and process >= _CONFIRMED * grown:
+            return None
+        return Verdict(
+            VerdictKind.TOO_EARLY,
+            f"releases of older {evidence.noun}s can't be seen, and the process has not grown as "
+            "much: it may only replace them",
+        )
     per_s = float(settled.weights[window].sum()) / length_s
-    if evidence.unseen_per_s < _TURNOVER * per_s:
+    if evidence.unseen_per_s < _TURNOVER * per_s or not evidence.unseen_per_s:
         return None
     return Verdict(
         VerdictKind.TOO_EARLY,
         f"the process frees {evidence.unseen_per_s:,.1f} {evidence.noun}s a second that are older "
         "than the trace: it may only replace them",
-        needs_s=None,
     )
 
 
@@ -335,12 +265,9 @@ def _awaits_collection(evidence: Evidence) -> Verdict | None:
     """A verdict if the site maps memory that may be the heap of a runtime, which gives none back
     before it has collected garbage for the first time."""
     is_heap = evidence.is_region and evidence.has_runtime_heap
-    if not is_heap or evidence.history.freed.any():
+    if not is_heap or evidence.history.gone.any():
         return None
-    return Verdict(
-        VerdictKind.TOO_EARLY,
-        "it may map the heap of a runtime, of which nothing was given back yet",
-    )
+    return AWAITS_COLLECTION
 
 
 def _of_too_few(evidence: Evidence, settled: Settled, window: slice) -> Verdict | None:
@@ -351,13 +278,11 @@ def _of_too_few(evidence: Evidence, settled: Settled, window: slice) -> Verdict 
         return overdue
     if blocks < 2 or settled.freed_later > 0:
         return None
-    length_s = float(settled.edges_s[window.stop] - settled.edges_s[window.start])
-    needs_s = max(_FEWEST_BLOCKS - blocks, 1.0) * length_s / blocks
+    length_s = settled.length_s(window)
+    needs_s = max((_FEWEST_BLOCKS - blocks) * length_s / blocks, length_s / 2)
     number = units.counted(round(blocks), evidence.noun)
     return Verdict(
-        VerdictKind.TOO_EARLY,
-        f"{number} in {_time(length_s)} may be chance",
-        needs_s=needs_s,
+        VerdictKind.TOO_EARLY, f"{number} in {_time(length_s)} may be chance", needs_s=needs_s
     )
 
 
@@ -371,10 +296,11 @@ def _overdue(evidence: Evidence, settled: Settled, window: slice) -> Verdict | N
     number = round(float(old[window].sum()))
     if number < _FEWEST_OVERDUE or int((old[window] > 0).sum()) < _FEWEST_OVERDUE:
         return None
-    halves = [settled.between(0, settled.until_s / 2), settled.between(settled.until_s / 2, 1e99)]
+    until_s = settled.until_s
+    halves = [settled.between(0, until_s / 2), settled.between(until_s / 2, until_s)]
     if any(float(old[half].sum()) < 1 for half in halves):
         return None
-    rate, error = _rate(settled, window)
+    rate, error = settled.rate(window)
     reason = (
         f"{units.counted(number, evidence.noun)} are older than nearly all of the "
         f"{lifetimes.total:,} that were freed: 99.9 % of these within {_time(usual_s)}"
@@ -384,38 +310,39 @@ def _overdue(evidence: Evidence, settled: Settled, window: slice) -> Verdict | N
 
 def _why_it_grows(evidence: Evidence, settled: Settled, window: slice) -> str:
     number = units.counted(round(float(settled.weights[window].sum())), evidence.noun)
-    length_s = float(settled.edges_s[window.stop] - settled.edges_s[window.start])
-    stayed = f"{number} came in {_time(length_s)} and stayed"
+    stayed = f"{number} came in {_time(settled.length_s(window))} and stayed"
     freed = round(settled.freed_later)
-    if not _freed_by_age(evidence).any():
+    if not gone_later(evidence.history, evidence.lifetimes).any():
         return f"{stayed}; none was freed"
     if not freed:
         return f"{stayed}; none older than {_time(settled.age_s)} was freed"
-    were = "was" if freed == 1 else "were"
-    return f"{stayed}; of those older than {_time(settled.age_s)}, {freed:,} {were} freed"
+    return (
+        f"{stayed}; {freed:,} of those that were freed had lived longer than {_time(settled.age_s)}"
+    )
 
 
 # --- other verdicts ----------------------------------------------------------------------------
 
 
 def _of_few_blocks(evidence: Evidence) -> Verdict | None:
-    """Growth of a site whose blocks get larger, instead of more: realloc, mremap."""
+    """Growth of a site whose blocks get larger, instead of more: realloc, mremap; or of what is in
+    memory of the regions that it has mapped."""
     history = evidence.history
     rise = rise_of(history.times_s, history.held_bytes)
-    # A region that is being filled does not get larger.
-    if rise is None or evidence.is_counted or evidence.is_region:
+    if rise is None or evidence.is_counted:
         return None
     counts = history.held_counts[rise.first :]
+    since_s = evidence.elapsed_s - float(history.times_s[rise.first])
+    if evidence.is_region:
+        # One that is filled may be all that is ever needed.
+        is_more = counts[-1] - counts[0] >= _MORE_REGIONS and not evidence.has_runtime_heap
+        kind = VerdictKind.GROWING if is_more else VerdictKind.FILLING
+        reason = "ever more of what it has mapped is in memory"
+        return Verdict(kind, reason, rise.per_s, rise.error_per_s, since_s)
     if counts.min() < 1 or counts.max() - counts.min() > max(1.0, 0.1 * counts.max()):
         return None
     reason = f"the same number of {evidence.noun}s gets larger with nearly each report"
-    return Verdict(
-        VerdictKind.GROWING,
-        reason,
-        rise.per_s,
-        rise.error_per_s,
-        evidence.elapsed_s - float(history.times_s[rise.first]),
-    )
+    return Verdict(VerdictKind.GROWING, reason, rise.per_s, rise.error_per_s, since_s)
 
 
 def _by_totals(evidence: Evidence) -> Verdict:
@@ -451,10 +378,11 @@ def _rises(history: History) -> bool:
     """Whether what is held has risen in several steps, and was more in the second half of the
     reports than ever in the first."""
     held = history.held_bytes
-    half = len(held) // 2
+    half = int(np.searchsorted(history.times_s, history.times_s[-1] / 2))
     steps = int((np.diff(np.maximum.accumulate(held)) > 0).sum())
     is_more = half >= 2 and float(np.median(held[half:])) > float(held[:half].max())
-    return is_more and steps >= _FEWEST_STEPS
+    lately = int(np.searchsorted(history.times_s, history.times_s[-1] * 3 / 4))
+    return is_more and steps >= _FEWEST_STEPS and held[-1] > held[min(lately, len(held) - 2)]
 
 
 def _time(seconds: float) -> str:

@@ -34,7 +34,7 @@ class Rise:
 
 def rise_of(times_s: Floats, values: Floats) -> Rise | None:
     """The rise of the last two thirds of a series; None if it doesn't rise steadily."""
-    first = len(values) // 3
+    first = int(np.searchsorted(times_s, times_s[-1] / 3))
     times_s, values = times_s[first:], values[first:]
     if len(values) < _FEWEST_POINTS:
         return None
@@ -43,7 +43,8 @@ def rise_of(times_s: Floats, values: Floats) -> Rise | None:
     steps = int((np.diff(np.maximum.accumulate(values)) > 0).sum())
     if rise <= 0 or fallen > _MOST_FALLEN * rise or steps < _FEWEST_STEPS:
         return None
-    middle = len(values) // 2
+    middle = int(np.searchsorted(times_s, (times_s[0] + times_s[-1]) / 2))
+    middle = min(max(middle, 1), len(values) - 2)
     by_half = [
         float(values[b] - values[a]) / float(times_s[b] - times_s[a])
         for a, b in ((0, middle), (middle, len(values) - 1))

@@ -13,23 +13,29 @@ from numpy.typing import NDArray
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import SiteIndex, SiteTable, weigh
 from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.analysis.verdicts.bounded import thinned
 from leaktrace.analysis.verdicts.cohorts import Cohorts, Floats, Survivors
-from leaktrace.analysis.verdicts.growth import Evidence, judge, too_early
+from leaktrace.analysis.verdicts.growth import AWAITS_COLLECTION, Evidence, judge, too_early
 from leaktrace.verdict import Verdict, VerdictKind
 
-# Of each report, so many of the sites that gain the most bytes, or blocks, are judged even if they
-# are not among the largest.
-_FASTEST = 64
+# Of each report, so many of the sites that have gained the most bytes, or blocks, are judged, even
+# if they are not among the largest. One judgement takes 0.2 ms.
+_FASTEST = 256
 _MOST_POINTS = 256
+_ALIKE = 0.2  # as a share of blocks, how much the times of two sites may differ
 
 
 class SiteWatch:
     """The history of the sites, from the start of a trace, and the verdicts of the last report."""
 
-    def __init__(self, noun: str = "block", *, is_counted: bool = False) -> None:
-        """`noun`: what is outstanding; `is_counted`: it has no size."""
+    def __init__(
+        self, noun: str = "block", *, is_counted: bool = False, may_replace: bool = True
+    ) -> None:
+        """`noun`: what is outstanding; `is_counted`: it has no size; `may_replace`: what was
+        allocated before the trace may be replaced, as far as can be known."""
         self._noun = noun
         self._is_counted = is_counted
+        self._may_replace = may_replace
         self._cohorts: Cohorts | None = None
         self._totals_only = False
         self._begin_ns: int | None = None  # of the program, if it was executed under trace
@@ -38,6 +44,7 @@ class SiteWatch:
         self._verdicts: dict[int, Verdict] = {}
         self._growing: set[int] = set()  # in the report before the last
         self._sampling = Sampling()
+        self.left_out = 0  # sites that may grow, and were not judged in the last report
 
     def forget(self) -> None:
         """The process has executed another program, which starts with nothing."""
@@ -96,15 +103,27 @@ class SiteWatch:
             )
         if snapshot.unseen_releases is not None:
             self._unseen.append((snapshot.time_ns, snapshot.unseen_releases))
-            if len(self._unseen) > _MOST_POINTS:
-                self._unseen = self._unseen[:1] + self._unseen[2::2]
+            kept = thinned(np.array([time_ns for time_ns, _ in self._unseen]), _MOST_POINTS)
+            self._unseen = [self._unseen[index] for index in kept.tolist()]
+        allocated = sampling.scale_sites(snapshot.sites)["allocated_count"].astype(np.int64)
+        self._cohorts.note_allocated(snapshot.site_ids, allocated)
 
-    def judge_all(self, stack_ids: Iterable[int], snapshot: Snapshot) -> dict[int, Verdict]:
-        """The verdicts on these sites, and on those that grow the fastest, by stack id. `snapshot`:
-        the one that was taken in last."""
+    def judge_all(
+        self,
+        stack_ids: Iterable[int],
+        snapshot: Snapshot,
+        process_growth_bytes: int | None = None,
+        lost_count: int = 0,
+    ) -> dict[int, Verdict]:
+        """The verdicts on these sites, and on those that grow the fastest, by stack id.
+
+        `snapshot`: the one that was taken in last; `process_growth_bytes`: of its resident memory,
+        since the start; `lost_count`: allocations that were lost since the previous report.
+        """
         assert self._cohorts is not None  # there was a report
-        fastest = self._cohorts.fastest(_FASTEST).tolist()
-        wanted = [one for one in dict.fromkeys([*fastest, *stack_ids]) if one not in self._verdicts]
+        fastest, self.left_out = self._cohorts.fastest(_FASTEST)
+        asked = dict.fromkeys([*fastest.tolist(), *stack_ids])
+        wanted = [one for one in asked if one not in self._verdicts]
         sites = self._sampling.scale_sites(snapshot.sites)["allocated_count"].tolist()
         allocated = dict(zip(snapshot.site_ids.tolist(), sites, strict=True))
         lifetimes, unseen_per_s = snapshot.lifetimes_of(wanted), self._unseen_per_s()
@@ -119,6 +138,8 @@ class SiteWatch:
                 allocated.get(stack_id, 0),
                 lifetimes.get(stack_id),
                 unseen_per_s,
+                process_growth_bytes,
+                lost_count,
                 totals_only=self._totals_only,
                 is_region=stack_id in regions,
                 has_runtime_heap=snapshot.has_runtime_heap,
@@ -127,7 +148,27 @@ class SiteWatch:
                 is_counted=self._is_counted,
             )
             self._verdicts[stack_id] = judge(evidence)
+        if snapshot.has_runtime_heap:
+            self._see_what_comes_with_pages(regions)
         return dict(self._verdicts)
+
+    def _see_what_comes_with_pages(self, regions: set[int]) -> None:
+        """A runtime allocates a block or two for each page of its heap. Those that come as the
+        pages do go with them, too: when garbage is collected for the first time."""
+        assert self._cohorts is not None
+        known = {one: self._cohorts.history(one) for one in self._verdicts}
+        pages = [
+            history.counts
+            for one, history in known.items()
+            if history is not None and self._verdicts[one] == AWAITS_COLLECTION
+        ]
+        for one, history in known.items():
+            is_growing = self._verdicts[one].kind is VerdictKind.GROWING
+            if not is_growing or history is None or one in regions or history.gone.any():
+                continue
+            held = history.counts
+            if any(np.abs(held - counts).sum() <= _ALIKE * counts.sum() for counts in pages):
+                self._verdicts[one] = AWAITS_COLLECTION
 
     def too_early(self) -> Verdict | None:
         """The verdict on any site as long as it has been watched for too short a time."""
@@ -136,8 +177,8 @@ class SiteWatch:
 
     def _unseen_per_s(self) -> float | None:
         """Releases of blocks from before the trace, per second, in the last quarter of the time."""
-        if self._begin_ns is not None:
-            return 0.0  # the program was executed under trace: nothing is older
+        if self._begin_ns is not None or not self._may_replace:
+            return 0.0  # a program that was executed under trace has nothing older
         if not self._unseen or self._cohorts is None:
             return None
         last_ns, last = self._unseen[-1]
@@ -179,15 +220,19 @@ def order_by_verdict(table: SiteTable, verdicts: dict[int, Verdict]) -> NDArray[
 
 
 def overall(
-    by_site: dict[int, Verdict], shown: Iterable[int], too_early: Verdict | None = None
+    by_site: dict[int, Verdict],
+    shown: Iterable[int],
+    unknown: Verdict | None = None,
+    left_out: int = 0,
+    suppressed: int = 0,
 ) -> Verdict:
     """The verdict on all sites together.
 
     `shown`: the stack ids of the sites that matter most, which decide whether it is too early.
-    `too_early`: the verdict if it is too early for any site.
+    `unknown`: the verdict if none can be said to grow, or not to. `left_out`: how many others may
+    grow, and were not judged; `suppressed`: how many grow that the user knows.
     """
-    if too_early is not None:
-        return too_early
+    judged = f" of {len(by_site):,} that were judged" if left_out else ""
     verdicts = list(by_site.values())
     growing = [one for one in verdicts if one.kind is VerdictKind.GROWING]
     if growing:
@@ -195,12 +240,14 @@ def overall(
         error = math.sqrt(sum((one.error_bytes_per_s or 0.0) ** 2 for one in growing))
         since_s = max(one.since_s or 0.0 for one in growing)
         number = "one site grows" if len(growing) == 1 else f"{len(growing):,} sites grow"
-        return Verdict(VerdictKind.GROWING, number, rate, error, since_s)
+        return Verdict(VerdictKind.GROWING, number + judged, rate, error, since_s)
+    if unknown is not None:
+        return unknown
     for kind, verb in _OF_SOME:
         found = [one for one in verdicts if one.kind is kind]
         if found:
             number = "one site" if len(found) == 1 else f"{len(found):,} sites"
-            return Verdict(kind, f"{number} {verb}")
+            return Verdict(kind, f"{number}{judged} {verb}")
     on_shown = [by_site[one] for one in shown if one in by_site]
     early = [one for one in on_shown if one.kind is VerdictKind.TOO_EARLY]
     if early:
@@ -208,4 +255,7 @@ def overall(
         return Verdict(
             VerdictKind.TOO_EARLY, early[0].reason, needs_s=max(needs) if needs else None
         )
-    return Verdict(VerdictKind.STEADY, "nothing keeps growing")
+    if suppressed:
+        number = "one suppressed site does" if suppressed == 1 else f"{suppressed} suppressed do"
+        return Verdict(VerdictKind.STEADY, f"nothing else{judged} keeps growing ({number})")
+    return Verdict(VerdictKind.STEADY, f"nothing{judged} keeps growing")

@@ -47,10 +47,12 @@ def test_freed_blocks_by_age() -> None:
     history = cohorts.history(1)
     assert history is not None
     # It was allocated in the first second, so that it was 16 s old at most: 2**34 ns.
-    assert history.freed.sum() == 1 and history.freed[34] == 1
+    assert history.gone.sum() == 1 and history.gone[34] == 1
+    # It was seen when the second began, 7 s later: more than 2**32 ns.
+    assert history.gone_least.sum() == 1 and history.gone_least[33] == 1
     report(cohorts, 24, {2: [23.0]})
     gone = cohorts.history(1)
-    assert gone is not None and gone.freed.sum() == 3 and gone.held_bytes.tolist() == [20, 20, 0]
+    assert gone is not None and gone.gone.sum() == 3 and gone.held_bytes.tolist() == [20, 20, 0]
 
 
 def test_slices_and_points_stay_few() -> None:
@@ -63,7 +65,11 @@ def test_slices_and_points_stay_few() -> None:
         assert len(history.counts) <= MOST_SLICES and len(history.times_s) <= MOST_POINTS
         assert history.counts.sum() == number == history.held_counts[-1]
         assert history.edges_s[-1] == history.times_s[-1] == number
-        assert history.freed.sum() == 0
+        assert history.gone.sum() == 0
+        if number > 16:  # the first report has eight
+            widths, gaps = np.diff(history.edges_s), np.diff(history.times_s)
+            assert widths.max() <= 6 * widths.min()
+            assert gaps.max() <= 6 * gaps.min()
     last = cohorts.history(1)
     assert last is not None and len(last.counts) > MOST_SLICES // 4
 
@@ -92,7 +98,10 @@ def test_too_many_sites(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_fastest() -> None:
     cohorts = Cohorts(0)
     report(cohorts, 8, {1: [1.0] * 50, 2: [7.0], 3: [1.0]})
-    assert cohorts.fastest(1).tolist() == [2]
+    report(cohorts, 16, {1: [1.0] * 50, 2: [7.0], 3: [1.0], 4: [15.0] * 9})
+    ids, others = cohorts.fastest(1)
+    # 2 by what is left of the middle, 4 by its total; of the others nothing came lately.
+    assert (ids.tolist(), others) == ([2, 4], 0)
 
 
 def test_a_process_as_new_as_its_first_report() -> None:
@@ -104,3 +113,24 @@ def test_a_process_as_new_as_its_first_report() -> None:
     assert history is not None
     assert (np.diff(history.edges_s) > 0).all()
     assert history.counts.sum() == 2
+
+
+def test_totals_of_too_many_sites(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest ones are watched, whatever their ids."""
+    monkeypatch.setattr(module, "MOST_SITES", 2)
+    cohorts = Cohorts(0)
+    for number, sizes in enumerate(([5.0, 4.0, 1.0], [5.0, 4.0, 9.0], [5.0, 4.0, 99.0]), start=1):
+        ids = np.array([1, 2, 3], dtype=np.uint64)
+        cohorts.add_totals(number * 8 * S, ids, np.array(sizes), np.ones(3))
+    largest = cohorts.history(3)
+    assert largest is not None and largest.held_bytes[-1] == 99 and largest.watched_s == 8.0
+    assert cohorts.history(2) is None
+
+
+def test_when_a_site_allocated_last() -> None:
+    cohorts = Cohorts(0)
+    for number, count in enumerate((5, 7, 7, 7), start=1):
+        report(cohorts, number * 8, {1: [1.0]})
+        cohorts.note_allocated(np.array([1], dtype=np.uint64), np.array([count]))
+    history = cohorts.history(1)
+    assert history is not None and history.allocated_s == 16.0
