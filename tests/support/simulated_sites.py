@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,14 +35,25 @@ def verdicts(
     attached_s: float = 0.0,
     with_lifetimes: bool = True,
     totals_only: bool = False,
+    sampled: Callable[[float], int] = lambda _: 1,
+    process_growth_bytes: int | None = None,
+    sees_releases: bool = True,
+    lost_count: int = 0,
+    counts_lifetimes: bool = True,
 ) -> list[Verdict | None]:
-    """The verdict at each report; None where the site holds nothing yet."""
+    """The verdict at each report; None where the site holds nothing yet.
+
+    `with_lifetimes`: False: it isn't measured how long blocks lived; `sampled`: one block in how
+    many is recorded, by the time of its allocation; `counts_lifetimes`: False: they are measured,
+    but these blocks go without being released; the others as in `Evidence`.
+    """
     born = np.array([one.born_s for one in blocks])
     freed = np.array([one.freed_s for one in blocks])
     sizes = np.array([one.size for one in blocks], dtype=np.float64)
-    is_seen = born >= attached_s
-    older_freed = np.sort(freed[~is_seen])
-    born, freed, sizes = born[is_seen], freed[is_seen], sizes[is_seen]
+    rates = np.array([sampled(one) for one in born])
+    is_seen = (born >= attached_s) & (np.arange(len(born)) % rates == 0)
+    older_freed = np.sort(freed[born < attached_s])
+    born, freed, sizes, rates = born[is_seen], freed[is_seen], sizes[is_seen], rates[is_seen]
     cohorts = Cohorts(_ns(attached_s))
     found: list[Verdict | None] = []
     was_growing = False
@@ -62,7 +73,7 @@ def verdicts(
             survivors = Survivors(
                 np.zeros(number_there, dtype=np.intp),
                 np.array([_ns(one) for one in born[is_there]], dtype=np.int64),
-                np.ones(number_there),
+                rates[is_there].astype(np.float64),
                 sizes[is_there],
             )
             cohorts.add_blocks(_ns(now_s), ids, survivors)
@@ -79,8 +90,12 @@ def verdicts(
                 history,
                 number,
                 allocated,
-                _lifetimes(born, freed, now_s) if with_lifetimes else None,
-                unseen / (now_s - since_s),
+                _lifetimes(born, freed, now_s if counts_lifetimes else -1.0)
+                if with_lifetimes
+                else None,
+                unseen / (now_s - since_s) if sees_releases else None,
+                process_growth_bytes,
+                lost_count,
                 totals_only=totals_only,
                 was_growing=was_growing,
             )

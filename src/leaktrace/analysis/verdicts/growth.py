@@ -276,13 +276,17 @@ def _of_too_few(evidence: Evidence, settled: Settled, window: slice) -> Verdict 
     overdue = _overdue(evidence, settled, window)
     if overdue is not None:
         return overdue
-    if blocks < 2 or settled.freed_later > 0:
+    is_few = blocks < _FEWEST_BLOCKS
+    if blocks < 2 or (is_few and settled.freed_later > 0):
         return None
     length_s = settled.length_s(window)
     needs_s = max((_FEWEST_BLOCKS - blocks) * length_s / blocks, length_s / 2)
     number = units.counted(round(blocks), evidence.noun)
     return Verdict(
-        VerdictKind.TOO_EARLY, f"{number} in {_time(length_s)} may be chance", needs_s=needs_s
+        VerdictKind.TOO_EARLY,
+        f"{number} in {_time(length_s)} "
+        + ("may be chance" if is_few else "came too few times to be sure"),
+        needs_s=needs_s,
     )
 
 

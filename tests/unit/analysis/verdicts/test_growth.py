@@ -267,3 +267,104 @@ def test_totals_that_do_not_rise_for_long(make: Make) -> None:
 def test_every_verdict_says_why(make: Make) -> None:
     found: list[Verdict | None] = verdicts(make(random.Random(1)), END_S, 1.0)
     assert all(one is None or one.reason for one in found)
+
+
+# --- what a trace goes through -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_s", [0.02, 0.5])
+def test_a_leak_stays_one_in_a_long_trace(per_s: float) -> None:
+    """Of some hours, and 600 reports: far more than there are slices."""
+    rng = random.Random(1)
+    busy = [Block(at, at + rng.expovariate(1)) for at in arrivals(rng, per_s, 6_000.0)]
+    found = verdicts([*busy, *(Block(at) for at in arrivals(rng, per_s, 6_000.0))], 6_000.0, 10.0)
+    late = kinds(found)[80:]
+    assert late.count(VerdictKind.GROWING) >= 0.97 * len(late), late
+    last = found[-1]
+    assert last is not None and last.kind is VerdictKind.GROWING and last.bytes_per_s is not None
+    assert last.bytes_per_s == pytest.approx(100 * per_s, rel=0.2)
+
+
+def test_a_leak_after_days_of_churn() -> None:
+    """It is noticed within a tenth of the length of the trace, and dated."""
+    rng = random.Random(1)
+    day_s = 86_400.0
+    churn = [Block(at, at + rng.expovariate(0.1)) for at in arrivals(rng, 0.05, 2.3 * day_s)]
+    leak = [Block(at) for at in arrivals(rng, 0.05, 2.3 * day_s, 2 * day_s)]
+    found = verdicts([*churn, *leak], 2.3 * day_s, 300.0)
+    before, after = found[: int(2 * day_s / 300)], found[int(2 * day_s / 300) :]
+    assert VerdictKind.GROWING not in kinds(before)
+    first = kinds(after).index(VerdictKind.GROWING)
+    assert first * 300 < 0.2 * day_s
+    assert set(kinds(after)[first:]) == {VerdictKind.GROWING}
+    last = found[-1]
+    assert last is not None and last.kind is VerdictKind.GROWING
+    assert last.bytes_per_s == pytest.approx(5, rel=0.3)
+    assert last.since_s == pytest.approx(0.3 * day_s, rel=0.2)
+
+
+def test_a_leak_that_stopped_days_ago() -> None:
+    rng = random.Random(1)
+    found = verdicts([Block(at) for at in arrivals(rng, 0.1, 10_000.0)], 100_000.0, 300.0)
+    assert kinds(found)[30] is VerdictKind.GROWING
+    assert VerdictKind.GROWING not in kinds(found)[60:]
+
+
+def test_blocks_that_go_without_having_been_released() -> None:
+    """With a process that ends: no lifetime is counted then. Each lives 3 s, and none is freed."""
+    rng = random.Random(1)
+    gone = [Block(at, at + 3.0) for at in arrivals(rng, 20, 60.0)]
+    found = verdicts(gone, 60.0, 1.0, counts_lifetimes=False)
+    assert VerdictKind.GROWING not in kinds(found)[6:]
+
+
+def test_a_process_that_is_stopped() -> None:
+    """What is under way gets older than anything that was freed, and nothing new comes."""
+    rng = random.Random(1)
+    sessions = [Block(at, at + rng.uniform(5, 10)) for at in arrivals(rng, 4, 42.0)]
+    stopped = [
+        one if one.freed_s < 42.0 else Block(one.born_s, math.inf, one.size) for one in sessions
+    ]
+    found = verdicts(stopped, 120.0, 2.0)
+    assert VerdictKind.GROWING not in kinds(found)[20:]
+
+
+def test_where_allocations_are_lost_nothing_is_steady() -> None:
+    blocks = start(random.Random(1))
+    assert kinds(verdicts(blocks, END_S, 1.0))[-1] is VerdictKind.STARTUP
+    last = verdicts(blocks, END_S, 1.0, lost_count=7)[-1]
+    assert last is not None and last.kind is VerdictKind.TOO_EARLY
+    assert "7 allocations could not be recorded" in last.reason
+    leak = verdicts(fast_leak(random.Random(1)), END_S, 1.0, lost_count=7)[-1]
+    assert leak is not None and leak.kind is VerdictKind.GROWING
+
+
+def test_releases_of_older_blocks_that_can_not_be_seen() -> None:
+    """As with sampling: the memory of the process has to confirm the growth."""
+    cache = cache_at_its_bound(random.Random(1))
+    unseen = verdicts(cache, END_S, 0.5, attached_s=10.0, sees_releases=False)
+    assert VerdictKind.GROWING not in kinds(unseen)
+    leak = fast_leak(random.Random(1))
+    for grown_bytes, kind in ((0, VerdictKind.TOO_EARLY), (480_000, VerdictKind.GROWING)):
+        found = verdicts(leak, END_S, 1.0, sees_releases=False, process_growth_bytes=grown_bytes)
+        assert kinds(found)[-1] is kind
+
+
+def test_sampling_that_begins_later_is_no_change() -> None:
+    """--max-overhead: from 12 s on, one block in ten is recorded, and stands for ten."""
+    found = verdicts(
+        fast_leak(random.Random(1)), END_S, 0.5, sampled=lambda at: 1 if at < END_S / 2 else 10
+    )
+    assert set(kinds(found)[3:]) == {VerdictKind.GROWING}
+    last = found[-1]
+    assert last is not None and last.bytes_per_s == pytest.approx(20_000, rel=0.15)
+
+
+def test_a_rate_begins_where_growth_does() -> None:
+    """A leak of 10 KB a second that begins after 13 s."""
+    blocks = [Block(13.0 + 0.01 * n) for n in range(2200)]
+    found = verdicts([Block(0.1), *blocks], 35.0, 5.0)
+    growing = [one for one in found if one is not None and one.kind is VerdictKind.GROWING]
+    assert growing
+    for one in growing:
+        assert one.bytes_per_s == pytest.approx(10_000, rel=0.2), one
