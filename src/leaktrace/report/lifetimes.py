@@ -14,9 +14,10 @@ from leaktrace.verdict import Lifetimes
 _FEW = 100  # blocks; of fewer, there is no hundredth part
 
 
-def lifetimes_in_words(site: Site) -> str:
+def lifetimes_in_words(site: Site, elapsed_ns: int | None = None) -> str:
     """How many blocks were freed, and how soon: "7,412 freed, 99% within 17 ms". "" if it isn't
-    known. Of a sample, the number is an estimate, and the share is that of the sample."""
+    known. Of a sample, the number is an estimate, and the share is that of the sample. No block has
+    lived longer than `elapsed_ns`."""
     lived = site.lifetimes
     if lived is None:
         return ""
@@ -24,7 +25,8 @@ def lifetimes_in_words(site: Site) -> str:
     if not lived.total:
         return f"none {freed}"
     share = "all" if lived.total < _FEW else "99%"
-    within = units.duration(lived.within_ns(1.0 if lived.total < _FEW else 0.99))
+    bound_ns = lived.within_ns(1.0 if lived.total < _FEW else 0.99)
+    within = units.duration(bound_ns if elapsed_ns is None else min(bound_ns, elapsed_ns))
     if site.error is not None:
         estimate = max(site.freed_count, 1)
         return f"about {estimate:,} freed, {share} of {lived.total:,} sampled within {within}"

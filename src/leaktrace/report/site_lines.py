@@ -109,7 +109,7 @@ def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
     if site.processes:
         yield from wrapped("    ", shares_in_words(site, report), width)
     if site.lifetimes is not None and site.lifetimes.total:
-        yield from wrapped("    ", lifetimes_in_words(site), width)
+        yield from wrapped("    ", lifetimes_in_words(site, round(report.elapsed_s * 1e9)), width)
     for place in freed_at_in_words(site):
         yield from wrapped("    ", place, width)
     for line in frame_lines(_shown(site, report), width - 4):
@@ -235,13 +235,15 @@ def _site_row(site: Site, report: Report, counted: str) -> tuple[str, ...]:
     mark, growth = about(report), site.growth_bytes
     # How fast it grows says more than what has changed since the previous report.
     rate = "" if site.verdict is None else rate_in_words(site.verdict, report, with_error=False)
+    # Of regions, the change is what was reserved, and the size what is in memory.
+    change = "" if growth is None or site.is_region else mark + change_in_words(report, growth)
     return (
         word_of(site.verdict.kind) if site.verdict is not None and shows_words(report) else "",
         "" if report.is_counted else mark + units.size(site.held_bytes),
         "" if site.error is None else error_in_words(site.error),
         units.share(site.held_bytes, report.held_bytes),
         mark + units.counted(site.count, counted),
-        rate or ("" if growth is None else mark + change_in_words(report, growth)),
+        rate or change,
         "" if site.oldest_ns is None else f"oldest {units.age(site.oldest_ns)}",
     )
 
