@@ -22,7 +22,7 @@ from leaktrace.verdict import Verdict, VerdictKind
 # if they are not among the largest. One judgement takes 0.2 ms.
 _FASTEST = 256
 _MOST_POINTS = 256
-_ALIKE = 0.2  # as a share of blocks, how much the times of two sites may differ
+_ALIKE = 0.2  # the share of the blocks of two sites that may have come at different times
 
 
 class SiteWatch:
@@ -153,21 +153,20 @@ class SiteWatch:
         return dict(self._verdicts)
 
     def _see_what_comes_with_pages(self, regions: set[int]) -> None:
-        """A runtime allocates a block or two for each page of its heap. Those that come as the
-        pages do go with them, too: when garbage is collected for the first time."""
+        """A runtime allocates some blocks for each page of its heap. What comes only when pages do
+        goes with them, too: when garbage is collected for the first time."""
         assert self._cohorts is not None
         known = {one: self._cohorts.history(one) for one in self._verdicts}
-        pages = [
-            history.counts
+        kept = {
+            one: history.counts / history.counts.sum()
             for one, history in known.items()
-            if history is not None and self._verdicts[one] == AWAITS_COLLECTION
-        ]
-        for one, history in known.items():
-            is_growing = self._verdicts[one].kind is VerdictKind.GROWING
-            if not is_growing or history is None or one in regions or history.gone.any():
+            if history is not None and history.counts.any() and not history.gone.any()
+        }
+        pages = [shares for one, shares in kept.items() if one in regions]
+        for one, shares in kept.items():
+            if one in regions or self._verdicts[one].kind is not VerdictKind.GROWING:
                 continue
-            held = history.counts
-            if any(np.abs(held - counts).sum() <= _ALIKE * counts.sum() for counts in pages):
+            if any(np.abs(shares - of_pages).sum() <= _ALIKE for of_pages in pages):
                 self._verdicts[one] = AWAITS_COLLECTION
 
     def too_early(self) -> Verdict | None:
