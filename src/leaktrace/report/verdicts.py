@@ -39,7 +39,7 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
     match verdict.kind:
         case VerdictKind.GROWING:
             text = f"{rate_in_words(verdict, report)} {_since(verdict, report)}"
-            fields = [text, _who_grows(report, verdict), _where(report)]
+            fields = [text, _who_grows(report, verdict)]
         case VerdictKind.TOO_EARLY:
             needs = "" if report.final else _needs(verdict)
             fields = ["; ".join(filter(None, (f"to say: {verdict.reason}", needs)))]
@@ -97,14 +97,16 @@ def _since(verdict: Verdict, report: Report) -> str:
 
 
 def _who_grows(report: Report, verdict: Verdict) -> str:
-    """How many sites, and whether one of them matters most."""
-    first = report.sites[0].verdict if report.sites else None
-    if first is None or first.bytes_per_s is None or verdict.reason == "one site grows":
-        return "at one site" if verdict.reason == "one site grows" else verdict.reason
+    """Where it grows, or at how many sites, and which of them matters most."""
+    where = _where(report)
+    if verdict.reason == "one site grows":
+        return f"at {where or 'one site'}"
+    number = f"at {verdict.reason.replace(' grow', '', 1)}"
+    first = report.sites[0].verdict if where else None
+    if first is None or first.bytes_per_s is None:
+        return number
     share = units.share(round(first.bytes_per_s), round(verdict.bytes_per_s or 0.0))
-    number = f"at {verdict.reason.removesuffix(' grow')}"
-    is_first = report.sort == "growth" and share
-    return f"{number}; the first one explains {share} of it" if is_first else number
+    return f"{number}; {share} of it at {where}" if share else f"{number}; the first at {where}"
 
 
 def _where(report: Report) -> str:
