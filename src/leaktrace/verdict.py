@@ -61,7 +61,3 @@ class Lifetimes:
             if count and covered >= needed:
                 return 1 << power
         return 0
-
-    def at_least(self, power: int) -> int:
-        """How many lived 2**power ns or longer."""
-        return sum(self.counts[power + 1 :])
