@@ -61,7 +61,11 @@ def test_younger_allocations_are_left_out_of_the_sites(compiled: Compiler) -> No
 
 
 def sizes(report: Report) -> list[int]:
-    return [site.raw["bytes"] for site in report.sites]
+    """What takes memory: of mapped regions, what is resident."""
+    return [
+        site.raw["bytes"] - site.raw.get("reserved_bytes", 0) + site.raw.get("resident_bytes", 0)
+        for site in report.sites
+    ]
 
 
 def counts(report: Report) -> list[int]:
@@ -135,7 +139,8 @@ def test_output_goes_to_the_file(compiled: Compiler, tmp_path: Path) -> None:
 def test_text_has_no_control_codes_and_fits_the_page(compiled: Compiler) -> None:
     with Target([compiled("functions.c")]) as target:
         target.await_ready()
-        with Tracer("-p", str(target.pid), "-o", "0", "-T", "50", NEVER) as tracer:
+        options = ["-o", "0", "-T", "50", "--full-stacks"]
+        with Tracer("-p", str(target.pid), *options, NEVER) as tracer:
             tracer.await_armed()
             target.do()
             outcome = tracer.stop()

@@ -343,7 +343,7 @@ class TraceCommand(Command):
     default=Limits.event_buffer_bytes,
     show_default=True,
     metavar="BYTES",
-    help="Size of the buffer for events of --trace. The buffer for events of mmap is a quarter as "
+    help="Size of the buffer for events of --trace. The buffer for events of mmap is half as "
     "large.",
 )
 @click.option(

@@ -88,7 +88,7 @@ _MOST_WITH_OWN_ROOM = 8  # processes; more share that: their libraries are mostl
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
 # Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that
 # --trace gets.
-_REGION_SHARE = 4
+_REGION_SHARE = 2
 _PERF_SHARE = 4  # of that, per CPU, in perf buffers
 FAULT_PROGRAM = "on_fault"
 FILE_CAPACITY = 2 * abi.MAX_FILE_MAPPINGS  # two lists

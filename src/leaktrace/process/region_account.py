@@ -29,6 +29,7 @@ from leaktrace.targets.resident_pages import ScanBudget
 
 _PAUSE = 50  # times as long as the last look took
 _LEAST_PAUSE_S = 0.005
+_MOST_BETWEEN_REPORTS = 1000  # regions
 
 
 @dataclass
@@ -161,7 +162,9 @@ class RegionAccount:
         return min((one for one in due if one is not None), default=None)
 
     def _next_page_look_s(self) -> float | None:
-        return self.pages.next_s if self.mapped or self.program_break else None
+        # Of many regions, only reports look at the pages: events have to be taken in meanwhile.
+        count = len(self.mapped) + len(self.program_break)
+        return self.pages.next_s if 0 < count <= _MOST_BETWEEN_REPORTS else None
 
     def look_if_due(self) -> None:
         """Find out what backs new mappings, and what is in memory, if it is time for that."""
