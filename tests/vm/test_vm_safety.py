@@ -44,5 +44,6 @@ def test_what_probes_do(guest: Guest, file: str) -> None:
     run_inside(guest, str(REPOSITORY / "tests/safety" / file))
 
 
-def test_the_gate(guest: Guest) -> None:
-    run_inside(guest, *(f"{REPOSITORY / GATE}[{case}]" for case in CASES))
+@pytest.mark.parametrize("case", CASES)
+def test_the_gate(guest: Guest, case: str) -> None:
+    run_inside(guest, f"{REPOSITORY / GATE}[{case}]")
