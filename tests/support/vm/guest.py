@@ -32,7 +32,7 @@ _MEMORY_MIB = 1024
 _PROCESSORS = 2
 _BOOT_DEADLINE_S = 120.0
 _BOOTS = 3
-_COMMAND_DEADLINE_S = 240.0
+_COMMAND_DEADLINE_S = 600.0
 # no_timer_check: on a busy host the emulated timer looks broken to the kernel, which then panics.
 _COMMAND_LINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on tsc=reliable no_timer_check"
