@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from leaktrace.cli.commands import SETTINGS, Command
-from leaktrace.cli.one_target import one_process, only_one
+from leaktrace.cli.one_target import one_process, output_option
 from leaktrace.cli.processes import refuse_tasks_as_interval
 from leaktrace.cli.values import Interval, ProcessId, Seconds, WholeNumber
 from leaktrace.errors import UsageError
@@ -55,14 +55,7 @@ class MapsCommand(Command):
     show_default=True,
     help="text: for reading; json: one JSON object per line.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    callback=only_one("name one file; tee(1) writes to several"),
-    metavar="FILE",
-    help="Write reports to this file, replacing its contents; - means standard output.",
-)
+@output_option
 def command(
     *,
     interval: Seconds | None,

@@ -6,6 +6,7 @@ If an option is given twice, only the last value would count.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,6 +34,14 @@ def only_one(advice: str, default: str | None = None) -> Callable[..., Any]:
 
 
 one_process = only_one(f"give one process id: {_ONE_FOR_EACH}")
+output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    callback=only_one("name one file; tee(1) writes to several"),
+    metavar="FILE",
+    help="Write reports to this file, replacing its contents; - means standard output.",
+)
 one_command = only_one(f"one command is traced at a time: {_ONE_FOR_EACH}")
 
 

@@ -78,27 +78,19 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         asked["max_processes"],
         asked["event_buffer_size"],
     )
-    report = _report_options(asked)
-    event_buffer = EventBuffer(asked["event_buffer"])
-    suppressions = checked_suppressions(asked)
+    common: dict[str, Any] = {
+        "filters": filters,
+        "limits": limits,
+        "report": _report_options(asked),
+        "event_buffer": EventBuffer(asked["event_buffer"]),
+        "suppressions": checked_suppressions(asked),
+        "leak_exit": leak_exit(asked),
+    }
     if isinstance(target, KernelTarget):
-        return KernelOptions(
-            target=target,
-            filters=filters,
-            limits=limits,
-            report=report,
-            event_buffer=event_buffer,
-            suppressions=suppressions,
-            leak_exit=leak_exit(asked),
-        )
+        return KernelOptions(target=target, **common)
     return ProcessOptions(
         target=target,
-        filters=filters,
-        limits=limits,
-        report=report,
-        event_buffer=event_buffer,
-        suppressions=suppressions,
-        leak_exit=leak_exit(asked),
+        **common,
         objects=ObjectChoice(asked["obj"], asked["symbols_prefix"]),
         stack_walker=StackWalker(asked["stack_walker"]),
         faults=asked["faults"],

@@ -15,7 +15,7 @@ from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.exit_code import exit_code_options
 from leaktrace.cli.kernel import kernel_options
-from leaktrace.cli.one_target import one_command, only_one, refuse_more_words
+from leaktrace.cli.one_target import one_command, only_one, output_option, refuse_more_words
 from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
 from leaktrace.cli.processes import process_options, with_all_processes
@@ -253,14 +253,7 @@ class TraceCommand(Command):
     show_default=True,
     help="; ".join(f"{name}: {reporter.summary}" for name, reporter in FORMATS.items()) + ".",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    callback=only_one("name one file; tee(1) writes to several"),
-    metavar="FILE",
-    help="Write reports to this file, replacing its contents; - means standard output.",
-)
+@output_option
 @click.option(
     "--max-allocs",
     type=WholeNumber(1, _MOST_ENTRIES),

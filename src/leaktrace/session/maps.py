@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from leaktrace.notices import notify
 from leaktrace.options import MapsOptions
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.report import create_maps_reporter, open_output
+from leaktrace.session.moments import moments
 from leaktrace.targets.address_space import look_at
 from leaktrace.targets.process import Process
 from leaktrace.targets.smaps import MappingsGoneError
@@ -60,7 +60,7 @@ def _reports(
     every = units.interval(options.interval_s)
     schedule = f"a report every {every}" if count != 1 else f"one report, after {every}"
     notify(f"looked at {mappings} of pid {process.pid}; {schedule}")
-    for reason in _moments(process, options.interval_s, count, interrupts):
+    for reason in moments(options.interval_s, count, interrupts, process):
         try:
             look = _look(process)
         except MappingsGoneError:
@@ -81,30 +81,3 @@ def _look(process: Process) -> Look:
             f"process {process.pid} has ended", "check the process id (pgrep NAME)"
         )
     return look
-
-
-def _moments(
-    process: Process, interval_s: float, count: int | None, interrupts: Interrupts
-) -> Iterator[str | None]:
-    """Waits for each report that is due. Yields why it is the last one; None: it isn't. A report
-    is also due when the process ends."""
-    due_s, number = time.monotonic() + interval_s, 0
-    with selectors.DefaultSelector() as selector:
-        selector.register(interrupts.fileno(), selectors.EVENT_READ)
-        selector.register(process.fileno(), selectors.EVENT_READ)
-        while True:
-            ready = {key.fd for key, _ in selector.select(max(due_s - time.monotonic(), 0))}
-            if process.fileno() in ready:
-                yield TARGET_ENDED
-                return
-            if interrupts.received is not None:
-                yield f"interrupted ({interrupts.received.name})"
-                return
-            if time.monotonic() < due_s:
-                continue
-            number += 1
-            yield "" if number == count else None
-            if number == count:
-                return
-            # A look that took longer than an interval does not shorten the next ones.
-            due_s = max(due_s, time.monotonic() - interval_s / 2) + interval_s

@@ -104,8 +104,14 @@ def read_mappings(pid: int) -> tuple[Mapping, ...]:
 
 
 def _mappings_now(pid: int) -> tuple[Mapping, ...]:
+    return parse_mappings(read_map_file(pid, "maps"))
+
+
+def read_map_file(pid: int, name: str) -> bytes:
+    """The text of /proc/PID/maps or smaps; b"" if the process has ended or executes a program just
+    now. Raises TargetAccessError when the kernel refuses to show it."""
     try:
-        text = Path(f"/proc/{pid}/maps").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except PermissionError as error:
         what = f"the memory mappings of process {pid} can't be read"
         raise refused(what, Capability.SYS_PTRACE) from error
@@ -113,8 +119,7 @@ def _mappings_now(pid: int) -> tuple[Mapping, ...]:
         missing = shortage(error)
         if missing is not None:
             raise missing from error
-        return ()
-    return parse_mappings(text)
+        return b""
 
 
 def parse_mappings(text: bytes) -> tuple[Mapping, ...]:

@@ -8,19 +8,15 @@ are therefore not of exactly the same moment.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError
 from leaktrace.memory_map import Figures
-from leaktrace.own.shortages import shortage
-from leaktrace.targets.mappings import Mapping, parse_mappings
+from leaktrace.targets.mappings import Mapping, parse_mappings, read_map_file
 
-_READ_BYTES = 1 << 20
 _EXEC_TAKES_S = (0.001, 0.005, 0.02)  # pauses between tries while the process executes a program
 # The first line of a mapping, and those of its lines that are used. The kernel writes a newline in
 # a name as \012, so no name can look like another line.
@@ -64,25 +60,9 @@ def read_smaps(pid: int) -> tuple[Entry, ...]:
 
 def _text(pid: int) -> bytes:
     """b"" if the process has ended or executes a program just now."""
-    try:
-        file = os.open(f"/proc/{pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError as error:
-        what = f"the memory mappings of process {pid} can't be read"
-        raise refused(what, Capability.SYS_PTRACE) from error
-    except OSError as error:  # ENOENT, or ESRCH when it ends or executes a program just now
-        missing = shortage(error)
-        if missing is not None:
-            raise missing from error
-        return b""
-    try:
-        text = b"".join(iter(lambda: os.read(file, _READ_BYTES), b""))
-        # A process that ends meanwhile has no more lines: the text just stops. Once its memory is
-        # gone, it has no first line either.
-        return text if os.pread(file, 1, 0) else b""
-    except OSError:  # ESRCH
-        return b""
-    finally:
-        os.close(file)
+    text = read_map_file(pid, "smaps")
+    # Of a process that ends meanwhile, the text just stops. Then it has no mappings any more.
+    return text if read_map_file(pid, "maps") else b""
 
 
 def parse_smaps(text: bytes) -> tuple[Entry, ...]:
