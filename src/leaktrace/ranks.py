@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from leaktrace.model import Cost, Loss, MemoryKinds
+from leaktrace.memory import MemoryKinds
+from leaktrace.model import Cost, Loss
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,8 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import (
-    Frame,
-    MemoryGrowth,
-    MemoryKinds,
-    RemarkKind,
-    Report,
-    Stack,
-    StackEnd,
-    TargetInfo,
-)
+from leaktrace.memory import MemoryGrowth, MemoryKinds
+from leaktrace.model import Frame, RemarkKind, Report, Stack, StackEnd, TargetInfo
 from leaktrace.options import (
     Filters,
     ObjectChoice,

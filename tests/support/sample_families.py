@@ -7,13 +7,12 @@ from typing import Any
 
 from sample_reports import BUSY, CACHE_SITE, LOST_SITE, NO_LOSSES, PARSE_SITE
 
+from leaktrace.memory import MemoryKinds, ResidentMemory
 from leaktrace.model import (
     Ending,
-    MemoryKinds,
     ProcessLine,
     ProcessShare,
     Report,
-    ResidentMemory,
     Site,
     StackEnd,
     TargetInfo,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime
 
-from leaktrace.model import Cost, Loss, MemoryKinds
+from leaktrace.memory import MemoryKinds
+from leaktrace.model import Cost, Loss
 from leaktrace.ranks import (
     EndedCommand,
     EndedProcesses,

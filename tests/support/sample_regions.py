@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from sample_reports import BUSY, CACHE_SITE, PARSE_SITE, S
 
-from leaktrace.model import RegionBytes, ThreadStacks, Total
+from leaktrace.memory import RegionBytes
+from leaktrace.model import ThreadStacks, Total
 
 MIB = 1 << 20
 _RESERVED = replace(

@@ -6,21 +6,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from leaktrace.memory import (
+    Explained,
+    HugePages,
+    MemoryKinds,
+    ResidentMemory,
+    SlabGrowth,
+    UntracedGrowth,
+)
 from leaktrace.model import (
     TARGET_ENDED,
     Allocation,
     Ending,
-    Explained,
     Frame,
-    HugePages,
     Loss,
-    MemoryKinds,
     Remark,
     RemarkKind,
     Report,
-    ResidentMemory,
     Site,
-    SlabGrowth,
     SourceLine,
     Stack,
     StackEnd,
@@ -28,7 +31,6 @@ from leaktrace.model import (
     SuppressedByPattern,
     TargetInfo,
     Total,
-    UntracedGrowth,
 )
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from sample_reports import BUSY, CACHE_SITE, PARSE_SITE, QUIET, S
 
+from leaktrace.memory import OTHER_MEMORY, Backing
 from leaktrace.model import (
-    OTHER_MEMORY,
     Allocation,
-    Backing,
     DescriptorInfo,
     DescriptorUse,
     OpenDescriptor,

@@ -24,12 +24,11 @@ from leaktrace.analysis.suppressions import SuppressedSites
 from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
 from leaktrace.analysis.verdicts.watch import SiteWatch
+from leaktrace.memory import MemoryGrowth, MemoryKinds
 from leaktrace.model import (
     Allocation,
     Loss,
     Measure,
-    MemoryGrowth,
-    MemoryKinds,
     Releaser,
     Remark,
     Report,

@@ -21,7 +21,8 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.suppressions import SuppressedSites
 from leaktrace.analysis.verdicts.growth import lost
 from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
-from leaktrace.model import Loss, MemoryGrowth, Total
+from leaktrace.memory import MemoryGrowth
+from leaktrace.model import Loss, Total
 from leaktrace.options import ReportOptions, SortKey
 from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 

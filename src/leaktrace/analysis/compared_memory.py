@@ -10,19 +10,15 @@ from leaktrace.analysis.resident import Account, explain, judge
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import combine_counters
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import (
+from leaktrace.memory import (
     OTHER_MEMORY,
     Backing,
     Explained,
-    Measure,
     MemoryGrowth,
     MemoryKinds,
-    Remark,
-    RemarkKind,
-    Report,
     ResidentMemory,
-    Total,
 )
+from leaktrace.model import Measure, Remark, RemarkKind, Report, Total
 from leaktrace.options import Filters, ObjectChoice
 
 _FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold

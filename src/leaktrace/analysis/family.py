@@ -19,12 +19,11 @@ from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.split import Part, split
 from leaktrace.analysis.verdicts.watch import SiteWatch
+from leaktrace.memory import MemoryGrowth, MemoryKinds
 from leaktrace.model import (
     Ending,
     Loss,
     Measure,
-    MemoryGrowth,
-    MemoryKinds,
     ProcessLine,
     ProcessShare,
     Releaser,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.model import RegionBytes
+from leaktrace.memory import RegionBytes
 
 # One row per region. `resident` and `swapped` are bytes of what was looked at, in whole pages;
 # `unread` are bytes that were not looked at.

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from leaktrace.model import Explained, MemoryGrowth, MemoryKinds, Remark, RemarkKind, Total
+from leaktrace.memory import Explained, MemoryGrowth, MemoryKinds
+from leaktrace.model import Remark, RemarkKind, Total
 from leaktrace.units import size
 
 # Less than this is noise: stacks, buffers of the C library, an allocator's first pages.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from leaktrace.abi.kernel import SECTION_NAMES, Section
-from leaktrace.model import UntracedGrowth
+from leaktrace.memory import UntracedGrowth
 
 MEMINFO = Path("/proc/meminfo")
 _FIELDS = {"VmallocUsed": Section.VMALLOC, "Percpu": Section.PERCPU}

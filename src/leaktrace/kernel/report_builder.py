@@ -31,7 +31,8 @@ from leaktrace.kernel.slab import (
 )
 from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.kernel.trim import without_allocator
-from leaktrace.model import Loss, Report, Site, SlabGrowth, Stack, TargetInfo, UntracedGrowth
+from leaktrace.memory import SlabGrowth, UntracedGrowth
+from leaktrace.model import Loss, Report, Site, Stack, TargetInfo
 from leaktrace.options import KernelOptions
 from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import OTHER_MEMORY, Backing
+from leaktrace.memory import OTHER_MEMORY, Backing
 from leaktrace.process.regions import RegionTotals
 from leaktrace.process.regions_in_memory import regions_in_memory
 from leaktrace.process.traced import Traced

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from leaktrace.abi import process as abi
-from leaktrace.model import Backing
+from leaktrace.memory import Backing
 from leaktrace.process.region_pages import KnownPages
 from leaktrace.process.regions import MappingCall, Region, RegionLedger
 from leaktrace.targets.mappings import Mapping

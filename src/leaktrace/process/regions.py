@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
-from leaktrace.model import Backing
+from leaktrace.memory import Backing
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 

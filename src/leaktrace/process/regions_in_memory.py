@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.regions import REGION, Regions
-from leaktrace.model import Backing
+from leaktrace.memory import Backing
 from leaktrace.process.traced import Traced
 from leaktrace.targets.resident_pages import PAGE_BYTES, ScanBudget
 

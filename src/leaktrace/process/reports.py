@@ -7,7 +7,8 @@ from dataclasses import replace
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.family import Member as Counted
 from leaktrace.analysis.verdicts.watch import SiteWatch
-from leaktrace.model import OTHER_MEMORY, Backing, Measure, Report
+from leaktrace.memory import OTHER_MEMORY, Backing
+from leaktrace.model import Measure, Report
 from leaktrace.options import ProcessOptions
 from leaktrace.process.descriptor_reports import DescriptorReports
 from leaktrace.process.losses import describe_losses

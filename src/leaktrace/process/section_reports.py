@@ -11,7 +11,8 @@ from dataclasses import replace
 from leaktrace.analysis.family import FamilyBuilder, Member
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.verdicts.watch import SiteWatch
-from leaktrace.model import OTHER_MEMORY, Backing, Report, Stack, TargetInfo
+from leaktrace.memory import OTHER_MEMORY, Backing
+from leaktrace.model import Report, Stack, TargetInfo
 from leaktrace.options import By, Filters, ProcessOptions
 from leaktrace.process.tracer import Tracer
 

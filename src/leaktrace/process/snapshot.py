@@ -14,7 +14,7 @@ from leaktrace.abi import process as abi
 from leaktrace.abi.process import MAX_SLOTS
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.spaces import divide
-from leaktrace.model import Backing
+from leaktrace.memory import Backing
 from leaktrace.process.keys import (
     addresses_of,
     slots_of,

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Explained, Report
+from leaktrace.memory import Explained
+from leaktrace.model import Report
 from leaktrace.report.layout import flowed
 from leaktrace.report.names import shorten_middle
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from leaktrace import units
-from leaktrace.model import Backing, Measure, Report, Total
+from leaktrace.memory import Backing
+from leaktrace.model import Measure, Report, Total
 
 
 def noun(report: Report) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from leaktrace import units
-from leaktrace.model import Cost, SlabGrowth, UntracedGrowth
+from leaktrace.memory import SlabGrowth, UntracedGrowth
+from leaktrace.model import Cost
 
 
 def slab_growth_in_words(slab: SlabGrowth) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC
 from typing import Any, ClassVar
 
+from leaktrace.memory import MemoryKinds, ResidentMemory, SlabGrowth
 from leaktrace.model import (
     Allocation,
     Cost,
@@ -20,15 +21,12 @@ from leaktrace.model import (
     Event,
     Frame,
     Loss,
-    MemoryKinds,
     OpenDescriptor,
     PairInfo,
     ProcessLine,
     Remark,
     Report,
-    ResidentMemory,
     Site,
-    SlabGrowth,
     Suppressed,
     TargetInfo,
     Total,

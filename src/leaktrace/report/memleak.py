@@ -23,7 +23,8 @@ from pathlib import PurePosixPath
 from typing import ClassVar, TextIO
 
 from leaktrace import units
-from leaktrace.model import Backing, Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
+from leaktrace.memory import Backing
+from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
 from leaktrace.printable import printable
 from leaktrace.report.endings import ending_in_words
 from leaktrace.report.event_lines import EventText

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from leaktrace import units
-from leaktrace.model import Backing, RegionBytes, Report, Site, ThreadStacks
+from leaktrace.memory import Backing, RegionBytes
+from leaktrace.model import Report, Site, ThreadStacks
 
 # What glibc keeps of the stacks of ended threads, unless a tunable says otherwise.
 _KEPT_BYTES = 40 << 20

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from leaktrace.model import RegionBytes, Report, Site
+from leaktrace.memory import RegionBytes
+from leaktrace.model import Report, Site
 
 
 def regions_apart(report: Report, site_object: Callable[[Site], dict[str, Any]]) -> dict[str, Any]:

@@ -28,16 +28,8 @@ from typing import ClassVar, TextIO
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import (
-    Event,
-    Loss,
-    Measure,
-    Report,
-    ResidentMemory,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.memory import ResidentMemory
+from leaktrace.model import Event, Loss, Measure, Report, StackEnd, TargetInfo, Total
 from leaktrace.printable import printable
 from leaktrace.report.descriptors import descriptor_lines
 from leaktrace.report.endings import ending_in_short, final_reason_in_words

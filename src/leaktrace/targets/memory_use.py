@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leaktrace.errors import TargetError
-from leaktrace.model import MemoryGrowth, MemoryKinds
+from leaktrace.memory import MemoryGrowth, MemoryKinds
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.targets.rollup import Rollups
 

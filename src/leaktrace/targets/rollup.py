@@ -12,7 +12,7 @@ import re
 import time
 from pathlib import Path
 
-from leaktrace.model import HugePages
+from leaktrace.memory import HugePages
 
 _LARGEST_BYTES = 1 << 30
 _LEAST_GROWTH_BYTES = 16 << 20

@@ -16,11 +16,8 @@ from hand_made_snapshots import (
 )
 
 from leaktrace.abi import process as abi
-from leaktrace.model import (
-    MemoryKinds,
-    Remark,
-    RemarkKind,
-)
+from leaktrace.memory import MemoryKinds
+from leaktrace.model import Remark, RemarkKind
 from leaktrace.options import (
     Filters,
     ObjectChoice,

@@ -17,12 +17,8 @@ from hand_made_snapshots import (
 )
 
 from leaktrace.analysis.family import FamilyBuilder
-from leaktrace.model import (
-    Ending,
-    MemoryKinds,
-    RemarkKind,
-    Total,
-)
+from leaktrace.memory import MemoryKinds
+from leaktrace.model import Ending, RemarkKind, Total
 from leaktrace.options import ReportOptions, SortKey
 
 # -- growth --

@@ -10,7 +10,8 @@ from hand_made_snapshots import MS, NOW_NS, Held, build, builder, names, snapsho
 
 from leaktrace.analysis.regions import REGION, Regions
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import RegionBytes, Report
+from leaktrace.memory import RegionBytes
+from leaktrace.model import Report
 from leaktrace.options import ReportOptions, SortKey
 
 MIB = 1 << 20

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from leaktrace.analysis.resident import Account, explain, judge
-from leaktrace.model import MemoryGrowth, MemoryKinds, RemarkKind, Total
+from leaktrace.memory import MemoryGrowth, MemoryKinds
+from leaktrace.model import RemarkKind, Total
 from leaktrace.targets.mappings import parse_mappings
 from leaktrace.targets.memory_use import _of_programs, parse_memory
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EventCode, Function
-from leaktrace.model import Backing
+from leaktrace.memory import Backing
 from leaktrace.process.region_account import RegionAccount
 from leaktrace.targets.mappings import Mapping
 

@@ -7,14 +7,8 @@ from dataclasses import replace
 import pytest
 from sample_reports import BUSY
 
-from leaktrace.model import (
-    Explained,
-    HugePages,
-    MemoryKinds,
-    Remark,
-    RemarkKind,
-    Report,
-)
+from leaktrace.memory import Explained, HugePages, MemoryKinds
+from leaktrace.model import Remark, RemarkKind, Report
 from leaktrace.report.explained import explained_lines, explained_object
 
 MIB = 1 << 20
