@@ -4,7 +4,6 @@ loaded."""
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -89,7 +88,6 @@ _MOST_WITH_OWN_ROOM = 8  # processes; more share that: their libraries are mostl
 _PROCESS_CAPACITY = 65_536  # traced ones, and descendants that may be traced
 # Calls of mmap, munmap and mremap are few next to malloc: they get a fourth of the buffer that
 # --trace gets.
-_LIFETIMES_SINCE = 6, 6  # Linux
 _REGION_SHARE = 2
 _PERF_SHARE = 4  # of that, per CPU, in perf buffers
 FAULT_PROGRAM = "on_fault"
@@ -152,14 +150,8 @@ def counts_freed(options: ProcessOptions) -> bool:
 
 
 def measures_lifetimes(options: ProcessOptions) -> bool:
-    """Whether the kernel side counts how long blocks live that are released. Older kernels need
-    too long to verify the programs that do."""
-    is_asked = not options.report.combined_only and not options.faults
-    return is_asked and _kernel_version() >= _LIFETIMES_SINCE
-
-
-def _kernel_version() -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    """Whether the kernel side counts how long blocks live that are released."""
+    return not options.report.combined_only and not options.faults
 
 
 def uses_points(options: ProcessOptions) -> bool:
