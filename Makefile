@@ -9,7 +9,7 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 IN_PARALLEL := -n $(JOBS) --dist loadfile
 LENGTH ?= long
 # Emulated machines at once, each with two processors and 1 GiB.
-VM_JOBS ?= 1
+VM_JOBS ?= 2
 FUZZ_SECONDS ?= 600
 TRIED_ARGS ?=
 VERDICTS_ARGS ?=
@@ -43,8 +43,10 @@ test: packages-test setup ## Run all tests (as root, or those that need it are s
 test-long: packages-test setup ## Run all tests with every combination (as root; some hours)
 	@LEAKTRACE_LENGTH=long $(PYTHON_VENV) -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
-test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as root; some minutes)
-	@$(PYTHON_VENV) -m pytest -n $(VM_JOBS) --dist loadgroup tests/vm $(PYTEST_ARGS)
+# LENGTH=short: the part of these tests that .ci/run runs.
+test-vm: packages-vm setup ## Test on other kernels, in emulated machines (as root; half an hour)
+	@LEAKTRACE_LENGTH=$(LENGTH) $(PYTHON_VENV) -m pytest -n $(VM_JOBS) --dist loadgroup tests/vm \
+		$(PYTEST_ARGS)
 
 # LENGTH=short: the part of these tests that `make test` runs.
 test-safety: packages-test setup ## Test that no program notices (as root; an hour)

@@ -1,8 +1,8 @@
 """How much the tests repeat.
 
-The short form, which `make test` runs, has at least one case of each kind. LEAKTRACE_LENGTH=long
-(`make test-long`, `make test-safety`) runs every combination, and repeats more often what depends
-on timing.
+The short form, which `make test` and .ci/run run, has at least one case of each kind.
+LEAKTRACE_LENGTH=long (`make test-long`, `make test-safety`, `make test-vm`) runs every combination,
+and repeats more often what depends on timing.
 """
 
 from __future__ import annotations
