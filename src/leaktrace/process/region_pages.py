@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.targets.mappings import Mapping
-from leaktrace.targets.resident_pages import PAGE_BYTES, PageLook, ScanBudget, look_at_pages
+from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.resident_pages import PageLook, ScanBudget, look_at_pages
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _PAUSE = 100  # times as long as the last look took

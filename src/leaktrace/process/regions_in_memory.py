@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from leaktrace.analysis.regions import REGION, Regions
 from leaktrace.memory import Backing
 from leaktrace.process.traced import Traced
-from leaktrace.targets.resident_pages import PAGE_BYTES, ScanBudget
+from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.resident_pages import ScanBudget
 
 _THREADS = re.compile(r"^Threads:\s*(\d+)$", re.M)
 # A stack is mapped before its thread exists.

@@ -14,7 +14,8 @@ import pytest
 from leaktrace.analysis.regions import REGION
 from leaktrace.process.region_pages import KnownPages
 from leaktrace.targets.mappings import read_mappings
-from leaktrace.targets.resident_pages import PAGE_BYTES, ScanBudget
+from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.resident_pages import ScanBudget
 
 MIB = 1 << 20
 _CHILD = """

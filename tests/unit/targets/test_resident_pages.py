@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leaktrace.targets.page_map import PAGE_BYTES
 from leaktrace.targets.resident_pages import (
-    PAGE_BYTES,
     PageLook,
     PageRanges,
     ScanBudget,
