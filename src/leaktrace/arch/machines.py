@@ -19,7 +19,10 @@ To add an architecture (the order matters: each step works without those below i
    `process/probes/code/effects.py`, `forward.py` and `backward.py`; `process/probes/encode.py`
    and `bpf/process/point.bpf.c` know registers by number; `IS_X86_64` in
    `bpf/shared/config.h` enables points.
-5. A guest for `tests/vm`, and what works on it in README.md ("Requirements") and docs/safety.md.
+5. Where a thread's registers are in the kernel's `struct pt_regs`, like `SAVED_SP` in `x86_64.py`,
+   and where its thread pointer is; `bpf/registers/`, `process/registers.py`, and
+   `has_saved_registers`.
+6. A guest for `tests/vm`, and what works on it in README.md ("Requirements") and docs/safety.md.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class Architecture:
     has_uretprobe_call: bool = False  # return probes may make a system call, uretprobe(2)
     has_unwind_tables: bool = False  # unwind/ and the BPF walker support it
     has_decoder: bool = False  # its instructions are understood
+    has_saved_registers: bool = False  # process/registers.py knows where the kernel saves them
 
 
 _X86_64 = Architecture(
@@ -56,6 +60,7 @@ _X86_64 = Architecture(
     has_uretprobe_call=True,
     has_unwind_tables=True,
     has_decoder=True,
+    has_saved_registers=True,
 )
 _AARCH64 = Architecture(
     name="aarch64",

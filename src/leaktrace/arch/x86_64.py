@@ -69,6 +69,14 @@ SIGNAL_RBP_OFFSET = 120
 SIGNAL_RSP_OFFSET = 160
 SIGNAL_RIP_OFFSET = 168
 
+# What the kernel saves of a thread when it enters the kernel (arch/x86/include/asm/ptrace.h, struct
+# pt_regs), in words: r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi, the number of a
+# system call, rip cs eflags rsp ss. A system call itself puts rip into rcx and eflags into r11.
+SAVED_GENERAL = slice(0, 15)
+SAVED_RBX = 5
+SAVED_IP = 16
+SAVED_SP = 19
+
 # -- relocations ----------------------------------------------------------------------------
 
 R_GLOB_DAT, R_JUMP_SLOT, R_IRELATIVE = 6, 7, 37

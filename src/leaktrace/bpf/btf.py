@@ -14,7 +14,7 @@ from leaktrace.bpf import syscalls
 from leaktrace.errors import EnvironmentUnfitError
 
 _KIND_PTR, _KIND_STRUCT, _KIND_UNION, _KIND_TYPEDEF = 2, 4, 5, 8
-_KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT, _KIND_FUNC_PROTO = 9, 10, 11, 13
+_KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT, _KIND_FUNC, _KIND_FUNC_PROTO = 9, 10, 11, 12, 13
 _QUALIFIERS = (_KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT)
 _MAX_NESTING = 16
 
@@ -110,6 +110,11 @@ class KernelTypes:
         found = self._find(struct, _KIND_STRUCT)
         return None if found is None else self._offset_in(found, member, 0)
 
+    def function_id(self, name: str) -> int | None:
+        """The number of a function's type, by which a program is attached to it; None: there is no
+        such function."""
+        return self._number(name, _KIND_FUNC)
+
     def _offset_in(self, struct: _Type, member: str, depth: int) -> int | None:
         for name, number, offset_bits in self._members(struct):
             if name == member:
@@ -141,8 +146,12 @@ class KernelTypes:
         return "?"
 
     def _find(self, name: str, kind: int) -> _Type | None:
+        number = self._number(name, kind)
+        return None if number is None else self._type(number)
+
+    def _number(self, name: str, kind: int) -> int | None:
         number = int(self._library.btf__find_by_name_kind(self._handle, name.encode(), kind))
-        return None if number <= 0 else self._type(number)
+        return number if number > 0 else None
 
     def _type(self, number: int) -> _Type:
         found: _Type = self._library.btf__type_by_id(self._handle, number).contents

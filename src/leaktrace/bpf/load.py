@@ -57,6 +57,7 @@ class ProgramKind:
     name: str
     kind: int  # enum bpf_prog_type
     attach_type: int = 0  # enum bpf_attach_type
+    attach_btf_id: int = 0  # of a tracing program: what it traces (KernelTypes.function_id)
     tail_of: str = ""  # the program array whose only entry it becomes
 
 
@@ -149,7 +150,7 @@ def _create_map(one: syscalls.MapDefinition) -> int:
 def _load_program(image: Image, program: ProgramKind, maps: Mapping[str, int]) -> int:
     code = _with_descriptors(image, program.name, maps)
     try:
-        return syscalls.load_program(program.name, program.kind, code, program.attach_type)
+        return _load(program, code)
     except OSError as error:
         if error.errno == errno.EPERM:
             raise not_permitted() from None
@@ -161,6 +162,17 @@ def _load_program(image: Image, program: ProgramKind, maps: Mapping[str, int]) -
             f"the kernel can't load the BPF program {program.name}: {error.strerror}",
             "try again",
         ) from None
+
+
+def _load(program: ProgramKind, code: bytes, log: ctypes.Array[ctypes.c_char] | None = None) -> int:
+    return syscalls.load_program(
+        program.name,
+        program.kind,
+        code,
+        program.attach_type,
+        log,
+        attach_btf_id=program.attach_btf_id,
+    )
 
 
 def _too_many_files() -> EnvironmentUnfitError:
@@ -184,9 +196,7 @@ def _refused(program: ProgramKind, code: bytes, error: OSError) -> LeaktraceErro
     for size in _LOG_SIZES_BYTES:
         log = ctypes.create_string_buffer(size)
         try:
-            os.close(
-                syscalls.load_program(program.name, program.kind, code, program.attach_type, log)
-            )
+            os.close(_load(program, code, log))
         except OSError as again:
             said = log.value.decode(errors="replace")
             if again.errno != errno.ENOSPC:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from leaktrace.arch.syscall_numbers import BPF, PERF_EVENT_OPEN
 from leaktrace.errors import EnvironmentUnfitError, system_error
 
-_BPF_LINK_CREATE = 28  # enum bpf_cmd
+BPF_LINK_CREATE = 28  # enum bpf_cmd
 _ATTACH_PERF_EVENT, ATTACH_UPROBE_MULTI = 41, 48  # enum bpf_attach_type
 _UPROBE_MULTI_RETURN = 1
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -97,7 +97,7 @@ def link_uprobes(
         _UPROBE_MULTI_RETURN if is_return else 0,
         pid,
     )
-    return bpf(_BPF_LINK_CREATE, attributes)
+    return bpf(BPF_LINK_CREATE, attributes)
 
 
 def open_uprobe_event(
@@ -132,7 +132,7 @@ def attach_to_event(
         raise system_error(-event, label)
     link_attributes = ctypes.create_string_buffer(64)
     struct.pack_into("<IIIIQ", link_attributes, 0, program, event, _ATTACH_PERF_EVENT, 0, cookie)
-    link = bpf(_BPF_LINK_CREATE, link_attributes)
+    link = bpf(BPF_LINK_CREATE, link_attributes)
     if link >= 0:
         return [event, link]
     if link != -errno.EINVAL:

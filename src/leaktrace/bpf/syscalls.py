@@ -26,6 +26,7 @@ _BPF_PROG_LOAD = 5
 PROG_TYPE_KPROBE = 2
 PROG_TYPE_PERF_EVENT = 7
 PROG_TYPE_RAW_TRACEPOINT = 17
+PROG_TYPE_TRACING = 26
 # enum bpf_map_type
 MAP_TYPE_PERF_EVENT_ARRAY = 4
 MAP_TYPE_RINGBUF = 27
@@ -101,8 +102,11 @@ def load_program(
     instructions: bytes,
     attach_type: int = 0,
     log: ctypes.Array[ctypes.c_char] | None = None,
+    *,
+    attach_btf_id: int = 0,
 ) -> int:
-    """Load a program (enum bpf_prog_type; expected attach type). Returns its file descriptor.
+    """Load a program (enum bpf_prog_type; expected attach type; of a tracing program, the type of
+    what it traces: KernelTypes.function_id). Returns its file descriptor.
 
     The verifier writes its log to `log`, terminated by a zero byte. Raises OSError with the
     kernel's errno: ENOSPC when the log is too small, EAGAIN when signals interrupted each attempt.
@@ -123,6 +127,7 @@ def load_program(
         struct.pack_into("<IIQ", attributes, 24, 1, len(log), ctypes.addressof(log))
     struct.pack_into("15s", attributes, 48, name.encode())
     struct.pack_into("<I", attributes, 68, attach_type)
+    struct.pack_into("<I", attributes, 108, attach_btf_id)
     return _created(_BPF_PROG_LOAD, attributes, name)
 
 

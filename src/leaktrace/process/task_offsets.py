@@ -10,11 +10,11 @@ from leaktrace.bpf import support
 from leaktrace.bpf.btf import KernelTypes
 from leaktrace.errors import EnvironmentUnfitError
 
-_Members = dict[str, tuple[tuple[str, str], ...]]
+Members = dict[str, tuple[tuple[str, str], ...]]
 
 # By feature (support.declined) and knob: members of structs, whose offsets add up. A feature needs
 # all of its knobs.
-_FEATURES: dict[str, _Members] = {
+_FEATURES: dict[str, Members] = {
     # How a process ends: bpf/process/exec_fork_exit.bpf.c.
     "exit_status": {
         "TASK_SIGNAL_OFFSET": (("task_struct", "signal"),),
@@ -67,7 +67,7 @@ def task_offset_knobs(*, exit_status: bool, exit_stop: bool) -> dict[str, int]:
     knobs: dict[str, int] = {}
     with closing(types):
         for feature, members in wanted.items():
-            offsets = _offsets(members, types.member_offset)
+            offsets = member_offsets(members, types.member_offset)
             if offsets and feature in _SWITCHES:
                 knobs[_SWITCHES[feature]] = 1
             knobs |= offsets
@@ -83,7 +83,7 @@ def _oom_victim(arguments: tuple[str, ...] | None) -> int:
     return {"int": _PID, "task_struct *": _TASK}.get(arguments[0], 0) if arguments else 0
 
 
-def _offsets(members: _Members, offset_of: Callable[[str, str], int | None]) -> dict[str, int]:
+def member_offsets(members: Members, offset_of: Callable[[str, str], int | None]) -> dict[str, int]:
     """The offset for each knob; none if one is unknown."""
     offsets: dict[str, int] = {}
     for knob, path in members.items():

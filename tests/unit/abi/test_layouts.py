@@ -21,12 +21,19 @@ import numpy as np
 import pytest
 
 import leaktrace
-from leaktrace.abi import common, kernel, process, ranking
+from leaktrace.abi import common, kernel, process, ranking, registers
 from leaktrace.bpf.sources import source_directory, source_text
 from leaktrace.kernel.program import KERNEL_FRAGMENTS
 from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS
+from leaktrace.process.registers import REGISTER_FRAGMENTS
 
-MODULES = {"shared": common, "process": process, "kernel": kernel, "ranking": ranking}
+MODULES = {
+    "shared": common,
+    "process": process,
+    "kernel": kernel,
+    "ranking": ranking,
+    "registers": registers,
+}
 
 # The class of each enum, and the prefix of its members in C.
 ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
@@ -55,6 +62,7 @@ ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
         "loss": (kernel.KernelLossKind, "LOSS_"),
     },
     "ranking": {"loss": (ranking.RankingLossKind, "LOSS_")},
+    "registers": {},
 }
 
 # Members of C enums that count the others.
@@ -67,6 +75,7 @@ COUNTS: dict[str, dict[str, int]] = {
     },
     "kernel": {"SECTIONS": len(kernel.Section), "LOSS_KINDS": kernel.KERNEL_LOSS_KINDS},
     "ranking": {"LOSS_KINDS": ranking.RANKING_LOSS_KINDS},
+    "registers": {},
 }
 
 # Numbers that Python computes from others.
@@ -180,7 +189,7 @@ def test_the_headers_are_understood() -> None:
         text = read(folder)
         header = Header.parse(text)
         assert len(header.structs) == len(re.findall(r"\bstruct \w+ \{", text)) > 0
-        assert len(header.enums) == len(re.findall(r"\benum \w+ \{", text)) > 0
+        assert len(header.enums) == len(re.findall(r"\benum \w+ \{", text)) >= len(ENUMS[folder])
         guard = 1
         assert len(header.constants) + guard == text.count("#define ")
         assert "union" not in without_comments(text)
@@ -263,7 +272,10 @@ def test_structs_in_maps_are_shared_or_listed() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "fragments"),
-    [("process", {*FRAGMENTS, *FAULT_FRAGMENTS}), ("kernel", set(KERNEL_FRAGMENTS))],
+    [
+        ("process", {*FRAGMENTS, *FAULT_FRAGMENTS, *REGISTER_FRAGMENTS}),
+        ("kernel", set(KERNEL_FRAGMENTS)),
+    ],
 )
 def test_knobs_exist_in_the_program(folder: str, fragments: set[str]) -> None:
     """The compiler silently ignores a -D that no source reads."""

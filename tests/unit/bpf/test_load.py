@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 
+import numpy as np
 import pytest
 
 from leaktrace.bpf import load as loader
 from leaktrace.bpf import syscalls
 from leaktrace.bpf.image import Image
+from leaktrace.bpf.iterators import TRACE_ITER
 from leaktrace.bpf.load import ProgramKind, RefusedError
 from leaktrace.bpf.syscalls import MapDefinition
 from leaktrace.errors import EnvironmentUnfitError, LeaktraceError, ProgramError
@@ -58,6 +60,25 @@ def test_only_what_the_verifier_refuses_is_tried_another_way(
         loader.load(PROGRAM, KINDS, {})
     assert isinstance(caught.value, RefusedError) == (error is RefusedError)
     assert caught.value.hint
+
+
+def test_a_tracing_program_says_what_it_is_attached_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets of union bpf_attr (include/uapi/linux/bpf.h)."""
+    given: list[bytes] = []
+
+    def bpf(_command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+        given.append(attributes.raw)
+        return -errno.EINVAL
+
+    monkeypatch.setattr(syscalls, "bpf", bpf)
+    kind = ProgramKind("one", syscalls.PROG_TYPE_TRACING, TRACE_ITER, attach_btf_id=0x1234)
+    with pytest.raises(RefusedError):
+        loader.load(PROGRAM, [kind], {})
+    assert len(given) > 1  # again, for the verifier's log
+    for attributes in given:
+        words = np.frombuffer(attributes, dtype="<u4")
+        assert (words[0], words[68 // 4], words[108 // 4]) == (26, 28, 0x1234)
+        assert not words[72 // 4 : 108 // 4].any()
 
 
 @pytest.mark.parametrize(
