@@ -19,6 +19,7 @@ from leaktrace.memory import (
     SlabGrowth,
     UntracedGrowth,
 )
+from leaktrace.reach import LostShare, ReachInfo
 from leaktrace.verdict import Lifetimes, Verdict
 
 
@@ -149,6 +150,7 @@ class Site:
     verdict: Verdict | None = None  # None if there can be none, as for page faults
     lifetimes: Lifetimes | None = None  # of what was freed; None if they are not measured
     freed_at: tuple[Releaser, ...] = ()  # who frees its blocks, the most frequent first
+    lost: LostShare | None = None  # whether something points to them; None: not known
     regions: RegionBytes | None = None  # the part of it that is mapped regions
 
     @property
@@ -387,7 +389,8 @@ class Report:
     cost: Cost | None = None
     measure: Measure = Measure.ALLOCATIONS
     verdict: Verdict | None = None  # of all sites together
-    growing: tuple[Verdict, ...] = ()  # of each site that grows, also of those that are not shown
+    leaking: tuple[Verdict, ...] = ()  # of each site that leaks, also of those that are not shown
+    reach: ReachInfo | None = None  # what its memory says; None: that was not asked
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
     thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
     other_regions: RegionBytes | None = None  # at the sites that are in neither

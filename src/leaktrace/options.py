@@ -206,6 +206,13 @@ class CommonOptions:
     leak_exit: LeakExit | None = None  # None: verdicts have no effect on the exit status
 
 
+class Lost(StrEnum):
+    """When the memory of a process is read, to find blocks that nothing points to."""
+
+    EVERY = "every"  # at every report
+    LAST = "last"  # at the final one
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessOptions(CommonOptions):
     """A run that traces a process."""
@@ -220,6 +227,7 @@ class ProcessOptions(CommonOptions):
     pairs: tuple[Pair, ...] = ()  # further functions that are traced
     fds: bool = False  # trace file descriptors, too
     malloc: bool = True  # False: only `pairs` and `fds`
+    lost: Lost | None = None  # None: memory is not read for that
 
     @property
     def command(self) -> CommandTarget | None:

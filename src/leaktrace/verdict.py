@@ -9,6 +9,7 @@ from enum import StrEnum
 class VerdictKind(StrEnum):
     """What a site, or all of them, have done while they were watched."""
 
+    LEAK = "leak"  # nothing points to blocks of it any more (--lost)
     GROWING = "growing"  # what it allocates stays, and more comes
     OVERDUE = "overdue"  # few blocks, much older than nearly all that were ever freed
     FILLING = "filling"  # grows, but ever slower, or what it allocated is freed after a while
@@ -19,15 +20,22 @@ class VerdictKind(StrEnum):
 
 
 # What may be a leak.
-SUSPICIOUS = (VerdictKind.GROWING, VerdictKind.OVERDUE, VerdictKind.FILLING)
+SUSPICIOUS = (
+    VerdictKind.LEAK,
+    VerdictKind.GROWING,
+    VerdictKind.OVERDUE,
+    VerdictKind.FILLING,
+)
+# What is one, as far as can be known.
+LEAKING = (VerdictKind.LEAK, VerdictKind.GROWING)
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One verdict and what it rests on.
 
-    The rate is known if `kind` is GROWING, and may be for FILLING and OVERDUE. For objects without
-    sizes (file descriptors), its bytes are counts, as in the other figures of a site.
+    The rate is known if `kind` is GROWING, and may be for LEAK, FILLING and OVERDUE. For objects
+    without sizes (file descriptors), its bytes are counts, as in the other figures of a site.
     """
 
     kind: VerdictKind
@@ -36,6 +44,8 @@ class Verdict:
     error_bytes_per_s: float | None = None  # standard error of that
     since_s: float | None = None  # for how long it has grown, in seconds before the report
     needs_s: float | None = None  # TOO_EARLY: about how much longer it takes to know
+    lost_bytes: int | None = None  # LEAK: what nothing points to, and what only that leads to
+    lost_count: int | None = None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import CommonOptions, ObjectChoice
-from leaktrace.verdict import Verdict, VerdictKind
+from leaktrace.reach import ReachInfo
+from leaktrace.verdict import LEAKING, Verdict
 
 STACK_ENDS = {
     StackEndCode.UNKNOWN: StackEnd.UNKNOWN,
@@ -200,13 +201,13 @@ class ReportBuilder:
                     verdict=chosen.verdicts.get(int(table.stack_ids[row])),
                     lifetimes=lifetimes.get(int(table.stack_ids[row])),
                     freed_at=self.freed_at(int(table.stack_ids[row])),
+                    lost=None if chosen.lost is None else chosen.lost.of(int(table.stack_ids[row])),
                 )
                 for row in order
             ),
             verdict=chosen.verdict,
-            growing=tuple(
-                one for one in chosen.verdicts.values() if one.kind is VerdictKind.GROWING
-            ),
+            leaking=tuple(one for one in chosen.verdicts.values() if one.kind in LEAKING),
+            reach=self._reach(chosen),
             suppressed=self._suppressed.account(table),
             top=asked.top,
             full_stacks=asked.full_stacks,
@@ -239,6 +240,13 @@ class ReportBuilder:
     def confirmed(self, verdicts: dict[int, Verdict], snapshot: Snapshot) -> dict[int, Verdict]:
         """The verdicts, as far as nothing else speaks against them."""
         return verdicts
+
+    def _reach(self, chosen: Chosen) -> ReachInfo | None:
+        """What the memory says about all blocks; whoever looked at it adds how."""
+        if chosen.lost is None:
+            return None
+        called = self._choice.called_lost
+        return ReachInfo(chosen.lost.total(), called.called, called.freed)
 
     def _counters(self, snapshot: Snapshot, stack_ids: NDArray[np.uint64]) -> dict[int, np.void]:
         wanted = np.isin(snapshot.site_ids, stack_ids)

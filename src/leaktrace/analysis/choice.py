@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.reachability.called_lost import CalledLost
+from leaktrace.analysis.reachability.lost_sites import LostTable
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import (
     SiteIndex,
@@ -16,11 +19,14 @@ from leaktrace.analysis.sites import (
     combine_counters,
     group_by_site,
     total_of_records,
+    weigh,
 )
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.suppressions import SuppressedSites
 from leaktrace.analysis.verdicts.growth import lost
-from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
+from leaktrace.analysis.verdicts.lost import with_lost
+from leaktrace.analysis.verdicts.overall import order_by_verdict, overall
+from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import MemoryGrowth
 from leaktrace.model import Loss, Total
 from leaktrace.options import ReportOptions, SortKey
@@ -48,6 +54,7 @@ class Chosen:
     stacks: NDArray[np.intp]  # those of sites that create threads, which are apart
     hidden: NDArray[np.intp]  # those of sites that are suppressed
     older_ms: int
+    lost: LostTable | None = None  # by site, which blocks nothing points to; None: not known
 
     @property
     def stack_ids(self) -> list[int]:
@@ -101,16 +108,19 @@ class SiteChoice:
         self._losses: tuple[Loss, ...] = ()
         self._last_lost, self._last_recorded = 0, 0  # allocations, in all
         self._lost = 0  # since the previous report, if they are many
+        self.called_lost = CalledLost()
 
     def forget(self) -> None:
         """Start over after exec."""
         self._last_bytes = {}
+        self.called_lost = CalledLost()
         if self._watch is not None:
             self._watch.forget()
 
     def continue_from(self, other: SiteChoice) -> None:
         """Go on with what another choice has seen."""
         self._last_bytes = dict(other._last_bytes)
+        self.called_lost = copy.deepcopy(other.called_lost)
         if self._watch is not None and other._watch is not None:
             self._watch.continue_from(other._watch)
 
@@ -120,6 +130,7 @@ class SiteChoice:
         for stack_id, held_bytes in self._last_bytes.items():
             renamed[new_id(stack_id)] += held_bytes
         self._last_bytes = dict(renamed)
+        self.called_lost.rename(new_id)
         if self._watch is not None:
             self._watch.rename(new_id)
 
@@ -156,6 +167,7 @@ class SiteChoice:
         ages_matter = not self._is_combined and (asked.older_was_given or not target_ended)
         older_ms = asked.older_ms if ages_matter else 0
         young: Verdicts = {}
+        blocks: LostTable | None = None
         if self._is_combined:
             table = combine_counters(snapshot, sampling)
             outstanding, error = table.total(), None
@@ -166,6 +178,7 @@ class SiteChoice:
             if watch is not None:
                 watch.observe(snapshot, started_ns, index, sampling)
                 young = _suspicious(self._judged((), snapshot))
+            blocks = self._lost_blocks(snapshot, index, sampling)
             # A buffer that realloc enlarges again and again is always young.
             table = group_by_site(snapshot, older_ms * 1_000_000, sampling, index, young)
             outstanding, error = total_of_records(snapshot, sampling)
@@ -176,6 +189,8 @@ class SiteChoice:
             verdicts = self._judged(self._largest(table, growth), snapshot)
             for stack_id in table.stack_ids[table.is_thread_stack].tolist():
                 verdicts.pop(stack_id, None)  # they are kept for other threads
+            if blocks is not None:
+                verdicts = with_lost(verdicts, blocks, self.called_lost)
         shown, stacks = self._rows(table, growth, verdicts)
         judged, verdicts = verdicts, self._suppressed.allowed(verdicts)
         verdict = None
@@ -198,7 +213,17 @@ class SiteChoice:
             stacks=stacks,
             hidden=hidden,
             older_ms=older_ms,
+            lost=blocks,
         )
+
+    def _lost_blocks(
+        self, snapshot: Snapshot, index: SiteIndex, sampling: Sampling
+    ) -> LostTable | None:
+        """The blocks that nothing points to, if memory was looked at."""
+        self.called_lost.observe(snapshot)
+        if snapshot.reach is None:
+            return None
+        return LostTable(snapshot, index, weigh(snapshot, sampling)[0] if sampling.is_on else None)
 
     def _growth(self, table: SiteTable) -> NDArray[np.int64]:
         last = self._last_bytes

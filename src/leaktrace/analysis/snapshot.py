@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.block_classes import SLOT_SHIFT, Reach
 from leaktrace.analysis.lifetimes import LifetimeCounts
 from leaktrace.analysis.regions import Regions
 from leaktrace.verdict import Lifetimes
@@ -49,6 +50,7 @@ class Snapshot:
     other_memory: tuple[Snapshot, ...] = ()  # in the order of model.OTHER_MEMORY
     has_runtime_heap: bool = False  # Go, Java, V8…: a part of what is mapped is a heap of objects
     regions: Regions = field(default_factory=Regions)  # also with combined statistics
+    reach: Reach | None = None  # whether anything points to the blocks; None: not known
 
     def with_sites(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Snapshot:
         """The snapshot with some of the sites; its records stay."""
@@ -59,6 +61,13 @@ class Snapshot:
             site_slots=None if self.site_slots is None else self.site_slots[rows],
             lifetimes=None if self.lifetimes is None else self.lifetimes.chosen(rows),
         )
+
+    def block_keys(self) -> NDArray[np.uint64]:
+        """What distinguishes the records of all processes: address and slot in one number."""
+        if self.record_slots is None:
+            return self.addresses
+        keys: NDArray[np.uint64] = self.record_slots.astype(np.uint64) << SLOT_SHIFT
+        return keys | self.addresses
 
     def lifetimes_of(self, stack_ids: Iterable[int]) -> dict[int, Lifetimes]:
         """How long blocks of these sites lived, without those of which it isn't known."""

@@ -45,6 +45,7 @@ def split(
             records=merged.records[records],
             region_count=int(np.count_nonzero(records >= first_region)),
             record_slots=None,
+            reach=None if merged.reach is None else merged.reach.chosen(records),
             site_slots=None,
             regions=merged.regions.of_slot(slot),
             unseen_releases=None,  # only known of all processes together

@@ -15,6 +15,7 @@ from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.exit_code import exit_code_options
 from leaktrace.cli.kernel import kernel_options
+from leaktrace.cli.lost import lost_option, with_plain_lost
 from leaktrace.cli.one_target import one_command, only_one, output_option, refuse_more_words
 from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
@@ -73,7 +74,7 @@ class TraceCommand(Command):
             at = args.index("--")
             ctx.obj = tuple(args[at + 1 :])
             args = args[:at]
-        return super().parse_args(ctx, with_all_processes(args))
+        return super().parse_args(ctx, with_all_processes(with_plain_lost(args)))
 
     def refuse(self, words: Sequence[str], context: click.Context) -> None:
         refuse_more_words(words, context.params.get("pid") or ())
@@ -229,6 +230,7 @@ class TraceCommand(Command):
     is_flag=True,
     help="With --pair or --fds: trace only these, and not malloc.",
 )
+@lost_option
 @click.option(
     "--sort",
     type=click.Choice([key.value for key in SortKey]),

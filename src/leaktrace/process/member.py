@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -28,9 +29,11 @@ class Member:
     has_ended: bool = False  # noticed
     was_reported: bool = False  # in a report that came after its end
     memory: MemoryWatch = field(init=False)
+    before_exit: list[Callable[[], None]] = field(init=False)  # of a command that is stopped then
 
     def __post_init__(self) -> None:
         self.memory = MemoryWatch(self.traced.pid)
+        self.before_exit = [self.memory.keep, self.traced.regions.keep, self.traced.files.keep]
 
     @property
     def pid(self) -> int:
@@ -65,8 +68,7 @@ class Member:
             traced.process.read_name()
 
     def _watch_stops(self) -> None:
-        look = (self.memory.keep, self.traced.regions.keep, self.traced.files.keep)
-        watch = StopWatch(self.traced, look)
+        watch = StopWatch(self.traced, self.before_exit)
         try:
             watch.start()
         except RuntimeError:  # no more threads are allowed: it must not be stopped at its exit

@@ -9,9 +9,10 @@ from leaktrace.analysis.family import Member as Counted
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import OTHER_MEMORY, Backing
 from leaktrace.model import Measure, Report
-from leaktrace.options import ProcessOptions
+from leaktrace.options import Lost, ProcessOptions
 from leaktrace.process.descriptor_reports import DescriptorReports
 from leaktrace.process.losses import describe_losses
+from leaktrace.process.lost import LostBlocks
 from leaktrace.process.member import Member
 from leaktrace.process.pair_reports import PairReports
 from leaktrace.process.release_reports import ReleaseReports
@@ -56,6 +57,9 @@ class ProcessReports:
         self._watched += [one.builder for one in self._sections if isinstance(one, PairReports)]
         for builder in self._watched:
             self._releases.attach(builder)
+        self._lost = None
+        if options.lost is not None:
+            self._lost = LostBlocks(tracer, options.report.older_ms)
 
     def start_clock(self) -> None:
         """Recording has begun."""
@@ -73,12 +77,18 @@ class ProcessReports:
     def build(self, final_reason: str | None) -> Report:
         """A report of this moment. `final_reason`: why it is the last one; None: it isn't."""
         family, names = self._tracer.family, self._tracer.names
+        if self._lost is not None and (
+            self._options.lost is Lost.EVERY or final_reason is not None
+        ):
+            self._lost.look(self._pump)
         has_ended = family.notice_ends()
         if final_reason is not None:
             names.expect_last_report()
         if self._descriptors is not None:
             self._descriptors.look()
         snapshot = self._tracer.snapshot()
+        if self._lost is not None:
+            snapshot = self._lost.add_to(snapshot)
         self._releases.look()
         members, first = list(family), family.first
         info, counted = self._tracer.info(), [_counted(member) for member in members]
@@ -103,6 +113,8 @@ class ProcessReports:
             target_ended=has_ended,
             final_reason=final_reason,
         )
+        if self._lost is not None:
+            report = self._lost.describe(report, snapshot.time_ns)
         report = self._combined(replace(report, other_memory=memory), sections)
         self._releases.watch(self._watched)
         # Which names are missing is known only after the look-ups.
@@ -110,6 +122,12 @@ class ProcessReports:
         ending = first.ending() if has_ended and len(members) == 1 else None
         family.forget_reported()
         return replace(report, ending=ending, target=replace(report.target, notes=notes))
+
+    def _pump(self) -> None:
+        """Take in what the kernel side sends while a report takes long, but for traced calls."""
+        _, executed = self._tracer.pump(0)
+        if executed:
+            self.forget()
 
     def _combined(self, report: Report, sections: tuple[Report, ...]) -> Report:
         """The report with its sections; without malloc, the first of them with the others."""

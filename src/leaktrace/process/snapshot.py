@@ -165,6 +165,15 @@ def _records_of(program: Program, mapped: Sequence[Records], images: _Images) ->
     )
 
 
+def blocks_of(program: Program, traced: Traced) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    """The blocks of the heap that one process holds now: addresses and records. May be called by
+    any thread."""
+    keys, values = program.allocations.read_all()
+    blocks = _blocks_of(keys.astype(np.uint64, copy=False), values, _Images.of([traced]))
+    own = (blocks.slots == traced.slot.number) & (blocks.spaces == 0)
+    return blocks.addresses[own], blocks.values[own]
+
+
 def _count_freed_regions(
     site_ids: NDArray[np.uint64], sites: NDArray[np.void], traced: Sequence[Traced], unit: int
 ) -> None:

@@ -6,7 +6,7 @@ process/setup.py opens a tracer with the probes attached. session/run.py drives 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -61,7 +61,7 @@ class Tracer:
         is given here."""
         self._options = options
         self._sampling = Sampling.from_filters(options.filters)
-        self._program = program
+        self.program = program
         self._streams = streams
         self._events = events
         self._keeper = keeper
@@ -84,7 +84,7 @@ class Tracer:
     @property
     def knows_break(self) -> bool:
         """Whether the kernel side sees where program breaks are."""
-        return self._program.knows_break
+        return self.program.knows_break
 
     def arm(self) -> None:
         """Record from now on, and let a command that is held before its exec run.
@@ -103,7 +103,7 @@ class Tracer:
 
         Needs a program with a bound on the overhead (--max-overhead).
         """
-        throttle = self._program.throttle
+        throttle = self.program.throttle
         assert throttle is not None  # the program has it with --max-overhead
         # The rate is set before the time from which records count more. Meanwhile what is recorded
         # in full counts too little for a moment; the other order would count too much, permanently.
@@ -121,7 +121,7 @@ class Tracer:
         asked = self._options
         is_needed = asked.report.verbose or asked.max_overhead_percent is not None
         return CostMeter(
-            self._program,
+            self.program,
             lambda: [member.traced.process for member in self.family.living],
             self._stepped_share,
             measure_programs=is_needed,
@@ -222,7 +222,7 @@ class Tracer:
             member.traced.regions.look()
         look_at_regions([member.traced for member in family])
         snapshot = take_snapshot(
-            self._program,
+            self.program,
             [member.traced for member in family],
             combined_only=self._options.report.combined_only or self._options.faults,
             count_unit=self._sampling.count_unit,
@@ -254,12 +254,12 @@ class Tracer:
     def watch_releases(self, stack_ids: Sequence[int]) -> None:
         """Count from now on which stacks release the blocks of these sites, of at most abi.WATCHES;
         the first ones matter most. Without a walker for that, nothing is counted."""
-        if self._program.releases is not None:
-            self._program.releases.watch(stack_ids)
+        if self.program.releases is not None:
+            self.program.releases.watch(stack_ids)
 
     def releases(self) -> dict[int, dict[int, int]]:
         """By site that is watched: how many blocks were released from which stack."""
-        return {} if self._program.releases is None else self._program.releases.counts()
+        return {} if self.program.releases is None else self.program.releases.counts()
 
     def all_of(self, stack_id: int) -> list[int]:
         """The stack ids that one represents in the snapshots of a single process."""
@@ -280,8 +280,8 @@ class Tracer:
 
     def pair_calls(self, space: int) -> np.void:
         """Calls of a pair's functions that its records can't explain (abi.PAIR_CALLS)."""
-        assert self._program.pair_calls is not None  # there is a pair
-        calls = self._program.pair_calls.lookup(space)
+        assert self.program.pair_calls is not None  # there is a pair
+        calls = self.program.pair_calls.lookup(space)
         assert calls is not None  # an array has all its entries
         return calls
 
@@ -293,6 +293,10 @@ class Tracer:
         """What the figures of the last snapshot do not include, because nothing is hooked there."""
         found = [remark for member in self.family for remark in member.traced.remarks()]
         return tuple({remark.kind: remark for remark in reversed(found)}.values())
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Something else to close, before the tracer's own parts."""
+        self._resources.callback(callback)
 
     def close(self) -> None:
         """Detach the probes, close the maps, and end the command if leaktrace started one."""

@@ -34,6 +34,7 @@ from leaktrace.model import (
 from leaktrace.printable import printable
 from leaktrace.report.explained import explained_object
 from leaktrace.report.lifetimes import lifetimes_as_json
+from leaktrace.report.reach import reach_object, share_object
 from leaktrace.report.regions_json import in_memory_object, regions_apart
 from leaktrace.report.reporter import Reporter
 from leaktrace.verdict import Verdict
@@ -97,6 +98,9 @@ def report_object(report: Report) -> Object:
         "sites": [_site(site) for site in report.sites],
     }
     shown |= regions_apart(report, _site)
+    if report.reach is not None:
+        shown["reach"] = reach_object(report.reach)
+        shown["lost_then_freed"] = report.reach.lost_then_freed
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     if report.processes:
@@ -267,7 +271,12 @@ def _verdict(verdict: Verdict | None) -> Object | None:
         "since_s": None if verdict.since_s is None else round(verdict.since_s, 3),
         "needs_s": None if verdict.needs_s is None else round(verdict.needs_s, 3),
         "reason": printable(verdict.reason),
+        **({} if verdict.lost_count is None else _lost(verdict)),
     }
+
+
+def _lost(verdict: Verdict) -> Object:
+    return {"lost_bytes": verdict.lost_bytes, "lost_count": verdict.lost_count}
 
 
 def _suppressed(suppressed: Suppressed | None) -> Object | None:
@@ -407,6 +416,8 @@ def _site(site: Site) -> Object:
     }
     if site.regions is not None:
         shown |= {"is_region": site.is_region, **in_memory_object(site.regions)}
+    if site.lost is not None:
+        shown["lost"] = share_object(site.lost)
     if site.processes:
         shown["processes"] = [
             {"pid": share.pid, "bytes": share.bytes, "count": share.count}

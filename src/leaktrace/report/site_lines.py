@@ -42,7 +42,7 @@ from leaktrace.report.verdicts import (
     shows_words,
     word_of,
 )
-from leaktrace.verdict import SUSPICIOUS, VerdictKind
+from leaktrace.verdict import LEAKING, SUSPICIOUS
 
 LINES = 30  # of the sites of a section
 _LINES_IN_SHORT = 2
@@ -122,12 +122,12 @@ def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int
     """How many sites are shown in full. The others come after them. `room`: for how many lines."""
     if report.full_stacks or report.depth is not None or report.allocations is not None:
         return len(report.sites)
-    some_grow = report.verdict is not None and report.verdict.kind is VerdictKind.GROWING
+    some_leak = report.verdict is not None and report.verdict.kind in LEAKING
     room -= _LINES_IN_SHORT * len(report.sites) + 1
     for number, (site, lines) in enumerate(zip(report.sites, details, strict=True)):
         kind = None if site.verdict is None else site.verdict.kind
         room -= len(lines) + 2 - _LINES_IN_SHORT  # with its figures, and an empty line
-        if number and (room < 0 or (some_grow and kind not in SUSPICIOUS)):
+        if number and (room < 0 or (some_leak and kind not in SUSPICIOUS)):
             return number
     return len(report.sites)
 

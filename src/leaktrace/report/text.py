@@ -50,6 +50,7 @@ from leaktrace.report.processes import (
     process_lines,
     processes_in_words,
 )
+from leaktrace.report.reach import reach_lines
 from leaktrace.report.regions import regions_in_words
 from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
 from leaktrace.report.sections import other_memory, section_name
@@ -231,6 +232,8 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
             yield from _advised("incomplete: ", remark.text, remark.hint, width, "bold yellow")
     for loss in losses:
         yield from _loss(loss, width)
+    if report.reach is not None:
+        yield from reach_lines(report.reach, width)
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", cost_in_words(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]

@@ -1,5 +1,6 @@
 """Verdicts in words: whether the process leaks, how fast, and what that rests on.
 
+LEAK nothing points to 22,118 blocks (21.6 MiB) at parse_header parser.c:118
 GROWING +1.9 MiB/min ±0.1 for 12m5s, at 2 sites; the first one explains 94% of it
 TOO EARLY to say: needs about 10 s more
 """
@@ -18,9 +19,10 @@ from leaktrace.report.folding import summary
 from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
-from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
+from leaktrace.verdict import LEAKING, SUSPICIOUS, Verdict, VerdictKind
 
 STYLES = {
+    VerdictKind.LEAK: "bold red",
     VerdictKind.GROWING: "bold red",
     VerdictKind.OVERDUE: "bold yellow",
     VerdictKind.FILLING: "yellow",
@@ -37,6 +39,12 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
     if verdict is None:
         return
     match verdict.kind:
+        case VerdictKind.LEAK:
+            blocks = units.counted(verdict.lost_count or 0, "block")
+            size = units.size(verdict.lost_bytes or 0)
+            fields = [f"nothing points to {blocks} ({size}) {_where_lost(report, verdict)}"]
+            if verdict.bytes_per_s is not None:
+                fields.append(f"{rate_in_words(verdict, report)} {_since(verdict, report)}")
         case VerdictKind.GROWING:
             text = f"{rate_in_words(verdict, report)} {_since(verdict, report)}"
             fields = [text, _who_grows(report, verdict)]
@@ -109,10 +117,17 @@ def _who_grows(report: Report, verdict: Verdict) -> str:
     return f"{number}; {share} of it at {where}" if share else f"{number}; the first at {where}"
 
 
+def _where_lost(report: Report, verdict: Verdict) -> str:
+    where = _where(report)
+    if verdict.reason == "one site":
+        return f"at {where or 'one site'}"
+    return f"at {verdict.reason}" + (f", the first {where}" if where else "")
+
+
 def _where(report: Report) -> str:
-    """The frame that says most of the site that grows the fastest."""
+    """The frame that says most of the site that comes first, because it leaks."""
     first = report.sites[0] if report.sites and report.sort == "growth" else None
-    if first is None or first.verdict is None or first.verdict.kind is not VerdictKind.GROWING:
+    if first is None or first.verdict is None or first.verdict.kind not in LEAKING:
         return ""
     for frame in summary(first.stack.frames):
         if isinstance(frame, Frame) and frame.function is not None:

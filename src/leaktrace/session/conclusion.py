@@ -49,8 +49,9 @@ class Conclusion:
             grow = "one site grows" if self._slower == 1 else f"{self._slower} sites grow"
             notify(f"{grow}, none as fast as --leak-threshold")
         elif self._leaks:
-            grow = "one site grows" if len(self._leaks) == 1 else f"{len(self._leaks)} sites grow"
-            notify(f"{grow}: exit status {self._leak_exit.status} (--exit-code leak)")
+            notify(
+                f"{_in_words(self._leaks)}: exit status {self._leak_exit.status} (--exit-code leak)"
+            )
 
     def exit_status(self, own: int) -> int:
         """The exit status of the run. `own`: the one that it has if nothing leaks. A failure of the
@@ -60,9 +61,16 @@ class Conclusion:
         return self._leak_exit.status
 
 
+def _in_words(leaks: Sequence[Verdict]) -> str:
+    has_lost = any(one.kind is VerdictKind.LEAK for one in leaks)
+    if len(leaks) == 1:
+        return "one site leaks" if has_lost else "one site grows"
+    return f"{len(leaks)} sites {'leak' if has_lost else 'grow'}"
+
+
 def leaks_in(report: Report, threshold_per_s: float) -> list[Verdict] | None:
     """The verdicts on sites that grow faster than this, in bytes (or objects without sizes) per
-    second; None if it is too early for any verdict."""
+    second, or whose blocks are lost; None if it is too early for any verdict."""
     parts = list(_parts(report))
     known = [part.verdict for part in parts if part.verdict is not None]
     if all(verdict.kind is VerdictKind.TOO_EARLY for verdict in known):
@@ -70,8 +78,10 @@ def leaks_in(report: Report, threshold_per_s: float) -> list[Verdict] | None:
     return [
         verdict
         for part in parts
-        for verdict in part.growing
-        if threshold_per_s == 0 or (verdict.bytes_per_s or 0.0) > threshold_per_s
+        for verdict in part.leaking
+        if verdict.kind is VerdictKind.LEAK
+        or threshold_per_s == 0
+        or (verdict.bytes_per_s or 0.0) > threshold_per_s
     ]
 
 

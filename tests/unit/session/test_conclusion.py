@@ -12,7 +12,7 @@ from leaktrace.options import LeakExit, Suppression
 from leaktrace.session.conclusion import Conclusion
 from leaktrace.verdict import Verdict, VerdictKind
 
-PLAIN = replace(BUSY, verdict=None, growing=(), sections=(), other_memory=())
+PLAIN = replace(BUSY, verdict=None, leaking=(), sections=(), other_memory=())
 STEADY = replace(PLAIN, verdict=Verdict(VerdictKind.STEADY))
 EARLY = replace(PLAIN, verdict=Verdict(VerdictKind.TOO_EARLY))
 OVERDUE = replace(PLAIN, verdict=Verdict(VerdictKind.OVERDUE, bytes_per_s=1e6))
@@ -21,7 +21,7 @@ OVERDUE = replace(PLAIN, verdict=Verdict(VerdictKind.OVERDUE, bytes_per_s=1e6))
 def growing(*rates: float) -> Report:
     each = tuple(Verdict(VerdictKind.GROWING, bytes_per_s=rate) for rate in rates)
     return replace(
-        PLAIN, verdict=Verdict(VerdictKind.GROWING, bytes_per_s=sum(rates)), growing=each
+        PLAIN, verdict=Verdict(VerdictKind.GROWING, bytes_per_s=sum(rates)), leaking=each
     )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import SiteIndex, SiteTable, weigh
@@ -194,67 +192,3 @@ def _sizes(snapshot: Snapshot) -> Floats:
     if len(regions) and np.array_equal(regions["time_ns"], snapshot.records["time_ns"][first:]):
         sizes[first:] = regions["resident"] + regions["swapped"] + regions["unread"]
     return sizes
-
-
-# --- all sites together ------------------------------------------------------------------------
-
-_RANKS = {VerdictKind.GROWING: 0, VerdictKind.OVERDUE: 1, VerdictKind.FILLING: 2}
-_OTHERS = len(_RANKS)
-_OF_SOME = (
-    (VerdictKind.OVERDUE, "with blocks much older than usual"),
-    (VerdictKind.FILLING, "still filling, but slowing down or giving back"),
-)
-
-
-def order_by_verdict(table: SiteTable, verdicts: dict[int, Verdict]) -> NDArray[np.intp]:
-    """Row numbers: what grows comes first, the fastest of it first, then all others by size."""
-    ranks = np.full(len(table), _OTHERS)
-    rates = np.zeros(len(table))
-    rows = {stack_id: row for row, stack_id in enumerate(table.stack_ids.tolist())}
-    for stack_id, verdict in verdicts.items():
-        row = rows.get(stack_id)
-        if row is not None and verdict.kind in _RANKS:
-            ranks[row], rates[row] = _RANKS[verdict.kind], verdict.bytes_per_s or 0.0
-    return np.lexsort((table.stack_ids, -table.held, -rates, ranks))
-
-
-def overall(
-    by_site: dict[int, Verdict],
-    shown: Iterable[int],
-    unknown: Verdict | None = None,
-    left_out: int = 0,
-    suppressed: int = 0,
-) -> Verdict:
-    """The verdict on all sites together.
-
-    `shown`: the stack ids of the sites that matter most, which decide whether it is too early.
-    `unknown`: the verdict if none can be said to grow, or not to. `left_out`: how many others may
-    grow, and were not judged; `suppressed`: how many grow that the user knows.
-    """
-    judged = f" of {len(by_site):,} that were judged" if left_out else ""
-    verdicts = list(by_site.values())
-    growing = [one for one in verdicts if one.kind is VerdictKind.GROWING]
-    if growing:
-        rate = sum(one.bytes_per_s or 0.0 for one in growing)
-        error = math.sqrt(sum((one.error_bytes_per_s or 0.0) ** 2 for one in growing))
-        since_s = max(one.since_s or 0.0 for one in growing)
-        number = "one site grows" if len(growing) == 1 else f"{len(growing):,} sites grow"
-        return Verdict(VerdictKind.GROWING, number + judged, rate, error, since_s)
-    if unknown is not None:
-        return unknown
-    for kind, verb in _OF_SOME:
-        found = [one for one in verdicts if one.kind is kind]
-        if found:
-            number = "one site" if len(found) == 1 else f"{len(found):,} sites"
-            return Verdict(kind, f"{number}{judged} {verb}")
-    on_shown = [by_site[one] for one in shown if one in by_site]
-    early = [one for one in on_shown if one.kind is VerdictKind.TOO_EARLY]
-    if early:
-        needs = [one.needs_s for one in early if one.needs_s is not None]
-        return Verdict(
-            VerdictKind.TOO_EARLY, early[0].reason, needs_s=max(needs) if needs else None
-        )
-    if suppressed:
-        number = "one suppressed site does" if suppressed == 1 else f"{suppressed} suppressed do"
-        return Verdict(VerdictKind.STEADY, f"nothing else{judged} keeps growing ({number})")
-    return Verdict(VerdictKind.STEADY, f"nothing{judged} keeps growing")

@@ -12,7 +12,8 @@ from leaktrace.analysis.regions import REGION, Regions
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.sites import SiteIndex, SiteTable, combine_counters, group_by_site
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.analysis.verdicts.watch import SiteWatch, order_by_verdict, overall
+from leaktrace.analysis.verdicts.overall import order_by_verdict, overall
+from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.verdict import Verdict, VerdictKind
 
 S = 1_000_000_000

@@ -1,0 +1,145 @@
+"""Looks for lost blocks of the traced processes, for reports (--lost)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from leaktrace.analysis.block_classes import Reach
+from leaktrace.analysis.snapshot import Snapshot
+from leaktrace.errors import LeaktraceError
+from leaktrace.model import Report
+from leaktrace.own.interrupts import held_back
+from leaktrace.process.member import Member
+from leaktrace.process.registers import RegisterReader
+from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
+from leaktrace.process.snapshot import blocks_of
+from leaktrace.process.tracer import Tracer
+
+_PUMP_S = 0.05
+
+
+class LostBlocks:
+    """What the last looks have found, by process."""
+
+    def __init__(self, tracer: Tracer, older_ms: int) -> None:
+        """Raises EnvironmentUnfitError where registers can't be read. `older_ms`: blocks of that
+        age are judged."""
+        self._tracer = tracer
+        self._older_ns = older_ms * 1_000_000
+        self._registers = RegisterReader()
+        self._scans: dict[tuple[int, int], Scan] = {}  # by slot and generation of the program
+        self._problems: dict[int, str] = {}  # by pid
+        tracer.on_close(self._registers.close)
+        for member in tracer.family:
+            if member.traced.command is not None:
+                member.before_exit.append(partial(self.look_at_stopped, member))
+
+    def look(self, pump: Callable[[], None]) -> None:
+        """Look at all processes that are alive. `pump`: called meanwhile, so that what the kernel
+        side sends is taken in."""
+        for member in list(self._tracer.family.living):
+            self._in_background(member, pump)
+
+    def look_at_stopped(self, member: Member) -> None:
+        """Look at a command that is stopped as it exits: at all of its blocks. Called by another
+        thread than the main one."""
+        self._look_at(member, lambda: False, is_stopped=True)
+
+    def add_to(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot, with what is known of its blocks."""
+        if snapshot.record_slots is None:
+            return snapshot
+        classes = np.zeros(len(snapshot.records), dtype=np.uint8)
+        leaders = np.zeros(len(snapshot.records), dtype=np.uint64)
+        is_block = np.arange(len(classes)) < len(classes) - snapshot.region_count
+        for slot, found in self._current():
+            rows = np.nonzero(is_block & (snapshot.record_slots == slot))[0]
+            if not len(found.addresses):
+                continue
+            at = np.searchsorted(found.addresses, snapshot.addresses[rows])
+            at = at.clip(max=len(found.addresses) - 1)
+            is_same = (found.addresses[at] == snapshot.addresses[rows]) & (
+                found.times_ns[at] == snapshot.records["time_ns"][rows]
+            )
+            classes[rows[is_same]] = found.classes[at[is_same]]
+            leaders[rows[is_same]] = found.leaders[at[is_same]]
+        return replace(snapshot, reach=Reach(classes, leaders))
+
+    def describe(self, report: Report, time_ns: int) -> Report:
+        """The report of a snapshot of this moment, with how its memory was looked at."""
+        if report.reach is None:
+            return report
+        scans = [found for _, found in self._current()]
+        reach = replace(
+            report.reach,
+            age_s=max([(time_ns - one.time_ns) / 1e9 for one in scans], default=0.0),
+            passes=max([one.passes for one in scans], default=0),
+            read_bytes=sum(one.read_bytes for one in scans),
+            unread_bytes=sum(one.unread_bytes for one in scans),
+            took_s=sum(one.took_s for one in scans),
+            problems=tuple(
+                f"process {member.pid} was not looked at: {self._problems[member.pid]}"
+                for member in self._tracer.family.living
+                if member.pid in self._problems
+            ),
+        )
+        return replace(report, reach=reach)
+
+    def _current(self) -> list[tuple[int, Scan]]:
+        """The scans of the programs that run now, by slot."""
+        return [
+            (member.number, self._scans[key])
+            for member in self._tracer.family
+            if (key := (member.number, member.traced.generation)) in self._scans
+        ]
+
+    def _in_background(self, member: Member, pump: Callable[[], None]) -> None:
+        """In another thread, so that this one can take in events."""
+        is_over = threading.Event()
+        worker = threading.Thread(target=self._look_at, args=(member, is_over.is_set))
+        try:
+            with held_back():  # signals go to the main thread
+                worker.start()
+        except RuntimeError:  # no more threads are allowed
+            self._look_at(member, is_over.is_set)
+            return
+        try:
+            while worker.is_alive():
+                worker.join(_PUMP_S)
+                pump()
+        finally:
+            is_over.set()
+            worker.join()
+
+    def _look_at(
+        self, member: Member, is_abandoned: Callable[[], bool], *, is_stopped: bool = False
+    ) -> None:
+        traced, key = member.traced, (member.number, member.traced.generation)
+        try:
+            found = scan(
+                member.pid,
+                blocks_of(self._tracer.program, traced),
+                0 if is_stopped else self._older_ns,
+                self._registers,
+                passes=1 if is_stopped else PASSES,
+                is_abandoned=is_abandoned,
+            )
+        except AbandonedError:
+            return
+        except LeaktraceError as error:
+            self._note(member, error.message)
+        except OSError as error:
+            self._note(member, error.strerror or "its memory can't be read")
+        else:
+            self._problems.pop(member.pid, None)
+            self._scans = {one: of for one, of in self._scans.items() if one[0] != key[0]}
+            self._scans[key] = found
+
+    def _note(self, member: Member, text: str) -> None:
+        if member.traced.process.is_alive():
+            self._problems[member.pid] = text

@@ -1,0 +1,160 @@
+"""Finds the blocks of one process that nothing points to, from its memory and registers, without
+stopping it.
+
+A pass reads registers and memory once. Meanwhile the process goes on, and may move a pointer from
+where the pass has not been to where it has been. But a block that is lost stays lost. So a second
+and a third pass, some time later, look whether anything points to the blocks that the first has not
+found: each of them makes such a mistake rarer by orders of magnitude.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.analysis.block_classes import BlockClass
+from leaktrace.analysis.reachability.classes import Classes, classify
+from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers
+from leaktrace.process.registers import RegisterReader, Registers
+from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, BulkReader
+from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
+from leaktrace.targets.mappings import read_mappings
+from leaktrace.targets.memory import ProcessMemory
+from leaktrace.targets.root_pages import pieces, root_pages
+
+PASSES = 3
+_PAUSE_S = 0.3  # between passes
+_WORD_BYTES = 8
+
+
+class AbandonedError(Exception):
+    """The scan is not wanted any more."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found about the blocks of one process, by ascending address."""
+
+    addresses: NDArray[np.uint64]
+    times_ns: NDArray[np.uint64]  # of their allocation
+    classes: NDArray[np.uint8]  # BlockClass; UNKNOWN: too young
+    leaders: NDArray[np.uint64]  # the address of the lost block that leads there; 0: none
+    time_ns: int  # CLOCK_MONOTONIC, when it began
+    took_s: float
+    passes: int
+    read_bytes: int  # in the first pass
+    unread_bytes: int
+
+
+@dataclass(frozen=True)
+class _Pass:
+    classes: Classes
+    read_bytes: int
+    unread_bytes: int
+
+
+def scan(
+    pid: int,
+    records: tuple[NDArray[np.uint64], NDArray[np.void]],
+    older_ns: int,
+    registers: RegisterReader,
+    *,
+    passes: int = PASSES,
+    is_abandoned: Callable[[], bool] = lambda: False,
+) -> Scan:
+    """`records`: addresses, and abi.ALLOCATION of each. Blocks are judged that are at least
+    `older_ns` old: a younger one may not have been stored anywhere yet. `passes`: 1 is enough for a
+    process that is stopped.
+
+    Raises OSError or TargetError when the process has ended or its memory must not be read,
+    AbandonedError when `is_abandoned` says so.
+    """
+    began_ns = time.monotonic_ns()
+    addresses, values = records
+    blocks = Blocks(addresses, values["size"])
+    times_ns = values["time_ns"][blocks.order]
+    is_old = times_ns.astype(np.int64) <= began_ns - older_ns
+    first = _pass(pid, blocks, registers, is_abandoned)
+    classes, leaders = first.classes.classes, first.classes.leaders
+    done = 1
+    lost = np.nonzero((classes >= BlockClass.INDIRECT) & is_old)[0]
+    while len(lost) and done < passes:
+        _wait(_PAUSE_S, is_abandoned)
+        some = Blocks(blocks.starts[lost], blocks.ends[lost] - blocks.starts[lost])
+        again = _pass(pid, some, registers, is_abandoned, are_few=True).classes
+        classes[lost] = again.classes
+        leaders[lost] = np.where(again.leaders < 0, np.int32(-1), lost[again.leaders])
+        lost = lost[again.classes >= BlockClass.INDIRECT]
+        done += 1
+    classes[~is_old] = BlockClass.UNKNOWN
+    is_led = classes == BlockClass.INDIRECT
+    return Scan(
+        addresses=blocks.starts,
+        times_ns=times_ns,
+        classes=classes,
+        leaders=np.where(is_led, blocks.starts[leaders], np.uint64(0)),
+        time_ns=began_ns,
+        took_s=(time.monotonic_ns() - began_ns) / 1e9,
+        passes=done,
+        read_bytes=first.read_bytes,
+        unread_bytes=first.unread_bytes,
+    )
+
+
+def _pass(
+    pid: int,
+    blocks: Blocks,
+    registers: RegisterReader,
+    is_abandoned: Callable[[], bool],
+    *,
+    are_few: bool = False,
+) -> _Pass:
+    mappings = read_mappings(pid)
+    threads = registers.read(pid)
+    with ProcessMemory(pid) as memory:
+
+        def read(address: int, size: int) -> bytes:
+            with suppress(OSError):
+                return memory.read(address, size)
+            return b""
+
+        dead = dead_stacks(_waiting(threads), mappings, read)
+    pointers = Pointers(blocks, dead)
+    pointers.add_roots(threads.words.ravel())
+    candidates = Candidates(blocks, PIECE_BYTES // _WORD_BYTES, are_few=are_few)
+    reader = BulkReader(pid)
+    read_bytes = unread_bytes = 0
+    for ranges in pieces(root_pages(pid, mappings), PIECE_BYTES, MOST_RANGES):
+        if is_abandoned():
+            raise AbandonedError
+        piece = reader.read(ranges)
+        read_bytes += piece.words.nbytes
+        unread_bytes += piece.unread_bytes
+        chosen = candidates.pick(piece.words)
+        if len(chosen):
+            pointers.add(piece.addresses(chosen), piece.words[chosen])
+    return _Pass(classify(pointers), read_bytes, unread_bytes)
+
+
+def _waiting(threads: Registers) -> list[WaitingThread]:
+    """Of a thread that runs, the registers are old."""
+    known = ~threads.is_running
+    pointers = zip(
+        threads.stack_pointers[known].tolist(),
+        threads.thread_pointers[known].tolist(),
+        strict=True,
+    )
+    return [WaitingThread(stack, control) for stack, control in pointers]
+
+
+def _wait(seconds: float, is_abandoned: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + seconds
+    while (left_s := until_s - time.monotonic()) > 0:
+        if is_abandoned():
+            raise AbandonedError
+        time.sleep(min(left_s, 0.05))

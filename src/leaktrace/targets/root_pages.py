@@ -1,0 +1,123 @@
+"""Which memory of a process may hold pointers to its blocks: every page that it can read, that is
+its own and not as its file has it.
+
+That is anonymous memory, and pages of private mappings of files that were written to: data, bss,
+and the part of it that the dynamic loader made read-only (RELRO). Of shared mappings, those that no
+other file backs: memory of memfds, of SysV, of /dev/shm. What was swapped out is read, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.page_map import (
+    FILE,
+    PRESENT,
+    READ_STEP_BYTES,
+    SCAN_STEP_BYTES,
+    SWAPPED,
+    ZERO,
+    PageMap,
+    Range,
+    runs,
+    steps,
+)
+
+# What the kernel names in brackets is its own, but for these.
+_OF_PROCESS = ("[heap]", "[stack]", "[anon:", "[anon_shmem:")
+_SHARED_MEMORY = ("/dev/zero", "/memfd:", "/SYSV", "/dev/shm/")
+
+
+def root_pages(pid: int, mappings: Sequence[Mapping], *, scans: bool = True) -> NDArray[np.uint64]:
+    """Ranges [start, end) of such pages, n x 2, ascending and disjoint.
+
+    `scans`: use PAGEMAP_SCAN where the kernel has it. Raises OSError when the process has ended, or
+    its page map can't be read.
+    """
+    private = _joined(one for one in mappings if _is_private(one))
+    shared = _joined(one for one in mappings if _is_shared_memory(one))
+    found: list[NDArray[np.uint64]] = []
+    with PageMap(pid) as pages:
+        for ranges, without in ((private, FILE | ZERO), (shared, ZERO)):
+            if scans:
+                scans = _scan(pages, ranges, without, found)
+            if not scans:
+                _read(pages, ranges, without, found)
+        if not pages.has_memory():
+            raise ProcessLookupError
+    if not found:
+        return np.empty((0, 2), dtype=np.uint64)
+    both = np.concatenate(found)
+    return both[np.argsort(both[:, 0], kind="stable")]
+
+
+def _is_private(mapping: Mapping) -> bool:
+    if not mapping.permissions.startswith("r") or not mapping.permissions.endswith("p"):
+        return False
+    return not mapping.path.startswith("[") or mapping.path.startswith(_OF_PROCESS)
+
+
+def _is_shared_memory(mapping: Mapping) -> bool:
+    return mapping.permissions.startswith("rw") and (
+        mapping.permissions.endswith("s") and mapping.path.startswith(_SHARED_MEMORY)
+    )
+
+
+def _joined(mappings: Iterable[Mapping]) -> list[Range]:
+    """Their addresses. Neighbours are one: a process may have 100,000 mappings."""
+    joined: list[Range] = []
+    for one in mappings:
+        if joined and joined[-1][1] == one.start:
+            joined[-1] = (joined[-1][0], one.end)
+        else:
+            joined.append((one.start, one.end))
+    return joined
+
+
+def _scan(
+    pages: PageMap, ranges: Sequence[Range], without: int, found: list[NDArray[np.uint64]]
+) -> bool:
+    """By PAGEMAP_SCAN; returns whether the kernel has it."""
+    for start, end in steps(ranges, SCAN_STEP_BYTES):
+        at = start
+        while at < end:
+            scanned = pages.scan(at, end, without)
+            if scanned is None:
+                return False
+            in_memory, walked = scanned
+            if walked <= at:
+                break
+            at = walked
+            found.append(np.stack([in_memory["start"], in_memory["end"]], axis=1))
+    return True
+
+
+def _read(
+    pages: PageMap, ranges: Sequence[Range], without: int, found: list[NDArray[np.uint64]]
+) -> None:
+    for start, end in steps(ranges, READ_STEP_BYTES):
+        categories = pages.read(start, end)
+        chosen = (categories & (PRESENT | SWAPPED) != 0) & (categories & without == 0)
+        found.append(np.array(runs(chosen, start), dtype=np.uint64).reshape(-1, 2))
+
+
+def pieces(ranges: NDArray[np.uint64], most_bytes: int, most: int) -> Iterator[NDArray[np.uint64]]:
+    """The ranges in groups of at most `most_bytes` and `most` ranges; long ranges are cut."""
+    group: list[Range] = []
+    room = most_bytes
+    for start, end in ranges.tolist():
+        at = start
+        while at < end:
+            size = min(end - at, room)
+            group.append((at, at + size))
+            at += size
+            room -= size
+            if not room or len(group) == most:
+                yield np.array(group, dtype=np.uint64)
+                group, room = [], most_bytes
+    if group:
+        yield np.array(group, dtype=np.uint64)
