@@ -129,8 +129,8 @@ class RegisterReader:
 
     def read(self, pid: int) -> Registers:
         """The registers of all threads of a process: of each that exists from begin to end of this
-        call, and is not about to end. It takes 0.3 µs per thread of the machine, and as much again
-        per thread of the process.
+        call, and is not about to end. It takes about 0.2 µs per thread of the machine, and up to
+        1 µs more per thread of the process.
 
         Raises EnvironmentUnfitError when a privilege has been given up, ProgramError when the
         kernel is out of memory or files.
