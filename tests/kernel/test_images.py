@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import struct
@@ -76,7 +77,7 @@ def test_another_knob_is_another_program(first: Image, cache: Path) -> None:
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other", "not compressed"])
 def test_a_damaged_file_is_compiled_again(first: Image, cache: Path, damage: str) -> None:
     (kept,) = cache.iterdir()
     data = kept.read_bytes()
@@ -87,6 +88,7 @@ def test_a_damaged_file_is_compiled_again(first: Image, cache: Path, damage: str
             "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
             "empty": b"",
             "other": b'{"maps": 3}',
+            "not compressed": hashlib.blake2b(b"{}", digest_size=16).hexdigest().encode() + b"\n{}",
         }[damage]
     )
     assert compiled() == first

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from leaktrace.bpf.sources import flags, source_directory, source_text
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.cache.files import FileCache
 
-_LIMIT_BYTES = 16 << 20
-_FORMAT_VERSION = 1  # of the child's reply
+_LIMIT_BYTES = 16 << 20  # some hundred programs: compressed, one takes 20 to 60 KB
+_FORMAT_VERSION = 2  # of the cached files
 _LIBRARY_FOLDERS = ("usr/lib", "usr/lib64", "usr/local/lib", "usr/lib/*-linux-gnu")
 _LIBRARIES = ("libbcc.so*", "libLLVM*.so*", "libclang-cpp*.so*")
 
@@ -45,10 +46,10 @@ class ImageRequest:
         data = self._cache.read(self._name)
         if data is None:
             return None
-        checksum, _, text = data.partition(b"\n")
-        if checksum == _checksum(text):
-            with contextlib.suppress(ValueError):
-                return Image.from_json(text)
+        checksum, _, compressed = data.partition(b"\n")
+        if checksum == _checksum(compressed):
+            with contextlib.suppress(ValueError, zlib.error):
+                return Image.from_json(zlib.decompress(compressed))
         self._cache.remove(self._name)
         return None
 
@@ -61,8 +62,8 @@ class ImageRequest:
         if self._child is not None:
             self._image = Image.from_json(self._child.finish())
             self._child = None
-            text = self._image.to_json()
-            self._cache.write(self._name, _checksum(text) + b"\n" + text)
+            compressed = zlib.compress(self._image.to_json())
+            self._cache.write(self._name, _checksum(compressed) + b"\n" + compressed)
         assert self._image is not None
         return self._image
 
@@ -123,5 +124,5 @@ def _compiler_identity() -> list[list[object]]:
     return identity
 
 
-def _checksum(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+def _checksum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).hexdigest().encode()
