@@ -44,32 +44,49 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    with _turn(is_alone=item.get_closest_marker("alone") is not None):
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    with _turn(is_alone=_is_alone(item), is_next_alone=_is_alone(nextitem)):
         return (yield)
 
 
+def _is_alone(item: pytest.Item | None) -> bool:
+    return item is not None and item.get_closest_marker("alone") is not None
+
+
+# The locks that a test that had to be alone left to the next one.
+_left: list[int] = []
+
+
 @contextmanager
-def _turn(*, is_alone: bool) -> Iterator[None]:
+def _turn(*, is_alone: bool, is_next_alone: bool) -> Iterator[None]:
     """Wait until no test that must be alone is running. A test that must be alone waits until no
-    other is running. Every test takes the lock `door` and holds it only while it waits, so that
-    others can't overtake a test that must be alone indefinitely. Locks are those of flock(2) on
-    existing files.
+    other is running, and leaves its turn to the next test of this process if that must be alone
+    too: taking turns with the other processes, each would wait for the end of one of their tests.
+    Every test takes the lock `door` and holds it only while it waits, so that others can't overtake
+    a test that must be alone indefinitely. Locks are those of flock(2) on existing files.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
         return
     here = Path(__file__)
-    door, room = (os.open(path, os.O_RDONLY) for path in (here, here.parent))
+    locks = list(_left) or [os.open(path, os.O_RDONLY) for path in (here, here.parent)]
+    door, room = locks
+    is_left = False
     try:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
+        if not _left:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+            fcntl.flock(door, fcntl.LOCK_UN)
         yield
+        is_left = is_alone and is_next_alone
     finally:
-        for descriptor in (door, room):  # a child may still have copies of them
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+        _left[:] = locks if is_left else []
+        if not is_left:
+            for descriptor in locks:  # a child may still have copies of them
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                os.close(descriptor)
 
 
 @pytest.fixture

@@ -71,19 +71,22 @@ def test_skips(
 TURNS = """
 import pathlib, time, pytest
 
+FILE = pathlib.Path(__file__).stem
+
 @pytest.mark.parametrize("number", range(6))
 def test_crowd(number):
     stay("crowd")
 
 @pytest.mark.alone("it would see the others")
-def test_alone():
-    stay("alone")
+@pytest.mark.parametrize("number", range(3))
+def test_alone(number):
+    stay(f"alone {FILE}")
 
 def stay(name):
     begin = time.monotonic()
     time.sleep(0.05)
     with open("stays", "a") as stays:
-        print(name, begin, time.monotonic(), file=stays)
+        print(begin, time.monotonic(), name, file=stays)
 """
 
 
@@ -92,13 +95,18 @@ def test_a_test_that_must_be_alone_is(tmp_path: Path, repository: Path) -> None:
         (tmp_path / f"test_{number}.py").write_text(TURNS)
     result = run_pytest(tmp_path, repository, {}, "-n", "4", "--dist", "loadfile")
     assert result.returncode == 0, result.stdout
-    words = [line.split() for line in (tmp_path / "stays").read_text().splitlines()]
-    stays = [(name, float(begin), float(end)) for name, begin, end in words]
-    assert len(stays) == 28
+    words = [line.split(" ", 2) for line in (tmp_path / "stays").read_text().splitlines()]
+    stays = sorted((float(begin), float(end), name) for begin, end, name in words)
+    assert len(stays) == 36
     overlaps = [
-        (one[0], other[0])
+        (one[2], other[2])
         for one, other in itertools.combinations(stays, 2)
-        if one[1] < other[2] and other[1] < one[2]
+        if one[0] < other[1] and other[0] < one[1]
     ]
     assert ("crowd", "crowd") in overlaps
-    assert all("alone" not in names for names in overlaps)
+    assert not any(name.startswith("alone") for names in overlaps for name in names)
+    # Those of one file run in a row.
+    in_a_row = [name for name, _ in itertools.groupby(name for _, _, name in stays)]
+    assert sorted(name for name in in_a_row if name != "crowd") == [
+        f"alone test_{number}" for number in range(4)
+    ]
