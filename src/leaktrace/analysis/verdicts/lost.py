@@ -38,7 +38,8 @@ def lost_in_words(share: LostShare) -> str:
     """How many blocks of a site nothing points to, or only lost blocks do."""
     scanned = f"{share.scanned_count:,}"
     if not share.definite_count:
-        return f"only lost blocks point to {share.led_count:,} of its {scanned} blocks"
+        number = "" if share.led_count == share.scanned_count else f"{share.led_count:,} of "
+        return f"only lost blocks point to {number}its {scanned} blocks"
     number = f"{share.definite_count:,} of its {scanned} blocks"
     if share.definite_count == share.scanned_count:
         number = "its only block" if share.scanned_count == 1 else f"any of its {scanned} blocks"

@@ -51,9 +51,10 @@ def overall(
     """
     judged = f" of {len(by_site):,} that were judged" if left_out else ""
     verdicts = list(by_site.values())
-    leaks = [one for one in verdicts if one.kind is VerdictKind.LEAK and one.lost_count]
+    leaks = [one for one in verdicts if one.kind is VerdictKind.LEAK]
     if leaks:
-        number = "one site" if len(leaks) == 1 else f"{len(leaks):,} sites"
+        leading = sum(bool(one.lost_count) for one in leaks)
+        number = "one site" if leading == 1 else f"{leading:,} sites"
         return replace(
             _together(VerdictKind.LEAK, number, leaks),
             lost_bytes=sum(one.lost_bytes or 0 for one in leaks),
