@@ -40,6 +40,8 @@ class Blocks:
 
     def find(self, addresses: Words) -> NDArray[np.intp]:
         """The block that each address is in, -1 for none."""
+        if not len(self):
+            return np.full(len(addresses), -1)
         found = np.searchsorted(self.starts, addresses, side="right") - 1
         is_in = (found >= 0) & (addresses < self.ends[found])
         return np.where(is_in, found, -1)
@@ -182,8 +184,8 @@ class Pointers:
         positions = np.arange(len(words), dtype=np.uint64)
         packed = np.sort((words << _POSITION_BITS | positions)[is_address])
         ascending = packed >> _POSITION_BITS
-        found = np.searchsorted(self.blocks.starts, ascending, side="right") - 1
-        is_in = (found >= 0) & (ascending < self.blocks.ends[found])
+        found = self.blocks.find(ascending)
+        is_in = found >= 0
         targets = np.full(len(words), -1, dtype=np.int64)
         targets[(packed[is_in] & _POSITION).astype(np.intp)] = found[is_in]
         return targets
