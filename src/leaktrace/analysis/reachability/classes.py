@@ -56,8 +56,7 @@ def classify(pointers: Pointers) -> Classes:
         heads = np.nonzero(lost & ~pointed)[0]
         leaders[heads] = heads
         graph.flood(seen, heads, leaders)
-        # What is left are cycles, and what they lead to: the lowest address leads.
-        for block in np.nonzero(lost & ~seen)[0].tolist():
+        for block in _heads_of_cycles(graph, seen):
             if not seen[block]:
                 leaders[block] = block
                 graph.flood(seen, np.array([block]), leaders)
@@ -65,6 +64,21 @@ def classify(pointers: Pointers) -> Classes:
         classes[is_led] = BlockClass.INDIRECT
         leaders[~is_led] = _NOBODY
     return Classes(classes, leaders)
+
+
+def _heads_of_cycles(graph: _Graph, seen: Flags) -> list[int]:
+    """The lowest address of each cycle, and of what cycles lead to. A block of this list may lead
+    to those behind it, never to one before it: by this order, what a cycle leads to is no head.
+
+    `seen`: all but cycles that nothing else leads to, and what they lead to.
+    """
+    seen = seen.copy()
+    heads = []
+    for block in np.nonzero(~seen)[0].tolist():
+        if not seen[block]:
+            heads.append(block)
+            graph.flood(seen, np.array([block]))
+    return heads[::-1]
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,8 @@ class _Graph:
     ) -> None:
         """Mark all that pointers from `front` lead to as seen, without what is already. `leaders`:
         what is seen first from a block gets its leader."""
-        front = np.unique(front)
+        if len(front) > 1:
+            front = np.unique(front)
         front = front[~seen[front]]
         seen[front] = True
         while len(front):
