@@ -2,6 +2,7 @@
  * for one of its children. The account of a process is what it has allocated itself since it began.
  *
  *   keep COUNT SIZE    allocate and keep; answers "done BYTES COUNT", its account
+ *   lose COUNT SIZE    the same, but it forgets where they are
  *   drop               free what it has allocated itself, and what it has inherited
  *   fork COUNT         fork children that take commands, too; answers "done PID PID …"
  *   spawn PATH         the same for one child that executes a program, by posix_spawn
@@ -45,6 +46,17 @@ SCENARIO scenario_keep(size_t count, size_t size) {
         own_count++;
     }
     KEEP(kept);
+}
+
+SCENARIO scenario_lose(size_t count, size_t size) {
+    for (size_t i = 0; i < count; i++) {
+        void *lost = calloc(1, size);
+        if (lost == NULL)
+            _exit(71);
+        KEEP(lost);
+        own_bytes += size;
+        own_count++;
+    }
 }
 
 SCENARIO scenario_drop(void) {
@@ -215,6 +227,10 @@ static void obey(const char *command, char *rest) {
     if (strcmp(command, "keep") == 0) {
         size_t count = strtoul(rest, &end, 10);
         scenario_keep(count, strtoul(end, NULL, 10));
+        answer("done", own_bytes, own_count);
+    } else if (strcmp(command, "lose") == 0) {
+        size_t count = strtoul(rest, &end, 10);
+        scenario_lose(count, strtoul(end, NULL, 10));
         answer("done", own_bytes, own_count);
     } else if (strcmp(command, "drop") == 0) {
         scenario_drop();

@@ -1,0 +1,252 @@
+"""--lost: what is said about each block is what the program knows of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.compiling import Compiler
+from harness.families import OFTEN, await_report, await_traced, last_report
+from harness.reports import Report, Site
+from harness.target import Target
+from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
+
+pytestmark = [
+    pytest.mark.usefixtures("require_bpf"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="registers are known on x86-64 only"),
+]
+
+CLASSES = ("definite", "indirect", "possible", "reachable")
+LOST = ("--lost", *OFTEN)
+Counts = tuple[int, ...]
+
+
+@pytest.fixture
+def program(compiled: Compiler) -> Path:
+    return compiled("lost.c")
+
+
+def truths(lines: Iterable[str]) -> dict[str, Counts]:
+    """By function, what the program says: how many blocks of each class."""
+    words = [line.split() for line in lines if line.startswith("truth ")]
+    return {name: tuple(int(one) for one in counts) for _, name, *counts in words}
+
+
+def counts(site: Site) -> Counts:
+    """The same of a site. Those that are indirectly lost are its own here, whoever leads to
+    them."""
+    lost = site.raw.get("lost")
+    if lost is None:  # not from malloc
+        return (0,) * len(CLASSES)
+    others = {kind: lost[f"{kind}_count"] for kind in ("definite", "possible", "reachable")}
+    others["indirect"] = lost["scanned_count"] - sum(others.values())
+    return tuple(others[kind] for kind in CLASSES)
+
+
+def counts_under(report: Report, function: str) -> Counts:
+    return tuple(sum(each) for each in zip(*map(counts, report.sites_under(function)), strict=True))
+
+
+def compare(report: Report, lines: Sequence[str], times: int = 1) -> None:
+    """`times`: how many processes have done the same."""
+    expected = {name: tuple(times * one for one in each) for name, each in truths(lines).items()}
+    assert expected
+    assert {name: counts_under(report, name) for name in expected} == expected
+    for site in report.sites:
+        for place, kind in enumerate(CLASSES):
+            if kind in site.functions:
+                assert counts(site)[place] == site.total.count, (site.functions, counts(site))
+    lost = {name for name, each in expected.items() if each[0]}
+    leaking = {
+        name
+        for name in expected
+        for site in report.sites_under(name)
+        if site.raw["verdict"] is not None and site.raw["verdict"]["kind"] == "leak"
+    }
+    assert leaking == lost
+    # What is led to counts with what leads to it.
+    sums = {
+        name: sum(
+            site.raw["lost"]["indirect_count"]
+            for site in report.sites_under(name)
+            if "lost" in site.raw
+        )
+        for name in expected
+    }
+    assert sums == {name: each[1] for name, each in expected.items()}
+    verdict = report.raw["verdict"]
+    assert verdict["kind"] == "leak"
+    assert verdict["lost_count"] == sum(sum(each[:2]) for each in expected.values())
+
+
+def reach(report: Report) -> dict[str, Any]:
+    found: dict[str, Any] = report.raw["reach"]
+    assert found["problems"] == []
+    assert report.raw["lost_then_freed"] == found["lost_then_freed"]
+    return found
+
+
+def only(report: Report, function: str) -> Site:
+    (site,) = report.sites_under(function)
+    return site
+
+
+def kind_of(site: Site) -> str | None:
+    return None if site.raw["verdict"] is None else site.raw["verdict"]["kind"]
+
+
+def untraced(program: Path, *commands: str) -> list[str]:
+    with Target([program]) as target:
+        target.await_ready()
+        for command in commands:
+            target.do(command)
+        return target.run_out()[0]
+
+
+@pytest.mark.parametrize(("source", "command"), [("lost.c", "all"), ("lost_objects.cpp", "go")])
+def test_a_running_process(compiled: Compiler, source: str, command: str) -> None:
+    program = compiled(source)
+    with Target([program]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), "--lost", *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do(command)
+            report = last_report(tracer)
+        lines, status = target.run_out()
+    assert status == 0
+    compare(report, lines)
+    assert reach(report)["passes"] > 1
+    assert reach(report)["unread_bytes"] == 0
+    assert lines == untraced(program, command)
+
+
+@pytest.mark.parametrize("source", ["lost.c", "lost_objects.cpp"])
+def test_a_command_as_it_exits(compiled: Compiler, source: str, tmp_path: Path) -> None:
+    program, output = compiled(source), tmp_path / "reports"
+    options = ("--lost", *ONE_REPORT, "--output", output, "--exit-code", "child")
+    is_c = source == "lost.c"
+    argv = [program, "all"] if is_c else [program]
+    outcome = run_leaktrace(*options, "--", *argv)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    (line,) = output.read_text().splitlines()
+    compare(Report(line), outcome.stdout.splitlines())
+    assert reach(Report(line))["passes"] == 1
+    with Target(argv) as target:
+        assert (outcome.stdout.splitlines(), 0) == target.run_out()
+
+
+def test_nothing_was_allocated(program: Path) -> None:
+    with Target([program]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), "--lost", *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            report = last_report(tracer)
+            outcome = tracer.finish()
+        assert target.end() == 0
+    assert "Exception" not in outcome.stderr
+    assert (reach(report)["lost"]["scanned_count"], reach(report)["passes"]) == (0, 1)
+
+
+def test_pointers_that_move_all_the_time(program: Path) -> None:
+    with Target([program]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *LOST) as tracer:
+            tracer.await_armed()
+            target.do("move")
+            reports = [tracer.next_report() for _ in range(3)]
+            tracer.stop()
+        target.process.kill()
+    assert [counts_under(one, "reachable") for one in reports[1:]] == [(0, 0, 0, 2000)] * 2
+
+
+def test_a_block_that_was_called_lost_and_is_freed(program: Path) -> None:
+    """Nobody can see the pointers, but the program has them: what is said about it is withdrawn."""
+    with Target([program]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), *LOST) as tracer:
+            tracer.await_armed()
+            target.do("hide 20")
+            target.do("one")
+            called = await_report(tracer, lambda one: reach(one)["called_lost"] == 21)
+            assert kind_of(only(called, "scenario_hide")) == "leak"
+            assert kind_of(only(called, "scenario_one")) == "leak"
+            target.do("find 8")
+            report = await_report(tracer, lambda one: bool(reach(one)["lost_then_freed"]))
+            final = last_report(tracer)
+        assert target.end() == 0
+    for one in (report, final):
+        assert (reach(one)["called_lost"], reach(one)["lost_then_freed"]) == (21, 8)
+        assert counts(only(one, "scenario_hide")) == (12, 0, 0, 0)
+        assert kind_of(only(one, "scenario_hide")) != "leak"
+        assert kind_of(only(one, "scenario_one")) == "leak"
+        assert one.raw["verdict"]["lost_count"] == 1
+
+
+def test_only_the_last_report(program: Path) -> None:
+    with Target([program]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), "--lost=last", *OFTEN) as tracer:
+            tracer.await_armed()
+            target.do("one")
+            early = [tracer.next_report() for _ in range(3)]
+            final = last_report(tracer)
+        assert target.end() == 0
+    for report in early:
+        assert (reach(report)["passes"], reach(report)["lost"]["scanned_count"]) == (0, 0)
+        assert all(kind_of(site) != "leak" for site in report.sites)
+    assert counts_under(final, "scenario_one") == (1, 0, 0, 0)
+    assert reach(final)["passes"] > 1
+
+
+def test_several_processes(program: Path) -> None:
+    with Target([program]) as one, Target([program]) as other:
+        pids = [target.await_ready().pid for target in (one, other)]
+        named = ",".join(map(str, pids))
+        with Tracer("-p", named, "--lost", *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            one.do("all")
+            other.do("all")
+            other.do("one")
+            report = last_report(tracer)
+        lines, _ = one.run_out()
+        assert other.end() == 0
+    assert counts_under(report, "scenario_one") == (1, 0, 0, 0)
+    expected = {name: tuple(2 * count for count in each) for name, each in truths(lines).items()}
+    assert {name: counts_under(report, name) for name in expected} == expected
+    assert report.raw["verdict"]["lost_count"] == 1 + sum(sum(n[:2]) for n in expected.values())
+
+
+def test_a_child_that_is_followed(compiled: Compiler) -> None:
+    with Target([compiled("family.c")]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), "--follow", *LOST) as tracer:
+            tracer.await_armed()
+            target.do("keep 5 64")
+            (child,) = target.do("fork 1")
+            await_traced(tracer, child)
+            target.do("to 0 keep 7 64")
+            target.do("to 0 lose 30 48")
+            target.do("lose 4 48")
+            report = last_report(tracer)
+        assert target.end() == 0
+    assert counts_under(report, "scenario_keep") == (0, 0, 0, 12)
+    assert counts_under(report, "scenario_lose") == (34, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "known", "status"),
+    [("one", "leak:other", 23), ("none", "", 0), ("one", "leak:scenario_one", 0)],
+)
+def test_a_leak_is_an_exit_status(
+    program: Path, tmp_path: Path, command: str, known: str, status: int
+) -> None:
+    suppressions = tmp_path / "known"
+    suppressions.write_text(known)
+    options = ("--lost", "--exit-code", "leak", "--suppressions", suppressions)
+    outcome = run_leaktrace(*options, "--", program, command)
+    assert outcome.exit_code == status, outcome.stdout + outcome.stderr
+    assert ("LEAK" in outcome.stdout) == (status != 0), outcome.stdout
