@@ -62,6 +62,11 @@
 #define STOP_AT_EXIT 0
 #endif
 
+/* 1: also if it has other threads then. */
+#ifndef STOP_WITH_THREADS
+#define STOP_WITH_THREADS 0
+#endif
+
 /* The offset of `tgid` in struct task_struct, in bytes, from the kernel's type information (BTF): a
  * fork says which process it made. 0: not known, and user space looks for children. */
 #ifndef TASK_TGID_OFFSET

@@ -9,7 +9,8 @@
 #define SIG_IGN 1 /* SIG_DFL: 0 */
 
 /* Whether a stop would go unnoticed by the program. A handler of SIGCONT would run. And other
- * threads could see EINTR (signal(7), "Interruption of system calls by stop signals"). */
+ * threads could see EINTR (signal(7), "Interruption of system calls by stop signals"), a moment
+ * before the exit ends them: only if the user wants that. */
 static __always_inline int would_not_notice(void) {
     char *task = (char *)bpf_get_current_task(), *signal = 0, *handlers = 0;
     u64 handler = 0;
@@ -20,7 +21,7 @@ static __always_inline int would_not_notice(void) {
     error |= read_kernel(&handlers, sizeof(handlers), task + TASK_SIGHAND_OFFSET);
     error |= read_kernel(&handler, sizeof(handler),
                          handlers + SIGHAND_ACTION_OFFSET + (SIGCONT - 1) * SIGACTION_BYTES);
-    return !error && threads == 1 && handler <= SIG_IGN;
+    return !error && (threads == 1 || STOP_WITH_THREADS) && handler <= SIG_IGN;
 }
 
 /* At the entry of the function that makes the system call exit_group. */

@@ -92,16 +92,16 @@ exit_code_options = together(
         metavar="WHICH",
         help="What to exit with. own: 0 after a successful trace. child: with the command's exit "
         f"status. leak: with {LeakExit.status} if a site was growing in the last report that had a "
-        "verdict (or had lost blocks, with --lost), otherwise with 0; leak=N: with N. child,leak: with the command's exit status if "
-        "it isn't 0, otherwise as with leak. Errors of leaktrace have their own status.",
+        "verdict (or had lost blocks, with --lost), otherwise with 0; leak=N: with N. child,leak: "
+        "with the command's exit status if it isn't 0, otherwise as with leak. Errors of leaktrace have their own status.",
     ),
     click.option(
         "--leak-threshold",
         type=Rate(),
         metavar="RATE",
         help="With --exit-code leak: only sites count that grow by more than this, in bytes per "
-        "second: 500, 10K, 1M. Lost blocks always count. (Where objects are counted, as with --fds, in objects per second.) "
-        "The default is 0: any site that grows.",
+        "second: 500, 10K, 1M. Lost blocks always count. (Where objects are counted, as with "
+        "--fds, in objects per second.) The default is 0: any site that grows.",
     ),
 )
 

@@ -122,6 +122,8 @@ def knobs_from_options(options: ProcessOptions) -> dict[str, int]:
     knobs |= task_offset_knobs(
         exit_status=options.command is None or options.follow, exit_stop=stops_at_exit(options)
     )
+    if options.lost is not None:
+        knobs["STOP_WITH_THREADS"] = 1
     if filters.min_size_bytes is not None:
         knobs |= {"MIN_SIZE": filters.min_size_bytes, "SIZES_FILTERED": 1}
     if filters.max_size_bytes is not None:

@@ -18,8 +18,8 @@ Flags = NDArray[np.bool_]
 
 _TAG_BITS = np.uint64(7)
 _GAP_BYTES = 64 << 20  # between blocks: heaps are terabytes apart, and words between don't count
-_PAGE_SHIFT = 12
-_MOST_PAGES = 1 << 26  # a byte each
+_GRAIN_SHIFT = 6  # 64 bytes, or a power of two more
+_MOST_GRAINS = 1 << 25  # a byte each
 _AT_ONCE = 1 << 16  # words, so that a position fits into the 16 bits that an address leaves
 _ADDRESS_BITS = np.uint64(48)  # of user memory, without five-level page tables
 _POSITION_BITS = np.uint64(16)
@@ -61,14 +61,17 @@ class Candidates:
 
     def __init__(self, blocks: Blocks, most_words: int, *, are_few: bool = False) -> None:
         """`most_words`: of one call of `pick`; `are_few`: the blocks are a small part of the memory
-        around them, so that it is worth to ask which pages have any."""
+        around them, so that it is worth to ask first which grains of it have any."""
         spans = blocks.spans()
         self._spans = [(np.uint64(low), np.uint64(high - low)) for low, high in spans]
         self._offsets = np.empty(most_words, dtype=np.uint64)
         self._is_one, self._is_any = np.empty((2, most_words), dtype=bool)
-        self._pages: list[Flags] = []
-        if are_few and sum((high - low) >> _PAGE_SHIFT for low, high in spans) <= _MOST_PAGES:
-            self._pages = [_pages_with_blocks(blocks, low, high) for low, high in spans]
+        self._grains: list[Flags] = []
+        self._shift = _GRAIN_SHIFT
+        if are_few:
+            total = sum(high - low for low, high in spans)
+            self._shift = max(_GRAIN_SHIFT, (total // _MOST_GRAINS).bit_length())
+            self._grains = [_grains_with_blocks(blocks, *span, self._shift) for span in spans]
 
     def pick(self, words: Words) -> NDArray[np.intp]:
         """Their indices, ascending. A word costs some nanoseconds."""
@@ -82,24 +85,25 @@ class Candidates:
         for number, (low, length) in enumerate(self._spans):
             np.subtract(words, low, out=offsets)  # modulo 2**64: lower words become large
             np.less(offsets, length, out=is_one)
-            if self._pages:
+            if self._grains:
                 found = np.nonzero(is_one)[0]
-                pages = (offsets[found] >> np.uint64(_PAGE_SHIFT)).astype(np.intp)
-                is_any[found[self._pages[number][pages]]] = True
+                grains = (offsets[found] >> np.uint64(self._shift)).astype(np.intp)
+                is_any[found[self._grains[number][grains]]] = True
             else:
                 np.logical_or(is_any, is_one, out=is_any)
         return np.nonzero(is_any)[0]
 
 
-def _pages_with_blocks(blocks: Blocks, low: int, high: int) -> Flags:
-    """Of the pages from `low` to `high`: which have a part of a block."""
+def _grains_with_blocks(blocks: Blocks, low: int, high: int, shift: int) -> Flags:
+    """Of the grains of 2**shift bytes from `low` to `high`: which have a part of a block."""
     is_in = (blocks.starts >= np.uint64(low)) & (blocks.starts < np.uint64(high))
-    first = (blocks.starts[is_in] - np.uint64(low)) >> np.uint64(_PAGE_SHIFT)
-    last = (blocks.ends[is_in] - np.uint64(low + 1)) >> np.uint64(_PAGE_SHIFT)
-    changes = np.zeros(((high - low) >> _PAGE_SHIFT) + 2, dtype=np.int32)
-    np.add.at(changes, first.astype(np.intp), 1)
-    np.subtract.at(changes, last.astype(np.intp) + 1, 1)
-    return np.cumsum(changes) > 0
+    first = ((blocks.starts[is_in] - np.uint64(low)) >> np.uint64(shift)).astype(np.intp)
+    last = ((blocks.ends[is_in] - np.uint64(low + 1)) >> np.uint64(shift)).astype(np.intp)
+    grains = np.zeros(((high - low) >> shift) + 1, dtype=bool)
+    counts = last - first + 1
+    before = np.cumsum(counts) - counts
+    grains[np.arange(counts.sum()) + np.repeat(first - before, counts)] = True
+    return grains
 
 
 @dataclass
