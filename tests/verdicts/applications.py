@@ -58,9 +58,16 @@ class Trial:
     server: Server
     leak: Leak
 
+    reads_memory: bool = False  # --lost: only what nothing points to is an alarm
+
+    @property
+    def alarms(self) -> frozenset[str]:
+        return frozenset({"leak"}) if self.reads_memory else frozenset(ALARMS)
+
     @property
     def file(self) -> Path:
-        return DIRECTORY / f"{self.server.name}-{self.leak.replace(' ', '-')}.jsonl"
+        lost = "-lost" if self.reads_memory else ""
+        return DIRECTORY / f"{self.server.name}-{self.leak.replace(' ', '-')}{lost}.jsonl"
 
     @property
     def function(self) -> str | None:
@@ -86,15 +93,15 @@ class Outcome:
     said_bytes_per_s: float | None
     """The sum of the rates of its sites."""
 
-    def problems(self, leak: Leak) -> list[str]:
-        found = []
+    def problems(self, trial: Trial) -> list[str]:
+        leak, found = trial.leak, []
         if self.false_reports:
             found.append(
                 f"false alarm in {self.false_reports} reports: {'; '.join(self.false_sites)}"
             )
         if leak is not Leak.NONE and self.position != 1:
             found.append("missed" if self.position is None else f"the leak is site {self.position}")
-        if (self.said_at_end in ALARMS) != (leak is not Leak.NONE):
+        if (self.said_at_end in trial.alarms) != (leak is not Leak.NONE):
             found.append(f"the verdict is {self.said_at_end}")
         return found
 
@@ -127,7 +134,7 @@ def run(trial: Trial, minutes: float, warm_up_s: float) -> Outcome:
             _wait(warm_up_s)
             before = _lost(account)
             began = time.monotonic()
-            reports = _traced(loaded.pids, folder, trial.file, minutes)
+            reports = _traced(loaded.pids, folder, trial, minutes)
             rate = (_lost(account) - before) * BLOCK_BYTES / (time.monotonic() - began)
             if loaded.load.poll() is not None:
                 raise TrialError(f"the load has ended: {last_line(folder / 'load.log')}")
@@ -144,12 +151,15 @@ def _lost(account: Path) -> int:
 
 
 def _traced(
-    pids: Sequence[int], folder: Path, kept: Path, minutes: float
+    pids: Sequence[int], folder: Path, trial: Trial, minutes: float
 ) -> list[Mapping[str, Any]]:
+    kept = trial.file
     count = max(1, round(minutes * 60 / INTERVAL_S))
     options = ["-p", ",".join(map(str, pids)), "-f", "json", "-T", "100000"]
     if len(pids) > 1:
         options.append("--follow")
+    if trial.reads_memory:
+        options.append("--lost")
     log = folder / "leaktrace.log"
     words = [*COMMAND, *options, "--output", str(kept), str(INTERVAL_S), str(count)]
     with running(words, log, env=tracer_environment()) as tracer:
@@ -176,7 +186,7 @@ def judge(
         is_false = False
         position = None
         for at, (kind, functions) in enumerate(Said(0, report).sites(), 1):
-            if kind not in ALARMS:
+            if kind not in trial.alarms:
                 continue
             if trial.function is not None and any(trial.function in name for name in functions):
                 position = position or at
@@ -210,7 +220,7 @@ def row(trial: Trial, outcome: Outcome | str) -> str:
         for rate in (outcome.leaked_bytes_per_s, outcome.said_bytes_per_s)
     ]
     found = "–" if outcome.first_alarm is None else f"report {outcome.first_alarm}"
-    problems = "; ".join(outcome.problems(trial.leak)) or "none"
+    problems = "; ".join(outcome.problems(trial)) or "none"
     words = [trial.server.name, trial.leak, outcome.said_at_end, found, *rates, problems]
     return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
 
@@ -221,6 +231,9 @@ def main() -> None:
     arguments.add_argument("--warm-up", type=float, default=60, metavar="S", help="before that")
     arguments.add_argument("--only", type=re.compile, default=re.compile(""), metavar="REGEX")
     arguments.add_argument("--jobs", type=int, default=3, metavar="N", help="trials at once")
+    arguments.add_argument(
+        "--lost", action="store_true", help="verdicts from memory, not from time"
+    )
     given = arguments.parse_args()
     if os.geteuid() != 0:
         sys.exit("this traces processes: run it as root")
@@ -228,10 +241,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     trials = [
-        Trial(server, leak)
+        Trial(server, leak, given.lost)
         for server in SERVERS
         for leak in Leak
-        if given.only.search(server.name) and (leak is not Leak.SCRIPT or server.script_leak)
+        if given.only.search(server.name)
+        # What a script keeps in a list is pointed to.
+        and (leak is not Leak.SCRIPT or (server.script_leak and not given.lost))
     ]
 
     def attempt(trial: Trial) -> Outcome | str:
@@ -250,7 +265,7 @@ def main() -> None:
         try:
             for trial, outcome in zip(trials, executor.map(attempt, trials), strict=True):
                 print(row(trial, outcome), flush=True)
-                is_right &= isinstance(outcome, Outcome) and not outcome.problems(trial.leak)
+                is_right &= isinstance(outcome, Outcome) and not outcome.problems(trial)
         finally:
             ENDING.set()
     sys.exit(0 if is_right else 1)
