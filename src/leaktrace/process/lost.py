@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -82,13 +82,23 @@ class LostBlocks:
             read_bytes=sum(one.read_bytes for one in scans),
             unread_bytes=sum(one.unread_bytes for one in scans),
             took_s=sum(one.took_s for one in scans),
-            problems=tuple(
-                f"process {member.pid} was not looked at: {self._problems[member.pid]}"
-                for member in self._tracer.family.living
-                if member.pid in self._problems
-            ),
+            problems=tuple(self._unseen()),
         )
         return replace(report, reach=reach)
+
+    def _unseen(self) -> Iterator[str]:
+        """Why processes were not looked at."""
+        for member in self._tracer.family.living:
+            if member.pid in self._problems:
+                yield f"process {member.pid} was not looked at: {self._problems[member.pid]}"
+        seen = {slot for slot, _ in self._current()}
+        ended = [one for one in self._tracer.family if one.has_ended and one.number not in seen]
+        if len(ended) == 1:
+            text = f"process {ended[0].pid} ended before it was looked at"
+            is_command = ended[0].traced.command is not None
+            yield text + (": as it exits, it is stopped only if it has one thread" * is_command)
+        elif ended:
+            yield f"{len(ended):,} processes ended before they were looked at"
 
     def _current(self) -> list[tuple[int, Scan]]:
         """The scans of the programs that run now, by slot."""
