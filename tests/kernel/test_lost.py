@@ -106,21 +106,24 @@ def untraced(program: Path, *commands: str) -> list[str]:
         return target.run_out()[0]
 
 
-@pytest.mark.parametrize(("source", "command"), [("lost.c", "all"), ("lost_objects.cpp", "go")])
-def test_a_running_process(compiled: Compiler, source: str, command: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "commands"), [("lost.c", ("threads", "all")), ("lost_objects.cpp", ("go",))]
+)
+def test_a_running_process(compiled: Compiler, source: str, commands: tuple[str, ...]) -> None:
     program = compiled(source)
     with Target([program]) as target:
         target.await_ready()
         with Tracer("-p", str(target.pid), "--lost", *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
-            target.do(command)
+            for command in commands:
+                target.do(command)
             report = last_report(tracer)
         lines, status = target.run_out()
     assert status == 0
     compare(report, lines)
     assert reach(report)["passes"] > 1
     assert reach(report)["unread_bytes"] == 0
-    assert lines == untraced(program, command)
+    assert lines == untraced(program, *commands)
 
 
 @pytest.mark.parametrize("source", ["lost.c", "lost_objects.cpp"])
@@ -128,7 +131,7 @@ def test_a_command_as_it_exits(compiled: Compiler, source: str, tmp_path: Path) 
     program, output = compiled(source), tmp_path / "reports"
     options = ("--lost", *ONE_REPORT, "--output", output, "--exit-code", "child")
     is_c = source == "lost.c"
-    argv = [program, "all"] if is_c else [program]
+    argv = [str(program), "all"] if is_c else [str(program)]
     outcome = run_leaktrace(*options, "--", *argv)
     assert outcome.exit_code == 0, outcome.stderr
     assert "Traceback" not in outcome.stderr
@@ -137,6 +140,17 @@ def test_a_command_as_it_exits(compiled: Compiler, source: str, tmp_path: Path) 
     assert reach(Report(line))["passes"] == 1
     with Target(argv) as target:
         assert (outcome.stdout.splitlines(), 0) == target.run_out()
+
+
+def test_a_command_with_threads_is_not_stopped(program: Path, tmp_path: Path) -> None:
+    """It might notice. So it is looked at only while it runs."""
+    output = tmp_path / "reports"
+    outcome = run_leaktrace("--lost", *ONE_REPORT, "--output", output, "--", program, "threads")
+    assert outcome.exit_code == 0, outcome.stderr
+    look = Report(output.read_text()).raw["reach"]
+    (problem,) = look["problems"]
+    assert "ended before it was looked at: as it exits, it is stopped only if it has" in problem
+    assert (look["passes"], look["lost"]["scanned_count"]) == (0, 0)
 
 
 def test_nothing_was_allocated(program: Path) -> None:

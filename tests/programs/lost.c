@@ -7,6 +7,7 @@
  *   lost [COMMAND]    each line of its input is a further command; it answers "done"
  *     all             all that follows in scenarios(); before "done", for each of its functions
  *                     "truth NAME DEFINITE INDIRECT POSSIBLE REACHABLE", in blocks
+ *     threads         the same for pointers that only a thread has
  *     one             lose one block
  *     none            allocate one block, and keep it
  *     hide COUNT      keep blocks in a way that nobody can see
@@ -283,6 +284,11 @@ static void scenarios(void) {
     TELL(scenario_empty);
     TELL(scenario_freed_and_reused);
     TELL(scenario_in_mapped_memory);
+    wipe();
+    TELL(scenario_left_on_stack);
+}
+
+static void scenarios_of_threads(void) {
     pthread_barrier_init(&all_hold, NULL, 2);
     start(wait_with_register, NULL);
     pthread_barrier_wait(&all_hold);
@@ -290,8 +296,6 @@ static void scenarios(void) {
     start(wait_with_stack, NULL);
     pthread_barrier_wait(&all_hold);
     tell("scenario_of_thread");
-    wipe();
-    TELL(scenario_left_on_stack);
 }
 
 SCENARIO scenario_one(void) {
@@ -366,6 +370,8 @@ static void obey(char *line) {
 
     if (strcmp(line, "all") == 0)
         scenarios();
+    else if (strcmp(line, "threads") == 0)
+        scenarios_of_threads();
     else if (strcmp(line, "one") == 0)
         scenario_one();
     else if (strcmp(line, "none") == 0)
