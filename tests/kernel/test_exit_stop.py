@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
-from harness.length import repetitions
+from harness.length import crossed, repetitions
 from harness.processes import await_gone, await_stopped, children
 from harness.reports import Report, Total
 from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
@@ -67,8 +67,9 @@ def printed_resident(run: Run) -> int:
     return int(line.split()[1]) * 1024
 
 
-@pytest.mark.parametrize("mode", ["plain", "quick", "children"])
-@pytest.mark.parametrize("linking", ["dynamic", "static"])
+@pytest.mark.parametrize(
+    ("mode", "linking"), crossed(["plain", "quick", "children"], ["dynamic", "static"])
+)
 def test_memory_at_exit(mode: str, linking: str, compiled: Compiler, tmp_path: Path) -> None:
     program = compiled("exits.c", *(["-static"] if linking == "static" else []))
     run = Run(program, mode, "7", reports=tmp_path / "reports")
@@ -119,7 +120,7 @@ def test_without_type_information(compiled: Compiler, tmp_path: Path) -> None:
 def test_every_run_of_a_short_program_is_exact(compiled: Compiler, tmp_path: Path) -> None:
     """It lives for 10 ms."""
     program = compiled("exits.c")
-    for number in range(repetitions(10, 1000)):
+    for number in range(repetitions(4, 1000)):
         status = number % 100
         run = Run(program, "plain", str(status), reports=tmp_path / f"{number}")
         run.check(status)

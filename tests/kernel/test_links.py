@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
-from harness.length import chosen
+from harness.length import chosen, crossed
 from harness.probes import return_probe
 from harness.reports import Report, Total
 from harness.target import Target
@@ -64,12 +64,11 @@ PASSING = {
 HIDES_CALLERS = pytest.mark.alone("its return probes hide callers from other tracers")
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=[HIDES_CALLERS] if way.options == RETURNS else [])
-        for name, way in WAYS.items()
-    ]
-)
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    return [HIDES_CALLERS] if WAYS[name].options == RETURNS else []
+
+
+@pytest.fixture(params=[pytest.param(name, marks=marks_of(name)) for name in WAYS])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
     """The way that leaktrace attaches."""
     chosen = WAYS[request.param]
@@ -80,7 +79,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
 
 
 # Larger than the block that malloc is asked for, and smaller than what it maps; or by chance alone.
-@pytest.mark.parametrize("options", [("-z", "1050000"), ("-s", "1000000000")])
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [
+        pytest.param(name, options, marks=marks_of(name))
+        for name, options in crossed(list(WAYS), [("-z", "1050000"), ("-s", "1000000000")])
+    ],
+    indirect=["way"],
+)
 def test_what_is_left_out_maps_nothing(
     compiled: Compiler, way: Way, options: tuple[str, ...]
 ) -> None:

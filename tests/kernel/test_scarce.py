@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
-from harness.length import crossed
+from harness.length import chosen, crossed
 from harness.lines import DEADLINE_S
 from harness.reports import Report
 from harness.target import Target
@@ -238,12 +238,13 @@ def test_no_thread_is_started(target: Target, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "places",
-    [
-        {"HOME": "/proc", "XDG_CACHE_HOME": "", "TMPDIR": "/nowhere"},
-        {"HOME": "", "XDG_CACHE_HOME": "", "TMPDIR": ""},
-        {"XDG_CACHE_HOME": "/dev/null"},
-        {"XDG_CACHE_HOME": "/proc/1"},
-    ],
+    chosen(
+        [
+            {"HOME": "/proc", "XDG_CACHE_HOME": "", "TMPDIR": "/nowhere"},
+            {"XDG_CACHE_HOME": "/dev/null"},
+        ],
+        [{"HOME": "", "XDG_CACHE_HOME": "", "TMPDIR": ""}, {"XDG_CACHE_HOME": "/proc/1"}],
+    ),
     ids=lambda places: " ".join(f"{name}={value}" for name, value in places.items()),
 )
 def test_no_directory_for_the_cache(places: dict[str, str]) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from harness.compiling import Compiler
+from harness.length import crossed
 from harness.reports import Total, total
 from harness.stacks import assert_called_by, ended, next_look
 from harness.target import Target
-from harness.tracer import NEVER, ONE_REPORT, Tracer, trace_work
+from harness.tracer import NEVER, ONE_REPORT, Tracer, new_cache, trace_work
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -58,15 +59,14 @@ def test_a_plugin_loaded_while_traced(compiled: Compiler) -> None:
             assert site.functions == ("early_inner",)
 
 
-@pytest.mark.parametrize("command", [False, True], ids=["process", "command"])
-@pytest.mark.parametrize("is_cached", [False, True], ids=["new-table", "table-of-an-earlier-run"])
+@pytest.mark.parametrize(("command", "is_cached"), crossed([False, True], [False, True]))
 def test_no_frame_is_wrong_before_the_table_is_there(
     compiled: Compiler, tmp_path: Path, command: bool, is_cached: bool
 ) -> None:
     """The plugin's frames show a caller that never called, to who goes by frame pointers."""
     path = compiled("decoy_plugin.c", "-shared", "-fPIC", "-fomit-frame-pointer")
     calls, work = 2000, ("call 2000 50", "unload", f"load {path}", "call 2000 50")
-    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    cache = new_cache(tmp_path / "cache")
     program = compiled("stack_plugins.c")
     for _ in range(1 + is_cached):
         with ExitStack() as stack:
@@ -151,14 +151,13 @@ def test_another_plugin_before_the_next_look(compiled: Compiler) -> None:
         assert is_whole or site.raw["stack_end"] != "complete"
 
 
-@pytest.mark.parametrize("frame_bytes", [64, 4000], ids=["same-layout", "other-layout"])
-@pytest.mark.parametrize("command", [False, True], ids=["process", "command"])
+@pytest.mark.parametrize(("frame_bytes", "command"), crossed([64, 4000], [False, True]))
 def test_plugins_that_take_turns(
     compiled: Compiler, tmp_path: Path, frame_bytes: int, command: bool
 ) -> None:
     """Each is loaded, allocates and is unloaded before leaktrace can read the mappings; the next
-    one takes its place. Allocations are reported for the plugin that made them, and for no
-    other."""
+    one, with frames of the same size or not, takes its place. Allocations are reported for the
+    plugin that made them, and for no other."""
     first, second = plugin(compiled, "first", 64), plugin(compiled, "second", frame_bytes)
     rounds = 1000
     with ExitStack() as stack:

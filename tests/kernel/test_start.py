@@ -15,7 +15,7 @@ from harness.compiling import Compiler
 from harness.length import chosen, repetitions
 from harness.processes import await_gone, children
 from harness.target import Target
-from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
+from harness.tracer import NEVER, ONE_REPORT, Tracer, new_cache, run_leaktrace
 from harness.wording import names, notes_naming, the_note
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
@@ -83,10 +83,10 @@ def test_a_signal_at_any_moment(compiles: bool, compiled: Compiler, tmp_path: Pa
     codes = []
     with running(compiled("commands.c")) as target:
         if not compiles:
-            environment = {"XDG_CACHE_HOME": str(tmp_path)}
+            environment = new_cache(tmp_path)
             arguments = ["-p", str(target.pid), *ONE_REPORT, "0.1", "1"]
             assert run_leaktrace(*arguments, env=environment).exit_code == 0
-        moments = repetitions(8, 16)
+        moments = repetitions(4, 16)
         for number in range(moments):
             cache = tmp_path / str(number) if compiles else tmp_path
             by = (signal.SIGINT, signal.SIGTERM)[number % 2]
@@ -119,7 +119,7 @@ def test_tables_have_a_budget(
     other = tmp_path / "libother.so"
     large_tables.build(require_tool("gcc"), other, LARGE_BYTES, seed=1)
     with running(compiled("commands.c"), large, other) as target:
-        environment = {"XDG_CACHE_HOME": str(tmp_path)}
+        environment = new_cache(tmp_path / "cache")
         with Tracer("-p", str(target.pid), *ONE_REPORT, "-v", NEVER, env=environment) as tracer:
             tracer.await_armed()
             target.do("malloc 10 100")

@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.alone("another tracer that ends would remove what a killed one left"),
 ]
 
-KILLS = int(os.environ.get("LEAKTRACE_SAFETY_KILLS", "500" if IS_LONG else "8"))
+KILLS = int(os.environ.get("LEAKTRACE_SAFETY_KILLS", "500" if IS_LONG else "6"))
 WAYS = {"links": "", "events": "uprobe_multi"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Self
 from harness.lines import DEADLINE_S, Lines
 from harness.reports import Report
 from harness.target import Target
+from leaktrace.cache.directory import user_cache_directory
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "leaktrace")
@@ -35,6 +37,23 @@ def tracer_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
     # Where Python keeps no compiled modules, each start compiles them anew: a quarter of its time.
     kept = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": ""}
     return {**os.environ, **kept, **(extra or {})}
+
+
+def new_cache(home: Path) -> dict[str, str]:
+    """The environment in which leaktrace's cache is new, apart from compiled programs, which take
+    seconds. `home` is the cache directory of the user."""
+    folder = home
+    for part in ("leaktrace", "programs"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder /= part
+    folder.mkdir(mode=0o700)
+    cache = user_cache_directory()
+    if cache is not None:
+        for kept in (cache / "leaktrace/programs").glob("*.image"):
+            # Other tests may remove it meanwhile, if the cache is full.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy2(kept, folder)
+    return {"XDG_CACHE_HOME": str(home)}
 
 
 @dataclass(frozen=True)
