@@ -80,8 +80,9 @@ tried: setup ## Trace many programs, and write docs/tried-programs.md (as root)
 verdicts: packages-test setup ## Compare verdicts with the truth, and write docs/verdicts.md (as root; 20 minutes)
 	@$(PYTHON_VENV) tests/verdicts/run_corpus.py $(VERDICTS_ARGS)
 
-# APPLICATIONS_ARGS="--minutes 1 --only redis" is less, APPLICATIONS_ARGS=--lost tries that option. Needs redis-server, nginx, nodejs, mariadb-server,
-# postgresql; what is not installed is left out, and the table says so.
+# APPLICATIONS_ARGS="--minutes 1 --only redis" is less, APPLICATIONS_ARGS=--lost tries that option.
+# Needs redis-server, nginx, nodejs, mariadb-server, postgresql; what is not installed is left out,
+# and the table says so.
 verdicts-applications: packages-test setup ## Verdicts about servers under load, with and without a leak (as root; an hour)
 	@$(PYTHON_VENV) tests/verdicts/applications.py $(APPLICATIONS_ARGS)
 

@@ -33,7 +33,7 @@ def outcome(leak: Leak, *reports: dict[str, Any]) -> Outcome:
 
 
 def problems(leak: Leak, *reports: dict[str, Any]) -> str:
-    return "; ".join(outcome(leak, *reports).problems(leak))
+    return "; ".join(outcome(leak, *reports).problems(Trial(REDIS, leak)))
 
 
 def test_what_is_right_has_no_problems() -> None:

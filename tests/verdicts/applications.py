@@ -1,14 +1,15 @@
 """Verdicts about servers under a steady load, without a leak and with one (as root).
 
     python tests/verdicts/applications.py [--minutes N] [--warm-up S] [--only REGEX] [--jobs N]
+        [--lost]
 
 Each server runs for a minute under load before it is traced, then `--minutes` with a report every
 5 seconds. It is traced once as it is; no site may be an alarm (growing or overdue) in any report.
 It is traced again with tests/verdicts/serving/injected_leak.c, which loses a block of 200 bytes at
 every 20th call of read or recv: its site must be the first in the final report, and growing.
 python3 and node are traced once more with a script that leaks; there, other sites grow with the
-leak, and are not judged. Reports are kept in
-build/verdicts-applications.
+leak, and are not judged. With --lost, memory decides: no site may be called lost but that of the
+library. Reports are kept in build/verdicts-applications.
 """
 
 from __future__ import annotations

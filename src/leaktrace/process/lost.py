@@ -94,9 +94,7 @@ class LostBlocks:
         seen = {slot for slot, _ in self._current()}
         ended = [one for one in self._tracer.family if one.has_ended and one.number not in seen]
         if len(ended) == 1:
-            text = f"process {ended[0].pid} ended before it was looked at"
-            is_command = ended[0].traced.command is not None
-            yield text + (": as it exits, it is stopped only if it has one thread" * is_command)
+            yield f"process {ended[0].pid} ended before it was looked at"
         elif ended:
             yield f"{len(ended):,} processes ended before they were looked at"
 
