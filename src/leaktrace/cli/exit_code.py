@@ -93,7 +93,8 @@ exit_code_options = together(
         help="What to exit with. own: 0 after a successful trace. child: with the command's exit "
         f"status. leak: with {LeakExit.status} if a site was growing in the last report that had a "
         "verdict (or had lost blocks, with --lost), otherwise with 0; leak=N: with N. child,leak: "
-        "with the command's exit status if it isn't 0, otherwise as with leak. Errors of leaktrace have their own status.",
+        "with the command's exit status if it isn't 0, otherwise as with leak. Errors of leaktrace "
+        "have their own status.",
     ),
     click.option(
         "--leak-threshold",
