@@ -228,6 +228,29 @@ __attribute__((noinline, noclone)) static void *scenario_of_thread(void) {
     return other;
 }
 
+/* Far below where the thread waits later. */
+__attribute__((noinline, noclone)) static void leave_on_stack(void) {
+    void *volatile room[2048];
+    for (size_t i = 0; i < 2048; i++)
+        room[i] = NULL;
+    room[5] = (void *)definite(SIZE);
+    KEEP(room);
+}
+
+SCENARIO scenario_old_stack(void) {
+    leave_on_stack();
+    __asm__ volatile("");
+}
+
+static void *wait_above_old_stack(void *unused) {
+    wipe();
+    leave_on_stack();
+    pthread_barrier_wait(&all_hold);
+    for (;;)
+        pause();
+    return unused;
+}
+
 static void *wait_with_stack(void *unused) {
     void *volatile on_stack = scenario_of_thread();
     wipe();
@@ -241,15 +264,6 @@ static void start(void *(*work)(void *), void *argument) {
     pthread_t thread;
     if (pthread_create(&thread, NULL, work, argument) != 0)
         _exit(73);
-}
-
-/* Far below where the thread waits later. */
-SCENARIO scenario_left_on_stack(void) {
-    void *volatile room[2048];
-    for (size_t i = 0; i < 2048; i++)
-        room[i] = NULL;
-    room[5] = (void *)definite(SIZE);
-    KEEP(room);
 }
 
 static void tell(const char *name) {
@@ -285,7 +299,7 @@ static void scenarios(void) {
     TELL(scenario_freed_and_reused);
     TELL(scenario_in_mapped_memory);
     wipe();
-    TELL(scenario_left_on_stack);
+    TELL(scenario_old_stack);
 }
 
 static void scenarios_of_threads(void) {
@@ -296,6 +310,9 @@ static void scenarios_of_threads(void) {
     start(wait_with_stack, NULL);
     pthread_barrier_wait(&all_hold);
     tell("scenario_of_thread");
+    start(wait_above_old_stack, NULL);
+    pthread_barrier_wait(&all_hold);
+    tell("wait_above_old_stack");
 }
 
 SCENARIO scenario_one(void) {
