@@ -149,6 +149,17 @@ def test_a_command_with_threads_as_it_exits(program: Path, tmp_path: Path) -> No
     compare(Report(output.read_text()), outcome.stdout.splitlines())
 
 
+def test_what_only_free_memory_points_to(compiled: Compiler, tmp_path: Path) -> None:
+    output = tmp_path / "reports"
+    program = compiled("lost_in_free_memory.c")
+    outcome = run_leaktrace("--lost", *ONE_REPORT, "--output", output, "--", program)
+    count, size = map(int, outcome.stdout.split())
+    report = Report(output.read_text())
+    found = reach(report)["lost"]
+    assert (found["definite_count"], found["definite_bytes"]) == (count, size)
+    assert found["scanned_count"] == count
+
+
 def test_a_command_that_a_signal_kills(program: Path, tmp_path: Path) -> None:
     """Nothing stops it first."""
     output, killed = tmp_path / "reports", ("sh", "-c", "kill -9 $$")

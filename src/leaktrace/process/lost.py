@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from leaktrace.analysis.block_classes import Reach
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.errors import LeaktraceError
+from leaktrace.memory import Backing
 from leaktrace.model import Report
+from leaktrace.options import Limits
 from leaktrace.own.interrupts import held_back
+from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
+from leaktrace.process.other_memory import regions_of
 from leaktrace.process.registers import RegisterReader
 from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
 from leaktrace.process.snapshot import blocks_of
 from leaktrace.process.tracer import Tracer
 
 _PUMP_S = 0.05
+_LIBC = re.compile(r"libc(-2\.\d+)?\.so[.\d]*")  # of glibc; static programs have TLS in their heap
 
 
 class LostBlocks:
     """What the last looks have found, by process."""
 
-    def __init__(self, tracer: Tracer, older_ms: int) -> None:
+    def __init__(self, tracer: Tracer, older_ms: int, limits: Limits) -> None:
         """Raises EnvironmentUnfitError where registers can't be read. `older_ms`: blocks of that
         age are judged."""
         self._tracer = tracer
         self._older_ns = older_ms * 1_000_000
+        self._limits = limits
         self._registers = RegisterReader()
         self._scans: dict[tuple[int, int], Scan] = {}  # by slot and generation of the program
         self._problems: dict[int, str] = {}  # by pid
@@ -135,6 +143,7 @@ class LostBlocks:
                 0 if is_stopped else self._older_ns,
                 self._registers,
                 passes=1 if is_stopped else PASSES,
+                are_all=is_stopped and self._knows_all_blocks(member),
                 is_abandoned=is_abandoned,
             )
         except AbandonedError:
@@ -147,6 +156,21 @@ class LostBlocks:
             self._problems.pop(member.pid, None)
             self._scans = {one: of for one, of in self._scans.items() if one[0] != key[0]}
             self._scans[key] = found
+
+    def _knows_all_blocks(self, member: Member) -> bool:
+        """Whether each block of glibc's heap has a record: it was traced from its start, nothing
+        was left out or lost, no other allocator is hooked, and only malloc moves the break."""
+        traced, program = member.traced, self._tracer.program
+        hooked = [one.path for one in traced.hooks.objects]
+        if not program.sees_all_releases or not all(
+            _LIBC.fullmatch(Path(path).name) for path in hooked
+        ):
+            return False
+        _, counters = program.losses.read_all()
+        losses = describe_losses(counters.view(np.uint64), self._limits)
+        if any(one.count and one.is_lost for one in losses):
+            return False
+        return not len(regions_of(traced, Backing.BREAK)[0])
 
     def _note(self, member: Member, text: str) -> None:
         if member.traced.process.is_alive():

@@ -59,7 +59,7 @@ class ProcessReports:
             self._releases.attach(builder)
         self._lost = None
         if options.lost is not None:
-            self._lost = LostBlocks(tracer, options.report.older_ms)
+            self._lost = LostBlocks(tracer, options.report.older_ms, options.limits)
 
     def start_clock(self) -> None:
         """Recording has begun."""

@@ -23,6 +23,7 @@ from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointer
 from leaktrace.process.registers import RegisterReader, Registers
 from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, BulkReader
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
+from leaktrace.targets.glibc_arenas import find_arenas
 from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.root_pages import pieces, root_pages
@@ -30,6 +31,7 @@ from leaktrace.targets.root_pages import pieces, root_pages
 PASSES = 3
 _PAUSE_S = 0.3  # between passes
 _WORD_BYTES = 8
+_NO_RANGES = np.empty((0, 2), dtype=np.uint64)
 
 
 class AbandonedError(Exception):
@@ -65,11 +67,13 @@ def scan(
     registers: RegisterReader,
     *,
     passes: int = PASSES,
+    are_all: bool = False,
     is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Scan:
     """`records`: addresses, and abi.ALLOCATION of each. Blocks are judged that are at least
     `older_ns` old: a younger one may not have been stored anywhere yet. `passes`: 1 is enough for a
-    process that is stopped.
+    process that is stopped. `are_all`: these are all blocks of glibc's heap, so that what else is
+    in it is free.
 
     Raises OSError or TargetError when the process has ended or its memory must not be read,
     AbandonedError when `is_abandoned` says so.
@@ -79,7 +83,7 @@ def scan(
     blocks = Blocks(addresses, values["size"])
     times_ns = values["time_ns"][blocks.order]
     is_old = times_ns.astype(np.int64) <= began_ns - older_ns
-    first = _pass(pid, blocks, registers, is_abandoned)
+    first = _pass(pid, blocks, registers, is_abandoned, are_all=are_all)
     classes, leaders = first.classes.classes, first.classes.leaders
     done = 1
     lost = np.nonzero((classes >= BlockClass.INDIRECT) & is_old)[0]
@@ -112,6 +116,7 @@ def _pass(
     registers: RegisterReader,
     is_abandoned: Callable[[], bool],
     *,
+    are_all: bool = False,
     are_few: bool = False,
 ) -> _Pass:
     mappings = read_mappings(pid)
@@ -124,7 +129,14 @@ def _pass(
             return b""
 
         dead = dead_stacks(_waiting(threads), mappings, read)
-    pointers = Pointers(blocks, dead)
+        arenas = find_arenas(mappings, read)
+    owned = _NO_RANGES
+    if arenas is not None:
+        dead = np.concatenate([dead, np.array(arenas.structures, dtype=np.uint64)])
+        dead = dead[np.argsort(dead[:, 0])]
+        if are_all:
+            owned = np.array(arenas.heaps, dtype=np.uint64).reshape(-1, 2)
+    pointers = Pointers(blocks, dead, owned)
     pointers.add_roots(threads.words.ravel())
     candidates = Candidates(blocks, PIECE_BYTES // _WORD_BYTES, are_few=are_few)
     reader = BulkReader(pid)

@@ -17,6 +17,7 @@ Words = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 _TAG_BITS = np.uint64(7)
+_CHUNK_UNIT, _CHUNK_HEAD = np.uint64(16), np.uint64(8)  # of glibc's malloc
 _GAP_BYTES = 64 << 20  # between blocks: heaps are terabytes apart, and words between don't count
 _GRAIN_SHIFT = 6  # 64 bytes, or a power of two more
 _MOST_GRAINS = 1 << 25  # a byte each
@@ -114,8 +115,12 @@ class Pointers:
     dead: Words = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     """Ranges [start, end), sorted and disjoint, whose words are no roots: unused parts of stacks,
     memory that the allocator has free."""
+    owned: Words = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
+    """Ranges that have nothing but these blocks and free memory in them: words outside of blocks
+    are no roots there. Blocks are a little larger there than they were asked for."""
     roots_exact: Flags = field(init=False)
     roots_within: Flags = field(init=False)
+    _usable_ends: Words = field(init=False)
     _sources: list[NDArray[np.int32]] = field(init=False, default_factory=list)
     _targets: list[NDArray[np.int32]] = field(init=False, default_factory=list)
     _exact: list[Flags] = field(init=False, default_factory=list)
@@ -123,6 +128,11 @@ class Pointers:
     def __post_init__(self) -> None:
         self.roots_exact = np.zeros(len(self.blocks), dtype=bool)
         self.roots_within = np.zeros(len(self.blocks), dtype=bool)
+        starts, ends = self.blocks.starts, self.blocks.ends
+        chunks = (ends - starts + _CHUNK_HEAD + _CHUNK_UNIT - np.uint64(1)) & ~(
+            _CHUNK_UNIT - np.uint64(1)
+        )
+        self._usable_ends = starts + np.maximum(chunks, np.uint64(2) * _CHUNK_UNIT) - _CHUNK_HEAD
 
     def add(self, addresses: Words, words: Words) -> None:
         """Words of memory and where they are, by ascending address."""
@@ -162,11 +172,13 @@ class Pointers:
             return
         targets, words, addresses = targets[found], words[found], addresses[found]
         is_exact = words & ~_TAG_BITS == self.blocks.starts[targets]
-        sources = self.blocks.find(addresses)
+        sources = self._sources_of(addresses)
         is_root = sources < 0
+        if len(self.owned):
+            is_root &= ~within(self.owned, addresses)
         self.roots_exact[targets[is_root & is_exact]] = True
         self.roots_within[targets[is_root & ~is_exact]] = True
-        is_between = ~is_root & (sources != targets)
+        is_between = (sources >= 0) & (sources != targets)
         # The same pointer again and again, one after the other, is one.
         is_between[1:] &= (
             (sources[1:] != sources[:-1])
@@ -177,6 +189,15 @@ class Pointers:
         self._sources.append(sources[is_between].astype(np.int32))
         self._targets.append(targets[is_between].astype(np.int32))
         self._exact.append(is_exact[is_between])
+
+    def _sources_of(self, addresses: Words) -> NDArray[np.intp]:
+        """The block that each word is in, -1 for none."""
+        if not len(self.owned):
+            return self.blocks.find(addresses)
+        # A program may use all that malloc_usable_size(3) says.
+        before = np.searchsorted(self.blocks.starts, addresses, side="right") - 1
+        is_in = (before >= 0) & (addresses < self._usable_ends[before])
+        return np.where(is_in, before, -1)
 
     def _targets_of(self, words: Words) -> NDArray[np.int64]:
         """The block that each word points to, -1 for none.
