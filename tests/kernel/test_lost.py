@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,20 @@ def test_what_only_free_memory_points_to(compiled: Compiler, tmp_path: Path) -> 
     found = reach(report)["lost"]
     assert (found["definite_count"], found["definite_bytes"]) == (count, size)
     assert found["scanned_count"] == count
+
+
+def test_the_same_as_leak_sanitizer(compiled: Compiler, tmp_path: Path) -> None:
+    """It sees the same program from inside, at the same moment."""
+    source, output = "lost_in_free_memory.c", tmp_path / "reports"
+    inside = subprocess.run(
+        [compiled(source, "-fsanitize=leak")], capture_output=True, text=True, check=False
+    )
+    summary = re.search(r"(\d+) byte\(s\) leaked in (\d+) allocation", inside.stderr)
+    assert summary is not None, inside.stderr
+    outside = run_leaktrace("--lost", *ONE_REPORT, "--output", output, "--", compiled(source))
+    assert outside.exit_code == 0, outside.stderr
+    verdict = Report(output.read_text()).raw["verdict"]
+    assert (verdict["lost_bytes"], verdict["lost_count"]) == tuple(map(int, summary.groups()))
 
 
 def test_a_command_that_a_signal_kills(program: Path, tmp_path: Path) -> None:
