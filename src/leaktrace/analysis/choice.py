@@ -24,7 +24,7 @@ from leaktrace.analysis.sites import (
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.suppressions import SuppressedSites
 from leaktrace.analysis.verdicts.growth import lost
-from leaktrace.analysis.verdicts.lost import with_lost
+from leaktrace.analysis.verdicts.lost import with_lost, without_led
 from leaktrace.analysis.verdicts.overall import order_by_verdict, overall
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import MemoryGrowth
@@ -192,7 +192,7 @@ class SiteChoice:
             if blocks is not None:
                 verdicts = with_lost(verdicts, blocks, self.called_lost)
         shown, stacks = self._rows(table, growth, verdicts)
-        judged, verdicts = verdicts, self._suppressed.allowed(verdicts)
+        judged, verdicts = verdicts, without_led(self._suppressed.allowed(verdicts))
         verdict = None
         if watch is not None:
             unknown = watch.too_early() or (lost(self._lost) if self._lost else None)

@@ -57,6 +57,7 @@ class Hooks:
     pairs: PairPlanner | None = None  # of --pair
     stops: StopPlanner | None = None  # of a command
     loader: LoaderInterface | None = None  # of the image that runs now
+    saw_all: bool = True  # False: an allocator was hooked when it may have allocated already
     _loader_files: set[tuple[str, int] | None] = field(default_factory=set)  # with a probe
 
     @property
@@ -114,6 +115,7 @@ class Hooks:
         for plan in plans:
             if self.attach(plan, mappings, is_started=is_started) is None and is_late:
                 self.notes.add(notes.of_late_object(plan.name))
+                self.saw_all = False
 
     def attach(
         self, plan: ObjectPlan, mappings: Sequence[Mapping], *, is_started: bool

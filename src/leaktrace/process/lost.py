@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
+from leaktrace import units
 from leaktrace.analysis.block_classes import Reach
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.errors import LeaktraceError
@@ -25,9 +24,9 @@ from leaktrace.process.registers import RegisterReader
 from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
 from leaktrace.process.snapshot import blocks_of
 from leaktrace.process.tracer import Tracer
+from leaktrace.targets.glibc_arenas import is_libc
 
 _PUMP_S = 0.05
-_LIBC = re.compile(r"libc(-2\.\d+)?\.so[.\d]*")  # of glibc; static programs have TLS in their heap
 
 
 class LostBlocks:
@@ -42,6 +41,8 @@ class LostBlocks:
         self._registers = RegisterReader()
         self._scans: dict[tuple[int, int], Scan] = {}  # by slot and generation of the program
         self._problems: dict[int, str] = {}  # by pid
+        self._at_exit: set[tuple[int, int]] = set()  # whose scan is the last that there can be
+        self._lock = threading.Lock()  # for these, which two threads change
         tracer.on_close(self._registers.close)
         for member in tracer.family:
             if member.traced.command is not None:
@@ -56,6 +57,8 @@ class LostBlocks:
     def look_at_stopped(self, member: Member) -> None:
         """Look at a command that is stopped as it exits: at all of its blocks. Called by another
         thread than the main one."""
+        with self._lock:
+            self._at_exit.add(_key(member))
         self._look_at(member, lambda: False, is_stopped=True)
 
     def add_to(self, snapshot: Snapshot) -> Snapshot:
@@ -90,17 +93,21 @@ class LostBlocks:
             read_bytes=sum(one.read_bytes for one in scans),
             unread_bytes=sum(one.unread_bytes for one in scans),
             took_s=sum(one.took_s for one in scans),
-            problems=tuple(self._unseen()),
+            problems=tuple(self._unseen(time_ns)),
         )
         return replace(report, reach=reach)
 
-    def _unseen(self) -> Iterator[str]:
+    def _unseen(self, time_ns: int) -> Iterator[str]:
         """Why processes were not looked at."""
         for member in self._tracer.family.living:
             if member.pid in self._problems:
                 yield f"process {member.pid} was not looked at: {self._problems[member.pid]}"
-        seen = {slot for slot, _ in self._current()}
+        seen = dict(self._current())
         ended = [one for one in self._tracer.family if one.has_ended and one.number not in seen]
+        for member in self._tracer.family:
+            if member.has_ended and member.number in seen and _key(member) not in self._at_exit:
+                age = units.age(time_ns - seen[member.number].time_ns)
+                yield f"process {member.pid} has ended: it was looked at {age} before this report"
         if len(ended) == 1:
             yield f"process {ended[0].pid} ended before it was looked at"
         elif ended:
@@ -111,7 +118,7 @@ class LostBlocks:
         return [
             (member.number, self._scans[key])
             for member in self._tracer.family
-            if (key := (member.number, member.traced.generation)) in self._scans
+            if (key := _key(member)) in self._scans
         ]
 
     def _in_background(self, member: Member, pump: Callable[[], None]) -> None:
@@ -135,7 +142,11 @@ class LostBlocks:
     def _look_at(
         self, member: Member, is_abandoned: Callable[[], bool], *, is_stopped: bool = False
     ) -> None:
-        traced, key = member.traced, (member.number, member.traced.generation)
+        traced, key = member.traced, _key(member)
+
+        def must_end() -> bool:
+            return is_abandoned() or (key in self._at_exit and not is_stopped)
+
         try:
             found = scan(
                 member.pid,
@@ -144,7 +155,7 @@ class LostBlocks:
                 self._registers,
                 passes=1 if is_stopped else PASSES,
                 are_all=is_stopped and self._knows_all_blocks(member),
-                is_abandoned=is_abandoned,
+                is_abandoned=must_end,
             )
         except AbandonedError:
             return
@@ -153,18 +164,20 @@ class LostBlocks:
         except OSError as error:
             self._note(member, error.strerror or "its memory can't be read")
         else:
-            self._problems.pop(member.pid, None)
-            self._scans = {one: of for one, of in self._scans.items() if one[0] != key[0]}
-            self._scans[key] = found
+            with self._lock:
+                if must_end():
+                    return
+                self._problems.pop(member.pid, None)
+                self._scans = {one: of for one, of in self._scans.items() if one[0] != key[0]}
+                self._scans[key] = found
 
     def _knows_all_blocks(self, member: Member) -> bool:
         """Whether each block of glibc's heap has a record: it was traced from its start, nothing
         was left out or lost, no other allocator is hooked, and only malloc moves the break."""
         traced, program = member.traced, self._tracer.program
-        hooked = [one.path for one in traced.hooks.objects]
-        if not program.sees_all_releases or not all(
-            _LIBC.fullmatch(Path(path).name) for path in hooked
-        ):
+        # Static programs have thread-local variables in their heap.
+        is_libc_only = all(is_libc(one.path) for one in traced.hooks.objects)
+        if not (program.sees_all_releases and traced.hooks.saw_all and is_libc_only):
             return False
         _, counters = program.losses.read_all()
         losses = describe_losses(counters.view(np.uint64), self._limits)
@@ -175,3 +188,8 @@ class LostBlocks:
     def _note(self, member: Member, text: str) -> None:
         if member.traced.process.is_alive():
             self._problems[member.pid] = text
+
+
+def _key(member: Member) -> tuple[int, int]:
+    """The program that a process runs: its slot, and its generation."""
+    return member.number, member.traced.generation

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -90,7 +91,8 @@ class Registers:
 
 
 class RegisterReader:
-    """Reads the registers of any process, one at a time. `close()` unloads the program."""
+    """Reads the registers of any process, one at a time. Any thread may do so. `close()` unloads
+    the program."""
 
     def __init__(self) -> None:
         """Find the program in the cache or compile it, and load it.
@@ -99,6 +101,7 @@ class RegisterReader:
         in a pid namespace before 6.1) or the privileges don't allow it; other LeaktraceErrors for
         what should not happen.
         """
+        self._lock = threading.Lock()
         with closed_on_failure() as stack:
             loaded = _load(stack)
             self._program = loaded.programs[_PROGRAM]
@@ -160,8 +163,9 @@ class RegisterReader:
         return int(found[0]) if len(found) else 0
 
     def _run(self, link: int, wanted: int) -> bytes:
-        self._wanted.update(0, np.array([wanted], dtype=common.U32))
-        return run_iterator(link)
+        with self._lock:  # the program asks which process is wanted for each task
+            self._wanted.update(0, np.array([wanted], dtype=common.U32))
+            return run_iterator(link)
 
 
 def _load(stack: ExitStack) -> Loaded:

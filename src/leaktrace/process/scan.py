@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ from leaktrace.targets.root_pages import pieces, root_pages
 PASSES = 3
 _PAUSE_S = 0.3  # between passes
 _WORD_BYTES = 8
+_START_BRK = 47  # its number among the fields of /proc/PID/stat
+_FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
 _NO_RANGES = np.empty((0, 2), dtype=np.uint64)
 
 
@@ -79,7 +82,8 @@ def scan(
     AbandonedError when `is_abandoned` says so.
     """
     began_ns = time.monotonic_ns()
-    addresses, values = records
+    is_low = records[0] < _FIRST_HIGH
+    addresses, values = records[0][is_low], records[1][is_low]
     blocks = Blocks(addresses, values["size"])
     times_ns = values["time_ns"][blocks.order]
     is_old = times_ns.astype(np.int64) <= began_ns - older_ns
@@ -128,13 +132,14 @@ def _pass(
                 return memory.read(address, size)
             return b""
 
-        dead = dead_stacks(_waiting(threads), mappings, read)
-        arenas = find_arenas(mappings, read)
+        dead = dead_stacks(_waiting(pid, threads), mappings, read)
+        arenas = find_arenas(mappings, read, _break_start(pid))
     owned = _NO_RANGES
     if arenas is not None:
         dead = np.concatenate([dead, np.array(arenas.structures, dtype=np.uint64)])
         dead = dead[np.argsort(dead[:, 0])]
-        if are_all:
+        # Another thread may be within realloc, whose block has no record meanwhile.
+        if are_all and len(threads.tids) == 1:
             owned = np.array(arenas.heaps, dtype=np.uint64).reshape(-1, 2)
     pointers = Pointers(blocks, dead, owned)
     pointers.add_roots(threads.words.ravel())
@@ -153,15 +158,24 @@ def _pass(
     return _Pass(classify(pointers), read_bytes, unread_bytes)
 
 
-def _waiting(threads: Registers) -> list[WaitingThread]:
+def _waiting(pid: int, threads: Registers) -> list[WaitingThread]:
     """Of a thread that runs, the registers are old."""
-    known = ~threads.is_running
-    pointers = zip(
-        threads.stack_pointers[known].tolist(),
-        threads.thread_pointers[known].tolist(),
-        strict=True,
-    )
-    return [WaitingThread(stack, control) for stack, control in pointers]
+    return [
+        WaitingThread(
+            int(threads.stack_pointers[row]),
+            int(threads.thread_pointers[row]),
+            is_first=int(threads.tids[row]) == pid,
+        )
+        for row in np.nonzero(~threads.is_running)[0].tolist()
+    ]
+
+
+def _break_start(pid: int) -> int:
+    """Where the program break was at first; 0: not known (proc_pid_stat(5))."""
+    with suppress(OSError, IndexError, ValueError):
+        text = Path(f"/proc/{pid}/stat").read_text()
+        return int(text.rpartition(")")[2].split()[_START_BRK - 3])
+    return 0
 
 
 def _wait(seconds: float, is_abandoned: Callable[[], bool]) -> None:

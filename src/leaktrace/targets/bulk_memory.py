@@ -6,12 +6,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.errors import system_error
+from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.page_map import PAGE_BYTES
 
 PIECE_BYTES = 1 << 20
@@ -76,10 +78,22 @@ class BulkReader:
             for at in range(start, end, PAGE_BYTES):
                 page = np.array([(at, min(at + PAGE_BYTES, end))], dtype=np.uint64)
                 size = int(page[0, 1]) - at
-                if self._read_into(filled, size, page) == size:
+                if self._read_into(filled, size, page) == size or self._read_protected(
+                    filled, at, size
+                ):
                     read.append((at, at + size))
                     filled += size
         return np.array(read, dtype=np.uint64).reshape(-1, 2)
+
+    def _read_protected(self, offset: int, address: int, size: int) -> bool:
+        """Read a page that the process itself can't read at the moment (PROT_NONE). Returns whether
+        that was possible."""
+        with suppress(OSError), ProcessMemory(self._pid) as memory:
+            data = memory.read(address, size)
+            if len(data) == size:
+                self._memory[offset : offset + size] = data
+                return True
+        return False
 
     def _read_into(self, offset: int, size: int, ranges: NDArray[np.uint64]) -> int:
         """Returns how many bytes were read before something could not be."""

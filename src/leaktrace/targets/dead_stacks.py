@@ -5,8 +5,12 @@ The kernel says where the stack of the first thread is ([stack]). For others, gl
 control block of a thread, where its FS register points, has the start of its stack and its size one
 after the other (struct pthread, nptl/descr.h). They are recognised by what they say, because
 offsets differ between versions. Of other threads nothing is known, and all of their stacks counts
-as used; so it does of threads that run, and of those that have another stack at the moment (of a
-signal handler, or of a coroutine).
+as used; so it does of threads that run.
+
+A thread may wait on a stack that lies inside its own one: that of a signal handler, or of a
+coroutine. What it goes back to is below then, and the registers for that are saved (ucontext_t): a
+stack pointer, and after it an address of code. If such a pair is above its stack pointer, all of
+its stack counts as used.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.page_map import Range
 
 _RED_ZONE_BYTES = 128  # below the stack pointer, still used (System V ABI, x86-64)
 _CONTROL_BLOCK_BYTES = 2560  # of struct pthread, at most
 _PAGE_BYTES = 4096
+_MOST_USED_BYTES = 8 << 20  # of a stack, that are read
 _LEAST_STACK_BYTES, _MOST_STACK_BYTES = 16 << 10, 1 << 36
 
 ReadMemory = Callable[[int, int], bytes]
@@ -34,6 +40,7 @@ class WaitingThread:
 
     stack_pointer: int
     thread_pointer: int  # the base of FS; 0: none
+    is_first: bool  # of its process
 
 
 def dead_stacks(
@@ -42,24 +49,48 @@ def dead_stacks(
     """Ranges [start, end) that are unused, n x 2, ascending and disjoint. `mappings` by ascending
     address."""
     starts = [one.start for one in mappings]
+    code = [(one.start, one.end) for one in mappings if one.is_executable] or [(0, 0)]
+    of_code = np.array(code, dtype=np.uint64)
     found: list[tuple[int, int]] = []
     for thread in threads:
         at = bisect_right(starts, thread.stack_pointer) - 1
         if at < 0 or thread.stack_pointer >= mappings[at].end:
             continue
         mapping = mappings[at]
-        is_first = mapping.path == "[stack]"
+        is_first = mapping.path == "[stack]" and thread.is_first
         low = mapping.start if is_first else _stack_start(thread, read)
         if low is not None:
             low = max(low, mapping.start)
             high = (thread.stack_pointer - _RED_ZONE_BYTES) & ~7
-            if low < high:
+            if low < high and not _leads_below(thread, (low, high), mapping.end, of_code, read):
                 found.append((low, high))
     found.sort()
     disjoint = [
         one for one, before in zip(found, [(0, 0), *found], strict=False) if before[1] <= one[0]
     ]
     return np.array(disjoint, dtype=np.uint64).reshape(-1, 2)
+
+
+def _leads_below(
+    thread: WaitingThread, below: Range, end: int, code: NDArray[np.uint64], read: ReadMemory
+) -> bool:
+    """Whether what is in use of a stack leads to its part `below`. `end`: of the mapping; `code`:
+    the ranges of code, sorted."""
+    at = thread.stack_pointer & ~7
+    if below[0] < thread.thread_pointer < end:  # glibc's control block is in it
+        end = thread.thread_pointer
+    used = read(at, min(end - at, _MOST_USED_BYTES))
+    if len(used) < end - at:
+        return True  # it can't be known
+    words = np.frombuffer(used[: len(used) // 8 * 8], dtype=np.uint64)
+    following = words[1:][within(words[:-1], below)]
+    place = np.searchsorted(code[:, 0], following, side="right") - 1
+    return bool(((place >= 0) & (following < code[place, 1])).any())
+
+
+def within(words: NDArray[np.uint64], one: Range) -> NDArray[np.bool_]:
+    """Which words are addresses of a range."""
+    return (words >= np.uint64(one[0])) & (words < np.uint64(one[1]))
 
 
 def _stack_start(thread: WaitingThread, read: ReadMemory) -> int | None:

@@ -10,13 +10,14 @@ empty ones point to themselves (bins, malloc/malloc.c). Other arenas are in memo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.targets.glibc_heaps import find_heaps
+from leaktrace.targets.glibc_heaps import HEAP_BYTES, find_heaps
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.page_map import Range
 
@@ -27,8 +28,15 @@ _HEAD_BYTES = 16  # a bin is the header of a chunk that has only the pointers
 _BEFORE_BYTES, _AFTER_BYTES = 112, 2088  # the rest of the structure, around the first bin
 _MOST_BYTES = 1 << 20  # of a mapping
 _MOST_HEADER_BYTES = 4096  # of a heap
+_TOP_BYTES = 16  # before the first bin: the address of the top chunk
+_LIBC = re.compile(r"libc(-2\.\d+)?\.so[.\d]*")
 
 ReadMemory = Callable[[int, int], bytes]
+
+
+def is_libc(path: str) -> bool:
+    """Whether a file is called like glibc."""
+    return _LIBC.fullmatch(path.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True)
@@ -39,21 +47,43 @@ class Arenas:
     heaps: tuple[Range, ...]  # where its blocks are, and nothing else, but for mapped ones
 
 
-def find_arenas(mappings: Sequence[Mapping], read: ReadMemory) -> Arenas | None:
-    """All arenas; None if the process doesn't use glibc's malloc, or that can't be told."""
+def find_arenas(
+    mappings: Sequence[Mapping], read: ReadMemory, break_start: int = 0
+) -> Arenas | None:
+    """All arenas; None if the process doesn't use glibc's malloc, or that can't be told.
+    `break_start`: where the program break was at first (start_brk, proc_pid_stat(5))."""
     main = find_main_arena(mappings, read)
     if main is None:
         return None
     others = find_heaps(mappings, read)
-    structures, heaps = [main], []
+    structures, heaps = [main], _main_heap(mappings, main, break_start, read)
     for one in mappings:
-        if one.path == "[heap]" or one.start in others:
-            heaps.append((one.start, one.end))
-        if one.start in others:
-            arena = int.from_bytes(read(one.start, 8), "little")
-            if one.start <= arena < one.start + _MOST_HEADER_BYTES:
-                structures.append((one.start, arena + _BEFORE_BYTES + _AFTER_BYTES))
+        if one.start not in others:
+            continue
+        for start in range(one.start, one.end, HEAP_BYTES):
+            arena, _, size = (_word(start + at, read) for at in (0, 8, 16))
+            heaps.append((start, min(start + size, one.end)))
+            if start <= arena < start + _MOST_HEADER_BYTES:
+                structures.append((start, arena + _BEFORE_BYTES + _AFTER_BYTES))
     return Arenas(tuple(structures), tuple(heaps))
+
+
+def _main_heap(
+    mappings: Sequence[Mapping], arena: Range, break_start: int, read: ReadMemory
+) -> list[Range]:
+    """From the first break to the end of the top chunk. What the kernel calls [heap] may have other
+    memory in it, which was mapped beside it."""
+    top = _word(arena[1] - _AFTER_BYTES - _TOP_BYTES, read)
+    for one in mappings:
+        if one.path == "[heap]" and one.start <= top < one.end:
+            end = top + (_word(top + 8, read) & ~7)
+            return [(max(one.start, break_start), min(end, one.end))] if break_start else []
+    return []
+
+
+def _word(address: int, read: ReadMemory) -> int:
+    """0 if it can't be read."""
+    return int.from_bytes(read(address, 8), "little")
 
 
 def find_main_arena(mappings: Sequence[Mapping], read: ReadMemory) -> Range | None:
@@ -66,18 +96,17 @@ def find_main_arena(mappings: Sequence[Mapping], read: ReadMemory) -> Range | No
 
 
 def _data(mappings: Sequence[Mapping]) -> list[Range]:
-    """Writable data of files, with the memory behind it that they don't fill (bss)."""
+    """The writable data of libc, with the memory behind it that the file doesn't fill (bss). Others
+    are not read: what is mapped there may change by being read."""
     found: list[Range] = []
     for one in mappings:
-        if not one.permissions.startswith("rw"):
+        if one.permissions != "rw-p":
             continue
-        is_behind = bool(found) and found[-1][1] == one.start
-        if one.is_file or (one.path == "" and is_behind):
-            size = min(one.end - one.start, _MOST_BYTES)
-            if is_behind and not one.is_file:
-                found[-1] = (found[-1][0], min(one.start + size, found[-1][0] + _MOST_BYTES))
-            else:
-                found.append((one.start, one.start + size))
+        end = min(one.end, one.start + _MOST_BYTES)
+        if one.is_file and is_libc(one.path):
+            found.append((one.start, end))
+        elif one.path == "" and found and found[-1][1] == one.start:
+            found[-1] = (found[-1][0], end)
     return found
 
 

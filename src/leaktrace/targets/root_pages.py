@@ -1,5 +1,5 @@
-"""Which memory of a process may hold pointers to its blocks: every page that it can read, that is
-its own and not as its file has it.
+"""Which memory of a process may hold pointers to its blocks: every page that is its own, and not as
+its file has it.
 
 That is anonymous memory, and pages of private mappings of files that were written to: data, bss,
 and the part of it that the dynamic loader made read-only (RELRO). Of shared mappings, those that no
@@ -29,7 +29,14 @@ from leaktrace.targets.page_map import (
 
 # What the kernel names in brackets is its own, but for these.
 _OF_PROCESS = ("[heap]", "[stack]", "[anon:", "[anon_shmem:")
-_SHARED_MEMORY = ("/dev/zero", "/memfd:", "/SYSV", "/dev/shm/")
+_SHARED_MEMORY = (
+    "/dev/zero",
+    "/memfd:",
+    "/SYSV",
+    "/dev/shm/",
+    "/anon_hugepage",
+    "/dev/hugepages/",
+)
 
 
 def root_pages(pid: int, mappings: Sequence[Mapping], *, scans: bool = True) -> NDArray[np.uint64]:
@@ -43,10 +50,8 @@ def root_pages(pid: int, mappings: Sequence[Mapping], *, scans: bool = True) -> 
     found: list[NDArray[np.uint64]] = []
     with PageMap(pid) as pages:
         for ranges, without in ((private, FILE | ZERO), (shared, ZERO)):
-            if scans:
-                scans = _scan(pages, ranges, without, found)
-            if not scans:
-                _read(pages, ranges, without, found)
+            scanned = _scan(pages, ranges, without) if scans else None
+            found += _read(pages, ranges, without) if scanned is None else scanned
         if not pages.has_memory():
             raise ProcessLookupError
     if not found:
@@ -56,7 +61,8 @@ def root_pages(pid: int, mappings: Sequence[Mapping], *, scans: bool = True) -> 
 
 
 def _is_private(mapping: Mapping) -> bool:
-    if not mapping.permissions.startswith("r") or not mapping.permissions.endswith("p"):
+    # Also what the process can't read at the moment: it may keep pointers there.
+    if not mapping.permissions.endswith("p"):
         return False
     return not mapping.path.startswith("[") or mapping.path.startswith(_OF_PROCESS)
 
@@ -78,31 +84,28 @@ def _joined(mappings: Iterable[Mapping]) -> list[Range]:
     return joined
 
 
-def _scan(
-    pages: PageMap, ranges: Sequence[Range], without: int, found: list[NDArray[np.uint64]]
-) -> bool:
-    """By PAGEMAP_SCAN; returns whether the kernel has it."""
+def _scan(pages: PageMap, ranges: Sequence[Range], without: int) -> list[NDArray[np.uint64]] | None:
+    """By PAGEMAP_SCAN; None where the kernel doesn't have it."""
+    found: list[NDArray[np.uint64]] = []
     for start, end in steps(ranges, SCAN_STEP_BYTES):
         at = start
         while at < end:
             scanned = pages.scan(at, end, without)
             if scanned is None:
-                return False
+                return None
             in_memory, walked = scanned
             if walked <= at:
                 break
             at = walked
             found.append(np.stack([in_memory["start"], in_memory["end"]], axis=1))
-    return True
+    return found
 
 
-def _read(
-    pages: PageMap, ranges: Sequence[Range], without: int, found: list[NDArray[np.uint64]]
-) -> None:
+def _read(pages: PageMap, ranges: Sequence[Range], without: int) -> Iterator[NDArray[np.uint64]]:
     for start, end in steps(ranges, READ_STEP_BYTES):
         categories = pages.read(start, end)
         chosen = (categories & (PRESENT | SWAPPED) != 0) & (categories & without == 0)
-        found.append(np.array(runs(chosen, start), dtype=np.uint64).reshape(-1, 2))
+        yield np.array(runs(chosen, start), dtype=np.uint64).reshape(-1, 2)
 
 
 def pieces(ranges: NDArray[np.uint64], most_bytes: int, most: int) -> Iterator[NDArray[np.uint64]]:

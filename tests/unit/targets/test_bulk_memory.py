@@ -66,17 +66,32 @@ def test_many_ranges(memory: tuple[int, bytes]) -> None:
     assert piece.unread_bytes == 0
 
 
+def test_memory_that_the_process_can_not_read(memory: tuple[int, bytes]) -> None:
+    """It may keep pointers there, and protects them for a while."""
+    at, content = memory
+    protect(at + 3 * PAGE_BYTES, 2, 0)
+    try:
+        piece = BulkReader(os.getpid()).read(ranges((at, at + 8 * PAGE_BYTES)))
+    finally:
+        protect(at + 3 * PAGE_BYTES, 2, mmap.PROT_READ | mmap.PROT_WRITE)
+    assert piece.words.tobytes() == content[: 8 * PAGE_BYTES]
+    assert piece.unread_bytes == 0
+
+
 def test_a_hole_in_the_middle(memory: tuple[int, bytes]) -> None:
     """What lies before and behind it is read."""
-    at, content = memory
-    hole = at + 3 * PAGE_BYTES
-    protect(hole, 2, 0)
-    try:
-        piece = BulkReader(os.getpid()).read(
-            ranges((at, at + 8 * PAGE_BYTES), (at + 10 * PAGE_BYTES, at + 10 * PAGE_BYTES + 8))
-        )
-    finally:
-        protect(hole, 2, mmap.PROT_READ | mmap.PROT_WRITE)
+    _, content = memory
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    at = libc.mmap(None, len(content), access, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    ctypes.memmove(at, content, len(content))
+    assert libc.munmap(at + 3 * PAGE_BYTES, 2 * PAGE_BYTES) == 0
+    piece = BulkReader(os.getpid()).read(
+        ranges((at, at + 8 * PAGE_BYTES), (at + 10 * PAGE_BYTES, at + 10 * PAGE_BYTES + 8))
+    )
     there = [(0, 3 * PAGE_BYTES), (5 * PAGE_BYTES, 8 * PAGE_BYTES)]
     there.append((10 * PAGE_BYTES, 10 * PAGE_BYTES + 8))
     assert piece.unread_bytes == 2 * PAGE_BYTES
@@ -87,13 +102,9 @@ def test_a_hole_in_the_middle(memory: tuple[int, bytes]) -> None:
     assert addresses.tolist() == expected
 
 
-def test_nothing_is_there(memory: tuple[int, bytes]) -> None:
-    at, _ = memory
-    protect(at, 4, 0)
-    try:
-        piece = BulkReader(os.getpid()).read(ranges((at, at + 4 * PAGE_BYTES)))
-    finally:
-        protect(at, 4, mmap.PROT_READ | mmap.PROT_WRITE)
+def test_nothing_is_there() -> None:
+    one = ranges((PAGE_BYTES, 5 * PAGE_BYTES))  # below mmap_min_addr, or not mapped
+    piece = BulkReader(os.getpid()).read(one)
     assert (len(piece.words), piece.unread_bytes) == (0, 4 * PAGE_BYTES)
     assert piece.addresses(np.array([], dtype=np.intp)).tolist() == []
 

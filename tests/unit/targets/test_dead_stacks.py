@@ -46,24 +46,30 @@ def dead(read: ReadMemory, *threads: WaitingThread) -> list[list[int]]:
     return found
 
 
+def waiting(
+    stack_pointer: int, thread_pointer: int = 0, *, is_first: bool = False
+) -> WaitingThread:
+    return WaitingThread(stack_pointer, thread_pointer, is_first)
+
+
 def test_the_stack_of_the_first_thread() -> None:
     """But for the red zone, which is used."""
-    assert dead(nothing, WaitingThread(FIRST, 0)) == [[0x7FFE00000000, FIRST - 128]]
-    assert dead(nothing, WaitingThread(FIRST + 5, 0)) == [[0x7FFE00000000, FIRST - 128]]
-    assert dead(nothing, WaitingThread(0x7FFE00000000 + 100, 0)) == []
+    assert dead(memory({}), waiting(FIRST, is_first=True)) == [[0x7FFE00000000, FIRST - 128]]
+    assert dead(memory({}), waiting(FIRST + 5, is_first=True)) == [[0x7FFE00000000, FIRST - 128]]
+    assert dead(memory({}), waiting(0x7FFE00000000 + 100, is_first=True)) == []
 
 
 @pytest.mark.parametrize("offset", [0, 8, 0x690, 2560 - 16])
 def test_a_stack_that_glibc_knows(offset: int) -> None:
     pointer = LOW + 0x7F0000
-    found = dead(block(at=offset), WaitingThread(pointer, CONTROL))
+    found = dead(block(at=offset), waiting(pointer, CONTROL))
     assert found == [[LOW, pointer - 128]]
 
 
 def test_a_guard_is_not_readable() -> None:
     """It belongs to the stack, and is no part of the mapping."""
     pointer = LOW + 0x7F0000
-    found = dead(block(LOW - 0x1000, SIZE + 0x1000), WaitingThread(pointer, CONTROL))
+    found = dead(block(LOW - 0x1000, SIZE + 0x1000), waiting(pointer, CONTROL))
     assert found == [[LOW, pointer - 128]]
 
 
@@ -83,7 +89,7 @@ def test_a_guard_is_not_readable() -> None:
     ],
 )
 def test_stacks_of_which_nothing_is_known_are_used(read: ReadMemory) -> None:
-    assert dead(read, WaitingThread(LOW + 0x7F0000, CONTROL)) == []
+    assert dead(read, waiting(LOW + 0x7F0000, CONTROL)) == []
 
 
 @pytest.mark.parametrize(
@@ -91,13 +97,31 @@ def test_stacks_of_which_nothing_is_known_are_used(read: ReadMemory) -> None:
 )
 def test_a_stack_pointer_elsewhere(pointer: int) -> None:
     """Of a signal handler, or a coroutine."""
-    assert dead(block(), WaitingThread(pointer, CONTROL)) == []
+    assert dead(block(), waiting(pointer, CONTROL)) == []
 
 
 def test_several_threads() -> None:
     pointer = LOW + 0x7F0000
-    twice = WaitingThread(pointer, CONTROL)
-    found = dead_stacks([WaitingThread(FIRST, 0), twice, twice], MAPPINGS, block())
+    twice = waiting(pointer, CONTROL)
+    found = dead_stacks([waiting(FIRST, is_first=True), twice, twice], MAPPINGS, block())
     assert found.dtype == np.uint64
     assert found.tolist() == [[LOW, pointer - 128], [0x7FFE00000000, FIRST - 128]]
     assert dead_stacks([], MAPPINGS, nothing).shape == (0, 2)
+
+
+def test_only_the_first_thread_has_the_first_stack() -> None:
+    assert dead(memory({}), waiting(FIRST)) == []
+
+
+@pytest.mark.parametrize("at", [FIRST, FIRST + 0x8000, 0x7FFE00020FF0])
+def test_a_stack_within_the_stack(at: int) -> None:
+    """What it goes back to is saved above its stack pointer, and leads below it."""
+    code = 0x400010
+    leads = memory({at: FIRST - 0x2000, at + 8: code})
+    assert dead(leads, waiting(FIRST, is_first=True)) == []
+    for other in ({at: FIRST + 0x20, at + 8: code}, {at: FIRST - 0x2000, at + 8: 1}):
+        assert dead(memory(other), waiting(FIRST, is_first=True)) != []
+
+
+def test_a_stack_that_can_not_be_read() -> None:
+    assert dead(nothing, waiting(FIRST, is_first=True)) == []

@@ -101,8 +101,9 @@ HOLD = {
     "changed",
     "data",
     "relro",
+    "forbidden",
 }
-DONT = {"untouched", "forbidden", "file", "unchanged", "code", "vdso"}
+DONT = {"untouched", "file", "unchanged", "code", "vdso"}
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,8 @@ class Pointers:
         chunks = (ends - starts + _CHUNK_HEAD + _CHUNK_UNIT - np.uint64(1)) & ~(
             _CHUNK_UNIT - np.uint64(1)
         )
-        self._usable_ends = starts + np.maximum(chunks, np.uint64(2) * _CHUNK_UNIT) - _CHUNK_HEAD
+        chunks = np.maximum(chunks, np.uint64(2) * _CHUNK_UNIT)
+        self._usable_ends = starts + chunks - _CHUNK_HEAD
 
     def add(self, addresses: Words, words: Words) -> None:
         """Words of memory and where they are, by ascending address."""
@@ -179,6 +180,9 @@ class Pointers:
         self.roots_exact[targets[is_root & is_exact]] = True
         self.roots_within[targets[is_root & ~is_exact]] = True
         is_between = (sources >= 0) & (sources != targets)
+        if len(self.owned):
+            # Usually that unit is the next chunk, whose pointers lead to headers of others.
+            is_between &= is_exact | (addresses < self._usable_ends[sources])
         # The same pointer again and again, one after the other, is one.
         is_between[1:] &= (
             (sources[1:] != sources[:-1])
@@ -194,7 +198,6 @@ class Pointers:
         """The block that each word is in, -1 for none."""
         if not len(self.owned):
             return self.blocks.find(addresses)
-        # A program may use all that malloc_usable_size(3) says.
         before = np.searchsorted(self.blocks.starts, addresses, side="right") - 1
         is_in = (before >= 0) & (addresses < self._usable_ends[before])
         return np.where(is_in, before, -1)

@@ -21,7 +21,9 @@ def with_lost(
     known = dict(verdicts)
     for stack_id, verdict in verdicts.items():
         share = table.of(stack_id)
-        if verdict.kind is VerdictKind.GROWING and share is not None:
+        if share is None or share.definite_count or share.led_count:
+            continue
+        if verdict.kind is VerdictKind.GROWING:
             known[stack_id] = replace(verdict, reason=f"{verdict.reason}; {_referenced(share)}")
     for stack_id in table.leaking(_MOST_SITES):
         share = table.of(stack_id)
@@ -32,6 +34,14 @@ def with_lost(
         elif by_time is not None:
             known[stack_id] = replace(by_time, reason=f"{by_time.reason}; {_NOT_BELIEVED}")
     return known
+
+
+def without_led(verdicts: dict[int, Verdict]) -> dict[int, Verdict]:
+    """The verdicts that are left if those of the sites whose lost blocks lead to others were taken
+    out, because the user knows them."""
+    if any(one.lost_count for one in verdicts.values()):
+        return verdicts
+    return {one: of for one, of in verdicts.items() if of.kind is not VerdictKind.LEAK}
 
 
 def lost_in_words(share: LostShare) -> str:

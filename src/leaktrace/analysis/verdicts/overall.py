@@ -52,8 +52,8 @@ def overall(
     judged = f" of {len(by_site):,} that were judged" if left_out else ""
     verdicts = list(by_site.values())
     leaks = [one for one in verdicts if one.kind is VerdictKind.LEAK]
-    if leaks:
-        leading = sum(bool(one.lost_count) for one in leaks)
+    leading = sum(bool(one.lost_count) for one in leaks)
+    if leading:
         number = "one site" if leading == 1 else f"{leading:,} sites"
         return replace(
             _together(VerdictKind.LEAK, number, leaks),

@@ -83,7 +83,7 @@ def test_a_site_whose_lost_blocks_were_freed_is_not_believed() -> None:
             LostShare(10, 1, 20, 2, scanned_count=1),
             "nothing points to its only block (10 B), and only they lead to 2 other blocks (20 B)",
         ),
-        (LostShare(scanned_count=3), "only lost blocks point to 3 of its 3 blocks"),
+        (LostShare(scanned_count=3), "only lost blocks point to its 3 blocks"),
     ],
 )
 def test_in_words(share: LostShare, text: str) -> None:
