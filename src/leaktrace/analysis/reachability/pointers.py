@@ -198,8 +198,10 @@ class Pointers:
         """The block that each word is in, -1 for none."""
         if not len(self.owned):
             return self.blocks.find(addresses)
+        # A program may use all that malloc_usable_size(3) says. A chunk is one unit larger if what
+        # would be left of the one that it was taken from is no chunk.
         before = np.searchsorted(self.blocks.starts, addresses, side="right") - 1
-        is_in = (before >= 0) & (addresses < self._usable_ends[before])
+        is_in = (before >= 0) & (addresses < self._usable_ends[before] + _CHUNK_UNIT)
         return np.where(is_in, before, -1)
 
     def _targets_of(self, words: Words) -> NDArray[np.int64]:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from leaktrace.analysis.block_classes import BlockClass
+from leaktrace.analysis.reachability.classes import classify
 from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers, within
 
 A, B, C = 0x7F0000001000, 0x7F0000002000, 0x7F0000003000
@@ -163,3 +165,22 @@ def test_candidates_of_a_block_of_many_pages(are_few: bool) -> None:
     )
     assert {1, 2, 3, 4, 5, 6} <= set(picked.tolist())
     assert 8 not in picked
+
+
+@pytest.mark.parametrize(
+    ("offset", "points_to", "kind"),
+    [
+        (0x4F0, 0x20000, BlockClass.REACHABLE),
+        (0x500, 0x20000, BlockClass.REACHABLE),  # usable, if the chunk is one unit larger
+        (0x500, 0x20030, BlockClass.DEFINITE),  # the header of the chunk behind it
+        (0x508, 0x20000, BlockClass.DEFINITE),  # free memory
+    ],
+)
+def test_the_usable_room_of_a_block(offset: int, points_to: int, kind: BlockClass) -> None:
+    """In a heap that has nothing else in it."""
+    start = 0x10000
+    blocks = Blocks(np.array([start, 0x20000], np.uint64), np.array([0x4F8, 60], np.uint64))
+    pointers = Pointers(blocks, owned=np.array([(0, 0x100000)], np.uint64))
+    pointers.add_roots(np.array([start], np.uint64))
+    pointers.add(np.array([start + offset], np.uint64), np.array([points_to], np.uint64))
+    assert classify(pointers).classes.tolist() == [BlockClass.REACHABLE, kind]
