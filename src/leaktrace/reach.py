@@ -43,4 +43,4 @@ class ReachInfo:
     read_bytes: int = 0  # in the first pass
     unread_bytes: int = 0  # could not be read
     took_s: float = 0.0
-    problems: tuple[str, ...] = ()  # why a process was not looked at
+    problems: tuple[str, ...] = ()  # what is not known, a sentence each

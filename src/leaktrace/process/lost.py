@@ -98,7 +98,9 @@ class LostBlocks:
         return replace(report, reach=reach)
 
     def _unseen(self, time_ns: int) -> Iterator[str]:
-        """Why processes were not looked at."""
+        """What is not known."""
+        if not self._tracer.program.sees_all_releases:
+            yield "not all blocks have a record: what others than those point to counts as in use"
         for member in self._tracer.family.living:
             if member.pid in self._problems:
                 yield f"process {member.pid} was not looked at: {self._problems[member.pid]}"
