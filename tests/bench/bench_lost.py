@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import closing
 
 from benchmarking.processes import build, pin, processor_s, reserve_core, resident_mb
 from benchmarking.results import Results, require_root
@@ -50,7 +51,7 @@ def main() -> None:
 
         cpu_s, took_s, shares, found = [], [], [], 0
         own = tracer.program
-        with RegisterReader() as registers:
+        with closing(RegisterReader()) as registers:
             records = blocks_of(own, tracer.first)
             held_mb = resident_mb(os.getpid())[0]
             for _ in range(ROUNDS):

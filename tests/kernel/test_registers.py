@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Held:
 
 @pytest.fixture(scope="module")
 def reader() -> Iterator[RegisterReader]:
-    with RegisterReader() as reader:
+    with closing(RegisterReader()) as reader:
         yield reader
 
 
@@ -175,6 +176,7 @@ def test_a_process_in_another_pid_namespace(
 COUNTER = textwrap.dedent(
     f"""
     import subprocess, sys
+    from contextlib import closing
     from leaktrace.process.registers import RegisterReader
     from leaktrace.targets.namespaces import pids_are_global
 
@@ -182,7 +184,7 @@ COUNTER = textwrap.dedent(
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while child.stdout.readline() != "ready\\n":
         pass
-    with RegisterReader() as reader:
+    with closing(RegisterReader()) as reader:
         holding = 0
         while holding < 6:
             registers = reader.read(child.pid)
@@ -213,11 +215,12 @@ def test_privileges(require_tool: Callable[[str], str], granted: tuple[str, ...]
     script = textwrap.dedent(
         """
         import os
+        from contextlib import closing
         from leaktrace.errors import EnvironmentUnfitError
-        from leaktrace.process.registers import RegisterReader
+    from leaktrace.process.registers import RegisterReader
 
         try:
-            with RegisterReader() as reader:
+            with closing(RegisterReader()) as reader:
                 tids = reader.read(os.getpid()).tids
                 print(sorted(map(int, os.listdir("/proc/self/task"))) == tids.tolist())
         except EnvironmentUnfitError as error:

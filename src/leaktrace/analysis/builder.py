@@ -206,7 +206,12 @@ class ReportBuilder:
                 for row in order
             ),
             verdict=chosen.verdict,
-            leaking=tuple(one for one in chosen.verdicts.values() if one.kind in LEAKING),
+            # What only lost blocks of others point to counts with those.
+            leaking=tuple(
+                one
+                for one in chosen.verdicts.values()
+                if one.kind in LEAKING and one.lost_count != 0
+            ),
             reach=self._reach(chosen),
             suppressed=self._suppressed.account(table),
             top=asked.top,

@@ -178,7 +178,7 @@ class SiteChoice:
             if watch is not None:
                 watch.observe(snapshot, started_ns, index, sampling)
                 young = _suspicious(self._judged((), snapshot))
-            blocks = self._lost_blocks(snapshot, index, sampling)
+                blocks = self._lost_blocks(snapshot, index, sampling)
             # A buffer that realloc enlarges again and again is always young.
             table = group_by_site(snapshot, older_ms * 1_000_000, sampling, index, young)
             outstanding, error = total_of_records(snapshot, sampling)
@@ -189,7 +189,7 @@ class SiteChoice:
             verdicts = self._judged(self._largest(table, growth), snapshot)
             for stack_id in table.stack_ids[table.is_thread_stack].tolist():
                 verdicts.pop(stack_id, None)  # they are kept for other threads
-            if blocks is not None:
+            if blocks is not None:  # what memory says counts more
                 verdicts = with_lost(verdicts, blocks, self.called_lost)
         shown, stacks = self._rows(table, growth, verdicts)
         judged, verdicts = verdicts, without_led(self._suppressed.allowed(verdicts))

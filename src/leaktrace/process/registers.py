@@ -15,8 +15,6 @@ import os
 import threading
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,17 +112,6 @@ class RegisterReader:
             except OSError as error:
                 raise _failed(error) from None
             self._open = stack
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Unload the program."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +21,18 @@ from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes, classify
 from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers
 from leaktrace.process.registers import RegisterReader, Registers
-from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, BulkReader
+from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
 from leaktrace.targets.glibc_arenas import find_arenas
 from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
-from leaktrace.targets.root_pages import pieces, root_pages
+from leaktrace.targets.present_memory import PresentMemory
+from leaktrace.targets.program_break import start_of_heap
+from leaktrace.targets.root_pages import root_pages
 
 PASSES = 3
 _PAUSE_S = 0.3  # between passes
 _WORD_BYTES = 8
-_START_BRK = 47  # its number among the fields of /proc/PID/stat
 _FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
 _NO_RANGES = np.empty((0, 2), dtype=np.uint64)
 
@@ -125,7 +125,7 @@ def _pass(
 ) -> _Pass:
     mappings = read_mappings(pid)
     threads = registers.read(pid)
-    with ProcessMemory(pid) as memory:
+    with ProcessMemory(pid) as memory, PresentMemory(pid) as present:
 
         def read(address: int, size: int) -> bytes:
             with suppress(OSError):
@@ -133,7 +133,7 @@ def _pass(
             return b""
 
         dead = dead_stacks(_waiting(pid, threads), mappings, read)
-        arenas = find_arenas(mappings, read, _break_start(pid))
+        arenas = find_arenas(mappings, present.read, start_of_heap(pid))
     owned = _NO_RANGES
     if arenas is not None:
         dead = np.concatenate([dead, np.array(arenas.structures, dtype=np.uint64)])
@@ -144,12 +144,10 @@ def _pass(
     pointers = Pointers(blocks, dead, owned)
     pointers.add_roots(threads.words.ravel())
     candidates = Candidates(blocks, PIECE_BYTES // _WORD_BYTES, are_few=are_few)
-    reader = BulkReader(pid)
     read_bytes = unread_bytes = 0
-    for ranges in pieces(root_pages(pid, mappings), PIECE_BYTES, MOST_RANGES):
+    for piece in BulkReader(pid).read_all(root_pages(pid, mappings)):
         if is_abandoned():
             raise AbandonedError
-        piece = reader.read(ranges)
         read_bytes += piece.words.nbytes
         unread_bytes += piece.unread_bytes
         chosen = candidates.pick(piece.words)
@@ -168,14 +166,6 @@ def _waiting(pid: int, threads: Registers) -> list[WaitingThread]:
         )
         for row in np.nonzero(~threads.is_running)[0].tolist()
     ]
-
-
-def _break_start(pid: int) -> int:
-    """Where the program break was at first; 0: not known (proc_pid_stat(5))."""
-    with suppress(OSError, IndexError, ValueError):
-        text = Path(f"/proc/{pid}/stat").read_text()
-        return int(text.rpartition(")")[2].split()[_START_BRK - 3])
-    return 0
 
 
 def _wait(seconds: float, is_abandoned: Callable[[], bool]) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from leaktrace.errors import system_error
 from leaktrace.targets.memory import ProcessMemory
-from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.page_map import PAGE_BYTES, Range
 
 PIECE_BYTES = 1 << 20
 MOST_RANGES = 1024  # IOV_MAX
@@ -59,6 +60,12 @@ class BulkReader:
             ctypes.c_ulong,
         )
 
+    def read_all(self, ranges: NDArray[np.uint64]) -> Iterator[Piece]:
+        """The ranges [start, end), n x 2, multiples of 8, piece by piece: the words of one are
+        valid until the next. Raises OSError as `read`."""
+        for some in pieces(ranges, PIECE_BYTES, MOST_RANGES):
+            yield self.read(some)
+
     def read(self, ranges: NDArray[np.uint64]) -> Piece:
         """`ranges`: [start, end), n x 2, at most MOST_RANGES and PIECE_BYTES in all, multiples of
         8. The words are valid until the next call. Raises OSError: ESRCH when the process has
@@ -71,29 +78,26 @@ class BulkReader:
         return Piece(self._words[: read // 8], ranges, wanted - read)
 
     def _page_by_page(self, ranges: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Read what can be read. Returns the ranges of it."""
-        read: list[tuple[int, int]] = []
+        """Read what can be read, also pages that the process itself can't read at the moment
+        (PROT_NONE). Returns the ranges of it."""
+        read: list[Range] = []
         filled = 0
-        for start, end in ranges.tolist():
-            for at in range(start, end, PAGE_BYTES):
-                page = np.array([(at, min(at + PAGE_BYTES, end))], dtype=np.uint64)
-                size = int(page[0, 1]) - at
-                if self._read_into(filled, size, page) == size or self._read_protected(
-                    filled, at, size
-                ):
-                    read.append((at, at + size))
-                    filled += size
+        with ExitStack() as stack:
+            protected: ProcessMemory | None = None
+            with suppress(OSError):
+                protected = stack.enter_context(ProcessMemory(self._pid))
+            for at, size in _pages(ranges):
+                page = np.array([(at, at + size)], dtype=np.uint64)
+                if self._read_into(filled, size, page) < size:
+                    data = b""
+                    with suppress(OSError):
+                        data = b"" if protected is None else protected.read(at, size)
+                    if len(data) < size:
+                        continue
+                    self._memory[filled : filled + size] = data
+                read.append((at, at + size))
+                filled += size
         return np.array(read, dtype=np.uint64).reshape(-1, 2)
-
-    def _read_protected(self, offset: int, address: int, size: int) -> bool:
-        """Read a page that the process itself can't read at the moment (PROT_NONE). Returns whether
-        that was possible."""
-        with suppress(OSError), ProcessMemory(self._pid) as memory:
-            data = memory.read(address, size)
-            if len(data) == size:
-                self._memory[offset : offset + size] = data
-                return True
-        return False
 
     def _read_into(self, offset: int, size: int, ranges: NDArray[np.uint64]) -> int:
         """Returns how many bytes were read before something could not be."""
@@ -107,3 +111,28 @@ class BulkReader:
         if code in (errno.EFAULT, errno.EIO, errno.ENOMEM):
             return 0
         raise system_error(code or errno.ESRCH)
+
+
+def _pages(ranges: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """The address and size of each page of the ranges, or part of one at the end of a range."""
+    for start, end in ranges.tolist():
+        for at in range(start, end, PAGE_BYTES):
+            yield at, min(PAGE_BYTES, end - at)
+
+
+def pieces(ranges: NDArray[np.uint64], most_bytes: int, most: int) -> Iterator[NDArray[np.uint64]]:
+    """The ranges in groups of at most `most_bytes` and `most` ranges; long ranges are cut."""
+    group: list[Range] = []
+    room = most_bytes
+    for start, end in ranges.tolist():
+        at = start
+        while at < end:
+            size = min(end - at, room)
+            group.append((at, at + size))
+            at += size
+            room -= size
+            if not room or len(group) == most:
+                yield np.array(group, dtype=np.uint64)
+                group, room = [], most_bytes
+    if group:
+        yield np.array(group, dtype=np.uint64)

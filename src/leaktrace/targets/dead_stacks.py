@@ -83,12 +83,12 @@ def _leads_below(
     if len(used) < end - at:
         return True  # it can't be known
     words = np.frombuffer(used[: len(used) // 8 * 8], dtype=np.uint64)
-    following = words[1:][within(words[:-1], below)]
+    following = words[1:][_is_in(words[:-1], below)]
     place = np.searchsorted(code[:, 0], following, side="right") - 1
     return bool(((place >= 0) & (following < code[place, 1])).any())
 
 
-def within(words: NDArray[np.uint64], one: Range) -> NDArray[np.bool_]:
+def _is_in(words: NDArray[np.uint64], one: Range) -> NDArray[np.bool_]:
     """Which words are addresses of a range."""
     return (words >= np.uint64(one[0])) & (words < np.uint64(one[1]))
 

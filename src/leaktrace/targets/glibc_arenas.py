@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from leaktrace.targets.glibc_heaps import HEAP_BYTES, find_heaps
 from leaktrace.targets.mappings import Mapping
-from leaktrace.targets.page_map import Range
+from leaktrace.targets.page_map import PAGE_BYTES, Range
 
 _BINS = 127
 _LEAST_EMPTY = 10  # of them, so that the search has something to go by
@@ -31,7 +31,7 @@ _MOST_HEADER_BYTES = 4096  # of a heap
 _TOP_BYTES = 16  # before the first bin: the address of the top chunk
 _LIBC = re.compile(r"libc(-2\.\d+)?\.so[.\d]*")
 
-ReadMemory = Callable[[int, int], bytes]
+ReadMemory = Callable[[int, int], bytes]  # within one page; fewer bytes if they aren't there
 
 
 def is_libc(path: str) -> bool:
@@ -89,7 +89,11 @@ def _word(address: int, read: ReadMemory) -> int:
 def find_main_arena(mappings: Sequence[Mapping], read: ReadMemory) -> Range | None:
     """Where the structure is; None: there is none, or it can't be told for sure."""
     for start, end in _data(mappings):
-        found = _find_bins(start, read(start, end - start), read)
+        # Page by page, as `read` may know of single pages only; what is not there is zeros.
+        data = (
+            read(at, PAGE_BYTES).ljust(PAGE_BYTES, b"\0") for at in range(start, end, PAGE_BYTES)
+        )
+        found = _find_bins(start, b"".join(data), read)
         if found is not None:
             return max(found - _BEFORE_BYTES, start), found + _AFTER_BYTES
     return None

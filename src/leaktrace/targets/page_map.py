@@ -15,8 +15,6 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +53,7 @@ Range = tuple[int, int]  # [start, end)
 
 
 class PageMap:
-    """The page map of one process. Close it, or use it as a context manager."""
+    """The page map of one process. Close it at the end."""
 
     def __init__(self, pid: int) -> None:
         """Raises OSError when the process has ended, or its page map can't be read."""
@@ -106,16 +104,16 @@ class PageMap:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+def merge(ranges: Iterable[Range], gap_bytes: int) -> list[Range]:
+    """Sorted and disjoint; ranges that are at most `gap_bytes` apart are one."""
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1] + gap_bytes:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif end > start:
+            merged.append((start, end))
+    return merged
 
 
 def steps(ranges: Iterable[Range], step_bytes: int) -> Iterator[Range]:

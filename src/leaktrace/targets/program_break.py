@@ -15,11 +15,11 @@ def likely_break(pid: int, mappings: Sequence[Mapping]) -> int:
     """The end of the page that the break is in, and exact if a C library has allocated anything: it
     moves its break by pages. 0 if it is not known."""
     ends = [one.end for one in mappings if one.path == _HEAP]
-    return max(ends) if ends else _start_of_heap(pid)
+    return max(ends) if ends else start_of_heap(pid)
 
 
-def _start_of_heap(pid: int) -> int:
-    """Where the break of a process is that has no heap."""
+def start_of_heap(pid: int) -> int:
+    """Where the break was at first, and is if the process has no heap; 0 if it is not known."""
     try:
         _, _, fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")
         return int(fields.split()[_START_BRK])

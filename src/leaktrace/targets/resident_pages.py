@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,7 @@ from leaktrace.targets.page_map import (
     ZERO,
     PageMap,
     Range,
+    merge,
     runs,
     steps,
 )
@@ -91,17 +93,6 @@ class _Found:
     swapped: list[Range] = field(default_factory=list)
 
 
-def merge(ranges: Iterable[Range], gap_bytes: int) -> list[Range]:
-    """Sorted and disjoint; ranges that are at most `gap_bytes` apart are one."""
-    merged: list[Range] = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1] + gap_bytes:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        elif end > start:
-            merged.append((start, end))
-    return merged
-
-
 def look_at_pages(
     pid: int, ranges: Iterable[Range], budget: ScanBudget, *, scans: bool = True
 ) -> PageLook | None:
@@ -113,7 +104,7 @@ def look_at_pages(
     wanted = sorted(merge(ranges, _NEAR_BYTES), key=lambda one: one[1] - one[0])
     time_ns = time.monotonic_ns()
     try:
-        with PageMap(pid) as pages:
+        with closing(PageMap(pid)) as pages:
             # A process that has ended has no memory. Scanning would find no pages there, so that is
             # asked before and afterwards.
             if not pages.has_memory():

@@ -8,7 +8,8 @@ other file backs: memory of memfds, of SysV, of /dev/shm. What was swapped out i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from leaktrace.targets.page_map import (
     ZERO,
     PageMap,
     Range,
+    merge,
     runs,
     steps,
 )
@@ -45,10 +47,13 @@ def root_pages(pid: int, mappings: Sequence[Mapping], *, scans: bool = True) -> 
     `scans`: use PAGEMAP_SCAN where the kernel has it. Raises OSError when the process has ended, or
     its page map can't be read.
     """
-    private = _joined(one for one in mappings if _is_private(one))
-    shared = _joined(one for one in mappings if _is_shared_memory(one))
+    # Neighbours are looked at as one: a process may have 100,000 mappings.
+    private, shared = (
+        merge(((one.start, one.end) for one in mappings if is_wanted(one)), 0)
+        for is_wanted in (_is_private, _is_shared_memory)
+    )
     found: list[NDArray[np.uint64]] = []
-    with PageMap(pid) as pages:
+    with closing(PageMap(pid)) as pages:
         for ranges, without in ((private, FILE | ZERO), (shared, ZERO)):
             scanned = _scan(pages, ranges, without) if scans else None
             found += _read(pages, ranges, without) if scanned is None else scanned
@@ -73,17 +78,6 @@ def _is_shared_memory(mapping: Mapping) -> bool:
     )
 
 
-def _joined(mappings: Iterable[Mapping]) -> list[Range]:
-    """Their addresses. Neighbours are one: a process may have 100,000 mappings."""
-    joined: list[Range] = []
-    for one in mappings:
-        if joined and joined[-1][1] == one.start:
-            joined[-1] = (joined[-1][0], one.end)
-        else:
-            joined.append((one.start, one.end))
-    return joined
-
-
 def _scan(pages: PageMap, ranges: Sequence[Range], without: int) -> list[NDArray[np.uint64]] | None:
     """By PAGEMAP_SCAN; None where the kernel doesn't have it."""
     found: list[NDArray[np.uint64]] = []
@@ -106,21 +100,3 @@ def _read(pages: PageMap, ranges: Sequence[Range], without: int) -> Iterator[NDA
         categories = pages.read(start, end)
         chosen = (categories & (PRESENT | SWAPPED) != 0) & (categories & without == 0)
         yield np.array(runs(chosen, start), dtype=np.uint64).reshape(-1, 2)
-
-
-def pieces(ranges: NDArray[np.uint64], most_bytes: int, most: int) -> Iterator[NDArray[np.uint64]]:
-    """The ranges in groups of at most `most_bytes` and `most` ranges; long ranges are cut."""
-    group: list[Range] = []
-    room = most_bytes
-    for start, end in ranges.tolist():
-        at = start
-        while at < end:
-            size = min(end - at, room)
-            group.append((at, at + size))
-            at += size
-            room -= size
-            if not room or len(group) == most:
-                yield np.array(group, dtype=np.uint64)
-                group, room = [], most_bytes
-    if group:
-        yield np.array(group, dtype=np.uint64)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, BulkReader
+from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, BulkReader, pieces
 from leaktrace.targets.page_map import PAGE_BYTES
 
 PAGES = 256
@@ -120,3 +120,19 @@ def test_a_process_that_has_ended(memory: tuple[int, bytes], is_waited_for: bool
         BulkReader(child.pid).read(ranges((at, at + 8)))
     child.wait()
     assert caught.value.errno == errno.ESRCH
+
+
+def test_pieces() -> None:
+    ranges = np.array([[0, 8], [16, 40], [100, 180], [200, 208]], dtype=np.uint64)
+    cut = [one.tolist() for one in pieces(ranges, 32, 2)]
+    assert cut == [
+        [[0, 8], [16, 40]],
+        [[100, 132]],
+        [[132, 164]],
+        [[164, 180], [200, 208]],
+    ]
+    assert [one.tolist() for one in pieces(ranges, 1000, 3)] == [
+        [[0, 8], [16, 40], [100, 180]],
+        [[200, 208]],
+    ]
+    assert list(pieces(ranges[:0], 32, 2)) == []

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.page_map import PAGE_BYTES, merge
 from leaktrace.targets.resident_pages import (
     PageLook,
     PageRanges,
     ScanBudget,
     look_at_pages,
-    merge,
 )
 
 MIB = 1 << 20

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from leaktrace.targets.mappings import Mapping, read_mappings
 from leaktrace.targets.page_map import PAGE_BYTES
-from leaktrace.targets.root_pages import pieces, root_pages
+from leaktrace.targets.root_pages import root_pages
 
 # Each line: a name, and the address of a page.
 CHILD = textwrap.dedent(
@@ -173,19 +172,3 @@ def test_a_process_that_has_ended(child: Child, scans: bool) -> None:
     one.wait()
     with pytest.raises(OSError):
         root_pages(one.pid, mappings, scans=scans)
-
-
-def test_pieces() -> None:
-    ranges = np.array([[0, 8], [16, 40], [100, 180], [200, 208]], dtype=np.uint64)
-    cut = [one.tolist() for one in pieces(ranges, 32, 2)]
-    assert cut == [
-        [[0, 8], [16, 40]],
-        [[100, 132]],
-        [[132, 164]],
-        [[164, 180], [200, 208]],
-    ]
-    assert [one.tolist() for one in pieces(ranges, 1000, 3)] == [
-        [[0, 8], [16, 40], [100, 180]],
-        [[200, 208]],
-    ]
-    assert list(pieces(ranges[:0], 32, 2)) == []

@@ -50,12 +50,12 @@ class CalledLost:
         ids = [new_id(one) for one in self._stack_ids.tolist()]
         self._stack_ids = np.array(ids, dtype=np.uint64)
 
-    def observe(
-        self,
-        snapshot: Snapshot,
-    ) -> None:
+    def observe(self, snapshot: Snapshot) -> None:
         """Take in a report. The blocks of a process that is gone were not released."""
-        keys, records, reach = snapshot.block_keys(), snapshot.records, snapshot.reach
+        records, reach = snapshot.records, snapshot.reach
+        if reach is None and not len(self._keys):
+            return
+        keys = snapshot.block_keys()
         if len(self._keys):
             order = np.argsort(keys)
             at = np.searchsorted(keys[order], self._keys).clip(max=max(len(keys) - 1, 0))

@@ -30,16 +30,16 @@ class LostTable:
         reach = snapshot.reach
         assert reach is not None
         self._stack_ids, rows = index.stack_ids, index.rows
-        stack_ids = self._stack_ids
+        count = len(self._stack_ids)
         bytes_each = snapshot.records["size"].astype(np.float64)
         weights = np.ones(len(bytes_each)) if weights is None else weights
-        self._counts = np.zeros((len(stack_ids), 5))
-        self._bytes = np.zeros((len(stack_ids), 5))
+        self._counts, self._bytes = np.zeros((2, count, 5))
 
         def add(column: int, records: NDArray[np.intp], sites: NDArray[np.intp]) -> None:
             each = weights[records]
-            np.add.at(self._counts[:, column], sites, each)
-            np.add.at(self._bytes[:, column], sites, each * bytes_each[records])
+            sums = (each, self._counts), (each * bytes_each[records], self._bytes)
+            for values, table in sums:
+                table[:, column] = np.bincount(sites, values, minlength=count)
 
         for kind, column in _COLUMN_OF:
             records = np.nonzero(reach.classes == kind)[0]

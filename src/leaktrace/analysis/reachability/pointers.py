@@ -129,6 +129,9 @@ class Pointers:
         self.roots_exact = np.zeros(len(self.blocks), dtype=bool)
         self.roots_within = np.zeros(len(self.blocks), dtype=bool)
         starts, ends = self.blocks.starts, self.blocks.ends
+        if not len(self.owned):
+            self._usable_ends = ends
+            return
         chunks = (ends - starts + _CHUNK_HEAD + _CHUNK_UNIT - np.uint64(1)) & ~(
             _CHUNK_UNIT - np.uint64(1)
         )
