@@ -14,7 +14,7 @@ from harness.compiling import Compiler
 from harness.families import OFTEN, await_report, await_traced, last_report
 from harness.reports import Report, Site
 from harness.target import Target
-from harness.tracer import NEVER, ONE_REPORT, Tracer, run_leaktrace
+from harness.tracer import NEVER, ONE_REPORT, REPOSITORY, Tracer, run_leaktrace
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),
@@ -174,6 +174,26 @@ def test_the_same_as_leak_sanitizer(compiled: Compiler, tmp_path: Path) -> None:
     assert outside.exit_code == 0, outside.stderr
     verdict = Report(output.read_text()).raw["verdict"]
     assert (verdict["lost_bytes"], verdict["lost_count"]) == tuple(map(int, summary.groups()))
+
+
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    program = tmp_path / "lost"
+    source = REPOSITORY / "examples/lost.c"
+    subprocess.run(["gcc", "-O2", "-g", source, "-o", program], check=True)
+    with Target([program]) as target:
+        outcome = run_leaktrace("--lost", "-p", str(target.pid), "2", "1")
+    assert outcome.exit_code == 0, outcome.stderr
+    text = re.sub(r"\d[\d,.]*", "N", outcome.stdout)
+    assert "LEAK nothing points to N blocks (N KiB) at begin_session lost.c:N" in text
+    first, second, *others = re.split(r"\n(?=  \S+(?: \S+)* +N KiB +N%)", text)[1:]
+    assert "nothing points to any of its N blocks (N KiB), and only they lead to" in first
+    assert "fail_login" in first
+    assert "only lost blocks point to its N blocks" in second
+    assert "fail_login" in second
+    assert not any("fail_login" in other or "leak " in other for other in others)
+    assert "definitely lost, N indirectly, N reachable; read N KiB in N s and N passes" in " ".join(
+        text.split()
+    )
 
 
 def test_a_command_that_a_signal_kills(program: Path, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_privileges(require_tool: Callable[[str], str], granted: tuple[str, ...]
         import os
         from contextlib import closing
         from leaktrace.errors import EnvironmentUnfitError
-    from leaktrace.process.registers import RegisterReader
+        from leaktrace.process.registers import RegisterReader
 
         try:
             with closing(RegisterReader()) as reader:
