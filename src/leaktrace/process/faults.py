@@ -19,7 +19,8 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.bpf import links
 from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError, TargetError
-from leaktrace.process.program import FAULT_PROGRAM, FILE_CAPACITY, FileMaps
+from leaktrace.process.knobs import FILE_CAPACITY
+from leaktrace.process.program import FAULT_PROGRAM, FileMaps
 from leaktrace.process.slot import Slot
 from leaktrace.targets.mappings import Mapping
 

@@ -24,6 +24,7 @@ from leaktrace.process.completeness import Completeness
 from leaktrace.process.event_intake import EventDispatch
 from leaktrace.process.faults import PageFaults
 from leaktrace.process.hooks import HookOptions, Hooks
+from leaktrace.process.knobs import way_of
 from leaktrace.process.looks import Looks
 from leaktrace.process.member import Member
 from leaktrace.process.notes import Notes
@@ -38,7 +39,7 @@ from leaktrace.process.probes.passed_over import nothing_to_hook
 from leaktrace.process.probes.planner import ExaminedFiles, Planner
 from leaktrace.process.probes.program_ends import StopPlanner, plan_starts
 from leaktrace.process.probes.program_files import objects_of_program
-from leaktrace.process.program import Compilation, Program, way_of
+from leaktrace.process.program import Compilation, Program
 from leaktrace.process.region_account import RegionAccount
 from leaktrace.process.region_pages import KnownPages
 from leaktrace.process.slot import Slot

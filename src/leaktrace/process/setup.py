@@ -23,8 +23,9 @@ from leaktrace.process.attach.attachments import Lifecycle, StoredPoints
 from leaktrace.process.attach.keeper import Keeper, KeeperGoneError
 from leaktrace.process.event_intake import EventDispatch
 from leaktrace.process.family import Family
+from leaktrace.process.knobs import slot_count
 from leaktrace.process.opening import Opening, Planning, Plans, Target
-from leaktrace.process.program import Compilation, Program, slot_count
+from leaktrace.process.program import Compilation, Program
 from leaktrace.process.tracer import Streams, Tracer
 from leaktrace.symbols.demangle import hurry_when
 from leaktrace.symbols.lookups import Lookups

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from leaktrace.memory import MemoryKinds, ResidentMemory, SlabGrowth
 from leaktrace.model import (
@@ -19,30 +19,31 @@ from leaktrace.model import (
     DescriptorInfo,
     Ending,
     Event,
-    Frame,
     Loss,
-    OpenDescriptor,
     PairInfo,
     ProcessLine,
     Remark,
     Report,
-    Site,
     Suppressed,
     TargetInfo,
-    Total,
 )
 from leaktrace.printable import printable
 from leaktrace.report.explained import explained_object
-from leaktrace.report.lifetimes import lifetimes_as_json
-from leaktrace.report.reach import reach_object, share_object
-from leaktrace.report.regions_json import in_memory_object, regions_apart
+from leaktrace.report.json_sites import (
+    Object,
+    frame_object,
+    milliseconds,
+    rounded,
+    site_object,
+    total_object,
+    verdict_object,
+)
+from leaktrace.report.reach import reach_object
+from leaktrace.report.regions_json import regions_apart
 from leaktrace.report.reporter import Reporter
-from leaktrace.verdict import Verdict
 
 REPORT_SCHEMA = "leaktrace/report/1"
 EVENT_SCHEMA = "leaktrace/event/1"
-
-Object = dict[str, Any]
 
 
 class JsonReporter(Reporter):
@@ -78,14 +79,14 @@ def report_object(report: Report) -> Object:
         "estimate": report.is_estimate,
         "sample_rate": report.sample_rate,
         "sample_bytes": report.sample_bytes,
-        "error": None if report.error is None else _total(report.error),
+        "error": None if report.error is None else total_object(report.error),
         "combined": report.combined,
-        "outstanding": _total(report.outstanding),
+        "outstanding": total_object(report.outstanding),
         "growth_bytes": report.growth_bytes,
         "older_ms": report.older_ms,
-        "younger": _total(report.younger),
+        "younger": total_object(report.younger),
         "resident": None if report.resident is None else _resident(report.resident),
-        "verdict": _verdict(report.verdict),
+        "verdict": verdict_object(report.verdict),
         "explained": None if report.explained is None else explained_object(report.explained),
         "suppressed": _suppressed(report.suppressed),
         "cost": None if report.cost is None else cost_object(report.cost),
@@ -95,9 +96,9 @@ def report_object(report: Report) -> Object:
         "site_count": report.site_count,
         "top": report.top,
         "sort": report.sort,
-        "sites": [_site(site) for site in report.sites],
+        "sites": [site_object(site) for site in report.sites],
     }
-    shown |= regions_apart(report, _site)
+    shown |= regions_apart(report, site_object)
     if report.reach is not None:
         shown["reach"] = reach_object(report.reach)
         shown["lost_then_freed"] = report.reach.lost_then_freed
@@ -140,16 +141,16 @@ def _part(report: Report) -> Object:
     """Another allocator of the kernel, a pair of functions, or one of several processes: the fields
     that differ from the main report."""
     shown: Object = {
-        "outstanding": _total(report.outstanding),
+        "outstanding": total_object(report.outstanding),
         "growth_bytes": report.growth_bytes,
-        "verdict": _verdict(report.verdict),
+        "verdict": verdict_object(report.verdict),
         "suppressed": _suppressed(report.suppressed),
-        "younger": _total(report.younger),
+        "younger": total_object(report.younger),
         "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
         "site_count": report.site_count,
-        "sites": [_site(site) for site in report.sites],
+        "sites": [site_object(site) for site in report.sites],
     }
-    shown |= regions_apart(report, _site)
+    shown |= regions_apart(report, site_object)
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     return _as_section(shown, report)
@@ -181,24 +182,12 @@ def _descriptors(info: DescriptorInfo) -> Object:
     }
 
 
-def _example(one: OpenDescriptor) -> Object:
-    shown: Object = {
-        "fd": one.number,
-        "kind": one.kind,
-        "age_ms": _milliseconds(one.age_ns),
-        "target": _name(one.target),
-    }
-    if one.pid is not None:
-        shown["pid"] = one.pid
-    return shown
-
-
 def _process(line: ProcessLine) -> Object:
     return {
         "pid": line.pid,
         "parent_pid": line.parent_pid,
         "command": printable(line.command),
-        "outstanding": _total(line.outstanding),
+        "outstanding": total_object(line.outstanding),
         "growth_bytes": line.growth_bytes,
         "resident": None if line.resident is None else _resident(line.resident),
         "site_count": line.site_count,
@@ -261,32 +250,18 @@ def _counted(shown: Object) -> Object:
     return plain
 
 
-def _verdict(verdict: Verdict | None) -> Object | None:
-    if verdict is None:
-        return None
-    return {
-        "kind": verdict.kind.value,
-        "bytes_per_s": _rounded(verdict.bytes_per_s),
-        "error_bytes_per_s": _rounded(verdict.error_bytes_per_s),
-        "since_s": None if verdict.since_s is None else round(verdict.since_s, 3),
-        "needs_s": None if verdict.needs_s is None else round(verdict.needs_s, 3),
-        "reason": printable(verdict.reason),
-        **({} if verdict.lost_count is None else _lost(verdict)),
-    }
-
-
-def _lost(verdict: Verdict) -> Object:
-    return {"lost_bytes": verdict.lost_bytes, "lost_count": verdict.lost_count}
-
-
 def _suppressed(suppressed: Suppressed | None) -> Object | None:
     if suppressed is None:
         return None
     return {
         "site_count": suppressed.site_count,
-        **_total(suppressed.held),
+        **total_object(suppressed.held),
         "patterns": [
-            {"pattern": printable(one.pattern), "site_count": one.site_count, **_total(one.held)}
+            {
+                "pattern": printable(one.pattern),
+                "site_count": one.site_count,
+                **total_object(one.held),
+            }
             for one in suppressed.patterns
         ],
     }
@@ -310,7 +285,7 @@ def event_object(event: Event) -> Object:
         "function": printable(event.function),
         "bytes": event.size_bytes,
         "address": f"{event.address:#x}",
-        "frames": [_frame(frame) for frame in event.frames],
+        "frames": [frame_object(frame) for frame in event.frames],
     }
 
 
@@ -325,10 +300,6 @@ def _target(target: TargetInfo) -> Object:
     if target.pids:
         shown["pids"] = list(target.pids)
     return shown
-
-
-def _total(total: Total) -> Object:
-    return {"bytes": total.bytes, "count": total.count}
 
 
 def _resident(resident: ResidentMemory) -> Object:
@@ -365,16 +336,12 @@ def cost_object(cost: Cost) -> Object:
     return {
         "own_cpu_share": round(cost.own_cpu_share, 4),
         "own_resident_bytes": cost.own_resident_bytes,
-        "events_per_s": _rounded(cost.events_per_s),
-        "programs_s_per_s": _rounded(cost.programs_s_per_s),
-        "traps_s_per_s": _rounded(cost.traps_s_per_s),
-        "target_share": _rounded(cost.target_share),
-        "known_stack_share": _rounded(cost.known_stack_share),
+        "events_per_s": rounded(cost.events_per_s),
+        "programs_s_per_s": rounded(cost.programs_s_per_s),
+        "traps_s_per_s": rounded(cost.traps_s_per_s),
+        "target_share": rounded(cost.target_share),
+        "known_stack_share": rounded(cost.known_stack_share),
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
 
 
 def _losses(losses: Iterable[Loss]) -> Object:
@@ -388,86 +355,13 @@ def _losses(losses: Iterable[Loss]) -> Object:
     return shown
 
 
-def _site(site: Site) -> Object:
-    shown: Object = {
-        "id": site.id,
-        "bytes": site.bytes,
-        "count": site.count,
-        "growth_bytes": site.growth_bytes,
-        "verdict": _verdict(site.verdict),
-        "oldest_ms": _milliseconds(site.oldest_ns),
-        "newest_ms": _milliseconds(site.newest_ns),
-        "allocated_bytes": site.allocated_bytes,
-        "allocated_count": site.allocated_count,
-        "freed_bytes": site.freed_bytes,
-        "freed_count": site.freed_count,
-        "error": None if site.error is None else _total(site.error),
-        "lifetimes": lifetimes_as_json(site.lifetimes),
-        "freed_at": [
-            {
-                "count": one.count,
-                "of_count": one.of_count,
-                "frames": [_frame(frame) for frame in one.stack.frames],
-            }
-            for one in site.freed_at
-        ],
-        "stack_end": site.stack.end.value,
-        "frames": [_frame(frame) for frame in site.stack.frames],
-    }
-    if site.regions is not None:
-        shown |= {"is_region": site.is_region, **in_memory_object(site.regions)}
-    if site.lost is not None:
-        shown["lost"] = share_object(site.lost)
-    if site.processes:
-        shown["processes"] = [
-            {"pid": share.pid, "bytes": share.bytes, "count": share.count}
-            for share in site.processes
-        ]
-    if site.kinds:  # of file descriptors
-        shown["kinds"] = dict(site.kinds)
-        shown["examples"] = [_example(one) for one in site.examples]
-    if site.context is not None:  # in the kernel
-        shown |= {
-            "requested_bytes": site.requested_bytes,
-            "cache": _name(site.cache),
-            "context": site.context,
-            "unconfirmed": site.unconfirmed,
-        }
-    return shown
-
-
-def _frame(frame: Frame) -> Object:
-    shown: Object = {
-        "address": f"{frame.address:#x}",
-        "function": _name(frame.function),
-        "offset": frame.offset,
-        "module": _name(frame.module),
-        "module_offset": None if frame.module_offset is None else f"{frame.module_offset:#x}",
-        "build_id": _name(frame.build_id),
-        "file": _name(frame.source.file) if frame.source else None,
-        "line": frame.source.line if frame.source else None,
-        "inlined": frame.inlined,
-    }
-    if frame.function is None:
-        shown["unknown"] = printable(frame.unknown or "no name is known")
-    return shown
-
-
 def _allocation(allocation: Allocation) -> Object:
     shown: Object = {
         "address": f"{allocation.address:#x}",
         "bytes": allocation.size_bytes,
-        "age_ms": _milliseconds(allocation.age_ns),
+        "age_ms": milliseconds(allocation.age_ns),
         "site": allocation.site_id,
     }
     if allocation.pid is not None:
         shown["pid"] = allocation.pid
     return shown
-
-
-def _name(name: str | None) -> str | None:
-    return None if name is None else printable(name)
-
-
-def _milliseconds(time_ns: int | None) -> int | None:
-    return None if time_ns is None else time_ns // 1_000_000

@@ -10,7 +10,8 @@ from datetime import UTC
 
 from leaktrace.memory_map import Figures, KindLine, MapsReport, MemoryRange, RangeGrowth
 from leaktrace.printable import printable
-from leaktrace.report.json_lines import Object, json_line
+from leaktrace.report.json_lines import json_line
+from leaktrace.report.json_sites import Object
 from leaktrace.report.reporter import Writer
 
 MAPS_SCHEMA = "leaktrace/maps/1"

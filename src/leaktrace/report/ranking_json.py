@@ -10,7 +10,8 @@ from datetime import UTC
 
 from leaktrace.printable import printable
 from leaktrace.ranks import EndedProcesses, MachineMemory, ProcessMemory, RankedProcess, Ranking
-from leaktrace.report.json_lines import Object, cost_object, json_line
+from leaktrace.report.json_lines import cost_object, json_line
+from leaktrace.report.json_sites import Object
 from leaktrace.report.reporter import Writer
 
 RANKING_SCHEMA = "leaktrace/ranking/1"
