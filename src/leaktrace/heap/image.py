@@ -1,8 +1,8 @@
-"""The memory of a process at one instant: copied while it was stopped, or the memory of a core file.
+"""The memory of a process at one instant: copied while it was stopped, or that of a core file.
 
-Heap walks and reachability ask it for single words, for many words at once, and for everything piece
-by piece. What is not in it reads as 0 or as fewer bytes: the heap of a process that was written over
-may lead anywhere.
+Heap walks and reachability ask it for single words, for many words at once, and for everything
+piece by piece. What is not in it reads as 0 or as fewer bytes: the heap of a process that was
+written over may lead anywhere.
 """
 
 from __future__ import annotations

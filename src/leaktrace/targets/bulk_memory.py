@@ -3,8 +3,6 @@ that stays in the cache. A GiB takes some tenths of a second."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import mmap
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -13,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.errors import system_error
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.page_map import PAGE_BYTES, Range
+from leaktrace.targets.remote_read import MOST_RANGES, read_into
 
 PIECE_BYTES = 1 << 20
-MOST_RANGES = 1024  # IOV_MAX
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,7 @@ class BulkReader:
         self._memory = mmap.mmap(-1, PIECE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._words = np.frombuffer(self._memory, dtype=np.uint64)
         self._words[:: PAGE_BYTES // 8] = 0
-        self._readv = ctypes.CDLL(None, use_errno=True).process_vm_readv
-        self._readv.restype = ctypes.c_ssize_t
-        self._readv.argtypes = (
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_ulong,
-            ctypes.c_void_p,
-            ctypes.c_ulong,
-            ctypes.c_ulong,
-        )
+        self._room = self._words.ctypes.data
 
     def read_all(self, ranges: NDArray[np.uint64]) -> Iterator[Piece]:
         """The ranges [start, end), n x 2, multiples of 8, piece by piece: the words of one are
@@ -72,7 +60,7 @@ class BulkReader:
         ended, EPERM when its memory must not be read.
         """
         wanted = int((ranges[:, 1] - ranges[:, 0]).sum())
-        if self._read_into(0, wanted, ranges) < wanted:
+        if read_into(self._room, self._pid, ranges) < wanted:
             ranges = self._page_by_page(ranges)
         read = int((ranges[:, 1] - ranges[:, 0]).sum())
         return Piece(self._words[: read // 8], ranges, wanted - read)
@@ -88,7 +76,7 @@ class BulkReader:
                 protected = stack.enter_context(ProcessMemory(self._pid))
             for at, size in _pages(ranges):
                 page = np.array([(at, at + size)], dtype=np.uint64)
-                if self._read_into(filled, size, page) < size:
+                if read_into(self._room + filled, self._pid, page) < size:
                     data = b""
                     with suppress(OSError):
                         data = b"" if protected is None else protected.read(at, size)
@@ -98,19 +86,6 @@ class BulkReader:
                 read.append((at, at + size))
                 filled += size
         return np.array(read, dtype=np.uint64).reshape(-1, 2)
-
-    def _read_into(self, offset: int, size: int, ranges: NDArray[np.uint64]) -> int:
-        """Returns how many bytes were read before something could not be."""
-        ours = np.array([self._words.ctypes.data + offset, size], dtype=np.uint64)
-        theirs = ranges.copy()
-        theirs[:, 1] -= theirs[:, 0]
-        got = int(self._readv(self._pid, ours.ctypes.data, 1, theirs.ctypes.data, len(theirs), 0))
-        if got >= 0:
-            return got
-        code = ctypes.get_errno()
-        if code in (errno.EFAULT, errno.EIO, errno.ENOMEM):
-            return 0
-        raise system_error(code or errno.ESRCH)
 
 
 def _pages(ranges: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, BulkReader, pieces
+from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, pieces
 from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.remote_read import MOST_RANGES
 
 PAGES = 256
 _LIBC = ctypes.CDLL(None, use_errno=True)
