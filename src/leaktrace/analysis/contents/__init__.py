@@ -1,0 +1,1 @@
+"""What is in blocks: text, pointers, and what many blocks share. Works on bytes."""
