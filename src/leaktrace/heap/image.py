@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +71,13 @@ class MemoryImage:
             return found
         starts = np.array(self._starts, dtype=np.uint64)
         owners = np.searchsorted(starts, addresses, side="right") - 1
-        for owner in np.unique(owners[owners >= 0]).tolist():
-            segment = self.segments[owner]
-            rows = np.nonzero(owners == owner)[0]
+        # One segment after another: their number may be large.
+        order = np.argsort(owners, kind="stable")
+        ordered = owners[order]
+        begins = np.nonzero(np.diff(ordered, prepend=-1))[0].tolist()
+        for begin, end in pairwise([*begins, len(order)]):
+            segment = self.segments[int(ordered[begin])]
+            rows = order[begin:end]
             at = (addresses[rows] - np.uint64(segment.start)) >> np.uint64(3)
             is_in = at < np.uint64(len(segment.words))
             found[rows[is_in]] = segment.words[at[is_in].astype(np.intp)]
