@@ -1,0 +1,169 @@
+"""What glibc's malloc knows of its arenas (struct malloc_state, malloc/malloc.c), found without
+symbols and without the version of glibc.
+
+The bins of the main arena are found by what they contain (targets/glibc_arenas.py). Other fields
+lie at fixed distances from the bins since glibc 2.23; only what is before the lists of small
+chunks (fastbins) has changed. The distance follows from the ring that all arenas form: the arena
+after the last one is the main arena.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from leaktrace.heap.image import WORD_BYTES, MemoryImage
+from leaktrace.targets.glibc_arenas import AFTER_BYTES, BINS, find_bins
+from leaktrace.targets.mappings import Mapping
+
+# Distances from the first bin, in bytes.
+_FASTBINS, _TOP, _NEXT, _SYSTEM = -96, -16, 2048, 2072
+_FASTBIN_COUNT = 10
+_LEAST_WITH_FASTBINS = 104  # bytes before the bins; without them it is 24 (later than glibc 2.42)
+_MOST_BEFORE = 256
+_MOST_ODD = 4  # bins that are about to change
+_MOST_ARENAS = 1 << 14
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ArenaState:
+    """One struct malloc_state."""
+
+    number: int
+    address: int
+    end: int
+    top: int  # the address of the top chunk
+    system_bytes: int
+    fastbins: tuple[int, ...]  # the first chunk of each list, 0: none. From 32 bytes on, by 16
+    is_locked: bool
+
+    @property
+    def is_main(self) -> bool:
+        return self.number == 0
+
+
+@dataclass(frozen=True)
+class Ring:
+    """All arenas, the main arena first."""
+
+    states: tuple[ArenaState, ...]
+    data: tuple[int, int]  # the memory that the main arena is in: writable data of a file
+    problems: tuple[str, ...]
+
+
+def find_ring(image: MemoryImage, mappings: Sequence[Mapping]) -> Ring | None:
+    """The arenas of the malloc that has most memory; None: there is no glibc malloc, or it has
+    never been called."""
+    found = [ring for data in _data(mappings) for ring in _rings(image, data)]
+    if not found:
+        return None
+    found.sort(key=lambda one: sum(state.system_bytes for state in one.states), reverse=True)
+    first, *others = found
+    in_others = sum(state.system_bytes for one in others for state in one.states)
+    if in_others == 0:
+        return first
+    problem = f"there is more than one malloc of glibc: another has {in_others:,} bytes"
+    return Ring(first.states, first.data, (*first.problems, problem))
+
+
+def _data(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
+    """Writable data of files, with the memory behind it that the file doesn't fill (bss)."""
+    found: list[tuple[int, int]] = []
+    for one in mappings:
+        if not one.permissions.startswith("rw") or not one.permissions.endswith("p"):
+            continue
+        is_behind = bool(found) and found[-1][1] == one.start
+        if is_behind and (one.is_file or one.path == ""):
+            found[-1] = (found[-1][0], one.end)
+        elif one.is_file:
+            found.append((one.start, one.end))
+    return found
+
+
+def _rings(image: MemoryImage, data: tuple[int, int]) -> Iterator[Ring]:
+    seen = set()
+    for segment in image.segments:
+        start, end = max(segment.start, data[0]), min(segment.end, data[1])
+        # Pieces overlap by more than the bins: these are whole in one of them.
+        for at in range(start, end, _PIECE_BYTES - _NEXT):
+            words = segment.words[
+                (at - segment.start) // WORD_BYTES : (min(at + _PIECE_BYTES, end) - segment.start)
+                // WORD_BYTES
+            ]
+            bins = find_bins(at, words, image.read)
+            if bins is None or bins in seen:
+                continue
+            seen.add(bins)
+            before = _bytes_before(image, bins)
+            if before is not None:
+                yield _follow(image, bins - before, before, data)
+
+
+def _bytes_before(image: MemoryImage, bins: int) -> int | None:
+    """How far the bins are from the start of the structure."""
+    following = image.word(bins + _NEXT)
+    if 0 < bins - following < _MOST_BEFORE:
+        return bins - following  # there is only this arena
+    return next(
+        (
+            distance
+            for distance in range(16, _MOST_BEFORE, WORD_BYTES)
+            if _has_bins(image, following + distance)
+        ),
+        None,
+    )
+
+
+def _has_bins(image: MemoryImage, at: int) -> bool:
+    """Whether the first bin is here, and no other."""
+    if _is_bin(image, at - 16) or not _is_bin(image, at):
+        return False
+    odd = 0
+    for number in range(BINS):
+        odd += not _is_bin(image, at + 16 * number)
+        if odd > _MOST_ODD:
+            return False
+    return True
+
+
+def _is_bin(image: MemoryImage, at: int) -> bool:
+    first, last, head = image.word(at), image.word(at + 8), at - 16
+    if first == last == head:
+        return True
+    if not first or first % 16 or last % 16:
+        return False
+    return image.word(first + 24) == head and image.word(last + 16) == head
+
+
+def _follow(image: MemoryImage, main: int, before: int, data: tuple[int, int]) -> Ring:
+    states: list[ArenaState] = []
+    at, seen = main, set[int]()
+    while len(states) < _MOST_ARENAS:
+        seen.add(at)
+        states.append(_state(image, len(states), at, before))
+        at = image.word(at + before + _NEXT)
+        if at == main:
+            return Ring(tuple(states), data, ())
+        if at in seen or at % WORD_BYTES or image.word(at + before + _NEXT) == 0:
+            break
+    problem = f"the list of arenas breaks off after {len(states):,}"
+    return Ring(tuple(states), data, (problem,))
+
+
+def _state(image: MemoryImage, number: int, address: int, before: int) -> ArenaState:
+    bins = address + before
+    fastbins = (
+        tuple(image.word(bins + _FASTBINS + WORD_BYTES * at) for at in range(_FASTBIN_COUNT))
+        if before >= _LEAST_WITH_FASTBINS
+        else ()
+    )
+    return ArenaState(
+        number=number,
+        address=address,
+        end=bins + AFTER_BYTES,
+        top=image.word(bins + _TOP),
+        system_bytes=image.word(bins + _SYSTEM),
+        fastbins=fastbins,
+        is_locked=image.word(address & ~7) & 0xFFFFFFFF != 0,
+    )

@@ -1,0 +1,85 @@
+"""Chunks one after another: each begins with its size, and the next one is behind it (malloc_chunk,
+malloc/malloc.c).
+
+    word 0  size of the chunk before, if that is free
+    word 1  size, a multiple of 16, with three flags in its lowest bits
+    word 2  the block; in a free chunk the next and the previous one of its list
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from leaktrace.heap.image import WORD_BYTES, MemoryImage
+from leaktrace.heap.walked import Addresses
+
+PREVIOUS_IN_USE, IS_MAPPED, NOT_MAIN = 1, 2, 4
+SIZE_MASK = ~7
+BLOCK_OFFSET = 16  # of the block in its chunk
+HEADER_BYTES = 8  # the block also has the first word of the next chunk
+LEAST_BYTES = 32
+FENCE_BYTES = 16  # two chunks of less than the least size end a segment to which none was added
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Chunks without a gap, and the segment that they are in. All in bytes."""
+
+    arena: int
+    start: int  # of the segment
+    first: int  # where the first chunk begins
+    sizes: Addresses  # the second words, with flags
+    stop: int  # behind the last chunk
+    end: int  # of the segment
+    has_top: bool  # the last chunk is the top one
+    is_last_in_use: bool = True
+
+
+def walk(image: MemoryImage, first: int, end: int) -> tuple[Addresses, int]:
+    """Follow the sizes from the chunk at `first`, a multiple of 8: the size words of chunks that end
+    by `end`, and where they end. That is before `end` if what follows is no chunk.
+
+    Serial, as each chunk is found by the one before. A chunk takes 32 bytes at least, which bounds
+    the time for any memory.
+    """
+    sizes = array("Q")
+    take = sizes.append
+    at = first
+    while at < end and (segment := image.segment_at(at + WORD_BYTES)) is not None:
+        words = memoryview(segment.words)
+        index = (at + WORD_BYTES - segment.start) // WORD_BYTES
+        last = (min(segment.end, end) - segment.start) // WORD_BYTES
+        size = LEAST_BYTES
+        while index < last:
+            word = words[index]
+            size = word & -8
+            if size < LEAST_BYTES:
+                break
+            take(word)
+            index += size >> 3
+        at = segment.start + index * WORD_BYTES - WORD_BYTES
+        if size < LEAST_BYTES:
+            break
+    if at > end and sizes:
+        at -= sizes.pop() & SIZE_MASK
+    return np.frombuffer(sizes, dtype=np.uint64) if sizes else np.empty(0, dtype=np.uint64), at
+
+
+def size_at(image: MemoryImage, chunk: int) -> int:
+    """The size of a chunk without its flags, 0 if it is not in the image."""
+    return image.word(chunk + WORD_BYTES) & SIZE_MASK
+
+
+def is_fence(image: MemoryImage, at: int) -> bool:
+    """Whether the end of a segment of the main arena is here: two small chunks, which sysmalloc()
+    puts there when the arena goes on elsewhere."""
+    mark = FENCE_BYTES | PREVIOUS_IN_USE
+    return image.word(at + 8) == mark and image.word(at + 24) == mark
+
+
+def is_in_use(image: MemoryImage, following: int) -> bool:
+    """Whether the chunk before this one is in use, as far as its arena knows."""
+    return image.word(following + WORD_BYTES) & PREVIOUS_IN_USE != 0

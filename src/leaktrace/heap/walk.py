@@ -1,0 +1,19 @@
+"""The heap of a process, walked from an image of its memory, whatever its allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leaktrace.heap.glibc.heap import walk_glibc
+from leaktrace.heap.image import MemoryImage
+from leaktrace.heap.walked import WalkedHeap
+from leaktrace.targets.mappings import Mapping
+
+
+def walk_heap(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | None:
+    """`mappings`: those of the same instant. None: no allocator that is known here was found.
+
+    The image must have been taken while no thread ran. If a thread was inside the allocator, the
+    heap may be whole or not: then `problems` says so.
+    """
+    return walk_glibc(image, mappings)
