@@ -57,5 +57,5 @@ def _segments(pid: int, mappings: Sequence[Mapping]) -> Iterator[Segment]:
             for first, last in edges.reshape(-1, 2).tolist():
                 start = one.start + first * _PAGE_BYTES
                 buffer = np.empty((last - first) * _PAGE_BYTES, dtype=np.uint8)
-                read = os.preadv(memory.fileno(), [buffer], start)
+                read = os.preadv(memory.fileno(), [buffer.data], start)
                 yield Segment(start, buffer[: read // 8 * 8].view(np.uint64))

@@ -39,8 +39,8 @@ class Run:
 
 
 def walk(image: MemoryImage, first: int, end: int) -> tuple[Addresses, int]:
-    """Follow the sizes from the chunk at `first`, a multiple of 8: the size words of chunks that end
-    by `end`, and where they end. That is before `end` if what follows is no chunk.
+    """Follow the sizes from the chunk at `first`, a multiple of 8: the size words of the chunks that
+    end by `end`, and where they end. That is before `end` if what follows is no chunk.
 
     Serial, as each chunk is found by the one before. A chunk takes 32 bytes at least, which bounds
     the time for any memory.
@@ -49,7 +49,7 @@ def walk(image: MemoryImage, first: int, end: int) -> tuple[Addresses, int]:
     take = sizes.append
     at = first
     while at < end and (segment := image.segment_at(at + WORD_BYTES)) is not None:
-        words = memoryview(segment.words)
+        words = segment.words.data
         index = (at + WORD_BYTES - segment.start) // WORD_BYTES
         last = (min(segment.end, end) - segment.start) // WORD_BYTES
         size = LEAST_BYTES
@@ -76,8 +76,8 @@ def size_at(image: MemoryImage, chunk: int) -> int:
 def is_fence(image: MemoryImage, at: int) -> bool:
     """Whether the end of a segment of the main arena is here: two small chunks, which sysmalloc()
     puts there when the arena goes on elsewhere."""
-    mark = FENCE_BYTES | PREVIOUS_IN_USE
-    return image.word(at + 8) == mark and image.word(at + 24) == mark
+    first, second = image.word(at + 8), image.word(at + FENCE_BYTES + 8)
+    return first & ~PREVIOUS_IN_USE == FENCE_BYTES and second == FENCE_BYTES | PREVIOUS_IN_USE
 
 
 def is_in_use(image: MemoryImage, following: int) -> bool:

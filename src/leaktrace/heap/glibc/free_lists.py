@@ -1,5 +1,5 @@
-"""Chunks that malloc has set aside as they are, in singly linked lists: fastbins of an arena, caches
-of threads (tcache). Their neighbours take them for chunks in use.
+"""Chunks that malloc has set aside as they are, in singly linked lists: fastbins of an arena,
+caches of threads (tcache). Their neighbours take them for chunks in use.
 
 Since glibc 2.32 the pointers are mangled with where they are stored ("safe linking"). Which of the
 two it is follows from the last chunk of any list: its pointer is 0, or 0 mangled.
@@ -25,7 +25,8 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """All chunks of all arenas, by ascending address. `kinds` is filled in: a FreeKind, or IN_USE."""
+    """All chunks of all arenas, by ascending address. `kinds` is filled in later: a FreeKind, or
+    IN_USE."""
 
     at: Addresses
     sizes: Addresses

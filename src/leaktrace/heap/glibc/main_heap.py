@@ -58,6 +58,7 @@ class _Search:
 
     def run_from(self, start: int, first: int, end: int) -> Run | None:
         """Chunks from `first` to the top chunk or to the end of a segment; None: there are none."""
+        end = self.top_end if first < self.top_end < end else end  # others may be behind
         sizes, stop = walk(self.image, first, end)
         if len(sizes) and stop == self.top_end:
             return Run(self._arena.number, start, first, sizes, stop, stop, has_top=True)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, HEADER_BYTES, IS_MAPPED, SIZE_MASK
 from leaktrace.heap.image import WORD_BYTES, MemoryImage
@@ -51,6 +52,12 @@ def find_mapped_chunks(
     # Since glibc 2.43 the last 16 bytes belong to no chunk.
     behind = np.where(((chunks + sizes) % _PAGE_BYTES) == 0, np.uint64(0), np.uint64(16))
     starts, ends = chunks - befores, chunks + sizes + behind
+    # An aligned block was cut from one at the start of the mapping, whose header is still there.
+    is_cut = np.zeros(len(chunks), dtype=bool)
+    order = np.lexsort((chunks, ends, starts))
+    is_cut[order[:-1]] = (np.diff(starts[order]) == 0) & (np.diff(ends[order]) == 0)
+    chunks, sizes, behind = chunks[~is_cut], sizes[~is_cut], behind[~is_cut]
+    starts, ends = starts[~is_cut], ends[~is_cut]
     rows = _apart(starts.tolist(), ends.tolist(), _anonymous(mappings), sorted(taken))
     # Up to glibc 2.42 the first word behind the mapping is no part of the block.
     unused = np.where(behind == 0, np.uint64(2 * HEADER_BYTES), np.uint64(HEADER_BYTES))
@@ -63,8 +70,8 @@ def find_mapped_chunks(
 
 def said_bytes(image: MemoryImage, data: Range, base: int) -> int | None:
     """What malloc says that its mapped chunks have, from struct malloc_par in this writable data;
-    None: it wasn't found. `base`: where the memory of the main arena begins (sbrk_base), which is in
-    that structure, behind mmapped_mem and max_mmapped_mem."""
+    None: it wasn't found. `base`: where the memory of the main arena begins (sbrk_base), which is
+    in that structure, behind mmapped_mem and max_mmapped_mem."""
     found = set()
     for segment in image.segments:
         start, end = max(segment.start, data[0]), min(segment.end, data[1])
@@ -105,15 +112,14 @@ def _candidates(image: MemoryImage) -> tuple[Addresses, Addresses, Addresses]:
     return address[order], befores[order], words[order]
 
 
-def _is_mapped(befores: Addresses, words: Addresses, lead: int) -> np.ndarray:
+def _is_mapped(befores: Addresses, words: Addresses, lead: int) -> NDArray[np.bool_]:
     sizes = words & _SIZE
     rest = (sizes + befores) % np.uint64(_PAGE_BYTES)
-    is_mapped = (words & np.uint64(7)) == np.uint64(IS_MAPPED)
+    is_mapped: NDArray[np.bool_] = (words & np.uint64(7)) == np.uint64(IS_MAPPED)
     is_mapped &= (rest == 0) | (rest == np.uint64(_PAGE_BYTES - 16))
     is_mapped &= (sizes >= np.uint64(32)) & (sizes < np.uint64(_MOST_BYTES))
-    if lead:
-        return is_mapped & (befores % np.uint64(_PAGE_BYTES) == np.uint64(lead))
-    return is_mapped & (befores == 0)
+    is_mapped &= (befores % np.uint64(_PAGE_BYTES) == np.uint64(lead)) if lead else (befores == 0)
+    return is_mapped
 
 
 def _anonymous(mappings: Sequence[Mapping]) -> list[Range]:

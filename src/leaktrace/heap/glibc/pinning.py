@@ -79,7 +79,8 @@ def _present(image: MemoryImage, addresses: Addresses) -> Addresses:
     lengths = np.concatenate([[np.uint64(0)], ranges[:, 1] - ranges[:, 0]])
     starts = np.concatenate([[np.uint64(0)], ranges[:, 0]])
     inside = np.minimum(addresses - starts[rows], lengths[rows])
-    return before[rows] - lengths[rows] + inside
+    below: Addresses = before[rows] - lengths[rows] + inside
+    return below
 
 
 def _last_blocks(runs: Sequence[Run], chunks: Chunks) -> dict[int, tuple[int, int]]:

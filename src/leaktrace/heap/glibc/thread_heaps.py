@@ -1,7 +1,7 @@
 """The heaps of arenas other than the main one (heap_info, malloc/arena.c).
 
-Each is at a multiple of the most bytes that a heap may have, and begins with a pointer to its arena,
-the heap before it, and its size. The arena itself is behind the header of its first heap.
+Each is at a multiple of the most bytes that a heap may have, and begins with a pointer to its
+arena, the heap before it, and its size. The arena itself is behind the header of its first heap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from leaktrace.heap.glibc.chunks import (
 from leaktrace.heap.image import MemoryImage
 from leaktrace.targets.glibc_heaps import HEAP_BYTES
 
-# 64 MiB; with huge pages (tunable glibc.malloc.hugetlb) four of them: of 2 MiB, 1 GiB, 32 MiB, 512 MiB.
+# 64 MiB; with huge pages (tunable glibc.malloc.hugetlb) four of them: of 2 MiB, 1 GiB, 32 MiB,
+# 512 MiB.
 _ALIGNMENTS = (HEAP_BYTES, 8 << 20, 4 << 30, 128 << 20, 2 << 30)
 _PAGE_BYTES = 4096
 _MOST_HEAPS = 1 << 16
