@@ -12,7 +12,7 @@ from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
 
 PTRACE_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
-_NO_ATTACH = 3  # Yama refuses every ptrace access, whatever the capabilities
+NO_ATTACH = 3  # Yama refuses every ptrace access, whatever the capabilities
 
 
 def require_access(pid: int, *, to_memory: bool = True) -> None:
@@ -46,7 +46,7 @@ def require_access(pid: int, *, to_memory: bool = True) -> None:
 def _memory_refused(pid: int) -> TargetAccessError:
     scope = yama_scope()
     what = f"the memory of process {pid} can't be read"
-    if scope >= _NO_ATTACH:
+    if scope >= NO_ATTACH:
         return TargetAccessError(
             f"{what}: kernel.yama.ptrace_scope is {scope}, which forbids it to every user",
             "use --faults, which reads no memory; or boot with a lower kernel.yama.ptrace_scope",

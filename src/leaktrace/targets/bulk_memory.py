@@ -74,7 +74,7 @@ class BulkReader:
             protected: ProcessMemory | None = None
             with suppress(OSError):
                 protected = stack.enter_context(ProcessMemory(self._pid))
-            for at, size in _pages(ranges):
+            for at, size in pages_of(ranges):
                 page = np.array([(at, at + size)], dtype=np.uint64)
                 if read_into(self._room + filled, self._pid, page) < size:
                     data = b""
@@ -88,7 +88,7 @@ class BulkReader:
         return np.array(read, dtype=np.uint64).reshape(-1, 2)
 
 
-def _pages(ranges: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+def pages_of(ranges: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """The address and size of each page of the ranges, or part of one at the end of a range."""
     for start, end in ranges.tolist():
         for at in range(start, end, PAGE_BYTES):

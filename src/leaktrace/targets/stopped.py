@@ -39,7 +39,9 @@ def _by_state(pid: int) -> str:
         return ""
     for thread in threads:
         if thread.state == _TRACED:
-            return f"a debugger has stopped it: {_name_of(thread.tracer)} (process {thread.tracer})"
+            return (
+                f"a debugger has stopped it: {tracer_name(thread.tracer)} (process {thread.tracer})"
+            )
     return f"a signal stopped it (SIGSTOP, SIGTSTP); kill -CONT {pid} continues it"
 
 
@@ -53,7 +55,8 @@ def _thread(folder: Path) -> _Thread:
     return _Thread(fields["State"].strip()[:1], int(fields["TracerPid"]))
 
 
-def _name_of(pid: int) -> str:
+def tracer_name(pid: int) -> str:
+    """The name of a debugger, for people; `pid` is 0 if it is in another pid namespace."""
     try:
         return printable(Path(f"/proc/{pid}/comm").read_text(errors="surrogateescape").strip())
     except OSError:

@@ -1,0 +1,236 @@
+"""Copies much memory of another process at once, for the time in which it is stopped.
+
+The room for it is there before: page faults of the own memory would take four times as long as the
+copy. Several threads copy, since one is not enough for the bandwidth of the memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.errors import system_error
+from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, Piece, pages_of, pieces
+from leaktrace.targets.memory import ProcessMemory
+from leaktrace.targets.page_map import PAGE_BYTES
+
+Ranges = NDArray[np.uint64]
+
+_PART_BYTES = 8 << 20  # of one call: two milliseconds
+_MOST_THREADS = 4
+_NICENESS = -20
+_SPARE_BYTES = 64 << 20  # a process may grow until it is stopped; untouched it takes no memory
+
+
+class NoRoomError(Exception):
+    """There is not enough memory, or the process has grown too much meanwhile."""
+
+
+def room_for(size_bytes: int) -> int:
+    """How much memory a copy needs at most, in bytes."""
+    return size_bytes + size_bytes // 4 + _SPARE_BYTES
+
+
+class MemoryCopy:
+    """Words of a process's memory, and where they were."""
+
+    def __init__(self, size_bytes: int) -> None:
+        """Room for that much, and a part more. Takes 0.2 s per GiB. Raises NoRoomError."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        try:
+            self._memory = mmap.mmap(-1, room_for(size_bytes), flags=flags)
+            with suppress(OSError):  # a kernel without huge pages
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
+            self._words = np.frombuffer(self._memory, dtype=np.uint64)
+            self._words[: size_bytes // 8 : PAGE_BYTES // 8] = 0
+        except (OSError, MemoryError, ValueError, OverflowError):
+            raise NoRoomError from None
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._readv = libc.process_vm_readv
+        self._readv.restype = ctypes.c_ssize_t
+        self._readv.argtypes = (
+            *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong),
+            *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong),
+        )
+        self.ranges: Ranges = np.empty((0, 2), dtype=np.uint64)  # [start, end), n x 2, ascending
+        self.unread_bytes = 0  # are zeros here
+        self._offsets = np.zeros(1, dtype=np.int64)  # in the copy: where each range begins, the end
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self._offsets[-1])
+
+    def take(self, pid: int, ranges: Ranges, may_go_on: Callable[[], bool]) -> bool:
+        """Copy these ranges [start, end), n x 2, ascending and disjoint, multiples of 8. Returns
+        false as soon as `may_go_on` is.
+
+        Raises NoRoomError, and OSError: ESRCH when the process has ended, EPERM when its memory
+        must not be read.
+        """
+        sizes = (ranges[:, 1] - ranges[:, 0]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        if offsets[-1] > len(self._memory):
+            raise NoRoomError
+        self.ranges, self._offsets, self.unread_bytes = ranges, offsets, 0
+        work = _Work(list(_parts(ranges, offsets)), may_go_on)
+        count = min(_MOST_THREADS, len(os.sched_getaffinity(0)), len(work.parts))
+        helpers = [
+            threading.Thread(target=self._copy_parts, args=(pid, work)) for _ in range(count - 1)
+        ]
+        started = []
+        try:
+            for helper in helpers:
+                with suppress(RuntimeError):  # no more threads are allowed
+                    helper.start()
+                    started.append(helper)
+            self._copy_parts(pid, work)
+        finally:
+            work.is_ended = True
+            for helper in started:
+                helper.join()
+        if work.failure is not None:
+            raise work.failure
+        return work.went_on
+
+    def _copy_parts(self, pid: int, work: _Work) -> None:
+        try:
+            with _urgency():
+                for ranges, offset in work:
+                    self._copy(pid, ranges, offset, work)
+        except Exception as error:  # of whichever thread: `take` raises it
+            work.failure = error
+            work.is_ended = True
+
+    def _copy(self, pid: int, ranges: Ranges, offset: int, work: _Work) -> None:
+        wanted = int((ranges[:, 1] - ranges[:, 0]).sum())
+        if self._read(pid, ranges, offset) == wanted:
+            return
+        with ProcessMemory(pid) as memory:
+            for at, size in pages_of(ranges):
+                page = np.array([(at, at + size)], dtype=np.uint64)
+                if self._read(pid, page, offset) < size and not self._force(
+                    memory, at, size, offset
+                ):
+                    with work.lock:
+                        self.unread_bytes += size
+                offset += size
+
+    def _read(self, pid: int, ranges: Ranges, offset: int) -> int:
+        """Returns how many bytes were read before something could not be."""
+        size = int((ranges[:, 1] - ranges[:, 0]).sum())
+        ours = np.array([self._words.ctypes.data + offset, size], dtype=np.uint64)
+        theirs = ranges.copy()
+        theirs[:, 1] -= theirs[:, 0]
+        got = int(self._readv(pid, ours.ctypes.data, 1, theirs.ctypes.data, len(theirs), 0))
+        if got >= 0:
+            return got
+        code = ctypes.get_errno()
+        if code in (errno.EFAULT, errno.EIO, errno.ENOMEM):
+            return 0
+        raise system_error(code or errno.ESRCH)
+
+    def _force(self, memory: ProcessMemory, address: int, size: int, offset: int) -> bool:
+        """Read a page that the process itself can't read at the moment (PROT_NONE)."""
+        data = b""
+        with suppress(OSError):
+            data = memory.read(address, size)
+        self._memory[offset : offset + size] = data[:size].ljust(size, b"\0")
+        return len(data) == size
+
+    def pieces(self) -> Iterator[Piece]:
+        """All of it, a MiB at a time."""
+        at = 0
+        for some in pieces(self.ranges, PIECE_BYTES, MOST_RANGES):
+            count = int((some[:, 1] - some[:, 0]).sum()) // 8
+            yield Piece(self._words[at : at + count], some, 0)
+            at += count
+
+    def read(self, address: int, size: int) -> bytes:
+        """At most `size` bytes; fewer if what follows is not in the copy."""
+        found = []
+        for start, part in self._parts_of(address, size):
+            if start != address:
+                break
+            found.append(part)
+            address += len(part)
+        return b"".join(found)
+
+    def read_stack(self, address: int, size: int) -> bytes:
+        """`size` bytes of anonymous memory: pages that are not in the copy were never used."""
+        found = bytearray(size)
+        for start, part in self._parts_of(address, size):
+            found[start - address : start - address + len(part)] = part
+        return bytes(found)
+
+    def _parts_of(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """What is there of a range: addresses and bytes."""
+        end = min(address + size, 1 << 64)
+        if not 0 <= address < end:
+            return
+        first = int(np.searchsorted(self.ranges[:, 1], np.uint64(address), side="right"))
+        for row in range(first, len(self.ranges)):
+            low, high = self.ranges[row].tolist()
+            if low >= end:
+                return
+            start, until = max(low, address), min(high, end)
+            at = int(self._offsets[row]) + start - low
+            yield start, self._memory[at : at + until - start]
+
+
+@contextmanager
+def _urgency() -> Iterator[None]:
+    """Let this thread go before others, where that is permitted: a process waits for it."""
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), before)
+
+
+class _Work:
+    """Parts that several threads copy."""
+
+    def __init__(self, parts: list[tuple[Ranges, int]], may_go_on: Callable[[], bool]) -> None:
+        self.parts = parts
+        self.lock = threading.Lock()
+        self.failure: Exception | None = None
+        self.went_on = True
+        self.is_ended = False
+        self._may_go_on = may_go_on
+        self._next = itertools.count()
+
+    def __iter__(self) -> Iterator[tuple[Ranges, int]]:
+        while not self.is_ended and (number := next(self._next)) < len(self.parts):
+            if not self._may_go_on():
+                self.went_on, self.is_ended = False, True
+                return
+            yield self.parts[number]
+
+
+def _parts(ranges: Ranges, offsets: NDArray[np.int64]) -> Iterator[tuple[Ranges, int]]:
+    """Ranges of about as many bytes, with the offset in the copy. Not by `pieces`, since every
+    millisecond counts."""
+    ends = ranges[:, 1].astype(np.int64)
+    row, at, total = 0, 0, int(offsets[-1])
+    while at < total:
+        until = min(at + _PART_BYTES, total)
+        last = min(int(np.searchsorted(offsets, until, side="left")), row + MOST_RANGES)
+        until = min(until, int(offsets[last]))
+        some = ranges[row:last].copy()
+        some[0, 0] += np.uint64(at - int(offsets[row]))
+        some[-1, 1] = ends[last - 1] - (int(offsets[last]) - until)
+        yield some, at
+        at = until
+        row = last if until == offsets[last] else last - 1
