@@ -228,6 +228,7 @@ class ProcessOptions(CommonOptions):
     fds: bool = False  # trace file descriptors, too
     malloc: bool = True  # False: only `pairs` and `fds`
     lost: Lost | None = None  # None: memory is not read for that
+    max_pause_ms: int | None = None  # the process is stopped for it, at most so long; None: not
 
     @property
     def command(self) -> CommandTarget | None:

@@ -43,4 +43,5 @@ class ReachInfo:
     read_bytes: int = 0  # in the first pass
     unread_bytes: int = 0  # could not be read
     took_s: float = 0.0
+    pause_s: float | None = None  # for how long a process was stopped, the longest; None: none was
     problems: tuple[str, ...] = ()  # what is not known, a sentence each

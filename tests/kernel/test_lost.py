@@ -16,6 +16,8 @@ from harness.reports import Report, Site
 from harness.target import Target
 from harness.tracer import NEVER, ONE_REPORT, REPOSITORY, Tracer, run_leaktrace
 
+from leaktrace.targets.pause import Pause
+
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="registers are known on x86-64 only"),
@@ -109,13 +111,21 @@ def untraced(program: Path, *commands: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("source", "commands"), [("lost.c", ("threads", "all")), ("lost_objects.cpp", ("go",))]
+    ("source", "commands", "stop"),
+    [
+        ("lost.c", ("threads", "all"), ()),
+        ("lost.c", ("vector", "threads", "all"), ("--stop",)),
+        ("lost_objects.cpp", ("go",), ()),
+        ("lost_objects.cpp", ("go",), ("--stop",)),
+    ],
 )
-def test_a_running_process(compiled: Compiler, source: str, commands: tuple[str, ...]) -> None:
+def test_a_running_process(
+    compiled: Compiler, source: str, commands: tuple[str, ...], stop: tuple[str, ...]
+) -> None:
     program = compiled(source)
     with Target([program]) as target:
         target.await_ready()
-        with Tracer("-p", str(target.pid), "--lost", *ONE_REPORT, NEVER) as tracer:
+        with Tracer("-p", str(target.pid), "--lost", *stop, *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
             for command in commands:
                 target.do(command)
@@ -123,7 +133,8 @@ def test_a_running_process(compiled: Compiler, source: str, commands: tuple[str,
         lines, status = target.run_out()
     assert status == 0
     compare(report, lines)
-    assert reach(report)["passes"] > 1
+    assert (reach(report)["passes"] == 1) == bool(stop)
+    assert (reach(report)["pause_ms"] is not None) == bool(stop)
     assert reach(report)["unread_bytes"] == 0
     assert lines == untraced(program, *commands)
 
@@ -160,6 +171,36 @@ def test_what_only_free_memory_points_to(compiled: Compiler, tmp_path: Path) -> 
     found = reach(report)["lost"]
     assert (found["definite_count"], found["definite_bytes"]) == (count, size)
     assert found["scanned_count"] == count
+
+
+def test_a_look_without_the_stop_that_was_asked_for(compiled: Compiler) -> None:
+    """As good as without --stop, and the report says why."""
+    with Target([compiled("bench_lost.c"), "1000", "300"]) as target:
+        target.await_ready()
+        options = ("--lost", "--stop", "--max-pause-ms", "15")
+        with Tracer("-p", str(target.pid), *options, *ONE_REPORT, NEVER) as tracer:
+            tracer.await_armed()
+            target.do()
+            reports = [last_report(tracer)]
+        options = ("--lost", "--stop", *ONE_REPORT)
+        with Pause(target.pid, 60_000), Tracer("-p", str(target.pid), *options, NEVER) as tracer:
+            tracer.await_armed()
+            (gdb,) = {
+                int(line.split()[1])
+                for line in Path(f"/proc/{target.pid}/status").read_text().splitlines()
+                if line.startswith("TracerPid")
+            }
+            reports.append(last_report(tracer))
+        target.do()
+    late, refused = (report.raw["reach"] for report in reports)
+    assert late["problems"] == [
+        f"process {target.pid} was looked at without a stop: 15 ms were not enough (--max-pause-ms)"
+    ]
+    assert late["lost"]["definite_count"] + late["lost"]["indirect_count"] == 1000 // 50
+    assert (late["passes"], late["pause_ms"] > 0) == (3, True)
+    (problem,) = refused["problems"]
+    assert f"(process {gdb}) is attached to it" in problem
+    assert refused["pause_ms"] is None
 
 
 def test_the_same_as_leak_sanitizer(compiled: Compiler, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
  *     all             all that follows in scenarios(); before "done", for each of its functions
  *                     "truth NAME DEFINITE INDIRECT POSSIBLE REACHABLE", in blocks
  *     threads         the same for pointers that only a thread has
+ *     vector          the same for one that is only in a vector register
  *     one             lose one block
  *     none            allocate one block, and keep it
  *     hide COUNT      keep blocks in a way that nobody can see
@@ -222,6 +223,21 @@ static void *wait_with_register(void *unused) {
     return unused;
 }
 
+__attribute__((noinline, noclone)) static uintptr_t scenario_in_vector(void) {
+    return ~(uintptr_t)reachable(2 * SIZE); /* not the same code as scenario_in_register() */
+}
+
+static void *wait_with_vector(void *unused) {
+    uintptr_t inverted = scenario_in_vector();
+    wipe();
+    pthread_barrier_wait(&all_hold);
+    __asm__ volatile("movq %0, %%xmm9\n pcmpeqd %%xmm10, %%xmm10\n pxor %%xmm10, %%xmm9\n"
+                     "1: mov %1, %%eax\n syscall\n jmp 1b" ::"r"(inverted),
+                     "i"(SYS_pause)
+                     : "rax", "rcx", "r11", "xmm9", "xmm10", "memory");
+    return unused;
+}
+
 __attribute__((noinline, noclone)) static void *scenario_of_thread(void) {
     of_thread = (void *)reachable(SIZE);
     void *volatile other = (void *)reachable(SIZE);
@@ -315,6 +331,13 @@ static void scenarios_of_threads(void) {
     tell("wait_above_old_stack");
 }
 
+static void scenarios_of_vectors(void) {
+    pthread_barrier_init(&all_hold, NULL, 2);
+    start(wait_with_vector, NULL);
+    pthread_barrier_wait(&all_hold);
+    tell("scenario_in_vector");
+}
+
 SCENARIO scenario_one(void) {
     KEEP(definite(SIZE));
 }
@@ -389,6 +412,8 @@ static void obey(char *line) {
         scenarios();
     else if (strcmp(line, "threads") == 0)
         scenarios_of_threads();
+    else if (strcmp(line, "vector") == 0)
+        scenarios_of_vectors();
     else if (strcmp(line, "one") == 0)
         scenario_one();
     else if (strcmp(line, "none") == 0)

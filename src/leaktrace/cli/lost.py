@@ -7,8 +7,12 @@ from typing import Any
 
 import click
 
-from leaktrace.cli.values import refuse_given
+from leaktrace.cli.values import WholeNumber, refuse_given
+from leaktrace.errors import UsageError
 from leaktrace.options import Lost
+
+_PAUSE_MS = 200
+_LEAST_PAUSE_MS, _MOST_PAUSE_MS = 1, 10_000
 
 lost_option = click.option(
     "--lost",
@@ -18,6 +22,23 @@ lost_option = click.option(
     "to any more: those have leaked, whatever time says. The process is not stopped, except as a "
     "command exits: then it waits until it has been looked at. --lost=last: only at the final "
     "report. Needs Linux 5.15.",
+)
+
+stop_option = click.option(
+    "--stop",
+    is_flag=True,
+    help="With --lost: stop the process for a moment, and look at its memory and registers of one "
+    "instant. It takes some 150 ms per GiB, and as much memory as the process has. Some system "
+    "calls of the process may return EINTR (man 7 signal).",
+)
+max_pause_option = click.option(
+    "--max-pause-ms",
+    "max_pause_ms",
+    type=WholeNumber(_LEAST_PAUSE_MS, _MOST_PAUSE_MS),
+    default=None,
+    metavar="MS",
+    help="With --stop: the process goes on after at most MS milliseconds, and if that is not "
+    f"enough, it is looked at without a stop. Default: {_PAUSE_MS}.",
 )
 
 
@@ -39,3 +60,16 @@ def lost_asked(asked: dict[str, Any]) -> Lost | None:
     }
     refuse_given(given, "--lost", "it looks at each block that malloc has returned")
     return Lost(asked["lost"])
+
+
+def max_pause_asked(asked: dict[str, Any]) -> int | None:
+    """For how long each process may be stopped, in milliseconds; None: it may not. Raises
+    UsageError."""
+    most_ms: int | None = asked["max_pause_ms"]
+    if asked["stop"] and asked["lost"] is None:
+        raise UsageError("--stop needs --lost", "add --lost, or leave out --stop")
+    if most_ms is not None and not asked["stop"]:
+        raise UsageError("--max-pause-ms needs --stop", "add --stop, or leave out --max-pause-ms")
+    if not asked["stop"]:
+        return None
+    return _PAUSE_MS if most_ms is None else most_ms

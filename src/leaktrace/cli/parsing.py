@@ -14,7 +14,7 @@ from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.descriptors import check_fds
 from leaktrace.cli.exit_code import leak_exit
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
-from leaktrace.cli.lost import lost_asked
+from leaktrace.cli.lost import lost_asked, max_pause_asked
 from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
 from leaktrace.cli.suppressions import checked_suppressions
@@ -89,6 +89,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     }
     if isinstance(target, KernelTarget):
         lost_asked(asked)
+        max_pause_asked(asked)
         return KernelOptions(target=target, **common)
     return ProcessOptions(
         target=target,
@@ -103,6 +104,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         fds=asked["fds"],
         malloc=not asked["no_malloc"],
         lost=lost_asked(asked),
+        max_pause_ms=max_pause_asked(asked),
     )
 
 

@@ -21,10 +21,12 @@ from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.other_memory import regions_of
 from leaktrace.process.registers import RegisterReader
-from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
+from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan, scan_instant
 from leaktrace.process.snapshot import blocks_of
 from leaktrace.process.tracer import Tracer
 from leaktrace.targets.glibc_arenas import is_libc
+from leaktrace.targets.instant import NoInstantError, take_instant
+from leaktrace.targets.program_break import start_of_heap
 
 _PUMP_S = 0.05
 
@@ -32,12 +34,16 @@ _PUMP_S = 0.05
 class LostBlocks:
     """What the last looks have found, by process."""
 
-    def __init__(self, tracer: Tracer, older_ms: int, limits: Limits) -> None:
+    def __init__(
+        self, tracer: Tracer, older_ms: int, limits: Limits, max_pause_ms: int | None = None
+    ) -> None:
         """Raises EnvironmentUnfitError where registers can't be read. `older_ms`: blocks of that
-        age are judged."""
+        age are judged. `max_pause_ms`: processes are stopped for it, at most so long."""
         self._tracer = tracer
         self._older_ns = older_ms * 1_000_000
         self._limits = limits
+        self._max_pause_ms = max_pause_ms
+        self._not_stopped: dict[int, str] = {}  # why the last look was without a stop, by pid
         self._registers = RegisterReader()
         self._scans: dict[tuple[int, int], Scan] = {}  # by slot and generation of the program
         self._problems: dict[int, str] = {}  # by pid
@@ -93,6 +99,7 @@ class LostBlocks:
             read_bytes=sum(one.read_bytes for one in scans),
             unread_bytes=sum(one.unread_bytes for one in scans),
             took_s=sum(one.took_s for one in scans),
+            pause_s=max((one.paused_s for one in scans if one.paused_s is not None), default=None),
             problems=tuple(self._unseen(time_ns)),
         )
         return replace(report, reach=reach)
@@ -104,6 +111,9 @@ class LostBlocks:
         for member in self._tracer.family.living:
             if member.pid in self._problems:
                 yield f"process {member.pid} was not looked at: {self._problems[member.pid]}"
+            elif member.pid in self._not_stopped:
+                why = self._not_stopped[member.pid]
+                yield f"process {member.pid} was looked at without a stop: {why}"
         seen = dict(self._current())
         ended = [one for one in self._tracer.family if one.has_ended and one.number not in seen]
         for member in self._tracer.family:
@@ -150,15 +160,18 @@ class LostBlocks:
             return is_abandoned() or (key in self._at_exit and not is_stopped)
 
         try:
-            found = scan(
-                member.pid,
-                blocks_of(self._tracer.program, traced),
-                0 if is_stopped else self._older_ns,
-                self._registers,
-                passes=1 if is_stopped else PASSES,
-                are_all=is_stopped and self._knows_all_blocks(member),
-                is_abandoned=must_end,
-            )
+            if self._max_pause_ms is None or is_stopped:
+                found = scan(
+                    member.pid,
+                    blocks_of(self._tracer.program, traced),
+                    0 if is_stopped else self._older_ns,
+                    self._registers,
+                    passes=1 if is_stopped else PASSES,
+                    are_all=is_stopped and self._knows_all_blocks(member),
+                    is_abandoned=must_end,
+                )
+            else:
+                found = self._stop_and_look(member, self._max_pause_ms, must_end)
         except AbandonedError:
             return
         except LeaktraceError as error:
@@ -172,6 +185,29 @@ class LostBlocks:
                 self._problems.pop(member.pid, None)
                 self._scans = {one: of for one, of in self._scans.items() if one[0] != key[0]}
                 self._scans[key] = found
+
+    def _stop_and_look(
+        self, member: Member, max_pause_ms: int, must_end: Callable[[], bool]
+    ) -> Scan:
+        """With a stop; without one if that is not possible. Raises as `scan`."""
+        traced, program = member.traced, self._tracer.program
+        before = blocks_of(program, traced)
+        try:
+            instant = take_instant(member.pid, max_pause_ms, lambda: not must_end())
+        except NoInstantError as error:
+            if must_end():
+                raise AbandonedError from None
+            with self._lock:
+                self._not_stopped[member.pid] = error.message
+            found = scan(member.pid, before, self._older_ns, self._registers, is_abandoned=must_end)
+            return replace(found, paused_s=error.paused_s)
+        with self._lock:
+            self._not_stopped.pop(member.pid, None)
+        break_start = start_of_heap(member.pid)
+        after = blocks_of(program, traced)
+        return scan_instant(
+            instant, break_start, before, after, self._older_ns, is_abandoned=must_end
+        )
 
     def _knows_all_blocks(self, member: Member) -> bool:
         """Whether each block of glibc's heap has a record: it was traced from its start, nothing

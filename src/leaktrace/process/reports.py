@@ -59,7 +59,9 @@ class ProcessReports:
             self._releases.attach(builder)
         self._lost = None
         if options.lost is not None:
-            self._lost = LostBlocks(tracer, options.report.older_ms, options.limits)
+            self._lost = LostBlocks(
+                tracer, options.report.older_ms, options.limits, options.max_pause_ms
+            )
 
     def start_clock(self) -> None:
         """Recording has begun."""

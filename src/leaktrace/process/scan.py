@@ -1,16 +1,17 @@
-"""Finds the blocks of one process that nothing points to, from its memory and registers, without
-stopping it.
+"""Finds the blocks of one process that nothing points to, from its memory and registers.
 
-A pass reads registers and memory once. Meanwhile the process goes on, and may move a pointer from
-where the pass has not been to where it has been. But a block that is lost stays lost. So a second
-and a third pass, some time later, look whether anything points to the blocks that the first has not
-found: each of them makes such a mistake rarer by orders of magnitude.
+Without a stop, a pass reads registers and memory once. Meanwhile the process goes on, and may move
+a pointer from where the pass has not been to where it has been. But a block that is lost stays
+lost. So a second and a third pass, some time later, look whether anything points to the blocks that
+the first has not found: each of them makes such a mistake rarer by orders of magnitude.
+
+Of a process that was stopped, one pass is exact (`scan_instant`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,9 +22,10 @@ from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes, classify
 from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers
 from leaktrace.process.registers import RegisterReader, Registers
-from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader
+from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, Piece
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
-from leaktrace.targets.glibc_arenas import find_arenas
+from leaktrace.targets.glibc_arenas import Arenas, find_arenas
+from leaktrace.targets.instant import Instant
 from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.present_memory import PresentMemory
@@ -34,6 +36,7 @@ PASSES = 3
 _PAUSE_S = 0.3  # between passes
 _WORD_BYTES = 8
 _FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
+Records = tuple[NDArray[np.uint64], NDArray[np.void]]
 _NO_RANGES = np.empty((0, 2), dtype=np.uint64)
 
 
@@ -54,6 +57,7 @@ class Scan:
     passes: int
     read_bytes: int  # in the first pass
     unread_bytes: int
+    paused_s: float | None = None  # how long the process was stopped for it
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class _Pass:
 
 def scan(
     pid: int,
-    records: tuple[NDArray[np.uint64], NDArray[np.void]],
+    records: Records,
     older_ns: int,
     registers: RegisterReader,
     *,
@@ -100,18 +104,82 @@ def scan(
         lost = lost[again.classes >= BlockClass.INDIRECT]
         done += 1
     classes[~is_old] = BlockClass.UNKNOWN
-    is_led = classes == BlockClass.INDIRECT
     return Scan(
         addresses=blocks.starts,
         times_ns=times_ns,
         classes=classes,
-        leaders=np.where(is_led, blocks.starts[leaders], np.uint64(0)),
+        leaders=_leaders(blocks, classes, leaders),
         time_ns=began_ns,
         took_s=(time.monotonic_ns() - began_ns) / 1e9,
         passes=done,
         read_bytes=first.read_bytes,
         unread_bytes=first.unread_bytes,
     )
+
+
+def scan_instant(
+    instant: Instant,
+    start_brk: int,
+    before: Records,
+    after: Records,
+    older_ns: int,
+    *,
+    is_abandoned: Callable[[], bool] = lambda: False,
+) -> Scan:
+    """The same of a process that was stopped. `before`, `after`: as `records`, read before and
+    after the stop. What was allocated or freed in between is not judged: it isn't known whether it
+    was a block at that instant. `start_brk`: where the program break was at first.
+
+    Raises AbandonedError.
+    """
+    addresses, values = _in_both(before, after)
+    is_low = addresses < _FIRST_HIGH
+    addresses, values = addresses[is_low], values[is_low]
+    blocks = Blocks(addresses, values["size"])
+    times_ns = values["time_ns"][blocks.order]
+    is_old = times_ns.astype(np.int64) <= instant.time_ns - older_ns
+    copy, mappings, threads = instant.copy, instant.mappings, instant.threads
+    waiting = [
+        WaitingThread(one.stack_pointer, one.thread_pointer, is_first=one.tid == instant.pid)
+        for one in threads
+    ]
+    pointers = Pointers(
+        blocks,
+        _dead(
+            dead_stacks(waiting, mappings, copy.read_stack),
+            find_arenas(mappings, copy.read, start_brk),
+        ),
+    )
+    for one in threads:
+        pointers.add_roots(one.words)
+    read_bytes, _ = _add(pointers, copy.pieces(), is_abandoned)
+    found = classify(pointers)
+    classes = found.classes
+    classes[~is_old] = BlockClass.UNKNOWN
+    return Scan(
+        addresses=blocks.starts,
+        times_ns=times_ns,
+        classes=classes,
+        leaders=_leaders(blocks, classes, found.leaders),
+        time_ns=instant.time_ns,
+        took_s=(time.monotonic_ns() - instant.time_ns) / 1e9,
+        passes=1,
+        read_bytes=read_bytes - copy.unread_bytes,
+        unread_bytes=copy.unread_bytes,
+        paused_s=instant.paused_s,
+    )
+
+
+def _in_both(before: Records, after: Records) -> Records:
+    """The records that are the same: the address, and the time of the allocation."""
+    order = np.argsort(after[0], kind="stable")
+    addresses, times_ns = after[0][order], after[1]["time_ns"][order]
+    at = np.searchsorted(addresses, before[0])
+    is_there = at < len(addresses)
+    at[~is_there] = 0
+    if len(addresses):
+        is_there &= (addresses[at] == before[0]) & (times_ns[at] == before[1]["time_ns"])
+    return before[0][is_there], before[1][is_there]
 
 
 def _pass(
@@ -135,17 +203,35 @@ def _pass(
         dead = dead_stacks(_waiting(pid, threads), mappings, read)
         arenas = find_arenas(mappings, present.read, start_of_heap(pid))
     owned = _NO_RANGES
-    if arenas is not None:
-        dead = np.concatenate([dead, np.array(arenas.structures, dtype=np.uint64)])
-        dead = dead[np.argsort(dead[:, 0])]
-        # Another thread may be within realloc, whose block has no record meanwhile.
-        if are_all and len(threads.tids) == 1:
-            owned = np.array(arenas.heaps, dtype=np.uint64).reshape(-1, 2)
-    pointers = Pointers(blocks, dead, owned)
+    # Another thread may be within realloc, whose block has no record meanwhile.
+    if arenas is not None and are_all and len(threads.tids) == 1:
+        owned = np.array(arenas.heaps, dtype=np.uint64).reshape(-1, 2)
+    pointers = Pointers(blocks, _dead(dead, arenas), owned)
     pointers.add_roots(threads.words.ravel())
-    candidates = Candidates(blocks, PIECE_BYTES // _WORD_BYTES, are_few=are_few)
+    pieces = BulkReader(pid).read_all(root_pages(pid, mappings))
+    read_bytes, unread_bytes = _add(pointers, pieces, is_abandoned, are_few=are_few)
+    return _Pass(classify(pointers), read_bytes, unread_bytes)
+
+
+def _dead(stacks: NDArray[np.uint64], arenas: Arenas | None) -> NDArray[np.uint64]:
+    """Unused parts of stacks, and what malloc knows of free memory."""
+    if arenas is None:
+        return stacks
+    dead = np.concatenate([stacks, np.array(arenas.structures, dtype=np.uint64)])
+    return dead[np.argsort(dead[:, 0])]
+
+
+def _add(
+    pointers: Pointers,
+    pieces: Iterable[Piece],
+    is_abandoned: Callable[[], bool],
+    *,
+    are_few: bool = False,
+) -> tuple[int, int]:
+    """Add all words. Returns how many bytes these were, and how many could not be read."""
+    candidates = Candidates(pointers.blocks, PIECE_BYTES // _WORD_BYTES, are_few=are_few)
     read_bytes = unread_bytes = 0
-    for piece in BulkReader(pid).read_all(root_pages(pid, mappings)):
+    for piece in pieces:
         if is_abandoned():
             raise AbandonedError
         read_bytes += piece.words.nbytes
@@ -153,7 +239,15 @@ def _pass(
         chosen = candidates.pick(piece.words)
         if len(chosen):
             pointers.add(piece.addresses(chosen), piece.words[chosen])
-    return _Pass(classify(pointers), read_bytes, unread_bytes)
+    return read_bytes, unread_bytes
+
+
+def _leaders(
+    blocks: Blocks, classes: NDArray[np.uint8], leaders: NDArray[np.int32]
+) -> NDArray[np.uint64]:
+    """The addresses of the blocks that lead to others; 0 for those that none leads to."""
+    is_led = classes == BlockClass.INDIRECT
+    return np.where(is_led, blocks.starts[leaders], np.uint64(0))
 
 
 def _waiting(pid: int, threads: Registers) -> list[WaitingThread]:

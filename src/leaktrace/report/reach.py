@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from math import ceil
 from typing import Any
 
 from rich.text import Text
@@ -33,6 +34,8 @@ def reach_lines(reach: ReachInfo, width: int) -> Iterator[Text]:
         text += f"; read {units.size(reach.read_bytes)} in {reach.took_s:.1f} s"
         if reach.passes > 1:
             text += f" and {reach.passes} passes"
+        if reach.pause_s is not None:
+            text += f"; stopped for {units.duration(ceil(reach.pause_s * 1e9))}"
         if reach.unread_bytes:
             text += f", {units.size(reach.unread_bytes)} can't be read"
         yield from wrapped("memory: ", text, width)
@@ -60,5 +63,6 @@ def reach_object(reach: ReachInfo) -> dict[str, Any]:
         "read_bytes": reach.read_bytes,
         "unread_bytes": reach.unread_bytes,
         "took_s": round(reach.took_s, 3),
+        "pause_ms": None if reach.pause_s is None else round(reach.pause_s * 1000, 3),
         "problems": [printable(one) for one in reach.problems],
     }

@@ -71,6 +71,41 @@ def test_refused_with(words: list[str], other: str, lost: str) -> None:
     assert other in caught.value.message + caught.value.hint
 
 
+def test_a_stop() -> None:
+    def most_ms(*words: str) -> int | None:
+        options = options_of("-p", "1", *words)
+        assert isinstance(options, ProcessOptions)
+        return options.max_pause_ms
+
+    assert most_ms() is most_ms("--lost") is None
+    assert most_ms("--lost", "--stop") == 200
+    assert most_ms("--lost=last", "--stop", "--max-pause-ms", "10000") == 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["--stop"], "--lost"),
+        (["--stop", "--max-pause-ms", "5"], "--lost"),
+        (["--lost", "--max-pause-ms", "5"], "--stop"),
+        (["--max-pause-ms", "5"], "--stop"),
+    ],
+)
+@pytest.mark.parametrize("target", [["-p", "1"], ["--kernel"]])
+def test_a_stop_needs(target: list[str], words: list[str], missing: str) -> None:
+    if target == ["--kernel"] and "--lost" in words:
+        words = [word for word in words if word != "--lost"]
+    with pytest.raises(UsageError, match=f"needs {missing}") as caught:
+        options_of(*target, *words)
+    assert missing in caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "10001", "1.5", "x", ""])
+def test_no_time_for_a_stop(value: str) -> None:
+    with pytest.raises((click.UsageError, UsageError)):
+        options_of("-p", "1", "--lost", "--stop", "--max-pause-ms", value)
+
+
 def test_another_value() -> None:
     with pytest.raises(click.UsageError, match="'every', 'last'"):
         options_of("-p", "1", "--lost=first")
