@@ -6,8 +6,6 @@ copy. Several threads copy, since one is not enough for the bandwidth of the mem
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import itertools
 import mmap
 import os
@@ -18,10 +16,10 @@ from contextlib import contextmanager, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.errors import system_error
-from leaktrace.targets.bulk_memory import MOST_RANGES, PIECE_BYTES, Piece, pages_of, pieces
+from leaktrace.targets.bulk_memory import PIECE_BYTES, Piece, pages_of, pieces
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.remote_read import MOST_RANGES, read_into
 
 Ranges = NDArray[np.uint64]
 
@@ -54,13 +52,6 @@ class MemoryCopy:
             self._words[: size_bytes // 8 : PAGE_BYTES // 8] = 0
         except (OSError, MemoryError, ValueError, OverflowError):
             raise NoRoomError from None
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._readv = libc.process_vm_readv
-        self._readv.restype = ctypes.c_ssize_t
-        self._readv.argtypes = (
-            *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong),
-            *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong),
-        )
         self.ranges: Ranges = np.empty((0, 2), dtype=np.uint64)  # [start, end), n x 2, ascending
         self.unread_bytes = 0  # are zeros here
         self._offsets = np.zeros(1, dtype=np.int64)  # in the copy: where each range begins, the end
@@ -125,18 +116,7 @@ class MemoryCopy:
                 offset += size
 
     def _read(self, pid: int, ranges: Ranges, offset: int) -> int:
-        """Returns how many bytes were read before something could not be."""
-        size = int((ranges[:, 1] - ranges[:, 0]).sum())
-        ours = np.array([self._words.ctypes.data + offset, size], dtype=np.uint64)
-        theirs = ranges.copy()
-        theirs[:, 1] -= theirs[:, 0]
-        got = int(self._readv(pid, ours.ctypes.data, 1, theirs.ctypes.data, len(theirs), 0))
-        if got >= 0:
-            return got
-        code = ctypes.get_errno()
-        if code in (errno.EFAULT, errno.EIO, errno.ENOMEM):
-            return 0
-        raise system_error(code or errno.ESRCH)
+        return read_into(self._words.ctypes.data + offset, pid, ranges)
 
     def _force(self, memory: ProcessMemory, address: int, size: int, offset: int) -> bool:
         """Read a page that the process itself can't read at the moment (PROT_NONE)."""
