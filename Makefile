@@ -18,7 +18,7 @@ APPLICATIONS_ARGS ?=
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp tests/support/walker/*.c \
 	tests/verdicts/programs/*.c tests/verdicts/programs/*.h tests/verdicts/programs/*.cpp tests/verdicts/serving/*.c \
-	tests/support/walker/*.h examples/*.c examples/*/*.c examples/*/*.cpp)
+	tests/support/walker/*.h examples/*.c examples/*.cpp examples/*/*.c examples/*/*.cpp)
 CFLAGS_DEMO := -O2 -g -Wall -Wextra
 
 .DEFAULT_GOAL := help

@@ -288,4 +288,18 @@ class MapsOptions:
     output: Path | None = None  # None: standard output
 
 
+@dataclass(frozen=True)
+class HeapOptions:
+    """A run that looks at the heap of a process (leaktrace heap)."""
+
+    pid: int | None = None
+    core: Path | None = None  # one of the two is given
+    interval_s: float | None = None  # None: one look
+    count: int | None = None  # of looks after the first; None: until interrupted
+    max_pause_ms: int = 1000
+    top: int = 10
+    format: str = "text"
+    output: Path | None = None  # None: standard output
+
+
 Options = ProcessOptions | KernelOptions | RankingOptions

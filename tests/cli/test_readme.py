@@ -44,7 +44,8 @@ def test_command_parses(line: str) -> None:
 def test_options_exist() -> None:
     known = {
         name
-        for parameter in trace_command.params
+        for command in (trace_command, *COMMANDS.values())
+        for parameter in command.params
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
     others = r"^    (?:sudo )?(?:setpriv|docker) .*$"  # programs with options of their own

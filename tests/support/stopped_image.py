@@ -55,7 +55,20 @@ def _segments(pid: int, mappings: Sequence[Mapping]) -> Iterator[Segment]:
             has_page = (np.frombuffer(data, dtype=np.uint64) & _HAS_PAGE) != 0
             edges = np.flatnonzero(np.diff(np.concatenate([[0], has_page.view(np.int8), [0]])))
             for first, last in edges.reshape(-1, 2).tolist():
-                start = one.start + first * _PAGE_BYTES
-                buffer = np.empty((last - first) * _PAGE_BYTES, dtype=np.uint8)
-                read = os.preadv(memory.fileno(), [buffer.data], start)
-                yield Segment(start, buffer[: read // 8 * 8].view(np.uint64))
+                yield from _read(memory.fileno(), one.start + first * _PAGE_BYTES, last - first)
+
+
+def _read(memory: int, start: int, pages: int) -> Iterator[Segment]:
+    buffer = np.empty(pages * _PAGE_BYTES, dtype=np.uint8)
+    try:
+        read = os.preadv(memory, [buffer.data], start)
+    except OSError:  # a guard page (madvise(2), MADV_GUARD_INSTALL) is among them
+        if pages > 1:
+            yield from _read(memory, start, pages // 2)
+            yield from _read(memory, start + pages // 2 * _PAGE_BYTES, pages - pages // 2)
+        return
+    words = buffer[: read // 8 * 8].view(np.uint64)
+    yield Segment(start, words)
+    if 0 < read < len(buffer):
+        done = read // _PAGE_BYTES
+        yield from _read(memory, start + done * _PAGE_BYTES, pages - done)

@@ -81,6 +81,9 @@ class _Commands(Mapping[str, click.Command]):
 
 COMMANDS = _Commands(
     doctor=_Entry("leaktrace.cli.doctor", "Show what this machine offers for tracing."),
+    heap=_Entry(
+        "leaktrace.cli.heap", "Show what is in the heap of a process, and what has leaked."
+    ),
     maps=_Entry(
         "leaktrace.cli.maps", "Show what a process holds by kind of memory, and its growth."
     ),

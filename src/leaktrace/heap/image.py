@@ -56,6 +56,16 @@ class MemoryImage:
             return None
         return self.segments[at]
 
+    def within(self, start: int, end: int) -> Iterator[Segment]:
+        """What is in it of [start, end), multiples of 8, by ascending address."""
+        for segment in self.segments[max(bisect_right(self._starts, start) - 1, 0) :]:
+            if segment.start >= end:
+                return
+            low, high = max(segment.start, start), min(segment.end, end)
+            if low < high:
+                first, last = ((at - segment.start) // WORD_BYTES for at in (low, high))
+                yield Segment(low, segment.words[first:last])
+
     def word(self, address: int) -> int:
         """The word at an address that is a multiple of 8; 0 if it is not in the image."""
         segment = self.segment_at(address)

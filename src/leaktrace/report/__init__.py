@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from leaktrace.errors import UsageError
+from leaktrace.report.heap_json import HeapJson
+from leaktrace.report.heap_text import HeapText
 from leaktrace.report.json_lines import JsonReporter
 from leaktrace.report.maps_json import MapsJson
 from leaktrace.report.maps_text import MapsText
@@ -22,6 +24,7 @@ __all__ = [
     "RANKING_FORMATS",
     "Output",
     "Reporter",
+    "create_heap_reporter",
     "create_maps_reporter",
     "create_ranking_reporter",
     "create_reporter",
@@ -44,6 +47,12 @@ RANKING_FORMATS: Mapping[str, type[RankingText | RankingJson]] = {
 MAPS_FORMATS: Mapping[str, type[MapsText | MapsJson]] = {
     "text": MapsText,
     "json": MapsJson,
+}
+
+# leaktrace heap
+HEAP_FORMATS: Mapping[str, type[HeapText | HeapJson]] = {
+    "text": HeapText,
+    "json": HeapJson,
 }
 
 
@@ -71,3 +80,8 @@ def create_ranking_reporter(
 def create_maps_reporter(format_name: str, output: TextIO, notices: TextIO) -> MapsText | MapsJson:
     """The reporter of a format in `MAPS_FORMATS`."""
     return MAPS_FORMATS[format_name](output, notices)
+
+
+def create_heap_reporter(format_name: str, output: TextIO, notices: TextIO) -> HeapText | HeapJson:
+    """The reporter of a format in `HEAP_FORMATS`."""
+    return HEAP_FORMATS[format_name](output, notices)

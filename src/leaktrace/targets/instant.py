@@ -42,8 +42,14 @@ class NoInstantError(LeaktraceError):
         self.paused_s = paused_s
 
 
-def take_instant(pid: int, most_ms: int, is_wanted: Callable[[], bool] = lambda: True) -> Instant:
-    """Stop a process for at most `most_ms`, and copy what may hold pointers.
+def take_instant(
+    pid: int,
+    most_ms: int,
+    is_wanted: Callable[[], bool] = lambda: True,
+    also: Callable[[MemoryCopy], None] = lambda _: None,
+) -> Instant:
+    """Stop a process for at most `most_ms`, and copy what may hold pointers. `also`: called with
+    the copy while the process is still stopped.
 
     Raises NoInstantError, also as soon as `is_wanted` says no, TargetError and OSError when the
     process has ended.
@@ -64,6 +70,8 @@ def take_instant(pid: int, most_ms: int, is_wanted: Callable[[], bool] = lambda:
                         root_pages(pid, mappings),
                         lambda: pause.still_holds() and is_wanted(),
                     )
+                    if is_whole:
+                        also(copy)
                 except NoRoomError:
                     fits = False
                 is_whole = is_whole and pause.still_holds()

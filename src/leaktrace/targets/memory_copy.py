@@ -60,6 +60,11 @@ class MemoryCopy:
     def size_bytes(self) -> int:
         return int(self._offsets[-1])
 
+    @property
+    def words(self) -> NDArray[np.uint64]:
+        """Those of the ranges, one after the other."""
+        return self._words[: self.size_bytes // 8]
+
     def take(self, pid: int, ranges: Ranges, may_go_on: Callable[[], bool]) -> bool:
         """Copy these ranges [start, end), n x 2, ascending and disjoint, multiples of 8. Returns
         false as soon as `may_go_on` is.

@@ -30,6 +30,11 @@ class Target:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def seen(self) -> list[str]:
+        """The lines that were read until now."""
+        return self._output.seen
+
     def __enter__(self) -> Self:
         return self
 

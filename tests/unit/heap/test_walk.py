@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from harness.compiling import Compiler
 from harness.target import Target
+from stopped_image import image_of
+
 from leaktrace.heap.walk import walk_heap
 from leaktrace.heap.walked import FreeKind, WalkedHeap
-from stopped_image import image_of
 
 TLS_BLOCKS = 1  # of each thread, allocated by the dynamic linker
 STATIC_BLOCKS = 6  # that a static program allocates when it starts
@@ -149,7 +149,7 @@ def test_it_agrees_with_malloc(
     compiled: Compiler, tmp_path: Path, words: str, env: dict[str, str], caches: int
 ) -> None:
     case = walked(compiled("walked.c"), tmp_path, words, env)
-    threads = int(words.split()[0])
+    threads = int(words[0])
     unused_caches = threads + 1 if caches == 0 else 0
     check(case, extra=threads * TLS_BLOCKS + unused_caches)
     heap = case.heap

@@ -83,14 +83,11 @@ def _data(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
 
 def _rings(image: MemoryImage, data: tuple[int, int]) -> Iterator[Ring]:
     seen = set()
-    for segment in image.segments:
-        start, end = max(segment.start, data[0]), min(segment.end, data[1])
+    for segment in image.within(*data):
         # Pieces overlap by more than the bins: these are whole in one of them.
-        for at in range(start, end, _PIECE_BYTES - _NEXT):
-            words = segment.words[
-                (at - segment.start) // WORD_BYTES : (min(at + _PIECE_BYTES, end) - segment.start)
-                // WORD_BYTES
-            ]
+        for at in range(segment.start, segment.end, _PIECE_BYTES - _NEXT):
+            first = (at - segment.start) // WORD_BYTES
+            words = segment.words[first : first + _PIECE_BYTES // WORD_BYTES]
             bins = find_bins(at, words, image.read)
             if bins is None or bins in seen:
                 continue

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, LEAST_BYTES
-from leaktrace.heap.glibc.free_lists import IN_USE, Chunks, Links, Rows
+from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, IN_USE, LEAST_BYTES, Chunks, Rows
+from leaktrace.heap.glibc.free_lists import Links
 from leaktrace.heap.walked import Addresses, FreeKind
 
 _SMALL = 64  # lists of one size each; those behind have a range of sizes

@@ -12,6 +12,7 @@ from array import array
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace.heap.image import WORD_BYTES, MemoryImage
 from leaktrace.heap.walked import Addresses
@@ -21,7 +22,11 @@ SIZE_MASK = ~7
 BLOCK_OFFSET = 16  # of the block in its chunk
 HEADER_BYTES = 8  # the block also has the first word of the next chunk
 LEAST_BYTES = 32
+IN_USE = 0  # beside FreeKind
 FENCE_BYTES = 16  # two chunks of less than the least size end a segment to which none was added
+
+
+Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +43,31 @@ class Run:
     is_last_in_use: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """All chunks of all arenas, by ascending address. `kinds` is filled in later: a FreeKind, or
+    IN_USE."""
+
+    at: Addresses
+    sizes: Addresses
+    kinds: NDArray[np.uint8]
+    arenas: NDArray[np.int16]  # the number of the arena of each
+
+    def rows_of(self, addresses: Addresses) -> Rows:
+        """The row of the chunk that begins at each address, -1 where none does."""
+        if not len(self.at):
+            return np.full(len(addresses), -1, dtype=np.intp)
+        rows = np.minimum(np.searchsorted(self.at, addresses), len(self.at) - 1)
+        return np.where(self.at[rows] == addresses, rows, -1)
+
+    def row_of(self, address: int) -> int:
+        row = int(np.searchsorted(self.at, np.uint64(address)))
+        return row if row < len(self.at) and int(self.at[row]) == address else -1
+
+
 def walk(image: MemoryImage, first: int, end: int) -> tuple[Addresses, int]:
-    """Follow the sizes from the chunk at `first`, a multiple of 8: the size words of the chunks that
-    end by `end`, and where they end. That is before `end` if what follows is no chunk.
+    """Follow the sizes from the chunk at `first`, a multiple of 8: the size words of the chunks
+    that end by `end`, and where they end. That is before `end` if what follows is no chunk.
 
     Serial, as each chunk is found by the one before. A chunk takes 32 bytes at least, which bounds
     the time for any memory.

@@ -7,41 +7,16 @@ two it is follows from the last chunk of any list: its pointer is 0, or 0 mangle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from array import array
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace.heap.glibc.arenas import ArenaState
-from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, LEAST_BYTES
+from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, IN_USE, LEAST_BYTES, Chunks, Rows
 from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walked import Addresses, FreeKind
 
-IN_USE = 0
 _MANGLING_SHIFT = 12
-
-Rows = NDArray[np.intp]
-
-
-@dataclass(frozen=True, eq=False)
-class Chunks:
-    """All chunks of all arenas, by ascending address. `kinds` is filled in later: a FreeKind, or
-    IN_USE."""
-
-    at: Addresses
-    sizes: Addresses
-    kinds: NDArray[np.uint8]
-
-    def rows_of(self, addresses: Addresses) -> Rows:
-        """The row of the chunk that begins at each address, -1 where none does."""
-        if not len(self.at):
-            return np.full(len(addresses), -1, dtype=np.intp)
-        rows = np.minimum(np.searchsorted(self.at, addresses), len(self.at) - 1)
-        return np.where(self.at[rows] == addresses, rows, -1)
-
-    def row_of(self, address: int) -> int:
-        row = int(np.searchsorted(self.at, np.uint64(address)))
-        return row if row < len(self.at) and int(self.at[row]) == address else -1
 
 
 class Links:
@@ -73,30 +48,30 @@ def mark_fastbins(links: Links, chunks: Chunks, arenas: tuple[ArenaState, ...]) 
                 continue
             size = LEAST_BYTES + 16 * number
             for is_mangled in links.forms():
-                rows, is_whole = _follow(links, chunks, (first, size), is_mangled)
+                rows, is_whole = _mark(links, chunks, (first, size), is_mangled)
                 if is_whole:
                     links.is_mangled = is_mangled
                     break
-            chunks.kinds[rows] = FreeKind.FAST
+                if is_mangled and links.is_mangled is None:
+                    chunks.kinds[rows] = IN_USE  # the other form may be right
             if not is_whole:
                 what = f"the list of free chunks of {size} bytes breaks off"
                 problems.append(f"arena {arena.number}: {what}")
     return problems
 
 
-def _follow(
+def _mark(
     links: Links, chunks: Chunks, head: tuple[int, int], is_mangled: bool
-) -> tuple[list[int], bool]:
-    """The rows of a list's chunks, and whether it ends as it should. A chunk in two lists, or twice
-    in one, ends it, so that all lists together take as long as there are chunks."""
+) -> tuple[Rows, bool]:
+    """The rows of a list's chunks, and whether it ends as it should. A chunk that is in a list
+    already ends it, so that all lists together take as long as there are chunks."""
     at, size = head
-    rows: list[int] = []
-    seen: set[int] = set()
+    rows = array("q")
     while at:
         row = chunks.row_of(at)
-        if row < 0 or row in seen or int(chunks.sizes[row]) != size or chunks.kinds[row] != IN_USE:
-            return rows, False
+        if row < 0 or int(chunks.sizes[row]) != size or chunks.kinds[row] != IN_USE:
+            break
+        chunks.kinds[row] = FreeKind.FAST
         rows.append(row)
-        seen.add(row)
         at = links.next_one(at + BLOCK_OFFSET, is_mangled=is_mangled)
-    return rows, True
+    return np.array(rows, dtype=np.intp), at == 0

@@ -18,28 +18,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.heap.glibc.arenas import ArenaState, Ring, find_ring
+from leaktrace.heap.glibc.accounts import Found, walked
+from leaktrace.heap.glibc.arenas import Ring, find_ring
 from leaktrace.heap.glibc.caches import mark_cached
-from leaktrace.heap.glibc.chunks import (
-    BLOCK_OFFSET,
-    HEADER_BYTES,
-    PREVIOUS_IN_USE,
-    Run,
-)
-from leaktrace.heap.glibc.free_lists import IN_USE, Chunks, Links, Rows, mark_fastbins
+from leaktrace.heap.glibc.chunks import IN_USE, PREVIOUS_IN_USE, Chunks, Run
+from leaktrace.heap.glibc.free_lists import Links, mark_fastbins
 from leaktrace.heap.glibc.main_heap import walk_main_heap
 from leaktrace.heap.glibc.mapped_chunks import MappedChunks, find_mapped_chunks, said_bytes
-from leaktrace.heap.glibc.pinning import Pinned, find_pinned
 from leaktrace.heap.glibc.thread_heaps import walk_heaps
 from leaktrace.heap.image import MemoryImage
-from leaktrace.heap.walked import Addresses, Arena, FreeKind, WalkedHeap
+from leaktrace.heap.walked import FreeKind, WalkedHeap
 from leaktrace.targets.mappings import Mapping
 
-NAME = "glibc malloc"
-MAPPED = -1  # the number of the arena of a block with a mapping of its own
 _SIZE = np.uint64(0xFFFF_FFFF_FFFF_FFF8)
 _FORWARD, _BACK = np.uint64(16), np.uint64(24)  # the pointers of a free chunk
-_SIZE_BEFORE = np.uint64(0)
 
 Range = tuple[int, int]
 _T = TypeVar("_T", bound=np.generic)
@@ -54,18 +46,23 @@ def walk_glibc(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | 
     runs: list[Run] = []
     structures: list[Range] = []
     foreign = {}
+    room = sum(one.end - one.start for one in mappings if one.permissions.startswith("rw"))
     for state in ring.states:
         structures.append((state.address, state.end))
         if state.is_main:
             main = walk_main_heap(image, mappings, state)
-            runs.extend(main.runs)
-            problems.extend(main.problems)
+            added, wrong = main.runs, main.problems
             foreign[state.number] = main.foreign_bytes
         else:
             heaps = walk_heaps(image, state)
-            runs.extend(heaps.runs)
-            problems.extend(heaps.problems)
+            added, wrong = heaps.runs, heaps.problems
             structures.extend(heaps.headers)
+        runs.extend(added)
+        problems.extend(wrong)
+        room -= sum(run.end - run.start for run in added)
+        if room < 0:  # arenas that claim the same memory: there may be many
+            problems.append("the arenas have more memory than the process")
+            break
     problems.extend(_unlike_counted(ring, runs, foreign))
     runs, overlapping = _apart(runs)
     problems.extend(overlapping)
@@ -74,7 +71,7 @@ def walk_glibc(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | 
     mapped = find_mapped_chunks(image, mappings, segments)
     problems.extend(_unlike_said(image, ring, runs, mapped))
 
-    chunks, arenas_of, bad_sizes = _chunks(runs)
+    chunks, bad_sizes = _chunks(runs)
     problems.extend(bad_sizes)
     problems.extend(_unlinked(image, chunks))
     links = Links(image)
@@ -82,10 +79,8 @@ def walk_glibc(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | 
     caches, doubtful = mark_cached(links, chunks)
     problems.extend(doubtful)
 
-    numbered = _by_arena(image, ring, runs, chunks, arenas_of, foreign)
-    return _walked(
-        chunks, arenas_of, caches, mapped, numbered, segments, structures, tuple(problems)
-    )
+    found = Found(image, ring.states, runs, chunks, mapped, foreign)
+    return walked(found, caches, structures, problems)
 
 
 def _unlike_counted(ring: Ring, runs: Sequence[Run], foreign: dict[int, int]) -> list[str]:
@@ -114,6 +109,8 @@ def _apart(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 def _unlike_said(
     image: MemoryImage, ring: Ring, runs: Sequence[Run], mapped: MappedChunks
 ) -> list[str]:
+    if not ring.states[0].fastbins:
+        return []  # glibc 2.43 counts 16 bytes too many for each block that realloc() has resized
     bases = [run.start for run in runs if run.arena == 0]
     said = next(
         (one for base in bases if (one := said_bytes(image, ring.data, base)) is not None), None
@@ -126,7 +123,7 @@ def _unlike_said(
     ]
 
 
-def _chunks(runs: Sequence[Run]) -> tuple[Chunks, NDArray[np.int16], list[str]]:
+def _chunks(runs: Sequence[Run]) -> tuple[Chunks, list[str]]:
     """The chunks of all runs. Which are free, and merged with their neighbours, the flags of the
     chunks behind say."""
     at, kinds, arenas_of = [], [], []
@@ -142,12 +139,14 @@ def _chunks(runs: Sequence[Run]) -> tuple[Chunks, NDArray[np.int16], list[str]]:
             kind[-1] = FreeKind.BIN
         kinds.append(kind)
         arenas_of.append(np.full(len(sizes), run.arena, dtype=np.int16))
-    words = _joined([run.sizes for run in runs], np.uint64)
-    sizes = words & _SIZE
+    sizes = _joined([run.sizes for run in runs], np.uint64)
+    sizes &= _SIZE  # in place: it may be large
     odd = int(np.count_nonzero(sizes & np.uint64(8)))
     problems = [f"{odd:,} chunks have sizes that are no multiples of 16"] if odd else []
-    chunks = Chunks(_joined(at, np.uint64), sizes, _joined(kinds, np.uint8))
-    return chunks, _joined(arenas_of, np.int16), problems
+    chunks = Chunks(
+        _joined(at, np.uint64), sizes, _joined(kinds, np.uint8), _joined(arenas_of, np.int16)
+    )
+    return chunks, problems
 
 
 def _joined(parts: Sequence[NDArray[_T]], kind: type[_T]) -> NDArray[_T]:
@@ -162,109 +161,6 @@ def _unlinked(image: MemoryImage, chunks: Chunks) -> list[str]:
     forward, back = image.gather(at + _FORWARD), image.gather(at + _BACK)
     is_linked = image.gather(forward + _BACK) == at
     is_linked &= image.gather(back + _FORWARD) == at
-    is_linked &= image.gather(at + chunks.sizes[rows] + _SIZE_BEFORE) == chunks.sizes[rows]
+    is_linked &= image.gather(at + chunks.sizes[rows]) == chunks.sizes[rows]
     count = int(np.count_nonzero(~is_linked))
     return [f"{count:,} free chunks are in no list"] if count else []
-
-
-def _by_arena(
-    image: MemoryImage,
-    ring: Ring,
-    runs: Sequence[Run],
-    chunks: Chunks,
-    arenas_of: NDArray[np.int16],
-    foreign: dict[int, int],
-) -> tuple[Arena, ...]:
-    count = len(ring.states)
-    is_in_use = chunks.kinds == IN_USE
-    numbers = arenas_of.astype(np.intp)
-    in_use_counts = np.bincount(numbers[is_in_use], minlength=count)
-    in_use = _sums(numbers, chunks.sizes, is_in_use, count) - in_use_counts * HEADER_BYTES
-    free_counts = np.bincount(numbers[~is_in_use], minlength=count)
-    free = {kind: _sums(numbers, chunks.sizes, chunks.kinds == kind, count) for kind in FreeKind}
-    pinned = find_pinned(image, ring.states, runs, chunks, arenas_of)
-
-    def arena(state: ArenaState) -> Arena:
-        number = state.number
-        mapped = tuple((run.start, run.end) for run in runs if run.arena == number)
-        of_kinds = {kind: int(free[kind][number]) for kind in FreeKind}
-        in_segments = sum(end - start for start, end in mapped)
-        what: Pinned = pinned[number]
-        return Arena(
-            number=number,
-            is_main=state.is_main,
-            address=state.address,
-            system_bytes=state.system_bytes,
-            in_use_bytes=int(in_use[number]),
-            in_use_count=int(in_use_counts[number]),
-            free_bytes=sum(of_kinds.values()),
-            free_count=int(free_counts[number]),
-            top_bytes=of_kinds[FreeKind.TOP],
-            fast_bytes=of_kinds[FreeKind.FAST],
-            cached_bytes=of_kinds[FreeKind.CACHED],
-            overhead_bytes=in_segments - int(in_use[number]) - sum(of_kinds.values()),
-            foreign_bytes=foreign.get(number, 0),
-            mapped=mapped,
-            is_locked=state.is_locked,
-            largest_free_bytes=what.largest_free_bytes,
-            trimmable_bytes=what.trimmable_bytes,
-            between_bytes=sum(of_kinds.values()) - of_kinds[FreeKind.TOP],
-            last_block=what.last_block,
-        )
-
-    return tuple(arena(state) for state in ring.states)
-
-
-def _sums(
-    numbers: Rows, sizes: Addresses, which: NDArray[np.bool_], count: int
-) -> NDArray[np.int64]:
-    """Bytes by arena: whole numbers, as bincount's floats are exact below 2^53."""
-    return np.bincount(numbers[which], weights=sizes[which], minlength=count).astype(np.int64)
-
-
-def _walked(
-    chunks: Chunks,
-    arenas_of: NDArray[np.int16],
-    caches: Rows,
-    mapped: MappedChunks,
-    arenas: tuple[Arena, ...],
-    segments: Sequence[Range],
-    structures: Sequence[Range],
-    problems: tuple[str, ...],
-) -> WalkedHeap:
-    is_in_use = chunks.kinds == IN_USE
-    addresses = np.concatenate([chunks.at[is_in_use] + np.uint64(BLOCK_OFFSET), mapped.blocks])
-    sizes = np.concatenate([chunks.sizes[is_in_use] - np.uint64(HEADER_BYTES), mapped.sizes])
-    numbers = np.concatenate(
-        [arenas_of[is_in_use], np.full(len(mapped.blocks), MAPPED, dtype=np.int16)]
-    )
-    own = chunks.at[caches] + np.uint64(BLOCK_OFFSET)
-    own_sizes = chunks.sizes[caches] - np.uint64(HEADER_BYTES)
-    if len(mapped.blocks):
-        order = np.argsort(addresses, kind="stable")  # two ascending parts
-        addresses, sizes, numbers = addresses[order], sizes[order], numbers[order]
-    every = np.concatenate([_pairs(segments), mapped.mapped])
-    every = every[np.argsort(every[:, 0], kind="stable")]
-    ends = np.stack([own, own + own_sizes], axis=1)
-    held = np.concatenate([_pairs(sorted(structures)), ends])
-    free_sizes = chunks.sizes[~is_in_use]
-    total = int((every[:, 1] - every[:, 0]).sum())
-    return WalkedHeap(
-        allocator=NAME,
-        addresses=addresses,
-        sizes=sizes,
-        arenas_of=numbers,
-        own_rows=np.searchsorted(addresses, own),
-        free_addresses=chunks.at[~is_in_use],
-        free_sizes=free_sizes,
-        free_kinds=chunks.kinds[~is_in_use],
-        arenas=arenas,
-        overhead_bytes=total - int(sizes.sum()) - int(free_sizes.sum()),
-        segments=every,
-        structures=held[np.argsort(held[:, 0], kind="stable")],
-        problems=problems,
-    )
-
-
-def _pairs(ranges: Sequence[Range]) -> Addresses:
-    return np.array(ranges, dtype=np.uint64).reshape(-1, 2)

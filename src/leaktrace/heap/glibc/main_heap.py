@@ -30,9 +30,9 @@ from leaktrace.targets.mappings import Mapping
 _PAGE_BYTES = 4096
 _CHUNK_STEP = 16
 _FENCE_END = 32  # from where the chunks end to the end of the segment
-_PIECE_BYTES = 8 << 20
+_FIRST_PIECE, _LAST_PIECE = 1 << 8, 1 << 19  # places that are looked at together
 _MOST_VAIN_CHUNKS = 4_000_000  # that are followed from where no segment begins
-_MOST_SEARCHED_BYTES = 256 << 20  # at every multiple of 16
+_MOST_PLACES = 1 << 25  # where a segment could begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,11 @@ class _Search:
         self.top_end = arena.top + size_at(image, arena.top)
         self._arena = arena
         self._left = _MOST_VAIN_CHUNKS
-        self._bytes_left = _MOST_SEARCHED_BYTES
+        self._places_left = _MOST_PLACES
 
     @property
     def is_exhausted(self) -> bool:
-        return self._left <= 0 or self._bytes_left <= 0
+        return self._left <= 0 or self._places_left <= 0
 
     def run_from(self, start: int, first: int, end: int) -> Run | None:
         """Chunks from `first` to the top chunk or to the end of a segment; None: there are none."""
@@ -71,15 +71,16 @@ class _Search:
 
     def first_run(self, start: int, end: int, step: int) -> Run | None:
         """The first run that begins at a multiple of `step` from `start` on."""
-        for low in range(start, end, _PIECE_BYTES):
-            high = min(low + _PIECE_BYTES, end)
-            if step == _CHUNK_STEP:
-                self._bytes_left -= high - low
+        low, places = start, _FIRST_PIECE
+        while low < end and not self.is_exhausted:
+            high = min(low + places * step, end)
+            self._places_left -= places
             for at in _beginnings(self.image, (low, high), end, step):
                 if self.is_exhausted:
                     return None
                 if (run := self.run_from(at, at, end)) is not None:
                     return run
+            low, places = high, min(2 * places, _LAST_PIECE)
         return None
 
 

@@ -73,11 +73,8 @@ def said_bytes(image: MemoryImage, data: Range, base: int) -> int | None:
     None: it wasn't found. `base`: where the memory of the main arena begins (sbrk_base), which is
     in that structure, behind mmapped_mem and max_mmapped_mem."""
     found = set()
-    for segment in image.segments:
-        start, end = max(segment.start, data[0]), min(segment.end, data[1])
-        if start >= end:
-            continue
-        words = segment.words[(start - segment.start) // 8 : (end - segment.start) // 8]
+    for segment in image.within(*data):
+        words = segment.words
         for at in np.nonzero(words == np.uint64(base))[0].tolist():
             if at < 2:
                 continue

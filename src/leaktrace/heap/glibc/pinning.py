@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace.heap.glibc.arenas import ArenaState
-from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, HEADER_BYTES, Run
-from leaktrace.heap.glibc.free_lists import IN_USE, Chunks
+from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, HEADER_BYTES, IN_USE, Chunks, Run
 from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walked import Addresses, FreeKind
 
@@ -38,21 +36,20 @@ def find_pinned(
     arenas: Sequence[ArenaState],
     runs: Sequence[Run],
     chunks: Chunks,
-    arenas_of: NDArray[np.int16],
 ) -> tuple[Pinned, ...]:
     """For each arena, in their order."""
     count = len(arenas)
     is_free = (chunks.kinds != IN_USE) & (chunks.kinds != FreeKind.TOP)
     largest = np.zeros(count, dtype=np.uint64)
-    np.maximum.at(largest, arenas_of[is_free], chunks.sizes[is_free])
+    np.maximum.at(largest, chunks.arenas[is_free], chunks.sizes[is_free])
     trimmable = np.zeros(count, dtype=np.int64)
     for kind in (FreeKind.BIN, FreeKind.TOP):
         rows = np.nonzero(chunks.kinds == kind)[0]
         if kind == FreeKind.TOP:
-            rows = rows[arenas_of[rows] == 0]
+            rows = rows[chunks.arenas[rows] == 0]
         starts, ends = _whole_pages(chunks.at[rows], chunks.sizes[rows], kind)
         present = _present(image, ends) - _present(image, starts)
-        np.add.at(trimmable, arenas_of[rows], present.astype(np.int64))
+        np.add.at(trimmable, chunks.arenas[rows], present.astype(np.int64))
     last = _last_blocks(runs, chunks)
     return tuple(
         Pinned(int(largest[number]), int(trimmable[number]), last.get(number))

@@ -24,7 +24,7 @@ from leaktrace.targets.glibc_heaps import HEAP_BYTES
 # 64 MiB; with huge pages (tunable glibc.malloc.hugetlb) four of them: of 2 MiB, 1 GiB, 32 MiB,
 # 512 MiB.
 _ALIGNMENTS = (HEAP_BYTES, 8 << 20, 4 << 30, 128 << 20, 2 << 30)
-_PAGE_BYTES = 4096
+_MOST_HEADER_BYTES = 4096
 _MOST_HEAPS = 1 << 16
 
 
@@ -43,10 +43,7 @@ def walk_heaps(image: MemoryImage, arena: ArenaState) -> ThreadHeaps:
     headers: list[tuple[int, int]] = []
     problems: list[str] = []
     top_end = arena.top + size_at(image, arena.top)
-    alignment = next(
-        (one for one in _ALIGNMENTS if image.word(arena.top - arena.top % one) == arena.address),
-        0,
-    )
+    alignment = next((one for one in _ALIGNMENTS if _is_aligned(image, arena, one)), 0)
     if not alignment:
         problem = f"arena {arena.number}: its top chunk is in no heap of it"
         return ThreadHeaps((), (), (problem,))
@@ -73,6 +70,13 @@ def walk_heaps(image: MemoryImage, arena: ArenaState) -> ThreadHeaps:
         runs.append(run)
         heap = before
     return ThreadHeaps(tuple(runs), tuple(headers), tuple(problems))
+
+
+def _is_aligned(image: MemoryImage, arena: ArenaState, alignment: int) -> bool:
+    """Whether heaps of this alignment are what the arena, and its top chunk, are in."""
+    first, newest = (at - at % alignment for at in (arena.address, arena.top))
+    is_behind_header = arena.address - first <= _MOST_HEADER_BYTES
+    return is_behind_header and image.word(first) == image.word(newest) == arena.address
 
 
 def _run(image: MemoryImage, arena: ArenaState, heap: tuple[int, int, int], top_end: int) -> Run:

@@ -1,0 +1,279 @@
+"""The memory of a process in a core file, as the kernel, gcore and coredumpctl write it.
+
+Sources: core(5), elf(5); NT_FILE, NT_PRSTATUS, NT_PRPSINFO and NT_X86_XSTATE as written by
+fs/binfmt_elf.c. Every offset and count is checked against the size of the file before it is used.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.errors import ObjectFileError
+from leaktrace.files import open_regular
+from leaktrace.heap.image import MemoryImage, Segment
+from leaktrace.heap.memory import HeapMemory
+from leaktrace.printable import printable
+from leaktrace.targets.dead_stacks import WaitingThread
+from leaktrace.targets.mappings import Mapping
+
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # Elf64_Ehdr
+_ET_CORE, _EM_X86_64 = 4, 62
+_PROGRAM_HEADER = np.dtype(
+    [
+        ("type", "<u4"),
+        ("flags", "<u4"),
+        ("offset", "<u8"),
+        ("address", "<u8"),
+        ("physical", "<u8"),
+        ("file_size", "<u8"),
+        ("memory_size", "<u8"),
+        ("align", "<u8"),
+    ]
+)
+_SECTION_INFO_AT = 44  # sh_info of Elf64_Shdr
+_PT_LOAD, _PT_NOTE = 1, 4
+_PN_XNUM = 0xFFFF  # the number of segments is in the first section header
+_MOST_SEGMENTS = 1 << 20
+_MOST_NOTE_BYTES = 256 << 20
+_NOTE = struct.Struct("<III")  # Elf64_Nhdr
+_NT_PRSTATUS, _NT_PRPSINFO, _NT_FILE, _NT_X86_XSTATE = 1, 3, 0x46494C45, 0x202
+_CORE_OWNERS = (b"CORE", b"LINUX")
+_STATUS_PID_AT, _STATUS_REGISTERS_AT, _REGISTERS = 32, 112, 27  # struct elf_prstatus, x86-64
+_ORIGINAL_RAX, _RSP, _FS_BASE = 15, 19, 21  # struct user_regs_struct
+_NO_CALL = (1 << 64) - 1  # in orig_rax: the thread is in no system call
+_INFO_PID_AT, _INFO_NAME_AT, _NAME_BYTES = 24, 40, 16  # struct elf_prpsinfo
+_HIGHEST = 1 << 47
+_FIRST_PAGE_BYTES = 4096
+
+
+class _Load(NamedTuple):
+    """A segment of memory. Only the first `file_bytes` are in the file."""
+
+    start: int
+    end: int
+    offset: int
+    file_bytes: int
+    permissions: str  # "rw-p"
+
+
+@dataclass
+class _Notes:
+    files: list[tuple[int, int, int, str]] = field(default_factory=list)  # start, end, offset, path
+    threads: list[tuple[int, NDArray[np.uint64]]] = field(default_factory=list)  # tid, registers
+    vectors: list[NDArray[np.uint64]] = field(default_factory=list)  # those that are in use
+    pid: int = 0
+    name: str = ""
+
+
+class CoreFile:
+    """A core file that is open. Its memory is mapped, and read when it is used. Close it at the
+    end."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ObjectFileError when it can't be read, or is no core file of this architecture."""
+        self._shown = printable(str(path))
+        try:
+            descriptor = open_regular(path)
+        except OSError as error:
+            raise ObjectFileError(
+                f"{self._shown} can't be read: {error.strerror}", "check the path"
+            ) from error
+        try:
+            self._size = os.fstat(descriptor).st_size
+            if self._size < _HEADER.size:
+                raise self._bad("it is too short")
+            self._data = mmap.mmap(descriptor, self._size, prot=mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+        try:
+            headers = self._read_headers()
+            self._loads = tuple(self._read_loads(headers))
+            self._notes = self._read_notes(headers)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        # An image that is still in use keeps it open.
+        with suppress(BufferError):
+            self._data.close()
+
+    def memory(self) -> HeapMemory:
+        """The memory of the process when the file was written."""
+        segments, cut_bytes = [], 0
+        for one in self._loads:
+            size = min(one.file_bytes, max(self._size - one.offset, 0)) // 8 * 8
+            cut_bytes += one.file_bytes - size
+            if size:
+                words = np.frombuffer(self._data, np.uint64, size // 8, one.offset)
+                segments.append(Segment(one.start, words))
+        notes = []
+        if not self._notes.threads:
+            notes.append("the core file has no registers: what only they point to counts as lost")
+        first = self._notes.threads[0][0] if self._notes.threads else 0
+        registers = [words for _, words in self._notes.threads]
+        return HeapMemory(
+            pid=self._notes.pid or first,
+            command=self._notes.name,
+            image=MemoryImage(segments),
+            mappings=self._mappings(),
+            threads=tuple(
+                WaitingThread(
+                    int(words[_RSP]), int(words[_FS_BASE]), is_first=tid == self._notes.pid
+                )
+                for tid, words in self._notes.threads
+            ),
+            registers=np.concatenate([np.empty(0, np.uint64), *registers, *self._notes.vectors]),
+            read_constant=self._read_constant,
+            unread_bytes=cut_bytes,
+            notes=tuple(notes),
+        )
+
+    def _bad(self, why: str) -> ObjectFileError:
+        return ObjectFileError(
+            f"{self._shown} is no core file that can be used: {why}",
+            "gcore PID writes one, and so does `coredumpctl dump`",
+        )
+
+    def _read_headers(self) -> NDArray[np.void]:
+        fields = _HEADER.unpack_from(self._data)
+        identity, kind, machine = fields[:3]
+        if identity[:4] != b"\x7fELF" or kind != _ET_CORE:
+            raise self._bad("it has another format")
+        if identity[4:6] != b"\x02\x01" or machine != _EM_X86_64:
+            raise self._bad("it is of another architecture than x86-64")
+        at, sections_at, size, count = fields[5], fields[6], fields[9], fields[10]
+        if count == _PN_XNUM and sections_at + _SECTION_INFO_AT + 4 <= self._size:
+            (count,) = struct.unpack_from("<I", self._data, sections_at + _SECTION_INFO_AT)
+        if size != _PROGRAM_HEADER.itemsize or not 0 < count <= _MOST_SEGMENTS:
+            raise self._bad("its program headers are damaged")
+        if at + count * size > self._size:
+            raise self._bad("it ends within its program headers")
+        return np.frombuffer(self._data, dtype=_PROGRAM_HEADER, count=count, offset=at).copy()
+
+    def _read_loads(self, headers: NDArray[np.void]) -> Iterator[_Load]:
+        """By ascending address; without those that overlap the one before."""
+        loads = headers[headers["type"] == _PT_LOAD]
+        before = 0
+        for one in loads[np.argsort(loads["address"], kind="stable")].tolist():
+            _, flags, offset, start, _, file_bytes, memory_bytes, _ = one
+            end = start + memory_bytes
+            if start < before or end > _HIGHEST or start % 8 or file_bytes > memory_bytes:
+                continue
+            letters = (("r", 4), ("w", 2), ("x", 1))
+            permissions = "".join(letter if flags & bit else "-" for letter, bit in letters)
+            yield _Load(start, end, offset, file_bytes, f"{permissions}p")
+            before = end
+
+    def _mappings(self) -> tuple[Mapping, ...]:
+        """As /proc/PID/maps would have said, as far as the file knows. Files whose memory was left
+        out may be code, for all that is known."""
+        files = {start: (offset, path) for start, _, offset, path in self._notes.files}
+        found = []
+        for one in self._loads:
+            offset, path = files.pop(one.start, (0, ""))
+            inode = 1 if path else 0
+            found.append(Mapping(one.start, one.end, one.permissions, offset, "00:00", inode, path))
+        starts = [one.start for one in self._loads]
+        for start, end, offset, path in self._notes.files:
+            before = bisect_right(starts, start) - 1
+            is_free = before < 0 or self._loads[before].end <= start
+            if start in files and is_free and start < end:
+                found.append(Mapping(start, end, "r-xp", offset, "00:00", 1, path))
+        return tuple(sorted(found, key=lambda one: one.start))
+
+    def _read_notes(self, headers: NDArray[np.void]) -> _Notes:
+        notes = _Notes()
+        for one in headers[headers["type"] == _PT_NOTE]:
+            offset, size = int(one["offset"]), int(one["file_size"])
+            if size > _MOST_NOTE_BYTES or offset + size > self._size:
+                raise self._bad("its notes are damaged")
+            for kind, data in _notes(self._data[offset : offset + size]):
+                _take(notes, kind, data)
+        return notes
+
+    def _read_constant(self, address: int, size: int) -> bytes:
+        """Of the file that was mapped there, if it is still the same one."""
+        for start, end, offset, path in self._notes.files:
+            if start <= address < end and self._is_same(path):
+                return _read_file(path, address - start + offset, min(size, end - address))
+        return b""
+
+    @cache  # noqa: B019 (there is one core file in a run)
+    def _is_same(self, path: str) -> bool:
+        """The first page of a mapped object is in the core file, and in it the build ID."""
+        of_path = [start for start, _, offset, of in self._notes.files if (of, offset) == (path, 0)]
+        for load in self._loads:
+            if load.start in of_path:
+                size = min(load.file_bytes, _FIRST_PAGE_BYTES)
+                kept = self._data[load.offset : load.offset + size]
+                return bool(kept) and _read_file(path, 0, size) == kept
+        return False
+
+
+def _read_file(path: str, offset: int, size: int) -> bytes:
+    """A part of a file; b"" if it can't be read."""
+    with suppress(OSError, ValueError):
+        descriptor = open_regular(path)
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+    return b""
+
+
+def _notes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The type and the contents of each note of the kernel's."""
+    at = 0
+    while at + _NOTE.size <= len(data):
+        name_size, size, kind = _NOTE.unpack_from(data, at)
+        name_at = at + _NOTE.size
+        contents_at = name_at + -(-name_size // 4) * 4
+        at = contents_at + -(-size // 4) * 4
+        if contents_at + size > len(data):
+            return
+        if data[name_at : name_at + name_size].rstrip(b"\0") in _CORE_OWNERS:
+            yield kind, data[contents_at : contents_at + size]
+
+
+def _take(notes: _Notes, kind: int, data: bytes) -> None:
+    if kind == _NT_PRSTATUS and len(data) >= _STATUS_REGISTERS_AT + 8 * _REGISTERS:
+        (tid,) = struct.unpack_from("<i", data, _STATUS_PID_AT)
+        words = np.frombuffer(data, np.uint64, _REGISTERS, _STATUS_REGISTERS_AT)
+        notes.threads.append((tid, words))
+    elif kind == _NT_X86_XSTATE and notes.threads:
+        # They are those of the thread before. In a system call they are of no use any more: by the
+        # calling convention, no function expects its vector registers to survive a call.
+        if int(notes.threads[-1][1][_ORIGINAL_RAX]) == _NO_CALL:
+            notes.vectors.append(np.frombuffer(data, np.uint64, len(data) // 8))
+    elif kind == _NT_PRPSINFO and len(data) >= _INFO_NAME_AT + _NAME_BYTES:
+        (notes.pid,) = struct.unpack_from("<i", data, _INFO_PID_AT)
+        name = data[_INFO_NAME_AT : _INFO_NAME_AT + _NAME_BYTES].split(b"\0", 1)[0]
+        notes.name = os.fsdecode(name)
+    elif kind == _NT_FILE:
+        notes.files = list(_files(data))
+
+
+def _files(data: bytes) -> Iterator[tuple[int, int, int, str]]:
+    """The mapped files: start, end, offset in bytes, path."""
+    if len(data) < 16:
+        return
+    count, page_bytes = struct.unpack_from("<QQ", data)
+    if count > (len(data) - 16) // 24:
+        return
+    names = data[16 + 24 * count :].split(b"\0")
+    for number, name in zip(range(count), names, strict=False):
+        start, end, page = struct.unpack_from("<QQQ", data, 16 + 24 * number)
+        yield start, end, page * page_bytes, os.fsdecode(name)

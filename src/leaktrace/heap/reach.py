@@ -1,0 +1,113 @@
+"""Which blocks of a heap nothing points to.
+
+All blocks are known, those of before any trace too. So what else is in the memory of the allocator
+is free, or its own, and is no root: stale pointers in freed blocks hide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaktrace.analysis.block_classes import BlockClass
+from leaktrace.analysis.reachability.classes import Classes, classify
+from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers
+from leaktrace.heap.image import MemoryImage
+from leaktrace.heap.walked import WalkedHeap
+from leaktrace.reach import LostShare
+
+_PIECE_WORDS = 1 << 17
+_COLUMNS = (
+    BlockClass.DEFINITE,
+    BlockClass.INDIRECT,
+    BlockClass.POSSIBLE,
+    BlockClass.REACHABLE,
+)
+
+
+def find_lost(
+    image: MemoryImage,
+    heap: WalkedHeap,
+    registers: NDArray[np.uint64],
+    dead: NDArray[np.uint64],
+    go_on: Callable[[], None] = lambda: None,
+) -> tuple[Blocks, Classes]:
+    """The blocks of the program, by address, and the class of each. `registers`: words; `dead`:
+    unused parts of stacks, [start, end), n x 2; `go_on`: called now and then, to end it by an
+    exception."""
+    is_own = np.zeros(len(heap.addresses), dtype=bool)
+    is_own[heap.own_rows] = True
+    blocks = Blocks(heap.addresses[~is_own], heap.sizes[~is_own])
+    dead = np.concatenate([dead, heap.structures]).reshape(-1, 2)
+    pointers = Pointers(blocks, _disjoint(dead), _disjoint(heap.segments))
+    pointers.add_roots(registers)
+    candidates = Candidates(blocks, _PIECE_WORDS)
+    for piece in image.pieces():
+        go_on()
+        chosen = candidates.pick(piece.words)
+        if len(chosen):
+            addresses = chosen.astype(np.uint64) * np.uint64(8) + np.uint64(piece.start)
+            pointers.add(addresses, piece.words[chosen])
+    return blocks, classify(pointers)
+
+
+def _disjoint(ranges: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Ascending and disjoint."""
+    ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    highest = np.maximum.accumulate(np.concatenate([[np.uint64(0)], ranges[:-1, 1]]))
+    ranges = ranges.copy()
+    ranges[:, 0] = np.maximum(ranges[:, 0], highest)
+    chosen: NDArray[np.uint64] = ranges[ranges[:, 0] < ranges[:, 1]]
+    return chosen
+
+
+class Shares:
+    """How many blocks of each group are of each class, and their bytes.
+
+    Indirectly lost blocks count with the group of the definitely lost block that leads there.
+    """
+
+    def __init__(
+        self, blocks: Blocks, classes: Classes, group_of: NDArray[np.intp], count: int
+    ) -> None:
+        self._counts = np.zeros((count, len(_COLUMNS)), dtype=np.int64)
+        self._bytes = np.zeros((count, len(_COLUMNS)), dtype=np.int64)
+        self._scanned = np.bincount(group_of, minlength=count)
+        sizes = (blocks.ends - blocks.starts).astype(np.float64)
+        for column, kind in enumerate(_COLUMNS):
+            rows = np.nonzero(classes.classes == kind)[0]
+            owners = group_of[rows if kind != BlockClass.INDIRECT else classes.leaders[rows]]
+            self._counts[:, column] = np.bincount(owners, minlength=count)
+            summed = np.bincount(owners, sizes[rows], minlength=count)
+            self._bytes[:, column] = np.rint(summed).astype(np.int64)
+
+    def of(self, group: int) -> LostShare:
+        """Of one group."""
+        return _share(self._counts[group], self._bytes[group], int(self._scanned[group]))
+
+    def total(self) -> LostShare:
+        """Of all blocks."""
+        counts, sizes = self._counts.sum(axis=0), self._bytes.sum(axis=0)
+        return _share(counts, sizes, int(self._scanned.sum()))
+
+    def lost_bytes(self) -> NDArray[np.int64]:
+        """By group: what nothing points to, and what only that leads to."""
+        lost: NDArray[np.int64] = self._bytes[:, 0] + self._bytes[:, 1]
+        return lost
+
+
+def _share(counts: NDArray[np.int64], sizes: NDArray[np.int64], scanned: int) -> LostShare:
+    count, size = counts.tolist(), sizes.tolist()
+    return LostShare(
+        definite_bytes=size[0],
+        definite_count=count[0],
+        indirect_bytes=size[1],
+        indirect_count=count[1],
+        possible_bytes=size[2],
+        possible_count=count[2],
+        reachable_bytes=size[3],
+        reachable_count=count[3],
+        scanned_count=scanned,
+    )

@@ -1,0 +1,113 @@
+"""`leaktrace heap` for programs: one JSON object per line, `leaktrace/heap/1`.
+
+The contract is `docs/json.md` with `docs/schema/heap-1.schema.json`: within version 1 fields are
+only ever added.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+from leaktrace.heap_report import Account, Amount, BlockGroup, FreeMemory, HeapReport
+from leaktrace.printable import printable
+from leaktrace.report.json_lines import json_line
+from leaktrace.report.json_sites import Object
+from leaktrace.report.reach import share_object
+from leaktrace.report.reporter import Writer
+
+HEAP_SCHEMA = "leaktrace/heap/1"
+
+
+class HeapJson(Writer):
+    """--format json."""
+
+    def heap(self, report: HeapReport) -> None:
+        """Write one report and flush it."""
+        self.write(json_line(heap_object(report)))
+
+
+def heap_object(report: HeapReport) -> Object:
+    """The JSON object of a report (schema `leaktrace/heap/1`)."""
+    return {
+        "schema": HEAP_SCHEMA,
+        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "elapsed_s": round(report.elapsed_s, 3),
+        "number": report.number,
+        "final": report.final,
+        "reason": printable(report.reason),
+        "pid": report.pid,
+        "command": printable(report.command),
+        "core": printable(report.core),
+        "allocator": report.allocator,
+        "thread_count": report.thread_count,
+        "problems": [printable(one) for one in report.problems],
+        "heap": _figures(report) if report.has_figures else None,
+        "account": None if report.account is None else _account(report.account),
+        "pause_ms": None if report.pause_s is None else round(report.pause_s * 1000, 3),
+        "read_bytes": report.read_bytes,
+        "unread_bytes": report.unread_bytes,
+        "took_s": round(report.took_s, 3),
+        "notes": [printable(note) for note in report.notes],
+    }
+
+
+def _figures(report: HeapReport) -> Object:
+    return {
+        "in_use": _amount(report.in_use),
+        "since_first": _amount(report.since_first),
+        "since_previous": _amount(report.since_previous),
+        "free_bytes": report.free_bytes,
+        "own_bytes": report.own_bytes,
+        "overhead_bytes": report.overhead_bytes,
+        "lost": share_object(report.lost),
+        "lost_group_count": report.lost_group_count,
+        "lost_groups": [_group(one) for one in report.lost_groups],
+        "group_count": report.group_count,
+        "groups": [_group(one) for one in report.groups],
+        "arena_count": report.arena_count,
+        "arenas": [_arena(one) for one in report.arenas],
+    }
+
+
+def _amount(amount: Amount | None) -> Object | None:
+    return None if amount is None else {"count": amount.count, "bytes": amount.bytes}
+
+
+def _group(one: BlockGroup) -> Object:
+    return {
+        "kind": one.kind.value,
+        "name": printable(one.name),
+        "text": printable(one.text),
+        "least_bytes": one.least_bytes,
+        "most_bytes": one.most_bytes,
+        **(_amount(one.amount) or {}),
+        "since_first": _amount(one.since_first),
+        "since_previous": _amount(one.since_previous),
+        "lost": share_object(one.lost),
+        "sample_address": f"{one.sample_address:#x}",
+    }
+
+
+def _arena(one: FreeMemory) -> Object:
+    last = one.last_block
+    return {
+        "number": one.number,
+        "is_main": one.is_main,
+        "system_bytes": one.system_bytes,
+        "in_use": _amount(one.in_use),
+        "free_bytes": one.free_bytes,
+        "top_bytes": one.top_bytes,
+        "cached_bytes": one.cached_bytes,
+        "trimmable_bytes": one.trimmable_bytes,
+        "between_bytes": one.between_bytes,
+        "largest_bytes": one.largest_bytes,
+        "last_block": None if last is None else {"address": f"{last[0]:#x}", "bytes": last[1]},
+    }
+
+
+def _account(account: Account) -> Object:
+    return {
+        "resident_bytes": account.resident_bytes,
+        "swapped_bytes": account.swapped_bytes,
+        "parts": {part.value: size for part, size in account.parts},
+    }

@@ -1,0 +1,161 @@
+"""Reports of `leaktrace heap`, built by hand."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from leaktrace.heap_report import (
+    Account,
+    AccountPart,
+    Amount,
+    BlockGroup,
+    FreeMemory,
+    GroupKind,
+    HeapReport,
+)
+from leaktrace.reach import LostShare
+from leaktrace.report import create_heap_reporter
+
+KIB, MIB = 1 << 10, 1 << 20
+
+SESSIONS = BlockGroup(
+    kind=GroupKind.CLASS,
+    name="shop::Session",
+    text="",
+    least_bytes=1000,
+    most_bytes=1000,
+    amount=Amount(20_000, 20_000_000),
+    lost=LostShare(
+        definite_bytes=15_000_000,
+        definite_count=15_000,
+        indirect_bytes=2_000_000,
+        indirect_count=10_000,
+        reachable_bytes=5_000_000,
+        reachable_count=5_000,
+        scanned_count=20_000,
+    ),
+    sample_address=0x55D000001010,
+)
+REQUESTS = BlockGroup(
+    kind=GroupKind.TEXT,
+    name="GET /api/v1/\x1b[31m",
+    text="",
+    least_bytes=24,
+    most_bytes=4104,
+    amount=Amount(10_000, 2_000_000),
+    lost=LostShare(indirect_count=0, reachable_bytes=2_000_000, scanned_count=10_000),
+    sample_address=0x55D000401010,
+)
+NODES = BlockGroup(
+    kind=GroupKind.BLOCK,
+    name="",
+    text="customer 4711",
+    least_bytes=40,
+    most_bytes=40,
+    amount=Amount(300, 12_000),
+    lost=LostShare(reachable_bytes=12_000, reachable_count=300, scanned_count=300),
+    sample_address=0x55D000801010,
+)
+TABLE = replace(NODES, kind=GroupKind.FILE, name="libshop.so.1+0x3d68", text="")
+MAIN = FreeMemory(
+    number=0,
+    is_main=True,
+    system_bytes=30 * MIB,
+    in_use=Amount(30_300, 22_012_000),
+    free_bytes=8 * MIB,
+    top_bytes=MIB,
+    cached_bytes=64 * KIB,
+    trimmable_bytes=6 * MIB,
+    between_bytes=7 * MIB - 64 * KIB,
+    largest_bytes=5 * MIB,
+    last_block=(0x55D001801010, 512),
+)
+OTHER = replace(MAIN, number=3, is_main=False, free_bytes=0, top_bytes=0, cached_bytes=0)
+LOST = HeapReport(
+    time=datetime(2026, 11, 24, 6, tzinfo=UTC),
+    elapsed_s=0.0,
+    number=1,
+    final=False,
+    reason="",
+    pid=4242,
+    command="server",
+    core="",
+    allocator="glibc malloc",
+    thread_count=9,
+    in_use=Amount(30_300, 22_012_000),
+    own_bytes=5_800,
+    free_bytes=8 * MIB,
+    overhead_bytes=242_400,
+    lost=LostShare(
+        definite_bytes=15_000_000,
+        definite_count=15_000,
+        indirect_bytes=2_000_000,
+        indirect_count=10_000,
+        reachable_bytes=5_012_000,
+        reachable_count=5_300,
+        scanned_count=30_300,
+    ),
+    groups=(SESSIONS, REQUESTS, NODES, TABLE),
+    lost_groups=(SESSIONS,),
+    group_count=17,
+    lost_group_count=2,
+    arenas=(MAIN, replace(OTHER, between_bytes=0, trimmable_bytes=0)),
+    arena_count=4,
+    account=Account(
+        resident_bytes=48 * MIB,
+        parts=(
+            (AccountPart.BLOCKS, 21 * MIB),
+            (AccountPart.FREE, 8 * MIB),
+            (AccountPart.ALLOCATOR, 300 * KIB),
+            (AccountPart.CODE, 19 * MIB - 300 * KIB),
+        ),
+        swapped_bytes=3 * MIB,
+    ),
+    pause_s=0.1314,
+    read_bytes=44 * MIB,
+    unread_bytes=4096,
+    took_s=1.25,
+)
+GROWN = replace(
+    LOST,
+    elapsed_s=300.0,
+    number=2,
+    final=True,
+    lost=LostShare(reachable_bytes=22_012_000, reachable_count=30_300, scanned_count=30_300),
+    groups=(
+        replace(
+            SESSIONS, since_first=Amount(2000, 2_000_000), since_previous=Amount(1000, 1_000_000)
+        ),
+        replace(REQUESTS, since_first=Amount(-5, -500), since_previous=Amount(0, 0)),
+    ),
+    lost_groups=(),
+    group_count=2,
+    lost_group_count=0,
+    arenas=(MAIN,),
+    arena_count=1,
+    unread_bytes=0,
+    since_first=Amount(1995, 1_999_500),
+    since_previous=Amount(1000, 1_000_000),
+)
+CORE = replace(
+    LOST,
+    core="/var/tmp/core.4242",
+    arenas=(replace(MAIN, trimmable_bytes=None),),
+    arena_count=1,
+    account=None,
+    pause_s=None,
+    notes=("the core file has no registers: what only they point to counts as lost",),
+)
+BROKEN = replace(LOST, problems=("arena 2: 132 KiB of its memory were not found",))
+HEAPS = {"lost": LOST, "grown": GROWN, "core": CORE, "broken": BROKEN}
+
+
+def rendered_heaps(format_name: str, *reports: HeapReport) -> str:
+    """What a format makes of these reports."""
+    output = io.StringIO()
+    reporter = create_heap_reporter(format_name, output, io.StringIO())
+    for report in reports:
+        reporter.heap(report)
+    return output.getvalue()

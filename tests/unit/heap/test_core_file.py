@@ -1,0 +1,140 @@
+"""Core files: one that is made by hand here, and damaged ones."""
+
+from __future__ import annotations
+
+import random
+import struct
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from leaktrace.errors import ObjectFileError
+from leaktrace.heap.core_file import CoreFile
+from leaktrace.heap.walk import walk_heap
+
+FILE_AT, DATA_AT, LEFT_OUT_AT = 0x400000, 0x500000, 0x600000
+PAGE = 4096
+CONTENT = bytes(range(256)) * 16
+REGISTERS = list(range(100, 127))
+ORIGINAL_RAX, RSP, FS_BASE = 15, 19, 21
+
+
+def note(kind: int, data: bytes) -> bytes:
+    padding = bytes(-len(data) % 4)
+    return struct.pack("<III", 5, len(data), kind) + b"CORE\0\0\0\0" + data + padding
+
+
+def status(tid: int, *, in_call: bool) -> bytes:
+    registers = list(REGISTERS)
+    registers[ORIGINAL_RAX] = 0 if in_call else (1 << 64) - 1
+    return note(1, struct.pack("<32xi76x27Q", tid, *registers))
+
+
+def mapped_files(path: bytes) -> bytes:
+    entries = [(FILE_AT, FILE_AT + PAGE, 0), (LEFT_OUT_AT, LEFT_OUT_AT + PAGE, 1)]
+    words = [len(entries), PAGE, *(word for entry in entries for word in entry)]
+    return note(0x46494C45, struct.pack(f"<{len(words)}Q", *words) + 2 * (path + b"\0"))
+
+
+def core_file(folder: Path) -> Path:
+    mapped = folder / "mapped"
+    mapped.write_bytes(CONTENT + b"of the file".ljust(PAGE, b"\0"))
+    info = note(3, struct.pack("<24xi12x16s80x", 4242, b"server"))
+    vector = note(0x202, struct.pack("<3Q", 7, 8, 9))
+    notes = info + mapped_files(bytes(mapped)) + status(4242, in_call=True) + vector
+    notes += status(4243, in_call=False) + vector
+    headers = [
+        (4, 4, 0, len(notes), 0),
+        (1, 4, FILE_AT, PAGE, PAGE),
+        (1, 6, DATA_AT, PAGE, 2 * PAGE),
+    ]
+    at = 64 + 56 * len(headers)
+    table, contents = b"", b""
+    for (kind, flags, address, size, memory), data in zip(
+        headers, (notes, CONTENT, CONTENT[::-1]), strict=True
+    ):
+        table += struct.pack("<IIQQQQQQ", kind, flags, at, address, 0, size, memory, 1)
+        padded = data + bytes(-len(data) % 8)
+        contents += padded
+        at += len(padded)
+    identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = struct.pack("<16sHHIQQQIHHHHHH", identity, 4, 62, 1, 0, 64, 0, 0, 64, 56, 3, 0, 0, 0)
+    path = folder / "core"
+    path.write_bytes(header + table + contents)
+    return path
+
+
+def test_what_is_in_it(tmp_path: Path) -> None:
+    with closing(CoreFile(core_file(tmp_path))) as core:
+        memory = core.memory()
+        assert (memory.pid, memory.command) == (4242, "server")
+        assert memory.image.read(FILE_AT, PAGE) == CONTENT
+        assert memory.image.read(DATA_AT, 2 * PAGE) == CONTENT[::-1]
+        assert [(one.start, one.permissions[:2], bool(one.path)) for one in memory.mappings] == [
+            (FILE_AT, "r-", True),
+            (DATA_AT, "rw", False),
+            (LEFT_OUT_AT, "r-", True),
+        ]
+        assert [
+            (one.stack_pointer, one.thread_pointer, one.is_first) for one in memory.threads
+        ] == [
+            (REGISTERS[RSP], REGISTERS[FS_BASE], True),
+            (REGISTERS[RSP], REGISTERS[FS_BASE], False),
+        ]
+        # The vector registers of the thread that is in no system call.
+        assert memory.registers.tolist()[-3:] == [7, 8, 9]
+        assert memory.registers.tolist().count(7) == 1
+        assert (memory.unread_bytes, memory.residence, memory.pause_s) == (0, None, None)
+
+
+def test_what_was_left_out_is_read_from_the_same_file_only(tmp_path: Path) -> None:
+    path = core_file(tmp_path)
+    with closing(CoreFile(path)) as core:
+        memory = core.memory()
+        assert memory.read(LEFT_OUT_AT, 11) == b"of the file"
+        assert memory.read(LEFT_OUT_AT + PAGE, 8) == b""
+        assert memory.read(DATA_AT + PAGE, 8) == b""
+    (tmp_path / "mapped").write_bytes(b"\1" + CONTENT[1:] + bytes(PAGE))
+    with closing(CoreFile(path)) as core:
+        assert core.memory().read(LEFT_OUT_AT, 11) == b""
+    (tmp_path / "mapped").unlink()
+    with closing(CoreFile(path)) as core:
+        assert core.memory().read(LEFT_OUT_AT, 11) == b""
+
+
+def test_one_that_was_cut_off_says_how_much_is_missing(tmp_path: Path) -> None:
+    path = core_file(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    with closing(CoreFile(path)) as core:
+        memory = core.memory()
+        assert memory.unread_bytes == 1000
+        assert memory.image.read(DATA_AT, PAGE) == CONTENT[::-1][:-1000]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_are_refused_or_read(tmp_path: Path, seed: int) -> None:
+    path = core_file(tmp_path)
+    whole, chance = path.read_bytes(), random.Random(seed)
+    of_headers = whole.index(b"server") + 2000  # headers and notes
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(of_headers)
+            size = chance.choice((1, 2, 4, 8))
+            data[at : at + size] = chance.choice(
+                (bytes(size), b"\xff" * size, chance.randbytes(size))
+            )
+        path.write_bytes(data[: chance.choice((len(data), chance.randrange(len(data))))])
+        try:
+            core = CoreFile(path)
+        except ObjectFileError as error:
+            assert error.hint
+            continue
+        with closing(core):
+            memory = core.memory()
+            memory.dead_stacks()
+            memory.file_ranges()
+            memory.read(LEFT_OUT_AT, 8)
+            assert walk_heap(memory.image, memory.mappings) is None
