@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="registers are known on x86-64 only"),
 ]
 
+READ = 0  # number of the system call
 Object = dict[str, Any]
 GROUPS = {"GET": "text", "shop::Session": "class", "shop::Cached<int>": "class"}
 ALL = ("-f", "json", "-T", "100000", "--max-pause-ms", "20000")
@@ -31,6 +32,14 @@ ALL = ("-f", "json", "-T", "100000", "--max-pause-ms", "20000")
 def target(compiled: Compiler) -> Iterator[Target]:
     with Target([compiled("heap_blocks.cpp")]) as target:
         yield target.await_ready()
+
+
+def do(target: Target, command: str) -> None:
+    """Let it work until it waits for the next command: what its calls have left on the stack before
+    is not in use any more."""
+    target.do(command)
+    while not Path(f"/proc/{target.pid}/syscall").read_text().startswith(f"{READ} "):
+        pass
 
 
 def heap_of(*target: str) -> Object:
@@ -89,7 +98,7 @@ def rollup(pid: int) -> int:
 
 
 def test_what_is_in_it_is_what_the_program_says(target: Target) -> None:
-    target.do("all")
+    do(target, "all")
     report = heap_of("-p", str(target.pid))
     compare(report, numbers(target))
     account = report["account"]
@@ -104,7 +113,7 @@ def test_what_is_in_it_is_what_the_program_says(target: Target) -> None:
 
 
 def test_a_second_look_says_what_has_grown(target: Target) -> None:
-    target.do("all")
+    do(target, "all")
     with Tracer("heap", "-p", str(target.pid), *ALL[:2], "-T", "3", "0.5", "1") as tracer:
         first = json.loads(tracer.stdout.next() or "")
         target.do("grow 123")
@@ -127,7 +136,7 @@ def test_a_second_look_says_what_has_grown(target: Target) -> None:
 def test_blocks_that_nothing_points_to(compiled: Compiler, source: str) -> None:
     """Nothing was traced, and nothing that was freed hides them."""
     with Target([compiled(source)]) as target:
-        target.await_ready().do("all")
+        do(target.await_ready(), "all")
         truth = [line.split()[2:] for line in target.seen if line.startswith("truth ")]
         assert truth
         lost = heap_of("-p", str(target.pid))["heap"]["lost"]
@@ -139,7 +148,7 @@ def test_blocks_that_nothing_points_to(compiled: Compiler, source: str) -> None:
 
 
 def test_a_core_file_says_the_same(target: Target, tmp_path: Path) -> None:
-    target.do("all")
+    do(target, "all")
     alive = heap_of("-p", str(target.pid))
     subprocess.run(
         ["gcore", "-o", tmp_path / "core", str(target.pid)], check=True, capture_output=True
@@ -161,7 +170,7 @@ def test_the_core_file_of_the_kernel(compiled: Compiler, tmp_path: Path) -> None
     with Target(
         ["sh", "-c", f"cd {tmp_path}; ulimit -c unlimited; exec {compiled('heap_blocks.cpp')}"]
     ) as target:
-        target.await_ready().do("all")
+        do(target.await_ready(), "all")
         os.kill(target.pid, signal.SIGABRT)
         assert target.end() == -signal.SIGABRT
         (core,) = tmp_path.glob("core*")
@@ -187,7 +196,7 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_looked_at_is_explained(target: Target, tmp_path: Path) -> None:
-    target.do("all")
+    do(target, "all")
     text = tmp_path / "text"
     text.write_text("no core file, but long enough to be one by its size" * 10)
     cut = tmp_path / "cut"

@@ -51,8 +51,7 @@ _NOTE = struct.Struct("<III")  # Elf64_Nhdr
 _NT_PRSTATUS, _NT_PRPSINFO, _NT_FILE, _NT_X86_XSTATE = 1, 3, 0x46494C45, 0x202
 _CORE_OWNERS = (b"CORE", b"LINUX")
 _STATUS_PID_AT, _STATUS_REGISTERS_AT, _REGISTERS = 32, 112, 27  # struct elf_prstatus, x86-64
-_ORIGINAL_RAX, _RSP, _FS_BASE = 15, 19, 21  # struct user_regs_struct
-_NO_CALL = (1 << 64) - 1  # in orig_rax: the thread is in no system call
+_RSP, _FS_BASE = 19, 21  # struct user_regs_struct
 _INFO_PID_AT, _INFO_NAME_AT, _NAME_BYTES = 24, 40, 16  # struct elf_prpsinfo
 _HIGHEST = 1 << 47
 _FIRST_PAGE_BYTES = 4096
@@ -72,7 +71,7 @@ class _Load(NamedTuple):
 class _Notes:
     files: list[tuple[int, int, int, str]] = field(default_factory=list)  # start, end, offset, path
     threads: list[tuple[int, NDArray[np.uint64]]] = field(default_factory=list)  # tid, registers
-    vectors: list[NDArray[np.uint64]] = field(default_factory=list)  # those that are in use
+    vectors: list[NDArray[np.uint64]] = field(default_factory=list)
     pid: int = 0
     name: str = ""
 
@@ -253,11 +252,8 @@ def _take(notes: _Notes, kind: int, data: bytes) -> None:
         (tid,) = struct.unpack_from("<i", data, _STATUS_PID_AT)
         words = np.frombuffer(data, np.uint64, _REGISTERS, _STATUS_REGISTERS_AT)
         notes.threads.append((tid, words))
-    elif kind == _NT_X86_XSTATE and notes.threads:
-        # They are those of the thread before. In a system call they are of no use any more: by the
-        # calling convention, no function expects its vector registers to survive a call.
-        if int(notes.threads[-1][1][_ORIGINAL_RAX]) == _NO_CALL:
-            notes.vectors.append(np.frombuffer(data, np.uint64, len(data) // 8))
+    elif kind == _NT_X86_XSTATE:
+        notes.vectors.append(np.frombuffer(data, np.uint64, len(data) // 8))
     elif kind == _NT_PRPSINFO and len(data) >= _INFO_NAME_AT + _NAME_BYTES:
         (notes.pid,) = struct.unpack_from("<i", data, _INFO_PID_AT)
         name = data[_INFO_NAME_AT : _INFO_NAME_AT + _NAME_BYTES].split(b"\0", 1)[0]

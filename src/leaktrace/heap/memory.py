@@ -14,6 +14,8 @@ from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.resident_pages import PageRanges
 
+_PAGE_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class Residence:
@@ -45,7 +47,18 @@ class HeapMemory:
 
     def dead_stacks(self) -> NDArray[np.uint64]:
         """The unused parts of stacks: [start, end), n x 2."""
-        return dead_stacks(self.threads, self.mappings, self.image.read)
+        return dead_stacks(self.threads, self.mappings, self._read_stack)
+
+    def _read_stack(self, address: int, size: int) -> bytes:
+        """Pages that are not in the image were never used."""
+        parts, end = [], address + size
+        while address < end:
+            part = self.image.read(address, end - address)
+            if not part:
+                part = bytes(min(_PAGE_BYTES - address % _PAGE_BYTES, end - address))
+            parts.append(part)
+            address += len(part)
+        return b"".join(parts)
 
     def file_ranges(self) -> NDArray[np.uint64]:
         """[start, end), n x 2, ascending: mapped files, and data without contents behind them."""

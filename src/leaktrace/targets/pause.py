@@ -43,8 +43,7 @@ _START_S = 10.0  # for the start of the child
 _ANSWER_S = 5.0  # beyond the time for which the process may be stopped
 _MESSAGE_BYTES = 4096
 # struct user_regs_struct (sys/user.h), in words: r15 to rdi, then others.
-_GENERAL, _ORIGINAL_RAX, _IP, _SP, _FS_BASE = slice(0, 15), 15, 16, 19, 21
-_NO_CALL = (1 << 64) - 1  # in orig_rax: the thread is in no system call
+_GENERAL, _IP, _SP, _FS_BASE = slice(0, 15), 16, 19, 21
 # XSAVE (Intel SDM 1, 13.4): 32 bytes of the state of the FPU, its registers, xmm; from byte 464 on
 # 112 bytes that are no registers; then the wider ones.
 _VECTOR = (slice(4, 58), slice(72, None))
@@ -58,7 +57,7 @@ class StoppedThread:
     instruction_pointer: int
     stack_pointer: int
     thread_pointer: int  # fs base; 0: not set
-    words: NDArray[np.uint64]  # all others that are in use, general and vector registers
+    words: NDArray[np.uint64]  # all others, general and vector registers
 
 
 class Pause:
@@ -243,18 +242,8 @@ def _threads(data: bytes) -> Iterator[StoppedThread]:
             instruction_pointer=int(general[_IP]),
             stack_pointer=int(general[_SP]),
             thread_pointer=int(general[_FS_BASE]),
-            words=np.concatenate([general[_GENERAL], *_in_use(general, vector)]),
+            words=np.concatenate([general[_GENERAL], *(vector[part] for part in _VECTOR)]),
         )
-
-
-def _in_use(
-    general: NDArray[np.uint64], vector: NDArray[np.uint64]
-) -> Iterator[NDArray[np.uint64]]:
-    """The vector registers that may still be used. A thread that is in a system call has called a
-    function for that, and none expects these registers to survive a call (System V ABI, x86-64):
-    what is in them was left there."""
-    if int(general[_ORIGINAL_RAX]) == _NO_CALL:
-        yield from (vector[part] for part in _VECTOR)
 
 
 def _gone(pid: int) -> TargetError:
