@@ -6,7 +6,7 @@
  * nobrk: the program break can't be moved. foreign: the program moves it itself. fork: the heap is
  * a child's. BLOCKS is a file: address and malloc_usable_size() of each block that is live, 8 bytes
  * each. "done" is followed by what mallinfo2() says (arena hblks hblkhd uordblks fordblks
- * keepcost), and the process id.
+ * keepcost; with musl, which has no such function, by zeros), and the process id.
  */
 #include "scenario.h"
 #include <fcntl.h>
@@ -110,6 +110,14 @@ static void write_blocks(const char *path, int count) {
     close(file);
 }
 
+#ifndef __GLIBC__
+static struct mallinfo2 {
+    size_t arena, hblks, hblkhd, uordblks, fordblks, keepcost;
+} mallinfo2(void) {
+    return (struct mallinfo2){0};
+}
+#endif
+
 static void account_of_malloc(void) {
     struct mallinfo2 info = mallinfo2();
     size_t numbers[] = {info.arena,    info.hblks,    info.hblkhd,     info.uordblks,
@@ -167,6 +175,9 @@ int main(int argc, char **argv) {
             free(workers[i].blocks[slot]); /* by another thread than the one that made it */
             workers[i].blocks[slot] = NULL;
         }
+    free(workers[count].blocks[0]);
+    if (posix_memalign(&workers[count].blocks[0], 4 << 20, 100000) != 0)
+        return 5;
     if (forks && fork() == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         work(&workers[count]);

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from leaktrace.heap.glibc.heap import walk_glibc
 from leaktrace.heap.image import MemoryImage
+from leaktrace.heap.musl.mallocng import walk_mallocng
 from leaktrace.heap.walked import WalkedHeap
 from leaktrace.targets.mappings import Mapping
 
@@ -16,4 +17,5 @@ def walk_heap(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | N
     The image must have been taken while no thread ran. If a thread was inside the allocator, the
     heap may be whole or not: then `problems` says so.
     """
-    return walk_glibc(image, mappings)
+    walked = walk_glibc(image, mappings)
+    return walk_mallocng(image, mappings) if walked is None else walked

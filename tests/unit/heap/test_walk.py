@@ -7,13 +7,14 @@ The equalities that hold to the byte, with mallinfo2(3) called in the program wh
     blocks with a mapping of their own        == hblks, and their mappings == hblkhd
     top chunk of the main arena               == keepcost
 and each live block of the program is found, with the size that malloc_usable_size(3) gives.
+musl has no mallinfo2(): there, the blocks of the program are all that is in use.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.compiling import Compiler
 from harness.target import Target
 from stopped_image import image_of
 
+from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walk import walk_heap
 from leaktrace.heap.walked import FreeKind, WalkedHeap
 
@@ -79,6 +81,10 @@ def lengths(ranges: np.ndarray) -> int:
     return int((ranges[:, 1] - ranges[:, 0]).sum())
 
 
+def lengths_of_arenas(heap: WalkedHeap) -> int:
+    return sum(end - start for one in heap.arenas for start, end in one.mapped)
+
+
 def check(case: Case, extra: int) -> None:
     """`extra`: blocks that libraries may hold beside the program's and the caches of threads."""
     heap, account = case.heap, case.account
@@ -86,9 +92,7 @@ def check(case: Case, extra: int) -> None:
     system = sum(one.system_bytes for one in heap.arenas)
     free = of_kind(heap, FreeKind.BIN, FreeKind.FAST, FreeKind.TOP)
     is_mapped = heap.arenas_of == -1
-    mapped = lengths(heap.segments) - sum(
-        end - start for one in heap.arenas for start, end in one.mapped
-    )
+    mapped = lengths(heap.segments) - lengths_of_arenas(heap)
     found = Account(
         arena=system,
         hblks=int(is_mapped.sum()),
@@ -98,13 +102,18 @@ def check(case: Case, extra: int) -> None:
         keepcost=heap.arenas[0].top_bytes,
     )
     assert found == account
-    # Every block of the program, and nearly nothing else: what it freed is not in use.
+    check_blocks(case, extra)
+    check_sums(heap)
+
+
+def check_blocks(case: Case, extra: int) -> None:
+    """Every block of the program is found, and nearly nothing else: what it freed is not in use."""
+    heap = case.heap
     rows = np.searchsorted(heap.addresses, case.blocks[:, 0])
     assert (heap.addresses[rows] == case.blocks[:, 0]).all()
     assert (heap.sizes[rows] == case.blocks[:, 1]).all()
     others = np.setdiff1d(np.arange(len(heap.addresses)), np.concatenate([rows, heap.own_rows]))
     assert len(others) <= extra
-    check_sums(heap)
 
 
 def check_sums(heap: WalkedHeap) -> None:
@@ -168,3 +177,30 @@ def test_it_agrees_with_malloc(
 def test_of_a_static_program(compiled: Compiler, tmp_path: Path) -> None:
     case = walked(compiled("walked.c", "-static", "-s"), tmp_path, "2 20000")
     check(case, extra=2 * TLS_BLOCKS + STATIC_BLOCKS)
+
+
+@pytest.mark.parametrize("linking", ["", "-static"])
+@pytest.mark.parametrize("words", ["0 20000", "6 30000", "2 20000 fork", "2 20000 nobrk"])
+def test_of_musl(
+    compiled: Compiler,
+    require_tool: Callable[[str], str],
+    tmp_path: Path,
+    words: str,
+    linking: str,
+) -> None:
+    require_tool("musl-gcc")
+    program = compiled("walked.c", *filter(None, [linking]), compiler="musl-gcc")
+    case = walked(program, tmp_path, words)
+    heap = case.heap
+    assert heap.allocator == "musl mallocng"
+    assert heap.problems == ()
+    check_blocks(case, extra=0)
+    check_sums(heap)
+    assert (heap.arenas_of == -1).any()
+    assert of_kind(heap, FreeKind.BIN) == sum(one.free_bytes for one in heap.arenas) > 0
+    # All of its memory is private and anonymous, but what libraries had left over.
+    assert lengths_of_arenas(heap) == heap.arenas[0].system_bytes
+
+
+def test_without_an_allocator_that_is_known() -> None:
+    assert walk_heap(MemoryImage([]), ()) is None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from leaktrace.heap.image import WORD_BYTES, MemoryImage
+from leaktrace.heap.writable_data import writable_data
 from leaktrace.targets.glibc_arenas import AFTER_BYTES, BINS, find_bins
 from leaktrace.targets.mappings import Mapping
 
@@ -55,7 +56,7 @@ class Ring:
 def find_ring(image: MemoryImage, mappings: Sequence[Mapping]) -> Ring | None:
     """The arenas of the malloc that has most memory; None: there is no glibc malloc, or it has
     never been called."""
-    found = [ring for data in _data(mappings) for ring in _rings(image, data)]
+    found = [ring for data in writable_data(mappings) for ring in _rings(image, data)]
     if not found:
         return None
     found.sort(key=lambda one: sum(state.system_bytes for state in one.states), reverse=True)
@@ -65,20 +66,6 @@ def find_ring(image: MemoryImage, mappings: Sequence[Mapping]) -> Ring | None:
         return first
     problem = f"there is more than one malloc of glibc: another has {in_others:,} bytes"
     return Ring(first.states, first.data, (*first.problems, problem))
-
-
-def _data(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
-    """Writable data of files, with the memory behind it that the file doesn't fill (bss)."""
-    found: list[tuple[int, int]] = []
-    for one in mappings:
-        if not one.permissions.startswith("rw") or not one.permissions.endswith("p"):
-            continue
-        is_behind = bool(found) and found[-1][1] == one.start
-        if is_behind and (one.is_file or one.path == ""):
-            found[-1] = (found[-1][0], one.end)
-        elif one.is_file:
-            found.append((one.start, one.end))
-    return found
 
 
 def _rings(image: MemoryImage, data: tuple[int, int]) -> Iterator[Ring]:
