@@ -6,7 +6,8 @@
  * nobrk: the program break can't be moved. foreign: the program moves it itself. fork: the heap is
  * a child's. BLOCKS is a file: address and malloc_usable_size() of each block that is live, 8 bytes
  * each. "done" is followed by what mallinfo2() says (arena hblks hblkhd uordblks fordblks
- * keepcost; with musl, which has no such function, by zeros), and the process id.
+ * keepcost; with musl, which has no such function, by zeros), and the process id. A further line
+ * makes it call malloc_trim(0), which gives memory back, and say the same again.
  */
 #include "scenario.h"
 #include <fcntl.h>
@@ -131,7 +132,6 @@ static void account_of_malloc(void) {
     }
     strcpy(end, "\n");
     say(line);
-    await_line();
 }
 
 int main(int argc, char **argv) {
@@ -187,4 +187,10 @@ int main(int argc, char **argv) {
     }
     write_blocks(argv[3], count + 1);
     account_of_malloc();
+    await_line();
+#ifdef __GLIBC__
+    malloc_trim(0);
+    account_of_malloc();
+    await_line();
+#endif
 }

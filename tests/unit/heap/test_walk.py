@@ -174,6 +174,31 @@ def test_it_agrees_with_malloc(
     assert (len(heap.arenas[0].mapped) > 1) == is_scattered
 
 
+def present_bytes(image: MemoryImage, heap: WalkedHeap) -> int:
+    """How much of the arenas is in memory."""
+    return sum(
+        segment.end - segment.start
+        for one in heap.arenas
+        for start, end in one.mapped
+        for segment in image.within(start, end)
+    )
+
+
+def test_what_malloc_trim_gives_back_is_told_before(compiled: Compiler, tmp_path: Path) -> None:
+    # Without fastbins: malloc_trim() would first merge what is in them.
+    env = {TUNABLES: "glibc.malloc.mxfast=0"}
+    with Target([compiled("walked.c"), "3", "30000", tmp_path / "blocks"], env=env) as target:
+        target.await_ready()
+        target.do()
+        image, mappings = image_of(target.pid)
+        target.do()
+        after, _ = image_of(target.pid)
+    heap = walk_heap(image, mappings)
+    assert heap is not None
+    given_back = present_bytes(image, heap) - present_bytes(after, heap)
+    assert sum(one.trimmable_bytes for one in heap.arenas) == given_back > 1_000_000
+
+
 def test_of_a_static_program(compiled: Compiler, tmp_path: Path) -> None:
     case = walked(compiled("walked.c", "-static", "-s"), tmp_path, "2 20000")
     check(case, extra=2 * TLS_BLOCKS + STATIC_BLOCKS)

@@ -1,7 +1,7 @@
 """The caches of threads (tcache_perthread_struct, malloc/malloc.c): blocks in use, as their arenas
 see them, that contain lists of free blocks.
 
-A block of one of three sizes is a cache if it is nothing else: each of its lists leads through
+A block of the right size is a cache if it is nothing else: each of its lists leads through
 blocks of its size to an end, after as many as it counts.
 """
 
@@ -17,6 +17,7 @@ from leaktrace.heap.glibc.free_lists import Links
 from leaktrace.heap.walked import Addresses, FreeKind
 
 _SMALL = 64  # lists of one size each; those behind have a range of sizes
+_MOST_SPARE = 16  # bytes that were left over, less than a chunk
 _STEP = 8  # lists at once, to tell early that a block is no cache
 _MOST_ODD = 1  # lists that a thread is about to change
 _MOST_CANDIDATES = 1 << 16
@@ -46,9 +47,8 @@ def mark_cached(links: Links, chunks: Chunks) -> tuple[Rows, list[str]]:
     problems = []
     reader = _Reader(links, chunks)
     for layout in _LAYOUTS:
-        rows = np.nonzero(
-            (chunks.sizes == np.uint64(layout.chunk_bytes)) & (chunks.kinds == IN_USE)
-        )[0]
+        spare = chunks.sizes - np.uint64(layout.chunk_bytes)  # below 0 is a large number
+        rows = np.nonzero((spare <= np.uint64(_MOST_SPARE)) & (chunks.kinds == IN_USE))[0]
         rows = _plausible(links, chunks, rows, layout)
         if len(rows) > _MOST_CANDIDATES:
             problems.append(f"{len(rows):,} blocks look like caches of threads")
