@@ -22,13 +22,12 @@ from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.page_map import PAGE_BYTES, Range
 
 BINS = 127
-_LEAST_EMPTY = 10  # of them, so that the search has something to go by
 _MOST_ODD = 4  # a list may be about to change
 _HEAD_BYTES = 16  # a bin is the header of a chunk that has only the pointers
-BEFORE_BYTES, AFTER_BYTES = 112, 2088  # the rest of the structure, around the first bin
+_BEFORE_BYTES, AFTER_BYTES = 112, 2088  # the rest of the structure, around the first bin
 _MOST_BYTES = 1 << 20  # of a mapping
 _MOST_HEADER_BYTES = 4096  # of a heap
-TOP_BYTES = 16  # before the first bin: the address of the top chunk
+_TOP_BYTES = 16  # before the first bin: the address of the top chunk
 _LIBC = re.compile(r"libc(-2\.\d+)?\.so[.\d]*")
 
 ReadMemory = Callable[[int, int], bytes]  # within one page; fewer bytes if they aren't there
@@ -64,7 +63,7 @@ def find_arenas(
             arena, _, size = (_word(start + at, read) for at in (0, 8, 16))
             heaps.append((start, min(start + size, one.end)))
             if start <= arena < start + _MOST_HEADER_BYTES:
-                structures.append((start, arena + BEFORE_BYTES + AFTER_BYTES))
+                structures.append((start, arena + _BEFORE_BYTES + AFTER_BYTES))
     return Arenas(tuple(structures), tuple(heaps))
 
 
@@ -73,7 +72,7 @@ def _main_heap(
 ) -> list[Range]:
     """From the first break to the end of the top chunk. What the kernel calls [heap] may have other
     memory in it, which was mapped beside it."""
-    top = _word(arena[1] - AFTER_BYTES - TOP_BYTES, read)
+    top = _word(arena[1] - AFTER_BYTES - _TOP_BYTES, read)
     for one in mappings:
         if one.path == "[heap]" and one.start <= top < one.end:
             end = top + (_word(top + 8, read) & ~7)
@@ -93,9 +92,9 @@ def find_main_arena(mappings: Sequence[Mapping], read: ReadMemory) -> Range | No
         data = (
             read(at, PAGE_BYTES).ljust(PAGE_BYTES, b"\0") for at in range(start, end, PAGE_BYTES)
         )
-        found = find_bins(start, np.frombuffer(b"".join(data), dtype=np.uint64), read)
+        found = _find_bins(start, np.frombuffer(b"".join(data), dtype=np.uint64), read)
         if found is not None:
-            return max(found - BEFORE_BYTES, start), found + AFTER_BYTES
+            return max(found - _BEFORE_BYTES, start), found + AFTER_BYTES
     return None
 
 
@@ -114,7 +113,7 @@ def _data(mappings: Sequence[Mapping]) -> list[Range]:
     return found
 
 
-def find_bins(start: int, words: NDArray[np.uint64], read: ReadMemory) -> int | None:
+def _find_bins(start: int, words: NDArray[np.uint64], read: ReadMemory) -> int | None:
     """The address of the first bin of an arena whose bins are in this memory. `start`: where the
     words begin, in bytes."""
     if len(words) < 2 * BINS:
@@ -122,8 +121,8 @@ def find_bins(start: int, words: NDArray[np.uint64], read: ReadMemory) -> int | 
     heads = np.uint64(start - _HEAD_BYTES) + np.arange(len(words) - 1, dtype=np.uint64) * 8
     empty = (words[:-1] == heads) & (words[1:] == heads)
     at = np.nonzero(empty)[0]
-    if len(at) < _LEAST_EMPTY:
-        return None
+    if not len(at):
+        return None  # nothing to go by: few programs have used all lists
     for first in at[np.concatenate([[True], np.diff(at) > 2 * BINS])].tolist():
         least = max(first - 2 * (BINS - 1), first % 2)
         places = range(least, min(first + 2 * BINS, len(words) - 1), 2)
