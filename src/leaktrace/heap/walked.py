@@ -56,9 +56,9 @@ class WalkedHeap:
     """`segments` is everything that the allocator has from the kernel, and adds up exactly:
     their bytes = sum(sizes) + sum(free_sizes) + overhead_bytes."""
 
-    allocator: str  # "glibc malloc"
+    allocator: str  # "glibc malloc", "musl mallocng"
     addresses: Addresses  # of blocks in use, as malloc returned them, ascending
-    sizes: Addresses  # their usable bytes (malloc_usable_size(3))
+    sizes: Addresses  # their usable bytes (malloc_usable_size(3)); of musl those asked for
     arenas_of: NDArray[np.int16]  # the number of the arena of each; -1: it has a mapping of its own
     own_rows: NDArray[np.intp]  # those that the allocator keeps for itself (caches of threads)
     free_addresses: Addresses  # of free chunks: where the header begins, ascending
