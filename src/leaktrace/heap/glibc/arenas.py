@@ -104,7 +104,8 @@ def _find_bins(image: MemoryImage, start: int, words: Addresses) -> list[list[in
     first, last = words[:-1], words[1:]
     places = np.uint64(start) + np.arange(len(first), dtype=np.uint64) * np.uint64(WORD_BYTES)
     heads = places - np.uint64(_HEAD_BYTES)
-    is_list = (first != 0) & (last != 0) & ((first | last) % np.uint64(_HEAD_BYTES) == 0)
+    # Chunks are at multiples of 16, but heads of empty lists need not be.
+    is_list = (first != 0) & (last != 0) & ((first | last) % np.uint64(WORD_BYTES) == 0)
     rows = np.nonzero(is_list)[0]
     is_list[rows] = image.gather(first[rows] + np.uint64(_BACK)) == heads[rows]
     is_list[rows] &= image.gather(last[rows] + np.uint64(_FORWARD)) == heads[rows]
