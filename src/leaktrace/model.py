@@ -19,7 +19,7 @@ from leaktrace.memory import (
     SlabGrowth,
     UntracedGrowth,
 )
-from leaktrace.reach import LostShare, ReachInfo
+from leaktrace.reach import Holder, LostShare, ReachInfo
 from leaktrace.verdict import Lifetimes, Verdict
 
 
@@ -151,6 +151,7 @@ class Site:
     lifetimes: Lifetimes | None = None  # of what was freed; None if they are not measured
     freed_at: tuple[Releaser, ...] = ()  # who frees its blocks, the most frequent first
     lost: LostShare | None = None  # whether something points to them; None: not known
+    holders: tuple[Holder, ...] = ()  # what does, the most common first; empty if not asked
     regions: RegionBytes | None = None  # the part of it that is mapped regions
 
     @property

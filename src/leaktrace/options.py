@@ -229,6 +229,7 @@ class ProcessOptions(CommonOptions):
     malloc: bool = True  # False: only `pairs` and `fds`
     lost: Lost | None = None  # None: memory is not read for that
     max_pause_ms: int | None = None  # the process is stopped for it, at most so long; None: not
+    holders: bool = False  # of blocks that are not lost, tell what holds them
 
     @property
     def command(self) -> CommandTarget | None:

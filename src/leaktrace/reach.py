@@ -1,9 +1,10 @@
-"""What was found out about blocks by reading the memory of the process (--lost): how many of them
-nothing points to any more."""
+"""What was found out about blocks by reading the memory of the process: how many of them nothing
+points to any more (--lost), and what holds the others (--holders)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,48 @@ class ReachInfo:
     took_s: float = 0.0
     pause_s: float | None = None  # for how long a process was stopped, the longest; None: none was
     problems: tuple[str, ...] = ()  # what is not known, a sentence each
+
+
+class HolderKind(StrEnum):
+    """What one step on the way to a block is. All but BLOCK are roots."""
+
+    VARIABLE = "variable"  # of the program or a library
+    DATA = "data"  # of the program or a library: no symbol says which variable
+    TLS = "tls"  # thread-local storage
+    STACK = "stack"  # of a thread
+    REGISTER = "register"  # of a thread
+    UNTRACKED = "untracked"  # memory of malloc without a record: from before the trace, or free
+    MAPPING = "mapping"  # mapped memory
+    SHARED = "shared_memory"
+    BLOCK = "block"  # of a site
+
+
+@dataclass(frozen=True)
+class HolderStep:
+    """One step on the way from a root to a block."""
+
+    kind: HolderKind
+    name: str | None = None  # variable, section, mapping; of a thread or a block: the function
+    module: str | None = None  # path of the program or library, as the target sees it
+    module_offset: int | None = None  # where the data begins, as a virtual address of the file
+    thread: int | None = None  # id
+    thread_name: str | None = None
+    code_address: int | None = None  # in the function of a stack frame, until it has a name
+    site: str | None = None  # id, of blocks
+    type: str | None = None  # class of the blocks, if they say it
+    # The words in it that point to the next step, or, in the last step, to more of its own blocks,
+    # are from `offset` to `last_offset` bytes into it. None: there are none, or it is not known.
+    offset: int | None = None
+    last_offset: int | None = None
+    repeats: bool = False  # blocks of this site lead to more of the same, as in a list or a tree
+    to_middle: bool = False  # what points to the next step points into its middle
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Blocks of a site that are held in the same way."""
+
+    path: tuple[HolderStep, ...]  # from the root to these blocks; empty: it is not known
+    count: int
+    bytes: int
+    of_count: int = 0  # all blocks of the site that something points to, and that were looked at

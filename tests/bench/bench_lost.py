@@ -3,7 +3,7 @@
     python tests/bench/bench_lost.py [BLOCKS MIB]
 
 A program holds a million blocks of 1 GiB in all, with two pointers each, and has forgotten every
-50th. It is looked at without a stop, as reports do with --lost.
+50th. It is looked at without a stop, as reports do with --lost, and with --holders.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from contextlib import closing
+from functools import partial
 
 from benchmarking.processes import build, pin, processor_s, reserve_core, resident_mb
 from benchmarking.results import Results, require_root
@@ -19,6 +20,8 @@ from harness.target import Target
 
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.options import Limits, ProcessOptions, ProcessTarget
+from leaktrace.process.held_blocks import AskedHolders
+from leaktrace.process.module_data import FileTables
 from leaktrace.process.registers import RegisterReader
 from leaktrace.process.scan import scan
 from leaktrace.process.setup import open_tracer
@@ -26,6 +29,7 @@ from leaktrace.process.snapshot import blocks_of
 
 ROUNDS = 3
 MOST_CPU_S = 10.0
+MOST_HOLDERS_CPU_S, MOST_HOLDERS_MB = 15.0, 500
 MOST_MB = 150 + 32  # and 16 bytes for each of 2 million pointers
 LEAST_SHARE = 0.97  # of its work that the program still does meanwhile
 
@@ -53,6 +57,7 @@ def main() -> None:
         own = tracer.program
         with closing(RegisterReader()) as registers:
             records = blocks_of(own, tracer.first)
+            asked = AskedHolders(FileTables(), partial(blocks_of, own, tracer.first))
             held_mb = resident_mb(os.getpid())[0]
             for _ in range(ROUNDS):
                 alone = followed_per_s(2.0)
@@ -64,6 +69,15 @@ def main() -> None:
                 took_s.append(one.took_s)
                 shares.append(meanwhile / alone)
                 found = int((one.classes >= BlockClass.INDIRECT).sum())
+            lost_mb = resident_mb(os.getpid())[1] - held_mb
+            holders_s = []
+            for _ in range(ROUNDS):
+                before_s = processor_s(os.getpid())
+                one = scan(target.pid, records, 0, registers, holders=asked)
+                holders_s.append(processor_s(os.getpid()) - before_s)
+            assert one.held is not None
+            holders_mb = resident_mb(os.getpid())[1] - held_mb
+            held = int((one.held.of_block >= 0).sum())
         results.add("lost blocks that were found", found, "blocks")
         results.add("processor time of a look, of three passes", cpu_s, "s", MOST_CPU_S)
         results.add("time of a look, with the pauses between passes", took_s, "s")
@@ -73,9 +87,10 @@ def main() -> None:
             "x less",
             1 / LEAST_SHARE,
         )
-        results.add(
-            "memory beside the records", resident_mb(os.getpid())[1] - held_mb, "MB", 150 + 32
-        )
+        results.add("memory beside the records", lost_mb, "MB", 150 + 32)
+        results.add("blocks whose holder is found, with --holders", held, "blocks")
+        results.add("processor time of a look with --holders", holders_s, "s", MOST_HOLDERS_CPU_S)
+        results.add("memory beside the records with --holders", holders_mb, "MB", MOST_HOLDERS_MB)
         tracer.close()
     results.save()
 

@@ -39,7 +39,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import CommonOptions, ObjectChoice
-from leaktrace.reach import ReachInfo
+from leaktrace.reach import Holder, ReachInfo
 from leaktrace.verdict import LEAKING, Verdict
 
 STACK_ENDS = {
@@ -95,6 +95,8 @@ class ReportBuilder:
         self.pids: Mapping[int, int] = {}  # by slot, if several processes are traced
         # Who frees the blocks of a site, by its stack id:
         self.freed_at: Callable[[int], tuple[Releaser, ...]] = lambda _: ()
+        # What holds them, likewise:
+        self.held_by: Callable[[int], tuple[Holder, ...]] = lambda _: ()
         self.suspicious: Sequence[int] = ()  # sites of the last report, by stack id
 
     def start_clock(self) -> None:
@@ -201,6 +203,7 @@ class ReportBuilder:
                     verdict=chosen.verdicts.get(int(table.stack_ids[row])),
                     lifetimes=lifetimes.get(int(table.stack_ids[row])),
                     freed_at=self.freed_at(int(table.stack_ids[row])),
+                    holders=self.held_by(int(table.stack_ids[row])),
                     lost=None if chosen.lost is None else chosen.lost.of(int(table.stack_ids[row])),
                 )
                 for row in order

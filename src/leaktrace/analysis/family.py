@@ -33,6 +33,7 @@ from leaktrace.model import (
     TargetInfo,
 )
 from leaktrace.options import By, CommonOptions, ObjectChoice
+from leaktrace.reach import Holder
 
 _ALL_OBJECTS = ObjectChoice()
 # If it is not known what a program accounts for, its growth explains nothing.
@@ -117,6 +118,9 @@ class FamilyBuilder:
         self._alone: Member | None = None  # the only process of the last report
         self._pids: dict[int, int] = {}  # by slot, in the last report
         self._is_family = False  # and stays one when all others have ended
+        # What holds the blocks of a site, by its stack id, in the process of a slot, None: in all.
+        self.held_by: Callable[[int, int | None], tuple[Holder, ...]] = lambda _id, _slot: ()
+        self._all.held_by = lambda stack_id: self.held_by(stack_id, None)
 
     @property
     def sampling(self) -> Sampling:
@@ -272,6 +276,8 @@ class FamilyBuilder:
             watch=self._new_watch() if self._shows_each else None,
         )
         builder.sampling = self.sampling
+        if self._shows_each:
+            builder.held_by = lambda stack_id: self.held_by(stack_id, member.slot)
         self._each[member.key] = builder
         return builder
 

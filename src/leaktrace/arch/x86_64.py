@@ -73,6 +73,7 @@ SIGNAL_RIP_OFFSET = 168
 # pt_regs), in words: r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi, the number of a
 # system call, rip cs eflags rsp ss. A system call itself puts rip into rcx and eflags into r11.
 SAVED_GENERAL = slice(0, 15)
+SAVED_RBP = 4
 SAVED_RBX = 5
 SAVED_IP = 16
 SAVED_SP = 19

@@ -1,4 +1,4 @@
-"""--lost: finding the blocks that nothing points to."""
+"""--lost: finding the blocks that nothing points to. --holders: what holds the others."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ max_pause_option = click.option(
     help="With --stop: the process goes on after at most MS milliseconds, and if that is not "
     f"enough, it is looked at without a stop. Default: {_PAUSE_MS}.",
 )
+holders_option = click.option(
+    "--holders",
+    is_flag=True,
+    help="Also say what holds the blocks of each site: the way that leads to them from a variable, "
+    "a stack or other memory of the process. Looks at the memory as --lost does, which needs not "
+    "be given.",
+)
 
 
 def with_plain_lost(args: Sequence[str]) -> list[str]:
@@ -49,17 +56,23 @@ def with_plain_lost(args: Sequence[str]) -> list[str]:
 
 
 def lost_asked(asked: dict[str, Any]) -> Lost | None:
-    """What was asked. Raises UsageError."""
-    if asked["lost"] is None:
+    """When memory is looked at. Raises UsageError."""
+    if asked["lost"] is None and not asked["holders"]:
         return None
+    option = "--lost" if asked["lost"] is not None else "--holders"
     given = {
         "--kernel": asked["kernel"],
         "--faults": asked["faults"],
         "--combined-only": asked["combined_only"],
         "--no-malloc": asked["no_malloc"],
     }
-    refuse_given(given, "--lost", "it looks at each block that malloc has returned")
-    return Lost(asked["lost"])
+    refuse_given(given, option, "it looks at each block that malloc has returned")
+    if asked["holders"]:
+        sampled = {"-s": asked["sample_rate"] > 1, "--sample-bytes": asked["sample_bytes"]}
+        refuse_given(
+            sampled, "--holders", "blocks without a record are missing on the way to others"
+        )
+    return Lost(asked["lost"] or Lost.EVERY)
 
 
 def max_pause_asked(asked: dict[str, Any]) -> int | None:
@@ -68,6 +81,11 @@ def max_pause_asked(asked: dict[str, Any]) -> int | None:
     most_ms: int | None = asked["max_pause_ms"]
     if asked["stop"] and asked["lost"] is None:
         raise UsageError("--stop needs --lost", "add --lost, or leave out --stop")
+    if asked["stop"] and asked["holders"]:
+        raise UsageError(
+            "--stop can't be used with --holders: they look at the memory in different ways",
+            "leave out --stop",
+        )
     if most_ms is not None and not asked["stop"]:
         raise UsageError("--max-pause-ms needs --stop", "add --stop, or leave out --max-pause-ms")
     if not asked["stop"]:

@@ -105,6 +105,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         malloc=not asked["no_malloc"],
         lost=lost_asked(asked),
         max_pause_ms=max_pause_asked(asked),
+        holders=asked["holders"],
     )
 
 

@@ -15,7 +15,13 @@ from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.exit_code import exit_code_options
 from leaktrace.cli.kernel import kernel_options
-from leaktrace.cli.lost import lost_option, max_pause_option, stop_option, with_plain_lost
+from leaktrace.cli.lost import (
+    holders_option,
+    lost_option,
+    max_pause_option,
+    stop_option,
+    with_plain_lost,
+)
 from leaktrace.cli.one_target import one_command, only_one, output_option, refuse_more_words
 from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
@@ -233,6 +239,7 @@ class TraceCommand(Command):
 @lost_option
 @stop_option
 @max_pause_option
+@holders_option
 @click.option(
     "--sort",
     type=click.Choice([key.value for key in SortKey]),

@@ -71,6 +71,7 @@ class Segment(NamedTuple):
     file_size: int
     memory_size: int
     flags: int
+    alignment: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class ElfFile:
         self.entry = headers.entry
         self.segments, self.sections = headers.segments, headers.sections
         self.load_segments = tuple(
-            LoadSegment(*segment[1:]) for segment in self.segments if segment.type == "PT_LOAD"
+            LoadSegment(*segment[1:6]) for segment in self.segments if segment.type == "PT_LOAD"
         )
 
     @property
@@ -218,6 +219,7 @@ class _HeaderReader:
                 entry.p_filesz,
                 entry.p_memsz,
                 entry.p_flags,
+                entry.p_align,
             )
 
     def _read_sections(self, header: Container, layout: Construct) -> Iterator[Section]:

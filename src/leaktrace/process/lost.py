@@ -8,37 +8,49 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace import units
-from leaktrace.analysis.block_classes import Reach
+from leaktrace.analysis.block_classes import BlockClass, Reach
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.errors import LeaktraceError
 from leaktrace.memory import Backing
 from leaktrace.model import Report
 from leaktrace.options import Limits
 from leaktrace.own.interrupts import held_back
+from leaktrace.process.held_blocks import AskedHolders, HeldBlocks
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
+from leaktrace.process.module_data import FileTables
 from leaktrace.process.other_memory import regions_of
 from leaktrace.process.registers import RegisterReader
 from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan, scan_instant
 from leaktrace.process.snapshot import blocks_of
+from leaktrace.process.traced import Traced
 from leaktrace.process.tracer import Tracer
 from leaktrace.targets.glibc_arenas import is_libc
 from leaktrace.targets.instant import NoInstantError, take_instant
 from leaktrace.targets.program_break import start_of_heap
 
 _PUMP_S = 0.05
+_HELD = (BlockClass.REACHABLE, BlockClass.POSSIBLE)
 
 
 class LostBlocks:
     """What the last looks have found, by process."""
 
     def __init__(
-        self, tracer: Tracer, older_ms: int, limits: Limits, max_pause_ms: int | None = None
+        self,
+        tracer: Tracer,
+        older_ms: int,
+        limits: Limits,
+        max_pause_ms: int | None = None,
+        *,
+        asks_holders: bool = False,
     ) -> None:
         """Raises EnvironmentUnfitError where registers can't be read. `older_ms`: blocks of that
-        age are judged. `max_pause_ms`: processes are stopped for it, at most so long."""
+        age are judged. `max_pause_ms`: processes are stopped for it, at most so long.
+        `asks_holders`: who holds the others is asked, too (without such a stop)."""
         self._tracer = tracer
         self._older_ns = older_ms * 1_000_000
         self._limits = limits
@@ -49,6 +61,8 @@ class LostBlocks:
         self._problems: dict[int, str] = {}  # by pid
         self._at_exit: set[tuple[int, int]] = set()  # whose scan is the last that there can be
         self._lock = threading.Lock()  # for these, which two threads change
+        self._tables = FileTables() if asks_holders else None  # to tell who holds blocks
+        self._present: dict[int, NDArray[np.intp]] = {}  # by slot: rows of the scan, not yet freed
         tracer.on_close(self._registers.close)
         for member in tracer.family:
             if member.traced.command is not None:
@@ -74,6 +88,7 @@ class LostBlocks:
         classes = np.zeros(len(snapshot.records), dtype=np.uint8)
         leaders = np.zeros(len(snapshot.records), dtype=np.uint64)
         is_block = np.arange(len(classes)) < len(classes) - snapshot.region_count
+        self._present = {}
         for slot, found in self._current():
             rows = np.nonzero(is_block & (snapshot.record_slots == slot))[0]
             if not len(found.addresses):
@@ -85,7 +100,20 @@ class LostBlocks:
             )
             classes[rows[is_same]] = found.classes[at[is_same]]
             leaders[rows[is_same]] = found.leaders[at[is_same]]
+            self._present[slot] = at[is_same]
         return replace(snapshot, reach=Reach(classes, leaders))
+
+    def held(self) -> list[tuple[Member, HeldBlocks, NDArray[np.intp]]]:
+        """Of each process, who holds its blocks, and which of them were judged, are not lost and
+        still there in the snapshot that `add_to` was called with."""
+        found = dict(self._current())
+        return [
+            (member, one.held, rows[np.isin(one.classes[rows], _HELD)])
+            for member in self._tracer.family
+            if (one := found.get(member.number)) is not None
+            and one.held is not None
+            and (rows := self._present.get(member.number)) is not None
+        ]
 
     def describe(self, report: Report, time_ns: int) -> Report:
         """The report of a snapshot of this moment, with how its memory was looked at."""
@@ -168,6 +196,7 @@ class LostBlocks:
                     self._registers,
                     passes=1 if is_stopped else PASSES,
                     are_all=is_stopped and self._knows_all_blocks(member),
+                    holders=self._asked_holders(traced, is_stopped=is_stopped),
                     is_abandoned=must_end,
                 )
             else:
@@ -208,6 +237,12 @@ class LostBlocks:
         return scan_instant(
             instant, break_start, before, after, self._older_ns, is_abandoned=must_end
         )
+
+    def _asked_holders(self, traced: Traced, *, is_stopped: bool) -> AskedHolders | None:
+        if self._tables is None:
+            return None
+        records_now = partial(blocks_of, self._tracer.program, traced)
+        return AskedHolders(self._tables, None if is_stopped else records_now)
 
     def _knows_all_blocks(self, member: Member) -> bool:
         """Whether each block of glibc's heap has a record: it was traced from its start, nothing

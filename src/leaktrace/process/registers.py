@@ -66,6 +66,8 @@ class Registers:
     # of two moments. Of any other thread they are those that it goes on with.
     is_running: NDArray[np.bool_]
     stack_pointers: NDArray[np.uint64]
+    instruction_pointers: NDArray[np.uint64]
+    frame_pointers: NDArray[np.uint64]  # rbp
     thread_pointers: NDArray[np.uint64]  # fs base: the end of its thread-local storage; 0: not set
     words: NDArray[np.uint64]  # by thread: rax to r15 in the order of SAVED_GENERAL, without rsp
 
@@ -83,6 +85,8 @@ class Registers:
             tids=threads["tid"].copy(),
             is_running=threads["is_running"] != 0,
             stack_pointers=saved[:, x86_64.SAVED_SP].copy(),
+            instruction_pointers=saved[:, x86_64.SAVED_IP].copy(),
+            frame_pointers=saved[:, x86_64.SAVED_RBP].copy(),
             thread_pointers=threads["fs_base"].copy(),
             words=saved[:, x86_64.SAVED_GENERAL].copy(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from leaktrace.analysis.family import FamilyBuilder
@@ -11,6 +12,7 @@ from leaktrace.memory import OTHER_MEMORY, Backing
 from leaktrace.model import Measure, Report
 from leaktrace.options import Lost, ProcessOptions
 from leaktrace.process.descriptor_reports import DescriptorReports
+from leaktrace.process.holder_reports import HolderReports
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.lost import LostBlocks
 from leaktrace.process.member import Member
@@ -45,7 +47,7 @@ class ProcessReports:
             lambda snapshot: describe_losses(snapshot.losses, options.limits),
             tracer.names.stack_of,
             tracer.names.locations_of,
-            lambda stack_ids: self._releases.prepare(self._builder, stack_ids),
+            self._prepare,
             measure=Measure.FAULTS if options.faults else Measure.ALLOCATIONS,
             objects=options.objects,
             new_watch=lambda: None if options.faults else SiteWatch(),
@@ -60,8 +62,16 @@ class ProcessReports:
         self._lost = None
         if options.lost is not None:
             self._lost = LostBlocks(
-                tracer, options.report.older_ms, options.limits, options.max_pause_ms
+                tracer,
+                options.report.older_ms,
+                options.limits,
+                options.max_pause_ms,
+                asks_holders=options.holders,
             )
+        self._holders = None
+        if self._lost is not None and options.holders:
+            self._holders = HolderReports(tracer, self._lost, options.report)
+            self._holders.attach(self._builder)
 
     def start_clock(self) -> None:
         """Recording has begun."""
@@ -91,6 +101,8 @@ class ProcessReports:
         snapshot = self._tracer.snapshot()
         if self._lost is not None:
             snapshot = self._lost.add_to(snapshot)
+        if self._holders is not None:
+            self._holders.look()
         self._releases.look()
         members, first = list(family), family.first
         info, counted = self._tracer.info(), [_counted(member) for member in members]
@@ -124,6 +136,13 @@ class ProcessReports:
         ending = first.ending() if has_ended and len(members) == 1 else None
         family.forget_reported()
         return replace(report, ending=ending, target=replace(report.target, notes=notes))
+
+    def _prepare(self, stack_ids: Sequence[int]) -> None:
+        """Look up the names that the next report needs."""
+        if self._holders is not None:
+            more = self._holders.sites_on_paths(self._builder, stack_ids)
+            stack_ids = list(dict.fromkeys([*stack_ids, *more]))
+        self._releases.prepare(self._builder, stack_ids)
 
     def _pump(self) -> None:
         """Take in what the kernel side sends while a report takes long, but for traced calls."""

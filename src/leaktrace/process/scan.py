@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,13 @@ from numpy.typing import NDArray
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes, classify
 from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers
+from leaktrace.process.held_blocks import (
+    MORE_BYTES,
+    AskedHolders,
+    HeldBlocks,
+    HolderSearch,
+    places_of_registers,
+)
 from leaktrace.process.registers import RegisterReader, Registers
 from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, Piece
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
@@ -58,6 +66,7 @@ class Scan:
     read_bytes: int  # in the first pass
     unread_bytes: int
     paused_s: float | None = None  # how long the process was stopped for it
+    held: HeldBlocks | None = None  # who holds them, in the first pass; None: not asked
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class _Pass:
     classes: Classes
     read_bytes: int
     unread_bytes: int
+    held: HeldBlocks | None = None
 
 
 def scan(
@@ -75,12 +85,13 @@ def scan(
     *,
     passes: int = PASSES,
     are_all: bool = False,
+    holders: AskedHolders | None = None,
     is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Scan:
     """`records`: addresses, and abi.ALLOCATION of each. Blocks are judged that are at least
     `older_ns` old: a younger one may not have been stored anywhere yet. `passes`: 1 is enough for a
     process that is stopped. `are_all`: these are all blocks of glibc's heap, so that what else is
-    in it is free.
+    in it is free. `holders`: also find out who holds the others; None: that is not asked.
 
     Raises OSError or TargetError when the process has ended or its memory must not be read,
     AbandonedError when `is_abandoned` says so.
@@ -91,7 +102,11 @@ def scan(
     blocks = Blocks(addresses, values["size"])
     times_ns = values["time_ns"][blocks.order]
     is_old = times_ns.astype(np.int64) <= began_ns - older_ns
-    first = _pass(pid, blocks, registers, is_abandoned, are_all=are_all)
+    if holders is None:
+        first = _pass(pid, blocks, registers, is_abandoned, are_all=are_all)
+    else:
+        with HolderSearch(pid, blocks, values[blocks.order], holders) as search:
+            first = _pass(pid, blocks, registers, is_abandoned, are_all=are_all, search=search)
     classes, leaders = first.classes.classes, first.classes.leaders
     done = 1
     lost = np.nonzero((classes >= BlockClass.INDIRECT) & is_old)[0]
@@ -114,6 +129,7 @@ def scan(
         passes=done,
         read_bytes=first.read_bytes,
         unread_bytes=first.unread_bytes,
+        held=first.held,
     )
 
 
@@ -190,6 +206,7 @@ def _pass(
     *,
     are_all: bool = False,
     are_few: bool = False,
+    search: HolderSearch | None = None,
 ) -> _Pass:
     mappings = read_mappings(pid)
     threads = registers.read(pid)
@@ -202,15 +219,26 @@ def _pass(
 
         dead = dead_stacks(_waiting(pid, threads), mappings, read)
         arenas = find_arenas(mappings, present.read, start_of_heap(pid))
-    owned = _NO_RANGES
-    # Another thread may be within realloc, whose block has no record meanwhile.
-    if arenas is not None and are_all and len(threads.tids) == 1:
-        owned = np.array(arenas.heaps, dtype=np.uint64).reshape(-1, 2)
-    pointers = Pointers(blocks, _dead(dead, arenas), owned)
-    pointers.add_roots(threads.words.ravel())
-    pieces = BulkReader(pid).read_all(root_pages(pid, mappings))
+        pages = root_pages(pid, mappings)
+        owned, every, details = _NO_RANGES, blocks, None
+        # Another thread may be within realloc, whose block has no record meanwhile.
+        if arenas is not None and are_all and len(threads.tids) == 1:
+            owned = np.array(arenas.heaps, dtype=np.uint64).reshape(-1, 2)
+        if search is not None:
+            if arenas is not None and not len(owned):
+                every = search.add_others(arenas, mappings, pages=pages, read=present.read)
+            details = search.begin(mappings, arenas, threads, partial(registers.read, pid))
+    pointers = Pointers(every, _dead(dead, arenas), owned, details=details)
+    places = None if details is None else places_of_registers(threads)
+    pointers.add_roots(threads.words.ravel(), places)
+    pieces = BulkReader(pid).read_all(pages)
     read_bytes, unread_bytes = _add(pointers, pieces, is_abandoned, are_few=are_few)
-    return _Pass(classify(pointers), read_bytes, unread_bytes)
+    between = pointers.between_blocks()
+    held = None
+    if search is not None:
+        held = search.find(between)
+        pointers, between = search.without_others(pointers, between)
+    return _Pass(classify(pointers, between), read_bytes, unread_bytes, held)
 
 
 def _dead(stacks: NDArray[np.uint64], arenas: Arenas | None) -> NDArray[np.uint64]:
@@ -229,7 +257,12 @@ def _add(
     are_few: bool = False,
 ) -> tuple[int, int]:
     """Add all words. Returns how many bytes these were, and how many could not be read."""
-    candidates = Candidates(pointers.blocks, PIECE_BYTES // _WORD_BYTES, are_few=are_few)
+    candidates = Candidates(
+        pointers.blocks,
+        PIECE_BYTES // _WORD_BYTES,
+        are_few=are_few,
+        more_bytes=0 if pointers.details is None else MORE_BYTES,
+    )
     read_bytes = unread_bytes = 0
     for piece in pieces:
         if is_abandoned():

@@ -6,6 +6,7 @@ from typing import Any
 
 from leaktrace.model import Frame, OpenDescriptor, Site, Total
 from leaktrace.printable import printable
+from leaktrace.report.holders import holder_objects
 from leaktrace.report.lifetimes import lifetimes_as_json
 from leaktrace.report.reach import share_object
 from leaktrace.report.regions_json import in_memory_object
@@ -45,6 +46,8 @@ def site_object(site: Site) -> Object:
         shown |= {"is_region": site.is_region, **in_memory_object(site.regions)}
     if site.lost is not None:
         shown["lost"] = share_object(site.lost)
+    if site.holders:
+        shown["holders"] = holder_objects(site)
     if site.processes:
         shown["processes"] = [
             {"pid": share.pid, "bytes": share.bytes, "count": share.count}

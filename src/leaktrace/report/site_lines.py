@@ -24,6 +24,7 @@ from leaktrace.report.descriptors import kinds_in_words
 from leaktrace.report.figures import about, error_in_words, noun, short_noun, total_in_words
 from leaktrace.report.folding import MOST_LINES, Shown, folded, summary, unrepeated
 from leaktrace.report.frames import frame_lines
+from leaktrace.report.holders import holder_lines
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.lifetimes import freed_at_in_words, lifetimes_in_words
 from leaktrace.report.names import shorten_middle
@@ -112,6 +113,7 @@ def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield from wrapped("    ", lifetimes_in_words(site, round(report.elapsed_s * 1e9)), width)
     for place in freed_at_in_words(site):
         yield from wrapped("    ", place, width)
+    yield from holder_lines(site, width)
     for line in frame_lines(_shown(site, report), width - 4):
         yield Text("    ").append_text(line)
     if site.stack.end in STACK_ENDS:

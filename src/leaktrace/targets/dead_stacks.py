@@ -58,7 +58,7 @@ def dead_stacks(
             continue
         mapping = mappings[at]
         is_first = mapping.path == "[stack]" and thread.is_first
-        low = mapping.start if is_first else _stack_start(thread, read)
+        low = mapping.start if is_first else stack_start(thread, read)
         if low is not None:
             low = max(low, mapping.start)
             high = (thread.stack_pointer - _RED_ZONE_BYTES) & ~7
@@ -93,7 +93,7 @@ def _is_in(words: NDArray[np.uint64], one: Range) -> NDArray[np.bool_]:
     return (words >= np.uint64(one[0])) & (words < np.uint64(one[1]))
 
 
-def _stack_start(thread: WaitingThread, read: ReadMemory) -> int | None:
+def stack_start(thread: WaitingThread, read: ReadMemory) -> int | None:
     """Where the stack begins that glibc gave to a thread; None: not known."""
     if not thread.thread_pointer:
         return None

@@ -24,10 +24,11 @@ from leaktrace.targets.page_map import PAGE_BYTES, Range
 BINS = 127
 _MOST_ODD = 4  # a list may be about to change
 _HEAD_BYTES = 16  # a bin is the header of a chunk that has only the pointers
-_BEFORE_BYTES, AFTER_BYTES = 112, 2088  # the rest of the structure, around the first bin
+BEFORE_BYTES, AFTER_BYTES = 112, 2088  # the rest of the structure, around the first bin
 _MOST_BYTES = 1 << 20  # of a mapping
 _MOST_HEADER_BYTES = 4096  # of a heap
-_TOP_BYTES = 16  # before the first bin: the address of the top chunk
+_CHUNK_UNIT = 16
+TOP_BYTES = 16  # before the first bin: the address of the top chunk
 _LIBC = re.compile(r"libc(-2\.\d+)?\.so[.\d]*")
 
 ReadMemory = Callable[[int, int], bytes]  # within one page; fewer bytes if they aren't there
@@ -44,6 +45,7 @@ class Arenas:
 
     structures: tuple[Range, ...]  # what it knows of free memory
     heaps: tuple[Range, ...]  # where its blocks are, and nothing else, but for mapped ones
+    first_chunks: tuple[int, ...] = ()  # where they begin in some of the heaps
 
 
 def find_arenas(
@@ -56,6 +58,7 @@ def find_arenas(
         return None
     others = find_heaps(mappings, read)
     structures, heaps = [main], _main_heap(mappings, main, break_start, read)
+    first_chunks = [_aligned(start) for start, _ in heaps]
     for one in mappings:
         if one.start not in others:
             continue
@@ -63,8 +66,14 @@ def find_arenas(
             arena, _, size = (_word(start + at, read) for at in (0, 8, 16))
             heaps.append((start, min(start + size, one.end)))
             if start <= arena < start + _MOST_HEADER_BYTES:
-                structures.append((start, arena + _BEFORE_BYTES + AFTER_BYTES))
-    return Arenas(tuple(structures), tuple(heaps))
+                structures.append((start, arena + BEFORE_BYTES + AFTER_BYTES))
+                first_chunks.append(_aligned(structures[-1][1]))
+    return Arenas(tuple(structures), tuple(heaps), tuple(first_chunks))
+
+
+def _aligned(address: int) -> int:
+    """Where the next chunk can be."""
+    return -(-address // _CHUNK_UNIT) * _CHUNK_UNIT
 
 
 def _main_heap(
@@ -72,7 +81,7 @@ def _main_heap(
 ) -> list[Range]:
     """From the first break to the end of the top chunk. What the kernel calls [heap] may have other
     memory in it, which was mapped beside it."""
-    top = _word(arena[1] - AFTER_BYTES - _TOP_BYTES, read)
+    top = _word(arena[1] - AFTER_BYTES - TOP_BYTES, read)
     for one in mappings:
         if one.path == "[heap]" and one.start <= top < one.end:
             end = top + (_word(top + 8, read) & ~7)
@@ -94,7 +103,7 @@ def find_main_arena(mappings: Sequence[Mapping], read: ReadMemory) -> Range | No
         )
         found = _find_bins(start, np.frombuffer(b"".join(data), dtype=np.uint64), read)
         if found is not None:
-            return max(found - _BEFORE_BYTES, start), found + AFTER_BYTES
+            return max(found - BEFORE_BYTES, start), found + AFTER_BYTES
     return None
 
 

@@ -50,7 +50,7 @@ def root_pages(pid: int, mappings: Sequence[Mapping], *, scans: bool = True) -> 
     # Neighbours are looked at as one: a process may have 100,000 mappings.
     private, shared = (
         merge(((one.start, one.end) for one in mappings if is_wanted(one)), 0)
-        for is_wanted in (_is_private, _is_shared_memory)
+        for is_wanted in (_is_private, is_shared_memory)
     )
     found: list[NDArray[np.uint64]] = []
     with closing(PageMap(pid)) as pages:
@@ -72,7 +72,7 @@ def _is_private(mapping: Mapping) -> bool:
     return not mapping.path.startswith("[") or mapping.path.startswith(_OF_PROCESS)
 
 
-def _is_shared_memory(mapping: Mapping) -> bool:
+def is_shared_memory(mapping: Mapping) -> bool:
     return mapping.permissions.startswith("rw") and (
         mapping.permissions.endswith("s") and mapping.path.startswith(_SHARED_MEMORY)
     )

@@ -40,6 +40,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.options import By, Filters, ReportOptions
+from leaktrace.reach import Holder
 
 HELD = st.builds(
     Held,
@@ -248,3 +249,26 @@ def test_sampling_that_starts_later_holds_for_all() -> None:
         Total(1000, 10),
         Total(100, 10),
     ]
+
+
+def test_who_holds_the_blocks_is_asked_for_each_process() -> None:
+    """For the sites of all, and with --by process for those of each."""
+    asked: list[tuple[int, int | None]] = []
+
+    def held_by(stack_id: int, slot: int | None) -> tuple[Holder, ...]:
+        asked.append((stack_id, slot))
+        return (Holder((), 1 if slot is None else 10 + slot, 1),)
+
+    reports = family(ReportOptions(by=By.PROCESS))
+    reports.held_by = held_by
+    held = [(slot, Held(stack_id=1, size=100, age_ms=1000)) for slot in (0, 1)]
+    members = [member(0), member(1)]
+    report = build(reports, in_slots(held), members)
+    assert [one.count for site in report.sites for one in site.holders] == [1]
+    found = {
+        part.target.pid: [one.count for site in part.sites for one in site.holders]
+        for part in report.by_process
+    }
+    assert found == {4242: [10], 4243: [11]}
+    assert {slot for _, slot in asked} == {None, 0, 1}
+    assert len({stack_id for stack_id, _ in asked}) == 1

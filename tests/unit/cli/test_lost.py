@@ -109,3 +109,36 @@ def test_no_time_for_a_stop(value: str) -> None:
 def test_another_value() -> None:
     with pytest.raises(click.UsageError, match="'every', 'last'"):
         options_of("-p", "1", "--lost=first")
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        (["--holders"], Lost.EVERY),
+        (["--holders", "--lost"], Lost.EVERY),
+        (["--holders", "--lost=last"], Lost.LAST),
+    ],
+)
+def test_holders_are_found_by_a_look(words: list[str], lost: Lost) -> None:
+    options = options_of("-p", "1", *words)
+    assert isinstance(options, ProcessOptions)
+    assert options.holders
+    assert options.lost is lost
+
+
+@pytest.mark.parametrize(
+    ("words", "other"),
+    [
+        (["--kernel"], "--kernel"),
+        (["-p", "1", "--faults"], "--faults"),
+        (["-p", "1", "--combined-only"], "--combined-only"),
+        (["-p", "1", "-s", "10"], "-s"),
+        (["-p", "1", "--sample-bytes", "4096"], "--sample-bytes"),
+        (["-p", "1", "--lost", "--stop"], "--stop"),
+    ],
+)
+def test_holders_are_refused_with(words: list[str], other: str) -> None:
+    with pytest.raises(UsageError, match="--holders") as caught:
+        options_of(*words, "--holders")
+    assert other in caught.value.message
+    assert other in caught.value.hint

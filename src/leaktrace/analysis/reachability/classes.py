@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import BlockClass
-from leaktrace.analysis.reachability.pointers import Flags, Pointers
+from leaktrace.analysis.reachability.pointers import Between, Flags, Pointers
 
 _WIDE = 512  # blocks: a front of so many goes by numpy, a narrower one block by block
 _NOBODY = -1
@@ -31,10 +31,12 @@ class Classes:
     leaders: NDArray[np.int32]  # -1: none
 
 
-def classify(pointers: Pointers) -> Classes:
-    """The classes of all blocks, from all pointers. Takes them out of `pointers`."""
+def classify(pointers: Pointers, between: Between | None = None) -> Classes:
+    """The classes of all blocks, from all pointers. `between`: those between blocks, if they were
+    taken out of `pointers` already; otherwise this does so."""
     count = len(pointers.blocks)
-    sources, targets, is_exact = pointers.between_blocks()
+    sources, targets, is_exact = between or pointers.between_blocks()
+    del between
     classes = np.full(count, BlockClass.DEFINITE, dtype=np.uint8)
     seen = np.zeros(count, dtype=bool)
     exact = _Graph.of(count, sources[is_exact], targets[is_exact])

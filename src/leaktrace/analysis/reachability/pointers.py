@@ -3,7 +3,8 @@
 A word points to a block if it is an address within it: exactly, if that is its start, with up to
 three low bits used as a tag. Words that lie in a block are pointers of that block; all others are
 roots, and of those only which blocks they point to is kept: two bits per block. So memory is never
-held as a whole, and what is kept grows with the pointers between blocks: nine bytes each.
+held as a whole, and what is kept grows with the pointers between blocks: nine bytes each, and eight
+more if it is asked who holds the blocks (kept_details.py).
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.reachability.kept_details import Details
+
 Words = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
+# Pointers from one block to another, in no order: sources, targets, and whether they are exact.
+Between = tuple[NDArray[np.int32], NDArray[np.int32], Flags]
 
 _TAG_BITS = np.uint64(7)
 _CHUNK_UNIT, _CHUNK_HEAD = np.uint64(16), np.uint64(8)  # of glibc's malloc
@@ -60,10 +65,13 @@ class Blocks:
 class Candidates:
     """Picks the words that may point to a block."""
 
-    def __init__(self, blocks: Blocks, most_words: int, *, are_few: bool = False) -> None:
+    def __init__(
+        self, blocks: Blocks, most_words: int, *, are_few: bool = False, more_bytes: int = 0
+    ) -> None:
         """`most_words`: of one call of `pick`; `are_few`: the blocks are a small part of the memory
-        around them, so that it is worth to ask first which grains of it have any."""
-        spans = blocks.spans()
+        around them, so that it is worth to ask first which grains of it have any; `more_bytes`:
+        how far behind them others may be."""
+        spans = _widened(blocks.spans(), more_bytes)
         self._spans = [(np.uint64(low), np.uint64(high - low)) for low, high in spans]
         self._offsets = np.empty(most_words, dtype=np.uint64)
         self._is_one, self._is_any = np.empty((2, most_words), dtype=bool)
@@ -95,6 +103,15 @@ class Candidates:
         return np.nonzero(is_any)[0]
 
 
+def _widened(spans: list[tuple[int, int]], more_bytes: int) -> list[tuple[int, int]]:
+    """Ranges that are longer, and still don't overlap."""
+    limits = [*[low for low, _ in spans[1:]], 1 << 64][: len(spans)]
+    return [
+        (low, min(high + more_bytes, limit))
+        for (low, high), limit in zip(spans, limits, strict=True)
+    ]
+
+
 def _grains_with_blocks(blocks: Blocks, low: int, high: int, shift: int) -> Flags:
     """Of the grains of 2**shift bytes from `low` to `high`: which have a part of a block."""
     is_in = (blocks.starts >= np.uint64(low)) & (blocks.starts < np.uint64(high))
@@ -118,6 +135,8 @@ class Pointers:
     owned: Words = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     """Ranges that have nothing but these blocks and free memory in them: words outside of blocks
     are no roots there. Blocks are a little larger there than they were asked for."""
+    details: Details | None = field(default=None, kw_only=True)
+    """Where the pointers are, if that is asked."""
     roots_exact: Flags = field(init=False)
     roots_within: Flags = field(init=False)
     _usable_ends: Words = field(init=False)
@@ -144,19 +163,21 @@ class Pointers:
             piece = slice(first, first + _AT_ONCE)
             self._add(addresses[piece], words[piece])
 
-    def add_roots(self, words: Words) -> None:
-        """Words that are not in memory: registers."""
+    def add_roots(self, words: Words, places: Words | None = None) -> None:
+        """Words that are not in memory: registers. `places`: what stands for their addresses."""
         found = self.blocks.find(words)
-        found, words = found[found >= 0], words[found >= 0]
+        is_in = found >= 0
+        outside = words[~is_in]
+        found, words = found[is_in], words[is_in]
         is_exact = words & ~_TAG_BITS == self.blocks.starts[found]
         self.roots_exact[found[is_exact]] = True
         self.roots_within[found[~is_exact]] = True
+        if self.details is not None and places is not None:
+            self.details.add_roots(places[is_in], found, is_exact, words)
+            self.details.add_unresolved(places[~is_in], outside)
 
-    def between_blocks(
-        self,
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], Flags]:
-        """The pointers from one block to another, in no order: sources, targets, and whether they
-        are exact. They are handed over: this has none left."""
+    def between_blocks(self) -> Between:
+        """The pointers from one block to another. They are handed over: this has none left."""
         empty = np.empty(0, dtype=np.int32)
         joined = []
         for parts in (self._sources, self._targets):
@@ -166,11 +187,33 @@ class Pointers:
         self._exact.clear()
         return joined[0], joined[1], exact
 
+    def among(self, chosen: Flags, between: Between) -> tuple[Pointers, Between]:
+        """The same as if only some of the blocks were known: what points to them from others is a
+        root. `between`: those that were handed over."""
+        sources, targets, is_exact = between
+        some = Blocks(self.blocks.starts[chosen], (self.blocks.ends - self.blocks.starts)[chosen])
+        pointers = Pointers(some, self.dead)
+        is_wanted = chosen[targets]
+        is_root = is_wanted & ~chosen[sources]
+        for flags, roots, row in (
+            (self.roots_exact, pointers.roots_exact, is_exact),
+            (self.roots_within, pointers.roots_within, ~is_exact),
+        ):
+            all_roots = flags.copy()
+            all_roots[targets[is_root & row]] = True
+            roots[:] = all_roots[chosen]
+        is_between = is_wanted & chosen[sources]
+        number = (np.cumsum(chosen) - 1).astype(np.int32)
+        kept = number[sources[is_between]], number[targets[is_between]], is_exact[is_between]
+        return pointers, kept
+
     def _add(self, addresses: Words, words: Words) -> None:
         if len(self.dead):
             is_alive = ~within(self.dead, addresses)
             addresses, words = addresses[is_alive], words[is_alive]
         targets = self._targets_of(words)
+        if self.details is not None:
+            self.details.add_unresolved(addresses[targets < 0], words[targets < 0])
         found = np.nonzero(targets >= 0)[0]
         if not len(found):
             return
@@ -182,6 +225,10 @@ class Pointers:
             is_root &= ~within(self.owned, addresses)
         self.roots_exact[targets[is_root & is_exact]] = True
         self.roots_within[targets[is_root & ~is_exact]] = True
+        if self.details is not None:
+            self.details.add_roots(
+                addresses[is_root], targets[is_root], is_exact[is_root], words[is_root]
+            )
         is_between = (sources >= 0) & (sources != targets)
         if len(self.owned):
             # Usually that unit is the next chunk, whose pointers lead to headers of others.
@@ -196,6 +243,12 @@ class Pointers:
         self._sources.append(sources[is_between].astype(np.int32))
         self._targets.append(targets[is_between].astype(np.int32))
         self._exact.append(is_exact[is_between])
+        if self.details is not None:
+            starts = self.blocks.starts
+            self.details.add_offsets(
+                addresses[is_between] - starts[sources[is_between]],
+                words[is_between] - starts[targets[is_between]],
+            )
 
     def _sources_of(self, addresses: Words) -> NDArray[np.intp]:
         """The block that each word is in, -1 for none."""

@@ -184,3 +184,31 @@ def test_the_usable_room_of_a_block(offset: int, points_to: int, kind: BlockClas
     pointers.add_roots(np.array([start], np.uint64))
     pointers.add(np.array([start + offset], np.uint64), np.array([points_to], np.uint64))
     assert classify(pointers).classes.tolist() == [BlockClass.REACHABLE, kind]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_as_if_only_some_blocks_were_known(seed: int) -> None:
+    """What other blocks point to is held by roots."""
+    chance = np.random.default_rng(seed)
+    count = int(chance.choice([2, 50, 1000]))
+    starts = np.arange(count, dtype=np.uint64) * np.uint64(256) + np.uint64(0x10000)
+    sizes = np.full(count, 128, dtype=np.uint64)
+    places = np.unique(chance.integers(0x1000, 0x10000 + 256 * count, 3 * count))
+    addresses = places.astype(np.uint64) & ~np.uint64(7)
+    words = starts[chance.integers(0, count, len(addresses))]
+    words += chance.choice(np.array([0, 0, 24], dtype=np.uint64), len(addresses))
+    chosen = chance.random(count) < chance.choice([0.1, 0.5, 1.0])
+    chosen[0] = True
+    every, some = Pointers(Blocks(starts, sizes)), Pointers(Blocks(starts[chosen], sizes[chosen]))
+    for one in (every, some):
+        one.add(addresses, words)
+    among, between = every.among(chosen, every.between_blocks())
+    assert among.roots_exact.tolist() == some.roots_exact.tolist()
+    assert among.roots_within.tolist() == some.roots_within.tolist()
+    expected = some.between_blocks()
+    for mine, other in zip(between, expected, strict=True):
+        assert mine.tolist() == other.tolist()
+    found = classify(among, between)
+    alone = classify(some, expected)
+    assert found.classes.tolist() == alone.classes.tolist()
+    assert found.leaders.tolist() == alone.leaders.tolist()

@@ -1,0 +1,124 @@
+"""What holds the blocks of a site (--holders), in words and as JSON.
+
+held by g_sessions [httpd] → list or tree of its blocks +0x8: 12,288 of 12,288
+held by stack of thread 4711 (worker) → block of new_batch 6f1d2a +0x18: 12 of 12,288
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+
+from leaktrace import units
+from leaktrace.model import Site
+from leaktrace.printable import printable
+from leaktrace.reach import Holder, HolderKind, HolderStep
+from leaktrace.report.function_names import shorten_symbol
+from leaktrace.report.layout import wrapped
+from leaktrace.report.names import module_name
+
+_MOST_LINES = 3
+_NAME_CELLS = 40
+_SHORT_ID_DIGITS = 6
+
+
+def holder_lines(site: Site, width: int) -> Iterator[Text]:
+    """A line for each way that leads to its blocks, the most common first."""
+    for one in site.holders[:_MOST_LINES]:
+        count = f"{one.count:,} of {one.of_count:,}"
+        yield from wrapped("    held by ", f"{_path(one)}: {count}", width)
+    rest = site.holders[_MOST_LINES:]
+    if site.holders:
+        others = site.holders[0].of_count - sum(one.count for one in site.holders)
+        others += sum(one.count for one in rest)
+        if others > 0:
+            yield from wrapped("    held by ", f"others: {units.number(others)}", width)
+
+
+def holder_objects(site: Site) -> list[dict[str, Any]]:
+    """The same as JSON."""
+    return [
+        {
+            "count": one.count,
+            "of_count": one.of_count,
+            "bytes": one.bytes,
+            "path": [_step_object(step) for step in one.path],
+        }
+        for one in site.holders
+    ]
+
+
+def _step_object(step: HolderStep) -> dict[str, Any]:
+    shown: dict[str, Any] = {"kind": step.kind.value, "name": _name(step.name)}
+    if step.module is not None:
+        shown["module"] = printable(step.module)
+    if step.module_offset is not None:
+        shown["module_offset"] = f"{step.module_offset:#x}"
+    if step.thread is not None:
+        shown |= {"thread": step.thread, "thread_name": _name(step.thread_name)}
+    if step.kind is HolderKind.BLOCK:
+        shown |= {"site": step.site, "type": _name(step.type), "repeats": step.repeats}
+    shown |= {"offset": step.offset, "last_offset": step.last_offset}
+    shown["to_middle"] = step.to_middle
+    return shown
+
+
+def _name(name: str | None) -> str | None:
+    return None if name is None else printable(name)
+
+
+def _path(holder: Holder) -> str:
+    if not holder.path:
+        return "something unknown"
+    *before, last = holder.path
+    steps = [_step_in_words(step) + _offsets(step) for step in before]
+    if last.kind is not HolderKind.BLOCK:
+        steps.append(_step_in_words(last))
+    elif last.repeats:
+        steps.append(f"list or tree of its blocks{_offsets(last)}")
+    return " → ".join(steps)
+
+
+def _step_in_words(step: HolderStep) -> str:
+    name = None if step.name is None else shorten_symbol(printable(step.name), _NAME_CELLS)
+    module = "" if step.module is None else f" [{module_name(step.module)}]"
+    thread = f"thread {step.thread}"
+    if step.thread_name:
+        thread += f" ({printable(step.thread_name)})"
+    match step.kind:
+        case HolderKind.VARIABLE:
+            return f"{name}{module}"
+        case HolderKind.DATA:
+            return f"{name or 'data'} at {step.module_offset or 0:#x}{module}"
+        case HolderKind.TLS if name is not None:
+            return f"thread-local {name} of {thread}{module}"
+        case HolderKind.TLS:
+            return f"thread-local storage of {thread}"
+        case HolderKind.STACK:
+            return f"stack of {thread}" + (f" in {name}" if name else "")
+        case HolderKind.REGISTER:
+            return f"register of {thread}"
+        case HolderKind.UNTRACKED if step.offset is None:
+            return "malloc memory without a record"
+        case HolderKind.UNTRACKED:
+            what = "a list or tree of blocks" if step.repeats else "a block"
+            return f"{what} without a record"
+        case HolderKind.MAPPING:
+            return f"mapped memory {name or ''}".rstrip()
+        case HolderKind.SHARED:
+            return f"shared memory {name or ''}".rstrip()
+    what = "list or tree" if step.repeats else "block"
+    of = name or "an unknown function"
+    kind = "" if step.type is None else f" ({shorten_symbol(printable(step.type), _NAME_CELLS)})"
+    return f"{what} of {of} {(step.site or '')[:_SHORT_ID_DIGITS]}{kind}"
+
+
+def _offsets(step: HolderStep) -> str:
+    """Where in the step the pointers are, if that says something."""
+    if step.offset is None or step.last_offset is None:
+        return ""
+    if step.offset == step.last_offset:
+        return f" +{step.offset:#x}" if step.offset else ""
+    return f" +{step.offset:#x}…{step.last_offset:#x}"

@@ -1,0 +1,50 @@
+// A library whose static variables hold blocks: an array of pointers, and a map of objects.
+#include <cstdlib>
+#include <map>
+
+namespace plugin {
+
+struct Session {
+    virtual ~Session() = default;
+    void *buffer = nullptr;
+    long values[20] = {};
+};
+
+static void *volatile cache[50];
+static std::map<int, Session *> sessions;
+
+} // namespace plugin
+
+#define MAKER __attribute__((noinline, noclone)) static
+
+extern "C" {
+
+MAKER void *make_of_cache() {
+    void *block = calloc(1, 120);
+    __asm__ volatile("" ::"r"(block) : "memory");
+    return block;
+}
+
+MAKER void *make_buffer() {
+    void *block = calloc(1, 216);
+    __asm__ volatile("" ::"r"(block) : "memory");
+    return block;
+}
+
+MAKER plugin::Session *make_session() {
+    auto *session = new plugin::Session;
+    __asm__ volatile("" ::"r"(session) : "memory");
+    return session;
+}
+
+void fill_plugin() {
+    for (auto &place : plugin::cache)
+        place = make_of_cache();
+    for (int i = 0; i < 150; i++) {
+        plugin::Session *session = make_session();
+        session->buffer = make_buffer();
+        plugin::sessions[i] = session;
+    }
+}
+
+} // extern "C"
