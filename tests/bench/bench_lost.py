@@ -3,7 +3,8 @@
     python tests/bench/bench_lost.py [BLOCKS MIB]
 
 A program holds a million blocks of 1 GiB in all, with two pointers each, and has forgotten every
-50th. It is looked at without a stop, as reports do with --lost, and with --holders.
+50th. It is looked at without a stop, as reports do with --lost, with --holders, and with a stop
+(--lost --stop).
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from leaktrace.options import Limits, ProcessOptions, ProcessTarget
 from leaktrace.process.held_blocks import AskedHolders
 from leaktrace.process.module_data import FileTables
 from leaktrace.process.registers import RegisterReader
-from leaktrace.process.scan import scan
+from leaktrace.process.scan import scan, scan_instant
 from leaktrace.process.setup import open_tracer
 from leaktrace.process.snapshot import blocks_of
+from leaktrace.targets.instant import take_instant
+from leaktrace.targets.program_break import start_of_heap
 
 ROUNDS = 3
 MOST_CPU_S = 10.0
 MOST_HOLDERS_CPU_S, MOST_HOLDERS_MB = 15.0, 500
 MOST_MB = 150 + 32  # and 16 bytes for each of 2 million pointers
+MOST_PAUSE_MS = 250.0
 LEAST_SHARE = 0.97  # of its work that the program still does meanwhile
 
 
@@ -91,6 +95,29 @@ def main() -> None:
         results.add("blocks whose holder is found, with --holders", held, "blocks")
         results.add("processor time of a look with --holders", holders_s, "s", MOST_HOLDERS_CPU_S)
         results.add("memory beside the records with --holders", holders_mb, "MB", MOST_HOLDERS_MB)
+        pauses_ms, took_s = [], []
+        for _ in range(ROUNDS):
+            began = time.monotonic()
+            instant = take_instant(target.pid, 10_000)
+            pauses_ms.append(instant.paused_s * 1000)
+            start = start_of_heap(target.pid)
+            one = scan_instant(instant, start, records, blocks_of(own, tracer.first), 0)
+            took_s.append(time.monotonic() - began)
+            found = int((one.classes >= BlockClass.INDIRECT).sum())
+            copied_mb = instant.copy.size_bytes / 1e6
+            del instant
+        results.title("the same, with --stop")
+        results.add("lost blocks that were found", found, "blocks")
+        results.add("the program is stopped", pauses_ms, "ms", MOST_PAUSE_MS)
+        results.add("time of a look", took_s, "s")
+        results.add("memory that is copied", copied_mb, "MB")
+        results.add(
+            "memory beside the records",
+            resident_mb(os.getpid())[1] - held_mb,
+            "MB",
+            1.25 * copied_mb + MOST_MB,
+        )
+        results.remark(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors")
         tracer.close()
     results.save()
 

@@ -177,13 +177,12 @@ def test_a_look_without_the_stop_that_was_asked_for(compiled: Compiler) -> None:
     """As good as without --stop, and the report says why."""
     with Target([compiled("bench_lost.c"), "1000", "300"]) as target:
         target.await_ready()
-        options = ("--lost", "--stop", "--max-pause-ms", "15")
-        with Tracer("-p", str(target.pid), *options, *ONE_REPORT, NEVER) as tracer:
+        options = ("-p", str(target.pid), "--lost", "--stop", *ONE_REPORT, NEVER)
+        with Tracer(*options, "--max-pause-ms", "15") as tracer:
             tracer.await_armed()
             target.do()
             reports = [last_report(tracer)]
-        options = ("--lost", "--stop", *ONE_REPORT)
-        with Pause(target.pid, 60_000), Tracer("-p", str(target.pid), *options, NEVER) as tracer:
+        with Pause(target.pid, 60_000), Tracer(*options) as tracer:
             tracer.await_armed()
             (gdb,) = {
                 int(line.split()[1])

@@ -229,7 +229,7 @@ def test_a_process_that_is_traced(start: Start) -> None:
 
 def test_a_process_that_ends(start: Start) -> None:
     target = start("threads", "5")
-    with Pause(target.pid, LONG_MS) as pause:
+    with Pause(target.pid, LONG_MS):
         target.process.kill()
         await_true(lambda: not threads(target.pid))
     target.process.wait(DEADLINE_S)

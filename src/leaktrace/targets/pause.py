@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,13 +93,18 @@ class Pause:
             raise shortage(error) or _failed(pid, error.strerror or "") from None
 
     def _start(self) -> None:
-        process = os.pidfd_open(self.pid)
-        # Files in memory, not pipes, which could fill up.
-        self._messages: IO[bytes] = os.fdopen(os.memfd_create("pause messages"), "r+b")
-        self._memory = os.memfd_create("registers")
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        handed = (theirs.fileno(), self._memory, process)
-        try:
+        with ExitStack() as ours, ExitStack() as theirs:
+            process = os.pidfd_open(self.pid)
+            theirs.callback(os.close, process)
+            # Files in memory, not pipes, which could fill up.
+            self._messages: IO[bytes] = os.fdopen(os.memfd_create("pause messages"), "r+b")
+            ours.enter_context(self._messages)
+            self._memory = os.memfd_create("registers")
+            ours.callback(os.close, self._memory)
+            self._socket, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.enter_context(self._socket)
+            theirs.enter_context(other_end)
+            handed = (other_end.fileno(), self._memory, process)
             self._child = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", "-B", str(_PROGRAM)),
@@ -111,12 +116,7 @@ class Pause:
                 pass_fds=handed,
                 start_new_session=True,  # Ctrl-C doesn't reach it
             )
-        except BaseException:
-            self._close_files()
-            raise
-        finally:
-            theirs.close()
-            os.close(process)
+            self._open = ours.pop_all()
 
     def __enter__(self) -> Self:
         """Stop the process. If the time was up before that was done, there are no `threads`, and it
@@ -191,12 +191,7 @@ class Pause:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-        self._close_files()
-
-    def _close_files(self) -> None:
-        self._socket.close()
-        self._messages.close()
-        os.close(self._memory)
+        self._open.close()
 
     def _send(self) -> None:
         with suppress(OSError):  # it may have been killed

@@ -27,6 +27,8 @@ _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207  # linux/pt
 _PRSTATUS, _X86_XSTATE = 1, 0x202  # NT_…, linux/elf.h
 _WALL = 0x40000000  # threads, too (waitpid(2))
 _MOST_REGISTER_BYTES = 1 << 14  # with AMX, 11 KiB
+_UNINTERRUPTIBLE = "D"  # a state (proc_pid_stat(5))
+_ATTEMPTS = 3
 _IO_WORKER = 0x10  # PF_IO_WORKER, linux/sched.h, in the flags of proc_pid_stat(5)
 
 
@@ -47,7 +49,6 @@ class ThreadStops:
         self._folder = f"/proc/{pid}/task"
         self._stopped: dict[int, int] = {}  # by thread: the signal to give back; 0: none
         self._late: list[int] = []
-        self._dead: set[int] = set()
         self._ptrace = ctypes.CDLL(None, use_errno=True).ptrace
         self._ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
         self._ptrace.restype = ctypes.c_long
@@ -58,7 +59,7 @@ class ThreadStops:
         """Do what `stop` does with threads that don't exist."""
         for _ in range(3):
             self._seize(0)
-            self._await(0, 0.0)
+            self._await(0, 0.0, 0.0)
             self._read(0, _PRSTATUS)
             signal.sigtimedwait({signal.SIGCHLD}, 0)
             for tid in self._threads():
@@ -75,36 +76,40 @@ class ThreadStops:
         return len(self._stopped)
 
     def workers(self) -> set[int]:
-        """Threads of the kernel's within the process (io_uring). They don't run its code, and a
-        request that one is at would fail with EINTR."""
+        """Threads of the kernel's within the process (io_uring). They run none of its code, and
+        what they wait for should not be disturbed."""
         return {tid for tid in self._threads() if self._status(tid)[1] & _IO_WORKER}
 
     def stop(self, workers: set[int], until_s: float, patience_s: float) -> None:
         """Stop all threads but those, and those that start meanwhile. `until_s`: of time.monotonic;
-        `patience_s`: after the last thread that has stopped. Raises NotStoppableError."""
+        `patience_s`: with one that can't be interrupted. Raises NotStoppableError."""
         while fresh := self._seize_new(workers):
             last_s = time.monotonic()
             for tid in fresh:
-                if self._await(tid, min(until_s, last_s + patience_s)):
+                if self._await(tid, min(until_s, last_s + patience_s), until_s):
                     last_s = time.monotonic()
-            if last_s > until_s:
+            if time.monotonic() > until_s:
                 return
 
     def _seize_new(self, workers: set[int]) -> list[int]:
-        found = []
-        for tid in self._threads():
-            if tid in self._stopped or tid in self._late or tid in workers or tid in self._dead:
-                continue
+        known = {*workers, *self._stopped, *self._late}
+        return [tid for tid in self._threads() if tid not in known and self._is_seized(tid)]
+
+    def _is_seized(self, tid: int) -> bool:
+        """Seize a thread. Returns whether it exists."""
+        for _ in range(_ATTEMPTS):
             code = self._seize(tid)
-            if not code:
-                found.append(tid)
-            elif code != errno.ESRCH:
-                state, _, tracer = self._status(tid)
-                if state in "ZX":  # the first thread may have ended long before the others
-                    self._dead.add(tid)
-                elif tracer != os.getpid():
-                    raise NotStoppableError(tracer)
-        return found
+            if code in (0, errno.ESRCH):
+                return not code
+            state, _, tracer = self._status(tid)
+            if state in "ZX":  # the first thread may have ended long before the others
+                return False
+            if tracer == os.getpid():  # its id was that of another: it executes a program
+                return True
+            if tracer:
+                break
+            # Just then it may have taken the id of the first thread, which was dead.
+        raise NotStoppableError(tracer)
 
     def _threads(self) -> list[int]:
         try:
@@ -130,7 +135,7 @@ class ThreadStops:
         self._ptrace(_INTERRUPT, tid, None, None)
         return 0
 
-    def _await(self, tid: int, until_s: float) -> bool:
+    def _await(self, tid: int, patient_until_s: float, until_s: float) -> bool:
         """Wait until a thread has stopped. Returns whether it has; it may have ended, too."""
         while True:
             try:
@@ -139,7 +144,10 @@ class ThreadStops:
                 return False
             if changed:
                 return self._note(tid, status)
-            left_s = until_s - time.monotonic()
+            now_s = time.monotonic()
+            left_s = patient_until_s - now_s
+            if left_s <= 0 and self._status(tid)[0] != _UNINTERRUPTIBLE:
+                left_s = until_s - now_s  # it waits for a processor
             if left_s <= 0:
                 if tid:
                     self._late.append(tid)
@@ -148,7 +156,6 @@ class ThreadStops:
 
     def _note(self, tid: int, status: int) -> bool:
         if not os.WIFSTOPPED(status):  # it has ended
-            self._dead.add(tid)
             return False
         is_event = status >> 16  # PTRACE_EVENT_STOP: by PTRACE_INTERRUPT, or a group-stop
         self._stopped[tid] = 0 if is_event else os.WSTOPSIG(status)
