@@ -116,7 +116,6 @@ def untraced(program: Path, *commands: str) -> list[str]:
         ("lost.c", ("threads", "all"), ()),
         ("lost.c", ("vector", "threads", "all"), ("--stop",)),
         ("lost_objects.cpp", ("go",), ()),
-        ("lost_objects.cpp", ("go",), ("--stop",)),
     ],
 )
 def test_a_running_process(

@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,11 @@ import pytest
 from harness.compiling import Compiler
 from harness.length import repetitions
 from harness.lines import DEADLINE_S
+from harness.marked import Mark
+from harness.privileges import anybodys_python, nobody_with
 from harness.processes import await_stopped, await_true, children
 from harness.target import Target
+from harness.tracer import Tracer
 
 from leaktrace.errors import TargetError
 from leaktrace.targets.pause import Pause
@@ -329,6 +333,51 @@ def test_leaktrace_is_killed_at_any_moment(start: Start) -> None:
             await_true(lambda: tracers(target.pid) == {0})
         goes_on(target)
     assert target.end() == 0
+
+
+@pytest.mark.usefixtures("require_bpf")
+def test_leaktrace_is_killed_while_it_looks(compiled: Compiler) -> None:
+    """With --lost --stop, and so much memory that a stop takes tens of milliseconds."""
+    with Target([compiled("bench_lost.c"), "1000", "400"]) as target:
+        target.await_ready()
+        target.do()
+        for _ in range(repetitions(1, 10)):
+            mark = Mark()
+            options = ("--lost", "--stop", "--max-pause-ms", str(LONG_MS), "0.1")
+            with Tracer("-p", str(target.pid), *options, env=mark.env) as tracer:
+                tracer.await_armed()
+                await_true(lambda: tracers(target.pid) != {0})
+                tracer.process.kill()
+                await_true(lambda: tracers(target.pid) == {0})
+                tracer.process.wait(DEADLINE_S)
+            mark.await_end()
+            (followed,) = target.do()
+            await_true(lambda before=followed: target.do()[0] > before)  # type: ignore[misc]
+            assert not states(target.pid) & {"t", "T"}
+
+
+@pytest.mark.may_skip("not every machine has a Python that the user nobody can run")
+def test_without_the_privilege(start: Start, require_tool: Callable[[str], str]) -> None:
+    require_tool("setpriv")
+    target = start("work")
+    python, environment = anybodys_python()
+    script = (
+        "from leaktrace.errors import TargetAccessError\n"
+        "from leaktrace.targets.pause import Pause\n"
+        "try:\n"
+        f"    with Pause({target.pid}): print('stopped')\n"
+        "except TargetAccessError as error:\n"
+        "    print(error.message, error.hint)\n"
+    )
+    done = subprocess.run(
+        [*nobody_with(), "env", python, "-c", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "CAP_SYS_PTRACE is missing" in done.stdout
+    goes_on(target)
 
 
 def test_the_child_is_killed_at_any_moment(start: Start) -> None:

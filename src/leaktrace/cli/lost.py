@@ -19,8 +19,8 @@ lost_option = click.option(
     type=click.Choice([one.value for one in Lost]),
     metavar="[=last]",
     help="Also read the memory of the process at every report, and say which blocks nothing points "
-    "to any more: those have leaked, whatever time says. The process is not stopped, except as a "
-    "command exits: then it waits until it has been looked at. --lost=last: only at the final "
+    "to any more: those have leaked, whatever time says. The process is not stopped, except by "
+    "--stop, and as a command exits: then it waits until it has been looked at. --lost=last: only at the final "
     "report. Needs Linux 5.15.",
 )
 

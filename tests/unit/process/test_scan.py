@@ -1,0 +1,129 @@
+"""What a look at one instant says, of this very process: it needs no stop to be read."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from leaktrace.abi import process as abi
+from leaktrace.analysis.block_classes import BlockClass
+from leaktrace.process.scan import AbandonedError, Records, Scan, scan_instant
+from leaktrace.targets.instant import Instant
+from leaktrace.targets.memory_copy import MemoryCopy
+from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.pause import StoppedThread
+
+SIZE = 64
+NOW_NS = time.monotonic_ns()
+
+
+@dataclass
+class Memory:
+    """Blocks of 64 bytes, and behind them words that are roots."""
+
+    start: int
+    words: np.ndarray
+
+    def block(self, number: int) -> int:
+        return self.start + number * SIZE
+
+    def point(self, source: int, target: int) -> None:
+        """From a block to another."""
+        self.words[source * SIZE // 8] = self.block(target)
+
+    def root(self, target: int) -> None:
+        self.words[-1 - target] = self.block(target)
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    mapped = mmap.mmap(-1, 4 * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    words = np.frombuffer(mapped, dtype=np.uint64)
+    words[:] = 0
+    yield Memory(words.ctypes.data, words)
+
+
+def records(memory: Memory, *blocks: tuple[int, int]) -> Records:
+    """Numbers, and ages in ns."""
+    values = np.zeros(len(blocks), dtype=abi.ALLOCATION)
+    values["size"] = SIZE
+    values["time_ns"] = [NOW_NS - age for _, age in blocks]
+    return np.array([memory.block(one) for one, _ in blocks], dtype=np.uint64), values
+
+
+def look(memory: Memory, before: Records, after: Records, *held: int, older_ns: int = 0) -> Scan:
+    """`held`: the registers of the only thread."""
+    copy = MemoryCopy(len(memory.words) * 8)
+    whole = np.array([(memory.start, memory.start + len(memory.words) * 8)], dtype=np.uint64)
+    assert copy.take(os.getpid(), whole, lambda: True)
+    thread = StoppedThread(os.getpid(), 0, 0, 0, np.array(held, dtype=np.uint64))
+    instant = Instant(os.getpid(), NOW_NS, (), (thread,), copy, 0.012)
+    return scan_instant(instant, 0, before, after, older_ns)
+
+
+def classes(memory: Memory, found: Scan) -> dict[int, BlockClass]:
+    numbers = ((found.addresses - np.uint64(memory.start)) // np.uint64(SIZE)).tolist()
+    return dict(zip(numbers, map(BlockClass, found.classes.tolist()), strict=True))
+
+
+def test_classes(memory: Memory) -> None:
+    memory.root(0)
+    memory.point(0, 1)
+    memory.point(2, 3)
+    same = records(memory, *[(number, 10) for number in range(6)])
+    found = look(memory, same, same, memory.block(4), memory.block(5) + 8)
+    assert classes(memory, found) == {
+        0: BlockClass.REACHABLE,
+        1: BlockClass.REACHABLE,
+        2: BlockClass.DEFINITE,
+        3: BlockClass.INDIRECT,
+        4: BlockClass.REACHABLE,
+        5: BlockClass.POSSIBLE,
+    }
+    assert found.leaders.tolist() == [0, 0, 0, memory.block(2), 0, 0]
+    assert (found.passes, found.paused_s, found.unread_bytes) == (1, 0.012, 0)
+    assert found.read_bytes == 4 * PAGE_BYTES
+
+
+def test_what_has_changed_is_not_judged(memory: Memory) -> None:
+    """One was freed, one is new, and one was freed and its address given out again."""
+    before = records(memory, (0, 50), (1, 50), (2, 50))
+    after = records(memory, (3, 1), (2, 1), (0, 50))
+    assert classes(memory, look(memory, before, after)) == {0: BlockClass.DEFINITE}
+
+
+def test_what_they_point_to_is_in_use(memory: Memory) -> None:
+    memory.point(1, 0)
+    memory.point(3, 2)
+    before = records(memory, (0, 50), (1, 50), (2, 50))
+    after = records(memory, (0, 50), (2, 50), (3, 1))
+    found = classes(memory, look(memory, before, after))
+    assert found == {0: BlockClass.REACHABLE, 2: BlockClass.REACHABLE}
+
+
+def test_young_blocks_are_not_judged(memory: Memory) -> None:
+    same = records(memory, (0, 1000), (1, 2000))
+    found = classes(memory, look(memory, same, same, older_ns=1500))
+    assert found == {0: BlockClass.UNKNOWN, 1: BlockClass.DEFINITE}
+
+
+def test_no_blocks(memory: Memory) -> None:
+    none, some = records(memory), records(memory, (0, 1))
+    for before, after in ((none, none), (none, some), (some, none)):
+        assert len(look(memory, before, after).addresses) == 0
+
+
+def test_it_is_abandoned(memory: Memory) -> None:
+    copy = MemoryCopy(PAGE_BYTES)
+    page = np.array([(memory.start, memory.start + PAGE_BYTES)], dtype=np.uint64)
+    assert copy.take(os.getpid(), page, lambda: True)
+    same = records(memory, (0, 1))
+    instant = Instant(os.getpid(), NOW_NS, (), (), copy, 0.0)
+    with pytest.raises(AbandonedError):
+        scan_instant(instant, 0, same, same, 0, is_abandoned=lambda: True)
