@@ -20,8 +20,8 @@ lost_option = click.option(
     metavar="[=last]",
     help="Also read the memory of the process at every report, and say which blocks nothing points "
     "to any more: those have leaked, whatever time says. The process is not stopped, except by "
-    "--stop, and as a command exits: then it waits until it has been looked at. --lost=last: only at the final "
-    "report. Needs Linux 5.15.",
+    "--stop, and as a command exits: then it waits until it has been looked at. --lost=last: only "
+    "at the final report. Needs Linux 5.15.",
 )
 
 stop_option = click.option(

@@ -15,6 +15,7 @@ import numpy as np
 from leaktrace import units
 from leaktrace.errors import LeaktraceError
 from leaktrace.own.available_memory import available_bytes
+from leaktrace.own.priority import urgent
 from leaktrace.targets.mappings import Mapping, parse_mappings, read_map_file
 from leaktrace.targets.memory_copy import MemoryCopy, NoRoomError, room_for
 from leaktrace.targets.pause import Pause, StoppedThread
@@ -58,7 +59,7 @@ def take_instant(
     mappings = parse_mappings(text)
     copy = _room(int(np.diff(root_pages(pid, mappings), axis=1).sum()))
     try:
-        with Pause(pid, most_ms) as pause:
+        with urgent(), Pause(pid, most_ms) as pause:
             time_ns = time.monotonic_ns()
             is_whole = fits = True
             if not pause.late:

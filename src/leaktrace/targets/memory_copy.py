@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ Ranges = NDArray[np.uint64]
 
 _PART_BYTES = 8 << 20  # of one call: two milliseconds
 _MOST_THREADS = 4
-_NICENESS = -20
 _SPARE_BYTES = 64 << 20  # a process may grow until it is stopped; untouched it takes no memory
 
 
@@ -99,9 +98,8 @@ class MemoryCopy:
 
     def _copy_parts(self, pid: int, work: _Work) -> None:
         try:
-            with _urgency():
-                for ranges, offset in work:
-                    self._copy(pid, ranges, offset, work)
+            for ranges, offset in work:
+                self._copy(pid, ranges, offset, work)
         except Exception as error:  # of whichever thread: `take` raises it
             work.failure = error
             work.is_ended = True
@@ -169,19 +167,6 @@ class MemoryCopy:
             start, until = max(low, address), min(high, end)
             at = int(self._offsets[row]) + start - low
             yield start, self._memory[at : at + until - start]
-
-
-@contextmanager
-def _urgency() -> Iterator[None]:
-    """Let this thread go before others, where that is permitted: a process waits for it."""
-    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), before)
 
 
 class _Work:
