@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from leaktrace.contents import ContentsInfo, SiteContents
 from leaktrace.memory import (
     Backing,
     Explained,
@@ -153,6 +154,7 @@ class Site:
     lost: LostShare | None = None  # whether something points to them; None: not known
     holders: tuple[Holder, ...] = ()  # what does, the most common first; empty if not asked
     regions: RegionBytes | None = None  # the part of it that is mapped regions
+    contents: SiteContents | None = None  # of its oldest blocks; None: not read
 
     @property
     def is_region(self) -> bool:
@@ -392,6 +394,7 @@ class Report:
     verdict: Verdict | None = None  # of all sites together
     leaking: tuple[Verdict, ...] = ()  # of each site that leaks, also of those that are not shown
     reach: ReachInfo | None = None  # what its memory says; None: that was not asked
+    contents: ContentsInfo | None = None  # how blocks were read; None: that was not asked
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
     thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
     other_regions: RegionBytes | None = None  # at the sites that are in neither

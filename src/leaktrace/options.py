@@ -230,6 +230,7 @@ class ProcessOptions(CommonOptions):
     lost: Lost | None = None  # None: memory is not read for that
     max_pause_ms: int | None = None  # the process is stopped for it, at most so long; None: not
     holders: bool = False  # of blocks that are not lost, tell what holds them
+    contents: bool = False  # show what is in blocks
 
     @property
     def command(self) -> CommandTarget | None:

@@ -98,6 +98,7 @@ class ReportBuilder:
         # What holds them, likewise:
         self.held_by: Callable[[int], tuple[Holder, ...]] = lambda _: ()
         self.suspicious: Sequence[int] = ()  # sites of the last report, by stack id
+        self.shown: Sequence[int] = ()  # the sites that it shows, in their order
 
     def start_clock(self) -> None:
         """The probes are active from now on."""
@@ -240,7 +241,7 @@ class ReportBuilder:
         )
         report = self._memory.compared(report, snapshot, memory, of_programs, self.sampling)
         self._number += 1
-        self.suspicious = chosen.suspicious
+        self.suspicious, self.shown = chosen.suspicious, chosen.stack_ids
         self._choice.take_over(chosen)
         self._last_total = outstanding.bytes
         return report

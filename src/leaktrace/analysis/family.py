@@ -146,6 +146,15 @@ class FamilyBuilder:
         """The sites, by stack id, that the last report suspects to leak."""
         return self._all.suspicious
 
+    @property
+    def shown(self) -> Sequence[int]:
+        """The sites that the last report shows, by stack id, in their order."""
+        return self._all.shown
+
+    def site_id_of(self, stack_id: int) -> str:
+        """The id of the site that a stack id belongs to."""
+        return self._all.site_id(self.first_of(stack_id), None)
+
     def all_of(self, stack_id: int) -> list[int]:
         """The stack ids, of whichever process, that one represents in reports."""
         return self._same_sites.all_of(stack_id) if self._is_family else [stack_id]

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from leaktrace.cli.all_processes import ranking_options
+from leaktrace.cli.contents import contents_asked
 from leaktrace.cli.descriptors import check_fds
 from leaktrace.cli.exit_code import leak_exit
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
@@ -90,6 +91,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     if isinstance(target, KernelTarget):
         lost_asked(asked)
         max_pause_asked(asked)
+        contents_asked(asked)
         return KernelOptions(target=target, **common)
     return ProcessOptions(
         target=target,
@@ -106,6 +108,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         lost=lost_asked(asked),
         max_pause_ms=max_pause_asked(asked),
         holders=asked["holders"],
+        contents=contents_asked(asked),
     )
 
 

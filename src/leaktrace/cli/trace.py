@@ -13,6 +13,7 @@ from leaktrace.bpf.build import compiler_started_early
 from leaktrace.bpf.sources import source_text
 from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
+from leaktrace.cli.contents import contents_option
 from leaktrace.cli.exit_code import exit_code_options
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.lost import (
@@ -240,6 +241,7 @@ class TraceCommand(Command):
 @stop_option
 @max_pause_option
 @holders_option
+@contents_option
 @click.option(
     "--sort",
     type=click.Choice([key.value for key in SortKey]),

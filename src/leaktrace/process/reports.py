@@ -11,6 +11,7 @@ from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import OTHER_MEMORY, Backing
 from leaktrace.model import Measure, Report
 from leaktrace.options import Lost, ProcessOptions
+from leaktrace.process.contents import ContentsReader
 from leaktrace.process.descriptor_reports import DescriptorReports
 from leaktrace.process.holder_reports import HolderReports
 from leaktrace.process.losses import describe_losses
@@ -72,6 +73,7 @@ class ProcessReports:
         if self._lost is not None and options.holders:
             self._holders = HolderReports(tracer, self._lost, options.report)
             self._holders.attach(self._builder)
+        self._contents = ContentsReader(tracer, self._builder) if options.contents else None
 
     def start_clock(self) -> None:
         """Recording has begun."""
@@ -129,6 +131,8 @@ class ProcessReports:
         )
         if self._lost is not None:
             report = self._lost.describe(report, snapshot.time_ns)
+        if self._contents is not None:
+            report = self._contents.add_to(report, snapshot)
         report = self._combined(replace(report, other_memory=memory), sections)
         self._releases.watch(self._watched)
         # Which names are missing is known only after the look-ups.

@@ -28,6 +28,7 @@ from leaktrace.model import (
     TargetInfo,
 )
 from leaktrace.printable import printable
+from leaktrace.report.contents import contents_info_object
 from leaktrace.report.explained import explained_object
 from leaktrace.report.json_sites import (
     Object,
@@ -102,6 +103,8 @@ def report_object(report: Report) -> Object:
     if report.reach is not None:
         shown["reach"] = reach_object(report.reach)
         shown["lost_then_freed"] = report.reach.lost_then_freed
+    if report.contents is not None:
+        shown["contents"] = contents_info_object(report.contents)
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     if report.processes:

@@ -7,6 +7,7 @@ from typing import Any
 from leaktrace.model import Frame, OpenDescriptor, Site, Total
 from leaktrace.printable import printable
 from leaktrace.report.holders import holder_objects
+from leaktrace.report.contents import contents_object
 from leaktrace.report.lifetimes import lifetimes_as_json
 from leaktrace.report.reach import share_object
 from leaktrace.report.regions_json import in_memory_object
@@ -48,6 +49,8 @@ def site_object(site: Site) -> Object:
         shown["lost"] = share_object(site.lost)
     if site.holders:
         shown["holders"] = holder_objects(site)
+    if site.contents is not None:
+        shown["contents"] = contents_object(site.contents)
     if site.processes:
         shown["processes"] = [
             {"pid": share.pid, "bytes": share.bytes, "count": share.count}

@@ -20,6 +20,7 @@ from rich.text import Text
 from leaktrace import units
 from leaktrace.model import Allocation, Measure, Report, Site, StackEnd, Suppressed, Total
 from leaktrace.printable import printable
+from leaktrace.report.contents import contents_lines
 from leaktrace.report.descriptors import kinds_in_words
 from leaktrace.report.figures import about, error_in_words, noun, short_noun, total_in_words
 from leaktrace.report.folding import MOST_LINES, Shown, folded, summary, unrepeated
@@ -118,6 +119,8 @@ def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield Text("    ").append_text(line)
     if site.stack.end in STACK_ENDS:
         yield from wrapped("    (", f"{STACK_ENDS[site.stack.end]})", width, "yellow")
+    if site.contents is not None:
+        yield from contents_lines(site.contents, width)
 
 
 def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int) -> int:
@@ -126,10 +129,14 @@ def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int
         return len(report.sites)
     some_leak = report.verdict is not None and report.verdict.kind in LEAKING
     room -= _LINES_IN_SHORT * len(report.sites) + 1
+    # What was asked for is shown.
+    least = max(
+        (at for at, one in enumerate(report.sites, 1) if one.contents is not None), default=1
+    )
     for number, (site, lines) in enumerate(zip(report.sites, details, strict=True)):
         kind = None if site.verdict is None else site.verdict.kind
         room -= len(lines) + 2 - _LINES_IN_SHORT  # with its figures, and an empty line
-        if number and (room < 0 or (some_leak and kind not in SUSPICIOUS)):
+        if number >= least and (room < 0 or (some_leak and kind not in SUSPICIOUS)):
             return number
     return len(report.sites)
 

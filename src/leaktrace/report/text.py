@@ -31,6 +31,7 @@ from leaktrace import units
 from leaktrace.memory import ResidentMemory
 from leaktrace.model import Event, Loss, Measure, Report, StackEnd, TargetInfo, Total
 from leaktrace.printable import printable
+from leaktrace.report.contents import contents_problems
 from leaktrace.report.descriptors import descriptor_lines
 from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
@@ -234,6 +235,8 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
         yield from _loss(loss, width)
     if report.reach is not None:
         yield from reach_lines(report.reach, width)
+    if report.contents is not None:
+        yield from contents_problems(report.contents, width)
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", cost_in_words(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]

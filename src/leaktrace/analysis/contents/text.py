@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
+from leaktrace.contents import Text as Text  # noqa: PLC0414 (part of what is offered here)
 from leaktrace.printable import printable
 
 LEAST_CHARACTERS = 4
@@ -28,16 +28,6 @@ _UTF16 = re.compile(rb"(?:[\t\x20-\x7e]\0){%d,}" % LEAST_CHARACTERS)
 # std::string of libstdc++: the address of the text, its length, and room for 15 characters and a
 # zero, which a short text is in.
 _STRING_BYTES, _STRING_ROOM_AT, _SHORT_STRING_BYTES = 32, 16, 15
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text in a block."""
-
-    offset: int  # from its start, in bytes
-    text: str  # printable; "..." at its end if it is longer
-    size: int  # of all of it, in bytes
-    encoding: str = "utf-8"  # or "utf-16le"
 
 
 def first_text(data: bytes, address: int | None = None) -> Text | None:
