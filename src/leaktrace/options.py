@@ -304,4 +304,16 @@ class HeapOptions:
     output: Path | None = None  # None: standard output
 
 
+@dataclass(frozen=True, kw_only=True)
+class DumpOptions:
+    """A run that writes out memory of a process (leaktrace dump)."""
+
+    pid: int
+    what: int | str  # an address, or the name of a mapping
+    size: int | None = None  # bytes; None: the whole mapping
+    takes_all: bool = False  # all mappings of this name
+    is_hex: bool | None = None  # in hexadecimal; None: to a terminal
+    output: Path | None = None  # None: standard output
+
+
 Options = ProcessOptions | KernelOptions | RankingOptions

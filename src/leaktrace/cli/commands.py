@@ -84,6 +84,7 @@ COMMANDS = _Commands(
     heap=_Entry(
         "leaktrace.cli.heap", "Show what is in the heap of a process, and what has leaked."
     ),
+    dump=_Entry("leaktrace.cli.dump", "Write out a part of the memory of a process."),
     maps=_Entry(
         "leaktrace.cli.maps", "Show what a process holds by kind of memory, and its growth."
     ),

@@ -57,6 +57,7 @@ Examples:
   leaktrace --all-processes     which process of this machine grows
   leaktrace --kernel            what the kernel itself allocates and keeps
   leaktrace maps -p 4242        what it holds, by kind of memory
+  leaktrace dump -p 4242 WHAT   the bytes of a mapping, or at an address
   leaktrace doctor              what this machine offers, and what is missing
 
 \b

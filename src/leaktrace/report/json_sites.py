@@ -6,8 +6,8 @@ from typing import Any
 
 from leaktrace.model import Frame, OpenDescriptor, Site, Total
 from leaktrace.printable import printable
-from leaktrace.report.holders import holder_objects
 from leaktrace.report.contents import contents_object
+from leaktrace.report.holders import holder_objects
 from leaktrace.report.lifetimes import lifetimes_as_json
 from leaktrace.report.reach import share_object
 from leaktrace.report.regions_json import in_memory_object
