@@ -35,7 +35,7 @@ def test_it_is_off_unless_it_is_asked() -> None:
     ],
 )
 def test_it_is_refused_where_there_is_nothing_to_read(other: list[str], named: str) -> None:
-    with pytest.raises(UsageError, match="--contents|--all-processes") as caught:
+    with pytest.raises(UsageError, match=r"--contents|--all-processes") as caught:
         options_of("--contents", *other)
     assert named in caught.value.message
     assert caught.value.hint

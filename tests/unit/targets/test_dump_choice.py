@@ -45,7 +45,7 @@ def test_where_nothing_is_mapped(address: int) -> None:
 
 
 def test_a_size_that_leads_far_beyond() -> None:
-    with pytest.raises(UsageError, match="nothing is mapped at 16.0 TiB") as caught:
+    with pytest.raises(UsageError, match=r"nothing is mapped at 16\.0 TiB") as caught:
         by_address(MAPPINGS, 0x6000, 1 << 44)
     assert "12,288 bytes" in caught.value.hint
 
