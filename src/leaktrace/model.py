@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from leaktrace.contents import ContentsInfo, SiteContents
+from leaktrace.idle import IdleInfo, IdleShare
 from leaktrace.memory import (
     Backing,
     Explained,
@@ -153,6 +154,7 @@ class Site:
     freed_at: tuple[Releaser, ...] = ()  # who frees its blocks, the most frequent first
     lost: LostShare | None = None  # whether something points to them; None: not known
     holders: tuple[Holder, ...] = ()  # what does, the most common first; empty if not asked
+    idle: IdleShare | None = None  # whether they are used; None: not known
     regions: RegionBytes | None = None  # the part of it that is mapped regions
     contents: SiteContents | None = None  # of its oldest blocks; None: not read
 
@@ -395,6 +397,7 @@ class Report:
     leaking: tuple[Verdict, ...] = ()  # of each site that leaks, also of those that are not shown
     reach: ReachInfo | None = None  # what its memory says; None: that was not asked
     contents: ContentsInfo | None = None  # how blocks were read; None: that was not asked
+    idle: IdleInfo | None = None  # which memory is not used; None: that was not asked
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing
     thread_stacks: ThreadStacks | None = None  # at sites that are not among `sites`
     other_regions: RegionBytes | None = None  # at the sites that are in neither

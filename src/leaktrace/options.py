@@ -231,6 +231,7 @@ class ProcessOptions(CommonOptions):
     max_pause_ms: int | None = None  # the process is stopped for it, at most so long; None: not
     holders: bool = False  # of blocks that are not lost, tell what holds them
     contents: bool = False  # show what is in blocks
+    idle_s: float | None = None  # pages not touched for so long are reported; None: not watched
 
     @property
     def command(self) -> CommandTarget | None:

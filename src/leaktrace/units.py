@@ -125,6 +125,14 @@ def interval(interval_s: float) -> str:
     return age(int(interval_s * _S_NS))
 
 
+def period(period_s: float) -> str:
+    """A length of time that somebody chose: "90 s", "5 min", "1 h"."""
+    for unit, seconds in (("h", _HOUR_S), ("min", _MINUTE_S)):
+        if period_s >= seconds and period_s % seconds == 0:
+            return f"{period_s / seconds:.0f} {unit}"
+    return f"{period_s:g} s"
+
+
 _TIMES = (("s", 1), ("min", _MINUTE_S), ("h", _HOUR_S), ("day", _DAY_S))
 
 

@@ -206,6 +206,7 @@ class ReportBuilder:
                     freed_at=self.freed_at(int(table.stack_ids[row])),
                     holders=self.held_by(int(table.stack_ids[row])),
                     lost=None if chosen.lost is None else chosen.lost.of(int(table.stack_ids[row])),
+                    idle=None if chosen.idle is None else chosen.idle.of(int(table.stack_ids[row])),
                 )
                 for row in order
             ),

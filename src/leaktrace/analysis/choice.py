@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.idle_sites import IdleTable, with_idle
 from leaktrace.analysis.reachability.called_lost import CalledLost
 from leaktrace.analysis.reachability.lost_sites import LostTable
 from leaktrace.analysis.sampling import Sampling
@@ -55,6 +56,7 @@ class Chosen:
     hidden: NDArray[np.intp]  # those of sites that are suppressed
     older_ms: int
     lost: LostTable | None = None  # by site, which blocks nothing points to; None: not known
+    idle: IdleTable | None = None  # by site, how much of it is not used; None: not known
 
     @property
     def stack_ids(self) -> list[int]:
@@ -168,6 +170,7 @@ class SiteChoice:
         older_ms = asked.older_ms if ages_matter else 0
         young: Verdicts = {}
         blocks: LostTable | None = None
+        idle: IdleTable | None = None
         if self._is_combined:
             table = combine_counters(snapshot, sampling)
             outstanding, error = table.total(), None
@@ -175,6 +178,7 @@ class SiteChoice:
                 watch.observe(snapshot, started_ns, table, sampling)
         else:
             index = SiteIndex.of(snapshot)
+            idle = None if snapshot.idle is None else IdleTable(snapshot, index)
             if watch is not None:
                 watch.observe(snapshot, started_ns, index, sampling)
                 young = _suspicious(self._judged((), snapshot))
@@ -191,6 +195,8 @@ class SiteChoice:
                 verdicts.pop(stack_id, None)  # they are kept for other threads
             if blocks is not None:  # what memory says counts more
                 verdicts = with_lost(verdicts, blocks, self.called_lost)
+            if idle is not None:
+                verdicts = with_idle(verdicts, idle)
         shown, stacks = self._rows(table, growth, verdicts)
         judged, verdicts = verdicts, without_led(self._suppressed.allowed(verdicts))
         verdict = None
@@ -214,6 +220,7 @@ class SiteChoice:
             hidden=hidden,
             older_ms=older_ms,
             lost=blocks,
+            idle=idle,
         )
 
     def _lost_blocks(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import SLOT_SHIFT, Reach
+from leaktrace.analysis.block_use import BlockUse
 from leaktrace.analysis.lifetimes import LifetimeCounts
 from leaktrace.analysis.regions import Regions
 from leaktrace.verdict import Lifetimes
@@ -51,6 +52,7 @@ class Snapshot:
     has_runtime_heap: bool = False  # Go, Java, V8…: a part of what is mapped is a heap of objects
     regions: Regions = field(default_factory=Regions)  # also with combined statistics
     reach: Reach | None = None  # whether anything points to the blocks; None: not known
+    idle: BlockUse | None = None  # whether the blocks are used; None: not known
 
     def with_sites(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Snapshot:
         """The snapshot with some of the sites; its records stay."""

@@ -46,6 +46,7 @@ def split(
             region_count=int(np.count_nonzero(records >= first_region)),
             record_slots=None,
             reach=None if merged.reach is None else merged.reach.chosen(records),
+            idle=None if merged.idle is None else merged.idle.chosen(records),
             site_slots=None,
             regions=merged.regions.of_slot(slot),
             unseen_releases=None,  # only known of all processes together

@@ -14,6 +14,7 @@ from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.contents import contents_asked
 from leaktrace.cli.descriptors import check_fds
 from leaktrace.cli.exit_code import leak_exit
+from leaktrace.cli.idle import idle_asked
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.lost import lost_asked, max_pause_asked
 from leaktrace.cli.pairs import checked_pairs
@@ -92,6 +93,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         lost_asked(asked)
         max_pause_asked(asked)
         contents_asked(asked)
+        idle_asked(asked)
         return KernelOptions(target=target, **common)
     return ProcessOptions(
         target=target,
@@ -109,6 +111,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         max_pause_ms=max_pause_asked(asked),
         holders=asked["holders"],
         contents=contents_asked(asked),
+        idle_s=idle_asked(asked),
     )
 
 

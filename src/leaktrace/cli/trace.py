@@ -15,6 +15,7 @@ from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.contents import contents_option
 from leaktrace.cli.exit_code import exit_code_options
+from leaktrace.cli.idle import idle_option, with_plain_idle
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.lost import (
     holders_option,
@@ -82,7 +83,7 @@ class TraceCommand(Command):
             at = args.index("--")
             ctx.obj = tuple(args[at + 1 :])
             args = args[:at]
-        return super().parse_args(ctx, with_all_processes(with_plain_lost(args)))
+        return super().parse_args(ctx, with_all_processes(with_plain_idle(with_plain_lost(args))))
 
     def refuse(self, words: Sequence[str], context: click.Context) -> None:
         refuse_more_words(words, context.params.get("pid") or ())
@@ -243,6 +244,7 @@ class TraceCommand(Command):
 @max_pause_option
 @holders_option
 @contents_option
+@idle_option
 @click.option(
     "--sort",
     type=click.Choice([key.value for key in SortKey]),

@@ -16,6 +16,7 @@ from leaktrace.errors import UsageError
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _LONGEST_INTERVAL_S = 1_000_000  # the limit of a kernel timer
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
 def name_of(parameter: click.Parameter | None) -> str:
@@ -178,6 +179,32 @@ class Seconds(float):
     def from_word(cls, value: Any) -> Seconds:  # noqa: ANN401 (a word, or the default)
         seconds = cls(value)
         seconds.is_plain = isinstance(value, str) and value.isascii() and value.isdecimal()
+        return seconds
+
+
+class Duration(_Number):
+    """A length of time, in seconds: "90", "90s", "5m", "2h", "1d"."""
+
+    expected = "a length of time"
+
+    def __init__(self, shortest_s: float, longest_s: float) -> None:
+        self.shortest_s = shortest_s
+        self.longest_s = longest_s
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Raises UsageError."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value), re.ASCII)
+        if found is None:
+            self.refuse(f"'{value}' is none", param, "write 90s, 5m or 2h")
+        seconds = float(found[1]) * _UNITS_S[found[2]]
+        if not self.shortest_s <= seconds <= self.longest_s:
+            limits = f"{self.shortest_s:g}s to {self.longest_s / _UNITS_S['d']:g}d"
+            self.refuse(f"{value} is out of range ({limits})", param, see_help(ctx))
         return seconds
 
 

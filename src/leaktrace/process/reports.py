@@ -14,6 +14,7 @@ from leaktrace.options import Lost, ProcessOptions
 from leaktrace.process.contents import ContentsReader
 from leaktrace.process.descriptor_reports import DescriptorReports
 from leaktrace.process.holder_reports import HolderReports
+from leaktrace.process.idle import IdlePages
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.lost import LostBlocks
 from leaktrace.process.member import Member
@@ -74,6 +75,7 @@ class ProcessReports:
             self._holders = HolderReports(tracer, self._lost, options.report)
             self._holders.attach(self._builder)
         self._contents = ContentsReader(tracer, self._builder) if options.contents else None
+        self._idle = None if options.idle_s is None else IdlePages(tracer, options.idle_s)
 
     def start_clock(self) -> None:
         """Recording has begun."""
@@ -91,6 +93,8 @@ class ProcessReports:
     def build(self, final_reason: str | None) -> Report:
         """A report of this moment. `final_reason`: why it is the last one; None: it isn't."""
         family, names = self._tracer.family, self._tracer.names
+        if self._idle is not None:  # before memory is read, which counts as use
+            self._idle.look(self._pump, is_last=final_reason is not None)
         if self._lost is not None and (
             self._options.lost is Lost.EVERY or final_reason is not None
         ):
@@ -105,6 +109,8 @@ class ProcessReports:
             snapshot = self._lost.add_to(snapshot)
         if self._holders is not None:
             self._holders.look()
+        if self._idle is not None:
+            snapshot = self._idle.add_to(snapshot)
         self._releases.look()
         members, first = list(family), family.first
         info, counted = self._tracer.info(), [_counted(member) for member in members]
@@ -133,6 +139,8 @@ class ProcessReports:
             report = self._lost.describe(report, snapshot.time_ns)
         if self._contents is not None:
             report = self._contents.add_to(report, snapshot)
+        if self._idle is not None:
+            report = self._idle.describe(report)
         report = self._combined(replace(report, other_memory=memory), sections)
         self._releases.watch(self._watched)
         # Which names are missing is known only after the look-ups.

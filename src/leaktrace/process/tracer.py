@@ -6,9 +6,10 @@ process/setup.py opens a tracer with the probes attached. session/run.py drives 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -297,6 +298,11 @@ class Tracer:
     def on_close(self, callback: Callable[[], None]) -> None:
         """Something else to close, before the tracer's own parts."""
         self._resources.callback(callback)
+
+    def undo_if_killed(self, writes: Iterable[tuple[Path, str]]) -> None:
+        """Files of the kernel, and what to write to them if leaktrace ends without doing it."""
+        if self._keeper is not None:
+            self._keeper.undo_if_killed(writes)
 
     def close(self) -> None:
         """Detach the probes, close the maps, and end the command if leaktrace started one."""

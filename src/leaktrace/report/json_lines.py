@@ -30,6 +30,7 @@ from leaktrace.model import (
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_info_object
 from leaktrace.report.explained import explained_object
+from leaktrace.report.idle import idle_object
 from leaktrace.report.json_sites import (
     Object,
     frame_object,
@@ -105,6 +106,8 @@ def report_object(report: Report) -> Object:
         shown["lost_then_freed"] = report.reach.lost_then_freed
     if report.contents is not None:
         shown["contents"] = contents_info_object(report.contents)
+    if report.idle is not None:
+        shown["idle"] = idle_object(report.idle)
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
     if report.processes:

@@ -8,6 +8,7 @@ from leaktrace.model import Frame, OpenDescriptor, Site, Total
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_object
 from leaktrace.report.holders import holder_objects
+from leaktrace.report.idle import idle_share_object
 from leaktrace.report.lifetimes import lifetimes_as_json
 from leaktrace.report.reach import share_object
 from leaktrace.report.regions_json import in_memory_object
@@ -51,6 +52,8 @@ def site_object(site: Site) -> Object:
         shown["holders"] = holder_objects(site)
     if site.contents is not None:
         shown["contents"] = contents_object(site.contents)
+    if site.idle is not None:
+        shown["idle"] = idle_share_object(site.idle)
     if site.processes:
         shown["processes"] = [
             {"pid": share.pid, "bytes": share.bytes, "count": share.count}

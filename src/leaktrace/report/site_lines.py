@@ -26,6 +26,7 @@ from leaktrace.report.figures import about, error_in_words, noun, short_noun, to
 from leaktrace.report.folding import MOST_LINES, Shown, folded, summary, unrepeated
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.holders import holder_lines
+from leaktrace.report.idle import idle_in_words
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.lifetimes import freed_at_in_words, lifetimes_in_words
 from leaktrace.report.names import shorten_middle
@@ -103,6 +104,8 @@ def site_lines(report: Report, width: int, room: int = LINES) -> Iterator[Text]:
 def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
     """What is known of a site beside its figures."""
     yield from evidence_lines(site, report, width)
+    if site.idle is not None and report.idle is not None:
+        yield from wrapped("    ", idle_in_words(site.idle, report.idle), width)
     yield from _of_kernel(site, width)
     if site.regions is not None:
         yield from wrapped("    ", region_in_words(site), width)

@@ -37,6 +37,7 @@ from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.explained import explained_lines
 from leaktrace.report.figures import about, total_in_words
+from leaktrace.report.idle import idle_lines
 from leaktrace.report.in_words import cost_in_words, slab_growth_in_words, untraced_in_words
 from leaktrace.report.layout import advised as _advised
 from leaktrace.report.layout import flowed as _flowed
@@ -237,6 +238,8 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
         yield from reach_lines(report.reach, width)
     if report.contents is not None:
         yield from contents_problems(report.contents, width)
+    if report.idle is not None:
+        yield from idle_lines(report.idle, width)
     if report.cost is not None and report.cost.events_per_s is not None:
         yield from _wrapped("cost: ", cost_in_words(report.cost), width)
     fields = [] if losses else [Text("lost: nothing", "green")]

@@ -16,7 +16,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -153,6 +153,11 @@ class Keeper:
         self._child.wait()
         self._socket.close()
         self._messages.close()
+
+    def undo_if_killed(self, writes: Iterable[tuple[Path, str]]) -> None:
+        """Files of the kernel, and what to write to them if leaktrace ends without doing it. Raises
+        KeeperGoneError."""
+        self._ask({"do": "undo", "writes": [(str(path), value) for path, value in writes]}, [])
 
     def _ask(self, request: dict[str, Any], descriptors: list[int]) -> tuple[int, int]:
         """Send a request. Returns its number, and the errno in the answer, 0 for success."""

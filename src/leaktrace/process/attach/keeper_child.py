@@ -56,12 +56,13 @@ _IGNORED = (
 
 
 class Keeper:
-    """Holds probes by the numbers of the requests that made them, and a command that may have to be
-    continued."""
+    """Holds probes by the numbers of the requests that made them, a command that may have to be
+    continued, and what else has to be undone."""
 
     def __init__(self) -> None:
         self._probes: dict[int, list[int]] = {}
         self._command = -1  # a pidfd
+        self._writes: list[tuple[str, str]] = []
 
     def answer(self, request: dict[str, Any], descriptors: list[int]) -> int:
         """Carry out a request. Returns 0, or an errno."""
@@ -77,6 +78,8 @@ class Keeper:
                 self._remove(request["numbers"])
             case "guard":
                 (self._command,) = descriptors
+            case "undo":
+                self._writes = request["writes"]
         return 0
 
     def remove_all(self) -> None:
@@ -99,6 +102,12 @@ class Keeper:
         _close(held)
         os.close(gate)
         os.waitpid(copy, 0)
+
+    def undo(self) -> None:
+        """Write what leaktrace would have written at its end."""
+        for path, value in self._writes:
+            with contextlib.suppress(OSError), open(path, "w") as file:  # noqa: PTH123
+                file.write(value)
 
     def continue_command(self) -> None:
         """Continue the command if it is stopped. Call it when nothing can stop it again."""
@@ -221,6 +230,7 @@ def main() -> None:
     if not has_finished:
         _await_end(tracer)  # it may hold perf events of page faults
         keeper.continue_command()
+        keeper.undo()
     os._exit(0)
 
 

@@ -1,0 +1,85 @@
+/* Blocks of which it is known whether they are used.
+ *
+ *   idle
+ *
+ * The first line of its input makes it allocate BLOCKS blocks by each of these functions, and write
+ * to all of them once. From then on a thread writes to those of `used` and `neighbour` ten times a
+ * second, and to no others. Those of `neighbour` and `beside` are small, and take turns on the same
+ * pages; each block of the others is a page. The line "touch" makes it write once to those of
+ * `rarely`. It answers each line with "done". */
+#include "scenario.h"
+#include <pthread.h>
+
+enum { BLOCKS = 200, PAGE = 4096, SMALL = 200 };
+
+#define BLOCK __attribute__((noinline, noclone)) static char *
+
+static char *of_used[BLOCKS], *of_unused[BLOCKS], *of_rarely[BLOCKS];
+static char *of_neighbour[BLOCKS], *of_beside[BLOCKS];
+
+static inline char *filled(char *block, size_t size) {
+    if (block == NULL)
+        _exit(71);
+    memset(block, 1, size);
+    KEEP(block);
+    return block;
+}
+
+BLOCK used(void) {
+    return filled(aligned_alloc(PAGE, PAGE), PAGE);
+}
+
+BLOCK unused(void) {
+    return filled(aligned_alloc(PAGE, PAGE), PAGE);
+}
+
+BLOCK rarely(void) {
+    return filled(aligned_alloc(PAGE, PAGE), PAGE);
+}
+
+BLOCK neighbour(void) {
+    return filled(malloc(SMALL), SMALL);
+}
+
+BLOCK beside(void) {
+    return filled(malloc(SMALL), SMALL);
+}
+
+static void write_to(char **blocks, size_t at) {
+    for (int number = 0; number < BLOCKS; number++)
+        ++*(volatile char *)(blocks[number] + at);
+}
+
+static void *use(void *nothing) {
+    for (;;) {
+        write_to(of_used, PAGE / 2);
+        write_to(of_neighbour, SMALL / 2);
+        usleep(100 * 1000);
+    }
+    return nothing;
+}
+
+int main(void) {
+    await_go();
+    for (int number = 0; number < BLOCKS; number++)
+        of_used[number] = used();
+    for (int number = 0; number < BLOCKS; number++)
+        of_unused[number] = unused();
+    for (int number = 0; number < BLOCKS; number++)
+        of_rarely[number] = rarely();
+    for (int number = 0; number < BLOCKS; number++) {
+        of_neighbour[number] = neighbour();
+        of_beside[number] = beside();
+    }
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, use, NULL) != 0)
+        return 71;
+    say("done\n");
+    char line[64];
+    while (read_line(line, sizeof line)) {
+        if (strcmp(line, "touch") == 0)
+            write_to(of_rarely, PAGE / 2);
+        say("done\n");
+    }
+    return 0;
+}
