@@ -17,32 +17,33 @@ enum { BLOCKS = 200, PAGE = 4096, SMALL = 200 };
 static char *of_used[BLOCKS], *of_unused[BLOCKS], *of_rarely[BLOCKS];
 static char *of_neighbour[BLOCKS], *of_beside[BLOCKS];
 
-static inline char *filled(char *block, size_t size) {
+/* `with`: another one for each function, or the compiler makes one of them. */
+static inline char *filled(char *block, size_t size, int with) {
     if (block == NULL)
         _exit(71);
-    memset(block, 1, size);
+    memset(block, with, size);
     KEEP(block);
     return block;
 }
 
 BLOCK used(void) {
-    return filled(aligned_alloc(PAGE, PAGE), PAGE);
+    return filled(aligned_alloc(PAGE, PAGE), PAGE, 1);
 }
 
 BLOCK unused(void) {
-    return filled(aligned_alloc(PAGE, PAGE), PAGE);
+    return filled(aligned_alloc(PAGE, PAGE), PAGE, 2);
 }
 
 BLOCK rarely(void) {
-    return filled(aligned_alloc(PAGE, PAGE), PAGE);
+    return filled(aligned_alloc(PAGE, PAGE), PAGE, 3);
 }
 
 BLOCK neighbour(void) {
-    return filled(malloc(SMALL), SMALL);
+    return filled(malloc(SMALL), SMALL, 4);
 }
 
 BLOCK beside(void) {
-    return filled(malloc(SMALL), SMALL);
+    return filled(malloc(SMALL), SMALL, 5);
 }
 
 static void write_to(char **blocks, size_t at) {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.machine import packages, privileges
+from leaktrace.machine.damon import damon
 from leaktrace.machine.machine import Feature, Machine, State
 from leaktrace.machine.trials import KERNEL_TRIALS, bpf_system_call
 
@@ -95,6 +96,7 @@ _PROBES: tuple[Callable[[Machine], Feature], ...] = (
     _kprobes,
     _tracefs,
     _btf,
+    damon,
 )
 _KERNEL_MODE = (
     privileges.capabilities,

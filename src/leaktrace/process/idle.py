@@ -17,11 +17,13 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.idle import IdleInfo
 from leaktrace.model import Report
 from leaktrace.own.interrupts import held_back
+from leaktrace.own.translations import Translations
 from leaktrace.process.tracer import Tracer
 from leaktrace.process.watched_pages import WatchedPages
 from leaktrace.targets.damon import MOST_FRAMES, UNDO, Damon
 from leaktrace.targets.page_frames import Frames
 from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.processors import processors_of
 
 _PUMP_S = 0.05
 _LOOKS_PER_PERIOD = 20  # at most: a look waits for the kernel, about a second
@@ -43,6 +45,7 @@ class IdlePages:
         self._damon = Damon()
         tracer.on_close(self._damon.close)
         tracer.undo_if_killed(UNDO)
+        self._translations = Translations()
         self._worker = ThreadPoolExecutor(1)
         tracer.on_close(self._worker.shutdown)
         self._at_work: Future[None] | None = None
@@ -132,6 +135,12 @@ class IdlePages:
         ages_s = self._damon.ages_s(pages.frames)
         frames = self._frames_of(pages.keys, pids)
         is_marked = self._frames.are_idle(frames)
+        processors = {one for pid in pids.values() for one in processors_of(pid)}
+        refused = self._translations.forget_on(sorted(processors))
+        if refused:
+            self._problem = f"leaktrace may not run on processor {refused[0]}, as the process may"
+            self._pages = WatchedPages.none()
+            return
         self._pages = pages.looked_at(time.monotonic(), frames, is_marked, ages_s)
 
     def _watch(self, wanted: NDArray[np.uint64], pids: _Pids) -> None:

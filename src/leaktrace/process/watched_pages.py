@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.targets.page_frames import NO_FRAME
+
+_MOST_FORGOTTEN = 1000
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class WatchedPages:
     since_s: NDArray[np.float64]  # from when on each access would have been seen; nan: not yet
     idle_s: NDArray[np.float64]  # for how long there was none, at the last look; nan: not known
     looked_s: float = 0.0  # when that was
+    # When processors were made to forget what they had looked up (own/translations.py), before the
+    # last look; the last ones, in order.
+    forgotten_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def none(cls) -> WatchedPages:
@@ -37,20 +42,28 @@ class WatchedPages:
         ages_s: NDArray[np.float64],
     ) -> WatchedPages:
         """After a look. `frames`: where the pages are now; `is_marked`: whether these carry the
-        mark of idle pages; `ages_s`: for how long the frames of before were not accessed, nan: not
-        known.
+        mark of idle pages; `ages_s`: for how long no access to the frames of before was seen, nan:
+        not known. `now_s`: processors have forgotten what they had looked up just now.
+
+        From an access that was seen until processors forget again, further ones may be missed. So a
+        page counts as idle from then on only.
 
         A page that has moved to another frame, or was released, is unknown from then on. So is one
         without the mark: the kernel could not set it, or something else has taken it away.
         """
         holds = (frames == self.frames) & (frames != NO_FRAME) & is_marked & ~np.isnan(ages_s)
         since_s = np.where(np.isnan(self.since_s), now_s, self.since_s)
+        forgotten_s = np.append(self.forgotten_s, now_s)
+        next_s = forgotten_s[
+            np.searchsorted(self.forgotten_s, now_s - np.where(holds, ages_s, 0.0), side="left")
+        ]
         return WatchedPages(
             self.keys,
             frames,
             np.where(holds, since_s, np.nan),
-            np.where(holds, np.minimum(ages_s, now_s - since_s), np.nan),
+            np.where(holds, now_s - np.maximum(next_s, since_s), np.nan),
             now_s,
+            forgotten_s[-_MOST_FORGOTTEN:],
         )
 
     def only(self, keys: NDArray[np.uint64], frames: NDArray[np.uint64]) -> WatchedPages:
@@ -61,7 +74,7 @@ class WatchedPages:
             at = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
             is_same = (self.keys[at] == keys) & (self.frames[at] == frames)
             since_s[is_same], idle_s[is_same] = self.since_s[at[is_same]], self.idle_s[at[is_same]]
-        return WatchedPages(keys, frames, since_s, idle_s, self.looked_s)
+        return WatchedPages(keys, frames, since_s, idle_s, self.looked_s, self.forgotten_s)
 
     def known(self, for_s: float) -> NDArray[np.bool_]:
         """Which pages have been watched for so long, at the last look."""

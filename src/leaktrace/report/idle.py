@@ -34,8 +34,7 @@ def idle_lines(idle: IdleInfo, width: int) -> Iterator[Text]:
         text += watched
         yield from wrapped("idle: ", text, width)
     elif not idle.problems:
-        so_far = units.period(int(idle.watched_s))
-        text = f"not known yet: {watched}, for {so_far} of {period} until now"
+        text = f"not known yet: {watched}, for {int(idle.watched_s)} s of {period} until now"
         yield from wrapped("idle: ", text, width)
     for problem in idle.problems:
         yield from wrapped("idle: ", f"not known: {printable(problem)}", width, "yellow")

@@ -16,7 +16,9 @@ Sources: usage.rst of DAMON in the kernel's documentation; mm/damon/core.c, padd
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,8 @@ _NEVER_US = 1_000_000_000_000
 _FEWEST_REGIONS = 3  # DAMON's own limit
 _ANY = (("sz", (1 << 64) - 1), ("nr_accesses", (1 << 32) - 1), ("age", (1 << 32) - 1))
 _LEAST_PRIORITY = 19
+# The files have one lock for all. Whoever comes second is turned away, also by a mere read.
+_TRIES, _PAUSE_S = 30, 0.1
 
 UNDO = ((ADMIN / "0/state", "off"), (ADMIN / _NR, "0"))  # what `close` writes
 
@@ -152,9 +156,15 @@ def _write(path: Path, value: object) -> None:
     """Raises OSError, with the path."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, str(value).encode())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        for left in reversed(range(_TRIES)):
+            try:
+                os.write(descriptor, str(value).encode())
+            except OSError as error:
+                if error.errno == errno.EBUSY and left:
+                    time.sleep(_PAUSE_S)
+                    continue
+                raise OSError(error.errno, error.strerror, str(path)) from None
+            return
     finally:
         os.close(descriptor)
 

@@ -24,9 +24,11 @@ def share_of(site: Site) -> dict[int, Total]:
     return {one["pid"]: Total(one["bytes"], one["count"]) for one in site.raw["processes"]}
 
 
-def await_report(tracer: Tracer, wanted: Callable[[Report], bool]) -> Report:
-    """The first report, of those to come, that satisfies the condition."""
-    for _ in range(int(DEADLINE_S * 5)):
+def await_report(
+    tracer: Tracer, wanted: Callable[[Report], bool], most: int = int(DEADLINE_S * 5)
+) -> Report:
+    """The first report, of those to come (at most so many), that satisfies the condition."""
+    for _ in range(most):
         report = tracer.next_report()
         if wanted(report):
             return report

@@ -25,6 +25,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 sys.path.append(os.path.abspath(__file__ + "/../../../.."))  # noqa: PTH100
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 TITLE = b"probe-keeper"
 _MESSAGE_BYTES = 1 << 18
 _MOST_DESCRIPTORS = 2
+_TRIES, _PAUSE_S = 50, 0.1  # while a file is in use
 _PR_SET_NAME = 15  # prctl(2)
 # Signals of a terminal, and those that end services: the keeper ends when leaktrace does.
 _IGNORED = (
@@ -106,8 +108,15 @@ class Keeper:
     def undo(self) -> None:
         """Write what leaktrace would have written at its end."""
         for path, value in self._writes:
-            with contextlib.suppress(OSError), open(path, "w") as file:  # noqa: PTH123
-                file.write(value)
+            for _ in range(_TRIES):
+                try:
+                    with open(path, "w") as file:  # noqa: PTH123
+                        file.write(value)
+                except OSError as error:
+                    if error.errno == errno.EBUSY:
+                        time.sleep(_PAUSE_S)
+                        continue
+                break
 
     def continue_command(self) -> None:
         """Continue the command if it is stopped. Call it when nothing can stop it again."""
