@@ -5,8 +5,8 @@
  * The first line of its input makes it allocate BLOCKS blocks by each of these functions, and write
  * to all of them once. From then on a thread writes to those of `used` and `neighbour` ten times a
  * second, and to no others. Those of `neighbour` and `beside` are small, and take turns on the same
- * pages; each block of the others is a page. The line "touch" makes it write once to those of
- * `rarely`. It answers each line with "done". */
+ * pages; each block of the others is a page. The line "touch" makes it write to those of
+ * `rarely` for a second. It answers each line with "done". */
 #include "scenario.h"
 #include <pthread.h>
 
@@ -78,8 +78,10 @@ int main(void) {
     say("done\n");
     char line[64];
     while (read_line(line, sizeof line)) {
-        if (strcmp(line, "touch") == 0)
+        for (int times = 0; strcmp(line, "touch") == 0 && times < 10; times++) {
             write_to(of_rarely, PAGE / 2);
+            usleep(100 * 1000);
+        }
         say("done\n");
     }
     return 0;

@@ -3,7 +3,8 @@
 The kernel thread kdamond clears the accessed bit in the page tables at each look, and finds out
 at the next look whether the processor has set it again. It remembers the bit for the kernel's own
 decisions (PG_young), so that nothing else changes for the process: no fault, no stop. A look at one
-frame takes a microsecond.
+frame takes a microsecond. (The thread keeps its priority: an access between its look at the bit and
+the moment when it clears the bit is missed, so it should not be interrupted there.)
 
 DAMON watches regions, and of each looks at one page at random. So each region here is one page
 (the lower limit of their number keeps it from joining them). There are as many regions as frames,
@@ -36,7 +37,6 @@ _LOOK_US = int(LOOK_S * 1e6)
 _NEVER_US = 1_000_000_000_000
 _FEWEST_REGIONS = 3  # DAMON's own limit
 _ANY = (("sz", (1 << 64) - 1), ("nr_accesses", (1 << 32) - 1), ("age", (1 << 32) - 1))
-_LEAST_PRIORITY = 19
 # The files have one lock for all. Whoever comes second is turned away, also by a mere read.
 _TRIES, _PAUSE_S = 30, 0.1
 
@@ -80,8 +80,6 @@ class Damon:
             return
         _write(ADMIN / "0/state", "on")
         self._runs = True
-        with contextlib.suppress(OSError, ValueError):  # others go first
-            os.setpriority(os.PRIO_PROCESS, int(_read(ADMIN / "0/pid")), _LEAST_PRIORITY)
 
     def ages_s(self, frames: NDArray[np.uint64]) -> NDArray[np.float64]:
         """For how long each frame was not accessed, in steps of LOOK_S; 0 if it was accessed before
