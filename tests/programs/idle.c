@@ -9,6 +9,7 @@
  * `rarely` for a second. It answers each line with "done". */
 #include "scenario.h"
 #include <pthread.h>
+#include <sys/prctl.h>
 
 enum { BLOCKS = 200, PAGE = 4096, SMALL = 200 };
 
@@ -61,6 +62,9 @@ static void *use(void *nothing) {
 }
 
 int main(void) {
+    /* A huge page is used as a whole. */
+    if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0)
+        return 72;
     await_go();
     for (int number = 0; number < BLOCKS; number++)
         of_used[number] = used();

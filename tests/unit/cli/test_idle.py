@@ -34,9 +34,7 @@ def test_duration(words: list[str], idle_s: float | None) -> None:
     assert options.idle_s == idle_s
 
 
-@pytest.mark.parametrize(
-    "word", ["9", "9.9s", "8d", "0", "-10", "5 m", "m", "5min", "1e3", "", "٣٠"]
-)
+@pytest.mark.parametrize("word", ["9", "9.9s", "8d", "0", "-10", "5 m", "m", "1e3", "", "٣٠"])
 def test_no_duration(word: str) -> None:
     with pytest.raises(UsageError, match="--idle") as caught:
         options_of("-p", "1", f"--idle={word}")
