@@ -74,8 +74,9 @@ class IdlePages:
             return snapshot
         if self._is_new:
             self._is_new = False
-            wanted, pids = pages_to_watch(snapshot, PAGE_BYTES), self._pids()
-            self._submit(lambda: self._watch(wanted, pids))
+            pids = self._pids()
+            # In the other thread, since it takes a second for millions of blocks.
+            self._submit(lambda: self._watch(pages_to_watch(snapshot, PAGE_BYTES), pids))
         pages = self._pages
         known = pages.known(self._for_s)
         use = use_of_blocks(
