@@ -45,6 +45,7 @@ class ReachInfo:
     unread_bytes: int = 0  # could not be read
     took_s: float = 0.0
     pause_s: float | None = None  # for how long a process was stopped, the longest; None: none was
+    heap_is_known: bool = False  # blocks without a record, and what is free: no roots
     problems: tuple[str, ...] = ()  # what is not known, a sentence each
 
 

@@ -172,6 +172,22 @@ def test_what_only_free_memory_points_to(compiled: Compiler, tmp_path: Path) -> 
     assert found["scanned_count"] == count
 
 
+def test_with_a_stop_all_blocks_of_the_heap_are_known(compiled: Compiler) -> None:
+    """Older ones, of which some are lost, and freed ones, which hold nothing."""
+    with Target([compiled("lost_around.c")]) as target:
+        target.await_ready()
+        options = ("-p", str(target.pid), "--lost", "--older", "0", *ONE_REPORT)
+        with Tracer(*options, "--stop", "-s", "1", NEVER) as tracer:
+            tracer.await_armed()
+            target.do()
+            report = last_report(tracer)
+        lines, status = target.run_out()
+    assert (report.raw["reach"]["heap_is_known"], report.raw["reach"]["problems"]) == (True, [])
+    expected = truths(lines)
+    assert {name: counts_under(report, name) for name in expected} == expected
+    assert status == 0
+
+
 def test_a_look_without_the_stop_that_was_asked_for(compiled: Compiler) -> None:
     """As good as without --stop, and the report says why."""
     with Target([compiled("bench_lost.c"), "1000", "300"]) as target:

@@ -17,7 +17,7 @@ from leaktrace.heap.account import account
 from leaktrace.heap.beginnings import Beginning, Grouped, group
 from leaktrace.heap.memory import HeapMemory
 from leaktrace.heap.naming import Namer
-from leaktrace.heap.reach import Shares, find_lost
+from leaktrace.heap.reach import Shares, blocks_of, find_lost
 from leaktrace.heap.walked import Arena, WalkedHeap
 from leaktrace.heap_report import Amount, BlockGroup, FreeMemory, GroupKind, HeapReport
 from leaktrace.symbols.class_names import ClassNames
@@ -51,8 +51,9 @@ class HeapBuilder:
         """`final_reason`: why it is the last one; None: it isn't. `go_on`: called now and then, to
         end it by an exception."""
         began_s = time.monotonic()
-        blocks, classes = find_lost(
-            memory.image, heap, memory.registers, memory.dead_stacks(), go_on
+        blocks = blocks_of(heap)
+        classes = find_lost(
+            memory.image, heap, blocks, memory.registers, memory.dead_stacks(), go_on=go_on
         )
         grouped = group(memory.image, blocks, memory.file_ranges())
         describe = _Describer(memory, blocks, classes, grouped)

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,25 @@ class MemoryImage:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = tuple(sorted(segments, key=lambda one: one.start))
         self._starts = [one.start for one in self.segments]
+
+    @classmethod
+    def of_ranges(cls, words: Words, ranges: Words) -> Self:
+        """Of the words of ranges [start, end), n x 2, ascending, one after the other. Ranges that
+        follow each other are one segment."""
+        if not len(ranges):
+            return cls([])
+        cut = np.nonzero(ranges[1:, 0] != ranges[:-1, 1])[0] + 1
+        firsts = np.concatenate([[0], cut])
+        lasts = np.concatenate([cut, [len(ranges)]]) - 1
+        counts = (ranges[:, 1] - ranges[:, 0]).astype(np.int64) // WORD_BYTES
+        ends = np.cumsum(counts)
+        begins = ends - counts
+        return cls(
+            [
+                Segment(int(ranges[first, 0]), words[begins[first] : ends[last]])
+                for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+            ]
+        )
 
     @property
     def size_bytes(self) -> int:

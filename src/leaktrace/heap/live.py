@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.errors import TargetError
-from leaktrace.heap.image import MemoryImage, Segment
+from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.memory import HeapMemory, Residence
 from leaktrace.targets.address_space import look_at
 from leaktrace.targets.dead_stacks import WaitingThread
@@ -79,7 +79,7 @@ class LiveHeap:
         return HeapMemory(
             pid=pid,
             command=self._process.read_name(),
-            image=MemoryImage(_segments(instant.copy.words, instant.copy.ranges)),
+            image=MemoryImage.of_ranges(instant.copy.words, instant.copy.ranges),
             mappings=instant.mappings,
             threads=tuple(
                 WaitingThread(one.stack_pointer, one.thread_pointer, is_first=one.tid == pid)
@@ -99,18 +99,3 @@ class LiveHeap:
                 return memory.read(address, size)
         except OSError:
             return b""
-
-
-def _segments(words: NDArray[np.uint64], ranges: NDArray[np.uint64]) -> list[Segment]:
-    """Ranges that follow each other are one segment."""
-    if not len(ranges):
-        return []
-    cut = np.nonzero(ranges[1:, 0] != ranges[:-1, 1])[0] + 1
-    firsts = np.concatenate([[0], cut])
-    lasts = np.concatenate([cut, [len(ranges)]]) - 1
-    ends = np.cumsum(ranges[:, 1] - ranges[:, 0]) // np.uint64(8)
-    begins = ends - (ranges[:, 1] - ranges[:, 0]) // np.uint64(8)
-    return [
-        Segment(int(ranges[first, 0]), words[int(begins[first]) : int(ends[last])])
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
-    ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes, classify
-from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers
+from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers, within
 from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walked import WalkedHeap
 from leaktrace.reach import LostShare
@@ -30,16 +30,15 @@ _COLUMNS = (
 def find_lost(
     image: MemoryImage,
     heap: WalkedHeap,
+    blocks: Blocks,
     registers: NDArray[np.uint64],
     dead: NDArray[np.uint64],
+    *,
     go_on: Callable[[], None] = lambda: None,
-) -> tuple[Blocks, Classes]:
-    """The blocks of the program, by address, and the class of each. `registers`: words; `dead`:
-    unused parts of stacks, [start, end), n x 2; `go_on`: called now and then, to end it by an
-    exception."""
-    is_own = np.zeros(len(heap.addresses), dtype=bool)
-    is_own[heap.own_rows] = True
-    blocks = Blocks(heap.addresses[~is_own], heap.sizes[~is_own])
+) -> Classes:
+    """The class of each block. `blocks`: all of the heap, and perhaps others; `registers`: words;
+    `dead`: unused parts of stacks, [start, end), n x 2; `go_on`: called now and then, to end it by
+    an exception."""
     dead = np.concatenate([dead, heap.structures]).reshape(-1, 2)
     pointers = Pointers(blocks, _disjoint(dead), _disjoint(heap.segments))
     pointers.add_roots(registers)
@@ -50,7 +49,32 @@ def find_lost(
         if len(chosen):
             addresses = chosen.astype(np.uint64) * np.uint64(8) + np.uint64(piece.start)
             pointers.add(addresses, piece.words[chosen])
-    return blocks, classify(pointers)
+    return classify(pointers)
+
+
+def blocks_of(heap: WalkedHeap) -> Blocks:
+    """The blocks of the program."""
+    is_own = np.zeros(len(heap.addresses), dtype=bool)
+    is_own[heap.own_rows] = True
+    return Blocks(heap.addresses[~is_own], heap.sizes[~is_own])
+
+
+def blocks_with(heap: WalkedHeap, known: Blocks) -> Blocks | None:
+    """The same, where some are known with the sizes that were asked for. Those of other allocators
+    are added. None if one is in the memory of this one, but no block of it: then it is not known
+    what else is around it."""
+    of_heap = blocks_of(heap)
+    at = of_heap.find(known.starts)
+    is_same = (at >= 0) & (of_heap.starts[at] == known.starts)
+    if (within(_disjoint(heap.segments), known.starts) & ~is_same).any():
+        return None
+    is_other = np.ones(len(of_heap), dtype=bool)
+    is_other[at[is_same]] = False
+    starts, ends = of_heap.starts[is_other], of_heap.ends[is_other]
+    return Blocks(
+        np.concatenate([known.starts, starts]),
+        np.concatenate([known.ends - known.starts, ends - starts]),
+    )
 
 
 def _disjoint(ranges: NDArray[np.uint64]) -> NDArray[np.uint64]:

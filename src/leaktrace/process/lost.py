@@ -19,12 +19,13 @@ from leaktrace.model import Report
 from leaktrace.options import Limits
 from leaktrace.own.interrupts import held_back
 from leaktrace.process.held_blocks import AskedHolders, HeldBlocks
+from leaktrace.process.instant_scan import scan_instant
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.module_data import FileTables
 from leaktrace.process.other_memory import regions_of
 from leaktrace.process.registers import RegisterReader
-from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan, scan_instant
+from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
 from leaktrace.process.snapshot import blocks_of
 from leaktrace.process.traced import Traced
 from leaktrace.process.tracer import Tracer
@@ -128,13 +129,15 @@ class LostBlocks:
             unread_bytes=sum(one.unread_bytes for one in scans),
             took_s=sum(one.took_s for one in scans),
             pause_s=max((one.paused_s for one in scans if one.paused_s is not None), default=None),
+            heap_is_known=bool(scans) and all(one.knows_heap for one in scans),
             problems=tuple(self._unseen(time_ns)),
         )
         return replace(report, reach=reach)
 
     def _unseen(self, time_ns: int) -> Iterator[str]:
         """What is not known."""
-        if not self._tracer.program.sees_all_releases:
+        knows_heap = all(one.knows_heap for _, one in self._current())
+        if not (self._tracer.program.sees_all_releases or knows_heap):
             yield "not all blocks have a record: what others than those point to counts as in use"
         for member in self._tracer.family.living:
             if member.pid in self._problems:

@@ -5,7 +5,7 @@ a pointer from where the pass has not been to where it has been. But a block tha
 lost. So a second and a third pass, some time later, look whether anything points to the blocks that
 the first has not found: each of them makes such a mistake rarer by orders of magnitude.
 
-Of a process that was stopped, one pass is exact (`scan_instant`).
+Of a process that was stopped, one pass is exact (instant_scan.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from leaktrace.process.registers import RegisterReader, Registers
 from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, Piece
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
 from leaktrace.targets.glibc_arenas import Arenas, find_arenas
-from leaktrace.targets.instant import Instant
 from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.present_memory import PresentMemory
@@ -43,7 +42,7 @@ from leaktrace.targets.root_pages import root_pages
 PASSES = 3
 _PAUSE_S = 0.3  # between passes
 _WORD_BYTES = 8
-_FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
+FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
 Records = tuple[NDArray[np.uint64], NDArray[np.void]]
 _NO_RANGES = np.empty((0, 2), dtype=np.uint64)
 
@@ -67,6 +66,7 @@ class Scan:
     unread_bytes: int
     paused_s: float | None = None  # how long the process was stopped for it
     held: HeldBlocks | None = None  # who holds them, in the first pass; None: not asked
+    knows_heap: bool = False  # its blocks without a record, too
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def scan(
     AbandonedError when `is_abandoned` says so.
     """
     began_ns = time.monotonic_ns()
-    is_low = records[0] < _FIRST_HIGH
+    is_low = records[0] < FIRST_HIGH
     addresses, values = records[0][is_low], records[1][is_low]
     blocks = Blocks(addresses, values["size"])
     times_ns = values["time_ns"][blocks.order]
@@ -123,7 +123,7 @@ def scan(
         addresses=blocks.starts,
         times_ns=times_ns,
         classes=classes,
-        leaders=_leaders(blocks, classes, leaders),
+        leaders=leaders_of(blocks, classes, leaders),
         time_ns=began_ns,
         took_s=(time.monotonic_ns() - began_ns) / 1e9,
         passes=done,
@@ -131,71 +131,6 @@ def scan(
         unread_bytes=first.unread_bytes,
         held=first.held,
     )
-
-
-def scan_instant(
-    instant: Instant,
-    start_brk: int,
-    before: Records,
-    after: Records,
-    older_ns: int,
-    *,
-    is_abandoned: Callable[[], bool] = lambda: False,
-) -> Scan:
-    """The same of a process that was stopped. `before`, `after`: as `records`, read before and
-    after the stop. What was allocated or freed in between is not judged: it isn't known whether it
-    was a block at that instant. `start_brk`: where the program break was at first.
-
-    Raises AbandonedError.
-    """
-    addresses, values = _in_both(before, after)
-    is_low = addresses < _FIRST_HIGH
-    addresses, values = addresses[is_low], values[is_low]
-    blocks = Blocks(addresses, values["size"])
-    times_ns = values["time_ns"][blocks.order]
-    is_old = times_ns.astype(np.int64) <= instant.time_ns - older_ns
-    copy, mappings, threads = instant.copy, instant.mappings, instant.threads
-    waiting = [
-        WaitingThread(one.stack_pointer, one.thread_pointer, is_first=one.tid == instant.pid)
-        for one in threads
-    ]
-    pointers = Pointers(
-        blocks,
-        _dead(
-            dead_stacks(waiting, mappings, copy.read_stack),
-            find_arenas(mappings, copy.read, start_brk),
-        ),
-    )
-    for one in threads:
-        pointers.add_roots(one.words)
-    read_bytes, _ = _add(pointers, copy.pieces(), is_abandoned)
-    found = classify(pointers)
-    classes = found.classes
-    classes[~is_old] = BlockClass.UNKNOWN
-    return Scan(
-        addresses=blocks.starts,
-        times_ns=times_ns,
-        classes=classes,
-        leaders=_leaders(blocks, classes, found.leaders),
-        time_ns=instant.time_ns,
-        took_s=(time.monotonic_ns() - instant.time_ns) / 1e9,
-        passes=1,
-        read_bytes=read_bytes - copy.unread_bytes,
-        unread_bytes=copy.unread_bytes,
-        paused_s=instant.paused_s,
-    )
-
-
-def _in_both(before: Records, after: Records) -> Records:
-    """The records that are the same: the address, and the time of the allocation."""
-    order = np.argsort(after[0], kind="stable")
-    addresses, times_ns = after[0][order], after[1]["time_ns"][order]
-    at = np.searchsorted(addresses, before[0])
-    is_there = at < len(addresses)
-    at[~is_there] = 0
-    if len(addresses):
-        is_there &= (addresses[at] == before[0]) & (times_ns[at] == before[1]["time_ns"])
-    return before[0][is_there], before[1][is_there]
 
 
 def _pass(
@@ -228,11 +163,11 @@ def _pass(
             if arenas is not None and not len(owned):
                 every = search.add_others(arenas, mappings, pages=pages, read=present.read)
             details = search.begin(mappings, arenas, threads, partial(registers.read, pid))
-    pointers = Pointers(every, _dead(dead, arenas), owned, details=details)
+    pointers = Pointers(every, unused_memory(dead, arenas), owned, details=details)
     places = None if details is None else places_of_registers(threads)
     pointers.add_roots(threads.words.ravel(), places)
     pieces = BulkReader(pid).read_all(pages)
-    read_bytes, unread_bytes = _add(pointers, pieces, is_abandoned, are_few=are_few)
+    read_bytes, unread_bytes = add_words(pointers, pieces, is_abandoned, are_few=are_few)
     between = pointers.between_blocks()
     held = None
     if search is not None:
@@ -241,7 +176,7 @@ def _pass(
     return _Pass(classify(pointers, between), read_bytes, unread_bytes, held)
 
 
-def _dead(stacks: NDArray[np.uint64], arenas: Arenas | None) -> NDArray[np.uint64]:
+def unused_memory(stacks: NDArray[np.uint64], arenas: Arenas | None) -> NDArray[np.uint64]:
     """Unused parts of stacks, and what malloc knows of free memory."""
     if arenas is None:
         return stacks
@@ -249,7 +184,7 @@ def _dead(stacks: NDArray[np.uint64], arenas: Arenas | None) -> NDArray[np.uint6
     return dead[np.argsort(dead[:, 0])]
 
 
-def _add(
+def add_words(
     pointers: Pointers,
     pieces: Iterable[Piece],
     is_abandoned: Callable[[], bool],
@@ -275,7 +210,7 @@ def _add(
     return read_bytes, unread_bytes
 
 
-def _leaders(
+def leaders_of(
     blocks: Blocks, classes: NDArray[np.uint8], leaders: NDArray[np.int32]
 ) -> NDArray[np.uint64]:
     """The addresses of the blocks that lead to others; 0 for those that none leads to."""

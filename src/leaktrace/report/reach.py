@@ -36,6 +36,8 @@ def reach_lines(reach: ReachInfo, width: int) -> Iterator[Text]:
             text += f" and {reach.passes} passes"
         if reach.pause_s is not None:
             text += f"; stopped for {units.duration(ceil(reach.pause_s * 1e9))}"
+            if reach.heap_is_known:
+                text += ", all of its heap known"
         if reach.unread_bytes:
             text += f", {units.size(reach.unread_bytes)} can't be read"
         yield from wrapped("memory: ", text, width)
@@ -64,5 +66,6 @@ def reach_object(reach: ReachInfo) -> dict[str, Any]:
         "unread_bytes": reach.unread_bytes,
         "took_s": round(reach.took_s, 3),
         "pause_ms": None if reach.pause_s is None else round(reach.pause_s * 1000, 3),
+        "heap_is_known": reach.heap_is_known,
         "problems": [printable(one) for one in reach.problems],
     }

@@ -13,7 +13,8 @@ import pytest
 
 from leaktrace.abi import process as abi
 from leaktrace.analysis.block_classes import BlockClass
-from leaktrace.process.scan import AbandonedError, Records, Scan, scan_instant
+from leaktrace.process.instant_scan import scan_instant
+from leaktrace.process.scan import AbandonedError, Records, Scan
 from leaktrace.targets.instant import Instant
 from leaktrace.targets.memory_copy import MemoryCopy
 from leaktrace.targets.page_map import PAGE_BYTES
