@@ -49,6 +49,7 @@ class BlockGroup:
     sample_address: int  # of one block: of a lost one, if there is one
     since_first: Amount | None = None  # None: there was one look
     since_previous: Amount | None = None
+    lost_since_first: Amount | None = None  # of the lost blocks, and those that only they lead to
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class HeapReport:
     took_s: float
     since_first: Amount | None = None
     since_previous: Amount | None = None
+    lost_since_first: Amount | None = None
     problems: tuple[str, ...] = ()  # why figures of the heap are refused
     notes: tuple[str, ...] = field(default=())
 

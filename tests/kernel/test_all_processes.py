@@ -254,6 +254,7 @@ def test_counters_that_find_no_room_are_counted() -> None:
     assert len(counts.running) <= 1
 
 
+@pytest.mark.alone("the process that grows most on the machine is named")
 def test_the_text_names_the_process_and_the_next_step(compiled: Compiler) -> None:
     with growers(compiled, 1) as (target,), Tracer("--all-processes", "-v", NEVER) as ranker:
         ranker.stderr.until(lambda line: "ranking" in line)

@@ -172,6 +172,16 @@ def test_what_only_free_memory_points_to(compiled: Compiler, tmp_path: Path) -> 
     assert found["scanned_count"] == count
 
 
+def test_a_command_that_loses_nothing_has_a_verdict_however_short_it_is(tmp_path: Path) -> None:
+    output = tmp_path / "reports"
+    options = ("--lost", "--exit-code", "leak", *ONE_REPORT, "--output", output)
+    outcome = run_leaktrace(*options, "--", "true")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "no report had a verdict" not in outcome.stderr
+    verdict = Report(output.read_text()).raw["verdict"]
+    assert (verdict["kind"], verdict["reason"]) == ("steady", "nothing is lost")
+
+
 def test_with_a_stop_all_blocks_of_the_heap_are_known(compiled: Compiler) -> None:
     """Older ones, of which some are lost, and freed ones, which hold nothing."""
     with Target([compiled("lost_around.c")]) as target:
@@ -239,7 +249,7 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
         outcome = run_leaktrace("--lost", "-p", str(target.pid), "2", "1")
     assert outcome.exit_code == 0, outcome.stderr
     text = re.sub(r"\d[\d,.]*", "N", outcome.stdout)
-    assert "LEAK nothing points to N blocks (N KiB) at begin_session lost.c:N" in text
+    assert "LEAK of N blocks (N KiB) at begin_session lost.c:N" in text
     first, second, *others = re.split(r"\n(?=  \S+(?: \S+)* +N KiB +N%)", text)[1:]
     assert "nothing points to any of its N blocks (N KiB), and only they lead to" in first
     assert "fail_login" in first

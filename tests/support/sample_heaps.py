@@ -136,6 +136,7 @@ GROWN = replace(
     arenas=(MAIN,),
     arena_count=1,
     unread_bytes=0,
+    lost_since_first=Amount(-25_000, -17_000_000),
     since_first=Amount(1995, 1_999_500),
     since_previous=Amount(1000, 1_000_000),
 )

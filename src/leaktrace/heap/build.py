@@ -20,6 +20,7 @@ from leaktrace.heap.naming import Namer
 from leaktrace.heap.reach import Shares, blocks_of, find_lost
 from leaktrace.heap.walked import Arena, WalkedHeap
 from leaktrace.heap_report import Amount, BlockGroup, FreeMemory, GroupKind, HeapReport
+from leaktrace.reach import LostShare
 from leaktrace.symbols.class_names import ClassNames
 
 _MOST_SAMPLES = 1000  # blocks of a group that are looked at for its name
@@ -38,6 +39,7 @@ class HeapBuilder:
         self._first: dict[_Key, Amount] = {}
         self._previous: dict[_Key, Amount] = {}
         self._totals: tuple[Amount, Amount] = (_NOTHING, _NOTHING)  # of the first, of the previous
+        self._first_lost: dict[_Key, Amount] = {}
 
     def build(
         self,
@@ -68,6 +70,9 @@ class HeapBuilder:
         if not self._number:
             self._first_s = began_s
             self._first, self._totals = now, (total, total)
+            lost_rows = _most_lost(shares)
+            keys = _keys(grouped)
+            self._first_lost = {keys[row]: _lost(shares.of(row)) for row in lost_rows}
         self._number += 1
         is_first = self._number == 1
 
@@ -103,11 +108,17 @@ class HeapBuilder:
             took_s=time.monotonic() - began_s,
             since_first=None if is_first else total.since(self._totals[0]),
             since_previous=None if is_first else total.since(self._totals[1]),
+            lost_since_first=None if is_first else _lost(shares.total()).since(self._lost_at_first),
             problems=heap.problems,
             notes=memory.notes,
         )
         self._previous, self._totals = now, (self._totals[0], total)
         return report
+
+    @property
+    def _lost_at_first(self) -> Amount:
+        lost = self._first_lost.values()
+        return Amount(sum(one.count for one in lost), sum(one.bytes for one in lost))
 
     def _most_grown(
         self, now: dict[_Key, Amount], grouped: Grouped, amounts: Sequence[Amount]
@@ -130,7 +141,15 @@ class HeapBuilder:
             one,
             since_first=now[key].since(self._first.get(key, _NOTHING)),
             since_previous=now[key].since(self._previous.get(key, _NOTHING)),
+            lost_since_first=_lost(one.lost).since(self._first_lost.get(key, _NOTHING)),
         )
+
+
+def _lost(share: LostShare) -> Amount:
+    """What nothing points to, and what only that leads to."""
+    return Amount(
+        share.definite_count + share.indirect_count, share.definite_bytes + share.indirect_bytes
+    )
 
 
 def _keys(grouped: Grouped) -> list[_Key]:

@@ -29,9 +29,11 @@ from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
 from leaktrace.process.snapshot import blocks_of
 from leaktrace.process.traced import Traced
 from leaktrace.process.tracer import Tracer
+from leaktrace.reach import ReachInfo
 from leaktrace.targets.glibc_arenas import is_libc
 from leaktrace.targets.instant import NoInstantError, take_instant
 from leaktrace.targets.program_break import start_of_heap
+from leaktrace.verdict import Verdict, VerdictKind
 
 _PUMP_S = 0.05
 _HELD = (BlockClass.REACHABLE, BlockClass.POSSIBLE)
@@ -132,7 +134,20 @@ class LostBlocks:
             heap_is_known=bool(scans) and all(one.knows_heap for one in scans),
             problems=tuple(self._unseen(time_ns)),
         )
-        return replace(report, reach=reach)
+        return replace(report, reach=reach, verdict=self._at_the_end(report, reach))
+
+    def _at_the_end(self, report: Report, reach: ReachInfo) -> Verdict | None:
+        """The verdict on a command whose blocks were all looked at as it exited: then it is not too
+        early for one."""
+        verdict, seen = report.verdict, dict(self._current())
+        if verdict is None or verdict.kind is not VerdictKind.TOO_EARLY or not report.final:
+            return verdict
+        members = [one for one in self._tracer.family if one.number in seen]
+        are_last = bool(members) and all(_key(one) in self._at_exit for one in members)
+        if not are_last or reach.problems:
+            return verdict
+        some = "else is lost" if reach.lost.definite_count else "is lost"
+        return Verdict(VerdictKind.STEADY, f"nothing {some}")
 
     def _unseen(self, time_ns: int) -> Iterator[str]:
         """What is not known."""

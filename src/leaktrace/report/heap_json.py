@@ -60,6 +60,7 @@ def _figures(report: HeapReport) -> Object:
         "own_bytes": report.own_bytes,
         "overhead_bytes": report.overhead_bytes,
         "lost": share_object(report.lost),
+        "lost_since_first": _amount(report.lost_since_first),
         "lost_group_count": report.lost_group_count,
         "lost_groups": [_group(one) for one in report.lost_groups],
         "group_count": report.group_count,
@@ -84,6 +85,7 @@ def _group(one: BlockGroup) -> Object:
         "since_first": _amount(one.since_first),
         "since_previous": _amount(one.since_previous),
         "lost": share_object(one.lost),
+        "lost_since_first": _amount(one.lost_since_first),
         "sample_address": f"{one.sample_address:#x}",
     }
 

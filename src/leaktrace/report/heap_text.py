@@ -44,8 +44,8 @@ _BEGINNINGS = {
     GroupKind.OTHER: "a number",
 }
 PARTS = {
-    AccountPart.BLOCKS: "blocks in use",
-    AccountPart.FREE: "free, kept by malloc",
+    AccountPart.BLOCKS: "blocks in use, in RAM",
+    AccountPart.FREE: "free, kept by malloc, in RAM",
     AccountPart.ALLOCATOR: "malloc's own",
     AccountPart.ANONYMOUS: "anonymous, not malloc's",
     AccountPart.STACKS: "stacks",
@@ -105,6 +105,8 @@ def _figures(report: HeapReport, width: int) -> Iterator[Text]:
         text = f"nothing points to {units.counted(lost.definite_count, 'block')}"
         if lost.indirect_count:
             text += f", and only they lead to {units.number(lost.indirect_count)} more"
+        if report.lost_since_first is not None:
+            text += f"; {units.size_change(report.lost_since_first.bytes)} since the first look"
         yield from wrapped(f"LOST {units.size(lost_bytes)}: ", text, width, "bold red")
     else:
         yield from wrapped("", "something points to every block", width)
@@ -126,7 +128,7 @@ def _figures(report: HeapReport, width: int) -> Iterator[Text]:
         for one in report.lost_groups:
             share = one.lost
             amount = Amount(share.definite_count, share.definite_bytes + share.indirect_bytes)
-            yield from _group(one, amount, lost_bytes, width)
+            yield from _group(one, amount, lost_bytes, width, of_lost=True)
         yield from _others(report.lost_group_count - len(report.lost_groups))
     yield Text()
     grown = "" if report.since_first is None else ", what grew most first"
@@ -150,20 +152,26 @@ def _others(count: int, what: str = "group") -> Iterator[Text]:
         yield Text(f"  ... and {units.counted(count, f'other {what}')} (--top)")
 
 
-def _group(one: BlockGroup, amount: Amount, whole_bytes: int, width: int) -> Iterator[Text]:
+def _group(
+    one: BlockGroup, amount: Amount, whole_bytes: int, width: int, *, of_lost: bool = False
+) -> Iterator[Text]:
     line = Text(units.size(amount.bytes).rjust(_FIGURE_COLUMNS))
     line.append(units.share(amount.bytes, whole_bytes).rjust(_SHARE_COLUMNS))
-    if one.since_first is not None:
-        change = units.size_change(one.since_first.bytes)
-        line.append(change.rjust(_CHANGE_COLUMNS + 1), change_style(one.since_first.bytes))
+    growth = one.lost_since_first if of_lost else one.since_first
+    if growth is not None:
+        change = units.size_change(growth.bytes)
+        line.append(change.rjust(_CHANGE_COLUMNS + 1), change_style(growth.bytes))
     line.append(f"  {_counted(amount.count, one)}".ljust(_COUNT_COLUMNS))
+    name = _name(one)
+    if of_lost and one.lost.indirect_count:
+        name += f"; only they lead to {units.number(one.lost.indirect_count)} more blocks"
     style = "bold" if one.name else ""
     room = width - len(line) - len(_GAP)
     if room < _LEAST_NAME_COLUMNS:
         yield from (Text(text) for text in wrap(line.plain.strip(), width))
-        yield from (Text(f"    {text}", style) for text in wrap(_name(one), width - 4))
+        yield from (Text(f"    {text}", style) for text in wrap(name, width - 4))
         return
-    first, *others = wrap(_name(one), room) or [""]
+    first, *others = wrap(name, room) or [""]
     indent = " " * (len(line) + len(_GAP))
     yield line.append(_GAP).append(first, style)
     yield from (Text(indent).append(text, style) for text in others)

@@ -24,12 +24,12 @@ _NAME_CELLS = 40
 _SHORT_ID_DIGITS = 6
 
 
-def holder_lines(site: Site, width: int) -> Iterator[Text]:
-    """A line for each way that leads to its blocks, the most common first."""
-    for one in site.holders[:_MOST_LINES]:
+def holder_lines(site: Site, width: int, most: int = _MOST_LINES) -> Iterator[Text]:
+    """A line for each way that leads to its blocks, the most common first. `most`: how many."""
+    for one in site.holders[:most]:
         count = f"{one.count:,} of {one.of_count:,}"
         yield from wrapped("    held by ", f"{_path(one)}: {count}", width)
-    rest = site.holders[_MOST_LINES:]
+    rest = site.holders[most:]
     if site.holders:
         others = site.holders[0].of_count - sum(one.count for one in site.holders)
         others += sum(one.count for one in rest)

@@ -15,11 +15,12 @@ from leaktrace.reach import LostShare, ReachInfo
 from leaktrace.report.layout import wrapped
 
 
-def reach_lines(reach: ReachInfo, width: int) -> Iterator[Text]:
-    """How many blocks were looked at, what was found, and whether it was right until now."""
+def reach_lines(reach: ReachInfo, width: int, about: str = "") -> Iterator[Text]:
+    """How many blocks were looked at, what was found, and whether it was right until now. `about`:
+    what stands before estimates."""
     share = reach.lost
     found = [
-        f"{units.number(count)} {what}"
+        f"{about}{units.number(count)} {what}"
         for count, what in (
             (share.definite_count, "definitely lost"),
             (share.led_count, "indirectly"),
@@ -29,7 +30,7 @@ def reach_lines(reach: ReachInfo, width: int) -> Iterator[Text]:
         if count
     ]
     if reach.passes:
-        text = f"{units.counted(share.scanned_count, 'block')}"
+        text = f"{about}{units.counted(share.scanned_count, 'block')}"
         text += f": {', '.join(found)}" if found else ""
         text += f"; read {units.size(reach.read_bytes)} in {reach.took_s:.1f} s"
         if reach.passes > 1:

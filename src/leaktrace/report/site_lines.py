@@ -151,6 +151,7 @@ def _in_short(site: Site, width: int) -> Iterator[Text]:
         yield from wrapped("    ", region_in_words(site), width)
     for line in frame_lines(summary(site.stack.frames), width - 4):
         yield Text("    ").append_text(line)
+    yield from holder_lines(site, width, most=1)
 
 
 def _thread_stacks(report: Report, width: int) -> Iterator[Text]:

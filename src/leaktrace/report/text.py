@@ -235,7 +235,7 @@ def _footer(report: Report, width: int) -> Iterator[Text]:
     for loss in losses:
         yield from _loss(loss, width)
     if report.reach is not None:
-        yield from reach_lines(report.reach, width)
+        yield from reach_lines(report.reach, width, about(report))
     if report.contents is not None:
         yield from contents_problems(report.contents, width)
     if report.idle is not None:

@@ -1,6 +1,6 @@
 """Verdicts in words: whether the process leaks, how fast, and what that rests on.
 
-LEAK nothing points to 22,118 blocks (21.6 MiB) at parse_header parser.c:118
+LEAK of 22,118 blocks (21.6 MiB) at parse_header parser.c:118
 GROWING +1.9 MiB/min ±0.1 for 12m5s, at 2 sites; the first one explains 94% of it
 TOO EARLY to say: needs about 10 s more
 """
@@ -40,9 +40,9 @@ def verdict_lines(report: Report, width: int) -> Iterator[Text]:
         return
     match verdict.kind:
         case VerdictKind.LEAK:
-            blocks = units.counted(verdict.lost_count or 0, "block")
-            size = units.size(verdict.lost_bytes or 0)
-            fields = [f"nothing points to {blocks} ({size}) {_where_lost(report, verdict)}"]
+            blocks = about(report) + units.counted(verdict.lost_count or 0, "block")
+            size = about(report) + units.size(verdict.lost_bytes or 0)
+            fields = [f"of {blocks} ({size}) {_where_lost(report, verdict)}"]
             if verdict.bytes_per_s is not None:
                 fields.append(f"{rate_in_words(verdict, report)} {_since(verdict, report)}")
         case VerdictKind.GROWING:
