@@ -18,7 +18,12 @@ from leaktrace.cli.idle import idle_asked
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.lost import lost_asked, max_pause_asked
 from leaktrace.cli.pairs import checked_pairs
-from leaktrace.cli.processes import follows, processes_of, refuse_tasks_as_interval
+from leaktrace.cli.processes import (
+    follows,
+    names_a_process,
+    processes_of,
+    refuse_tasks_as_interval,
+)
 from leaktrace.cli.suppressions import checked_suppressions
 from leaktrace.cli.values import refuse_given
 from leaktrace.errors import UsageError
@@ -177,6 +182,12 @@ def target_of(asked: dict[str, Any], words: Sequence[str]) -> Target:
             raise UsageError(
                 "--kernel and -p can't be combined",
                 "for the kernel memory that one process allocates: leaktrace --kernel --task PID",
+            )
+        interval = asked["interval"]
+        if not any(given) and interval is not None and names_a_process(interval):
+            raise UsageError(
+                f"{interval:g} would be the INTERVAL, and there is nothing to trace",
+                f"did you mean -p {interval:g}? If not, give a target: see leaktrace --help",
             )
         raise UsageError(
             f"{problem}: give -p PID, --name or --cgroup; or one of -c CMD, -- CMD ARGS, --kernel, "

@@ -141,6 +141,11 @@ def refuse_tasks_as_interval(
     note_process_as_interval(pid, interval)
 
 
+def names_a_process(interval: Seconds) -> bool:
+    """Whether a number that stands for an interval is the id of a process."""
+    return interval.is_plain and interval > _USUAL_INTERVAL_S and is_running(int(interval))
+
+
 def note_process_as_interval(pid: int, interval: Seconds) -> None:
     """Say that a number after this process id, which may be another process, is an interval."""
     other = int(interval)

@@ -30,7 +30,8 @@ _INDENT, _OFFSET = "      ", 7  # cells
 
 
 def contents_lines(contents: SiteContents, width: int) -> Iterator[Text]:
-    """What the blocks of a site share, and the oldest of them."""
+    """What the blocks of a site share, and the oldest of them: one is enough if they share
+    something."""
     read = units.counted(contents.read_count, "block")
     text = f"the oldest {read}" if contents.read_count > 1 else read
     if contents.gone_count:
@@ -39,7 +40,7 @@ def contents_lines(contents: SiteContents, width: int) -> Iterator[Text]:
     for one in contents.shared:
         yield from wrapped(_INDENT, sentence(one), width)
     shown: list[BlockContents] = []
-    for block in contents.blocks:
+    for block in contents.blocks[: 1 if contents.shared else None]:
         yield from _head(block, width)
         same = next((one for one in shown if block.data and _content(one) == _content(block)), None)
         if same is not None:

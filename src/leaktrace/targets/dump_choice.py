@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from leaktrace.printable import printable
 from leaktrace.targets.mappings import Mapping
 
 _MOST_LISTED = 8
+_BARE_ADDRESS = re.compile(r"[0-9a-f]{5,16}")  # as /proc/PID/maps writes it
 # A range with more holes than that was hardly meant, and would fill the disk with zeros.
 _MOST_UNMAPPED_BYTES = 1 << 30
 
@@ -72,6 +74,12 @@ def by_name(
         )
     parts = [Part(one.start, one.end, one) for one in found]
     if size is not None:
+        there = parts[0].end - parts[0].start
+        if size > there:
+            raise UsageError(
+                f"{printable(name)} has {there:,} bytes, fewer than the {size:,} of --size",
+                "give a smaller --size, or leave it out for all of it",
+            )
         parts = [Part(parts[0].start, min(parts[0].end, parts[0].start + size), found[0])]
     return parts
 
@@ -86,6 +94,8 @@ def _in_words(mapping: Mapping) -> str:
 
 
 def _similar(mappings: Sequence[Mapping], name: str) -> str:
+    if _BARE_ADDRESS.fullmatch(name):
+        return f"did you mean the address 0x{name}?"
     known = {each: None for one in mappings if one.path for each in (_file_name(one), one.path)}
     meant = get_close_matches(name, known, 1)
     if meant:

@@ -81,6 +81,13 @@ def test_text() -> None:
         "      +0x08  a pointer to the function on_event",
         "      +0x10  a pointer to a Node block of site 6f1d2a90c41b7e55 at +0x08",
         '      +0x10  text "GET /api/"',
+    ]
+
+
+def test_blocks_that_share_nothing_are_all_shown() -> None:
+    shown = lines(SiteContents(2, 0, (), (block(), block(address=0x10))))
+    assert shown[0] == "    contents of the oldest 2 blocks"
+    assert shown[-2:] == [
         "    0x10   80 bytes   4m10s old",
         "      the same as in 0x560000001000",
     ]

@@ -63,7 +63,7 @@ def test_names(name: str, part: Part) -> None:
     assert by_name(MAPPINGS, name, None, takes_all=False) == [part]
     (first,) = by_name(MAPPINGS, name, 0x10, takes_all=False)
     assert (first.start, first.end) == (part.start, part.start + 0x10)
-    (whole,) = by_name(MAPPINGS, name, 1 << 40, takes_all=False)
+    (whole,) = by_name(MAPPINGS, name, part.end - part.start, takes_all=False)
     assert whole == part
 
 
@@ -75,6 +75,18 @@ def test_a_name_of_several_mappings() -> None:
         assert "--all" in caught.value.hint
         parts = by_name(MAPPINGS, name, None, takes_all=True)
         assert [part.mapping for part in parts] == [TEXT, DATA]
+
+
+def test_a_size_beyond_the_mapping() -> None:
+    with pytest.raises(UsageError, match="has 8,192 bytes, fewer than the 9,000") as caught:
+        by_name(MAPPINGS[:1], MAPPINGS[0].path, 9000, takes_all=False)
+    assert "leave it out" in caught.value.hint
+
+
+def test_an_address_as_maps_writes_it() -> None:
+    with pytest.raises(TargetError) as caught:
+        by_name(MAPPINGS, "56227de66000", None, takes_all=False)
+    assert caught.value.hint == "did you mean the address 0x56227de66000?"
 
 
 @pytest.mark.parametrize(
