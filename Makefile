@@ -15,6 +15,7 @@ FUZZ_SECONDS ?= 600
 TRIED_ARGS ?=
 VERDICTS_ARGS ?=
 APPLICATIONS_ARGS ?=
+CASES ?=
 
 C_SOURCES := $(wildcard bpf/*/*.c bpf/*/*.h bpf/include/*/*.h bpf/include/*/*/*.h \
 	tests/programs/*.c tests/programs/*.h tests/programs/*.cpp tests/support/walker/*.c \
@@ -27,7 +28,7 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 # The recipes share one virtual environment and the package manager, so they run one at a time.
 .NOTPARALLEL:
 .PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench tried verdicts \
-	verdicts-applications man clean \
+	verdicts-applications lost-cases man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
@@ -86,6 +87,10 @@ verdicts: packages-test setup ## Compare verdicts with the truth, and write docs
 # and the table says so.
 verdicts-applications: packages-test setup ## Verdicts about servers under load, with and without a leak (as root; an hour)
 	@$(PYTHON_VENV) tests/verdicts/applications.py $(APPLICATIONS_ARGS)
+
+# CASES: directories of test programs, or files. docs/lost-cases.md says where to get them.
+lost-cases: packages-test setup ## Compare --lost with LeakSanitizer and memcheck: CASES="PATH …" (as root; 6 minutes)
+	@$(PYTHON_VENV) tests/verdicts/lost_cases.py $(CASES)
 
 man: setup ## Rebuild docs/leaktrace.1 from the command line's help
 	$(PYTHON_VENV) docs/make_man.py

@@ -23,6 +23,7 @@ Between = tuple[NDArray[np.int32], NDArray[np.int32], Flags]
 
 _TAG_BITS = np.uint64(7)
 _CHUNK_UNIT, _CHUNK_HEAD = np.uint64(16), np.uint64(8)  # of glibc's malloc
+_NUMBER_BYTES = np.uint64(8)  # the number of objects before those of `new T[n]`
 _GAP_BYTES = 64 << 20  # between blocks: heaps are terabytes apart, and words between don't count
 _GRAIN_SHIFT = 6  # 64 bytes, or a power of two more
 _MOST_GRAINS = 1 << 25  # a byte each
@@ -40,25 +41,38 @@ class Blocks:
         self.order = np.argsort(starts, kind="stable")
         self.starts: Words = np.ascontiguousarray(starts[self.order], dtype=np.uint64)
         self.ends: Words = self.starts + np.maximum(sizes[self.order], np.uint64(1))
+        # `new T[0]` of C++, of a class with a destructor, allocates room for the number of objects
+        # alone, and what the program keeps is the address behind that: of the first object.
+        is_number = self.ends - self.starts == _NUMBER_BYTES
+        self.pointed_ends: Words = self.ends + is_number.astype(np.uint64)
+        np.minimum(self.pointed_ends[:-1], self.starts[1:], out=self.pointed_ends[:-1])
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def find(self, addresses: Words) -> NDArray[np.intp]:
         """The block that each address is in, -1 for none."""
+        return self._before(self.ends, addresses)
+
+    def find_pointed(self, words: Words) -> NDArray[np.intp]:
+        """The block that each word points to, -1 for none."""
+        return self._before(self.pointed_ends, words)
+
+    def _before(self, ends: Words, addresses: Words) -> NDArray[np.intp]:
         if not len(self):
             return np.full(len(addresses), -1)
         found = np.searchsorted(self.starts, addresses, side="right") - 1
-        is_in = (found >= 0) & (addresses < self.ends[found])
+        is_in = (found >= 0) & (addresses < ends[found])
         return np.where(is_in, found, -1)
 
     def spans(self) -> list[tuple[int, int]]:
         """A few ranges [low, high) that have all blocks in them."""
         if not len(self):
             return []
-        cut = np.nonzero(self.starts[1:] - self.ends[:-1] > np.uint64(_GAP_BYTES))[0]
+        ends = self.pointed_ends
+        cut = np.nonzero(self.starts[1:] - ends[:-1] > np.uint64(_GAP_BYTES))[0]
         lows = self.starts[np.concatenate([[0], cut + 1])].tolist()
-        highs = self.ends[np.concatenate([cut, [len(self) - 1]])].tolist()
+        highs = ends[np.concatenate([cut, [len(self) - 1]])].tolist()
         return list(zip(lows, highs, strict=True))
 
 
@@ -116,7 +130,7 @@ def _grains_with_blocks(blocks: Blocks, low: int, high: int, shift: int) -> Flag
     """Of the grains of 2**shift bytes from `low` to `high`: which have a part of a block."""
     is_in = (blocks.starts >= np.uint64(low)) & (blocks.starts < np.uint64(high))
     first = ((blocks.starts[is_in] - np.uint64(low)) >> np.uint64(shift)).astype(np.intp)
-    last = ((blocks.ends[is_in] - np.uint64(low + 1)) >> np.uint64(shift)).astype(np.intp)
+    last = ((blocks.pointed_ends[is_in] - np.uint64(low + 1)) >> np.uint64(shift)).astype(np.intp)
     grains = np.zeros(((high - low) >> shift) + 1, dtype=bool)
     counts = last - first + 1
     before = np.cumsum(counts) - counts
@@ -165,7 +179,7 @@ class Pointers:
 
     def add_roots(self, words: Words, places: Words | None = None) -> None:
         """Words that are not in memory: registers. `places`: what stands for their addresses."""
-        found = self.blocks.find(words)
+        found = self.blocks.find_pointed(words)
         is_in = found >= 0
         outside = words[~is_in]
         found, words = found[is_in], words[is_in]
@@ -270,7 +284,7 @@ class Pointers:
         positions = np.arange(len(words), dtype=np.uint64)
         packed = np.sort((words << _POSITION_BITS | positions)[is_address])
         ascending = packed >> _POSITION_BITS
-        found = self.blocks.find(ascending)
+        found = self.blocks.find_pointed(ascending)
         is_in = found >= 0
         targets = np.full(len(words), -1, dtype=np.int64)
         targets[(packed[is_in] & _POSITION).astype(np.intp)] = found[is_in]

@@ -255,7 +255,7 @@ class Model:
             if not any(low <= place < high for low, high in graph.dead)
         ]
         for place, word in words:
-            target = self._block_at(word)
+            target = self._pointed(word)
             if target is None:
                 continue
             is_exact = word // 8 * 8 == graph.starts[target]
@@ -277,6 +277,14 @@ class Model:
             if begin <= address < begin + max(self._graph.sizes[number], 1):
                 return number
         return None
+
+    def _pointed(self, word: int) -> int | None:
+        """Just behind a block of 8 bytes may be the first object of an empty array."""
+        found = self._block_at(word)
+        before = self._block_at(word - 8)
+        if found is None and before is not None and self._graph.sizes[before] == 8:
+            return before if word == self._graph.starts[before] + 8 else None
+        return found
 
     @staticmethod
     def closure(front: set[int], edges: dict[int, set[int]]) -> set[int]:

@@ -212,3 +212,16 @@ def test_as_if_only_some_blocks_were_known(seed: int) -> None:
     alone = classify(some, expected)
     assert found.classes.tolist() == alone.classes.tolist()
     assert found.leaders.tolist() == alone.leaders.tolist()
+
+
+def test_the_first_object_of_an_empty_array_is_behind_its_block() -> None:
+    """8 bytes for the number of objects, and the program keeps what is behind."""
+    few = blocks(A, C, size=8)
+    assert roots(collected(few, {ROOT: A + 8})) == ([False, False], [True, False])
+    assert roots(collected(few, {ROOT: A + 9, ROOT + 8: C + 16})) == ([False] * 2, [False] * 2)
+    # A block that begins there is meant, and nothing else. A word there is none of the block's.
+    assert roots(collected(blocks(A, A + 8, size=8), {ROOT: A + 8})) == ([False, True], [False] * 2)
+    assert roots(collected(few, {A + 8: C})) == ([False, True], [False, False])
+    for are_few in (False, True):
+        picked = Candidates(few, 3, are_few=are_few).pick(words(A + 8, ROOT, C + 8))
+        assert picked.tolist() == [0, 2]
