@@ -147,6 +147,15 @@ def test_blocks_that_nothing_points_to(compiled: Compiler, source: str) -> None:
     assert [lost[name] for name in names] == sums
 
 
+def test_a_table_that_looks_like_a_cache_of_malloc(compiled: Compiler) -> None:
+    with Target([compiled("table_like_cache.c")]) as target:
+        target.await_done()
+        heap = heap_of("-p", str(target.pid))["heap"]
+    assert heap["lost"]["definite_count"] == heap["lost"]["indirect_count"] == 0
+    assert heap["in_use"]["bytes"] >= 100_000 + 24 + 640
+    assert all(arena["cached_bytes"] == 0 for arena in heap["arenas"])
+
+
 def test_a_core_file_says_the_same(target: Target, tmp_path: Path) -> None:
     do(target, "all")
     alive = heap_of("-p", str(target.pid))

@@ -90,9 +90,10 @@ def command(
     report. With it, there is another every INTERVAL seconds, COUNT times (default: until
     interrupted), that says what has grown.
 
-    The process is stopped for each look while its memory is copied, about 0.2 s per gigabyte, and
-    leaktrace needs as much memory as it copies. A system call that waits may return EINTR. Nothing
-    is traced. It knows the malloc of glibc. Needs CAP_SYS_PTRACE for processes of other users.
+    The process is stopped for each look while its memory is copied, about 0.2 s per gigabyte.
+    leaktrace needs that memory too, and about 90 bytes per block. A system call that waits may
+    return EINTR. Nothing is traced. It knows the malloc of glibc and that of musl. Needs
+    CAP_SYS_PTRACE for processes of other users.
     """
     if (pid is None) == (core is None):
         what = "there is nothing to look at" if pid is None else "-p and --core are two targets"

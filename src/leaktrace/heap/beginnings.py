@@ -78,11 +78,11 @@ def _kinds(words: Words, blocks: Blocks, file_ranges: Words) -> NDArray[np.uint8
     kinds = np.full(len(words), Beginning.OTHER, dtype=np.uint8)
     kinds[words == 0] = Beginning.ZERO
     kinds[_is_text(words)] = Beginning.TEXT
+    kinds[within(file_ranges, words)] = Beginning.FILE
     # The six bytes of an address may be printable by chance. A text that is an address is rarer.
     is_address = words >> _ADDRESS_BITS == 0
     rows = np.nonzero(is_address & (kinds != Beginning.ZERO))[0]
     kinds[rows[blocks.find(words[rows]) >= 0]] = Beginning.BLOCK
-    kinds[within(file_ranges, words)] = Beginning.FILE
     return kinds
 
 

@@ -4,12 +4,13 @@ free, and what has grown since earlier looks."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 
+from leaktrace import units
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes
 from leaktrace.analysis.reachability.pointers import Blocks
@@ -19,10 +20,19 @@ from leaktrace.heap.memory import HeapMemory
 from leaktrace.heap.naming import Namer
 from leaktrace.heap.reach import Shares, blocks_of, find_lost
 from leaktrace.heap.walked import Arena, WalkedHeap
-from leaktrace.heap_report import Amount, BlockGroup, FreeMemory, GroupKind, HeapReport
+from leaktrace.heap_report import (
+    Account,
+    AccountPart,
+    Amount,
+    BlockGroup,
+    FreeMemory,
+    GroupKind,
+    HeapReport,
+)
 from leaktrace.reach import LostShare
 from leaktrace.symbols.class_names import ClassNames
 
+_MUCH_BYTES, _MANY_TIMES = 16 << 20, 4  # of memory that is not malloc's
 _MOST_SAMPLES = 1000  # blocks of a group that are looked at for its name
 
 _Key = tuple[Beginning, int]
@@ -79,6 +89,7 @@ class HeapBuilder:
         def described(rows: Sequence[int]) -> tuple[BlockGroup, ...]:
             return tuple(self._compared(describe.group(row), now, grouped, row) for row in rows)
 
+        accounted = None if memory.residence is None else account(heap, memory.residence)
         report = HeapReport(
             time=datetime.now(UTC),
             elapsed_s=began_s - self._first_s,
@@ -101,7 +112,7 @@ class HeapBuilder:
             lost_group_count=len(_most_lost(shares)),
             arenas=tuple(_free_memory(heap.arenas, memory)[: self._top]),
             arena_count=len(heap.arenas),
-            account=None if memory.residence is None else account(heap, memory.residence),
+            account=accounted,
             pause_s=memory.pause_s,
             read_bytes=memory.image.size_bytes,
             unread_bytes=memory.unread_bytes,
@@ -110,7 +121,7 @@ class HeapBuilder:
             since_previous=None if is_first else total.since(self._totals[1]),
             lost_since_first=None if is_first else _lost(shares.total()).since(self._lost_at_first),
             problems=heap.problems,
-            notes=memory.notes,
+            notes=(*memory.notes, *_other_allocator(accounted)),
         )
         self._previous, self._totals = now, (self._totals[0], total)
         return report
@@ -142,6 +153,18 @@ class HeapBuilder:
             since_first=now[key].since(self._first.get(key, _NOTHING)),
             since_previous=now[key].since(self._previous.get(key, _NOTHING)),
             lost_since_first=_lost(one.lost).since(self._first_lost.get(key, _NOTHING)),
+        )
+
+
+def _other_allocator(accounted: Account | None) -> Iterator[str]:
+    """What this heap may be only a small part of."""
+    parts = dict(accounted.parts) if accounted is not None else {}
+    others = parts.get(AccountPart.ANONYMOUS, 0)
+    known = parts.get(AccountPart.BLOCKS, 0) + parts.get(AccountPart.FREE, 0)
+    if others > max(_MUCH_BYTES, _MANY_TIMES * known):
+        yield (
+            f"{units.size(others)} of anonymous memory are not malloc's: another allocator, or the "
+            "heap of a runtime, whose blocks are not known here"
         )
 
 

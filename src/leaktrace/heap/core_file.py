@@ -6,13 +6,14 @@ fs/binfmt_elf.c. Every offset and count is checked against the size of the file 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +56,12 @@ _RSP, _FS_BASE = 19, 21  # struct user_regs_struct
 _INFO_PID_AT, _INFO_NAME_AT, _NAME_BYTES = 24, 40, 16  # struct elf_prpsinfo
 _HIGHEST = 1 << 47
 _FIRST_PAGE_BYTES = 4096
+_BUILD_ID = b"\x03\0\0\0GNU\0"  # type and name of NT_GNU_BUILD_ID
+
+
+def _as_stack(one: Mapping, stack_pointer: int) -> Mapping:
+    is_stack = one.start <= stack_pointer < one.end and not one.is_file
+    return replace(one, path="[stack]") if is_stack else one
 
 
 class _Load(NamedTuple):
@@ -94,8 +101,10 @@ class CoreFile:
             if self._size < _HEADER.size:
                 raise self._bad("it is too short")
             self._data = mmap.mmap(descriptor, self._size, prot=mmap.PROT_READ)
-        finally:
+        except BaseException:
             os.close(descriptor)
+            raise
+        self._descriptor = descriptor
         try:
             headers = self._read_headers()
             self._loads = tuple(self._read_loads(headers))
@@ -105,6 +114,7 @@ class CoreFile:
             raise
 
     def close(self) -> None:
+        os.close(self._descriptor)
         # An image that is still in use keeps it open.
         with suppress(BufferError):
             self._data.close()
@@ -115,9 +125,9 @@ class CoreFile:
         for one in self._loads:
             size = min(one.file_bytes, max(self._size - one.offset, 0)) // 8 * 8
             cut_bytes += one.file_bytes - size
-            if size:
-                words = np.frombuffer(self._data, np.uint64, size // 8, one.offset)
-                segments.append(Segment(one.start, words))
+            for offset, end in self._written(one.offset, one.offset + size):
+                words = np.frombuffer(self._data, np.uint64, (end - offset) // 8, offset)
+                segments.append(Segment(one.start + offset - one.offset, words))
         notes = []
         if not self._notes.threads:
             notes.append("the core file has no registers: what only they point to counts as lost")
@@ -139,6 +149,24 @@ class CoreFile:
             unread_bytes=cut_bytes,
             notes=tuple(notes),
         )
+
+    def _written(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts [start, end) of a range of the file that are no holes. What was never touched
+        is a hole in a file of the kernel's, and may be terabytes."""
+        while offset < end:
+            try:
+                data = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                hole = os.lseek(self._descriptor, data, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # a file system that doesn't know
+                    yield offset, end
+                return
+            # Words of the process are at multiples of 8 from the start of its segment.
+            start = offset + (max(data, offset) - offset) // 8 * 8
+            stop = offset + -(-(min(hole, end) - offset) // 8) * 8
+            if start < end:
+                yield start, min(stop, end)
+            offset = max(stop, offset + 8)
 
     def _bad(self, why: str) -> ObjectFileError:
         return ObjectFileError(
@@ -185,6 +213,9 @@ class CoreFile:
             offset, path = files.pop(one.start, (0, ""))
             inode = 1 if path else 0
             found.append(Mapping(one.start, one.end, one.permissions, offset, "00:00", inode, path))
+        for tid, words in self._notes.threads:
+            if tid == self._notes.pid:  # of the first thread, the kernel would have named it
+                found = [_as_stack(one, int(words[_RSP])) for one in found]
         starts = [one.start for one in self._loads]
         for start, end, offset, path in self._notes.files:
             before = bisect_right(starts, start) - 1
@@ -197,8 +228,9 @@ class CoreFile:
         notes = _Notes()
         for one in headers[headers["type"] == _PT_NOTE]:
             offset, size = int(one["offset"]), int(one["file_size"])
-            if size > _MOST_NOTE_BYTES or offset + size > self._size:
+            if size > _MOST_NOTE_BYTES:
                 raise self._bad("its notes are damaged")
+            # gcore writes them last: of a file that was cut off they are missing.
             for kind, data in _notes(self._data[offset : offset + size]):
                 _take(notes, kind, data)
         return notes
@@ -212,13 +244,14 @@ class CoreFile:
 
     @cache  # noqa: B019 (there is one core file in a run)
     def _is_same(self, path: str) -> bool:
-        """The first page of a mapped object is in the core file, and in it the build ID."""
+        """The first page of a mapped object is in the core file, and in it the build ID. Without
+        that, another build may begin with the same bytes."""
         of_path = [start for start, _, offset, of in self._notes.files if (of, offset) == (path, 0)]
         for load in self._loads:
             if load.start in of_path:
                 size = min(load.file_bytes, _FIRST_PAGE_BYTES)
                 kept = self._data[load.offset : load.offset + size]
-                return bool(kept) and _read_file(path, 0, size) == kept
+                return _BUILD_ID in kept and _read_file(path, 0, size) == kept
         return False
 
 

@@ -63,10 +63,11 @@ class HeapMemory:
     def file_ranges(self) -> NDArray[np.uint64]:
         """[start, end), n x 2, ascending: mapped files, and data without contents behind them."""
         found: list[tuple[int, int]] = []
-        end_of_file = 0
+        end_of_data = 0  # of a file: what follows is its .bss
         for one in self.mappings:
-            is_behind = one.path == "" and one.start == end_of_file and one.permissions[1] == "w"
+            is_writable = one.permissions[1] == "w"
+            is_behind = one.path == "" and one.start == end_of_data and is_writable
             if one.is_file or is_behind:
                 found.append((one.start, one.end))
-                end_of_file = one.end if one.is_file else 0
+                end_of_data = one.end if one.is_file and is_writable else 0
         return np.array(found, dtype=np.uint64).reshape(-1, 2)

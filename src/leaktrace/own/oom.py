@@ -35,4 +35,10 @@ class OomProtection:
                 _SCORE.write_text(self._at_start)
 
 
+def be_the_first_victim() -> None:
+    """If memory runs out by what leaktrace takes, it is killed, and not what it looks at."""
+    with contextlib.suppress(OSError):  # /proc may be mounted read-only
+        _SCORE.write_text("1000\n")
+
+
 OWN_SCORE = OomProtection()

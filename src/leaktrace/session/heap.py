@@ -16,9 +16,11 @@ from leaktrace.heap.walk import walk_heap
 from leaktrace.heap.walked import WalkedHeap
 from leaktrace.heap_report import HeapReport
 from leaktrace.model import TARGET_ENDED
-from leaktrace.notices import notify
+from leaktrace.notices import hint, notify
 from leaktrace.options import HeapOptions
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
+from leaktrace.own.oom import be_the_first_victim
+from leaktrace.printable import printable
 from leaktrace.report import create_heap_reporter, open_output
 from leaktrace.session.moments import moments
 from leaktrace.targets.process import Process
@@ -32,6 +34,7 @@ def run_heap(options: HeapOptions) -> int:
     Returns the exit code. Raises LeaktraceError, and BrokenPipeError when the reader of the reports
     has closed the pipe.
     """
+    be_the_first_victim()  # rather than the process, since it takes as much memory
     with open_output(options.output) as output, Interrupts() as interrupts:
         reporter = create_heap_reporter(options.format, output.stream, sys.stderr)
         try:
@@ -57,8 +60,14 @@ def _of_core(options: HeapOptions) -> HeapReport:
     with closing(CoreFile(options.core)) as core:
         memory = core.memory()
         heap = walk_heap(memory.image, memory.mappings)
+        if heap is None and memory.unread_bytes:
+            raise TargetError(
+                f"{printable(str(options.core))} was cut off, and no heap is in what is left: "
+                f"{units.size(memory.unread_bytes)} are missing",
+                "write it again without a limit (ulimit -c unlimited), or with gcore",
+            )
         if heap is None:
-            raise _unknown_allocator(f"{options.core}")
+            raise TargetError(*_unknown_allocator(printable(str(options.core))))
         return HeapBuilder(options.top).build(memory, heap, core=str(options.core))
 
 
@@ -79,14 +88,21 @@ def _reports(
         if reason == TARGET_ENDED:
             notify(f"process {process.pid} has ended")
             return
+        if interrupts.received is not None:
+            return  # the process is not stopped once more for that
         try:
-            look = _look(live.look, process.pid)
-        except TargetError:
-            if process.is_alive():
-                raise
-            notify(f"process {process.pid} has ended")
+            with interrupts.raised():
+                report = builder.build(*_look(live.look, process.pid), final_reason=reason)
+        except NothingToEndError:
             return
-        yield builder.build(*look, final_reason=reason)
+        except TargetError as error:
+            if not process.is_alive():
+                notify(f"process {process.pid} has ended")
+                return
+            notify(error.message)  # the next look may do
+            hint(error.hint)
+            continue
+        yield report
 
 
 def _look(look: Callable[[], HeapMemory], pid: int) -> tuple[HeapMemory, WalkedHeap]:
@@ -95,14 +111,18 @@ def _look(look: Callable[[], HeapMemory], pid: int) -> tuple[HeapMemory, WalkedH
         memory = look()
         heap = walk_heap(memory.image, memory.mappings)
         if heap is None:
-            raise _unknown_allocator(f"process {pid}")
+            message, advice = _unknown_allocator(f"process {pid}")
+            raise TargetError(
+                message,
+                f"{advice}; with any malloc, `leaktrace -p PID --lost` sees what is allocated now",
+            )
         if not heap.problems or not left:
             return memory, heap
     raise AssertionError
 
 
-def _unknown_allocator(what: str) -> TargetError:
-    return TargetError(
-        f"{what} has no heap that leaktrace can walk: it uses another malloc than glibc's, or none",
-        "with any allocator, `leaktrace -p PID --lost` looks at what is allocated from now on",
+def _unknown_allocator(what: str) -> tuple[str, str]:
+    return (
+        f"{what} has no heap that leaktrace can walk",
+        "it knows the malloc of glibc and that of musl, once blocks were allocated and freed",
     )

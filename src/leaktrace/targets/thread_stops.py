@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GENERAL_WORDS = 27  # of struct user_regs_struct (sys/user.h)
 
-_DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207  # linux/ptrace.h
+_CONT, _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 7, 17, 0x4204, 0x4206, 0x4207  # linux/ptrace.h
 _PRSTATUS, _X86_XSTATE = 1, 0x202  # NT_…, linux/elf.h
 _WALL = 0x40000000  # threads, too (waitpid(2))
 _MOST_REGISTER_BYTES = 1 << 14  # with AMX, 11 KiB
@@ -142,6 +142,9 @@ class ThreadStops:
                 changed, status = os.waitpid(tid, _WALL | os.WNOHANG) if tid else (0, 0)
             except ChildProcessError:  # ended by an exec of another thread
                 return False
+            if changed and self._is_by_signal(status):
+                self._deliver(tid, os.WSTOPSIG(status))
+                continue
             if changed:
                 return self._note(tid, status)
             now_s = time.monotonic()
@@ -153,6 +156,17 @@ class ThreadStops:
                     self._late.append(tid)
                 return False
             signal.sigtimedwait({signal.SIGCHLD}, left_s)
+
+    @staticmethod
+    def _is_by_signal(status: int) -> bool:
+        """Whether a thread has stopped because a signal is about to reach it."""
+        return os.WIFSTOPPED(status) and not status >> 16
+
+    def _deliver(self, tid: int, number: int) -> None:
+        """Let the signal reach the thread, which stops directly behind that: it has it then, even
+        if this process is killed."""
+        self._ptrace(_INTERRUPT, tid, None, None)
+        self._ptrace(_CONT, tid, None, number)
 
     def _note(self, tid: int, status: int) -> bool:
         if not os.WIFSTOPPED(status):  # it has ended

@@ -15,7 +15,7 @@ from leaktrace.heap.walk import walk_heap
 
 FILE_AT, DATA_AT, LEFT_OUT_AT = 0x400000, 0x500000, 0x600000
 PAGE = 4096
-CONTENT = bytes(range(256)) * 16
+CONTENT = (b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0".ljust(256, b"i") * 16)[:PAGE]
 REGISTERS = list(range(100, 127))
 RSP, FS_BASE = 19, 21
 
@@ -35,9 +35,9 @@ def mapped_files(path: bytes) -> bytes:
     return note(0x46494C45, struct.pack(f"<{len(words)}Q", *words) + 2 * (path + b"\0"))
 
 
-def core_file(folder: Path) -> Path:
+def core_file(folder: Path, content: bytes = CONTENT) -> Path:
     mapped = folder / "mapped"
-    mapped.write_bytes(CONTENT + b"of the file".ljust(PAGE, b"\0"))
+    mapped.write_bytes(content + b"of the file".ljust(PAGE, b"\0"))
     info = note(3, struct.pack("<24xi12x16s80x", 4242, b"server"))
     vector = note(0x202, struct.pack("<3Q", 7, 8, 9))
     notes = info + mapped_files(bytes(mapped)) + status(4242) + vector
@@ -50,7 +50,7 @@ def core_file(folder: Path) -> Path:
     at = 64 + 56 * len(headers)
     table, contents = b"", b""
     for (kind, flags, address, size, memory), data in zip(
-        headers, (notes, CONTENT, CONTENT[::-1]), strict=True
+        headers, (notes, content, content[::-1]), strict=True
     ):
         table += struct.pack("<IIQQQQQQ", kind, flags, at, address, 0, size, memory, 1)
         padded = data + bytes(-len(data) % 8)
@@ -94,6 +94,10 @@ def test_what_was_left_out_is_read_from_the_same_file_only(tmp_path: Path) -> No
     (tmp_path / "mapped").write_bytes(b"\1" + CONTENT[1:] + bytes(PAGE))
     with closing(CoreFile(path)) as core:
         assert core.memory().read(LEFT_OUT_AT, 11) == b""
+    without = core_file(tmp_path, CONTENT.replace(b"GNU", b"new"))
+    with closing(CoreFile(without)) as core:
+        assert core.memory().read(LEFT_OUT_AT, 11) == b""  # it has no build ID
+    path = core_file(tmp_path)
     (tmp_path / "mapped").unlink()
     with closing(CoreFile(path)) as core:
         assert core.memory().read(LEFT_OUT_AT, 11) == b""
@@ -134,3 +138,30 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path, seed: int) -> None:
             memory.file_ranges()
             memory.read(LEFT_OUT_AT, 8)
             assert walk_heap(memory.image, memory.mappings) is None
+
+
+def test_holes_of_the_file_are_no_memory(tmp_path: Path) -> None:
+    """What was never touched, in a core file of the kernel's."""
+    path = core_file(tmp_path)
+    size = path.stat().st_size
+    at = -(-size // PAGE) * PAGE
+    with path.open("r+b") as file:
+        file.truncate(at + (1 << 40) + PAGE)
+        file.seek(at + (1 << 40))
+        file.write(CONTENT)
+        file.seek(64 + 56 * 2)
+        file.write(struct.pack("<IIQQQQQQ", 1, 6, at, DATA_AT, 0, (1 << 40) + PAGE, 1 << 41, 1))
+    with closing(CoreFile(path)) as core:
+        memory = core.memory()
+        assert memory.image.size_bytes <= 4 * PAGE
+        assert memory.image.read(DATA_AT + (1 << 40), PAGE) == CONTENT
+        assert memory.unread_bytes == 0
+
+
+def test_the_stack_of_the_first_thread_is_known(tmp_path: Path) -> None:
+    path = core_file(tmp_path)
+    data = path.read_bytes()
+    at = data.index(struct.pack("<Q", REGISTERS[RSP]))
+    path.write_bytes(data[:at] + struct.pack("<Q", DATA_AT + 8) + data[at + 8 :])
+    with closing(CoreFile(path)) as core:
+        assert [one.path for one in core.memory().mappings if one.start == DATA_AT] == ["[stack]"]

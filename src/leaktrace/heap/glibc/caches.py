@@ -145,10 +145,14 @@ class _Reader:
 
 
 def _agree(lengths: NDArray[np.int64], counts: NDArray[np.int64], layout: _Layout) -> bool:
-    """Whether lists are as long as they are said to be. A thread may be about to change one."""
+    """Whether lists are as long as they are said to be. A thread may be about to change one. Where
+    nothing is counted, such as in a table of the program, it is no cache."""
     if layout.counts_room:
         capacities = lengths + counts
-        off = np.abs(capacities - np.median(capacities))
+        middle = np.median(capacities)
+        off = np.abs(capacities - middle)
+        is_counted = middle > 0
     else:
         off = np.abs(lengths - counts)
-    return bool(off.max() <= 1 and np.count_nonzero(off) <= _MOST_ODD)
+        is_counted = bool(((counts > 0) & (off == 0)).any())
+    return bool(is_counted and off.max() <= 1 and np.count_nonzero(off) <= _MOST_ODD)
