@@ -5,6 +5,8 @@ Without a stop, most walks of a busy heap fail: chunks are split and joined whil
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,7 @@ from leaktrace.targets.resident_pages import PageRanges, ScanBudget, look_at_pag
 from leaktrace.targets.root_pages import root_pages
 
 _BYTES_PER_MS = 4 << 20  # copied by two threads: what a small machine does
+_THREADS_PER_MS = 20  # stopped and let go
 
 
 class LiveHeap:
@@ -52,13 +55,18 @@ class LiveHeap:
                 "--max-pause-ms allows a longer stop; or write a core file (gcore) and use --core",
             ) from None
         except OSError:
-            raise TargetError(f"process {pid} has ended", "check the process id") from None
+            raise _ended(pid) from None
         return self._memory(instant, found[0])
 
     def _expect_short_stop(self) -> None:
         """Don't stop it if that would be for nothing."""
-        ranges = root_pages(self._process.pid, read_mappings(self._process.pid))
+        try:
+            ranges = root_pages(self._process.pid, read_mappings(self._process.pid))
+            threads = len(os.listdir(f"/proc/{self._process.pid}/task"))  # noqa: PTH208
+        except OSError:
+            raise _ended(self._process.pid) from None
         takes_ms = int((ranges[:, 1] - ranges[:, 0]).sum()) // _BYTES_PER_MS
+        takes_ms += threads // _THREADS_PER_MS
         if takes_ms > self._most_ms:
             raise TargetError(
                 f"process {self._process.pid} would be stopped for about {takes_ms:,} ms, more "
@@ -99,3 +107,7 @@ class LiveHeap:
                 return memory.read(address, size)
         except OSError:
             return b""
+
+
+def _ended(pid: int) -> TargetError:
+    return TargetError(f"process {pid} has ended", "check the process id")
