@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +89,7 @@ class CoreFile:
     def __init__(self, path: Path) -> None:
         """Raises ObjectFileError when it can't be read, or is no core file of this architecture."""
         self._shown = printable(str(path))
+        self._same: dict[str, bool] = {}  # files by path: whether it is still the mapped one
         try:
             descriptor = open_regular(path)
         except OSError as error:
@@ -242,8 +242,12 @@ class CoreFile:
                 return _read_file(path, address - start + offset, min(size, end - address))
         return b""
 
-    @cache  # noqa: B019 (there is one core file in a run)
     def _is_same(self, path: str) -> bool:
+        if path not in self._same:
+            self._same[path] = self._compare(path)
+        return self._same[path]
+
+    def _compare(self, path: str) -> bool:
         """The first page of a mapped object is in the core file, and in it the build ID. Without
         that, another build may begin with the same bytes."""
         of_path = [start for start, _, offset, of in self._notes.files if (of, offset) == (path, 0)]

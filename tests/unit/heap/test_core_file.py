@@ -115,7 +115,9 @@ def test_one_that_was_cut_off_says_how_much_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_files_are_refused_or_read(tmp_path: Path, seed: int) -> None:
+    """And none stays open."""
     path = core_file(tmp_path)
+    is_open = {one.name for one in Path("/proc/self/fd").iterdir()}
     whole, chance = path.read_bytes(), random.Random(seed)
     of_headers = whole.index(b"server") + 2000  # headers and notes
     for _ in range(300):
@@ -138,6 +140,8 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path, seed: int) -> None:
             memory.file_ranges()
             memory.read(LEFT_OUT_AT, 8)
             assert walk_heap(memory.image, memory.mappings) is None
+        del core, memory
+    assert {one.name for one in Path("/proc/self/fd").iterdir()} <= is_open
 
 
 def test_holes_of_the_file_are_no_memory(tmp_path: Path) -> None:
