@@ -4,9 +4,8 @@
 VENV := .venv
 PYTHON_VENV := $(VENV)/bin/python
 PYTEST_ARGS ?=
-# The number of test processes: one more than processors, since many tests wait for reports. Tests
-# that need the machine alone wait for the others.
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
+# The number of test processes. Tests that need the machine alone wait for the others.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 IN_PARALLEL := -n $(JOBS) --dist loadfile
 LENGTH ?= long
 # Emulated machines at once, each with two processors and 1 GiB.

@@ -15,7 +15,7 @@ from harness.lines import DEADLINE_S
 from harness.probes import offset_of
 from harness.tracer import tracer_environment
 
-_ATTEMPTS = 50
+_ATTEMPTS = 150
 _TRACER = """
 import os, sys
 from leaktrace.bpf import links, support
