@@ -49,6 +49,12 @@ def refused(*arguments: str) -> tuple[str, str]:
     return happened, hint
 
 
+def test_a_lone_process_id() -> None:
+    happened, hint = refused(str(os.getpid()))
+    assert "INTERVAL" in happened
+    assert f"did you mean -p {os.getpid()}?" in hint
+
+
 @pytest.mark.parametrize(
     ("arguments", "named", "advised"),
     [
@@ -71,7 +77,6 @@ def refused(*arguments: str) -> tuple[str, str]:
         (["maps", "-p", "x"], "-p/--pid takes one process id", "pgrep"),
         (["maps", "-p", "1", "1", "2", "3"], "unexpected words: 3", "leaktrace maps -p PID"),
         (["maps", "-p", "1", "-f", "memleak"], "-f/--format", "leaktrace maps --help"),
-        ([str(os.getpid())], "INTERVAL", f"did you mean -p {os.getpid()}?"),
         (["-p", "1", "-T", "0"], "-T/--top", "--help"),
         (["-p", "1", "-s", "5000000000"], "4,294,967,295", "--help"),
         (["-p", "1", "--sort", "colour"], "--sort: 'colour'", "--help"),
