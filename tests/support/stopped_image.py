@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leaktrace.heap.image import MemoryImage, Segment
 from leaktrace.targets.mappings import Mapping, read_mappings
+from leaktrace.targets.memory_image import MemoryImage, Segment
 
 _PAGE_BYTES = 4096
 _HAS_PAGE = np.uint64(3 << 62)  # present or swapped out (proc_pid_pagemap(5))

@@ -31,18 +31,18 @@ def account(heap: WalkedHeap, residence: Residence) -> Account:
     pages = residence.pages
     parts: Counter[AccountPart] = Counter()
     resident = swapped = 0
-    for one in residence.look.ranges:
+    for one in residence.ranges:
         parts[_PARTS.get(one.kind, AccountPart.OTHER)] += one.figures.resident
         resident += one.figures.resident
         swapped += one.figures.swapped
     # Segments of the allocator in other mappings are taken out of what those hold.
-    starts = np.array([one.start for one in residence.look.ranges], dtype=np.uint64)
+    starts = np.array([one.start for one in residence.ranges], dtype=np.uint64)
     segments = heap.segments.astype(np.int64)
     held = pages.covered(segments[:, 0], segments[:, 1])
     for start, size in zip(segments[:, 0].tolist(), held.tolist(), strict=True):
         at = int(np.searchsorted(starts, np.uint64(start), side="right")) - 1
         if at >= 0:
-            kind = _PARTS.get(residence.look.ranges[at].kind, AccountPart.OTHER)
+            kind = _PARTS.get(residence.ranges[at].kind, AccountPart.OTHER)
             parts[kind] -= size
             parts[AccountPart.ALLOCATOR] += size
     for part, starts_of, sizes in (

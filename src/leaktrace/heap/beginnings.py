@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.reachability.pointers import Blocks, within
-from leaktrace.heap.image import MemoryImage
+from leaktrace.targets.memory_image import MemoryImage
 
 Words = NDArray[np.uint64]
 

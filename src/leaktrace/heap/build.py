@@ -13,7 +13,7 @@ import numpy as np
 from leaktrace import units
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes
-from leaktrace.analysis.reachability.pointers import Blocks
+from leaktrace.analysis.reachability.pointers import Blocks, ranges_of
 from leaktrace.heap.account import account
 from leaktrace.heap.beginnings import Beginning, Grouped, group
 from leaktrace.heap.memory import HeapMemory
@@ -31,6 +31,7 @@ from leaktrace.heap_report import (
 )
 from leaktrace.reach import LostShare
 from leaktrace.symbols.class_names import ClassNames
+from leaktrace.targets.file_memory import of_files
 
 _MUCH_BYTES, _MANY_TIMES = 16 << 20, 4  # of memory that is not malloc's
 _MOST_SAMPLES = 1000  # blocks of a group that are looked at for its name
@@ -64,10 +65,11 @@ class HeapBuilder:
         end it by an exception."""
         began_s = time.monotonic()
         blocks = blocks_of(heap)
+        dead = np.concatenate([memory.dead_stacks(), heap.structures])
         classes = find_lost(
-            memory.image, heap, blocks, memory.registers, memory.dead_stacks(), go_on=go_on
+            memory.image, blocks, memory.registers, dead, heap.segments, go_on=go_on
         )
-        grouped = group(memory.image, blocks, memory.file_ranges())
+        grouped = group(memory.image, blocks, ranges_of(of_files(memory.mappings)))
         describe = _Describer(memory, blocks, classes, grouped)
         amounts, shares = describe.amounts, describe.shares
         now = {

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from leaktrace.errors import ObjectFileError
 from leaktrace.files import open_regular
-from leaktrace.heap.image import MemoryImage, Segment
 from leaktrace.heap.memory import HeapMemory
 from leaktrace.printable import printable
 from leaktrace.targets.dead_stacks import WaitingThread
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage, Segment
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # Elf64_Ehdr
 _ET_CORE, _EM_X86_64 = 4, 62

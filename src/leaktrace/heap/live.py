@@ -6,21 +6,23 @@ Without a stop, most walks of a busy heap fail: chunks are split and joined whil
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.errors import TargetError
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.memory import HeapMemory, Residence
-from leaktrace.targets.address_space import look_at
-from leaktrace.targets.dead_stacks import WaitingThread
+from leaktrace.targets.address_space import by_kind
 from leaktrace.targets.instant import Instant, NoInstantError, take_instant
-from leaktrace.targets.mappings import read_mappings
+from leaktrace.targets.mappings import Mapping, read_map_file, read_mappings
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.process import Process
-from leaktrace.targets.resident_pages import PageRanges, ScanBudget, look_at_pages
+from leaktrace.targets.resident_pages import PageLook, ScanBudget, look_at_pages
 from leaktrace.targets.root_pages import root_pages
+from leaktrace.targets.smaps import parse_smaps
+from leaktrace.targets.thread_stacks import Threads
 
 _BYTES_PER_MS = 4 << 20  # copied by two threads: what a small machine does
 _THREADS_PER_MS = 20  # stopped and let go
@@ -41,13 +43,16 @@ class LiveHeap:
         """
         process, pid = self._process, self._process.pid
         self._expect_short_stop()
-        found: list[Residence] = []
+        kept: list[tuple[bytes, PageLook | None]] = []
+
+        def keep(ranges: NDArray[np.uint64]) -> None:
+            """What else there is only while it is stopped. It is taken apart afterwards."""
+            pages = look_at_pages(pid, ranges.tolist(), ScanBudget(cpu_s=self._most_ms / 1000))
+            kept.append((read_map_file(pid, "smaps"), pages))
+
         try:
             instant = take_instant(
-                pid,
-                self._most_ms,
-                process.is_alive,
-                also=lambda copy: found.append(self._residence(copy.ranges)),
+                pid, self._most_ms, process.is_alive, also=lambda copy: keep(copy.ranges)
             )
         except NoInstantError as error:
             raise TargetError(
@@ -56,7 +61,7 @@ class LiveHeap:
             ) from None
         except OSError:
             raise _ended(pid) from None
-        return self._memory(instant, found[0])
+        return self._memory(instant, *kept[0])
 
     def _expect_short_stop(self) -> None:
         """Don't stop it if that would be for nothing."""
@@ -75,38 +80,59 @@ class LiveHeap:
                 "--core",
             )
 
-    def _residence(self, ranges: NDArray[np.uint64]) -> Residence:
-        pages = look_at_pages(
-            self._process.pid, ranges.tolist(), ScanBudget(cpu_s=self._most_ms / 1000)
-        )
-        resident = PageRanges() if pages is None else pages.resident
-        return Residence(look_at(self._process.pid), resident)
-
-    def _memory(self, instant: Instant, residence: Residence) -> HeapMemory:
-        pid, threads = instant.pid, instant.threads
+    def _memory(self, instant: Instant, smaps: bytes, pages: PageLook | None) -> HeapMemory:
+        image = instant.copy.image()
+        constants = _Constants(instant.pid, instant.mappings)
+        residence, notes = None, []
+        if pages is not None and pages.covers(instant.copy.ranges):
+            threads = Threads({one.tid: one.stack_pointer for one in instant.threads})
+            ranges, _ = by_kind(instant.pid, parse_smaps(smaps), threads, image.read)
+            residence = Residence(ranges, pages.resident)
+        else:
+            notes.append("which of its memory is in RAM could not be read: RSS is not split")
         return HeapMemory(
-            pid=pid,
+            pid=instant.pid,
             command=self._process.read_name(),
-            image=MemoryImage.of_ranges(instant.copy.words, instant.copy.ranges),
+            image=image,
             mappings=instant.mappings,
-            threads=tuple(
-                WaitingThread(one.stack_pointer, one.thread_pointer, is_first=one.tid == pid)
-                for one in threads
-            ),
-            registers=np.concatenate([np.empty(0, np.uint64), *[one.words for one in threads]]),
-            read_constant=self._read_constant,
+            threads=tuple(instant.waiting()),
+            registers=instant.registers(),
+            read_constant=constants.read,
             residence=residence,
             pause_s=instant.paused_s,
             unread_bytes=instant.copy.unread_bytes,
+            notes=tuple(notes),
         )
 
-    def _read_constant(self, address: int, size: int) -> bytes:
-        """Memory that is as its file has it doesn't change."""
+
+class _Constants:
+    """Memory that is as files have it: it doesn't change while they stay mapped."""
+
+    def __init__(self, pid: int, mappings: Sequence[Mapping]) -> None:
+        self._pid = pid
+        self._files = _of_files(mappings)
+
+    def read(self, address: int, size: int) -> bytes:
+        """b"" if it is gone, or another file is there."""
+        if not self._are_mapped:
+            return b""
         try:
-            with ProcessMemory(self._process.pid) as memory:
+            with ProcessMemory(self._pid) as memory:
                 return memory.read(address, size)
         except OSError:
             return b""
+
+    @cached_property
+    def _are_mapped(self) -> bool:
+        """Whether all are still there: the process goes on, and may execute another program."""
+        try:
+            return self._files <= _of_files(read_mappings(self._pid))
+        except TargetError:
+            return False
+
+
+def _of_files(mappings: Sequence[Mapping]) -> set[Mapping]:
+    return {one for one in mappings if one.is_file}
 
 
 def _ended(pid: int) -> TargetError:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.heap.image import MemoryImage
-from leaktrace.memory_map import Look
+from leaktrace.memory_map import MemoryRange
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage
 from leaktrace.targets.resident_pages import PageRanges
-
-_PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Residence:
     """What of the memory is in RAM, at that instant."""
 
-    look: Look
+    ranges: Sequence[MemoryRange]  # by ascending address
     pages: PageRanges  # of private memory that is not as in its file
 
 
@@ -47,27 +45,4 @@ class HeapMemory:
 
     def dead_stacks(self) -> NDArray[np.uint64]:
         """The unused parts of stacks: [start, end), n x 2."""
-        return dead_stacks(self.threads, self.mappings, self._read_stack)
-
-    def _read_stack(self, address: int, size: int) -> bytes:
-        """Pages that are not in the image were never used."""
-        parts, end = [], address + size
-        while address < end:
-            part = self.image.read(address, end - address)
-            if not part:
-                part = bytes(min(_PAGE_BYTES - address % _PAGE_BYTES, end - address))
-            parts.append(part)
-            address += len(part)
-        return b"".join(parts)
-
-    def file_ranges(self) -> NDArray[np.uint64]:
-        """[start, end), n x 2, ascending: mapped files, and data without contents behind them."""
-        found: list[tuple[int, int]] = []
-        end_of_data = 0  # of a file: what follows is its .bss
-        for one in self.mappings:
-            is_writable = one.permissions[1] == "w"
-            is_behind = one.path == "" and one.start == end_of_data and is_writable
-            if one.is_file or is_behind:
-                found.append((one.start, one.end))
-                end_of_data = one.end if one.is_file and is_writable else 0
-        return np.array(found, dtype=np.uint64).reshape(-1, 2)
+        return dead_stacks(self.threads, self.mappings, self.image.read_filled)

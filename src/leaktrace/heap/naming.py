@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from leaktrace.analysis.contents.text import texts_in
 from leaktrace.heap.beginnings import Beginning
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap_report import GroupKind
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage
 
 _MOST_SAMPLES = 200
 _SAMPLE_BYTES = 80

@@ -6,19 +6,24 @@ is free, or its own, and is no root: stale pointers in freed blocks hide nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes, classify
-from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers, within
-from leaktrace.heap.image import MemoryImage
+from leaktrace.analysis.reachability.pointers import (
+    Blocks,
+    Candidates,
+    Pointers,
+    disjoint,
+    within,
+)
 from leaktrace.heap.walked import WalkedHeap
 from leaktrace.reach import LostShare
+from leaktrace.targets.memory_image import PIECE_WORDS, MemoryImage, Segment
 
-_PIECE_WORDS = 1 << 17
 _COLUMNS = (
     BlockClass.DEFINITE,
     BlockClass.INDIRECT,
@@ -29,26 +34,25 @@ _COLUMNS = (
 
 def find_lost(
     image: MemoryImage,
-    heap: WalkedHeap,
     blocks: Blocks,
     registers: NDArray[np.uint64],
     dead: NDArray[np.uint64],
+    owned: NDArray[np.uint64],
     *,
     go_on: Callable[[], None] = lambda: None,
 ) -> Classes:
-    """The class of each block. `blocks`: all of the heap, and perhaps others; `registers`: words;
-    `dead`: unused parts of stacks, [start, end), n x 2; `go_on`: called now and then, to end it by
-    an exception."""
-    dead = np.concatenate([dead, heap.structures]).reshape(-1, 2)
-    pointers = Pointers(blocks, _disjoint(dead), _disjoint(heap.segments))
+    """The class of each block. `registers`: words. `dead`: ranges [start, end), n x 2, whose words
+    are no roots; `owned`: memory of an allocator of which all blocks are known. `go_on`: called now
+    and then, to end it by an exception."""
+    pointers = Pointers(blocks, disjoint(dead), disjoint(owned))
     pointers.add_roots(registers)
-    candidates = Candidates(blocks, _PIECE_WORDS)
-    for piece in image.pieces():
-        go_on()
-        chosen = candidates.pick(piece.words)
-        if len(chosen):
-            addresses = chosen.astype(np.uint64) * np.uint64(8) + np.uint64(piece.start)
-            pointers.add(addresses, piece.words[chosen])
+
+    def pieces() -> Iterator[Segment]:
+        for piece in image.pieces():
+            go_on()
+            yield piece
+
+    pointers.add_pieces(pieces(), Candidates(blocks, PIECE_WORDS))
     return classify(pointers)
 
 
@@ -66,7 +70,7 @@ def blocks_with(heap: WalkedHeap, known: Blocks) -> Blocks | None:
     of_heap = blocks_of(heap)
     at = of_heap.find(known.starts)
     is_same = (at >= 0) & (of_heap.starts[at] == known.starts)
-    if (within(_disjoint(heap.segments), known.starts) & ~is_same).any():
+    if (within(disjoint(heap.segments), known.starts) & ~is_same).any():
         return None
     is_other = np.ones(len(of_heap), dtype=bool)
     is_other[at[is_same]] = False
@@ -75,16 +79,6 @@ def blocks_with(heap: WalkedHeap, known: Blocks) -> Blocks | None:
         np.concatenate([known.starts, starts]),
         np.concatenate([known.ends - known.starts, ends - starts]),
     )
-
-
-def _disjoint(ranges: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Ascending and disjoint."""
-    ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
-    highest = np.maximum.accumulate(np.concatenate([[np.uint64(0)], ranges[:-1, 1]]))
-    ranges = ranges.copy()
-    ranges[:, 0] = np.maximum(ranges[:, 0], highest)
-    chosen: NDArray[np.uint64] = ranges[ranges[:, 0] < ranges[:, 1]]
-    return chosen
 
 
 class Shares:

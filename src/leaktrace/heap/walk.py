@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leaktrace.heap.glibc.heap import walk_glibc
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.musl.mallocng import walk_mallocng
 from leaktrace.heap.walked import WalkedHeap
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage
 
 
 def walk_heap(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | None:

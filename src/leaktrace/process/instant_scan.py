@@ -10,12 +10,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import BlockClass
-from leaktrace.analysis.reachability.classes import classify
-from leaktrace.analysis.reachability.pointers import Blocks, Pointers
-from leaktrace.heap.image import MemoryImage
+from leaktrace.analysis.reachability.pointers import Blocks, ranges_of
 from leaktrace.heap.reach import blocks_with, find_lost
 from leaktrace.heap.walk import walk_heap
 from leaktrace.process.scan import (
@@ -23,11 +20,9 @@ from leaktrace.process.scan import (
     AbandonedError,
     Records,
     Scan,
-    add_words,
     leaders_of,
-    unused_memory,
 )
-from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
+from leaktrace.targets.dead_stacks import dead_stacks
 from leaktrace.targets.glibc_arenas import find_arenas
 from leaktrace.targets.instant import Instant
 
@@ -53,23 +48,27 @@ def scan_instant(
     blocks = Blocks(addresses, values["size"])
     times_ns = values["time_ns"][blocks.order]
     is_old = times_ns.astype(np.int64) <= instant.time_ns - older_ns
-    copy = instant.copy
-    waiting = [
-        WaitingThread(one.stack_pointer, one.thread_pointer, is_first=one.tid == instant.pid)
-        for one in instant.threads
-    ]
-    unused = dead_stacks(waiting, instant.mappings, copy.read_stack)
-    found = _with_whole_heap(instant, blocks, unused, is_abandoned)
-    knows_heap = found is not None
-    if found is None:
-        arenas = find_arenas(instant.mappings, copy.read, start_brk)
-        pointers = Pointers(blocks, unused_memory(unused, arenas))
-        for one in instant.threads:
-            pointers.add_roots(one.words)
-        add_words(pointers, copy.pieces(), is_abandoned)
-        classified = classify(pointers)
-        found = classified.classes, leaders_of(blocks, classified.classes, classified.leaders)
-    classes, leaders = found
+    image, mappings = instant.copy.image(), instant.mappings
+
+    def go_on() -> None:
+        if is_abandoned():
+            raise AbandonedError
+
+    heap = walk_heap(image, mappings)
+    every = None if heap is None or heap.problems else blocks_with(heap, blocks)
+    if heap is not None and every is not None:
+        structures, owned = heap.structures, heap.segments
+    else:
+        arenas = find_arenas(mappings, image.read, start_brk)
+        structures = ranges_of(() if arenas is None else arenas.structures)
+        owned = ranges_of(())
+    unused = dead_stacks(instant.waiting(), mappings, image.read_filled)
+    known = blocks if every is None else every
+    dead = np.concatenate([unused, structures])
+    found = find_lost(image, known, instant.registers(), dead, owned, go_on=go_on)
+    rows = np.searchsorted(known.starts, blocks.starts)
+    classes = found.classes[rows]
+    leaders = leaders_of(known, found.classes, found.leaders)[rows]
     classes[~is_old] = BlockClass.UNKNOWN
     leaders[~is_old] = 0
     return Scan(
@@ -80,37 +79,11 @@ def scan_instant(
         time_ns=instant.time_ns,
         took_s=(time.monotonic_ns() - instant.time_ns) / 1e9,
         passes=1,
-        read_bytes=copy.size_bytes - copy.unread_bytes,
-        unread_bytes=copy.unread_bytes,
+        read_bytes=instant.copy.size_bytes - instant.copy.unread_bytes,
+        unread_bytes=instant.copy.unread_bytes,
         paused_s=instant.paused_s,
-        knows_heap=knows_heap,
+        knows_heap=every is not None,
     )
-
-
-def _with_whole_heap(
-    instant: Instant,
-    blocks: Blocks,
-    unused: NDArray[np.uint64],
-    is_abandoned: Callable[[], bool],
-) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None:
-    """The classes of the blocks and the addresses of leaders, where the heap can be walked: then
-    its blocks without a record are known, too, and what is free in it. None if it can't be."""
-
-    def go_on() -> None:
-        if is_abandoned():
-            raise AbandonedError
-
-    image = MemoryImage.of_ranges(instant.copy.words, instant.copy.ranges)
-    heap = walk_heap(image, instant.mappings)
-    if heap is None or heap.problems:
-        return None
-    every = blocks_with(heap, blocks)
-    if every is None:
-        return None
-    words = [np.empty(0, dtype=np.uint64), *[one.words for one in instant.threads]]
-    found = find_lost(image, heap, every, np.concatenate(words), unused, go_on=go_on)
-    rows = np.searchsorted(every.starts, blocks.starts)
-    return found.classes[rows], leaders_of(every, found.classes, found.leaders)[rows]
 
 
 def _in_both(before: Records, after: Records) -> Records:

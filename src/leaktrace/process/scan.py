@@ -11,7 +11,7 @@ Of a process that was stopped, one pass is exact (instant_scan.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes, classify
-from leaktrace.analysis.reachability.pointers import Blocks, Candidates, Pointers
+from leaktrace.analysis.reachability.pointers import (
+    Blocks,
+    Candidates,
+    Pointers,
+    disjoint,
+    ranges_of,
+)
 from leaktrace.process.held_blocks import (
     MORE_BYTES,
     AskedHolders,
@@ -32,7 +38,7 @@ from leaktrace.process.held_blocks import (
 from leaktrace.process.registers import RegisterReader, Registers
 from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, Piece
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
-from leaktrace.targets.glibc_arenas import Arenas, find_arenas
+from leaktrace.targets.glibc_arenas import find_arenas
 from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.present_memory import PresentMemory
@@ -44,7 +50,6 @@ _PAUSE_S = 0.3  # between passes
 _WORD_BYTES = 8
 FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
 Records = tuple[NDArray[np.uint64], NDArray[np.void]]
-_NO_RANGES = np.empty((0, 2), dtype=np.uint64)
 
 
 class AbandonedError(Exception):
@@ -155,19 +160,22 @@ def _pass(
         dead = dead_stacks(_waiting(pid, threads), mappings, read)
         arenas = find_arenas(mappings, present.read, start_of_heap(pid))
         pages = root_pages(pid, mappings)
-        owned, every, details = _NO_RANGES, blocks, None
+        owned, every, details = ranges_of(()), blocks, None
         # Another thread may be within realloc, whose block has no record meanwhile.
         if arenas is not None and are_all and len(threads.tids) == 1:
-            owned = np.array(arenas.heaps, dtype=np.uint64).reshape(-1, 2)
+            owned = ranges_of(arenas.heaps)
         if search is not None:
             if arenas is not None and not len(owned):
                 every = search.add_others(arenas, mappings, pages=pages, read=present.read)
             details = search.begin(mappings, arenas, threads, partial(registers.read, pid))
-    pointers = Pointers(every, unused_memory(dead, arenas), owned, details=details)
+    # What malloc knows of free memory is no root, either.
+    structures = ranges_of(() if arenas is None else arenas.structures)
+    dead = disjoint(np.concatenate([dead, structures]))
+    pointers = Pointers(every, dead, owned, details=details)
     places = None if details is None else places_of_registers(threads)
     pointers.add_roots(threads.words.ravel(), places)
     pieces = BulkReader(pid).read_all(pages)
-    read_bytes, unread_bytes = add_words(pointers, pieces, is_abandoned, are_few=are_few)
+    read_bytes, unread_bytes = _add_words(pointers, pieces, is_abandoned, are_few=are_few)
     between = pointers.between_blocks()
     held = None
     if search is not None:
@@ -176,15 +184,7 @@ def _pass(
     return _Pass(classify(pointers, between), read_bytes, unread_bytes, held)
 
 
-def unused_memory(stacks: NDArray[np.uint64], arenas: Arenas | None) -> NDArray[np.uint64]:
-    """Unused parts of stacks, and what malloc knows of free memory."""
-    if arenas is None:
-        return stacks
-    dead = np.concatenate([stacks, np.array(arenas.structures, dtype=np.uint64)])
-    return dead[np.argsort(dead[:, 0])]
-
-
-def add_words(
+def _add_words(
     pointers: Pointers,
     pieces: Iterable[Piece],
     is_abandoned: Callable[[], bool],
@@ -199,14 +199,17 @@ def add_words(
         more_bytes=0 if pointers.details is None else MORE_BYTES,
     )
     read_bytes = unread_bytes = 0
-    for piece in pieces:
-        if is_abandoned():
-            raise AbandonedError
-        read_bytes += piece.words.nbytes
-        unread_bytes += piece.unread_bytes
-        chosen = candidates.pick(piece.words)
-        if len(chosen):
-            pointers.add(piece.addresses(chosen), piece.words[chosen])
+
+    def counted() -> Iterator[Piece]:
+        nonlocal read_bytes, unread_bytes
+        for piece in pieces:
+            if is_abandoned():
+                raise AbandonedError
+            read_bytes += piece.words.nbytes
+            unread_bytes += piece.unread_bytes
+            yield piece
+
+    pointers.add_pieces(counted(), candidates)
     return read_bytes, unread_bytes
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from leaktrace.printable import printable
 from leaktrace.symbols.demangle import MAX_NAME, demangle
+from leaktrace.targets.file_memory import of_files
 from leaktrace.targets.mappings import Mapping
 
 WORD_BYTES = 8
@@ -50,7 +51,8 @@ class ClassNames:
         """`read(address, size)`: at most `size` bytes of its memory within one page, b"" if there
         are none; `mappings`: by ascending address."""
         self._read = read
-        ranges = list(_ranges_of_files(mappings))
+        # The linker may have copied the vtable of a library into .bss (R_X86_64_COPY).
+        ranges = of_files(mappings)
         self._starts = np.array([start for start, _ in ranges], dtype=np.uint64)
         self._ends = np.array([end for _, end in ranges], dtype=np.uint64)
         self._known: dict[int, str | None] = {}
@@ -129,17 +131,3 @@ class ClassNames:
         at = np.searchsorted(self._starts, addresses, side="right") - 1
         is_in: NDArray[np.bool_] = (at >= 0) & (addresses < self._ends[at])
         return is_in
-
-
-def _ranges_of_files(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
-    """Where files are mapped, and the anonymous memory directly behind writable data of one: its
-    .bss, into which the linker may have copied the vtable of a library (R_X86_64_COPY)."""
-    found: list[tuple[int, int]] = []
-    data_end = 0
-    for mapping in mappings:
-        is_bss = not mapping.path and mapping.start == data_end and "w" in mapping.permissions
-        if mapping.is_file or is_bss:
-            found.append((mapping.start, mapping.end))
-        is_data = mapping.is_file and "w" in mapping.permissions
-        data_end = mapping.end if is_data else 0
-    return found

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from leaktrace.memory_map import Look, MapKind, MemoryRange
-from leaktrace.targets.glibc_heaps import find_heaps
+from leaktrace.targets.glibc_heaps import ReadMemory, find_heaps
 from leaktrace.targets.glibc_heaps import is_candidate as may_be_heap
 from leaktrace.targets.map_kinds import kind_of
 from leaktrace.targets.memory_files import memory_devices
 from leaktrace.targets.present_memory import PresentMemory
-from leaktrace.targets.smaps import read_smaps
+from leaktrace.targets.smaps import Entry, read_smaps
 from leaktrace.targets.thread_stacks import Threads, find_stacks, read_threads
 
 
@@ -23,11 +23,26 @@ def look_at(pid: int) -> Look:
     threads = read_threads(pid)
     entries = read_smaps(pid)
     now_s = time.monotonic()
-    mappings = [entry.mapping for entry in entries]
     with PresentMemory(pid) as memory:
-        heaps = find_heaps(mappings, memory.read)
-        stacks = find_stacks(mappings, threads, memory.read)
+        ranges, located = by_kind(pid, entries, threads, memory.read)
         cant_read = memory.was_refused
+    could_be_heaps = any(may_be_heap(one.mapping) for one in entries)
+    return Look(
+        time_s=now_s,
+        ranges=tuple(ranges),
+        thread_count=len(threads.stack_pointers),
+        program=program_identity(pid),
+        notes=tuple(_notes(threads, ranges, located, cant_read and could_be_heaps)),
+    )
+
+
+def by_kind(
+    pid: int, entries: Sequence[Entry], threads: Threads, read: ReadMemory
+) -> tuple[list[MemoryRange], int]:
+    """The mappings with their kinds; and how many threads have a stack among them."""
+    mappings = [entry.mapping for entry in entries]
+    heaps = find_heaps(mappings, read)
+    stacks = find_stacks(mappings, threads, read)
     devices = memory_devices(pid)
     ranges = []
     for entry in entries:
@@ -52,14 +67,7 @@ def look_at(pid: int) -> Look:
                 one.deleted,
             )
         )
-    could_be_heaps = any(may_be_heap(one) for one in mappings)
-    return Look(
-        time_s=now_s,
-        ranges=tuple(ranges),
-        thread_count=len(threads.stack_pointers),
-        program=program_identity(pid),
-        notes=tuple(_notes(threads, ranges, stacks.located, cant_read and could_be_heaps)),
-    )
+    return ranges, stacks.located
 
 
 def _notes(

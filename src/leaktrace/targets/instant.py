@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaktrace import units
 from leaktrace.errors import LeaktraceError
 from leaktrace.own.available_memory import available_bytes
 from leaktrace.own.priority import urgent
+from leaktrace.targets.dead_stacks import WaitingThread
 from leaktrace.targets.mappings import Mapping, parse_mappings, read_map_file
 from leaktrace.targets.memory_copy import MemoryCopy, NoRoomError, room_for
 from leaktrace.targets.pause import Pause, StoppedThread
@@ -32,6 +34,18 @@ class Instant:
     threads: tuple[StoppedThread, ...]  # all of them
     copy: MemoryCopy  # of root_pages
     paused_s: float
+
+    def waiting(self) -> list[WaitingThread]:
+        """All threads: of one that was stopped, it is known where its stack ends."""
+        return [
+            WaitingThread(one.stack_pointer, one.thread_pointer, is_first=one.tid == self.pid)
+            for one in self.threads
+        ]
+
+    def registers(self) -> NDArray[np.uint64]:
+        """The words of all threads' registers."""
+        words = [one.words for one in self.threads]
+        return np.concatenate([np.empty(0, dtype=np.uint64), *words])
 
 
 class NoInstantError(LeaktraceError):

@@ -16,8 +16,9 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.targets.bulk_memory import PIECE_BYTES, Piece, pages_of, pieces
+from leaktrace.targets.bulk_memory import pages_of
 from leaktrace.targets.memory import ProcessMemory
+from leaktrace.targets.memory_image import MemoryImage
 from leaktrace.targets.page_map import PAGE_BYTES
 from leaktrace.targets.remote_read import MOST_RANGES, read_into
 
@@ -53,16 +54,7 @@ class MemoryCopy:
             raise NoRoomError from None
         self.ranges: Ranges = np.empty((0, 2), dtype=np.uint64)  # [start, end), n x 2, ascending
         self.unread_bytes = 0  # are zeros here
-        self._offsets = np.zeros(1, dtype=np.int64)  # in the copy: where each range begins, the end
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self._offsets[-1])
-
-    @property
-    def words(self) -> NDArray[np.uint64]:
-        """Those of the ranges, one after the other."""
-        return self._words[: self.size_bytes // 8]
+        self.size_bytes = 0
 
     def take(self, pid: int, ranges: Ranges, may_go_on: Callable[[], bool]) -> bool:
         """Copy these ranges [start, end), n x 2, ascending and disjoint, multiples of 8. Returns
@@ -75,7 +67,7 @@ class MemoryCopy:
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         if offsets[-1] > len(self._memory):
             raise NoRoomError
-        self.ranges, self._offsets, self.unread_bytes = ranges, offsets, 0
+        self.ranges, self.size_bytes, self.unread_bytes = ranges, int(offsets[-1]), 0
         work = _Work(list(_parts(ranges, offsets)), may_go_on)
         count = min(_MOST_THREADS, len(os.sched_getaffinity(0)), len(work.parts))
         helpers = [
@@ -129,44 +121,9 @@ class MemoryCopy:
         self._memory[offset : offset + size] = data[:size].ljust(size, b"\0")
         return len(data) == size
 
-    def pieces(self) -> Iterator[Piece]:
-        """All of it, a MiB at a time."""
-        at = 0
-        for some in pieces(self.ranges, PIECE_BYTES, MOST_RANGES):
-            count = int((some[:, 1] - some[:, 0]).sum()) // 8
-            yield Piece(self._words[at : at + count], some, 0)
-            at += count
-
-    def read(self, address: int, size: int) -> bytes:
-        """At most `size` bytes; fewer if what follows is not in the copy."""
-        found = []
-        for start, part in self._parts_of(address, size):
-            if start != address:
-                break
-            found.append(part)
-            address += len(part)
-        return b"".join(found)
-
-    def read_stack(self, address: int, size: int) -> bytes:
-        """`size` bytes of anonymous memory: pages that are not in the copy were never used."""
-        found = bytearray(size)
-        for start, part in self._parts_of(address, size):
-            found[start - address : start - address + len(part)] = part
-        return bytes(found)
-
-    def _parts_of(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
-        """What is there of a range: addresses and bytes."""
-        end = min(address + size, 1 << 64)
-        if not 0 <= address < end:
-            return
-        first = int(np.searchsorted(self.ranges[:, 1], np.uint64(address), side="right"))
-        for row in range(first, len(self.ranges)):
-            low, high = self.ranges[row].tolist()
-            if low >= end:
-                return
-            start, until = max(low, address), min(high, end)
-            at = int(self._offsets[row]) + start - low
-            yield start, self._memory[at : at + until - start]
+    def image(self) -> MemoryImage:
+        """What was copied, valid until the next copy."""
+        return MemoryImage.of_ranges(self._words[: self.size_bytes // 8], self.ranges)
 
 
 class _Work:
@@ -190,8 +147,8 @@ class _Work:
 
 
 def _parts(ranges: Ranges, offsets: NDArray[np.int64]) -> Iterator[tuple[Ranges, int]]:
-    """Ranges of about as many bytes, with the offset in the copy. Not by `pieces`, since every
-    millisecond counts."""
+    """Ranges of about as many bytes, with the offset in the copy. Not by `pieces` of
+    bulk_memory.py, since every millisecond counts."""
     ends = ranges[:, 1].astype(np.int64)
     row, at, total = 0, 0, int(offsets[-1])
     while at < total:

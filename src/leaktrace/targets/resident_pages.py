@@ -85,6 +85,11 @@ class PageLook:
     resident: PageRanges
     swapped: PageRanges
 
+    def covers(self, ranges: NDArray[np.uint64]) -> bool:
+        """Whether all of these [start, end), n x 2, were looked at."""
+        starts, ends = ranges[:, 0].astype(np.int64), ranges[:, 1].astype(np.int64)
+        return int(self.looked.covered(starts, ends).sum()) == int((ends - starts).sum())
+
 
 @dataclass
 class _Found:

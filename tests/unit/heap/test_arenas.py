@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from leaktrace.heap.glibc.arenas import find_ring
-from leaktrace.heap.image import MemoryImage, Segment
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage, Segment
 
 DATA, CHUNKS = 0x7F00_0000_0000, 0x5500_0000_0000
 ARENA = DATA + 0xC60

@@ -6,7 +6,7 @@ import numpy as np
 
 from leaktrace.analysis.reachability.pointers import Blocks
 from leaktrace.heap.beginnings import OF_BITS, Beginning, group
-from leaktrace.heap.image import MemoryImage, Segment
+from leaktrace.targets.memory_image import MemoryImage, Segment
 
 HEAP, FILES, SIZE = 0x5000_0000, 0x7F00_0000_0000, 32
 

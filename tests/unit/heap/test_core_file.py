@@ -137,7 +137,6 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path, seed: int) -> None:
         with closing(core):
             memory = core.memory()
             memory.dead_stacks()
-            memory.file_ranges()
             memory.read(LEFT_OUT_AT, 8)
             assert walk_heap(memory.image, memory.mappings) is None
         del core, memory

@@ -11,10 +11,10 @@ from harness.compiling import Compiler
 from harness.target import Target
 from stopped_image import image_of
 
-from leaktrace.heap.image import MemoryImage, Segment
 from leaktrace.heap.walk import walk_heap
 from leaktrace.heap.walked import WalkedHeap
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage, Segment
 
 VARIANTS = 30
 MOST_WORDS = 200

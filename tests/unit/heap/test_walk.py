@@ -25,9 +25,9 @@ from harness.compiling import Compiler
 from harness.target import Target
 from stopped_image import image_of
 
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walk import walk_heap
 from leaktrace.heap.walked import FreeKind, WalkedHeap
+from leaktrace.targets.memory_image import MemoryImage
 
 TLS_BLOCKS = 1  # of each thread, allocated by the dynamic linker
 STATIC_BLOCKS = 6  # that a static program allocates when it starts

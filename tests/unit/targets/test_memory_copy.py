@@ -43,7 +43,7 @@ def always() -> bool:
 
 
 def words_of(copy: MemoryCopy) -> bytes:
-    return b"".join(piece.words.tobytes() for piece in copy.pieces())
+    return b"".join(piece.words.tobytes() for piece in copy.image().pieces())
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -63,31 +63,35 @@ def test_ranges_of_any_size(memory: tuple[int, bytes], seed: int) -> None:
     expected = b"".join(content[low:high] for low, high in wanted)
     assert (copy.size_bytes, copy.unread_bytes) == (len(expected), 0)
     assert words_of(copy) == expected
-    places = [piece.addresses(np.arange(len(piece.words))) for piece in copy.pieces()]
+    places = [piece.addresses(np.arange(len(piece.words))) for piece in copy.image().pieces()]
     expected_places = [np.arange(at + low, at + high, 8) for low, high in wanted]
     assert (np.concatenate(places) == np.concatenate(expected_places)).all()
     for _ in range(50):
         low, high = chance.choice(wanted)
         start = chance.randint(low, high - 1)
-        assert copy.read(at + start, 100) == content[start : min(start + 100, high)]
+        assert copy.image().read(at + start, 100) == content[start : min(start + 100, high)]
         gap = bytearray(200)
         for one, end in wanted:
             first, last = max(one, start), min(end, start + 200)
             if first < last:
                 gap[first - start : last - start] = content[first:last]
-        assert copy.read_stack(at + start, 200) == bytes(gap)
+        assert copy.image().read_filled(at + start, 200) == bytes(gap)
 
 
 def test_what_is_not_in_it(memory: tuple[int, bytes]) -> None:
     at, content = memory
     copy = MemoryCopy(SIZE)
-    assert copy.read(at, 8) == b""
+    assert copy.image().read(at, 8) == b""
     assert copy.take(os.getpid(), ranges(), always)
-    assert (words_of(copy), copy.read(at, 8), copy.read_stack(at, 8)) == (b"", b"", bytes(8))
+    assert (words_of(copy), copy.image().read(at, 8), copy.image().read_filled(at, 8)) == (
+        b"",
+        b"",
+        bytes(8),
+    )
     assert copy.take(os.getpid(), ranges((at, at + 16), (at + 16, at + 32)), always)
-    assert copy.read(at + 8, 100) == content[8:32]
+    assert copy.image().read(at + 8, 100) == content[8:32]
     for address in (0, at - 8, at + 32, (1 << 64) - 4, 1 << 64, -8):
-        assert copy.read(address, 8) == b""
+        assert copy.image().read(address, 8) == b""
 
 
 def test_memory_that_the_process_can_not_read(memory: tuple[int, bytes]) -> None:

@@ -9,7 +9,9 @@ more if it is asked who holds the blocks (kept_details.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +76,16 @@ class Blocks:
         lows = self.starts[np.concatenate([[0], cut + 1])].tolist()
         highs = ends[np.concatenate([cut, [len(self) - 1]])].tolist()
         return list(zip(lows, highs, strict=True))
+
+
+class SomeWords(Protocol):
+    """A piece of memory."""
+
+    @property
+    def words(self) -> Words: ...
+
+    def addresses(self, indices: NDArray[np.intp]) -> Words:
+        """Where these words are."""
 
 
 class Candidates:
@@ -176,6 +188,13 @@ class Pointers:
         for first in range(0, len(words), _AT_ONCE):
             piece = slice(first, first + _AT_ONCE)
             self._add(addresses[piece], words[piece])
+
+    def add_pieces(self, pieces: Iterable[SomeWords], candidates: Candidates) -> None:
+        """All words of some memory."""
+        for piece in pieces:
+            chosen = candidates.pick(piece.words)
+            if len(chosen):
+                self.add(piece.addresses(chosen), piece.words[chosen])
 
     def add_roots(self, words: Words, places: Words | None = None) -> None:
         """Words that are not in memory: registers. `places`: what stands for their addresses."""
@@ -298,3 +317,18 @@ def within(ranges: Words, addresses: Words) -> Flags:
     at = np.searchsorted(ranges[:, 0], addresses, side="right") - 1
     is_in: Flags = (at >= 0) & (addresses < ranges[at, 1])
     return is_in
+
+
+def ranges_of(pairs: Iterable[tuple[int, int]]) -> Words:
+    """Ranges [start, end) as an array, n x 2."""
+    return np.array(list(pairs), dtype=np.uint64).reshape(-1, 2)
+
+
+def disjoint(ranges: Words) -> Words:
+    """The same memory, ascending and disjoint."""
+    ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    highest = np.maximum.accumulate(np.concatenate([[np.uint64(0)], ranges[:-1, 1]]))
+    ranges = ranges.copy()
+    ranges[:, 0] = np.maximum(ranges[:, 0], highest[: len(ranges)])
+    chosen: Words = ranges[ranges[:, 0] < ranges[:, 1]]
+    return chosen

@@ -12,8 +12,8 @@ from leaktrace.heap.glibc.arenas import ArenaState
 from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, HEADER_BYTES, IN_USE, Chunks, Rows, Run
 from leaktrace.heap.glibc.mapped_chunks import MappedChunks
 from leaktrace.heap.glibc.pinning import find_pinned
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walked import Addresses, Arena, FreeKind, WalkedHeap
+from leaktrace.targets.memory_image import MemoryImage
 
 NAME = "glibc malloc"
 MAPPED = -1  # the number of the arena of a block with a mapping of its own

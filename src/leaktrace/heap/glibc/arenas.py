@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaktrace.heap.image import WORD_BYTES, MemoryImage
 from leaktrace.heap.walked import Addresses
-from leaktrace.heap.writable_data import writable_data
+from leaktrace.targets.file_memory import writable_data
 from leaktrace.targets.glibc_arenas import AFTER_BYTES, BINS
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
 
 # Distances from the first bin, in bytes.
 _FASTBINS, _TOP, _NEXT, _SYSTEM = -96, -16, 2048, 2072

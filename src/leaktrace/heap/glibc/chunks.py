@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.heap.image import WORD_BYTES, MemoryImage
 from leaktrace.heap.walked import Addresses
+from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
 
 PREVIOUS_IN_USE, IS_MAPPED, NOT_MAIN = 1, 2, 4
 SIZE_MASK = ~7

@@ -13,8 +13,8 @@ import numpy as np
 
 from leaktrace.heap.glibc.arenas import ArenaState
 from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, IN_USE, LEAST_BYTES, Chunks, Rows
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walked import Addresses, FreeKind
+from leaktrace.targets.memory_image import MemoryImage
 
 _MANGLING_SHIFT = 12
 

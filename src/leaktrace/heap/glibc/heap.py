@@ -26,9 +26,9 @@ from leaktrace.heap.glibc.free_lists import Links, mark_fastbins
 from leaktrace.heap.glibc.main_heap import walk_main_heap
 from leaktrace.heap.glibc.mapped_chunks import MappedChunks, find_mapped_chunks, said_bytes
 from leaktrace.heap.glibc.thread_heaps import walk_heaps
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walked import FreeKind, WalkedHeap
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage
 
 _SIZE = np.uint64(0xFFFF_FFFF_FFFF_FFF8)
 _FORWARD, _BACK = np.uint64(16), np.uint64(24)  # the pointers of a free chunk

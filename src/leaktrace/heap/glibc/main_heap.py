@@ -24,8 +24,8 @@ from leaktrace.heap.glibc.chunks import (
     size_at,
     walk,
 )
-from leaktrace.heap.image import WORD_BYTES, MemoryImage
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
 
 _PAGE_BYTES = 4096
 _CHUNK_STEP = 16

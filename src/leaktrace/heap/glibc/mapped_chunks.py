@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, HEADER_BYTES, IS_MAPPED, SIZE_MASK
-from leaktrace.heap.image import WORD_BYTES, MemoryImage
 from leaktrace.heap.walked import Addresses
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
 
 _PAGE_BYTES = 4096
 _PAGE_WORDS = _PAGE_BYTES // WORD_BYTES

@@ -14,8 +14,8 @@ import numpy as np
 
 from leaktrace.heap.glibc.arenas import ArenaState
 from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, HEADER_BYTES, IN_USE, Chunks, Run
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.walked import Addresses, FreeKind
+from leaktrace.targets.memory_image import MemoryImage
 
 _PAGE = np.uint64(4096)
 _KEPT_BYTES = np.uint64(48)  # at the start of a free chunk: its size and pointers

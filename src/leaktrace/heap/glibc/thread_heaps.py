@@ -18,8 +18,8 @@ from leaktrace.heap.glibc.chunks import (
     size_at,
     walk,
 )
-from leaktrace.heap.image import MemoryImage
 from leaktrace.targets.glibc_heaps import HEAP_BYTES
+from leaktrace.targets.memory_image import MemoryImage
 
 # 64 MiB; with huge pages (tunable glibc.malloc.hugetlb) four of them: of 2 MiB, 1 GiB, 32 MiB,
 # 512 MiB.

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.heap.image import WORD_BYTES, MemoryImage
 from leaktrace.heap.walked import Addresses
-from leaktrace.heap.writable_data import writable_data
+from leaktrace.targets.file_memory import writable_data
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
 
 UNIT = 16  # sizes and offsets are multiples of it; a group begins with as many bytes
 AREA_BYTES = 4096

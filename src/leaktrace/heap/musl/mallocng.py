@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.musl.groups import (
     AREA_BYTES,
     UNIT,
@@ -22,6 +21,7 @@ from leaktrace.heap.musl.groups import (
 from leaktrace.heap.musl.slots import Slots, read_slots
 from leaktrace.heap.walked import Addresses, Arena, FreeKind, WalkedHeap
 from leaktrace.targets.mappings import Mapping
+from leaktrace.targets.memory_image import MemoryImage
 
 NAME = "musl mallocng"
 

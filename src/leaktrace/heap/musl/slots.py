@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.heap.image import MemoryImage
 from leaktrace.heap.musl.groups import UNIT, Groups
 from leaktrace.heap.walked import Addresses
+from leaktrace.targets.memory_image import MemoryImage
 
 _AFTER_BYTES = 4  # at the end of a slot, for the next one
 _MOVED = 7  # the block is elsewhere in the slot

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 
 WORD_BYTES = 8
-_PIECE_WORDS = 1 << 17
+PIECE_WORDS = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,10 @@ class Segment:
     @property
     def end(self) -> int:
         return self.start + len(self.words) * WORD_BYTES
+
+    def addresses(self, indices: NDArray[np.intp]) -> Words:
+        """Where these words are."""
+        return np.uint64(self.start) + indices.astype(np.uint64) * np.uint64(WORD_BYTES)
 
 
 class MemoryImage:
@@ -124,9 +128,20 @@ class MemoryImage:
             size -= len(part)
         return b"".join(parts)
 
+    def read_filled(self, address: int, size: int) -> bytes:
+        """`size` bytes of anonymous memory: what is not in the image was never used."""
+        found, end = bytearray(size), address + size
+        for segment in self.segments[max(bisect_right(self._starts, address) - 1, 0) :]:
+            if segment.start >= end:
+                break
+            start, stop = max(address, segment.start), min(end, segment.end)
+            if start < stop:
+                found[start - address : stop - address] = self.read(start, stop - start)
+        return bytes(found)
+
     def pieces(self) -> Iterator[Segment]:
         """All of it by ascending address, in pieces of at most a MiB."""
         for segment in self.segments:
-            for first in range(0, len(segment.words), _PIECE_WORDS):
-                words = segment.words[first : first + _PIECE_WORDS]
+            for first in range(0, len(segment.words), PIECE_WORDS):
+                words = segment.words[first : first + PIECE_WORDS]
                 yield Segment(segment.start + first * WORD_BYTES, words)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leaktrace.heap.image import MemoryImage, Segment
+from leaktrace.targets.memory_image import MemoryImage, Segment
 
 
 def _image() -> MemoryImage:
