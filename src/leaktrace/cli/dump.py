@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from leaktrace.cli.commands import SETTINGS, Command
-from leaktrace.cli.one_target import one_process, only_one
-from leaktrace.cli.values import ProcessId, WholeNumber
+from leaktrace.cli.one_target import only_one, pid_option
+from leaktrace.cli.values import WholeNumber
 from leaktrace.errors import UsageError
 from leaktrace.options import DumpOptions
 
@@ -30,15 +30,7 @@ class DumpCommand(Command):
 
 @click.command("dump", cls=DumpCommand, context_settings=SETTINGS)
 @click.argument("what", required=False, metavar="ADDRESS|MAPPING")
-@click.option(
-    "-p",
-    "--pid",
-    type=ProcessId(),
-    multiple=True,
-    callback=one_process,
-    metavar="PID",
-    help="Read the memory of this process.",
-)
+@pid_option("Read the memory of this process.")
 @click.option(
     "--size",
     type=WholeNumber(1, _MOST_BYTES),

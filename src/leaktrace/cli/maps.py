@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from leaktrace.cli.commands import SETTINGS, Command
-from leaktrace.cli.one_target import one_process, output_option
+from leaktrace.cli.one_target import format_option, output_option, pid_option
 from leaktrace.cli.processes import refuse_tasks_as_interval
-from leaktrace.cli.values import Interval, ProcessId, Seconds, WholeNumber
+from leaktrace.cli.values import Interval, Seconds, WholeNumber
 from leaktrace.errors import UsageError
 from leaktrace.options import MapsOptions
 from leaktrace.report import MAPS_FORMATS
@@ -28,15 +28,7 @@ class MapsCommand(Command):
 @click.command("maps", cls=MapsCommand, context_settings=SETTINGS)
 @click.argument("interval", type=Interval(), required=False, metavar="[INTERVAL]")
 @click.argument("count", type=WholeNumber(1), required=False, metavar="[COUNT]")
-@click.option(
-    "-p",
-    "--pid",
-    type=ProcessId(),
-    multiple=True,
-    callback=one_process,
-    metavar="PID",
-    help="Look at this process.",
-)
+@pid_option("Look at this process.")
 @click.option(
     "-T",
     "--top",
@@ -46,15 +38,7 @@ class MapsCommand(Command):
     metavar="N",
     help="Show at most N single mappings.",
 )
-@click.option(
-    "-f",
-    "--format",
-    "format_name",
-    type=click.Choice(list(MAPS_FORMATS)),
-    default="text",
-    show_default=True,
-    help="text: for reading; json: one JSON object per line.",
-)
+@format_option(MAPS_FORMATS)
 @output_option
 def command(
     *,

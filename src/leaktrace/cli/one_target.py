@@ -5,13 +5,13 @@ If an option is given twice, only the last value would count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from leaktrace.cli.values import name_of
+from leaktrace.cli.values import ProcessId, name_of
 from leaktrace.errors import UsageError
 
 _ONE_FOR_EACH = "start one leaktrace for each"
@@ -42,6 +42,34 @@ output_option = click.option(
     metavar="FILE",
     help="Write reports to this file, replacing its contents; - means standard output.",
 )
+
+
+def pid_option(help_text: str) -> Callable[..., Any]:
+    """-p of a command that looks at one process."""
+    return click.option(
+        "-p",
+        "--pid",
+        type=ProcessId(),
+        multiple=True,
+        callback=one_process,
+        metavar="PID",
+        help=help_text,
+    )
+
+
+def format_option(formats: Iterable[str]) -> Callable[..., Any]:
+    """-f of a command that only looks."""
+    return click.option(
+        "-f",
+        "--format",
+        "format_name",
+        type=click.Choice(list(formats)),
+        default="text",
+        show_default=True,
+        help="text: for reading; json: one JSON object per line.",
+    )
+
+
 one_command = only_one(f"one command is traced at a time: {_ONE_FOR_EACH}")
 
 

@@ -24,6 +24,7 @@ _FEW = 8  # texts that begin alike
 _GOOD_PART = 0.02
 OF_BITS = np.uint64(1 << 58)
 _ADDRESS_BITS = np.uint64(48)
+_KEY_BITS = np.uint64(60)  # of a packed number: user addresses and sizes have fewer
 
 
 class Beginning(IntEnum):
@@ -40,12 +41,20 @@ class Beginning(IntEnum):
 class Grouped:
     """The groups of some blocks, and the group of each."""
 
-    kinds: NDArray[np.uint8]  # Beginning, of each group
-    keys: Words  # FILE: the word; TEXT: its first four bytes, or 0 for all others; else see sizes
+    packed: Words  # ascending: a kind and its key
     group_of: NDArray[np.intp]  # of each block
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.packed)
+
+    def kind(self, row: int) -> Beginning:
+        """What the blocks of a group begin with."""
+        return Beginning(int(self.packed[row] >> _KEY_BITS))
+
+    def key(self, row: int) -> int:
+        """Of FILE the word; of TEXT its first four bytes, or 0 for all others; else the size, or
+        its bits with OF_BITS."""
+        return int(self.packed[row] & ((np.uint64(1) << _KEY_BITS) - np.uint64(1)))
 
 
 def group(image: MemoryImage, blocks: Blocks, file_ranges: Words) -> Grouped:
@@ -64,14 +73,9 @@ def group(image: MemoryImage, blocks: Blocks, file_ranges: Words) -> Grouped:
     is_file, is_text = kinds == Beginning.FILE, kinds == Beginning.TEXT
     keys[is_file] = words[is_file]
     keys[is_text] = _text_keys(words[is_text])
-    # One number for both. User addresses and sizes have fewer than 60 bits.
-    packed = keys | kinds.astype(np.uint64) << np.uint64(60)
+    packed = keys | kinds.astype(np.uint64) << _KEY_BITS
     found, group_of = np.unique(packed, return_inverse=True)
-    return Grouped(
-        kinds=(found >> np.uint64(60)).astype(np.uint8),
-        keys=found & np.uint64((1 << 60) - 1),
-        group_of=group_of,
-    )
+    return Grouped(found, group_of)
 
 
 def _kinds(words: Words, blocks: Blocks, file_ranges: Words) -> NDArray[np.uint8]:

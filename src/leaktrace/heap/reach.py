@@ -110,10 +110,10 @@ class Shares:
         counts, sizes = self._counts.sum(axis=0), self._bytes.sum(axis=0)
         return _share(counts, sizes, int(self._scanned.sum()))
 
-    def lost_bytes(self) -> NDArray[np.int64]:
-        """By group: what nothing points to, and what only that leads to."""
-        lost: NDArray[np.int64] = self._bytes[:, 0] + self._bytes[:, 1]
-        return lost
+    def lost(self) -> NDArray[np.int64]:
+        """By group, n x 2: blocks and bytes of what nothing points to, and what only that leads
+        to."""
+        return np.stack([each[:, :2].sum(axis=1) for each in (self._counts, self._bytes)], axis=1)
 
 
 def _share(counts: NDArray[np.int64], sizes: NDArray[np.int64], scanned: int) -> LostShare:

@@ -151,7 +151,8 @@ class LostBlocks:
 
     def _unseen(self, time_ns: int) -> Iterator[str]:
         """What is not known."""
-        knows_heap = all(one.knows_heap for _, one in self._current())
+        scans = [one for _, one in self._current()]
+        knows_heap = bool(scans) and all(one.knows_heap for one in scans)
         if not (self._tracer.program.sees_all_releases or knows_heap):
             yield "not all blocks have a record: what others than those point to counts as in use"
         for member in self._tracer.family.living:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from leaktrace.analysis.reachability.pointers import Blocks
-from leaktrace.heap.beginnings import OF_BITS, Beginning, group
+from leaktrace.heap.beginnings import OF_BITS, group
 from leaktrace.targets.memory_image import MemoryImage, Segment
 
 HEAP, FILES, SIZE = 0x5000_0000, 0x7F00_0000_0000, 32
@@ -24,8 +24,8 @@ def grouped(*beginnings: int | str | bytes) -> dict[tuple[str, int], int]:
     files = np.array([(FILES, FILES + 0x1000), (FILES + 0x3000, FILES + 0x4000)], dtype=np.uint64)
     found = group(MemoryImage([Segment(HEAP, words)]), blocks, files)
     counts = np.bincount(found.group_of, minlength=len(found)).tolist()
-    kinds = [Beginning(kind).name for kind in found.kinds.tolist()]
-    return dict(zip(zip(kinds, found.keys.tolist(), strict=True), counts, strict=True))
+    groups = [(found.kind(row).name, found.key(row)) for row in range(len(found))]
+    return dict(zip(groups, counts, strict=True))
 
 
 def test_each_kind_of_beginning() -> None:
@@ -67,8 +67,8 @@ def test_many_sizes_are_grouped_by_powers_of_two() -> None:
     )
     for row in range(len(found)):
         of_group = sizes[found.group_of == row].tolist()
-        if found.keys[row] == 40:
+        if found.key(row) == 40:
             assert of_group == [40] * 2001
         else:
-            assert {one.bit_length() for one in of_group} == {int(found.keys[row] ^ OF_BITS)}
+            assert {one.bit_length() for one in of_group} == {found.key(row) ^ int(OF_BITS)}
     assert len(found) == 1 + len(range(5, 13))
