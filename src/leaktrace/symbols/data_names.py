@@ -7,16 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from leaktrace.elf.data_symbols import data_symbols
+import numpy as np
+
 from leaktrace.elf.headers import PF_X
 from leaktrace.elf.object import ElfObject
-from leaktrace.elf.symbols import SymbolTable
+from leaktrace.elf.variables import Variables
 from leaktrace.errors import ObjectFileError
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.module import Module
 from leaktrace.symbols.views import Region
 
-Tables = WeakKeyDictionary[ElfObject, SymbolTable | None]
+Tables = WeakKeyDictionary[ElfObject, Variables]
 
 
 class _Placed(NamedTuple):
@@ -45,18 +46,23 @@ class DataNames:
             return None
         one = self._objects[at]
         vaddr = address - one.bias
-        table = self._table_of(one.module.elf)
-        symbol = None if table is None else table.lookup(vaddr)
-        if symbol is None:
+        variables = self._variables_of(one.module.elf)
+        number = -1
+        if vaddr < 1 << 64:  # a damaged file may lead beyond
+            number = int(variables.find(np.array([vaddr], dtype=np.uint64))[0])
+        name = variables.name(number) if number >= 0 else ""
+        if not name:
             return f"{one.module.shown.rpartition('/')[2]}+{vaddr:#x}"
-        return demangle(symbol.name) + (f"+{symbol.offset:#x}" if symbol.offset else "")
+        offset = vaddr - variables.start(number)
+        return demangle(name) + (f"+{offset:#x}" if offset else "")
 
-    def _table_of(self, elf: ElfObject) -> SymbolTable | None:
+    def _variables_of(self, elf: ElfObject) -> Variables:
         if elf not in self._tables:
             try:
-                self._tables[elf] = data_symbols(elf)
+                symbols = elf.symbol_tables()
             except ObjectFileError:
-                self._tables[elf] = None
+                symbols = ()
+            self._tables[elf] = Variables(symbols)
         return self._tables[elf]
 
 

@@ -105,9 +105,39 @@ def test_a_file(tmp_path: Path, thread_local: bool) -> None:
             assert names_at(variables, start, start + size - 1) == [name, name]
 
 
-def nm(path: Path, kinds: str) -> list[tuple[int, int, str]]:
+SOURCE = """
+int set_one = 1; static long set_two[4] = {2}; char unset[100]; const int constant = 3;
+__thread int of_thread = 4;
+int function(int at) { return set_one + set_two[at] + unset[at] + constant + of_thread; }
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("-s",)])
+def test_a_library(flags: tuple[str, ...], tmp_path: Path) -> None:
+    source, path = tmp_path / "source.c", tmp_path / "library.so"
+    source.write_text(SOURCE)
+    subprocess.run(["gcc", "-shared", "-fPIC", *flags, "-o", path, source], check=True)
+    listed = nm(path, "bBdDrRT", *(["-D"] if flags else []))
+    found = {name: (start, size) for start, size, name in listed}
+    names = {"set_one", "unset", "constant"} | (set() if flags else {"set_two"})
+    assert names <= found.keys()
+    with ElfObject.open(path) as elf:
+        variables = Variables(elf.symbol_tables())
+    for name in names:
+        start, size = found[name]
+        assert names_at(variables, start, start + size - 1) == [name, name]
+        (number,) = variables.find(np.array([start + size - 1], dtype=np.uint64))
+        assert variables.start(number) == start
+    # Neither code, nor what each thread has of its own, nor where symbols without a size are: these
+    # would seem to contain all that follows them.
+    assert names_at(variables, found["function"][0]) == [None]
+    known = names_at(variables, *range(found["unset"][0] + 200))
+    assert names <= set(known) <= names | {None, "completed.0", "__dso_handle"}
+
+
+def nm(path: Path, kinds: str, *flags: str) -> list[tuple[int, int, str]]:
     text = subprocess.run(
-        ["nm", "-S", "--defined-only", path], capture_output=True, text=True, check=True
+        ["nm", "-S", "--defined-only", *flags, path], capture_output=True, text=True, check=True
     ).stdout
     found = re.findall(rf"^([0-9a-f]+) ([0-9a-f]+) [{kinds}] (\S+)$", text, re.MULTILINE)
     return [(int(start, 16), int(size, 16), name) for start, size, name in found]
