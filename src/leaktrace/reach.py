@@ -75,7 +75,6 @@ class HolderStep:
     thread_name: str | None = None
     code_address: int | None = None  # in the function of a stack frame, until it has a name
     site: str | None = None  # id, of blocks
-    type: str | None = None  # class of the blocks, if they say it
     # The words in it that point to the next step, or, in the last step, to more of its own blocks,
     # are from `offset` to `last_offset` bytes into it. None: there are none, or it is not known.
     offset: int | None = None

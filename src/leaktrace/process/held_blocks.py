@@ -35,8 +35,7 @@ from leaktrace.targets.glibc_chunks import apart_from, find_chunks, find_mapped_
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 
-# What a step of blocks is told as, by the stack id of their site and the address of one of them.
-BlockStep = Callable[[int, int], HolderStep]
+BlockStep = Callable[[int], HolderStep]  # what blocks are told as, by the stack id of their site
 FunctionAt = Callable[[int], str | None]  # the function that has an address
 MORE_BYTES = 64 << 20  # behind the blocks that are known: others may have come there since
 _FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
@@ -58,7 +57,6 @@ class HeldBlocks:
     owners: list[HolderStep]
     of_block: NDArray[np.int32]  # the number of its path; -1: it is not known what leads to it
     paths: Paths
-    examples: NDArray[np.uint64]  # by path: the address of a block of its last step; 0: none
 
     def of_site(
         self, stack_ids: Collection[int], among: NDArray[np.intp]
@@ -93,9 +91,7 @@ class HeldBlocks:
                     step = replace(step, name=name, code_address=None)
             else:
                 stack_id = int(self.stack_ids[one.number])
-                is_known = stack_id != _NO_RECORD
-                example = int(self.examples[one.path])
-                step = block_step(stack_id, example) if is_known else _NO_RECORD_STEP
+                step = _NO_RECORD_STEP if stack_id == _NO_RECORD else block_step(stack_id)
             found.append(
                 replace(
                     step,
@@ -244,8 +240,6 @@ class HolderSearch:
             own_roots=(~has_record & ~caches, len(owners) - 1),
             no_site=len(stack_ids) - 1 if not has_record.all() else -1,
         )
-        examples = np.array(held.paths.examples, dtype=np.int64)
-        starts = np.append(graph.blocks.starts, np.uint64(0))
         return HeldBlocks(
             sizes=np.append(sizes, np.uint64(0))[numbers],  # -1: the last
             sites=np.append(sites, -1).astype(np.int32)[numbers],
@@ -253,7 +247,6 @@ class HolderSearch:
             owners=owners,
             of_block=np.append(held.of_block, np.int32(-1))[numbers],
             paths=held.paths,
-            examples=starts[examples],
         )
 
     def without_others(self, pointers: Pointers, between: Between) -> tuple[Pointers, Between]:

@@ -87,8 +87,8 @@ class HolderReports:
         ordered = sorted(groups.values(), key=lambda one: (-one.count, len(one.path)))
         return tuple(Holder(one.path, one.count, one.bytes, total) for one in ordered[:_MOST_SHOWN])
 
-    def _block_step(self, stack_id: int, address: int) -> HolderStep:
-        """Blocks of a site, as a step. `address`: that of one of them."""
+    def _block_step(self, stack_id: int) -> HolderStep:
+        """Blocks of a site, as a step."""
         stack = self._tracer.names.stack_of(stack_id)
         found = summary(readable(stack, self._asked).frames)
         name = next((one.function for one in found if isinstance(one, Frame)), None)

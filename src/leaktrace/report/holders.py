@@ -59,7 +59,7 @@ def _step_object(step: HolderStep) -> dict[str, Any]:
     if step.thread is not None:
         shown |= {"thread": step.thread, "thread_name": _name(step.thread_name)}
     if step.kind is HolderKind.BLOCK:
-        shown |= {"site": step.site, "type": _name(step.type), "repeats": step.repeats}
+        shown |= {"site": step.site, "repeats": step.repeats}
     shown |= {"offset": step.offset, "last_offset": step.last_offset}
     shown["to_middle"] = step.to_middle
     return shown
@@ -111,8 +111,7 @@ def _step_in_words(step: HolderStep) -> str:
             return f"shared memory {name or ''}".rstrip()
     what = "list or tree" if step.repeats else "block"
     of = name or "an unknown function"
-    kind = "" if step.type is None else f" ({shorten_symbol(printable(step.type), _NAME_CELLS)})"
-    return f"{what} of {of} {(step.site or '')[:_SHORT_ID_DIGITS]}{kind}"
+    return f"{what} of {of} {(step.site or '')[:_SHORT_ID_DIGITS]}"
 
 
 def _offsets(step: HolderStep) -> str:

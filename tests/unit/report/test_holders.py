@@ -64,10 +64,8 @@ def test_roots(step: HolderStep, expected: str) -> None:
 
 def test_steps() -> None:
     assert words(VARIABLE, TABLE) == "sessions [httpd] → block of new_table 1bbf67 +0x0…0x7f8"
-    nodes = replace(TABLE, repeats=True, offset=8, last_offset=8, type="app::Node")
-    assert words(VARIABLE, nodes) == (
-        "sessions [httpd] → list or tree of new_table 1bbf67 (app::Node) +0x8"
-    )
+    nodes = replace(TABLE, repeats=True, offset=8, last_offset=8)
+    assert words(VARIABLE, nodes) == ("sessions [httpd] → list or tree of new_table 1bbf67 +0x8")
     old = HolderStep(HolderKind.UNTRACKED, offset=16, last_offset=16)
     assert words(VARIABLE, old) == "sessions [httpd] → a block without a record +0x10"
     unnamed = replace(TABLE, name=None, offset=None, last_offset=None)
@@ -108,7 +106,7 @@ def test_names_are_printed_without_control_characters() -> None:
                 (
                     replace(VARIABLE, name=hostile, module=hostile),
                     HolderStep(HolderKind.STACK, name=hostile, thread=1, thread_name=hostile),
-                    replace(TABLE, name=hostile, type=hostile),
+                    replace(TABLE, name=hostile),
                     OWN,
                 ),
                 1,

@@ -171,14 +171,14 @@ class _Search:
         paths = np.empty(len(first), dtype=np.int32)
         rows = zip(
             some.parents.tolist(),
-            some.targets.tolist(),
+            self._sites[some.targets].tolist(),
             lows.tolist(),
             highs.tolist(),
             to_middle.tolist(),
             strict=True,
         )
-        for number, (parent, block, low, high, is_middle) in enumerate(rows):
-            path = self.paths.then(parent, int(self._sites[block]), block)
+        for number, (parent, site, low, high, is_middle) in enumerate(rows):
+            path = self.paths.then(parent, site)
             self.paths.widen(path, parent, low, high, to_middle=is_middle)
             paths[number] = path
         self.of_block[found.targets] = paths[group]
@@ -227,7 +227,7 @@ class _Search:
                         continue
                     path = known.get(parent << 32 | sites[target])
                     if path is None:
-                        path = paths.then(parent, sites[target], target)
+                        path = paths.then(parent, sites[target])
                     offset = places[at] << 3
                     paths.widen(path, parent, offset, offset, to_middle=not exact)
                     of_block[target] = path

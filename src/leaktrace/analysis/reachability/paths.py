@@ -31,7 +31,6 @@ class PathStep:
     next_low: int | None
     next_high: int | None
     to_middle: bool  # some of them point into the middle of the next one
-    path: int  # the part of the path up to here, by number
 
 
 @dataclass
@@ -47,7 +46,6 @@ class Paths:
     own_lows: list[int] = field(default_factory=lambda: [_MOST])  # of what leads to its own blocks
     own_highs: list[int] = field(default_factory=lambda: [_LEAST])
     depths: list[int] = field(default_factory=lambda: [0])
-    examples: list[int] = field(default_factory=lambda: [_NONE])  # a block of the last step, or -1
     known: dict[int, int] = field(default_factory=dict)  # by `key`, and of owners
 
     def __len__(self) -> int:
@@ -62,11 +60,11 @@ class Paths:
         """The path that has only an owner."""
         key = ~owner  # negative, unlike any of `key`
         if key not in self.known:
-            self.known[key] = self._new(_NONE, owner, _NONE, 0)
+            self.known[key] = self._new(_NONE, owner, 0)
         return self.known[key]
 
-    def then(self, parent: int, site: int, block: int) -> int:
-        """The path to `block`, of this site, that a path before it leads to."""
+    def then(self, parent: int, site: int) -> int:
+        """The path to blocks of this site that a path before it leads to."""
         if parent == OTHERS:
             return OTHERS
         key = self.key(parent, site)
@@ -82,7 +80,7 @@ class Paths:
             at = self.parents[at]
         if len(self) >= _MOST_PATHS or self.depths[parent] >= _MOST_STEPS:
             return OTHERS
-        self.known[key] = self._new(parent, site, block, self.depths[parent] + 1)
+        self.known[key] = self._new(parent, site, self.depths[parent] + 1)
         return self.known[key]
 
     def widen(self, path: int, parent: int, low: int, high: int, *, to_middle: bool) -> None:
@@ -109,14 +107,13 @@ class Paths:
                     next_low=low if is_known else None,
                     next_high=high if is_known else None,
                     to_middle=to_middle,
-                    path=path,
                 )
             )
             low, high, to_middle = self.lows[path], self.highs[path], self.to_middle[path]
             path = self.parents[path]
         return found[::-1]
 
-    def _new(self, parent: int, number: int, block: int, depth: int) -> int:
+    def _new(self, parent: int, number: int, depth: int) -> int:
         self.parents.append(parent)
         self.numbers.append(number)
         self.lows.append(_MOST)
@@ -126,5 +123,4 @@ class Paths:
         self.own_lows.append(_MOST)
         self.own_highs.append(_LEAST)
         self.depths.append(depth)
-        self.examples.append(block)
         return len(self) - 1
