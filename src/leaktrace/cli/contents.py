@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from leaktrace.cli.blocks import refuse_without_blocks
 from leaktrace.cli.values import refuse_given
 from leaktrace.options import By
 
@@ -22,13 +23,7 @@ def contents_asked(asked: dict[str, Any]) -> bool:
     """Whether it was asked. Raises UsageError."""
     if not asked["contents"]:
         return False
-    given = {
-        "--kernel": asked["kernel"],
-        "--faults": asked["faults"],
-        "--combined-only": asked["combined_only"],
-        "--no-malloc": asked["no_malloc"],
-    }
-    refuse_given(given, "--contents", "it looks at each block that malloc has returned")
+    refuse_without_blocks(asked, "--contents", "it looks at each block that malloc has returned")
     given = {"-f memleak": asked["format_name"] == "memleak"}
     refuse_given(given, "--contents", "that format has no place for it")
     given = {"--by process": asked["by"] == By.PROCESS.value}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from leaktrace.cli.values import Duration, refuse_given
+from leaktrace.cli.blocks import refuse_without_blocks, with_value
+from leaktrace.cli.values import Duration
 from leaktrace.errors import UsageError
 from leaktrace.options import Lost
 
@@ -29,22 +31,21 @@ idle_option = click.option(
 
 
 def with_plain_idle(args: Sequence[str]) -> list[str]:
-    """The words of the command line, with a value for --idle: it has none if none is attached, so
-    that an INTERVAL may follow."""
-    return [f"--idle={_DEFAULT}" if word == "--idle" else word for word in args]
+    """The words of the command line, with a value for --idle. Raises UsageError."""
+
+    def is_value(word: str) -> bool:
+        return re.fullmatch(r"[\d.]+[smhd]", word) is not None
+
+    return with_value(args, "--idle", _DEFAULT, is_value)
 
 
 def idle_asked(asked: dict[str, Any]) -> float | None:
     """What was asked, in seconds. Raises UsageError."""
     if asked["idle_s"] is None:
         return None
-    given = {
-        "--kernel": asked["kernel"],
-        "--faults": asked["faults"],
-        "--combined-only": asked["combined_only"],
-        "--no-malloc": asked["no_malloc"],
-    }
-    refuse_given(given, "--idle", "it watches the pages of blocks that malloc has returned")
+    refuse_without_blocks(
+        asked, "--idle", "it watches the pages of blocks that malloc has returned"
+    )
     if asked["lost"] == Lost.EVERY:
         raise UsageError(
             "--idle can't be used with --lost at every report: reading the memory counts as use",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from leaktrace.cli.blocks import refuse_without_blocks, with_value
 from leaktrace.cli.values import WholeNumber, refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.options import Lost
@@ -50,9 +51,8 @@ holders_option = click.option(
 
 
 def with_plain_lost(args: Sequence[str]) -> list[str]:
-    """The words of the command line, with a value for --lost: it has none if none is attached, so
-    that an INTERVAL may follow."""
-    return [f"--lost={Lost.EVERY}" if word == "--lost" else word for word in args]
+    """The words of the command line, with a value for --lost. Raises UsageError."""
+    return with_value(args, "--lost", Lost.EVERY, lambda word: word in list(Lost))
 
 
 def lost_asked(asked: dict[str, Any]) -> Lost | None:
@@ -60,13 +60,7 @@ def lost_asked(asked: dict[str, Any]) -> Lost | None:
     if asked["lost"] is None and not asked["holders"]:
         return None
     option = "--lost" if asked["lost"] is not None else "--holders"
-    given = {
-        "--kernel": asked["kernel"],
-        "--faults": asked["faults"],
-        "--combined-only": asked["combined_only"],
-        "--no-malloc": asked["no_malloc"],
-    }
-    refuse_given(given, option, "it looks at each block that malloc has returned")
+    refuse_without_blocks(asked, option, "it looks at each block that malloc has returned")
     if asked["holders"]:
         sampled = {"-s": asked["sample_rate"] > 1, "--sample-bytes": asked["sample_bytes"]}
         refuse_given(

@@ -47,6 +47,13 @@ def test_an_interval_may_follow() -> None:
     assert (options.report.interval_s, options.report.count) == (1.0, 7)
 
 
+@pytest.mark.parametrize("word", ["10s", "1.5m", "2h"])
+def test_a_value_after_a_blank(word: str) -> None:
+    with pytest.raises(UsageError, match="--idle follows a =") as caught:
+        options_of("-p", "1", "--idle", word)
+    assert f"--idle={word}" in caught.value.hint
+
+
 def test_words_of_the_command_are_its_own() -> None:
     options = options_of("--idle", "--", "program", "--idle")
     assert isinstance(options, ProcessOptions)

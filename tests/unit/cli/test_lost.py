@@ -43,6 +43,13 @@ def test_an_interval_may_follow(words: list[str]) -> None:
     assert (options.report.interval_s, options.report.count) == (1.0, 7)
 
 
+@pytest.mark.parametrize("word", ["last", "every"])
+def test_a_value_after_a_blank(word: str) -> None:
+    with pytest.raises(UsageError, match="--lost follows a =") as caught:
+        options_of("-p", "1", "--lost", word, "5")
+    assert f"--lost={word}" in caught.value.hint
+
+
 def test_words_of_the_command_are_its_own() -> None:
     options = options_of("--lost", "--", "program", "--lost")
     assert isinstance(options, ProcessOptions)
