@@ -14,8 +14,9 @@ from leaktrace.analysis.contents.text import texts_in
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.contents import BlockContents
 from leaktrace.errors import TargetError
+from leaktrace.process.block_records import BlockRecords
 from leaktrace.process.member import Member
-from leaktrace.process.pointer_names import KnownBlocks, PointerNames
+from leaktrace.process.pointer_names import PointerNames
 from leaktrace.process.program import Program
 from leaktrace.symbols.data_names import DataNames, Tables
 from leaktrace.targets.mappings import read_mappings
@@ -133,13 +134,8 @@ def ended(pid: int) -> TargetError:
     return TargetError(f"process {pid} has ended: the contents of its blocks can't be read")
 
 
-def _blocks_of(snapshot: Snapshot, slot: int) -> KnownBlocks:
+def _blocks_of(snapshot: Snapshot, slot: int) -> BlockRecords:
     is_own = np.arange(len(snapshot.records)) < len(snapshot.records) - snapshot.region_count
     if snapshot.record_slots is not None:
         is_own &= snapshot.record_slots == slot
-    rows = np.nonzero(is_own)[0]
-    rows = rows[np.argsort(snapshot.addresses[rows])]
-    records = snapshot.records[rows]
-    return KnownBlocks(
-        snapshot.addresses[rows], records["size"], records["time_ns"], records["stack_id"]
-    )
+    return BlockRecords.of(snapshot.addresses[is_own], snapshot.records[is_own])

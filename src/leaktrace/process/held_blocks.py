@@ -21,7 +21,8 @@ from leaktrace.analysis.reachability.holders import find_holders
 from leaktrace.analysis.reachability.kept_details import Details
 from leaktrace.analysis.reachability.paths import Paths
 from leaktrace.analysis.reachability.pointers import Between, Blocks, Pointers
-from leaktrace.process.late_blocks import BlockGraph, Records, with_late_blocks
+from leaktrace.process.block_records import BlockRecords
+from leaktrace.process.late_blocks import BlockGraph, with_late_blocks
 from leaktrace.process.module_data import FileTables, open_modules
 from leaktrace.process.registers import Registers
 from leaktrace.process.root_map import REGISTERS, NamedRoots, RootMap
@@ -210,7 +211,7 @@ class HolderSearch:
         if self._asked.records_now is not None:
             addresses, values = self._asked.records_now()
             is_low = addresses < _FIRST_HIGH
-            records = Records.of(addresses[is_low], values[is_low])
+            records = BlockRecords.of(addresses[is_low], values[is_low])
             graph, numbers = with_late_blocks(
                 graph, details, records, BulkReader(self._pid).read_all
             )

@@ -24,6 +24,7 @@ from leaktrace.analysis.reachability.kept_details import (
     Words,
 )
 from leaktrace.analysis.reachability.pointers import Between, Blocks, Flags, Pointers
+from leaktrace.process.block_records import BlockRecords
 from leaktrace.targets.bulk_memory import Piece
 from leaktrace.targets.glibc_chunks import apart_from
 
@@ -43,30 +44,10 @@ class BlockGraph:
     roots: KeptRoots
 
 
-@dataclass(frozen=True)
-class Records:
-    """The blocks that have a record, by ascending address."""
-
-    addresses: Words
-    sizes: Words
-    stack_ids: Words
-    times_ns: Words
-
-    @classmethod
-    def of(cls, addresses: Words, values: NDArray[np.void]) -> Records:
-        """`values`: abi.ALLOCATION, in any order."""
-        order = np.argsort(addresses)
-        values = values[order]
-        return cls(addresses[order], values["size"], values["stack_id"], values["time_ns"])
-
-    def __len__(self) -> int:
-        return len(self.addresses)
-
-
 def with_late_blocks(
     graph: BlockGraph,
     details: Details,
-    now: Records,
+    now: BlockRecords,
     read_all: Callable[[NDArray[np.uint64]], Iterable[Piece]],
 ) -> tuple[BlockGraph, NDArray[np.intp]]:
     """The graph with the blocks of now, and the numbers in it of those that it had; -1 for those
@@ -123,7 +104,7 @@ def with_late_blocks(
     ), numbers.astype(np.intp)
 
 
-def _are_same(graph: BlockGraph, now: Records) -> Flags:
+def _are_same(graph: BlockGraph, now: BlockRecords) -> Flags:
     """Which blocks are still the same. Those without a record are, if no block with one is there by
     now: it may have been free memory."""
     blocks, had_record = graph.blocks, graph.times_ns > 0
@@ -139,7 +120,7 @@ def _are_same(graph: BlockGraph, now: Records) -> Flags:
     return chosen
 
 
-def _late(blocks: Blocks, is_kept: Flags, now: Records) -> NDArray[np.intp]:
+def _late(blocks: Blocks, is_kept: Flags, now: BlockRecords) -> NDArray[np.intp]:
     """The rows of the records whose blocks are new."""
     known = np.stack([blocks.starts[is_kept], blocks.ends[is_kept]], axis=1)
     ranges = np.stack([now.addresses, now.addresses + np.maximum(now.sizes, np.uint64(1))], axis=1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace.contents import Pointer, PointerKind
 from leaktrace.model import Frame
 from leaktrace.printable import printable
+from leaktrace.process.block_records import BlockRecords
 from leaktrace.symbols.class_names import ClassNames
 from leaktrace.symbols.data_names import DataNames
 from leaktrace.symbols.symbolizer import ProcessSymbolizer
@@ -24,24 +24,6 @@ _STACK = "[stack]"
 _FIRST_STACK, _OTHER_STACK = "stack of the first thread", "stack of a thread"
 
 
-@dataclass(frozen=True)
-class KnownBlocks:
-    """The tracked blocks of a process, as a snapshot has them: parallel, by ascending address."""
-
-    addresses: NDArray[np.uint64]
-    sizes: NDArray[np.uint64]
-    times_ns: NDArray[np.uint64]
-    stack_ids: NDArray[np.uint64]
-
-    def at(self, address: int) -> int | None:
-        """The row of the block that has the byte at an address."""
-        row = int(np.searchsorted(self.addresses, np.uint64(address), side="right")) - 1
-        if row < 0:
-            return None
-        size = max(int(self.sizes[row]), 1)
-        return row if address < int(self.addresses[row]) + size else None
-
-
 class PointerNames:
     """Names words of one process at one moment."""
 
@@ -51,13 +33,13 @@ class PointerNames:
         mappings: tuple[Mapping, ...],
         symbolizer: ProcessSymbolizer,
         variables: DataNames,
-        blocks: KnownBlocks,
+        blocks: BlockRecords,
         *,
         is_there: Callable[[int, int], bool],
         site_id_of: Callable[[int], str | None],
     ) -> None:
-        """`mappings` by ascending address; `is_there(address, time_ns)`: whether that block is not
-        freed yet; `site_id_of`: the site of a stack id."""
+        """`mappings` by ascending address; `blocks`: as a snapshot has them; `is_there(address,
+        time_ns)`: whether that block is not freed yet; `site_id_of`: the site of a stack id."""
         self._memory = memory
         self._mappings = mappings
         self._starts = [one.start for one in mappings]
@@ -84,15 +66,8 @@ class PointerNames:
                 self._known[value] = self._named(value)
             known = self._known[value]
             if known is not None:
-                yield Pointer(
-                    at,
-                    value,
-                    known.kind,
-                    known.name,
-                    known.site_id,
-                    known.into_bytes,
-                    is_own=own and known.kind is PointerKind.BLOCK,
-                )
+                is_own = own and known.kind is PointerKind.BLOCK
+                yield replace(known, offset=at, is_own=is_own)
 
     def _named(self, value: int) -> Pointer | None:
         at = bisect_right(self._starts, value) - 1
@@ -111,8 +86,7 @@ class PointerNames:
             return Pointer(0, value, PointerKind.STACK, name)
         name = self._variables.name(value)
         if name is None and mapping.is_file:
-            offset = value - mapping.start + mapping.offset
-            name = f"{printable(mapping.path.rpartition('/')[2])}+{offset:#x}"
+            name = _place(mapping, value)
         return None if name is None else Pointer(0, value, PointerKind.DATA, name)
 
     def _to_code(self, value: int, mapping: Mapping) -> Pointer | None:
@@ -140,6 +114,11 @@ class PointerNames:
 
 def _function(frame: Frame, mapping: Mapping, value: int) -> str:
     if frame.function is None:
-        offset = value - mapping.start + mapping.offset
-        return f"{printable(mapping.path.rpartition('/')[2])}+{offset:#x}"
+        return _place(mapping, value)
     return printable(frame.function) + (f"+{frame.offset:#x}" if frame.offset else "")
+
+
+def _place(mapping: Mapping, value: int) -> str:
+    """Where in a file it is."""
+    offset = value - mapping.start + mapping.offset
+    return f"{printable(mapping.path.rpartition('/')[2])}+{offset:#x}"

@@ -13,7 +13,8 @@ from leaktrace.abi import process as abi
 from leaktrace.analysis.reachability.holders import Held, find_holders
 from leaktrace.analysis.reachability.kept_details import Details
 from leaktrace.analysis.reachability.pointers import Blocks, Pointers
-from leaktrace.process.late_blocks import BlockGraph, Records, with_late_blocks
+from leaktrace.process.block_records import BlockRecords
+from leaktrace.process.late_blocks import BlockGraph, with_late_blocks
 from leaktrace.targets.bulk_memory import Piece
 
 BASE, STEP, SIZE = 0x10_0000, 0x80, 0x40
@@ -84,12 +85,12 @@ def graph_of(memory: Memory, known: list[int]) -> tuple[BlockGraph, Details]:
 
 def records_of(
     starts: Words, wide: Words | None = None, ids: Words | None = None, time_ns: int = TIME
-) -> Records:
+) -> BlockRecords:
     values = np.zeros(len(starts), dtype=abi.ALLOCATION)
     values["size"] = sizes(len(starts)) if wide is None else wide
     values["stack_id"] = 0 if ids is None else ids
     values["time_ns"] = time_ns
-    return Records.of(starts, values)
+    return BlockRecords.of(starts, values)
 
 
 def held_in(graph: BlockGraph) -> Held:
