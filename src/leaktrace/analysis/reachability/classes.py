@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import BlockClass
+from leaktrace.analysis.reachability.edges import by_source, firsts, pointers_of
 from leaktrace.analysis.reachability.pointers import Between, Flags, Pointers
 
 _WIDE = 512  # blocks: a front of so many goes by numpy, a narrower one block by block
@@ -93,11 +94,8 @@ class _Graph:
 
     @classmethod
     def of(cls, count: int, sources: NDArray[np.int32], targets: NDArray[np.int32]) -> _Graph:
-        if (np.diff(sources) < 0).any():  # memory was not read by ascending address
-            order = np.argsort(sources, kind="stable")
-            sources, targets = sources[order], targets[order]
-        first = np.searchsorted(sources, np.arange(count + 1, dtype=np.int32))
-        return cls(first.astype(np.int64), targets, np.empty(count, dtype=np.int32))
+        sources, targets = by_source(sources, targets)
+        return cls(firsts(count, sources), targets, np.empty(count, dtype=np.int32))
 
     def flood(
         self, seen: Flags, front: NDArray[np.intp], leaders: NDArray[np.int32] | None = None
@@ -116,10 +114,7 @@ class _Graph:
         self, seen: Flags, front: NDArray[np.intp], leaders: NDArray[np.int32] | None
     ) -> NDArray[np.intp]:
         """One level. Returns the next one."""
-        begins = self.first[front]
-        counts = self.first[front + 1] - begins
-        before = np.concatenate([[0], np.cumsum(counts)])
-        at = np.arange(before[-1]) + np.repeat(begins - before[:-1], counts)
+        at, counts = pointers_of(self.first, front)
         found = self.targets[at].astype(np.intp)
         is_new = ~seen[found]
         found = found[is_new]

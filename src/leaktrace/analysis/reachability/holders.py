@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.analysis.reachability.edges import by_source, firsts, pointers_of
 from leaktrace.analysis.reachability.kept_details import WORD_SHIFT, KeptRoots, RootRank
-from leaktrace.analysis.reachability.paths import Paths
+from leaktrace.analysis.reachability.paths import PATH_SHIFT, Paths
 from leaktrace.analysis.reachability.pointers import Between, Flags
 
 _WIDE = 512  # blocks: a front of so many goes by numpy, a narrower one block by block
@@ -95,15 +96,10 @@ class _Search:
         no_site: int,
     ) -> None:
         count = len(sites)
-        sources, targets, is_exact = between
-        if (np.diff(sources) < 0).any():  # memory was not read by ascending address
-            order = np.argsort(sources, kind="stable")
-            sources, targets = sources[order], targets[order]
-            is_exact, places = is_exact[order], places[order]
-        first = np.searchsorted(sources, np.arange(count + 1, dtype=np.int32))
+        sources, targets, is_exact, places = by_source(*between, places)
         self._sources, self._targets = sources, targets
         self._is_exact, self._places = is_exact, places
-        self._first = first.astype(np.int64)
+        self._first = firsts(count, sources)
         self._sites, self._no_site = sites, no_site
         self._mark = np.empty(count, dtype=np.int32)  # scratch, by block
         self.of_block = np.full(count, _UNKNOWN, dtype=np.int32)
@@ -159,7 +155,7 @@ class _Search:
         found = found.chosen(self._mark[found.targets] == numbers)
         if not len(found.targets):
             return found.targets
-        keys = found.parents << 32 | self._sites[found.targets]
+        keys = found.parents << PATH_SHIFT | self._sites[found.targets]
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
         lows = np.full(len(first), np.iinfo(np.int64).max)
         highs = np.full(len(first), -1)
@@ -188,10 +184,7 @@ class _Search:
         self, front: NDArray[np.intp], *, only_exact: bool, within_site: bool
     ) -> NDArray[np.intp]:
         """All at once."""
-        begins = self._first[front]
-        counts = self._first[front + 1] - begins
-        before = np.concatenate([[0], np.cumsum(counts)])
-        at = np.arange(before[-1]) + np.repeat(begins - before[:-1], counts)
+        at, counts = pointers_of(self._first, front)
         if within_site:
             sites = np.repeat(self._sites[front], counts)
             is_near = (sites == self._sites[self._targets[at]]) & (sites != self._no_site)
@@ -225,7 +218,7 @@ class _Search:
                         continue
                     if within_site and sites[target] != site:
                         continue
-                    path = known.get(parent << 32 | sites[target])
+                    path = known.get(parent << PATH_SHIFT | sites[target])
                     if path is None:
                         path = paths.then(parent, sites[target])
                     offset = places[at] << 3

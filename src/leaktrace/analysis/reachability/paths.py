@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 OTHERS = 0  # the path of blocks whose own one has too many steps, or is one of too many
 _NONE = -1
-_SHIFT = 32
+PATH_SHIFT = 32  # of a path, in the keys of those that go on from it; below that is a site
 _MOST_STEPS = 16
 _MOST_PATHS = 1 << 16
 _LEAST, _MOST = -1, 1 << 63
@@ -46,19 +46,14 @@ class Paths:
     own_lows: list[int] = field(default_factory=lambda: [_MOST])  # of what leads to its own blocks
     own_highs: list[int] = field(default_factory=lambda: [_LEAST])
     depths: list[int] = field(default_factory=lambda: [0])
-    known: dict[int, int] = field(default_factory=dict)  # by `key`, and of owners
+    known: dict[int, int] = field(default_factory=dict)  # by path before and site, and owners
 
     def __len__(self) -> int:
         return len(self.parents)
 
-    @staticmethod
-    def key(parent: int, site: int) -> int:
-        """What the path of a block is found by in `known`."""
-        return parent << _SHIFT | site
-
     def root(self, owner: int) -> int:
         """The path that has only an owner."""
-        key = ~owner  # negative, unlike any of `key`
+        key = ~owner  # negative, unlike those of `then`
         if key not in self.known:
             self.known[key] = self._new(_NONE, owner, 0)
         return self.known[key]
@@ -67,7 +62,7 @@ class Paths:
         """The path to blocks of this site that a path before it leads to."""
         if parent == OTHERS:
             return OTHERS
-        key = self.key(parent, site)
+        key = parent << PATH_SHIFT | site
         found = self.known.get(key)
         if found is not None:
             return found
