@@ -7,7 +7,7 @@ import struct
 from collections.abc import Collection, Iterator
 from itertools import islice
 
-from leaktrace.contents import Text as Text  # noqa: PLC0414 (part of what is offered here)
+from leaktrace.contents import Text
 from leaktrace.printable import printable
 
 LEAST_CHARACTERS = 4
@@ -28,11 +28,6 @@ _UTF16 = re.compile(rb"(?:[\t\x20-\x7e]\0){%d,}" % LEAST_CHARACTERS)
 # std::string of libstdc++: the address of the text, its length, and room for 15 characters and a
 # zero, which a short text is in.
 _STRING_BYTES, _STRING_ROOM_AT, _SHORT_STRING_BYTES = 32, 16, 15
-
-
-def first_text(data: bytes, address: int | None = None) -> Text | None:
-    """The first text; see `texts_in`."""
-    return next(iter(texts_in(data, address, most=1)), None)
 
 
 def texts_in(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leaktrace.analysis.contents.text import Text, first_text, texts_in
+from leaktrace.analysis.contents.text import texts_in
+from leaktrace.contents import Text
 
 
 def test_text_as_strings_finds_it(tmp_path: Path, require_tool: Callable[[str], str]) -> None:
@@ -75,8 +76,8 @@ def test_texts_are_bounded() -> None:
     texts = texts_in(data, most=5, longest=20)
     assert len(texts) == 5
     assert texts[0] == Text(0, "x" * 17 + "...", 1_000_000)
-    assert first_text(data) == texts_in(data)[0]
-    assert first_text(bytes(100)) is None
+    assert texts_in(data, most=1) == texts_in(data)[:1]
+    assert texts_in(bytes(100)) == []
 
 
 def test_what_looks_like_text_within_a_pointer() -> None:
