@@ -121,11 +121,13 @@ def _are_same(graph: BlockGraph, now: BlockRecords) -> Flags:
 
 
 def _late(blocks: Blocks, is_kept: Flags, now: BlockRecords) -> NDArray[np.intp]:
-    """The rows of the records whose blocks are new."""
+    """The rows of the records whose blocks are new. If they are too large together, the largest are
+    left out: small ones are those that hold others."""
     known = np.stack([blocks.starts[is_kept], blocks.ends[is_kept]], axis=1)
     ranges = np.stack([now.addresses, now.addresses + np.maximum(now.sizes, np.uint64(1))], axis=1)
     rows = np.nonzero(np.isin(now.addresses, apart_from(ranges, known)[:, 0]))[0]
-    return rows[np.cumsum(now.sizes[rows]) <= np.uint64(_MOST_LATE_BYTES)]
+    rows = rows[np.argsort(now.sizes[rows], kind="stable")]
+    return np.sort(rows[np.cumsum(now.sizes[rows]) <= np.uint64(_MOST_LATE_BYTES)])
 
 
 def _that_led_to_others(graph: BlockGraph, is_kept: Flags) -> tuple[Words, Words]:

@@ -13,6 +13,7 @@ from leaktrace.abi import process as abi
 from leaktrace.analysis.reachability.holders import Held, find_holders
 from leaktrace.analysis.reachability.kept_details import Details
 from leaktrace.analysis.reachability.pointers import Blocks, Pointers
+from leaktrace.process import late_blocks
 from leaktrace.process.block_records import BlockRecords
 from leaktrace.process.late_blocks import BlockGraph, with_late_blocks
 from leaktrace.targets.bulk_memory import Piece
@@ -143,6 +144,21 @@ def test_the_head_of_a_list() -> None:
     late, numbers = with_late_blocks(early, details, records, memory.read)
     assert len(numbers) == 290
     assert late.roots.addresses.tolist() == [ROOTS]
+    assert (held_in(late).of_block >= 0).all()
+
+
+def test_a_large_block_does_not_hide_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late_blocks, "_MOST_LATE_BYTES", 1000)
+    memory = Memory(0)
+    memory.count = 300
+    memory.words = {memory.start(one): memory.start(one - 1) for one in range(21, 300)}
+    memory.words[ROOTS] = memory.start(299)
+    early, details = graph_of(memory, list(range(20, 290)))
+    new = [0, *range(20, 300)]
+    wide = sizes(len(new))
+    wide[0] = 15 * STEP
+    late, _ = with_late_blocks(early, details, records_of(memory.starts(new), wide), memory.read)
+    assert late.blocks.starts.tolist() == memory.starts(new[1:]).tolist()
     assert (held_in(late).of_block >= 0).all()
 
 
