@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from leaktrace.analysis.contents.text import texts_in
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.contents import BlockContents
 from leaktrace.errors import TargetError
+from leaktrace.own.closing import Closes
 from leaktrace.process.block_records import BlockRecords
 from leaktrace.process.member import Member
 from leaktrace.process.pointer_names import PointerNames
@@ -26,7 +25,7 @@ MOST_BYTES = 256  # of a block
 _PAGE_BYTES = 4096
 
 
-class BlockReader:
+class BlockReader(Closes):
     """The blocks of one process, as a snapshot has them. Use it as a context manager.
 
     The kernel side deletes the record of a block as free begins, before the allocator can use its
@@ -117,15 +116,7 @@ class BlockReader:
             return False
         return self._traced.slot.generation() == self._generation
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._resources.close()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +14,7 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.contents import BlockContents, ContentsInfo, SiteContents
 from leaktrace.errors import LeaktraceError
 from leaktrace.model import Report, Site
+from leaktrace.own.closing import Closes
 from leaktrace.process.block_reader import BlockReader, ended
 from leaktrace.process.tracer import Tracer
 from leaktrace.symbols.data_names import Tables, new_tables
@@ -63,7 +62,7 @@ def _is_suspicious(site: Site) -> bool:
     return site.verdict is not None and site.verdict.kind in SUSPICIOUS
 
 
-class _Look:
+class _Look(Closes):
     """Reads blocks of all processes for one report. Use it as a context manager."""
 
     def __init__(
@@ -137,13 +136,5 @@ class _Look:
             self._site_ids[stack_id] = self._builder.site_id_of(stack_id)
         return self._site_ids[stack_id]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._resources.close()

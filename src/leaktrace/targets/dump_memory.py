@@ -17,14 +17,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError, system_error
 from leaktrace.files import open_regular
+from leaktrace.own.closing import Closes
 from leaktrace.targets.dump_choice import Part
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
@@ -43,7 +42,7 @@ class Piece:
     data: bytes | None
 
 
-class DumpReader:
+class DumpReader(Closes):
     """The memory of one process. Use it as a context manager."""
 
     def __init__(self, pid: int) -> None:
@@ -180,15 +179,7 @@ class DumpReader:
         if not self._pages.has_memory():
             raise _ended(self._pid)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from types import TracebackType
-from typing import Self
 
 from leaktrace.errors import system_error
+from leaktrace.own.closing import Closes
 
 
 class _Vector(ctypes.Structure):
@@ -22,7 +21,7 @@ class _Vector(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class ProcessMemory:
+class ProcessMemory(Closes):
     """The memory of one process. Close it, or use it as a context manager."""
 
     def __init__(self, pid: int) -> None:
@@ -53,14 +52,3 @@ class ProcessMemory:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -7,13 +7,12 @@ numbers are shown to those with CAP_SYS_ADMIN only; to others they are 0.
 from __future__ import annotations
 
 import os
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError
+from leaktrace.own.closing import Closes
 from leaktrace.targets.page_map import PAGE_BYTES
 
 NO_FRAME = np.uint64(0)  # never that of a page of a process
@@ -26,7 +25,7 @@ _COMPOUND_HEAD, _COMPOUND_TAIL, _IDLE = 1 << 15, 1 << 16, 1 << 25
 _LARGEST_FOLIO_PAGES = 512  # a huge page; larger ones are of hugetlbfs, and not looked at
 
 
-class Frames:
+class Frames(Closes):
     """Frames by page, and their flags. As a context manager it is closed at the end."""
 
     def __init__(self) -> None:
@@ -46,17 +45,6 @@ class Frames:
                 "the kernel hides in which page frames memory is (CAP_SYS_ADMIN is missing)",
                 AS_ROOT_OR_DOCTOR,
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         os.close(self._flags)

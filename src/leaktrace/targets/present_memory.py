@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import struct
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
+from leaktrace.own.closing import Closes
 from leaktrace.targets.memory import ProcessMemory
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 _PRESENT = 1 << 63
 
 
-class PresentMemory:
+class PresentMemory(Closes):
     """The memory of one process. Use it as a context manager."""
 
     def __init__(self, pid: int) -> None:
@@ -58,14 +57,3 @@ class PresentMemory:
             with suppress(OSError):
                 os.close(self._pagemap)
             self._pagemap = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
