@@ -266,6 +266,17 @@ def test_the_time_is_up(start: Start) -> None:
     assert pause.took_s >= 0.02
 
 
+def test_too_little_time_for_so_many_threads(start: Start) -> None:
+    """Not all could be stopped, or their registers read: nothing is known of any."""
+    target = start("work", "threads", "1000")
+    with Pause(target.pid, 1) as pause:
+        assert not pause.still_holds()
+        assert pause.threads == ()
+    assert pause.given_up
+    goes_on(target)
+    assert target.end() == 0
+
+
 def hold_for_ever(pid: int, most_ms: int, told: int) -> None:
     """In a process of its own: stop a process, say so, and go on."""
     with Pause(pid, most_ms):

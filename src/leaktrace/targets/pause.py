@@ -138,7 +138,7 @@ class Pause:
         return self
 
     def _begin(self, answer: dict[str, Any] | None) -> None:
-        if answer is None:  # it was killed
+        if answer is None or "expired" in answer:  # None: it was killed
             self.given_up = True
             return
         if "gone" in answer:

@@ -12,7 +12,7 @@ Each message is a JSON object. It sends {"ready"}, gets one byte, stops the proc
 registers, and sends {"stopped", "late", "registers"} (threads, threads, bytes), or why it can't:
 {"gone"} or {"tracer"}. Then it waits for another byte. {"over"} is its last message: the seconds
 from the first stop until the last thread went on. {"expired"} comes before any thread goes on,
-because the time is up.
+because the time is up; it comes in place of {"stopped"} if there was not enough time for that.
 """
 
 from __future__ import annotations
@@ -78,10 +78,12 @@ class _Tracer:
 
 
 def _hold(tracer: _Tracer, stops: ThreadStops, memory: int, until_s: float, *, wait: int) -> bool:
-    """Write the registers, and wait until leaktrace has what it wants. Returns whether it had the
-    time."""
+    """Write the registers, and wait until leaktrace has what it wants. Returns whether there was
+    enough time."""
     written = 0
     for registers in stops.registers():
+        if time.monotonic() > until_s:
+            return False
         written += os.write(memory, registers)
     tracer.say(stopped=stops.stopped_count, late=stops.late_count, registers=written)
     is_over = _is_readable(wait, until_s - time.monotonic())
@@ -111,16 +113,16 @@ def main() -> None:
     began_s = time.monotonic()
     until_s = began_s + most_ms / 1000
     refused: NotStoppableError | None = None
-    is_over = True
+    has_any = False
     try:
-        stops.stop(workers, until_s, min(_MOST_PATIENCE_S, most_ms / 2000))
-        if stops.stopped_count or stops.late_count:
-            is_over = _hold(tracer, stops, memory, until_s, wait=connection.fileno())
-            if not is_over:
-                tracer.say(expired=True)
+        in_time = stops.stop(workers, until_s, min(_MOST_PATIENCE_S, most_ms / 2000))
+        has_any = bool(stops.stopped_count or stops.late_count or not in_time)
+        if has_any and not (
+            in_time and _hold(tracer, stops, memory, until_s, wait=connection.fileno())
+        ):
+            tracer.say(expired=True)
     except NotStoppableError as error:
         refused = error
-    has_any = bool(stops.stopped_count or stops.late_count)
     stops.let_go()
     took_s = time.monotonic() - began_s
     if refused is not None:

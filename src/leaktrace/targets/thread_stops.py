@@ -80,20 +80,29 @@ class ThreadStops:
         what they wait for should not be disturbed."""
         return {tid for tid in self._threads() if self._status(tid)[1] & _IO_WORKER}
 
-    def stop(self, workers: set[int], until_s: float, patience_s: float) -> None:
+    def stop(self, workers: set[int], until_s: float, patience_s: float) -> bool:
         """Stop all threads but those, and those that start meanwhile. `until_s`: of time.monotonic;
-        `patience_s`: with one that can't be interrupted. Raises NotStoppableError."""
-        while fresh := self._seize_new(workers):
+        `patience_s`: with one that can't be interrupted. Returns whether there was enough time.
+        Raises NotStoppableError."""
+        while fresh := self._seize_new(workers, until_s):
             last_s = time.monotonic()
-            for tid in fresh:
+            for number, tid in enumerate(fresh):
+                if time.monotonic() > until_s:
+                    self._late += fresh[number:]
+                    break
                 if self._await(tid, min(until_s, last_s + patience_s), until_s):
                     last_s = time.monotonic()
-            if time.monotonic() > until_s:
-                return
+        return time.monotonic() <= until_s
 
-    def _seize_new(self, workers: set[int]) -> list[int]:
+    def _seize_new(self, workers: set[int], until_s: float) -> list[int]:
         known = {*workers, *self._stopped, *self._late}
-        return [tid for tid in self._threads() if tid not in known and self._is_seized(tid)]
+        fresh = []
+        for tid in self._threads():
+            if time.monotonic() > until_s:
+                break
+            if tid not in known and self._is_seized(tid):
+                fresh.append(tid)
+        return fresh
 
     def _is_seized(self, tid: int) -> bool:
         """Seize a thread. Returns whether it exists."""
