@@ -11,11 +11,15 @@ from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import MemoryImage
 
 
-def walk_heap(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | None:
-    """`mappings`: those of the same instant. None: no allocator that is known here was found.
+def walk_heap(
+    image: MemoryImage, mappings: Sequence[Mapping], thread_pointers: Sequence[int] = ()
+) -> WalkedHeap | None:
+    """`mappings`: those of the same instant. `thread_pointers`: of its threads; where one is not
+    known, an empty cache of that thread counts as a block. None: no allocator that is known here
+    was found.
 
     The image must have been taken while no thread ran. If a thread was inside the allocator, the
     heap may be whole or not: then `problems` says so.
     """
-    walked = walk_glibc(image, mappings)
+    walked = walk_glibc(image, mappings, thread_pointers)
     return walk_mallocng(image, mappings) if walked is None else walked

@@ -54,7 +54,7 @@ def scan_instant(
         if is_abandoned():
             raise AbandonedError
 
-    heap = walk_heap(image, mappings)
+    heap = walk_heap(image, mappings, [one.thread_pointer for one in instant.threads])
     every = None if heap is None or heap.problems else blocks_with(heap, blocks)
     if heap is not None and every is not None:
         structures, owned = heap.structures, heap.segments

@@ -59,7 +59,7 @@ def _of_core(options: HeapOptions) -> HeapReport:
     assert options.core is not None
     with closing(CoreFile(options.core)) as core:
         memory = core.memory()
-        heap = walk_heap(memory.image, memory.mappings)
+        heap = _walk(memory)
         if heap is None and memory.unread_bytes:
             raise TargetError(
                 f"{printable(str(options.core))} was cut off, and no heap is in what is left: "
@@ -109,7 +109,7 @@ def _look(look: Callable[[], HeapMemory], pid: int) -> tuple[HeapMemory, WalkedH
     """A heap that is whole, if one of some looks finds it so."""
     for left in reversed(range(_TRIES)):
         memory = look()
-        heap = walk_heap(memory.image, memory.mappings)
+        heap = _walk(memory)
         if heap is None:
             message, advice = _unknown_allocator(f"process {pid}")
             raise TargetError(
@@ -119,6 +119,11 @@ def _look(look: Callable[[], HeapMemory], pid: int) -> tuple[HeapMemory, WalkedH
         if not heap.problems or not left:
             return memory, heap
     raise AssertionError
+
+
+def _walk(memory: HeapMemory) -> WalkedHeap | None:
+    pointers = [one.thread_pointer for one in memory.threads]
+    return walk_heap(memory.image, memory.mappings, pointers)
 
 
 def _unknown_allocator(what: str) -> tuple[str, str]:

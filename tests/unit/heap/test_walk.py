@@ -13,6 +13,7 @@ musl has no mallinfo2(): there, the blocks of the program are all that is in use
 from __future__ import annotations
 
 import os
+import platform
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,6 +29,7 @@ from stopped_image import image_of
 from leaktrace.heap.walk import walk_heap
 from leaktrace.heap.walked import FreeKind, WalkedHeap
 from leaktrace.targets.memory_image import MemoryImage
+from leaktrace.targets.pause import Pause
 
 TLS_BLOCKS = 1  # of each thread, allocated by the dynamic linker
 STATIC_BLOCKS = 6  # that a static program allocates when it starts
@@ -172,6 +174,27 @@ def test_it_agrees_with_malloc(
     # malloc doesn't use the program break for huge pages.
     is_scattered = "nobrk" in words or "foreign" in words or "huge" in str(env)
     assert (len(heap.arenas[0].mapped) > 1) == is_scattered
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="registers are known on x86-64 only")
+def test_caches_without_a_block(compiled: Compiler, tmp_path: Path, require_root: None) -> None:
+    env = {TUNABLES: "glibc.malloc.tcache_count=0"}
+    with Target([compiled("walked.c"), "3", "20000", tmp_path / "blocks"], env=env) as target:
+        target.await_ready()
+        target.do()
+        image, mappings = image_of(target.pid)
+        with Pause(target.pid, 10_000) as pause:
+            pointers = [one.thread_pointer for one in pause.threads]
+    without, heap = walk_heap(image, mappings), walk_heap(image, mappings, pointers)
+    assert heap is not None
+    assert without is not None
+    assert len(without.own_rows) == 0
+    assert len(heap.own_rows) == len(pointers) == 4
+    blocks = np.fromfile(tmp_path / "blocks", dtype=np.uint64).reshape(-1, 2)
+    assert not np.isin(heap.addresses[heap.own_rows], blocks[:, 0]).any()
+    # One for each arena, as these threads don't share any.
+    assert sorted(heap.arenas_of[heap.own_rows].tolist()) == [0, 1, 2, 3]
+    check_sums(heap)
 
 
 def present_bytes(image: MemoryImage, heap: WalkedHeap) -> int:

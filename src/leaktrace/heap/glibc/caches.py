@@ -2,11 +2,13 @@
 see them, that contain lists of free blocks.
 
 A block of the right size is a cache if it is nothing else: each of its lists leads through
-blocks of its size to an end, after as many as it counts.
+blocks of its size to an end, after as many as it counts. One without any list is told from a block
+of zeros by what points to it: a variable of libc in the storage of its thread (TLS).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, IN_USE, LEAST_BYTES, Chunks, Rows
 from leaktrace.heap.glibc.free_lists import Links
 from leaktrace.heap.walked import Addresses, FreeKind
+from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
 
 _SMALL = 64  # lists of one size each; those behind have a range of sizes
 _MOST_SPARE = 16  # bytes that were left over, less than a chunk
@@ -23,6 +26,7 @@ _MOST_ODD = 1  # lists that a thread is about to change
 _MOST_CANDIDATES = 1 << 16
 _MOST_LENGTH = 1 << 16  # what a count can have
 _MOST_VAIN_STEPS = 1 << 17  # along lists that turn out to be none
+_TLS_BYTES = 4096  # below the thread pointer, where the storage of the first libraries ends
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,41 @@ def mark_cached(links: Links, chunks: Chunks) -> tuple[Rows, list[str]]:
     if reader.is_exhausted:
         problems.append("too much memory looks like caches of threads")
     return np.array(sorted(found), dtype=np.intp), problems
+
+
+def find_empty(
+    image: MemoryImage, chunks: Chunks, caches: Rows, thread_pointers: Sequence[int]
+) -> Rows:
+    """The rows of caches that have no list. `caches`: the rows of those that have one. A thread has
+    one cache at most; where several blocks may be it, none is."""
+    found: list[int] = []
+    for pointer in thread_pointers:
+        end = pointer & -WORD_BYTES
+        pointed = [
+            chunks.rows_of(one.words - np.uint64(BLOCK_OFFSET))
+            for one in image.within(end - _TLS_BYTES, end)
+        ]
+        rows = np.unique(np.concatenate([np.empty(0, dtype=np.intp), *pointed]))
+        rows = rows[rows >= 0]
+        rows = rows[chunks.kinds[rows] == IN_USE]
+        if not np.isin(rows, caches).any():
+            empty = [row for row in rows.tolist() if _is_empty(image, chunks, row)]
+            found += empty if len(empty) == 1 else []
+    return np.array(found, dtype=np.intp)
+
+
+def _is_empty(image: MemoryImage, chunks: Chunks, row: int) -> bool:
+    """Whether it could be a cache without a list: zeros, but for how many blocks could be added."""
+    size, block = int(chunks.sizes[row]), int(chunks.at[row]) + BLOCK_OFFSET
+    for layout in _LAYOUTS:
+        if not 0 <= size - layout.chunk_bytes <= _MOST_SPARE:
+            continue
+        data = image.read(block, layout.first_at + layout.lists * 8)
+        counts, lists = data[: layout.first_at], data[layout.first_at :]
+        first = counts[: layout.count_bytes] if layout.counts_room else bytes(1)
+        if not any(lists) and counts == first * (layout.first_at // len(first)):
+            return True
+    return False
 
 
 def _plausible(links: Links, chunks: Chunks, rows: Rows, layout: _Layout) -> Rows:

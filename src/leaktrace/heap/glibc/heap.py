@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from leaktrace.heap.glibc.accounts import Found, walked
 from leaktrace.heap.glibc.arenas import Ring, find_ring
-from leaktrace.heap.glibc.caches import mark_cached
+from leaktrace.heap.glibc.caches import find_empty, mark_cached
 from leaktrace.heap.glibc.chunks import IN_USE, PREVIOUS_IN_USE, Chunks, Run
 from leaktrace.heap.glibc.free_lists import Links, mark_fastbins
 from leaktrace.heap.glibc.main_heap import walk_main_heap
@@ -38,7 +38,9 @@ Range = tuple[int, int]
 _T = TypeVar("_T", bound=np.generic)
 
 
-def walk_glibc(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | None:
+def walk_glibc(
+    image: MemoryImage, mappings: Sequence[Mapping], thread_pointers: Sequence[int]
+) -> WalkedHeap | None:
     """None: there is no malloc of glibc, or it was never called."""
     ring = find_ring(image, mappings)
     if ring is None or not any(one.system_bytes for one in ring.states):
@@ -79,6 +81,7 @@ def walk_glibc(image: MemoryImage, mappings: Sequence[Mapping]) -> WalkedHeap | 
     problems.extend(mark_fastbins(links, chunks, ring.states))
     caches, doubtful = mark_cached(links, chunks)
     problems.extend(doubtful)
+    caches = np.union1d(caches, find_empty(image, chunks, caches, thread_pointers))
 
     found = Found(image, ring.states, runs, chunks, mapped, foreign)
     return walked(found, caches, structures, problems)
