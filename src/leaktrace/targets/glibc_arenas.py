@@ -23,7 +23,8 @@ from leaktrace.targets.page_map import PAGE_BYTES, Range
 
 BINS = 127
 _MOST_ODD = 4  # a list may be about to change
-_HEAD_BYTES = 16  # a bin is the header of a chunk that has only the pointers
+# A bin is the header of a chunk that has only the pointers.
+_HEAD_BYTES, _FORWARD, _BACK = 16, np.uint64(16), np.uint64(24)
 BEFORE_BYTES, AFTER_BYTES = 112, 2088  # the rest of the structure, around the first bin
 _MOST_BYTES = 1 << 20  # of a mapping
 _MOST_HEADER_BYTES = 4096  # of a heap
@@ -32,6 +33,8 @@ TOP_BYTES = 16  # before the first bin: the address of the top chunk
 _LIBC = re.compile(r"libc(-2\.\d+)?\.so[.\d]*")
 
 ReadMemory = Callable[[int, int], bytes]  # within one page; fewer bytes if they aren't there
+Words = NDArray[np.uint64]
+Gather = Callable[[Words], Words]  # the words at these addresses, 0 for those that aren't there
 
 
 def is_libc(path: str) -> bool:
@@ -96,14 +99,19 @@ def _word(address: int, read: ReadMemory) -> int:
 
 def find_main_arena(mappings: Sequence[Mapping], read: ReadMemory) -> Range | None:
     """Where the structure is; None: there is none, or it can't be told for sure."""
+
+    def gather(addresses: Words) -> Words:
+        return np.array([_word(one, read) for one in addresses.tolist()], dtype=np.uint64)
+
     for start, end in _data(mappings):
         # Page by page, as `read` may know of single pages only; what is not there is zeros.
         data = (
             read(at, PAGE_BYTES).ljust(PAGE_BYTES, b"\0") for at in range(start, end, PAGE_BYTES)
         )
-        found = _find_bins(start, np.frombuffer(b"".join(data), dtype=np.uint64), read)
-        if found is not None:
-            return max(found - BEFORE_BYTES, start), found + AFTER_BYTES
+        found = find_bins(start, np.frombuffer(b"".join(data), dtype=np.uint64), gather)
+        if found:
+            bins = found[0][0]
+            return max(bins - BEFORE_BYTES, start), bins + AFTER_BYTES
     return None
 
 
@@ -122,35 +130,28 @@ def _data(mappings: Sequence[Mapping]) -> list[Range]:
     return found
 
 
-def _find_bins(start: int, words: NDArray[np.uint64], read: ReadMemory) -> int | None:
-    """The address of the first bin of an arena whose bins are in this memory. `start`: where the
-    words begin, in bytes."""
+def find_bins(start: int, words: Words, gather: Gather) -> list[list[int]]:
+    """Where the bins of arenas begin, in bytes: 127 pairs of words, each the first and the last
+    chunk of a list that point back to it. An empty list is its own first and last one. Where bins
+    are about to change, several places may be as likely. `start`: where the words begin, in
+    bytes."""
+    found: list[list[int]] = []
     if len(words) < 2 * BINS:
-        return None
-    heads = np.uint64(start - _HEAD_BYTES) + np.arange(len(words) - 1, dtype=np.uint64) * 8
-    empty = (words[:-1] == heads) & (words[1:] == heads)
-    at = np.nonzero(empty)[0]
-    if not len(at):
-        return None  # nothing to go by: few programs have used all lists
-    for first in at[np.concatenate([[True], np.diff(at) > 2 * BINS])].tolist():
-        least = max(first - 2 * (BINS - 1), first % 2)
-        places = range(least, min(first + 2 * BINS, len(words) - 1), 2)
-        is_bin = np.array(
-            [bool(empty[one]) or _is_list(words, one, int(heads[one]), read) for one in places]
-        )
-        if len(is_bin) < BINS:
-            continue
-        counts = np.convolve(is_bin, np.ones(BINS, dtype=int), "valid")
-        best = int(counts.argmax())
-        if counts[best] >= BINS - _MOST_ODD:
-            return start + places[best] * 8
-    return None
-
-
-def _is_list(words: NDArray[np.uint64], at: int, head: int, read: ReadMemory) -> bool:
-    """Whether the chunks at both ends of a list point back to it."""
-    first, last = int(words[at]), int(words[at + 1])
-    if not first or not last or first % 16 or last % 16:
-        return False
-    back = head.to_bytes(8, "little")
-    return read(first + 24, 8) == back and read(last + 16, 8) == back
+        return found
+    first, last = words[:-1], words[1:]
+    places = np.uint64(start) + np.arange(len(first), dtype=np.uint64) * np.uint64(8)
+    heads = places - np.uint64(_HEAD_BYTES)
+    is_list = (first == heads) & (last == heads)
+    is_filled = (first != 0) & (last != 0) & ((first | last) % np.uint64(_CHUNK_UNIT) == 0)
+    rows = np.nonzero(is_filled & ~is_list)[0]
+    rows = rows[gather(first[rows] + _BACK) == heads[rows]]
+    is_list[rows] = gather(last[rows] + _FORWARD) == heads[rows]
+    for offset in (0, 1):
+        sums = np.concatenate([[0], np.cumsum(is_list[offset::2])])
+        counts = sums[BINS:] - sums[:-BINS]
+        likely = np.nonzero(counts >= BINS - _MOST_ODD)[0]
+        for near in np.split(likely, np.nonzero(np.diff(likely) > BINS)[0] + 1):
+            if len(near):
+                best = near[counts[near] == counts[near].max()]
+                found.append(places[offset + 2 * best].tolist())
+    return found
