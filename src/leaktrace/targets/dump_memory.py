@@ -9,9 +9,6 @@ moment (PROT_NONE).
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -21,13 +18,14 @@ from itertools import pairwise
 import numpy as np
 
 from leaktrace.capabilities import Capability, refused
-from leaktrace.errors import TargetError, system_error
+from leaktrace.errors import TargetError
 from leaktrace.files import open_regular
 from leaktrace.own.closing import Closes
 from leaktrace.targets.dump_choice import Part
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory import ProcessMemory
 from leaktrace.targets.page_map import PAGE_BYTES, PRESENT, SWAPPED, PageMap
+from leaktrace.targets.remote_read import read_into
 
 PIECE_BYTES = 1 << 20
 _DEVICES, _SHM, _SHARED = "/dev/", "/dev/shm/", "/dev/zero"
@@ -59,10 +57,7 @@ class DumpReader(Closes):
             raise _ended(pid) from error
         self._stack.callback(self._pages.close)
         self._files: dict[Mapping, int | None] = {}
-        buffer = mmap.mmap(-1, PIECE_BYTES)
-        self._buffer = (ctypes.c_char * PIECE_BYTES).from_buffer(buffer)
-        self._readv = ctypes.CDLL(None, use_errno=True).process_vm_readv
-        self._readv.restype = ctypes.c_ssize_t
+        self._buffer = np.empty(PIECE_BYTES, dtype=np.uint8)
 
     def read(self, part: Part) -> Iterator[Piece]:
         """All of a part, in pieces of at most a MiB by ascending address. Raises TargetError when
@@ -160,20 +155,13 @@ class DumpReader(Closes):
 
     def _bytes(self, address: int, size: int) -> bytes:
         """Up to what can't be read."""
-        ours = (ctypes.c_size_t * 2)(ctypes.addressof(self._buffer), size)
-        theirs = (ctypes.c_size_t * 2)(address, size)
-        one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
-        got = int(self._readv(self._pid, ctypes.byref(ours), one, ctypes.byref(theirs), one, none))
-        if got >= 0:
-            return ctypes.string_at(self._buffer, got)
-        code = ctypes.get_errno()
-        if code == errno.ESRCH:
-            raise _ended(self._pid)
-        if code == errno.EPERM:
-            raise _refused(self._pid)
-        if code in (errno.EFAULT, errno.EIO, errno.ENOMEM, errno.EINVAL):
-            return b""
-        raise system_error(code)
+        wanted = np.array([(address, address + size)], dtype=np.uint64)
+        try:
+            return self._buffer[: read_into(self._buffer.ctypes.data, self._pid, wanted)].tobytes()
+        except ProcessLookupError:
+            raise _ended(self._pid) from None
+        except PermissionError:
+            raise _refused(self._pid) from None
 
     def _require_same_program(self) -> None:
         if not self._pages.has_memory():
