@@ -14,11 +14,10 @@ from leaktrace.heap.glibc.mapped_chunks import MappedChunks
 from leaktrace.heap.glibc.pinning import find_pinned
 from leaktrace.heap.walked import Addresses, Arena, FreeKind, WalkedHeap
 from leaktrace.targets.memory_image import MemoryImage
+from leaktrace.targets.page_map import Range
 
 NAME = "glibc malloc"
 MAPPED = -1  # the number of the arena of a block with a mapping of its own
-
-Range = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,16 @@ malloc/malloc.c).
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.heap.walked import Addresses
+from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
+from leaktrace.targets.page_map import Range, merge
 
 PREVIOUS_IN_USE, IS_MAPPED, NOT_MAIN = 1, 2, 4
 SIZE_MASK = ~7
@@ -63,6 +66,21 @@ class Chunks:
     def row_of(self, address: int) -> int:
         row = int(np.searchsorted(self.at, np.uint64(address)))
         return row if row < len(self.at) and int(self.at[row]) == address else -1
+
+
+def mapped_memory(mappings: Sequence[Mapping]) -> list[Range]:
+    """[start, end) of what malloc may have got by mmap(2), neighbours joined: the kernel doesn't
+    tell them apart."""
+    return merge(
+        (
+            (one.start, one.end)
+            for one in mappings
+            if not one.is_file
+            and (one.path == "" or one.path.startswith("[anon:"))
+            and one.permissions.startswith("rw")
+        ),
+        0,
+    )
 
 
 def walk(image: MemoryImage, first: int, end: int) -> tuple[Addresses, int]:

@@ -29,12 +29,12 @@ from leaktrace.heap.glibc.thread_heaps import walk_heaps
 from leaktrace.heap.walked import FreeKind, WalkedHeap
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import MemoryImage
+from leaktrace.targets.page_map import Range
 
 _SIZE = np.uint64(0xFFFF_FFFF_FFFF_FFF8)
 _FORWARD, _BACK = np.uint64(16), np.uint64(24)  # the pointers of a free chunk
 _LINKED_AT_ONCE = 3
 
-Range = tuple[int, int]
 _T = TypeVar("_T", bound=np.generic)
 
 

@@ -21,11 +21,13 @@ from leaktrace.heap.glibc.chunks import (
     Run,
     is_fence,
     is_in_use,
+    mapped_memory,
     size_at,
     walk,
 )
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
+from leaktrace.targets.page_map import merge
 
 _PAGE_BYTES = 4096
 _CHUNK_STEP = 16
@@ -99,7 +101,7 @@ def _contiguous(search: _Search, arena: ArenaState, mappings: Sequence[Mapping])
     """From the first break to the end of top. None: that is not where the arena is."""
     end = search.top_end
     start = end - arena.system_bytes
-    if not any(low <= start and end <= high for low, high in _writable(mappings)):
+    if not any(low <= start and end <= high for low, high, _ in _places(mappings)):
         return None
     run = search.run_from(start, -(-start // _CHUNK_STEP) * _CHUNK_STEP, end)
     runs: list[Run] = []
@@ -115,17 +117,16 @@ def _contiguous(search: _Search, arena: ArenaState, mappings: Sequence[Mapping])
 def _scattered(search: _Search, arena: ArenaState, mappings: Sequence[Mapping]) -> MainHeap:
     """Segments wherever they are, until they have the bytes that the arena has."""
     runs: list[Run] = []
-    for start, end in _writable(mappings):
-        is_heap = any(one.path == "[heap]" and start <= one.start < end for one in mappings)
+    for start, end, step in _places(mappings):
         at = start
         while at < end and not search.is_exhausted:
-            run = search.first_run(at, end, _CHUNK_STEP if is_heap else _PAGE_BYTES)
+            run = search.first_run(at, end, step)
             if run is None:
                 break
             runs.append(run)
             if _is_all(runs, arena):
                 return MainHeap(tuple(runs), 0, ())
-            at = run.end if is_heap else -(-run.end // _PAGE_BYTES) * _PAGE_BYTES
+            at = -(-run.end // step) * step
     problems = []
     if not any(one.has_top for one in runs):
         problems.append("main arena: no chunks lead to its top chunk")
@@ -139,21 +140,12 @@ def _is_all(runs: Sequence[Run], arena: ArenaState) -> bool:
     return own == arena.system_bytes and any(one.has_top for one in runs)
 
 
-def _writable(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
-    """Private anonymous memory, neighbours joined, but memory of the program break by itself."""
-    found: list[tuple[int, int]] = []
-    was_heap = False
-    for one in mappings:
-        is_heap = one.path == "[heap]"
-        is_anonymous = is_heap or one.path == "" or one.path.startswith("[anon:")
-        if one.is_file or not is_anonymous or one.permissions[:2] != "rw":
-            continue
-        if found and found[-1][1] == one.start and was_heap == is_heap:
-            found[-1] = (found[-1][0], one.end)
-        else:
-            found.append((one.start, one.end))
-        was_heap = is_heap
-    return found
+def _places(mappings: Sequence[Mapping]) -> list[tuple[int, int, int]]:
+    """[start, end) of the memory that segments may be in, and of what their start is a multiple."""
+    moved = [one for one in mappings if one.path == "[heap]" and one.permissions.startswith("rw")]
+    by_break = merge(((one.start, one.end) for one in moved), 0)
+    found = [(start, end, _CHUNK_STEP) for start, end in by_break]
+    return sorted([*found, *((start, end, _PAGE_BYTES) for start, end in mapped_memory(mappings))])
 
 
 def _beginnings(image: MemoryImage, piece: tuple[int, int], end: int, step: int) -> list[int]:

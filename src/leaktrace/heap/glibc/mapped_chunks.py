@@ -14,10 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.heap.glibc.chunks import BLOCK_OFFSET, HEADER_BYTES, IS_MAPPED, SIZE_MASK
+from leaktrace.heap.glibc.chunks import (
+    BLOCK_OFFSET,
+    HEADER_BYTES,
+    IS_MAPPED,
+    SIZE_MASK,
+    mapped_memory,
+)
 from leaktrace.heap.walked import Addresses
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import WORD_BYTES, MemoryImage
+from leaktrace.targets.page_map import Range
 
 _PAGE_BYTES = 4096
 _PAGE_WORDS = _PAGE_BYTES // WORD_BYTES
@@ -26,8 +33,6 @@ _PIECE_PAGES = 1 << 16
 _LEADS = (0, *((1 << power) - BLOCK_OFFSET for power in range(5, 13)))
 _MOST_BYTES = 1 << 46
 _SIZE = np.uint64(SIZE_MASK & 0xFFFF_FFFF_FFFF_FFFF)
-
-Range = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +63,7 @@ def find_mapped_chunks(
     is_cut[order[:-1]] = (np.diff(starts[order]) == 0) & (np.diff(ends[order]) == 0)
     chunks, sizes, behind = chunks[~is_cut], sizes[~is_cut], behind[~is_cut]
     starts, ends = starts[~is_cut], ends[~is_cut]
-    rows = _apart(starts.tolist(), ends.tolist(), _anonymous(mappings), sorted(taken))
+    rows = _apart(starts.tolist(), ends.tolist(), mapped_memory(mappings), sorted(taken))
     # Up to glibc 2.42 the first word behind the mapping is no part of the block.
     unused = np.where(behind == 0, np.uint64(2 * HEADER_BYTES), np.uint64(HEADER_BYTES))
     return MappedChunks(
@@ -117,20 +122,6 @@ def _is_mapped(befores: Addresses, words: Addresses, lead: int) -> NDArray[np.bo
     is_mapped &= (sizes >= np.uint64(32)) & (sizes < np.uint64(_MOST_BYTES))
     is_mapped &= (befores % np.uint64(_PAGE_BYTES) == np.uint64(lead)) if lead else (befores == 0)
     return is_mapped
-
-
-def _anonymous(mappings: Sequence[Mapping]) -> list[Range]:
-    """Where such chunks may be: neighbours are joined, as chunks have no mappings for each."""
-    found: list[Range] = []
-    for one in mappings:
-        is_named = one.path != "" and not one.path.startswith("[anon:")
-        if one.is_file or is_named or one.permissions[:2] != "rw":
-            continue
-        if found and found[-1][1] == one.start:
-            found[-1] = (found[-1][0], one.end)
-        else:
-            found.append((one.start, one.end))
-    return found
 
 
 def _apart(
