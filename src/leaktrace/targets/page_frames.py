@@ -7,19 +7,18 @@ numbers are shown to those with CAP_SYS_ADMIN only; to others they are 0.
 from __future__ import annotations
 
 import os
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.errors import AS_ROOT_OR_DOCTOR, EnvironmentUnfitError
 from leaktrace.own.closing import Closes
-from leaktrace.targets.page_map import PAGE_BYTES
+from leaktrace.targets.page_map import PAGE_BYTES, PageMap
 
 NO_FRAME = np.uint64(0)  # never that of a page of a process
 
 _ENTRY_BYTES = 8
-_PRESENT = 1 << 63
-_FRAME_BITS = (1 << 55) - 1
 _FLAGS = "/proc/kpageflags"
 _COMPOUND_HEAD, _COMPOUND_TAIL, _IDLE = 1 << 15, 1 << 16, 1 << 25
 _LARGEST_FOLIO_PAGES = 512  # a huge page; larger ones are of hugetlbfs, and not looked at
@@ -53,24 +52,17 @@ class Frames(Closes):
         """The frame of each page, by its address; NO_FRAME if it is not in memory. Of a huge page,
         or another folio of several pages, it is the first frame: the kernel knows of the folio as a
         whole when it was used. Raises OSError when the process has ended."""
-        frames = np.zeros(len(pages), dtype=np.uint64)
-        descriptor = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for row, page in enumerate(pages.tolist()):
-                entry = _entry(descriptor, page // PAGE_BYTES)
-                if entry & _PRESENT:
-                    frames[row] = self._first_of_folio(entry & _FRAME_BITS)
-        finally:
-            os.close(descriptor)
-        return frames
+        with closing(PageMap(pid)) as page_map:
+            frames = [self._first_of_folio(page_map.frame(page)) for page in pages.tolist()]
+        return np.array(frames, dtype=np.uint64)
 
     def are_idle(self, frames: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which of them carry the mark of idle pages: whoever set it would learn of an access."""
-        marks = [_entry(self._flags, frame) & _IDLE != 0 for frame in frames.tolist()]
+        marks = [self._flags_of(frame) & _IDLE != 0 for frame in frames.tolist()]
         return np.array(marks, dtype=bool)
 
     def _first_of_folio(self, frame: int) -> int:
-        if not _entry(self._flags, frame) & _COMPOUND_TAIL:
+        if frame == NO_FRAME or not self._flags_of(frame) & _COMPOUND_TAIL:
             return frame
         first = frame // _LARGEST_FOLIO_PAGES * _LARGEST_FOLIO_PAGES  # folios are aligned
         size = (frame - first) * _ENTRY_BYTES
@@ -78,7 +70,6 @@ class Frames(Closes):
         heads = np.nonzero(flags & np.uint64(_COMPOUND_HEAD))[0]
         return first + int(heads[-1]) if len(heads) else int(NO_FRAME)
 
-
-def _entry(descriptor: int, number: int) -> int:
-    """An entry of pagemap or kpageflags; 0 where there is none."""
-    return int.from_bytes(os.pread(descriptor, _ENTRY_BYTES, number * _ENTRY_BYTES), "little")
+    def _flags_of(self, frame: int) -> int:
+        data = os.pread(self._flags, _ENTRY_BYTES, frame * _ENTRY_BYTES)
+        return int.from_bytes(data, "little")

@@ -48,6 +48,7 @@ _MOST_RANGES = 4096  # of one call
 _ENTRY_BYTES = 8
 _ENTRY_PRESENT, _ENTRY_SWAPPED = np.uint64(1 << 63), np.uint64(1 << 62)
 _ENTRY_FILE = np.uint64(1 << 61)  # or shared memory
+_ENTRY_FRAME = (1 << 55) - 1
 
 Range = tuple[int, int]  # [start, end)
 
@@ -100,6 +101,13 @@ class PageMap:
         ):
             categories |= ((entries & bit) != 0) * np.uint8(category)
         return categories
+
+    def frame(self, address: int) -> int:
+        """The number of the frame of physical memory that a page is in; 0 if it is in none, or that
+        is hidden (CAP_SYS_ADMIN is missing). Raises OSError."""
+        data = os.pread(self._descriptor, _ENTRY_BYTES, address // PAGE_BYTES * _ENTRY_BYTES)
+        entry = int.from_bytes(data, "little")
+        return entry & _ENTRY_FRAME if entry & int(_ENTRY_PRESENT) else 0
 
     def close(self) -> None:
         os.close(self._descriptor)
