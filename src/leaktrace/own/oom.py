@@ -8,6 +8,7 @@ leaktrace starts must not: the process that leaks would be spared.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 _SCORE = Path("/proc/self/oom_score_adj")
@@ -39,6 +40,21 @@ def be_the_first_victim() -> None:
     """If memory runs out by what leaktrace takes, it is killed, and not what it looks at."""
     with contextlib.suppress(OSError):  # /proc may be mounted read-only
         _SCORE.write_text("1000\n")
+
+
+@contextlib.contextmanager
+def first_victim() -> Iterator[None]:
+    """The same for a while: as long as it holds a copy of a process's memory."""
+    at_start = None
+    with contextlib.suppress(OSError):
+        at_start = _SCORE.read_text()
+        be_the_first_victim()
+    try:
+        yield
+    finally:
+        if at_start is not None:
+            with contextlib.suppress(OSError):
+                _SCORE.write_text(at_start)
 
 
 OWN_SCORE = OomProtection()

@@ -18,6 +18,7 @@ from leaktrace.memory import Backing
 from leaktrace.model import Report
 from leaktrace.options import Limits
 from leaktrace.own.interrupts import held_back
+from leaktrace.own.oom import first_victim
 from leaktrace.process.held_blocks import AskedHolders, HeldBlocks
 from leaktrace.process.instant_scan import scan_instant
 from leaktrace.process.losses import describe_losses
@@ -219,7 +220,8 @@ class LostBlocks:
                     is_abandoned=must_end,
                 )
             else:
-                found = self._stop_and_look(member, self._max_pause_ms, must_end)
+                with first_victim():
+                    found = self._stop_and_look(member, self._max_pause_ms, must_end)
         except AbandonedError:
             return
         except LeaktraceError as error:
