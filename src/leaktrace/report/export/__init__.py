@@ -56,4 +56,8 @@ class ExportFormat(NamedTuple):
         return cast(_Module, importlib.import_module(self.module)).create(options)
 
 
-EXPORTS: Mapping[str, ExportFormat] = {}
+EXPORTS: Mapping[str, ExportFormat] = {
+    "flamegraph": ExportFormat(
+        "leaktrace.report.export.flamegraph", "an HTML page with a flame graph"
+    ),
+}
