@@ -25,6 +25,8 @@ class ExportOptions:
     """What a file is to show."""
 
     quantity: Quantity = Quantity.IN_USE
+    # What else is known of a recording, name and value, such as ("host", "web1").
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 class Export(Protocol):
@@ -59,5 +61,8 @@ class ExportFormat(NamedTuple):
 EXPORTS: Mapping[str, ExportFormat] = {
     "flamegraph": ExportFormat(
         "leaktrace.report.export.flamegraph", "an HTML page with a flame graph"
+    ),
+    "html": ExportFormat(
+        "leaktrace.report.export.html", "an HTML page with all of a recording", has_time=True
     ),
 }

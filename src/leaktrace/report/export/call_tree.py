@@ -46,13 +46,16 @@ class CallTree:
         remark = _ENDS.get(stack.end, "" if stack.frames else _NO_STACK)
         if remark:
             node = self._child(node, self._remark(remark))
-        known = self._known
         for frame in reversed(stack.frames):
-            number = known.get(id(frame))
-            if number is None:
-                number = known[id(frame)] = self._frame(frame)
-            node = self._child(node, number)
+            node = self._child(node, self.frame(frame))
         return node
+
+    def frame(self, frame: Frame) -> int:
+        """The number of a frame. It is kept by the caller, as stacks are."""
+        number = self._known.get(id(frame))
+        if number is None:
+            number = self._known[id(frame)] = self._new_frame(frame)
+        return number
 
     def table(self) -> dict[str, object]:
         """As JSON. `parent` and `frame` are columns of nodes; the others are columns of frames, of
@@ -74,7 +77,7 @@ class CallTree:
             self._frame_of.append(frame)
         return child
 
-    def _frame(self, frame: Frame) -> int:
+    def _new_frame(self, frame: Frame) -> int:
         flags = (_INLINED if frame.inlined else 0) | (_OWN if is_own(frame) else 0)
         module = "" if frame.module is None else module_name(frame.module)
         name, offset = frame.function, frame.offset

@@ -6,7 +6,7 @@ draws it with d3-flame-graph; what it gets is the tree of `call_tree.py` with co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -16,9 +16,10 @@ from leaktrace.model import Report, Site, Stack
 from leaktrace.printable import printable
 from leaktrace.report.export import ExportOptions
 from leaktrace.report.export.call_tree import CallTree
+from leaktrace.report.export.course import parts_of
 from leaktrace.report.export.pages import write_page
-from leaktrace.report.figures import noun
-from leaktrace.report.sections import other_memory, section_name
+from leaktrace.report.figures import about, noun, total_in_words
+from leaktrace.report.sections import section_name
 from leaktrace.report.verdicts import verdict_lines
 from leaktrace.verdict import LEAKING
 
@@ -123,23 +124,20 @@ def create_differential(
     return DifferentialFlameGraph(changes, compared)
 
 
-def parts_of(report: Report) -> list[Report]:
-    """The report and its sections. Their figures are never added up."""
-    return [report, *other_memory(report), *report.sections]
-
-
 def part_name(part: Report) -> str:
     """What a part is about."""
     return section_name(part) if part.section is not None else "memory"
 
 
-def flame_part(part: Report, tree: CallTree) -> dict[str, Any]:
-    """One part of the report as a flame graph: the leaf of each site, and columns of values."""
-    sites = part.sites
+def flame_part(part: Report, tree: CallTree, sites: Sequence[Site] | None = None) -> dict[str, Any]:
+    """One part of the report as a flame graph: the leaf of each site, and columns of values.
+    `sites`: others than those of the part."""
+    if sites is None:
+        sites = part.sites
     return {
         "name": part_name(part),
         "noun": noun(part),
-        "about": "~" if part.is_estimate else "",
+        "about": about(part),
         "nodes": [tree.node(site.stack) for site in sites],
         "quantities": [
             {"key": key, "name": name, "unit": unit, "values": values}
@@ -182,10 +180,13 @@ def _about(report: Report) -> list[str]:
         f"report {report.number} of {report.time:%Y-%m-%d %H:%M:%S %Z}, traced for "
         f"{units.elapsed(report.elapsed_s)}"
     )
+    if report.younger.count:
+        age = units.age(report.older_ms * 1_000_000)
+        lines.append(f"left out: {total_in_words(report, report.younger)}, younger than {age}")
     shown = sum(site.bytes for site in report.sites)
-    if not report.is_counted and shown < report.outstanding.bytes:
-        rest = units.size(report.outstanding.bytes - shown)
-        lines.append(f"{rest} of what is outstanding is at sites that are not in this report")
+    rest = report.outstanding.bytes - report.younger.bytes - shown
+    if rest > 0 and not report.is_counted:
+        lines.append(f"left out: {about(report)}{units.size(rest)} at sites that are not shown")
     for loss in report.losses:
         if loss.count and loss.is_lost:
             lines.append(printable(f"lost: {units.loss_in_words(loss)}"))

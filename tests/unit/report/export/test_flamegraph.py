@@ -208,7 +208,7 @@ def test_a_script_that_leaktrace_did_not_write_does_not_run(browser: Any, tmp_pa
 
 
 def test_many_sites_are_joined_and_add_up(browser: Any, tmp_path: Path) -> None:
-    *_, last = course(2, many_sites(10_000, 30))
+    *_, last = course(2, many_sites(3_000, 30))
     path = flame_page(tmp_path / "flame.html", last)
     with opened(browser, path, viewport=WINDOW) as seen:
         assert boxes(seen)["all"] == f"{units.size(last.outstanding.bytes)}, 100%"
