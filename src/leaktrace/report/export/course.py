@@ -43,8 +43,8 @@ class _SiteCourse:
 
     def put(self, at: int, held: int) -> None:
         """Its value at a point; it held nothing at points that are missing."""
-        self.held.extend(0 for _ in range(at - len(self.held)))
-        self.held.append(held)
+        self.held.extend(0 for _ in range(at + 1 - len(self.held)))
+        self.held[at] = held
 
 
 class PartCourse:

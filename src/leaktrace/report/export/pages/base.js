@@ -62,6 +62,8 @@ function setUpTheme(button, changed) {
     changed();
   };
   system.addEventListener("change", apply);
+  window.addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; });
+  window.addEventListener("afterprint", apply);
   button.addEventListener("click", () => {
     chosen = document.documentElement.dataset.theme !== "dark";
     apply();

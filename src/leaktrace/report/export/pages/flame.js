@@ -85,7 +85,7 @@ class FlameView {
     const still = prefersStill() ? 0 : 200;
     this.chart = flamegraph.default()
       .width(Math.max(this.box.clientWidth, 200)).cellHeight(CELL).height(depth * CELL)
-      .minFrameSize(0.7)
+      .minFrameSize(1)
       .transitionDuration(still).inverted(this.icicle)
       .sort((one, other) => other.data.value - one.data.value)
       .getName((node) => node.data.name)
@@ -97,6 +97,8 @@ class FlameView {
       .onClick((node) => this.zoomed(node))
       .tooltip(this.tooltip());
     d3.select(this.box).datum(root).call(this.chart);
+    const width = Math.max(this.box.clientWidth, 200);
+    d3.select(this.box).select("svg").attr("viewBox", `0 0 ${width} ${depth * CELL}`); // scaled in print
     this.rootNode = d3.select(this.box).datum();
     this.say(this.rootNode);
     if (this.term) this.chart.search(this.term);

@@ -2,7 +2,7 @@
 /* From the tables of call_tree.py to the tree that d3-flame-graph draws. */
 
 const FRAME = { INLINED: 1, OWN: 2, UNNAMED: 4, REMARK: 8 };
-const MOST_BOXES = 6000; // of a flame graph; what is smaller is joined
+const MOST_BOXES = 4000; // of a flame graph; what is smaller is joined
 
 class CallTree {
   constructor(table) {

@@ -37,7 +37,7 @@ class SiteTable {
     this.root.replaceChildren(
       element("div", { class: "tools no-print" }, this.partChoice, this.filter, this.verdict, this.note),
       element("div", { class: "scroll" }, element("table", { class: "sites" }, element("thead", {}, this.head), this.body)),
-      element("div", { class: "pager no-print" }, this.back, this.next, this.shown));
+      element("div", { class: "pager" }, this.back, this.next, this.shown));
   }
 
   setPart(part) {
