@@ -214,6 +214,14 @@ def test_many_sites_are_joined_and_add_up(browser: Any, tmp_path: Path) -> None:
         assert boxes(seen)["all"] == f"{units.size(last.outstanding.bytes)}, 100%"
         assert 100 < seen.page.locator("g.frame").count() < 6_000
         assert "boxes that are too small are joined" in seen.texts(".legend")[0]
+        seen.page.get_by_label("Search the flame graph").fill("libpq")
+        matching = sum(
+            site.bytes
+            for site in last.sites
+            if any("libpq" in (frame.module or "") for frame in site.stack.frames)
+        )
+        share = units.share(matching, last.outstanding.bytes)
+        assert seen.texts("[role=status]")[0].endswith(f" found, {share} of all")
     assert path.stat().st_size < 4 << 20
 
 

@@ -91,9 +91,7 @@ class FlameView {
       .getName((node) => node.data.name)
       .setColorMapper((node) => this.colour(node))
       .setSearchMatch((node, term) => this.matches(node, term))
-      .setSearchHandler((results, sum) => {
-        this.found.textContent = this.term ? `${count(results.length)} found, ${percent(sum, this.total)} of all` : "";
-      })
+      .setSearchHandler((results) => this.sayFound(results.length))
       .onClick((node) => this.zoomed(node))
       .tooltip(this.tooltip());
     d3.select(this.box).datum(root).call(this.chart);
@@ -135,10 +133,16 @@ class FlameView {
   matches(node, term) {
     if (!term) return false;
     const box = node.data;
-    if (box.name.toLowerCase().includes(term)) return true;
-    if (this.tree.text("module", box.frame).toLowerCase().includes(term)) return true;
+    if (this.tree.matches(box.frame, term) && box.frame !== this.rootNode.data.frame) return true;
     for (const place of box.places.keys()) if (place.toLowerCase().includes(term)) return true;
     return false;
+  }
+
+  /* How many boxes are marked, and which part of the whole they and those that are too small are. */
+  sayFound(boxes) {
+    if (!this.term) { this.found.textContent = ""; return; }
+    const sum = this.tree.sumOfMatches(this.part.nodes, this.quantity.values, this.term);
+    this.found.textContent = `${count(boxes)} found, ${percent(sum, this.total) || "0%"} of all`;
   }
 
   find(text) {

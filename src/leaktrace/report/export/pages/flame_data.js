@@ -26,6 +26,21 @@ class CallTree {
     return frames;
   }
 
+  /* Whether a frame's function, module or file contains a text in lower case. */
+  matches(frame, term) {
+    return ["function", "module"].some((column) => this.text(column, frame).toLowerCase().includes(term))
+      || this.place(frame).toLowerCase().includes(term);
+  }
+
+  /* The sum of the values of all stacks that contain a frame that matches, of small ones too. */
+  sumOfMatches(nodes, values, term) {
+    const { parent, frame, frames } = this.table;
+    const found = frames.function.map((_, at) => this.matches(at, term));
+    const isBelow = new Uint8Array(parent.length);
+    for (let node = 1; node < parent.length; node += 1) isBelow[node] = isBelow[parent[node]] || found[frame[node]] ? 1 : 0;
+    return nodes.reduce((sum, node, at) => (isBelow[node] ? sum + values[at] : sum), 0);
+  }
+
   /* The boxes of a flame graph: one per function below its caller, whatever the line.
      `columns`: arrays of values, one per entry of `nodes`; the first is the width. */
   boxes(nodes, columns) {
