@@ -288,7 +288,7 @@ def test_hostile_names_do_nothing_and_are_shown(browser: Any, tmp_path: Path) ->
 
 
 def test_ten_thousand_sites(browser: Any, tmp_path: Path) -> None:
-    reports = list(course(30, many_sites(10_000, 30)))
+    reports = list(course(3, many_sites(10_000, 30)))
     path = html_page(tmp_path / "page.html", reports)
     assert path.stat().st_size < 6 << 20
     with opened(browser, path, viewport=WINDOW) as seen:
