@@ -161,6 +161,7 @@ class ReportOptions:
 
     format: str = "text"
     output: Path | None = None  # None: standard output
+    quantity: str = "in-use"  # what a format of one quantity shows (analysis/quantities.py)
     interval_s: float = 5.0
     count: int | None = None  # None: until interrupted
     top: int = 10

@@ -14,6 +14,7 @@ from leaktrace.cli.all_processes import ranking_options
 from leaktrace.cli.contents import contents_asked
 from leaktrace.cli.descriptors import check_fds
 from leaktrace.cli.exit_code import leak_exit
+from leaktrace.cli.exports import sites_asked
 from leaktrace.cli.idle import idle_asked
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.lost import lost_asked, max_pause_asked
@@ -127,7 +128,8 @@ def _report_options(asked: dict[str, Any]) -> ReportOptions:
         output=None if asked["output"] == Path("-") else asked["output"],
         interval_s=asked["interval"],
         count=asked["count"],
-        top=asked["top"],
+        quantity=asked["quantity"],
+        top=sites_asked(asked),
         sort=_sort_key(asked),
         by=By(asked["by"]),
         older_ms=asked["older_ms"],

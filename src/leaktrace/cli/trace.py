@@ -15,6 +15,7 @@ from leaktrace.cli.all_processes import all_processes_option
 from leaktrace.cli.commands import COMMANDS, SETTINGS, Command
 from leaktrace.cli.contents import contents_option
 from leaktrace.cli.exit_code import exit_code_options
+from leaktrace.cli.exports import format_help, quantity_option
 from leaktrace.cli.idle import idle_option, with_plain_idle
 from leaktrace.cli.kernel import kernel_options
 from leaktrace.cli.lost import (
@@ -39,11 +40,12 @@ from leaktrace.options import (
     Limits,
     ProcessOptions,
     RankingOptions,
+    ReportOptions,
     SortKey,
     StackWalker,
 )
 from leaktrace.own.shortages import load_numpy, require_room
-from leaktrace.report import FORMATS
+from leaktrace.report import EXPORTS, FORMATS
 
 _EXAMPLES = """\b
 Examples:
@@ -264,11 +266,12 @@ class TraceCommand(Command):
     "-f",
     "--format",
     "format_name",
-    type=click.Choice(list(FORMATS)),
+    type=click.Choice([*FORMATS, *EXPORTS]),
     default="text",
     show_default=True,
-    help="; ".join(f"{name}: {reporter.summary}" for name, reporter in FORMATS.items()) + ".",
+    help=format_help({name: reporter.summary for name, reporter in FORMATS.items()}),
 )
+@quantity_option
 @output_option
 @click.option(
     "--max-allocs",
@@ -390,8 +393,8 @@ def command(context: click.Context, /, **asked: Any) -> int:  # noqa: ANN401
         require_room()
         with compiler_started_early():
             return _rank(options)
-    if isinstance(options.target, CommandTarget) and options.report.format == "json":
-        _warn_of_mixing(options.report.output)
+    if isinstance(options.target, CommandTarget) and _is_for_programs(options.report.format):
+        _warn_of_mixing(options.report)
     require_room()
     with compiler_started_early():
         return _trace(options)
@@ -434,10 +437,15 @@ def _source(asked: dict[str, Any]) -> str:
     return source_text(FAULT_FRAGMENTS if asked["faults"] else FRAGMENTS)
 
 
-def _warn_of_mixing(output: Path | None) -> None:
-    """A command writes to the same standard output: JSON lines would be mixed with its own."""
-    if output is None:
+def _is_for_programs(format_name: str) -> bool:
+    return format_name == "json" or format_name in EXPORTS
+
+
+def _warn_of_mixing(asked: ReportOptions) -> None:
+    """A command writes to the same standard output: what programs read would be mixed with it."""
+    if asked.output is None:
+        written = "JSON lines" if asked.format == "json" else f"{asked.format} file"
         notify(
-            "the command writes to the same standard output as the JSON lines; "
+            f"the command writes to the same standard output as the {written}; "
             "--output FILE keeps them apart"
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TextIO
 
+from leaktrace.analysis.quantities import Quantity
 from leaktrace.errors import UsageError
+from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.report.export_reporter import ExportReporter
 from leaktrace.report.heap_json import HeapJson
 from leaktrace.report.heap_text import HeapText
 from leaktrace.report.json_lines import JsonReporter
@@ -19,6 +22,7 @@ from leaktrace.report.reporter import Reporter
 from leaktrace.report.text import TextReporter
 
 __all__ = [
+    "EXPORTS",
     "FORMATS",
     "MAPS_FORMATS",
     "RANKING_FORMATS",
@@ -56,16 +60,23 @@ HEAP_FORMATS: Mapping[str, type[HeapText | HeapJson]] = {
 }
 
 
-def create_reporter(format_name: str, output: TextIO, notices: TextIO) -> Reporter:
+def create_reporter(
+    format_name: str, output: TextIO, notices: TextIO, *, quantity: str = Quantity.IN_USE
+) -> Reporter:
     """The reporter of a format; `notices` is the stream for everything else (stderr).
 
-    Raises UsageError for a name that is not in `FORMATS`.
+    `quantity` is for formats of one quantity. Raises UsageError for a name that is neither in
+    `FORMATS` nor in `EXPORTS`, and for a binary format on a terminal.
     """
+    if format_name in EXPORTS:
+        options = ExportOptions(Quantity(quantity))
+        return ExportReporter(format_name, options, output, notices)
     try:
         reporter = FORMATS[format_name]
     except KeyError:
         raise UsageError(
-            f"there is no report format {format_name!r}", f"choose one of {', '.join(FORMATS)}"
+            f"there is no report format {format_name!r}",
+            f"choose one of {', '.join((*FORMATS, *EXPORTS))}",
         ) from None
     return reporter(output, notices)
 

@@ -70,7 +70,9 @@ def _run_kernel(options: KernelOptions, output: Output, interrupts: Interrupts) 
     from leaktrace.kernel.reports import KernelReports  # noqa: PLC0415
     from leaktrace.kernel.setup import open_kernel_tracer  # noqa: PLC0415
 
-    reporter = create_reporter(options.report.format, output.stream, sys.stderr)
+    reporter = create_reporter(
+        options.report.format, output.stream, sys.stderr, quantity=options.report.quantity
+    )
     with interrupts.raised():
         tracer = open_kernel_tracer(options)
     with closing(tracer):
@@ -82,7 +84,9 @@ def _run_kernel(options: KernelOptions, output: Output, interrupts: Interrupts) 
 
 
 def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts) -> int:
-    reporter = create_reporter(options.report.format, output.stream, sys.stderr)
+    reporter = create_reporter(
+        options.report.format, output.stream, sys.stderr, quantity=options.report.quantity
+    )
     with interrupts.raised():
         tracer = open_tracer(options, interrupted=interrupts.is_received)
     with closing(tracer):

@@ -59,6 +59,22 @@ class ExportFormat(NamedTuple):
 
 
 EXPORTS: Mapping[str, ExportFormat] = {
+    "pprof": ExportFormat(
+        "leaktrace.report.export.pprof",
+        "a heap profile for go tool pprof and others (docs/exports.md)",
+        is_binary=True,
+    ),
+    "folded": ExportFormat(
+        "leaktrace.report.export.folded", "one line per stack, for scripts that draw flame graphs"
+    ),
+    "speedscope": ExportFormat(
+        "leaktrace.report.export.speedscope", "a profile for speedscope.app, in JSON"
+    ),
+    "massif": ExportFormat(
+        "leaktrace.report.export.massif",
+        "memory over time, for valgrind's ms_print and massif-visualizer",
+        has_time=True,
+    ),
     "flamegraph": ExportFormat(
         "leaktrace.report.export.flamegraph", "an HTML page with a flame graph"
     ),

@@ -1,0 +1,74 @@
+"""An export of a running trace: the file is written when the trace ends, also by Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO, ClassVar, TextIO, cast
+
+from leaktrace.errors import OutputError, UsageError
+from leaktrace.model import Event, Report, TargetInfo
+from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.report.export.remarks import remarks
+from leaktrace.report.reporter import Reporter
+
+
+class ExportReporter(Reporter):
+    """A format of `EXPORTS` as a report format. Losses and estimates also go to the notices."""
+
+    summary: ClassVar[str] = "a file for another tool, written at the end"
+
+    def __init__(
+        self, format_name: str, options: ExportOptions, output: TextIO, notices: TextIO
+    ) -> None:
+        """Raises UsageError if the output is a terminal and the format is binary, and
+        EnvironmentUnfitError if a package is missing that the format needs."""
+        super().__init__(output, notices)
+        refuse_terminal(format_name, output)
+        self._export = EXPORTS[format_name].create(options)
+        self._last: Report | None = None
+
+    def begin(self, target: TargetInfo, command: Sequence[str] = ()) -> None:
+        pass
+
+    def report(self, report: Report) -> None:
+        self._export.add(report)
+        self._last = report
+
+    def events(self, events: Iterable[Event]) -> None:
+        """These formats have no place for single calls; --trace is refused with them."""
+
+    def end(self) -> None:
+        if self._last is None:
+            return
+        # Made in memory first: a file is complete, or the old one is still there.
+        content = io.BytesIO()
+        self._export.write(content)
+        for sentence in remarks(self._last):
+            self.notice(sentence)
+        try:
+            _write(self.output, content.getbuffer())
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            name = getattr(self.output, "name", "the output")
+            raise OutputError(
+                f"can't write to {name}: {error.strerror}",
+                "free some space there, or write somewhere else with --output",
+            ) from error
+
+
+def refuse_terminal(format_name: str, output: TextIO) -> None:
+    """Raise UsageError if a binary format would be written to a terminal."""
+    if EXPORTS[format_name].is_binary and output.isatty():
+        raise UsageError(
+            f"{format_name} is a binary format, and the output is a terminal",
+            "write it to a file with --output FILE, or into a pipe",
+        )
+
+
+def _write(output: TextIO, content: memoryview) -> None:
+    output.flush()
+    binary = cast(BinaryIO, getattr(output, "buffer"))  # noqa: B009 (no attribute of TextIO)
+    binary.write(content)
+    binary.flush()
