@@ -20,8 +20,8 @@ takes what follows a "#" for a comment, so it is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from leaktrace import __version__
@@ -97,42 +97,58 @@ class MassifExport:
                 yield "heap_tree=empty"
                 continue
             yield "heap_tree=peak" if number == self._peak[0] else "heap_tree=detailed"
-            yield from _tree_lines(_tree(sites), snapshot.bytes)
+            yield from _tree_lines(sites, snapshot.bytes)
 
 
-@dataclass
-class _Node:
-    """A frame, and its callers."""
-
-    bytes: int = 0
-    callers: dict[str, _Node] = field(default_factory=dict)
+_Held = tuple[Sequence[str], int]  # the frames of a site, leaf first, and its bytes
 
 
-def _tree(sites: Iterable[Site]) -> _Node:
-    root = _Node()
+def _tree_lines(sites: Iterable[Site], total: int) -> Iterator[str]:
+    """The lines of a tree, the largest callers first. Only what is shown is divided further, and
+    stacks can be deep, so there is no tree of objects and no recursion."""
     texts: dict[int, str] = {}  # by identity of frames, which stacks share
-    for site in sites:
-        if not site.bytes:
-            continue
-        node = root
-        node.bytes += site.bytes
-        for text in _path(site, texts):
-            caller = node.callers.get(text)
-            if caller is None:
-                caller = node.callers[text] = _Node()
-            node = caller
-            node.bytes += site.bytes
-    return root
+    everything = [(_path(site, texts), site.bytes) for site in sites if site.bytes]
+    waiting: list[tuple[int, str, int, list[_Held]]] = [(0, _ROOT, total, everything)]
+    while waiting:
+        depth, text, held, parts = waiting.pop()
+        large, small = _callers(parts, depth, total)
+        yield f"{' ' * depth}n{len(large) + bool(small)}: {held} {text}"
+        if small:  # pushed first, so it comes last
+            places = "1 place" if len(small) == 1 else f"{len(small)} places, all"
+            rest = f"in {places} below massif's threshold ({100 / _THRESHOLD:.2f}%)"
+            waiting.append((depth + 1, rest, sum(small), []))
+        large.sort(key=lambda one: one[1])
+        waiting += [(depth + 1, *one) for one in large]
 
 
-def _path(site: Site, texts: dict[int, str]) -> Iterator[str]:
+def _callers(
+    parts: Iterable[_Held], depth: int, total: int
+) -> tuple[list[tuple[str, int, list[_Held]]], list[int]]:
+    """The frames at a depth with what they hold: large ones, and the bytes of small ones."""
+    callers: dict[str, list[_Held]] = {}
+    for path, held in parts:
+        if depth < len(path):
+            callers.setdefault(path[depth], []).append((path, held))
+    large, small = [], []
+    for text, group in callers.items():
+        held = sum(one for _, one in group)
+        if held * _THRESHOLD >= total:
+            large.append((text, held, group))
+        else:
+            small.append(held)
+    return large, small
+
+
+def _path(site: Site, texts: dict[int, str]) -> Sequence[str]:
     if not site.stack.frames:
-        yield f"0x0: {STACK_NOT_KNOWN}"
+        return (f"0x0: {STACK_NOT_KNOWN}",)
+    path = []
     for frame in site.stack.frames:
         text = texts.get(id(frame))
         if text is None:
             text = texts[id(frame)] = _escaped(_frame(frame))
-        yield text
+        path.append(text)
+    return path
 
 
 def _frame(frame: Frame) -> str:
@@ -141,29 +157,6 @@ def _frame(frame: Frame) -> str:
     else:
         place = "" if frame.module is None else f" (in {printable(frame.module)})"
     return f"{frame.address:#x}: {frame_name(frame)}{place}"
-
-
-def _tree_lines(root: _Node, total: int) -> Iterator[str]:
-    """The lines of a tree, the largest callers first. Stacks can be deep: no recursion."""
-    waiting: list[tuple[int, _Node | str, str]] = [(0, root, _ROOT)]
-    while waiting:
-        depth, node, text = waiting.pop()
-        if isinstance(node, str):
-            yield f"{' ' * depth}{node}"
-            continue
-        large: list[tuple[str, _Node]] = []
-        small: list[tuple[str, _Node]] = []
-        for name, caller in node.callers.items():
-            is_large = caller.bytes * _THRESHOLD >= total
-            (large if is_large else small).append((name, caller))
-        yield f"{' ' * depth}n{len(large) + bool(small)}: {node.bytes} {text}"
-        if small:  # first, because what is pushed first is popped last
-            held, share = sum(one.bytes for _, one in small), 100 / _THRESHOLD
-            places = "1 place" if len(small) == 1 else f"{len(small)} places, all"
-            line = f"n0: {held} in {places} below massif's threshold ({share:.2f}%)"
-            waiting.append((depth + 1, line, ""))
-        large.sort(key=lambda one: one[1].bytes)
-        waiting += [(depth + 1, caller, name) for name, caller in large]
 
 
 def _escaped(text: str) -> str:

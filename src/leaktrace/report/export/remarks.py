@@ -47,8 +47,8 @@ def _remarks(report: Report) -> Iterator[str]:
         yield "figures are counts of objects, which have no sizes"
     yield from _of_sites(report)
     for loss in report.losses:
-        if loss.count and (loss.is_lost or loss.hint):
-            label = "lost" if loss.is_lost else "cut off"
+        if loss.count:
+            label = "lost" if loss.is_lost else "cut off" if loss.hint else "uncertain"
             size = "" if loss.bytes is None else f" ({units.size(loss.bytes)})"
             hint = f"; {loss.hint}" if loss.hint else ""
             yield f"{label}: {units.loss_in_words(loss)}{size}{hint}"
