@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from leaktrace.model import Frame, Stack
@@ -28,8 +28,9 @@ class Code:
         self._functions: dict[tuple[str, str], int] = {}
         self._mappings: dict[tuple[str, str | None, int | None], int] = {}
         self._places: dict[tuple[Any, ...], int] = {}
-        # By identity of frames, which stacks share. They are alive as long as the report is.
-        self._known: dict[tuple[int | bool, ...], int] = {}
+        # By identity of frames, which stacks share; they live as long as the report.
+        self._known: dict[int, int] = {}
+        self._equals: dict[tuple[Any, ...], int] = {}
         self._reached: dict[int, int] = {}  # the highest offset in each mapping that has a start
         self._first: Callable[[str], bool] | None = None
 
@@ -40,18 +41,22 @@ class Code:
     def locations(self, stack: Stack) -> list[int]:
         """The locations of a stack, leaf first. Inlined frames are lines of one location."""
         found: list[int] = []
-        lines: list[Frame] = []
+        inlined: list[Frame] = []
         is_return_address = True
         for frame in stack.frames:
-            lines.append(frame)
             if frame.inlined:
+                inlined.append(frame)
                 continue
-            found.append(self._location(lines, is_return_address))
+            if inlined:
+                number = self._equal((*inlined, frame), is_return_address)
+                inlined = []
+            else:
+                number = self._single(frame, is_return_address)
+            found.append(number)
             # A signal interrupts a function before an instruction, not after a call.
             is_return_address = frame.function != _SIGNAL_FRAME
-            lines = []
-        if lines:  # inlined into a frame that is missing
-            found.append(self._location(lines, is_return_address))
+        if inlined:  # into a frame that is missing
+            found.append(self._equal(inlined, is_return_address))
         return found or [self._unknown()]
 
     def put_first(self, is_first: Callable[[str], bool]) -> None:
@@ -80,14 +85,22 @@ class Code:
         profile.string_table.extend(self._texts)
         return profile
 
-    def _location(self, lines: list[Frame], is_return_address: bool) -> int:
-        key = (is_return_address, *map(id, lines))
-        known = self._known.get(key)
+    def _single(self, frame: Frame, is_return_address: bool) -> int:
+        key = id(frame) << 1 | is_return_address
+        number = self._known.get(key)
+        if number is None:
+            number = self._known[key] = self._equal((frame,), is_return_address)
+        return number
+
+    def _equal(self, lines: Sequence[Frame], is_return_address: bool) -> int:
+        """By value: a file of reports may have an object of its own for each frame of a stack."""
+        key = (is_return_address, *map(_fields, lines))
+        known = self._equals.get(key)
         if known is None:
-            known = self._known[key] = self._place(lines, is_return_address)
+            known = self._equals[key] = self._place(lines, is_return_address)
         return known
 
-    def _place(self, lines: list[Frame], is_return_address: bool) -> int:
+    def _place(self, lines: Sequence[Frame], is_return_address: bool) -> int:
         frame = lines[-1]
         address = max(frame.address - is_return_address, 0) % _ADDRESSES
         mapping = self._mapping(frame)
@@ -128,3 +141,10 @@ class Code:
         if start is not None and offset is not None:
             self._reached[number] = max(self._reached.get(number, 0), offset)
         return number
+
+
+def _fields(frame: Frame) -> tuple[object, ...]:
+    """What makes a location, as a tuple: hundreds of thousands are compared."""
+    place = frame.address, frame.function, frame.module, frame.module_offset, frame.build_id
+    source = frame.source
+    return place if source is None else (*place, source.file, source.line)
