@@ -21,8 +21,10 @@ quantity_option = click.option(
     type=click.Choice([quantity.value for quantity in Quantity]),
     default=Quantity.IN_USE.value,
     show_default=True,
-    help=f"What -f {_OF_ONE_QUANTITY} shows of each stack: bytes or blocks, that are in use now, "
-    "or were allocated or freed since tracing began by sites that still hold memory.",
+    metavar="QUANTITY",
+    help=f"What -f {_OF_ONE_QUANTITY} shows of each stack: "
+    + "; ".join(f"{quantity}: {quantity.in_words}" for quantity in Quantity)
+    + ". Only sites that still hold memory are in the file.",
 )
 
 
@@ -53,6 +55,12 @@ def sites_asked(asked: dict[str, Any]) -> int:
         f"-f {name}",
         "it has no place for single calls and blocks",
     )
+    more = {
+        "--holders": asked["holders"],
+        "--contents": asked["contents"],
+        "--idle": asked["idle_s"] is not None,
+    }
+    refuse_given(more, f"-f {name}", "it has no place for that")
     return ALL_SITES
 
 

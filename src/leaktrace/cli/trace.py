@@ -269,6 +269,7 @@ class TraceCommand(Command):
     type=click.Choice([*FORMATS, *EXPORTS]),
     default="text",
     show_default=True,
+    metavar="FORMAT",
     help=format_help({name: reporter.summary for name, reporter in FORMATS.items()}),
 )
 @quantity_option

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, ClassVar, TextIO, cast
 
+from leaktrace import units
 from leaktrace.errors import OutputError, UsageError
 from leaktrace.model import Event, Report, TargetInfo
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.remarks import remarks
+from leaktrace.report.export.sites import sections_of, sites_of
 from leaktrace.report.reporter import Reporter
 
 
@@ -25,6 +27,7 @@ class ExportReporter(Reporter):
         EnvironmentUnfitError if a package is missing that the format needs."""
         super().__init__(output, notices)
         refuse_terminal(format_name, output)
+        self._name = format_name
         self._export = EXPORTS[format_name].create(options)
         self._last: Report | None = None
 
@@ -44,7 +47,7 @@ class ExportReporter(Reporter):
         # Made in memory first: a file is complete, or the old one is still there.
         content = io.BytesIO()
         self._export.write(content)
-        for sentence in remarks(self._last):
+        for sentence in (*remarks(self._last), *self._left_out(self._last)):
             self.notice(sentence)
         try:
             _write(self.output, content.getbuffer())
@@ -56,6 +59,16 @@ class ExportReporter(Reporter):
                 f"can't write to {name}: {error.strerror}",
                 "free some space there, or write somewhere else with --output",
             ) from error
+
+    def _left_out(self, report: Report) -> Iterator[str]:
+        """The sections that have sites, if the format has no sections."""
+        if EXPORTS[self._name].has_sections:
+            return
+        others = ", ".join(name for name, one in EXPORTS.items() if one.has_sections)
+        for name, section in sections_of(report):
+            if sites := sites_of(section):
+                number = units.counted(len(sites), "site")
+                yield f"left out: {number} of {name}, not in this format; in {others} they are"
 
 
 def refuse_terminal(format_name: str, output: TextIO) -> None:

@@ -52,6 +52,7 @@ class ExportFormat(NamedTuple):
     summary: str  # one line for --help
     is_binary: bool = False  # not to be written to a terminal
     has_time: bool = False  # it shows all reports, not only the last one
+    has_sections: bool = False  # it also shows other allocators, pairs, file descriptors…
 
     def create(self, options: ExportOptions) -> Export:
         """An empty file of this format."""
@@ -63,12 +64,15 @@ EXPORTS: Mapping[str, ExportFormat] = {
         "leaktrace.report.export.pprof",
         "a heap profile for go tool pprof and others (docs/exports.md)",
         is_binary=True,
+        has_sections=True,
     ),
     "folded": ExportFormat(
         "leaktrace.report.export.folded", "one line per stack, for scripts that draw flame graphs"
     ),
     "speedscope": ExportFormat(
-        "leaktrace.report.export.speedscope", "a profile for speedscope.app, in JSON"
+        "leaktrace.report.export.speedscope",
+        "a profile for speedscope.app, in JSON",
+        has_sections=True,
     ),
     "massif": ExportFormat(
         "leaktrace.report.export.massif",
