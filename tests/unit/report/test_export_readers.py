@@ -128,6 +128,14 @@ def test_pprof_of_the_kernel(pprof: Pprof, tmp_path: Path) -> None:
     assert "pages_inuse_space/bytes" in raw
 
 
+def test_pprof_sections(pprof: Pprof, tmp_path: Path) -> None:
+    report = REPORTS["descriptors"]
+    index = "file_descriptors_inuse_objects"
+    shown = pprof("-top", f"-sample_index={index}", written("pprof", tmp_path, report))
+    held = sum(site.count for site in report.sections[0].sites)
+    assert re.search(rf" {held} total$", shown, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["quiet", "only_descriptors", "workers", "pairs"])
 def test_pprof_opens_all_reports(pprof: Pprof, tmp_path: Path, name: str) -> None:
     report = REPORTS[name]

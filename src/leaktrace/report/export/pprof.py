@@ -8,6 +8,7 @@ two sections must not be added up. What has no sizes has types in objects only.
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -146,13 +147,25 @@ class _Builder:
 
 
 def _columns(parts: Iterable[tuple[str, Report]]) -> Iterator[_Column]:
+    """Sections without sites have types, too: pprof compares only files of the same types."""
+    taken: set[str] = set()
     for number, (section, part) in enumerate(parts):
+        prefix = _prefix(section, taken) if number else ""
         for quantity, name in _TYPES.items():
             if quantity.is_bytes and part.is_counted:
                 continue
-            yield _Column(
-                number, quantity, f"{section.replace(' ', '_')}_{name}" if number else name
-            )
+            yield _Column(number, quantity, prefix + name)
+
+
+def _prefix(section: str, taken: set[str]) -> str:
+    """The name of a section as a part of an option's value, with nothing for a shell to take."""
+    plain = prefix = re.sub(r"[^\w:.-]+", "_", section).strip("_") or "section"
+    number = 1
+    while prefix in taken:
+        number += 1
+        prefix = f"{plain}_{number}"
+    taken.add(prefix)
+    return f"{prefix}_"
 
 
 def _shares(site: Site, part: Report) -> Iterator[tuple[int | None, dict[Quantity, int]]]:

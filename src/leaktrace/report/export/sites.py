@@ -21,16 +21,16 @@ def sites_of(report: Report) -> tuple[Site, ...]:
 def sections_of(report: Report) -> Iterator[tuple[str, Report]]:
     """(name, report) of each section: other allocators of the kernel, other memory, pairs of
     functions, file descriptors. Their figures are not part of the report's, and are never added to
-    them. The names are printable, not empty, and different, also with underscores for spaces."""
+    them. The names are printable, not empty, and different."""
     taken: set[str] = set()
     for section in (*report.sections, *report.other_memory):
         named = section_name(section) if section.pair is None else printable(_pair(section))
         name = plain = named or "section"
         number = 1
-        while name.replace(" ", "_") in taken:
+        while name in taken:
             number += 1
             name = f"{plain} ({number})"
-        taken.add(name.replace(" ", "_"))
+        taken.add(name)
         yield name, section
 
 
