@@ -80,9 +80,14 @@ EXPORTS: Mapping[str, ExportFormat] = {
         has_time=True,
     ),
     "flamegraph": ExportFormat(
-        "leaktrace.report.export.flamegraph", "an HTML page with a flame graph"
+        "leaktrace.report.export.flamegraph",
+        "an HTML page with a flame graph",
+        has_sections=True,
     ),
     "html": ExportFormat(
-        "leaktrace.report.export.html", "an HTML page with all of a recording", has_time=True
+        "leaktrace.report.export.html",
+        "an HTML page with all reports: verdict, course, sites, flame graph",
+        has_time=True,
+        has_sections=True,
     ),
 }
