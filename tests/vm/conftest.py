@@ -74,3 +74,11 @@ def guest(request: pytest.FixtureRequest, require_root: None) -> Iterator[Guest]
             yield machine
     except UnavailableError as error:
         pytest.skip(f"Linux {kernel.name}: {error}")
+
+
+@pytest.fixture(autouse=True)
+def running(request: pytest.FixtureRequest) -> None:
+    """The machine of a test runs, even if it has died in another test."""
+    if "guest" in request.fixturenames:
+        machine: Guest = request.getfixturevalue("guest")
+        machine.start_again_if_dead()

@@ -65,6 +65,10 @@ class Guest:
     def __init__(self, kernel: UnpackedKernel) -> None:
         """Boot. Raises UnavailableError when a required program isn't installed."""
         self.kernel = kernel
+        self._boot()
+
+    def _boot(self) -> None:
+        kernel = self.kernel
         qemu = find_program("qemu-system-x86_64")
         virtiofsd = find_program("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "virtiofsd")
         self._folder = tempfile.TemporaryDirectory(prefix="leaktrace-vm-")
@@ -110,11 +114,21 @@ class Guest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._power_off()
+
+    def _power_off(self) -> None:
         for process in (self._machine, self._files):
             if process.poll() is None:
                 process.kill()
             process.wait()
         self._folder.cleanup()
+
+    def start_again_if_dead(self) -> None:
+        """Boot once more after a panic, which must fail one test and not all that follow."""
+        if self._machine.poll() is not None:
+            self._power_off()
+            self._boot()
+            self.await_ready()
 
     def await_ready(self) -> Self:
         """Wait until commands can be run."""
