@@ -42,10 +42,15 @@ class Grouped:
     """The groups of some blocks, and the group of each."""
 
     packed: Words  # ascending: a kind and its key
-    group_of: NDArray[np.intp]  # of each block
+    group_of: NDArray[np.intp]  # of each block; len(packed): it is in none of them
 
     def __len__(self) -> int:
         return len(self.packed)
+
+    @property
+    def number_count(self) -> int:
+        """How many numbers `group_of` may have: one more than groups."""
+        return len(self.packed) + 1
 
     def kind(self, row: int) -> Beginning:
         """What the blocks of a group begin with."""
@@ -57,15 +62,18 @@ class Grouped:
         return int(self.packed[row] & ((np.uint64(1) << _KEY_BITS) - np.uint64(1)))
 
 
-def group(image: MemoryImage, blocks: Blocks, file_ranges: Words) -> Grouped:
+def group(
+    image: MemoryImage, blocks: Blocks, file_ranges: Words, every: Blocks | None = None
+) -> Grouped:
     """`file_ranges`: [start, end), n x 2, ascending: memory of files, and of the data behind it.
+    `every`: all blocks that these may point to, if there are others.
 
     Blocks are of one group if they point to the same place in a file; if they are texts whose first
     four bytes are the same, or are of no such group; otherwise if they begin with the same kind of
     word and have the same size, or one of many sizes that are about the same.
     """
     words = image.gather(blocks.starts)
-    kinds = _kinds(words, blocks, file_ranges)
+    kinds = _kinds(words, blocks if every is None else every, file_ranges)
     keys = np.empty(len(words), dtype=np.uint64)
     for kind in (Beginning.ZERO, Beginning.BLOCK, Beginning.OTHER):
         rows = np.nonzero(kinds == kind)[0]
@@ -76,6 +84,17 @@ def group(image: MemoryImage, blocks: Blocks, file_ranges: Words) -> Grouped:
     packed = keys | kinds.astype(np.uint64) << _KEY_BITS
     found, group_of = np.unique(packed, return_inverse=True)
     return Grouped(found, group_of)
+
+
+def group_some(
+    image: MemoryImage, blocks: Blocks, rows: NDArray[np.intp], file_ranges: Words
+) -> Grouped:
+    """The same of some of the blocks. All others are in no group."""
+    some = Blocks(blocks.starts[rows], blocks.ends[rows] - blocks.starts[rows])
+    grouped = group(image, some, file_ranges, blocks)
+    group_of = np.full(len(blocks), len(grouped), dtype=np.intp)
+    group_of[rows] = grouped.group_of
+    return Grouped(grouped.packed, group_of)
 
 
 def _kinds(words: Words, blocks: Blocks, file_ranges: Words) -> NDArray[np.uint8]:

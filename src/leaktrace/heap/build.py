@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace import units
-from leaktrace.analysis.block_classes import BlockClass
-from leaktrace.analysis.reachability.classes import Classes
-from leaktrace.analysis.reachability.pointers import Blocks, ranges_of
+from leaktrace.analysis.reachability.pointers import ranges_of
 from leaktrace.heap.account import account
-from leaktrace.heap.beginnings import Grouped, group
+from leaktrace.heap.beginnings import group
+from leaktrace.heap.groups import GroupDescriber
 from leaktrace.heap.memory import HeapMemory
-from leaktrace.heap.naming import Namer
-from leaktrace.heap.reach import Shares, blocks_of, find_lost
+from leaktrace.heap.reach import blocks_of, find_lost
 from leaktrace.heap.tally import Tally
 from leaktrace.heap.walked import Arena, WalkedHeap
 from leaktrace.heap_report import (
@@ -28,14 +26,11 @@ from leaktrace.heap_report import (
     Amount,
     BlockGroup,
     FreeMemory,
-    GroupKind,
     HeapReport,
 )
-from leaktrace.symbols.class_names import ClassNames
 from leaktrace.targets.file_memory import of_files
 
 _MUCH_BYTES, _MANY_TIMES = 16 << 20, 4  # of memory that is not malloc's
-_MOST_SAMPLES = 1000  # blocks of a group that are looked at for its name
 
 
 class HeapBuilder:
@@ -66,7 +61,7 @@ class HeapBuilder:
             memory.image, blocks, memory.registers, dead, heap.segments, go_on=go_on
         )
         grouped = group(memory.image, blocks, ranges_of(of_files(memory.mappings)))
-        describe = _Describer(memory, blocks, classes, grouped)
+        describe = GroupDescriber(memory, blocks, classes, grouped)
         shares = describe.shares
         now = Tally.of(blocks, grouped, shares)
         first, previous = self._first, self._previous
@@ -145,35 +140,6 @@ def _other_allocator(accounted: Account | None) -> Iterator[str]:
         yield (
             f"{units.size(others)} of anonymous memory are not malloc's: another allocator, or the "
             "heap of a runtime, whose blocks are not known here"
-        )
-
-
-class _Describer:
-    """Describes single groups, those that are shown."""
-
-    def __init__(
-        self, memory: HeapMemory, blocks: Blocks, classes: Classes, grouped: Grouped
-    ) -> None:
-        names = ClassNames(memory.read, memory.mappings)
-        self._namer = Namer(memory.image, memory.mappings, names.of_vtable)
-        self._blocks, self._classes, self._grouped = blocks, classes, grouped
-        self.shares = Shares(blocks, classes, grouped.group_of, len(grouped))
-
-    def group(self, row: int) -> BlockGroup:
-        rows = np.nonzero(self._grouped.group_of == row)[0]
-        sizes = self._blocks.ends[rows] - self._blocks.starts[rows]
-        lost = rows[self._classes.classes[rows] == BlockClass.DEFINITE]
-        some = self._blocks.starts[rows[:: max(len(rows) // _MOST_SAMPLES, 1)]]
-        kind, name = self._namer.name(self._grouped.kind(row), self._grouped.key(row), some)
-        return BlockGroup(
-            kind=kind,
-            name=name,
-            text="" if kind is GroupKind.TEXT else self._namer.text_in(some, int(sizes.max())),
-            least_bytes=int(sizes.min()),
-            most_bytes=int(sizes.max()),
-            amount=Amount(len(rows), int(sizes.sum())),
-            lost=self.shares.of(row),
-            sample_address=int(self._blocks.starts[lost[0] if len(lost) else rows[0]]),
         )
 
 

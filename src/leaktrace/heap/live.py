@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -81,28 +82,28 @@ class LiveHeap:
             )
 
     def _memory(self, instant: Instant, smaps: bytes, pages: PageLook | None) -> HeapMemory:
-        image = instant.copy.image()
-        constants = _Constants(instant.pid, instant.mappings)
-        residence, notes = None, []
-        if pages is not None and pages.covers(instant.copy.ranges):
-            threads = Threads({one.tid: one.stack_pointer for one in instant.threads})
-            ranges, _ = by_kind(instant.pid, parse_smaps(smaps), threads, image.read)
-            residence = Residence(ranges, pages.resident)
-        else:
-            notes.append("which of its memory is in RAM could not be read: RSS is not split")
-        return HeapMemory(
-            pid=instant.pid,
-            command=self._process.read_name(),
-            image=image,
-            mappings=instant.mappings,
-            threads=tuple(instant.waiting()),
-            registers=instant.registers(),
-            read_constant=constants.read,
-            residence=residence,
-            pause_s=instant.paused_s,
-            unread_bytes=instant.copy.unread_bytes,
-            notes=tuple(notes),
-        )
+        memory = memory_of(instant, self._process.read_name())
+        if pages is None or not pages.covers(instant.copy.ranges):
+            why = "which of its memory is in RAM could not be read: RSS is not split"
+            return replace(memory, notes=(why,))
+        threads = Threads({one.tid: one.stack_pointer for one in instant.threads})
+        ranges, _ = by_kind(instant.pid, parse_smaps(smaps), threads, memory.image.read)
+        return replace(memory, residence=Residence(ranges, pages.resident))
+
+
+def memory_of(instant: Instant, command: str) -> HeapMemory:
+    """What was copied, without what of it was in RAM."""
+    return HeapMemory(
+        pid=instant.pid,
+        command=command,
+        image=instant.copy.image(),
+        mappings=instant.mappings,
+        threads=tuple(instant.waiting()),
+        registers=instant.registers(),
+        read_constant=_Constants(instant.pid, instant.mappings).read,
+        pause_s=instant.paused_s,
+        unread_bytes=instant.copy.unread_bytes,
+    )
 
 
 class _Constants:

@@ -105,10 +105,10 @@ class Shares:
         """Of one group."""
         return _share(self._counts[group], self._bytes[group], int(self._scanned[group]))
 
-    def total(self) -> LostShare:
-        """Of all blocks."""
-        counts, sizes = self._counts.sum(axis=0), self._bytes.sum(axis=0)
-        return _share(counts, sizes, int(self._scanned.sum()))
+    def total(self, groups: slice = slice(None)) -> LostShare:
+        """Of all blocks, or of some groups."""
+        counts, sizes = self._counts[groups].sum(axis=0), self._bytes[groups].sum(axis=0)
+        return _share(counts, sizes, int(self._scanned[groups].sum()))
 
     def lost(self) -> NDArray[np.int64]:
         """By group, n x 2: blocks and bytes of what nothing points to, and what only that leads

@@ -30,7 +30,7 @@ class Tally:
         held = np.zeros((count, 2), dtype=np.int64)
         held[:, 0] = np.bincount(grouped.group_of, minlength=count)
         held[:, 1] = np.rint(np.bincount(grouped.group_of, sizes, minlength=count))
-        return cls(grouped.packed, held, shares.lost())
+        return cls(grouped.packed, held, shares.lost()[:count])
 
     def amount(self, key: np.uint64) -> Amount:
         """Of one group; nothing if there was none."""
