@@ -1,4 +1,4 @@
-"""The values of `leaktrace heap`: what is in the heap of a process at one instant.
+"""The values of `leaktrace heap`, and of --heap: what is in the heap of a process at one instant.
 
 `leaktrace.heap` finds it out, and reports print it. Sizes are bytes.
 """
@@ -50,6 +50,31 @@ class BlockGroup:
     since_first: Amount | None = None  # None: there was one look
     since_previous: Amount | None = None
     lost_since_first: Amount | None = None  # of the lost blocks, and those that only they lead to
+
+
+@dataclass(frozen=True)
+class OlderBlocks:
+    """The blocks in the heap of a traced process that have no record: they were allocated before
+    the trace began. No stack is known."""
+
+    pid: int
+    command: str
+    allocator: str = ""
+    in_use: Amount | None = None  # None: not known, see `problem`
+    lost: LostShare = field(default_factory=LostShare)
+    groups: tuple[BlockGroup, ...] = ()  # those with the most bytes
+    lost_groups: tuple[BlockGroup, ...] = ()  # by bytes that are lost
+    group_count: int = 0
+    lost_group_count: int = 0
+    # Without a record, but a call was just allocating or freeing them; they are in no other figure.
+    unjudged_count: int = 0
+    age_s: float = 0.0  # how old all this is
+    pause_s: float | None = None  # how long the process was stopped; None: it wasn't
+    read_bytes: int = 0
+    unread_bytes: int = 0
+    took_s: float = 0.0
+    may_be_newer: tuple[str, ...] = ()  # why some of them may have been allocated later
+    problem: str = ""  # why they are not known
 
 
 @dataclass(frozen=True)

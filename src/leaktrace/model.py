@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from leaktrace.contents import ContentsInfo, SiteContents
+from leaktrace.heap_report import OlderBlocks
 from leaktrace.idle import IdleInfo, IdleShare
 from leaktrace.memory import (
     Backing,
@@ -396,6 +397,7 @@ class Report:
     verdict: Verdict | None = None  # of all sites together
     leaking: tuple[Verdict, ...] = ()  # of each site that leaks, also of those that are not shown
     reach: ReachInfo | None = None  # what its memory says; None: that was not asked
+    older_blocks: tuple[OlderBlocks, ...] = ()  # of each process; empty: not looked at this time
     contents: ContentsInfo | None = None  # how blocks were read; None: that was not asked
     idle: IdleInfo | None = None  # which memory is not used; None: that was not asked
     regions: RegionBytes | None = None  # the part of `outstanding` that is mapped; None: nothing

@@ -214,6 +214,14 @@ class Lost(StrEnum):
     LAST = "last"  # at the final one
 
 
+class HeapLooks(StrEnum):
+    """At which reports the heap of a traced process is walked (--heap)."""
+
+    ENDS = "first-and-last"
+    EVERY = "every"
+    LAST = "last"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessOptions(CommonOptions):
     """A run that traces a process."""
@@ -230,6 +238,8 @@ class ProcessOptions(CommonOptions):
     malloc: bool = True  # False: only `pairs` and `fds`
     lost: Lost | None = None  # None: memory is not read for that
     max_pause_ms: int | None = None  # the process is stopped for it, at most so long; None: not
+    heap: HeapLooks | None = None  # None: blocks from before the trace are not looked for
+    heap_pause_ms: int = 1000  # the process is stopped for that, at most so long
     holders: bool = False  # of blocks that are not lost, tell what holds them
     contents: bool = False  # show what is in blocks
     idle_s: float | None = None  # pages not touched for so long are reported; None: not watched

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 from sample_families import BY_PROCESS, FAMILY, WORKERS
+from sample_heaps import OLDER, OLDER_OF_TWO
 from sample_regions import REGIONS
 from sample_reports import (
     BUSY,
@@ -26,6 +27,8 @@ from leaktrace.model import Event, EventKind, Report
 from leaktrace.report import create_reporter
 
 REPORTS = {
+    "older": replace(QUIET, older_blocks=OLDER),
+    "older_of_two": replace(FAMILY, older_blocks=OLDER_OF_TWO),
     "busy": BUSY,
     "quiet": QUIET,
     "combined": COMBINED,

@@ -14,6 +14,7 @@ from leaktrace.heap_report import (
     FreeMemory,
     GroupKind,
     HeapReport,
+    OlderBlocks,
 )
 from leaktrace.reach import LostShare
 from leaktrace.report import create_heap_reporter
@@ -57,6 +58,50 @@ NODES = BlockGroup(
     amount=Amount(300, 12_000),
     lost=LostShare(reachable_bytes=12_000, reachable_count=300, scanned_count=300),
     sample_address=0x55D000801010,
+)
+OLDER = (
+    OlderBlocks(
+        pid=4242,
+        command="httpd",
+        allocator="glibc malloc",
+        in_use=Amount(30_300, 22_012_000),
+        lost=LostShare(
+            definite_bytes=15_000_000,
+            definite_count=15_000,
+            indirect_bytes=2_000_000,
+            indirect_count=10_000,
+            reachable_bytes=5_012_000,
+            reachable_count=5_300,
+            scanned_count=30_300,
+        ),
+        groups=(SESSIONS, REQUESTS, NODES),
+        lost_groups=(SESSIONS,),
+        group_count=7,
+        lost_group_count=1,
+        unjudged_count=2,
+        age_s=0.1,
+        pause_s=0.131,
+        read_bytes=30 * MIB,
+        took_s=0.2,
+    ),
+)
+OLDER_OF_TWO = (
+    OlderBlocks(
+        pid=4242,
+        command="httpd",
+        allocator="musl mallocng",
+        in_use=Amount(300, 12_000),
+        lost=LostShare(reachable_bytes=12_000, reachable_count=300, scanned_count=300),
+        groups=(NODES,),
+        group_count=1,
+        age_s=12.5,
+        pause_s=0.0021,
+        read_bytes=3 * MIB,
+        unread_bytes=4096,
+        took_s=0.02,
+        may_be_newer=("12 allocations not recorded: the map is full",),
+    ),
+    OlderBlocks(pid=4243, command="worker", problem="it has no heap that leaktrace can walk"),
 )
 TABLE = replace(NODES, kind=GroupKind.FILE, name="libshop.so.1+0x3d68", text="")
 MAIN = FreeMemory(

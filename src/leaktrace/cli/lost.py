@@ -10,7 +10,7 @@ import click
 from leaktrace.cli.blocks import refuse_without_blocks, with_value
 from leaktrace.cli.values import WholeNumber, refuse_given
 from leaktrace.errors import UsageError
-from leaktrace.options import Lost
+from leaktrace.options import Lost, ProcessOptions
 
 _PAUSE_MS = 200
 _LEAST_PAUSE_MS, _MOST_PAUSE_MS = 1, 10_000
@@ -38,8 +38,9 @@ max_pause_option = click.option(
     type=WholeNumber(_LEAST_PAUSE_MS, _MOST_PAUSE_MS),
     default=None,
     metavar="MS",
-    help="With --stop: the process goes on after at most MS milliseconds, and if that is not "
-    f"enough, it is looked at without a stop. Default: {_PAUSE_MS}.",
+    help="With --stop or --heap: the process goes on after at most MS milliseconds. If that is not "
+    "enough, it is looked at without a stop, and older blocks are not looked at. Default: "
+    f"{_PAUSE_MS}; of --heap: {ProcessOptions.heap_pause_ms}.",
 )
 holders_option = click.option(
     "--holders",
@@ -80,8 +81,11 @@ def max_pause_asked(asked: dict[str, Any]) -> int | None:
             "--stop can't be used with --holders: they look at the memory in different ways",
             "leave out --stop",
         )
-    if most_ms is not None and not asked["stop"]:
-        raise UsageError("--max-pause-ms needs --stop", "add --stop, or leave out --max-pause-ms")
+    if most_ms is not None and not asked["stop"] and asked["heap"] is None:
+        raise UsageError(
+            "--max-pause-ms needs --stop or --heap",
+            "add --stop or --heap, or leave out --max-pause-ms",
+        )
     if not asked["stop"]:
         return None
     return _PAUSE_MS if most_ms is None else most_ms

@@ -18,6 +18,7 @@ from leaktrace.cli.exports import sites_asked
 from leaktrace.cli.idle import idle_asked
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
 from leaktrace.cli.lost import lost_asked, max_pause_asked
+from leaktrace.cli.older import heap_asked
 from leaktrace.cli.pairs import checked_pairs
 from leaktrace.cli.processes import (
     follows,
@@ -98,6 +99,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     if isinstance(target, KernelTarget):
         lost_asked(asked)
         max_pause_asked(asked)
+        heap_asked(asked, target)
         contents_asked(asked)
         idle_asked(asked)
         return KernelOptions(target=target, **common)
@@ -115,6 +117,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         malloc=not asked["no_malloc"],
         lost=lost_asked(asked),
         max_pause_ms=max_pause_asked(asked),
+        **heap_asked(asked, target),
         holders=asked["holders"],
         contents=contents_asked(asked),
         idle_s=idle_asked(asked),

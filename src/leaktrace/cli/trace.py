@@ -25,6 +25,7 @@ from leaktrace.cli.lost import (
     stop_option,
     with_plain_lost,
 )
+from leaktrace.cli.older import heap_option, with_plain_heap
 from leaktrace.cli.one_target import one_command, only_one, output_option, refuse_more_words
 from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
@@ -85,7 +86,8 @@ class TraceCommand(Command):
             at = args.index("--")
             ctx.obj = tuple(args[at + 1 :])
             args = args[:at]
-        return super().parse_args(ctx, with_all_processes(with_plain_idle(with_plain_lost(args))))
+        words = with_plain_heap(with_plain_idle(with_plain_lost(args)))
+        return super().parse_args(ctx, with_all_processes(words))
 
     def refuse(self, words: Sequence[str], context: click.Context) -> None:
         refuse_more_words(words, context.params.get("pid") or ())
@@ -244,6 +246,7 @@ class TraceCommand(Command):
 @lost_option
 @stop_option
 @max_pause_option
+@heap_option
 @holders_option
 @contents_option
 @idle_option

@@ -67,12 +67,9 @@ class LiveHeap:
     def _expect_short_stop(self) -> None:
         """Don't stop it if that would be for nothing."""
         try:
-            ranges = root_pages(self._process.pid, read_mappings(self._process.pid))
-            threads = len(os.listdir(f"/proc/{self._process.pid}/task"))  # noqa: PTH208
+            takes_ms = expected_pause_ms(self._process.pid)
         except OSError:
             raise _ended(self._process.pid) from None
-        takes_ms = int((ranges[:, 1] - ranges[:, 0]).sum()) // _BYTES_PER_MS
-        takes_ms += threads // _THREADS_PER_MS
         if takes_ms > self._most_ms:
             raise TargetError(
                 f"process {self._process.pid} would be stopped for about {takes_ms:,} ms, more "
@@ -89,6 +86,13 @@ class LiveHeap:
         threads = Threads({one.tid: one.stack_pointer for one in instant.threads})
         ranges, _ = by_kind(instant.pid, parse_smaps(smaps), threads, memory.image.read)
         return replace(memory, residence=Residence(ranges, pages.resident))
+
+
+def expected_pause_ms(pid: int) -> int:
+    """About how long a process must be stopped to copy its memory. Raises OSError, TargetError."""
+    ranges = root_pages(pid, read_mappings(pid))
+    threads = len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
+    return int((ranges[:, 1] - ranges[:, 0]).sum()) // _BYTES_PER_MS + threads // _THREADS_PER_MS
 
 
 def memory_of(instant: Instant, command: str) -> HeapMemory:

@@ -13,6 +13,7 @@ import numpy as np
 
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.pointers import Blocks, ranges_of
+from leaktrace.heap.older import JudgedHeap
 from leaktrace.heap.reach import blocks_with, find_lost
 from leaktrace.heap.walk import walk_heap
 from leaktrace.process.scan import (
@@ -34,11 +35,13 @@ def scan_instant(
     after: Records,
     older_ns: int,
     *,
+    see: Callable[[JudgedHeap], None] = lambda _: None,
     is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Scan:
     """What `scan` says, of a process that was stopped. `before`, `after`: as `records`, read before
     and after the stop. What was allocated or freed in between is not judged: it isn't known whether
     it was a block at that instant. `start_brk`: where the program break was at first.
+    `see`: called with the heap, if it could be walked.
 
     Raises AbandonedError.
     """
@@ -66,6 +69,8 @@ def scan_instant(
     known = blocks if every is None else every
     dead = np.concatenate([unused, structures])
     found = find_lost(image, known, instant.registers(), dead, owned, go_on=go_on)
+    if heap is not None and every is not None:
+        see(JudgedHeap(heap, every, found))
     rows = np.searchsorted(known.starts, blocks.starts)
     classes = found.classes[rows]
     leaders = leaders_of(known, found.classes, found.leaders)[rows]

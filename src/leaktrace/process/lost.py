@@ -14,29 +14,31 @@ from leaktrace import units
 from leaktrace.analysis.block_classes import BlockClass, Reach
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.errors import LeaktraceError
+from leaktrace.heap.older import JudgedHeap
 from leaktrace.memory import Backing
 from leaktrace.model import Report
 from leaktrace.options import Limits
-from leaktrace.own.interrupts import held_back
 from leaktrace.own.oom import first_victim
+from leaktrace.process.background import in_background
 from leaktrace.process.held_blocks import AskedHolders, HeldBlocks
 from leaktrace.process.instant_scan import scan_instant
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.module_data import FileTables
+from leaktrace.process.older_blocks import OlderBlocksReports
 from leaktrace.process.other_memory import regions_of
 from leaktrace.process.registers import RegisterReader
-from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
+from leaktrace.process.scan import PASSES, AbandonedError, Records, Scan, scan
 from leaktrace.process.snapshot import blocks_of
 from leaktrace.process.traced import Traced
 from leaktrace.process.tracer import Tracer
 from leaktrace.reach import ReachInfo
 from leaktrace.targets.glibc_arenas import is_libc
 from leaktrace.targets.instant import NoInstantError, take_instant
+from leaktrace.targets.memory_copy import MemoryCopy
 from leaktrace.targets.program_break import start_of_heap
 from leaktrace.verdict import Verdict, VerdictKind
 
-_PUMP_S = 0.05
 _HELD = (BlockClass.REACHABLE, BlockClass.POSSIBLE)
 
 
@@ -72,17 +74,17 @@ class LostBlocks:
             if member.traced.command is not None:
                 member.before_exit.append(partial(self.look_at_stopped, member))
 
-    def look(self, pump: Callable[[], None]) -> None:
+    def look(self, pump: Callable[[], None], older: OlderBlocksReports | None = None) -> None:
         """Look at all processes that are alive. `pump`: called meanwhile, so that what the kernel
-        side sends is taken in."""
+        side sends is taken in. `older`: gets the heaps that were walked."""
         for member in list(self._tracer.family.living):
-            self._in_background(member, pump)
+            in_background(partial(self._look_at, member, older=older), pump)
 
     def look_at_stopped(self, member: Member) -> None:
         """Look at a command that is stopped as it exits: at all of its blocks. Called by another
         thread than the main one."""
         with self._lock:
-            self._at_exit.add(_key(member))
+            self._at_exit.add(member.key)
         self._look_at(member, lambda: False, is_stopped=True)
 
     def add_to(self, snapshot: Snapshot) -> Snapshot:
@@ -144,7 +146,7 @@ class LostBlocks:
         if verdict is None or verdict.kind is not VerdictKind.TOO_EARLY or not report.final:
             return verdict
         members = [one for one in self._tracer.family if one.number in seen]
-        are_last = bool(members) and all(_key(one) in self._at_exit for one in members)
+        are_last = bool(members) and all(one.key in self._at_exit for one in members)
         if not are_last or reach.problems:
             return verdict
         some = "else is lost" if reach.lost.definite_count else "is lost"
@@ -165,7 +167,7 @@ class LostBlocks:
         seen = dict(self._current())
         ended = [one for one in self._tracer.family if one.has_ended and one.number not in seen]
         for member in self._tracer.family:
-            if member.has_ended and member.number in seen and _key(member) not in self._at_exit:
+            if member.has_ended and member.number in seen and member.key not in self._at_exit:
                 age = units.age(time_ns - seen[member.number].time_ns)
                 yield f"process {member.pid} has ended: it was looked at {age} before this report"
         if len(ended) == 1:
@@ -178,31 +180,18 @@ class LostBlocks:
         return [
             (member.number, self._scans[key])
             for member in self._tracer.family
-            if (key := _key(member)) in self._scans
+            if (key := member.key) in self._scans
         ]
 
-    def _in_background(self, member: Member, pump: Callable[[], None]) -> None:
-        """In another thread, so that this one can take in events."""
-        is_over = threading.Event()
-        worker = threading.Thread(target=self._look_at, args=(member, is_over.is_set))
-        try:
-            with held_back():  # signals go to the main thread
-                worker.start()
-        except RuntimeError:  # no more threads are allowed
-            self._look_at(member, is_over.is_set)
-            return
-        try:
-            while worker.is_alive():
-                worker.join(_PUMP_S)
-                pump()
-        finally:
-            is_over.set()
-            worker.join()
-
     def _look_at(
-        self, member: Member, is_abandoned: Callable[[], bool], *, is_stopped: bool = False
+        self,
+        member: Member,
+        is_abandoned: Callable[[], bool],
+        *,
+        is_stopped: bool = False,
+        older: OlderBlocksReports | None = None,
     ) -> None:
-        traced, key = member.traced, _key(member)
+        traced, key = member.traced, member.key
 
         def must_end() -> bool:
             return is_abandoned() or (key in self._at_exit and not is_stopped)
@@ -221,7 +210,7 @@ class LostBlocks:
                 )
             else:
                 with first_victim():
-                    found = self._stop_and_look(member, self._max_pause_ms, must_end)
+                    found = self._stop_and_look(member, self._max_pause_ms, must_end, older)
         except AbandonedError:
             return
         except LeaktraceError as error:
@@ -237,13 +226,25 @@ class LostBlocks:
                 self._scans[key] = found
 
     def _stop_and_look(
-        self, member: Member, max_pause_ms: int, must_end: Callable[[], bool]
+        self,
+        member: Member,
+        max_pause_ms: int,
+        must_end: Callable[[], bool],
+        older: OlderBlocksReports | None,
     ) -> Scan:
         """With a stop; without one if that is not possible. Raises as `scan`."""
         traced, program = member.traced, self._tracer.program
         before = blocks_of(program, traced)
+        during: list[Records] = []
+
+        def read_records(_: MemoryCopy) -> None:
+            if older is not None:
+                during.append(blocks_of(program, traced))
+
         try:
-            instant = take_instant(member.pid, max_pause_ms, lambda: not must_end())
+            instant = take_instant(
+                member.pid, max_pause_ms, lambda: not must_end(), also=read_records
+            )
         except NoInstantError as error:
             if must_end():
                 raise AbandonedError from None
@@ -255,8 +256,14 @@ class LostBlocks:
             self._not_stopped.pop(member.pid, None)
         break_start = start_of_heap(member.pid)
         after = blocks_of(program, traced)
+
+        def see(judged: JudgedHeap) -> None:
+            if older is not None:
+                recorded = np.concatenate([one[0] for one in (before, *during, after)])
+                older.take(member, instant, judged, recorded)
+
         return scan_instant(
-            instant, break_start, before, after, self._older_ns, is_abandoned=must_end
+            instant, break_start, before, after, self._older_ns, see=see, is_abandoned=must_end
         )
 
     def _asked_holders(self, traced: Traced, *, is_stopped: bool) -> AskedHolders | None:
@@ -282,8 +289,3 @@ class LostBlocks:
     def _note(self, member: Member, text: str) -> None:
         if member.traced.process.is_alive():
             self._problems[member.pid] = text
-
-
-def _key(member: Member) -> tuple[int, int]:
-    """The program that a process runs: its slot, and its generation."""
-    return member.number, member.traced.generation

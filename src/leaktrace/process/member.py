@@ -45,6 +45,11 @@ class Member:
         return self.traced.slot.number
 
     @property
+    def key(self) -> tuple[int, int]:
+        """The program that it runs: its slot, and its generation."""
+        return self.number, self.traced.generation
+
+    @property
     def traced_s(self) -> float:
         """Seconds since it was attached."""
         return time.monotonic() - self.since_s

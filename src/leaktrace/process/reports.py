@@ -18,6 +18,7 @@ from leaktrace.process.idle import IdlePages
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.lost import LostBlocks
 from leaktrace.process.member import Member
+from leaktrace.process.older_blocks import OlderBlocksReports
 from leaktrace.process.pair_reports import PairReports
 from leaktrace.process.release_reports import ReleaseReports
 from leaktrace.process.section_reports import MemoryReports
@@ -70,6 +71,15 @@ class ProcessReports:
                 options.max_pause_ms,
                 asks_holders=options.holders,
             )
+        self._older = None
+        if options.heap is not None:
+            self._older = OlderBlocksReports(
+                tracer,
+                options.heap,
+                options.heap_pause_ms,
+                options.limits,
+                is_sampled=lambda: self.is_sampled,
+            )
         self._holders = None
         if self._lost is not None and options.holders:
             self._holders = HolderReports(tracer, self._lost, options.report)
@@ -95,10 +105,15 @@ class ProcessReports:
         family, names = self._tracer.family, self._tracer.names
         if self._idle is not None:  # before memory is read, which counts as use
             self._idle.look(self._pump, is_last=final_reason is not None)
+        older = self._older
+        if older is not None and not older.begin(is_last=final_reason is not None):
+            older = None
         if self._lost is not None and (
             self._options.lost is Lost.EVERY or final_reason is not None
         ):
-            self._lost.look(self._pump)
+            self._lost.look(self._pump, older)
+        if older is not None:
+            older.look(self._pump)
         has_ended = family.notice_ends()
         if final_reason is not None:
             names.expect_last_report()
@@ -137,6 +152,8 @@ class ProcessReports:
         )
         if self._lost is not None:
             report = self._lost.describe(report, snapshot.time_ns)
+        if older is not None:
+            report = older.describe(report, snapshot.time_ns)
         if self._contents is not None:
             report = self._contents.add_to(report, snapshot)
         if self._idle is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from datetime import UTC
 
-from leaktrace.heap_report import Account, Amount, BlockGroup, FreeMemory, HeapReport
+from leaktrace.heap_report import Account, FreeMemory, HeapReport
 from leaktrace.printable import printable
+from leaktrace.report.groups_json import amount_object, group_object
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.json_sites import Object
 from leaktrace.report.reach import share_object
@@ -53,40 +54,20 @@ def heap_object(report: HeapReport) -> Object:
 
 def _figures(report: HeapReport) -> Object:
     return {
-        "in_use": _amount(report.in_use),
-        "since_first": _amount(report.since_first),
-        "since_previous": _amount(report.since_previous),
+        "in_use": amount_object(report.in_use),
+        "since_first": amount_object(report.since_first),
+        "since_previous": amount_object(report.since_previous),
         "free_bytes": report.free_bytes,
         "own_bytes": report.own_bytes,
         "overhead_bytes": report.overhead_bytes,
         "lost": share_object(report.lost),
-        "lost_since_first": _amount(report.lost_since_first),
+        "lost_since_first": amount_object(report.lost_since_first),
         "lost_group_count": report.lost_group_count,
-        "lost_groups": [_group(one) for one in report.lost_groups],
+        "lost_groups": [group_object(one) for one in report.lost_groups],
         "group_count": report.group_count,
-        "groups": [_group(one) for one in report.groups],
+        "groups": [group_object(one) for one in report.groups],
         "arena_count": report.arena_count,
         "arenas": [_arena(one) for one in report.arenas],
-    }
-
-
-def _amount(amount: Amount | None) -> Object | None:
-    return None if amount is None else {"count": amount.count, "bytes": amount.bytes}
-
-
-def _group(one: BlockGroup) -> Object:
-    return {
-        "kind": one.kind.value,
-        "name": printable(one.name),
-        "text": printable(one.text),
-        "least_bytes": one.least_bytes,
-        "most_bytes": one.most_bytes,
-        **(_amount(one.amount) or {}),
-        "since_first": _amount(one.since_first),
-        "since_previous": _amount(one.since_previous),
-        "lost": share_object(one.lost),
-        "lost_since_first": _amount(one.lost_since_first),
-        "sample_address": f"{one.sample_address:#x}",
     }
 
 
@@ -96,7 +77,7 @@ def _arena(one: FreeMemory) -> Object:
         "number": one.number,
         "is_main": one.is_main,
         "system_bytes": one.system_bytes,
-        "in_use": _amount(one.in_use),
+        "in_use": amount_object(one.in_use),
         "free_bytes": one.free_bytes,
         "top_bytes": one.top_bytes,
         "cached_bytes": one.cached_bytes,

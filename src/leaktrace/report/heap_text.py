@@ -128,33 +128,35 @@ def _figures(report: HeapReport, width: int) -> Iterator[Text]:
         for one in report.lost_groups:
             share = one.lost
             amount = Amount(share.definite_count, share.definite_bytes + share.indirect_bytes)
-            yield from _group(one, amount, lost_bytes, width, of_lost=True)
-        yield from _others(report.lost_group_count - len(report.lost_groups))
+            yield from group_lines(one, amount, lost_bytes, width, of_lost=True)
+        yield from others_line(report.lost_group_count - len(report.lost_groups))
     yield Text()
     grown = "" if report.since_first is None else ", what grew most first"
     yield from _heading(f"in use, by what the blocks begin with{grown}:", width)
     for one in report.groups:
-        yield from _group(one, one.amount, report.in_use.bytes, width)
-    yield from _others(report.group_count - len(report.groups))
+        yield from group_lines(one, one.amount, report.in_use.bytes, width)
+    yield from others_line(report.group_count - len(report.groups))
     yield Text()
     yield from _heading("free memory that malloc keeps:", width)
     for arena in report.arenas:
         yield from _arena(arena, width)
-    yield from _others(report.arena_count - len(report.arenas), "arena")
+    yield from others_line(report.arena_count - len(report.arenas), what="arena")
 
 
 def _heading(text: str, width: int) -> Iterator[Text]:
     yield from (Text(line, "bold") for line in wrap(text, width))
 
 
-def _others(count: int, what: str = "group") -> Iterator[Text]:
+def others_line(count: int, option: str = " (--top)", what: str = "group") -> Iterator[Text]:
+    """What is not shown, and the option that shows it."""
     if count:
-        yield Text(f"  ... and {units.counted(count, f'other {what}')} (--top)")
+        yield Text(f"  ... and {units.counted(count, f'other {what}')}{option}")
 
 
-def _group(
+def group_lines(
     one: BlockGroup, amount: Amount, whole_bytes: int, width: int, *, of_lost: bool = False
 ) -> Iterator[Text]:
+    """A group. `amount`: those of its blocks that the line is about; `whole_bytes`: of all."""
     line = Text(units.size(amount.bytes).rjust(_FIGURE_COLUMNS))
     line.append(units.share(amount.bytes, whole_bytes).rjust(_SHARE_COLUMNS))
     growth = one.lost_since_first if of_lost else one.since_first

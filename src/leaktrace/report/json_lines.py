@@ -40,6 +40,7 @@ from leaktrace.report.json_sites import (
     total_object,
     verdict_object,
 )
+from leaktrace.report.older import older_objects
 from leaktrace.report.reach import reach_object
 from leaktrace.report.regions_json import regions_apart
 from leaktrace.report.reporter import Reporter
@@ -104,6 +105,8 @@ def report_object(report: Report) -> Object:
     if report.reach is not None:
         shown["reach"] = reach_object(report.reach)
         shown["lost_then_freed"] = report.reach.lost_then_freed
+    if report.older_blocks:
+        shown["older_blocks"] = older_objects(report)
     if report.contents is not None:
         shown["contents"] = contents_info_object(report.contents)
     if report.idle is not None:

@@ -44,6 +44,7 @@ from leaktrace.report.layout import flowed as _flowed
 from leaktrace.report.layout import painted
 from leaktrace.report.layout import wrapped as _wrapped
 from leaktrace.report.names import shorten_middle, wrap
+from leaktrace.report.older import older_lines
 from leaktrace.report.processes import (
     MOST_PROCESSES,
     change_in_words,
@@ -104,7 +105,7 @@ def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Itera
     for note in notes:
         header += _wrapped("note: ", note, width, "yellow")
     header.append(Text())
-    footer = list(_footer(report, width))
+    footer = [*older_lines(report, width), *_footer(report, width)]
     yield from header
     if report.by_process:
         yield from _each_process(report, width)
