@@ -68,7 +68,9 @@ class HolderStep:
     """One step on the way from a root to a block."""
 
     kind: HolderKind
-    name: str | None = None  # variable, section, mapping; of a thread or a block: the function
+    # Variable, section, mapping; of a thread or a block: the function; of one without a record: its
+    # C++ class.
+    name: str | None = None
     module: str | None = None  # path of the program or library, as the target sees it
     module_offset: int | None = None  # where the data begins, as a virtual address of the file
     thread: int | None = None  # id

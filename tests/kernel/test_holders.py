@@ -119,6 +119,14 @@ def test_who_holds_them(compiled: Compiler) -> None:
         variable(path[0], name, program, 8)
         assert kinds(path) == ["variable", "untracked", "block"]
         assert (path[1]["offset"], path[1]["last_offset"]) == (0, last)
+        assert path[1]["name"] is None
+
+    # Older objects of a C++ class, in a list.
+    path = only_path(report, "make_of_registry", 3 * 16)
+    variable(path[0], "plugin::registries", plugin, 8)
+    assert kinds(path) == ["variable", "untracked", "block"]
+    assert (path[1]["name"], path[1]["repeats"]) == ("plugin::Registry", True)
+    assert (path[1]["offset"], path[1]["last_offset"]) == (16, 16 + 15 * 8)
 
     (step, _) = only_path(report, "make_of_mapped", 32)
     assert (step["kind"], step["name"]) == ("mapping", f"{mapped:#x}")

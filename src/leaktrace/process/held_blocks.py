@@ -28,6 +28,7 @@ from leaktrace.process.registers import Registers
 from leaktrace.process.root_map import REGISTERS, NamedRoots, RootMap
 from leaktrace.process.stack_frames import StackFrames
 from leaktrace.process.threads_data import program_of, threads_data
+from leaktrace.process.unrecorded_classes import classes_of
 from leaktrace.reach import HolderKind, HolderStep
 from leaktrace.targets.bulk_memory import BulkReader
 from leaktrace.targets.dead_stacks import ReadMemory
@@ -58,6 +59,7 @@ class HeldBlocks:
     owners: list[HolderStep]
     of_block: NDArray[np.int32]  # the number of its path; -1: it is not known what leads to it
     paths: Paths
+    unrecorded: dict[int, HolderStep]  # blocks without a record, by what is in place of a stack id
 
     def of_site(
         self, stack_ids: Collection[int], among: NDArray[np.intp]
@@ -77,7 +79,7 @@ class HeldBlocks:
         """The sites of a path, by stack id."""
         steps = self.paths.steps(path) if path >= 0 else []
         found = [int(self.stack_ids[one.number]) for one in steps if not one.is_root]
-        return [one for one in found if one != _NO_RECORD]
+        return [one for one in found if one not in self.unrecorded]
 
     def steps(
         self, path: int, block_step: BlockStep, function_at: FunctionAt
@@ -92,7 +94,7 @@ class HeldBlocks:
                     step = replace(step, name=name, code_address=None)
             else:
                 stack_id = int(self.stack_ids[one.number])
-                step = _NO_RECORD_STEP if stack_id == _NO_RECORD else block_step(stack_id)
+                step = self.unrecorded.get(stack_id) or block_step(stack_id)
             found.append(
                 replace(
                     step,
@@ -124,6 +126,7 @@ class HolderSearch:
         """`blocks`: those with a record; `values`: abi.ALLOCATION of each, in the same order."""
         self._pid = pid
         self._asked = asked
+        self._pages = np.empty((0, 2), dtype=np.uint64)
         self._see(blocks, values["stack_id"], values["time_ns"])
         self._open = ExitStack()
 
@@ -143,7 +146,7 @@ class HolderSearch:
     ) -> Blocks:
         """The blocks, and those of malloc without a record. `pages`: the ranges of memory that may
         have some; `read`: within a page."""
-        blocks = self._every
+        blocks, self._pages = self._every, pages
         sizes = blocks.ends - blocks.starts
         others = find_chunks(arenas.heaps, arenas.first_chunks, blocks.starts, sizes, read)
         mapped = find_mapped_chunks(mappings, pages, BulkReader(self._pid).read_all)
@@ -183,6 +186,7 @@ class HolderSearch:
                 return memory.read(address, size)
             return b""
 
+        self._mappings, self._read = mappings, read
         modules = open_modules(
             pid, mappings, self._asked.tables, lambda elf: self._open.callback(elf.close)
         )
@@ -230,7 +234,9 @@ class HolderSearch:
             sources, targets, is_exact = between
             between = sources[is_pointer], targets[is_pointer], is_exact[is_pointer]
             places = places[is_pointer]
-        stack_ids, sites = np.unique(graph.stack_ids, return_inverse=True)
+        by_class, unrecorded = self._by_class(graph)
+        stack_ids, sites = np.unique(by_class, return_inverse=True)
+        has_unknown = bool((by_class == np.uint64(_NO_RECORD)).any())
         held = find_holders(
             sites.astype(np.int32),
             between,
@@ -239,7 +245,7 @@ class HolderSearch:
             owners=named.numbers,
             root_offsets=named.offsets,
             own_roots=(~has_record & ~caches, len(owners) - 1),
-            no_site=len(stack_ids) - 1 if not has_record.all() else -1,
+            no_site=len(stack_ids) - 1 if has_unknown else -1,
         )
         return HeldBlocks(
             sizes=np.append(sizes, np.uint64(0))[numbers],  # -1: the last
@@ -248,7 +254,23 @@ class HolderSearch:
             owners=owners,
             of_block=np.append(held.of_block, np.int32(-1))[numbers],
             paths=held.paths,
+            unrecorded=unrecorded,
         )
+
+    def _by_class(self, graph: BlockGraph) -> tuple[NDArray[np.uint64], dict[int, HolderStep]]:
+        """The stack ids, and in their place, of blocks without a record, a number for each class;
+        and what these are told as."""
+        rows = np.nonzero(graph.stack_ids == np.uint64(_NO_RECORD))[0]
+        starts = graph.blocks.starts[rows]
+        names, numbers = classes_of(self._pid, starts, self._pages, self._mappings, self._read)
+        ids = graph.stack_ids.copy()
+        is_known = numbers >= 0
+        ids[rows[is_known]] -= np.uint64(1) + numbers[is_known].astype(np.uint64)
+        steps = {
+            _NO_RECORD - 1 - number: replace(_NO_RECORD_STEP, name=name)
+            for number, name in enumerate(names)
+        }
+        return ids, {_NO_RECORD: _NO_RECORD_STEP, **steps}
 
     def without_others(self, pointers: Pointers, between: Between) -> tuple[Pointers, Between]:
         """The pointers, as if only the blocks with a record were known."""

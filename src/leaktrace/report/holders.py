@@ -60,6 +60,8 @@ def _step_object(step: HolderStep) -> dict[str, Any]:
         shown |= {"thread": step.thread, "thread_name": _name(step.thread_name)}
     if step.kind is HolderKind.BLOCK:
         shown |= {"site": step.site, "repeats": step.repeats}
+    if step.kind is HolderKind.UNTRACKED:
+        shown["repeats"] = step.repeats
     shown |= {"offset": step.offset, "last_offset": step.last_offset}
     shown["to_middle"] = step.to_middle
     return shown
@@ -103,7 +105,8 @@ def _step_in_words(step: HolderStep) -> str:
         case HolderKind.UNTRACKED if step.offset is None:
             return "malloc memory without a record"
         case HolderKind.UNTRACKED:
-            what = "a list or tree of blocks" if step.repeats else "a block"
+            kind = "block" if name is None else name
+            what = f"a list or tree of {name or 'blocks'}" if step.repeats else f"a {kind}"
             return f"{what} without a record"
         case HolderKind.MAPPING:
             return f"mapped memory {name or ''}".rstrip()

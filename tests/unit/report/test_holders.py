@@ -54,6 +54,16 @@ def words(*path: HolderStep) -> str:
         ),
         (replace(THREAD, kind=HolderKind.REGISTER), "register of thread 4711 (worker)"),
         (HolderStep(HolderKind.UNTRACKED), "malloc memory without a record"),
+        (
+            HolderStep(HolderKind.UNTRACKED, offset=0, last_offset=0, name="shop::Session"),
+            "a shop::Session without a record",
+        ),
+        (
+            HolderStep(
+                HolderKind.UNTRACKED, offset=8, last_offset=8, name="shop::Session", repeats=True
+            ),
+            "a list or tree of shop::Session without a record +0x8",
+        ),
         (HolderStep(HolderKind.MAPPING, name="0x7f00"), "mapped memory 0x7f00"),
         (HolderStep(HolderKind.SHARED, name="/memfd:x"), "shared memory /memfd:x"),
     ],
