@@ -6,13 +6,12 @@ only ever added.
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from leaktrace.heap_report import Account, FreeMemory, HeapReport
 from leaktrace.printable import printable
 from leaktrace.report.groups_json import amount_object, group_object
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.json_sites import Object
+from leaktrace.report.look_json import look_header
 from leaktrace.report.reach import share_object
 from leaktrace.report.reporter import Writer
 
@@ -30,14 +29,7 @@ class HeapJson(Writer):
 def heap_object(report: HeapReport) -> Object:
     """The JSON object of a report (schema `leaktrace/heap/1`)."""
     return {
-        "schema": HEAP_SCHEMA,
-        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "elapsed_s": round(report.elapsed_s, 3),
-        "number": report.number,
-        "final": report.final,
-        "reason": printable(report.reason),
-        "pid": report.pid,
-        "command": printable(report.command),
+        **look_header(HEAP_SCHEMA, report),
         "core": printable(report.core),
         "allocator": report.allocator,
         "thread_count": report.thread_count,

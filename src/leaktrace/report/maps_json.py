@@ -6,12 +6,11 @@ only ever added.
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from leaktrace.memory_map import Figures, KindLine, MapsReport, MemoryRange, RangeGrowth
 from leaktrace.printable import printable
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.json_sites import Object
+from leaktrace.report.look_json import look_header
 from leaktrace.report.reporter import Writer
 
 MAPS_SCHEMA = "leaktrace/maps/1"
@@ -28,14 +27,7 @@ class MapsJson(Writer):
 def maps_object(report: MapsReport) -> Object:
     """The JSON object of a report (schema `leaktrace/maps/1`)."""
     return {
-        "schema": MAPS_SCHEMA,
-        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "elapsed_s": round(report.elapsed_s, 3),
-        "number": report.number,
-        "final": report.final,
-        "reason": printable(report.reason),
-        "pid": report.pid,
-        "command": printable(report.command),
+        **look_header(MAPS_SCHEMA, report),
         "mapping_count": report.mapping_count,
         "thread_count": report.thread_count,
         "total": _figures(report.total),
