@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from leaktrace import units
 from leaktrace.analysis.block_classes import BlockClass, Reach
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.errors import LeaktraceError
+from leaktrace.heap.live import expected_pause_ms
 from leaktrace.heap.older import JudgedHeap
 from leaktrace.memory import Backing
 from leaktrace.model import Report
@@ -28,8 +31,8 @@ from leaktrace.process.module_data import FileTables
 from leaktrace.process.older_blocks import OlderBlocksReports
 from leaktrace.process.other_memory import regions_of
 from leaktrace.process.registers import RegisterReader
-from leaktrace.process.scan import PASSES, AbandonedError, Records, Scan, scan
-from leaktrace.process.snapshot import blocks_of
+from leaktrace.process.scan import PASSES, AbandonedError, Scan, scan
+from leaktrace.process.snapshot import blocks_among, blocks_of
 from leaktrace.process.traced import Traced
 from leaktrace.process.tracer import Tracer
 from leaktrace.reach import ReachInfo
@@ -234,12 +237,16 @@ class LostBlocks:
     ) -> Scan:
         """With a stop; without one if that is not possible. Raises as `scan`."""
         traced, program = member.traced, self._tracer.program
+        began_s = time.monotonic()
         before = blocks_of(program, traced)
-        during: list[Records] = []
+        read_ms = round((time.monotonic() - began_s) * 1000)
+        if older is not None and read_ms + expected_pause_ms(member.pid) > max_pause_ms:
+            older = None  # reading the records would take too long here: it stops for itself
+        during: list[tuple[NDArray[Any], NDArray[Any]]] = []
 
         def read_records(_: MemoryCopy) -> None:
             if older is not None:
-                during.append(blocks_of(program, traced))
+                during.append(program.allocations.read_all())  # what can wait is done afterwards
 
         try:
             instant = take_instant(
@@ -259,7 +266,8 @@ class LostBlocks:
 
         def see(judged: JudgedHeap) -> None:
             if older is not None:
-                recorded = np.concatenate([one[0] for one in (before, *during, after)])
+                then = [blocks_among(one, traced) for one in during]
+                recorded = np.concatenate([one[0] for one in (before, *then, after)])
                 older.take(member, instant, judged, recorded)
 
         return scan_instant(

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ from leaktrace.process.calls_in_progress import blocks_in_progress
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
 from leaktrace.process.scan import AbandonedError
-from leaktrace.process.snapshot import blocks_of as records_of
+from leaktrace.process.snapshot import blocks_among
 from leaktrace.process.tracer import Tracer
 from leaktrace.targets.instant import Instant, NoInstantError, take_instant
 from leaktrace.targets.memory_copy import MemoryCopy
@@ -49,6 +50,7 @@ from leaktrace.targets.memory_copy import MemoryCopy
 _TRIES = 3  # a thread may be within malloc as it is stopped
 
 Addresses = NDArray[np.uint64]
+Records = tuple[NDArray[Any], NDArray[Any]]  # keys and values of the map, of all processes
 
 
 class OlderBlocksReports:
@@ -155,10 +157,11 @@ class OlderBlocksReports:
         problem = ""
         for _ in range(_TRIES):
             go_on()
-            found: list[Addresses] = []
+            found: list[Records] = []
 
-            def read_records(_: MemoryCopy | None = None, found: list[Addresses] = found) -> None:
-                found.append(records_of(self._tracer.program, member.traced)[0])
+            def read_records(_: MemoryCopy | None = None, found: list[Records] = found) -> None:
+                # Which of them are this process's is asked afterwards.
+                found.append(self._tracer.program.allocations.read_all())
 
             began_s = time.monotonic()
             read_records()
@@ -182,7 +185,8 @@ class OlderBlocksReports:
             if heap is None:
                 raise TargetError("it has no heap that leaktrace can walk", "")
             if not heap.problems:
-                return instant, heap, np.concatenate(found)
+                recorded = [blocks_among(one, member.traced)[0] for one in found]
+                return instant, heap, np.concatenate(recorded)
             problem = heap.problems[0]
         raise TargetError(f"its heap was not whole: {problem}", "")
 

@@ -168,7 +168,14 @@ def _records_of(program: Program, mapped: Sequence[Records], images: _Images) ->
 def blocks_of(program: Program, traced: Traced) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
     """The blocks of the heap that one process holds now: addresses and records. May be called by
     any thread."""
-    keys, values = program.allocations.read_all()
+    return blocks_among(program.allocations.read_all(), traced)
+
+
+def blocks_among(
+    records: tuple[NDArray[np.generic], NDArray[np.void]], traced: Traced
+) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    """The same of all records that the map had at some moment: keys and values."""
+    keys, values = records
     blocks = _blocks_of(keys.astype(np.uint64, copy=False), values, _Images.of([traced]))
     own = (blocks.slots == traced.slot.number) & (blocks.spaces == 0)
     return blocks.addresses[own], blocks.values[own]
