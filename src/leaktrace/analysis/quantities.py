@@ -1,6 +1,6 @@
 """What a site can be measured by: the values that views, exports and diffs show.
 
-Each is a whole number, in bytes or blocks, so that it adds up over sites.
+Each is a whole number, in bytes, blocks or bytes per hour, so that it adds up over sites.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ class Quantity(StrEnum):
     ALLOCATED_BLOCKS = "allocated-blocks"
     FREED = "freed"  # bytes since tracing began
     FREED_BLOCKS = "freed-blocks"
+    GROWTH = "growth"  # bytes per hour, of sites that have a rate
 
     @property
     def is_bytes(self) -> bool:
-        """Whether it is in bytes; otherwise in blocks."""
-        return self in (Quantity.IN_USE, Quantity.ALLOCATED, Quantity.FREED)
+        """Whether it is in bytes, or bytes per hour; otherwise in blocks."""
+        return self in (Quantity.IN_USE, Quantity.ALLOCATED, Quantity.FREED, Quantity.GROWTH)
 
     @property
     def in_words(self) -> str:
@@ -31,10 +32,14 @@ class Quantity(StrEnum):
         return _TITLES[self]
 
     def of(self, site: Site) -> int:
-        """The figure of a site, in bytes or blocks."""
+        """The figure of a site, in bytes, blocks or bytes per hour; 0 or more."""
+        if self is Quantity.GROWTH:
+            rate = None if site.verdict is None else site.verdict.bytes_per_s
+            return max(0, round((rate or 0.0) * _HOUR_S))
         return int(getattr(site, _FIELDS[self]))
 
 
+_HOUR_S = 3600
 _FIELDS = {
     Quantity.IN_USE: "bytes",
     Quantity.IN_USE_BLOCKS: "count",
@@ -50,4 +55,5 @@ _TITLES = {
     Quantity.ALLOCATED_BLOCKS: "blocks allocated since tracing began",
     Quantity.FREED: "bytes freed since tracing began",
     Quantity.FREED_BLOCKS: "blocks freed since tracing began",
+    Quantity.GROWTH: "growth in bytes per hour",
 }

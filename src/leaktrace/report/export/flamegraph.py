@@ -152,8 +152,8 @@ def _quantities(part: Report) -> Iterable[tuple[str, str, str, Callable[[Site], 
     if any(site.regions is not None for site in part.sites):
         yield HELD, "bytes that take memory", "bytes", lambda site: site.held_bytes
     for quantity in Quantity:
-        if part.is_counted and quantity.is_bytes:
-            continue  # the same as the number of objects
+        if quantity is Quantity.GROWTH or (part.is_counted and quantity.is_bytes):
+            continue  # see below; the same as the number of objects
         unit = "bytes" if quantity.is_bytes else "blocks"
         yield quantity.value, quantity.in_words, unit, quantity.of
     unit = "blocks/h" if part.is_counted else "bytes/h"

@@ -1,0 +1,43 @@
+"""Which sites a report has, and which of its memory is at none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leaktrace.analysis.quantities import Quantity
+from leaktrace.model import Report, Site
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A part of a report's total that is at no site of its list."""
+
+    what: str  # "younger", "suppressed", "not listed"
+    value: int
+
+
+def sites_of(report: Report) -> tuple[Site, ...]:
+    """The sites of a report, with those that create threads, which reports keep apart."""
+    group = report.thread_stacks
+    return report.sites if group is None else (*report.sites, *group.sites)
+
+
+def elsewhere(report: Report, quantity: Quantity) -> tuple[Elsewhere, ...]:
+    """What is in use, but at no listed site. With the values of the sites it makes up the report's
+    total. Nothing for other quantities: reports have no totals of them."""
+    if quantity not in (Quantity.IN_USE, Quantity.IN_USE_BLOCKS):
+        return ()
+    field = "bytes" if quantity is Quantity.IN_USE else "count"
+    known = {"younger": int(getattr(report.younger, field))}
+    if report.suppressed is not None:
+        known["suppressed"] = int(getattr(report.suppressed.held, field))
+    total = int(getattr(report.outstanding, field))
+    listed = sum(quantity.of(site) for site in sites_of(report))
+    known["not listed"] = total - sum(known.values()) - listed
+    return tuple(Elsewhere(what, value) for what, value in known.items() if value)
+
+
+def parts_of(report: Report) -> tuple[Report, ...]:
+    """A report and its sections. Their figures are never added up: an object of a pool is part of
+    a block, and pages hold slabs."""
+    return (report, *report.sections, *report.other_memory)
