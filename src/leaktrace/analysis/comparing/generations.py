@@ -108,9 +108,9 @@ def _generation(
         if end is not None and now is not None and (begin is not None or _lists_all(reports[0])):
             after = _allocated(now, unit) - _allocated(end, unit)
             least = held[2] - held[0] - after
-        if all_or_nothing is not None:
-            most = least = held[2] if all_or_nothing else 0
         most = max(0, most)
+        if all_or_nothing is not None:
+            most = least = most if all_or_nothing else 0
         bounds.append((min(max(0, least), most), most))
     (least_bytes, most_bytes), (least_count, most_count) = bounds
     allocated = None

@@ -1,0 +1,111 @@
+"""Two reports compared, for programs: one JSON object, `leaktrace/diff/1`.
+
+The contract is `docs/json.md` with `docs/schema/diff-1.schema.json`: within version 1 fields are
+only ever added.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+from leaktrace.analysis.comparing.changes import Change, Diff, Figures, PartDiff, SiteChange
+from leaktrace.analysis.comparing.matching import Rule
+from leaktrace.model import Report
+from leaktrace.printable import printable
+from leaktrace.report.diff_notes import notes
+from leaktrace.report.json_sites import Object, frame_object, rounded, total_object
+from leaktrace.report.place_names import unit_of
+
+DIFF_SCHEMA = "leaktrace/diff/1"
+
+
+def diff_object(diff: Diff, names: tuple[str, str], top: int) -> Object:
+    """The JSON object of a diff. `names`: of the two reports; `top`: how many changed sites are
+    listed."""
+    return {
+        "schema": DIFF_SCHEMA,
+        "base": moment_object(diff.base, names[0]),
+        "new": moment_object(diff.new, names[1]),
+        "same_run": diff.same_run,
+        "between_s": rounded(diff.between_s),
+        "notes": list(notes(diff)),
+        **_part(diff.parts[0], diff, top),
+        "sections": [
+            {"section": printable(part.new.report.section or ""), **_part(part, diff, top)}
+            for part in diff.parts[1:]
+        ],
+    }
+
+
+def moment_object(report: Report, name: str) -> Object:
+    """Which report it is."""
+    return {
+        "name": printable(name),
+        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "elapsed_s": round(report.elapsed_s, 3),
+        "number": report.number,
+        "target": {
+            "kind": report.target.kind,
+            "pid": report.target.pid,
+            "command": printable(report.target.command),
+        },
+        "estimate": report.is_estimate,
+    }
+
+
+def _part(part: PartDiff, diff: Diff, top: int) -> Object:
+    quantity = part.new.quantity
+    changed = [one for one in part.changes if one.change is not Change.SAME]
+    rest = changed[top:]
+    same = [one for one in part.changes if one.change is Change.SAME]
+    elsewhere: dict[str, int] = {}
+    for sign, side in ((-1, part.base), (1, part.new)):
+        for one in side.elsewhere:
+            key = one.what.replace(" ", "_")
+            elsewhere[key] = elsewhere.get(key, 0) + sign * one.value
+    return {
+        "quantity": quantity.value,
+        "unit": unit_of(quantity),
+        "base_total": part.base.everything,
+        "new_total": part.new.everything,
+        "difference": part.difference,
+        "per_hour": rounded(diff.per_hour(part.difference)),
+        "error": rounded(part.error),
+        "is_clear": part.is_clear,
+        "shown_difference": part.shown_difference,
+        "filtered_difference": part.new.filtered - part.base.filtered,
+        "elsewhere_difference": elsewhere,
+        "matched": {rule.value: part.rules[rule] for rule in Rule if rule is not Rule.NONE},
+        "came": sum(one.change is Change.CAME for one in part.changes),
+        "went": sum(one.change is Change.WENT for one in part.changes),
+        "incomparable": part.incomparable,
+        "sites": [_site(one, diff) for one in changed[:top]],
+        "others": {"count": len(rest), "difference": sum(one.difference for one in rest)},
+        "unchanged": {"count": len(same), "value": sum(one.new_value for one in same)},
+    }
+
+
+def _site(one: SiteChange, diff: Diff) -> Object:
+    return {
+        "change": one.change.value,
+        "rule": one.match.rule.value,
+        "base_ids": [printable(site.id) for site in one.match.base],
+        "new_ids": [printable(site.id) for site in one.match.new],
+        "base_value": one.base_value,
+        "new_value": one.new_value,
+        "difference": one.difference,
+        "per_hour": rounded(diff.per_hour(one.difference)),
+        "base": _figures(one.base),
+        "new": _figures(one.new),
+        "error": None if one.error is None else total_object(one.error),
+        "stack_end": one.stack.end.value,
+        "frames": [frame_object(frame) for frame in one.stack.frames],
+    }
+
+
+def _figures(figures: Figures) -> Object:
+    return {
+        "held": total_object(figures.held),
+        "allocated": total_object(figures.allocated),
+        "freed": total_object(figures.freed),
+    }

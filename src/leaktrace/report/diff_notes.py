@@ -1,0 +1,71 @@
+"""What a reader must know about two reports that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from leaktrace import units
+from leaktrace.analysis.comparing.changes import Diff
+from leaktrace.analysis.comparing.matching import Rule
+from leaktrace.analysis.comparing.same_names import command_of
+from leaktrace.analysis.views.parts import sites_of
+from leaktrace.model import Report
+from leaktrace.printable import printable
+
+_SIMILAR = 0.1  # lengths of time that differ by less are not mentioned
+
+
+def notes(diff: Diff) -> Iterator[str]:
+    """Sentences; printable, and on one line each."""
+    base, new = diff.base, diff.new
+    if command_of(base) != command_of(new):
+        yield printable(
+            f"different targets, compared because of --force: {base.target.command} and "
+            f"{new.target.command}"
+        )
+    if (base.sample_rate, base.sample_bytes) != (new.sample_rate, new.sample_bytes):
+        yield (
+            f"different samples: {_sample(base)} in base, {_sample(new)} in new; sites that hold "
+            "little may be missing from one of them"
+        )
+    if not diff.same_run:
+        longer, shorter = max(base.elapsed_s, new.elapsed_s), min(base.elapsed_s, new.elapsed_s)
+        if longer - shorter > _SIMILAR * longer:
+            yield (
+                f"traced for different times: {units.elapsed(base.elapsed_s)} and "
+                f"{units.elapsed(new.elapsed_s)}; what grows steadily differs by that alone"
+            )
+    if base.older_ms != new.older_ms:
+        yield f"different age filters: {base.older_ms} ms and {new.older_ms} ms (--older)"
+    merged = sum(part.rules[Rule.MERGED] for part in diff.parts)
+    if merged:
+        yield (
+            f"{units.counted(merged, 'group')} of sites taken together: they have the same names "
+            "in builds that differ"
+        )
+    incomparable = sum(part.incomparable for part in diff.parts)
+    if incomparable:
+        yield (
+            f"{units.counted(incomparable, 'site')} can't be compared: code without names, of "
+            "another build or without a file; they count as gone and new"
+        )
+    for label, report in (("base", base), ("new", new)):
+        missing = unlisted(report)
+        if missing > 0:
+            yield f"{label} doesn't list {units.counted(missing, 'site')}"
+        for loss in report.losses:
+            if loss.count and loss.is_lost:
+                yield printable(f"lost in {label}: {units.loss_in_words(loss)}")
+    for label, sections in (("base", diff.only_base), ("new", diff.only_new)):
+        for section in sections:
+            yield printable(f"only in {label}, not compared: {section.section or 'a section'}")
+
+
+def unlisted(report: Report) -> int:
+    """How many sites hold memory and are not listed."""
+    hidden = 0 if report.suppressed is None else report.suppressed.site_count
+    return max(0, report.site_count - hidden - len(sites_of(report)))
+
+
+def _sample(report: Report) -> str:
+    return units.sample_in_words(report) if report.is_estimate else "every allocation is recorded"

@@ -1,0 +1,249 @@
+"""Two reports compared, for people: the verdict first, then the sites that explain it.
+
+leaktrace diff  httpd
+  base  v1.rec@last: report 40, 10m00s after tracing began, pid 4242
+  new   v2.rec@last: report 41, 10m12s after tracing began, pid 5151
+MORE +18.2 MiB (24.3 MiB -> 42.5 MiB): one site explains 94% of it, parse_header parser.c:118
+sites matched: 35 by id, 2 by names; 1 came, 3 went
+
+  grew  +17.1 MiB  12.0 MiB -> 29.1 MiB  +12,288 blocks  6f1d2a90c41b7e55
+    parse_header+0x2f   http/parser.c:118  [libparse.so.1]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from leaktrace import units
+from leaktrace.analysis.comparing.changes import Change, Diff, PartDiff, SiteChange
+from leaktrace.analysis.comparing.matching import Rule
+from leaktrace.analysis.quantities import Quantity
+from leaktrace.model import Frame, Report
+from leaktrace.printable import printable
+from leaktrace.report.diff_notes import notes
+from leaktrace.report.folding import folded, summary
+from leaktrace.report.frames import frame_lines
+from leaktrace.report.function_names import shorten_symbol
+from leaktrace.report.layout import flowed, wrapped
+from leaktrace.report.names import shorten_middle
+from leaktrace.report.place_names import difference_in_words, value_in_words
+from leaktrace.report.site_lines import STACK_ENDS
+from leaktrace.report.styles import change_style
+
+RULES = {
+    Rule.ID: "by id",
+    Rule.CODE: "by code (but for code without a file)",
+    Rule.NAMES: "by names (other builds)",
+    Rule.LINES: "by names and lines",
+    Rule.MERGED: "taken together",
+}
+_WHERE_CELLS = 40
+_MOST_OF_IT = 0.5  # so much is explained by the sites that are named
+_MOST_NAMED = 5
+
+
+def diff_lines(diff: Diff, names: tuple[str, str], top: int, width: int) -> Iterator[Text]:
+    """The lines of a diff, each at most `width` cells wide. `names`: of the two reports."""
+    title = Text().append("leaktrace", "bold")
+    command = shorten_middle(printable(diff.new.target.command), width // 2)
+    yield from flowed([title.append(f" diff  {command}", "bold cyan")], width)
+    for label, name, report in zip(("base", "new"), names, (diff.base, diff.new), strict=True):
+        yield from wrapped(f"  {label:<4}  ", f"{name}: {moment(report)}", width)
+    for number, part in enumerate(diff.parts):
+        yield from _verdict(part, diff, width)
+        yield from _about_sites(part, width)
+        for note in () if number else notes(diff):
+            yield from wrapped("note: ", note, width, "yellow")
+        yield Text()
+        yield from _changes(part, diff, top, width)
+
+
+def moment(report: Report) -> str:
+    """Which report it is: "report 3, 15.0 s after tracing began, pid 4242"."""
+    target = report.target
+    whose = "" if target.kind == "kernel" else f", pid {target.pid}"
+    if len(target.pids) > 1:
+        whose = f", {len(target.pids)} processes"
+    when = units.elapsed(report.elapsed_s)
+    return f"report {report.number}, {when} after tracing began{whose}"
+
+
+def _about_sites(part: PartDiff, width: int) -> Iterator[Text]:
+    """Which are compared, and how they were matched."""
+    if part.new.filtered or part.base.filtered:
+        shown = difference_in_words(part.shown_difference, part.new.quantity)
+        total = difference_in_words(part.difference, part.new.quantity)
+        yield from wrapped("shown: ", f"{shown} of {total} (--focus, --ignore)", width, "yellow")
+    yield from wrapped("sites matched: ", _matched(part), width)
+
+
+def _changes(part: PartDiff, diff: Diff, top: int, width: int) -> Iterator[Text]:
+    """The sites that have changed, those that have grown most first."""
+    changed = [one for one in part.changes if one.change is not Change.SAME]
+    rows = [_figures(one, part, diff) for one in changed[:top]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for one, row in zip(changed, rows, strict=False):
+        yield from _site(one, row, widths, width)
+    yield from _others(part, changed[top:], width)
+
+
+def _verdict(part: PartDiff, diff: Diff, width: int) -> Iterator[Text]:
+    quantity, difference = part.new.quantity, part.difference
+    totals = " -> ".join(_value(one.everything, part) for one in (part.base, part.new))
+    section = f"{printable(part.new.report.section)}: " if part.new.report.section else ""
+    mark = _mark(part)
+    change = mark + difference_in_words(difference, quantity)
+    if part.error is not None:
+        error = round(part.error)
+        change += f" ±{units.size(error) if quantity.is_bytes else units.number(error)}"
+    rate = diff.per_hour(difference)
+    over = ""
+    if rate is not None and diff.between_s is not None and difference:
+        over = f", {difference_in_words(round(rate), quantity)}/h"
+        over = f" in {units.elapsed(diff.between_s)}{over}"
+    if difference == 0:
+        grown = sum(one.change is not Change.SAME for one in part.changes)
+        beside = f", though {units.counted(grown, 'site')} changed" if grown else ""
+        word, text = "SAME ", f"{totals.partition(' -> ')[0]}{beside}"
+    elif not part.is_clear:
+        word = "UNCLEAR "
+        text = f"{change} ({totals}): this may be chance, because the figures are estimates"
+    else:
+        word = "MORE " if difference > 0 else "LESS "
+        text = f"{change}{over} ({totals}){_explained(part)}"
+    if quantity is not Quantity.IN_USE and quantity is not Quantity.IN_USE_BLOCKS:
+        text += f"; {quantity.in_words}"
+    style = {"MORE ": "bold red", "LESS ": "bold green"}.get(word, "bold")
+    yield from wrapped(section + word, text, width, style)
+
+
+def _explained(part: PartDiff) -> str:
+    """Which sites make up the difference."""
+    sign = 1 if part.difference > 0 else -1
+    same = [one for one in part.changes if one.difference * sign > 0]
+    other = sum(one.difference for one in part.changes if one.difference * sign < 0)
+    if not same:
+        return ": at none of the sites that are shown"
+    explained = 0
+    named: list[SiteChange] = []
+    for one in same[:_MOST_NAMED]:
+        named.append(one)
+        explained += one.difference
+        if abs(explained) >= _MOST_OF_IT * abs(part.difference):
+            break
+    share = units.share(abs(explained), abs(part.difference))
+    count = "one site" if len(named) == 1 else f"{len(named)} sites"
+    verb = "explains" if len(named) == 1 else "explain"
+    where = _where(named[0])
+    if share:
+        first = f", {where}" if where else ""
+        if len(named) > 1 and where:
+            first = f", the first {where}"
+        return f": {count} {verb} {share} of it{first}"
+    quantity = part.new.quantity
+    changed = difference_in_words(explained, quantity)
+    at = f" ({where})" if where else ""
+    others = difference_in_words(other, quantity)
+    return f": {changed} at {count}{at}, {others} at others"
+
+
+def _where(change: SiteChange) -> str:
+    """The frame that says most."""
+    for frame in summary(change.stack.frames):
+        if isinstance(frame, Frame) and frame.function is not None:
+            name = shorten_symbol(printable(frame.function), _WHERE_CELLS)
+            if frame.source is None:
+                return name
+            file = printable(frame.source.file).rpartition("/")[2]
+            return f"{name} {shorten_middle(file, _WHERE_CELLS)}:{frame.source.line}"
+    return ""
+
+
+def _matched(part: PartDiff) -> str:
+    found = [f"{part.rules[rule]:,} {words}" for rule, words in RULES.items() if part.rules[rule]]
+    kinds = [one.change for one in part.changes]
+    alone = [
+        f"{kinds.count(kind):,} {kind.value}"
+        for kind in (Change.CAME, Change.WENT)
+        if kind in kinds
+    ]
+    return "; ".join(filter(None, (", ".join(found) or "none", ", ".join(alone))))
+
+
+def _mark(part: PartDiff) -> str:
+    return "~" if part.base.report.is_estimate or part.new.report.is_estimate else ""
+
+
+def _value(value: int, part: PartDiff) -> str:
+    return _mark(part) + value_in_words(value, part.new.quantity)
+
+
+def _figures(one: SiteChange, part: PartDiff, diff: Diff) -> tuple[str, ...]:
+    quantity, mark = part.new.quantity, _mark(part)
+    rate = diff.per_hour(one.difference)
+    count = one.new.held.count - one.base.held.count
+    blocks = (
+        "" if not quantity.is_bytes else f"{mark}{count:+,} block{'' if abs(count) == 1 else 's'}"
+    )
+    return (
+        one.change.value,
+        mark + difference_in_words(one.difference, quantity),
+        f"{_value(one.base_value, part)} -> {_value(one.new_value, part)}",
+        blocks,
+        "" if rate is None else f"{mark}{difference_in_words(round(rate), quantity)}/h",
+    )
+
+
+def _site(one: SiteChange, row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[Text]:
+    styles = ("", f"bold {change_style(one.difference)}", "", "", "")
+    fields = []
+    for at, (text, cells, style) in enumerate(zip(row, widths, styles, strict=True)):
+        if cells:
+            fields.append(Text(text.ljust(cells) if at == 0 else text.rjust(cells), style.strip()))
+    line = Text("  ") + Text("  ").join(fields)
+    site_id = printable(one.site.id)
+    for digits in (16, 6):
+        if line.cell_len + 2 + digits <= width:
+            line.append(f"  {site_id[:digits]}", "dim")
+            break
+    if line.cell_len <= width:
+        yield line
+    else:
+        yield from flowed([Text("  ") + fields[0], *fields[1:]], width)
+    if one.match.rule is Rule.MERGED:
+        counts = f"{len(one.match.base)} call sites of base and {len(one.match.new)} of new"
+        text = f"taken together: {counts} have these names, and nothing says which is which"
+        yield from wrapped("    ", text, width)
+    if one.error is not None:
+        yield from wrapped("    ", f"standard error ±{units.size(one.error.bytes)}", width)
+    for frame in frame_lines(folded(one.stack.frames), width - 4):
+        yield Text("    ").append_text(frame)
+    if one.stack.end in STACK_ENDS:
+        yield from wrapped("    (", f"{STACK_ENDS[one.stack.end]})", width, "yellow")
+    yield Text()
+
+
+def _others(part: PartDiff, others: Sequence[SiteChange], width: int) -> Iterator[Text]:
+    """What has changed at sites that are not shown, and what has not."""
+    quantity = part.new.quantity
+    lines = []
+    if others:
+        change = difference_in_words(sum(one.difference for one in others), quantity)
+        label = "the other site" if len(others) == 1 else f"the other {len(others):,} sites"
+        lines.append(f"{label} that changed: {change}")
+    same = [one for one in part.changes if one.change is Change.SAME]
+    if same:
+        held = _value(sum(one.new_value for one in same), part)
+        lines.append(f"unchanged: {units.counted(len(same), 'site')}, {held}")
+    base, new = ({one.what: one.value for one in side.elsewhere} for side in (part.base, part.new))
+    for what in {**base, **new}:
+        moved = new.get(what, 0) - base.get(what, 0)
+        if moved:
+            words = difference_in_words(moved, quantity)
+            lines.append(f"at no site of the lists, {what}: {words}")
+    for line in lines:
+        yield from wrapped("  ", line, width)
+    if lines:
+        yield Text()

@@ -1,0 +1,87 @@
+"""Names of what the figures of a view are grouped by, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.cells import cell_len
+
+from leaktrace import units
+from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.places import Grouping, Place
+from leaktrace.printable import printable
+from leaktrace.report.function_names import shorten_symbol
+from leaktrace.report.names import module_name, shorten_middle, shorten_path
+
+_LONGEST_MODULE = 28
+_UNKNOWN = {
+    Grouping.FUNCTION: "(stack not known)",
+    Grouping.MODULE: "(code in no file)",
+    Grouping.LINE: "(stack not known)",
+    Grouping.PROCESS: "(process not known)",
+}
+
+
+def place_name(place: Place, grouping: Grouping, cells: int) -> str:
+    """In at most `cells` terminal cells: "parse_header [libparse.so.1]", "http/parser.c:118"."""
+    if not place.is_known:
+        return shorten_middle(_UNKNOWN.get(grouping, ""), cells)
+    if grouping is Grouping.PROCESS:
+        return shorten_middle(f"pid {place.pid}", cells)
+    if grouping is Grouping.MODULE:
+        return shorten_path(printable(place.module or ""), cells)
+    if place.file is not None:
+        return shorten_path(f"{printable(place.file)}:{place.line}", cells)
+    module = "" if place.module is None else module_name(place.module)
+    if place.function is not None:
+        return with_module(place.function, place.module, cells)
+    offset = f"{place.offset:#x}" if place.offset is not None else ""
+    return shorten_middle(f"[{module}+{offset}]" if module else offset, cells)
+
+
+def with_module(function: str, module: str | None, cells: int) -> str:
+    """A function and, if there is room for both, its module."""
+    name = printable(function)
+    suffix = ""
+    if module is not None:
+        suffix = f" [{shorten_middle(module_name(module), _LONGEST_MODULE)}]"
+    if cell_len(suffix) > cells // 2:
+        suffix = ""
+    return shorten_symbol(name, cells - cell_len(suffix)) + suffix
+
+
+def place_object(place: Place) -> dict[str, Any]:
+    """What is known of a place, for JSON."""
+    shown: dict[str, Any] = {}
+    for key in ("function", "module", "file"):
+        text = getattr(place, key)
+        if text is not None:
+            shown[key] = printable(text)
+    if place.line is not None:
+        shown["line"] = place.line
+    if place.offset is not None:
+        shown["offset"] = f"{place.offset:#x}"
+    if place.pid is not None:
+        shown["pid"] = place.pid
+    if place.site_id is not None:
+        shown["site"] = place.site_id
+    return shown
+
+
+def value_in_words(value: int, quantity: Quantity) -> str:
+    """Such as "12.0 MiB", "12.0 MiB/h", "12,288"."""
+    if not quantity.is_bytes:
+        return units.number(value)
+    return units.size(value) + ("/h" if quantity is Quantity.GROWTH else "")
+
+
+def difference_in_words(value: int, quantity: Quantity) -> str:
+    """The same with a sign."""
+    return units.size_change(value) if quantity.is_bytes else f"{value:+,}"
+
+
+def unit_of(quantity: Quantity) -> str:
+    """For JSON: "bytes", "blocks" or "bytes_per_hour"."""
+    if quantity is Quantity.GROWTH:
+        return "bytes_per_hour"
+    return "bytes" if quantity.is_bytes else "blocks"

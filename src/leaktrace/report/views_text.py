@@ -1,0 +1,175 @@
+"""Views of a report for people: groups of sites as a table, stacks as a tree.
+
+bytes in use by function: 24.3 MiB at 37 sites
+shown: 12.0 MiB of 24.3 MiB (--focus, --ignore)
+
+        own             total        sites  function
+   12.0 MiB  49%     12.0 MiB   49%      1  copy_token [libparse.so.1]
+        0 B   0%     24.3 MiB  100%     37  main [httpd]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from leaktrace import units
+from leaktrace.analysis.views.groups import Row, Selection, View
+from leaktrace.analysis.views.places import Grouping
+from leaktrace.analysis.views.trees import Direction, Folded, Line, Node, Tree
+from leaktrace.printable import printable
+from leaktrace.report.figures import about
+from leaktrace.report.folding import folded
+from leaktrace.report.frames import FUNCTION_STYLE, frame_lines
+from leaktrace.report.layout import wrapped
+from leaktrace.report.place_names import place_name, value_in_words
+
+_WAYS = {Direction.TREE: "from the outermost callers down", Direction.CALLERS: "by caller"}
+_ARROWS = {Direction.TREE: " > ", Direction.CALLERS: " < "}
+_FIGURE = 12  # "1,023.9 GiB/h" is rare
+_SHARE = 5
+_LEAST_NAME = 20
+
+
+def view_lines(view: View, top: int, width: int) -> Iterator[Text]:
+    """The first `top` groups, and what the others have; lines of at most `width` cells."""
+    selection = view.selection
+    what = f"{selection.quantity.in_words} by {view.grouping.value}"
+    yield from _heading(selection, what, width)
+    for note in view.notes:
+        yield from wrapped("note: ", note, width, "yellow")
+    yield Text()
+    shown, rest = view.rows[:top], view.rows[top:]
+    if view.grouping is Grouping.SITE:
+        yield from _sites(shown, selection, width)
+    elif shown:
+        yield from _table(shown, view, width)
+        yield Text()
+    if rest:
+        own = sum(row.own for row in rest)
+        label = "the other one" if len(rest) == 1 else f"the other {len(rest):,}"
+        has = "" if _has_one_column(view.grouping) else " themselves"
+        figures = f"{_value(own, selection)} ({units.share(own, selection.shown) or '0%'}){has}"
+        yield from wrapped("  ", f"{label}: {figures}", width)
+        yield Text()
+
+
+def tree_lines(tree: Tree, least_share: float, width: int) -> Iterator[Text]:
+    """The nodes of at least this share (0 to 1). A node and its only one below are on one line."""
+    selection = tree.selection
+    yield from _heading(selection, f"{selection.quantity.in_words} {_WAYS[tree.direction]}", width)
+    yield Text()
+    lines = tree.lines(least_share)
+    if not lines:
+        yield from wrapped("  ", "nothing", width)
+    indents: dict[int, int] = {}  # by depth: how many of the nodes above are on lines of their own
+    at = 0
+    while at < len(lines):
+        first = lines[at]
+        indent = 0 if first.depth == 0 else indents[first.depth - 1] + 1
+        chain = [first]
+        while _continues(lines, at):
+            at += 1
+            chain.append(lines[at])
+        for line in chain:
+            indents[line.depth] = indent
+        yield from _chain(chain, tree, indent, width)
+        at += 1
+    yield Text()
+
+
+def _continues(lines: Sequence[Line], at: int) -> bool:
+    """Whether the next line is all that this one has."""
+    if at + 1 == len(lines):
+        return False
+    following = lines[at + 1]
+    is_below = following.depth == lines[at].depth + 1 and isinstance(following.node, Node)
+    return is_below and following.is_only
+
+
+def _heading(selection: Selection, what: str, width: int) -> Iterator[Text]:
+    name = selection.report.section
+    sites = units.counted(selection.total_sites, "site")
+    total = _value(selection.total, selection)
+    start = f"{printable(name)}: " if name else ""
+    yield from wrapped("", f"{start}{what}: {total} at {sites}", width)
+    if selection.filtered or len(selection.sites) != selection.total_sites:
+        shown = _value(selection.shown, selection)
+        sites = f"{len(selection.sites):,} of {selection.total_sites:,} sites"
+        text = f"{shown} of {total} at {sites} (--focus, --ignore)"
+        yield from wrapped("shown: ", text, width, "yellow")
+    if selection.elsewhere:
+        parts = ", ".join(
+            f"{one.what} {_value(one.value, selection)}" for one in selection.elsewhere
+        )
+        total = _value(selection.everything, selection)
+        yield from wrapped("not at these sites: ", f"{parts}; with it {total}", width)
+
+
+def _value(value: int, selection: Selection) -> str:
+    return about(selection.report) + value_in_words(value, selection.quantity)
+
+
+def _has_one_column(grouping: Grouping) -> bool:
+    """Whether what a group has itself is all that it has."""
+    return grouping in (Grouping.PROCESS, Grouping.SITE)
+
+
+def _table(rows: Sequence[Row], view: View, width: int) -> Iterator[Text]:
+    selection, one_column = view.selection, _has_one_column(view.grouping)
+    column = _FIGURE + _SHARE
+    head = "" if one_column else "own".rjust(_FIGURE) + " " * _SHARE
+    head += "total".rjust(_FIGURE) + " " * _SHARE + "sites".rjust(8) + "  " + view.grouping.value
+    yield Text(head[:width], "dim")
+    room = max(width - column * (1 if one_column else 2) - 10, _LEAST_NAME)
+    for row in rows:
+        line = Text()
+        for value in (row.total,) if one_column else (row.own, row.total):
+            share = units.share(value, selection.shown)
+            line.append(f"{_value(value, selection):>{_FIGURE}}{share:>{_SHARE}}")
+        line.append(f"{row.site_count:>8,}  ")
+        line.append(place_name(row.place, view.grouping, room), FUNCTION_STYLE)
+        line.truncate(width)
+        yield line
+
+
+def _sites(rows: Sequence[Row], selection: Selection, width: int) -> Iterator[Text]:
+    for row in rows:
+        assert row.site is not None
+        share = units.share(row.own, selection.shown)
+        line = Text(f"{_value(row.own, selection):>{_FIGURE}}{share:>{_SHARE}}", "bold")
+        yield line.append(f"  {printable(row.site.id)}", "dim")
+        for frame in frame_lines(folded(row.site.stack.frames), width - 4):
+            yield Text("    ").append_text(frame)
+        yield Text()
+
+
+def _chain(chain: Sequence[Line], tree: Tree, indent: int, width: int) -> Iterator[Text]:
+    """Nodes on one line; on several where they don't fit."""
+    selection = tree.selection
+    node = chain[0].node
+    share = units.share(node.value, selection.shown)
+    figures = f"{_value(node.value, selection):>{_FIGURE}}{share:>{_SHARE}}  "
+    before = len(figures) + min(2 * indent, width // 3)
+    room = max(width - before, _LEAST_NAME)
+    start = Text(figures.ljust(before))
+    if isinstance(node, Folded):
+        kind = "callee" if tree.direction is Direction.TREE else "caller"
+        start.append(f"... {units.counted(node.count, kind)} more", "dim")
+        start.truncate(width)
+        yield start
+        return
+    arrow = _ARROWS[tree.direction]
+    line = Text()
+    for one in chain:
+        assert isinstance(one.node, Node)
+        name = place_name(one.node.place, Grouping.FUNCTION, room - len(arrow))
+        if line.cell_len and line.cell_len + len(arrow) + cell_len(name) > room:
+            yield start.append_text(line)
+            start, line = Text(" " * before), Text(arrow.lstrip())
+        elif line.cell_len:
+            line.append(arrow, "dim")
+        line.append(name, FUNCTION_STYLE)
+    yield start.append_text(line)
