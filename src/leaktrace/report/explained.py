@@ -125,4 +125,5 @@ def explained_object(explained: Explained) -> dict[str, object]:
         "new_threads": explained.new_threads,
         "huge_page_bytes": None if huge is None else huge.huge,
         "lazily_freed_bytes": None if huge is None else huge.lazily_freed,
+        **({"is_all": True} if explained.is_all else {}),
     }

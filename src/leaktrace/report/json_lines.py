@@ -8,7 +8,7 @@ so `jq -r` shows them safely and strict parsers accept them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ from leaktrace.model import (
     ProcessLine,
     Remark,
     Report,
+    Site,
     Suppressed,
     TargetInfo,
 )
@@ -48,6 +49,8 @@ from leaktrace.report.reporter import Reporter
 REPORT_SCHEMA = "leaktrace/report/1"
 EVENT_SCHEMA = "leaktrace/event/1"
 
+OfSite = Callable[[Site], Object]
+
 
 class JsonReporter(Reporter):
     """--format json."""
@@ -67,8 +70,9 @@ def json_line(value: Object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def report_object(report: Report) -> Object:
-    """The JSON object of a report (schema `leaktrace/report/1`)."""
+def report_object(report: Report, of_site: OfSite = site_object) -> Object:
+    """The JSON object of a report (schema `leaktrace/report/1`). `of_site` returns that of a
+    site."""
     shown: Object = {
         "schema": REPORT_SCHEMA,
         "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -99,9 +103,14 @@ def report_object(report: Report) -> Object:
         "site_count": report.site_count,
         "top": report.top,
         "sort": report.sort,
-        "sites": [site_object(site) for site in report.sites],
+        "sites": [of_site(site) for site in report.sites],
     }
-    shown |= regions_apart(report, site_object)
+    shown |= regions_apart(report, of_site)
+    if report.full_stacks:
+        shown["full_stacks"] = True
+    if report.depth is not None:
+        shown["depth"] = report.depth
+    shown |= _loss_details(report.losses) | _leaking(report)
     if report.reach is not None:
         shown["reach"] = reach_object(report.reach)
         shown["lost_then_freed"] = report.reach.lost_then_freed
@@ -117,7 +126,7 @@ def report_object(report: Report) -> Object:
         shown["processes"] = [_process(line) for line in report.processes]
     if report.by_process:
         shown["by_process"] = [
-            {"pid": part.target.pid, **_part(part)} for part in report.by_process
+            {"pid": part.target.pid, **_part(part, of_site)} for part in report.by_process
         ]
     is_section = report.pair is not None or report.descriptors is not None
     if is_section:
@@ -125,18 +134,18 @@ def report_object(report: Report) -> Object:
         shown = _as_section(shown, report)
     if report.other_memory:
         shown["other_memory"] = [
-            {"backing": one.backing, "name": one.section, **_part(one)}
+            {"backing": one.backing, "name": one.section, **_part(one, of_site)}
             for one in report.other_memory
         ]
     if is_section or (report.sections and report.target.kind != "kernel"):
         shown["sections"] = [
-            {"section": printable(section.section or ""), **_part(section)}
+            {"section": printable(section.section or ""), **_part(section, of_site)}
             for section in report.sections
         ]
     if report.target.kind == "kernel":
         shown["section"] = report.section
         shown["sections"] = [
-            {"section": section.section, **_part(section)} for section in report.sections
+            {"section": section.section, **_part(section, of_site)} for section in report.sections
         ]
         shown["slab"] = None if report.slab is None else _slab(report.slab)
         shown["untraced"] = [
@@ -146,7 +155,7 @@ def report_object(report: Report) -> Object:
     return shown
 
 
-def _part(report: Report) -> Object:
+def _part(report: Report, of_site: OfSite) -> Object:
     """Another allocator of the kernel, a pair of functions, or one of several processes: the fields
     that differ from the main report."""
     shown: Object = {
@@ -157,12 +166,22 @@ def _part(report: Report) -> Object:
         "younger": total_object(report.younger),
         "stack_ends": {end.value: count for end, count in report.stack_ends.items()},
         "site_count": report.site_count,
-        "sites": [site_object(site) for site in report.sites],
+        "sites": [of_site(site) for site in report.sites],
     }
-    shown |= regions_apart(report, site_object)
+    shown |= regions_apart(report, of_site)
     if report.allocations is not None:
         shown["allocations"] = [_allocation(allocation) for allocation in report.allocations]
-    return _as_section(shown, report)
+    if report.explained is not None:  # of one of several processes
+        shown["explained"] = explained_object(report.explained)
+    if report.error is not None:
+        shown["error"] = total_object(report.error)
+    return _as_section(shown | _leaking(report), report)
+
+
+def _leaking(report: Report) -> Object:
+    """The verdicts on all sites that leak, also on those that are not in `sites`."""
+    leaking = [verdict_object(one) for one in report.leaking]
+    return {"leaking": leaking} if leaking else {}
 
 
 def _as_section(shown: Object, report: Report) -> Object:
@@ -184,6 +203,7 @@ def _descriptors(info: DescriptorInfo) -> Object:
                 "near_limit": one.is_near_limit,
                 "older": one.older,
                 "unexplained": one.unexplained,
+                **({"has_executed": True} if one.has_executed else {}),
             }
             for one in info.use
         ],
@@ -247,16 +267,22 @@ def _counted(shown: Object) -> Object:
             if key == "growth_bytes":
                 plain["growth_count"] = value
         elif key == "verdict" and value is not None:
-            plain[key] = {
-                **value,
-                "bytes_per_s": None,
-                "error_bytes_per_s": None,
-                "count_per_s": value["bytes_per_s"],
-                "error_count_per_s": value["error_bytes_per_s"],
-            }
+            plain[key] = _counted_verdict(value)
+        elif key == "leaking":
+            plain[key] = [_counted_verdict(one) for one in value]
         else:
             plain[key] = value
     return plain
+
+
+def _counted_verdict(verdict: Object) -> Object:
+    return {
+        **verdict,
+        "bytes_per_s": None,
+        "error_bytes_per_s": None,
+        "count_per_s": verdict["bytes_per_s"],
+        "error_count_per_s": verdict["error_bytes_per_s"],
+    }
 
 
 def _suppressed(suppressed: Suppressed | None) -> Object | None:
@@ -306,6 +332,8 @@ def _target(target: TargetInfo) -> Object:
         "allocators": [printable(allocator) for allocator in target.allocators],
         "notes": [printable(note) for note in target.notes],
     }
+    if target.stopped:
+        shown["stopped"] = printable(target.stopped)
     if target.pids:
         shown["pids"] = list(target.pids)
     return shown
@@ -362,6 +390,21 @@ def _losses(losses: Iterable[Loss]) -> Object:
             stem = "allocation" if loss.name == "allocations" else loss.name
             shown[f"{stem}_bytes"] = loss.bytes
     return shown
+
+
+def _loss_details(losses: Iterable[Loss]) -> Object:
+    """In words, what was lost and what can be done about it."""
+    details = [
+        {
+            "name": loss.name,
+            "meaning": printable(loss.meaning),
+            "hint": printable(loss.hint),
+            "is_lost": loss.is_lost,
+        }
+        for loss in losses
+        if loss.count
+    ]
+    return {"loss_details": details} if details else {}
 
 
 def _allocation(allocation: Allocation) -> Object:

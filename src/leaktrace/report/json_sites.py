@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from leaktrace.model import Frame, OpenDescriptor, Site, Total
+from leaktrace.model import Frame, OpenDescriptor, Site, Stack, Total
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_object
 from leaktrace.report.holders import holder_objects
@@ -17,8 +18,16 @@ from leaktrace.verdict import Verdict
 Object = dict[str, Any]
 
 
-def site_object(site: Site) -> Object:
-    """A site."""
+def stack_object(stack: Stack) -> Object:
+    """The fields of a site that are its stack."""
+    return {
+        "stack_end": stack.end.value,
+        "frames": [frame_object(frame) for frame in stack.frames],
+    }
+
+
+def site_object(site: Site, of_stack: Callable[[Stack], Object] = stack_object) -> Object:
+    """A site. `of_stack` returns the fields that say its stack."""
     shown: Object = {
         "id": site.id,
         "bytes": site.bytes,
@@ -37,15 +46,17 @@ def site_object(site: Site) -> Object:
             {
                 "count": one.count,
                 "of_count": one.of_count,
-                "frames": [frame_object(frame) for frame in one.stack.frames],
+                **_without_end(of_stack(one.stack)),
             }
             for one in site.freed_at
         ],
-        "stack_end": site.stack.end.value,
-        "frames": [frame_object(frame) for frame in site.stack.frames],
+        **of_stack(site.stack),
     }
     if site.regions is not None:
         shown |= {"is_region": site.is_region, **in_memory_object(site.regions)}
+        shown["region_count"] = site.regions.count
+        if site.regions.age_ns:
+            shown["region_age_ms"] = milliseconds(site.regions.age_ns)
     if site.lost is not None:
         shown["lost"] = share_object(site.lost)
     if site.holders:
@@ -70,6 +81,10 @@ def site_object(site: Site) -> Object:
             "unconfirmed": site.unconfirmed,
         }
     return shown
+
+
+def _without_end(stack: Object) -> Object:
+    return {key: value for key, value in stack.items() if key != "stack_end"}
 
 
 def verdict_object(verdict: Verdict | None) -> Object | None:

@@ -14,11 +14,16 @@ def regions_apart(report: Report, site_object: Callable[[Site], dict[str, Any]])
     shown: dict[str, Any] = {}
     if report.regions is not None:
         shown["regions"] = _regions_object(report.regions)
+    if report.other_regions is not None:
+        shown["other_regions"] = _regions_object(report.other_regions)
     stacks = report.thread_stacks
     if stacks is not None:
         shown["thread_stacks"] = {
             **_regions_object(stacks.regions),
+            "each_bytes": stacks.each_bytes,
             "idle_count": stacks.idle_count,
+            "idle_bytes": stacks.idle_bytes,
+            "is_detailed": stacks.is_detailed,
             "site_count": stacks.site_count,
             "sites": [site_object(site) for site in stacks.sites],
         }
