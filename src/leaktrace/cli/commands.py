@@ -85,6 +85,7 @@ COMMANDS = _Commands(
         "leaktrace.cli.heap", "Show what is in the heap of a process, and what has leaked."
     ),
     dump=_Entry("leaktrace.cli.dump", "Write out a part of the memory of a process."),
+    diff=_Entry("leaktrace.cli.diff", "Compare two recordings, or two moments of one."),
     maps=_Entry(
         "leaktrace.cli.maps", "Show what a process holds by kind of memory, and its growth."
     ),

@@ -9,25 +9,18 @@ flamegraph  an HTML page: red has grown, blue has shrunk
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from leaktrace.analysis.comparing.as_report import difference_report
 from leaktrace.analysis.comparing.changes import Diff
 from leaktrace.printable import printable
 from leaktrace.report.export import EXPORTS, ExportOptions
 
-
-class DiffFormat(NamedTuple):
-    """A format for the command line."""
-
-    summary: str
-    is_binary: bool = False
-
-
-DIFF_EXPORTS: Mapping[str, DiffFormat] = {
-    "folded": DiffFormat("one line per stack with two figures, for flamegraph.pl"),
-    "pprof": DiffFormat("a profile of the differences, for go tool pprof", is_binary=True),
-    "flamegraph": DiffFormat("an HTML page with a flame graph: red has grown"),
+# Those of `EXPORTS` that can show differences, with a line for --help.
+DIFF_EXPORTS: Mapping[str, str] = {
+    "folded": "one line per stack with two figures, for flamegraph.pl",
+    "pprof": "a profile of the differences, for go tool pprof",
+    "flamegraph": "an HTML page with a flame graph: red has grown",
 }
 
 

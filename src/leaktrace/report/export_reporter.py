@@ -49,16 +49,7 @@ class ExportReporter(Reporter):
         self._export.write(content)
         for sentence in (*remarks(self._last), *self._left_out(self._last)):
             self.notice(sentence)
-        try:
-            _write(self.output, content.getbuffer())
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            name = getattr(self.output, "name", "the output")
-            raise OutputError(
-                f"can't write to {name}: {error.strerror}",
-                "free some space there, or write somewhere else with --output",
-            ) from error
+        write_content(self.output, content.getbuffer())
 
     def _left_out(self, report: Report) -> Iterator[str]:
         """The sections that have sites, if the format has no sections."""
@@ -80,8 +71,18 @@ def refuse_terminal(format_name: str, output: TextIO) -> None:
         )
 
 
-def _write(output: TextIO, content: memoryview) -> None:
-    output.flush()
-    binary = cast(BinaryIO, getattr(output, "buffer"))  # noqa: B009 (no attribute of TextIO)
-    binary.write(content)
-    binary.flush()
+def write_content(output: TextIO, content: memoryview) -> None:
+    """Write the content of a file. Raises BrokenPipeError, and OutputError for other failures."""
+    try:
+        output.flush()
+        binary = cast(BinaryIO, getattr(output, "buffer"))  # noqa: B009 (no attribute of TextIO)
+        binary.write(content)
+        binary.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = getattr(output, "name", "the output")
+        raise OutputError(
+            f"can't write to {name}: {error.strerror}",
+            "free some space there, or write somewhere else with --output",
+        ) from error

@@ -96,7 +96,10 @@ def _generation(
 ) -> Generation:
     begin, end, now = at
     since_a, since_b = (round((reports[2].elapsed_s - one.elapsed_s) * 1e9) for one in reports[:2])
-    all_or_nothing = None if now is None else _by_age(now, since_a, since_b)
+    all_or_nothing = None
+    # What the age filter leaves out, and whose ages aren't known, came after B.
+    if now is not None and since_b >= reports[2].older_ms * 1_000_000:
+        all_or_nothing = _by_age(now, since_a, since_b)
     bounds = []
     for unit in ("bytes", "count"):
         held = [_held(one, unit) for one in at]
@@ -109,8 +112,8 @@ def _generation(
             after = _allocated(now, unit) - _allocated(end, unit)
             least = held[2] - held[0] - after
         most = max(0, most)
-        if all_or_nothing is not None:
-            most = least = most if all_or_nothing else 0
+        if all_or_nothing is not None and now is not None:
+            most = least = min(most, int(getattr(now, unit))) if all_or_nothing else 0
         bounds.append((min(max(0, least), most), most))
     (least_bytes, most_bytes), (least_count, most_count) = bounds
     allocated = None
