@@ -1,4 +1,4 @@
-"""--by, --quantity, --focus, --ignore: a report seen in another way."""
+"""--by, --quantity, --focus, --ignore, --min-share: a report seen in another way."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.filters import site_filter
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction
+from leaktrace.errors import UsageError
+from leaktrace.report.view_reporter import ViewOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 BY = [*(one.value for one in Grouping), *(one.value for one in Direction)]
@@ -45,3 +49,35 @@ def filter_options(command: _Command) -> _Command:
         "expression (of Python) matches somewhere.",
     )
     return focus(ignore(command))
+
+
+def view_options(command: _Command) -> _Command:
+    """All of them, for a command that shows reports."""
+    least_share = click.option(
+        "--min-share",
+        type=click.FloatRange(0, 100),
+        default=100 * ViewOptions.least_share,
+        show_default=True,
+        metavar="PERCENT",
+        help="With --by tree or callers: fold what is less than this share.",
+    )
+    return by_option(quantity_option(filter_options(least_share(command))))
+
+
+def view_asked(asked: dict[str, Any], top: int) -> ViewOptions | None:
+    """How reports are to be seen; None: as usual. Raises UsageError for a bad expression."""
+    given = click.get_current_context().get_parameter_source
+    names = ("by", "quantity", "focus", "ignore", "min_share")
+    if all(given(name) is not ParameterSource.COMMANDLINE for name in names):
+        return None
+    by: str = asked["by"] or Grouping.SITE.value
+    is_tree = by in tuple(Direction)
+    if not is_tree and given("min_share") is ParameterSource.COMMANDLINE:
+        raise UsageError("--min-share is for trees", "add --by tree, or --by callers")
+    return ViewOptions(
+        Direction(by) if is_tree else Grouping(by),
+        Quantity(asked["quantity"]),
+        site_filter(asked["focus"], asked["ignore"]),
+        top,
+        asked["min_share"] / 100,
+    )

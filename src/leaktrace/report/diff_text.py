@@ -47,8 +47,8 @@ _MOST_NAMED = 5
 def diff_lines(diff: Diff, names: tuple[str, str], top: int, width: int) -> Iterator[Text]:
     """The lines of a diff, each at most `width` cells wide. `names`: of the two reports."""
     title = Text().append("leaktrace", "bold")
-    command = shorten_middle(printable(diff.new.target.command), width // 2)
-    yield from flowed([title.append(f" diff  {command}", "bold cyan")], width)
+    title.append(f" diff  {target_in_words(diff.new, width)}", "bold cyan")
+    yield from flowed([title], width)
     for label, name, report in zip(("base", "new"), names, (diff.base, diff.new), strict=True):
         yield from wrapped(f"  {label:<4}  ", f"{name}: {moment(report)}", width)
     for number, part in enumerate(diff.parts):
@@ -58,6 +58,11 @@ def diff_lines(diff: Diff, names: tuple[str, str], top: int, width: int) -> Iter
             yield from wrapped("note: ", note, width, "yellow")
         yield Text()
         yield from _changes(part, diff, top, width)
+
+
+def target_in_words(report: Report, width: int) -> str:
+    """What was traced, in at most half of the line."""
+    return shorten_middle(printable(report.target.command), width // 2)
 
 
 def moment(report: Report) -> str:

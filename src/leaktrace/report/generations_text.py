@@ -20,11 +20,10 @@ from leaktrace import units
 from leaktrace.analysis.comparing.generations import Generation, Generations
 from leaktrace.model import Report, Total
 from leaktrace.printable import printable
-from leaktrace.report.diff_text import moment
+from leaktrace.report.diff_text import moment, target_in_words
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
-from leaktrace.report.names import shorten_middle
 
 
 def generation_lines(
@@ -32,8 +31,8 @@ def generation_lines(
 ) -> Iterator[Text]:
     """The first `top` sites; lines of at most `width` cells. `names`: of the three reports."""
     title = Text().append("leaktrace", "bold")
-    command = shorten_middle(printable(found.now.target.command), width // 2)
-    yield from flowed([title.append(f" diff  {command}", "bold cyan")], width)
+    title.append(f" diff  {target_in_words(found.now, width)}", "bold cyan")
+    yield from flowed([title], width)
     reports = (found.begin, found.end, found.now)
     for label, name, report in zip(("from", "to", "still"), names, reports, strict=True):
         yield from wrapped(f"  {label:<5}  ", f"{name}: {moment(report)}", width)

@@ -29,6 +29,7 @@ from leaktrace.report.diff_text import diff_lines
 from leaktrace.report.generations_json import generations_object
 from leaktrace.report.generations_text import generation_lines
 from leaktrace.report.json_lines import json_line
+from leaktrace.report.view_reporter import ViewOptions, ViewReporter
 from leaktrace.report.views_json import tree_object, view_object, views_object
 from leaktrace.report.views_text import tree_lines, view_lines
 
@@ -231,3 +232,21 @@ def test_generations_say_bounds() -> None:
     schema("generations-1").validate(shown)
     assert shown["at_least"]["bytes"] <= shown["at_most"]["bytes"]
     assert not generations(BASE, between, between).sites
+
+
+@pytest.mark.parametrize("by", [*Grouping, *Direction])
+def test_reports_are_shown_by(by: Grouping | Direction) -> None:
+    import io
+
+    output = io.StringIO()
+    options = ViewOptions(by, filter=site_filter(focus="parse"))
+    ViewReporter(options, output, io.StringIO(), is_json=False).report(BUSY)
+    lines = output.getvalue().splitlines()
+    assert "httpd" in lines[0]
+    assert "lost: 1,234 allocations not recorded: the map is full" in lines
+    assert max(map(cell_len, lines)) <= 80
+    output = io.StringIO()
+    ViewReporter(options, output, io.StringIO(), is_json=True).report(KERNEL)
+    shown = json.loads(output.getvalue())
+    schema("view-1").validate(shown)
+    assert shown["sections"][0]["section"] == "pages"
