@@ -20,6 +20,7 @@ from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.recording.reader import Moment, Recording, read_recording
 
+_FIRST, _LAST, _PEAK = "first", "last", "peak"
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
 WHEN = "@first, @last, @peak, @N (a report's number), @TIME (such as 10m) or @MARK"
@@ -41,9 +42,9 @@ class When:
 def parse_when(text: str, path: Path | None = None) -> When:
     """RUN@WHEN; of a known recording, WHEN alone. A file whose name has an "@" is that file."""
     if path is not None:
-        return When(path, text.removeprefix("@") or "last")
+        return When(path, text.removeprefix("@") or _LAST)
     if "@" not in text or _is_there(Path(text)):
-        return When(Path(text), "last")
+        return When(Path(text), _LAST)
     name, _, which = text.rpartition("@")
     if not name or not which:
         raise UsageError(f"{printable(text)} names no report of a recording", f"RUN, or RUN{WHEN}")
@@ -60,25 +61,53 @@ def _is_there(path: Path) -> bool:
 def reports_at(wanted: Sequence[When]) -> tuple[list[Report], list[str]]:
     """The reports, in this order, and what is missing in their recordings.
 
-    A recording is read twice: to find the reports, and to put only these together. Raises
-    NotReadableError, and UsageError for a report that a recording doesn't have.
+    A recording is read twice: to find the reports, and to put only these together; for the first
+    and the last one, once. Raises NotReadableError, and UsageError for a report that a recording
+    doesn't have.
     """
     recordings = {path: read_recording(path) for path in dict.fromkeys(one.path for one in wanted)}
     found: dict[When, Report] = {}
     problems: list[str] = []
     for path, recording in recordings.items():
-        places = _places(recording, [one for one in wanted if one.path == path])
-        problems += [f"{printable(str(path))}: {problem}" for problem in recording.problems]
-        by_place = dict.fromkeys(places.values())
-        built: dict[int, Report] = {}
-        last = max(by_place)
-        for place, moment in enumerate(recording.moments()):
-            if place in by_place:
-                built[place] = moment.report()
-            if place == last:
-                break
-        found |= {one: built[place] for one, place in places.items()}
+        asked = [one for one in wanted if one.path == path]
+        if all(one.which in (_FIRST, _LAST) for one in asked):
+            found |= _ends(recording, asked)
+            missing = list(recording.problems)
+        else:
+            places = _places(recording, asked)
+            missing = list(recording.problems)
+            built = _built(recording, set(places.values()))
+            found |= {one: built[place] for one, place in places.items()}
+        problems += [f"{printable(str(path))}: {problem}" for problem in missing]
     return [found[one] for one in wanted], problems
+
+
+def _ends(recording: Recording, wanted: Sequence[When]) -> dict[When, Report]:
+    first: Report | None = None
+    moment: Moment | None = None
+    needs_first = any(one.which == _FIRST for one in wanted)
+    for moment in recording.moments():
+        if needs_first and first is None:
+            first = moment.report()
+    if moment is None:
+        raise _no_reports(recording.path)
+    last = moment.report() if any(one.which == _LAST for one in wanted) else first
+    ends = {_FIRST: first, _LAST: last}
+    return {one: report for one in wanted if (report := ends[one.which]) is not None}
+
+
+def _no_reports(path: Path) -> UsageError:
+    return UsageError(f"{printable(str(path))} has no reports yet", "wait for its first report")
+
+
+def _built(recording: Recording, places: set[int]) -> dict[int, Report]:
+    built: dict[int, Report] = {}
+    for place, moment in enumerate(recording.moments()):
+        if place in places:
+            built[place] = moment.report()
+        if len(built) == len(places):
+            break
+    return built
 
 
 def _places(recording: Recording, wanted: Sequence[When]) -> dict[When, int]:
@@ -109,12 +138,12 @@ class _Seen:
         """Raises UsageError if there is none."""
         name, which = printable(str(wanted.path)), wanted.which
         if not self._times:
-            raise UsageError(f"{name} has no reports yet", "wait for its first report")
-        if which in marks:
-            which = str(marks[which])
-        known = {"first": 0, "last": len(self._times) - 1, "peak": self._peak}
+            raise _no_reports(wanted.path)
+        known = {_FIRST: 0, _LAST: len(self._times) - 1, _PEAK: self._peak}
         if which in known:
             return known[which]
+        if which in marks:
+            which = str(marks[which])
         if which.isdecimal():
             found = self._numbers.get(int(which[:18]))
             if found is None:

@@ -52,6 +52,8 @@ def diff_lines(diff: Diff, names: tuple[str, str], top: int, width: int) -> Iter
     for label, name, report in zip(("base", "new"), names, (diff.base, diff.new), strict=True):
         yield from wrapped(f"  {label:<4}  ", f"{name}: {moment(report)}", width)
     for number, part in enumerate(diff.parts):
+        if number and not (part.changes or part.base.everything or part.new.everything):
+            continue  # a section with nothing in it
         yield from _verdict(part, diff, width)
         yield from _about_sites(part, width)
         for note in () if number else notes(diff):
