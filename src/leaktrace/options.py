@@ -165,6 +165,7 @@ class ReportOptions:
     interval_s: float = 5.0
     count: int | None = None  # None: until interrupted
     top: int = 10
+    recorded: int = 0  # sites that a recording gets, at most; 0: there is none
     sort: SortKey = SortKey.SIZE
     by: By = By.SITE
     older_ms: int = 500
@@ -177,6 +178,23 @@ class ReportOptions:
     depth: int | None = None  # frames used of each stack; None: all
     lines: bool = True  # source file and line
     inlines: bool = True  # inlined functions as separate frames
+
+    @property
+    def most_sites(self) -> int:
+        """How many sites a report has, those included that are only recorded."""
+        return max(self.top, self.recorded)
+
+
+# Sites of a list that a recording gets, at most: the suspicious ones and the largest.
+MOST_SITES = 20_000
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Where reports are recorded, beside where they are shown."""
+
+    path: Path
+    contents: bool = False  # what is in blocks, too (--contents)
 
 
 @dataclass(frozen=True)
@@ -205,6 +223,7 @@ class CommonOptions:
     event_buffer: EventBuffer = EventBuffer.AUTO
     suppressions: tuple[Suppression, ...] = ()
     leak_exit: LeakExit | None = None  # None: verdicts have no effect on the exit status
+    record: RecordOptions | None = None  # None: reports are only shown
 
 
 class Lost(StrEnum):
@@ -326,6 +345,22 @@ class DumpOptions:
     takes_all: bool = False  # all mappings of this name
     is_hex: bool | None = None  # in hexadecimal; None: to a terminal
     output: Path | None = None  # None: standard output
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """Which reports of a recording are shown, and how (leaktrace show)."""
+
+    recording: Path
+    at: str = "last"
+    first: str | None = None  # --from; with it or `last`, all reports between them
+    last: str | None = None  # --to
+    marks: bool = False  # list them instead
+    top: int | None = None  # None: as many sites as were shown when it was recorded
+    full_stacks: bool = False
+    format: str = "text"
+    output: Path | None = None  # None: standard output
+    sysroot: Path | None = None  # where the files of the recorded machine are
 
 
 Options = ProcessOptions | KernelOptions | RankingOptions

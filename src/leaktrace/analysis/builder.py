@@ -146,7 +146,8 @@ class ReportBuilder:
         it the program and its libraries account for at most (analysis/resident.py).
         """
         chosen = self.choose(snapshot, memory, target_ended=target_ended)
-        self._prepare(chosen.stack_ids + chosen.creating_threads[: self._options.report.top])
+        creating = chosen.creating_threads[: self._options.report.most_sites]
+        self._prepare(chosen.stack_ids + creating)
         return self.compose(
             chosen, target, memory, of_programs, remarks=remarks, final_reason=final_reason
         )

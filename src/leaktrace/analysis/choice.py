@@ -33,7 +33,7 @@ from leaktrace.model import Loss, Total
 from leaktrace.options import ReportOptions, SortKey
 from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 
-_MOST_JUDGED = 1000  # of the sites that are shown
+_MOST_JUDGED = 1000  # of the sites that are shown or recorded
 _FEW_LOST = 100  # up to one lost allocation in this many, growth is still seen
 
 Verdicts = dict[int, Verdict]  # by stack id
@@ -202,7 +202,7 @@ class SiteChoice:
         verdict = None
         if watch is not None:
             unknown = watch.too_early() or (lost(self._lost) if self._lost else None)
-            largest = table.stack_ids[shown].tolist()
+            largest = table.stack_ids[shown[: asked.top]].tolist()
             hidden_growing = _growing_in(judged) - _growing_in(verdicts)
             verdict = overall(verdicts, largest, unknown, watch.left_out, hidden_growing)
         hidden = self._suppressed.rows_in(table)
@@ -239,7 +239,7 @@ class SiteChoice:
 
     def _largest(self, table: SiteTable, growth: NDArray[np.int64]) -> list[int]:
         """The sites that will be shown if nothing grows, by stack id."""
-        key, top = self._asked.sort, self._asked.top
+        key, top = self._asked.sort, self._asked.most_sites
         order = table.order(SortKey.SIZE if key is SortKey.GROWTH else key, growth)
         rows = self._suppressed.without(order, table, top)[: min(top, _MOST_JUDGED)]
         largest: list[int] = table.stack_ids[rows].tolist()
@@ -263,10 +263,10 @@ class SiteChoice:
             order = table.order(self._asked.sort, growth, by_requested=is_memleak)
         is_stack = table.is_thread_stack[order] & (not is_memleak)
         shown, stacks = (
-            self._suppressed.without(rows, table, self._asked.top, verdicts)
+            self._suppressed.without(rows, table, self._asked.most_sites, verdicts)
             for rows in (order[~is_stack], order[is_stack])
         )
-        return shown[: self._asked.top], stacks
+        return shown[: self._asked.most_sites], stacks
 
 
 def _suspicious(verdicts: Verdicts) -> Verdicts:

@@ -269,7 +269,7 @@ class FamilyBuilder:
             return known
         options = self._options
         if not self._shows_each:  # only its totals are needed
-            totals = replace(options.report, top=0, show_allocs=False)
+            totals = replace(options.report, top=0, recorded=0, show_allocs=False)
             options = replace(options, report=totals, suppressions=())
 
         def stack_of(stack_id: int) -> Stack:
@@ -317,7 +317,7 @@ class FamilyBuilder:
 
     def _stacks_to_show(self, chosen: Chosen, each: Sequence[_Counted]) -> list[int]:
         self._own_stacks = {}
-        creating = chosen.creating_threads[: self._options.report.top]
+        creating = chosen.creating_threads[: self._options.report.most_sites]
         wanted = dict.fromkeys(chosen.stack_ids + creating)
         for one in each if self._shows_each else ():
             own = one.part.own_stacks()

@@ -32,7 +32,7 @@ def thread_stacks(
     by_count = rows[np.argsort(-table.counts[rows], kind="stable")]
     return ThreadStacks(
         found,
-        tuple(site_of(int(row)) for row in by_count[: asked.top]),
+        tuple(site_of(int(row)) for row in by_count[: asked.most_sites]),
         len(rows),
         int(sizes[0]) if is_same else None,
         regions.idle_stacks,

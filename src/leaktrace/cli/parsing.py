@@ -26,11 +26,13 @@ from leaktrace.cli.processes import (
     processes_of,
     refuse_tasks_as_interval,
 )
+from leaktrace.cli.record import record_asked
 from leaktrace.cli.suppressions import checked_suppressions
 from leaktrace.cli.values import refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
 from leaktrace.options import (
+    MOST_SITES,
     By,
     CommandTarget,
     EventBuffer,
@@ -95,6 +97,7 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
         "event_buffer": EventBuffer(asked["event_buffer"]),
         "suppressions": checked_suppressions(asked),
         "leak_exit": leak_exit(asked),
+        "record": record_asked(asked),
     }
     if isinstance(target, KernelTarget):
         lost_asked(asked)
@@ -133,6 +136,7 @@ def _report_options(asked: dict[str, Any]) -> ReportOptions:
         count=asked["count"],
         quantity=asked["quantity"],
         top=sites_asked(asked),
+        recorded=0 if asked["record"] is None else MOST_SITES,
         sort=_sort_key(asked),
         by=By(asked["by"]),
         older_ms=asked["older_ms"],

@@ -30,6 +30,7 @@ from leaktrace.cli.one_target import one_command, only_one, output_option, refus
 from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
 from leaktrace.cli.processes import process_options, with_all_processes
+from leaktrace.cli.record import record_options
 from leaktrace.cli.values import Interval, PositiveNumber, WholeNumber
 from leaktrace.notices import notify
 from leaktrace.options import (
@@ -277,6 +278,7 @@ class TraceCommand(Command):
 )
 @quantity_option
 @output_option
+@record_options
 @click.option(
     "--max-allocs",
     type=WholeNumber(1, _MOST_ENTRIES),

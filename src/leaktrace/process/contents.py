@@ -37,9 +37,11 @@ class ContentsReader:
 
     def add_to(self, report: Report, snapshot: Snapshot) -> Report:
         """The report of a snapshot, with blocks of its first sites, the suspicious ones before
-        others."""
+        others. (Sites that are only recorded are none of them.)"""
         shown = dict(zip(self._builder.shown, report.sites, strict=True))
-        chosen = sorted(shown, key=lambda stack_id: not _is_suspicious(shown[stack_id]))
+        chosen = sorted(
+            list(shown)[: report.top], key=lambda stack_id: not _is_suspicious(shown[stack_id])
+        )
         rows = {one: self._oldest(snapshot, one) for one in chosen[:MOST_SITES]}
         with _Look(self._tracer, self._builder, snapshot, self._tables) as look:
             found = {one: look.site(some) for one, some in rows.items()}

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from leaktrace.options import MOST_SITES
 from leaktrace.recording.fields import Fields, MalformedError
 from leaktrace.recording.format import (
     GROWTHS,
     HISTOGRAMS,
-    MOST_SITES,
     Object,
     first_of,
     usual_order,

@@ -30,8 +30,6 @@ END = "leaktrace/end/1"
 HISTOGRAMS = ("lived", "sizes")
 # What a growth is the change of. It is written only if it is another number.
 GROWTHS = (("growth_bytes", "bytes"), ("growth_count", "count"))
-# Sites that are written at most, in each list; the largest and the suspicious ones come first.
-MOST_SITES = 20_000
 # What no line of a recording is longer than.
 LONGEST_LINE = 32 << 20
 # How many of the first sites keep exactly the place that they had.

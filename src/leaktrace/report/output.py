@@ -24,7 +24,7 @@ from leaktrace.own.standard_streams import is_closed, output_is_closed
 class Output:
     """The destination of reports, as a context manager; `stream` is the text stream."""
 
-    def __init__(self, stream: TextIO, file: _ReportFile | None = None) -> None:
+    def __init__(self, stream: TextIO, file: ReportFile | None = None) -> None:
         self.stream = stream
         self._file = file
 
@@ -42,7 +42,7 @@ class Output:
         elif isinstance(error, BrokenPipeError | OutputError):
             _silence(self.stream)
 
-    def _close_file(self, file: _ReportFile, failed: bool) -> None:
+    def _close_file(self, file: ReportFile, failed: bool) -> None:
         try:
             self.stream.close()
         except OSError as error:
@@ -68,16 +68,16 @@ def open_output(path: Path | None) -> Output:
     if path is None:
         return Output(_prepare_stdout())
     try:
-        file = _ReportFile(path)
+        file = ReportFile(path)
     except OSError as error:
-        raise _why_unwritable(path, error) from error
+        raise why_unwritable(path, error) from error
     stream = io.TextIOWrapper(
         io.BufferedWriter(file), encoding="utf-8", errors="backslashreplace", newline="\n"
     )
     return Output(stream, file)
 
 
-class _ReportFile(io.FileIO):
+class ReportFile(io.FileIO):
     """A file opened for writing that the first write truncates, not the opening."""
 
     def __init__(self, path: Path) -> None:
@@ -139,7 +139,8 @@ def _silence(stream: TextIO) -> None:
     os.close(null)
 
 
-def _why_unwritable(path: Path, error: OSError) -> OutputError:
+def why_unwritable(path: Path, error: OSError, option: str = "--output") -> OutputError:
+    """Why a file can't be opened for writing. `option` named it."""
     folder = path.parent
     if isinstance(error, IsADirectoryError):
         return OutputError(f"can't write to {path}: it is a directory", "name a file in it")
@@ -161,5 +162,5 @@ def _why_unwritable(path: Path, error: OSError) -> OutputError:
             "choose a place that this user may write to",
         )
     return OutputError(
-        f"can't write to {path}: {error.strerror}", "write somewhere else with --output"
+        f"can't write to {path}: {error.strerror}", f"write somewhere else with {option}"
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 import selectors
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 from leaktrace import units
+from leaktrace.analysis.top_sites import with_top
 from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, TargetInfo
 from leaktrace.notices import hint, notify
@@ -30,6 +31,7 @@ from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
 from leaktrace.session.conclusion import Conclusion
 from leaktrace.session.overhead import OverheadLimit
+from leaktrace.session.recorder import Recorder, opened_recorder
 from leaktrace.targets.process import Process
 from leaktrace.tracing.calls import TracedCalls
 from leaktrace.tracing.losses import unprinted_calls
@@ -48,15 +50,20 @@ def run(options: Options) -> int:
     """
     descriptors.raise_limit()
     OWN_SCORE.begin()
-    with open_output(options.report.output) as output, Interrupts() as interrupts:
+    recorded = None if isinstance(options, RankingOptions) else options
+    with (
+        open_output(options.report.output) as output,
+        nullcontext() if recorded is None else opened_recorder(recorded) as recorder,
+        Interrupts() as interrupts,
+    ):
         try:
             if isinstance(options, KernelOptions):
-                return _run_kernel(options, output, interrupts)
+                return _run_kernel(options, output, interrupts, recorder)
             if isinstance(options, RankingOptions):
                 from leaktrace.session.ranking import run_ranking  # noqa: PLC0415
 
                 return run_ranking(options, output, interrupts)
-            return _run_process(options, output, interrupts)
+            return _run_process(options, output, interrupts, recorder)
         except NothingToEndError:
             assert interrupts.received is not None
             raise NothingTracedError(
@@ -65,7 +72,9 @@ def run(options: Options) -> int:
             ) from None
 
 
-def _run_kernel(options: KernelOptions, output: Output, interrupts: Interrupts) -> int:
+def _run_kernel(
+    options: KernelOptions, output: Output, interrupts: Interrupts, recorder: Recorder | None
+) -> int:
     # Imported here, because the modules of kernel mode take hundredths of a second.
     from leaktrace.kernel.reports import KernelReports  # noqa: PLC0415
     from leaktrace.kernel.setup import open_kernel_tracer  # noqa: PLC0415
@@ -78,12 +87,22 @@ def _run_kernel(options: KernelOptions, output: Output, interrupts: Interrupts) 
     with closing(tracer):
         reports = KernelReports(options, tracer)
         conclusion = Conclusion(options.leak_exit, options.suppressions)
-        one = Run(options.report, tracer, reports, reporter, interrupts, conclusion=conclusion)
+        one = Run(
+            options.report,
+            tracer,
+            reports,
+            reporter,
+            interrupts,
+            conclusion=conclusion,
+            recorder=recorder,
+        )
         one.until_the_end()
     return conclusion.exit_status(0)
 
 
-def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts) -> int:
+def _run_process(
+    options: ProcessOptions, output: Output, interrupts: Interrupts, recorder: Recorder | None
+) -> int:
     reporter = create_reporter(
         options.report.format, output.stream, sys.stderr, quantity=options.report.quantity
     )
@@ -108,6 +127,7 @@ def _run_process(options: ProcessOptions, output: Output, interrupts: Interrupts
             argv=argv,
             command=process,
             limit=limit,
+            recorder=recorder,
         )
         one.until_the_end()
     if command is not None and options.command is not None and options.command.pass_exit_code:
@@ -130,9 +150,10 @@ class Run:
         argv: tuple[str, ...] = (),
         command: Process | None = None,
         limit: OverheadLimit | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """`conclusion` sees all reports; `command`: the one that leaktrace starts; `argv`: its
-        words; `limit`: what tracing may cost."""
+        words; `limit`: what tracing may cost; `recorder` gets all reports with all sites."""
         self._asked = asked
         self._tracer = tracer
         self._reports = reports
@@ -142,6 +163,7 @@ class Run:
         self._argv = argv
         self._command = command
         self._limit = limit
+        self._recorder = recorder
         self._cost: Cost | None = None
         self._calls_left = _CALLS_AFTER_SIGNAL
         self._unprinted = 0  # traced calls that were taken out of their buffer and not printed
@@ -159,6 +181,8 @@ class Run:
         info = self._tracer.info()
         hooked = "; ".join(info.allocators) or "nothing is hooked yet"
         notify(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
+        if self._recorder is not None:
+            self._recorder.begin(info)
         reason = self._report_at_intervals(meter)
         if reason is not None:
             # Events may have arrived since the loop last read them.
@@ -166,6 +190,8 @@ class Run:
             self._cost = meter.measure()
             self._report(reason)
         meter.close()
+        if self._recorder is not None:
+            self._recorder.end()
         self._reporter.end()
         self._conclusion.tell(verbose=self._asked.verbose)
         self._tracer.check_probes()
@@ -248,7 +274,11 @@ class Run:
         report = self._reports.build(final_reason)
         self._conclusion.see(report)
         losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
-        self._reporter.report(replace(report, losses=losses, cost=self._cost))
+        report = replace(report, losses=losses, cost=self._cost)
+        if self._recorder is not None:
+            self._recorder.report(report)
+            report = with_top(report, self._asked.top)
+        self._reporter.report(report)
 
 
 def _subject(info: TargetInfo) -> str:

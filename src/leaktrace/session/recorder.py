@@ -1,0 +1,176 @@
+"""Records the reports of a run (--record), whatever becomes of the file."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+
+from leaktrace import __version__
+from leaktrace.model import Report, TargetInfo
+from leaktrace.notices import hint, notify
+from leaktrace.options import CommonOptions, KernelOptions, ProcessOptions
+from leaktrace.printable import printable
+from leaktrace.recording.format import Object
+from leaktrace.recording.streams import LineFile
+from leaktrace.recording.writer import RecordingWriter, RunInfo
+from leaktrace.report.output import ReportFile, why_unwritable
+
+
+class Recorder:
+    """A failure to write is told once and counted. It never ends the run."""
+
+    def __init__(self, file: ReportFile, options: CommonOptions) -> None:
+        """Raises EnvironmentUnfitError if a package is missing."""
+        assert options.record is not None
+        self._options = options
+        self._shown = printable(str(options.record.path))
+        self._file = file
+        self._lines = LineFile(file, options.record.path)
+        self._writer: RecordingWriter | None = None
+        self._missed = 0
+        self._is_failing = False
+
+    def begin(self, target: TargetInfo) -> None:
+        """Tracing begins: write what the run is about."""
+        info = RunInfo(
+            __version__,
+            datetime.now().astimezone(),
+            {"kernel": platform.release(), "machine": platform.machine()},
+            _target_object(target),
+            _options_object(self._options),
+        )
+        self._writer = RecordingWriter(self._lines, info)
+        try:
+            self._writer.begin()
+        except OSError as error:
+            self._tell(error)
+
+    def report(self, report: Report) -> None:
+        """Record a report with all its sites."""
+        assert self._writer is not None and self._options.record is not None
+        try:
+            self._writer.report(report if self._options.record.contents else _bare(report))
+        except OSError as error:
+            self._missed += 1
+            self._tell(error)
+        else:
+            if self._is_failing:
+                notify(f"the recording {self._shown} is written again")
+            self._is_failing = False
+
+    def mark(self, name: str, report: Report) -> None:
+        """Record a mark, before its report."""
+        assert self._writer is not None
+        try:
+            self._writer.mark(name, report.time, report.elapsed_s, report.number)
+        except OSError as error:
+            self._tell(error)
+
+    def end(self) -> None:
+        """No report follows."""
+        assert self._writer is not None
+        try:
+            self._writer.end()
+        except OSError as error:
+            self._tell(error)
+        if self._missed:
+            reports = "one report is" if self._missed == 1 else f"{self._missed:,} reports are"
+            notify(f"{reports} missing in {self._shown}: it could not be written")
+
+    def close(self) -> None:
+        """Close the file; one that was created and never written is removed."""
+        try:
+            self._lines.close()
+        except OSError as error:
+            self._tell(error)
+        self._file.remove_if_never_written()
+
+    def _tell(self, error: OSError) -> None:
+        if not self._is_failing:
+            self._is_failing = True
+            notify(f"can't write the recording to {self._shown}: {error.strerror}")
+            hint("tracing goes on; each later report is tried again: free some space there")
+
+
+@contextmanager
+def opened_recorder(options: CommonOptions) -> Iterator[Recorder | None]:
+    """The recorder that was asked for; None: nothing is recorded. Raises OutputError, and
+    EnvironmentUnfitError."""
+    if options.record is None:
+        yield None
+        return
+    try:
+        file = ReportFile(options.record.path)
+    except OSError as error:
+        raise why_unwritable(options.record.path, error, "--record") from error
+    try:
+        recorder = Recorder(file, options)
+    except BaseException:
+        file.close()
+        file.remove_if_never_written()
+        raise
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+
+
+def _bare(report: Report) -> Report:
+    """The report without what is in blocks: that may be secret."""
+    if report.contents is None:
+        return report
+    sites = tuple(replace(site, contents=None) for site in report.sites)
+    return replace(report, sites=sites, contents=None)
+
+
+def _target_object(target: TargetInfo) -> Object:
+    return {
+        "kind": target.kind,
+        "pid": target.pid,
+        "command": printable(target.command),
+        "pids": list(target.pids),
+    }
+
+
+def _options_object(options: CommonOptions) -> Object:
+    """The options that decide what the figures mean."""
+    asked, filters = options.report, options.filters
+    shown: Object = {
+        "interval_s": asked.interval_s,
+        "older_ms": asked.older_ms,
+        "sort": asked.sort.value,
+        "by": asked.by.value,
+        "combined_only": asked.combined_only,
+        "min_size_bytes": filters.min_size_bytes,
+        "max_size_bytes": filters.max_size_bytes,
+        "sample_rate": filters.sample_rate,
+        "sample_bytes": filters.sample_bytes,
+        "suppressions": [printable(one.pattern) for one in options.suppressions],
+        "max_allocs": options.limits.max_allocs,
+        "max_stacks": options.limits.max_stacks,
+    }
+    if isinstance(options, ProcessOptions):
+        shown |= {
+            "faults": options.faults,
+            "follow": options.follow,
+            "malloc": options.malloc,
+            "fds": options.fds,
+            "pairs": [printable(pair.name) for pair in options.pairs],
+            "lost": None if options.lost is None else options.lost.value,
+            "object": None if options.objects.path is None else printable(options.objects.path),
+        }
+    elif isinstance(options, KernelOptions):
+        target = options.target
+        shown |= {
+            "pages": target.pages,
+            "percpu": target.percpu,
+            "vmalloc": target.vmalloc,
+            "caches": [printable(one) for one in target.caches],
+            "modules": [printable(one) for one in target.modules],
+            "contexts": [one.value for one in target.contexts],
+            "task_pid": target.task_pid,
+        }
+    return shown
