@@ -89,4 +89,5 @@ COMMANDS = _Commands(
     maps=_Entry(
         "leaktrace.cli.maps", "Show what a process holds by kind of memory, and its growth."
     ),
+    show=_Entry("leaktrace.cli.show", "Show the reports of a recording (--record)."),
 )

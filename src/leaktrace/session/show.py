@@ -1,0 +1,169 @@
+"""Shows reports of a recording (leaktrace show)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from leaktrace import units
+from leaktrace.analysis.top_sites import with_top
+from leaktrace.errors import OutputError, UsageError
+from leaktrace.model import Report
+from leaktrace.notices import notify
+from leaktrace.options import ShowOptions
+from leaktrace.printable import printable
+from leaktrace.recording.format import MARK
+from leaktrace.recording.moments import Choice, Point, choose, choose_range, local
+from leaktrace.recording.reader import Recording, read_recording
+from leaktrace.recording.streams import NotReadableError
+from leaktrace.report import Output, create_reporter, open_output
+from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.report.json_lines import json_line
+
+
+def run_show(options: ShowOptions) -> int:
+    """Returns the exit code, 0. Raises LeaktraceError."""
+    recording = read_recording(options.recording)
+    export = EXPORTS.get(options.format)
+    with open_output(options.output) as output:
+        if options.marks:
+            _show_marks(recording, options, output)
+        elif export is None:
+            _show(recording, options, output)
+        else:
+            if export.is_binary and output.stream.isatty():
+                raise UsageError(
+                    f"{options.format} is binary: it can't be shown on a terminal",
+                    "name a file: --output FILE",
+                )
+            _export(recording, options, output)
+    for problem in recording.problems:
+        notify(problem)
+    return 0
+
+
+def _show(recording: Recording, options: ShowOptions, output: Output) -> None:
+    reporter = create_reporter(options.format, output.stream, sys.stderr)
+    is_first = True
+    for report in _reports(recording, options):
+        if is_first:
+            reporter.begin(report.target)
+            is_first = False
+        shown = with_top(report, options.top or report.top)
+        reporter.report(replace(shown, full_stacks=True) if options.full_stacks else shown)
+    reporter.end()
+
+
+def _export(recording: Recording, options: ShowOptions, output: Output) -> None:
+    """A file of another tool, of all sites unless fewer are asked for."""
+    export = EXPORTS[options.format].create(ExportOptions())
+    has_time = EXPORTS[options.format].has_time and options.at == "last"
+    asked = options
+    if has_time and options.first is None and options.last is None:
+        asked = replace(options, first="first")  # it shows what happens over time: all of it
+    for report in _reports(recording, asked):
+        export.add(report if options.top is None else with_top(report, options.top))
+    output.stream.flush()
+    try:
+        export.write(output.stream.buffer)
+        output.stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"can't write {options.format}: {error.strerror}",
+            "free some space there, or write somewhere else with --output",
+        ) from error
+
+
+def _reports(recording: Recording, options: ShowOptions) -> Iterator[Report]:
+    """The reports that are asked for, and on stderr which these are."""
+    is_range = options.first is not None or options.last is not None
+    if options.at == "last" and not is_range:
+        yield _last(recording)
+        return
+    points = _points(recording)
+    if is_range:
+        wanted = choose_range(options.first, options.last, points, recording.marks)
+        count = units.counted(len(wanted), "report")
+        notify(f"{count}, from {_where(points, wanted[0])} to {_where(points, wanted[-1])}")
+    else:
+        choice = choose(options.at, points, recording.marks)
+        wanted = range(choice.at, choice.at + 1)
+        _tell(choice, points)
+    problems = recording.problems
+    for at, moment in enumerate(recording.moments()):
+        if at in wanted:
+            yield moment.report()
+        if at >= wanted[-1]:
+            break
+    recording.problems = problems  # this time it was not read to its end
+
+
+def _last(recording: Recording) -> Report:
+    last = None
+    for moment in recording.moments():
+        last = moment
+    if last is None:
+        raise _empty(recording)
+    said = f"report {last.number} of {printable(str(recording.path))}, {local(last.time)}"
+    notify(said if last.is_final or not recording.problems else f"{said}, the last one that it has")
+    return last.report()
+
+
+def _points(recording: Recording) -> list[Point]:
+    points = [
+        Point(one.number, one.time, one.elapsed_s, one.outstanding_bytes)
+        for one in recording.moments()
+    ]
+    if not points:
+        raise _empty(recording)
+    return points
+
+
+def _empty(recording: Recording) -> NotReadableError:
+    why = "; ".join(recording.problems)
+    return NotReadableError(
+        f"{printable(str(recording.path))} has no report" + (f": {why}" if why else ""),
+        "record for longer than one INTERVAL",
+    )
+
+
+def _where(points: list[Point], at: int) -> str:
+    return f"report {points[at].number} ({local(points[at].time)})"
+
+
+def _tell(choice: Choice, points: list[Point]) -> None:
+    point = points[choice.at]
+    said = f"report {point.number} of {points[-1].number}, {local(point.time)}"
+    notify(f"{said}: {choice.said}" if choice.said else said)
+
+
+def _show_marks(recording: Recording, options: ShowOptions, output: Output) -> None:
+    """All marks, a line each."""
+    for _ in recording.moments():
+        pass
+    if options.format == "json":
+        lines = [
+            json_line(
+                {
+                    "schema": MARK,
+                    "name": mark.name,
+                    "time": f"{mark.time:%Y-%m-%dT%H:%M:%SZ}",
+                    "elapsed_s": mark.elapsed_s,
+                    "report": mark.report,
+                }
+            )
+            for mark in recording.marks
+        ]
+    else:
+        lines = [
+            f"{local(mark.time)}  {units.elapsed(mark.elapsed_s):>8}  report {mark.report:<6}  "
+            f"{mark.name}\n"
+            for mark in recording.marks
+        ]
+    if not lines:
+        notify("the recording has no marks")
+    reporter = create_reporter("text", output.stream, sys.stderr)
+    reporter.write("".join(lines))
