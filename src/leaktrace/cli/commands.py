@@ -89,5 +89,6 @@ COMMANDS = _Commands(
     maps=_Entry(
         "leaktrace.cli.maps", "Show what a process holds by kind of memory, and its growth."
     ),
+    mark=_Entry("leaktrace.cli.mark", "Name this moment in a recording that is being written."),
     show=_Entry("leaktrace.cli.show", "Show the reports of a recording (--record)."),
 )

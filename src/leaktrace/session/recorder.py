@@ -30,6 +30,7 @@ class Recorder:
         self._file = file
         self._lines = LineFile(file, options.record.path)
         self._writer: RecordingWriter | None = None
+        self._mark: str | None = None
         self._missed = 0
         self._is_failing = False
 
@@ -51,6 +52,9 @@ class Recorder:
     def report(self, report: Report) -> None:
         """Record a report with all its sites."""
         assert self._writer is not None and self._options.record is not None
+        if self._mark is not None:
+            self._write_mark(self._mark, report)
+            self._mark = None
         try:
             self._writer.report(report if self._options.record.contents else _bare(report))
         except OSError as error:
@@ -61,8 +65,11 @@ class Recorder:
                 notify(f"the recording {self._shown} is written again")
             self._is_failing = False
 
-    def mark(self, name: str, report: Report) -> None:
-        """Record a mark, before its report."""
+    def next_is_marked(self, name: str) -> None:
+        """The next report is made for a mark."""
+        self._mark = name
+
+    def _write_mark(self, name: str, report: Report) -> None:
         assert self._writer is not None
         try:
             self._writer.mark(name, report.time, report.elapsed_s, report.number)

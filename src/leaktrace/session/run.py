@@ -14,7 +14,7 @@ from dataclasses import replace
 from leaktrace import units
 from leaktrace.analysis.top_sites import with_top
 from leaktrace.errors import NothingTracedError
-from leaktrace.model import TARGET_ENDED, Cost, TargetInfo
+from leaktrace.model import TARGET_ENDED, Cost, Report, TargetInfo
 from leaktrace.notices import hint, notify
 from leaktrace.options import (
     KernelOptions,
@@ -30,6 +30,7 @@ from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import Output, Reporter, create_reporter, open_output
 from leaktrace.session.conclusion import Conclusion
+from leaktrace.session.marks import MarkRequests
 from leaktrace.session.overhead import OverheadLimit
 from leaktrace.session.recorder import Recorder, opened_recorder
 from leaktrace.targets.process import Process
@@ -164,6 +165,7 @@ class Run:
         self._command = command
         self._limit = limit
         self._recorder = recorder
+        self._marks: MarkRequests | None = None
         self._cost: Cost | None = None
         self._calls_left = _CALLS_AFTER_SIGNAL
         self._unprinted = 0  # traced calls that were taken out of their buffer and not printed
@@ -183,7 +185,12 @@ class Run:
         notify(f"tracing {_subject(info)}: {hooked}; {_schedule(self._asked)}")
         if self._recorder is not None:
             self._recorder.begin(info)
-        reason = self._report_at_intervals(meter)
+            self._marks = MarkRequests()
+        try:
+            reason = self._report_at_intervals(meter)
+        finally:
+            if self._marks is not None:
+                self._marks.close()
         if reason is not None:
             # Events may have arrived since the loop last read them.
             self._pump()
@@ -204,7 +211,8 @@ class Run:
             end, probes = self._tracer.end_fileno(), self._tracer.probes_fileno()
             descriptors += [one for one in (end, probes) if one is not None]
             signals = self._interrupts.filenos()
-            for descriptor in (*signals, *descriptors):
+            asked = [] if self._marks is None else self._marks.filenos()
+            for descriptor in (*signals, *descriptors, *asked):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 look_s = self._tracer.next_look_s()
@@ -224,6 +232,9 @@ class Run:
                     return f"interrupted ({self._interrupts.received.name})"
                 if look_s is not None and time.monotonic() >= look_s:
                     self._tracer.look_again()
+                if self._marks is not None and readable.intersection(asked):
+                    self._cost = meter.measure()
+                    self._marks.answer(self._mark)
                 if time.monotonic() >= due_s:
                     intervals += 1
                     # A report that took longer than an interval does not shorten the next ones.
@@ -270,7 +281,15 @@ class Run:
             self._reporter.events(piece)
             left -= len(piece)
 
-    def _report(self, final_reason: str | None = None) -> None:
+    def _mark(self, name: str) -> int:
+        """Make a report for a mark. Returns its number."""
+        assert self._recorder is not None
+        self._recorder.next_is_marked(name)
+        report = self._report()
+        notify(f"marked as {name}: report {report.number}")
+        return report.number
+
+    def _report(self, final_reason: str | None = None) -> Report:
         report = self._reports.build(final_reason)
         self._conclusion.see(report)
         losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
@@ -279,6 +298,7 @@ class Run:
             self._recorder.report(report)
             report = with_top(report, self._asked.top)
         self._reporter.report(report)
+        return report
 
 
 def _subject(info: TargetInfo) -> str:

@@ -1,0 +1,150 @@
+"""Marks in a recording: named moments, which others ask for while it is written.
+
+`leaktrace mark NAME` sends the name to a Unix socket in the abstract namespace, whose name has the
+process id of the leaktrace that records. Nothing is left behind when that is killed. Only the same
+user and root are answered: the kernel says who is at the other end (SO_PEERCRED, unix(7)). SIGUSR2
+makes a mark that has a number for a name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from leaktrace.errors import LeaktraceError, TargetAccessError, TargetError
+from leaktrace.notices import hint, notify
+from leaktrace.own.signal_file import SignalFile
+from leaktrace.printable import printable
+
+_PREFIX = "leaktrace-recording-"
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_LONGEST_NAME = 200  # characters
+_LONGEST_MESSAGE = 4 * _LONGEST_NAME + 64  # bytes
+_ASKER_S = 1.0  # the one that asks writes at once
+_ANSWER_S = 600.0  # a report may take long
+_HOW = "start one with --record FILE"
+
+
+class MarkRequests:
+    """Requests of marks, for as long as a recording is written."""
+
+    def __init__(self) -> None:
+        self._signal = SignalFile(signal.SIGUSR2)
+        self._socket = _listening()
+        self._count = 0
+
+    def filenos(self) -> list[int]:
+        """Readable when somebody asks for a mark."""
+        files = [self._signal.fileno()]
+        return files if self._socket is None else [*files, self._socket.fileno()]
+
+    def answer(self, mark: Callable[[str], int]) -> None:
+        """Make the marks that were asked for. `mark` makes one, and returns the number of its
+        report."""
+        if self._signal.take():
+            self._count += 1
+            mark(f"mark-{self._count}")
+        while self._socket is not None:
+            try:
+                asker, _ = self._socket.accept()
+            except OSError:  # nobody asks
+                return
+            with asker, contextlib.suppress(OSError):
+                self._answer_one(asker, mark)
+
+    def _answer_one(self, asker: socket.socket, mark: Callable[[str], int]) -> None:
+        asker.settimeout(_ASKER_S)
+        if not _is_trusted(asker):
+            return
+        name = asker.recv(_LONGEST_MESSAGE).decode("utf-8", "surrogateescape")
+        if name:
+            asker.send(str(mark(printable(name, _LONGEST_NAME))).encode())
+
+    def close(self) -> None:
+        self._signal.close()
+        if self._socket is not None:
+            self._socket.close()
+
+
+def send_mark(name: str, pid: int | None) -> int:
+    """Ask the leaktrace of this process id for a mark; None: the only one that records. Returns the
+    number of its report. Raises LeaktraceError."""
+    recording = _recording()
+    if pid is None:
+        if not recording:
+            raise TargetError("no leaktrace is recording here", _HOW)
+        if len(recording) > 1:
+            pids = ", ".join(str(one) for one in recording)
+            raise TargetError(
+                f"several are recording: {pids}", f"name one: leaktrace mark NAME -p {recording[0]}"
+            )
+        pid = recording[0]
+    elif pid not in recording:
+        others = f"; recording here: {', '.join(map(str, recording))}" if recording else ""
+        raise TargetError(f"process {pid} is no leaktrace that is recording{others}", _HOW)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.settimeout(_ANSWER_S)
+        try:
+            asking.connect(_address(pid))
+            if not _is_trusted(asking, pid):
+                raise TargetError(
+                    f"{pid} is not the process that answers for it: somebody else took its name",
+                    f"send the signal instead: kill -USR2 {pid}",
+                )
+            asking.send(name.encode("utf-8", "surrogateescape"))
+            answer = asking.recv(_LONGEST_MESSAGE)
+        except TimeoutError:
+            raise LeaktraceError(
+                f"leaktrace {pid} has not answered for {_ANSWER_S:g} s", "is it stopped?"
+            ) from None
+        except OSError as error:
+            raise TargetError(
+                f"can't ask leaktrace {pid} for a mark: {error.strerror}", "it may have ended"
+            ) from None
+    if not answer.isdigit():
+        raise TargetAccessError(
+            f"leaktrace {pid} has made no mark: it ended, or it is another user's",
+            "run as the user that it runs as, or as root",
+        )
+    return int(answer)
+
+
+def _listening() -> socket.socket | None:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listening.setblocking(False)
+        listening.bind(_address(os.getpid()))
+        listening.listen(8)
+    except OSError as error:
+        listening.close()
+        notify(f"leaktrace mark can't reach this recording: {error.strerror}")
+        hint(f"kill -USR2 {os.getpid()} makes a mark without a name")
+        return None
+    return listening
+
+
+def _address(pid: int) -> str:
+    return f"\0{_PREFIX}{pid}"
+
+
+def _recording() -> list[int]:
+    """The process ids in the names of all such sockets."""
+    try:
+        lines = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    names = {line.rpartition(" ")[2] for line in lines}
+    pids = (one.removeprefix(f"@{_PREFIX}") for one in names if one.startswith(f"@{_PREFIX}"))
+    return sorted(int(pid) for pid in pids if pid.isascii() and pid.isdecimal() and len(pid) < 10)
+
+
+def _is_trusted(other: socket.socket, pid: int | None = None) -> bool:
+    """Whether this user or root is at the other end. `pid`: as which process."""
+    found = other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    other_pid, user, _ = _CREDENTIALS.unpack(found)
+    return user in (0, os.geteuid()) and pid in (None, other_pid)
