@@ -31,9 +31,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, compiled: Compiler) -> 
         command = ["gcc", *COMMON_FLAGS, include, f"-DSESSIONS={sessions}"]
         subprocess.run([*command, str(source), "-o", str(build / "compared")], check=True)
         recording = folder / f"v{number}.rec"
-        outcome = run_leaktrace(
-            "-o", "0", "-T", "1000", "-f", "json", "--output", recording, "-c", build / "compared"
-        )
+        outcome = run_leaktrace("-o", "0", "--record", recording, "-c", build / "compared")
         assert outcome.exit_code == 0, outcome.stderr
         assert f"open_session {500 * sessions} {sessions}" in outcome.stdout
         made.append(recording)

@@ -10,6 +10,7 @@ import click
 from leaktrace.cli.commands import SETTINGS, Command
 from leaktrace.cli.one_target import output_option
 from leaktrace.cli.values import WholeNumber
+from leaktrace.cli.views import view_asked, view_options
 from leaktrace.errors import UsageError
 from leaktrace.options import ShowOptions
 from leaktrace.report import FORMATS
@@ -67,9 +68,11 @@ class ShowCommand(Command):
     type=click.Choice([*FORMATS, *EXPORTS]),
     default="text",
     show_default=True,
+    metavar="FORMAT",
     help="; ".join(_SUMMARIES) + ".",
 )
 @output_option
+@view_options
 def command(
     *,
     recording: Path,
@@ -81,6 +84,11 @@ def command(
     full_stacks: bool,
     format_name: str,
     output: Path | None,
+    by: str | None,
+    quantity: str,
+    focus: str | None,
+    ignore: str | None,
+    min_share: float,
 ) -> int:
     """Show the reports of a recording.
 
@@ -106,5 +114,14 @@ def command(
             full_stacks=full_stacks,
             format=format_name,
             output=None if output == Path("-") else output,
-        )
+        ),
+        view_asked(
+            by=by,
+            quantity=quantity,
+            focus=focus,
+            ignore=ignore,
+            min_share=min_share,
+            top=top,
+            format_name=format_name,
+        ),
     )

@@ -13,6 +13,7 @@ from leaktrace.analysis.views.filters import site_filter
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction
 from leaktrace.errors import UsageError
+from leaktrace.report.export import EXPORTS
 from leaktrace.report.view_reporter import ViewOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -64,20 +65,40 @@ def view_options(command: _Command) -> _Command:
     return by_option(quantity_option(filter_options(least_share(command))))
 
 
-def view_asked(asked: dict[str, Any], top: int) -> ViewOptions | None:
-    """How reports are to be seen; None: as usual. Raises UsageError for a bad expression."""
-    given = click.get_current_context().get_parameter_source
-    names = ("by", "quantity", "focus", "ignore", "min_share")
-    if all(given(name) is not ParameterSource.COMMANDLINE for name in names):
+def view_asked(
+    *,
+    by: str | None,
+    quantity: str,
+    focus: str | None,
+    ignore: str | None,
+    min_share: float,
+    top: int | None,
+    format_name: str,
+) -> ViewOptions | None:
+    """How reports are to be seen; None: as usual. Raises UsageError for a bad expression, and for
+    options that don't go together."""
+    given = [name for name in ("by", "quantity", "focus", "ignore", "min_share") if _is_given(name)]
+    if not given:
         return None
-    by: str = asked["by"] or Grouping.SITE.value
+    own = ("text", "json")
+    exported = {"focus", "ignore", *(["quantity"] if format_name == "folded" else [])}
+    refused = [name for name in given if name not in exported]
+    if format_name not in own and (refused or format_name not in EXPORTS):
+        option = f"--{(refused or given)[0].replace('_', '-')}"
+        raise UsageError(f"-f {format_name} has no {option}", "use -f text or json")
+    by = by or Grouping.SITE.value
     is_tree = by in tuple(Direction)
-    if not is_tree and given("min_share") is ParameterSource.COMMANDLINE:
+    if "min_share" in given and not is_tree:
         raise UsageError("--min-share is for trees", "add --by tree, or --by callers")
     return ViewOptions(
         Direction(by) if is_tree else Grouping(by),
-        Quantity(asked["quantity"]),
-        site_filter(asked["focus"], asked["ignore"]),
-        top,
-        asked["min_share"] / 100,
+        Quantity(quantity),
+        site_filter(focus, ignore) if focus is not None or ignore is not None else None,
+        top or ViewOptions.top,
+        min_share / 100,
     )
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE

@@ -8,12 +8,15 @@ flamegraph  an HTML page: red has grown, blue has shrunk
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 from leaktrace.analysis.comparing.as_report import difference_report
 from leaktrace.analysis.comparing.changes import Diff
 from leaktrace.printable import printable
+from leaktrace.report.diff_notes import notes
 from leaktrace.report.export import EXPORTS, ExportOptions
 
 # Those of `EXPORTS` that can show differences, with a line for --help.
@@ -33,9 +36,7 @@ def write_diff(name: str, diff: Diff, names: tuple[str, str], output: BinaryIO) 
         case "folded":
             _write_folded(diff, output)
         case "pprof":
-            export = EXPORTS["pprof"].create(ExportOptions(diff.quantity))
-            export.add(difference_report(diff))
-            export.write(output)
+            _write_pprof(diff, names, output)
         case _:
             _write_flame_graph(diff, names, output)
 
@@ -60,6 +61,22 @@ def _write_folded(diff: Diff, output: BinaryIO) -> None:
             figures[stack] = base + change.base_value, new + change.new_value
     lines = "".join(f"{stack} {base} {new}\n" for stack, (base, new) in figures.items())
     output.write(lines.encode())
+
+
+def _write_pprof(diff: Diff, names: tuple[str, str], output: BinaryIO) -> None:
+    export = EXPORTS["pprof"].create(ExportOptions(diff.quantity))
+    export.add(difference_report(diff))
+    content = io.BytesIO()
+    export.write(content)
+    from leaktrace.report.export.pprof_schema import new_profile  # noqa: PLC0415 (needs protobuf)
+
+    profile = new_profile()
+    profile.ParseFromString(gzip.decompress(content.getvalue()))
+    base, new = names
+    for comment in (f"figures are differences: {new} less {base}", *notes(diff)):
+        profile.comment.append(len(profile.string_table))
+        profile.string_table.append(printable(comment))
+    output.write(gzip.compress(profile.SerializeToString(), compresslevel=6, mtime=0))
 
 
 def _write_flame_graph(diff: Diff, names: tuple[str, str], output: BinaryIO) -> None:

@@ -141,13 +141,15 @@ def _explained(part: PartDiff) -> str:
         if abs(explained) >= _MOST_OF_IT * abs(part.difference):
             break
     share = units.share(abs(explained), abs(part.difference))
-    count = "one site" if len(named) == 1 else f"{len(named)} sites"
-    verb = "explains" if len(named) == 1 else "explain"
     where = _where(named[0])
+    if share and abs(explained) < _MOST_OF_IT * abs(part.difference):
+        first = units.share(abs(named[0].difference), abs(part.difference))
+        at = f" ({where})" if where else ""
+        return f": spread over {len(same):,} sites, of which the first{at} explains {first}"
+    count = "one site" if len(named) == 1 else f"{len(named)} sites"
     if share:
-        first = f", {where}" if where else ""
-        if len(named) > 1 and where:
-            first = f", the first {where}"
+        verb = "explains" if len(named) == 1 else "explain"
+        first = f", {'the first ' if len(named) > 1 else ''}{where}" if where else ""
         return f": {count} {verb} {share} of it{first}"
     quantity = part.new.quantity
     changed = difference_in_words(explained, quantity)

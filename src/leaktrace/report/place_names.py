@@ -68,11 +68,10 @@ def place_object(place: Place) -> dict[str, Any]:
     return shown
 
 
-def value_in_words(value: int, quantity: Quantity) -> str:
-    """Such as "12.0 MiB", "12.0 MiB/h", "12,288"."""
-    if not quantity.is_bytes:
-        return units.number(value)
-    return units.size(value) + ("/h" if quantity is Quantity.GROWTH else "")
+def value_in_words(value: int, quantity: Quantity, *, is_counted: bool = False) -> str:
+    """Such as "12.0 MiB", "12.0 MiB/h", "12,288". `is_counted`: of objects without sizes."""
+    per = "/h" if quantity is Quantity.GROWTH else ""
+    return (units.size(value) if quantity.is_bytes and not is_counted else f"{value:,}") + per
 
 
 def difference_in_words(value: int, quantity: Quantity) -> str:
@@ -80,8 +79,9 @@ def difference_in_words(value: int, quantity: Quantity) -> str:
     return units.size_change(value) if quantity.is_bytes else f"{value:+,}"
 
 
-def unit_of(quantity: Quantity) -> str:
-    """For JSON: "bytes", "blocks" or "bytes_per_hour"."""
+def unit_of(quantity: Quantity, *, is_counted: bool = False) -> str:
+    """For JSON: "bytes", "blocks", "bytes_per_hour" or "blocks_per_hour". `is_counted`: of objects
+    without sizes."""
     if quantity is Quantity.GROWTH:
-        return "bytes_per_hour"
+        return "blocks_per_hour" if is_counted else "bytes_per_hour"
     return "bytes" if quantity.is_bytes else "blocks"

@@ -65,7 +65,7 @@ def tree_object(tree: Tree, least_share: float) -> Object:
 def _selection(selection: Selection) -> Object:
     return {
         "quantity": selection.quantity.value,
-        "unit": unit_of(selection.quantity),
+        "unit": unit_of(selection.quantity, is_counted=selection.report.is_counted),
         "shown": selection.shown,
         "total": selection.total,
         "shown_sites": len(selection.sites),

@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from leaktrace import units
+from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.groups import Row, Selection, View
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction, Folded, Line, Node, Tree
@@ -36,7 +37,7 @@ _LEAST_NAME = 20
 def view_lines(view: View, top: int, width: int) -> Iterator[Text]:
     """The first `top` groups, and what the others have; lines of at most `width` cells."""
     selection = view.selection
-    what = f"{selection.quantity.in_words} by {view.grouping.value}"
+    what = f"{_title(selection)} by {view.grouping.value}"
     yield from _heading(selection, what, width)
     for note in view.notes:
         yield from wrapped("note: ", note, width, "yellow")
@@ -59,7 +60,7 @@ def view_lines(view: View, top: int, width: int) -> Iterator[Text]:
 def tree_lines(tree: Tree, least_share: float, width: int) -> Iterator[Text]:
     """The nodes of at least this share (0 to 1). A node and its only one below are on one line."""
     selection = tree.selection
-    yield from _heading(selection, f"{selection.quantity.in_words} {_WAYS[tree.direction]}", width)
+    yield from _heading(selection, f"{_title(selection)} {_WAYS[tree.direction]}", width)
     yield Text()
     lines = tree.lines(least_share)
     if not lines:
@@ -109,7 +110,14 @@ def _heading(selection: Selection, what: str, width: int) -> Iterator[Text]:
 
 
 def _value(value: int, selection: Selection) -> str:
-    return about(selection.report) + value_in_words(value, selection.quantity)
+    report = selection.report
+    return about(report) + value_in_words(value, selection.quantity, is_counted=report.is_counted)
+
+
+def _title(selection: Selection) -> str:
+    if selection.quantity is Quantity.GROWTH and selection.report.is_counted:
+        return "growth per hour"
+    return selection.quantity.in_words
 
 
 def _has_one_column(grouping: Grouping) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from leaktrace import units
 from leaktrace.analysis.top_sites import with_top
+from leaktrace.analysis.views.filters import filtered
 from leaktrace.errors import OutputError, UsageError
 from leaktrace.model import Report
 from leaktrace.notices import notify
@@ -20,30 +21,42 @@ from leaktrace.recording.streams import NotReadableError
 from leaktrace.report import Output, create_reporter, open_output
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.json_lines import json_line
+from leaktrace.report.view_reporter import ViewOptions, ViewReporter
 
 
-def run_show(options: ShowOptions) -> int:
-    """Returns the exit code, 0. Raises LeaktraceError."""
+def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
+    """`view`: how sites are seen, if not as usual. Returns the exit code, 0.
+
+    Raises LeaktraceError.
+    """
     recording = read_recording(options.recording)
     export = EXPORTS.get(options.format)
     with open_output(options.output) as output:
         if options.marks:
             _show_marks(recording, options, output)
         elif export is None:
-            _show(recording, options, output)
+            _show(recording, options, output, view)
         else:
             if export.is_binary and output.stream.isatty():
                 raise UsageError(
                     f"{options.format} is binary: it can't be shown on a terminal",
                     "name a file: --output FILE",
                 )
-            _export(recording, options, output)
+            _export(recording, options, output, view or ViewOptions())
     for problem in recording.problems:
         notify(problem)
     return 0
 
 
-def _show(recording: Recording, options: ShowOptions, output: Output) -> None:
+def _show(
+    recording: Recording, options: ShowOptions, output: Output, view: ViewOptions | None
+) -> None:
+    if view is not None:
+        is_json = options.format == "json"
+        views = ViewReporter(view, output.stream, sys.stderr, is_json=is_json)
+        for report in _reports(recording, options):
+            views.report(report)
+        return
     reporter = create_reporter(options.format, output.stream, sys.stderr)
     is_first = True
     for report in _reports(recording, options):
@@ -55,15 +68,16 @@ def _show(recording: Recording, options: ShowOptions, output: Output) -> None:
     reporter.end()
 
 
-def _export(recording: Recording, options: ShowOptions, output: Output) -> None:
+def _export(recording: Recording, options: ShowOptions, output: Output, view: ViewOptions) -> None:
     """A file of another tool, of all sites unless fewer are asked for."""
-    export = EXPORTS[options.format].create(ExportOptions())
+    export = EXPORTS[options.format].create(ExportOptions(view.quantity))
     has_time = EXPORTS[options.format].has_time and options.at == "last"
     asked = options
     if has_time and options.first is None and options.last is None:
         asked = replace(options, first="first")  # it shows what happens over time: all of it
     for report in _reports(recording, asked):
-        export.add(report if options.top is None else with_top(report, options.top))
+        shown = report if view.filter is None else filtered(report, view.filter)
+        export.add(shown if options.top is None else with_top(shown, options.top))
     output.stream.flush()
     try:
         export.write(output.stream.buffer)

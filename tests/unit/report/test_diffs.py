@@ -23,7 +23,7 @@ from leaktrace.analysis.views.filters import site_filter
 from leaktrace.analysis.views.groups import select, view
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction, tree
-from leaktrace.model import Frame, Report, Site, Stack, Total
+from leaktrace.model import Frame, PairInfo, Report, Site, Stack, Total
 from leaktrace.report.diff_json import diff_object
 from leaktrace.report.diff_text import diff_lines
 from leaktrace.report.generations_json import generations_object
@@ -156,6 +156,16 @@ def test_growth_that_others_offset_is_said_as_such() -> None:
     assert "-7.6 MiB at others" in text
 
 
+def test_growth_everywhere_is_said_as_such() -> None:
+    """Five sites that explain next to nothing would not be worth naming."""
+    sites = [replace(PARSE_SITE, id=f"{number:016x}", bytes=1000) for number in range(40)]
+    later = [replace(site, bytes=2000) for site in sites]
+    text = " ".join(diff_text(compare(report_of(*sites), report_of(*later), same_run=True)))
+    assert "spread over 40 sites, of which the first (copy_token token.h:12) explains" in (
+        " ".join(text.split())
+    )
+
+
 def test_other_samples_are_said() -> None:
     other = replace(LATER, sample_bytes=1 << 19, error=Total(1, 1))
     text = " ".join(diff_text(compare(BASE, other)))
@@ -176,6 +186,8 @@ def _profile(diff: Diff) -> tuple[list[str], dict[str, list[int]]]:
     profile = new_profile()
     profile.ParseFromString(gzip.decompress(output.getvalue()))
     text = profile.string_table
+    comments = [text[one] for one in profile.comment]
+    assert f"figures are differences: {NAMES[1]} less {NAMES[0]}" in comments
     functions = {one.id: text[one.name] for one in profile.function}
     locations = {
         one.id: [functions[line.function_id] for line in one.line] for one in profile.location
@@ -250,3 +262,13 @@ def test_reports_are_shown_by(by: Grouping | Direction) -> None:
     shown = json.loads(output.getvalue())
     schema("view-1").validate(shown)
     assert shown["sections"][0]["section"] == "pages"
+
+
+def test_growth_of_objects_without_sizes_has_no_bytes() -> None:
+    pair = PairInfo("open_session", "close_session")
+    counted = replace(BUSY, pair=pair, section="sessions", sections=())
+    selection = select(counted, Quantity.GROWTH)
+    lines = [line.plain for line in view_lines(view(selection, Grouping.FUNCTION), 5, 80)]
+    assert lines[0].startswith("sessions: growth per hour by function: 377,487,360/h")
+    assert not any("MiB" in line for line in lines)
+    assert view_object(view(selection, Grouping.FUNCTION), 5)["unit"] == "blocks_per_hour"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leaktrace.errors import UsageError
-from leaktrace.model import Frame, Site
+from leaktrace.model import Frame, Report, Site
 from leaktrace.own.time_limit import TimeIsUpError, cpu_limit
 from leaktrace.printable import printable
 
@@ -64,6 +64,19 @@ class SiteFilter:
             if (self.focus is None or any(map(searches[0].finds, site.stack.frames)))
             and not (self.ignore is not None and any(map(searches[1].finds, site.stack.frames)))
         ]
+
+
+def filtered(report: Report, chosen: SiteFilter) -> Report:
+    """The report with only the sites that pass, also in its sections. `site_count` and the totals
+    stay, so that formats say how many are missing. Raises UsageError as `kept` does."""
+    group = report.thread_stacks
+    return replace(
+        report,
+        sites=tuple(chosen.kept(report.sites)),
+        thread_stacks=group and replace(group, sites=tuple(chosen.kept(group.sites))),
+        sections=tuple(filtered(one, chosen) for one in report.sections),
+        other_memory=tuple(filtered(one, chosen) for one in report.other_memory),
+    )
 
 
 class _Search:
