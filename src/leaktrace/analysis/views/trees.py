@@ -19,6 +19,8 @@ from leaktrace.analysis.views.groups import Selection
 from leaktrace.analysis.views.places import Grouping, Place, places_of
 from leaktrace.model import Site
 
+_ROOTS_ALWAYS = 3
+
 
 class Direction(StrEnum):
     """The values are the words of the command line."""
@@ -66,10 +68,10 @@ class Tree:
 
     def lines(self, least_share: float) -> list[Line]:
         """The nodes that make up at least this share of what is shown (0 to 1), in the order of
-        the tree, the largest first."""
+        the tree, the largest first; of the roots, at least the largest three."""
         least = self.selection.shown * least_share
         lines: list[Line] = []
-        waiting = list(reversed(_level(self.roots.values(), 0, 0, least)))
+        waiting = list(reversed(_level(self.roots.values(), 0, 0, least, _ROOTS_ALWAYS)))
         while waiting:
             line = waiting.pop()
             lines.append(line)
@@ -105,10 +107,13 @@ def _roots(sites: Iterable[Site], quantity: Quantity, direction: Direction) -> d
     return roots
 
 
-def _level(nodes: Iterable[Node], depth: int, own: int, least: float) -> list[Line]:
-    """The lines of sibling nodes. `own`: what their parent has itself."""
+def _level(
+    nodes: Iterable[Node], depth: int, own: int, least: float, always: int = 0
+) -> list[Line]:
+    """The lines of sibling nodes. `own`: what their parent has itself; `always`: how many are
+    shown, however small."""
     ordered = sorted(nodes, key=lambda node: (-node.value, str(node.place)))
-    shown = [node for node in ordered if node.value >= least]
+    shown = [node for at, node in enumerate(ordered) if node.value >= least or at < always]
     is_only = len(ordered) == 1 and not own
     lines = [Line(depth, node, is_only) for node in shown]
     rest = ordered[len(shown) :]

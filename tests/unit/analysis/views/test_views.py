@@ -16,7 +16,7 @@ from leaktrace.analysis.views.groups import select, view
 from leaktrace.analysis.views.places import UNKNOWN, Grouping, Place
 from leaktrace.analysis.views.trees import Direction, Folded, Node, tree
 from leaktrace.errors import UsageError
-from leaktrace.model import Report
+from leaktrace.model import Frame, Report, Stack
 
 quantities = st.sampled_from(Quantity)
 
@@ -71,7 +71,18 @@ def test_trees_add_up(
                 break
             below += other.node.value if other.depth == line.depth + 1 else 0
         assert line.node.own + below == line.node.value
-        assert line.node.value >= selection.shown * least
+        assert line.node.value >= selection.shown * least or line.depth == 0
+
+
+def test_the_largest_roots_are_shown_however_small() -> None:
+    sites = [
+        replace(PARSE_SITE, bytes=100 + number, stack=Stack((Frame(number, f"f{number}"),)))
+        for number in range(200)
+    ]
+    lines = tree(select(replace(BUSY, sites=tuple(sites)), Quantity.IN_USE), Direction.TREE)
+    nodes = [line.node for line in lines.lines(0.01)]
+    assert [node.value for node in nodes[:3]] == [299, 298, 297]
+    assert nodes[3:] == [Folded(197, sum(range(100, 297)))]
 
 
 @given(reports())
