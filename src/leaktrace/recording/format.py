@@ -30,6 +30,11 @@ END = "leaktrace/end/1"
 HISTOGRAMS = ("lived", "sizes")
 # What a growth is the change of. It is written only if it is another number.
 GROWTHS = (("growth_bytes", "bytes"), ("growth_count", "count"))
+# What is freed is usually what was allocated and is not held: only otherwise it is written.
+FREED = (
+    ("freed_bytes", "allocated_bytes", "bytes"),
+    ("freed_count", "allocated_count", "count"),
+)
 # What no line of a recording is longer than.
 LONGEST_LINE = 32 << 20
 # How many of the first sites keep exactly the place that they had.
@@ -71,6 +76,12 @@ def usual_order(sites: Mapping[int, Object], sort: str) -> list[int]:
     or grows comes first, the fastest first; then the largest."""
     key = _ORDERS.get(sort, _by_verdict)
     return sorted(sites, key=lambda number: (*key(sites[number]), number))
+
+
+def usually_freed(site: Object, allocated: str, held: str) -> int | None:
+    """What a site has freed, if nothing else is known of it."""
+    whole, kept = site.get(allocated), site.get(held)
+    return whole - kept if type(whole) is int and type(kept) is int else None
 
 
 def first_of(order: Iterable[int], usual: Iterable[int], top: int) -> list[int] | None:

@@ -14,9 +14,11 @@ from leaktrace.printable import printable
 from leaktrace.recording.changes import SiteState
 from leaktrace.recording.fields import Fields, MalformedError, parsed_object
 from leaktrace.recording.format import (
+    FREED,
     RECORDING,
     Object,
     site_lists,
+    usually_freed,
 )
 from leaktrace.recording.report_values import report_from, time_from
 from leaktrace.recording.site_values import site_from, stack_from
@@ -273,6 +275,9 @@ class _Reading:
 def _as_json(site: Object) -> Object:
     """A site as it is in a report of `--format json`, but for what depends on the time."""
     shown = {key: value for key, value in site.items() if key != "lived"}
+    for freed, allocated, held in FREED:
+        if freed not in shown:
+            shown[freed] = usually_freed(site, allocated, held)
     if "lived" in site:
         lived = Fields(site, "a site").counts("lived")
         try:

@@ -6,15 +6,27 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from leaktrace.model import Report, Site, Stack
 from leaktrace.printable import printable
 from leaktrace.recording.changes import SiteChanges
-from leaktrace.recording.format import CHANGES, END, MARK, RECORDING, STACK, Object, site_lists
+from leaktrace.recording.format import (
+    CHANGES,
+    END,
+    FREED,
+    MARK,
+    RECORDING,
+    STACK,
+    Object,
+    site_lists,
+    usually_freed,
+)
 from leaktrace.recording.streams import LineFile
 from leaktrace.report.json_lines import report_object
 from leaktrace.report.json_sites import site_object, stack_object
 
+_FEW_STACKS = 10_000
 _LONGEST_MARK = 200  # characters of a name
 
 
@@ -36,10 +48,12 @@ class RecordingWriter:
         self._file = file
         self._info = info
         self._has_begun = False
-        self._stacks: dict[Stack, int] = {}
+        self._numbers: dict[Stack, int] = {}  # of the stacks that were written
+        self._written: set[int] = set()
+        self._last_of: dict[str, tuple[Stack, int]] = {}  # by site id, in the last report
         self._stack_count = 0
         self._new_stacks: list[Object] = []
-        self._used: dict[Stack, int] = {}
+        self._used: dict[int, Stack] = {}
         self._lists: dict[str, SiteChanges] = {}
         self._is_first = True
         self._missed = 0  # reports that could not be written since the last one that was
@@ -82,7 +96,8 @@ class RecordingWriter:
 
     def _start_over(self) -> None:
         """What the file has is what it had before."""
-        self._stacks, self._lists, self._is_first = {}, {}, True
+        self._numbers, self._written, self._last_of = {}, set(), {}
+        self._lists, self._is_first = {}, True
 
     def _header(self) -> Object:
         info = self._info
@@ -109,12 +124,24 @@ class RecordingWriter:
             changes = lists[name] = self._lists.get(name) or SiteChanges()
             part.update(changes.of(part["sites"], report.sort, report.top))
         self._lists = lists
-        self._stacks = self._used  # stacks that no site has any more are forgotten
+        if len(self._written) > 2 * len(self._used) + _FEW_STACKS:
+            self._forget_unused()
         return whole
+
+    def _forget_unused(self) -> None:
+        """Stacks that no site has any more; they are written again if one has."""
+        self._numbers = {stack: number for number, stack in self._used.items()}
+        self._written = set(self._used)
+        self._last_of = {
+            site: known for site, known in self._last_of.items() if known[1] in self._written
+        }
 
     def _site(self, site: Site, elapsed_ns: int) -> Object:
         """A site with absolute times and the number of its stack."""
-        shown = site_object(site, self._stack)
+        shown = site_object(site, partial(self._stack, site.id))
+        for freed, allocated, held in FREED:
+            if shown[freed] == usually_freed(shown, allocated, held):
+                del shown[freed]
         del shown["oldest_ms"], shown["newest_ms"]
         if site.oldest_ns is not None:
             shown["oldest_at_ns"] = elapsed_ns - site.oldest_ns
@@ -129,17 +156,25 @@ class RecordingWriter:
             example["at_ns"] = elapsed_ns - one.age_ns
         return shown
 
-    def _stack(self, stack: Stack) -> Object:
-        number = self._used.get(stack)
+    def _stack(self, site_id: str, stack: Stack) -> Object:
+        """The number of a stack. Most are those of the report before, and to compare them with
+        these is faster than to hash all their frames."""
+        known = self._last_of.get(site_id)
+        if known is None or known[0] != stack or known[1] not in self._written:
+            known = stack, self._number_of(stack)
+        self._last_of[site_id] = known
+        self._used[known[1]] = known[0]
+        return {"stack": known[1]}
+
+    def _number_of(self, stack: Stack) -> int:
+        number = self._numbers.get(stack)
         if number is None:
-            number = self._stacks.get(stack)
-            if number is None:
-                number = self._stack_count
-                self._stack_count += 1
-                line = {"schema": STACK, "stack": number, **stack_object(stack)}
-                self._new_stacks.append(line)
-            self._used[stack] = number
-        return {"stack": number}
+            number = self._stack_count
+            self._stack_count += 1
+            self._numbers[stack] = number
+            self._written.add(number)
+            self._new_stacks.append({"schema": STACK, "stack": number, **stack_object(stack)})
+        return number
 
 
 def _lines(values: list[Object]) -> bytes:
