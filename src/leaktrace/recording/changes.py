@@ -77,8 +77,7 @@ def _entry(before: Object, now: Object) -> Object:
         if key not in before:
             changed[key] = value
         elif before[key] != value:
-            is_histogram = key in HISTOGRAMS and before[key] and value
-            changed[key] = _bins(before[key], value) if is_histogram else value
+            changed[key] = _bins(before[key], value) if key in HISTOGRAMS else value
     return changed
 
 

@@ -244,7 +244,7 @@ class _Reading:
     def _build(self, value: Object) -> Report:
         """The report, whose lists of sites are those that have become of them."""
         fields = Fields(value, "the report")
-        sort, elapsed_ns = fields.text("sort"), round(fields.number("elapsed_s") * 1e9)
+        sort, elapsed_ns = fields.text("sort"), fields.integer("elapsed_ns")
         sites: list[Site] = []
         for name, part in site_lists(value):
             own = self._sites(name, sort, elapsed_ns)

@@ -7,8 +7,9 @@ what was written before a kill or a full disk can be read. Sources: RFC 1952, RF
 from __future__ import annotations
 
 import contextlib
+import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import ModuleType
@@ -26,12 +27,17 @@ _ZSTD_WINDOW_BYTES = 128 << 20  # what a reader provides at most
 _PIECE = 1 << 18
 
 
-class _Compressor(Protocol):
-    """What zlib, zstandard and plain files have in common."""
+class _Compression(Protocol):
+    """One member, frame or plain piece of a file."""
 
-    def compress(self, data: bytes, /) -> bytes: ...
+    def add(self, data: bytes) -> bytes:
+        """What is to be written for these bytes, so that they can be read."""
 
-    def flush(self, mode: int = ..., /) -> bytes: ...
+    def end(self) -> bytes:
+        """What ends it after the last call of `add` whose bytes were written."""
+
+    def keep(self) -> None:
+        """The bytes of the last call of `add` were written."""
 
 
 class LineFile:
@@ -44,37 +50,33 @@ class LineFile:
     def __init__(self, file: FileIO, path: Path) -> None:
         """Raises EnvironmentUnfitError if a package is missing."""
         self._file = file
-        self._new = _compressor_of(path.suffix)
-        self._compressor: _Compressor | None = None
-        self._flush = _flush_mode(path.suffix)
-        self._written = 0
+        self._new = _compression_of(path.suffix)
+        self._compression: _Compression = self._new()
+        self._before = b""  # what ends the one before, and is not yet written
+        self.size_bytes = 0
 
     def write(self, lines: bytes) -> None:
         """Write lines, and flush them. Raises OSError; then none of them is written."""
-        compressor = self._compressor
-        if compressor is None:
-            compressor = self._compressor = self._new()
-        data = compressor.compress(lines) + compressor.flush(self._flush)
+        data = self._before + self._compression.add(lines)
         try:
             self._write_all(data)
         except OSError:
-            self._compressor = None
+            if not self._before:
+                self._before = self._compression.end()
+            self._compression = self._new()
             with contextlib.suppress(OSError):
-                self._file.truncate(self._written)
-                self._file.seek(self._written)
+                self._file.truncate(self.size_bytes)
+                self._file.seek(self.size_bytes)
             raise
-        self._written += len(data)
-
-    @property
-    def size_bytes(self) -> int:
-        """How large the file is."""
-        return self._written
+        self._before = b""
+        self._compression.keep()
+        self.size_bytes += len(data)
 
     def close(self) -> None:
         """Raises OSError."""
         try:
-            if self._compressor is not None:
-                self._write_all(self._compressor.flush())
+            if self.size_bytes:
+                self._write_all(self._before or self._compression.end())
         finally:
             self._file.close()
 
@@ -85,26 +87,68 @@ class LineFile:
 
 
 class _Plain:
-    def compress(self, data: bytes, /) -> bytes:
+    def add(self, data: bytes) -> bytes:
         return data
 
-    def flush(self, _mode: int = 0, /) -> bytes:
+    def end(self) -> bytes:
         return b""
 
+    def keep(self) -> None:
+        """There is nothing to keep."""
 
-def _compressor_of(suffix: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    if suffix == ".gz":
-        return lambda: zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
-    if suffix == ".zst":
+
+class _Gzip:
+    """A member of a gzip file, whose end can be made at each flush: RFC 1951, 3.2.4; RFC 1952."""
+
+    _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    _EMPTY_LAST_BLOCK = b"\x01\0\0\xff\xff"
+
+    def __init__(self) -> None:
+        self._deflate = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._check = self._next_check = (0, 0)  # CRC and size of what is in it
+        self._is_empty = True
+
+    def add(self, data: bytes) -> bytes:
+        crc, size = self._check
+        self._next_check = zlib.crc32(data, crc), (size + len(data)) & 0xFFFF_FFFF
+        flushed = self._deflate.compress(data) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        return (self._HEADER if self._is_empty else b"") + flushed
+
+    def keep(self) -> None:
+        self._check, self._is_empty = self._next_check, False
+
+    def end(self) -> bytes:
+        if self._is_empty:
+            return b""
+        return self._EMPTY_LAST_BLOCK + struct.pack("<II", *self._check)
+
+
+class _Zstandard:
+    """A frame, whose end can be made at each flush: RFC 8878, 3.1.1.2."""
+
+    _EMPTY_LAST_BLOCK = b"\x01\0\0"
+
+    def __init__(self) -> None:
         zstandard = _zstandard()
-        return lambda: zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
-    return _Plain
+        # Without a checksum, so that the end doesn't depend on what was not written.
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
+        self._compress = compressor.compressobj()
+        self._flush = int(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        self._is_empty = True
+
+    def add(self, data: bytes) -> bytes:
+        return bytes(self._compress.compress(data)) + bytes(self._compress.flush(self._flush))
+
+    def keep(self) -> None:
+        self._is_empty = False
+
+    def end(self) -> bytes:
+        return b"" if self._is_empty else self._EMPTY_LAST_BLOCK
 
 
-def _flush_mode(suffix: str) -> int:
-    if suffix == ".zst":
-        return int(_zstandard().COMPRESSOBJ_FLUSH_BLOCK)
-    return zlib.Z_SYNC_FLUSH
+def _compression_of(suffix: str) -> Callable[[], _Compression]:
+    known: dict[str, Callable[[], _Compression]] = {".gz": _Gzip, ".zst": _Zstandard}
+    return known.get(suffix, _Plain)
 
 
 def _zstandard() -> ModuleType:

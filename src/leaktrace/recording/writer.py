@@ -115,6 +115,7 @@ class RecordingWriter:
         self._used = {}
         whole = report_object(report, lambda site: self._site(site, elapsed_ns))
         whole["schema"] = CHANGES
+        whole["elapsed_ns"] = elapsed_ns  # what times of sites are compared with
         if self._is_first:
             whole["whole"] = True
         if self._missed:

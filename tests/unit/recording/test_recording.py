@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import json
+import random
+import resource
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from rendered_samples import REPORTS, rendered
+from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
+from written_recordings import INFO, write
 
-from leaktrace.model import Report
+from leaktrace.idle import IdleShare
+from leaktrace.model import Frame, Report, Site
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import LineFile
-from leaktrace.recording.writer import RecordingWriter, RunInfo
+from leaktrace.recording.writer import RecordingWriter
+from leaktrace.verdict import Lifetimes
 
-INFO = RunInfo("1.0", datetime(2026, 3, 1, 6, tzinfo=UTC), {"kernel": "6.1"}, {"pid": 1}, {})
 SUFFIXES = ["", ".gz", ".zst"]
-
-
-def write(path: Path, reports: Iterable[Report], *, ends: bool = True) -> None:
-    file = LineFile(io.FileIO(path, "w"), path)
-    writer = RecordingWriter(file, INFO)
-    writer.begin()
-    for report in reports:
-        writer.report(report)
-    if ends:
-        writer.end()
-        file.close()
 
 
 @pytest.mark.parametrize("format_name", ["text", "memleak", "json"])
@@ -68,3 +61,136 @@ def test_a_recording_that_was_cut_off(suffix: str, tmp_path: Path) -> None:
         assert problem.startswith("the recording was cut off")
         if length == len(whole):
             assert len(again) == len(expected)
+
+
+def random_reports(seed: int, count: int) -> list[Report]:
+    """Sites that come, change, go and come again; some have the same id."""
+    chooses = random.Random(seed)
+    template = REPORTS["busy"]
+    sites = list(template.sites)
+    reports: list[Report] = []
+    last: dict[int, Site] = {}
+    for number in range(1, count + 1):
+        elapsed_s = number * 5.0 + chooses.random()
+        now = []
+        for at in range(12):
+            if chooses.random() < 0.3:
+                continue
+            one = sites[at % len(sites)]
+            held, blocks = chooses.randrange(1, 1 << 20), chooses.randrange(1, 99)
+            changes = chooses.random() < 0.5 or at not in last
+            site = replace(
+                one,
+                id=f"{at % 9:016x}",
+                bytes=held,
+                count=blocks,
+                allocated_bytes=held + chooses.choice([0, 5]),
+                allocated_count=blocks,
+                freed_bytes=chooses.choice([0, 5]),
+                freed_count=0,
+                oldest_ns=chooses.randrange(1, 5 * 10**9),
+                newest_ns=chooses.choice([None, 1]),
+                lifetimes=Lifetimes(tuple(chooses.randrange(3) for _ in range(6))),
+                verdict=chooses.choice([None, one.verdict]),
+                idle=chooses.choice([None, IdleShare(4, 2, 100, 50)]),
+            )
+            last[at] = site if changes else last[at]
+            growth = chooses.choice([None, 0, chooses.randrange(-99, 99)])
+            now.append(replace(last[at], growth_bytes=growth))
+        chooses.shuffle(now)
+        time = template.time + timedelta(seconds=elapsed_s)
+        reports.append(
+            replace(
+                template,
+                time=time,
+                elapsed_s=elapsed_s,
+                number=number,
+                sites=tuple(now),
+                allocations=None,
+            )
+        )
+    return reports
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_sequence_of_reports_is_read_as_it_was(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "run.zst"
+    reports = random_reports(seed, 12)
+    write(path, reports)
+    again = [rendered("json", report) for report in read_recording(path).reports()]
+    assert again == [rendered("json", report) for report in reports]
+    # Reports that nobody asks for in between change nothing.
+    moments = list(enumerate(read_recording(path).moments()))
+    assert [moment.number for _, moment in moments] == [report.number for report in reports]
+    *_, last = (moment for _, moment in moments)
+    assert rendered("json", last.report()) == rendered("json", reports[-1])
+
+
+def test_an_unchanged_site_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    first = replace(REPORTS["quiet"], sites=REPORTS["busy"].sites, allocations=None)
+    aged = tuple(
+        replace(
+            site,
+            growth_bytes=0,
+            oldest_ns=None if site.oldest_ns is None else site.oldest_ns + 5 * 10**9,
+            newest_ns=None if site.newest_ns is None else site.newest_ns + 5 * 10**9,
+        )
+        for site in first.sites
+    )
+    later = replace(first, elapsed_s=first.elapsed_s + 5, number=first.number + 1, sites=aged)
+    write(path, [first, later])
+    *_, line, _end = (json.loads(line) for line in path.read_text().splitlines())
+    assert line["schema"] == "leaktrace/changes/1"
+    assert line["sites"] == []
+
+
+def test_a_stack_that_gets_names_later_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    (site, *_), report = REPORTS["busy"].sites, REPORTS["busy"]
+    nameless = replace(site.stack, frames=tuple(Frame(one.address) for one in site.stack.frames))
+    before = replace(report, sites=(replace(site, stack=nameless),), allocations=None)
+    after = replace(before, number=report.number + 1, sites=(site,))
+    write(path, [before, after])
+    stacks = [report.sites[0].stack for report in read_recording(path).reports()]
+    assert [stack.frames[0].function for stack in stacks] == [None, site.stack.frames[0].function]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_loses_only_the_reports_of_that_time(suffix: str, tmp_path: Path) -> None:
+    """The limit on the size of files stands for it (setrlimit(2))."""
+    path = tmp_path / f"run{suffix}"
+    reports = random_reports(5, 9)
+    file = LineFile(io.FileIO(path, "w"), path)
+    writer = RecordingWriter(file, INFO)
+    writer.begin()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for at, report in enumerate(reports):
+        if at in (3, 4, 7):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file.size_bytes + 60, limits[1]))
+            try:
+                with pytest.raises(OSError, match="too large"):
+                    writer.report(report)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        else:
+            writer.report(report)
+    writer.end()
+    file.close()
+    recording = read_recording(path)
+    again = [rendered("json", report) for report in recording.reports()]
+    kept = [report for at, report in enumerate(reports) if at not in (3, 4, 7)]
+    assert again == [rendered("json", report) for report in kept]
+    assert [problem.partition(":")[0] for problem in recording.problems] == [
+        "2 reports are missing after report 3",
+        "one report is missing after report 7",
+    ]
+
+
+def test_a_plain_stream_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "stream.json"
+    lines = [rendered("json", report) for report in REPORTS.values()]
+    path.write_text(lines[0] + rendered_events("json", *EVENTS) + "".join(lines[1:]))
+    recording = read_recording(path)
+    assert [rendered("json", report) for report in recording.reports()] == lines
+    assert recording.problems == []

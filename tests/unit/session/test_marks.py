@@ -1,0 +1,130 @@
+"""Marks: who may ask for one, and what is said if nobody can answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from leaktrace.errors import LeaktraceError
+from leaktrace.session import marks
+from leaktrace.session.marks import MarkRequests, send_mark
+
+
+@pytest.fixture(autouse=True)
+def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may record on this machine at the same time."""
+    monkeypatch.setattr(marks, "_PREFIX", f"leaktrace-test-{os.getpid()}-")
+
+
+@pytest.fixture
+def requests() -> Iterator[MarkRequests]:
+    with closing(MarkRequests()) as requests:
+        yield requests
+
+
+def answered(requests: MarkRequests, name: str, pid: int | None = None) -> list[object]:
+    """What `send_mark` returns, and the names of the marks that were made."""
+    found: list[object] = []
+    asking = threading.Thread(target=lambda: found.append(send_mark(name, pid)))
+    asking.start()
+    names: list[object] = []
+
+    def mark(name: str) -> int:
+        names.append(name)
+        return 17
+
+    while asking.is_alive():
+        requests.answer(mark)
+        time.sleep(0.001)
+    return [*found, *names]
+
+
+def test_a_mark_has_a_name_and_a_report(requests: MarkRequests) -> None:
+    assert answered(requests, "after login") == [17, "after login"]
+    assert answered(requests, "größe", os.getpid()) == [17, "größe"]
+
+
+def test_names_are_made_printable(requests: MarkRequests) -> None:
+    assert answered(requests, "\x1b[2J\n") == [17, "\\x1b[2J\\n"]
+    _, long = answered(requests, "x" * 700)
+    assert len(str(long)) == 200
+
+
+def test_the_signal_makes_marks_with_numbers(requests: MarkRequests) -> None:
+    names: list[str] = []
+
+    def mark(name: str) -> int:
+        names.append(name)
+        return 1
+
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        requests.answer(mark)
+    requests.answer(mark)
+    assert names == ["mark-1", "mark-2"]
+
+
+def test_afterwards_the_signal_is_what_it_was() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    requests = MarkRequests()
+    os.kill(os.getpid(), signal.SIGUSR2)  # would end this process if it was delivered
+    requests.close()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_nobody_records() -> None:
+    with pytest.raises(LeaktraceError, match="no leaktrace is recording here") as caught:
+        send_mark("x", None)
+    assert "--record" in caught.value.hint
+
+
+def test_another_process_is_named(requests: MarkRequests) -> None:
+    with pytest.raises(LeaktraceError, match="process 1 is no leaktrace that is recording") as one:
+        send_mark("x", 1)
+    assert f"recording here: {os.getpid()}" in one.value.message
+
+
+def test_several_record(requests: MarkRequests) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        other.bind(f"\0{marks._PREFIX}1")
+        other.listen()
+        with pytest.raises(LeaktraceError, match="several are recording: 1, ") as caught:
+            send_mark("x", None)
+        assert caught.value.hint == "name one: leaktrace mark NAME -p 1"
+        # That socket is not of the process that its name has.
+        with pytest.raises(LeaktraceError, match="1 is not the process that answers for it"):
+            send_mark("x", 1)
+
+
+def test_one_that_asks_nothing_is_not_waited_for(
+    requests: MarkRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "_ASKER_S", 0.01)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(f"\0{marks._PREFIX}{os.getpid()}")
+        requests.answer(lambda _: pytest.fail("there is no name"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_another_user_is_not_answered(
+    requests: MarkRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if child == 0:
+        os.setresuid(65534, 65534, 65534)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+            asking.connect(f"\0{marks._PREFIX}{os.getppid()}")
+            asking.send(b"x")
+            os._exit(0 if asking.recv(99) == b"" else 1)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        requests.answer(lambda _: pytest.fail("another user has made a mark"))
+        time.sleep(0.001)
+    assert ended == (child, 0)
