@@ -89,8 +89,8 @@ def _profiles(report: Report, frames: _Frames) -> Iterator[dict[str, Any]]:
             for site in sites_of(part)
         ]
         for quantity in Quantity:
-            if quantity.is_bytes and part.is_counted:
-                continue
+            if quantity is Quantity.GROWTH or (quantity.is_bytes and part.is_counted):
+                continue  # the format has no unit for rates
             figures = [quantity.of(site) for site in sites_of(part)]
             shown = [at for at, figure in enumerate(figures) if figure]
             if not shown and (section or quantity not in (Quantity.IN_USE, Quantity.IN_USE_BLOCKS)):
