@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 _SIGSET_BYTES, _SIGINFO_BYTES = 128, 128
+_WAKEUPS = 4096  # bytes that are read at once, one for each signal
 _SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, as for a terminal
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -76,6 +77,13 @@ class Interrupts:
     def filenos(self) -> list[int]:
         """Readable when a signal has come."""
         return [self._read_end, *([] if self._first is None else [self._first.fileno()])]
+
+    def forget_wakeups(self) -> None:
+        """Signals that don't end a run, and have a handler of their own, make `fileno()` readable,
+        too. Call it after waiting and before `received` is looked at."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._read_end, _WAKEUPS):
+                pass
 
     def was_left_to_command(self) -> bool:
         """Whether a Ctrl-C has come that the command got, too. Any other SIGINT counts as

@@ -13,12 +13,12 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from types import FrameType
 
 from leaktrace.errors import LeaktraceError, TargetAccessError, TargetError
 from leaktrace.notices import hint, notify
-from leaktrace.own.signal_file import SignalFile
 from leaktrace.printable import printable
 
 _PREFIX = "leaktrace-recording-"
@@ -31,22 +31,31 @@ _HOW = "start one with --record FILE"
 
 
 class MarkRequests:
-    """Requests of marks, for as long as a recording is written."""
+    """Requests of marks, for as long as a recording is written. The signal wakes whoever waits for
+    own/interrupts.py."""
 
     def __init__(self) -> None:
-        self._signal = SignalFile(signal.SIGUSR2)
-        self._socket = _listening()
+        self._signalled = 0  # signals that were not answered yet
         self._count = 0
+        self._before = signal.signal(signal.SIGUSR2, self._on_signal)
+        self._socket = _listening()
 
     def filenos(self) -> list[int]:
-        """Readable when somebody asks for a mark."""
-        files = [self._signal.fileno()]
-        return files if self._socket is None else [*files, self._socket.fileno()]
+        """Readable when somebody asks for a mark by its name."""
+        return [] if self._socket is None else [self._socket.fileno()]
+
+    def are_asked(self, readable: Collection[int]) -> bool:
+        """Whether there is something to answer. `readable`: descriptors that are."""
+        return self._signalled > 0 or any(one in readable for one in self.filenos())
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signalled += 1
 
     def answer(self, mark: Callable[[str], int]) -> None:
         """Make the marks that were asked for. `mark` makes one, and returns the number of its
         report."""
-        if self._signal.take():
+        if self._signalled:
+            self._signalled = 0  # several at once are one moment
             self._count += 1
             mark(f"mark-{self._count}")
         while self._socket is not None:
@@ -66,7 +75,7 @@ class MarkRequests:
             asker.send(str(mark(printable(name, _LONGEST_NAME))).encode())
 
     def close(self) -> None:
-        self._signal.close()
+        signal.signal(signal.SIGUSR2, self._before)
         if self._socket is not None:
             self._socket.close()
 

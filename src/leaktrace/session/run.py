@@ -219,6 +219,7 @@ class Run:
                 wake_s = due_s if look_s is None else min(due_s, look_s)
                 ready = selector.select(max(wake_s - time.monotonic(), 0))
                 readable = {key.fd for key, _ in ready}
+                self._interrupts.forget_wakeups()
                 self._pump()
                 if end in readable and self._tracer.has_ended():
                     return TARGET_ENDED
@@ -232,7 +233,7 @@ class Run:
                     return f"interrupted ({self._interrupts.received.name})"
                 if look_s is not None and time.monotonic() >= look_s:
                     self._tracer.look_again()
-                if self._marks is not None and readable.intersection(asked):
+                if self._marks is not None and self._marks.are_asked(readable):
                     self._cost = meter.measure()
                     self._marks.answer(self._mark)
                 if time.monotonic() >= due_s:
