@@ -158,6 +158,9 @@ class Site:
     idle: IdleShare | None = None  # whether they are used; None: not known
     regions: RegionBytes | None = None  # the part of it that is mapped regions
     contents: SiteContents | None = None  # of its oldest blocks; None: not read
+    # How many blocks of `count` have a size of 2**(k - 1) up to 2**k bytes, by k; the first: of
+    # 0 bytes. Empty: not counted, which is only done for recordings.
+    sizes: tuple[int, ...] = ()
 
     @property
     def is_region(self) -> bool:

@@ -360,7 +360,6 @@ class ShowOptions:
     full_stacks: bool = False
     format: str = "text"
     output: Path | None = None  # None: standard output
-    sysroot: Path | None = None  # where the files of the recorded machine are
 
 
 Options = ProcessOptions | KernelOptions | RankingOptions

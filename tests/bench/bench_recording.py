@@ -109,6 +109,7 @@ class Load:
             freed_bytes=(allocated - held) * size,
             freed_count=allocated - held,
             verdict=verdict,
+            sizes=(*(0,) * size.bit_length(), held),
             lifetimes=Lifetimes(tuple(self.lived[row].tolist())),
         )
 

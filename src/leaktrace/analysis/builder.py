@@ -288,6 +288,7 @@ class ReportBuilder:
             freed_count=max(int(counter["freed_count"].astype(np.int64)), 0) if counter else 0,
             error=table.error(np.array([row])),
             regions=None if table.regions is None else table.regions.of(row),
+            sizes=table.sizes_of(row),
         )
 
     def site_id(self, stack_id: int, counter: np.void | None) -> str:

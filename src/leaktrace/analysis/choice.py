@@ -184,7 +184,14 @@ class SiteChoice:
                 young = _suspicious(self._judged((), snapshot))
                 blocks = self._lost_blocks(snapshot, index, sampling)
             # A buffer that realloc enlarges again and again is always young.
-            table = group_by_site(snapshot, older_ms * 1_000_000, sampling, index, young)
+            table = group_by_site(
+                snapshot,
+                older_ms * 1_000_000,
+                sampling,
+                index,
+                young,
+                with_sizes=asked.recorded > 0,
+            )
             outstanding, error = total_of_records(snapshot, sampling)
         growth = self._growth(table)
         self._suppressed.begin()

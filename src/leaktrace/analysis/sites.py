@@ -15,6 +15,9 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import Total
 from leaktrace.options import SortKey
 
+_SIZE_CLASSES = 65  # the number of bits of a size
+_MOST_WITH_SIZES = 50_000  # sites: 25 MB
+
 
 @dataclass(frozen=True)
 class SiteTable:
@@ -32,6 +35,16 @@ class SiteTable:
     bytes_variance: NDArray[np.float64] | None = None
     counts_variance: NDArray[np.float64] | None = None
     regions: SiteRegions | None = None  # the part that is mapped regions; None: nothing
+    # How many blocks have which size, a column for each power of two; None: not counted.
+    sizes: NDArray[np.int64] | None = None
+
+    def sizes_of(self, row: int) -> tuple[int, ...]:
+        """How many blocks of a site have which size (Site.sizes)."""
+        if self.sizes is None:
+            return ()
+        counts = self.sizes[row]
+        filled = np.nonzero(counts)[0]
+        return tuple(counts[: filled[-1] + 1].tolist()) if len(filled) else ()
 
     def __len__(self) -> int:
         return len(self.stack_ids)
@@ -95,9 +108,12 @@ def group_by_site(
     sampling: Sampling,
     index: SiteIndex | None = None,
     whole: Collection[int] = (),
+    *,
+    with_sizes: bool = False,
 ) -> SiteTable:
     """Group the records that are at least `older_ns` old by their stack. `index`: that of the
-    snapshot, if it is known. `whole`: of these sites, younger records count, too."""
+    snapshot, if it is known. `whole`: of these sites, younger records count, too. `with_sizes`:
+    also count which sizes blocks have."""
     if index is None:
         index = SiteIndex.of(snapshot)
     # Views, not copies: of a million records, copies would take most of a report's memory.
@@ -123,7 +139,8 @@ def group_by_site(
         sizes = np.zeros(length, dtype=np.int64)
         np.add.at(sizes, rows, records["size"].view(np.int64))
         counts = np.bincount(rows, minlength=length).astype(np.int64)
-        return SiteTable(stack_ids, sizes, counts, oldest, newest, regions=regions)
+        classes = _size_classes(records["size"], rows, length) if with_sizes else None
+        return SiteTable(stack_ids, sizes, counts, oldest, newest, regions=regions, sizes=classes)
 
     weights, variances = weigh(snapshot, sampling)
     weights, variances = weights[old_enough], variances[old_enough]
@@ -141,7 +158,25 @@ def group_by_site(
         bytes_variance=summed(sizes_each**2 * variances),
         counts_variance=summed(variances),
         regions=regions,
+        sizes=_size_classes(records["size"], rows, length, weights) if with_sizes else None,
     )
+
+
+def _size_classes(
+    sizes: NDArray[np.uint64],
+    rows: NDArray[np.intp],
+    length: int,
+    weights: NDArray[np.float64] | None = None,
+) -> NDArray[np.int64] | None:
+    """How many blocks of each row have which size; None for so many sites that it takes too much
+    memory."""
+    if length > _MOST_WITH_SIZES:
+        return None
+    # The exponent is the number of bits; a double is not off by one below 2**53.
+    bits = np.frexp(sizes.astype(np.float64))[1].clip(0, _SIZE_CLASSES - 1)
+    places = rows * _SIZE_CLASSES + bits
+    counts = np.bincount(places, weights=weights, minlength=length * _SIZE_CLASSES)
+    return np.rint(counts).astype(np.int64).reshape(length, _SIZE_CLASSES)
 
 
 def total_of_records(snapshot: Snapshot, sampling: Sampling) -> tuple[Total, Total | None]:

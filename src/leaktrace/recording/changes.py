@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from leaktrace.options import MOST_SITES
 from leaktrace.recording.fields import Fields, MalformedError
 from leaktrace.recording.format import (
+    COUNTERS,
     GROWTHS,
     HISTOGRAMS,
     Object,
@@ -69,22 +70,32 @@ class SiteChanges:
 
 
 def _entry(before: Object, now: Object) -> Object:
-    """What has changed: all of it, if a field is no longer there."""
-    if before.keys() - now.keys():
+    """What has changed: all of it, if a field is no longer there, or a number is not known any
+    more."""
+    if before.keys() - now.keys() or any(_has_other_type(key, before, now) for key in COUNTERS):
         return now
     changed = {}
     for key, value in now.items():
         if key not in before:
             changed[key] = value
         elif before[key] != value:
-            changed[key] = _bins(before[key], value) if key in HISTOGRAMS else value
+            if key in HISTOGRAMS:
+                changed[key] = _bins(before[key], value)
+            elif key in COUNTERS:
+                changed[key] = value - before[key]
+            else:
+                changed[key] = value
     return changed
 
 
 def _bins(before: Object, now: Object) -> Object:
-    """The bins of a histogram that have changed."""
-    changed = {key: count for key, count in now.items() if before.get(key) != count}
-    return changed | {key: 0 for key in before if key not in now}
+    """The differences of the bins of a histogram that have changed."""
+    differences = {key: now.get(key, 0) - before.get(key, 0) for key in {**before, **now}}
+    return {key: difference for key, difference in differences.items() if difference}
+
+
+def _has_other_type(key: str, before: Object, now: Object) -> bool:
+    return key in before and type(before[key]) is not type(now[key])
 
 
 def _split_growth(site: Object) -> tuple[Object, Object]:
@@ -155,11 +166,28 @@ class SiteState:
 
 def _merged(before: Object, changed: Object) -> Object:
     now = {**before, **changed}
+    for key in COUNTERS:
+        if key in changed and key in before:
+            now[key] = _added(before[key], changed[key])
     for key in HISTOGRAMS:
-        bins, old = changed.get(key), before.get(key)
-        if isinstance(bins, dict) and isinstance(old, dict):
-            now[key] = {name: count for name, count in {**old, **bins}.items() if count}
+        if key in changed and key in before:
+            now[key] = _added_bins(before[key], changed[key])
     return now
+
+
+def _added(before: object, difference: object) -> int:
+    if type(before) is not int or type(difference) is not int:
+        raise MalformedError("the difference of a figure is none")
+    return before + difference
+
+
+def _added_bins(before: object, differences: object) -> Object:
+    if not isinstance(before, dict) or not isinstance(differences, dict):
+        raise MalformedError("a histogram is none")
+    added = dict(before)
+    for key, difference in differences.items():
+        added[key] = _added(added.get(key, 0), difference)
+    return {key: count for key, count in added.items() if count}
 
 
 def _grown(before: object, now: object) -> int | None:

@@ -9,8 +9,8 @@ A recording is text, one JSON object per line (docs/recordings.md):
     {"schema":"leaktrace/end/1", …}          last, unless the recording was cut off
 
 A line of changes is a report of `--format json`, in which each list of sites has only those that
-have changed, each with the fields that have. Ages are absolute times, so that a site at which
-nothing happens does not change.
+have changed, each with the fields that have. Of counters it has the difference. Ages are absolute
+times, so that a site at which nothing happens does not change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ MARK = "leaktrace/mark/1"
 CHANGES = "leaktrace/changes/1"
 END = "leaktrace/end/1"
 
-# Objects of counts, of which only those are written that have changed; 0 removes one.
+# Figures of which the difference is written if they have changed: it has fewer digits.
+COUNTERS = (
+    *("bytes", "count", "allocated_bytes", "allocated_count", "freed_bytes", "freed_count"),
+    *("oldest_at_ns", "newest_at_ns"),
+)
+# Objects of counts, likewise: the differences of those that have changed.
 HISTOGRAMS = ("lived", "sizes")
 # What a growth is the change of. It is written only if it is another number.
 GROWTHS = (("growth_bytes", "bytes"), ("growth_count", "count"))

@@ -29,7 +29,7 @@ _NAME_IT = "name a file that leaktrace --record, or --format json, has written"
 _Value = TypeVar("_Value")
 _MOST_MARKS = 10_000
 _MOST_FRAMES = 32_000_000  # in all stacks together
-_MOST_POWERS = 64
+_MOST_POWERS = 65
 
 
 @dataclass(frozen=True)
@@ -279,23 +279,26 @@ def _as_json(site: Object) -> Object:
         if freed not in shown:
             shown[freed] = usually_freed(site, allocated, held)
     if "lived" in site:
-        lived = Fields(site, "a site").counts("lived")
-        try:
-            powers = sorted((int(power), count) for power, count in lived.items())
-        except ValueError:
-            raise MalformedError("lifetimes are not powers of two") from None
-        if any(not 0 <= power < _MOST_POWERS for power, _ in powers):
-            raise MalformedError("lifetimes are out of range")
-        shown["lifetimes"] = {
-            "upper_bounds_ns": [1 << power for power, _ in powers],
-            "counts": [count for _, count in powers],
-        }
+        shown["lifetimes"] = _histogram(site, "lived", "upper_bounds_ns")
+    if "sizes" in site:
+        shown["sizes"] = _histogram(site, "sizes", "below_bytes")
     if "examples" in site:
         examples = Fields(site, "a site").items("examples")
         shown["examples"] = [
             {**one, "age_ms": 0} if isinstance(one, dict) else one for one in examples
         ]
     return shown
+
+
+def _histogram(site: Object, key: str, bounds: str) -> Object:
+    """Counts by powers of two."""
+    try:
+        bins = sorted((int(one), n) for one, n in Fields(site, "a site").counts(key).items())
+    except ValueError:
+        raise MalformedError(f"{key} of a site are not counted by powers of two") from None
+    if any(not 0 <= power < _MOST_POWERS for power, _ in bins):
+        raise MalformedError(f"{key} of a site are out of range")
+    return {bounds: [1 << power for power, _ in bins], "counts": [count for _, count in bins]}
 
 
 def _aged(site: Site, state: Object, growth: Object | None, elapsed_ns: int) -> Site:

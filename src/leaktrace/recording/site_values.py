@@ -36,7 +36,7 @@ from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 StackOf = Callable[[Fields], Stack]
 
 _NS_PER_MS = 1_000_000
-_MOST_POWERS = 64
+_MOST_POWERS = 65
 _MOST_HEX = 1 << 20
 _LOST_FIELDS = [one.name for one in fields_of(LostShare)]
 _IDLE_FIELDS = [one.name for one in fields_of(IdleShare)]
@@ -78,6 +78,7 @@ def site_from(fields: Fields, stack_of: StackOf | None = None) -> Site:
         examples=tuple(_example(one) for one in fields.objects("examples")),
         verdict=fields.optional("verdict", verdict_from),
         lifetimes=fields.optional("lifetimes", _lifetimes),
+        sizes=fields.optional("sizes", lambda one: _by_powers(one, "below_bytes")) or (),
         freed_at=tuple(
             Releaser(stack_of(one), one.integer("count"), one.integer("of_count", 0))
             for one in fields.objects("freed_at")
@@ -182,12 +183,17 @@ def _regions_of_site(fields: Fields) -> RegionBytes:
 
 
 def _lifetimes(fields: Fields) -> Lifetimes:
-    bounds, counts = fields.integers("upper_bounds_ns"), fields.integers("counts")
+    return Lifetimes(_by_powers(fields, "upper_bounds_ns"))
+
+
+def _by_powers(fields: Fields, key: str) -> tuple[int, ...]:
+    """A histogram by powers of two, with its empty parts."""
+    bounds, counts = fields.integers(key), fields.integers("counts")
     powers = [bound.bit_length() - 1 for bound in bounds]
     if len(powers) != len(counts) or any(not 0 <= one < _MOST_POWERS for one in powers):
-        raise MalformedError("lifetimes don't fit their bounds")
+        raise MalformedError(f"a histogram does not fit its bounds ({key})")
     filled = dict(zip(powers, counts, strict=True))
-    return Lifetimes(tuple(filled.get(power, 0) for power in range(max(powers, default=-1) + 1)))
+    return tuple(filled.get(power, 0) for power in range(max(powers, default=-1) + 1))
 
 
 def _example(fields: Fields) -> OpenDescriptor:

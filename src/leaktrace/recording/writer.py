@@ -149,6 +149,8 @@ class RecordingWriter:
         if site.newest_ns is not None:
             shown["newest_at_ns"] = elapsed_ns - site.newest_ns
         del shown["lifetimes"]
+        if site.sizes:
+            shown["sizes"] = {str(bits): count for bits, count in enumerate(site.sizes) if count}
         if site.lifetimes is not None:
             counts = enumerate(site.lifetimes.counts)
             shown["lived"] = {str(power): count for power, count in counts if count}

@@ -57,6 +57,8 @@ def site_object(site: Site, of_stack: Callable[[Stack], Object] = stack_object) 
         shown["region_count"] = site.regions.count
         if site.regions.age_ns:
             shown["region_age_ms"] = milliseconds(site.regions.age_ns)
+    if site.sizes:
+        shown["sizes"] = _sizes(site)
     if site.lost is not None:
         shown["lost"] = share_object(site.lost)
     if site.holders:
@@ -81,6 +83,15 @@ def site_object(site: Site, of_stack: Callable[[Stack], Object] = stack_object) 
             "unconfirmed": site.unconfirmed,
         }
     return shown
+
+
+def _sizes(site: Site) -> Object:
+    """The histogram without its empty parts."""
+    filled = [(bits, count) for bits, count in enumerate(site.sizes) if count]
+    return {
+        "below_bytes": [1 << bits for bits, _ in filled],
+        "counts": [count for _, count in filled],
+    }
 
 
 def _without_end(stack: Object) -> Object:

@@ -91,6 +91,7 @@ def random_reports(seed: int, count: int) -> list[Report]:
                 oldest_ns=chooses.randrange(1, 5 * 10**9),
                 newest_ns=chooses.choice([None, 1]),
                 lifetimes=Lifetimes(tuple(chooses.randrange(3) for _ in range(6))),
+                sizes=chooses.choice([(), (0, 1, 0, 7), (3,)]),
                 verdict=chooses.choice([None, one.verdict]),
                 idle=chooses.choice([None, IdleShare(4, 2, 100, 50)]),
             )
