@@ -41,7 +41,7 @@ def record_asked(asked: dict[str, Any]) -> RecordOptions | None:
         raise UsageError("--record-contents needs --contents", "add --contents")
     if path == Path("-"):
         raise UsageError(
-            "a recording is written to a file, not to standard output",
+            "--record writes to a file, not to standard output",
             "name a file; for a stream: --format json",
         )
     if asked["output"] is not None and asked["output"].absolute() == path.absolute():

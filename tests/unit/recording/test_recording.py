@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import jsonschema
 import pytest
 from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
 from written_recordings import INFO, write
@@ -195,3 +196,27 @@ def test_a_plain_stream_is_read_too(tmp_path: Path) -> None:
     recording = read_recording(path)
     assert [rendered("json", report) for report in recording.reports()] == lines
     assert recording.problems == []
+
+
+def test_every_line_follows_its_schema(repository: Path, tmp_path: Path) -> None:
+    schema = json.loads((repository / "docs/schema/recording-1.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    path = tmp_path / "run"
+    write(path, [*REPORTS.values(), *random_reports(3, 5)], marks=["begin", None, "end"])
+    kinds = set()
+    for line in path.read_text().splitlines():
+        value = json.loads(line)
+        validator.validate(value)
+        kinds.add(value["schema"])
+    assert len(kinds) == 5
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({"schema": "leaktrace/stack/1", "stack": 1})
+
+
+def test_marks_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    write(path, random_reports(3, 3), marks=[None, "\x1b[2J", "end"])
+    recording = read_recording(path)
+    assert len(list(recording.reports())) == 3
+    assert [(mark.name, mark.report) for mark in recording.marks] == [("\\x1b[2J", 2), ("end", 3)]
