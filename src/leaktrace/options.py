@@ -360,6 +360,7 @@ class ShowOptions:
     full_stacks: bool = False
     format: str = "text"
     output: Path | None = None  # None: standard output
+    sysroot: Path | None = None  # where names that are missing are looked up; None: they are not
 
 
 Options = ProcessOptions | KernelOptions | RankingOptions

@@ -62,6 +62,14 @@ class ShowCommand(Command):
     "--full-stacks", is_flag=True, help="Show all frames of each stack, as far as recorded."
 )
 @click.option(
+    "--sysroot",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Look up functions and lines that were not known when it was recorded: in files below "
+    "this directory (/ for this machine), their debug files, and those of DEBUGINFOD_URLS. Files "
+    "of another build are not used.",
+)
+@click.option(
     "-f",
     "--format",
     "format_name",
@@ -82,6 +90,7 @@ def command(
     marks: bool,
     top: int | None,
     full_stacks: bool,
+    sysroot: Path | None,
     format_name: str,
     output: Path | None,
     by: str | None,
@@ -112,6 +121,7 @@ def command(
             marks=marks,
             top=top,
             full_stacks=full_stacks,
+            sysroot=sysroot,
             format=format_name,
             output=None if output == Path("-") else output,
         ),

@@ -15,6 +15,7 @@ from leaktrace.notices import notify
 from leaktrace.options import ShowOptions
 from leaktrace.printable import printable
 from leaktrace.recording.format import MARK
+from leaktrace.recording.late_names import LateNames
 from leaktrace.recording.moments import Choice, Point, choose, choose_range, local
 from leaktrace.recording.reader import Recording, read_recording
 from leaktrace.recording.streams import NotReadableError
@@ -92,6 +93,18 @@ def _export(recording: Recording, options: ShowOptions, output: Output, view: Vi
 
 
 def _reports(recording: Recording, options: ShowOptions) -> Iterator[Report]:
+    """The reports that are asked for, with the names that are asked for."""
+    if options.sysroot is None:
+        yield from _chosen(recording, options)
+        return
+    names = LateNames(options.sysroot)
+    for report in _chosen(recording, options):
+        yield names.added_to(report)
+    for problem in names.problems:
+        notify(problem)
+
+
+def _chosen(recording: Recording, options: ShowOptions) -> Iterator[Report]:
     """The reports that are asked for, and on stderr which these are."""
     is_range = options.first is not None or options.last is not None
     if options.at == "last" and not is_range:
