@@ -160,7 +160,8 @@ class ReportOptions:
     """What a report shows."""
 
     format: str = "text"
-    output: Path | None = None  # None: standard output
+    output: Path | None = None  # None: standard output; may be a pattern of a time
+    keep: int | None = None  # how many files of such a pattern remain; None: all
     quantity: str = "in-use"  # what a format of one quantity shows (analysis/quantities.py)
     interval_s: float = 5.0
     count: int | None = None  # None: until interrupted

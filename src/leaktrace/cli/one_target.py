@@ -40,7 +40,9 @@ output_option = click.option(
     multiple=True,
     callback=only_one("name one file; tee(1) writes to several"),
     metavar="FILE",
-    help="Write reports to this file, replacing its contents; - means standard output.",
+    help="Write reports to this file, replacing its contents; - means standard output. With parts "
+    "of the time in its name, as in date(1) ('leak-%H%M.json'), each new name is a new file, and "
+    "programs that read it see whole reports only.",
 )
 
 

@@ -49,6 +49,7 @@ from leaktrace.options import (
     StackWalker,
     Target,
 )
+from leaktrace.report.periodic import has_time
 
 _SHELL_WORDS = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"}
 
@@ -132,6 +133,7 @@ def _report_options(asked: dict[str, Any]) -> ReportOptions:
     return ReportOptions(
         format=asked["format_name"],
         output=None if asked["output"] == Path("-") else asked["output"],
+        keep=_keep(asked),
         interval_s=asked["interval"],
         count=asked["count"],
         quantity=asked["quantity"],
@@ -150,6 +152,16 @@ def _report_options(asked: dict[str, Any]) -> ReportOptions:
         lines=not asked["no_lines"],
         inlines=not asked["no_inline"],
     )
+
+
+def _keep(asked: dict[str, Any]) -> int | None:
+    keep: int | None = asked["keep"]
+    if keep is not None and (asked["output"] is None or not has_time(asked["output"])):
+        raise UsageError(
+            "--keep needs --output with parts of the time in the name of the file",
+            "for example: --output 'leak-%Y%m%d-%H%M.json' --keep 24",
+        )
+    return keep
 
 
 def _sort_key(asked: dict[str, Any]) -> SortKey:

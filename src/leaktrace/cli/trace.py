@@ -280,6 +280,13 @@ class TraceCommand(Command):
 @output_option
 @record_options
 @click.option(
+    "--keep",
+    type=WholeNumber(1),
+    metavar="N",
+    help="With parts of the time in the name that --output gives: keep the newest N files that "
+    "this run has made, and remove its older ones.",
+)
+@click.option(
     "--max-allocs",
     type=WholeNumber(1, _MOST_ENTRIES),
     default=Limits.max_allocs,

@@ -1,8 +1,9 @@
-"""Signals that end a run, turned into something a selector can wait for.
+"""Signals to a run, turned into something a selector can wait for.
 
-SIGINT, SIGTERM and SIGHUP request a final report and an orderly end. A second signal ends the run
-without waiting for that report. The first Ctrl-C of a terminal is left to a command that leaktrace
-runs there, which gets it, too. Sources: signal(7), termios(3), signalfd(2).
+SIGUSR1 asks for a report now. SIGINT, SIGTERM and SIGHUP request a final report and an orderly
+end. A second signal ends the run without waiting for that report. The first Ctrl-C of a terminal is
+left to a command that leaktrace runs there, which gets it, too. Sources: signal(7), termios(3),
+signalfd(2).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _SIGSET_BYTES, _SIGINFO_BYTES = 128, 128
 _WAKEUPS = 4096  # bytes that are read at once, one for each signal
 _SI_KERNEL = 0x80  # sigaction(2): sent by the kernel, as for a terminal
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPORT_NOW = signal.SIGUSR1
 
 
 @contextlib.contextmanager
@@ -50,6 +52,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._raises = False
+        self._is_report_asked = False
         self._first: FirstInterrupt | None = None
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before: dict[signal.Signals, object] = {}
@@ -62,6 +65,7 @@ class Interrupts:
             # nohup(1) ignores SIGHUP on purpose: ignored signals stay ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._on_signal)
+        self._before[REPORT_NOW] = signal.signal(REPORT_NOW, self._on_report_asked)
         # Python's handlers run between two instructions of the main thread. A signal that comes
         # right before it waits, or to another thread, would not wake it. The byte in this pipe
         # does.
@@ -77,13 +81,6 @@ class Interrupts:
     def filenos(self) -> list[int]:
         """Readable when a signal has come."""
         return [self._read_end, *([] if self._first is None else [self._first.fileno()])]
-
-    def forget_wakeups(self) -> None:
-        """Signals that don't end a run, and have a handler of their own, make `fileno()` readable,
-        too. Call it after waiting and before `received` is looked at."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._read_end, _WAKEUPS):
-                pass
 
     def was_left_to_command(self) -> bool:
         """Whether a Ctrl-C has come that the command got, too. Any other SIGINT counts as
@@ -106,6 +103,19 @@ class Interrupts:
         if self._raises:
             self._raises = False
             raise NothingToEndError
+
+    def _on_report_asked(self, _number: int, _frame: FrameType | None) -> None:
+        self._is_report_asked = True
+
+    def take_report_request(self) -> bool:
+        """Whether a report was asked for (SIGUSR1) since the last call. From now on `fileno()` is
+        readable when another signal comes, so call it before `received` is looked at. Signals that
+        others handle (SIGUSR2: session/marks.py) make it readable, too."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._read_end, _WAKEUPS):
+                pass
+        asked, self._is_report_asked = self._is_report_asked, False
+        return asked
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:

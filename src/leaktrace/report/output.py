@@ -1,10 +1,9 @@
-"""Where reports go: standard output or a file.
+"""Where reports go: standard output, a file, or files by time.
 
-Every failure to write is an `OutputError`, except one: when the reader of a pipe has closed it
-(`leaktrace ... | head`), the plain `BrokenPipeError` propagates. That is not an error but the end
-of the run: the caller detaches, prints nothing and exits with 0. It must leave the
-`with open_output(...)` block, which then makes sure that the interpreter does not complain about
-the broken stdout when it exits.
+What can't be written is counted, and tracing goes on (`delivery`). If that is so of the last
+report, there is an `OutputError` at the end. When the reader of a pipe has closed it
+(`leaktrace ... | head`), a plain `BrokenPipeError` propagates. That is not an error but the end
+of the run: the caller detaches, prints nothing and exits with 0.
 """
 
 from __future__ import annotations
@@ -13,20 +12,98 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Self, TextIO, TypeGuard
 
 from leaktrace.errors import OutputError
 from leaktrace.own.standard_streams import is_closed, output_is_closed
+from leaktrace.report.delivery import (
+    Destination,
+    FileDestination,
+    Message,
+    Missing,
+    QueuedDestination,
+    SharedFile,
+)
+from leaktrace.report.periodic import PeriodicFiles, has_time
+
+
+class ReportStream(io.TextIOBase):
+    """A text stream of which each flush is a message to a destination."""
+
+    def __init__(self, destination: Destination, descriptor: int | None, encoding: str) -> None:
+        """`descriptor`: the file that it is, for those who ask about it; None: there is not one."""
+        self.destination = destination
+        self.call_count = 0  # of the next message
+        self._descriptor = descriptor
+        self._encoding = encoding
+        self._pieces: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self.destination.name
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        """Raises OSError if it is not one file."""
+        if self._descriptor is None:
+            raise io.UnsupportedOperation("it is not one file")
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return self._descriptor is not None and os.isatty(self._descriptor)
+
+    def write(self, text: str, /) -> int:
+        self._pieces.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Raises BrokenPipeError."""
+        if self._pieces:
+            text = "".join(self._pieces)
+            self._pieces.clear()
+            data = text.encode(self._encoding, "backslashreplace")
+            self.destination.put(Message(data, self.call_count))
 
 
 class Output:
     """The destination of reports, as a context manager; `stream` is the text stream."""
 
-    def __init__(self, stream: TextIO, file: ReportFile | None = None) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        file: ReportFile | None = None,
+        is_ending: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.stream = stream
         self._file = file
+        self._is_ending = is_ending
+
+    @property
+    def missing(self) -> Missing:
+        """What has not arrived until now."""
+        return self.stream.destination.missing if _is_ours(self.stream) else Missing()
+
+    @contextmanager
+    def calls(self, count: int) -> Iterator[None]:
+        """While entered, what is written are so many traced calls."""
+        if not _is_ours(self.stream):
+            yield
+            return
+        self.stream.call_count = count
+        try:
+            yield
+        finally:
+            self.stream.call_count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -37,44 +114,67 @@ class Output:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._close_file(self._file, failed=error is not None)
-        elif isinstance(error, BrokenPipeError | OutputError):
-            _silence(self.stream)
-
-    def _close_file(self, file: ReportFile, failed: bool) -> None:
         try:
-            self.stream.close()
-        except OSError as error:
-            # If a write failed before, that error is already on its way.
-            if not failed:
-                raise OutputError(
-                    f"can't write the report to {file.path}: {error.strerror}",
-                    "free some space there, or write somewhere else with --output",
-                ) from error
+            if not _is_ours(self.stream):
+                return
+            if error is None:
+                self.stream.flush()
+                self.stream.destination.finish(self._is_ending)
+            elif isinstance(error, Exception) and not isinstance(error, BrokenPipeError):
+                self._finish_after(error)
         finally:
-            file.remove_if_never_written()
+            if self._file is not None:
+                self._file.close()
+                self._file.remove_if_never_written()
+
+    def _finish_after(self, error: Exception) -> None:
+        """What was written before an error still arrives, if it is read. The error is on its way:
+        no other takes its place."""
+        assert _is_ours(self.stream)
+        try:
+            self.stream.destination.finish(lambda: True)
+        except (OutputError, BrokenPipeError) as other:
+            error.add_note(str(other))
 
 
-def open_output(path: Path | None) -> Output:
-    """Open the destination of reports: the file `path`, or standard output for None.
+def _is_ours(stream: TextIO | ReportStream) -> TypeGuard[ReportStream]:
+    return isinstance(stream, ReportStream)
+
+
+def open_output(
+    path: Path | None,
+    *,
+    keep: int | None = None,
+    is_ending: Callable[[], bool] = lambda: False,
+) -> Output:
+    """Open the destination of reports: the file `path`, or standard output for None. `path` may be
+    a pattern of a time; `keep`: how many of the files that it makes remain. `is_ending`: whether
+    the run was told to end, so that a reader which doesn't read is not waited for long.
 
     Call it before anything else is started, so that a path that can't be written is reported in
     time. An existing file keeps its content until the first report is written. A file that is
     created here and never written is removed on exit, so a run that fails early changes nothing.
 
-    Raises OutputError with the reason and what to do.
+    Raises OutputError with the reason and what to do, and UsageError for a wrong pattern.
     """
     if path is None:
-        return Output(_prepare_stdout())
+        return Output(_prepare_stdout(), is_ending=is_ending)
     try:
+        if has_time(path):
+            return Output(_stream(PeriodicFiles(path, keep), None), is_ending=is_ending)
         file = ReportFile(path)
     except OSError as error:
         raise why_unwritable(path, error) from error
-    stream = io.TextIOWrapper(
-        io.BufferedWriter(file), encoding="utf-8", errors="backslashreplace", newline="\n"
-    )
-    return Output(stream, file)
+    if file.is_regular:
+        destination: Destination = FileDestination(str(path), file.write_message)
+    else:
+        destination = QueuedDestination(str(path), file.fileno())
+        file.is_written = True
+    return Output(_stream(destination, file.fileno()), file, is_ending)
+
+
+def _stream(destination: Destination, descriptor: int | None, encoding: str = "utf-8") -> TextIO:
+    return ReportStream(destination, descriptor, encoding)  # type: ignore[return-value]
 
 
 class ReportFile(io.FileIO):
@@ -83,9 +183,9 @@ class ReportFile(io.FileIO):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._created = False
-        self._written = False
+        self.is_written = False
         super().__init__(os.fspath(path), "w", opener=self._open_keeping_content)
-        self._is_regular = stat.S_ISREG(os.fstat(self.fileno()).st_mode)
+        self.is_regular = stat.S_ISREG(os.fstat(self.fileno()).st_mode)
 
     def _open_keeping_content(self, path: str, flags: int) -> int:
         keeping = flags & ~(os.O_TRUNC | os.O_CREAT)
@@ -98,16 +198,23 @@ class ReportFile(io.FileIO):
             self._created = True
             return descriptor
 
-    def write(self, data: Any, /) -> int:  # noqa: ANN401 (a buffer: no name for it in 3.11)
-        if not self._written:
-            self._written = True
-            if self._is_regular:
-                self.truncate(0)
-        return super().write(data)
+    def write_message(self, data: bytes) -> None:
+        """All of it, or nothing. Raises OSError."""
+        if not self.is_written:
+            self.is_written = True
+            self.truncate(0)
+        begin = self.tell()
+        try:
+            while data:
+                data = data[self.write(data) :]
+        except OSError:
+            self.truncate(begin)
+            self.seek(begin)
+            raise
 
     def remove_if_never_written(self) -> None:
         """Remove the file if it was created here and never written."""
-        if self._created and not self._written:
+        if self._created and not self.is_written:
             self.path.unlink(missing_ok=True)
 
 
@@ -115,28 +222,19 @@ def _prepare_stdout() -> TextIO:
     """Standard output, which escapes characters that its encoding lacks."""
     if is_closed(sys.stdout):
         raise output_is_closed()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-        if isinstance(sys.stdout.buffer, io.RawIOBase):
-            # With PYTHONUNBUFFERED or -u: a signal cuts a write to a full pipe short, and an
-            # unbuffered stream drops the rest. A buffered one writes it.
-            raw = io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
-            raw.name = sys.stdout.name
-            return io.TextIOWrapper(
-                io.BufferedWriter(raw), encoding=sys.stdout.encoding, errors="backslashreplace"
-            )
-    return sys.stdout
-
-
-def _silence(stream: TextIO) -> None:
-    """Redirect `stream` to /dev/null, so that flushing what is still buffered can't fail."""
     try:
-        descriptor = stream.fileno()
+        descriptor = sys.stdout.fileno()
+        mode = os.fstat(descriptor).st_mode
     except (OSError, ValueError):
-        return  # not a file, so nothing will be flushed into a pipe
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, descriptor)
-    os.close(null)
+        return sys.stdout  # replaced by something that is no file
+    sys.stdout.flush()
+    name = str(getattr(sys.stdout, "name", "standard output"))
+    destination: Destination
+    if stat.S_ISREG(mode):
+        destination = FileDestination(name, SharedFile(descriptor).write_message)
+    else:
+        destination = QueuedDestination(name, descriptor)
+    return _stream(destination, descriptor, sys.stdout.encoding or "utf-8")
 
 
 def why_unwritable(path: Path, error: OSError, option: str = "--output") -> OutputError:

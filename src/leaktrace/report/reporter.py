@@ -17,8 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, TextIO
 
-from leaktrace.errors import OutputError
 from leaktrace.model import Event, Report, TargetInfo
+from leaktrace.notices import would_block
 
 USUAL_COLUMNS = 80
 _NARROWEST = 40  # on a terminal narrower than this, lines wrap
@@ -32,26 +32,19 @@ class Writer:
         self.notices = notices
 
     def write(self, text: str) -> None:
-        """Write `text` to the output and flush it.
+        """Write `text` to the output and flush it: one message. What can't be written is counted
+        there (`delivery`).
 
         Raises:
             BrokenPipeError: the reader has closed the pipe; the run ends quietly.
-            OutputError: it can't be written (disk full, a quota, an I/O error).
         """
-        try:
-            self.output.write(text)
-            self.output.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            name = getattr(self.output, "name", "the output")
-            raise OutputError(
-                f"can't write the report to {name}: {error.strerror}",
-                "free some space there, or write somewhere else with --output",
-            ) from error
+        self.output.write(text)
+        self.output.flush()
 
     def notice(self, text: str) -> None:
-        """Write a line to the second stream; a closed or broken stream is ignored."""
+        """Write a line to the second stream; a closed, broken or full one is ignored."""
+        if would_block(self.notices):
+            return
         try:
             self.notices.write(f"{text}\n")
             self.notices.flush()

@@ -35,7 +35,10 @@ def run_heap(options: HeapOptions) -> int:
     has closed the pipe.
     """
     be_the_first_victim()  # rather than the process, since it takes as much memory
-    with open_output(options.output) as output, Interrupts() as interrupts:
+    with (
+        Interrupts() as interrupts,
+        open_output(options.output, is_ending=interrupts.is_received) as output,
+    ):
         reporter = create_heap_reporter(options.format, output.stream, sys.stderr)
         try:
             if options.core is not None:

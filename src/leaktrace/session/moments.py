@@ -18,7 +18,7 @@ def moments(
     process: Process | None = None,
 ) -> Iterator[str | None]:
     """Waits for each report that is due. Yields why it is the last one; None: it isn't. A report is
-    also due when the process ends, if one is given."""
+    also due when the process ends, if one is given, and when SIGUSR1 asks for it."""
     due_s, number = time.monotonic() + interval_s, 0
     with selectors.DefaultSelector() as selector:
         selector.register(interrupts.fileno(), selectors.EVENT_READ)
@@ -30,9 +30,12 @@ def moments(
             if end in ready:
                 yield TARGET_ENDED
                 return
+            asked = interrupts.take_report_request()
             if interrupts.received is not None:
                 yield f"interrupted ({interrupts.received.name})"
                 return
+            if asked:
+                yield None
             if time.monotonic() < due_s:
                 continue
             number += 1

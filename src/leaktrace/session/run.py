@@ -35,7 +35,7 @@ from leaktrace.session.overhead import OverheadLimit
 from leaktrace.session.recorder import Recorder, opened_recorder
 from leaktrace.targets.process import Process
 from leaktrace.tracing.calls import TracedCalls
-from leaktrace.tracing.losses import unprinted_calls
+from leaktrace.tracing.losses import missing_output, unprinted_calls
 from leaktrace.tracing.protocol import Meter, Reports, Tracing
 
 _CALLS_AT_ONCE = 256  # named and printed before the loop checks what else there is to do
@@ -51,11 +51,12 @@ def run(options: Options) -> int:
     """
     descriptors.raise_limit()
     OWN_SCORE.begin()
+    asked = options.report
     recorded = None if isinstance(options, RankingOptions) else options
     with (
-        open_output(options.report.output) as output,
-        nullcontext() if recorded is None else opened_recorder(recorded) as recorder,
         Interrupts() as interrupts,
+        open_output(asked.output, keep=asked.keep, is_ending=interrupts.is_received) as output,
+        nullcontext() if recorded is None else opened_recorder(recorded) as recorder,
     ):
         try:
             if isinstance(options, KernelOptions):
@@ -94,6 +95,7 @@ def _run_kernel(
             reports,
             reporter,
             interrupts,
+            output=output,
             conclusion=conclusion,
             recorder=recorder,
         )
@@ -124,6 +126,7 @@ def _run_process(
             reports,
             reporter,
             interrupts,
+            output=output,
             conclusion=conclusion,
             argv=argv,
             command=process,
@@ -147,6 +150,7 @@ class Run:
         reporter: Reporter,
         interrupts: Interrupts,
         *,
+        output: Output,
         conclusion: Conclusion,
         argv: tuple[str, ...] = (),
         command: Process | None = None,
@@ -160,6 +164,7 @@ class Run:
         self._reports = reports
         self._reporter = reporter
         self._interrupts = interrupts
+        self._output = output
         self._conclusion = conclusion
         self._argv = argv
         self._command = command
@@ -211,16 +216,16 @@ class Run:
             end, probes = self._tracer.end_fileno(), self._tracer.probes_fileno()
             descriptors += [one for one in (end, probes) if one is not None]
             signals = self._interrupts.filenos()
-            asked = [] if self._marks is None else self._marks.filenos()
-            for descriptor in (*signals, *descriptors, *asked):
+            marks = [] if self._marks is None else self._marks.filenos()
+            for descriptor in (*signals, *descriptors, *marks):
                 selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 look_s = self._tracer.next_look_s()
                 wake_s = due_s if look_s is None else min(due_s, look_s)
                 ready = selector.select(max(wake_s - time.monotonic(), 0))
                 readable = {key.fd for key, _ in ready}
-                self._interrupts.forget_wakeups()
                 self._pump()
+                is_report_asked = self._interrupts.take_report_request()
                 if end in readable and self._tracer.has_ended():
                     return TARGET_ENDED
                 if probes in readable:
@@ -236,6 +241,8 @@ class Run:
                 if self._marks is not None and self._marks.are_asked(readable):
                     self._cost = meter.measure()
                     self._marks.answer(self._mark)
+                if is_report_asked:
+                    self._report()
                 if time.monotonic() >= due_s:
                     intervals += 1
                     # A report that took longer than an interval does not shorten the next ones.
@@ -279,7 +286,8 @@ class Run:
                     self._calls_left = 0
                     self._unprinted += left
                     return
-            self._reporter.events(piece)
+            with self._output.calls(len(piece)):
+                self._reporter.events(piece)
             left -= len(piece)
 
     def _mark(self, name: str) -> int:
@@ -298,7 +306,8 @@ class Run:
         if self._recorder is not None:
             self._recorder.report(report)
             report = with_top(report, self._asked.top)
-        self._reporter.report(report)
+        missing = missing_output(self._output.missing)
+        self._reporter.report(replace(report, losses=(*report.losses, *missing)))
         return report
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from leaktrace.model import Loss
 from leaktrace.options import Limits
+from leaktrace.report.delivery import Missing
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,37 @@ def describe(counted: Iterable[Counted], limits: Limits, *, fewer: str) -> tuple
 def unprinted_calls(count: int) -> Loss:
     """Traced calls (--trace) that were recorded and not printed."""
     return Loss(_UNPRINTED.name, count, _UNPRINTED.meaning, _UNPRINTED.hint)
+
+
+_SLOW = "let it read faster, write to a file with --output, or choose a longer INTERVAL"
+_FULL = "free some space there: stderr says what failed"
+
+
+def missing_output(missing: Missing) -> tuple[Loss, ...]:
+    """What was reported before and has not arrived where reports go."""
+    return (
+        Loss(
+            "unread_reports",
+            missing.unread_reports,
+            "reports left out: the reader of the output was too slow, or had stopped",
+            _SLOW,
+        ),
+        Loss(
+            "unread_events",
+            missing.unread_calls,
+            "traced calls not printed: the reader of the output was too slow, or had stopped",
+            _SLOW,
+        ),
+        Loss(
+            "unwritten_reports",
+            missing.unwritten_reports,
+            "reports not written: the disk was full, or failed",
+            _FULL,
+        ),
+        Loss(
+            "unwritten_events",
+            missing.unwritten_calls,
+            "traced calls not written: the disk was full, or failed",
+            _FULL,
+        ),
+    )

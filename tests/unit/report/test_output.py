@@ -13,6 +13,7 @@ import pytest
 
 from leaktrace.errors import LeaktraceError, OutputError, UsageError
 from leaktrace.report import FORMATS, create_reporter, open_output
+from leaktrace.report.delivery import Message, QueuedDestination
 from leaktrace.report.reporter import Reporter
 
 
@@ -110,12 +111,61 @@ def test_disk_full_is_an_error_with_a_hint() -> None:
     assert caught.value.hint
 
 
-def test_broken_pipe_is_raised_unchanged() -> None:
+def test_a_report_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    """The limit of the size of a file stands for a full disk: the first part fits."""
+    program = textwrap.dedent(
+        """
+        import io, resource, signal, sys
+        from pathlib import Path
+        from leaktrace.report import create_reporter, open_output
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        with open_output(Path(sys.argv[1])) as output:
+            reporter = create_reporter("text", output.stream, io.StringIO())
+            for text in ("first\\n", "x" * 20_000, "last\\n"):
+                reporter.write(text)
+            assert output.missing.unwritten_reports == 1, output.missing
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "report")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report").read_text() == "first\nlast\n"
+    assert "tracing goes on" in done.stderr
+    assert "can be written again" in done.stderr
+
+
+def test_a_reader_that_stops_costs_the_oldest_reports(capsys: pytest.CaptureFixture[str]) -> None:
     reading, writing = os.pipe()
-    os.close(reading)
-    stream = io.TextIOWrapper(io.FileIO(writing, "w"))
+    pipe = QueuedDestination("the pipe", writing, most_waiting_bytes=250_000)
+    reports = [f"{number:03}".encode() * 33_000 + b"\n" for number in range(10)]
+    for report in reports:
+        pipe.put(Message(report))
+    assert pipe.missing.unread_reports >= 6
+    assert "has stopped" in capsys.readouterr().err
+    with open(reading, "rb") as reader:  # noqa: PTH123
+        arrived = [reader.readline()]
+        while arrived[-1] != reports[-1]:
+            arrived.append(reader.readline())
+        pipe.finish(lambda: False)
+    assert all(one in reports for one in arrived)  # whole ones
+    assert len(arrived) + pipe.missing.unread_reports == len(reports)
     with pytest.raises(BrokenPipeError):
-        create_reporter("json", stream, io.StringIO()).write("text\n")
+        pipe.put(Message(b"text"))
+    os.close(writing)
+
+
+def test_a_reader_that_has_stopped_does_not_hold_up_the_end() -> None:
+    reading, writing = os.pipe()
+    pipe = QueuedDestination("the pipe", writing)
+    pipe.put(Message(b"x" * 200_000))
+    with pytest.raises(OutputError, match="the last report was not taken"):
+        pipe.finish(lambda: True)
+    os.close(reading)
 
 
 def test_notices_that_break_are_no_reason_to_stop() -> None:
@@ -132,7 +182,7 @@ PROGRAM = textwrap.dedent(
     try:
         with open_output(None) as output:
             reporter = create_reporter("text", output.stream, io.StringIO())
-            while True:
+            for _ in range(1000):
                 reporter.write("line\\n" * 1000)
     except BrokenPipeError:
         sys.exit(0)
@@ -160,7 +210,9 @@ def test_head_ends_the_run_quietly() -> None:
 def test_full_stdout_is_one_line_of_error() -> None:
     done = run_program(">/dev/full")
     assert done.returncode == 1
-    assert done.stderr == "can't write the report to <stdout>: No space left on device\n"
+    told, _, error = done.stderr.splitlines()
+    assert told.endswith("can't write to <stdout>: No space left on device; tracing goes on")
+    assert error == "can't write the report to <stdout>: No space left on device"
 
 
 def test_closed_stdout_is_one_line_of_error() -> None:
