@@ -161,6 +161,7 @@ class ReportOptions:
 
     format: str = "text"
     output: Path | None = None  # None: standard output; may be a pattern of a time
+    live: bool = False  # shown in place, with keys
     keep: int | None = None  # how many files of such a pattern remain; None: all
     quantity: str = "in-use"  # what a format of one quantity shows (analysis/quantities.py)
     interval_s: float = 5.0

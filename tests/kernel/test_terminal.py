@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import signal
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
-from harness.lines import DEADLINE_S
-from harness.tracer import COMMAND, DEFAULT_SIGNALS, NEVER, ONE_REPORT, tracer_environment
+from harness.terminal import InTerminal
+from harness.tracer import NEVER, ONE_REPORT
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
 CTRL_C = b"\x03"
 # It takes a while to end, and says how.
 TIDY = "trap 'echo tidying; sleep 1; echo tidy; exit 5' INT; echo up; while :; do sleep 0.05; done"
-
-
-class InTerminal:
-    """leaktrace in a terminal of its own, as its session's leader and in the foreground."""
-
-    def __init__(self, *arguments: str | Path) -> None:
-        words = [*DEFAULT_SIGNALS, *COMMAND, *map(str, arguments)]
-        environment = tracer_environment()
-        self.pid, self._terminal = pty.fork()
-        if self.pid == 0:
-            os.execvpe(words[0], words, environment)
-        self.shown = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        os.close(self._terminal)
-
-    def press(self, keys: bytes) -> None:
-        os.write(self._terminal, keys)
-
-    def until(self, text: str) -> None:
-        """Read what it shows until it has shown this."""
-        deadline = time.monotonic() + DEADLINE_S
-        while text not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            self.shown += os.read(self._terminal, 4096).decode()
-
-    def finish(self) -> int:
-        """Its exit code, once it has ended."""
-        with contextlib.suppress(OSError):  # the last one has closed the terminal
-            while piece := os.read(self._terminal, 4096):
-                self.shown += piece.decode()
-        _, status = os.waitpid(self.pid, 0)
-        return os.waitstatus_to_exitcode(status)
 
 
 def last_report(reports: Path) -> Any:

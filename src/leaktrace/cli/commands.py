@@ -86,6 +86,7 @@ COMMANDS = _Commands(
     ),
     dump=_Entry("leaktrace.cli.dump", "Write out a part of the memory of a process."),
     diff=_Entry("leaktrace.cli.diff", "Compare two recordings, or two moments of one."),
+    top=_Entry("leaktrace.cli.top", "Show the sites of a trace in place, and react to keys."),
     maps=_Entry(
         "leaktrace.cli.maps", "Show what a process holds by kind of memory, and its growth."
     ),

@@ -17,6 +17,7 @@ from leaktrace.cli.exit_code import leak_exit
 from leaktrace.cli.exports import sites_asked
 from leaktrace.cli.idle import idle_asked
 from leaktrace.cli.kernel import kernel_max_stacks, kernel_target
+from leaktrace.cli.live import with_live
 from leaktrace.cli.lost import lost_asked, max_pause_asked
 from leaktrace.cli.older import heap_asked
 from leaktrace.cli.pairs import checked_pairs
@@ -94,7 +95,9 @@ def build_options(asked: dict[str, Any], words: Sequence[str]) -> Options:
     common: dict[str, Any] = {
         "filters": filters,
         "limits": limits,
-        "report": _report_options(asked),
+        "report": with_live(
+            asked, _report_options(asked), is_command=isinstance(target, CommandTarget)
+        ),
         "event_buffer": EventBuffer(asked["event_buffer"]),
         "suppressions": checked_suppressions(asked),
         "leak_exit": leak_exit(asked),

@@ -18,6 +18,7 @@ from leaktrace.cli.exit_code import exit_code_options
 from leaktrace.cli.exports import format_help, quantity_option
 from leaktrace.cli.idle import idle_option, with_plain_idle
 from leaktrace.cli.kernel import kernel_options
+from leaktrace.cli.live import live_option
 from leaktrace.cli.lost import (
     holders_option,
     lost_option,
@@ -59,6 +60,7 @@ Examples:
   leaktrace 1 -- ./server -v    the same, with a report every second
   leaktrace -p 4242 -t          every call as it happens
   leaktrace -p 4242 -f json     one JSON object per line, for programs
+  leaktrace top -p 4242         the same in place, with keys
   leaktrace --all-processes     which process of this machine grows
   leaktrace --kernel            what the kernel itself allocates and keeps
   leaktrace maps -p 4242        what it holds, by kind of memory
@@ -381,6 +383,7 @@ class TraceCommand(Command):
     "leak:PATTERN each, with the wildcard *, ^ for the start and $ for the end. The totals still "
     "include them. With -v, patterns that matched nothing are named at the end. Can be repeated.",
 )
+@live_option
 @exit_code_options
 @click.option("--ebpf", is_flag=True, help="Print the source of the BPF program and exit.")
 @click.option(

@@ -65,8 +65,8 @@ class Destination(ABC):
 
     @abstractmethod
     def finish(self, is_ending: Callable[[], bool]) -> None:
-        """Write what waits. When `is_ending` says that the run was told to end, that takes three
-        seconds at most. Raises OutputError if the last message can't be written, and
+        """Write what waits. When `is_ending` says that the run was told to end, a reader that takes
+        nothing is waited for three seconds at most. Raises OutputError if the last message can't be written, and
         BrokenPipeError."""
 
     def _failed(self, message: Message, error: OSError) -> None:
@@ -135,15 +135,24 @@ class QueuedDestination(Destination):
     """A pipe, a terminal, a socket or a device, written by a thread."""
 
     def __init__(
-        self, name: str, descriptor: int, most_waiting_bytes: int = MOST_WAITING_BYTES
+        self,
+        name: str,
+        descriptor: int,
+        most_waiting_bytes: int = MOST_WAITING_BYTES,
+        *,
+        is_quiet: bool = False,
     ) -> None:
+        """`is_quiet`: nothing is told of messages that were left out, because each one takes the
+        place of those before."""
         super().__init__(name)
         self._descriptor = descriptor
         self._most_waiting_bytes = most_waiting_bytes
         self._waiting: deque[Message] = deque()
         self._waiting_bytes = 0
         self._writing: Message | None = None
+        self._taken_bytes = 0
         self._is_broken = False
+        self._is_quiet = is_quiet
         self._is_told_unread = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -163,6 +172,8 @@ class QueuedDestination(Destination):
                 self._changed.wait_for(lambda: self._is_idle() or self._is_broken, _AT_ONCE_S)
             if self._is_broken:
                 raise BrokenPipeError
+        if self._is_quiet:
+            return
         self._tell_failure()
         if (self.missing.unread_reports or self.missing.unread_calls) and not self._is_told_unread:
             self._is_told_unread = True
@@ -171,10 +182,12 @@ class QueuedDestination(Destination):
 
     def finish(self, is_ending: Callable[[], bool]) -> None:
         give_up_s: float | None = None
+        taken_bytes = self._taken_bytes
         with self._changed:
             while not (self._is_idle() or self._is_broken):
-                if give_up_s is None and is_ending():
+                if is_ending() and (give_up_s is None or taken_bytes != self._taken_bytes):
                     give_up_s = time.monotonic() + PATIENCE_S
+                    taken_bytes = self._taken_bytes
                 if give_up_s is not None and time.monotonic() >= give_up_s:
                     unread = len(self._waiting) + (self._writing is not None)
                     raise OutputError(
@@ -226,7 +239,9 @@ class QueuedDestination(Destination):
         left = memoryview(data)
         while left:
             try:
-                left = left[os.write(self._descriptor, left) :]
+                written = os.write(self._descriptor, left)
+                self._taken_bytes += written
+                left = left[written:]
             except BlockingIOError:  # somebody who has the same pipe has made it non-blocking
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)

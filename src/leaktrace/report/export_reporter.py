@@ -12,6 +12,7 @@ from leaktrace.model import Event, Report, TargetInfo
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.remarks import remarks
 from leaktrace.report.export.sites import sections_of, sites_of
+from leaktrace.report.output import ReportStream
 from leaktrace.report.reporter import Reporter
 
 
@@ -73,6 +74,9 @@ def refuse_terminal(format_name: str, output: TextIO) -> None:
 
 def write_content(output: TextIO, content: memoryview) -> None:
     """Write the content of a file. Raises BrokenPipeError, and OutputError for other failures."""
+    if isinstance(output, ReportStream):
+        output.write_content(bytes(content))
+        return
     try:
         output.flush()
         binary = cast(BinaryIO, getattr(output, "buffer"))  # noqa: B009 (no attribute of TextIO)

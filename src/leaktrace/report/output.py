@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO, TypeGuard
+from typing import Any, Self, TextIO, TypeGuard
 
 from leaktrace.errors import OutputError
 from leaktrace.own.standard_streams import is_closed, output_is_closed
@@ -73,6 +73,11 @@ class ReportStream(io.TextIOBase):
             self._pieces.clear()
             data = text.encode(self._encoding, "backslashreplace")
             self.destination.put(Message(data, self.call_count))
+
+    def write_content(self, content: bytes) -> None:
+        """Write the content of a file, which is one message. Raises BrokenPipeError."""
+        self.flush()
+        self.destination.put(Message(content))
 
 
 class Output:
@@ -198,11 +203,15 @@ class ReportFile(io.FileIO):
             self._created = True
             return descriptor
 
-    def write_message(self, data: bytes) -> None:
-        """All of it, or nothing. Raises OSError."""
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 (a buffer: no name for it in 3.11)
         if not self.is_written:
             self.is_written = True
-            self.truncate(0)
+            if self.is_regular:
+                self.truncate(0)
+        return super().write(data)
+
+    def write_message(self, data: bytes) -> None:
+        """All of it, or nothing. Raises OSError."""
         begin = self.tell()
         try:
             while data:

@@ -78,7 +78,7 @@ def site_lines(report: Report, width: int, room: int = LINES) -> Iterator[Text]:
     elif report.sort not in ("size", "growth"):
         yield Text(f"  sorted by {printable(report.sort)}:")
         yield Text()
-    details = [list(_details(site, report, width)) for site in report.sites]
+    details = [list(site_details(site, report, width)) for site in report.sites]
     others = [*_thread_stacks(report, width), *_rest(report, width), *_suppressed(report, width)]
     full = _number_in_full(report, details, room - len(others))
     rows = zip(report.sites, _site_figures(report, width), details, strict=True)
@@ -101,7 +101,7 @@ def site_lines(report: Report, width: int, room: int = LINES) -> Iterator[Text]:
         yield from unexplained_calls(report.pair, width)
 
 
-def _details(site: Site, report: Report, width: int) -> Iterator[Text]:
+def site_details(site: Site, report: Report, width: int) -> Iterator[Text]:
     """What is known of a site beside its figures."""
     yield from evidence_lines(site, report, width)
     if site.idle is not None and report.idle is not None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import selectors
 import sys
 import time
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from leaktrace import units
 from leaktrace.analysis.top_sites import with_top
@@ -38,6 +40,11 @@ from leaktrace.tracing.calls import TracedCalls
 from leaktrace.tracing.losses import missing_output, unprinted_calls
 from leaktrace.tracing.protocol import Meter, Reports, Tracing
 
+if TYPE_CHECKING:
+    from leaktrace.live.reporter import LiveReporter
+
+# What a live view may ask for (live.state.Action).
+_QUIT, _REPORT = "quit", "report"
 _CALLS_AT_ONCE = 256  # named and printed before the loop checks what else there is to do
 # Printed after a signal: a tenth of a second's work, and usually all calls that are left.
 _CALLS_AFTER_SIGNAL = 2048
@@ -81,12 +88,9 @@ def _run_kernel(
     from leaktrace.kernel.reports import KernelReports  # noqa: PLC0415
     from leaktrace.kernel.setup import open_kernel_tracer  # noqa: PLC0415
 
-    reporter = create_reporter(
-        options.report.format, output.stream, sys.stderr, quantity=options.report.quantity
-    )
     with interrupts.raised():
         tracer = open_kernel_tracer(options)
-    with closing(tracer):
+    with closing(tracer), _reporter(options.report, output) as (reporter, live):
         reports = KernelReports(options, tracer)
         conclusion = Conclusion(options.leak_exit, options.suppressions)
         one = Run(
@@ -98,6 +102,7 @@ def _run_kernel(
             output=output,
             conclusion=conclusion,
             recorder=recorder,
+            live=live,
         )
         one.until_the_end()
     return conclusion.exit_status(0)
@@ -106,12 +111,9 @@ def _run_kernel(
 def _run_process(
     options: ProcessOptions, output: Output, interrupts: Interrupts, recorder: Recorder | None
 ) -> int:
-    reporter = create_reporter(
-        options.report.format, output.stream, sys.stderr, quantity=options.report.quantity
-    )
     with interrupts.raised():
         tracer = open_tracer(options, interrupted=interrupts.is_received)
-    with closing(tracer):
+    with closing(tracer), _reporter(options.report, output) as (reporter, live):
         reports = ProcessReports(options, tracer)
         percent = options.max_overhead_percent
         limit = None if percent is None else OverheadLimit(percent, reports)
@@ -132,11 +134,29 @@ def _run_process(
             command=process,
             limit=limit,
             recorder=recorder,
+            live=live,
         )
         one.until_the_end()
     if command is not None and options.command is not None and options.command.pass_exit_code:
         return conclusion.exit_status(command.wait())
     return conclusion.exit_status(0)
+
+
+@contextmanager
+def _reporter(
+    asked: ReportOptions, output: Output
+) -> Iterator[tuple[Reporter, LiveReporter | None]]:
+    """The reporter, and the same again if it is a live view."""
+    if asked.live:
+        from leaktrace.live.reporter import open_live  # noqa: PLC0415 (few runs need it)
+
+        live = open_live(output.stream)
+        if live is not None:
+            with live:
+                yield live, live
+            return
+    name = asked.format
+    yield create_reporter(name, output.stream, sys.stderr, quantity=asked.quantity), None
 
 
 class Run:
@@ -156,9 +176,11 @@ class Run:
         command: Process | None = None,
         limit: OverheadLimit | None = None,
         recorder: Recorder | None = None,
+        live: LiveReporter | None = None,
     ) -> None:
         """`conclusion` sees all reports; `command`: the one that leaktrace starts; `argv`: its
-        words; `limit`: what tracing may cost; `recorder` gets all reports with all sites."""
+        words; `limit`: what tracing may cost; `recorder` gets all reports with all sites; `live`:
+        the reporter, if it is a live view."""
         self._asked = asked
         self._tracer = tracer
         self._reports = reports
@@ -171,6 +193,7 @@ class Run:
         self._limit = limit
         self._recorder = recorder
         self._marks: MarkRequests | None = None
+        self._live = live
         self._cost: Cost | None = None
         self._calls_left = _CALLS_AFTER_SIGNAL
         self._unprinted = 0  # traced calls that were taken out of their buffer and not printed
@@ -191,6 +214,8 @@ class Run:
         if self._recorder is not None:
             self._recorder.begin(info)
             self._marks = MarkRequests()
+            if self._live is not None:
+                self._live.on_mark = self._mark_here
         try:
             reason = self._report_at_intervals(meter)
         finally:
@@ -214,7 +239,8 @@ class Run:
         with selectors.DefaultSelector() as selector:
             descriptors = [stream.fileno() for stream in self._tracer.streams()]
             end, probes = self._tracer.end_fileno(), self._tracer.probes_fileno()
-            descriptors += [one for one in (end, probes) if one is not None]
+            keys = None if self._live is None else self._live.fileno()
+            descriptors += [one for one in (end, probes, keys) if one is not None]
             signals = self._interrupts.filenos()
             marks = [] if self._marks is None else self._marks.filenos()
             for descriptor in (*signals, *descriptors, *marks):
@@ -241,6 +267,14 @@ class Run:
                 if self._marks is not None and self._marks.are_asked(readable):
                     self._cost = meter.measure()
                     self._marks.answer(self._mark)
+                if self._live is not None:
+                    action = self._live.look()
+                    if action == _QUIT:
+                        return "ended by the user"
+                    is_report_asked = is_report_asked or action == _REPORT
+                    if keys is not None and self._live.fileno() is None:
+                        selector.unregister(keys)
+                        keys = None
                 if is_report_asked:
                     self._report()
                 if time.monotonic() >= due_s:
@@ -289,6 +323,9 @@ class Run:
             with self._output.calls(len(piece)):
                 self._reporter.events(piece)
             left -= len(piece)
+
+    def _mark_here(self, name: str) -> None:
+        self._mark(name)
 
     def _mark(self, name: str) -> int:
         """Make a report for a mark. Returns its number."""
