@@ -6,9 +6,12 @@ from __future__ import annotations
 import contextlib
 import select
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from leaktrace.own.interrupts import held_back
 from leaktrace.printable import printable
 
 _PATIENCE_MS = 500
@@ -26,6 +29,57 @@ def diverted(take: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _divert = before
+
+
+_progress = threading.Lock()  # held while a line about progress may be shown
+_is_shown = False
+_ERASE = "\r\x1b[K"
+_SILENT_S, _STEP_S = 1.0, 0.5
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[None]:
+    """While entered: once it has taken a second, show on stderr what takes so long, if that is a
+    terminal. The line is erased afterwards, and before any other message. No report may be written
+    meanwhile."""
+    stream = sys.stderr
+    if stream is None or _divert is not None or not stream.isatty():
+        yield
+        return
+    done = threading.Event()
+    with held_back():  # signals are for the main thread
+        thread = threading.Thread(target=_show_progress, args=(what, stream, done), daemon=True)
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        with _progress:
+            _erase(stream)
+
+
+def _show_progress(what: str, stream: TextIO, done: threading.Event) -> None:
+    global _is_shown  # noqa: PLW0603
+    begin_s = time.monotonic()
+    wait_s = _SILENT_S
+    while not done.wait(wait_s):
+        wait_s = _STEP_S
+        with _progress:
+            if not done.is_set() and not would_block(stream):
+                _is_shown = True
+                seconds = int(time.monotonic() - begin_s)
+                with contextlib.suppress(OSError, ValueError):
+                    stream.write(f"{_ERASE}leaktrace: {printable(what)}, {seconds} s")
+                    stream.flush()
+
+
+def _erase(stream: TextIO) -> None:
+    global _is_shown  # noqa: PLW0603
+    if _is_shown:
+        _is_shown = False
+        with contextlib.suppress(OSError, ValueError):
+            stream.write(_ERASE)
+            stream.flush()
 
 
 def would_block(stream: TextIO) -> bool:
@@ -54,7 +108,8 @@ def notify(text: str) -> None:
         return
     if sys.stderr is None or would_block(sys.stderr):
         return
-    with contextlib.suppress(OSError):
+    with _progress, contextlib.suppress(OSError):
+        _erase(sys.stderr)
         print(f"leaktrace: {printable(text)}", file=sys.stderr, flush=True)
 
 

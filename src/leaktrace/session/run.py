@@ -17,7 +17,7 @@ from leaktrace import units
 from leaktrace.analysis.top_sites import with_top
 from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, Report, TargetInfo
-from leaktrace.notices import hint, notify
+from leaktrace.notices import hint, notify, progress
 from leaktrace.options import (
     KernelOptions,
     Options,
@@ -88,7 +88,7 @@ def _run_kernel(
     from leaktrace.kernel.reports import KernelReports  # noqa: PLC0415
     from leaktrace.kernel.setup import open_kernel_tracer  # noqa: PLC0415
 
-    with interrupts.raised():
+    with interrupts.raised(), progress("loading the programs, and attaching"):
         tracer = open_kernel_tracer(options)
     with closing(tracer), _reporter(options.report, output) as (reporter, live):
         reports = KernelReports(options, tracer)
@@ -111,7 +111,7 @@ def _run_kernel(
 def _run_process(
     options: ProcessOptions, output: Output, interrupts: Interrupts, recorder: Recorder | None
 ) -> int:
-    with interrupts.raised():
+    with interrupts.raised(), progress("finding what to hook, and attaching"):
         tracer = open_tracer(options, interrupted=interrupts.is_received)
     with closing(tracer), _reporter(options.report, output) as (reporter, live):
         reports = ProcessReports(options, tracer)
@@ -336,7 +336,8 @@ class Run:
         return report.number
 
     def _report(self, final_reason: str | None = None) -> Report:
-        report = self._reports.build(final_reason)
+        with progress("reading the maps, and making a report of them"):
+            report = self._reports.build(final_reason)
         self._conclusion.see(report)
         losses = (*report.losses, unprinted_calls(self._unprinted + self._left_out))
         report = replace(report, losses=losses, cost=self._cost)
