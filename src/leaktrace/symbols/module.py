@@ -10,6 +10,7 @@ from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame, SourceLine
 from leaktrace.printable import printable
+from leaktrace.runtimes.go.functions import read_go_functions
 from leaktrace.symbols.debug_files import mini_symbols
 from leaktrace.symbols.debug_information import DebugData, DebugInformation, LookupContext
 from leaktrace.symbols.demangle import demangle
@@ -17,7 +18,6 @@ from leaktrace.symbols.lines import CodeLine
 from leaktrace.symbols.lookups import Lookup
 from leaktrace.targets.root import TargetRoot
 from leaktrace.unwind.fingerprint import fingerprint
-from leaktrace.unwind.go_functions import read_go_functions
 
 SIGNAL_FRAME = "<signal handler called>"  # as gdb shows it
 

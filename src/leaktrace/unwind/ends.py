@@ -29,8 +29,9 @@ from leaktrace.arch.x86_64 import ENDBR64
 from leaktrace.arch.x86_64_code import EXIT_STATUS, START_CONTEXT, decode
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.runtimes.go.functions import CALL_C
+from leaktrace.runtimes.go.object_file import is_go
 from leaktrace.unwind.extents import Extents
-from leaktrace.unwind.go_functions import CALL_C, is_go
 from leaktrace.unwind.rows import PC_LIMIT, PC_SHIFT, NoRule, Rows, pack_rule
 from leaktrace.unwind.table import MAX_EXTENT_BYTES, UnwindTable, with_rows
 

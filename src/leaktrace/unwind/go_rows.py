@@ -1,4 +1,4 @@
-"""The rules of a Go program's functions, from the runtime's own table (go_functions.py).
+"""The rules of a Go program's functions, from the runtime's own table (runtimes/go/functions.py).
 
 For each instruction it says how many bytes the function has put on the stack. Compiled functions
 keep a frame pointer, too, but rbp is of no use to the C code below: the way there is through the
@@ -17,7 +17,8 @@ from typing import NamedTuple
 from leaktrace.abi.process import EndOf, Rule, SavedRbp
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.unwind.go_functions import GoFlag, GoFunctions, read_go_functions
+from leaktrace.runtimes.go.functions import GoFlag, GoFunctions, read_go_functions
+from leaktrace.runtimes.go.values import MAX_STEPS, number_at
 from leaktrace.unwind.rows import (
     CFA_OFFSET_MAX,
     CFA_OFFSET_UNIT,
@@ -29,7 +30,6 @@ from leaktrace.unwind.rows import (
 )
 
 _CHECK_EVERY = 4096  # functions
-_MAX_STEPS = 100_000  # of one function's table
 _MAX_SWITCHING = 256  # functions that switch stacks: a program has about 40
 _MAX_CODE_BYTES = 1024
 
@@ -176,29 +176,16 @@ def _by_sizes(tables: bytes, at: int) -> Iterator[tuple[int, int]]:
         yield 0, pack_rule(Rule.RULE_NONE, NoRule.MALFORMED)
         return
     size, pc = -1, 0
-    for step in range(_MAX_STEPS):
-        change, at = _number(tables, at)
+    for step in range(MAX_STEPS):
+        change, at = number_at(tables, at)
         if change == 0 and step:
             break
         size += -(change + 1 >> 1) if change & 1 else change >> 1
         yield pc, _rule_of(size + CFA_OFFSET_UNIT)
-        length, at = _number(tables, at)
+        length, at = number_at(tables, at)
         pc += length
         if not length or pc >= 1 << 32 or at >= len(tables):
             break
-
-
-def _number(tables: bytes, at: int) -> tuple[int, int]:
-    """A number of up to 32 bits, and where the next one is."""
-    value = shift = 0
-    while at < len(tables) and shift < 35:
-        byte = tables[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-    return value, at
 
 
 def _rule_of(cfa_offset: int) -> int:

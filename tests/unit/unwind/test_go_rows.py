@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from leaktrace.abi.process import EndOf, Rule
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.runtimes.go.functions import GoFlag, read_go_functions
 from leaktrace.unwind.ends import with_ends
-from leaktrace.unwind.go_functions import GoFlag, read_go_functions
 from leaktrace.unwind.go_rows import read_go_code
 from leaktrace.unwind.go_switches import find_switches
 from leaktrace.unwind.rows import (

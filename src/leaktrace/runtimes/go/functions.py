@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.arch.x86_64 import USER_SPACE_END
 from leaktrace.elf.headers import PF_X
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import STT_FUNC, RawSymbols, symbol_dtype
 from leaktrace.errors import ObjectFileError
+from leaktrace.runtimes.go.object_file import MAGIC_1_18, MAGIC_1_20, GoObject
 
 _NAMES = (
     "asmcgocall",  # C by cgo
@@ -39,24 +38,11 @@ _NAMES = (
 # suffix.
 CALL_C = tuple(f"runtime.{name}{abi}" for name in _NAMES for abi in ("", ".abi0"))
 
-_MARKS = {".go.buildinfo", ".note.go.buildid", ".gopclntab"}
-_TABLE_SECTIONS = (
-    ".gopclntab",
-    ".data.rel.ro.gopclntab",
-    ".data.rel.ro",
-)  # as a part of the last one
 # By the magic number: where the flags are in a function's description. Go 1.18, 1.20.
-_FLAGS_AT = {b"\xf0\xff\xff\xff": 37, b"\xf1\xff\xff\xff": 41}
-_HEADER = struct.Struct("<8x8Q")  # behind the magic: two zeros, instruction step, pointer size
-_HEADER_END = b"\0\0\x01\x08"
-_TEXT_AT = 24  # where in the header
+FLAGS_AT = {MAGIC_1_18: 37, MAGIC_1_20: 41}
 _NAME_AT, _STACK_SIZES_AT = 4, 16  # where in a function's description
-_MODULE_TEXT_AT = 176  # where in struct moduledata
 # By this function a goroutine gives the thread back to the scheduler, which doesn't return to it.
 _SCHEDULES = b"\0runtime.mcall\0"
-_MAX_FUNCTIONS = 4 << 20
-_RELA = np.dtype([("offset", "<u8"), ("info", "<u8"), ("addend", "<i8")])
-_R_RELATIVE = 8
 
 
 class GoFlag(IntFlag):
@@ -74,11 +60,25 @@ class GoFunctions:
     stack_sizes: NDArray[np.int64]  # of each: where its table is in `tables`; 0: it has none
     flags: NDArray[np.uint8]  # of each: `GoFlag`
     name_offsets: NDArray[np.int64]  # of each: in `names`
+    described_at: NDArray[np.int64]  # of each: where its description is, from the table's start
     tables: bytes
     names: bytes  # each ends in a zero
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def index_of(self, vaddr: int) -> int | None:
+        """Which function an address is in."""
+        index = int(np.searchsorted(self.starts, vaddr, side="right")) - 1
+        return index if 0 <= index < len(self) else None
+
+    def named(self, name: str) -> int | None:
+        """Which function has a name."""
+        at = self.names.find(b"\0" + name.encode() + b"\0") + 1
+        if not at:
+            return None
+        found = (self.name_offsets == at).nonzero()[0].tolist()
+        return found[0] if found else None
 
     @property
     def size_bytes(self) -> int:
@@ -102,41 +102,34 @@ class GoFunctions:
         return RawSymbols(entries, self.names)
 
 
-def is_go(elf: ElfObject) -> bool:
-    """Whether an object contains code compiled by Go."""
-    return not _MARKS.isdisjoint(section.name for section in elf.sections)
-
-
 def read_go_functions(elf: ElfObject) -> GoFunctions | None:
     """The functions; None in an object that isn't Go's, is damaged, or whose version of the table
     is unknown."""
     try:
-        return _read(elf) if is_go(elf) else None
+        found = GoObject.find(elf)
+        return functions_of(found) if found is not None else None
     except (ObjectFileError, struct.error):
         return None
 
 
-def _read(elf: ElfObject) -> GoFunctions | None:
-    data, vaddr = _find_table(elf)
-    if len(data) < _HEADER.size:
-        return None
-    count, _, text, names_at, _, _, tables_at, functions_at = _HEADER.unpack_from(data)
-    if not 0 < count <= _MAX_FUNCTIONS or not names_at < tables_at < functions_at < len(data):
-        return None
-    text = text or _relocated(elf, vaddr + _TEXT_AT) or _text_of_module(elf, vaddr, names_at)
+def functions_of(found: GoObject) -> GoFunctions | None:
+    """The functions in a table; None where it is damaged. Raises ObjectFileError."""
+    data, header, text = found.data, found.header, found.text
+    count, functions_at = header.function_count, header.functions_at
     # Pairs: the distance of a function from `text`, and of its description from here. The last
     # number is the distance of the end of the text.
-    if not 0 < text < USER_SPACE_END or functions_at + (2 * count + 1) * 4 > len(data):
+    if not text or functions_at + (2 * count + 1) * 4 > len(data):
         return None
     pairs = np.frombuffer(data, dtype="<u4", count=2 * count + 1, offset=functions_at)
     starts, described_at = pairs[0::2].astype(np.int64), functions_at + pairs[1::2].astype(np.int64)
-    flags_at = _FLAGS_AT[data[:4]]
+    flags_at = FLAGS_AT[data[:4]]
     if np.any(np.diff(starts) <= 0) or np.any(described_at + flags_at >= len(data)):
         return None
-    if not _is_code(elf, text + int(starts[0]), text + int(starts[-1])):
+    if not _is_code(found.elf, text + int(starts[0]), text + int(starts[-1])):
         return None
     raw = np.frombuffer(data, dtype=np.uint8)
-    names, name_offsets = data[names_at:tables_at], _numbers(raw, described_at + _NAME_AT)
+    names = data[header.names_at : header.values_at]
+    name_offsets = _numbers(raw, described_at + _NAME_AT)
     flags = raw[described_at + flags_at]
     if (at := names.find(_SCHEDULES)) >= 0:
         flags[name_offsets == at + 1] |= np.uint8(GoFlag.TOP_FRAME)
@@ -145,7 +138,8 @@ def _read(elf: ElfObject) -> GoFunctions | None:
         stack_sizes=_numbers(raw, described_at + _STACK_SIZES_AT),
         flags=flags,
         name_offsets=name_offsets,
-        tables=data[tables_at:functions_at],
+        described_at=described_at,
+        tables=data[header.values_at : functions_at],
         names=names,
     )
 
@@ -163,55 +157,3 @@ def _is_code(elf: ElfObject, start: int, end: int) -> bool:
         s.flags & PF_X and s.vaddr <= start < end <= s.vaddr + s.file_size
         for s in elf.load_segments
     )
-
-
-def _find_table(elf: ElfObject) -> tuple[bytes, int]:
-    """The table with what follows it in its section, and its virtual address; no bytes where it
-    isn't found."""
-    for name in _TABLE_SECTIONS:
-        found = elf.section(name)
-        if found is None:
-            continue
-        for magic in _FLAGS_AT:
-            at = found[0].find(magic + _HEADER_END)
-            if at >= 0:
-                return found[0][at:], found[1] + at
-    return b"", 0
-
-
-def _relocations(elf: ElfObject) -> Iterator[NDArray[np.void]]:
-    """The addresses that the loader writes to a position-independent program."""
-    for section in elf.sections:
-        if section.type == "SHT_RELA" and section.vaddr:
-            raw = elf.read(section.offset, section.size - section.size % _RELA.itemsize)
-            entries = np.frombuffer(raw, dtype=_RELA)
-            yield entries[entries["info"] == _R_RELATIVE]
-
-
-def _relocated(elf: ElfObject, vaddr: int) -> int:
-    """The virtual address that the loader writes at `vaddr`; 0 if it writes none."""
-    for entries in _relocations(elf):
-        hits = entries["addend"][entries["offset"] == vaddr]
-        if len(hits):
-            return int(hits[0])
-    return 0
-
-
-def _text_of_module(elf: ElfObject, vaddr: int, names_at: int) -> int:
-    """Where the code begins, from the runtime's struct moduledata; since Go 1.26 it is not in the
-    table. The struct begins with the address of the table, and that of the names in it."""
-    for entries in _relocations(elf):
-        places = entries["offset"][entries["addend"] == vaddr]
-        seconds = entries["offset"][entries["addend"] == vaddr + names_at]
-        for place in np.intersect1d(places + 8, seconds).tolist():
-            return _relocated(elf, place - 8 + _MODULE_TEXT_AT)
-    beginning = struct.pack("<QQ", vaddr, vaddr + names_at)
-    for segment in elf.load_segments:
-        if segment.flags & PF_X:
-            continue
-        data = elf.read(segment.offset, segment.file_size)
-        at = data.find(beginning)
-        if 0 <= at <= len(data) - _MODULE_TEXT_AT - 8:
-            (text,) = struct.unpack_from("<Q", data, at + _MODULE_TEXT_AT)
-            return int(text)
-    return 0
