@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
+from leaktrace.go_report import GoLine
 from leaktrace.runtimes.go.functions import FLAGS_AT, GoFlag, GoFunctions, functions_of
 from leaktrace.runtimes.go.layouts import layout_of
 from leaktrace.runtimes.go.object_file import MAGIC_1_18, GoObject
@@ -29,17 +30,6 @@ _PREFIX = struct.Struct("<16xIIIII")  # pcsp, pcfile, pcln, npcdata, cuOffset
 # struct inlinedCall up to Go 1.19, and since: its size, and where funcname and parentPc are
 _INLINED_1_18, _INLINED_1_20 = (20, 12, 16), (16, 4, 8)
 _CACHED = 1 << 16
-
-
-@dataclass(frozen=True)
-class GoLine:
-    """A line of source. `file` as the compiler was given it: "" where it is unknown, `line` is 0
-    then."""
-
-    function: str
-    file: str
-    line: int
-    is_inlined: bool = False  # into the next one
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from leaktrace.arch.x86_64 import USER_SPACE_END
 from leaktrace.elf.headers import PF_X
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import NotAnObjectError, ObjectFileError, TargetError
+from leaktrace.go_report import GoLine
 from leaktrace.printable import printable
-from leaktrace.runtimes.go.code_table import CodeTable, GoLine
+from leaktrace.runtimes.go.code_table import CodeTable
 from leaktrace.runtimes.go.layouts import (
     MODULE_DATA,
     MODULE_TEXT,
@@ -70,8 +71,12 @@ class GoProgram:
         return self.version.minor is not None and self.version.minor <= NEWEST_MINOR
 
     def lines(self, address: int, *, is_return_address: bool = True) -> tuple[GoLine, ...]:
-        """As `CodeTable.lines`."""
-        return self.table.lines(address - self.bias - is_return_address)
+        """As `CodeTable.lines`. A goroutine that has not begun goes on at the start of a
+        function."""
+        vaddr = address - self.bias
+        function = self.table.function_at(vaddr) if is_return_address else None
+        is_behind_call = function is not None and vaddr > function[1]
+        return self.table.lines(vaddr - 1 if is_behind_call else vaddr)
 
     def function_start(self, name: str) -> int | None:
         """Where the function of a name begins."""

@@ -1,0 +1,134 @@
+"""The values of `leaktrace go`: what the goroutines of a process wait for, and which of them leak.
+
+`leaktrace.runtimes.go` looks, `leaktrace.analysis.goroutine_groups` compares, and reports print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class GoLine:
+    """A line of source. `file` as the compiler was given it: "" where it is unknown, `line` is 0
+    then."""
+
+    function: str
+    file: str
+    line: int
+    is_inlined: bool = False  # into the next one
+
+
+class GroupKey(NamedTuple):
+    """What the goroutines of a group have in common. Addresses are those in the process."""
+
+    state: str  # what they wait for ("chan receive"), or "running", "syscall"…
+    stack: tuple[int, ...]  # where each function goes on, the innermost first; () if unknown
+    created_at: int  # behind the `go` statement; 0 for the first goroutine
+    start: int  # the function that a goroutine began with
+
+
+@dataclass(frozen=True)
+class SeenGroup:
+    """The goroutines of a group in one look."""
+
+    ids: frozenset[int]  # which Go never uses again
+    stack_bytes: int
+    longest_wait_ns: int | None = None  # at least; None: not known
+
+
+class Skip(StrEnum):
+    """Why a goroutine isn't in a group by its stack."""
+
+    RUNNING = "running"  # its stack changes all the time: it is grouped by its start
+    CHANGED = "changed"  # it ran on while it was looked at
+    UNREADABLE = "unreadable"  # its memory could not be read, or isn't that of a goroutine
+    INCOMPLETE = "incomplete"  # its stack could be followed for a part only
+
+
+@dataclass(frozen=True)
+class GoroutineLook:
+    """All goroutines of a process, at about one moment."""
+
+    time_s: float  # CLOCK_MONOTONIC
+    took_s: float
+    groups: Mapping[GroupKey, SeenGroup]
+    # Alive, but on the move: not known to have left the group in which they were.
+    moving_ids: frozenset[int]
+    alive_count: int
+    system_count: int  # the runtime's own among them, which are in no group
+    skipped: Mapping[Skip, int] = field(default_factory=dict)  # of those alive
+
+
+class GoVerdict(StrEnum):
+    """Whether the goroutines of a group pile up."""
+
+    LEAKING = "leaking"
+    TURNOVER = "turnover"
+    STEADY = "steady"
+    TOO_EARLY = "too_early"
+
+
+@dataclass(frozen=True)
+class GroupGrowth:
+    """One group, compared with earlier looks. `growth_per_s` is None after a single look."""
+
+    key: GroupKey
+    count: int
+    growth: int  # since the first look that is compared with
+    growth_per_s: float | None
+    verdict: GoVerdict
+    stack_bytes: int
+    longest_wait_ns: int | None
+    since_s: float  # how long ago the first look was that it is compared with
+    look_count: int
+
+
+@dataclass(frozen=True)
+class GoroutineGroup:
+    """The same with names."""
+
+    growth: GroupGrowth
+    frames: tuple[GoLine, ...]
+    created_by: GoLine | None  # None for the first goroutine, or where it is unknown
+    started_as: GoLine | None
+
+
+@dataclass(frozen=True)
+class GoroutineSection:
+    """What a report says about goroutines."""
+
+    alive_count: int
+    growth_per_s: float | None  # of all, since the first look
+    system_count: int
+    moving_count: int
+    stack_bytes: int
+    groups: tuple[GoroutineGroup, ...]  # leaking ones first, then by count; at most `top`
+    group_count: int
+    leaking_count: int  # groups, also those that aren't shown
+    verdict: GoVerdict  # of all
+    skipped: Mapping[Skip, int]
+    took_s: float
+
+
+@dataclass(frozen=True)
+class GoReport:
+    """One report of `leaktrace go`."""
+
+    time: datetime
+    elapsed_s: float  # since the first look
+    number: int  # 1 for the first
+    final: bool
+    reason: str  # why a final report is the last one; "" otherwise
+    pid: int
+    command: str
+    path: str  # the program or library that contains the Go code
+    version: str  # "go1.22.3"
+    top: int
+    goroutines: GoroutineSection
+    look_age_s: float = 0.0  # above 0: the process has ended, and the figures are of before
+    notes: tuple[str, ...] = ()
