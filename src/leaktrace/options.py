@@ -323,6 +323,18 @@ class MapsOptions:
     output: Path | None = None  # None: standard output
 
 
+@dataclass(frozen=True, kw_only=True)
+class GoOptions:
+    """A run that looks at the goroutines of a process (leaktrace go)."""
+
+    pid: int
+    interval_s: float | None = None  # None: one look
+    count: int | None = None  # None: until interrupted
+    top: int = 10
+    format: str = "text"
+    output: Path | None = None  # None: standard output
+
+
 @dataclass(frozen=True)
 class HeapOptions:
     """A run that looks at the heap of a process (leaktrace heap)."""

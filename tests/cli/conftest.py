@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from harness.fixtures import compiled
+from harness.goroutines import go_program
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "go_program"]

@@ -35,7 +35,10 @@ def test_version(option: str) -> None:
     assert f'"{version}"' in source
 
 
-@pytest.mark.parametrize("command", ["diff", "doctor", "dump", "heap", "maps", "top"])
+_SUB_COMMANDS = ["diff", "doctor", "dump", "go", "heap", "maps", "mark", "show", "top"]
+
+
+@pytest.mark.parametrize("command", _SUB_COMMANDS)
 def test_sub_commands_have_help(command: str) -> None:
     outcome = run_leaktrace(command, "--help")
     assert outcome.exit_code == 0, outcome.stderr

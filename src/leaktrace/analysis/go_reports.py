@@ -1,0 +1,97 @@
+"""Builds reports of `leaktrace go` from looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from leaktrace.analysis.goroutine_groups import GoroutineGroups, verdict_of_all
+from leaktrace.go_report import (
+    GoLine,
+    GoReport,
+    GoroutineGroup,
+    GoroutineLook,
+    GoroutineSection,
+    GoVerdict,
+    GroupGrowth,
+)
+
+# The lines of an address; whether it is that of an instruction behind a call.
+Lines = Callable[[int, bool], tuple[GoLine, ...]]
+
+_FIRST_FUNCTION = "runtime.main"  # of the program's first goroutine, which no `go` statement made
+
+
+class GoReports:
+    """The reports about one Go program. `lines` names addresses in it."""
+
+    def __init__(self, pid: int, path: str, version: str, top: int, lines: Lines) -> None:
+        self._pid, self._path, self._version, self._top = pid, path, version, top
+        self._lines = lines
+        self._groups = GoroutineGroups()
+        self._first_s: float | None = None
+        self._last: tuple[GoroutineLook, tuple[GroupGrowth, ...]] | None = None
+
+    def look(self, look: GoroutineLook) -> None:
+        """Take in a look."""
+        self._first_s = look.time_s if self._first_s is None else self._first_s
+        self._last = look, self._groups.add(look)
+
+    def build(
+        self,
+        *,
+        number: int,
+        command: str,
+        reason: str | None,
+        look_age_s: float = 0.0,
+        notes: Sequence[str] = (),
+    ) -> GoReport:
+        """A report about the last look. `reason`: why it is the last report; None: it isn't."""
+        assert self._last is not None and self._first_s is not None  # callers have looked
+        look, groups = self._last
+        return GoReport(
+            time=datetime.now().astimezone(),
+            elapsed_s=look.time_s - self._first_s,
+            number=number,
+            final=reason is not None,
+            reason=reason or "",
+            pid=self._pid,
+            command=command,
+            path=self._path,
+            version=self._version,
+            top=self._top,
+            goroutines=self._section_of(look, groups),
+            look_age_s=look_age_s,
+            notes=tuple(notes),
+        )
+
+    def _section_of(self, look: GoroutineLook, groups: tuple[GroupGrowth, ...]) -> GoroutineSection:
+        return GoroutineSection(
+            alive_count=look.alive_count,
+            growth_per_s=self._groups.growth_per_s(),
+            system_count=look.system_count,
+            moving_count=len(look.moving_ids),
+            stack_bytes=sum(group.stack_bytes for group in groups),
+            groups=tuple(self._named(group) for group in groups[: self._top]),
+            group_count=len(groups),
+            leaking_count=sum(group.verdict is GoVerdict.LEAKING for group in groups),
+            verdict=verdict_of_all(groups),
+            skipped=look.skipped,
+            took_s=look.took_s,
+        )
+
+    def _named(self, group: GroupGrowth) -> GoroutineGroup:
+        key = group.key
+        frames: list[GoLine] = []
+        for address in key.stack:
+            found = self._lines(address, True)
+            frames += found or (GoLine(f"[{address:#x}]", "", 0),)
+        started = self._lines(key.start, False)
+        is_first = bool(started) and started[-1].function == _FIRST_FUNCTION
+        created = self._lines(key.created_at, True) if key.created_at and not is_first else ()
+        return GoroutineGroup(
+            growth=group,
+            frames=tuple(frames),
+            created_by=created[0] if created else None,
+            started_as=started[-1] if started else None,
+        )

@@ -1,0 +1,78 @@
+"""`leaktrace go`: what the goroutines of a Go program wait for, and which of them pile up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from leaktrace.cli.commands import SETTINGS, Command
+from leaktrace.cli.one_target import format_option, output_option, pid_option
+from leaktrace.cli.processes import refuse_tasks_as_interval
+from leaktrace.cli.values import Interval, Seconds, WholeNumber
+from leaktrace.errors import UsageError
+from leaktrace.options import GoOptions
+from leaktrace.report import GO_FORMATS
+
+_USAGE = "leaktrace go -p PID [INTERVAL] [COUNT]"
+
+
+class GoCommand(Command):
+    """Looks at one process at a time."""
+
+    def refuse(self, words: Sequence[str], context: click.Context) -> None:
+        raise UsageError(f"unexpected words: {' '.join(words)}", f"one process at a time: {_USAGE}")
+
+
+@click.command("go", cls=GoCommand, context_settings=SETTINGS)
+@click.argument("interval", type=Interval(), required=False, metavar="[INTERVAL]")
+@click.argument("count", type=WholeNumber(1), required=False, metavar="[COUNT]")
+@pid_option("Look at this process.")
+@click.option(
+    "-T",
+    "--top",
+    type=WholeNumber(1),
+    default=GoOptions.top,
+    show_default=True,
+    metavar="N",
+    help="Show at most N groups of goroutines.",
+)
+@format_option(GO_FORMATS)
+@output_option
+def command(
+    *,
+    interval: Seconds | None,
+    count: int | None,
+    pid: int | None,
+    top: int,
+    format_name: str,
+    output: Path | None,
+) -> int:
+    """Show what the goroutines of a Go program wait for, and which pile up.
+
+    Goroutines with the same stack that wait for the same and were created at the same line are one
+    group. With INTERVAL there is a report every INTERVAL seconds, COUNT times (default: until
+    interrupted). After three looks, "leaking" is a group that only grows, while none of its
+    goroutines leaves it. Without INTERVAL there is one report, which shows no growth.
+
+    The program may be stripped, and needs no pprof endpoint. It is not stopped, nothing is written
+    to it, and no BPF is needed: its memory is read as it runs. Needs Go 1.18 or later, on x86-64.
+    Processes of other users need CAP_SYS_PTRACE.
+    """
+    if pid is None:
+        raise UsageError("there is nothing to look at: give -p PID", f"for example: {_USAGE}")
+    if interval is not None:
+        refuse_tasks_as_interval(pid, interval, count, "leaktrace go")
+    from leaktrace.session.go import run_go  # noqa: PLC0415
+
+    return run_go(
+        GoOptions(
+            pid=pid,
+            interval_s=interval,
+            count=count,
+            top=top,
+            format=format_name,
+            output=None if output == Path("-") else output,
+        )
+    )

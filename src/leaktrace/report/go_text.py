@@ -1,0 +1,218 @@
+"""`leaktrace go` for people.
+
+leaktrace  goroutines of server (pid 4242)   report 3, 15.0 s   go1.22.3
+LEAKING: 1 group of goroutines only grows: none has left it
+5,120 goroutines   +90.2/s   stacks 10.4 MiB   and 6 of the runtime's own
+
+LEAKING  5,000 in chan receive   +90.2/s   oldest ≥ 4m10s   stacks 9.8 MiB
+  go main.watch                    by main.request at ticker.go:24
+    main.watch                     ticker.go:15
+…
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import dropwhile, groupby
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from leaktrace import units
+from leaktrace.go_report import (
+    GoLine,
+    GoReport,
+    GoroutineGroup,
+    GoroutineSection,
+    GoVerdict,
+    Skip,
+)
+from leaktrace.printable import printable
+from leaktrace.report.layout import flowed, painted, wrapped
+from leaktrace.report.names import shorten_middle, wrap
+from leaktrace.report.reporter import USUAL_COLUMNS, Writer, terminal_width
+
+_MOST_FRAMES = 12  # of a stack
+_FUNCTION_COLUMNS = 40
+_WRAPPER = re.compile(r"\.gowrap\d+$")  # what the compiler makes of `go f(x)`, since Go 1.22
+_RUNTIME = "runtime."
+_NO_WAIT = ("running", "runnable", "waiting", "preempted", "leaked")
+_WORDS = {
+    GoVerdict.LEAKING: ("LEAKING", "bold red"),
+    GoVerdict.TURNOVER: ("turnover", ""),
+    GoVerdict.STEADY: ("steady", "green"),
+    GoVerdict.TOO_EARLY: ("", ""),
+}
+_SKIPPED = {
+    Skip.RUNNING: "running: grouped by how they began, not by their stacks",
+    Skip.CHANGED: "in no group: they went on each time they were looked at",
+    Skip.UNREADABLE: "not read: their memory can't be read, or isn't that of a goroutine",
+    Skip.INCOMPLETE: "with stacks that could be followed for a part only",
+}
+
+
+class GoText(Writer):
+    """--format text."""
+
+    def go(self, report: GoReport) -> None:
+        """Write one report and flush it."""
+        width = terminal_width(self.output) or USUAL_COLUMNS
+        self.write(painted(self.output, [*go_lines(report, width), Text()]))
+
+
+def go_lines(report: GoReport, width: int) -> Iterator[Text]:
+    """The lines of one report, each at most `width` cells wide."""
+    yield from _header(report, width)
+    for note in report.notes:
+        yield from wrapped("note: ", note, width, "yellow")
+    yield from _goroutines(report, width)
+
+
+def _header(report: GoReport, width: int) -> Iterator[Text]:
+    command = shorten_middle(printable(report.command), width // 2)
+    title = Text().append("leaktrace", "bold")
+    title.append(f"  goroutines of {command} (pid {report.pid})", "bold cyan")
+    fields = [title]
+    if report.number > 1 or not report.final:
+        fields.append(Text(f"report {report.number}, {units.elapsed(report.elapsed_s)}"))
+    fields.append(Text(shorten_middle(printable(report.version), width // 2)))
+    yield from flowed(fields, width)
+    if report.final and report.reason:
+        reason = f"final report: {report.reason}"
+        if report.look_age_s:
+            reason += f"; the figures are of {units.elapsed(report.look_age_s)} before"
+        yield from (Text(line, "bold") for line in wrap(printable(reason), width))
+
+
+def _goroutines(report: GoReport, width: int) -> Iterator[Text]:
+    section = report.goroutines
+    yield from _verdict(report, width)
+    fields = [Text(units.counted(section.alive_count - section.system_count, "goroutine"), "bold")]
+    if section.growth_per_s is not None:
+        fields.append(_rate(section.growth_per_s))
+    fields.append(Text(f"stacks {units.size(section.stack_bytes)}"))
+    fields.append(Text(f"and {units.number(section.system_count)} of the runtime's own"))
+    yield from flowed(fields, width)
+    for skip, count in section.skipped.items():
+        yield from wrapped("  ", f"{units.number(count)} {_SKIPPED[skip]}", width)
+    for one in section.groups:
+        yield Text()
+        yield from _group(one, width)
+    others = section.group_count - len(section.groups)
+    if others:
+        yield Text()
+        yield Text(f"... and {units.counted(others, 'other group')} (--top)")
+
+
+def _verdict(report: GoReport, width: int) -> Iterator[Text]:
+    section = report.goroutines
+    match section.verdict:
+        case GoVerdict.LEAKING:
+            count = section.leaking_count
+            text = f"{units.counted(count, 'group')} of goroutines only "
+            text += "grows: none has left it" if count == 1 else "grow: none has left them"
+        case GoVerdict.TURNOVER:
+            text = "goroutines end as others begin: none piles up"
+        case GoVerdict.STEADY:
+            text = "the goroutines stay the same: none piles up"
+        case _ if section.growth_per_s is None:
+            text = f"one look shows no growth: leaktrace go -p {report.pid} 5"
+        case _:
+            text = _early(section)
+    label, style = _WORDS[section.verdict]
+    yield from wrapped(f"{label}: " if label else "too early: ", text, width, style)
+
+
+def _early(section: GoroutineSection) -> str:
+    rising = [one for one in section.groups if one.growth.growth > 0]
+    if rising:
+        return "some groups have grown, and it takes more looks to tell what becomes of them"
+    return "it takes three looks to tell what piles up"
+
+
+def _group(one: GoroutineGroup, width: int) -> Iterator[Text]:
+    growth = one.growth
+    label, style = _WORDS[growth.verdict]
+    head = Text()
+    if label:
+        head.append(label, style).append("  ")
+    head.append(units.number(growth.count), "bold")
+    is_wait = growth.key.state not in _NO_WAIT
+    head.append(f" {'in ' if is_wait else ''}{printable(growth.key.state)}")
+    fields = [head]
+    if growth.growth_per_s is not None:
+        fields.append(_rate(growth.growth_per_s))
+    if growth.longest_wait_ns is not None:
+        fields.append(Text(f"oldest ≥ {units.age(growth.longest_wait_ns)}"))
+    fields.append(Text(f"stacks {units.size(growth.stack_bytes)}"))
+    yield from flowed(fields, width)
+    frames = _own(one.frames)
+    started = _started_as(one)
+    name = f"go {started}" if one.created_by is not None else started or "a goroutine"
+    creator = None
+    if one.created_by is not None:
+        creator = f"by {printable(one.created_by.function)} at {_place(one.created_by)}"
+    yield from _columns("  ", name, creator or "", width, "bold")
+    if one.frames and not frames:
+        frames = list(one.frames)
+    shown = [(line, len(list(same))) for line, same in groupby(frames)]
+    for line, times in shown[:_MOST_FRAMES]:
+        more = (" (inlined)" if line.is_inlined else "") + (f" × {times}" if times > 1 else "")
+        yield from _columns("    ", printable(line.function), f"{_place(line)}{more}", width)
+    left = sum(times for _, times in shown[_MOST_FRAMES:])
+    if left:
+        yield Text(f"    ... and {units.counted(left, 'caller')}")
+
+
+def _own(frames: Sequence[GoLine]) -> list[GoLine]:
+    """Without the runtime's functions at either end, which are on the stack of each goroutine that
+    waits, and without the compiler's wrapper."""
+    inner = list(dropwhile(lambda line: line.function.startswith(_RUNTIME), frames))
+    while inner and (
+        inner[-1].function.startswith(_RUNTIME) or _WRAPPER.search(inner[-1].function)
+    ):
+        inner.pop()
+    return inner
+
+
+def _started_as(one: GoroutineGroup) -> str:
+    """The function that a goroutine began with: not the compiler's wrapper around it."""
+    if one.started_as is None:
+        return ""
+    name = one.started_as.function
+    own = _own(one.frames)
+    if _WRAPPER.search(name) and own:
+        name = own[-1].function
+    return printable(name)
+
+
+def _place(line: GoLine) -> str:
+    return f"{printable(line.file)}:{line.line}" if line.file else "unknown file"
+
+
+def _columns(indent: str, left: str, right: str, width: int, style: str = "") -> Iterator[Text]:
+    """Two columns. What doesn't fit beside the first one goes below it, and is cut in the
+    middle."""
+    line = Text(indent).append(shorten_middle(left, width - len(indent)), style)
+    if not right:
+        yield line
+        return
+    at = max(len(indent) + _FUNCTION_COLUMNS, line.cell_len + 2)
+    if at + cell_len(right) <= width:
+        yield line.append(" " * (at - line.cell_len)).append(right, "dim")
+        return
+    if line.cell_len + 2 + cell_len(right) <= width:
+        yield line.append(" " * (width - line.cell_len - cell_len(right))).append(right, "dim")
+        return
+    yield line
+    below = f"{indent}    "
+    yield Text(below).append(shorten_middle(right, width - len(below)), "dim")
+
+
+def _rate(per_s: float) -> Text:
+    digits = 1 if abs(per_s) < 1000 else 0
+    text = f"{per_s:+,.{digits}f}/s"
+    if not float(f"{per_s:.{digits}f}") and per_s:
+        text = f"{per_s * 3600:+,.1f}/h"
+    return Text(text if per_s else "+0/s", "red" if per_s > 0 else "")

@@ -1,0 +1,80 @@
+"""`leaktrace go` on running programs, and its errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.goroutines import running
+from harness.privileges import nobody_with
+from harness.tracer import run_leaktrace
+
+Object = dict[str, Any]
+
+
+def reports_of(pid: int, *words: str) -> list[Object]:
+    outcome = run_leaktrace("go", "-p", str(pid), *words, "-f", "json")
+    assert outcome.exit_code == 0, outcome.stderr
+    return [json.loads(line) for line in outcome.stdout.splitlines()]
+
+
+def test_the_leak_is_named_and_nothing_else(go_program: Callable[[str], Path]) -> None:
+    with running(go_program("debian"), "leak") as (pid, _):
+        reports = reports_of(pid, "0.3", "4")
+    last = reports[-1]
+    assert [one["number"] for one in reports] == [1, 2, 3, 4]
+    assert reports[0]["verdict"] == "too_early"
+    assert last["verdict"] == "leaking"
+    assert last["go"]["version"].startswith("go1.")
+    (leak,) = [one for one in last["goroutines"] if one["verdict"] == "leaking"]
+    assert leak["created_by"]["function"] == "main.churn"
+    assert leak["wait_reason"] == "chan receive"
+    assert "main.forgotten" in [frame["function"] for frame in leak["frames"]]
+    assert leak == last["goroutines"][0]
+    # It begins one every 10 ms, or as fast as a busy machine lets it.
+    assert 0 < leak["growth_per_s"] <= 101
+
+
+def test_short_lived_goroutines_are_no_leak(go_program: Callable[[str], Path]) -> None:
+    with running(go_program("debian"), "turnover") as (pid, _):
+        reports = reports_of(pid, "0.15", "12")
+    assert len(reports) == 12
+    assert not [one for one in reports if one["leaking_group_count"]]
+    last = reports[-1]
+    (answered,) = [
+        one
+        for one in last["goroutines"]
+        if one["wait_reason"] == "sleep"
+        and "main.answered" in [frame["function"] for frame in one["frames"]]
+    ]
+    assert answered["verdict"] == "turnover"
+
+
+def test_text_names_creator_and_place(go_program: Callable[[str], Path]) -> None:
+    with running(go_program("debian-pie"), "many", "300") as (pid, count):
+        outcome = run_leaktrace("go", "-p", str(pid), "-T", "1")
+    assert outcome.exit_code == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert f"{count:,} goroutines" in outcome.stdout
+    assert "300 in chan receive" in outcome.stdout
+    assert "main.receives" in outcome.stdout
+    assert "by main.main at" in outcome.stdout
+
+
+def test_without_privileges(go_program: Callable[[str], Path]) -> None:
+    with running(go_program("debian"), "many", "10") as (pid, _):
+        outcome = run_leaktrace("go", "-p", str(pid), prefix=nobody_with())
+    assert outcome.exit_code != 0
+    assert "CAP_" in outcome.stderr or "root" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_process_that_is_not_of_go() -> None:
+    outcome = run_leaktrace("go", "-p", str(os.getpid()))
+    assert outcome.exit_code != 0
+    assert "is not a Go program" in outcome.stderr
+    assert "hint: leaktrace -p PID" in outcome.stderr

@@ -1,0 +1,7 @@
+"""Fixtures for tests of language runtimes."""
+
+from __future__ import annotations
+
+from harness.goroutines import go_program
+
+__all__ = ["go_program"]
