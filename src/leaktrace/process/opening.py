@@ -124,7 +124,8 @@ class Planning:
                 objects = planner.plan_process(target.pid)
                 symbolizer.refresh()
             if not objects and target.parent is None:
-                error = nothing_to_hook(subject, options.objects, planner.passed_over)
+                pid = target.pid if command is None else None
+                error = nothing_to_hook(subject, options.objects, planner.passed_over, pid)
                 if options.fds:
                     error.hint = "--no-malloc traces file descriptors alone, which needs no symbols"
                 raise error

@@ -10,7 +10,8 @@ from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.errors import ObjectFileError
 from leaktrace.model import Frame, SourceLine
 from leaktrace.printable import printable
-from leaktrace.runtimes.go.functions import read_go_functions
+from leaktrace.runtimes.go.code_table import CodeTable, read_code_table
+from leaktrace.runtimes.go.object_file import is_go
 from leaktrace.symbols.debug_files import mini_symbols
 from leaktrace.symbols.debug_information import DebugData, DebugInformation, LookupContext
 from leaktrace.symbols.demangle import demangle
@@ -57,6 +58,7 @@ class Module:
         lookup_vaddr = vaddr - 1 if is_return_address else vaddr
         debug = self._debug_data()
         lines = debug.lines.lookup(lookup_vaddr) if debug and debug.lines else ()
+        lines = lines or self._go_lines(lookup_vaddr)
         physical = lines[-1] if lines else None
         table = debug.symbols if debug and debug.symbols else self._own_symbols()
         symbol = table.lookup(lookup_vaddr) if table else None
@@ -165,6 +167,8 @@ class Module:
         """Why there are no lines, or no names; "" if there are."""
         wants_lines = self._context.options.lines or self._context.options.inlines
         debug = self._debug.so_far() if self._was_used and wants_lines else None
+        if debug and self._go_table:
+            return self._symbol_problem
         return (debug.problem if debug else "") or self._symbol_problem
 
     def _own_symbols(self) -> SymbolTable | None:
@@ -202,9 +206,32 @@ class Module:
         tables = [*self._tables_of(self.elf)]
         if not self.elf.has_symbol_table():
             tables += self._mini_symbols()
-            of_go = read_go_functions(self.elf)
-            tables += [of_go.symbols()] if of_go else []
+            tables += [self._go_table.functions.symbols()] if self._go_table else []
         return SymbolTable(tables, self.elf.code_ranges())
+
+    @cached_property
+    def _go_table(self) -> CodeTable | None:
+        """The table of the Go runtime, None where there is none that can be read."""
+        try:
+            is_same = is_go(self.elf) and fingerprint(self.elf) == self.fingerprint
+            return read_code_table(self.elf) if is_same else None
+        except ObjectFileError:
+            return None
+
+    def _go_lines(self, vaddr: int) -> tuple[CodeLine, ...]:
+        """The lines of Go code, which has them without debug information, too."""
+        options = self._context.options
+        if not (options.lines or options.inlines) or self._go_table is None:
+            return ()
+        function = self._go_table.function_at(vaddr)
+        return tuple(
+            CodeLine(
+                function=line.function,
+                source=SourceLine(printable(line.file), line.line) if line.file else None,
+                start=function[1] if function and not line.is_inlined else None,
+            )
+            for line in self._go_table.lines(vaddr)
+        )
 
     def _tables_of(self, elf: ElfObject) -> tuple[RawSymbols, ...]:
         try:

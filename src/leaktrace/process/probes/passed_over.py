@@ -10,6 +10,7 @@ from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
 from leaktrace.options import ObjectChoice
 from leaktrace.printable import printable
 from leaktrace.process.probes.program_files import WrongMachineError
+from leaktrace.runtimes.go.program import open_go_program
 from leaktrace.targets.mapped_files import UnreachableFileError
 
 
@@ -18,6 +19,14 @@ class PassedOver(NamedTuple):
 
     path: str
     error: ObjectFileError
+
+
+def _go_version(pid: int) -> str | None:
+    """The version of Go that a process was built with, None where it has no Go code."""
+    try:
+        return printable(open_go_program(pid).version.text)
+    except LeaktraceError:
+        return None
 
 
 def notes_of(passed: Sequence[PassedOver]) -> Iterator[str]:
@@ -35,15 +44,20 @@ def notes_of(passed: Sequence[PassedOver]) -> Iterator[str]:
 
 
 def nothing_to_hook(
-    subject: str, chosen: ObjectChoice, passed: Sequence[PassedOver]
+    subject: str, chosen: ObjectChoice, passed: Sequence[PassedOver], pid: int | None = None
 ) -> LeaktraceError:
-    """The error for a target in which no allocator was found."""
+    """The error for a target in which no allocator was found; `pid`: of one that runs."""
     for one in passed:
         if isinstance(one.error, UnreachableFileError) and one.error.capability is not None:
             return one.error.as_access_error()
     prefix = chosen.symbols_prefix
     defines = f"defines {prefix}malloc and {prefix}free"
     message = f"no object of {subject} {defines}"
+    if pid is not None and not prefix and (go := _go_version(pid)):
+        return TargetError(
+            f"{subject} is a Go program ({go}), whose allocator is Go's own: {message}",
+            f"`leaktrace go -p {pid} 5` shows goroutines that leak; --faults finds growth by stack",
+        )
     if passed:
         first = passed[0].error
         if isinstance(first, WrongMachineError):
@@ -59,6 +73,6 @@ def nothing_to_hook(
         )
     return ObjectFileError(
         message,
-        "a stripped static program or Go? Try --faults, which needs no symbols; for an "
-        "allocator with other names, --symbols-prefix",
+        "Go? `leaktrace go -p PID` shows its goroutines; a stripped static program? Try --faults, "
+        "which needs no symbols; for an allocator with other names, --symbols-prefix",
     )

@@ -17,7 +17,7 @@ from leaktrace.runtimes.go.layouts import G_SELF
 from leaktrace.runtimes.go.memory import Words
 from leaktrace.runtimes.go.program import GoProgram, Span
 
-MAX_GOROUTINES = 1 << 22
+MAX_GOROUTINES = 1 << 21  # what is read of them fits in MAX_READ_BYTES
 _FIRST = 4  # goroutines of a list that are looked at: a program has these from its start on
 _NEEDED = 3
 _PIECE_BYTES = 16 << 20
