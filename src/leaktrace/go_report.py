@@ -39,6 +39,9 @@ class SeenGroup:
     ids: frozenset[int]  # which Go never uses again
     stack_bytes: int
     longest_wait_ns: int | None = None  # at least; None: not known
+    # Whether they wait for something of the program: not for a processor, nor for the collector of
+    # garbage. On a busy machine these pile up, too, and go on all at once.
+    can_leak: bool = True
 
 
 class Skip(StrEnum):

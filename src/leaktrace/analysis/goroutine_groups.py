@@ -2,8 +2,9 @@
 
 A goroutine that was in its group in one look only says nothing: it may be short-lived. One that was
 there in two looks running is settled. A group leaks if its goroutines become more and more, and
-none that had settled has left: neither ended, nor gone on to wait elsewhere. So a group leaks, too,
-if half of its goroutines get an answer at once, and the others never do.
+none has left: neither ended, nor gone on to wait elsewhere. If some have left, but never one that
+had settled, the settled ones must have become more again and again: half of the goroutines get an
+answer at once, and the others never do.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from leaktrace.go_report import GoroutineLook, GoVerdict, GroupGrowth, GroupKey, SeenGroup
 
 _WINDOW = 10  # looks that are compared: what has left before is forgotten
 _FEWEST_LOOKS = 3
-_NEEDED_RISES = 2  # between looks: growth at one moment alone may be a start
+# What shows growth: many new ones in several looks (at one moment alone they may be a start), or a
+# few again and again. A few in few looks may be there by chance: on a busy machine each step lasts.
+_MANY, _RISES_OF_MANY = 10, 2
+_FEW, _RISES_OF_FEW = 5, 5
+_NEEDED_SETTLED_RISES = 4  # where others come and leave: it takes six looks
 _NONE = SeenGroup(frozenset(), 0)
 _ORDER = (GoVerdict.LEAKING, GoVerdict.TOO_EARLY, GoVerdict.TURNOVER, GoVerdict.STEADY)
 
@@ -28,7 +34,8 @@ class _Step:
     count: int
     settled_count: int
     left: bool  # a settled one has
-    changed: bool  # some came or left
+    any_left: bool  # some have, settled or not
+    came: bool  # some have
     is_rise: bool  # there were more than in the look before, and new ones among them
 
 
@@ -68,7 +75,7 @@ class GoroutineGroups:
         history = self._histories.setdefault(key, _History())
         ids = look.groups.get(key, _NONE).ids
         if not history.steps and not is_first:  # it had none in the look before
-            history.steps.append(_Step(0, 0, left=False, changed=False, is_rise=False))
+            history.steps.append(_Step(0, 0, left=False, any_left=False, came=False, is_rise=False))
         came = ids - history.ids
         # On the move now: it may come back.
         away = history.settled - ids
@@ -76,8 +83,10 @@ class GoroutineGroups:
         settled = (ids & history.ids) | (away - gone)
         is_new = any(goid > self._newest_id for goid in came)
         is_rise = bool(history.steps) and len(ids) > len(history.ids) and is_new
-        changed = bool(came or history.ids - ids)
-        history.steps.append(_Step(len(ids), len(settled), bool(gone), changed, is_rise))
+        any_left = bool(history.ids - ids - look.moving_ids)
+        history.steps.append(
+            _Step(len(ids), len(settled), bool(gone), any_left, bool(came), is_rise)
+        )
         history.ids, history.settled = ids, settled
         if not any(step.count for step in history.steps):
             del self._histories[key]
@@ -90,7 +99,7 @@ class GoroutineGroups:
             count=len(group.ids),
             growth=steps[-1].count - steps[0].count,
             growth_per_s=self._rate([step.count for step in steps]),
-            verdict=_verdict(steps, len(self._times_s)),
+            verdict=_verdict(list(steps), len(self._times_s), can_leak=group.can_leak),
             stack_bytes=group.stack_bytes,
             longest_wait_ns=group.longest_wait_ns,
             since_s=looks[-1] - looks[0],
@@ -105,22 +114,36 @@ class GoroutineGroups:
         return (numbers[-1] - numbers[0]) / (times[-1] - times[0])
 
 
-def _verdict(steps: deque[_Step], look_count: int) -> GoVerdict:
+def _verdict(steps: list[_Step], look_count: int, *, can_leak: bool) -> GoVerdict:
     if look_count < _FEWEST_LOOKS or len(steps) < 2:
         return GoVerdict.TOO_EARLY
-    if not any(step.changed for step in list(steps)[1:]):
+    since = steps[1:]
+    if not any(step.came or step.any_left for step in since):
         return GoVerdict.STEADY
     if any(step.left for step in steps):
         return GoVerdict.TURNOVER
-    rises = sum(step.is_rise for step in steps)
-    settled = [step.settled_count for step in steps]
-    # The first look of all can't have settled ones.
-    has_grown = settled[-1] > settled[1] if len(settled) > 2 else False
-    if rises >= _NEEDED_RISES and has_grown:
+    if can_leak and _piles_up(steps):
         return GoVerdict.LEAKING
-    if not settled[-1]:  # all of them are new in each look
+    if any(step.any_left for step in since):
         return GoVerdict.TURNOVER
-    return GoVerdict.TOO_EARLY if rises else GoVerdict.STEADY
+    return GoVerdict.TOO_EARLY
+
+
+def _piles_up(steps: list[_Step]) -> bool:
+    """Whether a group that no settled one has left has become larger and larger, lately too."""
+    settled = [step.settled_count for step in steps if step.count]
+    if len(settled) < _FEWEST_LOOKS or steps[-1].count <= steps[0].count:
+        return False
+    rises = sum(step.is_rise for step in steps)
+    lately = any(step.is_rise for step in steps[len(steps) // 2 :])
+    # In the first look in which a group is seen, none can have settled.
+    settled_growth = settled[-1] - settled[1]
+    if any(step.any_left for step in steps[1:]):
+        settled_rises = sum(now > before for before, now in pairwise(settled[1:]))
+        return lately and settled_rises >= _NEEDED_SETTLED_RISES and settled_growth >= _FEW
+    growth = steps[-1].count - steps[0].count
+    is_much = growth >= _MANY and rises >= _RISES_OF_MANY
+    return lately and settled_growth > 0 and (is_much or rises >= _RISES_OF_FEW)
 
 
 def verdict_of_all(groups: Iterable[GroupGrowth]) -> GoVerdict:

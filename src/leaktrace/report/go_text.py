@@ -128,7 +128,7 @@ def _early(section: GoroutineSection) -> str:
     rising = [one for one in section.groups if one.growth.growth > 0]
     if rising:
         return "some groups have grown, and it takes more looks to tell what becomes of them"
-    return "it takes three looks to tell what piles up"
+    return "it takes three looks or more to tell what piles up"
 
 
 def _group(one: GoroutineGroup, width: int) -> Iterator[Text]:

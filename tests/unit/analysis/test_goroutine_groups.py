@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -63,10 +64,29 @@ def test_some_of_them_get_an_answer_at_once() -> None:
     """The others never do."""
     forgotten: list[int] = []
     looks = []
-    for number in range(5):
+    for number in range(8):
         forgotten += range(100 * number, 100 * number + 5)
         looks.append([*forgotten, *range(100 * number + 50, 100 * number + 60)])
     assert verdict(*looks) is GoVerdict.LEAKING
+    assert verdict(*looks[:4]) is GoVerdict.TURNOVER  # not known yet
+
+
+def test_some_outlast_a_look_by_chance() -> None:
+    """On a busy machine, for instance."""
+    ids = [range(5), range(10, 15), range(20, 24), range(20, 28), range(20, 32)]
+    assert verdict(*ids) is GoVerdict.TURNOVER
+
+
+def test_a_slow_leak_takes_more_looks() -> None:
+    ids = [range(10 + number) for number in range(8)]
+    assert [verdict(*ids[: number + 1]) for number in range(8)] == [
+        *[GoVerdict.TOO_EARLY] * 5,
+        *[GoVerdict.LEAKING] * 3,
+    ]
+
+
+def test_a_group_that_has_just_begun() -> None:
+    assert verdict([], [], [], range(5), range(10)) is GoVerdict.TOO_EARLY
 
 
 def test_one_that_had_settled_has_left() -> None:
@@ -97,6 +117,20 @@ def test_those_that_come_from_elsewhere_are_not_new() -> None:
 
 def test_a_pool_that_starts_is_not_a_leak() -> None:
     assert verdict([], range(50), range(50), range(50), range(50)) is not GoVerdict.LEAKING
+
+
+def test_a_leak_that_has_stopped() -> None:
+    """Nothing has come for a while: those that are there stay."""
+    ids = [range(10), range(20), range(30), *[range(30)] * 6]
+    assert verdict(*ids) is not GoVerdict.LEAKING
+
+
+def test_those_that_wait_for_the_collector_are_no_leak() -> None:
+    looks = [
+        replace(one, groups={key: replace(g, can_leak=False) for key, g in one.groups.items()})
+        for one in (look(number, range(10 + 6 * number)) for number in range(5))
+    ]
+    assert after(looks)[KEY].verdict is GoVerdict.TOO_EARLY
 
 
 def test_a_group_that_has_ended_is_forgotten() -> None:

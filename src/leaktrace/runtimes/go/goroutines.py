@@ -44,6 +44,7 @@ _STATES = {
 }
 _MOVING = (_RUNNABLE, _RUNNING, _COPYING_STACK, _PREEMPTED)
 _NOT_SYSTEM = ("runtime.main", "runtime.handleAsyncEvent")
+_RUNTIME_WAITS = ("runtime.gc", "runtime.mallocgc", "runtime.stopTheWorld")
 _MAX_STACK_BYTES = 1 << 30  # the runtime's own limit
 _MAX_TRIES = 3
 _LIST_TRIES = 5
@@ -87,11 +88,12 @@ class _Group:
     ids: list[int] = field(default_factory=list)
     stack_bytes: int = 0
     waits_since_ns: int | None = None
+    can_leak: bool = True
 
     def seen(self, now_ns: int) -> SeenGroup:
         since = self.waits_since_ns
         wait = now_ns - since if since is not None and 0 < since <= now_ns else None
-        return SeenGroup(frozenset(self.ids), self.stack_bytes, wait)
+        return SeenGroup(frozenset(self.ids), self.stack_bytes, wait, self.can_leak)
 
 
 @dataclass
@@ -249,7 +251,8 @@ class Goroutines:
         )
         group = account.groups.get(key)
         if group is None:
-            group = account.groups[key] = _Group()
+            can_leak = status not in _MOVING and not self._waits_for_runtime(key.stack)
+            group = account.groups[key] = _Group(can_leak=can_leak)
         group.ids.append(goid)
         group.stack_bytes += int(goroutines.high[index] - goroutines.low[index])
         since = int(goroutines.wait_since[index]) if status == _WAITING else 0
@@ -260,6 +263,17 @@ class Goroutines:
         if status == _WAITING and 0 < reason < len(self.reasons):
             return self.reasons[reason]
         return _STATES[status]
+
+    def _waits_for_runtime(self, stack: tuple[int, ...]) -> bool:
+        """Whether a goroutine waits in an allocation, or in the collector of garbage."""
+        program = self._program
+        for address in stack:
+            found = program.table.function_at(address - 1 - program.bias)
+            if found is None or not found[0].startswith("runtime."):
+                return False
+            if found[0].startswith(_RUNTIME_WAITS):
+                return True
+        return False
 
     def _is_system(self, start: int) -> bool:
         known = self._system.get(start)
