@@ -66,8 +66,8 @@ class Destination(ABC):
     @abstractmethod
     def finish(self, is_ending: Callable[[], bool]) -> None:
         """Write what waits. When `is_ending` says that the run was told to end, a reader that takes
-        nothing is waited for three seconds at most. Raises OutputError if the last message can't be written, and
-        BrokenPipeError."""
+        nothing is waited for three seconds at most. Raises OutputError if the last message can't be
+        written, and BrokenPipeError."""
 
     def _failed(self, message: Message, error: OSError) -> None:
         self._failure = error
