@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from harness.tracer import run_leaktrace
-from recorded_samples import record
 from sample_diffs import BASE, LATER, OTHER_BUILD
+from written_recordings import write
 
 from leaktrace.cli.moments import parse_when, reports_at
 from leaktrace.errors import UsageError
@@ -20,12 +20,12 @@ BETWEEN = replace(LATER, number=50, elapsed_s=100.0)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("runs") / "a@b.rec.gz", BASE, BETWEEN, LATER)
+    return write(tmp_path_factory.mktemp("runs") / "a@b.rec.gz", [BASE, BETWEEN, LATER])
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("runs") / "other.rec", OTHER_BUILD)
+    return write(tmp_path_factory.mktemp("runs") / "other.rec", [OTHER_BUILD])
 
 
 def test_two_moments_and_two_runs(run: Path, other: Path) -> None:

@@ -215,7 +215,7 @@ def test_all_mappings_of_a_file(process: Process) -> None:
         (["0x"], "'0x' is no address", 2),
         (["0x10"], "nothing is mapped at 0x10", 4),
         (["[heap"], "no mapping is called [heap", 4),
-        (["[heap]", "--output", "/dev/full"], "can't write the memory to /dev/full", 1),
+        (["[heap]", "--output", "/dev/full"], "can't write to /dev/full", 1),
         (["[heap]", "--output", "/no/such/file"], "can't write to /no/such/file", 1),
     ],
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from harness.tracer import run_leaktrace
-from recorded_samples import record
 from sample_diffs import BASE, LATER
+from written_recordings import INFO, write
 
 SHOWN_BY = ("site", "function", "module", "line", "process", "tree", "callers")
 TOTAL = sum(site.bytes for site in LATER.sites)
@@ -16,7 +16,8 @@ TOTAL = sum(site.bytes for site in LATER.sites)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("runs") / "run.rec", BASE, LATER)
+    path = tmp_path_factory.mktemp("runs") / "run.rec"
+    return write(path, [BASE, LATER], marks=[None, "released"])
 
 
 @pytest.mark.parametrize("by", SHOWN_BY)
@@ -43,6 +44,13 @@ def test_filters_in_text_and_files(run: Path) -> None:
     assert folded.exit_code == 0, folded.stderr
     assert "copy_token" not in folded.stdout
     assert "main;read_request;parse_header 100\n" in folded.stdout
+
+
+def test_a_page_has_the_marks_and_where_it_was_recorded(run: Path) -> None:
+    outcome = run_leaktrace("show", run, "-f", "html")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "released" in outcome.stdout
+    assert f"leaktrace {INFO.version}" in outcome.stdout
 
 
 @pytest.mark.parametrize(

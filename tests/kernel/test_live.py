@@ -24,7 +24,8 @@ LEAVE = "\x1b[?1049l"
 def test_keys_and_the_end(compiled: Compiler, tmp_path: Path) -> None:
     with Target([compiled("commands.c")]) as target:
         target.await_ready()
-        options = ("top", "-p", str(target.pid), "-o", "0", "3600")
+        recording = tmp_path.with_suffix(".rec")
+        options = ("top", "-p", str(target.pid), "-o", "0", "--record", str(recording), "3600")
         with InTerminal(*options, folder=tmp_path, prefix=UNDER_A_SHELL) as terminal:
             before = terminal.modes()
             terminal.until("tracing pid")
@@ -43,6 +44,8 @@ def test_keys_and_the_end(compiled: Compiler, tmp_path: Path) -> None:
             terminal.press(b"\n")
             terminal.until("70 allocations")
             assert terminal.modes() != before
+            terminal.press(b"m")
+            terminal.until("marked as mark 1: report 2")
             terminal.press(b"q")
             assert terminal.finish() == 0, terminal.shown
         _, _, plain = terminal.shown.rpartition(LEAVE)
@@ -51,6 +54,8 @@ def test_keys_and_the_end(compiled: Compiler, tmp_path: Path) -> None:
         assert target.end() == 0
     (saved,) = tmp_path.iterdir()
     assert json.loads(saved.read_text())["outstanding"] == {"bytes": 2100, "count": 70}
+    marked = run_leaktrace("show", recording, "--at", "mark 1", "-f", "json")
+    assert json.loads(marked.stdout)["number"] == 2, marked.stderr
 
 
 END = {

@@ -16,8 +16,8 @@ INFO = RunInfo("1.0", datetime(2026, 3, 1, 6, tzinfo=UTC), {"kernel": "6.1"}, {"
 
 def write(
     path: Path, reports: Iterable[Report], *, ends: bool = True, marks: Iterable[str | None] = ()
-) -> None:
-    """Write a recording, with a mark before each report that has one."""
+) -> Path:
+    """Write a recording, with a mark before each report that has one. Returns its path."""
     file = LineFile(io.FileIO(path, "w"), path)
     writer = RecordingWriter(file, INFO)
     writer.begin()
@@ -30,3 +30,4 @@ def write(
     if ends:
         writer.end()
         file.close()
+    return path

@@ -127,7 +127,7 @@ def command(
         compared = compare(
             reports[0], reports[1], Quantity(quantity), chosen, same_run=same_run, force=force
         )
-    with open_output(None if output == Path("-") else output) as opened:
+    with open_output(None if output == Path("-") else output, is_waiting=True) as opened:
         writer = ComparisonWriter(opened.stream, sys.stderr)
         writer.show(compared, [one.name for one in wanted], top, format_name)
 

@@ -25,7 +25,8 @@ record_options = together(
     click.option(
         "--record-contents",
         is_flag=True,
-        help="With --record and --contents: also record what is in blocks, which may be secret.",
+        help="With --record, and --contents or --heap: also record what is in blocks, which may be "
+        "secret.",
     ),
 )
 
@@ -37,8 +38,8 @@ def record_asked(asked: dict[str, Any]) -> RecordOptions | None:
         if contents:
             raise UsageError("--record-contents needs --record", "add --record FILE")
         return None
-    if contents and not asked["contents"]:
-        raise UsageError("--record-contents needs --contents", "add --contents")
+    if contents and not (asked["contents"] or asked.get("heap")):
+        raise UsageError("--record-contents needs --contents or --heap", "add one of them")
     if path == Path("-"):
         raise UsageError(
             "--record writes to a file, not to standard output",

@@ -14,11 +14,12 @@ from leaktrace.report.diff_exports import DIFF_EXPORTS, left_out, write_diff
 from leaktrace.report.diff_json import diff_object
 from leaktrace.report.diff_notes import notes
 from leaktrace.report.diff_text import diff_lines
-from leaktrace.report.export_reporter import refuse_terminal, write_content
+from leaktrace.report.export_reporter import refuse_terminal
 from leaktrace.report.generations_json import generations_object
 from leaktrace.report.generations_text import generation_lines
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.layout import painted
+from leaktrace.report.output import write_content
 from leaktrace.report.reporter import USUAL_COLUMNS, Writer, terminal_width
 
 

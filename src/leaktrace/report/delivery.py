@@ -7,6 +7,7 @@ stderr.
 * A pipe, a terminal, a socket or a device is written by a thread. While its reader doesn't read,
   messages wait, 4 MiB at most. Then the oldest are left out, so that the last report arrives.
 * A file is written at once. If its disk is full, the message is left out.
+* What traces nothing waits for its reader, and ends if the disk is full.
 """
 
 from __future__ import annotations
@@ -115,6 +116,30 @@ class FileDestination(Destination):
         self._raise_failure()
 
 
+class DirectDestination(Destination):
+    """Each message is waited for, and a failure ends the run: nothing is traced meanwhile."""
+
+    def __init__(self, name: str, write_message: Callable[[bytes], None]) -> None:
+        """`write_message` raises OSError if it can't write all of it."""
+        super().__init__(name)
+        self._write_message = write_message
+
+    def put(self, message: Message) -> None:
+        """Raises OutputError, too."""
+        try:
+            self._write_message(message.data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"can't write to {self.name}: {error.strerror}",
+                "free some space there, or write somewhere else with --output",
+            ) from error
+
+    def finish(self, is_ending: Callable[[], bool]) -> None:
+        """Nothing waits."""
+
+
 class SharedFile:
     """A file to which others may write, too, as standard output: nothing can be taken back. After
     a part of a message, the next one starts a new line."""
@@ -127,8 +152,19 @@ class SharedFile:
         """Raises OSError."""
         left = memoryview(b"\n" + data if self._is_torn else data)
         while left:
-            left = left[os.write(self._descriptor, left) :]
+            left = left[_write_some(self._descriptor, left) :]
             self._is_torn = bool(left)
+
+
+def _write_some(descriptor: int, data: memoryview) -> int:
+    """How many bytes were written. Raises OSError."""
+    while True:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:  # somebody who has the same pipe has made it non-blocking
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
 
 
 class QueuedDestination(Destination):
@@ -238,11 +274,6 @@ class QueuedDestination(Destination):
     def _write(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            try:
-                written = os.write(self._descriptor, left)
-                self._taken_bytes += written
-                left = left[written:]
-            except BlockingIOError:  # somebody who has the same pipe has made it non-blocking
-                poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                poll.poll()
+            written = _write_some(self._descriptor, left)
+            self._taken_bytes += written
+            left = left[written:]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, TextIO
 
-from leaktrace.errors import OutputError
 from leaktrace.report.hexdump import BYTES, hexdump
+from leaktrace.report.output import write_content
 
 _ZEROS = bytes(1 << 20)
 
@@ -27,9 +27,7 @@ class RawWriter:
         self._output = output
 
     def data(self, address: int, data: bytes) -> None:
-        with _Explained(self._output):
-            self._output.buffer.write(data)
-            self._output.buffer.flush()
+        write_content(self._output, data)
 
     def hole(self, address: int, size: int) -> None:
         while size > 0:
@@ -85,24 +83,5 @@ class HexWriter:
         self._write(lines)
 
     def _write(self, lines: list[str]) -> None:
-        with _Explained(self._output):
-            self._output.write("".join(f"{line}\n" for line in lines))
-            self._output.flush()
-
-
-class _Explained:
-    """Turns a failure to write into an OutputError; a closed pipe stays what it is."""
-
-    def __init__(self, output: TextIO) -> None:
-        self._output = output
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            name = getattr(self._output, "name", "the output")
-            raise OutputError(
-                f"can't write the memory to {name}: {error.strerror}",
-                "free some space there, or write somewhere else with --output",
-            ) from error
+        self._output.write("".join(f"{line}\n" for line in lines))
+        self._output.flush()

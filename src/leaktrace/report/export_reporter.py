@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, ClassVar, TextIO, cast
+from typing import ClassVar, TextIO
 
 from leaktrace import units
-from leaktrace.errors import OutputError, UsageError
+from leaktrace.errors import UsageError
 from leaktrace.model import Event, Report, TargetInfo
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.remarks import remarks
 from leaktrace.report.export.sites import sections_of, sites_of
-from leaktrace.report.output import ReportStream
+from leaktrace.report.output import write_content
 from leaktrace.report.reporter import Reporter
 
 
@@ -70,23 +70,3 @@ def refuse_terminal(format_name: str, output: TextIO) -> None:
             f"{format_name} is a binary format, and the output is a terminal",
             "write it to a file with --output FILE, or into a pipe",
         )
-
-
-def write_content(output: TextIO, content: memoryview) -> None:
-    """Write the content of a file. Raises BrokenPipeError, and OutputError for other failures."""
-    if isinstance(output, ReportStream):
-        output.write_content(bytes(content))
-        return
-    try:
-        output.flush()
-        binary = cast(BinaryIO, getattr(output, "buffer"))  # noqa: B009 (no attribute of TextIO)
-        binary.write(content)
-        binary.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        name = getattr(output, "name", "the output")
-        raise OutputError(
-            f"can't write to {name}: {error.strerror}",
-            "free some space there, or write somewhere else with --output",
-        ) from error

@@ -189,7 +189,7 @@ def _name(one: BlockGroup) -> str:
     name = _shortened(one.name)
     match one.kind:
         case GroupKind.TEXT:
-            return f'text "{name}"'
+            return f'text "{name}"' if name else "text"  # recordings don't have it
         case GroupKind.CLASS:
             words = name
         case GroupKind.FILE:

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO, TypeGuard
+from typing import Any, BinaryIO, Self, TextIO, TypeGuard, cast
 
 from leaktrace.errors import OutputError
 from leaktrace.own.standard_streams import is_closed, output_is_closed
 from leaktrace.report.delivery import (
     Destination,
+    DirectDestination,
     FileDestination,
     Message,
     Missing,
@@ -74,8 +75,8 @@ class ReportStream(io.TextIOBase):
             data = text.encode(self._encoding, "backslashreplace")
             self.destination.put(Message(data, self.call_count))
 
-    def write_content(self, content: bytes) -> None:
-        """Write the content of a file, which is one message. Raises BrokenPipeError."""
+    def write_bytes(self, content: bytes) -> None:
+        """Write one message of bytes. Raises BrokenPipeError, and what `Destination.put` does."""
         self.flush()
         self.destination.put(Message(content))
 
@@ -151,10 +152,13 @@ def open_output(
     *,
     keep: int | None = None,
     is_ending: Callable[[], bool] = lambda: False,
+    is_waiting: bool = False,
 ) -> Output:
     """Open the destination of reports: the file `path`, or standard output for None. `path` may be
     a pattern of a time; `keep`: how many of the files that it makes remain. `is_ending`: whether
     the run was told to end, so that a reader which doesn't read is not waited for long.
+    `is_waiting`: nothing is traced meanwhile, so all of the output waits for its reader, and `path`
+    is one file.
 
     Call it before anything else is started, so that a path that can't be written is reported in
     time. An existing file keeps its content until the first report is written. A file that is
@@ -163,15 +167,20 @@ def open_output(
     Raises OutputError with the reason and what to do, and UsageError for a wrong pattern.
     """
     if path is None:
-        return Output(_prepare_stdout(), is_ending=is_ending)
+        return Output(_prepare_stdout(is_waiting=is_waiting), is_ending=is_ending)
     try:
-        if has_time(path):
+        if has_time(path) and not is_waiting:
             return Output(_stream(PeriodicFiles(path, keep), None), is_ending=is_ending)
         file = ReportFile(path)
     except OSError as error:
         raise why_unwritable(path, error) from error
-    if file.is_regular:
-        destination: Destination = FileDestination(str(path), file.write_message)
+    destination: Destination
+    if is_waiting:
+        is_regular = file.is_regular
+        write = file.write_message if is_regular else SharedFile(file.fileno()).write_message
+        destination = DirectDestination(str(path), write)
+    elif file.is_regular:
+        destination = FileDestination(str(path), file.write_message)
     else:
         destination = QueuedDestination(str(path), file.fileno())
         file.is_written = True
@@ -227,7 +236,7 @@ class ReportFile(io.FileIO):
             self.path.unlink(missing_ok=True)
 
 
-def _prepare_stdout() -> TextIO:
+def _prepare_stdout(*, is_waiting: bool) -> TextIO:
     """Standard output, which escapes characters that its encoding lacks."""
     if is_closed(sys.stdout):
         raise output_is_closed()
@@ -239,11 +248,33 @@ def _prepare_stdout() -> TextIO:
     sys.stdout.flush()
     name = str(getattr(sys.stdout, "name", "standard output"))
     destination: Destination
-    if stat.S_ISREG(mode):
+    if is_waiting:
+        destination = DirectDestination(name, SharedFile(descriptor).write_message)
+    elif stat.S_ISREG(mode):
         destination = FileDestination(name, SharedFile(descriptor).write_message)
     else:
         destination = QueuedDestination(name, descriptor)
     return _stream(destination, descriptor, sys.stdout.encoding or "utf-8")
+
+
+def write_content(output: TextIO, content: bytes | memoryview) -> None:
+    """Write bytes, as one message. Raises BrokenPipeError, and OutputError for other failures."""
+    try:
+        if _is_ours(output):
+            output.write_bytes(bytes(content))
+            return
+        output.flush()
+        binary = cast(BinaryIO, getattr(output, "buffer"))  # noqa: B009 (no attribute of TextIO)
+        binary.write(content)
+        binary.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = getattr(output, "name", "the output")
+        raise OutputError(
+            f"can't write to {name}: {error.strerror}",
+            "free some space there, or write somewhere else with --output",
+        ) from error
 
 
 def why_unwritable(path: Path, error: OSError, option: str = "--output") -> OutputError:

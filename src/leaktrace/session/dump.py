@@ -24,7 +24,7 @@ _MOST_NAMED = 10  # ranges that can't be read
 def run_dump(options: DumpOptions) -> int:
     """Write the memory that was asked for. Returns the exit code. Raises LeaktraceError, and
     BrokenPipeError when the reader of the output has closed the pipe."""
-    with open_output(options.output) as output, Interrupts() as interrupts:
+    with open_output(options.output, is_waiting=True) as output, Interrupts() as interrupts:
         run = _Run(options)
         try:
             with interrupts.raised(), closing(Process(options.pid)) as process:

@@ -36,7 +36,10 @@ def run_go(options: GoOptions) -> int:
     Returns the exit code. Raises LeaktraceError, and BrokenPipeError when the reader of the reports
     has closed the pipe.
     """
-    with open_output(options.output) as output, Interrupts() as interrupts:
+    with (
+        Interrupts() as interrupts,
+        open_output(options.output, is_ending=interrupts.is_received) as output,
+    ):
         reporter = create_go_reporter(options.format, output.stream, sys.stderr)
         try:
             with interrupts.raised():

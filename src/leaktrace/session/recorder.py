@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 
 from leaktrace import __version__
@@ -14,6 +13,7 @@ from leaktrace.notices import hint, notify
 from leaktrace.options import CommonOptions, KernelOptions, ProcessOptions
 from leaktrace.printable import printable
 from leaktrace.recording.format import Object
+from leaktrace.recording.left_out import without_contents
 from leaktrace.recording.streams import LineFile
 from leaktrace.recording.writer import RecordingWriter, RunInfo
 from leaktrace.report.output import ReportFile, why_unwritable
@@ -56,7 +56,9 @@ class Recorder:
             self._write_mark(self._mark, report)
             self._mark = None
         try:
-            self._writer.report(report if self._options.record.contents else _bare(report))
+            self._writer.report(
+                report if self._options.record.contents else without_contents(report)
+            )
         except OSError as error:
             self._missed += 1
             self._tell(error)
@@ -123,14 +125,6 @@ def opened_recorder(options: CommonOptions) -> Iterator[Recorder | None]:
         yield recorder
     finally:
         recorder.close()
-
-
-def _bare(report: Report) -> Report:
-    """The report without what is in blocks: that may be secret."""
-    if report.contents is None:
-        return report
-    sites = tuple(replace(site, contents=None) for site in report.sites)
-    return replace(report, sites=sites, contents=None)
 
 
 def _target_object(target: TargetInfo) -> Object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,6 @@ from dataclasses import replace
 from leaktrace import units
 from leaktrace.analysis.top_sites import with_top
 from leaktrace.analysis.views.filters import filtered
-from leaktrace.errors import OutputError, UsageError
 from leaktrace.model import Report
 from leaktrace.notices import notify
 from leaktrace.options import ShowOptions
@@ -21,7 +21,10 @@ from leaktrace.recording.reader import Recording, read_recording
 from leaktrace.recording.streams import NotReadableError
 from leaktrace.report import Output, create_reporter, open_output
 from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.report.export.html import HtmlReport
+from leaktrace.report.export_reporter import refuse_terminal
 from leaktrace.report.json_lines import json_line
+from leaktrace.report.output import write_content
 from leaktrace.report.view_reporter import ViewOptions, ViewReporter
 
 
@@ -32,17 +35,13 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
     """
     recording = read_recording(options.recording)
     export = EXPORTS.get(options.format)
-    with open_output(options.output) as output:
+    with open_output(options.output, is_waiting=True) as output:
         if options.marks:
             _show_marks(recording, options, output)
         elif export is None:
             _show(recording, options, output, view)
         else:
-            if export.is_binary and output.stream.isatty():
-                raise UsageError(
-                    f"{options.format} is binary: it can't be shown on a terminal",
-                    "name a file: --output FILE",
-                )
+            refuse_terminal(options.format, output.stream)
             _export(recording, options, output, view or ViewOptions())
     for problem in recording.problems:
         notify(problem)
@@ -71,7 +70,8 @@ def _show(
 
 def _export(recording: Recording, options: ShowOptions, output: Output, view: ViewOptions) -> None:
     """A file of another tool, of all sites unless fewer are asked for."""
-    export = EXPORTS[options.format].create(ExportOptions(view.quantity))
+    facts = tuple(_facts(recording))
+    export = EXPORTS[options.format].create(ExportOptions(view.quantity, facts=facts))
     has_time = EXPORTS[options.format].has_time and options.at == "last"
     asked = options
     if has_time and options.first is None and options.last is None:
@@ -79,17 +79,22 @@ def _export(recording: Recording, options: ShowOptions, output: Output, view: Vi
     for report in _reports(recording, asked):
         shown = report if view.filter is None else filtered(report, view.filter)
         export.add(shown if options.top is None else with_top(shown, options.top))
-    output.stream.flush()
-    try:
-        export.write(output.stream.buffer)
-        output.stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"can't write {options.format}: {error.strerror}",
-            "free some space there, or write somewhere else with --output",
-        ) from error
+    if isinstance(export, HtmlReport):
+        for mark in recording.marks:
+            export.add_mark(mark.time, mark.name)
+    content = io.BytesIO()
+    export.write(content)
+    write_content(output.stream, content.getbuffer())
+
+
+def _facts(recording: Recording) -> Iterator[tuple[str, str]]:
+    """What the recording says about itself, for a page."""
+    header = recording.header
+    if header is None:
+        return
+    yield "Recorded by", f"leaktrace {printable(header.version)}"
+    if header.host:
+        yield "Machine", printable(" ".join(str(one) for one in header.host.values()))
 
 
 def _reports(recording: Recording, options: ShowOptions) -> Iterator[Report]:

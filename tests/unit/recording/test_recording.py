@@ -17,6 +17,7 @@ from written_recordings import INFO, write
 
 from leaktrace.idle import IdleShare
 from leaktrace.model import Frame, Report, Site
+from leaktrace.recording.left_out import without_contents
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import LineFile
 from leaktrace.recording.writer import RecordingWriter
@@ -62,6 +63,15 @@ def test_a_recording_that_was_cut_off(suffix: str, tmp_path: Path) -> None:
         assert problem.startswith("the recording was cut off")
         if length == len(whole):
             assert len(again) == len(expected)
+
+
+def test_texts_of_blocks_are_left_out() -> None:
+    for name in ("older", "older_of_two"):
+        shown = rendered("json", REPORTS[name])
+        bare = rendered("json", without_contents(REPORTS[name]))
+        assert "customer 4711" in shown
+        assert "customer 4711" not in bare
+        assert len(json.loads(bare)["older_blocks"]) == len(REPORTS[name].older_blocks)
 
 
 def random_reports(seed: int, count: int) -> list[Report]:
