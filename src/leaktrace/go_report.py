@@ -1,6 +1,8 @@
-"""The values of `leaktrace go`: what the goroutines of a process wait for, and which of them leak.
+"""The values of `leaktrace go`: what the goroutines of a process wait for, which of them leak, and
+what is in its heap.
 
-`leaktrace.runtimes.go` looks, `leaktrace.analysis.goroutine_groups` compares, and reports print.
+`leaktrace.runtimes.go` looks, `leaktrace.analysis.goroutine_groups` and `go_heap` compare, and
+reports print.
 """
 
 from __future__ import annotations
@@ -119,6 +121,154 @@ class GoroutineSection:
 
 
 @dataclass(frozen=True)
+class Collector:
+    """The settings of the garbage collector, and what it has done."""
+
+    percent: int  # GOGC; -1: off
+    memory_limit_bytes: int | None  # GOMEMLIMIT; None: no limit
+    collections: int  # that have ended
+    live_bytes: int  # what the last one found in use; 0 before the first
+
+
+class SizeKey(NamedTuple):
+    """Objects of one size class. A large object has pages of its own, and a size in pages."""
+
+    object_bytes: int
+    has_pointers: bool
+    is_large: bool
+
+
+@dataclass(frozen=True)
+class SeenObjects:
+    """Objects in one look."""
+
+    count: int
+    size_bytes: int  # that they take up
+
+
+@dataclass(frozen=True)
+class TypeKey:
+    """`name` as Go writes it ("main.Session"). `size_bytes` of one value: an object that takes up
+    much more holds several, as a slice does."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class TypesLook:
+    """The types of objects of more than 512 bytes that contain pointers."""
+
+    types: Mapping[TypeKey, SeenObjects]
+    unknown: SeenObjects  # whose type isn't known
+    not_read_count: int  # of objects: there are more than are looked at
+
+
+class ProfileKey(NamedTuple):
+    """A stack without the runtime's functions that allocate. Each address stands for one function:
+    an inlined one has its own."""
+
+    stack: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SeenSite:
+    """What was allocated with one stack, as the runtime's profile has it: estimates, as it records
+    one allocation in some hundred KiB."""
+
+    in_use_count: int
+    in_use_bytes: int
+    allocated_count: int
+    allocated_bytes: int
+
+
+@dataclass(frozen=True)
+class ProfileLook:
+    """The runtime's own profile of the heap, as of the last but one collection."""
+
+    rate_bytes: int  # one allocation in so many bytes is recorded
+    sites: Mapping[ProfileKey, SeenSite]
+    record_count: int
+    skipped_count: int  # records that could not be read
+
+
+@dataclass(frozen=True)
+class HeapLook:
+    """The heap of a process, at about one moment."""
+
+    time_s: float  # CLOCK_MONOTONIC
+    took_s: float
+    collector: Collector
+    in_use_bytes: int  # by objects, also by those that the collector has not freed yet
+    object_count: int
+    spans_bytes: int  # that have objects
+    idle_bytes: int  # kept for later
+    released_bytes: int  # given back to the system; addresses are kept
+    stacks_bytes: int  # of goroutines, and buffers of the collector
+    allocated_bytes: int  # since the program began
+    resident_bytes: int | None  # RSS of the process
+    sizes: Mapping[SizeKey, SeenObjects]
+    types: TypesLook | None  # None before Go 1.22
+    skipped_span_count: int  # changed each time they were read, or make no sense
+    moved_bytes: int  # by how much the spans changed while they were read
+    profile: ProfileLook | None = None
+    profile_problem: str = ""  # why there is no profile
+
+
+@dataclass(frozen=True)
+class Change:
+    """What has changed since the first look. None after a single look."""
+
+    count: int
+    size_bytes: int
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class SizeFigures:
+    """Objects of one size class."""
+
+    key: SizeKey
+    now: SeenObjects
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class TypeFigures:
+    """Objects of one type."""
+
+    key: TypeKey
+    now: SeenObjects
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class SiteFigures:
+    """Where memory was allocated. `change` is that of what is in use."""
+
+    now: SeenSite
+    change: Change | None
+    frames: tuple[GoLine, ...]
+
+
+@dataclass(frozen=True)
+class GoHeap:
+    """What a report says about the heap. Lists have what grew most first, then what is largest, and
+    at most `top` entries."""
+
+    look: HeapLook
+    change: Change | None  # of what is in use
+    collections_since: int  # since the first look
+    live_change_bytes: int | None  # of what collections found in use; None: none has ended since
+    sizes: tuple[SizeFigures, ...]
+    size_count: int
+    types: tuple[TypeFigures, ...] = ()
+    type_count: int = 0
+    sites: tuple[SiteFigures, ...] = ()
+    site_count: int = 0
+
+
+@dataclass(frozen=True)
 class GoReport:
     """One report of `leaktrace go`."""
 
@@ -135,3 +285,4 @@ class GoReport:
     goroutines: GoroutineSection
     look_age_s: float = 0.0  # above 0: the process has ended, and the figures are of before
     notes: tuple[str, ...] = ()
+    heap: GoHeap | None = None  # None where it can't be read: a note says why

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.goroutines import running
+from harness.goroutines import running, started
 from harness.privileges import nobody_with
 from harness.tracer import run_leaktrace
 
@@ -78,3 +78,32 @@ def test_a_process_that_is_not_of_go() -> None:
     assert outcome.exit_code != 0
     assert "is not a Go program" in outcome.stderr
     assert "hint: leaktrace -p PID" in outcome.stderr
+
+
+def test_the_heap_that_is_never_collected(go_heap_profile: Callable[[str], Path]) -> None:
+    """task() keeps twice as much as conf(), both by an inlined function."""
+    program = go_heap_profile("debian")
+    with started(program, "grow", env={"GOGC": "off"}) as pid:
+        while reports_of(pid)[0]["heap"]["in_use_bytes"] < 150 << 20:
+            pass
+        first, last = (one["heap"] for one in reports_of(pid, "0.2", "2"))
+        outcome = run_leaktrace("go", "-p", str(pid))
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "GOGC=off: never collected" in outcome.stdout
+    assert max(map(len, outcome.stdout.splitlines())) <= 80
+    assert (last["gc_percent"], last["gc_count"]) == (-1, 0)
+    assert last["growth_bytes"] > 0
+    assert first["growth_bytes"] is not None
+    sizes = {one["object_bytes"]: one for one in last["sizes"]}
+    assert abs(sizes[64 << 10]["count"] - sizes[128 << 10]["count"]) <= 1
+    assert sizes[128 << 10]["growth_bytes"] > 0
+    in_use = dict.fromkeys(("main.conf", "main.task"), 0)
+    for site in last["profile"]["sites"]:
+        names = [frame["function"] for frame in site["frames"]]
+        for name in in_use:
+            if name in names:
+                assert names[0] == "main.inlined"
+                in_use[name] += site["in_use_bytes"]
+    # 150 MiB are some 300 samples: the error of each sum is about a tenth.
+    assert 1.2 < in_use["main.task"] / in_use["main.conf"] < 3.3
+    assert 0.7 < sum(in_use.values()) / last["in_use_bytes"] < 1.4

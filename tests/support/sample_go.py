@@ -7,6 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from leaktrace.go_report import (
+    Change,
+    Collector,
+    GoHeap,
     GoLine,
     GoReport,
     GoroutineGroup,
@@ -14,7 +17,17 @@ from leaktrace.go_report import (
     GoVerdict,
     GroupGrowth,
     GroupKey,
+    HeapLook,
+    ProfileLook,
+    SeenObjects,
+    SeenSite,
+    SiteFigures,
+    SizeFigures,
+    SizeKey,
     Skip,
+    TypeFigures,
+    TypeKey,
+    TypesLook,
 )
 from leaktrace.report import create_go_reporter
 
@@ -59,6 +72,62 @@ FIRST = GoroutineGroup(
     None,
     GoLine("runtime.main", "/usr/lib/go/src/runtime/proc.go", 145),
 )
+_NODE = SeenObjects(20_000, 81_920_000)
+_TYPES = TypesLook(
+    {TypeKey("main.Session", 4008): _NODE, TypeKey("*main.Session", 8): SeenObjects(1, 163_840)},
+    unknown=SeenObjects(2, 8192),
+    not_read_count=0,
+)
+_HEAP_LOOK = HeapLook(
+    time_s=115.0,
+    took_s=0.012,
+    collector=Collector(100, 1 << 30, 12, 94_866_560),
+    in_use_bytes=94_898_296,
+    object_count=46_125,
+    spans_bytes=95_158_272,
+    idle_bytes=9_428_992,
+    released_bytes=4_038_656,
+    stacks_bytes=10_747_904,
+    allocated_bytes=122_464_560,
+    resident_bytes=112_368_896,
+    sizes={},
+    types=_TYPES,
+    skipped_span_count=0,
+    moved_bytes=8192,
+    profile=ProfileLook(524_288, {}, 9, 0),
+)
+_GROWN = Change(5000, 20_480_000, 1_365_333.3)
+HEAP = GoHeap(
+    look=_HEAP_LOOK,
+    change=Change(5200, 20_600_000, 1_373_333.3),
+    collections_since=3,
+    live_change_bytes=20_400_000,
+    sizes=(
+        SizeFigures(SizeKey(4096, has_pointers=True, is_large=False), _NODE, _GROWN),
+        SizeFigures(
+            SizeKey(131_072, has_pointers=False, is_large=True),
+            SeenObjects(80, 10_485_760),
+            Change(0, 0, 0.0),
+        ),
+    ),
+    size_count=31,
+    types=(
+        TypeFigures(TypeKey("main.Session", 4008), _NODE, _GROWN),
+        TypeFigures(TypeKey("*main.Session", 8), SeenObjects(1, 163_840), Change(0, 0, 0.0)),
+    ),
+    type_count=7,
+    sites=(
+        SiteFigures(
+            SeenSite(19_018, 77_897_728, 19_500, 79_872_000),
+            Change(4800, 19_660_800, 1_310_720.0),
+            (
+                GoLine("shop/orders.newSession", "/src/shop/orders/orders.go", 53),
+                GoLine("main.main", "/src/shop/main.go", 40),
+            ),
+        ),
+    ),
+    site_count=4,
+)
 _SECTION = GoroutineSection(
     alive_count=5180,
     growth_per_s=90.2,
@@ -84,6 +153,7 @@ GROWING = GoReport(
     version="go1.22.3",
     top=10,
     goroutines=_SECTION,
+    heap=HEAP,
 )
 _SINGLE_GROUP = replace(
     STUCK,
@@ -105,6 +175,7 @@ SINGLE = replace(
         verdict=GoVerdict.TOO_EARLY,
         skipped={},
     ),
+    heap=None,
     notes=("go1.99 is not known here: the layout of the newest known version is used",),
 )
 ENDED = replace(
@@ -114,6 +185,23 @@ ENDED = replace(
     look_age_s=2.5,
     goroutines=replace(
         _SECTION, groups=(FIRST,), leaking_count=0, verdict=GoVerdict.STEADY, skipped={}
+    ),
+    heap=GoHeap(
+        look=replace(
+            _HEAP_LOOK,
+            collector=Collector(-1, None, 0, 0),
+            resident_bytes=2_000_000,
+            types=None,
+            skipped_span_count=2,
+            moved_bytes=4_000_000,
+            profile=None,
+            profile_problem="not known: the program has switched its profile off",
+        ),
+        change=None,
+        collections_since=0,
+        live_change_bytes=None,
+        sizes=HEAP.sizes[1:],
+        size_count=1,
     ),
 )
 GO_REPORTS = {"growing": GROWING, "single": SINGLE, "ended": ENDED}

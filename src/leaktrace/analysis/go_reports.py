@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from leaktrace.analysis.go_heap import GoHeapHistory
 from leaktrace.analysis.goroutine_groups import GoroutineGroups, verdict_of_all
 from leaktrace.go_report import (
     GoLine,
@@ -14,6 +15,7 @@ from leaktrace.go_report import (
     GoroutineSection,
     GoVerdict,
     GroupGrowth,
+    HeapLook,
 )
 
 # The lines of an address; whether it is that of an instruction behind a call.
@@ -29,6 +31,7 @@ class GoReports:
         self._pid, self._path, self._version, self._top = pid, path, version, top
         self._lines = lines
         self._groups = GoroutineGroups()
+        self._heap = GoHeapHistory(top, self._named_logical_stack)
         self._first_s: float | None = None
         self._last: tuple[GoroutineLook, tuple[GroupGrowth, ...]] | None = None
 
@@ -36,6 +39,10 @@ class GoReports:
         """Take in a look."""
         self._first_s = look.time_s if self._first_s is None else self._first_s
         self._last = look, self._groups.add(look)
+
+    def look_at_heap(self, look: HeapLook) -> None:
+        """Take in a look at the heap."""
+        self._heap.add(look)
 
     def build(
         self,
@@ -63,6 +70,7 @@ class GoReports:
             goroutines=self._section_of(look, groups),
             look_age_s=look_age_s,
             notes=tuple(notes),
+            heap=self._heap.figures(),
         )
 
     def _section_of(self, look: GoroutineLook, groups: tuple[GroupGrowth, ...]) -> GoroutineSection:
@@ -82,16 +90,22 @@ class GoReports:
 
     def _named(self, group: GroupGrowth) -> GoroutineGroup:
         key = group.key
-        frames: list[GoLine] = []
-        for address in key.stack:
-            found = self._lines(address, True)
-            frames += found or (GoLine(f"[{address:#x}]", "", 0),)
         started = self._lines(key.start, False)
         is_first = bool(started) and started[-1].function == _FIRST_FUNCTION
         created = self._lines(key.created_at, True) if key.created_at and not is_first else ()
         return GoroutineGroup(
             growth=group,
-            frames=tuple(frames),
+            frames=self._named_stack(key.stack),
             created_by=created[0] if created else None,
             started_as=started[-1] if started else None,
         )
+
+    def _named_stack(self, stack: tuple[int, ...]) -> tuple[GoLine, ...]:
+        return tuple(line for address in stack for line in self._named_address(address))
+
+    def _named_logical_stack(self, stack: tuple[int, ...]) -> tuple[GoLine, ...]:
+        """Of a stack in which inlined functions have their own addresses."""
+        return tuple(self._named_address(address)[0] for address in stack)
+
+    def _named_address(self, address: int) -> tuple[GoLine, ...]:
+        return self._lines(address, True) or (GoLine(f"[{address:#x}]", "", 0),)

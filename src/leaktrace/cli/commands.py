@@ -82,7 +82,7 @@ class _Commands(Mapping[str, click.Command]):
 COMMANDS = _Commands(
     doctor=_Entry("leaktrace.cli.doctor", "Show what this machine offers for tracing."),
     go=_Entry(
-        "leaktrace.cli.go", "Show what goroutines of a Go program wait for, and which pile up."
+        "leaktrace.cli.go", "Show the goroutines of a Go program, which pile up, and its heap."
     ),
     heap=_Entry(
         "leaktrace.cli.heap", "Show what is in the heap of a process, and what has leaked."

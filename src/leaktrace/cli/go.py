@@ -1,4 +1,4 @@
-"""`leaktrace go`: what the goroutines of a Go program wait for, and which of them pile up."""
+"""`leaktrace go`: what the goroutines of a Go program wait for, which pile up, and its heap."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GoCommand(Command):
     default=GoOptions.top,
     show_default=True,
     metavar="N",
-    help="Show at most N groups of goroutines.",
+    help="Show at most N groups of goroutines, and N entries of each list of the heap.",
 )
 @format_option(GO_FORMATS)
 @output_option
@@ -49,12 +49,16 @@ def command(
     format_name: str,
     output: Path | None,
 ) -> int:
-    """Show what the goroutines of a Go program wait for, and which pile up.
+    """Show what the goroutines of a Go program wait for, which pile up, and its heap.
 
     Goroutines with the same stack that wait for the same and were created at the same line are one
     group. With INTERVAL there is a report every INTERVAL seconds, COUNT times (default: until
     interrupted). After three looks, "leaking" is a group that only grows, while none of its
     goroutines leaves it. Without INTERVAL there is one report, which shows no growth.
+
+    Each report also shows the heap: the settings of the collector, objects by size and by type (Go
+    1.22), what grew since the first look, and where memory was allocated, from the profile that the
+    Go runtime itself keeps. A program without a reader of that profile has none.
 
     The program may be stripped, and needs no pprof endpoint. It is not stopped, nothing is written
     to it, and no BPF is needed: its memory is read as it runs. Needs Go 1.18 or later, on x86-64.

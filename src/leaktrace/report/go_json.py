@@ -10,6 +10,7 @@ from datetime import UTC
 
 from leaktrace.go_report import GoLine, GoReport, GoroutineGroup, Skip
 from leaktrace.printable import printable
+from leaktrace.report.go_heap_json import frames_of, heap_object, place_of
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.json_sites import Object
 from leaktrace.report.reporter import Writer
@@ -49,6 +50,7 @@ def go_object(report: GoReport) -> Object:
         "skipped": {skip.value: section.skipped.get(skip, 0) for skip in Skip},
         "look_s": round(section.took_s, 3),
         "look_age_s": round(report.look_age_s, 3),
+        "heap": None if report.heap is None else heap_object(report.heap),
         "notes": [printable(note) for note in report.notes],
     }
 
@@ -68,21 +70,12 @@ def _group(one: GoroutineGroup) -> Object:
         "stack_bytes": growth.stack_bytes,
         "created_by": _line(one.created_by),
         "started_as": _line(one.started_as),
-        "frames": [{**_place(line), "inlined": line.is_inlined} for line in one.frames],
+        "frames": frames_of(one.frames),
     }
 
 
 def _line(line: GoLine | None) -> Object | None:
-    return None if line is None else _place(line)
-
-
-def _place(line: GoLine) -> Object:
-    known = bool(line.file)
-    return {
-        "function": printable(line.function),
-        "file": printable(line.file) if known else None,
-        "line": line.line if known else None,
-    }
+    return None if line is None else place_of(line)
 
 
 def _rate(per_s: float | None) -> float | None:

@@ -3,6 +3,7 @@
 leaktrace  goroutines of server (pid 4242)   report 3, 15.0 s   go1.22.3
 LEAKING: 1 group of goroutines only grows: none has left it
 5,120 goroutines   +90.2/s   stacks 10.4 MiB   and 6 of the runtime's own
+heap 90.5 MiB   +1.2 MiB/s …
 
 LEAKING  5,000 in chan receive   +90.2/s   oldest ≥ 4m10s   stacks 9.8 MiB
   go main.watch                    by main.request at ticker.go:24
@@ -12,16 +13,12 @@ LEAKING  5,000 in chan receive   +90.2/s   oldest ≥ 4m10s   stacks 9.8 MiB
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from itertools import dropwhile, groupby
+from collections.abc import Iterator
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from leaktrace import units
 from leaktrace.go_report import (
-    GoLine,
     GoReport,
     GoroutineGroup,
     GoroutineSection,
@@ -29,14 +26,12 @@ from leaktrace.go_report import (
     Skip,
 )
 from leaktrace.printable import printable
+from leaktrace.report.go_heap_text import heap_details, heap_summary
+from leaktrace.report.go_rows import WRAPPER, columns, own_frames, place, stack_lines
 from leaktrace.report.layout import flowed, painted, wrapped
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.reporter import USUAL_COLUMNS, Writer, terminal_width
 
-_MOST_FRAMES = 12  # of a stack
-_FUNCTION_COLUMNS = 40
-_WRAPPER = re.compile(r"\.gowrap\d+$")  # what the compiler makes of `go f(x)`, since Go 1.22
-_RUNTIME = "runtime."
 _NO_WAIT = ("running", "runnable", "waiting", "preempted", "leaked")
 _WORDS = {
     GoVerdict.LEAKING: ("LEAKING", "bold red"),
@@ -96,6 +91,8 @@ def _goroutines(report: GoReport, width: int) -> Iterator[Text]:
     yield from flowed(fields, width)
     for skip, count in section.skipped.items():
         yield from wrapped("  ", f"{units.number(count)} {_SKIPPED[skip]}", width)
+    if report.heap is not None:
+        yield from heap_summary(report.heap, width)
     for one in section.groups:
         yield Text()
         yield from _group(one, width)
@@ -103,6 +100,8 @@ def _goroutines(report: GoReport, width: int) -> Iterator[Text]:
     if others:
         yield Text()
         yield Text(f"... and {units.counted(others, 'other group')} (--top)")
+    if report.heap is not None:
+        yield from heap_details(report.heap, width)
 
 
 def _verdict(report: GoReport, width: int) -> Iterator[Text]:
@@ -147,33 +146,13 @@ def _group(one: GoroutineGroup, width: int) -> Iterator[Text]:
         fields.append(Text(f"oldest ≥ {units.age(growth.longest_wait_ns)}"))
     fields.append(Text(f"stacks {units.size(growth.stack_bytes)}"))
     yield from flowed(fields, width)
-    frames = _own(one.frames)
     started = _started_as(one)
     name = f"go {started}" if one.created_by is not None else started or "a goroutine"
     creator = None
     if one.created_by is not None:
-        creator = f"by {printable(one.created_by.function)} at {_place(one.created_by)}"
-    yield from _columns("  ", name, creator or "", width, "bold")
-    if one.frames and not frames:
-        frames = list(one.frames)
-    shown = [(line, len(list(same))) for line, same in groupby(frames)]
-    for line, times in shown[:_MOST_FRAMES]:
-        more = (" (inlined)" if line.is_inlined else "") + (f" × {times}" if times > 1 else "")
-        yield from _columns("    ", printable(line.function), f"{_place(line)}{more}", width)
-    left = sum(times for _, times in shown[_MOST_FRAMES:])
-    if left:
-        yield Text(f"    ... and {units.counted(left, 'caller')}")
-
-
-def _own(frames: Sequence[GoLine]) -> list[GoLine]:
-    """Without the runtime's functions at either end, which are on the stack of each goroutine that
-    waits, and without the compiler's wrapper."""
-    inner = list(dropwhile(lambda line: line.function.startswith(_RUNTIME), frames))
-    while inner and (
-        inner[-1].function.startswith(_RUNTIME) or _WRAPPER.search(inner[-1].function)
-    ):
-        inner.pop()
-    return inner
+        creator = f"by {printable(one.created_by.function)} at {place(one.created_by)}"
+    yield from columns("  ", name, creator or "", width, "bold")
+    yield from stack_lines(one.frames, width)
 
 
 def _started_as(one: GoroutineGroup) -> str:
@@ -181,33 +160,10 @@ def _started_as(one: GoroutineGroup) -> str:
     if one.started_as is None:
         return ""
     name = one.started_as.function
-    own = _own(one.frames)
-    if _WRAPPER.search(name) and own:
+    own = own_frames(one.frames)
+    if WRAPPER.search(name) and own:
         name = own[-1].function
     return printable(name)
-
-
-def _place(line: GoLine) -> str:
-    return f"{printable(line.file)}:{line.line}" if line.file else "unknown file"
-
-
-def _columns(indent: str, left: str, right: str, width: int, style: str = "") -> Iterator[Text]:
-    """Two columns. What doesn't fit beside the first one goes below it, and is cut in the
-    middle."""
-    line = Text(indent).append(shorten_middle(left, width - len(indent)), style)
-    if not right:
-        yield line
-        return
-    at = max(len(indent) + _FUNCTION_COLUMNS, line.cell_len + 2)
-    if at + cell_len(right) <= width:
-        yield line.append(" " * (at - line.cell_len)).append(right, "dim")
-        return
-    if line.cell_len + 2 + cell_len(right) <= width:
-        yield line.append(" " * (width - line.cell_len - cell_len(right))).append(right, "dim")
-        return
-    yield line
-    below = f"{indent}    "
-    yield Text(below).append(shorten_middle(right, width - len(below)), "dim")
 
 
 def _rate(per_s: float) -> Text:

@@ -13,7 +13,7 @@ from leaktrace import units
 from leaktrace.analysis.go_reports import GoReports
 from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import NothingTracedError, TargetError
-from leaktrace.go_report import GoLine, GoReport
+from leaktrace.go_report import GoLine, GoReport, HeapLook
 from leaktrace.model import TARGET_ENDED
 from leaktrace.notices import notify
 from leaktrace.options import GoOptions
@@ -21,6 +21,7 @@ from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.printable import printable
 from leaktrace.report import create_go_reporter, open_output
 from leaktrace.runtimes.go.goroutines import Goroutines
+from leaktrace.runtimes.go.heap import Heap, HeapUnknownError
 from leaktrace.runtimes.go.program import GoProgram, open_go_program
 from leaktrace.session.moments import moments
 from leaktrace.targets.access import require_access
@@ -69,6 +70,11 @@ class _Watched:
         version = program.version.text
         self.reports = GoReports(process.pid, program.path, version, self._top, _lines_of(program))
         self.notes = _notes(program, self._goroutines)
+        self._heap: Heap | None = None
+        try:
+            self._heap = _readable(process, lambda: Heap(program))
+        except HeapUnknownError as error:
+            self.notes = (*self.notes, f"{error.message}: {error.hint}")
         self.look_s = 0.0
 
     def look(self) -> None:
@@ -80,11 +86,24 @@ class _Watched:
             goroutines = self._goroutines
             self.notes = (_EXECUTED, *self.notes)
         look = _readable(self._process, goroutines.look)
+        heap = self._look_at_heap()
         # If it is still there, its id was never that of another process.
         if not self._process.is_alive():
             raise _ended(self._process)
         self.look_s = time.monotonic()
         self.reports.look(look)
+        if heap is not None:
+            self.reports.look_at_heap(heap)
+
+    def _look_at_heap(self) -> HeapLook | None:
+        if self._heap is None:
+            return None
+        try:
+            return _readable(self._process, self._heap.look)
+        except HeapUnknownError as error:
+            note = f"{error.message}: the figures of the heap are older"
+            self.notes = (*(one for one in self.notes if one != note), note)
+            return None
 
 
 def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Iterator[GoReport]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,16 @@ def build_go_program(
     output: Path,
     *flags: str,
     source: Path = PROGRAMS / "calls_from_go.go",
+    more: Sequence[Path] = (),
     go: str | Path = "go",
     env: Mapping[str, str] | None = None,
 ) -> Path:
-    """Returns `output`; skips the test without Go. `go`: which one."""
+    """Returns `output`; skips the test without Go. `go`: which one. `more`: other files of the
+    program."""
     if shutil.which(go) is None:
         pytest.skip("needs go")
     subprocess.run(
-        [go, "build", *flags, "-o", output, source],
+        [go, "build", *flags, "-o", output, source, *more],
         check=True,
         env={
             **os.environ,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +36,23 @@ BUILDS = [
 @pytest.fixture(scope="session")
 def go_program(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     """goroutines.go, stripped: "debian", "debian-pie", "newest", "newest-pie"."""
-    directory = tmp_path_factory.mktemp("go")
+    return builder(tmp_path_factory.mktemp("go"), "goroutines.go")
+
+
+@pytest.fixture(scope="session")
+def go_heap(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """go_heap.go, in the same ways: the linker has switched off its profile."""
+    return builder(tmp_path_factory.mktemp("go"), "go_heap.go")
+
+
+@pytest.fixture(scope="session")
+def go_heap_profile(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """The same, with the profile of the heap."""
+    return builder(tmp_path_factory.mktemp("go"), "go_heap.go", "go_heap_profile.go")
+
+
+def builder(directory: Path, source: str, *more: str) -> Builder:
+    """Builds a program in the ways of `BUILDS`, each once."""
     built: dict[str, Path] = {}
 
     def build(kind: str) -> Path:
@@ -45,13 +62,29 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Builder:
             built[kind] = build_go_program(
                 directory / kind,
                 *_FLAGS[kind],
-                source=PROGRAMS / "goroutines.go",
+                source=PROGRAMS / source,
+                more=[PROGRAMS / name for name in more],
                 go=go,
                 env={"GOROOT": str(go.parent.parent)} if is_newest else {},
             )
         return built[kind]
 
     return build
+
+
+@contextmanager
+def started(program: Path, *words: str, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """Start a program that prints its pid once it is ready. Yields the pid."""
+    command = [str(program), *words]
+    environment = {**os.environ, **(env or {})}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert int(process.stdout.readline()) == process.pid
+            yield process.pid
+            assert process.poll() is None  # it has come to no harm
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 from rich.cells import cell_len
-from sample_go import GO_REPORTS, GROWING, SINGLE, STUCK, rendered_go
+from sample_go import GO_REPORTS, GROWING, HEAP, SINGLE, STUCK, rendered_go
 
-from leaktrace.go_report import GoLine
+from leaktrace.go_report import GoLine, TypeKey
 from leaktrace.report import GO_FORMATS
 from leaktrace.report.go_text import go_lines
 
@@ -48,8 +48,11 @@ def test_no_line_is_wider_than_the_terminal(width: int, name: str) -> None:
     )
     for base in (GROWING, SINGLE):
         section = replace(base.goroutines, groups=(group,), stack_bytes=1 << 60)
+        kind = replace(HEAP.types[0], key=TypeKey(name, 8))
+        site = replace(HEAP.sites[0], frames=(line,))
+        heap = replace(HEAP, types=(kind,), sites=(site,), type_count=1 << 40)
         report = replace(
-            base, goroutines=section, command=name, version=name, notes=("note " * 40,)
+            base, goroutines=section, command=name, version=name, notes=("note " * 40,), heap=heap
         )
         lines = [line.plain for line in go_lines(report, width)]
         assert max(map(cell_len, lines)) <= width

@@ -13,7 +13,7 @@ import pytest
 from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
 from sample_families import BY_PROCESS, FAMILY
 from sample_go import GROWING as GO
-from sample_go import STUCK, rendered_go
+from sample_go import HEAP, STUCK, rendered_go
 from sample_heaps import LOST, rendered_heaps
 from sample_maps import GROWING, rendered_maps
 from sample_rankings import BUSY_MACHINE, WORKER, rendered_ranking
@@ -181,4 +181,5 @@ def test_the_documented_example_is_real(repository: Path, schemas: dict[str, Any
     look = replace(LOST, groups=LOST.groups[2:3], arenas=LOST.arenas[:1])
     assert heap == json.loads(rendered_heaps("json", look))
     section = replace(GO.goroutines, groups=(replace(STUCK, frames=STUCK.frames[2:4]),))
-    assert go == json.loads(rendered_go("json", replace(GO, goroutines=section)))
+    part = replace(HEAP, sizes=HEAP.sizes[:1], types=HEAP.types[:1])
+    assert go == json.loads(rendered_go("json", replace(GO, goroutines=section, heap=part)))

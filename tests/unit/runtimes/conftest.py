@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.goroutines import go_program
+from harness.goroutines import go_heap, go_heap_profile, go_program
 
-__all__ = ["go_program"]
+__all__ = ["go_heap", "go_heap_profile", "go_program"]

@@ -1,0 +1,121 @@
+"""The heap in the JSON of `leaktrace go`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leaktrace.go_report import Change, GoHeap, GoLine, SeenObjects
+from leaktrace.printable import printable
+from leaktrace.report.json_sites import Object
+
+
+def heap_object(heap: GoHeap) -> Object:
+    """The value of `heap` (schema `leaktrace/go/1`)."""
+    look = heap.look
+    collector = look.collector
+    return {
+        "gc_percent": collector.percent,
+        "memory_limit_bytes": collector.memory_limit_bytes,
+        "gc_count": collector.collections,
+        "gc_count_since": heap.collections_since,
+        "live_bytes": collector.live_bytes,
+        "live_growth_bytes": heap.live_change_bytes,
+        "in_use_bytes": look.in_use_bytes,
+        "object_count": look.object_count,
+        **_growth(heap.change),
+        "spans_bytes": look.spans_bytes,
+        "idle_bytes": look.idle_bytes,
+        "released_bytes": look.released_bytes,
+        "stacks_bytes": look.stacks_bytes,
+        "allocated_bytes": look.allocated_bytes,
+        "resident_bytes": look.resident_bytes,
+        "size_count": heap.size_count,
+        "sizes": [
+            {
+                "object_bytes": one.key.object_bytes,
+                "has_pointers": one.key.has_pointers,
+                "is_large": one.key.is_large,
+                **_objects(one.now),
+                **_growth(one.change),
+            }
+            for one in heap.sizes
+        ],
+        "types": _types(heap),
+        "profile": _profile(heap),
+        "profile_problem": printable(look.profile_problem),
+        "skipped_span_count": look.skipped_span_count,
+        "moved_bytes": look.moved_bytes,
+        "look_s": round(look.took_s, 3),
+    }
+
+
+def _types(heap: GoHeap) -> Object | None:
+    types = heap.look.types
+    if types is None:
+        return None
+    return {
+        "type_count": heap.type_count,
+        "largest": [
+            {
+                "name": printable(one.key.name),
+                "type_bytes": one.key.size_bytes,
+                **_objects(one.now),
+                **_growth(one.change),
+            }
+            for one in heap.types
+        ],
+        "unknown": _objects(types.unknown),
+        "not_read_count": types.not_read_count,
+    }
+
+
+def _profile(heap: GoHeap) -> Object | None:
+    profile = heap.look.profile
+    if profile is None:
+        return None
+    return {
+        "rate_bytes": profile.rate_bytes,
+        "record_count": profile.record_count,
+        "skipped_count": profile.skipped_count,
+        "site_count": heap.site_count,
+        "sites": [
+            {
+                "in_use_count": one.now.in_use_count,
+                "in_use_bytes": one.now.in_use_bytes,
+                "allocated_count": one.now.allocated_count,
+                "allocated_bytes": one.now.allocated_bytes,
+                **_growth(one.change),
+                "frames": frames_of(one.frames),
+            }
+            for one in heap.sites
+        ],
+    }
+
+
+def frames_of(frames: Sequence[GoLine]) -> list[Object]:
+    """A stack, the innermost function first."""
+    return [{**place_of(line), "inlined": line.is_inlined} for line in frames]
+
+
+def place_of(line: GoLine) -> Object:
+    """A function, and where in the source."""
+    known = bool(line.file)
+    return {
+        "function": printable(line.function),
+        "file": printable(line.file) if known else None,
+        "line": line.line if known else None,
+    }
+
+
+def _objects(seen: SeenObjects) -> Object:
+    return {"count": seen.count, "bytes": seen.size_bytes}
+
+
+def _growth(change: Change | None) -> Object:
+    if change is None:
+        return {"growth_count": None, "growth_bytes": None, "growth_bytes_per_s": None}
+    return {
+        "growth_count": change.count,
+        "growth_bytes": change.size_bytes,
+        "growth_bytes_per_s": round(change.bytes_per_s, 3),
+    }
