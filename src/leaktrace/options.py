@@ -325,7 +325,7 @@ class MapsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GoOptions:
-    """A run that looks at the goroutines of a process (leaktrace go)."""
+    """A run that looks at the goroutines and the heap of a process (leaktrace go)."""
 
     pid: int
     interval_s: float | None = None  # None: one look
@@ -333,6 +333,7 @@ class GoOptions:
     top: int = 10
     format: str = "text"
     output: Path | None = None  # None: standard output
+    profile_rate_bytes: int | None = None  # switch the runtime's profile on
 
 
 @dataclass(frozen=True)

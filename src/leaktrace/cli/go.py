@@ -18,8 +18,18 @@ from leaktrace.report import GO_FORMATS
 _USAGE = "leaktrace go -p PID [INTERVAL] [COUNT]"
 
 
+_ENABLE = "--go-enable-profile"
+_DEFAULT_RATE = 512 << 10  # that of Go
+_SMALLEST_RATE = 512
+
+
 class GoCommand(Command):
     """Looks at one process at a time."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # The word behind the option is the interval: a rate is written with =.
+        words = [f"{_ENABLE}={_DEFAULT_RATE}" if word == _ENABLE else word for word in args]
+        return super().parse_args(ctx, words)
 
     def refuse(self, words: Sequence[str], context: click.Context) -> None:
         raise UsageError(f"unexpected words: {' '.join(words)}", f"one process at a time: {_USAGE}")
@@ -38,6 +48,17 @@ class GoCommand(Command):
     metavar="N",
     help="Show at most N groups of goroutines, and N entries of each list of the heap.",
 )
+@click.option(
+    _ENABLE,
+    "profile_rate_bytes",
+    type=WholeNumber(_SMALLEST_RATE),
+    metavar="[=RATE]",
+    help="Switch on the Go runtime's profile of the heap where it is off, to see where memory is "
+    "allocated from now on. THIS WRITES ONE WORD to the process (runtime.MemProfileRate), and puts "
+    "it back at the end, also after Ctrl-C or an error. After kill -9 of leaktrace it stays, until "
+    "the next `leaktrace go -p PID` puts it back. One allocation in RATE bytes is recorded "
+    f"({_DEFAULT_RATE}); less costs the program more.",
+)
 @format_option(GO_FORMATS)
 @output_option
 def command(
@@ -48,6 +69,7 @@ def command(
     top: int,
     format_name: str,
     output: Path | None,
+    profile_rate_bytes: int | None,
 ) -> int:
     """Show what the goroutines of a Go program wait for, which pile up, and its heap.
 
@@ -61,11 +83,16 @@ def command(
     Go runtime itself keeps. A program without a reader of that profile has none.
 
     The program may be stripped, and needs no pprof endpoint. It is not stopped, nothing is written
-    to it, and no BPF is needed: its memory is read as it runs. Needs Go 1.18 or later, on x86-64.
-    Processes of other users need CAP_SYS_PTRACE.
+    to it (but with --go-enable-profile), and no BPF is needed: its memory is read as it runs. Needs
+    Go 1.18 or later, on x86-64. Processes of other users need CAP_SYS_PTRACE.
     """
     if pid is None:
         raise UsageError("there is nothing to look at: give -p PID", f"for example: {_USAGE}")
+    if profile_rate_bytes is not None and interval is None:
+        raise UsageError(
+            f"{_ENABLE} shows what is allocated from now on, and there is only one look",
+            f"give an interval: leaktrace go -p PID {_ENABLE} 5",
+        )
     if interval is not None:
         refuse_tasks_as_interval(pid, interval, count, "leaktrace go")
     from leaktrace.session.go import run_go  # noqa: PLC0415
@@ -78,5 +105,6 @@ def command(
             top=top,
             format=format_name,
             output=None if output == Path("-") else output,
+            profile_rate_bytes=profile_rate_bytes,
         )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TypeVar
 
@@ -23,11 +23,15 @@ from leaktrace.report import create_go_reporter, open_output
 from leaktrace.runtimes.go.goroutines import Goroutines
 from leaktrace.runtimes.go.heap import Heap, HeapUnknownError
 from leaktrace.runtimes.go.program import GoProgram, open_go_program
+from leaktrace.session.go_profile import profile_on, repair
 from leaktrace.session.moments import moments
 from leaktrace.targets.access import require_access
 from leaktrace.targets.process import Process
 
 _Read = TypeVar("_Read")
+_SWITCHED_ON = (
+    "--go-enable-profile: allocation sites are those of what was allocated since it was switched on"
+)
 _EXECUTED = "the process executed another program: growth counts from here"
 
 
@@ -45,8 +49,9 @@ def run_go(options: GoOptions) -> int:
         try:
             with interrupts.raised():
                 process = Process(options.pid)
-            with closing(process):
-                for report in _reports(process, options, interrupts):
+            # The reports are closed on every path: there may be something to put back.
+            with closing(process), closing(_reports(process, options, interrupts)) as reports:
+                for report in reports:
                     reporter.go(report)
         except NothingToEndError:
             raise NothingTracedError(
@@ -70,9 +75,9 @@ class _Watched:
         version = program.version.text
         self.reports = GoReports(process.pid, program.path, version, self._top, _lines_of(program))
         self.notes = _notes(program, self._goroutines)
-        self._heap: Heap | None = None
+        self.heap: Heap | None = None
         try:
-            self._heap = _readable(process, lambda: Heap(program))
+            self.heap = _readable(process, lambda: Heap(program))
         except HeapUnknownError as error:
             self.notes = (*self.notes, f"{error.message}: {error.hint}")
         self.look_s = 0.0
@@ -96,19 +101,33 @@ class _Watched:
             self.reports.look_at_heap(heap)
 
     def _look_at_heap(self) -> HeapLook | None:
-        if self._heap is None:
+        if self.heap is None:
             return None
         try:
-            return _readable(self._process, self._heap.look)
+            return _readable(self._process, self.heap.look)
         except HeapUnknownError as error:
             note = f"{error.message}: the figures of the heap are older"
             self.notes = (*(one for one in self.notes if one != note), note)
             return None
 
 
-def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Iterator[GoReport]:
+def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Generator[GoReport]:
     with interrupts.raised():
         watched = _Watched(process, options.top)
+    repair(process)
+    if options.profile_rate_bytes is None:
+        yield from _looks(watched, process, options, interrupts)
+        return
+    with profile_on(process, watched.heap, options.profile_rate_bytes) as was_off:
+        if was_off:
+            watched.notes = (*watched.notes, _SWITCHED_ON)
+        yield from _looks(watched, process, options, interrupts)
+
+
+def _looks(
+    watched: _Watched, process: Process, options: GoOptions, interrupts: Interrupts
+) -> Generator[GoReport]:
+    with interrupts.raised():
         watched.look()
     if options.interval_s is None:
         yield watched.reports.build(

@@ -106,7 +106,8 @@ class Heap:
             )
         return (
             "not known: nothing in the program reads the profile of the Go runtime (such as "
-            "net/http/pprof), so it was built with the profile switched off"
+            "net/http/pprof), so it was built with the profile switched off; "
+            "--go-enable-profile switches it on, which writes one word to the process"
         )
 
     def _controller(self) -> _Controller | None:

@@ -26,7 +26,7 @@ from leaktrace.runtimes.go.heap_layouts import (
     BUCKET_STACK,
     MEMORY_KIND,
 )
-from leaktrace.runtimes.go.heap_variables import HeapVariables
+from leaktrace.runtimes.go.heap_variables import HeapVariables, refers_to
 from leaktrace.runtimes.go.memory import Words
 from leaktrace.runtimes.go.program import GoProgram, Span
 from leaktrace.runtimes.go.spans import SpanReader
@@ -83,6 +83,13 @@ class HeapProfile:
         at = self._variables.profile_rate
         rate = None if at is None else self._program.memory.word(at)
         return rate if rate is not None and rate <= _MAX_RATE else None
+
+    def writable_rate(self) -> int | None:
+        """Where the rate is; None unless it is certain. Raises OSError."""
+        at = self._variables.profile_rate
+        # It is found in one function, and this one reads it, too, for each new processor.
+        is_certain = at is not None and refers_to(self._program, "runtime.allocmcache", at)
+        return at if is_certain else None
 
     def look(self, scale_rate_bytes: int | None = None) -> ProfileLook | None:
         """The profile; None if it is switched off. `scale_rate_bytes`: the rate that the records

@@ -25,6 +25,7 @@ from leaktrace.runtimes.go.program import GoProgram
 from leaktrace.runtimes.go.spans import SpanReader
 
 _LEA, _LOAD = 0x8D, 0x8B
+_CONSTANT_BYTES = (0, 1, 4)
 _MAX_PERCENT = 1_000_000
 _MAX_BYTES = 1 << 47
 _MAX_SPANS_CHECKED = 1000
@@ -114,3 +115,15 @@ def _references(program: GoProgram, function: str, opcode: int) -> Iterator[int]
             address = start + at + 6 + distance
             if any(span.start <= address < span.end for span in spans):
                 yield address
+
+
+def refers_to(program: GoProgram, function: str, address: int) -> bool:
+    """Whether the code of a function names an address, by any instruction: with up to 4 bytes of a
+    constant behind the distance."""
+    start, code = program.code_of(function) or (0, b"")
+    for at in range(len(code) - 4):
+        if code[at] & 0xC7 == 0x05:
+            (distance,) = struct.unpack_from("<i", code, at + 1)
+            if address - start - at - 5 - distance in _CONSTANT_BYTES:
+                return True
+    return False
