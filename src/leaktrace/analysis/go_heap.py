@@ -81,9 +81,9 @@ class GoHeapHistory:
                 else None
             ),
             sizes=self._best(sizes, lambda row: row.now.size_bytes),
-            size_count=len(look.sizes),
+            size_count=len(sizes),
             types=self._best(types, lambda row: row.now.size_bytes),
-            type_count=0 if look.types is None else len(look.types.types),
+            type_count=len(types),
             sites=tuple(self._named(*one) for one in sites[: self._top]),
             site_count=len(sites),
         )
