@@ -62,6 +62,11 @@ def enabled(pid: int) -> Tracer:
 
 
 def test_the_word_is_put_back(growing: int) -> None:
+    ended = NOTES / "go-profile-1-1.json"
+    NOTES.mkdir(mode=0o700, exist_ok=True)
+    names = ("pid", "start_ticks", "device", "inode", "address", "old", "new")
+    note = dict.fromkeys((*names, "writer_pid", "writer_start_ticks"), 8)
+    ended.write_text(json.dumps({**note, "pid": 1, "start_ticks": 1 << 60}))
     for number in (signal.SIGTERM, signal.SIGINT):
         assert rate_of(growing) == 0
         with enabled(growing) as tracer:
@@ -76,6 +81,7 @@ def test_the_word_is_put_back(growing: int) -> None:
         assert "put back" in outcome.stderr
         assert rate_of(growing) == 0
         assert not notes_about(growing)
+        assert not ended.exists()
         # It is not for a second one to change it meanwhile.
         assert second.exit_code == 0
         assert "keeps its profile already" in second.stderr

@@ -54,6 +54,7 @@ def profile_on(process: Process, heap: Heap | None, rate_bytes: int) -> Iterator
         yield False
         return
     path = _path(process)
+    _forget_ended(path.parent)
     if (other := _load(path)) is not None:
         raise TargetError(
             f"leaktrace {other.writer_pid} has switched on the profile of process {process.pid}",
@@ -171,6 +172,14 @@ def _no_record(path: Path, why: str) -> EnvironmentUnfitError:
         f"what --go-enable-profile changes can't be noted in {path}: {why}",
         "without that note, a leaktrace that is killed would leave the profile switched on",
     )
+
+
+def _forget_ended(directory: Path) -> None:
+    """Remove notes about processes that have ended."""
+    for path in directory.glob("go-profile-*.json"):
+        record = _load(path)
+        if record is not None and not _is_same(record.pid, record.start_ticks):
+            path.unlink(missing_ok=True)
 
 
 def _save(path: Path, record: _Record) -> None:

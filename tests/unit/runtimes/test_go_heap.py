@@ -110,7 +110,8 @@ def records_of_pprof(text: str) -> tuple[Counter[tuple[tuple[int, ...], Figures]
     stack: tuple[int, ...] = ()
     for line in text.splitlines():
         head = re.match(r"(\d+): (\d+) \[(\d+): (\d+)\] @ (.*)", line)
-        if head is not None:
+        # Allocations of pprof itself may have a record that counts nothing yet.
+        if head is not None and head[3] != "0":
             stack = tuple(int(one, 16) for one in head[5].split())
             found[stack, (int(head[1]), int(head[2]), int(head[3]), int(head[4]))] += 1
             names[str(stack)] = []
