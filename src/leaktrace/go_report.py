@@ -286,3 +286,32 @@ class GoReport:
     look_age_s: float = 0.0  # above 0: the process has ended, and the figures are of before
     notes: tuple[str, ...] = ()
     heap: GoHeap | None = None  # None where it can't be read: a note says why
+
+
+@dataclass(frozen=True)
+class LeakingGoroutines:
+    """A group that only grows."""
+
+    count: int
+    growth_per_s: float | None
+    wait_reason: str
+    created_by: GoLine | None
+    started_as: GoLine | None
+
+
+@dataclass(frozen=True)
+class GoSummary:
+    """What the report of a trace says about the Go code of a process."""
+
+    pid: int
+    version: str
+    goroutine_count: int  # without the runtime's own
+    growth_per_s: float | None  # since the first report; None: there was one look
+    verdict: GoVerdict
+    leaking_group_count: int
+    leaking: tuple[LeakingGoroutines, ...]  # the first of these
+    collector: Collector | None = None  # None: the heap can't be read, and a note says why
+    heap_bytes: int | None = None  # in use
+    heap_change: Change | None = None  # since the first report
+    notes: tuple[str, ...] = ()
+    problem: str = ""  # why the figures are older than the report

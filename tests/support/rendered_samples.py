@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 from sample_families import BY_PROCESS, FAMILY, WORKERS
+from sample_go_summaries import GO, GO_OF_OLD
 from sample_heaps import OLDER, OLDER_OF_TWO
 from sample_regions import REGIONS
 from sample_reports import (
@@ -29,6 +30,8 @@ from leaktrace.report import create_reporter
 REPORTS = {
     "older": replace(QUIET, older_blocks=OLDER),
     "older_of_two": replace(FAMILY, older_blocks=OLDER_OF_TWO),
+    "go": replace(BUSY, go=(GO,)),
+    "go_of_two": replace(FAMILY, go=(GO, GO_OF_OLD)),
     "busy": BUSY,
     "quiet": QUIET,
     "combined": COMBINED,

@@ -13,9 +13,11 @@ from leaktrace.go_report import (
     GoroutineGroup,
     GoroutineLook,
     GoroutineSection,
+    GoSummary,
     GoVerdict,
     GroupGrowth,
     HeapLook,
+    LeakingGoroutines,
 )
 
 # The lines of an address; whether it is that of an instruction behind a call.
@@ -109,3 +111,31 @@ class GoReports:
 
     def _named_address(self, address: int) -> tuple[GoLine, ...]:
         return self._lines(address, True) or (GoLine(f"[{address:#x}]", "", 0),)
+
+
+def summary_of(report: GoReport) -> GoSummary:
+    """A report in short."""
+    section, heap = report.goroutines, report.heap
+    leaking = [one for one in section.groups if one.growth.verdict is GoVerdict.LEAKING]
+    return GoSummary(
+        pid=report.pid,
+        version=report.version,
+        goroutine_count=section.alive_count - section.system_count,
+        growth_per_s=section.growth_per_s,
+        verdict=section.verdict,
+        leaking_group_count=section.leaking_count,
+        leaking=tuple(
+            LeakingGoroutines(
+                count=one.growth.count,
+                growth_per_s=one.growth.growth_per_s,
+                wait_reason=one.growth.key.state,
+                created_by=one.created_by,
+                started_as=one.started_as,
+            )
+            for one in leaking
+        ),
+        collector=None if heap is None else heap.look.collector,
+        heap_bytes=None if heap is None else heap.look.in_use_bytes,
+        heap_change=None if heap is None else heap.change,
+        notes=report.notes,
+    )

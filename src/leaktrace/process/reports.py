@@ -13,6 +13,7 @@ from leaktrace.model import Measure, Report
 from leaktrace.options import Lost, ProcessOptions
 from leaktrace.process.contents import ContentsReader
 from leaktrace.process.descriptor_reports import DescriptorReports
+from leaktrace.process.go_reports import GoSummaries
 from leaktrace.process.holder_reports import HolderReports
 from leaktrace.process.idle import IdlePages
 from leaktrace.process.losses import describe_losses
@@ -84,6 +85,8 @@ class ProcessReports:
         if self._lost is not None and options.holders:
             self._holders = HolderReports(tracer, self._lost, options.report)
             self._holders.attach(self._builder)
+        # Reading memory is use of it.
+        self._go = None if options.idle_s is not None else GoSummaries(tracer)
         self._contents = ContentsReader(tracer, self._builder) if options.contents else None
         self._idle = None if options.idle_s is None else IdlePages(tracer, options.idle_s)
 
@@ -114,6 +117,8 @@ class ProcessReports:
             self._lost.look(self._pump, older)
         if older is not None:
             older.look(self._pump)
+        if self._go is not None:
+            self._go.look(self._pump)
         has_ended = family.notice_ends()
         if final_reason is not None:
             names.expect_last_report()
@@ -154,6 +159,8 @@ class ProcessReports:
             report = self._lost.describe(report, snapshot.time_ns)
         if older is not None:
             report = older.describe(report, snapshot.time_ns)
+        if self._go is not None:
+            report = self._go.describe(report)
         if self._contents is not None:
             report = self._contents.add_to(report, snapshot)
         if self._idle is not None:

@@ -44,6 +44,7 @@ from leaktrace.model import (
 )
 from leaktrace.reach import ReachInfo
 from leaktrace.recording.fields import Fields, MalformedError
+from leaktrace.recording.go_values import go_from
 from leaktrace.recording.older_values import older_from
 from leaktrace.recording.site_values import (
     allocation_from,
@@ -95,6 +96,7 @@ def report_from(value: object, of_site: OfSite = site_from) -> Report:
         reach=fields.optional("reach", _reach),
         contents=fields.optional("contents", lambda one: ContentsInfo(one.texts("problems"))),
         idle=fields.optional("idle", _idle),
+        go=tuple(go_from(one) for one in fields.objects("go")),
         older_blocks=tuple(older_from(one) for one in fields.objects("older_blocks")),
         processes=tuple(_process(one) for one in fields.objects("processes")),
         slab=fields.optional("slab", _slab),

@@ -62,3 +62,13 @@ def columns(indent: str, left: str, right: str, width: int, style: str = "") -> 
     yield line
     below = f"{indent}    "
     yield Text(below).append(shorten_middle(right, width - len(below)), "dim")
+
+
+def rate_in_words(per_s: float) -> str:
+    """Goroutines per second, or per hour where they are few."""
+    digits = 1 if abs(per_s) < 1000 else 0
+    if not per_s:
+        return "+0/s"
+    if not float(f"{per_s:.{digits}f}"):
+        return f"{per_s * 3600:+,.1f}/h"
+    return f"{per_s:+,.{digits}f}/s"

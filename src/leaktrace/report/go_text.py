@@ -27,7 +27,14 @@ from leaktrace.go_report import (
 )
 from leaktrace.printable import printable
 from leaktrace.report.go_heap_text import heap_details, heap_summary
-from leaktrace.report.go_rows import WRAPPER, columns, own_frames, place, stack_lines
+from leaktrace.report.go_rows import (
+    WRAPPER,
+    columns,
+    own_frames,
+    place,
+    rate_in_words,
+    stack_lines,
+)
 from leaktrace.report.layout import flowed, painted, wrapped
 from leaktrace.report.names import shorten_middle, wrap
 from leaktrace.report.reporter import USUAL_COLUMNS, Writer, terminal_width
@@ -167,8 +174,4 @@ def _started_as(one: GoroutineGroup) -> str:
 
 
 def _rate(per_s: float) -> Text:
-    digits = 1 if abs(per_s) < 1000 else 0
-    text = f"{per_s:+,.{digits}f}/s"
-    if not float(f"{per_s:.{digits}f}") and per_s:
-        text = f"{per_s * 3600:+,.1f}/h"
-    return Text(text if per_s else "+0/s", "red" if per_s > 0 else "")
+    return Text(rate_in_words(per_s), "red" if per_s > 0 else "")

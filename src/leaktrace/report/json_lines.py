@@ -31,6 +31,7 @@ from leaktrace.model import (
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_info_object
 from leaktrace.report.explained import explained_object
+from leaktrace.report.go_summary import go_objects
 from leaktrace.report.idle import idle_object
 from leaktrace.report.json_sites import (
     Object,
@@ -114,6 +115,8 @@ def report_object(report: Report, of_site: OfSite = site_object) -> Object:
     if report.reach is not None:
         shown["reach"] = reach_object(report.reach)
         shown["lost_then_freed"] = report.reach.lost_then_freed
+    if report.go:
+        shown["go"] = go_objects(report)
     if report.older_blocks:
         shown["older_blocks"] = older_objects(report)
     if report.contents is not None:

@@ -37,6 +37,7 @@ from leaktrace.report.endings import ending_in_short, final_reason_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.explained import explained_lines
 from leaktrace.report.figures import about, total_in_words
+from leaktrace.report.go_summary import go_lines, go_verdict_lines
 from leaktrace.report.idle import idle_lines
 from leaktrace.report.in_words import cost_in_words, slab_growth_in_words, untraced_in_words
 from leaktrace.report.layout import advised as _advised
@@ -139,8 +140,10 @@ def _header(report: Report, width: int) -> Iterator[Text]:
         text = f"{units.sample_in_words(report)}; figures with ~ are scaled up, "
         text += "± is the standard error"
         yield from _wrapped("estimate: ", text, width, "yellow")
+    yield from go_verdict_lines(report, width)
     yield from verdict_lines(report, width)
     yield from _totals(report, width)
+    yield from go_lines(report, width)
 
 
 def _each_process(report: Report, width: int) -> Iterator[Text]:

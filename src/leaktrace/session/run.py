@@ -19,6 +19,8 @@ from leaktrace.errors import NothingTracedError
 from leaktrace.model import TARGET_ENDED, Cost, Report, TargetInfo
 from leaktrace.notices import hint, notify, progress
 from leaktrace.options import (
+    CommandTarget,
+    GoOptions,
     KernelOptions,
     Options,
     ProcessOptions,
@@ -28,9 +30,10 @@ from leaktrace.options import (
 from leaktrace.own import descriptors
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.own.oom import OWN_SCORE
+from leaktrace.process.probes.passed_over import OnlyGoError
 from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
-from leaktrace.report import Output, Reporter, create_reporter, open_output
+from leaktrace.report import GO_FORMATS, Output, Reporter, create_reporter, open_output
 from leaktrace.session.conclusion import Conclusion
 from leaktrace.session.marks import MarkRequests
 from leaktrace.session.overhead import OverheadLimit
@@ -111,8 +114,18 @@ def _run_kernel(
 def _run_process(
     options: ProcessOptions, output: Output, interrupts: Interrupts, recorder: Recorder | None
 ) -> int:
-    with interrupts.raised(), progress("finding what to hook, and attaching"):
-        tracer = open_tracer(options, interrupted=interrupts.is_received)
+    try:
+        with interrupts.raised(), progress("finding what to hook, and attaching"):
+            tracer = open_tracer(options, interrupted=interrupts.is_received)
+    except OnlyGoError as error:
+        asked = _asked_of_go(options)
+        if asked is None:
+            raise
+        from leaktrace.session.go import report_on_go  # noqa: PLC0415 (few runs need it)
+
+        notify(error.message)
+        hint(f"its goroutines and its heap follow instead, as `leaktrace go -p {asked.pid}` shows")
+        return report_on_go(asked, output, interrupts)
     with closing(tracer), _reporter(options.report, output) as (reporter, live):
         reports = ProcessReports(options, tracer)
         percent = options.max_overhead_percent
@@ -157,6 +170,24 @@ def _reporter(
             return
     name = asked.format
     yield create_reporter(name, output.stream, sys.stderr, quantity=asked.quantity), None
+
+
+def _asked_of_go(options: ProcessOptions) -> GoOptions | None:
+    """The same for a program in which only Go allocates; None if it can't be asked of that."""
+    asked, target = options.report, options.target
+    is_plain = not (asked.live or asked.trace or options.record or options.leak_exit)
+    if isinstance(target, CommandTarget) or len(target.pids) != 1 or not is_plain:
+        return None
+    if asked.format not in GO_FORMATS or options.lost or options.heap or options.fds:
+        return None
+    return GoOptions(
+        pid=target.pids[0],
+        interval_s=asked.interval_s,
+        count=asked.count,
+        top=asked.top,
+        format=asked.format,
+        output=asked.output,
+    )
 
 
 class Run:

@@ -76,7 +76,7 @@ FAMILIES = (
         "Go",
         ("runtime.mallocgc",),
         is_runtime=True,
-        advice="its own profiler (net/http/pprof) shows its objects",
+        advice="`leaktrace go -p PID` shows its objects and goroutines",
         sections=(".gopclntab", ".data.rel.ro.gopclntab"),
     ),
     Family(

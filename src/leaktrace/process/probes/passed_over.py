@@ -14,6 +14,10 @@ from leaktrace.runtimes.go.program import open_go_program
 from leaktrace.targets.mapped_files import UnreachableFileError
 
 
+class OnlyGoError(TargetError):
+    """A Go program, whose allocator is Go's own: there is nothing to hook."""
+
+
 class PassedOver(NamedTuple):
     """An object, by its path as the target sees it, and why it could not be examined."""
 
@@ -54,7 +58,7 @@ def nothing_to_hook(
     defines = f"defines {prefix}malloc and {prefix}free"
     message = f"no object of {subject} {defines}"
     if pid is not None and not prefix and (go := _go_version(pid)):
-        return TargetError(
+        return OnlyGoError(
             f"{subject} is a Go program ({go}), whose allocator is Go's own: {message}",
             f"`leaktrace go -p {pid} 5` shows goroutines that leak; --faults finds growth by stack",
         )

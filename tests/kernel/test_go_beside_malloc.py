@@ -1,0 +1,78 @@
+"""-p of a Go program: goroutines and heap beside what malloc holds; or instead, without malloc."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from harness.compiling import PROGRAMS
+from harness.go_programs import build_go_program
+from harness.goroutines import running
+from harness.tracer import run_leaktrace
+
+pytestmark = pytest.mark.usefixtures("require_bpf")
+
+
+@contextmanager
+def leaking(program: Path, ways: str) -> Iterator[int]:
+    with subprocess.Popen([program, ways], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("go") / "three_leaks"
+    return build_go_program(path, source=PROGRAMS / "go_three_leaks.go")
+
+
+def test_all_three_leaks_in_one_report(program: Path, tmp_path: Path) -> None:
+    recording = tmp_path / "run"
+    with leaking(program, "goroutines,C,heap") as pid:
+        outcome = run_leaktrace(
+            *("-p", str(pid), "-f", "json", "-o", "0", "--record", recording, "0.5", "10")
+        )
+    assert outcome.exit_code == 0, outcome.stderr
+    last = json.loads(outcome.stdout.splitlines()[-1])
+    (go,) = last["go"]
+    assert (go["pid"], go["verdict"], go["problem"]) == (pid, "leaking", "")
+    (stuck,) = go["leaking"]
+    assert stuck["created_by"]["function"] == "main.serve"
+    assert stuck["started_as"]["function"] == "main.stuck"
+    assert go["goroutine_count"] in (stuck["count"] + 1, stuck["count"] + 2)  # one is just begun
+    heap = go["heap"]
+    assert (heap["gc_percent"], heap["collections"]) == (-1, 0)
+    assert heap["growth_bytes"] >= 19_000 * heap["growth_count"] / 3  # beside its goroutines
+    # Each tick begins a goroutine, and then keeps a block of C.
+    (site,) = [one for one in last["sites"] if "keep" in one["frames"][0]["function"]]
+    assert site["bytes"] == 3000 * site["count"]
+    assert 0 < site["count"] <= stuck["count"] + 2
+    shown = " ".join(run_leaktrace("show", recording).stdout.split())
+    assert "GOROUTINES LEAK +" in shown
+    assert "go main.stuck by main.serve go_three_leaks.go:" in shown
+    assert "GO HEAP GROWS +" in shown
+    assert "GOGC=off: never collected" in shown
+
+
+def test_without_malloc_there_is_what_go_has(tmp_path: Path) -> None:
+    source = PROGRAMS / "goroutines.go"
+    pure = build_go_program(tmp_path / "pure", source=source, env={"CGO_ENABLED": "0"})
+    with running(pure, "leak") as (pid, _):
+        outcome = run_leaktrace("-p", str(pid), "-f", "json", "0.3", "4")
+        refused = run_leaktrace("-p", str(pid), "-f", "pprof", "--output", "/dev/null", "0.3", "1")
+    assert outcome.exit_code == 0, outcome.stderr
+    reports = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert [one["schema"] for one in reports] == ["leaktrace/go/1"] * 4
+    assert reports[-1]["verdict"] == "leaking"
+    assert "whose allocator is Go's own" in outcome.stderr
+    assert "follow instead" in outcome.stderr
+    assert refused.exit_code != 0
+    assert f"leaktrace go -p {pid}" in refused.stderr
