@@ -68,10 +68,13 @@ def test_without_malloc_there_is_what_go_has(tmp_path: Path) -> None:
     with running(pure, "leak") as (pid, _):
         outcome = run_leaktrace("-p", str(pid), "-f", "json", "0.3", "4")
         refused = run_leaktrace("-p", str(pid), "-f", "pprof", "--output", "/dev/null", "0.3", "1")
+        heap = run_leaktrace("heap", "-p", str(pid))
     assert outcome.exit_code == 0, outcome.stderr
     reports = [json.loads(line) for line in outcome.stdout.splitlines()]
     assert [one["schema"] for one in reports] == ["leaktrace/go/1"] * 4
     assert reports[-1]["verdict"] == "leaking"
+    assert heap.exit_code == 4
+    assert f"leaktrace go -p {pid} shows it" in heap.stderr
     assert "whose allocator is Go's own" in outcome.stderr
     assert "follow instead" in outcome.stderr
     assert refused.exit_code != 0

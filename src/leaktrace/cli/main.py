@@ -88,6 +88,8 @@ def _in_our_words(error: click.ClickException) -> tuple[str, str]:
             return f"there is no option {error.option_name}", advice
         case click.BadOptionUsage() if "requires an argument" in error.message:
             return f"{error.option_name} needs a value", advice
+        case click.MissingParameter() if error.param is not None:
+            return f"{name_of(error.param)} is missing", advice
         case click.BadParameter() if error.param is not None:
             return f"{name_of(error.param)}: {error.message.rstrip('.')}", advice
         case _:

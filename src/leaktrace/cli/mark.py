@@ -10,6 +10,8 @@ from leaktrace.errors import UsageError
 from leaktrace.notices import notify
 from leaktrace.printable import printable
 
+_RESERVED = ("first", "last", "peak")  # as --at has them
+
 
 @click.command("mark", cls=Command, context_settings=SETTINGS)
 @click.argument("name", metavar="NAME")
@@ -23,6 +25,9 @@ def command(*, name: str, pid: int | None) -> int:
     """
     if not name.strip():
         raise UsageError("the mark has no name", "leaktrace mark NAME")
+    if name in _RESERVED or "@" in name:
+        why = "it has an @" if "@" in name else f"it means the {name} report"
+        raise UsageError(f"{printable(name)} can't be the name of a mark: {why}", "choose another")
     from leaktrace.session.marks import send_mark  # noqa: PLC0415
 
     report = send_mark(name, pid)

@@ -20,7 +20,8 @@ record_options = together(
         callback=only_one("name one file"),
         metavar="FILE",
         help="Also write all reports with all their sites to this file, for leaktrace show. A name "
-        "that ends in .gz or .zst is compressed. Calls that --trace prints are not recorded.",
+        "that ends in .gz or .zst is compressed. Calls that --trace prints are not recorded. No "
+        "file is replaced.",
     ),
     click.option(
         "--record-contents",

@@ -66,7 +66,8 @@ class Terminal:
         """Show a frame. It never waits long: a terminal that doesn't take it gets a later one."""
         if self._before is None:
             return
-        framed = _BEGIN_FRAME + text.replace("\n", "\x1b[K\r\n") + _END_FRAME
+        # Each line is erased first: after one that fills the width, it would lose its last cell.
+        framed = _BEGIN_FRAME + "\x1b[K" + text.replace("\n", "\r\n\x1b[K") + _END_FRAME
         with contextlib.suppress(BrokenPipeError):
             self._destination.put(Message(framed.encode(encoding, "replace")))
 

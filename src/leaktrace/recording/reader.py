@@ -101,7 +101,13 @@ def read_recording(path: Path) -> Recording:
             return Recording(path, _header(Fields(line, "the first line")))
         if schema == REPORT_SCHEMA or schema.startswith("leaktrace/event/"):
             return Recording(path, None)
-    except (StopIteration, CutOffError, MalformedError):
+    except StopIteration:
+        raise NotReadableError(
+            f"{shown} is empty: nothing was recorded, or the disk was full", _NAME_IT
+        ) from None
+    except CutOffError:
+        raise NotReadableError(f"{shown} was cut off before its first report", _NAME_IT) from None
+    except MalformedError:
         pass
     raise NotReadableError(f"{shown} is not a recording", _NAME_IT)
 

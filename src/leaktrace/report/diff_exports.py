@@ -45,6 +45,8 @@ def left_out(name: str, diff: Diff) -> Iterator[str]:
     """What a format has no place for, in sentences."""
     if name != "pprof":
         for part in diff.parts[1:]:
+            if not (part.changes or part.base.everything or part.new.everything):
+                continue  # it has nothing
             section = printable(part.new.report.section or "a section")
             yield f"not in this format: {section}; use -f text, json or pprof"
 

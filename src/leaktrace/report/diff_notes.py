@@ -28,13 +28,13 @@ def notes(diff: Diff) -> Iterator[str]:
             f"different samples: {_sample(base)} in base, {_sample(new)} in new; sites that hold "
             "little may be missing from one of them"
         )
-    if not diff.same_run:
-        longer, shorter = max(base.elapsed_s, new.elapsed_s), min(base.elapsed_s, new.elapsed_s)
-        if longer - shorter > _SIMILAR * longer:
-            yield (
-                f"traced for different times: {units.elapsed(base.elapsed_s)} and "
-                f"{units.elapsed(new.elapsed_s)}; what grows steadily differs by that alone"
-            )
+    if diff.between_s is not None and diff.between_s < 0:
+        yield "base is the later one of the two reports: what has grown is shown as less"
+    if has_different_times(diff):
+        yield (
+            f"traced for different times: {units.elapsed(base.elapsed_s)} and "
+            f"{units.elapsed(new.elapsed_s)}; what grows steadily differs by that alone"
+        )
     if base.older_ms != new.older_ms:
         yield f"different age filters: {base.older_ms} ms and {new.older_ms} ms (--older)"
     merged = sum(part.rules[Rule.MERGED] for part in diff.parts)
@@ -59,6 +59,12 @@ def notes(diff: Diff) -> Iterator[str]:
     for label, sections in (("base", diff.only_base), ("new", diff.only_new)):
         for section in sections:
             yield printable(f"only in {label}, not compared: {section.section or 'a section'}")
+
+
+def has_different_times(diff: Diff) -> bool:
+    """Whether two runs were traced for different times."""
+    times = sorted((diff.base.elapsed_s, diff.new.elapsed_s))
+    return not diff.same_run and times[1] - times[0] > _SIMILAR * times[1]
 
 
 def unlisted(report: Report) -> int:

@@ -12,6 +12,7 @@ sites matched: 35 by id, 2 by names; 1 came, 3 went
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
@@ -22,7 +23,7 @@ from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.model import Frame, Report
 from leaktrace.printable import printable
-from leaktrace.report.diff_notes import notes
+from leaktrace.report.diff_notes import has_different_times, notes
 from leaktrace.report.folding import folded, summary
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.function_names import shorten_symbol
@@ -31,6 +32,8 @@ from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import difference_in_words, value_in_words
 from leaktrace.report.site_lines import STACK_ENDS
 from leaktrace.report.styles import change_style
+from leaktrace.report.verdicts import rate_in_words
+from leaktrace.verdict import LEAKING
 
 RULES = {
     Rule.ID: "by id",
@@ -42,6 +45,7 @@ RULES = {
 _WHERE_CELLS = 40
 _MOST_OF_IT = 0.5  # so much is explained by the sites that are named
 _MOST_NAMED = 5
+_CLEAR = 2.0  # standard errors
 
 
 def diff_lines(diff: Diff, names: tuple[str, str], top: int, width: int) -> Iterator[Text]:
@@ -98,6 +102,9 @@ def _changes(part: PartDiff, diff: Diff, top: int, width: int) -> Iterator[Text]
 
 def _verdict(part: PartDiff, diff: Diff, width: int) -> Iterator[Text]:
     quantity, difference = part.new.quantity, part.difference
+    rates = None if diff.same_run else _rates(part)
+    if rates is not None:
+        yield from wrapped(*rates[:2], width, rates[2])
     totals = " -> ".join(_value(one.everything, part) for one in (part.base, part.new))
     section = f"{printable(part.new.report.section)}: " if part.new.report.section else ""
     mark = _mark(part)
@@ -123,7 +130,31 @@ def _verdict(part: PartDiff, diff: Diff, width: int) -> Iterator[Text]:
     if quantity is not Quantity.IN_USE and quantity is not Quantity.IN_USE_BLOCKS:
         text += f"; {quantity.in_words}"
     style = {"MORE ": "bold red", "LESS ": "bold green"}.get(word, "bold")
+    if rates is not None or has_different_times(diff):
+        style = "bold"  # what is held says little then
     yield from wrapped(section + word, text, width, style)
+
+
+def _rates(part: PartDiff) -> tuple[str, str, str] | None:
+    """How fast each run grew, if both say so: a word, both rates, a style."""
+    verdicts = [one.report.verdict for one in (part.base, part.new)]
+    if part.new.quantity is not Quantity.IN_USE:
+        return None
+    if any(one is None or one.kind not in LEAKING or one.bytes_per_s is None for one in verdicts):
+        return None
+    reports = [one.report for one in (part.base, part.new)]
+    shown = [
+        rate_in_words(one, report)
+        for one, report in zip(verdicts, reports, strict=True)
+        if one is not None
+    ]
+    base, new = (one.bytes_per_s or 0.0 for one in verdicts if one is not None)
+    errors = [one.error_bytes_per_s or 0.0 for one in verdicts if one is not None]
+    if abs(new - base) <= _CLEAR * math.hypot(*errors):
+        return None
+    if new > base:
+        return "GROWS FASTER ", " -> ".join(shown), "bold red"
+    return "GROWS SLOWER ", " -> ".join(shown), "bold yellow"
 
 
 def _explained(part: PartDiff) -> str:

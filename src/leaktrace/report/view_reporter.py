@@ -11,7 +11,7 @@ from rich.text import Text
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.groups import select, view
-from leaktrace.analysis.views.parts import parts_of
+from leaktrace.analysis.views.parts import parts_of, parts_with_sites
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction, tree
 from leaktrace.model import Event, Report
@@ -75,7 +75,7 @@ class ViewReporter(Reporter):
         yield from verdict_lines(report, width)
         if report.is_estimate:
             yield from wrapped("estimate: ", sample_in_words(report), width, "yellow")
-        for part in parts_of(report):
+        for part in parts_with_sites(report):
             yield from self._part(part, width)
         for loss in report.losses:
             if loss.count and loss.is_lost:

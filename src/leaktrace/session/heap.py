@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from leaktrace import units
-from leaktrace.errors import NothingTracedError, TargetError
+from leaktrace.errors import LeaktraceError, NothingTracedError, TargetError
 from leaktrace.heap.build import HeapBuilder
 from leaktrace.heap.core_file import CoreFile
 from leaktrace.heap.live import LiveHeap
@@ -22,7 +22,9 @@ from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.own.oom import be_the_first_victim
 from leaktrace.printable import printable
 from leaktrace.report import create_heap_reporter, open_output
+from leaktrace.runtimes.go.program import open_go_program
 from leaktrace.session.moments import moments
+from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.process import Process
 
 _TRIES = 3  # a thread may be within malloc as it is stopped: 1 look in 300
@@ -77,6 +79,8 @@ def _of_core(options: HeapOptions) -> HeapReport:
 def _reports(
     process: Process, options: HeapOptions, interrupts: Interrupts
 ) -> Iterator[HeapReport]:
+    with interrupts.raised():
+        _refuse_only_go(process.pid)
     builder = HeapBuilder(options.top)
     live = LiveHeap(process, options.max_pause_ms)
     with interrupts.raised():
@@ -106,6 +110,21 @@ def _reports(
             hint(error.hint)
             continue
         yield report
+
+
+def _refuse_only_go(pid: int) -> None:
+    """Raise TargetError for a Go program without libraries, before it is stopped."""
+    try:
+        program = open_go_program(pid)
+    except LeaktraceError:
+        return
+    code = {one.path for one in read_mappings(pid) if one.is_file and one.is_executable}
+    if len(code) == 1:
+        raise TargetError(
+            f"process {pid} is a Go program ({printable(program.version.text)}), whose heap is "
+            "Go's own",
+            f"leaktrace go -p {pid} shows it",
+        )
 
 
 def _look(look: Callable[[], HeapMemory], pid: int) -> tuple[HeapMemory, WalkedHeap]:

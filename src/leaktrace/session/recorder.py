@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from leaktrace import __version__
+from leaktrace.errors import OutputError
 from leaktrace.model import Report, TargetInfo
 from leaktrace.notices import hint, notify
 from leaktrace.options import CommonOptions, KernelOptions, ProcessOptions
@@ -89,6 +90,11 @@ class Recorder:
             reports = "one report is" if self._missed == 1 else f"{self._missed:,} reports are"
             notify(f"{reports} missing in {self._shown}: it could not be written")
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a report could not be written, and is missing."""
+        return self._missed > 0
+
     def close(self) -> None:
         """Close the file; one that was created and never written is removed."""
         try:
@@ -111,10 +117,16 @@ def opened_recorder(options: CommonOptions) -> Iterator[Recorder | None]:
     if options.record is None:
         yield None
         return
+    path = options.record.path
+    if path.is_file() and path.stat().st_size:
+        raise OutputError(
+            f"{printable(str(path))} exists, and a recording doesn't replace a file",
+            "give another name, or remove it first",
+        )
     try:
-        file = ReportFile(options.record.path)
+        file = ReportFile(path)
     except OSError as error:
-        raise why_unwritable(options.record.path, error, "--record") from error
+        raise why_unwritable(path, error, "--record") from error
     try:
         recorder = Recorder(file, options)
     except BaseException:

@@ -108,7 +108,7 @@ def _run_kernel(
             live=live,
         )
         one.until_the_end()
-    return conclusion.exit_status(0)
+    return conclusion.exit_status(_status_of(recorder))
 
 
 def _run_process(
@@ -152,7 +152,7 @@ def _run_process(
         one.until_the_end()
     if command is not None and options.command is not None and options.command.pass_exit_code:
         return conclusion.exit_status(command.wait())
-    return conclusion.exit_status(0)
+    return conclusion.exit_status(_status_of(recorder))
 
 
 @contextmanager
@@ -170,6 +170,11 @@ def _reporter(
             return
     name = asked.format
     yield create_reporter(name, output.stream, sys.stderr, quantity=asked.quantity), None
+
+
+def _status_of(recorder: Recorder | None) -> int:
+    """1 if a recording misses reports."""
+    return int(recorder is not None and recorder.has_gaps)
 
 
 def _asked_of_go(options: ProcessOptions) -> GoOptions | None:

@@ -13,8 +13,9 @@ from written_recordings import write
 from leaktrace.cli.parsing import build_options
 from leaktrace.cli.show import command as show_command
 from leaktrace.cli.trace import command
-from leaktrace.errors import LeaktraceError, UsageError
+from leaktrace.errors import LeaktraceError, OutputError, UsageError
 from leaktrace.options import KernelOptions, Options, ProcessOptions, RecordOptions
+from leaktrace.session.recorder import opened_recorder
 
 
 def options_of(*words: str) -> Options:
@@ -54,6 +55,17 @@ def test_what_is_refused(words: list[str]) -> None:
         options_of(*words)
     assert "--record" in caught.value.message
     assert caught.value.hint
+
+
+def test_no_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "server.c"
+    path.write_text("int main(void) {}")
+    options = options_of("-p", "1", "--record", str(path))
+    assert isinstance(options, ProcessOptions)
+    with pytest.raises(OutputError) as caught, opened_recorder(options):
+        pytest.fail("it must not be opened")
+    assert "exists" in caught.value.message
+    assert path.read_text() == "int main(void) {}"
 
 
 @pytest.fixture

@@ -110,6 +110,17 @@ def test_a_terminal_that_takes_nothing_holds_nothing_up(pair: tuple[int, int]) -
             reporter.report(BUSY)
 
 
+def test_full_lines_keep_their_last_cell(pair: tuple[int, int]) -> None:
+    """A terminal that has written its last column erases it with what erases to the end of it."""
+    ours, theirs = pair
+    terminal = Terminal(theirs, theirs)
+    terminal.open()
+    terminal.paint("first\nsecond", "utf-8")
+    text = shown(ours)
+    terminal.close()
+    assert "\x1b[Kfirst\r\n\x1b[Ksecond" in text
+
+
 def test_no_colour(pair: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pair
     monkeypatch.setenv("NO_COLOR", "1")

@@ -156,9 +156,9 @@ class Diff:
         return self.new.elapsed_s - self.base.elapsed_s if self.same_run else None
 
     def per_hour(self, difference: int) -> float | None:
-        """A difference as a rate; None for two runs, and for two reports at one instant."""
+        """A difference as a rate; None for two runs, and if the new report is not the later one."""
         between_s = self.between_s
-        return difference * _HOUR_S / between_s if between_s else None
+        return difference * _HOUR_S / between_s if between_s and between_s > 0 else None
 
 
 def compare(

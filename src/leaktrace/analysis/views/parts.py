@@ -37,6 +37,11 @@ def elsewhere(report: Report, quantity: Quantity) -> tuple[Elsewhere, ...]:
     return tuple(Elsewhere(what, value) for what, value in known.items() if value)
 
 
+def parts_with_sites(report: Report) -> tuple[Report, ...]:
+    """The same without sections that have nothing."""
+    return (report, *(one for one in parts_of(report)[1:] if one.site_count or one.sites))
+
+
 def parts_of(report: Report) -> tuple[Report, ...]:
     """A report and its sections. Their figures are never added up: an object of a pool is part of
     a block, and pages hold slabs."""
