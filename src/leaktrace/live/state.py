@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from leaktrace import units
+from leaktrace.analysis.comparing.matching import Key, identity
 from leaktrace.model import Report, Site
 from leaktrace.report.sections import other_memory, section_name
 
@@ -44,7 +45,7 @@ class Mark:
     number: int
     elapsed_s: float
     total_bytes: int
-    by_site: dict[str, int]  # bytes
+    by_site: dict[Key, int]  # bytes
     has_all: bool  # whether the report had all sites
 
 
@@ -69,7 +70,7 @@ class View:
     page: int = 10  # how many sites a page has; the screen knows it
     totals: deque[int] = field(default_factory=lambda: deque(maxlen=COURSE))
     resident: deque[int | None] = field(default_factory=lambda: deque(maxlen=COURSE))
-    _courses: dict[str, deque[int | None]] = field(default_factory=dict)
+    _courses: dict[Key, deque[int | None]] = field(default_factory=dict)
 
     def take(self, report: Report) -> None:
         """A report has come."""
@@ -78,10 +79,10 @@ class View:
             self.report = report
         self.totals.append(report.outstanding.bytes)
         self.resident.append(None if report.resident is None else report.resident.bytes)
-        seen: dict[str, int] = {}
+        seen: dict[Key, int] = {}
         for part in parts_of(report):
             for site in sites_of(part):
-                seen.setdefault(site.id, _figure(part, site))
+                seen[_key(part, site)] = _figure(part, site)
         for one, course in list(self._courses.items()):
             course.append(seen.pop(one, None))
             if all(value is None for value in course):
@@ -96,7 +97,8 @@ class View:
 
     def course(self, site: Site) -> Sequence[int | None]:
         """What a site has held, report by report."""
-        return tuple(self._courses.get(site.id, ()))
+        part = self.part()
+        return () if part is None else tuple(self._courses.get(_key(part, site), ()))
 
     def part(self) -> Report | None:
         """The report, or the section of it that is shown."""
@@ -130,7 +132,10 @@ class View:
         if not self.marks:
             return site.growth_bytes
         mark = self.marks[-1]
-        before = mark.by_site.get(site.id, 0 if mark.has_all else None)
+        part = self.part()
+        if part is None:
+            return None
+        before = mark.by_site.get(_key(part, site), 0 if mark.has_all else None)
         return None if before is None else site.bytes - before
 
     def press(self, key: str) -> Action | None:
@@ -190,7 +195,9 @@ class View:
             self.message = "there is no report yet"
             return None
         report = self.report
-        by_site = {site.id: site.bytes for part in parts_of(report) for site in sites_of(part)}
+        by_site = {
+            _key(part, site): site.bytes for part in parts_of(report) for site in sites_of(part)
+        }
         has_all = len(report.sites) == report.site_count and report.older_ms == 0
         total = report.outstanding.bytes
         number = len(self.marks) + 1
@@ -257,6 +264,13 @@ def sites_of(part: Report) -> list[Site]:
 def name_of(part: Report) -> str:
     """What a section is called; "" for the report itself."""
     return section_name(part) if part.section is not None else ""
+
+
+def _key(part: Report, site: Site) -> Key:
+    """What a site is among those of all sections and processes."""
+    processes = (one for one in part.by_process if any(site is other for other in one.sites))
+    pid = next((one.target.pid for one in processes), None)
+    return part.section, pid, *identity(site)
 
 
 def _figure(part: Report, site: Site) -> int:

@@ -20,7 +20,7 @@ from leaktrace.report.delivery import Message, QueuedDestination
 _ENTER = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 _LEAVE = b"\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN_FRAME = "\x1b[?2026h\x1b[H"  # terminals that know it show the frame at once
-_END_FRAME = "\x1b[K\x1b[J\x1b[?2026l"
+_END_FRAME = "\x1b[?2026l"
 # A terminal that doesn't take frames gets the newest ones later.
 _MOST_WAITING_BYTES = 64 << 10
 _WATCHED = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
@@ -67,7 +67,10 @@ class Terminal:
         if self._before is None:
             return
         # Each line is erased first: after one that fills the width, it would lose its last cell.
-        framed = _BEGIN_FRAME + "\x1b[K" + text.replace("\n", "\r\n\x1b[K") + _END_FRAME
+        framed = _BEGIN_FRAME + "\x1b[K" + text.replace("\n", "\r\n\x1b[K")
+        if text.count("\n") + 1 < self.size()[1]:
+            framed += "\r\n\x1b[J"  # what was below
+        framed += _END_FRAME
         with contextlib.suppress(BrokenPipeError):
             self._destination.put(Message(framed.encode(encoding, "replace")))
 

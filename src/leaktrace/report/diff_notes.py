@@ -8,7 +8,7 @@ from leaktrace import units
 from leaktrace.analysis.comparing.changes import Diff
 from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.analysis.comparing.same_names import command_of
-from leaktrace.analysis.views.parts import sites_of
+from leaktrace.analysis.views.parts import not_listed
 from leaktrace.model import Report
 from leaktrace.printable import printable
 
@@ -50,7 +50,7 @@ def notes(diff: Diff) -> Iterator[str]:
             "another build or without a file; they count as gone and new"
         )
     for label, report in (("base", base), ("new", new)):
-        missing = unlisted(report)
+        missing = not_listed(report)
         if missing > 0:
             yield f"{label} doesn't list {units.counted(missing, 'site')}"
         for loss in report.losses:
@@ -65,12 +65,6 @@ def has_different_times(diff: Diff) -> bool:
     """Whether two runs were traced for different times."""
     times = sorted((diff.base.elapsed_s, diff.new.elapsed_s))
     return not diff.same_run and times[1] - times[0] > _SIMILAR * times[1]
-
-
-def unlisted(report: Report) -> int:
-    """How many sites hold memory and are not listed."""
-    hidden = 0 if report.suppressed is None else report.suppressed.site_count
-    return max(0, report.site_count - hidden - len(sites_of(report)))
 
 
 def _sample(report: Report) -> str:

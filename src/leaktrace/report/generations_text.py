@@ -60,7 +60,9 @@ def generation_notes(found: Generations) -> Iterator[str]:
             "blocks were"
         )
     if found.unlisted:
-        yield f"the reports don't list {units.counted(found.unlisted, 'site')}"
+        yield f"a report doesn't list {units.counted(found.unlisted, 'site')}"
+    for section in found.sections:
+        yield printable(f"not looked at: {section}")
     if found.now.is_estimate:
         yield f"all figures are estimates: {units.sample_in_words(found.now)}"
 

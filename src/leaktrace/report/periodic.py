@@ -8,6 +8,7 @@ writing the file anew, while it is small; a larger one is appended to, a whole r
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class PeriodicFiles(Destination):
         self._path: Path | None = None
         self._made: dict[Path, tuple[int, int, int]] = {}  # the oldest first
         beside = self._beside(pattern)
-        beside.touch()  # whether that is possible is known before tracing begins
+        os.close(_created(beside))  # whether that is possible is known before tracing begins
         beside.unlink()
 
     def put(self, message: Message) -> None:
@@ -88,20 +89,23 @@ class PeriodicFiles(Destination):
         if size <= _MOST_COPIED_BYTES and not message.call_count:
             self._replace(path, path.read_bytes(), message.data)
             return
-        with path.open("r+b", buffering=0) as file:
-            file.seek(size)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if _identity_of(os.fstat(descriptor)) != self._made[path]:
+                raise FileExistsError(errno.EEXIST, "it was replaced by another file", str(path))
             try:
-                _write_all(file.fileno(), message.data)
+                _write_all(descriptor, message.data)
             except OSError:
-                file.truncate(size)
+                os.ftruncate(descriptor, size)
+                self._made[path] = _identity_of(os.fstat(descriptor))  # it is still ours
                 raise
+        finally:
+            os.close(descriptor)
 
     def _replace(self, path: Path, before: bytes, data: bytes) -> None:
         beside = self._beside(path)
         try:
-            # A leftover of that name is of a run that was killed.
-            beside.unlink(missing_ok=True)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = _created(beside)
             try:
                 _write_all(descriptor, before)
                 _write_all(descriptor, data)
@@ -133,8 +137,18 @@ class PeriodicFiles(Destination):
 
 def _identity(path: Path) -> tuple[int, int, int]:
     """Device, inode and time of the last change: the inode of a removed file is used again."""
-    found = path.lstat()
+    return _identity_of(path.lstat())
+
+
+def _identity_of(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _created(beside: Path) -> int:
+    """A new file, open for writing. A leftover of that name is of a run that was killed."""
+    beside.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(beside, flags, 0o666)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -29,6 +29,18 @@ def ids(view: View) -> str:
     return "".join(site.id[0] for site in view.sites())
 
 
+def test_sites_of_one_id_are_told_apart() -> None:
+    """Two of the kernel differ by their cache only."""
+    one, other = replace(SMALL, cache="dentry"), replace(SMALL, cache="inode", bytes=900)
+    view = View()
+    view.take(report(1, one, other))
+    view.press("m")
+    grown = replace(one, bytes=150)
+    view.take(report(2, grown, other))
+    assert [view.change(site) for site in (grown, other)] == [50, 0]
+    assert [len(view.course(site)) for site in (grown, other)] == [2, 2]
+
+
 def test_sorting() -> None:
     view = View()
     view.take(report(1, SMALL, LARGE))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -55,6 +58,31 @@ def test_the_newest_of_its_own_files_are_kept(tmp_path: Path) -> None:
         "leak-1000.json": "three\n",
         "leak-1001.json": "four\n",
     }
+
+
+def test_what_was_written_before_a_full_disk_stays(tmp_path: Path) -> None:
+    """Calls are appended. The one that can't be written whole is left out."""
+    files = PeriodicFiles(tmp_path / "leak-%Y.txt", keep=1, now=lambda: START)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for text in ("one\n", "two\n"):
+            files.put(Message(text.encode(), call_count=1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        files.put(Message(b"three is long\n", call_count=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    files.put(Message(b"four\n", call_count=1))
+    assert contents(tmp_path) == {"leak-2026.txt": "one\ntwo\nfour\n"}
+    assert files.missing.unwritten_calls == 3
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    (tmp_path / f".leaktrace-{os.getpid()}.part").symlink_to(victim)
+    put(PeriodicFiles(tmp_path / "leak-%H%M.json", now=Clock()), "one\n")
+    assert contents(tmp_path) == {"leak-0958.json": "one\n"}
 
 
 def test_a_name_that_comes_again_is_a_new_file(tmp_path: Path) -> None:

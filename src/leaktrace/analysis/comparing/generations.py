@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leaktrace.analysis.comparing.matching import identity
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.filters import SiteFilter
-from leaktrace.analysis.views.parts import sites_of
+from leaktrace.analysis.views.parts import not_listed, parts_with_sites, sites_of
 from leaktrace.errors import UsageError
 from leaktrace.model import Report, Site, Total
 
@@ -48,7 +49,8 @@ class Generations:
     now: Report  # C
     quantity: Quantity
     sites: tuple[Generation, ...]
-    unlisted: int = 0  # sites that the reports don't list
+    unlisted: int = 0  # sites that one of the reports doesn't list
+    sections: tuple[str, ...] = ()  # that have sites, and are not looked at
 
     @property
     def at_least(self) -> Total:
@@ -78,17 +80,18 @@ def generations(
             f"--still-at is about what is in use, not about {quantity.in_words}",
             "leave --quantity out",
         )
-    at = [{site.id: site for site in sites_of(report)} for report in (begin, end, now)]
+    at = [{identity(site): site for site in sites_of(report)} for report in (begin, end, now)]
     field = "bytes" if quantity is Quantity.IN_USE else "count"
     listed = [at[2].get(key) or at[1][key] for key in {**at[2], **at[1]}]
     rows = []
     for site in listed if chosen is None else chosen.kept(listed):
-        row = _generation(site, [one.get(site.id) for one in at], (begin, end, now))
+        row = _generation(site, [one.get(identity(site)) for one in at], (begin, end, now))
         if row.at_most.count or row.at_most.bytes:
             rows.append(row)
     rows.sort(key=lambda row: (-getattr(row.at_least, field), -getattr(row.at_most, field)))
-    unlisted = sum(max(0, one.site_count - len(sites_of(one))) for one in (begin, end, now))
-    return Generations(begin, end, now, quantity, tuple(rows), unlisted)
+    unlisted = max(not_listed(one) for one in (begin, end, now))
+    others = [one.section or "a section" for one in parts_with_sites(now)[1:]]
+    return Generations(begin, end, now, quantity, tuple(rows), unlisted, tuple(others))
 
 
 def _generation(

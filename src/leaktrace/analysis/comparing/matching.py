@@ -85,10 +85,10 @@ def _by_id(
     kernel: by cache and context) needs the same of these."""
     by_id: defaultdict[Key, list[Site]] = defaultdict(list)
     for site in new:
-        by_id[_identity(site)].append(site)
+        by_id[identity(site)].append(site)
     matches, left = [], []
     for site in base:
-        found = by_id[_identity(site)]
+        found = by_id[identity(site)]
         if found and (same_run or _agree(site, found[-1])):
             matches.append(Match((site,), (found.pop(),), Rule.ID))
         else:
@@ -96,7 +96,8 @@ def _by_id(
     return matches, left, [site for sites in by_id.values() for site in sites]
 
 
-def _identity(site: Site) -> Key:
+def identity(site: Site) -> Key:
+    """What tells a site of a report apart: those of the kernel may share a stack, and so an id."""
     return site.id, *_variant(site)
 
 
@@ -191,6 +192,13 @@ def _group(ones: list[Site], others: list[Site], keys: tuple[_Keys, _Keys]) -> I
     rule = keys[0].rule(ones[0])
     if len(ones) == len(others) == 1:
         return [Match((ones[0],), (others[0],), rule)]
+    names = [[_names(site) for site in sites] for sites in (ones, others)]
+    if _is_one_to_one(*map(Counter[Key | None], names)):
+        by_name = dict(zip(names[1], others, strict=True))
+        return [
+            Match((site,), (by_name[name],), rule)
+            for name, site in zip(names[0], ones, strict=True)
+        ]
     # Lines tell them apart only if both have the same ones: where some have moved, one that is in
     # both may be another call by now.
     lines = [[_lines(site) for site in sites] for sites in (ones, others)]
@@ -203,6 +211,11 @@ def _group(ones: list[Site], others: list[Site], keys: tuple[_Keys, _Keys]) -> I
 
 def _is_one_to_one(one: Counter[Key | None], other: Counter[Key | None]) -> bool:
     return one == other and set(one.values()) == {1}
+
+
+def _names(site: Site) -> Key:
+    """The names of a stack with the numbers that builds may give anew."""
+    return tuple(frame.function for frame in site.stack.frames)
 
 
 def _lines(site: Site) -> Key | None:

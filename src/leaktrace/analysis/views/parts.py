@@ -37,6 +37,12 @@ def elsewhere(report: Report, quantity: Quantity) -> tuple[Elsewhere, ...]:
     return tuple(Elsewhere(what, value) for what, value in known.items() if value)
 
 
+def not_listed(report: Report) -> int:
+    """How many sites hold memory and are not listed."""
+    hidden = 0 if report.suppressed is None else report.suppressed.site_count
+    return max(0, report.site_count - hidden - len(sites_of(report)))
+
+
 def parts_with_sites(report: Report) -> tuple[Report, ...]:
     """The same without sections that have nothing."""
     return (report, *(one for one in parts_of(report)[1:] if one.site_count or one.sites))

@@ -124,6 +124,20 @@ def test_sites_of_one_name_are_told_apart_by_lines() -> None:
     assert {one.difference for one in part.changes} == {3000, 0}
 
 
+def test_numbers_in_names_tell_apart_where_both_builds_have_them() -> None:
+    def closure(number: int, size: int, build: str) -> Site:
+        site = with_lines(PARSE_SITE, number, 10, build)
+        frame = replace(site.stack.frames[0], function=f"main.h.func{number}", source=None)
+        stack = replace(site.stack, frames=(frame,))
+        return replace(site, stack=stack, bytes=size, count=1)
+
+    base = of(closure(1, 100, "old"), closure(2, 900, "old"))
+    new = of(closure(1, 900, "new"), closure(2, 100, "new"))
+    (part,) = compare(base, new).parts
+    assert part.rules == {Rule.NAMES: 2}
+    assert {one.difference for one in part.changes} == {800, -800}
+
+
 def test_moved_lines_are_not_guessed() -> None:
     """Ten lines were inserted above both: line 20 is another call than before."""
     base = of(with_lines(PARSE_SITE, 1, 10, "old"), with_lines(PARSE_SITE, 2, 20, "old"))

@@ -102,6 +102,19 @@ def test_ages_tell_that_all_is_from_then() -> None:
     assert not without.sites[0].is_exact
 
 
+def test_sites_of_one_id_are_told_apart() -> None:
+    """Two of the kernel differ by their cache only."""
+    history: list[tuple[int, int, int | None]] = [(0, at, None) for at in range(1, 60)]
+    reports = []
+    for moment in (10, 30, 50):
+        report = report_at(moment, history, False)
+        (site,) = report.sites
+        both = (replace(site, cache="dentry"), replace(site, cache="inode"))
+        reports.append(replace(report, sites=both, site_count=2))
+    found = generations(*reports)
+    assert [row.at_least.count for row in found.sites] == [20, 20]
+
+
 def test_the_order_matters() -> None:
     early, late = (report_at(moment, [], False) for moment in (1, 2))
     with pytest.raises(UsageError, match="not in order"):
