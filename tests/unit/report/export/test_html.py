@@ -122,6 +122,20 @@ def test_sort_filter_and_pages(browser: Any, recording: tuple[Path, list[Report]
         assert seen.texts("#sites .tag") == ["growing"] * 3
 
 
+def test_times_at_the_edge_of_the_chart_are_whole(browser: Any, tmp_path: Path) -> None:
+    path = html_page(tmp_path / "page.html", course(12, many_sites(3, 5)))
+    with opened(browser, path, viewport=WINDOW) as seen:
+        texts = seen.page.locator("#chart svg text")
+        assert "1m00s" in texts.all_text_contents()
+        chart = seen.page.locator("#chart svg").bounding_box()
+        assert chart is not None
+        for text in texts.all():
+            box = text.bounding_box()
+            assert box is not None
+            assert chart["x"] <= box["x"]
+            assert box["x"] + box["width"] <= chart["x"] + chart["width"]
+
+
 def test_a_span_shows_the_change_of_each_site(
     browser: Any, recording: tuple[Path, list[Report]]
 ) -> None:

@@ -43,7 +43,7 @@ class FlameView {
     this.fillQuantities();
     this.search = element("input", { type: "search", placeholder: "Search functions, modules, files", "aria-label": "Search the flame graph" });
     this.search.addEventListener("input", () => this.find(this.search.value));
-    this.icicleButton = element("button", { type: "button", "aria-pressed": "false", onclick: () => this.turn() }, "Icicle");
+    this.icicleButton = element("button", { type: "button", class: "end", "aria-pressed": "false", onclick: () => this.turn() }, "Icicle");
     this.resetButton = element("button", { type: "button", disabled: true, onclick: () => this.reset() }, "Reset zoom");
     this.found = element("span", { class: "dim", role: "status" });
     this.status = element("p", { class: "flame-status", "aria-live": "polite" });

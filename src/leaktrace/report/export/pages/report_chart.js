@@ -13,7 +13,7 @@ function svg(name, attributes, ...children) {
 }
 
 function duration(seconds) {
-  if (seconds < 60) return `${Math.round(seconds * 10) / 10} s`;
+  if (seconds < 59.95) return `${Math.round(seconds * 10) / 10} s`;
   const whole = Math.round(seconds);
   const two = (number) => String(number).padStart(2, "0");
   if (whole < 3600) return `${Math.floor(whole / 60)}m${two(whole % 60)}s`;
@@ -107,7 +107,8 @@ class Chart {
     if (hasResident) this.drawResident(bottom + GAP, bottom + GAP + SMALL);
     this.bottom = height - BOTTOM;
     for (const time of timeTicks(start, end, width / 110)) {
-      this.svg.append(svg("text", { x: this.x(time), y: height - 8, "text-anchor": "middle" }, duration(time)));
+      const isLast = this.x(time) > width - RIGHT - 20; // its text would not fit
+      this.svg.append(svg("text", { x: isLast ? width - RIGHT : this.x(time), y: height - 8, "text-anchor": isLast ? "end" : "middle" }, duration(time)));
     }
     for (const mark of this.page.marks.slice(0, MOST_MARKS)) {
       if (mark.time < start || mark.time > end) continue;
