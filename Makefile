@@ -27,7 +27,7 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 # The recipes share one virtual environment and the package manager, so they run one at a time.
 .NOTPARALLEL:
 .PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench tried verdicts \
-	verdicts-applications lost-cases man clean \
+	verdicts-applications lost-cases pictures man clean \
 	packages-demo packages-test packages-vm packages-lint
 
 help: ## Show this help
@@ -90,6 +90,9 @@ verdicts-applications: packages-test setup ## Verdicts about servers under load,
 # CASES: directories of test programs, or files. docs/lost-cases.md says where to get them.
 lost-cases: packages-test setup ## Compare --lost with LeakSanitizer and memcheck: CASES="PATH …" (as root; 6 minutes)
 	@$(PYTHON_VENV) tests/verdicts/lost_cases.py $(CASES)
+
+pictures: packages-test setup ## Make the pictures in docs/pictures again (as root; two minutes)
+	@$(PYTHON_VENV) tests/pictures/make_pictures.py
 
 man: setup ## Rebuild docs/leaktrace.1 from the command line's help
 	$(PYTHON_VENV) docs/make_man.py

@@ -11,9 +11,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from browser import CHROMIUM, chromium, opened
+from drawing import draw_terminal, last_frame
 from harness import story
 from harness.target import Target
 from harness.terminal import InTerminal
@@ -39,7 +41,7 @@ class Replay:
     folder: Path
     printed: dict[str, str]  # by the first words of the command
     shown: dict[str, str]  # by README.md
-    live: str
+    live: str  # what the live view has written to its terminal
 
     def json(self, command: str) -> Any:
         outcome = story.run(f"{command} -f json", self.folder)
@@ -77,7 +79,7 @@ def replay(tmp_path_factory: pytest.TempPathFactory, require_tool: Callable[[str
         run(step.command, name_of(step))
     shown = {"trace": trace, **{name_of(step): step for step in others}}
     texts = {name: "\n".join(step.shown) for name, step in shown.items()}
-    return Replay(folder, printed, texts, live.shown)
+    return Replay(folder, printed, texts, live.painted)
 
 
 def name_of(step: story.Step) -> str:
@@ -147,7 +149,17 @@ def test_readme_shows_what_is_printed(replay: Replay) -> None:
     functions = re.findall(r"% +(\w+)$", replay.shown["pprof"], re.MULTILINE)
     assert len(functions) == 3
     assert set(functions) < set(re.findall(r"% +(\w+)$", replay.printed["pprof"], re.MULTILINE))
-    assert "outstanding" in replay.live
+
+
+def test_the_live_view_can_be_drawn(replay: Replay, tmp_path: Path) -> None:
+    picture = tmp_path / "live.svg"
+    draw_terminal(last_frame(replay.live), picture, 80, "dark")
+    words = " ".join("".join(ElementTree.parse(picture).getroot().itertext()).split())
+    assert "print_receipt" in words
+    assert "quit" in words
+    # It loads nothing.
+    links = re.findall('https?:[^"]*|url\\((?!#)', picture.read_text(encoding="utf-8"))
+    assert links == ["http://www.w3.org/2000/svg"]
 
 
 @pytest.fixture(scope="module")

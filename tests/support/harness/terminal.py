@@ -7,6 +7,7 @@ import contextlib
 import os
 import pty
 import re
+import select
 import signal
 import termios
 import time
@@ -25,17 +26,25 @@ class InTerminal:
     """leaktrace in a terminal of its own, as its session's leader and in the foreground."""
 
     def __init__(
-        self, *arguments: str | Path, folder: Path | None = None, prefix: Sequence[str] = ()
+        self,
+        *arguments: str | Path,
+        folder: Path | None = None,
+        prefix: Sequence[str] = (),
+        size: tuple[int, int] | None = None,
     ) -> None:
-        """`folder`: where it runs; `prefix`: a command that runs it."""
+        """`folder`: where it runs; `prefix`: a command that runs it; `size`: lines and columns of
+        the terminal."""
         words = [*prefix, *DEFAULT_SIGNALS, *COMMAND, *map(str, arguments)]
         environment = tracer_environment({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"})
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             if folder is not None:
                 os.chdir(folder)
+            if size is not None:
+                termios.tcsetwinsize(0, size)
             os.execvpe(words[0], words, environment)
-        self.shown = ""
+        self.shown = ""  # without colours
+        self.painted = ""  # with them
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def __enter__(self) -> Self:
@@ -61,12 +70,21 @@ class InTerminal:
             assert time.monotonic() < deadline, self.shown
             self._read()
 
+    def watch(self, seconds: float) -> None:
+        """Read what it shows for so long."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if select.select([self._terminal], [], [], left)[0] and not self._read():
+                return
+
     def _read(self) -> bool:
         try:
             piece = os.read(self._terminal, 4096)
         except OSError:  # the last one has closed the terminal
             return False
-        self.shown = _COLOUR.sub("", self.shown + self._decoder.decode(piece))
+        text = self._decoder.decode(piece)
+        self.painted += text
+        self.shown = _COLOUR.sub("", self.shown + text)
         return bool(piece)
 
     def modes(self) -> list[object]:
