@@ -23,10 +23,7 @@ def write(
     writer.begin()
     names = iter(marks)
     for report in reports:
-        name = next(names, None)
-        if name is not None:
-            writer.mark(name, report.time, report.elapsed_s, report.number)
-        writer.report(report)
+        writer.report(report, next(names, None))
     if ends:
         writer.end()
         file.close()

@@ -39,6 +39,10 @@ class SiteChanges:
         self._known: dict[tuple[str, int], _Known] = {}  # by id, and which of those with this id
         self._count = 0
 
+    def __len__(self) -> int:
+        """How many sites the list had when it was last written."""
+        return len(self._known)
+
     def of(self, sites: Iterable[Object], sort: str, top: int) -> Object:
         """The fields that stand for these sites, in this order, in a line of changes."""
         now: dict[tuple[str, int], _Known] = {}

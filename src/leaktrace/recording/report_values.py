@@ -57,6 +57,9 @@ from leaktrace.recording.site_values import (
 
 OfSite = Callable[[Fields], Site]
 
+# Times that datetime still has in every time zone, and a while before and after.
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998
+
 
 def report_from(value: object, of_site: OfSite = site_from) -> Report:
     """The report that a JSON object (schema `leaktrace/report/1`) is. `of_site` makes a site of its
@@ -125,12 +128,15 @@ def report_from(value: object, of_site: OfSite = site_from) -> Report:
 
 
 def time_from(fields: Fields) -> datetime:
-    """When something was written, UTC."""
+    """When something was written, UTC. It can be shown in any time zone. Raises MalformedError."""
     try:
         time = datetime.fromisoformat(fields.text("time").replace("Z", "+00:00"))
-        return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
+        time = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise MalformedError("the time is none") from None
+    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        raise MalformedError(f"the time is not in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return time
 
 
 def _filled(report: Report, fields: Fields, of_site: OfSite) -> Report:

@@ -7,6 +7,7 @@ what was written before a kill or a full disk can be read. Sources: RFC 1952, RF
 from __future__ import annotations
 
 import contextlib
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -174,17 +175,40 @@ def read_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file, without their ends, as they are read from it.
 
     Raises:
-        NotReadableError: it can't be opened, or not be decompressed.
+        NotReadableError: it can't be opened, is no file that can be read more than once, or can't
+            be decompressed.
         CutOffError: after the last whole line, if more follows.
     """
     shown = printable(str(path))
     try:
+        _refuse_pipe(path, shown)
         with path.open("rb") as file:
+            if not file.seekable():
+                raise _not_a_file(f"{shown} is a device")
             yield from _split(_decompressed(file, shown), shown)
     except OSError as error:
+        why = error.strerror or "it is not a file"
         raise NotReadableError(
-            f"can't read {shown}: {error.strerror}", "check the path and its permissions"
+            f"can't read {shown}: {why}", "check the path and its permissions"
         ) from None
+
+
+def _refuse_pipe(path: Path, shown: str) -> None:
+    """Raises NotReadableError, before a pipe that nobody writes to is waited for; OSError."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if str(path) == "-":
+            raise _not_a_file("- (standard input) is a pipe") from None
+        raise
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        raise _not_a_file(f"{shown} is a pipe")
+
+
+def _not_a_file(what: str) -> NotReadableError:
+    return NotReadableError(
+        f"{what}, and a recording is read more than once", "save it to a file first"
+    )
 
 
 def _split(pieces: Iterator[bytes], shown: str) -> Iterator[bytes]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from leaktrace.analysis.top_sites import with_top
 from leaktrace.model import Report, Site, Stack
 from leaktrace.printable import printable
 from leaktrace.recording.changes import SiteChanges
@@ -15,6 +16,7 @@ from leaktrace.recording.format import (
     CHANGES,
     END,
     FREED,
+    LONGEST_LINE,
     MARK,
     RECORDING,
     STACK,
@@ -41,6 +43,14 @@ class RunInfo:
     options: Object
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A report was too long for a line, so not all of its sites are in the recording."""
+
+    listed: int  # sites
+    of: int
+
+
 class RecordingWriter:
     """Writes lines to a file. After a failure the next report is written whole."""
 
@@ -58,29 +68,23 @@ class RecordingWriter:
         self._is_first = True
         self._missed = 0  # reports that could not be written since the last one that was
         self.reports = 0
+        self.left_out: LeftOut | None = None  # of the last report
 
     def begin(self) -> None:
         """Write the first line. Raises OSError."""
         self._file.write(_lines([self._header()]))
         self._has_begun = True
 
-    def mark(self, name: str, time: datetime, elapsed_s: float, report: int) -> None:
-        """Write a mark, before the report that is made for it. Raises OSError."""
-        mark: Object = {
-            "schema": MARK,
-            "name": printable(name, _LONGEST_MARK),
-            "time": _in_utc(time),
-            "elapsed_s": round(elapsed_s, 3),
-            "report": report,
-        }
-        self._file.write(_lines([mark]))
-
-    def report(self, report: Report) -> None:
-        """Write a report. Raises OSError: then it is missing in the recording."""
+    def report(self, report: Report, mark: str | None = None) -> None:
+        """Write a report, and before it the mark for which it is made, if there is one. Raises
+        OSError: then both are missing in the recording."""
+        self.left_out = None
         try:
-            changes = self._changes(report)
+            changes = self._fitting(report)
             begin = [] if self._has_begun else [self._header()]
-            self._file.write(_lines([*begin, *self._new_stacks, changes]))
+            if mark is not None:
+                begin.append(_mark(mark, report))
+            self._file.write(_lines([*begin, *self._new_stacks]) + changes)
         except OSError:
             self._missed += 1
             self._start_over()
@@ -93,6 +97,26 @@ class RecordingWriter:
     def end(self) -> None:
         """Write the last line. Raises OSError."""
         self._file.write(_lines([{"schema": END, "reports": self.reports, "missed": self._missed}]))
+
+    def _fitting(self, report: Report) -> bytes:
+        """The line of a report. If it is too long to be read again, the last sites of each list
+        are left out: half of the longest list, until it fits. Raises OSError if it never does."""
+        line = _encoded(self._changes(report))
+        most = whole = 0
+        while len(line) > LONGEST_LINE:
+            if not whole:
+                counts = [len(known) for known in self._lists.values()]
+                most, whole = max(counts), sum(counts)
+            if not most:
+                raise _too_long()
+            most //= 2
+            # Stacks keep their numbers: the new ones are still to be written.
+            self._lists, self._is_first = {}, True
+            shorter = replace(with_top(report, most), top=report.top)
+            line = _encoded(self._changes(shorter))
+            listed = sum(len(known) for known in self._lists.values())
+            self.left_out = LeftOut(listed, whole)
+        return line
 
     def _start_over(self) -> None:
         """What the file has is what it had before."""
@@ -122,7 +146,7 @@ class RecordingWriter:
             whole["missed"] = self._missed
         lists = {}
         for name, part in site_lists(whole):
-            changes = lists[name] = self._lists.get(name) or SiteChanges()
+            changes = lists[name] = self._lists.get(name, SiteChanges())
             part.update(changes.of(part["sites"], report.sort, report.top))
         self._lists = lists
         if len(self._written) > 2 * len(self._used) + _FEW_STACKS:
@@ -180,14 +204,31 @@ class RecordingWriter:
         return number
 
 
+def _mark(name: str, report: Report) -> Object:
+    return {
+        "schema": MARK,
+        "name": printable(name, _LONGEST_MARK),
+        "time": _in_utc(report.time),
+        "elapsed_s": round(report.elapsed_s, 3),
+        "report": report.number,
+    }
+
+
 def _lines(values: list[Object]) -> bytes:
-    return b"".join(_encoded(values))
+    """Raises OSError if one of them is too long to be read again."""
+    lines = [_encoded(value) for value in values]
+    if any(len(line) > LONGEST_LINE for line in lines):
+        raise _too_long()
+    return b"".join(lines)
 
 
-def _encoded(values: list[Object]) -> Iterator[bytes]:
-    for value in values:
-        text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-        yield f"{text}\n".encode("ascii")
+def _encoded(value: Object) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return f"{text}\n".encode("ascii")
+
+
+def _too_long() -> OSError:
+    return OSError(errno.EFBIG, f"a line would have more than {LONGEST_LINE >> 20} MiB")
 
 
 def _in_utc(time: datetime) -> str:

@@ -14,10 +14,11 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from leaktrace.errors import LeaktraceError, TargetAccessError, TargetError
+from leaktrace.errors import LeaktraceError, OutputError, TargetAccessError, TargetError
 from leaktrace.notices import hint, notify
 from leaktrace.printable import printable
 
@@ -28,6 +29,15 @@ _LONGEST_MESSAGE = 4 * _LONGEST_NAME + 64  # bytes
 _ASKER_S = 1.0  # the one that asks writes at once
 _ANSWER_S = 600.0  # a report may take long
 _HOW = "start one with --record FILE"
+_NOT_RECORDED = "not recorded: "  # begins an answer; otherwise it is the number of a report
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What has become of a mark."""
+
+    report: int  # the number of the report that was made for it
+    failure: str | None = None  # why neither is in the recording
 
 
 class MarkRequests:
@@ -51,9 +61,8 @@ class MarkRequests:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signalled += 1
 
-    def answer(self, mark: Callable[[str], int]) -> None:
-        """Make the marks that were asked for. `mark` makes one, and returns the number of its
-        report."""
+    def answer(self, mark: Callable[[str], Marked]) -> None:
+        """Make the marks that were asked for. `mark` makes one; what it raises is raised."""
         if self._signalled:
             self._signalled = 0  # several at once are one moment
             self._count += 1
@@ -63,16 +72,12 @@ class MarkRequests:
                 asker, _ = self._socket.accept()
             except OSError:  # nobody asks
                 return
-            with asker, contextlib.suppress(OSError):
-                self._answer_one(asker, mark)
-
-    def _answer_one(self, asker: socket.socket, mark: Callable[[str], int]) -> None:
-        asker.settimeout(_ASKER_S)
-        if not _is_trusted(asker):
-            return
-        name = asker.recv(_LONGEST_MESSAGE).decode("utf-8", "surrogateescape")
-        if name:
-            asker.send(str(mark(printable(name, _LONGEST_NAME))).encode())
+            with asker:
+                name = _name_from(asker)
+                if name:
+                    answer = _answer(mark(printable(name, _LONGEST_NAME)))
+                    with contextlib.suppress(OSError):  # nobody waits for it any more
+                        asker.send(answer)
 
     def close(self) -> None:
         signal.signal(signal.SIGUSR2, self._before)
@@ -82,7 +87,7 @@ class MarkRequests:
 
 def send_mark(name: str, pid: int | None) -> int:
     """Ask the leaktrace of this process id for a mark; None: the only one that records. Returns the
-    number of its report. Raises LeaktraceError."""
+    number of its report. Raises LeaktraceError, also if the report could not be recorded."""
     recording = _recording()
     if pid is None:
         if not recording:
@@ -115,12 +120,32 @@ def send_mark(name: str, pid: int | None) -> int:
             raise TargetError(
                 f"can't ask leaktrace {pid} for a mark: {error.strerror}", "it may have ended"
             ) from None
+    words = printable(answer.decode("utf-8", "replace"))
+    if words.startswith(_NOT_RECORDED):
+        raise OutputError(words, "tracing goes on: free some space there, and mark again")
     if not answer.isdigit():
         raise TargetAccessError(
             f"leaktrace {pid} has made no mark: it ended, or it is another user's",
             "run as the user that it runs as, or as root",
         )
     return int(answer)
+
+
+def _name_from(asker: socket.socket) -> str:
+    """The name that somebody asks for; empty if there is none, or it is somebody else's."""
+    try:
+        asker.settimeout(_ASKER_S)
+        if not _is_trusted(asker):
+            return ""
+        return asker.recv(_LONGEST_MESSAGE).decode("utf-8", "surrogateescape")
+    except OSError:  # it asks nothing, or has gone
+        return ""
+
+
+def _answer(marked: Marked) -> bytes:
+    if marked.failure is None:
+        return str(marked.report).encode()
+    return f"{_NOT_RECORDED}{marked.failure}".encode()[:_LONGEST_MESSAGE]
 
 
 def _listening() -> socket.socket | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 from leaktrace import __version__
 from leaktrace.errors import OutputError
@@ -16,7 +18,7 @@ from leaktrace.printable import printable
 from leaktrace.recording.format import Object
 from leaktrace.recording.left_out import without_contents
 from leaktrace.recording.streams import LineFile
-from leaktrace.recording.writer import RecordingWriter, RunInfo
+from leaktrace.recording.writer import LeftOut, RecordingWriter, RunInfo
 from leaktrace.report.output import ReportFile, why_unwritable
 
 
@@ -33,6 +35,8 @@ class Recorder:
         self._writer: RecordingWriter | None = None
         self._mark: str | None = None
         self._missed = 0
+        self._has_told_left_out = False
+        self.failure: str | None = None  # why the last report is missing in the recording
         self._is_failing = False
 
     def begin(self, target: TargetInfo) -> None:
@@ -51,33 +55,38 @@ class Recorder:
             self._tell(error)
 
     def report(self, report: Report) -> None:
-        """Record a report with all its sites."""
+        """Record a report with all its sites. If that fails, `failure` says why."""
         assert self._writer is not None and self._options.record is not None
-        if self._mark is not None:
-            self._write_mark(self._mark, report)
-            self._mark = None
+        recorded = report if self._options.record.contents else without_contents(report)
+        self.failure = None
         try:
-            self._writer.report(
-                report if self._options.record.contents else without_contents(report)
-            )
+            self._writer.report(recorded, self._mark)
         except OSError as error:
+            self.failure = error.strerror or str(error)
             self._missed += 1
             self._tell(error)
         else:
             if self._is_failing:
                 notify(f"the recording {self._shown} is written again")
             self._is_failing = False
+            self._tell_left_out(self._writer.left_out)
 
-    def next_is_marked(self, name: str) -> None:
-        """The next report is made for a mark."""
+    @contextmanager
+    def marked(self, name: str) -> Iterator[None]:
+        """The report that is made while entered is made for a mark."""
         self._mark = name
-
-    def _write_mark(self, name: str, report: Report) -> None:
-        assert self._writer is not None
         try:
-            self._writer.mark(name, report.time, report.elapsed_s, report.number)
-        except OSError as error:
-            self._tell(error)
+            yield
+        finally:
+            self._mark = None
+
+    def _tell_left_out(self, left_out: LeftOut | None) -> None:
+        if left_out is not None and not self._has_told_left_out:
+            self._has_told_left_out = True
+            notify(
+                f"the recording lists {left_out.listed:,} of {left_out.of:,} sites: a report has "
+                "no more room"
+            )
 
     def end(self) -> None:
         """No report follows."""
@@ -106,7 +115,7 @@ class Recorder:
     def _tell(self, error: OSError) -> None:
         if not self._is_failing:
             self._is_failing = True
-            notify(f"can't write the recording to {self._shown}: {error.strerror}")
+            notify(f"can't write the recording to {self._shown}: {error.strerror or error}")
             hint("tracing goes on; each later report is tried again: free some space there")
 
 
@@ -118,12 +127,8 @@ def opened_recorder(options: CommonOptions) -> Iterator[Recorder | None]:
         yield None
         return
     path = options.record.path
-    if path.is_file() and path.stat().st_size:
-        raise OutputError(
-            f"{printable(str(path))} exists, and a recording doesn't replace a file",
-            "give another name, or remove it first",
-        )
     try:
+        _refuse_existing(path)
         file = ReportFile(path)
     except OSError as error:
         raise why_unwritable(path, error, "--record") from error
@@ -137,6 +142,27 @@ def opened_recorder(options: CommonOptions) -> Iterator[Recorder | None]:
         yield recorder
     finally:
         recorder.close()
+
+
+def _refuse_existing(path: Path) -> None:
+    """Raises OutputError for a file with a content, and for what is no file; OSError. A pipe that
+    nobody reads is not even opened: that would wait."""
+    try:
+        known = path.stat()
+    except FileNotFoundError:
+        return
+    shown = printable(str(path))
+    if stat.S_ISDIR(known.st_mode):
+        return  # opening it says so
+    if not stat.S_ISREG(known.st_mode):
+        raise OutputError(
+            f"{shown} is not a regular file, and a recording needs one", "name a file"
+        )
+    if known.st_size:
+        raise OutputError(
+            f"{shown} exists, and a recording doesn't replace a file",
+            "give another name, or remove it first",
+        )
 
 
 def _target_object(target: TargetInfo) -> Object:

@@ -35,7 +35,7 @@ from leaktrace.process.reports import ProcessReports
 from leaktrace.process.setup import open_tracer
 from leaktrace.report import GO_FORMATS, Output, Reporter, create_reporter, open_output
 from leaktrace.session.conclusion import Conclusion
-from leaktrace.session.marks import MarkRequests
+from leaktrace.session.marks import Marked, MarkRequests
 from leaktrace.session.overhead import OverheadLimit
 from leaktrace.session.recorder import Recorder, opened_recorder
 from leaktrace.targets.process import Process
@@ -363,13 +363,17 @@ class Run:
     def _mark_here(self, name: str) -> None:
         self._mark(name)
 
-    def _mark(self, name: str) -> int:
-        """Make a report for a mark. Returns its number."""
+    def _mark(self, name: str) -> Marked:
+        """Make a report for a mark."""
         assert self._recorder is not None
-        self._recorder.next_is_marked(name)
-        report = self._report()
-        notify(f"marked as {name}: report {report.number}")
-        return report.number
+        with self._recorder.marked(name):
+            report = self._report()
+        marked = Marked(report.number, self._recorder.failure)
+        if marked.failure is None:
+            notify(f"marked as {name}: report {report.number}")
+        else:
+            notify(f"the mark {name} is not recorded: {marked.failure}")
+        return marked
 
     def _report(self, final_reason: str | None = None) -> Report:
         with progress("reading the maps, and making a report of them"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,30 @@ def test_no_file_is_replaced(tmp_path: Path) -> None:
         pytest.fail("it must not be opened")
     assert "exists" in caught.value.message
     assert path.read_text() == "int main(void) {}"
+
+
+def test_only_a_regular_file_is_written(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)  # nobody reads it: opening it would wait
+    read_end, write_end = os.pipe()
+    try:
+        for path in (str(fifo), f"/dev/fd/{write_end}", "/dev/full"):
+            options = options_of("-p", "1", "--record", path)
+            assert isinstance(options, ProcessOptions)
+            with pytest.raises(OutputError) as caught, opened_recorder(options):
+                pytest.fail("it must not be opened")
+            message = f"{path} is not a regular file, and a recording needs one"
+            assert (caught.value.message, caught.value.hint) == (message, "name a file")
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    options = options_of("-p", "1", "--record", str(tmp_path))
+    assert isinstance(options, ProcessOptions)
+    with pytest.raises(OutputError, match="it is a directory"), opened_recorder(options):
+        pytest.fail("it must not be opened")
 
 
 @pytest.fixture

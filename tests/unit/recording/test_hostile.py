@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from written_recordings import write
 
 from leaktrace.errors import LeaktraceError
 from leaktrace.recording.format import LONGEST_LINE
+from leaktrace.recording.moments import local
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import NotReadableError
 
@@ -120,6 +122,47 @@ def test_lines_that_are_none(name: str, where: str, tmp_path: Path) -> None:
     begin = rendered("json", REPORTS["quiet"]).encode() if where == "second" else b""
     path.write_bytes(begin + LINES[name] + b"\n")
     assert outcome(path) == "refused"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Anchorage"])
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("0001-01-01T00:00:00Z", "refused"),
+        ("1969-12-31T23:59:59Z", "refused"),
+        ("9999-12-31T23:59:59Z", "refused"),
+        ("9999-01-01T00:00:00+14:00", "read"),
+        ("1970-01-01T00:00:00Z", "read"),
+        ("9998-12-31T23:59:59Z", "read"),
+    ],
+)
+def test_times_far_away(
+    time: str, expected: str, zone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    path = tmp_path / "stream"
+    value = json.loads(rendered("json", REPORTS["quiet"])) | {"time": time}
+    path.write_text(json.dumps(value) + "\n")
+    assert outcome(path) == expected
+    if expected == "read":
+        (moment,) = read_recording(path).moments()
+        assert local(moment.time)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)  # nobody writes to it: opening it would wait
+    read_end, write_end = os.pipe()
+    os.write(write_end, rendered("json", REPORTS["quiet"]).encode())
+    try:
+        for path in (fifo, Path(f"/dev/fd/{read_end}"), Path("-")):
+            with pytest.raises(NotReadableError) as caught:
+                read_recording(path)
+            assert "is a pipe, and a recording is read more than once" in caught.value.message
+            assert caught.value.hint == "save it to a file first"
+    finally:
+        os.close(read_end)
+        os.close(write_end)
 
 
 def test_a_newer_format_says_so(tmp_path: Path) -> None:

@@ -199,6 +199,83 @@ def test_a_full_disk_loses_only_the_reports_of_that_time(suffix: str, tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("name", ["busy", "regions", "by_process"])
+def test_a_report_too_long_for_a_line_lists_fewer_sites(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    (site, *_), report = REPORTS["busy"].sites, REPORTS[name]
+    sites = tuple(replace(site, id=f"{at:016x}", bytes=10**6 - at) for at in range(400))
+    long = replace(report, sites=sites, site_count=400, allocations=None, top=7, sort="size")
+    longest = 64 << 10
+    monkeypatch.setattr("leaktrace.recording.writer.LONGEST_LINE", longest)
+    file = LineFile(io.FileIO(path, "w"), path)
+    writer = RecordingWriter(file, INFO)
+    writer.report(replace(long, sites=sites[:3]))
+    assert writer.left_out is None
+    writer.report(long)
+    left_out = writer.left_out
+    writer.report(long)
+    writer.report(replace(long, sites=sites[:3]))
+    assert writer.left_out is None
+    writer.end()
+    file.close()
+    assert max(map(len, path.read_bytes().splitlines())) <= longest
+    first, cut, _, last = read_recording(path).reports()
+    assert [len(one.sites) for one in (first, last)] == [3, 3]
+    assert [site.id for site in cut.sites] == [site.id for site in sites[: len(cut.sites)]]
+    assert 20 < len(cut.sites) < 400
+    assert (cut.site_count, cut.top) == (400, 7)
+    assert left_out is not None and left_out.listed < left_out.of
+    assert left_out.of >= 400
+
+
+def test_a_report_that_never_fits_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    file = LineFile(io.FileIO(path, "w"), path)
+    writer = RecordingWriter(file, INFO)
+    writer.report(REPORTS["quiet"])
+    with monkeypatch.context() as patch:
+        patch.setattr("leaktrace.recording.writer.LONGEST_LINE", 500)
+        with pytest.raises(OSError, match="MiB"):
+            writer.report(REPORTS["busy"])
+    writer.report(REPORTS["busy"])
+    writer.end()
+    file.close()
+    recording = read_recording(path)
+    again = [rendered("json", report) for report in recording.reports()]
+    assert again == [rendered("json", REPORTS[name]) for name in ("quiet", "busy")]
+    assert len(recording.problems) == 1
+
+
+def test_a_mark_is_written_with_its_report_or_not_at_all(tmp_path: Path) -> None:
+    """Wherever the disk gets full, also before the first line."""
+    reports = random_reports(5, 2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    refused = 0
+    for size_bytes in (0, 100, 300, 700, 1000, 2000, 1 << 20):
+        path = tmp_path / f"run-{size_bytes}"
+        file = LineFile(io.FileIO(path, "w"), path)
+        writer = RecordingWriter(file, INFO)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+        try:
+            writer.report(reports[0], "one")
+            names = [("one", 1), ("two", 2)]
+        except OSError:
+            names, refused = [("two", 2)], refused + 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        writer.report(reports[1], "two")
+        writer.end()
+        file.close()
+        recording = read_recording(path)
+        assert [report.number for report in recording.reports()] == [at for _, at in names]
+        assert [(mark.name, mark.report) for mark in recording.marks] == names
+    assert refused >= 4
+
+
 def test_a_plain_stream_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "stream.json"
     lines = [rendered("json", report) for report in REPORTS.values()]

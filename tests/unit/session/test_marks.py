@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 
 from leaktrace.errors import LeaktraceError
 from leaktrace.session import marks
-from leaktrace.session.marks import MarkRequests, send_mark
+from leaktrace.session.marks import Marked, MarkRequests, send_mark
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +30,25 @@ def requests() -> Iterator[MarkRequests]:
         yield requests
 
 
-def answered(requests: MarkRequests, name: str, pid: int | None = None) -> list[object]:
-    """What `send_mark` returns, and the names of the marks that were made."""
+def answered(
+    requests: MarkRequests, name: str, pid: int | None = None, *, failure: str | None = None
+) -> list[object]:
+    """What `send_mark` returns or raises, and the names of the marks that were made."""
     found: list[object] = []
-    asking = threading.Thread(target=lambda: found.append(send_mark(name, pid)))
+
+    def ask() -> None:
+        try:
+            found.append(send_mark(name, pid))
+        except LeaktraceError as error:
+            found.append(error)
+
+    asking = threading.Thread(target=ask)
     asking.start()
     names: list[object] = []
 
-    def mark(name: str) -> int:
+    def mark(name: str) -> Marked:
         names.append(name)
-        return 17
+        return Marked(17, failure)
 
     while asking.is_alive():
         requests.answer(mark)
@@ -51,6 +61,41 @@ def test_a_mark_has_a_name_and_a_report(requests: MarkRequests) -> None:
     assert answered(requests, "größe", os.getpid()) == [17, "größe"]
 
 
+def test_a_mark_that_is_not_recorded_is_an_error(requests: MarkRequests) -> None:
+    error, name = answered(requests, "full", failure="No space left on device")
+    assert isinstance(error, LeaktraceError)
+    assert (error.message, error.exit_code) == ("not recorded: No space left on device", 1)
+    assert error.hint
+    assert name == "full"
+
+
+def test_a_failure_to_make_the_report_is_not_swallowed(requests: MarkRequests) -> None:
+    def mark(_: str) -> Marked:
+        raise OSError(errno.EIO, "the maps can't be read")
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(f"\0{marks._PREFIX}{os.getpid()}")
+        asking.send(b"x")
+        with pytest.raises(OSError, match="the maps can't be read"):
+            requests.answer(mark)
+        assert asking.recv(99) == b""
+
+
+def test_one_that_has_gone_gets_its_mark_nevertheless(requests: MarkRequests) -> None:
+    names: list[str] = []
+    asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asking.connect(f"\0{marks._PREFIX}{os.getpid()}")
+    asking.send(b"x")
+
+    def mark(name: str) -> Marked:
+        names.append(name)
+        asking.close()
+        return Marked(1)
+
+    requests.answer(mark)
+    assert names == ["x"]
+
+
 def test_names_are_made_printable(requests: MarkRequests) -> None:
     assert answered(requests, "\x1b[2J\n") == [17, "\\x1b[2J\\n"]
     _, long = answered(requests, "x" * 700)
@@ -60,9 +105,9 @@ def test_names_are_made_printable(requests: MarkRequests) -> None:
 def test_the_signal_makes_marks_with_numbers(requests: MarkRequests) -> None:
     names: list[str] = []
 
-    def mark(name: str) -> int:
+    def mark(name: str) -> Marked:
         names.append(name)
-        return 1
+        return Marked(1)
 
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGUSR2)

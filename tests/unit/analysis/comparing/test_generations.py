@@ -111,7 +111,8 @@ def test_sites_of_one_id_are_told_apart() -> None:
         (site,) = report.sites
         both = (replace(site, cache="dentry"), replace(site, cache="inode"))
         reports.append(replace(report, sites=both, site_count=2))
-    found = generations(*reports)
+    begin, end, now = reports
+    found = generations(begin, end, now)
     assert [row.at_least.count for row in found.sites] == [20, 20]
 
 
