@@ -102,7 +102,7 @@ def test_the_heap_that_is_never_collected(go_heap_profile: Callable[[str], Path]
         names = [frame["function"] for frame in site["frames"]]
         for name in in_use:
             if name in names:
-                assert names[0] == "main.inlined"
+                assert names[0] in ("main.inlined", name)  # the list of what is kept grows, too
                 in_use[name] += site["in_use_bytes"]
     # 150 MiB are some 300 samples: the error of each sum is about a tenth.
     assert 1.2 < in_use["main.task"] / in_use["main.conf"] < 3.3

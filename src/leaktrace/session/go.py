@@ -57,13 +57,14 @@ def report_on_go(options: GoOptions, output: Output, interrupts: Interrupts) -> 
 
 
 def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Generator[GoReport]:
+    # Before anything that can fail.
+    repair(process)
     with interrupts.raised():
         watched = GoLooks(process, options.top)
-    repair(process)
     if options.profile_rate_bytes is None:
         yield from _looks(watched, process, options, interrupts)
         return
-    with profile_on(process, watched.heap, options.profile_rate_bytes) as was_off:
+    with profile_on(process, watched.heap, options.profile_rate_bytes, interrupts) as was_off:
         if was_off:
             watched.notes = (*watched.notes, _SWITCHED_ON)
         yield from _looks(watched, process, options, interrupts)

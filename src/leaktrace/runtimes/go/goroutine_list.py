@@ -18,6 +18,7 @@ from leaktrace.runtimes.go.memory import Words
 from leaktrace.runtimes.go.program import GoProgram, Span
 
 MAX_GOROUTINES = 1 << 21  # what is read of them fits in MAX_READ_BYTES
+_MAX_ROOM = 1 << 36  # beyond it, it isn't a list
 _FIRST = 4  # goroutines of a list that are looked at: a program has these from its start on
 _NEEDED = 3
 _PIECE_BYTES = 16 << 20
@@ -72,7 +73,7 @@ def _best_list(program: GoProgram, at: int, words: Words) -> tuple[int, int]:
         & (pointers & np.uint64(7) == 0)
         & (lengths >= _NEEDED)
         & (lengths <= rooms)
-        & (rooms < MAX_GOROUTINES)
+        & (rooms < _MAX_ROOM)
     ).nonzero()[0][:_MAX_CANDIDATES]
     if not len(likely):
         return 0, 0

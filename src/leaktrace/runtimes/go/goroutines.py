@@ -139,7 +139,8 @@ class Goroutines:
         return looks_like_list(self._program, self._list)
 
     def look(self) -> GoroutineLook:
-        """Raises OSError as `GoMemory`, and LayoutUnknownError where the list can't be read."""
+        """Raises OSError as `GoMemory`, and LayoutUnknownError where the list can't be read, or has
+        more than MAX_GOROUTINES."""
         began_s, now_ns = time.monotonic(), time.monotonic_ns()
         account = _Account()
         current = self._read(self._addresses())
@@ -175,8 +176,14 @@ class Goroutines:
             if header is None:
                 break
             pointer, length, room = np.frombuffer(header, np.uint64).tolist()
-            if not 0 < length <= room < MAX_GOROUTINES:
+            if not 0 < length <= room:
                 break
+            if length > MAX_GOROUTINES:
+                raise LayoutUnknownError(
+                    f"process {self._program.pid} has had more than {MAX_GOROUTINES:,} goroutines "
+                    f"at once ({length:,}): that many are not looked at",
+                    "look at it before it has so many: the list never gets shorter",
+                )
             raw = memory.read(pointer, 8 * length)
             # A list that grows moves. It never gets shorter.
             if raw is not None and memory.read(self._list, 8) == header[:8]:

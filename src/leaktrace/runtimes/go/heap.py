@@ -55,6 +55,16 @@ class Heap:
         self.profile = HeapProfile(program, found, self._reader)
         self._types = TypeReader(program) if has_types else None
 
+    @property
+    def version(self) -> str:
+        """Of Go, as the program says it."""
+        return self._program.version.text
+
+    @property
+    def is_known_version(self) -> bool:
+        """Whether its layout is known, and not only tried."""
+        return self._program.is_known_version
+
     def look(self) -> HeapLook:
         """Raises OSError as `GoMemory`, and HeapUnknownError where the heap can't be read."""
         began_s = time.monotonic()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,10 @@ _COUNTS = 4  # published, and of three collections
 _PIECE_BYTES, _MAX_DATA_BYTES = 16 << 20, 1 << 30
 _LOWEST = 1 << 12
 _TRIES = 3
+_MAX_CANDIDATES = 4096  # of a piece of the data, for runtime.mbuckets
+_ROWS = 1 << 16
+# A search that found nothing takes at most this share of the time, and is repeated each minute.
+_SEARCH_SHARE, _MAX_WAIT_S = 0.05, 60.0
 _MASK = (1 << 64) - 1
 _RUNTIME = ("runtime.", "internal/runtime/")
 # The linker switches the profile off in a program that contains none of these.
@@ -72,6 +77,10 @@ class HeapProfile:
         self._program, self._variables, self._reader = program, variables, reader
         self._head: int | None = None  # runtime.mbuckets
         self._buckets: dict[int, _Bucket] = {}  # by address; they are never freed
+        self._gaps: dict[int, None] = {}  # where the list goes on that could not be followed
+        self._collections: int | None = None  # when runtime.mbuckets was not found
+        self._next_search_s = 0.0
+        self._is_cut = False  # not everything was searched
 
     @property
     def is_linked(self) -> bool:
@@ -164,23 +173,38 @@ class HeapProfile:
         return now, same
 
     def _follow(self) -> int:
-        """Read the buckets that are new: the newest one is the first in the list. Returns how many
-        could not be read."""
+        """Read the buckets that are new: the newest one is the first in the list. Then go on where
+        an earlier look had to stop. Returns in how many places the list can't be followed."""
+        self._search()
         if self._head is None:
-            self._head = self._find_head()
-        if self._head is None:
-            return 0
-        new: dict[int, _Bucket] = {}
-        address = self._program.memory.word(self._head) or 0
-        while address and address not in self._buckets and address not in new:
-            found = self._bucket(address)
-            if found is None or len(new) + len(self._buckets) >= _MAX_RECORDS:
-                # The rest of the list can't be found.
-                self._buckets.update(new)
-                return 1
-            new[address], address = found
-        self._buckets.update(new)
-        return 0
+            return int(self._is_cut)
+        newest = self._program.memory.word(self._head)
+        for address in (newest or 0, *self._gaps):
+            self._follow_from(address)
+        return len(self._gaps) + (newest is None)
+
+    def _follow_from(self, address: int) -> None:
+        self._gaps.pop(address, None)
+        while address and address not in self._buckets:
+            found = self._bucket(address) if len(self._buckets) < _MAX_RECORDS else None
+            if found is None:
+                if len(self._buckets) < _MAX_RECORDS or not self._gaps:
+                    self._gaps[address] = None
+                return
+            self._buckets[address], address = found
+
+    def _search(self) -> None:
+        """Find runtime.mbuckets. It is there once something was recorded: until then, not every
+        look searches for it."""
+        if self._head is not None:
+            return
+        collections, began_s = self._reader.sweep_generation(), time.monotonic()
+        if collections == self._collections and began_s < self._next_search_s:
+            return
+        self._collections = collections
+        self._head = self._find_head()
+        took_s = time.monotonic() - began_s
+        self._next_search_s = began_s + min(took_s / _SEARCH_SHARE, _MAX_WAIT_S)
 
     def _bucket(self, address: int) -> tuple[_Bucket, int] | None:
         """A bucket, and the address of the next one."""
@@ -203,20 +227,49 @@ class HeapProfile:
 
     def _find_head(self) -> int | None:
         """The variable that points to a bucket of the profile."""
+        self._is_cut = False
         for name in ("noptrbss", "bss", "noptrdata", "data"):
             span = self._program.data[name]
             end = min(span.end, span.start + _MAX_DATA_BYTES) & ~7
             for at in range(span.start + 7 & ~7, end, _PIECE_BYTES):
                 raw = self._program.memory.read(at, min(_PIECE_BYTES, end - at))
                 words = np.frombuffer(raw or b"", np.uint64)
-                likely = ((words >= _LOWEST) & (words < _MAX_SIZE) & (words % 8 == 0)).nonzero()[0]
-                heads, was_read = self._program.memory.rows(words[likely], BUCKET_STACK + 8)
-                numbers = heads.view(np.uint64)
-                good = was_read & (numbers[:, BUCKET_KIND // 8] == MEMORY_KIND)
-                for index in good.nonzero()[0].tolist():
-                    if self._bucket(int(words[likely[index]])) is not None:
-                        return at + 8 * int(likely[index])
+                for index, address in self._candidates(words):
+                    if self._bucket(address) is not None:
+                        return at + 8 * index
         return None
+
+    def _candidates(self, words: Words) -> list[tuple[int, int]]:
+        """The words that may point to a bucket, each once: their indexes, and what they are."""
+        pointers, indexes = np.unique(words, return_index=True)
+        likely = (pointers >= _LOWEST) & (pointers < _MAX_SIZE) & (pointers % 8 == 0)
+        pointers, indexes = pointers[likely], indexes[likely]
+        found: list[tuple[int, int]] = []
+        for first in range(0, len(pointers), _ROWS):
+            some = slice(first, first + _ROWS)
+            heads, was_read = self._program.memory.rows(pointers[some], BUCKET_STACK + 8)
+            good = was_read & _may_be_buckets(heads.view(np.uint64), self._program.text)
+            found += zip(indexes[some][good].tolist(), pointers[some][good].tolist(), strict=True)
+            if len(found) > _MAX_CANDIDATES:
+                self._is_cut = True
+                return found[:_MAX_CANDIDATES]
+        return found
+
+
+def _may_be_buckets(numbers: Words, text: Span) -> NDArray[np.bool_]:
+    """As `_may_be_bucket`, of many: n x 7 words."""
+    size, depth = numbers[:, BUCKET_SIZE // 8], numbers[:, BUCKET_DEPTH // 8]
+    first = numbers[:, BUCKET_STACK // 8]
+    good: NDArray[np.bool_] = (
+        (numbers[:, BUCKET_KIND // 8] == MEMORY_KIND)
+        & (size > 0)
+        & (size < _MAX_SIZE)
+        & (depth > 0)
+        & (depth <= _MAX_DEPTH)
+        & (first >= text.start)
+        & (first <= text.end)
+    )
+    return good
 
 
 def _may_be_bucket(raw: bytes, text: Span) -> bool:
