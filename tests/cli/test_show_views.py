@@ -68,3 +68,10 @@ def test_errors(run: Path, words: tuple[str, ...], says: str) -> None:
     assert outcome.exit_code == 2, outcome.stderr
     assert says in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 2
+
+
+def test_a_filter_that_matches_nothing_says_so(run: Path) -> None:
+    outcome = run_leaktrace("show", run, "--by", "function", "--focus", "no_such_function")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "no site matches" in outcome.stdout
+    assert "all sites: " in outcome.stdout

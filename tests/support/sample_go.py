@@ -18,6 +18,7 @@ from leaktrace.go_report import (
     GroupGrowth,
     GroupKey,
     HeapLook,
+    ProfileKey,
     ProfileLook,
     SeenObjects,
     SeenSite,
@@ -78,6 +79,7 @@ _TYPES = TypesLook(
     unknown=SeenObjects(2, 8192),
     not_read_count=0,
 )
+_SEEN = SeenSite(19_018, 77_897_728, 19_500, 79_872_000)
 _HEAP_LOOK = HeapLook(
     time_s=115.0,
     took_s=0.012,
@@ -94,7 +96,7 @@ _HEAP_LOOK = HeapLook(
     types=_TYPES,
     skipped_span_count=0,
     moved_bytes=8192,
-    profile=ProfileLook(524_288, {}, 9, 0),
+    profile=ProfileLook(524_288, {ProfileKey((1, 2)): _SEEN}, 9, 0),
 )
 _GROWN = Change(5000, 20_480_000, 1_365_333.3)
 HEAP = GoHeap(
@@ -118,7 +120,7 @@ HEAP = GoHeap(
     type_count=7,
     sites=(
         SiteFigures(
-            SeenSite(19_018, 77_897_728, 19_500, 79_872_000),
+            _SEEN,
             Change(4800, 19_660_800, 1_310_720.0),
             (
                 GoLine("shop/orders.newSession", "/src/shop/orders/orders.go", 53),

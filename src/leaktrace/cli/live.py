@@ -13,6 +13,7 @@ from leaktrace.options import ReportOptions
 
 _INTERVAL_S = 2.0
 _TOP = 50
+_VIEW = "the live view (leaktrace top, --live)"
 
 live_option = click.option(
     "--live",
@@ -34,9 +35,9 @@ def with_live(asked: dict[str, Any], options: ReportOptions, *, is_command: bool
         "-t": asked["trace"],
         "-a": asked["show_allocs"],
     }
-    refuse_given(given, "--live", "the view has the terminal")
+    refuse_given(given, _VIEW, "the view has the terminal")
     if is_command:
-        refuse_given({"a command": True}, "--live", "it would write to the same terminal")
+        refuse_given({"a command": True}, _VIEW, "it would write to the same terminal")
     context = click.get_current_context()
 
     def is_default(name: str) -> bool:

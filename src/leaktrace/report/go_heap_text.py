@@ -21,6 +21,7 @@ from leaktrace.report.layout import flowed, wrapped
 
 _MOST_ROWS = 5
 _MUCH = 0.01  # of the heap
+_MOST_UNKNOWN = 0.5  # of the heap
 _SLICE = 2  # an object of so many times the size of its type holds several
 
 
@@ -123,6 +124,11 @@ def _profile(heap: GoHeap, width: int) -> Iterator[Text]:
     )
     text = f"from the Go runtime's own profile ({rate}), of what the last collections have seen"
     yield from wrapped("allocation sites: ", text, width, "bold")
+    known = sum(one.in_use_bytes for one in profile.sites.values())
+    if known < _MOST_UNKNOWN * heap.look.in_use_bytes:
+        known_words = f"{units.size(known)} of {units.size(heap.look.in_use_bytes)} in use"
+        why = "what was allocated before the profile was on, or since the last collections, is not"
+        yield from wrapped("  ", f"they have {known_words}: {why}", width, "yellow")
     if profile.skipped_count:
         skipped = units.counted(profile.skipped_count, "record")
         yield from wrapped("  ", f"{skipped} of the profile could not be read", width)

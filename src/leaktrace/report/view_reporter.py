@@ -25,6 +25,8 @@ from leaktrace.report.views_json import tree_object, view_object, views_object
 from leaktrace.report.views_text import tree_lines, view_lines
 from leaktrace.units import loss_in_words, sample_in_words
 
+_WHOLE = "all sites: "  # a verdict is on these, whatever the filter
+
 
 @dataclass(frozen=True)
 class ViewOptions:
@@ -72,7 +74,9 @@ class ViewReporter(Reporter):
         title = Text().append("leaktrace", "bold")
         title.append(f"  {target_in_words(report, width)}", "bold cyan")
         yield from flowed([title, Text(moment(report))], width)
-        yield from verdict_lines(report, width)
+        indent = 0 if self._options.filter is None else len(_WHOLE)
+        for line in verdict_lines(report, width - indent):
+            yield Text(_WHOLE[:indent]).append_text(line)
         if report.is_estimate:
             yield from wrapped("estimate: ", sample_in_words(report), width, "yellow")
         for part in parts_with_sites(report):

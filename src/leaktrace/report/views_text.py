@@ -100,6 +100,8 @@ def _heading(selection: Selection, what: str, width: int) -> Iterator[Text]:
         shown = _value(selection.shown, selection)
         sites = f"{len(selection.sites):,} of {selection.total_sites:,} sites"
         text = f"{shown} of {total} at {sites} (--focus, --ignore)"
+        if not selection.sites and selection.total_sites:
+            text = "no site matches: names of functions, source files and modules are searched"
         yield from wrapped("shown: ", text, width, "yellow")
     if selection.elsewhere:
         parts = ", ".join(

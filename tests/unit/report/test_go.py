@@ -76,3 +76,15 @@ def test_recursion_takes_one_line() -> None:
     text = rendered_go("text", report)
     assert text.count("main.deep") == 2  # and as what the goroutine began with
     assert "× 60" in text
+
+
+def test_a_profile_that_knows_little_of_the_heap() -> None:
+    profile = HEAP.look.profile
+    assert profile is not None
+    (key,) = profile.sites
+    few = {key: replace(profile.sites[key], in_use_bytes=1 << 20)}
+    look = replace(HEAP.look, profile=replace(profile, sites=few))
+    report = replace(GROWING, heap=replace(HEAP, look=look))
+    shown = " ".join(line.plain.strip() for line in go_lines(report, 200))
+    assert "they have 1.0 MiB of 90.5 MiB in use" in shown
+    assert "before the profile was on" in shown
