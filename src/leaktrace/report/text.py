@@ -61,7 +61,7 @@ from leaktrace.report.sections import other_memory, section_name
 from leaktrace.report.site_lines import site_lines
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import verdict_lines
-from leaktrace.verdict import VerdictKind
+from leaktrace.verdict import LEAKING, VerdictKind
 
 FILE_WIDTH = USUAL_COLUMNS
 SCREEN = 50  # lines: a report fits if there are no sections, and not many notes
@@ -140,8 +140,12 @@ def _header(report: Report, width: int) -> Iterator[Text]:
         text = f"{units.sample_in_words(report)}; figures with ~ are scaled up, "
         text += "± is the standard error"
         yield from _wrapped("estimate: ", text, width, "yellow")
-    yield from go_verdict_lines(report, width)
-    yield from verdict_lines(report, width)
+    of_go = list(go_verdict_lines(report, width))
+    yield from of_go
+    is_fine = report.verdict is None or report.verdict.kind not in LEAKING
+    whose = "malloc: " if of_go and is_fine else ""
+    for words in verdict_lines(report, width - len(whose)):
+        yield Text(whose).append_text(words)
     yield from _totals(report, width)
     yield from go_lines(report, width)
 

@@ -29,10 +29,10 @@ class Step:
     shown: tuple[str, ...]
 
 
-def steps() -> list[Step]:
-    """Those of the story, in order."""
+def steps(heading: str = HEADING) -> list[Step]:
+    """Those of the story below a heading, in order."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    story = readme.partition(f"{HEADING}\n")[2].partition("\n## ")[0]
+    story = readme.partition(f"{heading}\n")[2].partition("\n## ")[0]
     found: list[Step] = []
     for line in re.findall(r"^ {4}(.*)$", story, re.MULTILINE):
         command = _COMMAND.match(line)
