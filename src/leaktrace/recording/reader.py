@@ -178,7 +178,14 @@ class _Reading:
     def _take(self, line: bytes) -> Moment | None:
         value = parsed_object(line)
         fields = Fields(value, "the line")
-        match fields.text("schema"):
+        schema = fields.text("schema")
+        if schema == RECORDING and self._line > 1:
+            raise NotReadableError(
+                f"{self._shown} has two recordings, one after the other: the second one begins at "
+                f"line {self._line}",
+                "split it: each can be read alone",
+            )
+        match schema:
             case "leaktrace/stack/1":
                 self._take_stack(fields)
             case "leaktrace/mark/1":

@@ -19,7 +19,7 @@ from leaktrace.idle import IdleShare
 from leaktrace.model import Frame, Report, Site
 from leaktrace.recording.left_out import without_contents
 from leaktrace.recording.reader import read_recording
-from leaktrace.recording.streams import LineFile
+from leaktrace.recording.streams import LineFile, NotReadableError
 from leaktrace.recording.writer import RecordingWriter
 from leaktrace.verdict import Lifetimes
 
@@ -63,6 +63,16 @@ def test_a_recording_that_was_cut_off(suffix: str, tmp_path: Path) -> None:
         assert problem.startswith("the recording was cut off")
         if length == len(whole):
             assert len(again) == len(expected)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_two_recordings_in_one_file(suffix: str, tmp_path: Path) -> None:
+    one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
+    write(one, [REPORTS["busy"]])
+    write(other, [REPORTS["quiet"]])
+    one.write_bytes(one.read_bytes() + other.read_bytes())
+    with pytest.raises(NotReadableError, match="two recordings"):
+        list(read_recording(one).reports())
 
 
 def test_texts_of_blocks_are_left_out() -> None:
