@@ -1,6 +1,6 @@
 """Traces the kernel: attaches the probes, and reads what was recorded.
 
-kernel/setup.py opens a tracer. session/run.py drives it.
+kernel/setup.py opens a tracer. session/loop.py drives it.
 """
 
 from __future__ import annotations

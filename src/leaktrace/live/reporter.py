@@ -42,7 +42,7 @@ class LiveReporter(Reporter):
 
     def __init__(self, output: TextIO, terminal: Terminal) -> None:
         super().__init__(output, sys.stderr)
-        self.on_mark: Callable[[str], None] | None = None  # is told of each mark
+        self.on_mark: Callable[[str], object] | None = None  # is told of each mark
         self.view = View()
         self._terminal = terminal
         self._keys = KeyParser()

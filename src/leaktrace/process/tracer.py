@@ -1,6 +1,6 @@
 """Traces processes: records their allocations, and reads what was recorded.
 
-process/setup.py opens a tracer with the probes attached. session/run.py drives it.
+process/setup.py opens a tracer with the probes attached. session/loop.py drives it.
 """
 
 from __future__ import annotations
