@@ -13,7 +13,7 @@ import pytest
 from harness.compiling import Compiler
 from harness.lines import DEADLINE_S
 from harness.target import Target
-from harness.tracer import COMMAND, NEVER, Tracer, tracer_environment
+from harness.tracer import COMMAND, NEVER, Tracer, run_leaktrace, tracer_environment
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 
@@ -115,3 +115,16 @@ def test_a_stopped_reader_costs_reports_but_no_calls(compiled: Compiler) -> None
                 one.kill()
                 one.wait()
         assert target.end() == 0
+
+
+def test_a_recording_with_gaps_is_no_success(compiled: Compiler, tmp_path: Path) -> None:
+    with Target([compiled("commands.c")]) as target:
+        target.await_ready()
+        outcome = run_leaktrace(
+            *("-p", str(target.pid), "--record", tmp_path / "run", "0.2", "2"),
+            prefix=("bash", "-c", 'ulimit -f 1; exec "$@"', "bash"),  # KiB: its first line fits
+        )
+        assert target.end() == 0
+    assert outcome.exit_code == 1, outcome.stderr
+    assert "reports are missing" in outcome.stderr
+    assert outcome.stdout.count("\noutstanding ") == 2
