@@ -12,6 +12,7 @@ LENGTH ?= long
 VM_JOBS ?= 2
 FUZZ_SECONDS ?= 600
 TRIED_ARGS ?=
+GO_VERSIONS ?=
 VERDICTS_ARGS ?=
 APPLICATIONS_ARGS ?=
 CASES ?=
@@ -26,7 +27,7 @@ CFLAGS_DEMO := -O2 -g -Wall -Wextra
 .DELETE_ON_ERROR:
 # The recipes share one virtual environment and the package manager, so they run one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-long test-safety test-vm fuzz lint bench tried verdicts \
+.PHONY: help setup demo test test-long test-safety test-vm test-go fuzz lint bench tried verdicts \
 	verdicts-applications lost-cases pictures man clean \
 	packages-demo packages-test packages-vm packages-lint
 
@@ -56,6 +57,10 @@ test-safety: packages-test setup ## Test that no program notices (as root; an ho
 fuzz: packages-test setup ## Fuzz the stack walk in user space (ten minutes: FUZZ_SECONDS=60 is less)
 	@LEAKTRACE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTHON_VENV) -m pytest -s \
 		tests/unit/unwind/test_walker.py -k sanitizers $(PYTEST_ARGS)
+
+# GO_VERSIONS="1.22.10 1.26.6": others than tests/tried/go_versions.py names.
+test-go: packages-test setup ## Run the tests of Go with other versions of Go (as root; ten minutes)
+	@$(PYTHON_VENV) tests/tried/go_versions.py $(GO_VERSIONS)
 
 lint: packages-lint setup ## Check style and types
 	$(VENV)/bin/ruff check .
