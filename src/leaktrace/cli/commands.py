@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import click
 
@@ -22,6 +22,8 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 class Command(click.Command):
     """A click command that explains surplus words itself."""
 
+    advice: ClassVar[str] = ""  # about such words; "": its help
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
         rest = super().parse_args(ctx, args)
@@ -32,7 +34,8 @@ class Command(click.Command):
     def refuse(self, words: Sequence[str], context: click.Context) -> None:
         """Raise UsageError for words that no argument of the command takes."""
         raise UsageError(
-            f"unexpected words: {' '.join(words)}", f"see {context.command_path} --help"
+            f"unexpected words: {' '.join(words)}",
+            self.advice or f"see {context.command_path} --help",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import click
 
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.cli.commands import SETTINGS, Command
-from leaktrace.cli.one_target import output_option
+from leaktrace.cli.one_target import one_file_option
 from leaktrace.cli.values import WholeNumber
 from leaktrace.cli.views import filter_options
 from leaktrace.errors import UsageError
@@ -33,8 +32,7 @@ _QUANTITIES = [one.value for one in Quantity if one is not Quantity.GROWTH]
 class DiffCommand(Command):
     """Compares two reports."""
 
-    def refuse(self, words: Sequence[str], context: click.Context) -> None:
-        raise UsageError(f"unexpected words: {' '.join(words)}", f"two reports at a time: {_USAGE}")
+    advice = f"two reports at a time: {_USAGE}"
 
 
 @click.command("diff", cls=DiffCommand, context_settings=SETTINGS)
@@ -75,7 +73,7 @@ class DiffCommand(Command):
     show_default=True,
     help="; ".join(f"{name}: {summary}" for name, summary in _FORMATS.items()) + ".",
 )
-@output_option
+@one_file_option
 def command(
     *,
     base: str | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -22,10 +21,7 @@ _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
 class DumpCommand(Command):
     """Reads one range at a time."""
 
-    def refuse(self, words: Sequence[str], context: click.Context) -> None:
-        raise UsageError(
-            f"unexpected words: {' '.join(words)}", f"one address or mapping at a time: {_USAGE}"
-        )
+    advice = f"one address or mapping at a time: {_USAGE}"
 
 
 @click.command("dump", cls=DumpCommand, context_settings=SETTINGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,8 +30,7 @@ class GoCommand(Command):
         words = [f"{_ENABLE}={_DEFAULT_RATE}" if word == _ENABLE else word for word in args]
         return super().parse_args(ctx, words)
 
-    def refuse(self, words: Sequence[str], context: click.Context) -> None:
-        raise UsageError(f"unexpected words: {' '.join(words)}", f"one process at a time: {_USAGE}")
+    advice = f"one process at a time: {_USAGE}"
 
 
 @click.command("go", cls=GoCommand, context_settings=SETTINGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,8 +20,7 @@ _USAGE = "leaktrace maps -p PID [INTERVAL] [COUNT]"
 class MapsCommand(Command):
     """Looks at one process at a time."""
 
-    def refuse(self, words: Sequence[str], context: click.Context) -> None:
-        raise UsageError(f"unexpected words: {' '.join(words)}", f"one process at a time: {_USAGE}")
+    advice = f"one process at a time: {_USAGE}"
 
 
 @click.command("maps", cls=MapsCommand, context_settings=SETTINGS)

@@ -34,15 +34,24 @@ def only_one(advice: str, default: str | None = None) -> Callable[..., Any]:
 
 
 one_process = only_one(f"give one process id: {_ONE_FOR_EACH}")
-output_option = click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    callback=only_one("name one file; tee(1) writes to several"),
-    metavar="FILE",
-    help="Write reports to this file, replacing its contents; - means standard output. With parts "
-    "of the time in its name, as in date(1) ('leak-%H%M.json'), each new name is a new file, and "
-    "programs that read it see whole reports only.",
+
+
+def _output_option(more_help: str = "") -> Callable[..., Any]:
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        callback=only_one("name one file; tee(1) writes to several"),
+        metavar="FILE",
+        help="Write reports to this file, replacing its contents; - means standard output."
+        + more_help,
+    )
+
+
+one_file_option = _output_option()
+output_option = _output_option(
+    " With parts of the time in its name, as in date(1) ('leak-%H%M.json'), each new name is a new "
+    "file, and programs that read it see whole reports only."
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from leaktrace.cli.commands import SETTINGS, Command
-from leaktrace.cli.one_target import output_option
+from leaktrace.cli.one_target import one_file_option
 from leaktrace.cli.values import WholeNumber
 from leaktrace.cli.views import view_asked, view_options
 from leaktrace.errors import UsageError
@@ -79,7 +79,7 @@ class ShowCommand(Command):
     metavar="FORMAT",
     help="; ".join(_SUMMARIES) + ".",
 )
-@output_option
+@one_file_option
 @view_options
 def command(
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,23 @@ from leaktrace.errors import system_error
 
 MOST_RANGES = 1024  # IOV_MAX
 
-_READV = ctypes.CDLL(None, use_errno=True).process_vm_readv
-_READV.restype = ctypes.c_ssize_t
-_READV.argtypes = (
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
+
+def transfer(name: str) -> Any:  # noqa: ANN401 (a function of C)
+    """process_vm_readv or process_vm_writev of the C library."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), name)
+    call.restype = ctypes.c_ssize_t
+    call.argtypes = (
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    )
+    return call
+
+
+_READV = transfer("process_vm_readv")
 
 
 def read_into(room: int, pid: int, ranges: NDArray[np.uint64]) -> int:

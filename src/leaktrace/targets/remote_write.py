@@ -12,17 +12,9 @@ import struct
 import numpy as np
 
 from leaktrace.errors import system_error
+from leaktrace.targets.remote_read import transfer
 
-_WRITEV = ctypes.CDLL(None, use_errno=True).process_vm_writev
-_WRITEV.restype = ctypes.c_ssize_t
-_WRITEV.argtypes = (
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
+_WRITEV = transfer("process_vm_writev")
 
 
 def write_word(pid: int, address: int, value: int) -> None:
