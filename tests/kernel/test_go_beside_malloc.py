@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,16 @@ def test_all_three_leaks_in_one_report(program: Path, tmp_path: Path) -> None:
     assert "go main.stuck by main.serve go_three_leaks.go:" in shown
     assert "GO HEAP GROWS +" in shown
     assert "GOGC=off: never collected" in shown
+
+
+def test_of_many_processes_some_are_looked_at(program: Path) -> None:
+    with ExitStack() as running:
+        pids = [running.enter_context(leaking(program, "C")) for _ in range(9)]
+        outcome = run_leaktrace("-p", ",".join(map(str, pids)), "-f", "json", "0.5", "1")
+    assert outcome.exit_code == 0, outcome.stderr
+    report = json.loads(outcome.stdout.splitlines()[-1])
+    assert {one["pid"] for one in report["go"]} == set(pids[:8])
+    assert any("8 processes were looked at, 1 more" in note for note in report["target"]["notes"])
 
 
 def test_without_malloc_there_is_what_go_has(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+from leaktrace import units
 from leaktrace.analysis.go_reports import summary_of
 from leaktrace.errors import LeaktraceError
 from leaktrace.go_report import GoSummary
@@ -18,6 +20,8 @@ from leaktrace.runtimes.go.program import NotGoError
 
 _MOST_PROCESSES = 8  # to find Go code takes a tenth of a second for each
 _MOST_GROUPS = 3
+_MOST_SHARE = 0.1  # of the time is spent looking: 100,000 goroutines take a second
+_OLD_S = 2.0
 
 
 class GoSummaries:
@@ -28,18 +32,46 @@ class GoSummaries:
         self._tracer = tracer
         self._watched: dict[tuple[int, int], GoLooks | None] = {}  # by program; None: it isn't Go
         self._found: dict[tuple[int, int], GoSummary] = {}
+        self._looked_s: dict[tuple[int, int], float] = {}  # when a look at it began
+        self._due_s: dict[tuple[int, int], float] = {}  # when it may be looked at again
+        self._left_out = 0
 
-    def look(self, pump: Callable[[], None]) -> None:
-        """Look at all that are alive."""
+    def look(self, pump: Callable[[], None], *, is_last: bool) -> None:
+        """Look at those that are alive. One that takes long to look at is not looked at for each
+        report, but for the last one."""
         named = [one for one in self._tracer.family.living if one.parent_pid is None]
+        self._left_out = max(self._left_out, len(named) - _MOST_PROCESSES)
         for member in named[:_MOST_PROCESSES]:
-            if self._watched.get(member.key, self) is not None:
+            key, now_s = member.key, time.monotonic()
+            is_due = is_last or now_s >= self._due_s.get(key, 0.0)
+            if self._watched.get(key, self) is not None and is_due:
                 in_background(partial(self._look_at, member), pump)
+                took_s = time.monotonic() - now_s
+                self._looked_s[key] = now_s
+                self._due_s[key] = now_s + took_s / _MOST_SHARE
 
     def describe(self, report: Report) -> Report:
         """The report with what was seen last."""
-        found = (self._found.get(member.key) for member in self._tracer.family)
-        return replace(report, go=tuple(one for one in found if one is not None))
+        seen = tuple(self._shown())
+        if self._left_out <= 0 or not seen:
+            return replace(report, go=seen)
+        note = (
+            f"goroutines and heaps of Go: {_MOST_PROCESSES} processes were looked at, "
+            f"{self._left_out:,} more were not"
+        )
+        notes = (*report.target.notes, note)
+        return replace(report, go=seen, target=replace(report.target, notes=notes))
+
+    def _shown(self) -> Iterator[GoSummary]:
+        for member in self._tracer.family:
+            found = self._found.get(member.key)
+            if found is None:
+                continue
+            age_s = time.monotonic() - self._looked_s[member.key]
+            if not found.problem and age_s > _OLD_S:
+                old = f"these figures are {units.elapsed(age_s)} old: it takes long to look"
+                found = replace(found, problem=old)
+            yield found
 
     def _look_at(self, member: Member, _is_abandoned: Callable[[], bool]) -> None:
         process, key = member.traced.process, member.key

@@ -118,7 +118,7 @@ class ProcessReports:
         if older is not None:
             older.look(self._pump)
         if self._go is not None:
-            self._go.look(self._pump)
+            self._go.look(self._pump, is_last=final_reason is not None)
         has_ended = family.notice_ends()
         if final_reason is not None:
             names.expect_last_report()

@@ -49,7 +49,7 @@ def go_lines(report: Report, width: int) -> Iterator[Text]:
             parts += [heap, collector_in_words(one.collector)]
         parts += [printable(note) for note in one.notes]
         if one.problem:
-            parts.append(f"now: {printable(one.problem)}")
+            parts.append(printable(one.problem))
         parts.append(f"more: leaktrace go -p {one.pid} 5")
         yield from wrapped(f"{who}{printable(one.version)}: ", "; ".join(parts), width)
 
