@@ -25,15 +25,16 @@ _EXECUTED = "the process executed another program: growth counts from here"
 class GoLooks:
     """The Go program of a process, and what was seen of it."""
 
-    def __init__(self, process: Process, top: int) -> None:
-        """Raises NotGoError, and TargetError when the process can't be read or has ended."""
+    def __init__(self, process: Process, top: int, program: GoProgram | None = None) -> None:
+        """`program`: if it was opened already. Raises NotGoError, and TargetError when the process
+        can't be read or has ended."""
         self._process, self._top = process, top
         require_access(process.pid)
-        self._open()
+        self._open(program or open_go_program(process.pid))
 
-    def _open(self) -> None:
+    def _open(self, program: GoProgram) -> None:
         process = self._process
-        program = self.program = open_go_program(process.pid)
+        self.program = program
         self._goroutines = _readable(process, lambda: Goroutines(program))
         version = program.version.text
         self.reports = GoReports(process.pid, program.path, version, self._top, _lines_of(program))
@@ -50,7 +51,7 @@ class GoLooks:
         when the process has ended."""
         goroutines = self._goroutines
         if self.look_s and not _readable(self._process, goroutines.is_there):
-            self._open()
+            self._open(open_go_program(self._process.pid))
             goroutines = self._goroutines
             self.notes = (_EXECUTED, *self.notes)
         look = _readable(self._process, goroutines.look)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from leaktrace import units
 from leaktrace.analysis.go_reports import summary_of
@@ -13,10 +14,12 @@ from leaktrace.errors import LeaktraceError
 from leaktrace.go_report import GoSummary
 from leaktrace.model import Report
 from leaktrace.process.background import in_background
-from leaktrace.process.go_looks import GoLooks
 from leaktrace.process.member import Member
 from leaktrace.process.tracer import Tracer
-from leaktrace.runtimes.go.program import NotGoError
+from leaktrace.runtimes.go.program import NotGoError, open_go_program
+
+if TYPE_CHECKING:
+    from leaktrace.process.go_looks import GoLooks
 
 _MOST_PROCESSES = 8  # to find Go code takes a tenth of a second for each
 _MOST_GROUPS = 3
@@ -77,7 +80,11 @@ class GoSummaries:
         process, key = member.traced.process, member.key
         try:
             if key not in self._watched:
-                self._watched[key] = GoLooks(process, _MOST_GROUPS)
+                program = open_go_program(process.pid)
+                # Few processes are Go programs.
+                from leaktrace.process.go_looks import GoLooks  # noqa: PLC0415
+
+                self._watched[key] = GoLooks(process, _MOST_GROUPS, program)
             watched = self._watched[key]
             assert watched is not None  # callers don't ask for others
             watched.look()
