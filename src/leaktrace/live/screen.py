@@ -27,7 +27,7 @@ from rich.text import Text
 
 from leaktrace import units
 from leaktrace.live.sparkline import sparkline
-from leaktrace.live.state import Order, View, name_of, sites_of
+from leaktrace.live.state import Order, View, missing_from, name_of, sites_of
 from leaktrace.model import Frame, Report, Site
 from leaktrace.printable import ELLIPSIS, printable
 from leaktrace.report.figures import about, noun, total_in_words
@@ -213,8 +213,8 @@ def _others(view: View, part: Report, shown: int) -> Iterator[Text]:
     hidden = len(sites_of(part)) - shown
     if hidden:
         yield Text(f"  {units.counted(hidden, 'site')} without the words of the filter", "dim")
-    elsewhere = part.site_count - len(sites_of(part))
-    if elsewhere > 0 and not part.by_process:
+    elsewhere = missing_from(part)
+    if elsewhere:
         yield Text(f"  and {units.counted(elsewhere, 'site')} more (--top shows more)", "dim")
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from leaktrace import units
 from leaktrace.analysis.comparing.matching import Key, identity
+from leaktrace.analysis.views import parts as views
 from leaktrace.model import Report, Site
 from leaktrace.report.sections import other_memory, section_name
 
@@ -46,7 +47,7 @@ class Mark:
     elapsed_s: float
     total_bytes: int
     by_site: dict[Key, int]  # bytes
-    has_all: bool  # whether the report had all sites
+    whole: frozenset[str | None]  # the sections of which the report had all sites
 
 
 @dataclass
@@ -135,7 +136,7 @@ class View:
         part = self.part()
         if part is None:
             return None
-        before = mark.by_site.get(_key(part, site), 0 if mark.has_all else None)
+        before = mark.by_site.get(_key(part, site), 0 if part.section in mark.whole else None)
         return None if before is None else site.bytes - before
 
     def press(self, key: str) -> Action | None:
@@ -198,10 +199,10 @@ class View:
         by_site = {
             _key(part, site): site.bytes for part in parts_of(report) for site in sites_of(part)
         }
-        has_all = len(report.sites) == report.site_count and report.older_ms == 0
+        whole = frozenset(part.section for part in views.parts_of(report) if _has_all(part))
         total = report.outstanding.bytes
         number = len(self.marks) + 1
-        self.marks.append(Mark(number, report.elapsed_s, total, by_site, has_all))
+        self.marks.append(Mark(number, report.elapsed_s, total, by_site, whole))
         at = units.elapsed(report.elapsed_s)
         self.message = f"mark {number} at {at}: changes are shown since then"
         return Action.MARK
@@ -256,9 +257,12 @@ def parts_of(report: Report) -> list[Report]:
 
 def sites_of(part: Report) -> list[Site]:
     """The sites of a report; with --by process, those of each process."""
-    if not part.by_process:
-        return list(part.sites)
-    return [site for one in part.by_process for site in one.sites]
+    return [site for one in part.by_process or (part,) for site in views.sites_of(one)]
+
+
+def missing_from(part: Report) -> int:
+    """How many sites hold memory and are not among those."""
+    return sum(views.not_listed(one) for one in part.by_process or (part,))
 
 
 def name_of(part: Report) -> str:
@@ -268,9 +272,17 @@ def name_of(part: Report) -> str:
 
 def _key(part: Report, site: Site) -> Key:
     """What a site is among those of all sections and processes."""
-    processes = (one for one in part.by_process if any(site is other for other in one.sites))
-    pid = next((one.target.pid for one in processes), None)
-    return part.section, pid, *identity(site)
+    pids = (
+        one.target.pid
+        for one in part.by_process
+        if any(site is other for other in views.sites_of(one))
+    )
+    return part.section, next(pids, None), *identity(site)
+
+
+def _has_all(part: Report) -> bool:
+    """Whether a site that it doesn't list holds nothing."""
+    return part.older_ms == 0 and not missing_from(part)
 
 
 def _figure(part: Report, site: Site) -> int:

@@ -8,8 +8,9 @@ from sample_reports import BUSY, CACHE_SITE, PARSE_SITE
 from sample_sections import PAIRS
 
 from leaktrace.live.sparkline import sparkline
-from leaktrace.live.state import Action, View
-from leaktrace.model import Report, Site
+from leaktrace.live.state import Action, View, missing_from
+from leaktrace.memory import RegionBytes
+from leaktrace.model import Report, Site, ThreadStacks
 
 
 def report(number: int, *sites: Site) -> Report:
@@ -130,6 +131,34 @@ def test_changes_since_a_mark() -> None:
     view.press("m")
     view.take(report(3, SMALL, LARGE))
     assert [view.change(site) for site in view.sites()] == [0, None]
+
+
+def test_changes_since_a_mark_in_sections() -> None:
+    """Each section says whether it had all its sites, and one that had none had all of them."""
+    report_of_pairs = replace(PAIRS, older_ms=0)
+    pair, *others = report_of_pairs.sections
+    whole = replace(pair, older_ms=0, sites=(SMALL,), site_count=1)
+    for section, changes in ((whole, [0, 900]), (replace(whole, site_count=2), [0, None])):
+        view = View()
+        view.take(replace(report_of_pairs, sections=(section, *others)))
+        press(view, "m", "tab")
+        later = replace(section, sites=(SMALL, LARGE), site_count=2)
+        view.take(replace(report_of_pairs, number=2, sections=(later, *others)))
+        assert [view.change(site) for site in view.sites()] == changes
+
+
+def test_sites_that_create_threads_are_listed() -> None:
+    stacks = ThreadStacks(RegionBytes(1, 8 << 20), (LARGE,), 1, 8 << 20)
+    view = View()
+    with_threads = replace(report(1, SMALL), site_count=2, thread_stacks=stacks, older_ms=0)
+    view.take(with_threads)
+    assert ids(view) == "ab"
+    assert missing_from(with_threads) == 0
+    view.press("m")
+    view.take(
+        replace(with_threads, thread_stacks=replace(stacks, sites=(replace(LARGE, bytes=950),)))
+    )
+    assert [view.change(site) for site in view.sites()] == [0, 50]
 
 
 def test_sections() -> None:
