@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self, TextIO
 
+from leaktrace import units
 from leaktrace.live.keys import KeyParser
 from leaktrace.live.saving import save
 from leaktrace.live.screen import screen_lines
@@ -136,5 +137,8 @@ class LiveReporter(Reporter):
         self._is_open = False
         self._terminal.close()
         self._diverted.__exit__(None, None, None)
+        earlier = self.view.message_count - len(self.view.messages)
+        if earlier:
+            notify(f"left out here: {units.counted(earlier, 'earlier message')} of the live view")
         for message in self.view.messages:
             notify(message)

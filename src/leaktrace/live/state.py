@@ -67,6 +67,7 @@ class View:
     section: int = 0
     marks: list[Mark] = field(default_factory=list)
     messages: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_MESSAGES))
+    message_count: int = 0  # of all that came, also before those
     message: str = ""  # until the next key
     page: int = 10  # how many sites a page has; the screen knows it
     totals: deque[int] = field(default_factory=lambda: deque(maxlen=COURSE))
@@ -94,6 +95,7 @@ class View:
     def tell(self, message: str) -> None:
         """A message about the run, which would be on stderr without the view."""
         self.messages.append(message)
+        self.message_count += 1
         self.message = message
 
     def course(self, site: Site) -> Sequence[int | None]:

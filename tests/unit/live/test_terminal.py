@@ -77,6 +77,19 @@ def test_a_view_and_its_keys(pair: tuple[int, int], capsys: pytest.CaptureFixtur
     assert "the symbols are late" in capsys.readouterr().err
 
 
+def test_of_many_messages_the_last_are_repeated(
+    pair: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, theirs = pair
+    with reporter_on(theirs) as reporter:
+        reporter.begin(BUSY.target)
+        for number in range(53):
+            reporter.view.tell(f"message {number}")
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "leaktrace: left out here: 3 earlier messages of the live view"
+    assert (second, last) == ("leaktrace: message 3", "leaktrace: message 52")
+
+
 def test_an_error_gives_it_back(pair: tuple[int, int]) -> None:
     ours, theirs = pair
     before = termios.tcgetattr(theirs)
