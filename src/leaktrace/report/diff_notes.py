@@ -49,16 +49,27 @@ def notes(diff: Diff) -> Iterator[str]:
             f"{units.counted(incomparable, 'site')} can't be compared: code without names, of "
             "another build or without a file; they count as gone and new"
         )
-    for label, report in (("base", base), ("new", new)):
-        missing = not_listed(report)
-        if missing > 0:
-            yield f"{label} doesn't list {units.counted(missing, 'site')}"
-        for loss in report.losses:
-            if loss.count and loss.is_lost:
-                yield printable(f"lost in {label}: {units.loss_in_words(loss)}")
+    sides = [[one.base.report for one in diff.parts], [one.new.report for one in diff.parts]]
+    for label, parts in zip(("base", "new"), sides, strict=True):
+        for number, part in enumerate(parts):
+            missing = not_listed(part)
+            if missing:
+                where = f" of {part.section or 'a section'}" if number else ""
+                yield printable(f"{label} doesn't list {units.counted(missing, 'site')}{where}")
+        yield from what_is_missing(parts[0], f" in {label}")
     for label, sections in (("base", diff.only_base), ("new", diff.only_new)):
         for section in sections:
             yield printable(f"only in {label}, not compared: {section.section or 'a section'}")
+
+
+def what_is_missing(report: Report, where: str = "") -> Iterator[str]:
+    """Why figures of a report are incomplete, in sentences. `where` it is: " in base"."""
+    for remark in report.remarks:
+        if remark.kind.is_of_completeness:
+            yield printable(f"incomplete{where}: {remark.text}")
+    for loss in report.losses:
+        if loss.count and loss.is_lost:
+            yield printable(f"lost{where}: {units.loss_in_words(loss)}")
 
 
 def has_different_times(diff: Diff) -> bool:

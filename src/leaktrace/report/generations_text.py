@@ -20,6 +20,7 @@ from leaktrace import units
 from leaktrace.analysis.comparing.generations import Generation, Generations
 from leaktrace.model import Report, Total
 from leaktrace.printable import printable
+from leaktrace.report.diff_notes import what_is_missing
 from leaktrace.report.diff_text import moment, target_in_words
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import frame_lines
@@ -61,6 +62,7 @@ def generation_notes(found: Generations) -> Iterator[str]:
         )
     if found.unlisted:
         yield f"a report doesn't list {units.counted(found.unlisted, 'site')}"
+    yield from what_is_missing(found.now)  # losses are counted since tracing began
     for section in found.sections:
         yield printable(f"not looked at: {section}")
     if found.now.is_estimate:

@@ -81,6 +81,9 @@ class ViewReporter(Reporter):
             yield from wrapped("estimate: ", sample_in_words(report), width, "yellow")
         for part in parts_with_sites(report):
             yield from self._part(part, width)
+        for remark in report.remarks:
+            if remark.kind.is_of_completeness:
+                yield from advised("incomplete: ", remark.text, remark.hint, width, "bold yellow")
         for loss in report.losses:
             if loss.count and loss.is_lost:
                 yield from advised("lost: ", loss_in_words(loss), loss.hint, width, "bold red")

@@ -14,6 +14,7 @@ from leaktrace.analysis.views.groups import Row, Selection, View
 from leaktrace.analysis.views.trees import Folded, Line, Tree
 from leaktrace.model import Report
 from leaktrace.printable import printable
+from leaktrace.report.diff_notes import what_is_missing
 from leaktrace.report.json_sites import Object, frame_object
 from leaktrace.report.place_names import place_object, unit_of
 
@@ -34,6 +35,7 @@ def views_object(report: Report, by: str, parts: Sequence[Object]) -> Object:
             "command": printable(report.target.command),
         },
         "estimate": report.is_estimate,
+        "incomplete": list(what_is_missing(report)),
         "by": by,
         **parts[0],
         "sections": [

@@ -23,7 +23,17 @@ from leaktrace.analysis.views.filters import site_filter
 from leaktrace.analysis.views.groups import select, view
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction, tree
-from leaktrace.model import Frame, PairInfo, Report, Site, Stack, Total
+from leaktrace.model import (
+    Frame,
+    Loss,
+    PairInfo,
+    Remark,
+    RemarkKind,
+    Report,
+    Site,
+    Stack,
+    Total,
+)
 from leaktrace.report.diff_json import diff_object
 from leaktrace.report.diff_text import diff_lines
 from leaktrace.report.generations_json import generations_object
@@ -172,6 +182,35 @@ def test_other_samples_are_said() -> None:
     assert "different samples" in text
 
 
+UNSEEN = Remark(RemarkKind.UNSEEN_ALLOCATIONS, "blocks were released that nobody allocated")
+LOST = Loss("allocations", 7, "allocations not recorded: the map is full")
+GAPS = [
+    "incomplete: blocks were released that nobody allocated",
+    "lost: 7 allocations not recorded: the map is full",
+]
+
+
+def test_what_is_missing_is_said() -> None:
+    lossy = replace(LATER, remarks=(UNSEEN,), losses=(LOST, replace(LOST, name="x", count=0)))
+    notes = diff_object(compare(BASE, lossy), NAMES, 10)["notes"]
+    assert [one.replace(" in new:", ":") for one in notes if " in new: " in one] == GAPS
+    still = generations(BASE, LATER, replace(lossy, elapsed_s=9000.0))
+    notes = generations_object(still, ("a", "b", "c"), 10)["notes"]
+    assert [one for one in notes if one in GAPS] == GAPS
+
+
+def test_sections_that_are_not_listed_in_full_are_said() -> None:
+    shorter = replace(KERNEL.sections[0], site_count=KERNEL.sections[0].site_count + 3)
+    short = replace(KERNEL, sections=(shorter, *KERNEL.sections[1:]))
+    before, after = (
+        diff_object(compare(KERNEL, one, same_run=True), NAMES, 10)["notes"]
+        for one in (KERNEL, short)
+    )
+    (said,) = [one for one in after if one not in before]
+    assert said.startswith("new doesn't list ")
+    assert said.endswith(f" of {shorter.section}")
+
+
 def _profile(diff: Diff) -> tuple[list[str], dict[str, list[int]]]:
     """Sample types, and values by stack (leaf first), as protobuf's own reader of our schema's
     source sees them."""
@@ -252,14 +291,20 @@ def test_reports_are_shown_by(by: Grouping | Direction) -> None:
 
     output = io.StringIO()
     options = ViewOptions(by, filter=site_filter(focus="parse"))
-    ViewReporter(options, output, io.StringIO(), is_json=False).report(BUSY)
+    ViewReporter(options, output, io.StringIO(), is_json=False).report(
+        replace(BUSY, remarks=(UNSEEN,))
+    )
     lines = output.getvalue().splitlines()
     assert "httpd" in lines[0]
     assert "lost: 1,234 allocations not recorded: the map is full" in lines
+    assert GAPS[0] in lines
     assert max(map(cell_len, lines)) <= 80
     output = io.StringIO()
-    ViewReporter(options, output, io.StringIO(), is_json=True).report(KERNEL)
+    ViewReporter(options, output, io.StringIO(), is_json=True).report(
+        replace(KERNEL, remarks=(UNSEEN,), losses=(LOST,))
+    )
     shown = json.loads(output.getvalue())
+    assert shown["incomplete"] == GAPS
     schema("view-1").validate(shown)
     assert shown["sections"][0]["section"] == "pages"
 
