@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 from leaktrace.analysis.top_sites import with_top
@@ -27,6 +27,7 @@ from leaktrace.recording.format import (
 from leaktrace.recording.streams import LineFile
 from leaktrace.report.json_lines import report_object
 from leaktrace.report.json_sites import site_object, stack_object
+from leaktrace.report.moment_json import in_utc
 
 _FEW_STACKS = 10_000
 _LONGEST_MARK = 200  # characters of a name
@@ -127,7 +128,7 @@ class RecordingWriter:
         info = self._info
         return {
             "schema": RECORDING,
-            "time": _in_utc(info.started),
+            "time": in_utc(info.started),
             "leaktrace": info.version,
             "host": info.host,
             "target": info.target,
@@ -208,7 +209,7 @@ def _mark(name: str, report: Report) -> Object:
     return {
         "schema": MARK,
         "name": printable(name, _LONGEST_MARK),
-        "time": _in_utc(report.time),
+        "time": in_utc(report.time),
         "elapsed_s": round(report.elapsed_s, 3),
         "report": report.number,
     }
@@ -229,7 +230,3 @@ def _encoded(value: Object) -> bytes:
 
 def _too_long() -> OSError:
     return OSError(errno.EFBIG, f"a line would have more than {LONGEST_LINE >> 20} MiB")
-
-
-def _in_utc(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

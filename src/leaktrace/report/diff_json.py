@@ -6,14 +6,13 @@ only ever added.
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from leaktrace.analysis.comparing.changes import Change, Diff, Figures, PartDiff, SiteChange
 from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import notes
 from leaktrace.report.json_sites import Object, frame_object, rounded, total_object
+from leaktrace.report.moment_json import moment_object
 from leaktrace.report.place_names import unit_of
 
 DIFF_SCHEMA = "leaktrace/diff/1"
@@ -24,8 +23,8 @@ def diff_object(diff: Diff, names: tuple[str, str], top: int) -> Object:
     listed."""
     return {
         "schema": DIFF_SCHEMA,
-        "base": moment_object(diff.base, names[0]),
-        "new": moment_object(diff.new, names[1]),
+        "base": named_moment(diff.base, names[0]),
+        "new": named_moment(diff.new, names[1]),
         "same_run": diff.same_run,
         "between_s": rounded(diff.between_s),
         "notes": list(notes(diff)),
@@ -37,20 +36,9 @@ def diff_object(diff: Diff, names: tuple[str, str], top: int) -> Object:
     }
 
 
-def moment_object(report: Report, name: str) -> Object:
-    """Which report it is."""
-    return {
-        "name": printable(name),
-        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "elapsed_s": round(report.elapsed_s, 3),
-        "number": report.number,
-        "target": {
-            "kind": report.target.kind,
-            "pid": report.target.pid,
-            "command": printable(report.target.command),
-        },
-        "estimate": report.is_estimate,
-    }
+def named_moment(report: Report, name: str) -> Object:
+    """Which report it is, and what it was called on the command line."""
+    return {"name": printable(name), **moment_object(report)}
 
 
 def _part(part: PartDiff, diff: Diff, top: int) -> Object:

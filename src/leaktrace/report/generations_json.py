@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from leaktrace.analysis.comparing.generations import Generation, Generations
 from leaktrace.printable import printable
-from leaktrace.report.diff_json import moment_object
+from leaktrace.report.diff_json import named_moment
 from leaktrace.report.generations_text import generation_notes
 from leaktrace.report.json_sites import Object, frame_object, total_object
 
@@ -19,7 +19,7 @@ GENERATIONS_SCHEMA = "leaktrace/generations/1"
 def generations_object(found: Generations, names: tuple[str, str, str], top: int) -> Object:
     """The JSON object; `top`: how many sites are listed."""
     reports = (found.begin, found.end, found.now)
-    moments = [moment_object(*one) for one in zip(reports, names, strict=True)]
+    moments = [named_moment(*one) for one in zip(reports, names, strict=True)]
     return {
         "schema": GENERATIONS_SCHEMA,
         **dict(zip(("begin", "end", "now"), moments, strict=True)),

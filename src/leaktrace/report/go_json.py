@@ -6,13 +6,12 @@ ever added.
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from leaktrace.go_report import GoLine, GoReport, GoroutineGroup, Skip
 from leaktrace.printable import printable
 from leaktrace.report.go_heap_json import frames_of, heap_object, place_of
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.json_sites import Object
+from leaktrace.report.moment_json import in_utc
 from leaktrace.report.reporter import Writer
 
 GO_SCHEMA = "leaktrace/go/1"
@@ -31,7 +30,7 @@ def go_object(report: GoReport) -> Object:
     section = report.goroutines
     return {
         "schema": GO_SCHEMA,
-        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "time": in_utc(report.time),
         "elapsed_s": round(report.elapsed_s, 3),
         "number": report.number,
         "final": report.final,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from datetime import UTC
 from typing import ClassVar
 
 from leaktrace.memory import MemoryKinds, ResidentMemory, SlabGrowth
@@ -42,6 +41,7 @@ from leaktrace.report.json_sites import (
     total_object,
     verdict_object,
 )
+from leaktrace.report.moment_json import in_utc, target_object
 from leaktrace.report.older import older_objects
 from leaktrace.report.reach import reach_object
 from leaktrace.report.regions_json import regions_apart
@@ -76,7 +76,7 @@ def report_object(report: Report, of_site: OfSite = site_object) -> Object:
     site."""
     shown: Object = {
         "schema": REPORT_SCHEMA,
-        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "time": in_utc(report.time),
         "elapsed_s": round(report.elapsed_s, 3),
         "number": report.number,
         "final": report.final,
@@ -329,9 +329,7 @@ def event_object(event: Event) -> Object:
 
 def _target(target: TargetInfo) -> Object:
     shown: Object = {
-        "kind": target.kind,
-        "pid": target.pid,
-        "command": printable(target.command),
+        **target_object(target),
         "allocators": [printable(allocator) for allocator in target.allocators],
         "notes": [printable(note) for note in target.notes],
     }

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from leaktrace.heap_report import HeapReport
 from leaktrace.memory_map import MapsReport
 from leaktrace.printable import printable
 from leaktrace.report.json_sites import Object
+from leaktrace.report.moment_json import in_utc
 
 
 def look_header(schema: str, report: HeapReport | MapsReport) -> Object:
     """Which look it is, when, and at what."""
     return {
         "schema": schema,
-        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "time": in_utc(report.time),
         "elapsed_s": round(report.elapsed_s, 3),
         "number": report.number,
         "final": report.final,

@@ -6,12 +6,11 @@ only ever added.
 
 from __future__ import annotations
 
-from datetime import UTC
-
 from leaktrace.printable import printable
 from leaktrace.ranks import EndedProcesses, MachineMemory, ProcessMemory, RankedProcess, Ranking
 from leaktrace.report.json_lines import cost_object, json_line
 from leaktrace.report.json_sites import Object
+from leaktrace.report.moment_json import in_utc
 from leaktrace.report.reporter import Writer
 
 RANKING_SCHEMA = "leaktrace/ranking/1"
@@ -29,7 +28,7 @@ def ranking_object(ranking: Ranking) -> Object:
     """The JSON object of a ranking (schema `leaktrace/ranking/1`)."""
     return {
         "schema": RANKING_SCHEMA,
-        "time": f"{ranking.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "time": in_utc(ranking.time),
         "elapsed_s": round(ranking.elapsed_s, 3),
         "number": ranking.number,
         "final": ranking.final,

@@ -7,7 +7,6 @@ only ever added.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC
 from itertools import islice
 
 from leaktrace.analysis.views.groups import Row, Selection, View
@@ -16,6 +15,7 @@ from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import what_is_missing
 from leaktrace.report.json_sites import Object, frame_object
+from leaktrace.report.moment_json import moment_object
 from leaktrace.report.place_names import place_object, unit_of
 
 VIEW_SCHEMA = "leaktrace/view/1"
@@ -26,15 +26,7 @@ def views_object(report: Report, by: str, parts: Sequence[Object]) -> Object:
     sections (`view_object`, `tree_object`)."""
     return {
         "schema": VIEW_SCHEMA,
-        "time": f"{report.time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "elapsed_s": round(report.elapsed_s, 3),
-        "number": report.number,
-        "target": {
-            "kind": report.target.kind,
-            "pid": report.target.pid,
-            "command": printable(report.target.command),
-        },
-        "estimate": report.is_estimate,
+        **moment_object(report),
         "incomplete": list(what_is_missing(report)),
         "by": by,
         **parts[0],

@@ -19,6 +19,7 @@ from leaktrace.recording.format import Object
 from leaktrace.recording.left_out import without_contents
 from leaktrace.recording.streams import LineFile
 from leaktrace.recording.writer import LeftOut, RecordingWriter, RunInfo
+from leaktrace.report.moment_json import target_object
 from leaktrace.report.output import ReportFile, why_unwritable
 
 
@@ -166,12 +167,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _target_object(target: TargetInfo) -> Object:
-    return {
-        "kind": target.kind,
-        "pid": target.pid,
-        "command": printable(target.command),
-        "pids": list(target.pids),
-    }
+    return {**target_object(target), "pids": list(target.pids)}
 
 
 def _options_object(options: CommonOptions) -> Object:

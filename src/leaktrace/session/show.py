@@ -24,6 +24,7 @@ from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.html import HtmlReport
 from leaktrace.report.export_reporter import refuse_terminal
 from leaktrace.report.json_lines import json_line
+from leaktrace.report.moment_json import in_utc
 from leaktrace.report.output import write_content
 from leaktrace.report.view_reporter import ViewOptions, ViewReporter
 
@@ -182,7 +183,7 @@ def _show_marks(recording: Recording, options: ShowOptions, output: Output) -> N
                 {
                     "schema": MARK,
                     "name": mark.name,
-                    "time": f"{mark.time:%Y-%m-%dT%H:%M:%SZ}",
+                    "time": in_utc(mark.time),
                     "elapsed_s": mark.elapsed_s,
                     "report": mark.report,
                 }
