@@ -11,7 +11,7 @@ from leaktrace import units
 from leaktrace.analysis.comparing.matching import Key, identity
 from leaktrace.analysis.views import parts as views
 from leaktrace.model import Report, Site
-from leaktrace.report.sections import other_memory, section_name
+from leaktrace.report.sections import section_name, shown_parts
 
 COURSE = 64  # reports that a sparkline can go back
 _MOST_MESSAGES = 50
@@ -82,7 +82,7 @@ class View:
         self.totals.append(report.outstanding.bytes)
         self.resident.append(None if report.resident is None else report.resident.bytes)
         seen: dict[Key, int] = {}
-        for part in parts_of(report):
+        for part in shown_parts(report):
             for site in sites_of(part):
                 seen[_key(part, site)] = _figure(part, site)
         for one, course in list(self._courses.items()):
@@ -107,7 +107,7 @@ class View:
         """The report, or the section of it that is shown."""
         if self.report is None:
             return None
-        parts = parts_of(self.report)
+        parts = shown_parts(self.report)
         return parts[self.section % len(parts)]
 
     def sites(self) -> list[Site]:
@@ -199,7 +199,7 @@ class View:
             return None
         report = self.report
         by_site = {
-            _key(part, site): site.bytes for part in parts_of(report) for site in sites_of(part)
+            _key(part, site): site.bytes for part in shown_parts(report) for site in sites_of(part)
         }
         whole = frozenset(part.section for part in views.parts_of(report) if _has_all(part))
         total = report.outstanding.bytes
@@ -212,7 +212,7 @@ class View:
     def _next_section(self) -> None:
         if self.report is None:
             return
-        parts = parts_of(self.report)
+        parts = shown_parts(self.report)
         if len(parts) == 1:
             self.message = "there is one section only"
         self.section = (self.section + 1) % len(parts)
@@ -250,11 +250,6 @@ class View:
         if not sites:
             return None
         return next((at for at, site in enumerate(sites) if site.id == self.selected), 0)
-
-
-def parts_of(report: Report) -> list[Report]:
-    """A report, and those about other memory, pairs and other allocators."""
-    return [report, *other_memory(report), *report.sections]
 
 
 def sites_of(part: Report) -> list[Site]:

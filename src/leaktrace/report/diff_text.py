@@ -21,18 +21,17 @@ from leaktrace import units
 from leaktrace.analysis.comparing.changes import Change, Diff, PartDiff, SiteChange
 from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.model import Frame, Report
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import has_different_times, notes
-from leaktrace.report.folding import folded, summary
+from leaktrace.report.folding import folded
 from leaktrace.report.frames import frame_lines
-from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import difference_in_words, value_in_words
 from leaktrace.report.site_lines import STACK_ENDS
 from leaktrace.report.styles import change_style
-from leaktrace.report.verdicts import rate_in_words
+from leaktrace.report.verdicts import rate_in_words, where_in_words
 from leaktrace.verdict import LEAKING
 
 RULES = {
@@ -42,7 +41,6 @@ RULES = {
     Rule.LINES: "by names and lines",
     Rule.MERGED: "taken together",
 }
-_WHERE_CELLS = 40
 _MOST_OF_IT = 0.5  # so much is explained by the sites that are named
 _MOST_NAMED = 5
 _CLEAR = 2.0  # standard errors
@@ -172,7 +170,7 @@ def _explained(part: PartDiff) -> str:
         if abs(explained) >= _MOST_OF_IT * abs(part.difference):
             break
     share = units.share(abs(explained), abs(part.difference))
-    where = _where(named[0])
+    where = where_in_words(named[0].stack)
     if share and abs(explained) < _MOST_OF_IT * abs(part.difference):
         first = units.share(abs(named[0].difference), abs(part.difference))
         at = f" ({where})" if where else ""
@@ -187,18 +185,6 @@ def _explained(part: PartDiff) -> str:
     at = f" ({where})" if where else ""
     others = difference_in_words(other, quantity)
     return f": {changed} at {count}{at}, {others} at others"
-
-
-def _where(change: SiteChange) -> str:
-    """The frame that says most."""
-    for frame in summary(change.stack.frames):
-        if isinstance(frame, Frame) and frame.function is not None:
-            name = shorten_symbol(printable(frame.function), _WHERE_CELLS)
-            if frame.source is None:
-                return name
-            file = printable(frame.source.file).rpartition("/")[2]
-            return f"{name} {shorten_middle(file, _WHERE_CELLS)}:{frame.source.line}"
-    return ""
 
 
 def _matched(part: PartDiff) -> str:

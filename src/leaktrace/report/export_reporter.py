@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, TextIO
 
 from leaktrace import units
+from leaktrace.analysis.views.parts import sites_of
 from leaktrace.errors import UsageError
 from leaktrace.model import Event, Report, TargetInfo
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.remarks import remarks
-from leaktrace.report.export.sites import sections_of, sites_of
+from leaktrace.report.export.sites import sections_of
 from leaktrace.report.output import write_content
 from leaktrace.report.reporter import Reporter
 

@@ -11,6 +11,11 @@ def other_memory(report: Report) -> list[Report]:
     return [one for one in report.other_memory if one.outstanding.count or one.growth_bytes]
 
 
+def shown_parts(report: Report) -> list[Report]:
+    """The report and its sections that have anything to say. Their figures are never added up."""
+    return [report, *other_memory(report), *report.sections]
+
+
 def section_name(report: Report) -> str:
     """The allocator of the kernel; or the function of a pair, and which objects define it."""
     if report.pair is None:

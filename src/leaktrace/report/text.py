@@ -57,7 +57,7 @@ from leaktrace.report.processes import (
 from leaktrace.report.reach import reach_lines
 from leaktrace.report.regions import regions_in_words
 from leaktrace.report.reporter import USUAL_COLUMNS, Reporter, terminal_width
-from leaktrace.report.sections import other_memory, section_name
+from leaktrace.report.sections import other_memory, section_name, shown_parts
 from leaktrace.report.site_lines import site_lines
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import verdict_lines
@@ -115,7 +115,7 @@ def report_lines(report: Report, width: int, notes: Sequence[str] = ()) -> Itera
         yield from processes
         # A line is left for the prompt.
         yield from site_lines(report, width, SCREEN - 1 - len(header + processes + footer))
-    for section in (*other_memory(report), *report.sections):
+    for section in shown_parts(report)[1:]:
         yield from _totals(section, width)
         yield from _verdict_on_part(section, width)
         yield Text()

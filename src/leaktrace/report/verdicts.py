@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Frame, Report, Site
+from leaktrace.model import Frame, Report, Site, Stack
 from leaktrace.printable import printable
 from leaktrace.report.figures import about
 from leaktrace.report.folding import summary
@@ -129,7 +129,13 @@ def _where(report: Report) -> str:
     first = report.sites[0] if report.sites and report.sort == "growth" else None
     if first is None or first.verdict is None or first.verdict.kind not in LEAKING:
         return ""
-    for frame in summary(first.stack.frames):
+    return where_in_words(first.stack)
+
+
+def where_in_words(stack: Stack) -> str:
+    """The frame of a stack that says most, such as "parse_header parser.c:118"; "" if none has a
+    name."""
+    for frame in summary(stack.frames):
         if isinstance(frame, Frame) and frame.function is not None:
             name = shorten_symbol(printable(frame.function), _WHERE_CELLS)
             if frame.source is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from leaktrace.model import Report, Site
-from leaktrace.report.sections import other_memory
+from leaktrace.report.sections import shown_parts
 
 MOST_POINTS = 300
 _MOST_GONE = 2_000  # sites that hold nothing any more; of more, those that held most
@@ -118,18 +118,13 @@ class Course:
     def _put(self, report: Report) -> None:
         at = len(self.points)
         self.points.append(_point(report))
-        for part in parts_of(report):
+        for part in shown_parts(report):
             self.parts.setdefault(part.section, PartCourse()).put(part, at)
         if len(self.points) > 2 * MOST_POINTS:
             self.points = self.points[::2]
             self._every *= 2
             for course in self.parts.values():
                 course.thin()
-
-
-def parts_of(report: Report) -> list[Report]:
-    """The report and its sections. Their figures are never added up."""
-    return [report, *other_memory(report), *report.sections]
 
 
 def _point(report: Report) -> Point:

@@ -16,10 +16,9 @@ from leaktrace.model import Report, Site, Stack
 from leaktrace.printable import printable
 from leaktrace.report.export import ExportOptions
 from leaktrace.report.export.call_tree import CallTree
-from leaktrace.report.export.course import parts_of
 from leaktrace.report.export.pages import write_page
 from leaktrace.report.figures import about, noun, total_in_words
-from leaktrace.report.sections import section_name
+from leaktrace.report.sections import section_name, shown_parts
 from leaktrace.report.verdicts import verdict_lines
 from leaktrace.verdict import LEAKING
 
@@ -47,7 +46,7 @@ class FlameGraph:
         """Write the page. Raises OSError."""
         tree = CallTree()
         report = self._report
-        parts = [] if report is None else [flame_part(part, tree) for part in parts_of(report)]
+        parts = [] if report is None else [flame_part(part, tree) for part in shown_parts(report)]
         about = [] if report is None else _about(report)
         title = "leaktrace" if report is None else f"{target_in_words(report)}: flame graph"
         data = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, BinaryIO
 
+from leaktrace.analysis.views.parts import sites_of
 from leaktrace.model import Frame, Report, Site
-from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name, sites_of
+from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions

@@ -23,12 +23,13 @@ from leaktrace.report.contents import contents_problems
 from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.export import ExportOptions, flamegraph
 from leaktrace.report.export.call_tree import CallTree
-from leaktrace.report.export.course import Course, parts_of
+from leaktrace.report.export.course import Course
 from leaktrace.report.export.html_sites import class_of, part_data, where_of
 from leaktrace.report.export.pages import write_page
 from leaktrace.report.figures import about, noun, total_in_words
 from leaktrace.report.idle import idle_lines
 from leaktrace.report.reach import reach_lines
+from leaktrace.report.sections import shown_parts
 from leaktrace.report.text import report_lines
 from leaktrace.report.verdicts import verdict_lines, word_of
 
@@ -169,7 +170,7 @@ class HtmlReport:
             ],
             "parts": [
                 part_data(part, course.parts[part.section], len(points), tree)
-                for part in parts_of(report)
+                for part in shown_parts(report)
             ],
             "tree": tree.table(),
         }

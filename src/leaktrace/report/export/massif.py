@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from leaktrace import __version__
+from leaktrace.analysis.views.parts import sites_of
 from leaktrace.model import Frame, Report, Site
 from leaktrace.printable import printable
 from leaktrace.report.export.remarks import remarks, title
-from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name, sites_of
+from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions

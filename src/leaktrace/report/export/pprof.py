@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from leaktrace import __version__
 from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.parts import sites_of
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.model import Report, Site
 from leaktrace.printable import printable
 from leaktrace.report.export.remarks import remarks, title
-from leaktrace.report.export.sites import sections_of, sites_of
+from leaktrace.report.export.sites import sections_of
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions

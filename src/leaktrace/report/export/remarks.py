@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leaktrace import units
+from leaktrace.analysis.views.parts import not_listed
 from leaktrace.model import Measure, Report
 from leaktrace.printable import printable
 from leaktrace.report.endings import final_reason_in_words
-from leaktrace.report.export.sites import sections_of, sites_of
+from leaktrace.report.export.sites import sections_of
 
 
 def title(report: Report) -> str:
@@ -70,10 +71,8 @@ def _of_sites(report: Report) -> Iterator[str]:
         held = report.suppressed.held
         sites = units.counted(report.suppressed.site_count, "site")
         yield f"left out: {_held(report, held.bytes, held.count)} at {sites} (--suppressions)"
-    missing = report.site_count - len(sites_of(report))
-    if report.suppressed is not None:
-        missing -= report.suppressed.site_count
-    if missing > 0:
+    missing = not_listed(report)
+    if missing:
         yield f"left out: {units.counted(missing, 'site')}, which the report doesn't list"
 
 

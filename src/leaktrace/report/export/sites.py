@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leaktrace.model import Frame, Report, Site
+from leaktrace.model import Frame, Report
 from leaktrace.printable import printable
 from leaktrace.report.names import module_name
 from leaktrace.report.sections import section_name
 
 STACK_NOT_KNOWN = "[stack not known]"
-
-
-def sites_of(report: Report) -> tuple[Site, ...]:
-    """The sites of a report, with those that create threads, which reports keep apart."""
-    group = report.thread_stacks
-    return report.sites if group is None else (*report.sites, *group.sites)
 
 
 def sections_of(report: Report) -> Iterator[tuple[str, Report]]:

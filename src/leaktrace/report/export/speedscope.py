@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from leaktrace import __version__
 from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.parts import sites_of
 from leaktrace.model import Frame, Report
 from leaktrace.printable import printable
 from leaktrace.report.export.remarks import title
-from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name, sections_of, sites_of
+from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name, sections_of
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions
