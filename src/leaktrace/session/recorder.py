@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import stat
 from collections.abc import Iterator
@@ -117,7 +118,11 @@ class Recorder:
         if not self._is_failing:
             self._is_failing = True
             notify(f"can't write the recording to {self._shown}: {error.strerror or error}")
-            hint("tracing goes on; each later report is tried again: free some space there")
+            is_limit = error.errno == errno.EFBIG  # setrlimit(2), or the writer's own
+            what = (
+                "raise the limit of file sizes (ulimit -f)" if is_limit else "free some space there"
+            )
+            hint(f"tracing goes on; each later report is tried again: {what}")
 
 
 @contextmanager

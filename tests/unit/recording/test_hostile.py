@@ -7,6 +7,7 @@ import json
 import os
 import random
 from pathlib import Path
+from time import tzset
 from typing import Any
 
 import pytest
@@ -140,13 +141,18 @@ def test_times_far_away(
     time: str, expected: str, zone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", zone)
+    tzset()
     path = tmp_path / "stream"
     value = json.loads(rendered("json", REPORTS["quiet"])) | {"time": time}
     path.write_text(json.dumps(value) + "\n")
-    assert outcome(path) == expected
-    if expected == "read":
-        (moment,) = read_recording(path).moments()
-        assert local(moment.time)
+    try:
+        assert outcome(path) == expected
+        if expected == "read":
+            (moment,) = read_recording(path).moments()
+            assert local(moment.time)
+    finally:
+        monkeypatch.undo()
+        tzset()
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
