@@ -29,6 +29,8 @@ MOST_WAITING_BYTES = 4 << 20
 # A reader that reads takes a message in less. So a closed pipe is known at once, as if no thread
 # were between.
 _AT_ONCE_S = 0.05
+_ROOM_S = 1.0  # for one that is slow
+_STALL_S = 0.5  # it has stopped if it takes nothing for so long
 PATIENCE_S = 3.0  # for a reader that doesn't read, once the run was told to end
 _LOOK_S = 0.1  # how often it is looked whether the run was told to end
 
@@ -63,6 +65,11 @@ class Destination(ABC):
     @abstractmethod
     def put(self, message: Message) -> None:
         """Write it, or let it wait. Raises BrokenPipeError when the reader has closed the pipe."""
+
+    def settle(self) -> None:  # noqa: B027 (with most, nothing waits)
+        """Before the last message: write what waits, so that the last message can say what has not
+        arrived. A reader that takes nothing is waited for three seconds at most: the process is
+        still traced. Raises BrokenPipeError."""
 
     @abstractmethod
     def finish(self, is_ending: Callable[[], bool]) -> None:
@@ -187,6 +194,7 @@ class QueuedDestination(Destination):
         self._waiting_bytes = 0
         self._writing: Message | None = None
         self._taken_bytes = 0
+        self._stopped_at_bytes = -1  # what had been taken when waiting was in vain
         self._is_broken = False
         self._is_quiet = is_quiet
         self._is_told_unread = False
@@ -196,6 +204,7 @@ class QueuedDestination(Destination):
     def put(self, message: Message) -> None:
         with self._changed:
             was_idle = self._is_idle()
+            self._wait_for_room(len(message.data))
             self._waiting.append(message)
             self._waiting_bytes += len(message.data)
             # The newest one is never left out.
@@ -216,7 +225,41 @@ class QueuedDestination(Destination):
             notify(f"the reader of {self.name} is too slow, or has stopped: tracing goes on")
             hint("reports that it doesn't take in time are left out, and counted")
 
+    def _wait_for_room(self, size_bytes: int) -> None:
+        """A reader that is slow, but reads, is waited for a little: meanwhile what comes stays in
+        the buffers of the kernel side. Not one that has stopped."""
+        if self._is_quiet:
+            return
+        give_up_s = time.monotonic() + _ROOM_S
+
+        def has_room() -> bool:
+            return self._waiting_bytes + size_bytes <= self._most_waiting_bytes or not self._waiting
+
+        while not has_room() and not self._is_broken and time.monotonic() < give_up_s:
+            taken_bytes = self._taken_bytes
+            if taken_bytes == self._stopped_at_bytes:
+                return
+            self._changed.wait_for(lambda: has_room() or self._is_broken, _STALL_S)
+            if taken_bytes == self._taken_bytes:
+                self._stopped_at_bytes = taken_bytes
+
+    def settle(self) -> None:
+        self._wait_until_idle(lambda: True)
+
     def finish(self, is_ending: Callable[[], bool]) -> None:
+        if not self._wait_until_idle(is_ending):
+            with self._changed:
+                unread = len(self._waiting) + (self._writing is not None)
+            raise OutputError(
+                f"the reader of {self.name} does not read: the last "
+                f"{'report was' if unread == 1 else f'{unread:,} reports were'} not taken",
+                "write to a file with --output, or let the reader read on",
+            )
+        self._raise_failure()
+
+    def _wait_until_idle(self, is_ending: Callable[[], bool]) -> bool:
+        """Whether all was taken; not if the reader takes nothing for some time after the run was
+        told to end. Raises BrokenPipeError."""
         give_up_s: float | None = None
         taken_bytes = self._taken_bytes
         with self._changed:
@@ -225,16 +268,11 @@ class QueuedDestination(Destination):
                     give_up_s = time.monotonic() + PATIENCE_S
                     taken_bytes = self._taken_bytes
                 if give_up_s is not None and time.monotonic() >= give_up_s:
-                    unread = len(self._waiting) + (self._writing is not None)
-                    raise OutputError(
-                        f"the reader of {self.name} does not read: the last "
-                        f"{'report was' if unread == 1 else f'{unread:,} reports were'} not taken",
-                        "write to a file with --output, or let the reader read on",
-                    )
+                    return False
                 self._changed.wait(_LOOK_S)
             if self._is_broken:
                 raise BrokenPipeError
-        self._raise_failure()
+        return True
 
     def _start(self) -> None:
         # Signals are for the main thread.

@@ -99,6 +99,12 @@ class Output:
         """What has not arrived until now."""
         return self.stream.destination.missing if _is_ours(self.stream) else Missing()
 
+    def settle(self) -> None:
+        """Before the last report is made: wait for the reader, so that the report has all that has
+        not arrived. Raises BrokenPipeError."""
+        if _is_ours(self.stream):
+            self.stream.destination.settle()
+
     @contextmanager
     def calls(self, count: int) -> Iterator[None]:
         """While entered, what is written are so many traced calls."""

@@ -233,6 +233,8 @@ class Run:
         return marked
 
     def _report(self, final_reason: str | None = None) -> Report:
+        if final_reason is not None:
+            self._output.settle()
         with progress("reading the maps, and making a report of them"):
             report = self._reports.build(final_reason)
         self._conclusion.see(report)

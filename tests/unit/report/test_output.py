@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,29 @@ def test_a_reader_that_stops_costs_the_oldest_reports(capsys: pytest.CaptureFixt
     assert len(arrived) + pipe.missing.unread_reports == len(reports)
     with pytest.raises(BrokenPipeError):
         pipe.put(Message(b"text"))
+    os.close(writing)
+
+
+def test_a_slow_reader_gets_all() -> None:
+    """What comes meanwhile stays with the kernel side."""
+    reading, writing = os.pipe()
+    pipe = QueuedDestination("the pipe", writing, most_waiting_bytes=100_000)
+    lines = [f"{number:03}".encode() * 20_000 + b"\n" for number in range(40)]
+    arrived: list[bytes] = []
+
+    def read() -> None:
+        with open(reading, "rb", buffering=0) as reader:  # noqa: PTH123
+            while len(b"".join(arrived)) < sum(map(len, lines)):
+                arrived.append(reader.read(8192))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for line in lines:
+        pipe.put(Message(line, call_count=1))
+    pipe.settle()
+    assert pipe.missing.unread_calls == 0
+    reader.join()
+    assert b"".join(arrived) == b"".join(lines)
     os.close(writing)
 
 
