@@ -75,6 +75,11 @@ class MemoryKinds:
     def total(self) -> int:
         return self.anonymous + self.file + self.shared
 
+    @property
+    def written(self) -> int:
+        """Without mapped files."""
+        return self.anonymous + self.shared
+
     def since(self, first: MemoryKinds) -> MemoryKinds:
         """The change since another moment."""
         return MemoryKinds(

@@ -34,8 +34,9 @@ LEAKING = (VerdictKind.LEAK, VerdictKind.GROWING)
 class Verdict:
     """One verdict and what it rests on.
 
-    The rate is known if `kind` is GROWING, and may be for LEAK, FILLING and OVERDUE. For objects
-    without sizes (file descriptors), its bytes are counts, as in the other figures of a site.
+    The rate is known if `kind` is GROWING, and may be for LEAK, FILLING and OVERDUE. TOO_EARLY has
+    one if the site grows, but slowly, and may still be filling. For objects without sizes (file
+    descriptors), its bytes are counts, as in the other figures of a site.
     """
 
     kind: VerdictKind
@@ -46,6 +47,16 @@ class Verdict:
     needs_s: float | None = None  # TOO_EARLY: about how much longer it takes to know
     lost_bytes: int | None = None  # LEAK: what nothing points to, and what only that leads to
     lost_count: int | None = None
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether it may be a leak."""
+        return self.kind in SUSPICIOUS or self.may_grow
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether it grows, but has not been watched for long enough."""
+        return self.kind is VerdictKind.TOO_EARLY and self.bytes_per_s is not None
 
 
 @dataclass(frozen=True)

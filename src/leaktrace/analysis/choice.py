@@ -31,7 +31,7 @@ from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import MemoryGrowth
 from leaktrace.model import Loss, Total
 from leaktrace.options import ReportOptions, SortKey
-from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
+from leaktrace.verdict import Verdict, VerdictKind
 
 _MOST_JUDGED = 1000  # of the sites that are shown or recorded
 _FEW_LOST = 100  # up to one lost allocation in this many, growth is still seen
@@ -82,7 +82,7 @@ class Chosen:
         return [
             stack_id
             for stack_id in dict.fromkeys([*self.stack_ids, *self.verdicts])
-            if stack_id in self.verdicts and self.verdicts[stack_id].kind in SUSPICIOUS
+            if stack_id in self.verdicts and self.verdicts[stack_id].is_suspicious
         ]
 
 
@@ -106,7 +106,7 @@ class SiteChoice:
         self._confirmed = confirmed
         self._is_combined = is_combined
         self._last_bytes: dict[int, int] = {}
-        self._process_growth_bytes: int | None = None
+        self._memory: MemoryGrowth | None = None
         self._losses: tuple[Loss, ...] = ()
         self._last_lost, self._last_recorded = 0, 0  # allocations, in all
         self._lost = 0  # since the previous report, if they are many
@@ -151,8 +151,7 @@ class SiteChoice:
     ) -> None:
         """What the process holds at the next report, and what was lost until then."""
         if memory is not None:
-            grown = memory.since_attach
-            self._process_growth_bytes = grown.anonymous + grown.shared
+            self._memory = memory
         lost = sum(loss.count for loss in losses if loss.name == "allocations")
         recorded = int(snapshot.sites["allocated_count"].sum())
         new, more = lost - self._last_lost, recorded - self._last_recorded
@@ -255,7 +254,7 @@ class SiteChoice:
     def _judged(self, stack_ids: Iterable[int], snapshot: Snapshot) -> Verdicts:
         """The verdicts on these sites, and on those that grow the fastest."""
         assert self._watch is not None
-        judged = self._watch.judge_all(stack_ids, snapshot, self._process_growth_bytes, self._lost)
+        judged = self._watch.judge_all(stack_ids, snapshot, self._memory, self._lost)
         return self._confirmed(judged, snapshot)
 
     def _rows(
@@ -277,7 +276,7 @@ class SiteChoice:
 
 
 def _suspicious(verdicts: Verdicts) -> Verdicts:
-    return {one: verdict for one, verdict in verdicts.items() if verdict.kind in SUSPICIOUS}
+    return {one: verdict for one, verdict in verdicts.items() if verdict.is_suspicious}
 
 
 def _growing_in(verdicts: Verdicts) -> int:

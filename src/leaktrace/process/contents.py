@@ -18,7 +18,6 @@ from leaktrace.own.closing import Closes
 from leaktrace.process.block_reader import BlockReader, ended
 from leaktrace.process.tracer import Tracer
 from leaktrace.symbols.data_names import Tables, new_tables
-from leaktrace.verdict import SUSPICIOUS
 
 MOST_SITES = 5
 MOST_BLOCKS = 300  # of a site: enough to see what they share
@@ -61,7 +60,7 @@ class ContentsReader:
 
 
 def _is_suspicious(site: Site) -> bool:
-    return site.verdict is not None and site.verdict.kind in SUSPICIOUS
+    return site.verdict is not None and site.verdict.is_suspicious
 
 
 class _Look(Closes):

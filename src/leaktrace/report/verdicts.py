@@ -19,7 +19,7 @@ from leaktrace.report.folding import summary
 from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
-from leaktrace.verdict import LEAKING, SUSPICIOUS, Verdict, VerdictKind
+from leaktrace.verdict import LEAKING, Verdict, VerdictKind
 
 STYLES = {
     VerdictKind.LEAK: "bold red",
@@ -89,7 +89,7 @@ def rate_in_words(verdict: Verdict, report: Report, *, with_error: bool = True) 
 def evidence_lines(site: Site, report: Report, width: int) -> Iterator[Text]:
     """Why a site is said to grow, or is suspected to."""
     verdict = site.verdict
-    if verdict is None or verdict.kind not in SUSPICIOUS:
+    if verdict is None or not verdict.is_suspicious:
         return
     rate = rate_in_words(verdict, report)
     text = f"{rate} {_since(verdict, report)}" if rate else ""

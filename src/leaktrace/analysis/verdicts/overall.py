@@ -29,11 +29,17 @@ def order_by_verdict(table: SiteTable, verdicts: dict[int, Verdict]) -> NDArray[
     rows = {stack_id: row for row, stack_id in enumerate(table.stack_ids.tolist())}
     for stack_id, verdict in verdicts.items():
         row = rows.get(stack_id)
-        if row is not None and verdict.kind in _RANKS:
-            ranks[row], rates[row] = _RANKS[verdict.kind], verdict.bytes_per_s or 0.0
+        if row is not None and verdict.is_suspicious:
+            ranks[row], rates[row] = _rank(verdict), verdict.bytes_per_s or 0.0
             if verdict.kind is VerdictKind.LEAK and not verdict.lost_count:
                 ranks[row] += _LED  # by blocks of other sites, which come before
     return np.lexsort((table.stack_ids, -table.held, -rates, ranks))
+
+
+def _rank(verdict: Verdict) -> float:
+    if verdict.may_grow:  # before what is filling
+        return _RANKS[VerdictKind.FILLING] - _LED
+    return _RANKS[verdict.kind]
 
 
 def overall(
@@ -66,7 +72,10 @@ def overall(
         return _together(VerdictKind.GROWING, number + judged, growing)
     if unknown is not None:
         return unknown
+    slow = [one for one in verdicts if one.may_grow]
     for kind, verb in _OF_SOME:
+        if kind is VerdictKind.FILLING and slow:
+            return _early(slow)
         found = [one for one in verdicts if one.kind is kind]
         if found:
             number = "one site" if len(found) == 1 else f"{len(found):,} sites"
@@ -74,14 +83,17 @@ def overall(
     on_shown = [by_site[one] for one in shown if one in by_site]
     early = [one for one in on_shown if one.kind is VerdictKind.TOO_EARLY]
     if early:
-        needs = [one.needs_s for one in early if one.needs_s is not None]
-        return Verdict(
-            VerdictKind.TOO_EARLY, early[0].reason, needs_s=max(needs) if needs else None
-        )
+        return _early(early)
     if suppressed:
         number = "one suppressed site does" if suppressed == 1 else f"{suppressed} suppressed do"
         return Verdict(VerdictKind.STEADY, f"nothing else{judged} keeps growing ({number})")
     return Verdict(VerdictKind.STEADY, f"nothing{judged} keeps growing")
+
+
+def _early(verdicts: Sequence[Verdict]) -> Verdict:
+    first = max(verdicts, key=lambda one: one.bytes_per_s or 0.0)
+    needs = [one.needs_s for one in verdicts if one.needs_s is not None]
+    return Verdict(VerdictKind.TOO_EARLY, first.reason, needs_s=max(needs) if needs else None)
 
 
 def _together(kind: VerdictKind, reason: str, verdicts: Sequence[Verdict]) -> Verdict:

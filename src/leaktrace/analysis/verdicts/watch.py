@@ -14,6 +14,8 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.verdicts.bounded import thinned
 from leaktrace.analysis.verdicts.cohorts import Cohorts, Floats, Survivors
 from leaktrace.analysis.verdicts.growth import AWAITS_COLLECTION, Evidence, judge, too_early
+from leaktrace.analysis.verdicts.slow_growth import held_back
+from leaktrace.memory import MemoryGrowth
 from leaktrace.verdict import Verdict, VerdictKind
 
 # Of each report, so many of the sites that have gained the most bytes, or blocks, are judged, even
@@ -39,7 +41,8 @@ class SiteWatch:
         self._begin_ns: int | None = None  # of the program, if it was executed under trace
         self._reports = 0
         self._unseen: list[tuple[int, int]] = []  # time in ns, releases of older blocks until then
-        self._verdicts: dict[int, Verdict] = {}
+        self._judged: dict[int, Verdict] = {}  # of the last report, each site by itself
+        self._verdicts: dict[int, Verdict] = {}  # of the last report
         self._growing: set[int] = set()  # in the report before the last
         self._sampling = Sampling()
         self.left_out = 0  # sites that may grow, and were not judged in the last report
@@ -47,18 +50,20 @@ class SiteWatch:
     def forget(self) -> None:
         """The process has executed another program, which starts with nothing."""
         self._cohorts, self._reports, self._begin_ns = None, 0, time.monotonic_ns()
-        self._unseen, self._verdicts = [], {}
+        self._unseen, self._judged, self._verdicts = [], {}, {}
 
     def continue_from(self, other: SiteWatch) -> None:
         """Go on with the history of another watch."""
         self._cohorts = copy.deepcopy(other._cohorts)
         self._reports = other._reports
-        self._unseen, self._verdicts = list(other._unseen), dict(other._verdicts)
+        self._unseen = list(other._unseen)
+        self._judged, self._verdicts = dict(other._judged), dict(other._verdicts)
 
     def rename(self, new_id: Callable[[int], int]) -> None:
         """Stack ids have changed."""
         if self._cohorts is not None:
             self._cohorts.rename(new_id)
+        self._judged = {new_id(one): verdict for one, verdict in self._judged.items()}
         self._verdicts = {new_id(one): verdict for one, verdict in self._verdicts.items()}
 
     def observe(
@@ -76,7 +81,7 @@ class SiteWatch:
         self._growing = {
             one for one, known in self._verdicts.items() if known.kind is VerdictKind.GROWING
         }
-        self._verdicts = {}
+        self._judged, self._verdicts = {}, {}
         self._reports += 1
         self._sampling = sampling
         self._totals_only = isinstance(sites, SiteTable)
@@ -110,18 +115,18 @@ class SiteWatch:
         self,
         stack_ids: Iterable[int],
         snapshot: Snapshot,
-        process_growth_bytes: int | None = None,
+        memory: MemoryGrowth | None = None,
         lost_count: int = 0,
     ) -> dict[int, Verdict]:
         """The verdicts on these sites, and on those that grow the fastest, by stack id.
 
-        `snapshot`: the one that was taken in last; `process_growth_bytes`: of its resident memory,
-        since the start; `lost_count`: allocations that were lost since the previous report.
+        `snapshot`: the one that was taken in last; `memory`: of the process, None: not known;
+        `lost_count`: allocations that were lost since the previous report.
         """
         assert self._cohorts is not None  # there was a report
         fastest, self.left_out = self._cohorts.fastest(_FASTEST)
         asked = dict.fromkeys([*fastest.tolist(), *stack_ids])
-        wanted = [one for one in asked if one not in self._verdicts]
+        wanted = [one for one in asked if one not in self._judged]
         sites = self._sampling.scale_sites(snapshot.sites)["allocated_count"].tolist()
         allocated = dict(zip(snapshot.site_ids.tolist(), sites, strict=True))
         lifetimes, unseen_per_s = snapshot.lifetimes_of(wanted), self._unseen_per_s()
@@ -136,7 +141,7 @@ class SiteWatch:
                 allocated.get(stack_id, 0),
                 lifetimes.get(stack_id),
                 unseen_per_s,
-                process_growth_bytes,
+                None if memory is None else memory.since_attach.written,
                 lost_count,
                 totals_only=self._totals_only,
                 is_region=stack_id in regions,
@@ -145,16 +150,20 @@ class SiteWatch:
                 noun=self._noun,
                 is_counted=self._is_counted,
             )
-            self._verdicts[stack_id] = judge(evidence)
+            self._judged[stack_id] = judge(evidence)
         if snapshot.has_runtime_heap:
             self._see_what_comes_with_pages(regions)
+        self._verdicts = dict(self._judged)
+        if memory is not None and not self._is_counted:
+            new = {one: self._judged[one] for one in self._judged if one not in self._growing}
+            self._verdicts |= held_back(new, self._cohorts.history, memory.resident.total)
         return dict(self._verdicts)
 
     def _see_what_comes_with_pages(self, regions: set[int]) -> None:
         """A runtime allocates some blocks for each page of its heap. What comes only when pages do
         goes with them, too: when garbage is collected for the first time."""
         assert self._cohorts is not None
-        known = {one: self._cohorts.history(one) for one in self._verdicts}
+        known = {one: self._cohorts.history(one) for one in self._judged}
         kept = {
             one: history.counts / history.counts.sum()
             for one, history in known.items()
@@ -162,10 +171,10 @@ class SiteWatch:
         }
         pages = [shares for one, shares in kept.items() if one in regions]
         for one, shares in kept.items():
-            if one in regions or self._verdicts[one].kind is not VerdictKind.GROWING:
+            if one in regions or self._judged[one].kind is not VerdictKind.GROWING:
                 continue
             if any(np.abs(shares - of_pages).sum() <= _ALIKE for of_pages in pages):
-                self._verdicts[one] = AWAITS_COLLECTION
+                self._judged[one] = AWAITS_COLLECTION
 
     def too_early(self) -> Verdict | None:
         """The verdict on any site as long as it has been watched for too short a time."""

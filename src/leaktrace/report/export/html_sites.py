@@ -105,7 +105,7 @@ def _evidence(site: Site, part: Report) -> str:
     verdict = site.verdict
     if verdict is None:
         return ""
-    if verdict.kind in SUSPICIOUS:
+    if verdict.is_suspicious:
         return " ".join(line.plain.strip() for line in evidence_lines(site, part, _WIDE))
     return printable(verdict.reason)
 
