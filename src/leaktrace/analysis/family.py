@@ -210,7 +210,7 @@ class FamilyBuilder:
         self._keep_only(snapshot, stack_ids, members)
         self._pids = self._all.pids = {member.slot: member.pid for member in members}
         merged = self._same_sites.merge(snapshot, self._locations_of, stack_ids)
-        chosen = self._all.choose(merged, None, target_ended=target_ended)
+        chosen = self._all.choose(merged, _anonymous_in(members), target_ended=target_ended)
         each = self._count_each(snapshot, merged, members, target_ended=target_ended)
         self._prepare(self._stacks_to_show(chosen, each))
         report = self._all.compose(chosen, target, None, remarks=remarks, final_reason=final_reason)
@@ -343,6 +343,17 @@ class FamilyBuilder:
             number=report.number,
             ending=member.ending,
         )
+
+
+def _anonymous_in(members: Sequence[Member]) -> MemoryGrowth | None:
+    """What these processes hold together: anonymous memory only, since they may share the rest."""
+    known = [member.memory for member in members if member.memory is not None]
+    if not known:
+        return None
+    return MemoryGrowth(
+        MemoryKinds(anonymous=sum(one.resident.anonymous for one in known)),
+        MemoryKinds(anonymous=sum(one.since_attach.anonymous for one in known)),
+    )
 
 
 def _by_growth(part: tuple[Member, Report]) -> tuple[int, int, int]:

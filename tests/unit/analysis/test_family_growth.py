@@ -3,9 +3,11 @@ memory. Every figure is known in advance."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hand_made_families import build, family, in_slots, lines, member, stack_of
 from hand_made_snapshots import (
     MIB,
@@ -17,9 +19,11 @@ from hand_made_snapshots import (
 )
 
 from leaktrace.analysis.family import FamilyBuilder
-from leaktrace.memory import MemoryKinds
+from leaktrace.analysis.verdicts.watch import SiteWatch
+from leaktrace.memory import MemoryGrowth, MemoryKinds
 from leaktrace.model import Ending, RemarkKind, Total
 from leaktrace.options import ReportOptions, SortKey
+from leaktrace.verdict import VerdictKind
 
 # -- growth --
 
@@ -158,3 +162,22 @@ def test_what_was_said_of_the_first_process_alone_is_said_of_it_among_others() -
     assert kinds_of(ended) == [RemarkKind.UNTRACKED_MEMORY]
     gone = build(reports, in_slots([(1, Held(1, 5))]), [member(1, memory=memory(1))])
     assert gone.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("held_mib", "kind"), [(1, VerdictKind.GROWING), (50, VerdictKind.TOO_EARLY)]
+)
+def test_growth_is_slow_or_not_for_all_processes_together(held_mib: int, kind: VerdictKind) -> None:
+    """Two processes that grow by 50 bytes a second each: 4 MiB in half a day."""
+    reports = family(new_watch=SiteWatch)
+    start_ns, interval_ns = time.monotonic_ns(), 5_000_000_000
+    each = MemoryGrowth(MemoryKinds(anonymous=held_mib * MIB), MemoryKinds())
+    members = [member(slot, memory=each) for slot in (0, 1)]
+    for number in range(1, 13):
+        born_ns = [start_ns + at * 2_000_000_000 for at in range(1, number * 5 // 2)]
+        held = [(slot, Held(1, 100)) for slot in (0, 1) for _ in born_ns]
+        shot = replace(in_slots(held, unseen_releases=0), time_ns=start_ns + number * interval_ns)
+        shot.records["time_ns"] = born_ns * 2
+        report = build(reports, shot, members)
+    assert report.verdict is not None
+    assert report.verdict.kind is kind
