@@ -147,6 +147,20 @@ def test_blocks_that_nothing_points_to(compiled: Compiler, source: str) -> None:
     assert [lost[name] for name in names] == sums
 
 
+def test_stacks_of_threads_that_have_ended_hide_nothing(compiled: Compiler, tmp_path: Path) -> None:
+    with Target([compiled("lost.c")]) as target:
+        do(target.await_ready(), "ended")
+        truth = [line.split()[2:] for line in target.seen if line.startswith("truth ")]
+        subprocess.run(
+            ["gcore", "-o", tmp_path / "core", str(target.pid)], check=True, capture_output=True
+        )
+        alive = heap_of("-p", str(target.pid))["heap"]["lost"]
+        dead = heap_of("--core", str(tmp_path / f"core.{target.pid}"))["heap"]["lost"]
+    expected = sum(int(one[0]) for one in truth)
+    assert expected > 0
+    assert (alive["definite_count"], dead["definite_count"]) == (expected, expected)
+
+
 def test_a_table_that_looks_like_a_cache_of_malloc(compiled: Compiler) -> None:
     with Target([compiled("table_like_cache.c")]) as target:
         target.await_done()

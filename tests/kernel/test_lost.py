@@ -115,6 +115,8 @@ def untraced(program: Path, *commands: str) -> list[str]:
     [
         ("lost.c", ("threads", "all"), ()),
         ("lost.c", ("vector", "threads", "all"), ("--stop",)),
+        ("lost.c", ("ended",), ()),
+        ("lost.c", ("ended",), ("--stop",)),
         ("lost_objects.cpp", ("go",), ()),
     ],
 )
@@ -294,6 +296,19 @@ def test_pointers_that_move_all_the_time(program: Path) -> None:
             tracer.stop()
         target.process.kill()
     assert [counts_under(one, "reachable") for one in reports[1:]] == [(0, 0, 0, 2000)] * 2
+
+
+def test_stacks_that_threads_take_over_from_others_all_the_time(program: Path) -> None:
+    """Whoever ended there before: what the living have there counts."""
+    with Target([program]) as target:
+        target.await_ready()
+        with Tracer("-p", str(target.pid), "--stop", "--older", "0", *LOST) as tracer:
+            tracer.await_armed()
+            target.do("carry")
+            reports = [tracer.next_report() for _ in range(8)]
+            tracer.stop()
+        target.process.kill()
+    assert {counts_under(one, "reachable") for one in reports[1:]} == {(0, 0, 0, 16)}
 
 
 def test_a_block_that_was_called_lost_and_is_freed(program: Path) -> None:

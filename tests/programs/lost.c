@@ -8,21 +8,28 @@
  *     all             all that follows in scenarios(); before "done", for each of its functions
  *                     "truth NAME DEFINITE INDIRECT POSSIBLE REACHABLE", in blocks
  *     threads         the same for pointers that only a thread has
+ *     ended           the same for what threads have left that have ended, and for one that
+ *                     lives on the stack of such a one
  *     vector          the same for one that is only in a vector register
  *     one             lose one block
  *     none            allocate one block, and keep it
  *     hide COUNT      keep blocks in a way that nobody can see
  *     find COUNT      free some of those
+ *     carry           threads that start and end take pointers from slots onto their stacks, and
+ *                     put them back, for ever
  *     move            two threads move pointers from slot to slot, for ever
  *
  * At the end of its input it ends. x86-64 only. */
 #include "scenario.h"
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
 enum { DEFINITE, INDIRECT, POSSIBLE, REACHABLE, KINDS };
 enum { SIZE = 64, MOST_HIDDEN = 64, THREADS = 2 };
+enum { CARRIED = 16 };
 enum { SLOTS = 4 << 20, MOVED = 2000, WORK_BETWEEN_MOVES = 600 };
 
 typedef void *volatile *Block;
@@ -276,6 +283,46 @@ static void *wait_with_stack(void *unused) {
     return (void)on_stack, unused;
 }
 
+/* Where the next thread with as large a stack will have its own. */
+__attribute__((noinline, noclone)) static void leave_at_top(void *block) {
+    void *volatile room[64];
+    for (size_t i = 0; i < 64; i++)
+        room[i] = block;
+    KEEP(room);
+}
+
+SCENARIO scenario_on_ended_stack(void) {
+    leave_at_top((void *)definite(SIZE));
+}
+
+SCENARIO scenario_in_ended_tls(void) {
+    of_thread = (void *)definite(SIZE);
+}
+
+__attribute__((noinline, noclone)) static void *scenario_nobody_has_joined(void) {
+    leave_at_top((void *)definite(SIZE));
+    void *result = (void *)reachable(SIZE);
+    KEEP(result);
+    return result; /* pthread_join would return it */
+}
+
+static void *work_and_end(void *unused) {
+    scenario_on_ended_stack();
+    scenario_in_ended_tls();
+    return unused;
+}
+
+static void *end_with_result(void *tid) {
+    *(volatile pid_t *)tid = gettid();
+    return scenario_nobody_has_joined();
+}
+
+/* A stack of the program's own. glibc has left it when the thread is joined. */
+__attribute__((noinline, noclone)) static void *scenario_on_own_stack(void *memory) {
+    *(void *volatile *)memory = (void *)reachable(SIZE);
+    return NULL;
+}
+
 static void start(void *(*work)(void *), void *argument) {
     pthread_t thread;
     if (pthread_create(&thread, NULL, work, argument) != 0)
@@ -329,6 +376,55 @@ static void scenarios_of_threads(void) {
     start(wait_above_old_stack, NULL);
     pthread_barrier_wait(&all_hold);
     tell("wait_above_old_stack");
+}
+
+static void await_end(pthread_t thread) {
+    if (pthread_join(thread, NULL) != 0)
+        _exit(74);
+}
+
+static pthread_t start_with(const pthread_attr_t *attributes, void *(*work)(void *),
+                            void *argument) {
+    pthread_t thread;
+    if (pthread_create(&thread, attributes, work, argument) != 0)
+        _exit(73);
+    return thread;
+}
+
+static void scenarios_of_ended_threads(void) {
+    static volatile pid_t zombie;
+    pthread_attr_t own;
+    pthread_t ended[3], living;
+    Block memory = mmap(NULL, 64 << 10, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    for (size_t i = 0; i < 3; i++)
+        ended[i] = start_with(NULL, work_and_end, NULL);
+    for (size_t i = 0; i < 3; i++)
+        await_end(ended[i]);
+    /* Both were in each thread. */
+    truth[DEFINITE] /= 2;
+    unsigned each = truth[DEFINITE];
+    tell("scenario_on_ended_stack");
+    truth[DEFINITE] = each;
+    tell("scenario_in_ended_tls");
+
+    start_with(NULL, end_with_result, (void *)&zombie);
+    while (zombie == 0 || tgkill(getpid(), zombie, 0) == 0)
+        sched_yield();
+    tell("scenario_nobody_has_joined");
+
+    pthread_barrier_init(&all_hold, NULL, 2);
+    living = start_with(NULL, wait_with_stack, NULL);
+    pthread_barrier_wait(&all_hold);
+    tell("scenario_of_thread");
+    if (living != ended[0] && living != ended[1] && living != ended[2])
+        _exit(75); /* it has a stack of its own */
+
+    if (memory == MAP_FAILED || pthread_attr_init(&own) != 0 ||
+        pthread_attr_setstack(&own, (void *)memory, 64 << 10) != 0)
+        _exit(72);
+    await_end(start_with(&own, scenario_on_own_stack, (void *)memory));
+    tell("scenario_on_own_stack");
 }
 
 static void scenarios_of_vectors(void) {
@@ -404,6 +500,35 @@ SCENARIO scenario_move(void) {
         start(move, (void *)(i * 7919));
 }
 
+/* Most of the time, a pointer is on the stack of a thread that has just begun on one that was free.
+ */
+static void *carry(void *slot) {
+    void *volatile held = __atomic_exchange_n((void **)slot, NULL, __ATOMIC_RELAXED);
+    wipe();
+    usleep(5000);
+    __atomic_store_n((void **)slot, held, __ATOMIC_RELAXED);
+    held = NULL;
+    return NULL;
+}
+
+static void *carry_for_ever(void *all) {
+    pthread_t threads[CARRIED];
+    for (;;) {
+        for (size_t i = 0; i < CARRIED; i++)
+            threads[i] = start_with(NULL, carry, (void **)all + i);
+        for (size_t i = 0; i < CARRIED; i++)
+            await_end(threads[i]);
+    }
+    return NULL;
+}
+
+SCENARIO scenario_carry(void) {
+    static void *all[CARRIED];
+    for (size_t i = 0; i < CARRIED; i++)
+        all[i] = (void *)reachable(SIZE);
+    start(carry_for_ever, all);
+}
+
 static void obey(char *line) {
     char *space = strchr(line, ' ');
     size_t count = space == NULL ? 0 : strtoul(space, NULL, 10);
@@ -412,6 +537,8 @@ static void obey(char *line) {
         scenarios();
     else if (strcmp(line, "threads") == 0)
         scenarios_of_threads();
+    else if (strcmp(line, "ended") == 0)
+        scenarios_of_ended_threads();
     else if (strcmp(line, "vector") == 0)
         scenarios_of_vectors();
     else if (strcmp(line, "one") == 0)
@@ -422,6 +549,8 @@ static void obey(char *line) {
         scenario_hide(count);
     else if (strncmp(line, "find ", 5) == 0)
         scenario_find(count);
+    else if (strcmp(line, "carry") == 0)
+        scenario_carry();
     else if (strcmp(line, "move") == 0)
         scenario_move();
     else

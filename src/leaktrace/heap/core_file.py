@@ -140,7 +140,10 @@ class CoreFile:
             mappings=self._mappings(),
             threads=tuple(
                 WaitingThread(
-                    int(words[_RSP]), int(words[_FS_BASE]), is_first=tid == self._notes.pid
+                    int(words[_RSP]),
+                    int(words[_FS_BASE]),
+                    is_first=tid == self._notes.pid,
+                    own_tid=tid,
                 )
                 for tid, words in self._notes.threads
             ),

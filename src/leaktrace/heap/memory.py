@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.memory_map import MemoryRange
-from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
+from leaktrace.targets.dead_stacks import WaitingThread
+from leaktrace.targets.ended_stacks import all_dead_stacks
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import MemoryImage
 from leaktrace.targets.resident_pages import PageRanges
@@ -44,5 +45,5 @@ class HeapMemory:
         return self.image.read(address, size) or self.read_constant(address, size)
 
     def dead_stacks(self) -> NDArray[np.uint64]:
-        """The unused parts of stacks: [start, end), n x 2."""
-        return dead_stacks(self.threads, self.mappings, self.image.read_filled)
+        """The unused parts of stacks, and those of threads that have ended: [start, end), n x 2."""
+        return all_dead_stacks(self.threads, self.mappings, self.image.read_filled)

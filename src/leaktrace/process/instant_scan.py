@@ -23,7 +23,7 @@ from leaktrace.process.scan import (
     Scan,
     leaders_of,
 )
-from leaktrace.targets.dead_stacks import dead_stacks
+from leaktrace.targets.ended_stacks import all_dead_stacks
 from leaktrace.targets.glibc_arenas import find_arenas
 from leaktrace.targets.instant import Instant
 
@@ -65,7 +65,7 @@ def scan_instant(
         arenas = find_arenas(mappings, image.read, start_brk)
         structures = ranges_of(() if arenas is None else arenas.structures)
         owned = ranges_of(())
-    unused = dead_stacks(instant.waiting(), mappings, image.read_filled)
+    unused = all_dead_stacks(instant.waiting(), mappings, image.read_filled)
     known = blocks if every is None else every
     dead = np.concatenate([unused, structures])
     found = find_lost(image, known, instant.registers(), dead, owned, go_on=go_on)

@@ -11,7 +11,7 @@ Of a process that was stopped, one pass is exact (instant_scan.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from leaktrace.analysis.reachability.pointers import (
     Pointers,
     disjoint,
     ranges_of,
+    within,
 )
 from leaktrace.process.held_blocks import (
     MORE_BYTES,
@@ -38,9 +39,11 @@ from leaktrace.process.held_blocks import (
 from leaktrace.process.registers import RegisterReader, Registers
 from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, Piece
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
+from leaktrace.targets.ended_stacks import MOST_SAMPLES, ended_stacks
 from leaktrace.targets.glibc_arenas import find_arenas
 from leaktrace.targets.mappings import read_mappings
 from leaktrace.targets.memory import ProcessMemory
+from leaktrace.targets.namespaces import own_thread_ids
 from leaktrace.targets.present_memory import PresentMemory
 from leaktrace.targets.program_break import start_of_heap
 from leaktrace.targets.root_pages import root_pages
@@ -157,7 +160,9 @@ def _pass(
                 return memory.read(address, size)
             return b""
 
-        dead = dead_stacks(_waiting(pid, threads), mappings, read)
+        known = _known(pid, threads)
+        dead = dead_stacks(_waiting(known, threads), mappings, read)
+        ended = ended_stacks(known, mappings, present.read_pages)
         arenas = find_arenas(mappings, present.read, start_of_heap(pid))
         pages = root_pages(pid, mappings)
         owned, every, details = ranges_of(()), blocks, None
@@ -170,12 +175,13 @@ def _pass(
             details = search.begin(mappings, arenas, threads, partial(registers.read, pid))
     # What malloc knows of free memory is no root, either.
     structures = ranges_of(() if arenas is None else arenas.structures)
-    dead = disjoint(np.concatenate([dead, structures]))
+    dead = disjoint(np.concatenate([dead, ended, structures]))
     pointers = Pointers(every, dead, owned, details=details)
     places = None if details is None else places_of_registers(threads)
     pointers.add_roots(threads.words.ravel(), places)
     pieces = BulkReader(pid).read_all(pages)
     read_bytes, unread_bytes = _add_words(pointers, pieces, is_abandoned, are_few=are_few)
+    _add_reused(pid, pointers, registers, ended)
     between = pointers.between_blocks()
     held = None
     if search is not None:
@@ -213,6 +219,28 @@ def _add_words(
     return read_bytes, unread_bytes
 
 
+def _add_reused(
+    pid: int, pointers: Pointers, registers: RegisterReader, ended: NDArray[np.uint64]
+) -> None:
+    """Add the words of the stacks of ended threads that others have by now: they may have taken
+    over pointers meanwhile. `ended`: those that were left out. Raises as `scan`."""
+    if not len(ended):
+        return
+    mappings = read_mappings(pid)
+    with PresentMemory(pid) as present:
+        still = ended_stacks(_known(pid, registers.read(pid)), mappings, present.read_pages)
+    reused = ended[~(np.isin(ended[:, 0], still[:, 0]) & np.isin(ended[:, 1], still[:, 1]))]
+    if not len(reused):
+        return
+    pointers.dead = pointers.dead[~within(reused, pointers.dead[:, 0])]
+    starts = reused[:, 0]
+    around = [one for one in mappings if ((starts >= one.start) & (starts < one.end)).any()]
+    for piece in BulkReader(pid).read_all(root_pages(pid, around)):
+        addresses = piece.addresses(np.arange(len(piece.words)))
+        chosen = within(reused, addresses)
+        pointers.add(addresses[chosen], piece.words[chosen])
+
+
 def leaders_of(
     blocks: Blocks, classes: NDArray[np.uint8], leaders: NDArray[np.int32]
 ) -> NDArray[np.uint64]:
@@ -221,16 +249,23 @@ def leaders_of(
     return np.where(is_led, blocks.starts[leaders], np.uint64(0))
 
 
-def _waiting(pid: int, threads: Registers) -> list[WaitingThread]:
-    """Of a thread that runs, the registers are old."""
+def _known(pid: int, threads: Registers) -> list[WaitingThread]:
+    """All threads."""
+    own = own_thread_ids(pid, threads.tids.tolist(), MOST_SAMPLES)
     return [
         WaitingThread(
             int(threads.stack_pointers[row]),
             int(threads.thread_pointers[row]),
-            is_first=int(threads.tids[row]) == pid,
+            is_first=tid == pid,
+            own_tid=own.get(tid, 0),
         )
-        for row in np.nonzero(~threads.is_running)[0].tolist()
+        for row, tid in enumerate(threads.tids.tolist())
     ]
+
+
+def _waiting(known: Sequence[WaitingThread], threads: Registers) -> list[WaitingThread]:
+    """Of a thread that runs, the registers are old."""
+    return [known[row] for row in np.nonzero(~threads.is_running)[0].tolist()]
 
 
 def _wait(seconds: float, is_abandoned: Callable[[], bool]) -> None:

@@ -26,10 +26,10 @@ from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.page_map import Range
 
 _RED_ZONE_BYTES = 128  # below the stack pointer, still used (System V ABI, x86-64)
-_CONTROL_BLOCK_BYTES = 2560  # of struct pthread, at most
+CONTROL_BLOCK_BYTES = 2560  # of struct pthread, at most
 _PAGE_BYTES = 4096
 _MOST_USED_BYTES = 8 << 20  # of a stack, that are read
-_LEAST_STACK_BYTES, _MOST_STACK_BYTES = 16 << 10, 1 << 36
+LEAST_STACK_BYTES, MOST_STACK_BYTES = 16 << 10, 1 << 36
 
 ReadMemory = Callable[[int, int], bytes]
 
@@ -41,6 +41,7 @@ class WaitingThread:
     stack_pointer: int
     thread_pointer: int  # the base of FS; 0: none
     is_first: bool  # of its process
+    own_tid: int = 0  # as the process itself knows it; 0: not known
 
 
 def dead_stacks(
@@ -97,7 +98,7 @@ def stack_start(thread: WaitingThread, read: ReadMemory) -> int | None:
     """Where the stack begins that glibc gave to a thread; None: not known."""
     if not thread.thread_pointer:
         return None
-    block = read(thread.thread_pointer, _CONTROL_BLOCK_BYTES)
+    block = read(thread.thread_pointer, CONTROL_BLOCK_BYTES)
     words = np.frombuffer(block[: len(block) // 8 * 8], dtype=np.uint64)
     if len(words) < 2:
         return None
@@ -106,8 +107,8 @@ def stack_start(thread: WaitingThread, read: ReadMemory) -> int | None:
     is_stack = (
         (starts % _PAGE_BYTES == 0)
         & (sizes % _PAGE_BYTES == 0)
-        & (sizes >= _LEAST_STACK_BYTES)
-        & (sizes < _MOST_STACK_BYTES)
+        & (sizes >= LEAST_STACK_BYTES)
+        & (sizes < MOST_STACK_BYTES)
         & (starts <= pointer)
         & (pointer < end)
         & (end - starts < sizes)

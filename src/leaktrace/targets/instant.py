@@ -18,8 +18,10 @@ from leaktrace.errors import LeaktraceError
 from leaktrace.own.available_memory import available_bytes
 from leaktrace.own.priority import urgent
 from leaktrace.targets.dead_stacks import WaitingThread
+from leaktrace.targets.ended_stacks import MOST_SAMPLES
 from leaktrace.targets.mappings import Mapping, parse_mappings, read_map_file
 from leaktrace.targets.memory_copy import MemoryCopy, NoRoomError, room_for
+from leaktrace.targets.namespaces import own_thread_ids
 from leaktrace.targets.pause import Pause, StoppedThread
 from leaktrace.targets.root_pages import root_pages
 
@@ -37,8 +39,14 @@ class Instant:
 
     def waiting(self) -> list[WaitingThread]:
         """All threads: of one that was stopped, it is known where its stack ends."""
+        own = own_thread_ids(self.pid, [one.tid for one in self.threads], MOST_SAMPLES)
         return [
-            WaitingThread(one.stack_pointer, one.thread_pointer, is_first=one.tid == self.pid)
+            WaitingThread(
+                one.stack_pointer,
+                one.thread_pointer,
+                is_first=one.tid == self.pid,
+                own_tid=own.get(one.tid, 0),
+            )
             for one in self.threads
         ]
 

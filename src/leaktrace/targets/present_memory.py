@@ -50,6 +50,17 @@ class PresentMemory(Closes):
             return b""
         return found if len(found) == size else b""
 
+    def read_pages(self, address: int, size: int) -> bytes:
+        """As much of `size` bytes as is in RAM."""
+        found, end = b"", address + size
+        while address < end:
+            upto = min(end, (address // _PAGE_BYTES + 1) * _PAGE_BYTES)
+            part = self.read(address, upto - address)
+            if not part:
+                break
+            found, address = found + part, upto
+        return found
+
     def close(self) -> None:
         if self._memory is not None:
             self._memory.close()
