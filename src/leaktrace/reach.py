@@ -47,6 +47,9 @@ class ReachInfo:
     pause_s: float | None = None  # for how long a process was stopped, the longest; None: none was
     heap_is_known: bool = False  # blocks without a record, and what is free: no roots
     problems: tuple[str, ...] = ()  # what is not known, a sentence each
+    late_unread_count: int = 0  # with --holders: blocks that came meanwhile, and were not read
+    late_unread_bytes: int = 0
+    unkept_words: int = 0  # with --holders: that may lead to blocks that came meanwhile
 
 
 class HolderKind(StrEnum):

@@ -60,6 +60,9 @@ class HeldBlocks:
     of_block: NDArray[np.int32]  # the number of its path; -1: it is not known what leads to it
     paths: Paths
     unrecorded: dict[int, HolderStep]  # blocks without a record, by what is in place of a stack id
+    left_out_count: int = 0  # blocks that came meanwhile, and were not read
+    left_out_bytes: int = 0
+    left_out_words: int = 0  # that may lead to such blocks, and were not kept
 
     def of_site(
         self, stack_ids: Collection[int], among: NDArray[np.intp]
@@ -255,6 +258,9 @@ class HolderSearch:
             of_block=np.append(held.of_block, np.int32(-1))[numbers],
             paths=held.paths,
             unrecorded=unrecorded,
+            left_out_count=graph.left_out_count,
+            left_out_bytes=graph.left_out_bytes,
+            left_out_words=graph.left_out_words,
         )
 
     def _by_class(self, graph: BlockGraph) -> tuple[NDArray[np.uint64], dict[int, HolderStep]]:

@@ -11,7 +11,7 @@ contain is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,10 @@ class BlockGraph:
     places: NDArray[np.uint32]  # parallel to `between`: Details.places
     insides: NDArray[np.uint32]  # parallel to `between`: Details.insides
     roots: KeptRoots
+    # New blocks that were left out, since they were too large together; they hold nothing here.
+    left_out_count: int = 0
+    left_out_bytes: int = 0
+    left_out_words: int = 0  # that may lead to new blocks, and were not kept
 
 
 def with_late_blocks(
@@ -57,7 +61,10 @@ def with_late_blocks(
     """
     blocks = graph.blocks
     is_kept = _are_same(graph, now)
-    late = _late(blocks, is_kept, now)
+    late, large = _late(blocks, is_kept, now)
+    graph = replace(
+        graph, left_out_count=len(large), left_out_bytes=int(now.sizes[large].sum(dtype=np.uint64))
+    )
     if not len(late) and is_kept.all():
         return graph, np.arange(len(blocks))
     every = Blocks(
@@ -101,6 +108,9 @@ def with_late_blocks(
         places=np.concatenate([graph.places[is_same], more.places()]),
         insides=np.concatenate([graph.insides[is_same], more.insides()]),
         roots=more.roots(),
+        left_out_count=graph.left_out_count,
+        left_out_bytes=graph.left_out_bytes,
+        left_out_words=details.left_out_words if len(late) else 0,
     ), numbers.astype(np.intp)
 
 
@@ -120,14 +130,17 @@ def _are_same(graph: BlockGraph, now: BlockRecords) -> Flags:
     return chosen
 
 
-def _late(blocks: Blocks, is_kept: Flags, now: BlockRecords) -> NDArray[np.intp]:
+def _late(
+    blocks: Blocks, is_kept: Flags, now: BlockRecords
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The rows of the records whose blocks are new. If they are too large together, the largest are
-    left out: small ones are those that hold others."""
+    left out: small ones are those that hold others. The second are the rows of these."""
     known = np.stack([blocks.starts[is_kept], blocks.ends[is_kept]], axis=1)
     ranges = np.stack([now.addresses, now.addresses + np.maximum(now.sizes, np.uint64(1))], axis=1)
     rows = np.nonzero(np.isin(now.addresses, apart_from(ranges, known)[:, 0]))[0]
     rows = rows[np.argsort(now.sizes[rows], kind="stable")]
-    return np.sort(rows[np.cumsum(now.sizes[rows]) <= np.uint64(_MOST_LATE_BYTES)])
+    fits = np.cumsum(now.sizes[rows]) <= np.uint64(_MOST_LATE_BYTES)
+    return np.sort(rows[fits]), rows[~fits]
 
 
 def _that_led_to_others(graph: BlockGraph, is_kept: Flags) -> tuple[Words, Words]:

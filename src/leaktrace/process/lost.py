@@ -129,6 +129,7 @@ class LostBlocks:
         if report.reach is None:
             return report
         scans = [found for _, found in self._current()]
+        held = [one.held for one in scans if one.held is not None]
         reach = replace(
             report.reach,
             age_s=max([(time_ns - one.time_ns) / 1e9 for one in scans], default=0.0),
@@ -139,6 +140,9 @@ class LostBlocks:
             pause_s=max((one.paused_s for one in scans if one.paused_s is not None), default=None),
             heap_is_known=bool(scans) and all(one.knows_heap for one in scans),
             problems=tuple(self._unseen(time_ns)),
+            late_unread_count=sum(one.left_out_count for one in held),
+            late_unread_bytes=sum(one.left_out_bytes for one in held),
+            unkept_words=sum(one.left_out_words for one in held),
         )
         return replace(report, reach=reach, verdict=self._at_the_end(report, reach))
 

@@ -305,6 +305,9 @@ def _reach(fields: Fields) -> ReachInfo:
         None if pause_ms is None else pause_ms / 1000,
         fields.flag("heap_is_known", default=False),
         fields.texts("problems"),
+        fields.integer("late_unread_count", 0),
+        fields.integer("late_unread_bytes", 0),
+        fields.integer("unkept_words", 0),
     )
 
 

@@ -46,6 +46,17 @@ def reach_lines(reach: ReachInfo, width: int, about: str = "") -> Iterator[Text]
         called = units.counted(reach.called_lost, "block")
         text = f"of {called} that reports called lost, {reach.lost_then_freed:,} were freed later"
         yield from wrapped("wrong: ", text, width, "bold yellow")
+    if reach.late_unread_count:
+        blocks = units.counted(reach.late_unread_count, "new block")
+        text = (
+            f"{blocks} ({units.size(reach.late_unread_bytes)}) came meanwhile and were not read: "
+        )
+        text += "what only they hold has no way (--holders)"
+        yield from wrapped("memory: ", text, width, "yellow")
+    if reach.unkept_words:
+        text = f"{reach.unkept_words:,} words that may lead to blocks that came meanwhile were not "
+        text += "kept: what is held by these alone has no way (--holders)"
+        yield from wrapped("memory: ", text, width, "yellow")
     for problem in reach.problems:
         yield from wrapped("memory: ", printable(problem), width, "yellow")
 
@@ -68,5 +79,8 @@ def reach_object(reach: ReachInfo) -> dict[str, Any]:
         "took_s": round(reach.took_s, 3),
         "pause_ms": None if reach.pause_s is None else round(reach.pause_s * 1000, 3),
         "heap_is_known": reach.heap_is_known,
+        "late_unread_count": reach.late_unread_count,
+        "late_unread_bytes": reach.late_unread_bytes,
+        "unkept_words": reach.unkept_words,
         "problems": [printable(one) for one in reach.problems],
     }

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from leaktrace.abi import process as abi
+from leaktrace.analysis.reachability import kept_details
 from leaktrace.analysis.reachability.holders import Held, find_holders
-from leaktrace.analysis.reachability.kept_details import Details
+from leaktrace.analysis.reachability.kept_details import Details, RootRank
 from leaktrace.analysis.reachability.pointers import Blocks, Pointers
 from leaktrace.process import late_blocks
 from leaktrace.process.block_records import BlockRecords
@@ -160,6 +161,32 @@ def test_a_large_block_does_not_hide_small_ones(monkeypatch: pytest.MonkeyPatch)
     late, _ = with_late_blocks(early, details, records_of(memory.starts(new), wide), memory.read)
     assert late.blocks.starts.tolist() == memory.starts(new[1:]).tolist()
     assert (held_in(late).of_block >= 0).all()
+    assert (late.left_out_count, late.left_out_bytes) == (1, 15 * STEP)
+
+
+def test_all_new_blocks_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is read, and all are counted."""
+    monkeypatch.setattr(late_blocks, "_MOST_LATE_BYTES", SIZE - 1)
+    memory = Memory(4)
+    memory.count = 300
+    known = list(range(290))
+    early, details = graph_of(memory, known)
+    every = memory.starts(list(range(300)))
+    late, numbers = with_late_blocks(early, details, records_of(every), memory.read)
+    assert (late.left_out_count, late.left_out_bytes) == (10, 10 * SIZE)
+    assert (len(late.blocks), numbers.tolist()) == (290, known)
+    nothing, _ = with_late_blocks(early, details, records_of(every[:290]), memory.read)
+    assert (nothing.left_out_count, nothing.left_out_bytes) == (0, 0)
+
+
+def test_words_that_were_too_many_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_details, "_MOST_UNRESOLVED", 1)
+    details = Details(1, lambda addresses: np.full(len(addresses), RootRank.OTHER, dtype=np.uint8))
+    for count in (5, 3, 4):
+        words = np.arange(count, dtype=np.uint64)
+        details.add_unresolved(words, words)
+    assert details.left_out_words == 3 + 4
+    assert len(details.unresolved()[0]) == 5
 
 
 def test_a_block_that_had_no_record_at_first() -> None:

@@ -51,6 +51,8 @@ class Details:
     rank_of: Callable[[NDArray[np.uint64]], NDArray[np.uint8]]
     """The ranks of addresses."""
     keeps_unresolved: bool = True
+    left_out_words: int = field(init=False, default=0)
+    """Words that lead near blocks, but to none, and were too many to be kept."""
     _seen: NDArray[np.uint8] = field(init=False)  # by block: a bit for each rank, exact or not
     _roots: list[KeptRoots] = field(init=False, default_factory=list)
     _places: list[NDArray[np.uint32]] = field(init=False, default_factory=list)
@@ -99,6 +101,7 @@ class Details:
         if self._unnamed < _MOST_UNRESOLVED:
             self._unnamed += len(addresses) - len(rows)
             rows = np.arange(len(addresses))
+        self.left_out_words += len(addresses) - len(rows)
         self._unresolved.append((addresses[rows], words[rows]))
 
     def unresolved(self) -> tuple[Words, Words]:
