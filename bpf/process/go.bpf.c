@@ -8,16 +8,38 @@
 
 #if WALK_BY_TABLE
 
+static __always_inline int is_system_stack(u32 kind) {
+    return kind == END_OF_SYSTEM_STACK || kind == END_OF_SYSTEM_STACK_OF_LIBRARY;
+}
+
+static __always_inline int is_callback(u32 kind) {
+    return kind == END_OF_CALLBACK || kind == END_OF_CALLBACK_OF_LIBRARY;
+}
+
+/* Where a thread has its goroutine, from the thread pointer, to walk->word: in a program it is
+ * fixed. A library gets it from the dynamic linker, in a word that its code loads: `load` is the
+ * address of that instruction (mov, from memory relative to rip), 0 in a program. */
+static __always_inline int find_goroutine(struct walk *walk, u64 load) {
+    walk->word = -(u64)GO_G_BELOW_TLS;
+    if (!load)
+        return 0;
+    if (bpf_probe_read_user(&walk->word, 8, (void *)load) ||
+        (walk->word & GO_LOAD_MASK) != GO_LOAD_CODE)
+        return -1;
+    return bpf_probe_read_user(&walk->word, 8,
+                               (void *)(load + GO_LOAD_BYTES + (s32)(walk->word >> 24)));
+}
+
 /* The stack pointer that a goroutine saved before the thread went on with another stack, to
- * walk->word. What is on the way there: fs:-8 is the goroutine that runs; in it, the runtime's
- * struct m; in that, at `offset`, the goroutine that is looked for: the current one, while the
- * thread's own runs, or the thread's own, in a callback. */
-static __always_inline int read_saved_sp(struct walk *walk, u32 offset) {
+ * walk->word. What is on the way there: the goroutine that runs (`own`: find_goroutine); in it, the
+ * runtime's struct m; in that, at `offset`, the goroutine that is looked for: the current one,
+ * while the thread's own runs, or the thread's own, in a callback. */
+static __always_inline int read_saved_sp(struct walk *walk, u64 own, u32 offset) {
 #if TASK_FSBASE_OFFSET
     u64 running;
 
     if (read_kernel(&walk->word, 8, (char *)bpf_get_current_task() + TASK_FSBASE_OFFSET) ||
-        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word - GO_G_BELOW_TLS)))
+        bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + own)))
         return -1;
     running = walk->word;
     if (bpf_probe_read_user(&walk->word, 8, (void *)(walk->word + GO_G_M)) ||
@@ -31,21 +53,40 @@ static __always_inline int read_saved_sp(struct walk *walk, u32 offset) {
 #endif
 }
 
+/* The stack pointer of the thread before a callback, to walk->word. Where that of an earlier one
+ * points, the same Go has left what it saved then. Two libraries have each their own: of another
+ * one it is the last callback, if that began earlier. */
+static __always_inline int read_callback_sp(struct walk *walk, u64 own) {
+    u64 inner = walk->callback_sp;
+
+    if (inner && walk->callback_of == own) {
+        if (bpf_probe_read_user(&walk->word, 8, (void *)inner))
+            return -1;
+    } else if (read_saved_sp(walk, own, GO_M_G0) || walk->word <= inner) {
+        return -1;
+    }
+    walk->callback_sp = walk->word;
+    walk->callback_of = own;
+    return walk->word ? 0 : -1;
+}
+
 /* The stack pointer of the caller, as the row says, to walk->word. */
 static __always_inline int find_stack_of_caller(struct walk *walk, u32 row, u32 kind) {
     u64 goroutine;
 
-    if (kind == END_OF_SYSTEM_STACK)
-        return read_saved_sp(walk, (row >> GO_FIRST_SHIFT & GO_CURG_MASK) * 8);
-    if (kind == END_OF_CALLBACK) {
-        /* Where that points, an earlier callback of the thread has left what it saved. */
-        int failed = walk->callback_sp
-                         ? bpf_probe_read_user(&walk->word, 8, (void *)walk->callback_sp)
-                         : read_saved_sp(walk, GO_M_G0);
-        walk->callback_sp = walk->word;
-        return failed || !walk->word ? -1 : 0;
+    u64 behind = (row >> GO_SECOND_SHIFT & GO_WORD_MASK) * 8, second = walk->sp + behind;
+
+    if (is_system_stack(kind) || is_callback(kind)) {
+        u64 load = kind == END_OF_CALLBACK_OF_LIBRARY       ? walk->ip + behind
+                   : kind == END_OF_SYSTEM_STACK_OF_LIBRARY ? walk->ip
+                                                            : 0;
+        if (find_goroutine(walk, load))
+            return -1;
+        goroutine = walk->word;
+        return is_callback(kind)
+                   ? read_callback_sp(walk, goroutine)
+                   : read_saved_sp(walk, goroutine, (row >> GO_FIRST_SHIFT & GO_CURG_MASK) * 8);
     }
-    u64 second = walk->sp + (row >> GO_SECOND_SHIFT & GO_WORD_MASK) * 8;
     if (kind == END_OF_C_OF_GOROUTINE) {
         if (bpf_probe_read_user(&goroutine, 8,
                                 (void *)(walk->sp + (row >> GO_FIRST_SHIFT & GO_WORD_MASK) * 8)) ||
@@ -92,7 +133,7 @@ static __always_inline int step_into_go(struct walk *walk) {
     walk->ip = walk->word;
     walk->sp = walk->cfa;
     walk->bp_lost = 1;
-    if (kind == END_OF_CALLBACK) /* to C code, which may find its frames by rbp */
+    if (is_callback(kind)) /* to C code, which may find its frames by rbp */
         walk->bp_lost = !!bpf_probe_read_user(&walk->bp, 8, (void *)(walk->cfa - 16));
     walk->is_return_address = 1;
     return WALK_GOES_ON;

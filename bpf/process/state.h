@@ -147,6 +147,7 @@ struct walk {
     u32 stands_for; /* how many releases it stands for */
     u32 unused_yet;
     u64 callback_sp; /* of the thread's stack before its last callback to Go; 0: not known */
+    u64 callback_of; /* by which Go: where a thread has its goroutine, from the thread pointer */
     u64 start;       /* hash of start_ip and start_sp */
     u64 start_ip;
     u64 start_sp;

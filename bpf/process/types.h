@@ -169,11 +169,16 @@ enum end_of {
     END_OF_C_BELOW_SAVED_SP = 3, /* the caller's stack pointer is saved */
     END_OF_SYSTEM_STACK = 4,     /* the goroutine has saved its stack pointer in itself */
     END_OF_CALLBACK = 5,         /* of a goroutine, called by C code on the thread's stack */
+    /* The last two in a library, which loads from a word of its own where the goroutine is: */
+    END_OF_SYSTEM_STACK_OF_LIBRARY = 6,
+    END_OF_CALLBACK_OF_LIBRARY = 7,
 };
 
 /* The other bits of such a row (unwind/rows.py, GoSwitch): where two words are, the first one's
  * place or that of the current goroutine in the runtime's struct m; how much the caller's frame is
  * above the stack pointer that is found; how far the return address is from the function's entry.
+ * Of END_OF_CALLBACK_OF_LIBRARY, the second one is how far behind the return address the code is
+ * that loads where the goroutine is; of END_OF_SYSTEM_STACK_OF_LIBRARY, it is right there.
  */
 #define END_KIND_MASK 0x7
 #define GO_FIRST_SHIFT 3
@@ -190,6 +195,9 @@ enum end_of {
 #define GO_G_STACK_HI 8
 #define GO_G_M 48
 #define GO_G_SCHED_SP 56
+#define GO_LOAD_CODE 0x058b48 /* mov from memory relative to rip, to any register */
+#define GO_LOAD_MASK 0xc7fffb
+#define GO_LOAD_BYTES 7
 #define GO_M_G0 0 /* in struct m: the goroutine of the thread's own stack */
 
 /* The kernel's struct rt_sigframe: offsets from rsp, in bytes (step_over_signal). */

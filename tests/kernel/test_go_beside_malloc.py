@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness.compiling import PROGRAMS
+from harness.compiling import PROGRAMS, Compiler
 from harness.go_programs import build_go_program
 from harness.goroutines import running
 from harness.tracer import run_leaktrace
@@ -60,6 +62,47 @@ def test_all_three_leaks_in_one_report(program: Path, tmp_path: Path) -> None:
     assert "go main.stuck by main.serve go_three_leaks.go:" in shown
     assert "GO HEAP GROWS +" in shown
     assert "GOGC=off: never collected" in shown
+
+
+def noted(report: dict[str, Any]) -> str:
+    """The notes of a report in which nothing else is said of Go."""
+    assert "go" not in report or report["go"] == []
+    return "\n".join(report["target"]["notes"])
+
+
+def test_memory_that_must_not_be_read(program: Path, compiled: Compiler) -> None:
+    """The report says that it is a Go program, and why its goroutines are not shown."""
+    number_of_process_vm_readv = "310"
+    refused = [str(compiled("without_call.c")), number_of_process_vm_readv]
+    with leaking(program, "goroutines,C") as pid:
+        outcome = run_leaktrace("-p", str(pid), "-f", "json", "0.5", "2", prefix=refused)
+        text = run_leaktrace("-p", str(pid), "0.5", "1", prefix=refused)
+    assert outcome.exit_code == text.exit_code == 0, outcome.stderr
+    for line in outcome.stdout.splitlines():
+        report = json.loads(line)
+        said = noted(report)
+        assert f"goroutines and heap of process {pid} (go1" in said
+        assert "memory" in said
+        assert "CAP_SYS_PTRACE" in said
+        assert report["sites"]
+    assert f"goroutines and heap of process {pid} (go1" in " ".join(text.stdout.split())
+
+
+def test_a_version_of_go_that_is_not_looked_at(program: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    whole = program.read_bytes()
+    at = whole.index(b"\xff Go buildinf:")
+    changed = re.sub(rb"go1\.\d\d", b"go1.17", whole[at : at + 64])
+    assert changed != whole[at : at + 64]
+    old.write_bytes(whole[:at] + changed + whole[at + 64 :])
+    old.chmod(0o755)
+    with leaking(old, "C") as pid:
+        outcome = run_leaktrace("-p", str(pid), "-f", "json", "0.5", "1")
+    assert outcome.exit_code == 0, outcome.stderr
+    said = noted(json.loads(outcome.stdout.splitlines()[-1]))
+    assert "goroutines are not shown" in said
+    assert "older than 1.18" in said
+    assert "go1.17" in said
 
 
 def test_of_many_processes_some_are_looked_at(program: Path) -> None:

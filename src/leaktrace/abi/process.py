@@ -164,6 +164,7 @@ GO_ENTRY_SHIFT = 19
 # Of the Go runtime, as every program's code confirms (unwind/go_switches.py):
 GO_G_BELOW_TLS = 8  # below the thread pointer
 GO_G_STACK_HI, GO_G_M, GO_G_SCHED_SP = 8, 48, 56  # in struct g
+GO_LOAD_CODE, GO_LOAD_MASK, GO_LOAD_BYTES = 0x058B48, 0xC7FFFB, 7  # mov, relative to rip
 GO_M_G0 = 0  # in struct m: the goroutine of the thread's own stack
 CODE_PAGE_SHIFT = 8
 
@@ -200,6 +201,9 @@ class EndOf(IntEnum):
     C_BELOW_SAVED_SP = 3  # the caller's stack pointer is saved
     SYSTEM_STACK = 4  # the goroutine has saved its stack pointer in itself
     CALLBACK = 5  # of a goroutine, which was called by C code on the thread's stack
+    # The last two in a library, which loads from a word of its own where the goroutine is:
+    SYSTEM_STACK_OF_LIBRARY = 6
+    CALLBACK_OF_LIBRARY = 7
 
 
 class WalkResult(IntEnum):

@@ -19,6 +19,7 @@ from leaktrace.targets.access import require_access
 from leaktrace.targets.process import Process
 
 _Read = TypeVar("_Read")
+_MOST_SHOWN = 3  # files
 _EXECUTED = "the process executed another program: growth counts from here"
 
 
@@ -89,9 +90,23 @@ def _notes(program: GoProgram, goroutines: Goroutines) -> tuple[str, ...]:
             f"{printable(program.version.text)} is not known here: the layout of the newest known "
             "version is used, and was checked with the first goroutines"
         )
+    if program.is_library:
+        notes.append(f"this is the Go code of {printable(program.path)}")
+    if program.others:
+        # A library has a runtime of its own, a plugin has that of the program.
+        notes.append(
+            f"there is more Go code, which is not looked at: {_some(program.others)}. Goroutines "
+            "and heap of a library are missing here; of a plugin, only names are"
+        )
     if not goroutines.reasons:
         notes.append("the names of what goroutines wait for were not found")
     return tuple(notes)
+
+
+def _some(paths: tuple[str, ...]) -> str:
+    shown = ", ".join(printable(path) for path in paths[:_MOST_SHOWN])
+    more = len(paths) - _MOST_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _readable(process: Process, read: Callable[[], _Read]) -> _Read:

@@ -13,10 +13,11 @@ from leaktrace.analysis.go_reports import summary_of
 from leaktrace.errors import LeaktraceError
 from leaktrace.go_report import GoSummary
 from leaktrace.model import Report
+from leaktrace.printable import printable
 from leaktrace.process.background import in_background
 from leaktrace.process.member import Member
 from leaktrace.process.tracer import Tracer
-from leaktrace.runtimes.go.program import NotGoError, open_go_program
+from leaktrace.runtimes.go.program import NotGoError, UnknownGoError, open_go_program
 
 if TYPE_CHECKING:
     from leaktrace.process.go_looks import GoLooks
@@ -37,6 +38,7 @@ class GoSummaries:
         self._found: dict[tuple[int, int], GoSummary] = {}
         self._looked_s: dict[tuple[int, int], float] = {}  # when a look at it began
         self._due_s: dict[tuple[int, int], float] = {}  # when it may be looked at again
+        self._untold: dict[tuple[int, int], str] = {}  # why nothing is said of a process
         self._left_out = 0
 
     def look(self, pump: Callable[[], None], *, is_last: bool) -> None:
@@ -56,14 +58,15 @@ class GoSummaries:
     def describe(self, report: Report) -> Report:
         """The report with what was seen last."""
         seen = tuple(self._shown())
-        if self._left_out <= 0 or not seen:
-            return replace(report, go=seen)
-        note = (
-            f"goroutines and heaps of Go: {_MOST_PROCESSES} processes were looked at, "
-            f"{self._left_out:,} more were not"
-        )
-        notes = (*report.target.notes, note)
-        return replace(report, go=seen, target=replace(report.target, notes=notes))
+        members = {one.key for one in self._tracer.family}
+        notes = [note for key, note in self._untold.items() if key in members]
+        if self._left_out > 0 and (seen or notes):
+            notes.append(
+                f"goroutines and heaps of Go: {_MOST_PROCESSES} processes were looked at, "
+                f"{self._left_out:,} more were not"
+            )
+        target = replace(report.target, notes=(*report.target.notes, *notes))
+        return replace(report, go=seen, target=target)
 
     def _shown(self) -> Iterator[GoSummary]:
         for member in self._tracer.family:
@@ -78,9 +81,12 @@ class GoSummaries:
 
     def _look_at(self, member: Member, _is_abandoned: Callable[[], bool]) -> None:
         process, key = member.traced.process, member.key
+        what = f"whether process {process.pid} has goroutines of Go is not known"
         try:
             if key not in self._watched:
                 program = open_go_program(process.pid)
+                version = printable(program.version.text)
+                what = f"goroutines and heap of process {process.pid} ({version}) are not shown"
                 # Few processes are Go programs.
                 from leaktrace.process.go_looks import GoLooks  # noqa: PLC0415
 
@@ -92,11 +98,16 @@ class GoSummaries:
                 number=1, command=process.read_name(), reason=None, notes=watched.notes
             )
             self._found[key] = summary_of(seen)
+        except UnknownGoError as error:
+            self._watched[key] = None
+            self._untold[key] = f"goroutines are not shown: {error.message}: {error.hint}"
         except NotGoError:
             self._watched[key] = None
         except LeaktraceError as error:
             self._watched.setdefault(key, None)
             if key in self._found:
                 self._found[key] = replace(self._found[key], problem=error.message)
+            elif process.is_alive():
+                self._untold[key] = f"{what}: {error.message}: {error.hint}"
         except OSError:  # it has ended
             self._watched.setdefault(key, None)

@@ -20,6 +20,7 @@ from leaktrace.errors import ObjectFileError
 from leaktrace.runtimes.go.functions import GoFlag, GoFunctions, read_go_functions
 from leaktrace.runtimes.go.values import MAX_STEPS, number_at
 from leaktrace.unwind.rows import (
+    CALLBACKS,
     CFA_OFFSET_MAX,
     CFA_OFFSET_UNIT,
     NoRule,
@@ -105,7 +106,7 @@ def _callers_of_callbacks(
     begins = {
         switch.return_address - switch.rule.entry_distance
         for switch in switches
-        if switch.rule.of is EndOf.CALLBACK
+        if switch.rule.of in CALLBACKS
     }
     at = functions.names.find(_CALLS_BACK) + 1
     if at and begins:

@@ -10,6 +10,7 @@ layout of its structures is assumed. Other code than is known gives no rule.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,8 +30,9 @@ _IN_TLS = re.compile(r"fs:\[(\w+)\]")
 @dataclass(frozen=True)
 class _Value:
     """What a register holds: `plus` and the stack pointer at the start ("sp"), the thread pointer
-    ("tls"), nothing else ("constant"), the word at another value ("at"), or the difference of two
-    ("minus")."""
+    ("tls", with another value: and that), nothing else ("constant"), the word at another value
+    ("at"), the difference of two ("minus"), or what the instruction at `plus` loads from a word of
+    the library ("loaded")."""
 
     kind: str
     of: tuple[_Value, ...] = ()
@@ -53,7 +55,7 @@ def find_switches(code: bytes, start: int) -> Iterator[Switch]:
     for index, one in enumerate(instructions):
         if one.is_call:
             found = _at_return(instructions[index + 1 :])
-            rule = _rule(found, one.end - start) if found else None
+            rule = _rule(found, one.end - start, one.end) if found else None
             if rule is not None:
                 yield Switch(one.end, rule)
 
@@ -151,19 +153,46 @@ def _read(one: Instruction, source: Operand, registers: dict[int, _Value]) -> _V
         offset = _Value("constant", plus=source.displacement)
         if number is not None:
             offset = registers.get(number, _Value("unknown")).moved(source.displacement)
+        if offset.kind == "loaded" and not source.displacement:
+            return _Value("tls", (offset,)).word()
         return _Value("tls", plus=offset.plus).word() if offset.kind == "constant" else None
+    if source.absolute is not None:
+        (code,) = struct.unpack("<Q", one.code.ljust(8, b"\0")[:8])
+        is_known = (
+            len(one.code) == abi.GO_LOAD_BYTES and code & abi.GO_LOAD_MASK == abi.GO_LOAD_CODE
+        )
+        return _Value("loaded", plus=one.address) if is_known else None
     base = registers.get(source.base) if source.base is not None else None
     return base.moved(source.displacement).word() if base else None
 
 
-def _rule(found: _AtReturn, entry_distance: int) -> GoSwitch | None:
+def _thread_pointer_in(value: _Value) -> _Value | None:
+    """The place relative to the thread pointer by which a value is found, if there is one."""
+    for _ in range(_MAX_STEPS):
+        if value.kind == "tls":
+            return value
+        if value.kind != "at":
+            return None
+        (value,) = value.of
+    return None
+
+
+def _rule(found: _AtReturn, entry_distance: int, return_address: int) -> GoSwitch | None:
     """The rule that gives this stack pointer in the caller; None where no rule does."""
     rule: GoSwitch | None = None
     cfa = found.cfa
-    m = _Value("tls", plus=-abi.GO_G_BELOW_TLS).word().moved(abi.GO_G_M).word()
+    own = _thread_pointer_in(cfa) or _Value("unknown")
+    m = own.word().moved(abi.GO_G_M).word()
+    is_own_known, load_distance = own == _Value("tls", plus=-abi.GO_G_BELOW_TLS), None
+    if own.of:
+        is_own_known, load_distance = True, own.of[0].plus - return_address
     if cfa.moved(-cfa.plus) == m.word().moved(abi.GO_G_SCHED_SP).word():
-        if found.rbp == cfa.moved(-_SAVED_RBP_BELOW_CFA).word():
-            rule = GoSwitch(EndOf.CALLBACK, 0, 0, cfa.plus, entry_distance)
+        if is_own_known and found.rbp == cfa.moved(-_SAVED_RBP_BELOW_CFA).word():
+            if load_distance is None:
+                rule = GoSwitch(EndOf.CALLBACK, 0, 0, cfa.plus, entry_distance)
+            else:
+                of = EndOf.CALLBACK_OF_LIBRARY
+                rule = GoSwitch(of, 0, load_distance, cfa.plus, entry_distance)
     elif found.has_jumped:
         return None
     elif cfa.kind == "minus":
@@ -184,8 +213,10 @@ def _rule(found: _AtReturn, entry_distance: int) -> GoSwitch | None:
         rule = GoSwitch(EndOf.C_BELOW_SAVED_SP, 0, cfa.of[0].plus, cfa.plus, entry_distance)
     elif cfa.kind == "at":
         goroutine = cfa.of[0].moved(-abi.GO_G_SCHED_SP)
-        if goroutine.kind == "at" and goroutine.plus == 0:
+        if is_own_known and goroutine.kind == "at" and goroutine.plus == 0:
             curg = goroutine.of[0]
-            if curg.moved(-curg.plus) == m:
-                rule = GoSwitch(EndOf.SYSTEM_STACK, curg.plus, 0, cfa.plus, entry_distance)
+            if curg.moved(-curg.plus) == m and not load_distance:
+                in_program, in_library = EndOf.SYSTEM_STACK, EndOf.SYSTEM_STACK_OF_LIBRARY
+                of = in_program if load_distance is None else in_library
+                rule = GoSwitch(of, curg.plus, 0, cfa.plus, entry_distance)
     return rule if rule is not None and rule.fits else None

@@ -67,22 +67,28 @@ class Row(NamedTuple):
     saved_rbp: int  # a `SavedRbp`, or N for "at CFA - 8 * N"
 
 
+SYSTEM_STACKS = (EndOf.SYSTEM_STACK, EndOf.SYSTEM_STACK_OF_LIBRARY)
+CALLBACKS = (EndOf.CALLBACK, EndOf.CALLBACK_OF_LIBRARY)
+
+
 class GoSwitch(NamedTuple):
     """How code that runs on another stack than its caller, in a function of the Go runtime, gets
     back to it (go_switches.py). A row of RULE_END holds it, from the lowest bit on: `of` (3 bits),
-    `first` / 8 (4), `second` / 8 (4), `frame` / 8 (5), the rule (3), `entry_distance` (13). Of
-    SYSTEM_STACK, `first` / 8 has eight bits."""
+    `first` / 8 (4), `second` / 8 (4), `frame` / 8 (5), the rule (3), `entry_distance` (13). Of a
+    system stack, `first` / 8 has eight bits."""
 
     of: EndOf
-    first: int  # where in the frame the goroutine is saved; of SYSTEM_STACK: in struct m
-    second: int  # where in the frame the depth of its stack, or the stack pointer, is saved
+    first: int  # where in the frame the goroutine is saved; of a system stack: in struct m
+    # Where in the frame the depth of its stack, or the stack pointer, is saved. Of
+    # CALLBACK_OF_LIBRARY: from the return address to the code that loads where the goroutine is.
+    second: int
     frame: int  # from the stack pointer that is found to the canonical frame address
     entry_distance: int  # from the function's entry to the return address in it
 
     @property
     def fits(self) -> bool:
         """Whether a row can hold it."""
-        most = abi.GO_CURG_MASK if self.of is EndOf.SYSTEM_STACK else abi.GO_WORD_MASK
+        most = abi.GO_CURG_MASK if self.of in SYSTEM_STACKS else abi.GO_WORD_MASK
         return (
             all(field >= 0 and field % 8 == 0 for field in (self.first, self.second, self.frame))
             and self.first <= 8 * most
@@ -126,7 +132,7 @@ def unpack_switch(value: int) -> GoSwitch | None:
     is_end = value >> RULE_SHIFT & RULE_MASK == Rule.RULE_END
     if not is_end or of not in tuple(EndOf)[EndOf.C_OF_GOROUTINE :]:
         return None
-    is_system = of == EndOf.SYSTEM_STACK
+    is_system = of in SYSTEM_STACKS
     most = abi.GO_CURG_MASK if is_system else abi.GO_WORD_MASK
     return GoSwitch(
         EndOf(of),
@@ -246,9 +252,9 @@ def _switch_in_words(switch: GoSwitch) -> str:
         case EndOf.C_OF_GOROUTINE:
             found = f"the stack of the goroutine at rsp+{switch.first}, by the depth at "
             found += f"rsp+{switch.second}"
-        case EndOf.CALLBACK:
+        case EndOf.CALLBACK | EndOf.CALLBACK_OF_LIBRARY:
             found = "the stack of the thread before its last callback"
-        case EndOf.SYSTEM_STACK:
+        case EndOf.SYSTEM_STACK | EndOf.SYSTEM_STACK_OF_LIBRARY:
             found = f"the stack of the current goroutine (m+{switch.first})"
         case _:
             found = f"*(rsp+{switch.second})"

@@ -18,7 +18,9 @@ from leaktrace.targets.mappings import Mapping
 from leaktrace.unwind.entries import FrameSection, SectionKind
 from leaktrace.unwind.layout import UnwindLayout, Update
 from leaktrace.unwind.rows import (
+    CALLBACKS,
     PC_SHIFT,
+    SYSTEM_STACKS,
     GoSwitch,
     Row,
     pack,
@@ -48,6 +50,10 @@ SIGNAL_RBP_OFFSET, SIGNAL_RSP_OFFSET, SIGNAL_RIP_OFFSET = 120, 160, 168
 # Where the programs read a thread's fs base, and what they find: goroutines are in the stack.
 TASK_FSBASE = 1 << 16
 FSBASE = STACK_START + 8 * 12
+# Where a thread has its goroutine, from there.
+OF_PROGRAM, OF_LIBRARY = -abi.GO_G_BELOW_TLS, -24
+IN_LIBRARY = (EndOf.SYSTEM_STACK_OF_LIBRARY, EndOf.CALLBACK_OF_LIBRARY)
+_LOAD = bytes.fromhex("488b0d00000000")  # mov 0(%rip),%rcx: the word behind it
 
 SMALL_NUMBERS = (0, 1, 255)
 IN_TRAMPOLINE = tuple(TRAMPOLINE + at for at in (0, 13, 15, 16, 20))
@@ -211,6 +217,12 @@ def _put_calls(
     return address in the function."""
     calls = {}
     for ip, switch in switches.items():
+        if switch.of in IN_LIBRARY and code.random() < 0.9:
+            start = max(start for start in parts if start <= ip)
+            at = ip - start + (switch.second if switch.of is EndOf.CALLBACK_OF_LIBRARY else 0)
+            load = _LOAD + OF_LIBRARY.to_bytes(8, "little", signed=True)
+            if at + len(load) <= len(parts[start]):
+                parts[start] = parts[start][:at] + load + parts[start][at + len(load) :]
         back = code.choice(pcs)
         start = max(start for start in parts if start <= back)
         at = back - start
@@ -257,11 +269,11 @@ def _row(random: Random, pc: int) -> AnyRow:
 def _switch(random: Random) -> GoSwitch:
     of = random.choice(tuple(EndOf)[EndOf.C_OF_GOROUTINE :])
     first, second = (8 * random.randint(0, 15) for _ in range(2))
-    if of is EndOf.SYSTEM_STACK:
+    if of in SYSTEM_STACKS:
         first, second = 8 * random.randint(1, 60), 0
     elif of is EndOf.CALLBACK:
         first = second = 0
-    elif of is EndOf.C_BELOW_SAVED_SP:
+    elif of in (EndOf.C_BELOW_SAVED_SP, EndOf.CALLBACK_OF_LIBRARY):
         first = 0
     return GoSwitch(of, first, second, 8 * random.randint(1, 8), random.randint(1, 200))
 
@@ -356,15 +368,15 @@ class _Builder:
                 self._put(goroutine, STACK_START)
                 self._put(goroutine + abi.GO_G_STACK_HI, self._end)
                 self._put(sp + switch.second, (self._end - saved) & (1 << 64) - 1)
-            case EndOf.CALLBACK if self._callback_sp:
+            case EndOf.CALLBACK | EndOf.CALLBACK_OF_LIBRARY if self._callback_sp:
                 self._put(self._callback_sp, saved)
             case _:
                 own, m = FSBASE + 8, FSBASE + 16 + 8 * random.randint(0, 8)
-                self._put(FSBASE - abi.GO_G_BELOW_TLS, own)
+                self._put(FSBASE + (OF_LIBRARY if switch.of in IN_LIBRARY else OF_PROGRAM), own)
                 self._put(own + abi.GO_G_M, m)
                 self._put(m + switch.first, goroutine)
                 self._put(goroutine + abi.GO_G_SCHED_SP, saved)
-        if switch.of is EndOf.CALLBACK:
+        if switch.of in CALLBACKS:
             self._callback_sp = saved
             self._bp = self._end - 64
             self._bp_at = cfa - 16

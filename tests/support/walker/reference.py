@@ -15,7 +15,7 @@ from unwind_walker import Arrays
 
 from leaktrace.abi import process as abi
 from leaktrace.abi.process import EndOf, Rule, SavedRbp, StackEndCode, WalkResult
-from leaktrace.unwind.rows import GoSwitch, NoRule, Row, unpack_switch
+from leaktrace.unwind.rows import CALLBACKS, GoSwitch, NoRule, Row, unpack_switch
 from walker.cases import (
     SIGNAL_RBP_OFFSET,
     SIGNAL_RIP_OFFSET,
@@ -77,6 +77,7 @@ class Reference:
         self._switches = 0
         self.has_switched = False
         self._callback_sp = 0  # of the thread's stack before its last callback
+        self._callback_of = 0  # by which Go: where it has the goroutine of a thread
         self.read_at: set[int] = set()  # where memory was read
         ips: list[int] = []
         try:
@@ -172,7 +173,7 @@ class Reference:
             raise _EndError(WalkResult.GO)
         self._go_on(found[0], cfa)
         self._bp = None
-        if switch.of is EndOf.CALLBACK:
+        if switch.of in CALLBACKS:
             saved = self._words(cfa - 16)
             self._bp = saved[0] if saved else None
         self.has_switched = True
@@ -192,23 +193,42 @@ class Reference:
                 depth = word(self._sp + switch.second)
                 low, high = bounds
                 return None if depth > (high - low) & _MASK else (high - depth) & _MASK
-            case EndOf.SYSTEM_STACK:
-                own = word(word(TASK_FSBASE) - abi.GO_G_BELOW_TLS)
+            case EndOf.SYSTEM_STACK | EndOf.SYSTEM_STACK_OF_LIBRARY:
+                own = word((word(TASK_FSBASE) + self._place_of_goroutine(switch)) & _MASK)
                 current = word(word(own + abi.GO_G_M) + switch.first)
                 if current in (0, own):
                     return None
                 return word(current + abi.GO_G_SCHED_SP)
-            case EndOf.CALLBACK:
-                if self._callback_sp:
+            case EndOf.CALLBACK | EndOf.CALLBACK_OF_LIBRARY:
+                place = self._place_of_goroutine(switch)
+                if self._callback_sp and self._callback_of == place:
                     self._callback_sp = word(self._callback_sp)
                 else:
-                    own = word(word(TASK_FSBASE) - abi.GO_G_BELOW_TLS)
+                    own = word((word(TASK_FSBASE) + place) & _MASK)
                     of_thread = word(word(own + abi.GO_G_M) + abi.GO_M_G0)
                     if not of_thread:
                         return None
-                    self._callback_sp = word(of_thread + abi.GO_G_SCHED_SP)
+                    found = word(of_thread + abi.GO_G_SCHED_SP)
+                    if found <= self._callback_sp:
+                        return None
+                    self._callback_sp = found
+                self._callback_of = place
                 return self._callback_sp or None
         return word(self._sp + switch.second)
+
+    def _place_of_goroutine(self, switch: GoSwitch) -> int:
+        """From the thread pointer, as the code that follows the return address loads it."""
+        if switch.of in (EndOf.SYSTEM_STACK, EndOf.CALLBACK):
+            return -abi.GO_G_BELOW_TLS & _MASK
+        at = self._ip + (switch.second if switch.of is EndOf.CALLBACK_OF_LIBRARY else 0)
+        code = self._bytes(at, 8)
+        if code is None or code[0] not in (0x48, 0x4C) or code[1] != 0x8B or code[2] & 0xC7 != 5:
+            raise _EndError(WalkResult.GO)
+        (distance,) = struct.unpack_from("<i", code, 3)
+        found = self._words((at + 7 + distance) & _MASK)
+        if found is None:
+            raise _EndError(WalkResult.GO)
+        return found[0]
 
     def _step_by_row(self, row: Row) -> None:
         cfa = self._cfa(row) & _MASK

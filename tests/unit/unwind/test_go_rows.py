@@ -219,10 +219,21 @@ SWITCHES = {
     "64488b1c25f8ffffff 488b5b30 488b33 488b6638 85c0 7502 ffd0 4883c418 5d c3": GoSwitch(
         EndOf.CALLBACK, 0, 0, 40, 2
     ),
+    # In a library: mov 0x10(%rip),%rcx; mov %fs:(%rcx),%rax; then as above
+    "488b0d10000000 64488b01 488b5830 488b83b8000000 488b6038 c3": GoSwitch(
+        EndOf.SYSTEM_STACK_OF_LIBRARY, 184, 0, 8, 2
+    ),
+    # lea 0x28(%rsp),%rax; sub %rsp,%rax; mov 0x10(%rip),%rcx; mov %fs:(%rcx),%rbx; then as above
+    "488d442428 4829e0 488b0d10000000 64488b19 488b5b30 488b33 488b6638 4883c418 5d c3": GoSwitch(
+        EndOf.CALLBACK_OF_LIBRARY, 0, 8, 40, 2
+    ),
 }
 NONE = {
     "another bound of the stack": "488b7c2408 488b7710 482b3424 4889f4 c3",
     "another place of the goroutine": "64488b0425f0ffffff 488b5830 488b83b8000000 488b6038 c3",
+    "loaded later": "90 488b0d10000000 64488b01 488b5830 488b83b8000000 488b6038 c3",
+    "loaded from the stack": "488b4c2410 64488b01 488b5830 488b83b8000000 488b6038 c3",
+    "beside what is loaded": "488b0d10000000 64488b4108 488b5830 488b83b8000000 488b6038 c3",
     "another member of g": "64488b0425f8ffffff 488b5838 488b83b8000000 488b6038 c3",
     "rbp is elsewhere": "64488b1c25f8ffffff 488b5b30 488b33 488b6638 4883c410 5d 58 c3",
     "a conditional jump": "488b742428 7500 4889f4 c3",
@@ -253,7 +264,14 @@ def test_other_code_is_no_switch(code: str) -> None:
 
 
 @given(
-    st.sampled_from([EndOf.C_OF_GOROUTINE, EndOf.C_BELOW_SAVED_SP, EndOf.CALLBACK]),
+    st.sampled_from(
+        [
+            EndOf.C_OF_GOROUTINE,
+            EndOf.C_BELOW_SAVED_SP,
+            EndOf.CALLBACK,
+            EndOf.CALLBACK_OF_LIBRARY,
+        ]
+    ),
     st.integers(0, 15),
     st.integers(0, 15),
     st.integers(0, 31),

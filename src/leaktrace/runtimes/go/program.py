@@ -6,8 +6,9 @@ The files are those that are mapped (targets/mapped_files.py), also if they were
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leaktrace.arch.x86_64 import USER_SPACE_END
 from leaktrace.elf.headers import PF_X
@@ -38,6 +39,10 @@ class NotGoError(TargetError):
     """The process doesn't contain Go code, or none of a kind that is understood."""
 
 
+class UnknownGoError(NotGoError):
+    """It does contain Go code, of another kind."""
+
+
 @dataclass(frozen=True)
 class Span:
     """[start, end) in the process."""
@@ -64,6 +69,8 @@ class GoProgram:
     data: dict[str, Span]  # by the names of `MODULE_DATA`
     types: Span
     memory: GoMemory
+    is_library: bool = False  # it isn't the program that the process runs
+    others: tuple[str, ...] = ()  # paths of other files with Go code in the process
 
     @property
     def is_known_version(self) -> bool:
@@ -105,7 +112,8 @@ def open_go_program(pid: int) -> GoProgram:
     refusal: UnreachableFileError | None = None
     damaged = ""
     files = MappedFiles(pid)
-    for mapping in _objects(read_mappings(pid)):
+    objects = _objects(read_mappings(pid))
+    for mapping in objects:
         try:
             elf = files.elf(mapping)
             program = _in_object(pid, elf, mapping)
@@ -118,7 +126,9 @@ def open_go_program(pid: int) -> GoProgram:
             damaged = damaged or error.message
             continue
         if program is not None:
-            return program
+            is_library = not _is_program(pid, mapping)
+            others = tuple(one.path for one in objects if _has_go(files, one))
+            return replace(program, is_library=is_library, others=others)
     if refusal is not None:
         raise refusal.as_access_error()
     reason = f": {damaged}" if damaged else ""
@@ -141,6 +151,23 @@ def _objects(mappings: tuple[Mapping, ...]) -> Iterator[Mapping]:
                 return
 
 
+def _is_program(pid: int, mapping: Mapping) -> bool:
+    """Whether a file is the program that the process runs; also where that isn't known."""
+    try:
+        return os.stat(f"/proc/{pid}/exe").st_ino == mapping.inode  # noqa: PTH116
+    except OSError:
+        return True
+
+
+def _has_go(files: MappedFiles, mapping: Mapping) -> bool:
+    """Whether a file has Go code, as far as it can be read."""
+    try:
+        elf = files.elf(mapping)
+        return is_go(elf) if elf.sections else read_version(elf) is not None
+    except (UnreachableFileError, ObjectFileError):
+        return False
+
+
 def _in_object(pid: int, elf: ElfObject, mapping: Mapping) -> GoProgram | None:
     if elf.sections and not is_go(elf):
         return None
@@ -152,7 +179,7 @@ def _in_object(pid: int, elf: ElfObject, mapping: Mapping) -> GoProgram | None:
     table = CodeTable.of(found, version) if found is not None else None
     bias = _bias(elf, mapping)
     if found is None or table is None or not found.module_vaddr or bias is None:
-        raise NotGoError(
+        raise UnknownGoError(
             f"process {pid} is a Go program ({printable(version.text)}), but its table of "
             "functions can't be read: its file is damaged or packed, or this version of Go is "
             "not known",
@@ -182,17 +209,17 @@ def _in_object(pid: int, elf: ElfObject, mapping: Mapping) -> GoProgram | None:
 
 def _require_supported(pid: int, elf: ElfObject, version: GoVersion) -> None:
     if elf.bits != 64:
-        raise NotGoError(
+        raise UnknownGoError(
             f"process {pid} is a 32-bit Go program", "build it with GOARCH=amd64 to look at it"
         )
     if elf.machine != "EM_X86_64":
-        raise NotGoError(
+        raise UnknownGoError(
             f"process {pid} is a Go program for another processor ({elf.machine})",
             "only Go programs for x86-64 (GOARCH=amd64) can be looked at",
         )
     if version == BEFORE_1_18 or (version.minor is not None and version.minor < OLDEST_MINOR):
         shown = f" ({printable(version.text)})" if version.text else ""
-        raise NotGoError(
+        raise UnknownGoError(
             f"process {pid} was built with a version of Go older than 1.18{shown}",
             "build it with Go 1.18 or later",
         )
