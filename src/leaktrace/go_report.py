@@ -23,6 +23,10 @@ class GoLine:
     file: str
     line: int
     is_inlined: bool = False  # into the next one
+    # Behind the call, in the process; lines of one physical frame have the same. 0: not known.
+    address: int = field(default=0, compare=False)
+    # Whether the compiler has made it to call another: Go leaves it out of stacks.
+    is_wrapper: bool = field(default=False, compare=False)
 
 
 class GroupKey(NamedTuple):
@@ -172,6 +176,17 @@ class ProfileKey(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SizedObjects:
+    """The part of a site that are objects of one size, scaled up."""
+
+    size_bytes: int
+    in_use_count: int
+    in_use_bytes: int
+    allocated_count: int
+    allocated_bytes: int
+
+
+@dataclass(frozen=True)
 class SeenSite:
     """What was allocated with one stack, as the runtime's profile has it: estimates, as it records
     one allocation in some hundred KiB."""
@@ -180,6 +195,7 @@ class SeenSite:
     in_use_bytes: int
     allocated_count: int
     allocated_bytes: int
+    sizes: tuple[SizedObjects, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,6 +302,8 @@ class GoReport:
     look_age_s: float = 0.0  # above 0: the process has ended, and the figures are of before
     notes: tuple[str, ...] = ()
     heap: GoHeap | None = None  # None where it can't be read: a note says why
+    bias: int = 0  # what addresses in the process are more than in the file `path`
+    build_id: str | None = None  # of that file
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from leaktrace.contents import ContentsInfo, SiteContents
-from leaktrace.go_report import GoSummary
+from leaktrace.go_report import GoSummary, SizedObjects
 from leaktrace.heap_report import OlderBlocks
 from leaktrace.idle import IdleInfo, IdleShare
 from leaktrace.memory import (
@@ -159,6 +159,9 @@ class Site:
     idle: IdleShare | None = None  # whether they are used; None: not known
     regions: RegionBytes | None = None  # the part of it that is mapped regions
     contents: SiteContents | None = None  # of its oldest blocks; None: not read
+    # Of the Go runtime's profile of its heap: the same figures by size of the objects.
+    object_sizes: tuple[SizedObjects, ...] = ()
+    state: str | None = None  # of goroutines: what they wait for
     # How many blocks of `count` have a size of 2**(k - 1) up to 2**k bytes, by k; the first: of
     # 0 bytes. Empty: not counted, which is only done for recordings.
     sizes: tuple[int, ...] = ()
@@ -238,6 +241,7 @@ class RemarkKind(StrEnum):
     UNHOOKED_ALLOCATOR = "unhooked_allocator"  # there is an allocator without probes
     UNSEEN_ALLOCATIONS = "unseen_allocations"  # blocks were released whose allocation was not seen
     UNTRACKED_MEMORY = "untracked_memory"  # memory grew by far more than was allocated
+    NOT_IN_PROFILE = "not_in_profile"  # the profile has less than half of what is in use
     # Resident and outstanding memory differ:
     KEPT = "kept_by_allocator"  # freed, but still resident
     KEPT_OR_UNTRACKED = "kept_or_untracked"  # that, or not allocated by hooked functions
@@ -246,7 +250,12 @@ class RemarkKind(StrEnum):
     @property
     def is_of_completeness(self) -> bool:
         """Whether it says that the figures are incomplete: not by a loss, but unseen."""
-        return self in (self.UNHOOKED_ALLOCATOR, self.UNSEEN_ALLOCATIONS, self.UNTRACKED_MEMORY)
+        return self in (
+            self.UNHOOKED_ALLOCATOR,
+            self.UNSEEN_ALLOCATIONS,
+            self.UNTRACKED_MEMORY,
+            self.NOT_IN_PROFILE,
+        )
 
 
 @dataclass(frozen=True)
@@ -365,6 +374,13 @@ class Measure(StrEnum):
 
     ALLOCATIONS = "allocations"  # outstanding ones
     FAULTS = "faults"  # pages that became resident, even if they no longer are
+    GO_HEAP = "go_heap"  # the Go runtime's own profile of its heap
+    GOROUTINES = "goroutines"  # how many there are, by stack; nothing has a size
+
+    @property
+    def is_of_go(self) -> bool:
+        """Whether the program was looked at, and nothing was traced."""
+        return self in (self.GO_HEAP, self.GOROUTINES)
 
 
 @dataclass(frozen=True)
@@ -442,6 +458,7 @@ class Report:
     def is_counted(self) -> bool:
         """Whether it is about objects without sizes: all bytes are counts, too."""
         is_unsized = self.pair is not None and not self.pair.is_sized
+        is_unsized |= self.measure is Measure.GOROUTINES
         return is_unsized or self.descriptors is not None
 
     @property

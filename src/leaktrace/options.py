@@ -323,6 +323,13 @@ class MapsOptions:
     output: Path | None = None  # None: standard output
 
 
+class GoProfile(StrEnum):
+    """Which profile of a Go program a file has. The words are Go's (runtime/pprof)."""
+
+    HEAP = "heap"
+    GOROUTINE = "goroutine"
+
+
 @dataclass(frozen=True, kw_only=True)
 class GoOptions:
     """A run that looks at the goroutines and the heap of a process (leaktrace go)."""
@@ -334,6 +341,8 @@ class GoOptions:
     format: str = "text"
     output: Path | None = None  # None: standard output
     profile_rate_bytes: int | None = None  # switch the runtime's profile on
+    profile: GoProfile | None = None  # what is exported; None: the format is one of reports
+    quantity: str = "in-use"  # of a format that has one figure
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
 //	churn             keeps nothing
 //
 // It prints its pid once all is there. On SIGUSR1, "keep" writes what the runtime says about itself
-// to TRUTH (runtime.MemStats as JSON), and together with go_heap_profile.go its heap profile to
-// TRUTH.profile.
+// to TRUTH (runtime.MemStats as JSON), and together with go_heap_profile.go its profiles to
+// TRUTH.profile, TRUTH.profile.pb.gz and TRUTH.profile.goroutine.pb.gz.
 package main
 
 import (

@@ -7,8 +7,13 @@ import (
 
 func init() {
 	writeProfile = func(path string) {
-		file, _ := os.Create(path)
-		pprof.Lookup("heap").WriteTo(file, 1)
-		file.Close()
+		write := func(name, path string, debug int) {
+			file, _ := os.Create(path)
+			pprof.Lookup(name).WriteTo(file, debug)
+			file.Close()
+		}
+		write("heap", path, 1)
+		write("heap", path+".pb.gz", 0)
+		write("goroutine", path+".goroutine.pb.gz", 0)
 	}
 }

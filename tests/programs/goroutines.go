@@ -1,6 +1,7 @@
 // Goroutines in known numbers that wait for known things.
 //
-//	goroutines stuck N      N of each kind; on SIGUSR1 writes runtime.Stack to the file TRUTH
+//	goroutines stuck N      N of each kind; on SIGUSR1 writes runtime.Stack to the file TRUTH,
+//	                        with goroutines_profile.go its profile to TRUTH.pb.gz
 //	goroutines leak         every 10 ms a goroutine that never ends, and ten that end after 50 ms
 //	goroutines turnover     ten goroutines every 10 ms that end after 50 ms, and no leak
 //	goroutines many N       N that wait for a channel
@@ -24,6 +25,7 @@ var nilChannel chan int
 var never = make(chan int)
 var sink int
 var kept []net.Conn
+var writeProfile func(path string) // in goroutines_profile.go
 
 const sockets = 100
 
@@ -169,6 +171,9 @@ func main() {
 	fmt.Println(os.Getpid(), runtime.NumGoroutine())
 	for range wanted {
 		buffer := make([]byte, 64<<20)
+		if writeProfile != nil {
+			writeProfile(os.Args[3] + ".pb.gz")
+		}
 		os.WriteFile(os.Args[3]+".part", buffer[:runtime.Stack(buffer, true)], 0o600)
 		os.Rename(os.Args[3]+".part", os.Args[3])
 	}

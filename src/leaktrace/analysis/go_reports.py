@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from leaktrace.analysis.go_heap import GoHeapHistory
@@ -20,6 +21,17 @@ from leaktrace.go_report import (
     LeakingGoroutines,
 )
 
+
+@dataclass(frozen=True)
+class GoCode:
+    """The file that has the Go code, as the process sees it."""
+
+    path: str
+    version: str
+    bias: int = 0  # what addresses in the process are more than in the file
+    build_id: str | None = None
+
+
 # The lines of an address; whether it is that of an instruction behind a call.
 Lines = Callable[[int, bool], tuple[GoLine, ...]]
 
@@ -32,8 +44,8 @@ _FIRST_FUNCTION = "runtime.main"  # of the program's first goroutine, which no `
 class GoReports:
     """The reports about one Go program. `lines` names addresses in it."""
 
-    def __init__(self, pid: int, path: str, version: str, top: int, lines: Lines) -> None:
-        self._pid, self._path, self._version, self._top = pid, path, version, top
+    def __init__(self, pid: int, code: GoCode, top: int, lines: Lines) -> None:
+        self._pid, self._code, self._top = pid, code, top
         self._lines = lines
         self._groups = GoroutineGroups()
         self._heap = GoHeapHistory(top, self._named_logical_stack)
@@ -69,8 +81,10 @@ class GoReports:
             reason=reason or "",
             pid=self._pid,
             command=command,
-            path=self._path,
-            version=self._version,
+            path=self._code.path,
+            version=self._code.version,
+            bias=self._code.bias,
+            build_id=self._code.build_id,
             top=self._top,
             goroutines=self._section_of(look, groups),
             look_age_s=look_age_s,
@@ -110,11 +124,26 @@ class GoReports:
         return tuple(line for line in lines if line.file != _WRAPPERS)
 
     def _named_logical_stack(self, stack: tuple[int, ...]) -> tuple[GoLine, ...]:
-        """Of a stack in which inlined functions have their own addresses."""
-        return tuple(self._named_address(address)[0] for address in stack)
+        """Of a stack in which inlined functions have their own addresses. Where it was cut off
+        within inlined functions, those that are missing are added (as Go's own
+        expandFinalInlineFrame does)."""
+        found: list[GoLine] = []
+        inner: GoLine | None = None  # inlined into the next one
+        inner_into = ""
+        for address in stack:
+            lines = self._named_address(address)
+            first, physical = lines[0], lines[-1].function
+            if inner is not None and inner_into == physical:
+                first = replace(first, address=inner.address)
+            found.append(first)
+            inner, inner_into = (first if first.is_inlined else None), physical
+        if inner is not None:
+            found += [replace(line, address=inner.address) for line in lines[1:]]
+        return tuple(found)
 
     def _named_address(self, address: int) -> tuple[GoLine, ...]:
-        return self._lines(address, True) or (GoLine(f"[{address:#x}]", "", 0),)
+        lines = self._lines(address, True) or (GoLine(f"[{address:#x}]", "", 0),)
+        return tuple(replace(line, address=address) for line in lines)
 
 
 def summary_of(report: GoReport) -> GoSummary:

@@ -13,7 +13,7 @@ from leaktrace.cli.values import refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.report.export import EXPORTS
 
-_OF_ONE_QUANTITY = "folded"
+OF_ONE_QUANTITY = "folded"
 ALL_SITES = sys.maxsize
 
 quantity_option = click.option(
@@ -22,7 +22,7 @@ quantity_option = click.option(
     default=Quantity.IN_USE.value,
     show_default=True,
     metavar="QUANTITY",
-    help=f"What -f {_OF_ONE_QUANTITY} shows of each stack: "
+    help=f"What -f {OF_ONE_QUANTITY} shows of each stack: "
     + "; ".join(f"{quantity}: {quantity.in_words}" for quantity in Quantity)
     + ". Only sites that still hold memory are in the file.",
 )
@@ -42,14 +42,14 @@ def sites_asked(asked: dict[str, Any]) -> int:
     """How many sites a report has: what -T says, or all for a format of another tool. Raises
     UsageError for options that can't be combined with the format."""
     name = asked["format_name"]
-    if _is_given("quantity") and name != _OF_ONE_QUANTITY:
+    if is_given("quantity") and name != OF_ONE_QUANTITY:
         raise UsageError(
-            f"--quantity can't be used with -f {name}: it is for -f {_OF_ONE_QUANTITY}",
-            f"leave it out, or use -f {_OF_ONE_QUANTITY}",
+            f"--quantity can't be used with -f {name}: it is for -f {OF_ONE_QUANTITY}",
+            f"leave it out, or use -f {OF_ONE_QUANTITY}",
         )
     if name not in EXPORTS:
         return int(asked["top"])
-    refuse_given({"-T": _is_given("top")}, f"-f {name}", "its files have all sites")
+    refuse_given({"-T": is_given("top")}, f"-f {name}", "its files have all sites")
     refuse_given(
         {"-t": asked["trace"], "-a": asked["show_allocs"]},
         f"-f {name}",
@@ -64,6 +64,7 @@ def sites_asked(asked: dict[str, Any]) -> int:
     return ALL_SITES
 
 
-def _is_given(name: str) -> bool:
+def is_given(name: str) -> bool:
+    """Whether an option is on the command line."""
     source = click.get_current_context().get_parameter_source(name)
     return source is ParameterSource.COMMANDLINE

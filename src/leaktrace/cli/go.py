@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
+from leaktrace.analysis.quantities import Quantity
 from leaktrace.cli.commands import SETTINGS, Command
-from leaktrace.cli.one_target import format_option, output_option, pid_option
+from leaktrace.cli.exports import ALL_SITES, OF_ONE_QUANTITY, is_given
+from leaktrace.cli.one_target import output_option, pid_option
 from leaktrace.cli.processes import refuse_tasks_as_interval
-from leaktrace.cli.values import Interval, Seconds, WholeNumber
+from leaktrace.cli.values import Interval, Seconds, WholeNumber, refuse_given
 from leaktrace.errors import UsageError
-from leaktrace.options import GoOptions
-from leaktrace.report import GO_FORMATS
+from leaktrace.options import GoOptions, GoProfile
+from leaktrace.report import GO_EXPORTS, GO_FORMATS
 
 _USAGE = "leaktrace go -p PID [INTERVAL] [COUNT]"
 
@@ -20,6 +22,7 @@ _USAGE = "leaktrace go -p PID [INTERVAL] [COUNT]"
 _ENABLE = "--go-enable-profile"
 _DEFAULT_RATE = 512 << 10  # that of Go
 _SMALLEST_RATE = 512
+_QUANTITIES = [one.value for one in Quantity if one is not Quantity.GROWTH]
 
 
 class GoCommand(Command):
@@ -57,7 +60,31 @@ class GoCommand(Command):
     "the next `leaktrace go -p PID` puts it back. One allocation in RATE bytes is recorded "
     f"({_DEFAULT_RATE}); less costs the program more.",
 )
-@format_option(GO_FORMATS)
+@click.option(
+    "-f",
+    "--format",
+    "format_name",
+    type=click.Choice([*GO_FORMATS, *GO_EXPORTS]),
+    default="text",
+    show_default=True,
+    help="text: for reading; json: one JSON object per line. Files for other tools, of the "
+    "--profile with all its stacks, written after the last look: "
+    + "; ".join(f"{name}: {one.summary}" for name, one in GO_EXPORTS.items())
+    + ".",
+)
+@click.option(
+    "--profile",
+    type=click.Choice([one.value for one in GoProfile]),
+    help="What the files for other tools have: heap (the default), the Go runtime's own profile "
+    "of its heap; or goroutine, how many goroutines there are of each stack.",
+)
+@click.option(
+    "--quantity",
+    type=click.Choice(_QUANTITIES),
+    metavar="QUANTITY",
+    help=f"What -f {OF_ONE_QUANTITY} shows of each stack of the heap: {', '.join(_QUANTITIES)} "
+    f"(default: {Quantity.IN_USE}).",
+)
 @output_option
 def command(
     *,
@@ -66,6 +93,8 @@ def command(
     pid: int | None,
     top: int,
     format_name: str,
+    profile: str | None,
+    quantity: str | None,
     output: Path | None,
     profile_rate_bytes: int | None,
 ) -> int:
@@ -93,6 +122,7 @@ def command(
         )
     if interval is not None:
         refuse_tasks_as_interval(pid, interval, count, "leaktrace go")
+    exported = _exported(format_name, profile, quantity)
     from leaktrace.session.go import run_go  # noqa: PLC0415
 
     return run_go(
@@ -100,9 +130,34 @@ def command(
             pid=pid,
             interval_s=interval,
             count=count,
-            top=top,
+            top=top if exported is None else ALL_SITES,
             format=format_name,
             output=None if output == Path("-") else output,
             profile_rate_bytes=profile_rate_bytes,
+            profile=exported,
+            quantity=quantity or Quantity.IN_USE,
         )
     )
+
+
+def _exported(format_name: str, profile: str | None, quantity: str | None) -> GoProfile | None:
+    """Which profile is written to a file for another tool; None: none, but reports. Raises
+    UsageError for options that can't be combined."""
+    if format_name not in GO_EXPORTS:
+        why = "it is for the files of other tools (-f pprof)"
+        refuse_given({"--profile": profile, "--quantity": quantity}, f"-f {format_name}", why)
+        return None
+    refuse_given({"-T": is_given("top")}, f"-f {format_name}", "its files have all stacks")
+    which = GoProfile(profile or GoProfile.HEAP)
+    if format_name != OF_ONE_QUANTITY:
+        why = f"it is for -f {OF_ONE_QUANTITY}"
+        refuse_given({"--quantity": quantity}, f"-f {format_name}", why)
+    if which is GoProfile.GOROUTINE:
+        why = "there is one figure, how many there are"
+        refuse_given({"--quantity": quantity}, "--profile goroutine", why)
+        if format_name == "massif":
+            raise UsageError(
+                "-f massif shows bytes, and goroutines are counted",
+                "use another format, such as -f pprof",
+            )
+    return which

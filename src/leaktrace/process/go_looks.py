@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from leaktrace.analysis.go_reports import GoReports
+from leaktrace.analysis.go_reports import GoCode, GoReports
 from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError
 from leaktrace.go_report import GoLine, HeapLook
@@ -37,8 +37,8 @@ class GoLooks:
         process = self._process
         self.program = program
         self._goroutines = _readable(process, lambda: Goroutines(program))
-        version = program.version.text
-        self.reports = GoReports(process.pid, program.path, version, self._top, _lines_of(program))
+        code = GoCode(program.path, program.version.text, program.bias, program.build_id)
+        self.reports = GoReports(process.pid, code, self._top, _lines_of(program))
         self.notes = _notes(program, self._goroutines)
         self.heap: Heap | None = None
         try:
@@ -46,6 +46,7 @@ class GoLooks:
         except HeapUnknownError as error:
             self.notes = (*self.notes, f"{error.message}: {error.hint}")
         self.look_s = 0.0
+        self.heap_look: HeapLook | None = None  # the last one
 
     def look(self) -> None:
         """Look once more; in another program, if the process has executed one. Raises TargetError
@@ -64,6 +65,7 @@ class GoLooks:
         self.reports.look(look)
         if heap is not None:
             self.reports.look_at_heap(heap)
+            self.heap_look = heap
 
     def _look_at_heap(self) -> HeapLook | None:
         if self.heap is None:

@@ -7,8 +7,10 @@ from typing import TextIO
 
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.errors import UsageError
+from leaktrace.options import GoProfile
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export_reporter import ExportReporter
+from leaktrace.report.go_export import GO_EXPORTS, GoExport
 from leaktrace.report.go_json import GoJson
 from leaktrace.report.go_text import GoText
 from leaktrace.report.heap_json import HeapJson
@@ -26,6 +28,7 @@ from leaktrace.report.text import TextReporter
 __all__ = [
     "EXPORTS",
     "FORMATS",
+    "GO_EXPORTS",
     "GO_FORMATS",
     "MAPS_FORMATS",
     "RANKING_FORMATS",
@@ -108,6 +111,18 @@ def create_heap_reporter(format_name: str, output: TextIO, notices: TextIO) -> H
     return HEAP_FORMATS[format_name](output, notices)
 
 
-def create_go_reporter(format_name: str, output: TextIO, notices: TextIO) -> GoText | GoJson:
-    """The reporter of a format in `GO_FORMATS`."""
+def create_go_reporter(
+    format_name: str,
+    output: TextIO,
+    notices: TextIO,
+    *,
+    profile: GoProfile | None = None,
+    quantity: str = Quantity.IN_USE,
+) -> GoText | GoJson | GoExport:
+    """The reporter of a format in `GO_FORMATS`, or in `GO_EXPORTS`: of these, `profile` is what is
+    exported. Raises as `create_reporter`."""
+    if format_name in GO_EXPORTS:
+        options = ExportOptions(Quantity(quantity))
+        which = profile or GoProfile.HEAP
+        return GoExport(format_name, options, which, output, notices)
     return GO_FORMATS[format_name](output, notices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leaktrace import units
+from leaktrace.analysis.quantities import Quantity
 from leaktrace.memory import Backing
 from leaktrace.model import Measure, Report, Total
 
@@ -11,11 +12,25 @@ def noun(report: Report) -> str:
     """What is counted, in the singular."""
     if report.pair is not None:
         return "object"
+    if report.measure is Measure.GOROUTINES:
+        return "goroutine"
+    if report.measure is Measure.GO_HEAP:
+        return "object"
     if report.backing in (Backing.SYSV, Backing.SHARED_FILE):
         return "mapping"
     if report.descriptors is not None:
         return "descriptor"
     return "fault" if report.measure is Measure.FAULTS else "allocation"
+
+
+def quantity_in_words(quantity: Quantity, report: Report) -> str:
+    """What a figure of the sites is, with its unit."""
+    if report.measure is Measure.GOROUTINES:
+        return "goroutines"
+    if report.measure is Measure.GO_HEAP:
+        words = quantity.in_words.replace("blocks", "objects")
+        return words.replace("since tracing began", "since the profile is on")
+    return quantity.in_words
 
 
 def short_noun(report: Report) -> str:

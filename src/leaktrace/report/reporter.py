@@ -51,6 +51,9 @@ class Writer:
         except (OSError, ValueError):
             return
 
+    def end(self) -> None:
+        """No report follows. A format that needs a closing line writes it here."""
+
 
 class Reporter(Writer, ABC):
     """One format."""
@@ -71,9 +74,6 @@ class Reporter(Writer, ABC):
     @abstractmethod
     def events(self, events: Iterable[Event]) -> None:
         """Write a batch of events, one per line, and flush once."""
-
-    def end(self) -> None:
-        """No report follows. A format that needs a closing line writes it here."""
 
 
 def terminal_width(output: TextIO) -> int | None:

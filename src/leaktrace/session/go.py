@@ -12,7 +12,7 @@ from leaktrace.errors import NothingTracedError, TargetError
 from leaktrace.go_report import GoReport
 from leaktrace.model import TARGET_ENDED
 from leaktrace.notices import notify
-from leaktrace.options import GoOptions
+from leaktrace.options import GoOptions, GoProfile
 from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.printable import printable
 from leaktrace.process.go_looks import GoLooks
@@ -46,13 +46,20 @@ def run_go(options: GoOptions) -> int:
 
 def report_on_go(options: GoOptions, output: Output, interrupts: Interrupts) -> int:
     """The same for an output that is open. Raises NothingToEndError, too."""
-    reporter = create_go_reporter(options.format, output.stream, sys.stderr)
+    reporter = create_go_reporter(
+        options.format,
+        output.stream,
+        sys.stderr,
+        profile=options.profile,
+        quantity=options.quantity,
+    )
     with interrupts.raised():
         process = Process(options.pid)
     # The reports are closed on every path: there may be something to put back.
     with closing(process), closing(_reports(process, options, interrupts)) as reports:
         for report in reports:
             reporter.go(report)
+        reporter.end()
     return 0
 
 
@@ -70,11 +77,31 @@ def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Ge
         yield from _looks(watched, process, options, interrupts)
 
 
+def _require_profile(watched: GoLooks, process: Process) -> None:
+    """Raises TargetError where the Go runtime keeps no profile of its heap."""
+    heap = watched.heap_look
+    if heap is None:
+        why = next(iter(watched.notes), "its heap was not found")
+        raise TargetError(
+            f"there is no profile of the heap of process {process.pid}: {why}",
+            "-f text shows its goroutines, and --profile goroutine writes them",
+        )
+    if heap.profile is None:
+        why = heap.profile_problem.removeprefix("not known: ").partition("; --go-enable")[0]
+        raise TargetError(
+            f"process {process.pid} keeps no profile of its heap: {why}",
+            f"leaktrace go -p {process.pid} 10 6 --go-enable-profile switches it on for a minute, "
+            "which writes one word to the process; --profile goroutine needs none",
+        )
+
+
 def _looks(
     watched: GoLooks, process: Process, options: GoOptions, interrupts: Interrupts
 ) -> Generator[GoReport]:
     with interrupts.raised():
         watched.look()
+    if options.profile is GoProfile.HEAP:
+        _require_profile(watched, process)
     if options.interval_s is None:
         yield watched.reports.build(
             number=1, command=process.read_name(), reason="", notes=watched.notes

@@ -17,7 +17,8 @@ from leaktrace.printable import printable
 from leaktrace.report.export import ExportOptions
 from leaktrace.report.export.call_tree import CallTree
 from leaktrace.report.export.pages import write_page
-from leaktrace.report.figures import about, noun, total_in_words
+from leaktrace.report.export.remarks import remarks, title
+from leaktrace.report.figures import about, noun, quantity_in_words, total_in_words
 from leaktrace.report.sections import section_name, shown_parts
 from leaktrace.report.verdicts import verdict_lines
 from leaktrace.verdict import LEAKING
@@ -154,7 +155,7 @@ def _quantities(part: Report) -> Iterable[tuple[str, str, str, Callable[[Site], 
         if quantity is Quantity.GROWTH or (part.is_counted and quantity.is_bytes):
             continue  # see below; the same as the number of objects
         unit = "bytes" if quantity.is_bytes else "blocks"
-        yield quantity.value, quantity.in_words, unit, quantity.of
+        yield quantity.value, quantity_in_words(quantity, part), unit, quantity.of
     unit = "blocks/h" if part.is_counted else "bytes/h"
     yield GROWTH, "growth of what is called growing", unit, _growth_per_hour
 
@@ -175,10 +176,11 @@ def target_in_words(report: Report) -> str:
 
 def _about(report: Report) -> list[str]:
     lines = [line.plain for line in verdict_lines(report, _WIDE)]
-    lines.append(
-        f"report {report.number} of {report.time:%Y-%m-%d %H:%M:%S %Z}, traced for "
-        f"{units.elapsed(report.elapsed_s)}"
-    )
+    when = f"report {report.number} of {report.time:%Y-%m-%d %H:%M:%S %Z}"
+    if report.measure.is_of_go:
+        lines += [title(report), when, *remarks(report)]
+        return lines
+    lines.append(f"{when}, traced for {units.elapsed(report.elapsed_s)}")
     if report.younger.count:
         age = units.age(report.older_ms * 1_000_000)
         lines.append(f"left out: {total_in_words(report, report.younger)}, younger than {age}")

@@ -18,7 +18,7 @@ from leaktrace import __version__
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.parts import sites_of
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.model import Report, Site
+from leaktrace.model import Measure, Report, Site
 from leaktrace.printable import printable
 from leaktrace.report.export.remarks import remarks, title
 from leaktrace.report.export.sites import sections_of
@@ -33,10 +33,16 @@ _TYPES = {
     Quantity.IN_USE_BLOCKS: "inuse_objects",
     Quantity.IN_USE: "inuse_space",
 }
+_GOROUTINES = {Quantity.IN_USE_BLOCKS: "goroutine"}
 _LARGEST = (1 << 63) - 1
 _TASK_COMM_LENGTH = 15  # the kernel cuts names of processes
 
-_SCOPE = (
+_SCOPES = {
+    Measure.GO_HEAP: "alloc_objects and alloc_space: since the profile is on, which is usually "
+    "since the program began",
+    Measure.GOROUTINES: "",
+}
+_USUAL_SCOPE = (
     "alloc_objects and alloc_space: since tracing began, of sites that still hold memory; "
     "what has been freed completely has no site"
 )
@@ -99,8 +105,9 @@ class _Builder:
             profile.sample_type.add(type=text(column.name), unit=text(unit))
         default = [column.name for column in columns if column.section == 0][-1]
         profile.default_sample_type = text(default)
-        profile.period_type.type = text("space")
-        profile.period_type.unit = text("bytes")
+        is_of_goroutines = report is not None and report.measure is Measure.GOROUTINES
+        profile.period_type.type = text("goroutine" if is_of_goroutines else "space")
+        profile.period_type.unit = text("count" if is_of_goroutines else "bytes")
         profile.period = 1 if report is None else report.sample_bytes or 1
         for number, (_, part) in enumerate(parts):
             here = [(at, one.quantity) for at, one in enumerate(columns) if one.section == number]
@@ -117,7 +124,7 @@ class _Builder:
         self, site: Site, part: Report, here: Sequence[tuple[int, Quantity]], width: int
     ) -> None:
         locations = self._code.locations(site.stack)
-        for pid, figures in _shares(site, part):
+        for pid, size, figures in _shares(site, part):
             sample = self._profile.sample.add()
             sample.location_id.extend(locations)
             values = [0] * width
@@ -126,7 +133,10 @@ class _Builder:
             sample.value.extend(values)
             if pid is not None:
                 sample.label.add(key=self._code.text("pid"), num=pid)
-            for key, value in (("cache", site.cache), ("context", site.context)):
+            if size is not None:  # as Go calls it
+                sample.label.add(key=self._code.text("bytes"), num=size)
+            named = ("cache", site.cache), ("context", site.context), ("state", site.state)
+            for key, value in named:
                 if value is not None:
                     label = self._code.text(key), self._code.text(printable(value))
                     sample.label.add(key=label[0], str=label[1])
@@ -140,7 +150,9 @@ class _Builder:
 
     def _comments(self, report: Report | None) -> Iterator[str]:
         yield f"leaktrace {__version__}" + ("" if report is None else f": {title(report)}")
-        yield _SCOPE
+        scope = _USUAL_SCOPE if report is None else _SCOPES.get(report.measure, _USUAL_SCOPE)
+        if scope:
+            yield scope
         if report is not None:
             yield from remarks(report)
         if self._clamped:
@@ -152,7 +164,8 @@ def _columns(parts: Iterable[tuple[str, Report]]) -> Iterator[_Column]:
     taken: set[str] = set()
     for number, (section, part) in enumerate(parts):
         prefix = _prefix(section, taken) if number else ""
-        for quantity, name in _TYPES.items():
+        is_of_goroutines = part.measure is Measure.GOROUTINES
+        for quantity, name in (_GOROUTINES if is_of_goroutines else _TYPES).items():
             if quantity.is_bytes and part.is_counted:
                 continue
             yield _Column(number, quantity, prefix + name)
@@ -169,21 +182,36 @@ def _prefix(section: str, taken: set[str]) -> str:
     return f"{prefix}_"
 
 
-def _shares(site: Site, part: Report) -> Iterator[tuple[int | None, dict[Quantity, int]]]:
-    """The figures of a site by process. What it has allocated isn't known by process, so several
-    have a rest without a process."""
+def _shares(
+    site: Site, part: Report
+) -> Iterator[tuple[int | None, int | None, dict[Quantity, int]]]:
+    """The figures of a site by process, or by size of the objects (as Go's own profile has them).
+    What it has allocated isn't known by process, so several have a rest without a process."""
     figures = {quantity: quantity.of(site) for quantity in _TYPES}
     if not site.processes:
         is_one = part.target.kind != "kernel" and len(part.target.pids) <= 1
-        yield (part.target.pid if is_one else None), figures
+        pid = part.target.pid if is_one else None
+        for one in site.object_sizes:
+            yield (
+                pid,
+                one.size_bytes,
+                {
+                    Quantity.ALLOCATED_BLOCKS: one.allocated_count,
+                    Quantity.ALLOCATED: one.allocated_bytes,
+                    Quantity.IN_USE_BLOCKS: one.in_use_count,
+                    Quantity.IN_USE: one.in_use_bytes,
+                },
+            )
+        if not site.object_sizes:
+            yield pid, None, figures
         return
     for share in site.processes:
         held = {Quantity.IN_USE: share.bytes, Quantity.IN_USE_BLOCKS: share.count}
-        yield share.pid, {quantity: held.get(quantity, 0) for quantity in _TYPES}
+        yield share.pid, None, {quantity: held.get(quantity, 0) for quantity in _TYPES}
         for quantity, value in held.items():
             figures[quantity] -= value
     if any(figures.values()):
-        yield None, figures
+        yield None, None, figures
 
 
 def _is_program(path: str, command: str) -> bool:

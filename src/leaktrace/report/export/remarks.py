@@ -24,6 +24,10 @@ def title(report: Report) -> str:
         whose = f"{len(target.pids)} processes"
     else:
         whose = f"{target.command} (pid {target.pid})"
+    if report.measure.is_of_go:
+        is_heap = report.measure is Measure.GO_HEAP
+        what = "the Go runtime's profile of its heap" if is_heap else "goroutines"
+        return printable(": ".join([", ".join([whose, *target.allocators]), what]))
     return printable(f"{whose}, {report.elapsed_s:.1f}s after tracing began")
 
 
@@ -44,7 +48,11 @@ def _remarks(report: Report) -> Iterator[str]:
         yield f"all figures are estimates, scaled up from a sample: {sampled}"
     if report.measure is Measure.FAULTS:
         yield "figures are pages that became resident, in bytes, even if they no longer are"
-    if report.is_counted:
+    if report.measure.is_of_go:
+        yield from report.target.notes
+    if report.measure is Measure.GOROUTINES:
+        yield "figures are numbers of goroutines, without the runtime's own"
+    elif report.is_counted:
         yield "figures are counts of objects, which have no sizes"
     yield from _of_sites(report)
     for loss in report.losses:

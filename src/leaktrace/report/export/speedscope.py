@@ -17,6 +17,7 @@ from leaktrace.model import Frame, Report
 from leaktrace.printable import printable
 from leaktrace.report.export.remarks import title
 from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name, sections_of
+from leaktrace.report.figures import quantity_in_words
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions
@@ -96,9 +97,10 @@ def _profiles(report: Report, frames: _Frames) -> Iterator[dict[str, Any]]:
             shown = [at for at, figure in enumerate(figures) if figure]
             if not shown and (section or quantity not in (Quantity.IN_USE, Quantity.IN_USE_BLOCKS)):
                 continue
+            words = quantity_in_words(quantity, part)
             yield {
                 "type": "sampled",
-                "name": quantity.in_words if not section else f"{section}: {quantity.in_words}",
+                "name": f"{section}: {words}" if section else words,
                 "unit": "bytes" if quantity.is_bytes else "none",
                 "startValue": 0,
                 "endValue": sum(figures),

@@ -8,7 +8,7 @@ runtime/symtab.go (funcInfo, pcvalue, funcline1), runtime/symtabinl.go (inlineUn
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from leaktrace.elf.object import ElfObject
@@ -27,8 +27,8 @@ _INLINE_INDEX = 2  # which of a function's tables says what was inlined where
 _INLINE_TREE = 3  # which of its constants is about inlined functions
 _NO_FILE = _NO_CONSTANT = 0xFFFFFFFF
 _PREFIX = struct.Struct("<16xIIIII")  # pcsp, pcfile, pcln, npcdata, cuOffset
-# struct inlinedCall up to Go 1.19, and since: its size, and where funcname and parentPc are
-_INLINED_1_18, _INLINED_1_20 = (20, 12, 16), (16, 4, 8)
+# struct inlinedCall up to Go 1.19, and since: its size, where funcname, parentPc and funcID are
+_INLINED_1_18, _INLINED_1_20 = (20, 12, 16, 2), (16, 4, 8, 0)
 _CACHED = 1 << 16
 
 
@@ -43,6 +43,7 @@ class _Described:
     inline_indices: int
     inline_tree: int | None  # from where such data begins (gofunc)
     unit: int
+    kind: int
 
 
 class CodeTable:
@@ -117,10 +118,15 @@ class CodeTable:
             call = self._inlined(function, distance)
             if call is None:
                 break
-            name, parent_distance = call
-            found.append(GoLine(name, *self._source(function, distance), is_inlined=True))
+            name, parent_distance, kind = call
+            line = GoLine(name, *self._source(function, distance), is_inlined=True)
+            found.append(replace(line, is_wrapper=self._is_wrapper(kind)))
             distance = parent_distance
-        return (*found, GoLine(function.name, *self._source(function, distance)))
+        last = GoLine(function.name, *self._source(function, distance))
+        return (*found, replace(last, is_wrapper=self._is_wrapper(function.kind)))
+
+    def _is_wrapper(self, kind: int) -> bool:
+        return kind > 0 and kind == self.functions.wrapper_kind
 
     def _describe(self, index: int) -> _Described | None:
         data, at = self.found.data, int(self.functions.described_at[index])
@@ -143,17 +149,18 @@ class CodeTable:
             inline_indices=tables[_INLINE_INDEX] if table_count > _INLINE_INDEX else 0,
             inline_tree=None if tree == _NO_CONSTANT else tree,
             unit=unit,
+            kind=int(self.functions.kinds[index]),
         )
 
-    def _inlined(self, function: _Described, distance: int) -> tuple[str, int] | None:
-        """The innermost inlined function at an instruction, and the distance of an instruction
-        whose line is that of the call."""
+    def _inlined(self, function: _Described, distance: int) -> tuple[str, int, int] | None:
+        """The innermost inlined function at an instruction, the distance of an instruction whose
+        line is that of the call, and the kind of the function."""
         if not self._inlines_vaddr or function.inline_tree is None:
             return None
         index = value_at(self.functions.tables, function.inline_indices, distance)
         if index is None or index < 0:
             return None
-        size, name_at, parent_at = self._inlined_call
+        size, name_at, parent_at, kind_at = self._inlined_call
         at = self._inlines_vaddr + function.inline_tree + index * size
         try:
             raw = self.found.elf.read_vaddr(at, size)
@@ -164,7 +171,7 @@ class CodeTable:
         )
         if name <= 0 or parent < 0:
             return None
-        return self._name(name), parent
+        return self._name(name), parent, raw[kind_at]
 
     def _source(self, function: _Described, distance: int) -> tuple[str, int]:
         tables, header, data = self.functions.tables, self.found.header, self.found.data

@@ -11,6 +11,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ class GoFunctions:
     stack_sizes: NDArray[np.int64]  # of each: where its table is in `tables`; 0: it has none
     flags: NDArray[np.uint8]  # of each: `GoFlag`
     name_offsets: NDArray[np.int64]  # of each: in `names`
+    kinds: NDArray[np.uint8]  # of each: which special function it is (FuncID)
     described_at: NDArray[np.int64]  # of each: where its description is, from the table's start
     tables: bytes
     names: bytes  # each ends in a zero
@@ -79,6 +81,12 @@ class GoFunctions:
             return None
         found = (self.name_offsets == at).nonzero()[0].tolist()
         return found[0] if found else None
+
+    @cached_property
+    def wrapper_kind(self) -> int:
+        """The kind of functions that the compiler makes to call others (FuncIDWrapper): the last
+        one in each version, and every program has some."""
+        return int(self.kinds.max(initial=0))
 
     @property
     def size_bytes(self) -> int:
@@ -137,6 +145,7 @@ def functions_of(found: GoObject) -> GoFunctions | None:
         starts=starts + text,
         stack_sizes=_numbers(raw, described_at + _STACK_SIZES_AT),
         flags=flags,
+        kinds=raw[described_at + flags_at - 1],
         name_offsets=name_offsets,
         described_at=described_at,
         tables=data[header.values_at : functions_at],

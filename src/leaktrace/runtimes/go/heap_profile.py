@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import struct
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.go_report import ProfileKey, ProfileLook, SeenSite
+from leaktrace.go_report import ProfileKey, ProfileLook, SeenSite, SizedObjects
 from leaktrace.runtimes.go.heap_layouts import (
     BUCKET_DEPTH,
     BUCKET_HASH,
@@ -111,14 +112,13 @@ class HeapProfile:
             if not records:
                 return None
             rate = DEFAULT_RATE
-        sites: dict[ProfileKey, SeenSite] = {}
+        sites: defaultdict[ProfileKey, list[SizedObjects]] = defaultdict(list)
         for record in records:
-            key, new = ProfileKey(self._without_runtime(record.stack)), _scaled(record, rate)
-            old = sites.get(key)
-            sites[key] = new if old is None else _sum(old, new)
+            key = ProfileKey(self._without_runtime(record.stack))
+            sites[key].append(_scaled(record, rate))
         return ProfileLook(
             rate_bytes=rate,
-            sites=sites,
+            sites={key: _sum(sizes) for key, sizes in sites.items()},
             record_count=len(records),
             skipped_count=skipped_count,
         )
@@ -296,13 +296,15 @@ def _hash(stack: tuple[int, ...], size: int) -> int:
     return number ^ number >> 11
 
 
-def _scaled(record: ProfileRecord, rate: int) -> SeenSite:
-    """An object of this size is recorded with a known probability."""
+def _scaled(record: ProfileRecord, rate: int) -> SizedObjects:
+    """An object of this size is recorded with a known probability. The arithmetic is Go's own
+    (scaleHeapSample): figures are the same to the last object."""
     factor = 1.0
     if rate > 1:
-        factor = 1 / -math.expm1(-record.size_bytes / rate)
+        factor = 1 / (1 - math.exp(-record.size_bytes / rate))
     in_use = max(record.allocated - record.freed, 0)
-    return SeenSite(
+    return SizedObjects(
+        size_bytes=record.size_bytes,
         in_use_count=int(in_use * factor),
         in_use_bytes=int(in_use * record.size_bytes * factor),
         allocated_count=int(record.allocated * factor),
@@ -310,10 +312,11 @@ def _scaled(record: ProfileRecord, rate: int) -> SeenSite:
     )
 
 
-def _sum(one: SeenSite, other: SeenSite) -> SeenSite:
+def _sum(sizes: list[SizedObjects]) -> SeenSite:
     return SeenSite(
-        one.in_use_count + other.in_use_count,
-        one.in_use_bytes + other.in_use_bytes,
-        one.allocated_count + other.allocated_count,
-        one.allocated_bytes + other.allocated_bytes,
+        sum(one.in_use_count for one in sizes),
+        sum(one.in_use_bytes for one in sizes),
+        sum(one.allocated_count for one in sizes),
+        sum(one.allocated_bytes for one in sizes),
+        tuple(sizes),
     )

@@ -73,6 +73,11 @@ class GoProgram:
     others: tuple[str, ...] = ()  # paths of other files with Go code in the process
 
     @property
+    def build_id(self) -> str | None:
+        """The GNU build ID of its file, which Go writes by itself since 1.24."""
+        return self.table.found.elf.build_id
+
+    @property
     def is_known_version(self) -> bool:
         """Whether the layout is that of its version, and not of the nearest one."""
         return self.version.minor is not None and self.version.minor <= NEWEST_MINOR

@@ -1,0 +1,218 @@
+"""What `leaktrace go` sees as sites like any others: a report of the Go runtime's profile of its
+heap, and one of its goroutines, for what takes reports.
+
+Both need all sites or groups (`GoReports` with a `top` that is large enough).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from leaktrace import units
+from leaktrace.analysis.site_id import site_id
+from leaktrace.go_report import (
+    GoHeap,
+    GoLine,
+    GoReport,
+    GoroutineGroup,
+    ProfileLook,
+    SiteFigures,
+    Skip,
+)
+from leaktrace.model import (
+    Frame,
+    Loss,
+    Measure,
+    Remark,
+    RemarkKind,
+    Report,
+    Site,
+    SourceLine,
+    Stack,
+    StackEnd,
+    TargetInfo,
+    Total,
+)
+
+_MUCH = 0.5  # of the heap: less than this in the profile needs a word
+_EXIT = "runtime.goexit"  # the caller of what a goroutine begins with: in no profile of Go
+_SHOW_CALLER = ("runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap")
+_NOT_KNOWN = Frame(0, "[stack not known: it was running]")
+# In words, and whether they are missing.
+_SKIPPED = {
+    Skip.CHANGED: ("goroutines not seen: they went on each time they were looked at", True),
+    Skip.UNREADABLE: ("goroutines not read: their memory can't be, or isn't that of one", True),
+    Skip.RUNNING: ("goroutines were running: only how they began is known", False),
+    Skip.INCOMPLETE: ("goroutines with stacks that could be followed for a part only", False),
+}
+
+
+def heap_sites(report: GoReport) -> Report | None:
+    """The runtime's profile of its heap; None if there is none. What is allocated counts since the
+    program began, or since the profile is on."""
+    heap = report.heap
+    if heap is None or heap.look.profile is None:
+        return None
+    profile = heap.look.profile
+    frames = _Frames(report)
+    return _report(
+        report,
+        Measure.GO_HEAP,
+        tuple(_heap_site(one, frames) for one in heap.sites),
+        sample_bytes=profile.rate_bytes if profile.rate_bytes > 1 else None,
+        losses=tuple(_unread(profile)),
+        remarks=tuple(_not_in_profile(heap, profile)),
+    )
+
+
+def goroutine_sites(report: GoReport) -> Report:
+    """The goroutines by stack, without the runtime's own. What is in use is how many there are."""
+    frames = _Frames(report)
+    skipped = report.goroutines.skipped
+    sites: dict[tuple[str, str | None], Site] = {}
+    for group in report.goroutines.groups:
+        site = _goroutine_site(group, frames)
+        # Groups of several `go` statements may have one stack.
+        old = sites.get((site.id, site.state))
+        total = site.count + (0 if old is None else old.count)
+        sites[site.id, site.state] = replace(site, bytes=total, count=total)
+    return _report(
+        report,
+        Measure.GOROUTINES,
+        tuple(sites.values()),
+        losses=tuple(
+            Loss(f"goroutines_{skip.value}", skipped[skip], meaning, is_lost=is_lost)
+            for skip, (meaning, is_lost) in _SKIPPED.items()
+            if skipped.get(skip)
+        ),
+    )
+
+
+def _report(
+    report: GoReport,
+    measure: Measure,
+    sites: tuple[Site, ...],
+    *,
+    sample_bytes: int | None = None,
+    losses: tuple[Loss, ...] = (),
+    remarks: tuple[Remark, ...] = (),
+) -> Report:
+    held = Total(sum(site.bytes for site in sites), sum(site.count for site in sites))
+    return Report(
+        time=report.time,
+        elapsed_s=report.elapsed_s,
+        number=report.number,
+        final=report.final,
+        reason=report.reason,
+        target=TargetInfo(
+            report.pid, report.command, allocators=(report.version,), notes=report.notes
+        ),
+        outstanding=held,
+        younger=Total(),
+        older_ms=0,
+        site_count=len(sites),
+        sites=tuple(sorted(sites, key=lambda site: (-site.bytes, -site.allocated_bytes, site.id))),
+        top=max(len(sites), 1),
+        full_stacks=True,
+        sample_bytes=sample_bytes,
+        losses=losses,
+        remarks=remarks,
+        measure=measure,
+    )
+
+
+def _heap_site(one: SiteFigures, frames: _Frames) -> Site:
+    stack, now = frames.stack(_as_go_shows(one.frames)), one.now
+    return Site(
+        id=site_id(stack.frames),
+        stack=stack,
+        bytes=now.in_use_bytes,
+        count=now.in_use_count,
+        allocated_bytes=now.allocated_bytes,
+        allocated_count=now.allocated_count,
+        freed_bytes=now.allocated_bytes - now.in_use_bytes,
+        freed_count=now.allocated_count - now.in_use_count,
+        object_sizes=now.sizes,
+    )
+
+
+def _goroutine_site(one: GoroutineGroup, frames: _Frames) -> Site:
+    if one.growth.key.stack:
+        stack = frames.stack(_as_go_shows(one.frames))
+    else:  # only how it began is known
+        began = () if one.started_as is None else frames.stack([one.started_as]).frames
+        stack = Stack((_NOT_KNOWN, *began), StackEnd.BROKEN)
+    count = one.growth.count
+    return Site(
+        id=site_id(stack.frames),
+        stack=stack,
+        bytes=count,
+        count=count,
+        state=one.growth.key.state,
+    )
+
+
+def _as_go_shows(lines: Sequence[GoLine]) -> list[GoLine]:
+    """Without what the compiler made, unless a panic shows that it was called, and without the end
+    of all stacks. Source: runtime/traceback.go, elideWrapperCalling."""
+    shown = []
+    callee = ""
+    for line in lines:
+        if not line.is_wrapper or callee in _SHOW_CALLER:
+            shown.append(line)
+        callee = line.function
+    if shown and shown[-1].function == _EXIT:
+        shown.pop()
+    return shown
+
+
+class _Frames:
+    """Makes frames of lines; stacks share them."""
+
+    def __init__(self, report: GoReport) -> None:
+        self._report = report
+        self._known: dict[tuple[GoLine, int, bool], Frame] = {}
+
+    def stack(self, lines: Sequence[GoLine]) -> Stack:
+        return Stack(tuple(self._of(lines)), StackEnd.COMPLETE)
+
+    def _of(self, lines: Sequence[GoLine]) -> Iterator[Frame]:
+        for line, caller in zip(lines, (*lines[1:], None), strict=True):
+            inlined = line.is_inlined and caller is not None and caller.address == line.address
+            key = line, line.address, inlined
+            frame = self._known.get(key)
+            if frame is None:
+                frame = self._known[key] = self._new(line, inlined=inlined)
+            yield frame
+
+    def _new(self, line: GoLine, *, inlined: bool) -> Frame:
+        if not line.file and line.function.startswith("["):  # C code, or none at all
+            return Frame(line.address)
+        return Frame(
+            line.address,
+            line.function,
+            module=self._report.path,
+            module_offset=max(line.address - self._report.bias, 0),
+            build_id=self._report.build_id,
+            source=SourceLine(line.file, line.line) if line.file else None,
+            inlined=inlined,
+        )
+
+
+def _unread(profile: ProfileLook) -> Iterable[Loss]:
+    if profile.skipped_count:
+        yield Loss(
+            "profile_records", profile.skipped_count, "records of the profile could not be read"
+        )
+
+
+def _not_in_profile(heap: GoHeap, profile: ProfileLook) -> Iterable[Remark]:
+    known = sum(one.in_use_bytes for one in profile.sites.values())
+    if known < _MUCH * heap.look.in_use_bytes:
+        yield Remark(
+            RemarkKind.NOT_IN_PROFILE,
+            f"the profile has {units.size(known)} of {units.size(heap.look.in_use_bytes)} in use",
+            "what was allocated before the profile was on, or since the last collections, is not "
+            "in it",
+        )

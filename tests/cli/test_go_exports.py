@@ -1,0 +1,226 @@
+"""`leaktrace go -f pprof` and others: equal to what the program writes itself by runtime/pprof."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.goroutines import BUILDS, await_file, builder, running, started
+from harness.tracer import Outcome, run_leaktrace
+from read_exports import Figures, Pprof, read_folded, read_massif, read_pprof, read_speedscope
+
+Builder = Callable[[str], Path]
+KEPT = 20_000
+EACH = 5
+TYPES = ["alloc_objects", "alloc_space", "inuse_objects", "inuse_space"]
+
+
+@pytest.fixture
+def pprof(require_tool: Callable[[str], str], tmp_path: Path) -> Callable[..., str]:
+    """`go tool pprof`."""
+    go = require_tool("go")
+
+    def run(*words: str | Path) -> str:
+        environment = {**os.environ, "HOME": str(tmp_path), "PPROF_TMPDIR": str(tmp_path)}
+        command = [go, "tool", "pprof", *map(str, words)]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def goroutines_profile(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """goroutines.go, which writes its own profile, too."""
+    folder = tmp_path_factory.mktemp("go")
+    return builder(folder, "goroutines.go", "goroutines_profile.go")
+
+
+def exported(pid: int, file: Path, *words: str) -> Outcome:
+    outcome = run_leaktrace("go", "-p", str(pid), *words, "--output", str(file))
+    assert outcome.exit_code == 0, outcome.stderr
+    return outcome
+
+
+def nonzero(read: Pprof) -> dict[str, Figures]:
+    """Without records that count nothing yet, such as those of pprof's own allocations."""
+    return {
+        name: {stack: value for stack, value in figures.items() if value}
+        for name, figures in read.figures.items()
+    }
+
+
+def rows(shown: str) -> list[str]:
+    """The table of pprof -top."""
+    return shown.splitlines()[[line.split()[:1] for line in shown.splitlines()].index(["flat"]) :]
+
+
+def own_profile(pid: int, truth: Path) -> None:
+    """Let the program write what it knows, to `truth` and beside it."""
+    os.kill(pid, signal.SIGUSR1)
+    await_file(truth)
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_the_heap_is_what_the_program_writes(
+    kind: str, go_heap_profile: Builder, pprof: Callable[..., str], tmp_path: Path
+) -> None:
+    truth, file = tmp_path / "truth", tmp_path / "heap.pb.gz"
+    with started(go_heap_profile(kind), "keep", str(KEPT), str(truth)) as pid:
+        exported(pid, file, "-f", "pprof")
+        own_profile(pid, truth)
+    theirs = tmp_path / "truth.profile.pb.gz"
+    one, other = read_pprof(file.read_bytes()), read_pprof(theirs.read_bytes())
+    assert list(one.figures) == TYPES
+    assert one.default == "inuse_space"
+    assert nonzero(one) == nonzero(other)
+    assert len(nonzero(one)["alloc_space"]) >= 5
+    sizes = [Counter(label.get("bytes") for label in read.labels) for read in (one, other)]
+    assert sizes[0] <= sizes[1]
+    assert {label["pid"] for label in one.labels} == {pid}
+    assert any("go1." in comment for comment in one.comments)
+    assert not any("tracing" in comment for comment in one.comments)
+    for index, by in zip(TYPES, ("-lines", "-addresses", "-functions", "-addresses"), strict=True):
+        shown = [
+            rows(pprof("-top", by, "-nodefraction=0", f"-sample_index={index}", path))
+            for path in (file, theirs)
+        ]
+        assert shown[0] == shown[1]
+        assert any("main.keepSession" in row for row in shown[0])
+    peeks = [
+        pprof("-peek=main.keepSession$", "-unit=B", path).partition("flat%")[2]
+        for path in (file, theirs)
+    ]
+    assert peeks[0] == peeks[1]
+    none = rows(pprof("-top", "-nodefraction=0", f"-diff_base={theirs}", file))
+    assert all(re.match(r" *0 ", row) for row in none[1:])
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_the_build_id_is_that_of_the_file(
+    kind: str, go_heap_profile: Builder, pprof: Callable[..., str], tmp_path: Path
+) -> None:
+    """Go writes one since 1.24."""
+    program, file = go_heap_profile(kind), tmp_path / "heap.pb.gz"
+    notes = subprocess.run(["readelf", "-n", program], capture_output=True, text=True, check=True)
+    found = re.search(r"Build ID: (\w+)", notes.stdout)
+    with started(program, "keep", "100", "/dev/null") as pid:
+        exported(pid, file, "-f", "pprof")
+    mappings = pprof("-raw", file).rpartition("Mappings")[2]
+    assert str(program) in mappings
+    assert (found is not None) == bool(re.search(r"[0-9a-f]{40}", mappings))
+    assert found is None or found[1] in mappings
+
+
+def by_function(read: Figures) -> Counter[tuple[str, ...]]:
+    """Of goroutines that don't write the account: they do nothing meanwhile."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for stack, count in read.items():
+        if "main.main" not in stack:
+            found[stack] += count
+    return found
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_goroutines_are_what_the_program_writes(
+    kind: str, goroutines_profile: Builder, pprof: Callable[..., str], tmp_path: Path
+) -> None:
+    truth, file, base = (tmp_path / name for name in ("truth", "now.pb.gz", "none.pb.gz"))
+    program = goroutines_profile(kind)
+    with running(program, "stuck", str(EACH), str(truth)) as (pid, count):
+        outcome = exported(pid, file, "-f", "pprof", "--profile", "goroutine")
+        own_profile(pid, truth)
+        folded = run_leaktrace(
+            "go", "-p", str(pid), "-f", "folded", "--profile", "goroutine", "--output", "-"
+        )
+    assert "estimate" not in outcome.stderr
+    one = read_pprof(file.read_bytes())
+    other = read_pprof((tmp_path / "truth.pb.gz").read_bytes())
+    assert list(one.figures) == ["goroutine"] == list(other.figures)
+    assert one.units == other.units == {"goroutine": "count"}
+    assert sum(one.figures["goroutine"].values()) == count
+    ours, theirs = by_function(one.figures["goroutine"]), by_function(other.figures["goroutine"])
+    assert ours == theirs
+    assert sum(theirs.values()) >= 9 * EACH
+    assert {"chan receive", "select", "syscall"} <= {label["state"] for label in one.labels}
+    assert sum(read_folded(folded.stdout.encode()).values()) == count
+    with running(program, "many", "30") as (pid, _):
+        exported(pid, base, "-f", "pprof", "--profile", "goroutine")
+    more = pprof("-top", "-nodefraction=0", f"-diff_base={base}", file)
+    assert re.search(rf" {EACH} +\S+%  main.sends$", more, re.MULTILINE)
+    assert re.search(rf" {2 * EACH - 30} +\S+%  main.receives$", more, re.MULTILINE)
+
+
+def test_the_other_formats(go_heap_profile: Builder, tmp_path: Path) -> None:
+    """All show the figures of the program's own profile."""
+    truth = tmp_path / "truth"
+    files = {name: tmp_path / name for name in ("folded", "speedscope", "flamegraph", "massif")}
+    with started(go_heap_profile("debian"), "keep", str(KEPT), str(truth)) as pid:
+        for name, file in files.items():
+            exported(pid, file, "-f", name)
+        exported(pid, tmp_path / "allocated", "-f", "folded", "--quantity", "allocated-blocks")
+        exported(pid, tmp_path / "course", "-f", "massif", "0.2", "3")
+        own_profile(pid, truth)
+    told = nonzero(read_pprof((tmp_path / "truth.profile.pb.gz").read_bytes()))
+    assert read_folded(files["folded"].read_bytes()) == told["inuse_space"]
+    assert read_folded((tmp_path / "allocated").read_bytes()) == told["alloc_objects"]
+    speedscope = read_speedscope(files["speedscope"].read_bytes())
+    assert speedscope["bytes in use"] == told["inuse_space"]
+    assert speedscope["objects allocated since the profile is on"] == told["alloc_objects"]
+    held = sum(told["inuse_space"].values())
+    assert [one.bytes for one in read_massif(files["massif"].read_bytes())] == [held]
+    assert [one.bytes for one in read_massif((tmp_path / "course").read_bytes())] == [held] * 3
+    page = files["flamegraph"].read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert found is not None
+    (part,) = json.loads(found[1])["parts"]
+    values = {one["name"]: sum(one["values"]) for one in part["quantities"]}
+    assert values["bytes in use"] == held
+    assert values["bytes allocated since the profile is on"] == sum(told["alloc_space"].values())
+
+
+def test_a_program_without_a_profile(go_heap: Builder, tmp_path: Path) -> None:
+    file = tmp_path / "heap.pb.gz"
+    file.write_text("as before")
+    with started(go_heap("debian"), "grow", env={"GOGC": "off"}) as pid:
+        words = ("go", "-p", str(pid), "-f", "pprof", "--output", str(file))
+        refused = run_leaktrace(*words)
+        again = run_leaktrace(*words, "3600")  # at once, not after the interval
+        assert file.read_text() == "as before"
+        exported(pid, file, "-f", "pprof", "--go-enable-profile=512", "0.5", "2")
+    for outcome in (refused, again):
+        assert outcome.exit_code != 0
+        lines = outcome.stderr.splitlines()
+        assert len(lines) == 2
+        assert "keeps no profile of its heap" in lines[0]
+        assert "--go-enable-profile" in lines[1]
+    figures = read_pprof(file.read_bytes()).figures["inuse_space"]
+    assert any("main.task" in stack for stack in figures)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["-f", "pprof", "-T", "5"], "-T"),
+        (["-f", "json", "--profile", "heap"], "--profile"),
+        (["--quantity", "in-use"], "--quantity"),
+        (["-f", "pprof", "--quantity", "in-use"], "--quantity"),
+        (["-f", "folded", "--profile", "goroutine", "--quantity", "in-use"], "--quantity"),
+        (["-f", "massif", "--profile", "goroutine"], "-f massif"),
+    ],
+)
+def test_options_that_do_not_fit(words: list[str], named: str) -> None:
+    outcome = run_leaktrace("go", "-p", str(os.getpid()), *words)
+    assert outcome.exit_code == 2
+    assert named in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 2
