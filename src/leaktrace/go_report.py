@@ -25,6 +25,8 @@ class GoLine:
     is_inlined: bool = False  # into the next one
     # Behind the call, in the process; lines of one physical frame have the same. 0: not known.
     address: int = field(default=0, compare=False)
+    # Where the physical function begins, in its file; 0: not known.
+    start: int = field(default=0, compare=False)
     # Whether the compiler has made it to call another: Go leaves it out of stacks.
     is_wrapper: bool = field(default=False, compare=False)
 

@@ -23,6 +23,7 @@ from leaktrace.go_report import (
     SeenObjects,
     SeenSite,
     SiteFigures,
+    SizedObjects,
     SizeFigures,
     SizeKey,
     Skip,
@@ -32,6 +33,7 @@ from leaktrace.go_report import (
 )
 from leaktrace.report import create_go_reporter
 
+_BIAS = 0x55D0_C0C0_0000
 PARK = GoLine("runtime.gopark", "/usr/lib/go/src/runtime/proc.go", 398)
 EXIT = GoLine("runtime.goexit", "/usr/lib/go/src/runtime/asm_amd64.s", 1650)
 STUCK = GoroutineGroup(
@@ -49,9 +51,28 @@ STUCK = GoroutineGroup(
     (
         PARK,
         GoLine("runtime.chanrecv1", "/usr/lib/go/src/runtime/chan.go", 442),
-        GoLine("shop/orders.(*Watch).next", "/src/shop/orders/watch.go", 77, is_inlined=True),
-        GoLine("shop/orders.(*Watch).run", "/src/shop/orders/watch.go", 31),
-        GoLine("shop/orders.Begin.gowrap1", "/src/shop/orders/orders.go", 118),
+        GoLine(
+            "shop/orders.(*Watch).next",
+            "/src/shop/orders/watch.go",
+            77,
+            is_inlined=True,
+            address=_BIAS + 0x8A3C5,
+        ),
+        GoLine(
+            "shop/orders.(*Watch).run",
+            "/src/shop/orders/watch.go",
+            31,
+            address=_BIAS + 0x8A3C5,
+            start=0x8A380,
+        ),
+        GoLine(
+            "shop/orders.Begin.gowrap1",
+            "/src/shop/orders/orders.go",
+            118,
+            address=_BIAS + 0x8B020,
+            start=0x8B000,
+            is_wrapper=True,
+        ),
         EXIT,
     ),
     GoLine("shop/orders.Begin", "/src/shop/orders/orders.go", 118),
@@ -79,7 +100,13 @@ _TYPES = TypesLook(
     unknown=SeenObjects(2, 8192),
     not_read_count=0,
 )
-_SEEN = SeenSite(19_018, 77_897_728, 19_500, 79_872_000)
+_SEEN = SeenSite(
+    19_018,
+    77_897_728,
+    19_500,
+    79_872_000,
+    (SizedObjects(4096, 19_018, 77_897_728, 19_500, 79_872_000),),
+)
 _HEAP_LOOK = HeapLook(
     time_s=115.0,
     took_s=0.012,
@@ -123,8 +150,20 @@ HEAP = GoHeap(
             _SEEN,
             Change(4800, 19_660_800, 1_310_720.0),
             (
-                GoLine("shop/orders.newSession", "/src/shop/orders/orders.go", 53),
-                GoLine("main.main", "/src/shop/main.go", 40),
+                GoLine(
+                    "shop/orders.newSession",
+                    "/src/shop/orders/orders.go",
+                    53,
+                    address=_BIAS + 0x8B10F,
+                    start=0x8B0E0,
+                ),
+                GoLine(
+                    "main.main",
+                    "/src/shop/main.go",
+                    40,
+                    address=_BIAS + 0x8B6D1,
+                    start=0x8B5A0,
+                ),
             ),
         ),
     ),
@@ -156,6 +195,8 @@ GROWING = GoReport(
     top=10,
     goroutines=_SECTION,
     heap=HEAP,
+    bias=_BIAS,
+    build_id="0f3c5ea3a1c76c1d3c2b7d1d1f4a6e0b9d5a7c21",
 )
 _SINGLE_GROUP = replace(
     STUCK,

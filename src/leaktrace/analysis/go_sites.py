@@ -6,6 +6,7 @@ Both need all sites or groups (`GoReports` with a `top` that is large enough).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from leaktrace.go_report import (
     GoroutineGroup,
     ProfileLook,
     SiteFigures,
+    SizedObjects,
     Skip,
 )
 from leaktrace.model import (
@@ -35,6 +37,7 @@ from leaktrace.model import (
     Total,
 )
 
+_CERTAIN_RATES = 64  # an object of so many times the rate is always recorded
 _MUCH = 0.5  # of the heap: less than this in the profile needs a word
 _EXIT = "runtime.goexit"  # the caller of what a goroutine begins with: in no profile of Go
 _SHOW_CALLER = ("runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap")
@@ -48,6 +51,15 @@ _SKIPPED = {
 }
 
 
+def go_sites(report: GoReport) -> Report:
+    """The profile of the heap, with the goroutines as a section; only these where there is no
+    profile."""
+    goroutines, heap = goroutine_sites(report), heap_sites(report)
+    if heap is None:
+        return goroutines
+    return replace(heap, sections=(replace(goroutines, section="goroutines"),))
+
+
 def heap_sites(report: GoReport) -> Report | None:
     """The runtime's profile of its heap; None if there is none. What is allocated counts since the
     program began, or since the profile is on."""
@@ -59,7 +71,12 @@ def heap_sites(report: GoReport) -> Report | None:
     return _report(
         report,
         Measure.GO_HEAP,
-        tuple(_heap_site(one, frames) for one in heap.sites),
+        tuple(_heap_site(one, frames, profile.rate_bytes) for one in heap.sites),
+        Total(
+            sum(one.in_use_bytes for one in profile.sites.values()),
+            sum(one.in_use_count for one in profile.sites.values()),
+        ),
+        heap.site_count,
         sample_bytes=profile.rate_bytes if profile.rate_bytes > 1 else None,
         losses=tuple(_unread(profile)),
         remarks=tuple(_not_in_profile(heap, profile)),
@@ -69,9 +86,10 @@ def heap_sites(report: GoReport) -> Report | None:
 def goroutine_sites(report: GoReport) -> Report:
     """The goroutines by stack, without the runtime's own. What is in use is how many there are."""
     frames = _Frames(report)
-    skipped = report.goroutines.skipped
+    section, skipped = report.goroutines, report.goroutines.skipped
+    goroutine_count = section.alive_count - section.system_count
     sites: dict[tuple[str, str | None], Site] = {}
-    for group in report.goroutines.groups:
+    for group in section.groups:
         site = _goroutine_site(group, frames)
         # Groups of several `go` statements may have one stack.
         old = sites.get((site.id, site.state))
@@ -81,6 +99,8 @@ def goroutine_sites(report: GoReport) -> Report:
         report,
         Measure.GOROUTINES,
         tuple(sites.values()),
+        Total(goroutine_count, goroutine_count),
+        section.group_count - len(section.groups) + len(sites),
         losses=tuple(
             Loss(f"goroutines_{skip.value}", skipped[skip], meaning, is_lost=is_lost)
             for skip, (meaning, is_lost) in _SKIPPED.items()
@@ -93,12 +113,14 @@ def _report(
     report: GoReport,
     measure: Measure,
     sites: tuple[Site, ...],
+    held: Total,
+    site_count: int,
     *,
     sample_bytes: int | None = None,
     losses: tuple[Loss, ...] = (),
     remarks: tuple[Remark, ...] = (),
 ) -> Report:
-    held = Total(sum(site.bytes for site in sites), sum(site.count for site in sites))
+    errors = [site.error for site in sites if site.error is not None]
     return Report(
         time=report.time,
         elapsed_s=report.elapsed_s,
@@ -111,9 +133,10 @@ def _report(
         outstanding=held,
         younger=Total(),
         older_ms=0,
-        site_count=len(sites),
+        site_count=site_count,
         sites=tuple(sorted(sites, key=lambda site: (-site.bytes, -site.allocated_bytes, site.id))),
         top=max(len(sites), 1),
+        error=_root_of_squares(errors) if errors else None,
         full_stacks=True,
         sample_bytes=sample_bytes,
         losses=losses,
@@ -122,7 +145,7 @@ def _report(
     )
 
 
-def _heap_site(one: SiteFigures, frames: _Frames) -> Site:
+def _heap_site(one: SiteFigures, frames: _Frames, rate_bytes: int) -> Site:
     stack, now = frames.stack(_as_go_shows(one.frames)), one.now
     return Site(
         id=site_id(stack.frames),
@@ -133,7 +156,29 @@ def _heap_site(one: SiteFigures, frames: _Frames) -> Site:
         allocated_count=now.allocated_count,
         freed_bytes=now.allocated_bytes - now.in_use_bytes,
         freed_count=now.allocated_count - now.in_use_count,
+        error=_error(now.sizes, rate_bytes),
         object_sizes=now.sizes,
+    )
+
+
+def _error(sizes: Sequence[SizedObjects], rate_bytes: int) -> Total | None:
+    """The standard errors of what is in use. Each object is recorded with a probability p, so the
+    variance of an estimate of n objects is n (1/p - 1)."""
+    if rate_bytes <= 1 or not sizes:
+        return None
+    parts = []
+    for one in sizes:
+        rates = one.size_bytes / rate_bytes
+        odds = 1 / math.expm1(rates) if 0 < rates < _CERTAIN_RATES else 0.0
+        error = math.sqrt(one.in_use_count * odds)
+        parts.append(Total(round(error * one.size_bytes), round(error)))
+    return _root_of_squares(parts)
+
+
+def _root_of_squares(errors: Sequence[Total]) -> Total:
+    return Total(
+        round(math.hypot(*(one.bytes for one in errors))),
+        round(math.hypot(*(one.count for one in errors))),
     )
 
 
@@ -189,11 +234,13 @@ class _Frames:
     def _new(self, line: GoLine, *, inlined: bool) -> Frame:
         if not line.file and line.function.startswith("["):  # C code, or none at all
             return Frame(line.address)
+        at = line.address - self._report.bias if line.address else None
         return Frame(
             line.address,
             line.function,
+            at - line.start if at is not None and 0 < line.start <= at else 0,
             module=self._report.path,
-            module_offset=max(line.address - self._report.bias, 0),
+            module_offset=at,
             build_id=self._report.build_id,
             source=SourceLine(line.file, line.line) if line.file else None,
             inlined=inlined,

@@ -20,9 +20,11 @@ from leaktrace.recording.format import (
     site_lists,
     usually_freed,
 )
+from leaktrace.recording.go_report_values import go_report_from
 from leaktrace.recording.report_values import report_from, time_from
 from leaktrace.recording.site_values import site_from, stack_from
 from leaktrace.recording.streams import CutOffError, NotReadableError, read_lines
+from leaktrace.report.go_json import GO_SCHEMA
 from leaktrace.report.json_lines import REPORT_SCHEMA
 
 _NAME_IT = "name a file that leaktrace --record, or --format json, has written"
@@ -78,6 +80,7 @@ class Recording:
     header: Header | None
     marks: list[Mark] = field(default_factory=list)  # as far as it was read
     problems: list[str] = field(default_factory=list)  # the same: what is missing, a sentence each
+    is_of_go: bool = False  # the stream of `leaktrace go --format json`
 
     def moments(self) -> Iterator[Moment]:
         """All reports, from the first line on. Raises NotReadableError."""
@@ -99,8 +102,8 @@ def read_recording(path: Path) -> Recording:
         _refuse_newer(schema, shown)
         if schema == RECORDING:
             return Recording(path, _header(Fields(line, "the first line")))
-        if schema == REPORT_SCHEMA or schema.startswith("leaktrace/event/"):
-            return Recording(path, None)
+        if schema in (REPORT_SCHEMA, GO_SCHEMA) or schema.startswith("leaktrace/event/"):
+            return Recording(path, None, is_of_go=schema == GO_SCHEMA)
     except StopIteration:
         raise NotReadableError(
             f"{shown} is empty: nothing was recorded, or the disk was full", _NAME_IT
@@ -114,7 +117,7 @@ def read_recording(path: Path) -> Recording:
 
 def _refuse_newer(schema: str, shown: str) -> None:
     name, _, version = schema.rpartition("/")
-    known = {one.rpartition("/")[0] for one in (RECORDING, REPORT_SCHEMA)}
+    known = {one.rpartition("/")[0] for one in (RECORDING, REPORT_SCHEMA, GO_SCHEMA)}
     if name in known and version.isdecimal() and len(version) < 10 and int(version) > 1:
         raise NotReadableError(
             f"{shown} was made by a newer leaktrace: its format has version {version}, this one "
@@ -192,6 +195,18 @@ class _Reading:
                 self._take_mark(fields)
             case "leaktrace/changes/1":
                 return self._take_changes(value, fields)
+            case "leaktrace/go/1":
+                report = go_report_from(fields)
+                self._last = report.number
+                held = report.outstanding.bytes
+                return Moment(
+                    report.number,
+                    report.time,
+                    report.elapsed_s,
+                    held,
+                    report.final,
+                    lambda: report,
+                )
             case "leaktrace/report/1":
                 return self._moment(fields, lambda: report_from(value))
             case "leaktrace/end/1":

@@ -18,6 +18,7 @@ from leaktrace.analysis.comparing.changes import Diff
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import notes
 from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.report.figures import quantity_in_words
 
 # Those of `EXPORTS` that can show differences, with a line for --help.
 DIFF_EXPORTS: Mapping[str, str] = {
@@ -86,7 +87,11 @@ def _write_flame_graph(diff: Diff, names: tuple[str, str], output: BinaryIO) -> 
 
     base, new = names
     compared = Compared(
-        f"{diff.new.target.command}: {new} compared with {base}", base, new, diff.quantity
+        f"{diff.new.target.command}: {new} compared with {base}",
+        base,
+        new,
+        diff.quantity,
+        quantity_in_words(diff.quantity, diff.new),
     )
     changes = (
         (change.stack, change.base_value, change.new_value) for change in diff.parts[0].changes

@@ -74,7 +74,7 @@ def _part(part: PartDiff, diff: Diff, top: int) -> Object:
 
 
 def _site(one: SiteChange, diff: Diff) -> Object:
-    return {
+    shown: Object = {
         "change": one.change.value,
         "rule": one.match.rule.value,
         "base_ids": [printable(site.id) for site in one.match.base],
@@ -89,6 +89,9 @@ def _site(one: SiteChange, diff: Diff) -> Object:
         "stack_end": one.stack.end.value,
         "frames": [frame_object(frame) for frame in one.stack.frames],
     }
+    if one.site.state is not None:  # of goroutines
+        shown["state"] = printable(one.site.state)
+    return shown
 
 
 def _figures(figures: Figures) -> Object:

@@ -21,9 +21,10 @@ from leaktrace import units
 from leaktrace.analysis.comparing.changes import Change, Diff, PartDiff, SiteChange
 from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.model import Report
+from leaktrace.model import Measure, Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import has_different_times, notes
+from leaktrace.report.figures import quantity_in_words
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
@@ -76,7 +77,8 @@ def moment(report: Report) -> str:
     if len(target.pids) > 1:
         whose = f", {len(target.pids)} processes"
     when = units.elapsed(report.elapsed_s)
-    return f"report {report.number}, {when} after tracing began{whose}"
+    since = "the first look" if report.measure.is_of_go else "tracing began"
+    return f"report {report.number}, {when} after {since}{whose}"
 
 
 def _about_sites(part: PartDiff, width: int) -> Iterator[Text]:
@@ -126,7 +128,7 @@ def _verdict(part: PartDiff, diff: Diff, width: int) -> Iterator[Text]:
         word = "MORE " if difference > 0 else "LESS "
         text = f"{change}{over} ({totals}){_explained(part)}"
     if quantity is not Quantity.IN_USE and quantity is not Quantity.IN_USE_BLOCKS:
-        text += f"; {quantity.in_words}"
+        text += f"; {quantity_in_words(quantity, part.new.report)}"
     style = {"MORE ": "bold red", "LESS ": "bold green"}.get(word, "bold")
     if rates is not None or has_different_times(diff):
         style = "bold"  # what is held says little then
@@ -210,14 +212,16 @@ def _figures(one: SiteChange, part: PartDiff, diff: Diff) -> tuple[str, ...]:
     quantity, mark = part.new.quantity, _mark(part)
     rate = diff.per_hour(one.difference)
     count = one.new.held.count - one.base.held.count
-    blocks = (
-        "" if not quantity.is_bytes else f"{mark}{count:+,} block{'' if abs(count) == 1 else 's'}"
-    )
+    noun = "object" if part.new.report.measure is Measure.GO_HEAP else "block"
+    if quantity.is_bytes:
+        beside = f"{mark}{count:+,} {noun}{'' if abs(count) == 1 else 's'}"
+    else:
+        beside = printable(one.site.state or "")  # of goroutines
     return (
         one.change.value,
         mark + difference_in_words(one.difference, quantity),
         f"{_value(one.base_value, part)} -> {_value(one.new_value, part)}",
-        blocks,
+        beside,
         "" if rate is None else f"{mark}{difference_in_words(round(rate), quantity)}/h",
     )
 

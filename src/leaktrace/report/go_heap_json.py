@@ -9,8 +9,9 @@ from leaktrace.printable import printable
 from leaktrace.report.json_sites import Object
 
 
-def heap_object(heap: GoHeap) -> Object:
-    """The value of `heap` (schema `leaktrace/go/1`)."""
+def heap_object(heap: GoHeap, bias: int = 0) -> Object:
+    """The value of `heap` (schema `leaktrace/go/1`). `bias`: what addresses in the process are more
+    than in its file."""
     look = heap.look
     collector = look.collector
     return {
@@ -41,7 +42,7 @@ def heap_object(heap: GoHeap) -> Object:
             for one in heap.sizes
         ],
         "types": _types(heap),
-        "profile": _profile(heap),
+        "profile": _profile(heap, bias),
         "profile_problem": printable(look.profile_problem),
         "skipped_span_count": look.skipped_span_count,
         "moved_bytes": look.moved_bytes,
@@ -69,7 +70,7 @@ def _types(heap: GoHeap) -> Object | None:
     }
 
 
-def _profile(heap: GoHeap) -> Object | None:
+def _profile(heap: GoHeap, bias: int) -> Object | None:
     profile = heap.look.profile
     if profile is None:
         return None
@@ -77,6 +78,8 @@ def _profile(heap: GoHeap) -> Object | None:
         "rate_bytes": profile.rate_bytes,
         "record_count": profile.record_count,
         "skipped_count": profile.skipped_count,
+        "in_use_count": sum(one.in_use_count for one in profile.sites.values()),
+        "in_use_bytes": sum(one.in_use_bytes for one in profile.sites.values()),
         "site_count": heap.site_count,
         "sites": [
             {
@@ -85,16 +88,36 @@ def _profile(heap: GoHeap) -> Object | None:
                 "allocated_count": one.now.allocated_count,
                 "allocated_bytes": one.now.allocated_bytes,
                 **_growth(one.change),
-                "frames": frames_of(one.frames),
+                "object_sizes": [
+                    {
+                        "object_bytes": part.size_bytes,
+                        "in_use_count": part.in_use_count,
+                        "in_use_bytes": part.in_use_bytes,
+                        "allocated_count": part.allocated_count,
+                        "allocated_bytes": part.allocated_bytes,
+                    }
+                    for part in one.now.sizes
+                ],
+                "frames": frames_of(one.frames, bias),
             }
             for one in heap.sites
         ],
     }
 
 
-def frames_of(frames: Sequence[GoLine]) -> list[Object]:
+def frames_of(frames: Sequence[GoLine], bias: int) -> list[Object]:
     """A stack, the innermost function first."""
-    return [{**place_of(line), "inlined": line.is_inlined} for line in frames]
+    return [_frame(line, line.address - bias if line.address else 0) for line in frames]
+
+
+def _frame(line: GoLine, at: int) -> Object:
+    return {
+        **place_of(line),
+        "inlined": line.is_inlined,
+        "offset": at - line.start if 0 < line.start <= at else None,
+        "module_offset": f"{at:#x}" if at > 0 else None,
+        "wrapper": line.is_wrapper,
+    }
 
 
 def place_of(line: GoLine) -> Object:

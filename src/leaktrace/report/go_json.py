@@ -36,7 +36,11 @@ def go_object(report: GoReport) -> Object:
         "final": report.final,
         "reason": printable(report.reason),
         "target": {"pid": report.pid, "command": printable(report.command)},
-        "go": {"version": printable(report.version), "path": printable(report.path)},
+        "go": {
+            "version": printable(report.version),
+            "path": printable(report.path),
+            "build_id": report.build_id,
+        },
         "verdict": section.verdict.value,
         "goroutine_count": section.alive_count - section.system_count,
         "system_goroutine_count": section.system_count,
@@ -45,16 +49,16 @@ def go_object(report: GoReport) -> Object:
         "group_count": section.group_count,
         "leaking_group_count": section.leaking_count,
         "top": report.top,
-        "goroutines": [_group(one) for one in section.groups],
+        "goroutines": [_group(one, report.bias) for one in section.groups],
         "skipped": {skip.value: section.skipped.get(skip, 0) for skip in Skip},
         "look_s": round(section.took_s, 3),
         "look_age_s": round(report.look_age_s, 3),
-        "heap": None if report.heap is None else heap_object(report.heap),
+        "heap": None if report.heap is None else heap_object(report.heap, report.bias),
         "notes": [printable(note) for note in report.notes],
     }
 
 
-def _group(one: GoroutineGroup) -> Object:
+def _group(one: GoroutineGroup, bias: int) -> Object:
     growth = one.growth
     wait_ns = growth.longest_wait_ns
     return {
@@ -69,7 +73,7 @@ def _group(one: GoroutineGroup) -> Object:
         "stack_bytes": growth.stack_bytes,
         "created_by": _line(one.created_by),
         "started_as": _line(one.started_as),
-        "frames": frames_of(one.frames),
+        "frames": frames_of(one.frames, bias),
     }
 
 

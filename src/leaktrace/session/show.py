@@ -10,6 +10,7 @@ from dataclasses import replace
 from leaktrace import units
 from leaktrace.analysis.top_sites import with_top
 from leaktrace.analysis.views.filters import filtered
+from leaktrace.errors import UsageError
 from leaktrace.model import Report
 from leaktrace.notices import notify
 from leaktrace.options import ShowOptions
@@ -35,6 +36,11 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
     Raises LeaktraceError.
     """
     recording = read_recording(options.recording)
+    if recording.is_of_go:
+        raise UsageError(
+            f"{printable(str(options.recording))} is JSON of leaktrace go, which is not shown here",
+            "leaktrace diff compares two such files, or two reports of one",
+        )
     export = EXPORTS.get(options.format)
     with open_output(options.output, is_waiting=True) as output:
         if options.marks:

@@ -103,7 +103,7 @@ def identity(site: Site) -> Key:
 
 def _variant(site: Site) -> Key:
     """What tells sites of one stack apart."""
-    return site.cache, site.context
+    return site.cache, site.context, site.state
 
 
 def _agree(one: Site, other: Site) -> bool:

@@ -73,6 +73,7 @@ class Compared:
     base: str  # the name of the first run
     new: str
     quantity: Quantity = Quantity.IN_USE
+    words: str = ""  # what the quantity is; "": as usual
 
 
 class DifferentialFlameGraph:
@@ -96,7 +97,7 @@ class DifferentialFlameGraph:
             ("less", "decrease", [max(a - b, 0) for a, b in zip(base, new, strict=True)]),
         )
         part = {
-            "name": compared.quantity.in_words,
+            "name": compared.words or compared.quantity.in_words,
             "noun": "block",
             "about": "",
             "nodes": nodes,

@@ -123,7 +123,8 @@ class CodeTable:
             found.append(replace(line, is_wrapper=self._is_wrapper(kind)))
             distance = parent_distance
         last = GoLine(function.name, *self._source(function, distance))
-        return (*found, replace(last, is_wrapper=self._is_wrapper(function.kind)))
+        is_wrapper = self._is_wrapper(function.kind)
+        return (*found, replace(last, is_wrapper=is_wrapper, start=function.start))
 
     def _is_wrapper(self, kind: int) -> bool:
         return kind > 0 and kind == self.functions.wrapper_kind

@@ -1,0 +1,193 @@
+"""Reports of `leaktrace go` from their JSON objects, as far as they are about sites: the other way
+of report/go_json.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from leaktrace.analysis.go_sites import go_sites
+from leaktrace.go_report import (
+    Collector,
+    GoHeap,
+    GoLine,
+    GoReport,
+    GoroutineGroup,
+    GoroutineSection,
+    GoVerdict,
+    GroupGrowth,
+    GroupKey,
+    HeapLook,
+    ProfileKey,
+    ProfileLook,
+    SeenSite,
+    SiteFigures,
+    SizedObjects,
+    Skip,
+)
+from leaktrace.model import Report
+from leaktrace.recording.fields import Fields
+from leaktrace.recording.report_values import time_from
+
+_NO_STACK = ProfileKey(())
+
+
+def go_report_from(fields: Fields) -> Report:
+    """The sites of a report (schema `leaktrace/go/1`). Addresses are those in the file of the
+    program. Raises MalformedError."""
+    target, code = fields.inner("target"), fields.inner("go")
+    return go_sites(
+        GoReport(
+            time=time_from(fields),
+            elapsed_s=fields.number("elapsed_s"),
+            number=fields.integer("number"),
+            final=fields.flag("final"),
+            reason=fields.text("reason"),
+            pid=target.integer("pid"),
+            command=target.text("command"),
+            path=code.text("path"),
+            version=code.text("version"),
+            build_id=code.optional_text("build_id"),
+            top=fields.integer("top"),
+            goroutines=_goroutines(fields),
+            notes=fields.texts("notes"),
+            heap=fields.optional("heap", _heap),
+        )
+    )
+
+
+def _goroutines(fields: Fields) -> GoroutineSection:
+    skipped = fields.counts("skipped")
+    system_count = fields.integer("system_goroutine_count")
+    return GoroutineSection(
+        alive_count=fields.integer("goroutine_count") + system_count,
+        growth_per_s=fields.optional_number("growth_per_s"),
+        system_count=system_count,
+        moving_count=0,
+        stack_bytes=fields.integer("stack_bytes"),
+        groups=tuple(_group(one) for one in fields.objects("goroutines")),
+        group_count=fields.integer("group_count"),
+        leaking_count=fields.integer("leaking_group_count"),
+        verdict=fields.word("verdict", GoVerdict, GoVerdict.TOO_EARLY),
+        skipped={skip: skipped[skip.value] for skip in Skip if skip.value in skipped},
+        took_s=0.0,
+    )
+
+
+def _group(fields: Fields) -> GoroutineGroup:
+    frames = tuple(_line(one) for one in fields.objects("frames"))
+    return GoroutineGroup(
+        growth=GroupGrowth(
+            key=GroupKey(fields.text("wait_reason"), tuple(line.address for line in frames), 0, 0),
+            count=fields.integer("count"),
+            growth=fields.integer("growth"),
+            growth_per_s=fields.optional_number("growth_per_s"),
+            verdict=fields.word("verdict", GoVerdict, GoVerdict.TOO_EARLY),
+            stack_bytes=fields.integer("stack_bytes"),
+            longest_wait_ns=None,
+            since_s=fields.number("since_s"),
+            look_count=fields.integer("look_count"),
+        ),
+        frames=frames,
+        created_by=fields.optional("created_by", _line),
+        started_as=fields.optional("started_as", _line),
+    )
+
+
+def _line(fields: Fields) -> GoLine:
+    file = fields.optional_text("file")
+    # Since the version that has these fields.
+    at = fields.optional_address("module_offset") or 0
+    offset = fields.optional_integer("offset")
+    return GoLine(
+        fields.text("function"),
+        file or "",
+        0 if file is None else fields.integer("line"),
+        is_inlined=fields.flag("inlined", default=False),
+        address=at,
+        start=0 if offset is None else at - offset,
+        is_wrapper=fields.flag("wrapper", default=False),
+    )
+
+
+def _heap(fields: Fields) -> GoHeap:
+    profile = fields.optional("profile", _profile)
+    look = HeapLook(
+        time_s=0.0,
+        took_s=0.0,
+        collector=Collector(
+            fields.integer("gc_percent"),
+            fields.optional_integer("memory_limit_bytes"),
+            fields.integer("gc_count"),
+            fields.integer("live_bytes"),
+        ),
+        in_use_bytes=fields.integer("in_use_bytes"),
+        object_count=fields.integer("object_count"),
+        spans_bytes=fields.integer("spans_bytes"),
+        idle_bytes=fields.integer("idle_bytes"),
+        released_bytes=fields.integer("released_bytes"),
+        stacks_bytes=fields.integer("stacks_bytes"),
+        allocated_bytes=fields.integer("allocated_bytes"),
+        resident_bytes=fields.optional_integer("resident_bytes"),
+        sizes={},
+        types=None,
+        skipped_span_count=fields.integer("skipped_span_count"),
+        moved_bytes=fields.integer("moved_bytes"),
+        profile=profile,
+        profile_problem=fields.text("profile_problem"),
+    )
+    listed = fields.inner("profile") if profile is not None else None
+    return GoHeap(
+        look=look,
+        change=None,
+        collections_since=0,
+        live_change_bytes=None,
+        sizes=(),
+        size_count=0,
+        sites=() if listed is None else tuple(_site(one) for one in listed.objects("sites")),
+        site_count=0 if listed is None else listed.integer("site_count"),
+    )
+
+
+def _profile(fields: Fields) -> ProfileLook:
+    """Its total is at one place: what is at which site, `GoHeap` has."""
+    sites = [_site(one).now for one in fields.objects("sites")]
+    listed = SeenSite(
+        sum(one.in_use_count for one in sites),
+        sum(one.in_use_bytes for one in sites),
+        sum(one.allocated_count for one in sites),
+        sum(one.allocated_bytes for one in sites),
+    )
+    total = replace(  # since the version that has these fields
+        listed,
+        in_use_count=fields.integer("in_use_count", listed.in_use_count),
+        in_use_bytes=fields.integer("in_use_bytes", listed.in_use_bytes),
+    )
+    return ProfileLook(
+        rate_bytes=fields.integer("rate_bytes"),
+        sites={_NO_STACK: total},
+        record_count=fields.integer("record_count"),
+        skipped_count=fields.integer("skipped_count"),
+    )
+
+
+def _site(fields: Fields) -> SiteFigures:
+    return SiteFigures(
+        SeenSite(
+            fields.integer("in_use_count"),
+            fields.integer("in_use_bytes"),
+            fields.integer("allocated_count"),
+            fields.integer("allocated_bytes"),
+            tuple(
+                SizedObjects(
+                    one.integer("object_bytes"),
+                    one.integer("in_use_count"),
+                    one.integer("in_use_bytes"),
+                    one.integer("allocated_count"),
+                    one.integer("allocated_bytes"),
+                )
+                for one in fields.objects("object_sizes")
+            ),
+        ),
+        None,
+        tuple(_line(one) for one in fields.objects("frames")),
+    )
