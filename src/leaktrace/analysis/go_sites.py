@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from leaktrace import units
 from leaktrace.analysis.site_id import site_id
@@ -170,7 +171,7 @@ def _error(sizes: Sequence[SizedObjects], rate_bytes: int) -> Total | None:
     for one in sizes:
         rates = one.size_bytes / rate_bytes
         odds = 1 / math.expm1(rates) if 0 < rates < _CERTAIN_RATES else 0.0
-        error = math.sqrt(one.in_use_count * odds)
+        error = math.sqrt(max(one.in_use_count, 0) * odds)
         parts.append(Total(round(error * one.size_bytes), round(error)))
     return _root_of_squares(parts)
 
@@ -223,7 +224,7 @@ class _Frames:
         return Stack(tuple(self._of(lines)), StackEnd.COMPLETE)
 
     def _of(self, lines: Sequence[GoLine]) -> Iterator[Frame]:
-        for line, caller in zip(lines, (*lines[1:], None), strict=True):
+        for line, caller in zip(lines, chain(lines[1:], [None]), strict=False):
             inlined = line.is_inlined and caller is not None and caller.address == line.address
             key = line, line.address, inlined
             frame = self._known.get(key)

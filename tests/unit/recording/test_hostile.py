@@ -8,9 +8,9 @@ import os
 import random
 from pathlib import Path
 from time import tzset
-from typing import Any
 
 import pytest
+from junk_values import JUNK, places
 from rendered_samples import REPORTS, rendered
 from written_recordings import write
 
@@ -19,40 +19,6 @@ from leaktrace.recording.format import LONGEST_LINE
 from leaktrace.recording.moments import local
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import NotReadableError
-
-JUNK: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    1 << 63,
-    1 << 70,
-    -(1 << 70),
-    1.5,
-    1e308,
-    "",
-    "x" * 100_000,
-    "\x1b]0;owned\x07\n\u202e",
-    "\ud800",
-    "0x10",
-    "leak",
-    [],
-    {},
-    [None],
-    [{}],
-    [[[]]],
-    {"a": {"b": []}},
-]
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """All values in a JSON value, as the container and the key of each."""
-    found: list[tuple[Any, Any]] = []
-    keys = value if isinstance(value, dict) else range(len(value)) if type(value) is list else ()
-    for key in keys:
-        found.append((value, key))
-        found += places(value[key])
-    return found
 
 
 def outcome(path: Path) -> str:

@@ -108,7 +108,7 @@ class _Builder:
         is_of_goroutines = report is not None and report.measure is Measure.GOROUTINES
         profile.period_type.type = text("goroutine" if is_of_goroutines else "space")
         profile.period_type.unit = text("count" if is_of_goroutines else "bytes")
-        profile.period = 1 if report is None else report.sample_bytes or 1
+        profile.period = self._clamp(1 if report is None else report.sample_bytes or 1)
         for number, (_, part) in enumerate(parts):
             here = [(at, one.quantity) for at, one in enumerate(columns) if one.section == number]
             for site in sites_of(part):
@@ -132,9 +132,9 @@ class _Builder:
                 values[at] = self._clamp(figures[quantity])
             sample.value.extend(values)
             if pid is not None:
-                sample.label.add(key=self._code.text("pid"), num=pid)
+                sample.label.add(key=self._code.text("pid"), num=self._clamp(pid))
             if size is not None:  # as Go calls it
-                sample.label.add(key=self._code.text("bytes"), num=size)
+                sample.label.add(key=self._code.text("bytes"), num=self._clamp(size))
             named = ("cache", site.cache), ("context", site.context), ("state", site.state)
             for key, value in named:
                 if value is not None:

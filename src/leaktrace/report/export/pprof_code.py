@@ -105,7 +105,8 @@ class Code:
         address = max(frame.address - is_return_address, 0) % _ADDRESSES
         mapping = self._mapping(frame)
         named = tuple(
-            (self._function(one), 0 if one.source is None else one.source.line) for one in lines
+            (self._function(one), 0 if one.source is None else _line(one.source.line))
+            for one in lines
         )
         key = (mapping, address, named)
         known = self._places.get(key)
@@ -141,6 +142,11 @@ class Code:
         if start is not None and offset is not None:
             self._reached[number] = max(self._reached.get(number, 0), offset)
         return number
+
+
+def _line(line: int) -> int:
+    """A recording may say anything; 0: not known."""
+    return line if 0 < line < 1 << 63 else 0
 
 
 def _fields(frame: Frame) -> tuple[object, ...]:

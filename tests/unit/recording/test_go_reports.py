@@ -1,0 +1,93 @@
+"""Files of `leaktrace go -f json`, read again: as they were written, and damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from junk_values import JUNK, places
+from sample_go import GO_REPORTS, GROWING, rendered_go
+
+from leaktrace.analysis.comparing.changes import compare
+from leaktrace.analysis.go_sites import go_sites
+from leaktrace.model import Report, Site
+from leaktrace.recording.reader import read_recording
+from leaktrace.recording.streams import NotReadableError
+from leaktrace.report.diff_text import diff_lines
+from leaktrace.report.export import EXPORTS, ExportOptions
+
+
+def written(folder: Path, *values: object) -> Path:
+    file = folder / "run.json"
+    file.write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    return file
+
+
+def said(site: Site) -> tuple[object, ...]:
+    """A site without where its process has the code."""
+    frames = tuple(replace(frame, address=0) for frame in site.stack.frames)
+    return replace(site, stack=replace(site.stack, frames=frames)), frames
+
+
+@pytest.mark.parametrize("name", GO_REPORTS)
+def test_a_report_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
+    sample = GO_REPORTS[name]
+    file = tmp_path / "run.json"
+    file.write_text(rendered_go("json", sample))
+    recording = read_recording(file)
+    assert recording.is_of_go
+    (read,) = recording.reports()
+    expected = go_sites(sample)
+    for one, other in zip((read, *read.sections), (expected, *expected.sections), strict=True):
+        assert list(map(said, one.sites)) == list(map(said, other.sites))
+        for field in ("outstanding", "site_count", "losses", "remarks", "error", "measure"):
+            assert getattr(one, field) == getattr(other, field), field
+        assert (one.target, one.number, one.final) == (other.target, other.number, other.final)
+
+
+def test_files_of_before_frames_had_places(tmp_path: Path) -> None:
+    """Sites are matched by the names of functions then."""
+    value = json.loads(rendered_go("json", GROWING))
+    del value["go"]["build_id"]
+    for container, key in places(value):
+        if key in ("frames", "sites", "goroutines"):
+            for one in container[key]:
+                for added in ("offset", "module_offset", "wrapper", "object_sizes"):
+                    one.pop(added, None)
+    (old,) = read_recording(written(tmp_path, value)).reports()
+    diff = compare(old, go_sites(GROWING))
+    assert [one.difference for one in diff.parts[0].changes] == [0]
+
+
+def test_any_value_may_be_anything(tmp_path: Path) -> None:
+    text = rendered_go("json", GROWING)
+    count = len(places(json.loads(text)))
+    assert count > 100
+    read = 0
+    for number in range(count):
+        for junk in JUNK if number % 5 == 0 else JUNK[number % 5 :: 5]:
+            value: Any = json.loads(text)
+            container, key = places(value)[number]
+            container[key] = junk
+            read += _outcome(written(tmp_path, value))
+    assert read > count
+
+
+def _outcome(file: Path) -> bool:
+    try:
+        reports: list[Report] = list(read_recording(file).reports())
+    except NotReadableError as error:
+        assert error.message.isprintable() and error.hint
+        return False
+    for report in reports:
+        for line in diff_lines(compare(report, report), ("a", "b"), 10, 80):
+            assert line.plain.isprintable()
+        for name in ("pprof", "folded"):
+            export = EXPORTS[name].create(ExportOptions())
+            export.add(report)
+            export.write(io.BytesIO())
+    return True
