@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness.goroutines import BUILDS, await_file, builder, running, started
-from harness.tracer import Outcome, run_leaktrace
+from harness.tracer import Outcome, Tracer, run_leaktrace
 from read_exports import Figures, Pprof, read_folded, read_massif, read_pprof, read_speedscope
 
 Builder = Callable[[str], Path]
@@ -187,6 +187,32 @@ def test_the_other_formats(go_heap_profile: Builder, tmp_path: Path) -> None:
     values = {one["name"]: sum(one["values"]) for one in part["quantities"]}
     assert values["bytes in use"] == held
     assert values["bytes allocated since the profile is on"] == sum(told["alloc_space"].values())
+
+
+def test_a_file_is_written_at_the_end(go_heap_profile: Builder, tmp_path: Path) -> None:
+    """After Ctrl-C, and when the process ends."""
+    file = tmp_path / "heap.pb.gz"
+    file.write_text("as before")
+    with started(go_heap_profile("debian"), "keep", "3000", "/dev/null") as pid:
+        words = ("go", "-p", str(pid), "-f", "pprof", "--output", file, "0.2")
+        with Tracer(*words) as tracer:
+            tracer.stderr.until(lambda line: "looked at" in line)
+            assert file.read_text() == "as before"
+            outcome = tracer.stop()
+    assert outcome.exit_code == 0, outcome.stderr
+    read = read_pprof(file.read_bytes())
+    assert any("main.keepSession" in stack for stack in read.figures["inuse_space"])
+    command = [str(go_heap_profile("debian")), "keep", "3000", "/dev/null"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        with Tracer("go", "-p", str(process.pid), *words[3:]) as tracer:
+            tracer.stderr.until(lambda line: "looked at" in line)
+            process.kill()
+            outcome = tracer.finish()
+    assert outcome.exit_code == 0, outcome.stderr
+    again = read_pprof(file.read_bytes())
+    assert any("the target has ended" in comment for comment in again.comments)
+    assert any("main.keepSession" in stack for stack in again.figures["inuse_space"])
 
 
 def test_a_program_without_a_profile(go_heap: Builder, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def nothing_to_hook(
     if pid is not None and not prefix and (go := _go_version(pid)):
         return OnlyGoError(
             f"{subject} is a Go program ({go}), whose allocator is Go's own: {message}",
-            f"`leaktrace go -p {pid} 5` shows goroutines that leak; --faults finds growth by stack",
+            f"`leaktrace go -p {pid} 5` shows goroutines that leak, and the heap (-f pprof: as a "
+            "file); --faults finds growth by stack",
         )
     if passed:
         first = passed[0].error
