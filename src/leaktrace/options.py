@@ -371,6 +371,18 @@ class DumpOptions:
     output: Path | None = None  # None: standard output
 
 
+@dataclass(frozen=True)
+class LateNamesOptions:
+    """Where names are looked up that were missing when a recording was made."""
+
+    sysroots: tuple[Path, ...] = ()  # directories with the files of the recorded machine
+    debuginfod: bool = False  # servers are asked, also without these
+
+    @property
+    def are_wanted(self) -> bool:
+        return self.debuginfod or bool(self.sysroots)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
     """Which reports of a recording are shown, and how (leaktrace show)."""
@@ -384,7 +396,7 @@ class ShowOptions:
     full_stacks: bool = False
     format: str = "text"
     output: Path | None = None  # None: standard output
-    sysroot: Path | None = None  # where names that are missing are looked up; None: they are not
+    late_names: LateNamesOptions = field(default_factory=LateNamesOptions)
 
 
 Options = ProcessOptions | KernelOptions | RankingOptions

@@ -10,17 +10,20 @@ import click
 
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.cli.commands import SETTINGS, Command
+from leaktrace.cli.late_names import late_names_options
 from leaktrace.cli.one_target import one_file_option
 from leaktrace.cli.values import WholeNumber
 from leaktrace.cli.views import filter_options
 from leaktrace.errors import UsageError
 from leaktrace.notices import notify
+from leaktrace.options import LateNamesOptions
 from leaktrace.report.diff_exports import DIFF_EXPORTS
 
 if TYPE_CHECKING:
     from leaktrace.analysis.comparing.changes import Diff
     from leaktrace.analysis.comparing.generations import Generations
     from leaktrace.cli.moments import When
+    from leaktrace.recording.late_names import LateNames
 
 _USAGE = "leaktrace diff BASE NEW, or leaktrace diff RUN@first RUN@last"
 _OWN_FORMATS = {"text": "for reading", "json": "one JSON object (docs/json.md)"}
@@ -54,6 +57,7 @@ class DiffCommand(Command):
     "allocated or freed since tracing began.",
 )
 @filter_options
+@late_names_options
 @click.option("--force", is_flag=True, help="Compare different programs, too.")
 @click.option(
     "-T",
@@ -82,6 +86,8 @@ def command(
     quantity: str,
     focus: str | None,
     ignore: str | None,
+    sysroots: tuple[Path, ...],
+    debuginfod: bool,
     force: bool,
     top: int,
     format_name: str,
@@ -112,7 +118,11 @@ def command(
             )
         wanted.append(parse_when(still_at, wanted[1].path))
     chosen = site_filter(focus, ignore)
+    names = _late_names(LateNamesOptions(sysroots, debuginfod))
     reports, problems = reports_at(wanted)
+    if names is not None:
+        reports = [names.added_to(report) for report in reports]
+        problems += names.problems
     for problem in problems:
         notify(problem)
     compared: Diff | Generations
@@ -129,6 +139,12 @@ def command(
     with open_output(None if output == Path("-") else output, is_waiting=True) as opened:
         writer = ComparisonWriter(opened.stream, sys.stderr)
         writer.show(compared, [one.name for one in wanted], top, format_name)
+
+
+def _late_names(options: LateNamesOptions) -> LateNames | None:
+    from leaktrace.recording.late_names import LateNames  # noqa: PLC0415
+
+    return LateNames(options) if options.are_wanted else None
 
 
 def _is_same(one: When, other: When) -> bool:

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from leaktrace.cli.commands import SETTINGS, Command
+from leaktrace.cli.late_names import late_names_options
 from leaktrace.cli.one_target import one_file_option
 from leaktrace.cli.values import WholeNumber
 from leaktrace.cli.views import view_asked, view_options
 from leaktrace.errors import UsageError
-from leaktrace.options import ShowOptions
+from leaktrace.options import LateNamesOptions, ShowOptions
 from leaktrace.report import FORMATS
 from leaktrace.report.export import EXPORTS
 
@@ -61,14 +62,7 @@ class ShowCommand(Command):
 @click.option(
     "--full-stacks", is_flag=True, help="Show all frames of each stack, as far as recorded."
 )
-@click.option(
-    "--sysroot",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Look up functions and lines that were not known when it was recorded: in files below "
-    "this directory (/ for this machine), their debug files, and those of DEBUGINFOD_URLS. Files "
-    "of another build are not used.",
-)
+@late_names_options
 @click.option(
     "-f",
     "--format",
@@ -90,7 +84,8 @@ def command(
     marks: bool,
     top: int | None,
     full_stacks: bool,
-    sysroot: Path | None,
+    sysroots: tuple[Path, ...],
+    debuginfod: bool,
     format_name: str,
     output: Path | None,
     by: str | None,
@@ -121,7 +116,7 @@ def command(
             marks=marks,
             top=top,
             full_stacks=full_stacks,
-            sysroot=sysroot,
+            late_names=LateNamesOptions(sysroots, debuginfod),
             format=format_name,
             output=None if output == Path("-") else output,
         ),

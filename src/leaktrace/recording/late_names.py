@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from leaktrace.elf.object import ElfObject
-from leaktrace.errors import EnvironmentUnfitError, ObjectFileError
+from leaktrace.errors import EnvironmentUnfitError, ObjectFileError, UsageError
 from leaktrace.model import Frame, Measure, Report, Site, Stack
-from leaktrace.options import SymbolOptions
+from leaktrace.notices import progress
+from leaktrace.options import LateNamesOptions, SymbolOptions
 from leaktrace.printable import printable
 from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.debuginfod import DebuginfodError, has_servers, kept_file
@@ -33,17 +34,16 @@ _Place = tuple[str, str, int, bool]  # module, build ID, offset in it, is a retu
 class LateNames:
     """Looks up what frames lack. Files are opened when they are first needed."""
 
-    def __init__(self, sysroot: Path) -> None:
-        """`sysroot`: a directory with the files of the recorded machine, by their paths there.
-        Raises EnvironmentUnfitError."""
-        try:
-            self._root = TargetRoot(str(sysroot))
-        except OSError as error:
-            raise EnvironmentUnfitError(
-                f"can't use {printable(str(sysroot))} as --sysroot: {error.strerror}",
-                "name a directory with the files of the recorded machine; / is this one",
-            ) from None
-        self._context = LookupContext.of(SymbolOptions())
+    def __init__(self, options: LateNamesOptions) -> None:
+        """Raises EnvironmentUnfitError if a directory can't be used, and UsageError if servers are
+        wanted and none is known."""
+        if options.debuginfod and not has_servers():
+            raise UsageError(
+                "--debuginfod asks the servers in DEBUGINFOD_URLS, which is not set",
+                "set it to their addresses: DEBUGINFOD_URLS=http://HOST:8002 leaktrace …",
+            )
+        self._roots = tuple(_root(sysroot) for sysroot in options.sysroots)
+        self._context = LookupContext.of(SymbolOptions())  # it waits for files and servers
         self._modules: dict[tuple[str, str], Module | None] = {}
         self._known: dict[_Place, tuple[Frame, ...]] = {}
         self._problems: dict[str, None] = {}
@@ -131,33 +131,39 @@ class LateNames:
         if key not in self._modules:
             if len(self._modules) >= _MOST_FILES:
                 return None
-            elf = self._open(path, build_id)
-            self._modules[key] = (
-                None if elf is None else Module(elf, path, (self._root,), self._context)
-            )
+            with progress(f"reading the symbols of {path}"):
+                elf = self._open(path, build_id)
+                module = None if elf is None else Module(elf, path, self._roots, self._context)
+                if module is not None:
+                    module.look_ahead()
+            self._modules[key] = module
         return self._modules[key]
 
     def _open(self, path: str, build_id: str) -> ElfObject | None:
         """The file itself, its debug file, or that of a debuginfod server; None: there is none of
-        this build."""
+        this build, and why is one of the problems."""
         if not _BUILD_ID.fullmatch(build_id):
             return None
         debug = f"{_DEBUG_DIRECTORY}/{build_id[:2]}/{build_id[2:]}.debug"
-        for place in (path, debug):
-            elf = self._at(place, build_id) if place.startswith("/") else None
-            if elf is not None:
-                return elf
-        if not has_servers():
-            return None
+        others: list[str] = []
+        for root in self._roots:
+            for place in (path, debug):
+                elf = self._at(root, place, build_id, others) if place.startswith("/") else None
+                if elf is not None:
+                    return elf
         try:
-            return kept_file(build_id) or self._context.servers.fetch(build_id)
+            if has_servers():
+                return kept_file(build_id) or self._context.servers.fetch(build_id)
         except (DebuginfodError, ObjectFileError, CancelledError) as error:
-            self._problems[f"{path}: debuginfod: {error}"] = None
-            return None
+            others.append(f"{path}: debuginfod: {error}")
+        self._problems.update(dict.fromkeys(others))
+        return None
 
-    def _at(self, place: str, build_id: str) -> ElfObject | None:
+    def _at(
+        self, root: TargetRoot, place: str, build_id: str, others: list[str]
+    ) -> ElfObject | None:
         try:
-            descriptor = self._root.open(place)
+            descriptor = root.open(place)
         except (OSError, ValueError):
             return None
         with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
@@ -166,10 +172,20 @@ class LateNames:
                 if elf.build_id == build_id:
                     return elf
             except ObjectFileError as error:
-                self._problems[error.message] = None
+                others.append(error.message)
                 return None
-        self._problems[f"{printable(place)} is another build than the one that was recorded"] = None
+        others.append(f"{printable(place)} is another build than the one that was recorded")
         return None
+
+
+def _root(sysroot: Path) -> TargetRoot:
+    try:
+        return TargetRoot(str(sysroot))
+    except OSError as error:
+        raise EnvironmentUnfitError(
+            f"can't use {printable(str(sysroot))} as --sysroot: {error.strerror}",
+            "name a directory with the files of the recorded machine; / is this one",
+        ) from None
 
 
 def _groups(frames: tuple[Frame, ...]) -> Iterator[tuple[Frame, ...]]:

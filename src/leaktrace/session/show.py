@@ -106,10 +106,10 @@ def _facts(recording: Recording) -> Iterator[tuple[str, str]]:
 
 def _reports(recording: Recording, options: ShowOptions) -> Iterator[Report]:
     """The reports that are asked for, with the names that are asked for."""
-    if options.sysroot is None:
+    if not options.late_names.are_wanted:
         yield from _chosen(recording, options)
         return
-    names = LateNames(options.sysroot)
+    names = LateNames(options.late_names)
     for report in _chosen(recording, options):
         yield names.added_to(report)
     for problem in names.problems:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rendered_samples import REPORTS
 
-from leaktrace.errors import EnvironmentUnfitError
+from leaktrace.errors import EnvironmentUnfitError, UsageError
 from leaktrace.model import Frame, Report, Stack, StackEnd
+from leaktrace.options import LateNamesOptions
 from leaktrace.recording.late_names import LateNames
 
 SOURCE = """\
@@ -41,6 +42,10 @@ def built(folder: Path, *options: str) -> Path:
     return path
 
 
+def sysroots(*folders: Path) -> LateNamesOptions:
+    return LateNamesOptions(folders)
+
+
 def said(words: list[str | Path]) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
@@ -66,7 +71,7 @@ def recorded(tmp_path: Path) -> Report:
 
 
 def test_the_file_that_ran_has_the_names(recorded: Report, tmp_path: Path) -> None:
-    names = LateNames(tmp_path / "ran")
+    names = LateNames(sysroots(tmp_path / "ran"))
     (frame,) = names.added_to(recorded).sites[0].stack.frames
     (before,) = recorded.sites[0].stack.frames
     assert (frame.function, frame.source and frame.source.line) == ("wanted", 4)
@@ -87,23 +92,39 @@ def test_a_debug_file_has_them_too(recorded: Report, tmp_path: Path) -> None:
     debug = folder / f"{build_id[2:]}.debug"
     program = tmp_path / "ran" / "opt" / "program"
     subprocess.run(["objcopy", "--only-keep-debug", program, debug], check=True)
-    (frame,) = LateNames(tmp_path / "debug").added_to(recorded).sites[0].stack.frames
+    (frame,) = LateNames(sysroots(tmp_path / "debug")).added_to(recorded).sites[0].stack.frames
     assert (frame.function, frame.source and frame.source.line) == ("wanted", 4)
 
 
 def test_another_build_is_not_used(recorded: Report, tmp_path: Path) -> None:
     built(tmp_path / "other", "-DOTHER", "-O2")
-    names = LateNames(tmp_path / "other")
+    names = LateNames(sysroots(tmp_path / "other"))
     assert names.added_to(recorded) == recorded
     (problem,) = names.problems
     assert problem == "/opt/program is another build than the one that was recorded"
+
+
+def test_of_several_directories_the_one_with_this_build_is_used(
+    recorded: Report, tmp_path: Path
+) -> None:
+    built(tmp_path / "other", "-DOTHER", "-O2")
+    names = LateNames(sysroots(tmp_path / "other", tmp_path / "ran"))
+    (frame,) = names.added_to(recorded).sites[0].stack.frames
+    assert (frame.function, frame.source and frame.source.line) == ("wanted", 4)
+    assert names.problems == []
+
+
+def test_servers_are_wanted_and_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBUGINFOD_URLS", " ")
+    with pytest.raises(UsageError, match="DEBUGINFOD_URLS"):
+        LateNames(LateNamesOptions(debuginfod=True))
 
 
 def test_names_that_were_recorded_stay(recorded: Report, tmp_path: Path) -> None:
     (frame,) = recorded.sites[0].stack.frames
     stack = Stack((replace(frame, function=None, build_id=None),), StackEnd.COMPLETE)
     without_id = replace(recorded, sites=(replace(recorded.sites[0], stack=stack),))
-    names = LateNames(tmp_path / "ran")
+    names = LateNames(sysroots(tmp_path / "ran"))
     assert names.added_to(without_id) == without_id
     assert names.added_to(REPORTS["busy"]) == REPORTS["busy"]
 
@@ -113,9 +134,9 @@ def test_hostile_paths(module: str, recorded: Report, tmp_path: Path) -> None:
     (frame,) = recorded.sites[0].stack.frames
     stack = Stack((replace(frame, module=module),), StackEnd.COMPLETE)
     hostile = replace(recorded, sites=(replace(recorded.sites[0], stack=stack),))
-    assert LateNames(tmp_path / "ran").added_to(hostile) == hostile
+    assert LateNames(sysroots(tmp_path / "ran")).added_to(hostile) == hostile
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentUnfitError, match="--sysroot"):
-        LateNames(tmp_path / "none")
+        LateNames(sysroots(tmp_path / "none"))
