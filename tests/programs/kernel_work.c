@@ -1,6 +1,6 @@
 /* Work that makes the kernel allocate, in numbers that are known: pipes, epoll items, processes,
  * pages, threads. Commands, one per line: "open 500", "close", "epoll 1000", "keep 10", "fork 20",
- * "touch 64". Answers "done". */
+ * "touch 64", "sockets 500". Answers "done". */
 #include "scenario.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 enum { MOST = 4000 };
@@ -30,6 +31,12 @@ static void close_pipes(void) {
         close(ends[opened][0]);
         close(ends[opened][1]);
     }
+}
+
+static void keep_sockets(int count) {
+    for (int i = 0; i < count; i++)
+        if (socket(AF_UNIX, SOCK_STREAM, 0) < 0)
+            _exit(78);
 }
 
 /* Add an item to an epoll set and take it out again: the kernel frees it by kfree_rcu. */
@@ -121,6 +128,8 @@ int main(void) {
             end_children();
         else if (!strcmp(word, "touch"))
             touch_pages(count);
+        else if (!strcmp(word, "sockets"))
+            keep_sockets(count);
         else if (!strcmp(word, "untouch"))
             munmap(touched, touched_bytes);
         else

@@ -11,7 +11,7 @@ from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import notes
-from leaktrace.report.json_sites import Object, frame_object, rounded, total_object
+from leaktrace.report.json_sites import Object, frame_object, kernel_fields, rounded, total_object
 from leaktrace.report.moment_json import moment_object
 from leaktrace.report.place_names import unit_of
 
@@ -91,6 +91,8 @@ def _site(one: SiteChange, diff: Diff) -> Object:
     }
     if one.site.state is not None:  # of goroutines
         shown["state"] = printable(one.site.state)
+    if one.site.context is not None:  # in the kernel
+        shown |= kernel_fields(one.site, one.unconfirmed)
     return shown
 
 

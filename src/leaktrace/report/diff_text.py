@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.text import Text
 
@@ -30,7 +31,7 @@ from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import difference_in_words, value_in_words
-from leaktrace.report.site_lines import STACK_ENDS
+from leaktrace.report.site_lines import STACK_ENDS, kernel_lines
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import rate_in_words, where_in_words
 from leaktrace.verdict import LEAKING
@@ -248,6 +249,9 @@ def _site(one: SiteChange, row: Sequence[str], widths: Sequence[int], width: int
         yield from wrapped("    ", text, width)
     if one.error is not None:
         yield from wrapped("    ", f"standard error ±{units.size(one.error.bytes)}", width)
+    # How much is lost to rounding up is about one report, not about the difference.
+    of_kernel = replace(one.site, requested_bytes=None, unconfirmed=one.unconfirmed)
+    yield from kernel_lines(of_kernel, width)
     for frame in frame_lines(folded(one.stack.frames), width - 4):
         yield Text("    ").append_text(frame)
     if one.stack.end in STACK_ENDS:

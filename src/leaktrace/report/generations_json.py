@@ -11,7 +11,7 @@ from leaktrace.analysis.comparing.generations import Generation, Generations
 from leaktrace.printable import printable
 from leaktrace.report.diff_json import named_moment
 from leaktrace.report.generations_text import generation_notes
-from leaktrace.report.json_sites import Object, frame_object, total_object
+from leaktrace.report.json_sites import Object, frame_object, kernel_fields, total_object
 
 GENERATIONS_SCHEMA = "leaktrace/generations/1"
 
@@ -32,7 +32,7 @@ def generations_object(found: Generations, names: tuple[str, str, str], top: int
 
 
 def _site(row: Generation) -> Object:
-    return {
+    shown: Object = {
         "id": printable(row.site.id),
         "allocated": None if row.allocated is None else total_object(row.allocated),
         "at_least": total_object(row.at_least),
@@ -40,3 +40,6 @@ def _site(row: Generation) -> Object:
         "exact": row.is_exact,
         "frames": [frame_object(frame) for frame in row.site.stack.frames],
     }
+    if row.site.context is not None:  # in the kernel
+        shown |= kernel_fields(row.site, row.site.unconfirmed)
+    return shown

@@ -13,6 +13,7 @@ STILL THERE 12.0 MiB to 14.5 MiB in 12,288 to 14,000 blocks, at 3 sites
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rich.text import Text
 
@@ -25,6 +26,7 @@ from leaktrace.report.diff_text import moment, target_in_words
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
+from leaktrace.report.site_lines import kernel_lines
 
 
 def generation_lines(
@@ -75,6 +77,7 @@ def _site(row: Generation, report: Report, width: int) -> Iterator[Text]:
         fields.append(Text(f"of {_total(row.allocated, report)} allocated then"))
     fields.append(Text(printable(row.site.id), "dim"))
     yield from flowed(fields, width)
+    yield from kernel_lines(replace(row.site, requested_bytes=None), width)
     for frame in frame_lines(folded(row.site.stack.frames), width - 4):
         yield Text("    ").append_text(frame)
     yield Text()

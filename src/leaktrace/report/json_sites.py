@@ -76,13 +76,13 @@ def site_object(site: Site, of_stack: Callable[[Stack], Object] = stack_object) 
         shown["kinds"] = dict(site.kinds)
         shown["examples"] = [example_object(one) for one in site.examples]
     if site.context is not None:  # in the kernel
-        shown |= {
-            "requested_bytes": site.requested_bytes,
-            "cache": name(site.cache),
-            "context": site.context,
-            "unconfirmed": site.unconfirmed,
-        }
+        shown |= {"requested_bytes": site.requested_bytes, **kernel_fields(site, site.unconfirmed)}
     return shown
+
+
+def kernel_fields(site: Site, unconfirmed: str | None) -> Object:
+    """What tells sites in the kernel apart that share a stack, and a doubt."""
+    return {"cache": name(site.cache), "context": site.context, "unconfirmed": unconfirmed}
 
 
 def _sizes(site: Site) -> Object:

@@ -106,7 +106,7 @@ def site_details(site: Site, report: Report, width: int) -> Iterator[Text]:
     yield from evidence_lines(site, report, width)
     if site.idle is not None and report.idle is not None:
         yield from wrapped("    ", idle_in_words(site.idle, report.idle), width)
-    yield from _of_kernel(site, width)
+    yield from kernel_lines(site, width)
     if site.regions is not None:
         yield from wrapped("    ", region_in_words(site), width)
     if site.kinds:
@@ -146,7 +146,7 @@ def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int
 
 def _in_short(site: Site, width: int) -> Iterator[Text]:
     """The frame that says most, and what would be missing from the figures without it."""
-    yield from _of_kernel(site, width)
+    yield from kernel_lines(site, width)
     if site.regions is not None and site.regions.unread:
         yield from wrapped("    ", region_in_words(site), width)
     for line in frame_lines(summary(site.stack.frames), width - 4):
@@ -177,7 +177,7 @@ def _shown(site: Site, report: Report) -> Sequence[Shown]:
     return folded(frames, MOST_LINES if is_limited else None)
 
 
-def _of_kernel(site: Site, width: int) -> Iterator[Text]:
+def kernel_lines(site: Site, width: int) -> Iterator[Text]:
     """What only sites in the kernel have: cache, waste, context, uncertainty."""
     fields = []
     if site.cache is not None:

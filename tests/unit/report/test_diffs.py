@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_reports import reports
 from rich.cells import cell_len
-from sample_diffs import BASE, DIFFS, LATER, NAMES, report_of
+from sample_diffs import BASE, DIFFS, LATER, NAMES, grown, report_of
 from sample_reports import BUSY, KERNEL, PARSE_SITE, SUPPRESSED, WEIGHTED
 
 from leaktrace.analysis.comparing.changes import Diff, compare
@@ -317,3 +317,18 @@ def test_growth_of_objects_without_sizes_has_no_bytes() -> None:
     assert lines[0].startswith("sessions: growth per hour by function: 377,487,360/h")
     assert not any("MiB" in line for line in lines)
     assert view_object(view(selection, Grouping.FUNCTION), 5)["unit"] == "blocks_per_hour"
+
+
+def test_a_doubt_in_one_of_the_reports_is_said() -> None:
+    """In the kernel a block may have been freed without being seen."""
+    doubt = "4 of its blocks were freed without being seen"
+    site = KERNEL.sites[0]
+    doubted = replace(KERNEL, sites=(replace(site, unconfirmed=doubt), *KERNEL.sites[1:]))
+    grown_sites = (grown(site, Total(96_000, 500)), *KERNEL.sites[1:])
+    later = replace(KERNEL, elapsed_s=75.0, sites=grown_sites)
+    diff = compare(doubted, later, same_run=True)
+    assert f"    unconfirmed: {doubt}" in diff_text(diff)
+    (shown,) = diff_object(diff, NAMES, 10)["sites"]
+    assert (shown["unconfirmed"], shown["cache"]) == (doubt, site.cache)
+    schema("diff-1").validate(diff_object(diff, NAMES, 10))
+    assert not [line for line in diff_text(compare(KERNEL, later)) if "unconfirmed" in line]

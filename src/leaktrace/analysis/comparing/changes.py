@@ -100,6 +100,12 @@ class SiteChange:
     def stack(self) -> Stack:
         return self.site.stack
 
+    @property
+    def unconfirmed(self) -> str | None:
+        """In the kernel: why one of the reports doubts that the site holds what it shows."""
+        doubts = (one.unconfirmed for one in (*self.match.new, *self.match.base))
+        return next((doubt for doubt in doubts if doubt is not None), None)
+
 
 @dataclass(frozen=True)
 class PartDiff:
