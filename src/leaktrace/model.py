@@ -165,6 +165,8 @@ class Site:
     # How many blocks of `count` have a size of 2**(k - 1) up to 2**k bytes, by k; the first: of
     # 0 bytes. Empty: not counted, which is only done for recordings.
     sizes: tuple[int, ...] = ()
+    # How many of `bytes` these blocks have, likewise. Empty: not known, as in older recordings.
+    size_bytes: tuple[int, ...] = ()
 
     @property
     def is_region(self) -> bool:

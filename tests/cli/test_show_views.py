@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from harness.tracer import run_leaktrace
 from sample_diffs import BASE, LATER
+from sample_sizes import sized
 from written_recordings import INFO, write
 
-SHOWN_BY = ("site", "function", "module", "line", "process", "tree", "callers")
+SHOWN_BY = ("site", "function", "module", "line", "process", "size", "tree", "callers")
 TOTAL = sum(site.bytes for site in LATER.sites)
+_REST_OF_PARSE = LATER.sites[0].bytes - 64 * 4_096 - 1_000 * (LATER.sites[0].count - 4_097)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run.rec"
-    return write(path, [BASE, LATER], marks=[None, "released"])
+    parse, cache, tokens = LATER.sites
+    with_sizes = (
+        sized(parse, [64] * 4_096 + [1_000] * (parse.count - 4_097) + [_REST_OF_PARSE]),
+        sized(cache, [cache.bytes]),
+        sized(tokens, [3_000] * tokens.count),
+    )
+    assert sum(site.bytes for site in with_sizes) == TOTAL
+    later = replace(LATER, sites=with_sizes)
+    return write(path, [BASE, later], marks=[None, "released"])
 
 
 @pytest.mark.parametrize("by", SHOWN_BY)
@@ -61,6 +72,10 @@ def test_a_page_has_the_marks_and_where_it_was_recorded(run: Path) -> None:
         (("--by", "tree", "-f", "pprof"), "-f pprof has no --by"),
         (("--focus", "a", "-f", "memleak"), "-f memleak has no --focus"),
         (("--quantity", "freed", "-f", "massif"), "-f massif has no --quantity"),
+        (("--by", "size", "-f", "folded"), "-f folded has no --by"),
+        (("--by", "size", "--quantity", "freed"), "--quantity freed can't be used with --by size"),
+        (("--by", "thread"), "which thread"),
+        (("--by", "color"), "--by"),
     ],
 )
 def test_errors(run: Path, words: tuple[str, ...], says: str) -> None:
@@ -68,6 +83,23 @@ def test_errors(run: Path, words: tuple[str, ...], says: str) -> None:
     assert outcome.exit_code == 2, outcome.stderr
     assert says in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 2
+
+
+def test_sizes_have_bytes_and_blocks(run: Path) -> None:
+    outcome = run_leaktrace("show", run, "--by", "size", "--quantity", "in-use-blocks")
+    assert outcome.exit_code == 0, outcome.stderr
+    lines = [" ".join(line.split()) for line in outcome.stdout.splitlines()]
+    assert "256.0 KiB <1% 4,096 13% 1 64 B to 127 B" in lines
+    assert "1.9 MiB 6% 1 <1% 1 1 MiB to below 2 MiB" in lines
+    assert all(len(line) <= 80 for line in outcome.stdout.splitlines())
+
+
+def test_a_report_without_sizes_is_refused(run: Path) -> None:
+    outcome = run_leaktrace("show", run, "--by", "size", "--at", "first")
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    _which, says, hint = outcome.stderr.splitlines()
+    assert f"report {BASE.number} can't be shown by size" in says
+    assert "hint: " in hint
 
 
 def test_a_filter_that_matches_nothing_says_so(run: Path) -> None:

@@ -271,6 +271,7 @@ class ReportBuilder:
         stack_id = int(table.stack_ids[row])
         stack = self._stack_of(stack_id)
         held = Total(int(table.bytes[row]), int(table.counts[row]))
+        sizes, size_bytes = table.sizes_of(row)
         counter = counters.get(stack_id)
         return Site(
             id=self.site_id(stack_id, counter),
@@ -288,7 +289,8 @@ class ReportBuilder:
             freed_count=max(int(counter["freed_count"].astype(np.int64)), 0) if counter else 0,
             error=table.error(np.array([row])),
             regions=None if table.regions is None else table.regions.of(row),
-            sizes=table.sizes_of(row),
+            sizes=sizes,
+            size_bytes=size_bytes,
         )
 
     def site_id(self, stack_id: int, counter: np.void | None) -> str:

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from leaktrace.analysis.regions import SiteRegions
 from leaktrace.analysis.sampling import Sampling
+from leaktrace.analysis.size_classes import SizeClasses, size_classes
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.model import Total
 from leaktrace.options import SortKey
-
-_SIZE_CLASSES = 65  # the number of bits of a size
-_MOST_WITH_SIZES = 50_000  # sites: 25 MB
 
 
 @dataclass(frozen=True)
@@ -35,16 +33,11 @@ class SiteTable:
     bytes_variance: NDArray[np.float64] | None = None
     counts_variance: NDArray[np.float64] | None = None
     regions: SiteRegions | None = None  # the part that is mapped regions; None: nothing
-    # How many blocks have which size, a column for each power of two; None: not counted.
-    sizes: NDArray[np.int64] | None = None
+    sizes: SizeClasses | None = None  # which sizes blocks have; None: not counted
 
-    def sizes_of(self, row: int) -> tuple[int, ...]:
-        """How many blocks of a site have which size (Site.sizes)."""
-        if self.sizes is None:
-            return ()
-        counts = self.sizes[row]
-        filled = np.nonzero(counts)[0]
-        return tuple(counts[: filled[-1] + 1].tolist()) if len(filled) else ()
+    def sizes_of(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The blocks and the bytes of a site by size (Site.sizes, Site.size_bytes)."""
+        return ((), ()) if self.sizes is None else self.sizes.of(row)
 
     def __len__(self) -> int:
         return len(self.stack_ids)
@@ -139,7 +132,7 @@ def group_by_site(
         sizes = np.zeros(length, dtype=np.int64)
         np.add.at(sizes, rows, records["size"].view(np.int64))
         counts = np.bincount(rows, minlength=length).astype(np.int64)
-        classes = _size_classes(records["size"], rows, length) if with_sizes else None
+        classes = size_classes(records["size"], rows, counts, sizes) if with_sizes else None
         return SiteTable(stack_ids, sizes, counts, oldest, newest, regions=regions, sizes=classes)
 
     weights, variances = weigh(snapshot, sampling)
@@ -149,34 +142,19 @@ def group_by_site(
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.bincount(rows, weights=values, minlength=length).astype(np.float64)
 
+    held = np.rint(summed(sizes_each * weights)).astype(np.int64)
+    counts = np.rint(summed(weights)).astype(np.int64)
     return SiteTable(
         stack_ids=stack_ids,
-        bytes=np.rint(summed(sizes_each * weights)).astype(np.int64),
-        counts=np.rint(summed(weights)).astype(np.int64),
+        bytes=held,
+        counts=counts,
         oldest_ns=oldest,
         newest_ns=newest,
         bytes_variance=summed(sizes_each**2 * variances),
         counts_variance=summed(variances),
         regions=regions,
-        sizes=_size_classes(records["size"], rows, length, weights) if with_sizes else None,
+        sizes=size_classes(records["size"], rows, counts, held, weights) if with_sizes else None,
     )
-
-
-def _size_classes(
-    sizes: NDArray[np.uint64],
-    rows: NDArray[np.intp],
-    length: int,
-    weights: NDArray[np.float64] | None = None,
-) -> NDArray[np.int64] | None:
-    """How many blocks of each row have which size; None for so many sites that it takes too much
-    memory."""
-    if length > _MOST_WITH_SIZES:
-        return None
-    # The exponent is the number of bits; a double is not off by one below 2**53.
-    bits = np.frexp(sizes.astype(np.float64))[1].clip(0, _SIZE_CLASSES - 1)
-    places = rows * _SIZE_CLASSES + bits
-    counts = np.bincount(places, weights=weights, minlength=length * _SIZE_CLASSES)
-    return np.rint(counts).astype(np.int64).reshape(length, _SIZE_CLASSES)
 
 
 def total_of_records(snapshot: Snapshot, sampling: Sampling) -> tuple[Total, Total | None]:

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.by_size import BY_SIZE
 from leaktrace.analysis.views.filters import site_filter
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction
@@ -19,11 +20,30 @@ from leaktrace.report.view_reporter import ViewOptions
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 BY = [*(one.value for one in Grouping), *(one.value for one in Direction)]
 
+_NOT_BY_THREAD = (
+    "--by thread: recordings don't have it, because leaktrace doesn't keep which thread allocated "
+    "a block: that would make each record larger"
+)
+
+
+class _View(click.Choice):  # type: ignore[type-arg]
+    """A view; for threads, why there is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        if isinstance(value, str) and value in ("thread", "threads"):
+            raise UsageError(
+                _NOT_BY_THREAD,
+                f"use {', '.join(BY[:-1])} or {BY[-1]}; --trace prints the thread of each call",
+            )
+        return super().convert(value, param, ctx)
+
+
 by_option = click.option(
     "--by",
-    type=click.Choice(BY),
-    help="Show sites by function, module, line of source or process; tree: all stacks from the "
-    "outermost callers down; callers: from the allocating functions up.",
+    type=_View(BY),
+    help="Show sites by function, module, line of source, process, or size of their blocks; tree: "
+    "all stacks from the outermost callers down; callers: from the allocating functions up. "
+    "(Threads are not recorded.)",
 )
 quantity_option = click.option(
     "--quantity",
@@ -87,6 +107,12 @@ def view_asked(
         option = f"--{(refused or given)[0].replace('_', '-')}"
         raise UsageError(f"-f {format_name} has no {option}", "use -f text or json")
     by = by or Grouping.SITE.value
+    if by == Grouping.SIZE and Quantity(quantity) not in BY_SIZE:
+        raise UsageError(
+            f"--quantity {quantity} can't be used with --by size: of sizes, only what is in use is "
+            "recorded",
+            f"use --quantity {' or '.join(BY_SIZE)}",
+        )
     is_tree = by in tuple(Direction)
     if "min_share" in given and not is_tree:
         raise UsageError("--min-share is for trees", "add --by tree, or --by callers")

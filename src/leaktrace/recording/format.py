@@ -32,7 +32,7 @@ COUNTERS = (
     *("oldest_at_ns", "newest_at_ns"),
 )
 # Objects of counts, likewise: the differences of those that have changed.
-HISTOGRAMS = ("lived", "sizes")
+HISTOGRAMS = ("lived", "sizes", "size_bytes")
 # What a growth is the change of. It is written only if it is another number.
 GROWTHS = (("growth_bytes", "bytes"), ("growth_count", "count"))
 # What is freed is usually what was allocated and is not held: only otherwise it is written.

@@ -309,7 +309,7 @@ def _as_json(site: Object) -> Object:
     if "lived" in site:
         shown["lifetimes"] = _histogram(site, "lived", "upper_bounds_ns")
     if "sizes" in site:
-        shown["sizes"] = _histogram(site, "sizes", "below_bytes")
+        shown["sizes"] = _sizes(site)
     if "examples" in site:
         examples = Fields(site, "a site").items("examples")
         shown["examples"] = [
@@ -320,13 +320,38 @@ def _as_json(site: Object) -> Object:
 
 def _histogram(site: Object, key: str, bounds: str) -> Object:
     """Counts by powers of two."""
+    bins = _bins(site, key)
+    return {bounds: [1 << power for power in bins], "counts": list(bins.values())}
+
+
+def _sizes(site: Object) -> Object:
+    """The sizes of blocks. The bytes of one size alone are not written: they are the site's.
+    (Recordings of older versions have none.)"""
+    counts = _bins(site, "sizes")
+    held = site.get("bytes")
+    if "size_bytes" in site:
+        size_bytes = _bins(site, "size_bytes")
+    elif len(counts) == 1 and type(held) is int:
+        size_bytes = dict.fromkeys(counts, held)
+    else:
+        return _histogram(site, "sizes", "below_bytes")
+    powers = sorted({**counts, **size_bytes})
+    return {
+        "below_bytes": [1 << power for power in powers],
+        "counts": [counts.get(power, 0) for power in powers],
+        "bytes": [size_bytes.get(power, 0) for power in powers],
+    }
+
+
+def _bins(site: Object, key: str) -> dict[int, int]:
+    """What there is by powers of two, the smallest first."""
     try:
         bins = sorted((int(one), n) for one, n in Fields(site, "a site").counts(key).items())
     except ValueError:
         raise MalformedError(f"{key} of a site are not counted by powers of two") from None
     if any(not 0 <= power < _MOST_POWERS for power, _ in bins):
         raise MalformedError(f"{key} of a site are out of range")
-    return {bounds: [1 << power for power, _ in bins], "counts": [count for _, count in bins]}
+    return dict(bins)
 
 
 def _aged(site: Site, state: Object, growth: Object | None, elapsed_ns: int) -> Site:

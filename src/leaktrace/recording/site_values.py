@@ -50,6 +50,9 @@ def site_from(fields: Fields, stack_of: StackOf | None = None) -> Site:
     # Of objects without sizes, bytes are null in JSON, and counts in a report.
     is_counted = fields.is_null("bytes")
     growth = "growth_count" if is_counted else "growth_bytes"
+    sizes, size_bytes = fields.optional("sizes", _sizes) or ((), ())
+    if size_bytes and (min(size_bytes) < 0 or sum(size_bytes) != fields.integer("bytes")):
+        raise MalformedError("the blocks of a site don't have its bytes")
     allocated, freed = fields.integer("allocated_count", 0), fields.integer("freed_count", 0)
     return Site(
         id=fields.text("id"),
@@ -78,7 +81,8 @@ def site_from(fields: Fields, stack_of: StackOf | None = None) -> Site:
         examples=tuple(_example(one) for one in fields.objects("examples")),
         verdict=fields.optional("verdict", verdict_from),
         lifetimes=fields.optional("lifetimes", _lifetimes),
-        sizes=fields.optional("sizes", lambda one: _by_powers(one, "below_bytes")) or (),
+        sizes=sizes,
+        size_bytes=size_bytes,
         freed_at=tuple(
             Releaser(stack_of(one), one.integer("count"), one.integer("of_count", 0))
             for one in fields.objects("freed_at")
@@ -186,9 +190,15 @@ def _lifetimes(fields: Fields) -> Lifetimes:
     return Lifetimes(_by_powers(fields, "upper_bounds_ns"))
 
 
-def _by_powers(fields: Fields, key: str) -> tuple[int, ...]:
+def _sizes(fields: Fields) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many blocks have which size, and their bytes; () where these are not known."""
+    counts = _by_powers(fields, "below_bytes")
+    return counts, _by_powers(fields, "below_bytes", "bytes") if "bytes" in fields else ()
+
+
+def _by_powers(fields: Fields, key: str, of: str = "counts") -> tuple[int, ...]:
     """A histogram by powers of two, with its empty parts."""
-    bounds, counts = fields.integers(key), fields.integers("counts")
+    bounds, counts = fields.integers(key), fields.integers(of)
     powers = [bound.bit_length() - 1 for bound in bounds]
     if len(powers) != len(counts) or any(not 0 <= one < _MOST_POWERS for one in powers):
         raise MalformedError(f"a histogram does not fit its bounds ({key})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -174,11 +175,10 @@ class RecordingWriter:
         if site.newest_ns is not None:
             shown["newest_at_ns"] = elapsed_ns - site.newest_ns
         del shown["lifetimes"]
-        if site.sizes:
-            shown["sizes"] = {str(bits): count for bits, count in enumerate(site.sizes) if count}
+        if "sizes" in shown:
+            shown |= _sizes(site)
         if site.lifetimes is not None:
-            counts = enumerate(site.lifetimes.counts)
-            shown["lived"] = {str(power): count for power, count in counts if count}
+            shown["lived"] = _filled(site.lifetimes.counts)
         for example, one in zip(shown.get("examples", ()), site.examples, strict=True):
             del example["age_ms"]
             example["at_ns"] = elapsed_ns - one.age_ns
@@ -203,6 +203,18 @@ class RecordingWriter:
             self._written.add(number)
             self._new_stacks.append({"schema": STACK, "stack": number, **stack_object(stack)})
         return number
+
+
+def _sizes(site: Site) -> Object:
+    """How many blocks have which size, and their bytes: of one size, those are the site's."""
+    shown: Object = {"sizes": _filled(site.sizes)}
+    if site.size_bytes and not (len(shown["sizes"]) == 1 and sum(site.size_bytes) == site.bytes):
+        shown["size_bytes"] = _filled(site.size_bytes)
+    return shown
+
+
+def _filled(histogram: Sequence[int]) -> Object:
+    return {str(bits): value for bits, value in enumerate(histogram) if value}
 
 
 def _mark(name: str, report: Report) -> Object:

@@ -265,6 +265,8 @@ def _counted(shown: Object) -> Object:
         elif key == "suppressed" and value is not None:
             patterns = [{**one, "bytes": None} for one in value["patterns"]]
             plain[key] = {**value, "bytes": None, "patterns": patterns}
+        elif key == "sizes":
+            continue
         elif key in _SIZES:
             plain[key] = None
             if key == "growth_bytes":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from leaktrace.model import Frame, OpenDescriptor, Site, Stack, Total
@@ -87,11 +88,15 @@ def kernel_fields(site: Site, unconfirmed: str | None) -> Object:
 
 def _sizes(site: Site) -> Object:
     """The histogram without its empty parts."""
-    filled = [(bits, count) for bits, count in enumerate(site.sizes) if count]
-    return {
-        "below_bytes": [1 << bits for bits, _ in filled],
-        "counts": [count for _, count in filled],
+    each = zip_longest(site.sizes, site.size_bytes, fillvalue=0)
+    filled = [(bits, *one) for bits, one in enumerate(each) if any(one)]
+    shown: Object = {
+        "below_bytes": [1 << bits for bits, _, _ in filled],
+        "counts": [count for _, count, _ in filled],
     }
+    if site.size_bytes:
+        shown["bytes"] = [size for _, _, size in filled]
+    return shown
 
 
 def _without_end(stack: Object) -> Object:

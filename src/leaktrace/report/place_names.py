@@ -14,11 +14,13 @@ from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.names import module_name, shorten_middle, shorten_path
 
 _LONGEST_MODULE = 28
+_KIB = 1024
 _UNKNOWN = {
     Grouping.FUNCTION: "(stack not known)",
     Grouping.MODULE: "(code in no file)",
     Grouping.LINE: "(stack not known)",
     Grouping.PROCESS: "(process not known)",
+    Grouping.SIZE: "(size not known)",
 }
 
 
@@ -28,6 +30,8 @@ def place_name(place: Place, grouping: Grouping, cells: int) -> str:
         return shorten_middle(_UNKNOWN.get(grouping, ""), cells)
     if grouping is Grouping.PROCESS:
         return shorten_middle(f"pid {place.pid}", cells)
+    if place.below_bytes is not None:
+        return shorten_middle(_sizes_in_words(place.below_bytes), cells)
     if grouping is Grouping.MODULE:
         return shorten_path(printable(place.module or ""), cells)
     if place.file is not None:
@@ -37,6 +41,17 @@ def place_name(place: Place, grouping: Grouping, cells: int) -> str:
         return with_module(place.function, place.module, cells)
     offset = f"{place.offset:#x}" if place.offset is not None else ""
     return shorten_middle(f"[{module}+{offset}]" if module else offset, cells)
+
+
+def _sizes_in_words(below_bytes: int) -> str:
+    """Such as "64 B to 127 B", "4 KiB to below 8 KiB"."""
+    least, most = below_bytes // 2, below_bytes - 1
+    if least == most:
+        return f"{least} B"
+    if below_bytes <= _KIB:
+        return f"{least} B to {most:,} B"
+    low, high = (units.size(one).replace(".0 ", " ") for one in (least, below_bytes))
+    return f"{low} to below {high}"
 
 
 def with_module(function: str, module: str | None, cells: int) -> str:
@@ -65,6 +80,9 @@ def place_object(place: Place) -> dict[str, Any]:
         shown["pid"] = place.pid
     if place.site_id is not None:
         shown["site"] = place.site_id
+    if place.below_bytes is not None:
+        shown["from_bytes"] = place.from_bytes
+        shown["below_bytes"] = place.below_bytes
     return shown
 
 

@@ -1,4 +1,5 @@
-"""Reports seen in another way: by function, module, line, process, or as a tree of calls."""
+"""Reports seen in another way: by function, module, line, process, size, or as a
+tree of calls."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import ClassVar, TextIO
 from rich.text import Text
 
 from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.by_size import refuse_without_sizes
 from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.groups import select, view
 from leaktrace.analysis.views.parts import parts_of, parts_with_sites
@@ -52,7 +54,10 @@ class ViewReporter(Reporter):
         self._is_json = is_json
 
     def report(self, report: Report) -> None:
-        """Write one report. Raises UsageError if comparing names with the filter takes too long."""
+        """Write one report. Raises UsageError if comparing names with the filter takes too long,
+        and if it is to be seen by size, and knows no sizes."""
+        if self._options.by is Grouping.SIZE:
+            refuse_without_sizes(report)
         if self._is_json:
             parts = [self._object(part) for part in parts_of(report)]
             self.write(json_line(views_object(report, self._options.by.value, parts)))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from leaktrace.analysis.views.groups import Row, Selection, View
+from leaktrace.analysis.views.groups import Selection, View
+from leaktrace.analysis.views.rows import Held, Row
 from leaktrace.analysis.views.trees import Folded, Line, Tree
 from leaktrace.model import Report
 from leaktrace.printable import printable
@@ -45,7 +46,7 @@ def view_object(view: View, top: int) -> Object:
     return {
         **_selection(view.selection),
         "notes": [printable(note) for note in view.notes],
-        "rows": [_row(row) for row in islice(view.rows, top)],
+        "rows": [_row(row, top) for row in islice(view.rows, top)],
         "others": {"count": len(rest), "own": sum(row.own for row in rest)},
     }
 
@@ -68,7 +69,7 @@ def _selection(selection: Selection) -> Object:
     }
 
 
-def _row(row: Row) -> Object:
+def _row(row: Row, top: int) -> Object:
     shown: Object = {
         **place_object(row.place),
         "own": row.own,
@@ -77,7 +78,21 @@ def _row(row: Row) -> Object:
     }
     if row.site is not None:
         shown["frames"] = [frame_object(frame) for frame in row.site.stack.frames]
+    if row.held is not None:
+        shown |= _held(row.held)
+        shown["sites"] = [
+            {
+                "site": printable(one.site.id),
+                **_held(one.held),
+                "frames": [frame_object(frame) for frame in one.site.stack.frames],
+            }
+            for one in row.shares[:top]
+        ]
     return shown
+
+
+def _held(held: Held) -> Object:
+    return {"bytes": held.bytes, "count": held.blocks}
 
 
 def _node(line: Line) -> Object:

@@ -17,21 +17,27 @@ from rich.text import Text
 
 from leaktrace import units
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.analysis.views.groups import Row, Selection, View
-from leaktrace.analysis.views.places import Grouping
+from leaktrace.analysis.views.groups import Selection, View
+from leaktrace.analysis.views.places import Grouping, places_of
+from leaktrace.analysis.views.rows import Held, Row
 from leaktrace.analysis.views.trees import Direction, Folded, Line, Node, Tree
+from leaktrace.model import Site
 from leaktrace.printable import printable
 from leaktrace.report.figures import about
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import FUNCTION_STYLE, frame_lines
 from leaktrace.report.layout import wrapped
+from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import place_name, value_in_words
+from leaktrace.report.verdicts import where_in_words
 
 _WAYS = {Direction.TREE: "from the outermost callers down", Direction.CALLERS: "by caller"}
 _ARROWS = {Direction.TREE: " > ", Direction.CALLERS: " < "}
 _FIGURE = 12  # "1,023.9 GiB/h" is rare
 _SHARE = 5
 _LEAST_NAME = 20
+_ID_CELLS = 6
+_SITES_OF_SIZE = 3  # of each size, these are named
 
 
 def view_lines(view: View, top: int, width: int) -> Iterator[Text]:
@@ -45,6 +51,9 @@ def view_lines(view: View, top: int, width: int) -> Iterator[Text]:
     shown, rest = view.rows[:top], view.rows[top:]
     if view.grouping is Grouping.SITE:
         yield from _sites(shown, selection, width)
+    elif shown and view.grouping is Grouping.SIZE:
+        yield from _by_size(shown, selection, width)
+        yield Text()
     elif shown:
         yield from _table(shown, view, width)
         yield Text()
@@ -124,7 +133,7 @@ def _title(selection: Selection) -> str:
 
 def _has_one_column(grouping: Grouping) -> bool:
     """Whether what a group has itself is all that it has."""
-    return grouping in (Grouping.PROCESS, Grouping.SITE)
+    return grouping in (Grouping.PROCESS, Grouping.SITE, Grouping.SIZE)
 
 
 def _table(rows: Sequence[Row], view: View, width: int) -> Iterator[Text]:
@@ -143,6 +152,57 @@ def _table(rows: Sequence[Row], view: View, width: int) -> Iterator[Text]:
         line.append(place_name(row.place, view.grouping, room), FUNCTION_STYLE)
         line.truncate(width)
         yield line
+
+
+def _by_size(rows: Sequence[Row], selection: Selection, width: int) -> Iterator[Text]:
+    """Bytes and blocks of each size, and below it the sites that have most of them."""
+    whole = Held(
+        sum(site.count for site in selection.sites), sum(site.bytes for site in selection.sites)
+    )
+    columns = "" if selection.report.is_counted else "bytes".rjust(_FIGURE) + " " * _SHARE
+    columns += "blocks".rjust(_FIGURE) + " " * _SHARE + "sites".rjust(8) + "  size"
+    yield Text(columns[:width], "dim")
+    for row in rows:
+        assert row.held is not None
+        line = Text(_held(row.held, whole, selection), "bold").append(f"{row.site_count:>8,}  ")
+        room = max(width - line.cell_len, _LEAST_NAME)
+        line.append(place_name(row.place, Grouping.SIZE, room), FUNCTION_STYLE)
+        line.truncate(width)
+        yield line
+        for one in row.shares[:_SITES_OF_SIZE]:
+            line = Text(_held(one.held, whole, selection))
+            line.append(f"  {printable(one.site.id)[:_ID_CELLS]:<{_ID_CELLS}}    ", "dim")
+            room = max(width - line.cell_len, _LEAST_NAME)
+            line.append(_site_name(one.site, room))
+            line.truncate(width)
+            yield line
+        others = row.site_count - _SITES_OF_SIZE
+        if others > 0:
+            more = f"... {units.counted(others, 'site')} more"
+            yield Text(" " * _cells_of_held(selection) + f"{'':10}  {more}", "dim")
+
+
+def _site_name(site: Site, cells: int) -> str:
+    """The function of a site that says most; without names, where its first frame is."""
+    first = next(iter(places_of(site, Grouping.FUNCTION)))
+    where = where_in_words(site.stack) or place_name(first, Grouping.FUNCTION, cells)
+    return shorten_middle(where, cells)
+
+
+def _held(held: Held, whole: Held, selection: Selection) -> str:
+    """Bytes and blocks with their shares; "?" for what is not known."""
+    mark, text = about(selection.report), ""
+    if not selection.report.is_counted:
+        known = held.bytes is not None
+        size = f"{mark}{units.size(held.bytes or 0)}" if known else "?"
+        share = units.share(held.bytes or 0, whole.bytes or 0) if known else ""
+        text = f"{size:>{_FIGURE}}{share:>{_SHARE}}"
+    blocks = f"{mark}{held.blocks:,}"
+    return text + f"{blocks:>{_FIGURE}}{units.share(held.blocks, whole.blocks):>{_SHARE}}"
+
+
+def _cells_of_held(selection: Selection) -> int:
+    return (_FIGURE + _SHARE) * (1 if selection.report.is_counted else 2)
 
 
 def _sites(rows: Sequence[Row], selection: Selection, width: int) -> Iterator[Text]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from rendered_samples import EVENTS, REPORTS, rendered, rendered_events
+from sample_sizes import SIZED
 from written_recordings import INFO, write
 
 from leaktrace.idle import IdleShare
@@ -100,6 +101,14 @@ def random_reports(seed: int, count: int) -> list[Report]:
             one = sites[at % len(sites)]
             held, blocks = chooses.randrange(1, 1 << 20), chooses.randrange(1, 99)
             changes = chooses.random() < 0.5 or at not in last
+            sizes, size_bytes = chooses.choice(
+                [
+                    ((), ()),
+                    ((0, 1, 0, 7), (0, 1, 0, held - 1)),
+                    ((0, 0, 0, 3), (0, 0, 0, held)),
+                    ((2, 0, 9, 1), (0, 0, held, 0)),
+                ]
+            )
             site = replace(
                 one,
                 id=f"{at % 9:016x}",
@@ -112,7 +121,8 @@ def random_reports(seed: int, count: int) -> list[Report]:
                 oldest_ns=chooses.randrange(1, 5 * 10**9),
                 newest_ns=chooses.choice([None, 1]),
                 lifetimes=Lifetimes(tuple(chooses.randrange(3) for _ in range(6))),
-                sizes=chooses.choice([(), (0, 1, 0, 7), (3,)]),
+                sizes=sizes,
+                size_bytes=size_bytes,
                 verdict=chooses.choice([None, one.verdict]),
                 idle=chooses.choice([None, IdleShare(4, 2, 100, 50)]),
             )
@@ -146,6 +156,33 @@ def test_any_sequence_of_reports_is_read_as_it_was(seed: int, tmp_path: Path) ->
     assert [moment.number for _, moment in moments] == [report.number for report in reports]
     *_, last = (moment for _, moment in moments)
     assert rendered("json", last.report()) == rendered("json", reports[-1])
+
+
+def test_sizes_that_an_older_version_recorded(tmp_path: Path) -> None:
+    """It wrote how many blocks have which size, not their bytes."""
+    path = write(tmp_path / "run", [SIZED])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    changes = next(line for line in lines if line["schema"] == "leaktrace/changes/1")
+    for site in changes["sites"]:
+        site.pop("size_bytes", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (report,) = read_recording(path).reports()
+    for again, site in zip(report.sites, SIZED.sites, strict=True):
+        assert again.sizes == site.sizes
+        # Blocks of one size have all that the site has.
+        is_one = sum(map(bool, site.sizes)) == 1
+        assert again.size_bytes == (site.size_bytes if is_one else ())
+
+
+@pytest.mark.parametrize("damage", [{"7": 1}, {"7": -5, "11": 12_582_917}, {"seven": 1}, {"99": 1}])
+def test_sizes_that_do_not_add_up_are_refused(damage: dict[str, int], tmp_path: Path) -> None:
+    path = write(tmp_path / "run", [SIZED])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    changes = next(line for line in lines if line["schema"] == "leaktrace/changes/1")
+    next(site for site in changes["sites"] if "size_bytes" in site)["size_bytes"] = damage
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(NotReadableError, match="line"):
+        list(read_recording(path).reports())
 
 
 def test_an_unchanged_site_is_not_written_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from random_reports import reports
 from rich.cells import cell_len
 from sample_diffs import BASE, DIFFS, LATER, NAMES, grown, report_of
 from sample_reports import BUSY, KERNEL, PARSE_SITE, SUPPRESSED, WEIGHTED
+from sample_sizes import SIZED, WITHOUT_BYTES
 
 from leaktrace.analysis.comparing.changes import Diff, compare
 from leaktrace.analysis.comparing.generations import generations
@@ -84,11 +85,13 @@ def test_diff_is_as_recorded(name: str) -> None:
 
 @pytest.mark.parametrize("by", [*Grouping, *Direction])
 def test_view_is_as_recorded(by: Grouping | Direction) -> None:
-    lines = [line for report in (BUSY, WEIGHTED, SUPPRESSED) for line in views_text(report, by)]
+    first = (SIZED, WITHOUT_BYTES) if by is Grouping.SIZE else (BUSY,)
+    reports = (*first, WEIGHTED, SUPPRESSED)
+    lines = [line for report in reports for line in views_text(report, by)]
     compare_with_golden(f"view-{by.value}.text", "\n".join([*lines, ""]))
 
 
-@pytest.mark.parametrize("report", [BUSY, KERNEL, WEIGHTED])
+@pytest.mark.parametrize("report", [BUSY, KERNEL, WEIGHTED, SIZED])
 @pytest.mark.parametrize("by", [*Grouping, *Direction])
 def test_views_fit_their_schema(report: Report, by: Grouping | Direction) -> None:
     parts = []
@@ -292,7 +295,7 @@ def test_reports_are_shown_by(by: Grouping | Direction) -> None:
     output = io.StringIO()
     options = ViewOptions(by, filter=site_filter(focus="parse"))
     ViewReporter(options, output, io.StringIO(), is_json=False).report(
-        replace(BUSY, remarks=(UNSEEN,))
+        replace(SIZED, remarks=(UNSEEN,))
     )
     lines = output.getvalue().splitlines()
     assert "httpd" in lines[0]
@@ -301,7 +304,7 @@ def test_reports_are_shown_by(by: Grouping | Direction) -> None:
     assert max(map(cell_len, lines)) <= 80
     output = io.StringIO()
     ViewReporter(options, output, io.StringIO(), is_json=True).report(
-        replace(KERNEL, remarks=(UNSEEN,), losses=(LOST,))
+        replace(KERNEL, sites=SIZED.sites, remarks=(UNSEEN,), losses=(LOST,))
     )
     shown = json.loads(output.getvalue())
     assert shown["incomplete"] == GAPS

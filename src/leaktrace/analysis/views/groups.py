@@ -1,4 +1,5 @@
-"""The sites of a report, grouped: by site, function, module, line of source, or process.
+"""The sites of a report, grouped: by site, function, module, line of source, process,
+or size of blocks.
 
 Of a function, `own` is what it allocates itself (it calls malloc), and `total` also what functions
 allocate that it calls. A site counts once for a function's total, even if the function is several
@@ -11,21 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.by_size import size_notes, size_rows
 from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.parts import Elsewhere, elsewhere, sites_of
 from leaktrace.analysis.views.places import UNKNOWN, Grouping, Place, places_of
+from leaktrace.analysis.views.rows import Row
 from leaktrace.model import Report, Site
-
-
-@dataclass(frozen=True)
-class Row:
-    """One group. Values are in the unit of the view's quantity."""
-
-    place: Place
-    own: int
-    total: int
-    site_count: int  # sites that are part of `total`
-    site: Site | None = None  # if grouped by site
 
 
 @dataclass(frozen=True)
@@ -93,6 +85,9 @@ def view(selection: Selection, grouping: Grouping) -> View:
             )
             if any(site.processes for site in sites) and quantity not in _BY_PROCESS:
                 notes = (f"{quantity.in_words} are not recorded by process",)
+        case Grouping.SIZE:
+            rows = size_rows(selection.report, sites, quantity)
+            notes = tuple(size_notes(selection.report, sites, quantity))
         case _:
             rows = _by_frame(sites, quantity, grouping)
     rows.sort(key=lambda row: (-row.total, -row.own, -row.site_count, str(row.place)))

@@ -17,6 +17,7 @@ class Grouping(StrEnum):
     MODULE = "module"
     LINE = "line"
     PROCESS = "process"
+    SIZE = "size"  # of blocks, by powers of two
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,17 @@ class Place:
     offset: int | None = None  # in the module's file, or an address, of code without a name
     pid: int | None = None
     site_id: str | None = None
+    below_bytes: int | None = None  # blocks smaller than this power of two, with at least half
 
     @property
     def is_known(self) -> bool:
         """False for what has no frame, or no process."""
         return self != UNKNOWN
+
+    @property
+    def from_bytes(self) -> int | None:
+        """The smallest size of these blocks."""
+        return None if self.below_bytes is None else self.below_bytes // 2
 
 
 UNKNOWN = Place()
