@@ -236,6 +236,24 @@ class Loss:
     is_lost: bool = True
 
 
+@dataclass(frozen=True)
+class ReportTime:
+    """Which report of a recording, and when it was made."""
+
+    number: int
+    time: datetime
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class MissingReports:
+    """Reports that are missing in a recording, and the reports between which they are missing."""
+
+    count: int
+    after: ReportTime | None  # None: there is none before them
+    before: ReportTime | None  # None: there is none after them
+
+
 class RemarkKind(StrEnum):
     """What a remark says about the figures."""
 
@@ -429,6 +447,10 @@ class Report:
     explained: Explained | None = None  # None if the two can't be compared
     suppressed: Suppressed | None = None  # part of the totals, not of `sites`; None: no patterns
     ending: Ending | None = None  # of the target, once it has ended
+
+    # Of a recording: reports that could not be written, before this one or after it. Each is told
+    # with one of the reports that are shown.
+    missing_reports: tuple[MissingReports, ...] = ()
 
     # If several processes are traced. `resident` is None then: what they share would be counted
     # several times.

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from leaktrace.errors import UsageError
 from leaktrace.printable import printable
+from leaktrace.recording.gaps import local
 from leaktrace.recording.reader import Mark
 
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
@@ -128,8 +129,3 @@ def _time(word: str, first: Point) -> datetime:
         raise UsageError(
             f"{printable(word)} is no report, no time and no mark of this recording", _WAYS
         ) from None
-
-
-def local(time: datetime) -> str:
-    """A time as people read it here."""
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from leaktrace.model import Report, Site, Stack
+from leaktrace.model import MissingReports, Report, ReportTime, Site, Stack
 from leaktrace.printable import printable
 from leaktrace.recording.changes import SiteState
 from leaktrace.recording.fields import Fields, MalformedError, parsed_object
 from leaktrace.recording.format import (
-    FREED,
     RECORDING,
     Object,
     site_lists,
-    usually_freed,
 )
+from leaktrace.recording.gaps import MOST_TOLD, Gap, gap_from, local, more_in_words
 from leaktrace.recording.go_report_values import go_report_from
+from leaktrace.recording.recorded_sites import aged, as_json
 from leaktrace.recording.report_values import report_from, time_from
 from leaktrace.recording.site_values import site_from, stack_from
 from leaktrace.recording.streams import CutOffError, NotReadableError, read_lines
@@ -31,7 +31,6 @@ _NAME_IT = "name a file that leaktrace --record, or --format json, has written"
 _Value = TypeVar("_Value")
 _MOST_MARKS = 10_000
 _MOST_FRAMES = 32_000_000  # in all stacks together
-_MOST_POWERS = 65
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,11 @@ class Recording:
     marks: list[Mark] = field(default_factory=list)  # as far as it was read
     problems: list[str] = field(default_factory=list)  # the same: what is missing, a sentence each
     is_of_go: bool = False  # the stream of `leaktrace go --format json`
+    gaps: list[Gap] = field(default_factory=list)  # the same: the reports that are missing
 
     def moments(self) -> Iterator[Moment]:
         """All reports, from the first line on. Raises NotReadableError."""
-        self.marks, self.problems = [], []
+        self.marks, self.problems, self.gaps = [], [], []
         yield from _Reading(self).moments()
 
     def reports(self) -> Iterator[Report]:
@@ -147,7 +147,8 @@ class _Reading:
         self._lists: dict[str, SiteState] = {}
         self._built: dict[str, dict[int, Site]] = {}
         self._line = 0
-        self._last = 0  # the number of the last report
+        self._last: ReportTime | None = None  # the last report
+        self._reports = 0
         self._has_ended = False
 
     def moments(self) -> Iterator[Moment]:
@@ -164,7 +165,10 @@ class _Reading:
             self._cut_off()
 
     def _cut_off(self) -> None:
-        after = f"after report {self._last}" if self._last else "before its first report"
+        last = self._last
+        after = "before its first report"
+        if last is not None:
+            after = f"after report {last.number} ({local(last.time)})"
         self._recording.problems.append(
             f"the recording was cut off {after}, or is still being written"
         )
@@ -208,10 +212,12 @@ class _Reading:
                     lambda: report,
                 )
             case "leaktrace/report/1":
+                for one in fields.objects("missing_reports"):
+                    self._tell(gap_from(one, self._reports, _report_time))
                 return self._moment(fields, lambda: report_from(value))
             case "leaktrace/end/1":
                 self._has_ended = True
-                self._tell_missed(fields)
+                self._tell_missed(fields, None)
         return None  # other lines: traced calls, and what newer versions add
 
     def _take_stack(self, fields: Fields) -> None:
@@ -237,7 +243,7 @@ class _Reading:
             )
 
     def _take_changes(self, value: Object, fields: Fields) -> Moment:
-        self._tell_missed(fields)
+        self._tell_missed(fields, _report_time(fields))
         if fields.flag("whole", default=False):
             self._lists, self._built = {}, {}
         lists = {}
@@ -250,24 +256,32 @@ class _Reading:
 
     def _moment(self, fields: Fields, build: Callable[[], Report]) -> Moment:
         outstanding = fields.inner("outstanding")
-        self._last = fields.integer("number")
+        last = self._last = _report_time(fields)
+        self._reports += 1
         return Moment(
-            self._last,
-            time_from(fields),
-            fields.number("elapsed_s"),
+            last.number,
+            last.time,
+            last.elapsed_s,
             outstanding.integer("bytes", outstanding.integer("count")),
             fields.flag("final"),
             partial(self._checked, build),
         )
 
-    def _tell_missed(self, fields: Fields) -> None:
+    def _tell_missed(self, fields: Fields, before: ReportTime | None) -> None:
+        """`before`: the report that comes after those that are missing."""
         missed = fields.integer("missed", 0)
-        if missed:
-            reports = "one report is" if missed == 1 else f"{missed:,} reports are"
-            after = f" after report {self._last}" if self._last else ""
-            self._recording.problems.append(
-                f"{reports} missing{after}: the recording could not be written"
-            )
+        if missed > 0:
+            self._tell(Gap(self._reports, MissingReports(missed, self._last, before)))
+
+    def _tell(self, gap: Gap) -> None:
+        gaps, problems = self._recording.gaps, self._recording.problems
+        gaps.append(gap)
+        if len(gaps) <= MOST_TOLD:
+            problems.append(gap.in_words())
+            return
+        if len(gaps) > MOST_TOLD + 1:
+            problems.pop()
+        problems.append(more_in_words(gaps[MOST_TOLD:]))
 
     def _build(self, value: Object) -> Report:
         """The report, whose lists of sites are those that have become of them."""
@@ -283,13 +297,13 @@ class _Reading:
     def _sites(self, name: str, sort: str, elapsed_ns: int) -> list[Site]:
         state, built = self._lists[name], self._built[name]
         for number in state.changed:
-            site = Fields(_as_json(state.sites[number]), "a site")
+            site = Fields(as_json(state.sites[number]), "a site")
             built[number] = site_from(site, self._stack)
         state.changed.clear()
         for number in built.keys() - state.sites.keys():
             del built[number]
         return [
-            _aged(built[number], state.sites[number], state.growth.get(number), elapsed_ns)
+            aged(built[number], state.sites[number], state.growth.get(number), elapsed_ns)
             for number in state.order(sort)
         ]
 
@@ -300,78 +314,5 @@ class _Reading:
         return self._stacks[number]
 
 
-def _as_json(site: Object) -> Object:
-    """A site as it is in a report of `--format json`, but for what depends on the time."""
-    shown = {key: value for key, value in site.items() if key != "lived"}
-    for freed, allocated, held in FREED:
-        if freed not in shown:
-            shown[freed] = usually_freed(site, allocated, held)
-    if "lived" in site:
-        shown["lifetimes"] = _histogram(site, "lived", "upper_bounds_ns")
-    if "sizes" in site:
-        shown["sizes"] = _sizes(site)
-    if "examples" in site:
-        examples = Fields(site, "a site").items("examples")
-        shown["examples"] = [
-            {**one, "age_ms": 0} if isinstance(one, dict) else one for one in examples
-        ]
-    return shown
-
-
-def _histogram(site: Object, key: str, bounds: str) -> Object:
-    """Counts by powers of two."""
-    bins = _bins(site, key)
-    return {bounds: [1 << power for power in bins], "counts": list(bins.values())}
-
-
-def _sizes(site: Object) -> Object:
-    """The sizes of blocks. The bytes of one size alone are not written: they are the site's.
-    (Recordings of older versions have none.)"""
-    counts = _bins(site, "sizes")
-    held = site.get("bytes")
-    if "size_bytes" in site:
-        size_bytes = _bins(site, "size_bytes")
-    elif len(counts) == 1 and type(held) is int:
-        size_bytes = dict.fromkeys(counts, held)
-    else:
-        return _histogram(site, "sizes", "below_bytes")
-    powers = sorted({**counts, **size_bytes})
-    return {
-        "below_bytes": [1 << power for power in powers],
-        "counts": [counts.get(power, 0) for power in powers],
-        "bytes": [size_bytes.get(power, 0) for power in powers],
-    }
-
-
-def _bins(site: Object, key: str) -> dict[int, int]:
-    """What there is by powers of two, the smallest first."""
-    try:
-        bins = sorted((int(one), n) for one, n in Fields(site, "a site").counts(key).items())
-    except ValueError:
-        raise MalformedError(f"{key} of a site are not counted by powers of two") from None
-    if any(not 0 <= power < _MOST_POWERS for power, _ in bins):
-        raise MalformedError(f"{key} of a site are out of range")
-    return dict(bins)
-
-
-def _aged(site: Site, state: Object, growth: Object | None, elapsed_ns: int) -> Site:
-    """A site with what depends on the time of the report."""
-    fields = Fields(state, "a site")
-    oldest, newest = (fields.optional_integer(key) for key in ("oldest_at_ns", "newest_at_ns"))
-    examples = site.examples
-    if examples:
-        times = [one.integer("at_ns") for one in fields.objects("examples")]
-        examples = tuple(
-            replace(one, age_ns=elapsed_ns - at) for one, at in zip(examples, times, strict=True)
-        )
-    grown: int | None = 0
-    if growth is not None:
-        key = "growth_count" if fields.is_null("bytes") else "growth_bytes"
-        grown = Fields(growth, "a site").optional_integer(key)
-    return replace(
-        site,
-        oldest_ns=None if oldest is None else elapsed_ns - oldest,
-        newest_ns=None if newest is None else elapsed_ns - newest,
-        growth_bytes=grown,
-        examples=examples,
-    )
+def _report_time(fields: Fields) -> ReportTime:
+    return ReportTime(fields.integer("number"), time_from(fields), fields.number("elapsed_s"))

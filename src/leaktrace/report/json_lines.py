@@ -41,7 +41,7 @@ from leaktrace.report.json_sites import (
     total_object,
     verdict_object,
 )
-from leaktrace.report.moment_json import in_utc, target_object
+from leaktrace.report.moment_json import in_utc, missing_object, target_object
 from leaktrace.report.older import older_objects
 from leaktrace.report.reach import reach_object
 from leaktrace.report.regions_json import regions_apart
@@ -111,7 +111,7 @@ def report_object(report: Report, of_site: OfSite = site_object) -> Object:
         shown["full_stacks"] = True
     if report.depth is not None:
         shown["depth"] = report.depth
-    shown |= _loss_details(report.losses) | _leaking(report)
+    shown |= _loss_details(report.losses) | _leaking(report) | missing_object(report)
     if report.reach is not None:
         shown["reach"] = reach_object(report.reach)
         shown["lost_then_freed"] = report.reach.lost_then_freed

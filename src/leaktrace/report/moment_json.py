@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from leaktrace.model import Report, TargetInfo
+from leaktrace.model import Report, ReportTime, TargetInfo
 from leaktrace.printable import printable
 from leaktrace.report.json_sites import Object
 
@@ -27,4 +27,26 @@ def moment_object(report: Report) -> Object:
         "number": report.number,
         "target": target_object(report.target),
         "estimate": report.is_estimate,
+    }
+
+
+def missing_object(report: Report) -> Object:
+    """Which reports of its recording are missing before or after it, if there are any."""
+    if not report.missing_reports:
+        return {}
+    return {
+        "missing_reports": [
+            {"count": one.count, "after": _when(one.after), "before": _when(one.before)}
+            for one in report.missing_reports
+        ]
+    }
+
+
+def _when(report: ReportTime | None) -> Object | None:
+    if report is None:
+        return None
+    return {
+        "number": report.number,
+        "time": in_utc(report.time),
+        "elapsed_s": round(report.elapsed_s, 3),
     }

@@ -16,7 +16,7 @@ from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import what_is_missing
 from leaktrace.report.json_sites import Object, frame_object
-from leaktrace.report.moment_json import moment_object
+from leaktrace.report.moment_json import missing_object, moment_object
 from leaktrace.report.place_names import place_object, unit_of
 
 VIEW_SCHEMA = "leaktrace/view/1"
@@ -29,6 +29,7 @@ def views_object(report: Report, by: str, parts: Sequence[Object]) -> Object:
         "schema": VIEW_SCHEMA,
         **moment_object(report),
         "incomplete": list(what_is_missing(report)),
+        **missing_object(report),
         "by": by,
         **parts[0],
         "sections": [

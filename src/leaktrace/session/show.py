@@ -16,8 +16,9 @@ from leaktrace.notices import notify
 from leaktrace.options import ShowOptions
 from leaktrace.printable import printable
 from leaktrace.recording.format import MARK
+from leaktrace.recording.gaps import local, with_gaps
 from leaktrace.recording.late_names import LateNames
-from leaktrace.recording.moments import Choice, Point, choose, choose_range, local
+from leaktrace.recording.moments import Choice, Point, choose, choose_range
 from leaktrace.recording.reader import Recording, read_recording
 from leaktrace.recording.streams import NotReadableError
 from leaktrace.report import Output, create_reporter, open_output
@@ -120,7 +121,8 @@ def _chosen(recording: Recording, options: ShowOptions) -> Iterator[Report]:
     """The reports that are asked for, and on stderr which these are."""
     is_range = options.first is not None or options.last is not None
     if options.at == "last" and not is_range:
-        yield _last(recording)
+        last = _last(recording)
+        yield with_gaps(last, recording.gaps)
         return
     points = _points(recording)
     if is_range:
@@ -131,13 +133,16 @@ def _chosen(recording: Recording, options: ShowOptions) -> Iterator[Report]:
         choice = choose(options.at, points, recording.marks)
         wanted = range(choice.at, choice.at + 1)
         _tell(choice, points)
-    problems = recording.problems
+    problems, gaps = recording.problems, recording.gaps
+    told = 0  # gaps: each is told once, those at the end with the last report
     for at, moment in enumerate(recording.moments()):
         if at in wanted:
-            yield moment.report()
+            until = sum(gap.at <= at for gap in gaps) if at < wanted[-1] else len(gaps)
+            yield with_gaps(moment.report(), gaps[told:until])
+            told = until
         if at >= wanted[-1]:
             break
-    recording.problems = problems  # this time it was not read to its end
+    recording.problems, recording.gaps = problems, gaps  # it was not read to its end this time
 
 
 def _last(recording: Recording) -> Report:

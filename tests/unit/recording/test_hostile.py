@@ -16,7 +16,7 @@ from written_recordings import write
 
 from leaktrace.errors import LeaktraceError
 from leaktrace.recording.format import LONGEST_LINE
-from leaktrace.recording.moments import local
+from leaktrace.recording.gaps import local
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import NotReadableError
 

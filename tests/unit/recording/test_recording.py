@@ -240,9 +240,10 @@ def test_a_full_disk_loses_only_the_reports_of_that_time(suffix: str, tmp_path: 
     again = [rendered("json", report) for report in recording.reports()]
     kept = [report for at, report in enumerate(reports) if at not in (3, 4, 7)]
     assert again == [rendered("json", report) for report in kept]
-    assert [problem.partition(":")[0] for problem in recording.problems] == [
-        "2 reports are missing after report 3",
-        "one report is missing after report 7",
+    names = [f"report {one.number} ({one.time.astimezone():%Y-%m-%d %H:%M:%S})" for one in reports]
+    assert [problem.partition(": the")[0] for problem in recording.problems] == [
+        f"2 reports are missing between {names[2]} and {names[5]}",
+        f"one report is missing between {names[6]} and {names[8]}",
     ]
 
 
