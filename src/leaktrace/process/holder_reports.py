@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,6 +26,17 @@ _MOST_SHOWN = 5  # of one site
 Path = tuple[HolderStep, ...]
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """The blocks of one site in one process: how many, and the paths of the most of them, each with
+    its blocks and their bytes."""
+
+    member: Member
+    held: HeldBlocks
+    total: int
+    paths: tuple[tuple[int, int, int], ...]
+
+
 @dataclass
 class _Group:
     """Blocks of a site with the same path, in one or several processes."""
@@ -43,6 +54,9 @@ class HolderReports:
         self._lost = lost
         self._asked = asked
         self._held: list[tuple[Member, HeldBlocks, NDArray[np.intp]]] = []
+        # By the stack ids of a site: a report asks for the names first, then for all processes
+        # together, then for each.
+        self._counted: dict[frozenset[int], list[_Counted]] = {}
 
     def attach(self, builder: FamilyBuilder) -> None:
         """Let these reports say what holds the blocks of their sites."""
@@ -51,39 +65,50 @@ class HolderReports:
     def look(self) -> None:
         """The next report is about the last snapshot that `LostBlocks.add_to` has seen."""
         self._held = self._lost.held()
+        self._counted = {}
 
     def sites_on_paths(self, builder: FamilyBuilder, stack_ids: Sequence[int]) -> list[int]:
         """The stack ids whose names are needed to say what holds the blocks of these sites."""
         found: dict[int, None] = {}
         for stack_id in stack_ids:
-            wanted = self._all_of(builder, stack_id)
-            for _, held, rows in self._held:
-                counts = held.of_site(wanted, rows)
-                for path in sorted(counts, key=lambda one: -counts[one][0])[:_MOST_SHOWN]:
-                    found |= dict.fromkeys(held.sites_on(path))
+            for one in self._counts_of(builder, stack_id):
+                for path, _, _ in one.paths:
+                    found |= dict.fromkeys(one.held.sites_on(path))
         return list(found)
 
-    def _all_of(self, builder: FamilyBuilder, stack_id: int) -> list[int]:
-        return [one for same in builder.all_of(stack_id) for one in self._tracer.all_of(same)]
+    def _counts_of(self, builder: FamilyBuilder, stack_id: int) -> list[_Counted]:
+        """Of each process with blocks of the site."""
+        wanted = frozenset(
+            one for same in builder.all_of(stack_id) for one in self._tracer.all_of(same)
+        )
+        if wanted not in self._counted:
+            self._counted[wanted] = list(self._count(wanted))
+        return self._counted[wanted]
+
+    def _count(self, wanted: frozenset[int]) -> Iterator[_Counted]:
+        for member, held, rows in self._held:
+            counts = held.of_site(wanted, rows)
+            total = sum(count for count, _ in counts.values())
+            most = sorted(counts, key=lambda one: -counts[one][0])[:_MOST_SHOWN]
+            if total:
+                yield _Counted(member, held, total, tuple((one, *counts[one]) for one in most))
 
     def _held_by(
         self, builder: FamilyBuilder, stack_id: int, slot: int | None
     ) -> tuple[Holder, ...]:
-        wanted = self._all_of(builder, stack_id)
         groups: dict[Path, _Group] = {}
         total = 0
-        for member, held, rows in self._held:
-            if slot not in (None, member.number):
+        for one in self._counts_of(builder, stack_id):
+            if slot not in (None, one.member.number):
                 continue
-            counts = held.of_site(wanted, rows)
-            total += sum(count for count, _ in counts.values())
-            for path in sorted(counts, key=lambda one: -counts[one][0])[:_MOST_SHOWN]:
-                steps = held.steps(path, self._block_step, partial(_function_at, member))
-                same = tuple(replace(one, offset=None, last_offset=None) for one in steps)
+            total += one.total
+            for path, count, size in one.paths:
+                steps = one.held.steps(path, self._block_step, partial(_function_at, one.member))
+                same = tuple(replace(step, offset=None, last_offset=None) for step in steps)
                 group = groups.setdefault(same, _Group(steps))
                 group.path = tuple(map(_widened, group.path, steps))
-                group.count += counts[path][0]
-                group.bytes += counts[path][1]
+                group.count += count
+                group.bytes += size
         ordered = sorted(groups.values(), key=lambda one: (-one.count, len(one.path)))
         return tuple(Holder(one.path, one.count, one.bytes, total) for one in ordered[:_MOST_SHOWN])
 
