@@ -23,11 +23,11 @@ from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.options import Limits, ProcessOptions, ProcessTarget
 from leaktrace.process.held_blocks import AskedHolders
 from leaktrace.process.instant_scan import scan_instant
-from leaktrace.process.module_data import FileTables
 from leaktrace.process.registers import RegisterReader
 from leaktrace.process.scan import scan
 from leaktrace.process.setup import open_tracer
 from leaktrace.process.snapshot import blocks_of
+from leaktrace.roots.module_data import FileTables
 from leaktrace.targets.instant import take_instant
 from leaktrace.targets.program_break import start_of_heap
 

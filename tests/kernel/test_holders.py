@@ -41,7 +41,9 @@ def paths_to(report: Report, function: str) -> list[tuple[int, int, Path_]]:
 
 def only_path(report: Report, function: str, count: int) -> Path_:
     """The way to all blocks of a site."""
-    ((found, of_count, path),) = paths_to(report, function)
+    found_paths = paths_to(report, function)
+    assert len(found_paths) == 1, found_paths
+    ((found, of_count, path),) = found_paths
     assert (found, of_count) == (count, count)
     return path
 
@@ -55,17 +57,21 @@ def site_id(report: Report, function: str) -> str:
     return str(site.raw["id"])
 
 
-def test_who_holds_them(compiled: Compiler) -> None:
+@pytest.mark.parametrize("stop", [(), ("--stop", "--max-pause-ms", "10000")])
+def test_who_holds_them(compiled: Compiler, stop: tuple[str, ...]) -> None:
     program = compiled("holders.c", "-ldl")
     plugin = compiled("holders_plugin.cpp", "-shared", "-fPIC")
     with Target([program, plugin]) as target:
         target.await_ready()
-        with Tracer("-p", str(target.pid), "--holders", "-T", "30", *ONE_REPORT, NEVER) as tracer:
+        options = ("--holders", *stop, "-T", "30", *ONE_REPORT)
+        with Tracer("-p", str(target.pid), *options, NEVER) as tracer:
             tracer.await_armed()
             target.do()
             report = last_report(tracer)
         lines, status = target.run_out()
     assert status == 0
+    assert (report.raw["reach"]["pause_ms"] is not None) == bool(stop)
+    assert report.raw["reach"]["heap_is_known"] == bool(stop)
     said = dict(line.split() for line in lines if " " in line)
     tid, mapped = int(said["thread"]), int(said["mapped"])
     own, others = sizes_of_variables(program), sizes_of_variables(plugin)
@@ -151,6 +157,69 @@ def test_who_holds_them(compiled: Compiler) -> None:
         assert path[1]["name"] == "fill_plugin" or "plugin" in path[1]["name"]
     assert path[2]["site"] == site_id(report, "make_session")
     assert (path[2]["offset"], path[2]["last_offset"]) == (8, 8)
+
+
+def test_holders_of_an_instant(compiled: Compiler) -> None:
+    """A pointer that is in a vector register alone, and one that is never long at a place: without
+    a stop the former is not seen, and the latter may be missed."""
+    program = compiled("holders_of_instant.c", "-msse2")
+    sizes = sizes_of_variables(program)
+    with Target([program]) as target:
+        target.await_ready()
+        options = ("--holders", "--stop", "--max-pause-ms", "10000", "--older", "0", *ONE_REPORT)
+        with Tracer("-p", str(target.pid), *options, "0.7", "4") as tracer:
+            tracer.await_armed()
+            target.do()
+            outcome = tracer.finish()
+        said = dict(line.split() for line in target.seen if " " in line)
+    reports = [one for one in outcome.reports if one.sites_under("make_under_vector")]
+    assert len(reports) >= 2
+    for report in reports:
+        assert report.raw["reach"]["problems"] == []
+        assert report.raw["reach"]["heap_is_known"]
+        assert report.raw["reach"]["lost"]["definite_count"] == 0
+
+        (step, own) = only_path(report, "make_of_vector", 2)
+        assert (step["kind"], step["thread"]) == ("register", int(said["vector"]))
+        assert step["thread_name"] == program.name[:15]
+        assert not own["repeats"]
+        path = only_path(report, "make_under_vector", 2)
+        assert (kinds(path), path[0]) == (["register", "block", "block"], step)
+        assert path[1]["site"] == site_id(report, "make_of_vector")
+        assert (path[1]["offset"], path[1]["last_offset"]) == (0, 0)
+
+        (step, _) = only_path(report, "make_moving", 1)
+        if step["kind"] == "variable":
+            assert step["name"] == "moving_places"
+            assert 0 <= step["offset"] == step["last_offset"] < sizes["moving_places"]
+        else:
+            assert (step["kind"], step["thread"]) == ("register", int(said["moving"]))
+
+        # Its first block is newer than the records that were read before the stop.
+        nodes = paths_to(report, "make_node")
+        payloads = paths_to(report, "make_payload")
+        for ((count, of_count, path),), steps in ((nodes, 2), (payloads, 3)):
+            assert count == of_count >= 1000
+            assert (path[0]["kind"], path[0]["name"]) == ("variable", "growing_list")
+            assert (len(path), path[1]["repeats"], path[1]["site"]) == (
+                steps,
+                True,
+                site_id(report, "make_node"),
+            )
+
+
+def test_a_stop_that_is_too_short_for_holders(compiled: Compiler) -> None:
+    """They are found without a stop, and the report says why."""
+    with Target([compiled("bench_lost.c"), "1000", "300"]) as target:
+        target.await_ready()
+        options = ("--holders", "--stop", "--max-pause-ms", "15", *ONE_REPORT, NEVER)
+        with Tracer("-p", str(target.pid), *options) as tracer:
+            tracer.await_armed()
+            target.do()
+            report = last_report(tracer)
+    (problem,) = report.raw["reach"]["problems"]
+    assert problem.endswith("15 ms were not enough (--max-pause-ms)")
+    assert any(site.get("holders") for site in report.raw["sites"])
 
 
 def test_a_command_as_it_exits(compiled: Compiler, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from harness.target import Target
 
 from leaktrace.arch import x86_64
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.process.registers import RegisterReader, Registers
+from leaktrace.process.registers import RegisterReader
+from leaktrace.targets.thread_registers import Registers
 
 pytestmark = [
     pytest.mark.usefixtures("require_bpf"),

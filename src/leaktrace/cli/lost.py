@@ -28,9 +28,9 @@ lost_option = click.option(
 stop_option = click.option(
     "--stop",
     is_flag=True,
-    help="With --lost: stop the process for a moment, and look at its memory and registers of one "
-    "instant. It takes some 150 ms per GiB, and as much memory as the process has. Some system "
-    "calls of the process may return EINTR (man 7 signal).",
+    help="With --lost or --holders: stop the process for a moment, and look at its memory and "
+    "registers of one instant. It takes some 150 ms per GiB, and as much memory as the process "
+    "has. Some system calls of the process may return EINTR (man 7 signal).",
 )
 max_pause_option = click.option(
     "--max-pause-ms",
@@ -74,13 +74,8 @@ def max_pause_asked(asked: dict[str, Any]) -> int | None:
     """For how long each process may be stopped, in milliseconds; None: it may not. Raises
     UsageError."""
     most_ms: int | None = asked["max_pause_ms"]
-    if asked["stop"] and asked["lost"] is None:
-        raise UsageError("--stop needs --lost", "add --lost, or leave out --stop")
-    if asked["stop"] and asked["holders"]:
-        raise UsageError(
-            "--stop can't be used with --holders: they look at the memory in different ways",
-            "leave out --stop",
-        )
+    if asked["stop"] and asked["lost"] is None and not asked["holders"]:
+        raise UsageError("--stop needs --lost or --holders", "add --lost, or leave out --stop")
     if most_ms is not None and not asked["stop"] and asked["heap"] is None:
         raise UsageError(
             "--max-pause-ms needs --stop or --heap",

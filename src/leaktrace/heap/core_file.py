@@ -27,6 +27,7 @@ from leaktrace.printable import printable
 from leaktrace.targets.dead_stacks import WaitingThread
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import MemoryImage, Segment
+from leaktrace.targets.thread_registers import OneThread, Registers
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # Elf64_Ehdr
 _ET_CORE, _EM_X86_64 = 4, 62
@@ -51,7 +52,7 @@ _NOTE = struct.Struct("<III")  # Elf64_Nhdr
 _NT_PRSTATUS, _NT_PRPSINFO, _NT_FILE, _NT_X86_XSTATE = 1, 3, 0x46494C45, 0x202
 _CORE_OWNERS = (b"CORE", b"LINUX")
 _STATUS_PID_AT, _STATUS_REGISTERS_AT, _REGISTERS = 32, 112, 27  # struct elf_prstatus, x86-64
-_RSP, _FS_BASE = 19, 21  # struct user_regs_struct
+_RBP, _RIP, _RSP, _FS_BASE = 4, 16, 19, 21  # struct user_regs_struct
 _INFO_PID_AT, _INFO_NAME_AT, _NAME_BYTES = 24, 40, 16  # struct elf_prpsinfo
 _HIGHEST = 1 << 47
 _FIRST_PAGE_BYTES = 4096
@@ -77,7 +78,8 @@ class _Load(NamedTuple):
 class _Notes:
     files: list[tuple[int, int, int, str]] = field(default_factory=list)  # start, end, offset, path
     threads: list[tuple[int, NDArray[np.uint64]]] = field(default_factory=list)  # tid, registers
-    vectors: list[NDArray[np.uint64]] = field(default_factory=list)
+    # Of vectors, by the number of the thread they follow; -1: before the first.
+    vectors: list[tuple[int, NDArray[np.uint64]]] = field(default_factory=list)
     pid: int = 0
     name: str = ""
 
@@ -132,7 +134,6 @@ class CoreFile:
         if not self._notes.threads:
             notes.append("the core file has no registers: what only they point to counts as lost")
         first = self._notes.threads[0][0] if self._notes.threads else 0
-        registers = [words for _, words in self._notes.threads]
         return HeapMemory(
             pid=self._notes.pid or first,
             command=self._notes.name,
@@ -147,11 +148,31 @@ class CoreFile:
                 )
                 for tid, words in self._notes.threads
             ),
-            registers=np.concatenate([np.empty(0, np.uint64), *registers, *self._notes.vectors]),
+            registers=self._registers(),
             read_constant=self._read_constant,
             unread_bytes=cut_bytes,
             notes=tuple(notes),
         )
+
+    def _registers(self) -> Registers:
+        words = [[one] for _, one in self._notes.threads]
+        unknown = [np.empty(0, dtype=np.uint64)]
+        for number, vector in self._notes.vectors:
+            (words[number] if number >= 0 else unknown).append(vector)
+        threads = [
+            OneThread(
+                tid % (1 << 32),
+                int(one[_RIP]),
+                int(one[_RSP]),
+                int(one[_RBP]),
+                int(one[_FS_BASE]),
+                row,
+            )
+            for (tid, one), row in zip(self._notes.threads, map(np.concatenate, words), strict=True)
+        ]
+        if len(unknown) > 1:
+            threads.append(OneThread(0, 0, 0, 0, 0, np.concatenate(unknown)))
+        return Registers.of_stopped(threads)
 
     def _written(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts [start, end) of a range of the file that are no holes. What was never touched
@@ -293,7 +314,8 @@ def _take(notes: _Notes, kind: int, data: bytes) -> None:
         words = np.frombuffer(data, np.uint64, _REGISTERS, _STATUS_REGISTERS_AT)
         notes.threads.append((tid, words))
     elif kind == _NT_X86_XSTATE:
-        notes.vectors.append(np.frombuffer(data, np.uint64, len(data) // 8))
+        words = np.frombuffer(data, np.uint64, len(data) // 8)
+        notes.vectors.append((len(notes.threads) - 1, words))
     elif kind == _NT_PRPSINFO and len(data) >= _INFO_NAME_AT + _NAME_BYTES:
         (notes.pid,) = struct.unpack_from("<i", data, _INFO_PID_AT)
         name = data[_INFO_NAME_AT : _INFO_NAME_AT + _NAME_BYTES].split(b"\0", 1)[0]

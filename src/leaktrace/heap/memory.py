@@ -14,6 +14,7 @@ from leaktrace.targets.ended_stacks import all_dead_stacks
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import MemoryImage
 from leaktrace.targets.resident_pages import PageRanges
+from leaktrace.targets.thread_registers import Registers
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class HeapMemory:
     image: MemoryImage
     mappings: tuple[Mapping, ...]  # by ascending address
     threads: tuple[WaitingThread, ...]
-    registers: NDArray[np.uint64]  # words, of all threads
+    registers: Registers  # of all threads
     read_constant: Callable[[int, int], bytes]  # what is not in the image: memory as files have it
     residence: Residence | None = None  # None: not known
     pause_s: float | None = None  # how long the process was stopped

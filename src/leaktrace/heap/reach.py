@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from leaktrace.analysis.block_classes import BlockClass
 from leaktrace.analysis.reachability.classes import Classes, classify
+from leaktrace.analysis.reachability.kept_details import Details
 from leaktrace.analysis.reachability.pointers import (
     Blocks,
     Candidates,
@@ -22,7 +23,11 @@ from leaktrace.analysis.reachability.pointers import (
 )
 from leaktrace.heap.walked import WalkedHeap
 from leaktrace.reach import LostShare
+from leaktrace.roots.root_map import places_of_registers
 from leaktrace.targets.memory_image import PIECE_WORDS, MemoryImage, Segment
+from leaktrace.targets.thread_registers import Registers
+
+Ranges = NDArray[np.uint64]  # [start, end), n x 2
 
 _COLUMNS = (
     BlockClass.DEFINITE,
@@ -35,17 +40,32 @@ _COLUMNS = (
 def find_lost(
     image: MemoryImage,
     blocks: Blocks,
-    registers: NDArray[np.uint64],
-    dead: NDArray[np.uint64],
-    owned: NDArray[np.uint64],
+    registers: Registers,
+    dead: Ranges,
+    owned: Ranges,
     *,
     go_on: Callable[[], None] = lambda: None,
 ) -> Classes:
-    """The class of each block. `registers`: words. `dead`: ranges [start, end), n x 2, whose words
-    are no roots; `owned`: memory of an allocator of which all blocks are known. `go_on`: called now
-    and then, to end it by an exception."""
-    pointers = Pointers(blocks, disjoint(dead), disjoint(owned))
-    pointers.add_roots(registers)
+    """The class of each block. Parameters as of `find_pointers`."""
+    return classify(find_pointers(image, blocks, registers, dead, owned, go_on=go_on))
+
+
+def find_pointers(
+    image: MemoryImage,
+    blocks: Blocks,
+    registers: Registers,
+    dead: Ranges,
+    owned: Ranges,
+    *,
+    details: Details | None = None,
+    go_on: Callable[[], None] = lambda: None,
+) -> Pointers:
+    """What points to the blocks. `dead`: memory whose words are no roots;
+    `owned`: memory of an allocator of which all blocks are known. `details`: keeps where the
+    pointers are. `go_on`: called now and then, to end it by an exception."""
+    pointers = Pointers(blocks, disjoint(dead), disjoint(owned), details=details)
+    places = None if details is None else places_of_registers(registers)
+    pointers.add_roots(registers.words.ravel(), places)
 
     def pieces() -> Iterator[Segment]:
         for piece in image.pieces():
@@ -53,7 +73,7 @@ def find_lost(
             yield piece
 
     pointers.add_pieces(pieces(), Candidates(blocks, PIECE_WORDS))
-    return classify(pointers)
+    return pointers
 
 
 def blocks_of(heap: WalkedHeap) -> Blocks:

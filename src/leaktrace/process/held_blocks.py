@@ -11,7 +11,7 @@ of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,26 +23,25 @@ from leaktrace.analysis.reachability.paths import Paths
 from leaktrace.analysis.reachability.pointers import Between, Blocks, Pointers
 from leaktrace.process.block_records import BlockRecords
 from leaktrace.process.late_blocks import BlockGraph, with_late_blocks
-from leaktrace.process.module_data import FileTables, open_modules
-from leaktrace.process.registers import Registers
-from leaktrace.process.root_map import REGISTERS, NamedRoots, RootMap
-from leaktrace.process.stack_frames import StackFrames
-from leaktrace.process.threads_data import program_of, threads_data
+from leaktrace.process.looked_at import LookedAt
 from leaktrace.process.unrecorded_classes import classes_of
 from leaktrace.reach import HolderKind, HolderStep
-from leaktrace.targets.bulk_memory import BulkReader
+from leaktrace.roots.module_data import FileTables, ObjectFiles
+from leaktrace.roots.root_map import NamedRoots
+from leaktrace.roots.root_names import open_roots
 from leaktrace.targets.dead_stacks import ReadMemory
 from leaktrace.targets.glibc_arenas import Arenas
 from leaktrace.targets.glibc_chunks import apart_from, find_chunks, find_mapped_chunks
 from leaktrace.targets.mappings import Mapping
-from leaktrace.targets.memory import ProcessMemory
+from leaktrace.targets.page_map import Range
+from leaktrace.targets.thread_registers import Registers
 
 BlockStep = Callable[[int], HolderStep]  # what blocks are told as, by the stack id of their site
 FunctionAt = Callable[[int], str | None]  # the function that has an address
 MORE_BYTES = 64 << 20  # behind the blocks that are known: others may have come there since
 _FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
 
-_NO_RECORD = (1 << 64) - 1  # in place of a stack id
+NO_RECORD = (1 << 64) - 1  # in place of a stack id
 _NO_RECORD_STEP = HolderStep(HolderKind.UNTRACKED)
 # What malloc keeps of a thread's last freed blocks (tcache_perthread_struct, malloc/malloc.c of
 # glibc 2.26, 2.30 and 2.42): its pointers lead to free memory.
@@ -116,31 +115,53 @@ class AskedHolders:
 
     tables: FileTables
     # Reads the records of the blocks once more: addresses, and abi.ALLOCATION of each. None: the
-    # process is stopped.
+    # process is stopped, or was.
     records_now: Callable[[], tuple[NDArray[np.uint64], NDArray[np.void]]] | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What is known of blocks, parallel to them."""
+
+    stack_ids: NDArray[np.uint64]  # NO_RECORD: it has none
+    times_ns: NDArray[np.uint64]  # of its allocation; 0: it has no record
+    is_judged: NDArray[np.bool_]  # it is asked who holds it; others are only on the way
+
+    @classmethod
+    def of(cls, values: NDArray[np.void]) -> Recorded:
+        """`values`: abi.ALLOCATION of each. All are judged."""
+        return cls(values["stack_id"], values["time_ns"], np.ones(len(values), dtype=bool))
 
 
 class HolderSearch:
     """Looks for what holds the blocks, in one pass."""
 
     def __init__(
-        self, pid: int, blocks: Blocks, values: NDArray[np.void], asked: AskedHolders
+        self,
+        pid: int,
+        blocks: Blocks,
+        recorded: Recorded,
+        asked: AskedHolders,
+        *,
+        knows_all: bool = False,
     ) -> None:
-        """`blocks`: those with a record; `values`: abi.ALLOCATION of each, in the same order."""
+        """`knows_all`: there are no other blocks in the memory of the allocator, and what nothing
+        leads to is lost."""
         self._pid = pid
         self._asked = asked
-        self._pages = np.empty((0, 2), dtype=np.uint64)
-        self._see(blocks, values["stack_id"], values["time_ns"])
-        self._open = ExitStack()
+        self._knows_all = knows_all
+        self._every, self._recorded = blocks, recorded
+        self.opened = ExitStack()
 
     def __enter__(self) -> HolderSearch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self.opened.close()
 
     def add_others(
         self,
+        memory: LookedAt,
         arenas: Arenas,
         mappings: Sequence[Mapping],
         *,
@@ -149,57 +170,53 @@ class HolderSearch:
     ) -> Blocks:
         """The blocks, and those of malloc without a record. `pages`: the ranges of memory that may
         have some; `read`: within a page."""
-        blocks, self._pages = self._every, pages
+        blocks = self._every
         sizes = blocks.ends - blocks.starts
         others = find_chunks(arenas.heaps, arenas.first_chunks, blocks.starts, sizes, read)
-        mapped = find_mapped_chunks(mappings, pages, BulkReader(self._pid).read_all)
+        mapped = find_mapped_chunks(mappings, pages, memory.read_all)
         known = np.stack([blocks.starts, blocks.ends], axis=1)
         others = apart_from(np.concatenate([others, apart_from(mapped, others)]), known)
         every = Blocks(
             np.concatenate([blocks.starts, others[:, 0]]),
             np.concatenate([sizes, others[:, 1] - others[:, 0]]),
         )
-        unknown = np.full(len(others), _NO_RECORD, dtype=np.uint64)
-        self._see(
-            every,
-            np.concatenate([self._stack_ids, unknown])[every.order],
-            np.concatenate([self._times_ns, np.zeros_like(unknown)])[every.order],
+        unknown, was = np.full(len(others), NO_RECORD, dtype=np.uint64), self._recorded
+        self._recorded = Recorded(
+            np.concatenate([was.stack_ids, unknown])[every.order],
+            np.concatenate([was.times_ns, np.zeros_like(unknown)])[every.order],
+            np.concatenate([was.is_judged, np.zeros(len(others), dtype=bool)])[every.order],
         )
+        self._every = every
         return every
-
-    def _see(
-        self, every: Blocks, stack_ids: NDArray[np.uint64], times_ns: NDArray[np.uint64]
-    ) -> None:
-        self._every, self._stack_ids, self._times_ns = every, stack_ids, times_ns
-        self._has_record = stack_ids != np.uint64(_NO_RECORD)
 
     def begin(
         self,
+        memory: LookedAt,
         mappings: Sequence[Mapping],
-        arenas: Arenas | None,
+        heaps: Sequence[Range],
         threads: Registers,
         registers_now: Callable[[], Registers],
+        *,
+        pages: NDArray[np.uint64],
     ) -> Details:
-        """What the pass is to keep. Raises OSError or TargetError when the process has ended."""
-        pid = self._pid
-        memory = self._open.enter_context(ProcessMemory(pid))
+        """What the pass is to keep. `pages`: memory that is there, [start, end), n x 2.
 
-        def read(address: int, size: int) -> bytes:
-            with suppress(OSError):
-                return memory.read(address, size)
-            return b""
-
-        self._mappings, self._read = mappings, read
-        modules = open_modules(
-            pid, mappings, self._asked.tables, lambda elf: self._open.callback(elf.close)
-        )
-        placed = threads_data(pid, threads, mappings, modules, read)
-        program = program_of(pid, modules)
-        frames = StackFrames(modules, threads, registers_now, read)
-        self._map = RootMap(
-            mappings, arenas, modules, program, threads=placed, registers=threads, frames=frames
-        )
-        self._details = Details(len(self._every), self._map.rank_of)
+        Raises OSError or TargetError when the process has ended.
+        """
+        self._memory, self._mappings, self._pages = memory, mappings, pages
+        self._map = open_roots(
+            self._pid,
+            mappings,
+            heaps,
+            threads,
+            files=ObjectFiles.of_process(self._pid),
+            tables=self._asked.tables,
+            read=memory.read,
+            registers_now=registers_now,
+            opened=self.opened,
+        ).map
+        goes_on = self._asked.records_now is not None
+        self._details = Details(len(self._every), self._map.rank_of, keeps_unresolved=goes_on)
         return self._details
 
     def find(self, between: Between) -> HeldBlocks:
@@ -207,8 +224,8 @@ class HolderSearch:
         details = self._details
         graph = BlockGraph(
             self._every,
-            self._stack_ids,
-            self._times_ns,
+            self._recorded.stack_ids,
+            self._recorded.times_ns,
             between,
             details.places(),
             details.insides(),
@@ -219,18 +236,18 @@ class HolderSearch:
             addresses, values = self._asked.records_now()
             is_low = addresses < _FIRST_HIGH
             records = BlockRecords.of(addresses[is_low], values[is_low])
-            graph, numbers = with_late_blocks(
-                graph, details, records, BulkReader(self._pid).read_all
-            )
-        return self._held(graph, numbers[self._has_record])
+            graph, numbers = with_late_blocks(graph, details, records, self._memory.read_all)
+        return self._held(graph, numbers[self._recorded.is_judged])
 
     def _held(self, graph: BlockGraph, numbers: NDArray[np.intp]) -> HeldBlocks:
-        """`numbers`: of the blocks that had a record, -1 for those that are gone."""
+        """`numbers`: of the blocks that are judged, -1 for those that are gone."""
         named = self._map.name(graph.roots)
-        has_record = graph.stack_ids != np.uint64(_NO_RECORD)
+        has_record = graph.stack_ids != np.uint64(NO_RECORD)
         sizes = graph.blocks.ends - graph.blocks.starts
         owners = [*named.owners, _NO_RECORD_STEP]
-        caches = _caches(named, ~has_record & np.isin(sizes, _CACHE_BYTES))
+        # Of a heap that was walked, they are no blocks.
+        may_be_cache = ~has_record & np.isin(sizes, _CACHE_BYTES) & (not self._knows_all)
+        caches = _caches(named, may_be_cache)
         between, places = graph.between, graph.places
         if caches.any():
             is_pointer = ~caches[between[0]]
@@ -239,7 +256,7 @@ class HolderSearch:
             places = places[is_pointer]
         by_class, unrecorded = self._by_class(graph)
         stack_ids, sites = np.unique(by_class, return_inverse=True)
-        has_unknown = bool((by_class == np.uint64(_NO_RECORD)).any())
+        has_unknown = bool((by_class == np.uint64(NO_RECORD)).any())
         held = find_holders(
             sites.astype(np.int32),
             between,
@@ -247,7 +264,7 @@ class HolderSearch:
             roots=named.roots,
             owners=named.numbers,
             root_offsets=named.offsets,
-            own_roots=(~has_record & ~caches, len(owners) - 1),
+            own_roots=None if self._knows_all else (~has_record & ~caches, len(owners) - 1),
             no_site=len(stack_ids) - 1 if has_unknown else -1,
         )
         return HeldBlocks(
@@ -266,23 +283,22 @@ class HolderSearch:
     def _by_class(self, graph: BlockGraph) -> tuple[NDArray[np.uint64], dict[int, HolderStep]]:
         """The stack ids, and in their place, of blocks without a record, a number for each class;
         and what these are told as."""
-        rows = np.nonzero(graph.stack_ids == np.uint64(_NO_RECORD))[0]
+        rows = np.nonzero(graph.stack_ids == np.uint64(NO_RECORD))[0]
         starts = graph.blocks.starts[rows]
-        names, numbers = classes_of(self._pid, starts, self._pages, self._mappings, self._read)
+        names, numbers = classes_of(self._memory, starts, self._pages, self._mappings)
         ids = graph.stack_ids.copy()
         is_known = numbers >= 0
         ids[rows[is_known]] -= np.uint64(1) + numbers[is_known].astype(np.uint64)
         steps = {
-            _NO_RECORD - 1 - number: replace(_NO_RECORD_STEP, name=name)
+            NO_RECORD - 1 - number: replace(_NO_RECORD_STEP, name=name)
             for number, name in enumerate(names)
         }
-        return ids, {_NO_RECORD: _NO_RECORD_STEP, **steps}
+        return ids, {NO_RECORD: _NO_RECORD_STEP, **steps}
 
     def without_others(self, pointers: Pointers, between: Between) -> tuple[Pointers, Between]:
-        """The pointers, as if only the blocks with a record were known."""
-        if self._has_record.all():
-            return pointers, between
-        return pointers.among(self._has_record, between)
+        """The pointers, as if only the blocks that are judged were known."""
+        is_judged = self._recorded.is_judged
+        return (pointers, between) if is_judged.all() else pointers.among(is_judged, between)
 
 
 def _caches(named: NamedRoots, may_be: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -293,8 +309,3 @@ def _caches(named: NamedRoots, may_be: NDArray[np.bool_]) -> NDArray[np.bool_]:
     is_cache[named.roots.targets[of_tls]] = True
     found: NDArray[np.bool_] = is_cache & may_be
     return found
-
-
-def places_of_registers(threads: Registers) -> NDArray[np.uint64]:
-    """What stands for the addresses of their words."""
-    return np.uint64(REGISTERS) + np.arange(threads.words.size, dtype=np.uint64)

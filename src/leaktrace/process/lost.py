@@ -27,7 +27,6 @@ from leaktrace.process.held_blocks import AskedHolders, HeldBlocks
 from leaktrace.process.instant_scan import scan_instant
 from leaktrace.process.losses import describe_losses
 from leaktrace.process.member import Member
-from leaktrace.process.module_data import FileTables
 from leaktrace.process.older_blocks import OlderBlocksReports
 from leaktrace.process.other_memory import regions_of
 from leaktrace.process.registers import RegisterReader
@@ -36,6 +35,7 @@ from leaktrace.process.snapshot import blocks_among, blocks_of
 from leaktrace.process.traced import Traced
 from leaktrace.process.tracer import Tracer
 from leaktrace.reach import ReachInfo
+from leaktrace.roots.module_data import FileTables
 from leaktrace.targets.glibc_arenas import is_libc
 from leaktrace.targets.instant import NoInstantError, take_instant
 from leaktrace.targets.memory_copy import MemoryCopy
@@ -59,7 +59,7 @@ class LostBlocks:
     ) -> None:
         """Raises EnvironmentUnfitError where registers can't be read. `older_ms`: blocks of that
         age are judged. `max_pause_ms`: processes are stopped for it, at most so long.
-        `asks_holders`: who holds the others is asked, too (without such a stop)."""
+        `asks_holders`: who holds the others is asked, too."""
         self._tracer = tracer
         self._older_ns = older_ms * 1_000_000
         self._limits = limits
@@ -261,7 +261,14 @@ class LostBlocks:
                 raise AbandonedError from None
             with self._lock:
                 self._not_stopped[member.pid] = error.message
-            found = scan(member.pid, before, self._older_ns, self._registers, is_abandoned=must_end)
+            found = scan(
+                member.pid,
+                before,
+                self._older_ns,
+                self._registers,
+                holders=self._asked_holders(traced, is_stopped=False),
+                is_abandoned=must_end,
+            )
             return replace(found, paused_s=error.paused_s)
         with self._lock:
             self._not_stopped.pop(member.pid, None)
@@ -275,7 +282,14 @@ class LostBlocks:
                 older.take(member, instant, judged, recorded)
 
         return scan_instant(
-            instant, break_start, before, after, self._older_ns, see=see, is_abandoned=must_end
+            instant,
+            break_start,
+            before,
+            after,
+            self._older_ns,
+            holders=self._asked_holders(traced, is_stopped=True),
+            see=see,
+            is_abandoned=must_end,
         )
 
     def _asked_holders(self, traced: Traced, *, is_stopped: bool) -> AskedHolders | None:

@@ -14,14 +14,11 @@ import errno
 import os
 import threading
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace.abi import common
 from leaktrace.abi import registers as abi
-from leaktrace.arch import x86_64
 from leaktrace.arch.machines import this_machine
 from leaktrace.bpf import support, syscalls
 from leaktrace.bpf.btf import KernelTypes
@@ -32,6 +29,7 @@ from leaktrace.bpf.maps import Map
 from leaktrace.errors import EnvironmentUnfitError, ProgramError, not_permitted, reason
 from leaktrace.process.task_offsets import Members, member_offsets
 from leaktrace.targets.namespaces import pids_are_global
+from leaktrace.targets.thread_registers import Registers
 from leaktrace.tracing.opening import closed_on_failure
 
 REGISTER_FRAGMENTS = (
@@ -51,45 +49,6 @@ _MEMBERS: Members = {
 }
 # Kernels for one CPU lack it (CONFIG_SMP=n): while leaktrace reads, no other thread is running.
 _OPTIONAL_MEMBERS: Members = {"TASK_ON_CPU_OFFSET": (("task_struct", "on_cpu"),)}
-
-
-@dataclass(frozen=True, eq=False)
-class Registers:
-    """The registers of a process, one row for each thread; no rows if it has ended.
-
-    Thread ids are those of the initial pid namespace, which /proc shows unless leaktrace is in
-    another one. They ascend.
-    """
-
-    tids: NDArray[np.uint32]
-    # Whether it was on a CPU before or after its registers were read: then they may be old, or even
-    # of two moments. Of any other thread they are those that it goes on with.
-    is_running: NDArray[np.bool_]
-    stack_pointers: NDArray[np.uint64]
-    instruction_pointers: NDArray[np.uint64]
-    frame_pointers: NDArray[np.uint64]  # rbp
-    thread_pointers: NDArray[np.uint64]  # fs base: the end of its thread-local storage; 0: not set
-    words: NDArray[np.uint64]  # by thread: rax to r15 in the order of SAVED_GENERAL, without rsp
-
-    @classmethod
-    def from_records(cls, data: bytes) -> Registers:
-        """What the BPF program wrote (struct saved_thread)."""
-        threads = np.frombuffer(data, dtype=abi.SAVED_THREAD)
-        saved = threads["registers"]
-        # A worker of io_uring is a thread of the process that never leaves the kernel, with copies
-        # of another thread's registers; these two are 0 (copy_thread in arch/x86/kernel/process.c).
-        is_user = (saved[:, x86_64.SAVED_IP] != 0) | (saved[:, x86_64.SAVED_SP] != 0)
-        threads = threads[is_user]
-        saved = threads["registers"]
-        return cls(
-            tids=threads["tid"].copy(),
-            is_running=threads["is_running"] != 0,
-            stack_pointers=saved[:, x86_64.SAVED_SP].copy(),
-            instruction_pointers=saved[:, x86_64.SAVED_IP].copy(),
-            frame_pointers=saved[:, x86_64.SAVED_RBP].copy(),
-            thread_pointers=threads["fs_base"].copy(),
-            words=saved[:, x86_64.SAVED_GENERAL].copy(),
-        )
 
 
 class RegisterReader:

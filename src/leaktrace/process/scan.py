@@ -34,9 +34,11 @@ from leaktrace.process.held_blocks import (
     AskedHolders,
     HeldBlocks,
     HolderSearch,
-    places_of_registers,
+    Recorded,
 )
-from leaktrace.process.registers import RegisterReader, Registers
+from leaktrace.process.looked_at import LiveMemory
+from leaktrace.process.registers import RegisterReader
+from leaktrace.roots.root_map import places_of_registers
 from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, Piece
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
 from leaktrace.targets.ended_stacks import MOST_SAMPLES, ended_stacks
@@ -47,6 +49,7 @@ from leaktrace.targets.namespaces import own_thread_ids
 from leaktrace.targets.present_memory import PresentMemory
 from leaktrace.targets.program_break import start_of_heap
 from leaktrace.targets.root_pages import root_pages
+from leaktrace.targets.thread_registers import Registers
 
 PASSES = 3
 _PAUSE_S = 0.3  # between passes
@@ -113,7 +116,8 @@ def scan(
     if holders is None:
         first = _pass(pid, blocks, registers, is_abandoned, are_all=are_all)
     else:
-        with HolderSearch(pid, blocks, values[blocks.order], holders) as search:
+        recorded = Recorded.of(values[blocks.order])
+        with HolderSearch(pid, blocks, recorded, holders) as search:
             first = _pass(pid, blocks, registers, is_abandoned, are_all=are_all, search=search)
     classes, leaders = first.classes.classes, first.classes.leaders
     done = 1
@@ -170,9 +174,14 @@ def _pass(
         if arenas is not None and are_all and len(threads.tids) == 1:
             owned = ranges_of(arenas.heaps)
         if search is not None:
+            looked_at = LiveMemory(pid, search.opened)
             if arenas is not None and not len(owned):
-                every = search.add_others(arenas, mappings, pages=pages, read=present.read)
-            details = search.begin(mappings, arenas, threads, partial(registers.read, pid))
+                every = search.add_others(
+                    looked_at, arenas, mappings, pages=pages, read=present.read
+                )
+            heaps = () if arenas is None else arenas.heaps
+            now = partial(registers.read, pid)
+            details = search.begin(looked_at, mappings, heaps, threads, now, pages=pages)
     # What malloc knows of free memory is no root, either.
     structures = ranges_of(() if arenas is None else arenas.structures)
     dead = disjoint(np.concatenate([dead, ended, structures]))

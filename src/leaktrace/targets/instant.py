@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaktrace import units
 from leaktrace.errors import LeaktraceError
@@ -24,6 +23,7 @@ from leaktrace.targets.memory_copy import MemoryCopy, NoRoomError, room_for
 from leaktrace.targets.namespaces import own_thread_ids
 from leaktrace.targets.pause import Pause, StoppedThread
 from leaktrace.targets.root_pages import root_pages
+from leaktrace.targets.thread_registers import OneThread, Registers
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +50,21 @@ class Instant:
             for one in self.threads
         ]
 
-    def registers(self) -> NDArray[np.uint64]:
-        """The words of all threads' registers."""
-        words = [one.words for one in self.threads]
-        return np.concatenate([np.empty(0, dtype=np.uint64), *words])
+    def registers(self) -> Registers:
+        """The registers of all threads."""
+        return Registers.of_stopped(
+            [
+                OneThread(
+                    one.tid,
+                    one.instruction_pointer,
+                    one.stack_pointer,
+                    one.frame_pointer,
+                    one.thread_pointer,
+                    one.words,
+                )
+                for one in self.threads
+            ]
+        )
 
 
 class NoInstantError(LeaktraceError):

@@ -43,7 +43,7 @@ _START_S = 10.0  # for the start of the child
 _ANSWER_S = 5.0  # beyond the time for which the process may be stopped
 _MESSAGE_BYTES = 4096
 # struct user_regs_struct (sys/user.h), in words: r15 to rdi, then others.
-_GENERAL, _RDI, _IP, _SP, _FS_BASE = slice(0, 15), 14, 16, 19, 21
+_GENERAL, _RBP, _RDI, _IP, _SP, _FS_BASE = slice(0, 15), 4, 14, 16, 19, 21
 # XSAVE (Intel SDM 1, 13.4): 32 bytes of the state of the FPU, its registers, xmm; from byte 464 on
 # 112 bytes that are no registers; then the wider ones.
 _VECTOR = (slice(4, 58), slice(72, None))
@@ -58,6 +58,11 @@ class StoppedThread:
     stack_pointer: int
     thread_pointer: int  # fs base; 0: not set
     words: NDArray[np.uint64]  # all others, general and vector registers
+
+    @property
+    def frame_pointer(self) -> int:
+        """Rbp."""
+        return int(self.words[_RBP]) if len(self.words) > _RBP else 0
 
     @property
     def first_argument(self) -> int:

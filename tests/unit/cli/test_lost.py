@@ -30,6 +30,7 @@ def test_when(words: list[str], lost: Lost | None) -> None:
     options = options_of("-p", "1", *words)
     assert isinstance(options, ProcessOptions)
     assert options.lost is lost
+    assert (options.max_pause_ms is not None) == ("--stop" in words)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,8 @@ def test_another_value() -> None:
         (["--holders"], Lost.EVERY),
         (["--holders", "--lost"], Lost.EVERY),
         (["--holders", "--lost=last"], Lost.LAST),
+        (["--holders", "--stop"], Lost.EVERY),
+        (["--holders", "--lost=last", "--stop"], Lost.LAST),
     ],
 )
 def test_holders_are_found_by_a_look(words: list[str], lost: Lost) -> None:
@@ -131,6 +134,7 @@ def test_holders_are_found_by_a_look(words: list[str], lost: Lost) -> None:
     assert isinstance(options, ProcessOptions)
     assert options.holders
     assert options.lost is lost
+    assert (options.max_pause_ms is not None) == ("--stop" in words)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,6 @@ def test_holders_are_found_by_a_look(words: list[str], lost: Lost) -> None:
         (["-p", "1", "--combined-only"], "--combined-only"),
         (["-p", "1", "-s", "10"], "-s"),
         (["-p", "1", "--sample-bytes", "4096"], "--sample-bytes"),
-        (["-p", "1", "--lost", "--stop"], "--stop"),
     ],
 )
 def test_holders_are_refused_with(words: list[str], other: str) -> None:

@@ -17,7 +17,7 @@ FILE_AT, DATA_AT, LEFT_OUT_AT = 0x400000, 0x500000, 0x600000
 PAGE = 4096
 CONTENT = (b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0".ljust(256, b"i") * 16)[:PAGE]
 REGISTERS = list(range(100, 127))
-RSP, FS_BASE = 19, 21
+RBP, RIP, RSP, FS_BASE = 4, 16, 19, 21
 
 
 def note(kind: int, data: bytes) -> bytes:
@@ -80,7 +80,9 @@ def test_what_is_in_it(tmp_path: Path) -> None:
             (REGISTERS[RSP], REGISTERS[FS_BASE], True),
             (REGISTERS[RSP], REGISTERS[FS_BASE], False),
         ]
-        assert memory.registers.tolist() == [*REGISTERS, *REGISTERS, 7, 8, 9, 7, 8, 9]
+        assert memory.registers.words.tolist() == [[*REGISTERS, 7, 8, 9], [*REGISTERS, 7, 8, 9]]
+        assert memory.registers.instruction_pointers.tolist() == 2 * [REGISTERS[RIP]]
+        assert memory.registers.frame_pointers.tolist() == 2 * [REGISTERS[RBP]]
         assert (memory.unread_bytes, memory.residence, memory.pause_s) == (0, None, None)
 
 

@@ -13,8 +13,11 @@ import pytest
 
 from leaktrace.abi import process as abi
 from leaktrace.analysis.block_classes import BlockClass
+from leaktrace.process.held_blocks import AskedHolders
 from leaktrace.process.instant_scan import scan_instant
 from leaktrace.process.scan import AbandonedError, Records, Scan
+from leaktrace.reach import HolderKind, HolderStep
+from leaktrace.roots.module_data import FileTables
 from leaktrace.targets.instant import Instant
 from leaktrace.targets.memory_copy import MemoryCopy
 from leaktrace.targets.page_map import PAGE_BYTES
@@ -58,14 +61,21 @@ def records(memory: Memory, *blocks: tuple[int, int]) -> Records:
     return np.array([memory.block(one) for one, _ in blocks], dtype=np.uint64), values
 
 
-def look(memory: Memory, before: Records, after: Records, *held: int, older_ns: int = 0) -> Scan:
+def look(
+    memory: Memory,
+    before: Records,
+    after: Records,
+    *held: int,
+    older_ns: int = 0,
+    holders: AskedHolders | None = None,
+) -> Scan:
     """`held`: the registers of the only thread."""
     copy = MemoryCopy(len(memory.words) * 8)
     whole = np.array([(memory.start, memory.start + len(memory.words) * 8)], dtype=np.uint64)
     assert copy.take(os.getpid(), whole, lambda: True)
     thread = StoppedThread(os.getpid(), 0, 0, 0, np.array(held, dtype=np.uint64))
     instant = Instant(os.getpid(), NOW_NS, (), (thread,), copy, 0.012)
-    return scan_instant(instant, 0, before, after, older_ns)
+    return scan_instant(instant, 0, before, after, older_ns, holders=holders)
 
 
 def classes(memory: Memory, found: Scan) -> dict[int, BlockClass]:
@@ -128,3 +138,48 @@ def test_it_is_abandoned(memory: Memory) -> None:
     instant = Instant(os.getpid(), NOW_NS, (), (), copy, 0.0)
     with pytest.raises(AbandonedError):
         scan_instant(instant, 0, same, same, 0, is_abandoned=lambda: True)
+
+
+def test_what_came_before_the_stop_may_hold_others(memory: Memory) -> None:
+    """Blocks of which it is known that they were there at that instant are steps on the way; in the
+    place of one that was allocated afterwards, there may have been anything."""
+    memory.root(4)  # not in the first reading
+    memory.point(4, 0)
+    memory.root(3)  # allocated after the stop
+    memory.point(3, 1)
+    before = of_sites(records(memory, (0, 50), (1, 50), (2, 50), (5, 50)))
+    after = of_sites(records(memory, (0, 50), (1, 50), (2, 50), (5, 50), (4, 10), (3, -10)))
+    found = look(memory, before, after, memory.block(2), holders=AskedHolders(FileTables()))
+    assert classes(memory, found) == {
+        0: BlockClass.REACHABLE,
+        1: BlockClass.REACHABLE,
+        2: BlockClass.REACHABLE,
+        5: BlockClass.DEFINITE,
+    }
+    held = found.held
+    assert held is not None
+    assert held.sizes.tolist() == 4 * [SIZE]
+    paths = [
+        [(one.kind, one.site, one.offset) for one in held.steps(path, site_step, lambda _: None)]
+        for path in held.of_block.tolist()
+    ]
+    outside, register = (HolderKind.MAPPING, None), (HolderKind.REGISTER, None)
+    assert [[(kind, site) for kind, site, _ in path] for path in paths] == [
+        [outside, (HolderKind.BLOCK, "104"), (HolderKind.BLOCK, "100")],
+        [outside, (HolderKind.BLOCK, "101")],
+        [register, (HolderKind.BLOCK, "102")],
+        [],
+    ]
+    assert paths[0][1][2] == 0  # where the pointer is in the block
+
+
+def of_sites(some: Records) -> Records:
+    """Each block is of a site of its own: 100 and its number. The first one is block 0."""
+    addresses, values = some
+    first = int(addresses[0])
+    values["stack_id"] = 100 + (addresses - np.uint64(first)) // np.uint64(SIZE)
+    return addresses, values
+
+
+def site_step(stack_id: int) -> HolderStep:
+    return HolderStep(HolderKind.BLOCK, site=str(stack_id))

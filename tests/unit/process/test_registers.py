@@ -10,7 +10,8 @@ from leaktrace.arch import x86_64
 from leaktrace.arch.machines import MACHINES
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.process import registers as module
-from leaktrace.process.registers import RegisterReader, Registers
+from leaktrace.process.registers import RegisterReader
+from leaktrace.targets.thread_registers import Registers
 
 
 def records(*saved: list[int]) -> np.ndarray[tuple[int], np.dtype[np.void]]:

@@ -8,16 +8,14 @@ _dl_determine_tlsoffset).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from leaktrace.process.module_data import ModuleData
-from leaktrace.process.registers import Registers
+from leaktrace.roots.module_data import ModuleData
 from leaktrace.targets.dead_stacks import ReadMemory, WaitingThread, stack_start
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.page_map import Range
+from leaktrace.targets.thread_registers import Registers
 
 _CONTROL_BLOCK_BYTES = 2304  # struct pthread: with what pthread_setspecific(3) keeps
 _MOST_TLS_BYTES = 1 << 20
@@ -40,10 +38,12 @@ def threads_data(
     threads: Registers,
     mappings: Sequence[Mapping],
     modules: Sequence[ModuleData],
+    program: ModuleData | None,
+    *,
+    thread_name: Callable[[int], str | None],
     read: ReadMemory,
 ) -> list[ThreadData]:
-    """All threads. `mappings` by ascending address."""
-    program = program_of(pid, modules)
+    """All threads. `mappings` by ascending address; `program`: one of the modules."""
     own_bytes = _own_tls_bytes(program)
     all_bytes = own_bytes + _others_tls_bytes(program, modules)
     starts = [one.start for one in mappings]
@@ -65,7 +65,7 @@ def threads_data(
                 stack = (at_pointer.start, at_pointer.end)
             elif low is not None:
                 stack = (low, others[0] or base)
-        found.append(ThreadData(tid, _name_of(pid, tid), stack, own, others, block))
+        found.append(ThreadData(tid, thread_name(tid), stack, own, others, block))
     return found
 
 
@@ -76,14 +76,6 @@ def _mapping_at(mappings: Sequence[Mapping], starts: Sequence[int], address: int
 
 def _may_be_stack(mapping: Mapping) -> bool:
     return not mapping.is_file and mapping.permissions.startswith("rw")
-
-
-def program_of(pid: int, modules: Sequence[ModuleData]) -> ModuleData | None:
-    """The program itself."""
-    with suppress(OSError):
-        path = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
-        return next((one for one in modules if one.path == path), None)
-    return None
 
 
 def _own_tls_bytes(program: ModuleData | None) -> int:
@@ -103,10 +95,3 @@ def _others_tls_bytes(program: ModuleData | None, modules: Sequence[ModuleData])
 
 def _round_up(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
-
-
-def _name_of(pid: int, tid: int) -> str | None:
-    try:
-        return Path(f"/proc/{pid}/task/{tid}/comm").read_text("utf-8", "replace").rstrip("\n")
-    except OSError:
-        return None

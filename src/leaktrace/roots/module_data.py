@@ -10,7 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,20 +140,46 @@ class ModuleData:
         return self._sections[at][2] if at >= 0 and vaddr < self._sections[at][1] else ""
 
 
+@dataclass(frozen=True)
+class ObjectFiles:
+    """Where the objects of a process come from."""
+
+    elf: Callable[[Mapping], ElfObject]
+    """The object behind a mapping. Raises ObjectFileError, and TargetError when the process has
+    ended."""
+    program_path: str | None  # as the target sees it; None: not known
+    thread_name: Callable[[int], str | None]  # by thread id
+    roots: tuple[TargetRoot, ...] = ()  # where debug files may be
+
+    @classmethod
+    def of_process(cls, pid: int) -> Self:
+        """Raises TargetError when it has ended."""
+        files = MappedFiles(pid)
+        roots, program_path = [TargetRoot("/")], None
+        with suppress(OSError):
+            roots.insert(0, TargetRoot(f"/proc/{pid}/root"))
+        with suppress(OSError):
+            program_path = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
+        return cls(files.elf, program_path, partial(_name_of_thread, pid), tuple(roots))
+
+
+def _name_of_thread(pid: int, tid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/task/{tid}/comm").read_text("utf-8", "replace").rstrip("\n")
+    except OSError:
+        return None
+
+
 def open_modules(
-    pid: int,
+    files: ObjectFiles,
     mappings: Sequence[Mapping],
     tables: FileTables,
     keep: Callable[[ElfObject], object],
 ) -> list[ModuleData]:
     """The objects behind mappings; those that can't be opened are left out. `keep`: closes each
     later. Raises TargetError when the process has ended."""
-    files = MappedFiles(pid)
-    roots = [TargetRoot("/")]
-    with suppress(OSError):
-        roots.insert(0, TargetRoot(f"/proc/{pid}/root"))
     found: list[ModuleData] = []
-    for first in _first_mappings(mappings):
+    for first in first_mappings(mappings):
         if len(found) >= _MOST_MODULES:
             break
         try:
@@ -161,11 +189,11 @@ def open_modules(
         keep(elf)
         base = _base_of(elf, first)
         if base is not None:
-            found.append(ModuleData(elf, first.path, base, tables, tuple(roots)))
+            found.append(ModuleData(elf, first.path, base, tables, files.roots))
     return found
 
 
-def _first_mappings(mappings: Sequence[Mapping]) -> Iterator[Mapping]:
+def first_mappings(mappings: Sequence[Mapping]) -> Iterator[Mapping]:
     """The beginning of each file that has code mapped. A file may be there several times
     (dlmopen(3))."""
     first: Mapping | None = None
@@ -173,13 +201,18 @@ def _first_mappings(mappings: Sequence[Mapping]) -> Iterator[Mapping]:
     for one in mappings:
         if not one.is_file:
             continue
-        is_same = first is not None and (one.device, one.inode) == (first.device, first.inode)
+        # Of a core file, only the path is known.
+        is_same = first is not None and _identity(one) == _identity(first)
         if not is_same or one.offset == 0:
             first, is_given = one, False
         assert first is not None
         if one.is_executable and not is_given and first.offset == 0:
             is_given = True
             yield first
+
+
+def _identity(one: Mapping) -> tuple[str, int, str]:
+    return one.device, one.inode, one.path
 
 
 def _base_of(elf: ElfObject, first: Mapping) -> int | None:

@@ -12,14 +12,14 @@ from harness.compiling import Compiler
 
 from leaktrace.analysis.reachability.kept_details import KeptRoots, RootRank
 from leaktrace.elf.object import ElfObject
-from leaktrace.process.module_data import FileTables, ModuleData
-from leaktrace.process.registers import Registers
-from leaktrace.process.root_map import REGISTERS, RootMap
-from leaktrace.process.stack_frames import StackFrames
-from leaktrace.process.threads_data import ThreadData
 from leaktrace.reach import HolderKind, HolderStep
+from leaktrace.roots.module_data import FileTables, ModuleData
+from leaktrace.roots.root_map import REGISTERS, RootMap
+from leaktrace.roots.stack_frames import StackFrames
+from leaktrace.roots.threads_data import ThreadData
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.root import TargetRoot
+from leaktrace.targets.thread_registers import Registers
 
 BASE = 0x5555_0000_0000
 HEAP, ANONYMOUS, SHARED, STACK = 0x5556_0000_0000, 0x7F00_0000_0000, 0x7F10_0000_0000, 0x7F20 << 32
@@ -62,7 +62,7 @@ def map_of(module: ModuleData | None) -> RootMap:
     modules = [] if module is None else [module]
     frames = StackFrames(modules, registers, lambda: registers, lambda _address, _size: b"")
     return RootMap(
-        mappings, None, modules, module, threads=[THREAD], registers=registers, frames=frames
+        mappings, (), modules, module, threads=[THREAD], registers=registers, frames=frames
     )
 
 

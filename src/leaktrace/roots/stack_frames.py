@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from leaktrace.abi.process import Rule, SavedRbp
 from leaktrace.arch.x86_64 import SIGNAL_RBP_OFFSET, SIGNAL_RIP_OFFSET, SIGNAL_RSP_OFFSET
 from leaktrace.errors import ObjectFileError
-from leaktrace.process.module_data import ModuleData
-from leaktrace.process.registers import Registers
+from leaktrace.roots.module_data import ModuleData
 from leaktrace.targets.dead_stacks import ReadMemory
+from leaktrace.targets.thread_registers import Registers
 from leaktrace.unwind.rows import Row
 
 _MOST_FRAMES = 127

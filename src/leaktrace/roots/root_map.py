@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.reachability.kept_details import KeptRoots, RootRank
-from leaktrace.process.module_data import ModuleData
-from leaktrace.process.registers import Registers
-from leaktrace.process.stack_frames import StackFrames
-from leaktrace.process.threads_data import ThreadData
 from leaktrace.reach import HolderKind, HolderStep
+from leaktrace.roots.module_data import ModuleData
+from leaktrace.roots.stack_frames import StackFrames
+from leaktrace.roots.threads_data import ThreadData
 from leaktrace.symbols.demangle import demangle
-from leaktrace.targets.glibc_arenas import Arenas
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.page_map import Range
 from leaktrace.targets.root_pages import is_shared_memory
+from leaktrace.targets.thread_registers import Registers
 
 REGISTERS = 1 << 63  # the first of the numbers that stand for addresses of registers
 _NEAR_BYTES = 64  # unnamed words that are no farther apart are of one thing, such as an array
@@ -37,6 +36,12 @@ _RANKS = {
     HolderKind.STACK: RootRank.THREAD,
     HolderKind.REGISTER: RootRank.THREAD,
 }
+
+
+def places_of_registers(threads: Registers) -> NDArray[np.uint64]:
+    """What stands for the addresses of their words."""
+    return np.uint64(REGISTERS) + np.arange(threads.words.size, dtype=np.uint64)
+
 
 # The owners of words by their addresses, and how far into their owner they are, in bytes.
 Owned = tuple[list[HolderStep], NDArray[np.int32], NDArray[np.int64]]
@@ -67,7 +72,7 @@ class RootMap:
     def __init__(
         self,
         mappings: Sequence[Mapping],
-        arenas: Arenas | None,
+        heaps: Sequence[Range],
         modules: Sequence[ModuleData],
         program: ModuleData | None,
         *,
@@ -75,18 +80,18 @@ class RootMap:
         registers: Registers,
         frames: StackFrames,
     ) -> None:
-        """`program`: one of the modules."""
+        """`heaps`: memory of malloc without mappings of its own; `program`: one of the modules."""
         parts: list[tuple[Range, _Part]] = []
         for one in mappings[:_MOST_RANGES]:
             parts.append(((one.start, one.end), _part_of_mapping(one)))
         heap = _alone(HolderStep(HolderKind.UNTRACKED))
-        parts += [(one, heap) for one in ([] if arenas is None else arenas.heaps)]
+        parts += [(one, heap) for one in heaps]
         for module in modules:
             part = _Part(HolderKind.VARIABLE, _owner_in(module))
             parts += [(one, part) for one in module.ranges()]
         for thread in threads:
             parts += _parts_of_thread(thread, program, frames)
-        words = max(registers.words.shape[1] if registers.words.ndim > 1 else 1, 1)
+        words = max(registers.words.shape[1], 1)
         names = {one.tid: one.name for one in threads}
         for row, tid in enumerate(registers.tids.tolist()):
             step = HolderStep(HolderKind.REGISTER, thread=tid, thread_name=names.get(tid))
