@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from leaktrace.reach import LostShare
+from leaktrace.reach import Holder, LostShare
 
 
 class GroupKind(StrEnum):
@@ -50,6 +50,7 @@ class BlockGroup:
     since_first: Amount | None = None  # None: there was one look
     since_previous: Amount | None = None
     lost_since_first: Amount | None = None  # of the lost blocks, and those that only they lead to
+    holders: tuple[Holder, ...] = ()  # the most common first; empty if not asked
 
 
 @dataclass(frozen=True)

@@ -355,6 +355,7 @@ class HeapOptions:
     count: int | None = None  # of looks after the first; None: until interrupted
     max_pause_ms: int = 1000
     top: int = 10
+    holders: bool = False  # tell what holds the blocks of the groups that are shown
     format: str = "text"
     output: Path | None = None  # None: standard output
 

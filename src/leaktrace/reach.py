@@ -64,6 +64,7 @@ class HolderKind(StrEnum):
     MAPPING = "mapping"  # mapped memory
     SHARED = "shared_memory"
     BLOCK = "block"  # of a site
+    GROUP = "group"  # blocks of a heap that begin alike (leaktrace heap)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class HolderStep:
 
     kind: HolderKind
     # Variable, section, mapping; of a thread or a block: the function; of one without a record: its
-    # C++ class.
+    # C++ class; of a group: its name.
     name: str | None = None
     module: str | None = None  # path of the program or library, as the target sees it
     module_offset: int | None = None  # where the data begins, as a virtual address of the file
@@ -86,13 +87,16 @@ class HolderStep:
     last_offset: int | None = None
     repeats: bool = False  # blocks of this site lead to more of the same, as in a list or a tree
     to_middle: bool = False  # what points to the next step points into its middle
+    group: str | None = None  # what blocks of a group begin with (GroupKind)
+    least_bytes: int | None = None  # of one of them
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Blocks of a site that are held in the same way."""
+    """Blocks of a site, or of a group, that are held in the same way."""
 
     path: tuple[HolderStep, ...]  # from the root to these blocks; empty: it is not known
     count: int
     bytes: int
-    of_count: int = 0  # all blocks of the site that something points to, and that were looked at
+    of_count: int = 0  # all of its blocks that something points to, and that were looked at

@@ -16,7 +16,7 @@ from leaktrace.heap_report import (
     HeapReport,
     OlderBlocks,
 )
-from leaktrace.reach import LostShare
+from leaktrace.reach import Holder, HolderKind, HolderStep, LostShare
 from leaktrace.report import create_heap_reporter
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -195,7 +195,88 @@ CORE = replace(
     notes=("the core file has no registers: what only they point to counts as lost",),
 )
 BROKEN = replace(LOST, problems=("arena 2: 132 KiB of its memory were not found",))
-HEAPS = {"lost": LOST, "grown": GROWN, "core": CORE, "broken": BROKEN}
+HTTPD = "/usr/sbin/httpd"
+SESSION_STEP = HolderStep(
+    HolderKind.GROUP,
+    name="shop::Session",
+    group=GroupKind.CLASS.value,
+    least_bytes=1000,
+    most_bytes=1000,
+    offset=8,
+    last_offset=8,
+    repeats=True,
+)
+VARIABLE = HolderStep(
+    HolderKind.VARIABLE,
+    name="g_sessions",
+    module=HTTPD,
+    module_offset=0x4F20,
+    offset=0,
+    last_offset=0,
+)
+REQUEST_STEP = replace(
+    SESSION_STEP,
+    name="GET /api/v1/\x1b[31m",
+    group=GroupKind.TEXT.value,
+    least_bytes=24,
+    most_bytes=4104,
+    offset=None,
+    last_offset=None,
+    repeats=False,
+)
+NODE_STEP = replace(
+    REQUEST_STEP, name=None, group=GroupKind.BLOCK.value, least_bytes=40, most_bytes=40
+)
+TABLE_STEP = replace(NODE_STEP, name="libshop.so.1+0x3d68", group=GroupKind.FILE.value)
+HELD = replace(
+    LOST,
+    notes=("variables and functions of 1 file have no names (libshop.so.1): it is gone",),
+    groups=(
+        replace(SESSIONS, holders=(Holder((VARIABLE, SESSION_STEP), 5_000, 5_000_000, 5_000),)),
+        replace(
+            REQUESTS,
+            holders=(
+                Holder(
+                    (VARIABLE, replace(SESSION_STEP, offset=16, last_offset=24), REQUEST_STEP),
+                    9_000,
+                    1_800_000,
+                    10_000,
+                ),
+                Holder(
+                    (
+                        HolderStep(
+                            HolderKind.STACK, name="serve", thread=4711, thread_name="worker"
+                        ),
+                        replace(NODE_STEP, offset=0, last_offset=32, repeats=True),
+                        replace(TABLE_STEP, offset=8, last_offset=8),
+                        REQUEST_STEP,
+                    ),
+                    700,
+                    140_000,
+                    10_000,
+                ),
+                Holder(
+                    (
+                        HolderStep(
+                            HolderKind.DATA,
+                            name=".bss",
+                            module="/opt/libshop.so.1",
+                            offset=8,
+                            last_offset=8,
+                        ),
+                        replace(REQUEST_STEP, offset=0, last_offset=4096, repeats=True),
+                    ),
+                    200,
+                    40_000,
+                    10_000,
+                ),
+                Holder((), 90, 18_000, 10_000),
+            ),
+        ),
+        NODES,
+    ),
+)
+HEAPS = {"lost": LOST, "grown": GROWN, "core": CORE, "broken": BROKEN, "held": HELD}
 
 
 def rendered_heaps(format_name: str, *reports: HeapReport) -> str:

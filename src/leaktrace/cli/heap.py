@@ -51,6 +51,13 @@ class HeapCommand(Command):
     metavar="N",
     help="Show at most N groups of blocks, and N arenas.",
 )
+@click.option(
+    "--holders",
+    is_flag=True,
+    help="Also say what holds the blocks of the groups that are shown: the way that leads to them "
+    "from a variable, a stack or other memory of the process. The process is not stopped for "
+    "longer.",
+)
 @format_option(HEAP_FORMATS)
 @output_option
 def command(
@@ -61,6 +68,7 @@ def command(
     core: Path | None,
     max_pause_ms: int,
     top: int,
+    holders: bool,
     format_name: str,
     output: Path | None,
 ) -> int:
@@ -94,6 +102,7 @@ def command(
             count=count,
             max_pause_ms=max_pause_ms,
             top=top,
+            holders=holders,
             format=format_name,
             output=None if output == Path("-") else output,
         )

@@ -16,6 +16,7 @@ from leaktrace.analysis.reachability.pointers import ranges_of
 from leaktrace.heap.account import account
 from leaktrace.heap.beginnings import group
 from leaktrace.heap.groups import GroupDescriber
+from leaktrace.heap.holders import find_classes_and_holders
 from leaktrace.heap.memory import HeapMemory
 from leaktrace.heap.reach import blocks_of, find_lost
 from leaktrace.heap.tally import Tally
@@ -28,6 +29,7 @@ from leaktrace.heap_report import (
     FreeMemory,
     HeapReport,
 )
+from leaktrace.roots.module_data import FileTables
 from leaktrace.targets.file_memory import of_files
 
 _MUCH_BYTES, _MANY_TIMES = 16 << 20, 4  # of memory that is not malloc's
@@ -36,8 +38,10 @@ _MUCH_BYTES, _MANY_TIMES = 16 << 20, 4  # of memory that is not malloc's
 class HeapBuilder:
     """Builds reports, and keeps the amounts that the next one is compared with."""
 
-    def __init__(self, top: int) -> None:
+    def __init__(self, top: int, *, asks_holders: bool = False) -> None:
+        """`top`: so many groups are shown. `asks_holders`: say who holds their blocks."""
         self._top = top
+        self._tables = FileTables() if asks_holders else None
         self._number = 0
         self._first_s = 0.0
         self._first: Tally | None = None
@@ -57,10 +61,16 @@ class HeapBuilder:
         began_s = time.monotonic()
         blocks = blocks_of(heap)
         dead = np.concatenate([memory.dead_stacks(), heap.structures])
-        classes = find_lost(
-            memory.image, blocks, memory.registers, dead, heap.segments, go_on=go_on
-        )
         grouped = group(memory.image, blocks, ranges_of(of_files(memory.mappings)))
+        holders = None
+        if self._tables is None:
+            classes = find_lost(
+                memory.image, blocks, memory.registers, dead, heap.segments, go_on=go_on
+            )
+        else:
+            classes, holders = find_classes_and_holders(
+                memory, blocks, grouped, dead, heap.segments, tables=self._tables, go_on=go_on
+            )
         describe = GroupDescriber(memory, blocks, classes, grouped)
         shares = describe.shares
         now = Tally.of(blocks, grouped, shares)
@@ -77,6 +87,15 @@ class HeapBuilder:
             return tuple(
                 _compared(describe.group(row), grouped.packed[row], now, first, previous)
                 for row in rows.tolist()
+            )
+
+        def with_holders(rows: NDArray[np.intp]) -> tuple[BlockGroup, ...]:
+            found = described(rows)
+            if holders is None:
+                return found
+            return tuple(
+                replace(one, holders=holders.of(row, classes, describe.group))
+                for one, row in zip(found, rows.tolist(), strict=True)
             )
 
         accounted = None if memory.residence is None else account(heap, memory.residence)
@@ -96,7 +115,7 @@ class HeapBuilder:
             free_bytes=int(heap.free_sizes.sum()),
             overhead_bytes=heap.overhead_bytes,
             lost=shares.total(),
-            groups=described(shown),
+            groups=with_holders(shown),
             lost_groups=described(shown_lost),
             group_count=len(grouped),
             lost_group_count=int(np.count_nonzero(lost)),
@@ -111,7 +130,11 @@ class HeapBuilder:
             since_previous=None if previous is None else now.total().since(previous.total()),
             lost_since_first=None if first is None else now.lost_total().since(first.lost_total()),
             problems=heap.problems,
-            notes=(*memory.notes, *_other_allocator(accounted)),
+            notes=(
+                *memory.notes,
+                *(() if holders is None else holders.notes),
+                *_other_allocator(accounted),
+            ),
         )
         self._previous = now
         return report

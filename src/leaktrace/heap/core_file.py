@@ -1,6 +1,6 @@
 """The memory of a process in a core file, as the kernel, gcore and coredumpctl write it.
 
-Sources: core(5), elf(5); NT_FILE, NT_PRSTATUS, NT_PRPSINFO and NT_X86_XSTATE as written by
+Sources: core(5), elf(5); NT_FILE, NT_AUXV, NT_PRSTATUS, NT_PRPSINFO and NT_X86_XSTATE as written by
 fs/binfmt_elf.c. Every offset and count is checked against the size of the file before it is used.
 """
 
@@ -20,13 +20,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
 from leaktrace.files import open_regular
 from leaktrace.heap.memory import HeapMemory
 from leaktrace.printable import printable
+from leaktrace.roots.module_data import ObjectFiles
 from leaktrace.targets.dead_stacks import WaitingThread
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.memory_image import MemoryImage, Segment
+from leaktrace.targets.root import TargetRoot
 from leaktrace.targets.thread_registers import OneThread, Registers
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # Elf64_Ehdr
@@ -49,7 +52,9 @@ _PN_XNUM = 0xFFFF  # the number of segments is in the first section header
 _MOST_SEGMENTS = 1 << 20
 _MOST_NOTE_BYTES = 256 << 20
 _NOTE = struct.Struct("<III")  # Elf64_Nhdr
-_NT_PRSTATUS, _NT_PRPSINFO, _NT_FILE, _NT_X86_XSTATE = 1, 3, 0x46494C45, 0x202
+_NT_PRSTATUS, _NT_PRPSINFO, _NT_AUXV = 1, 3, 6
+_NT_FILE, _NT_X86_XSTATE = 0x46494C45, 0x202
+_AT_ENTRY = 9  # getauxval(3)
 _CORE_OWNERS = (b"CORE", b"LINUX")
 _STATUS_PID_AT, _STATUS_REGISTERS_AT, _REGISTERS = 32, 112, 27  # struct elf_prstatus, x86-64
 _RBP, _RIP, _RSP, _FS_BASE = 4, 16, 19, 21  # struct user_regs_struct
@@ -80,6 +85,7 @@ class _Notes:
     threads: list[tuple[int, NDArray[np.uint64]]] = field(default_factory=list)  # tid, registers
     # Of vectors, by the number of the thread they follow; -1: before the first.
     vectors: list[tuple[int, NDArray[np.uint64]]] = field(default_factory=list)
+    entry: int = 0  # where the program begins to run; 0: not known
     pid: int = 0
     name: str = ""
 
@@ -150,9 +156,27 @@ class CoreFile:
             ),
             registers=self._registers(),
             read_constant=self._read_constant,
+            objects=self._objects,
             unread_bytes=cut_bytes,
             notes=tuple(notes),
         )
+
+    def _objects(self) -> ObjectFiles:
+        """The files that were mapped, if they are still the same."""
+        entry = self._notes.entry
+        paths = [path for start, end, _, path in self._notes.files if start <= entry < end]
+        return ObjectFiles(
+            elf=self._elf,
+            program_path=paths[0] if paths else None,
+            thread_name=lambda _: None,
+            roots=(TargetRoot("/"),),
+        )
+
+    def _elf(self, mapping: Mapping) -> ElfObject:
+        if not self._is_same(mapping.path):
+            shown = printable(mapping.path)
+            raise ObjectFileError(f"{shown} is not there any more, or another file")
+        return ElfObject.open(mapping.path)
 
     def _registers(self) -> Registers:
         words = [[one] for _, one in self._notes.threads]
@@ -320,6 +344,10 @@ def _take(notes: _Notes, kind: int, data: bytes) -> None:
         (notes.pid,) = struct.unpack_from("<i", data, _INFO_PID_AT)
         name = data[_INFO_NAME_AT : _INFO_NAME_AT + _NAME_BYTES].split(b"\0", 1)[0]
         notes.name = os.fsdecode(name)
+    elif kind == _NT_AUXV:
+        values = np.frombuffer(data, np.uint64, len(data) // 16 * 2).reshape(-1, 2)
+        of_entry = values[values[:, 0] == _AT_ENTRY, 1]
+        notes.entry = int(of_entry[0]) if len(of_entry) else 0
     elif kind == _NT_FILE:
         notes.files = list(_files(data))
 

@@ -26,10 +26,16 @@ class GroupDescriber:
         names = ClassNames(memory.read, memory.mappings)
         self._namer = Namer(memory.image, memory.mappings, names.of_vtable)
         self._blocks, self._classes, self._grouped = blocks, classes, grouped
+        self._known: dict[int, BlockGroup] = {}
         self.shares = Shares(blocks, classes, grouped.group_of, grouped.number_count)
 
     def group(self, row: int) -> BlockGroup:
         """One of them, by its number."""
+        if row not in self._known:
+            self._known[row] = self._described(row)
+        return self._known[row]
+
+    def _described(self, row: int) -> BlockGroup:
         rows = np.nonzero(self._grouped.group_of == row)[0]
         sizes = self._blocks.ends[rows] - self._blocks.starts[rows]
         lost = rows[self._classes.classes[rows] == BlockClass.DEFINITE]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.errors import TargetError
 from leaktrace.heap.memory import HeapMemory, Residence
+from leaktrace.roots.module_data import ObjectFiles
 from leaktrace.targets.address_space import by_kind
 from leaktrace.targets.instant import Instant, NoInstantError, take_instant
 from leaktrace.targets.mappings import Mapping, read_map_file, read_mappings
@@ -105,6 +106,7 @@ def memory_of(instant: Instant, command: str) -> HeapMemory:
         threads=tuple(instant.waiting()),
         registers=instant.registers(),
         read_constant=_Constants(instant.pid, instant.mappings).read,
+        objects=partial(ObjectFiles.of_process, instant.pid),
         pause_s=instant.paused_s,
         unread_bytes=instant.copy.unread_bytes,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.memory_map import MemoryRange
+from leaktrace.roots.module_data import ObjectFiles
 from leaktrace.targets.dead_stacks import WaitingThread
 from leaktrace.targets.ended_stacks import all_dead_stacks
 from leaktrace.targets.mappings import Mapping
@@ -36,6 +37,7 @@ class HeapMemory:
     threads: tuple[WaitingThread, ...]
     registers: Registers  # of all threads
     read_constant: Callable[[int, int], bytes]  # what is not in the image: memory as files have it
+    objects: Callable[[], ObjectFiles]  # raises TargetError when the process has ended
     residence: Residence | None = None  # None: not known
     pause_s: float | None = None  # how long the process was stopped
     unread_bytes: int = 0

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.analysis.reachability.holders import find_holders
+from leaktrace.analysis.reachability.holders import Counts, count_by_path, find_holders
 from leaktrace.analysis.reachability.kept_details import Details
 from leaktrace.analysis.reachability.paths import Paths
 from leaktrace.analysis.reachability.pointers import Between, Blocks, Pointers
+from leaktrace.analysis.reachability.ways import placed
 from leaktrace.process.block_records import BlockRecords
 from leaktrace.process.late_blocks import BlockGraph, with_late_blocks
 from leaktrace.process.looked_at import LookedAt
@@ -63,19 +64,11 @@ class HeldBlocks:
     left_out_bytes: int = 0
     left_out_words: int = 0  # that may lead to such blocks, and were not kept
 
-    def of_site(
-        self, stack_ids: Collection[int], among: NDArray[np.intp]
-    ) -> dict[int, tuple[int, int]]:
+    def of_site(self, stack_ids: Collection[int], among: NDArray[np.intp]) -> dict[int, Counts]:
         """By path: how many of these blocks are of these sites, and their bytes."""
         wanted = np.nonzero(np.isin(self.stack_ids, np.array(list(stack_ids), dtype=np.uint64)))[0]
         rows = among[np.isin(self.sites[among], wanted)]
-        paths, of_path = np.unique(self.of_block[rows], return_inverse=True)
-        counts = np.bincount(of_path, minlength=len(paths))
-        total = np.bincount(
-            of_path, weights=self.sizes[rows].astype(np.float64), minlength=len(paths)
-        )
-        rows_of = zip(paths.tolist(), counts.tolist(), total.tolist(), strict=True)
-        return {path: (count, round(size)) for path, count, size in rows_of}
+        return count_by_path(self.of_block[rows], self.sizes[rows])
 
     def sites_on(self, path: int) -> list[int]:
         """The sites of a path, by stack id."""
@@ -97,15 +90,7 @@ class HeldBlocks:
             else:
                 stack_id = int(self.stack_ids[one.number])
                 step = self.unrecorded.get(stack_id) or block_step(stack_id)
-            found.append(
-                replace(
-                    step,
-                    offset=one.next_low,
-                    last_offset=one.next_high,
-                    repeats=one.repeats,
-                    to_middle=one.to_middle,
-                )
-            )
+            found.append(placed(step, one))
         return tuple(found)
 
 

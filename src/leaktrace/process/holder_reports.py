@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.family import FamilyBuilder
+from leaktrace.analysis.reachability.ways import MOST_WAYS, Ways
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.trim import readable
 from leaktrace.model import Frame
@@ -21,10 +22,6 @@ from leaktrace.process.tracer import Tracer
 from leaktrace.reach import Holder, HolderKind, HolderStep
 from leaktrace.report.folding import summary
 
-_MOST_SHOWN = 5  # of one site
-
-Path = tuple[HolderStep, ...]
-
 
 @dataclass(frozen=True)
 class _Counted:
@@ -35,15 +32,6 @@ class _Counted:
     held: HeldBlocks
     total: int
     paths: tuple[tuple[int, int, int], ...]
-
-
-@dataclass
-class _Group:
-    """Blocks of a site with the same path, in one or several processes."""
-
-    path: Path
-    count: int = 0
-    bytes: int = 0
 
 
 class HolderReports:
@@ -89,28 +77,22 @@ class HolderReports:
         for member, held, rows in self._held:
             counts = held.of_site(wanted, rows)
             total = sum(count for count, _ in counts.values())
-            most = sorted(counts, key=lambda one: -counts[one][0])[:_MOST_SHOWN]
+            most = sorted(counts, key=lambda one: -counts[one][0])[:MOST_WAYS]
             if total:
                 yield _Counted(member, held, total, tuple((one, *counts[one]) for one in most))
 
     def _held_by(
         self, builder: FamilyBuilder, stack_id: int, slot: int | None
     ) -> tuple[Holder, ...]:
-        groups: dict[Path, _Group] = {}
-        total = 0
+        ways = Ways()
         for one in self._counts_of(builder, stack_id):
             if slot not in (None, one.member.number):
                 continue
-            total += one.total
+            ways.of_count(one.total)
             for path, count, size in one.paths:
                 steps = one.held.steps(path, self._block_step, partial(_function_at, one.member))
-                same = tuple(replace(step, offset=None, last_offset=None) for step in steps)
-                group = groups.setdefault(same, _Group(steps))
-                group.path = tuple(map(_widened, group.path, steps))
-                group.count += count
-                group.bytes += size
-        ordered = sorted(groups.values(), key=lambda one: (-one.count, len(one.path)))
-        return tuple(Holder(one.path, one.count, one.bytes, total) for one in ordered[:_MOST_SHOWN])
+                ways.add(steps, count, size)
+        return ways.holders()
 
     def _block_step(self, stack_id: int) -> HolderStep:
         """Blocks of a site, as a step."""
@@ -124,10 +106,3 @@ class HolderReports:
 def _function_at(member: Member, address: int) -> str | None:
     """The function of a process that has an address."""
     return member.traced.symbolizer.symbolize(address, is_return_address=False)[-1].function
-
-
-def _widened(one: HolderStep, other: HolderStep) -> HolderStep:
-    """The step with the offsets of both."""
-    low = [step.offset for step in (one, other) if step.offset is not None]
-    high = [step.last_offset for step in (one, other) if step.last_offset is not None]
-    return replace(one, offset=min(low, default=None), last_offset=max(high, default=None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from leaktrace.heap_report import Amount, BlockGroup
 from leaktrace.printable import printable
+from leaktrace.report.holders import holder_objects
 from leaktrace.report.json_sites import Object
 from leaktrace.report.reach import share_object
 
@@ -15,7 +16,7 @@ def amount_object(amount: Amount | None) -> Object | None:
 
 def group_object(one: BlockGroup) -> Object:
     """A group of blocks."""
-    return {
+    shown: Object = {
         "kind": one.kind.value,
         "name": printable(one.name),
         "text": printable(one.text),
@@ -28,3 +29,6 @@ def group_object(one: BlockGroup) -> Object:
         "lost_since_first": amount_object(one.lost_since_first),
         "sample_address": f"{one.sample_address:#x}",
     }
+    if one.holders:
+        shown["holders"] = holder_objects(one.holders)
+    return shown

@@ -1,4 +1,4 @@
-"""What holds the blocks of a site (--holders), in words and as JSON.
+"""What holds the blocks of a site, or of a group (--holders), in words and as JSON.
 
 held by g_sessions [httpd] → list or tree of its blocks +0x8: 12,288 of 12,288
 held by stack of thread 4711 (worker) → block of new_batch 6f1d2a +0x18: 12 of 12,288
@@ -6,13 +6,13 @@ held by stack of thread 4711 (worker) → block of new_batch 6f1d2a +0x18: 12 of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Site
+from leaktrace.heap_report import GroupKind
 from leaktrace.printable import printable
 from leaktrace.reach import Holder, HolderKind, HolderStep
 from leaktrace.report.function_names import shorten_symbol
@@ -24,20 +24,20 @@ _NAME_CELLS = 40
 _SHORT_ID_DIGITS = 6
 
 
-def holder_lines(site: Site, width: int, most: int = _MOST_LINES) -> Iterator[Text]:
-    """A line for each way that leads to its blocks, the most common first. `most`: how many."""
-    for one in site.holders[:most]:
+def holder_lines(holders: Sequence[Holder], width: int, most: int = _MOST_LINES) -> Iterator[Text]:
+    """A line for each way that leads to some blocks, the most common first. `most`: how many."""
+    for one in holders[:most]:
         count = f"{one.count:,} of {one.of_count:,}"
         yield from wrapped("    held by ", f"{_path(one)}: {count}", width)
-    rest = site.holders[most:]
-    if site.holders:
-        others = site.holders[0].of_count - sum(one.count for one in site.holders)
+    rest = holders[most:]
+    if holders:
+        others = holders[0].of_count - sum(one.count for one in holders)
         others += sum(one.count for one in rest)
         if others > 0:
             yield from wrapped("    held by ", f"others: {units.number(others)}", width)
 
 
-def holder_objects(site: Site) -> list[dict[str, Any]]:
+def holder_objects(holders: Sequence[Holder]) -> list[dict[str, Any]]:
     """The same as JSON."""
     return [
         {
@@ -46,7 +46,7 @@ def holder_objects(site: Site) -> list[dict[str, Any]]:
             "bytes": one.bytes,
             "path": [_step_object(step) for step in one.path],
         }
-        for one in site.holders
+        for one in holders
     ]
 
 
@@ -60,6 +60,13 @@ def _step_object(step: HolderStep) -> dict[str, Any]:
         shown |= {"thread": step.thread, "thread_name": _name(step.thread_name)}
     if step.kind is HolderKind.BLOCK:
         shown |= {"site": step.site, "repeats": step.repeats}
+    if step.kind is HolderKind.GROUP:
+        shown |= {
+            "group": step.group,
+            "least_bytes": step.least_bytes,
+            "most_bytes": step.most_bytes,
+            "repeats": step.repeats,
+        }
     if step.kind is HolderKind.UNTRACKED:
         shown["repeats"] = step.repeats
     shown |= {"offset": step.offset, "last_offset": step.last_offset}
@@ -76,7 +83,7 @@ def _path(holder: Holder) -> str:
         return "something unknown"
     *before, last = holder.path
     steps = [_step_in_words(step) + _offsets(step) for step in before]
-    if last.kind is not HolderKind.BLOCK:
+    if last.kind not in (HolderKind.BLOCK, HolderKind.GROUP):
         steps.append(_step_in_words(last))
     elif last.repeats:
         steps.append(f"list or tree of its blocks{_offsets(last)}")
@@ -93,7 +100,8 @@ def _step_in_words(step: HolderStep) -> str:
         case HolderKind.VARIABLE:
             return f"{name}{module}"
         case HolderKind.DATA:
-            return f"{name or 'data'} at {step.module_offset or 0:#x}{module}"
+            at = "" if step.module_offset is None else f" at {step.module_offset:#x}"
+            return f"{name or 'data'}{at}{module}"
         case HolderKind.TLS if name is not None:
             return f"thread-local {name} of {thread}{module}"
         case HolderKind.TLS:
@@ -112,9 +120,26 @@ def _step_in_words(step: HolderStep) -> str:
             return f"mapped memory {name or ''}".rstrip()
         case HolderKind.SHARED:
             return f"shared memory {name or ''}".rstrip()
+        case HolderKind.GROUP:
+            return _group_in_words(step, name)
     what = "list or tree" if step.repeats else "block"
     of = name or "an unknown function"
     return f"{what} of {of} {(step.site or '')[:_SHORT_ID_DIGITS]}"
+
+
+def _group_in_words(step: HolderStep, name: str | None) -> str:
+    if step.group == GroupKind.CLASS and name:
+        return f"list or tree of {name}" if step.repeats else f"a {name}"
+    least, most = step.least_bytes or 0, step.most_bytes or 0
+    size = units.number(most)
+    if least != most:
+        size = f"{units.number(least)} to {size}"
+    of = f" of {size} B"
+    if step.group == GroupKind.TEXT:
+        of += f' (text "{name}")' if name else " (text)"
+    elif name:
+        of += f" ({name})"
+    return f"list or tree of blocks{of}" if step.repeats else f"a block{of}"
 
 
 def _offsets(step: HolderStep) -> str:

@@ -63,7 +63,7 @@ def site_object(site: Site, of_stack: Callable[[Stack], Object] = stack_object) 
     if site.lost is not None:
         shown["lost"] = share_object(site.lost)
     if site.holders:
-        shown["holders"] = holder_objects(site)
+        shown["holders"] = holder_objects(site.holders)
     if site.contents is not None:
         shown["contents"] = contents_object(site.contents)
     if site.idle is not None:

@@ -117,7 +117,7 @@ def site_details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield from wrapped("    ", lifetimes_in_words(site, round(report.elapsed_s * 1e9)), width)
     for place in freed_at_in_words(site):
         yield from wrapped("    ", place, width)
-    yield from holder_lines(site, width)
+    yield from holder_lines(site.holders, width)
     for line in frame_lines(_shown(site, report), width - 4):
         yield Text("    ").append_text(line)
     if site.stack.end in STACK_ENDS:
@@ -151,7 +151,7 @@ def _in_short(site: Site, width: int) -> Iterator[Text]:
         yield from wrapped("    ", region_in_words(site), width)
     for line in frame_lines(summary(site.stack.frames), width - 4):
         yield Text("    ").append_text(line)
-    yield from holder_lines(site, width, most=1)
+    yield from holder_lines(site.holders, width, most=1)
 
 
 def _thread_stacks(report: Report, width: int) -> Iterator[Text]:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.headers import Segment
 from leaktrace.elf.object import ElfObject
-from leaktrace.elf.symbols import RawSymbols
+from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.elf.variables import Variables
 from leaktrace.errors import ObjectFileError
 from leaktrace.symbols.debug_files import find_debug_file
+from leaktrace.symbols.demangle import demangle
 from leaktrace.targets.mapped_files import MappedFiles
 from leaktrace.targets.mappings import Mapping
 from leaktrace.targets.page_map import Range
@@ -43,6 +44,7 @@ class FileTables:
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], Variables] = {}
+        self._functions: dict[tuple[object, ...], SymbolTable] = {}
         self._unwind: dict[tuple[object, ...], UnwindTable] = {}
         self._cache = TableCache(user_cache_directory())
         self._budget = TableBudget()
@@ -65,13 +67,26 @@ class FileTables:
         if key not in self._known:
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
-            tables = [*_tables_of(elf)]
-            if not elf.has_symbol_table():
-                with suppress(ObjectFileError):
-                    file = find_debug_file(elf, path, roots).elf
-                    tables += () if file is None or file is elf else _tables_of(file)
-            self._known[key] = Variables(tables, thread_local=thread_local)
+            self._known[key] = Variables(_all_tables(elf, path, roots), thread_local=thread_local)
         return self._known[key]
+
+    def functions_of(self, elf: ElfObject, path: str, roots: tuple[TargetRoot, ...]) -> SymbolTable:
+        """Those of an object, likewise."""
+        key = (elf.file_stamp, elf.shown)
+        if key not in self._functions:
+            if len(self._functions) >= _MOST_KEPT:
+                self._functions.clear()
+            self._functions[key] = SymbolTable(_all_tables(elf, path, roots), elf.code_ranges())
+        return self._functions[key]
+
+
+def _all_tables(elf: ElfObject, path: str, roots: tuple[TargetRoot, ...]) -> list[RawSymbols]:
+    tables = [*_tables_of(elf)]
+    if not elf.has_symbol_table():
+        with suppress(ObjectFileError):
+            file = find_debug_file(elf, path, roots).elf
+            tables += () if file is None or file is elf else _tables_of(file)
+    return tables
 
 
 def _tables_of(elf: ElfObject) -> tuple[RawSymbols, ...]:
@@ -98,6 +113,12 @@ class ModuleData:
     @cached_property
     def thread_locals(self) -> Variables:
         return self._variables(thread_local=True)
+
+    def function_at(self, address: int) -> str | None:
+        """The function that has an address of this object, as it is written in source code."""
+        symbols = self.tables.functions_of(self.elf, self.path, self.roots)
+        found = symbols.lookup(address - self.base)
+        return None if found is None else demangle(found.name)
 
     def _variables(self, *, thread_local: bool) -> Variables:
         return self.tables.variables_of(self.elf, self.path, self.roots, thread_local=thread_local)

@@ -82,8 +82,9 @@ class RootMap:
     ) -> None:
         """`heaps`: memory of malloc without mappings of its own; `program`: one of the modules."""
         parts: list[tuple[Range, _Part]] = []
+        data_of = _data_of_objects(mappings)
         for one in mappings[:_MOST_RANGES]:
-            parts.append(((one.start, one.end), _part_of_mapping(one)))
+            parts.append(((one.start, one.end), _part_of_mapping(one, data_of.get(one.start))))
         heap = _alone(HolderStep(HolderKind.UNTRACKED))
         parts += [(one, heap) for one in heaps]
         for module in modules:
@@ -173,7 +174,28 @@ def _alone(step: HolderStep, start: int | None = None) -> _Part:
     return _Part(step.kind, owned)
 
 
-def _part_of_mapping(one: Mapping) -> _Part:
+def _data_of_objects(mappings: Sequence[Mapping]) -> dict[int, str]:
+    """Where data of programs and libraries is mapped, and the memory behind it (.bss), with the
+    path of the object: this is what is known of those that can't be opened."""
+    objects = {one.path for one in mappings if one.is_file and one.is_executable}
+    found: dict[int, str] = {}
+    before, end = "", 0
+    for one in mappings:
+        is_data = one.permissions.startswith("rw") and one.permissions.endswith("p")
+        if one.is_file:
+            path = one.path if one.path in objects else ""
+        else:
+            path = before if one.start == end and not one.path else ""
+        if is_data and path:
+            found[one.start] = path
+        before, end = path if is_data and one.is_file else "", one.end
+    return found
+
+
+def _part_of_mapping(one: Mapping, data_of: str | None) -> _Part:
+    if data_of is not None:
+        name = None if one.is_file else ".bss"
+        return _alone(HolderStep(HolderKind.DATA, name=name, module=data_of), one.start)
     if one.path == "[heap]":
         return _alone(HolderStep(HolderKind.UNTRACKED))
     kind = HolderKind.SHARED if is_shared_memory(one) else HolderKind.MAPPING

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from leaktrace.roots.module_data import FileTables, ModuleData, ObjectFiles, open_modules
+from leaktrace.roots.module_data import (
+    FileTables,
+    ModuleData,
+    ObjectFiles,
+    first_mappings,
+    open_modules,
+)
 from leaktrace.roots.root_map import RootMap
 from leaktrace.roots.stack_frames import StackFrames
 from leaktrace.roots.threads_data import threads_data
@@ -22,6 +28,14 @@ class OpenedRoots:
 
     map: RootMap
     modules: Sequence[ModuleData]
+    missing: tuple[str, ...]  # paths of objects that can't be opened
+
+    def function_at(self, address: int) -> str | None:
+        """The function that has an address."""
+        for one in self.modules:
+            if any(low <= address < high for low, high in one.ranges()):
+                return one.function_at(address)
+        return None
 
 
 def open_roots(
@@ -47,4 +61,6 @@ def open_roots(
     made = RootMap(
         mappings, heaps, modules, program, threads=placed, registers=threads, frames=frames
     )
-    return OpenedRoots(made, modules)
+    known = {one.path for one in modules}
+    mapped = dict.fromkeys(one.path for one in first_mappings(mappings))
+    return OpenedRoots(made, modules, tuple(path for path in mapped if path not in known))

@@ -73,7 +73,8 @@ def _of_core(options: HeapOptions) -> HeapReport:
             )
         if heap is None:
             raise TargetError(*_unknown_allocator(printable(str(options.core))))
-        return HeapBuilder(options.top).build(memory, heap, core=str(options.core))
+        builder = HeapBuilder(options.top, asks_holders=options.holders)
+        return builder.build(memory, heap, core=str(options.core))
 
 
 def _reports(
@@ -81,7 +82,7 @@ def _reports(
 ) -> Iterator[HeapReport]:
     with interrupts.raised():
         _refuse_only_go(process.pid)
-    builder = HeapBuilder(options.top)
+    builder = HeapBuilder(options.top, asks_holders=options.holders)
     live = LiveHeap(process, options.max_pause_ms)
     with interrupts.raised():
         first = builder.build(*_look(live.look, process.pid))

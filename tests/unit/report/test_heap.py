@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from sample_heaps import HEAPS, LOST, SESSIONS, rendered_heaps
 
 from leaktrace.heap_report import Account, AccountPart, Amount, GroupKind
+from leaktrace.reach import HolderKind
 from leaktrace.report import HEAP_FORMATS
 from leaktrace.report.heap_text import heap_lines
 
@@ -71,6 +72,13 @@ def test_json_is_as_the_schema_says(name: str, repository: Path) -> None:
     value = json.loads(rendered_heaps("json", HEAPS[name]))
     jsonschema.Draft202012Validator(schema).validate(value)
     assert set(value) == set(schema["properties"])
+
+
+def test_kinds_of_steps_are_those_of_the_schema(repository: Path) -> None:
+    schema = json.loads((repository / "docs/schema/heap-1.schema.json").read_text())
+    step = schema["$defs"]["holder_step"]["properties"]
+    assert set(step["kind"]["enum"]) == set(HolderKind) - {HolderKind.BLOCK}
+    assert set(step["group"]["enum"]) == set(GroupKind)
 
 
 def test_no_figures_of_a_heap_that_is_not_whole() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,33 @@ def test_other_memory() -> None:
     ]
     assert [offset for _, offset, _ in found][1:3] == [16, 24]
     assert found[7][0].thread_name == "worker"
+
+
+def test_data_of_an_object_that_can_not_be_opened() -> None:
+    """It is told from other files, and its .bss from other memory."""
+
+    def part(number: int, permissions: str, path: str) -> Mapping:
+        start = BASE + number * 16 * PAGE
+        inode = 12 if path else 0
+        return Mapping(start, start + 16 * PAGE, permissions, 0, "00:00", inode, path)
+
+    mappings = [
+        part(0, "r-xp", "/usr/bin/gone"),
+        part(1, "rw-p", "/usr/bin/gone"),
+        part(2, "rw-p", ""),
+        part(4, "rw-p", ""),
+        part(5, "rw-p", "/var/data"),
+        part(6, "rw-p", ""),
+    ]
+    registers = registers_of()
+    frames = StackFrames([], registers, lambda: registers, lambda _address, _size: b"")
+    root_map = RootMap(mappings, (), [], None, threads=[], registers=registers, frames=frames)
+    found = named(root_map, *(one.start + 24 for one in mappings))
+    data = HolderStep(HolderKind.DATA, module="/usr/bin/gone")
+    assert [owner for owner, _, _ in found[1:3]] == [data, replace(data, name=".bss")]
+    assert [(offset, rank) for _, offset, rank in found[1:3]] == 2 * [(24, RootRank.VARIABLE)]
+    others = [found[0], *found[3:]]
+    assert [owner.kind for owner, _, _ in others] == 4 * [HolderKind.MAPPING]
 
 
 def test_no_roots() -> None:

@@ -23,6 +23,7 @@ from leaktrace.analysis.reachability.pointers import Between, Flags
 
 _WIDE = 512  # blocks: a front of so many goes by numpy, a narrower one block by block
 _UNKNOWN = -1
+Counts = tuple[int, int]  # of blocks: how many, and their bytes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,16 @@ class Held:
 
     of_block: NDArray[np.int32]  # its number in `paths`; -1: nothing leads to the block
     paths: Paths
+
+
+def count_by_path(of_block: NDArray[np.int32], sizes: NDArray[np.uint64]) -> dict[int, Counts]:
+    """Of some blocks, with the number of the path of each: by path how many there are, and their
+    bytes."""
+    paths, of_path = np.unique(of_block, return_inverse=True)
+    counts = np.bincount(of_path, minlength=len(paths))
+    total = np.bincount(of_path, weights=sizes.astype(np.float64), minlength=len(paths))
+    rows = zip(paths.tolist(), counts.tolist(), total.tolist(), strict=True)
+    return {path: (count, round(size)) for path, count, size in rows}
 
 
 @dataclass(frozen=True)
