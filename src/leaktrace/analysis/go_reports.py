@@ -24,7 +24,7 @@ from leaktrace.go_report import (
 
 
 @dataclass(frozen=True)
-class GoCode:
+class GoFile:
     """The file that has the Go code, as the process sees it."""
 
     path: str
@@ -46,8 +46,8 @@ _FIRST_FUNCTION = "runtime.main"  # of the program's first goroutine, which no `
 class GoReports:
     """The reports about one Go program. `lines` names addresses in it."""
 
-    def __init__(self, pid: int, code: GoCode, top: int, lines: Lines) -> None:
-        self._pid, self._code, self._top = pid, code, top
+    def __init__(self, pid: int, file: GoFile, top: int, lines: Lines) -> None:
+        self._pid, self._file, self._top = pid, file, top
         self._lines = lines
         self._named_address = lru_cache(_CACHED)(self._name_address)
         self._groups = GoroutineGroups()
@@ -84,10 +84,10 @@ class GoReports:
             reason=reason or "",
             pid=self._pid,
             command=command,
-            path=self._code.path,
-            version=self._code.version,
-            bias=self._code.bias,
-            build_id=self._code.build_id,
+            path=self._file.path,
+            version=self._file.version,
+            bias=self._file.bias,
+            build_id=self._file.build_id,
             top=self._top,
             goroutines=self._section_of(look, groups),
             look_age_s=look_age_s,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from leaktrace.analysis.go_reports import GoCode, GoReports
+from leaktrace.analysis.go_reports import GoFile, GoReports
 from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError
 from leaktrace.go_report import GoLine, HeapLook
@@ -37,8 +37,8 @@ class GoLooks:
         process = self._process
         self.program = program
         self._goroutines = _readable(process, lambda: Goroutines(program))
-        code = GoCode(program.path, program.version.text, program.bias, program.build_id)
-        self.reports = GoReports(process.pid, code, self._top, _lines_of(program))
+        file = GoFile(program.path, program.version.text, program.bias, program.build_id)
+        self.reports = GoReports(process.pid, file, self._top, _lines_of(program))
         self.notes = _notes(program, self._goroutines)
         self.heap: Heap | None = None
         try:

@@ -201,7 +201,8 @@ class _Reading:
                 return self._take_changes(value, fields)
             case "leaktrace/go/1":
                 report = go_report_from(fields)
-                self._last = report.number
+                self._last = ReportTime(report.number, report.time, report.elapsed_s)
+                self._reports += 1
                 held = report.outstanding.bytes
                 return Moment(
                     report.number,

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from leaktrace.analysis.go_reports import GoReports, summary_of
+from leaktrace.analysis.go_reports import GoFile, GoReports, summary_of
 from leaktrace.errors import TargetError
 from leaktrace.report import create_go_reporter
 from leaktrace.runtimes.go.goroutines import Goroutines
@@ -87,7 +87,7 @@ def report_of(program: GoProgram, memory: DamagedMemory, *, is_damaged_first: bo
     def lines(address: int, is_behind_call: bool) -> Any:
         return program.lines(address, is_return_address=is_behind_call)
 
-    reports = GoReports(program.pid, program.path, program.version.text, 20, lines)
+    reports = GoReports(program.pid, GoFile(program.path, program.version.text), 20, lines)
     for _ in range(2):
         reports.look(goroutines.look())
         reports.look_at_heap(heap.look())
