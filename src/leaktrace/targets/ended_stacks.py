@@ -76,7 +76,7 @@ def ended_stacks(
     starts = [one.start for one in mappings]
     found: list[Range] = []
     for control, (start, end) in sorted(lists.ended()):
-        is_used = (pointers >= np.uint64(start)) & (pointers < np.uint64(end))
+        is_used = (pointers >= np.uint64(start)) & (pointers <= np.uint64(end - 1))
         mapping = mappings[max(bisect_right(starts, control) - 1, 0)]
         if is_used.any() or not _may_be_stack(mapping, control):
             continue
@@ -233,6 +233,7 @@ def _stacks_of(controls: Sequence[int], blocks: Sequence[bytes]) -> list[Range]:
         & (sizes < MOST_STACK_BYTES)
         & (starts < at)
         & (at - starts < sizes)
+        & (sizes <= ~starts)  # the end is an address, too: a core file may say anything
     ).all(axis=0)
     places = np.nonzero(is_stack)[0]
     if len(places) != 1:

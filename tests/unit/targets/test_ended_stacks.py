@@ -156,3 +156,15 @@ def test_a_living_thread_is_on_it() -> None:
 def test_no_memory_no_threads() -> None:
     assert ended_stacks([FIRST], MAPPINGS, lambda _address, _size: b"").shape == (0, 2)
     assert ended_stacks([], MAPPINGS, lambda _address, size: bytes(size)).shape == (0, 2)
+
+
+def test_addresses_at_the_end_of_what_there_can_be() -> None:
+    """A core file may say anything."""
+    top = (1 << 64) - 0x1000
+    words = glibc()
+    words |= {top: top, top + 16: top, top + TID: 0}
+    words |= {top + STACK: top - 0x4000, top + STACK + 8: 0x6000}
+    in_list(words, CACHED, CONTROLS[2] + LINKS, CONTROLS[1] + LINKS, top + LINKS)
+    assert found(words) == []
+    words[CONTROLS[1] + LINKS] = (1 << 64) - 1
+    assert found(words) == []
