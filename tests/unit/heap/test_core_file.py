@@ -42,6 +42,7 @@ def core_file(folder: Path, content: bytes = CONTENT) -> Path:
     vector = note(0x202, struct.pack("<3Q", 7, 8, 9))
     notes = info + mapped_files(bytes(mapped)) + status(4242) + vector
     notes += status(4243) + vector
+    notes += note(6, struct.pack("<6Q", 3, 0x400040, 9, FILE_AT + 8, 0, 0))  # AT_PHDR, AT_ENTRY
     headers = [
         (4, 4, 0, len(notes), 0),
         (1, 4, FILE_AT, PAGE, PAGE),
@@ -84,6 +85,22 @@ def test_what_is_in_it(tmp_path: Path) -> None:
         assert memory.registers.instruction_pointers.tolist() == 2 * [REGISTERS[RIP]]
         assert memory.registers.frame_pointers.tolist() == 2 * [REGISTERS[RBP]]
         assert (memory.unread_bytes, memory.residence, memory.pause_s) == (0, None, None)
+
+
+def test_the_objects_are_those_that_were_mapped(tmp_path: Path) -> None:
+    path = core_file(tmp_path)
+    program = tmp_path / "mapped"
+    with closing(CoreFile(path)) as core:
+        memory = core.memory()
+        objects = memory.objects()
+        assert (objects.program_path, objects.thread_name(4242)) == (str(program), None)
+        with pytest.raises(ObjectFileError, match="ELF"):
+            objects.elf(memory.mappings[0])  # it is the same, and no object
+    program.write_bytes(Path("/proc/self/exe").read_bytes())
+    with closing(CoreFile(path)) as core:
+        memory = core.memory()
+        with pytest.raises(ObjectFileError, match="another file"):
+            memory.objects().elf(memory.mappings[0])
 
 
 def test_what_was_left_out_is_read_from_the_same_file_only(tmp_path: Path) -> None:
