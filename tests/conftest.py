@@ -25,6 +25,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from leaktrace.errors import EnvironmentUnfitError
@@ -41,6 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "may_skip(reason): may be skipped even with LEAKTRACE_REQUIRE_ALL=1"
     )
     config.addinivalue_line("markers", "alone(reason): runs while no other test does")
+    # How long an example takes depends on what else the machine does.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)
