@@ -14,7 +14,7 @@ from pathlib import Path
 from leaktrace.errors import UsageError
 from leaktrace.model import Report
 from leaktrace.printable import printable
-from leaktrace.recording.moments import Point, choose
+from leaktrace.recording.moments import Points, choose
 from leaktrace.recording.reader import Moment, Recording, read_recording
 
 _FIRST, _LAST = "first", "last"
@@ -94,10 +94,7 @@ def _ends(recording: Recording, wanted: Sequence[When]) -> dict[When, Report]:
 
 def _places(recording: Recording, wanted: Sequence[When]) -> dict[When, int]:
     """Which of the recording's reports, counted from 0, each of them is."""
-    points = [
-        Point(one.number, one.time, one.elapsed_s, one.outstanding_bytes)
-        for one in recording.moments()
-    ]
+    points = Points(recording.moments())
     if not points:
         raise _no_reports(recording)
     places = {}

@@ -6,7 +6,7 @@ they have in this recording.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from leaktrace.options import MOST_SITES
@@ -157,6 +157,15 @@ class SiteState:
         self.sites[number] = now
         self.growth[number] = growth
         self.changed.add(number)
+
+    def stacks(self) -> Iterator[int]:
+        """The numbers of the stacks of all sites, as far as they are some."""
+        for site in self.sites.values():
+            freed_at = site.get("freed_at")
+            for one in (site, *(freed_at if isinstance(freed_at, list) else ())):
+                number = one.get("stack") if isinstance(one, dict) else None
+                if type(number) is int:
+                    yield number
 
     def order(self, sort: str) -> list[int]:
         """The numbers of the sites as the report has them. Raises MalformedError."""

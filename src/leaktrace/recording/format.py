@@ -4,6 +4,7 @@ A recording is text, one JSON object per line (docs/recordings.md):
 
     {"schema":"leaktrace/recording/1", …}    first: who made it, when, of what
     {"schema":"leaktrace/stack/1", …}        a stack, before the first line that refers to it
+    {"schema":"leaktrace/forget/1", …}       stacks that the last report hasn't are not used again
     {"schema":"leaktrace/mark/1", …}         before the report that was made for it
     {"schema":"leaktrace/changes/1", …}      a report: what has changed since the one before
     {"schema":"leaktrace/end/1", …}          last, unless the recording was cut off
@@ -22,6 +23,7 @@ Object = dict[str, Any]
 
 RECORDING = "leaktrace/recording/1"
 STACK = "leaktrace/stack/1"
+FORGET = "leaktrace/forget/1"
 MARK = "leaktrace/mark/1"
 CHANGES = "leaktrace/changes/1"
 END = "leaktrace/end/1"

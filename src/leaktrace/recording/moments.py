@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import overload
 
 from leaktrace.errors import UsageError
 from leaktrace.printable import printable
 from leaktrace.recording.gaps import local
-from leaktrace.recording.reader import Mark
+from leaktrace.recording.reader import Mark, Moment
 
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
 _ELAPSED = re.compile(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _WAYS = "write first, last, peak, a report's number, 14:05, 2026-03-01T14:05, 5m, or a mark's name"
 _MOST_DIGITS = 9
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,41 @@ class Point:
     time: datetime
     elapsed_s: float
     outstanding_bytes: int
+
+
+class Points(Sequence[Point]):
+    """The points of a recording, of which there may be a million: 32 bytes for each."""
+
+    def __init__(self, moments: Iterable[Moment] = ()) -> None:
+        self._numbers, self._times_us = array("q"), array("q")
+        self._elapsed_s, self._outstanding = array("d"), array("q")
+        for one in moments:
+            self._numbers.append(_in_64_bits(one.number))
+            self._times_us.append((one.time - _EPOCH) // _MICROSECOND)
+            self._elapsed_s.append(one.elapsed_s)
+            self._outstanding.append(_in_64_bits(one.outstanding_bytes))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> Point: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Point]: ...
+    def __getitem__(self, at: int | slice) -> Point | list[Point]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        return Point(
+            self._numbers[at],
+            _EPOCH + self._times_us[at] * _MICROSECOND,
+            self._elapsed_s[at],
+            self._outstanding[at],
+        )
+
+
+def _in_64_bits(number: int) -> int:
+    """leaktrace writes no others, but somebody may have."""
+    return max(-_LARGEST, min(number, _LARGEST))
 
 
 @dataclass(frozen=True)

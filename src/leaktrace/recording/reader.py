@@ -22,7 +22,7 @@ from leaktrace.recording.gaps import MOST_TOLD, Gap, gap_from, local, more_in_wo
 from leaktrace.recording.go_report_values import go_report_from
 from leaktrace.recording.recorded_sites import aged, as_json
 from leaktrace.recording.report_values import report_from, time_from
-from leaktrace.recording.site_values import site_from, stack_from
+from leaktrace.recording.site_values import forget_frames, site_from, stack_from
 from leaktrace.recording.streams import CutOffError, NotReadableError, read_lines
 from leaktrace.report.go_json import GO_SCHEMA
 from leaktrace.report.json_lines import REPORT_SCHEMA
@@ -30,7 +30,7 @@ from leaktrace.report.json_lines import REPORT_SCHEMA
 _NAME_IT = "name a file that leaktrace --record, or --format json, has written"
 _Value = TypeVar("_Value")
 _MOST_MARKS = 10_000
-_MOST_FRAMES = 32_000_000  # in all stacks together
+_MOST_FRAMES = 32_000_000  # in all stacks together, at a time
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,8 @@ class _Reading:
         match schema:
             case "leaktrace/stack/1":
                 self._take_stack(fields)
+            case "leaktrace/forget/1":
+                self._forget_unused()
             case "leaktrace/mark/1":
                 self._take_mark(fields)
             case "leaktrace/changes/1":
@@ -230,6 +232,14 @@ class _Reading:
         if self._stacks.get(number, stack) != stack:
             raise MalformedError(f"there are two stacks with the number {number}")
         self._stacks[number] = stack
+
+    def _forget_unused(self) -> None:
+        """The writer no longer refers to the stacks that no site of the last report has. So memory
+        does not grow with the length of a recording."""
+        used = {number for state in self._lists.values() for number in state.stacks()}
+        self._stacks = {number: self._stacks[number] for number in used & self._stacks.keys()}
+        self._frames = sum(len(stack.frames) + 1 for stack in self._stacks.values())
+        forget_frames()
 
     def _take_mark(self, fields: Fields) -> None:
         marks = self._recording.marks

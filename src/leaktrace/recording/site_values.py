@@ -121,6 +121,11 @@ def _frame(fields: Fields) -> Frame:
 _shared_frame = lru_cache(maxsize=1 << 17)(Frame)
 
 
+def forget_frames() -> None:
+    """Keep no frame that no stack has any more."""
+    _shared_frame.cache_clear()
+
+
 def total_from(fields: Fields) -> Total:
     """Bytes and number; of objects without sizes, both are the number."""
     count = fields.integer("count")

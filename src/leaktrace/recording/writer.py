@@ -16,6 +16,7 @@ from leaktrace.recording.changes import SiteChanges
 from leaktrace.recording.format import (
     CHANGES,
     END,
+    FORGET,
     FREED,
     LONGEST_LINE,
     MARK,
@@ -82,8 +83,9 @@ class RecordingWriter:
         OSError: then both are missing in the recording."""
         self.left_out = None
         try:
-            changes = self._fitting(report)
             begin = [] if self._has_begun else [self._header()]
+            begin += self._forget_unused()
+            changes = self._fitting(report)
             if mark is not None:
                 begin.append(_mark(mark, report))
             self._file.write(_lines([*begin, *self._new_stacks]) + changes)
@@ -151,17 +153,19 @@ class RecordingWriter:
             changes = lists[name] = self._lists.get(name, SiteChanges())
             part.update(changes.of(part["sites"], report.sort, report.top))
         self._lists = lists
-        if len(self._written) > 2 * len(self._used) + _FEW_STACKS:
-            self._forget_unused()
         return whole
 
-    def _forget_unused(self) -> None:
-        """Stacks that no site has any more; they are written again if one has."""
+    def _forget_unused(self) -> list[Object]:
+        """The stacks that no site of the last report has, once there are many. They are written
+        again if one has. Returns the line that lets readers forget them, too."""
+        if len(self._written) <= 2 * len(self._used) + _FEW_STACKS:
+            return []
         self._numbers = {stack: number for number, stack in self._used.items()}
         self._written = set(self._used)
         self._last_of = {
             site: known for site, known in self._last_of.items() if known[1] in self._written
         }
+        return [{"schema": FORGET, "kept": len(self._written)}]
 
     def _site(self, site: Site, elapsed_ns: int) -> Object:
         """A site with absolute times and the number of its stack."""

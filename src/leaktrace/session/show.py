@@ -18,7 +18,7 @@ from leaktrace.printable import printable
 from leaktrace.recording.format import MARK
 from leaktrace.recording.gaps import local, with_gaps
 from leaktrace.recording.late_names import LateNames
-from leaktrace.recording.moments import Choice, Point, choose, choose_range
+from leaktrace.recording.moments import Choice, Points, choose, choose_range
 from leaktrace.recording.reader import Recording, read_recording
 from leaktrace.recording.streams import NotReadableError
 from leaktrace.report import Output, create_reporter, open_output
@@ -156,11 +156,8 @@ def _last(recording: Recording) -> Report:
     return last.report()
 
 
-def _points(recording: Recording) -> list[Point]:
-    points = [
-        Point(one.number, one.time, one.elapsed_s, one.outstanding_bytes)
-        for one in recording.moments()
-    ]
+def _points(recording: Recording) -> Points:
+    points = Points(recording.moments())
     if not points:
         raise _empty(recording)
     return points
@@ -174,11 +171,11 @@ def _empty(recording: Recording) -> NotReadableError:
     )
 
 
-def _where(points: list[Point], at: int) -> str:
+def _where(points: Points, at: int) -> str:
     return f"report {points[at].number} ({local(points[at].time)})"
 
 
-def _tell(choice: Choice, points: list[Point]) -> None:
+def _tell(choice: Choice, points: Points) -> None:
     point = points[choice.at]
     said = f"report {point.number} of {points[-1].number}, {local(point.time)}"
     notify(f"{said}: {choice.said}" if choice.said else said)
