@@ -3,7 +3,12 @@
 A day of a server with 5,000 sites, at a report a minute. Of these, one in seven is used while it
 serves: some all the time, most now and then (Zipf's law). The others are from its start, and are
 used once an hour; with --busy all are used all the time. Every site has a stack of its own of 8 to
-40 frames that it shares in part with others, as in a large program. Nothing is traced.
+40 frames that it shares in part with others, as in a large program. With --new-stacks, so many
+sites of each report have another stack than before, with functions that were never seen, as in a
+program that loads its plugins again and again. Nothing is traced.
+
+With --commands, what `leaktrace show` and `leaktrace diff` take is measured, too, of a recording of
+--mib MiB and of its first tenth: memory must be the same for both.
 """
 
 from __future__ import annotations
@@ -12,14 +17,16 @@ import argparse
 import gc
 import io
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from harness.peak_memory import measured
 
 from leaktrace.model import (
     Frame,
@@ -33,7 +40,7 @@ from leaktrace.model import (
     Total,
 )
 from leaktrace.recording.reader import read_recording
-from leaktrace.recording.streams import LineFile
+from leaktrace.recording.streams import LineFile, read_lines
 from leaktrace.recording.writer import RecordingWriter, RunInfo
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
@@ -48,9 +55,11 @@ class Load:
     count: int
     interval_s: float
     is_busy: bool = False
+    new_stacks: int = 0  # of each report
 
     def __post_init__(self) -> None:
         self.random = np.random.default_rng(7)
+        self.made_stacks = 0
         ranks = self.random.permutation(self.count) + 1
         weights = 1.0 / ranks**1.5
         self.rates = CALLS_PER_S * weights / weights.sum()  # calls per second
@@ -70,6 +79,8 @@ class Load:
 
     def sites(self, elapsed_s: float) -> tuple[Site, ...]:
         """The sites after another interval."""
+        for row in self.random.choice(self.count, self.new_stacks, replace=False).tolist():
+            self._renew(row)
         calls = self.random.poisson(self.rates * self.interval_s)
         kept = self.random.binomial(calls, self.kept)
         change = self.random.integers(-3, 4, self.count) * (calls > 50)
@@ -88,6 +99,18 @@ class Load:
             np.add.at(self.lived[site], powers.clip(1, 39), max(int(calls[site]) // count, 1))
         order = np.argsort(-(self.held * self.sizes), kind="stable")
         return tuple(self._site(row, before, now_ns, elapsed_s) for row in order.tolist())
+
+    def _renew(self, row: int) -> None:
+        """Give a site another stack, of new functions."""
+        frames = []
+        for frame in self.stacks[row].frames:
+            self.made_stacks += 1
+            at = 0x7F00_0000_0000 + 0x40 * self.made_stacks
+            module = f"/usr/lib/server/plugins/plugin-{row}.so"
+            name = f"plugin_{row}_{self.made_stacks}"
+            frames.append(replace(frame, address=at, function=name, module=module))
+        self.stacks[row] = Stack(tuple(frames), StackEnd.COMPLETE)
+        self.ids[row] = f"{self.made_stacks:016x}"
 
     def _site(self, row: int, before: np.ndarray, now_ns: int, elapsed_s: float) -> Site:
         size, held, allocated = (int(a[row]) for a in (self.sizes, self.held, self.allocated))
@@ -184,15 +207,40 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def measure_commands(path: Path, count: int) -> None:
+    """Print what commands take that read a recording of so many reports, and its first tenth."""
+    short = path.with_name(f"short{path.suffix}")
+    part = LineFile(io.FileIO(short, "w"), short)
+    left = count // 10
+    for line in read_lines(path):
+        part.write(line + b"\n")
+        left -= line.startswith(b'{"schema":"leaktrace/changes/')
+        if left <= 0:
+            break
+    part.close()
+    for words in (("show", "{}"), ("show", "{}", "--at", "peak"), ("diff", "{}@first", "{}@last")):
+        said = []
+        for file in (short, path):
+            command = [sys.executable, "-m", "leaktrace", *(word.format(file) for word in words)]
+            took = measured(command, deadline_s=3600)
+            assert took.exit_code == 0, took.stderr
+            size_mib, peak = file.stat().st_size / (1 << 20), took.peak_kib >> 10
+            said.append(f"{size_mib:,.0f} MiB: {took.cpu_s:.1f} s of CPU, {peak} MiB of memory")
+        print(f"{' '.join(words).replace('{}', 'RUN')}: {'; '.join(said)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--reports", type=int, default=1440)
     parser.add_argument("--sites", type=int, default=5000)
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--new-stacks", type=int, default=0)
+    parser.add_argument("--mib", type=int, help="end when the file has this size")
+    parser.add_argument("--commands", action="store_true", help="measure show and diff")
     parser.add_argument("--suffix", nargs="*", default=[".gz", ".zst", ""])
     parser.add_argument("--keep", type=Path, help="keep the files in this folder")
     asked = parser.parse_args()
-    load = Load(asked.sites, 60.0, asked.busy)
+    load = Load(asked.sites, 60.0, asked.busy, asked.new_stacks)
     with tempfile.TemporaryDirectory() as made:
         folder = asked.keep or Path(made)
         info = RunInfo("bench", datetime.now(UTC), {}, {}, {})
@@ -202,24 +250,32 @@ def main() -> None:
             file = LineFile(io.FileIO(path, "w"), path)
             files[suffix] = (path, file, RecordingWriter(file, info))
         took = dict.fromkeys(files, 0.0)
+        written = 0
         for report in reports(load, asked.reports):
             for suffix, (_, _, writer) in files.items():
                 begin = time.process_time()
                 writer.report(report)
                 took[suffix] += time.process_time() - begin
             del report
+            written += 1
+            size_mib = min(file.size_bytes for _, file, _ in files.values()) >> 20
+            if asked.mib is not None and size_mib >= asked.mib:
+                break
         used = round(float((1 - np.exp(-load.rates * load.interval_s)).sum()))
-        print(f"{asked.reports} reports, {asked.sites} sites, about {used} used in each")
+        print(f"{written} reports, {asked.sites} sites, about {used} used in each")
         for suffix, (path, file, writer) in files.items():
             writer.end()
             file.close()
             mib = path.stat().st_size / (1 << 20)
-            each = took[suffix] / asked.reports * 1000
+            each = took[suffix] / written * 1000
             print(f"{suffix or 'plain':>6}: {mib:8.1f} MiB, {each:6.1f} ms of CPU per report")
         load.stacks.clear()
         del load, files
         gc.collect()
         for suffix in asked.suffix:
+            if asked.commands:
+                measure_commands(folder / f"run{suffix}", written)
+                continue
             begin, last = time.process_time(), None
             for moment in read_recording(folder / f"run{suffix}").moments():
                 last = moment
