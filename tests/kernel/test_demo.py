@@ -45,7 +45,9 @@ def figures(report: str) -> list[str]:
     """The totals, the sites, their functions in the program, and what was lost."""
     text = re.sub(r"\d+ functions|\(pid \d+\)|process \d+|\d+\.\d s\b|RSS.*", "", report)
     text = re.sub(r"watched for .*|within .*", "", text)
-    text = re.sub(r"oldest \S+ +[0-9a-f]{16}$|\+0x[0-9a-f]+|\S*(?=/examples)", "", text, flags=re.M)
+    text = re.sub(
+        r"oldest \S+ +[0-9a-f]{6,16}$|\+0x[0-9a-f]+|\S*(?=/examples)", "", text, flags=re.M
+    )
     lines = [" ".join(line.split()) for line in text.splitlines()]
     return [line for line in lines if line and not line.endswith("[libc.so.6]")]
 

@@ -79,7 +79,7 @@ def stacks_in(text: str) -> dict[str, list[str]]:
     frame, or for a run of them. (Sites in short have one frame, and no empty line between them.)"""
     found: dict[str, list[str]] = {}
     for paragraph in text.split("\n\n"):
-        heads = re.findall(r"\boldest \S+  ([0-9a-f]{16})$", paragraph, re.MULTILINE)
+        heads = re.findall(r"\boldest \S+  ([0-9a-f]{6,16})$", paragraph, re.MULTILINE)
         if len(heads) == 1:
             lines = [line.strip() for line in paragraph.splitlines()[1:]]
             found[heads[0]] = [
@@ -220,7 +220,12 @@ def test_stacks_of_python_are_short_and_no_frame_is_missing() -> None:
     with running([sys.executable, "-c", PYTHON]) as target:
         text, lines = trace(target).stdout, trace(target, "-f", "json").stdout
     check = {site["id"]: site["frames"] for site in json.loads(lines)["sites"]}
-    stacks = {id: stack for id, stack in stacks_in(text).items() if id in check}
+    stacks = {
+        id: stack
+        for short, stack in stacks_in(text).items()
+        for id in check
+        if id.startswith(short)  # text has as many digits as tell sites apart
+    }
     assert stacks
     for site_id, stack in stacks.items():
         named = [line for line in stack if not line.startswith("...")]

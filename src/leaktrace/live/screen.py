@@ -36,6 +36,7 @@ from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.layout import wrapped
 from leaktrace.report.names import module_name, shorten_middle
 from leaktrace.report.processes import change_in_words
+from leaktrace.report.site_ids import ShortIds
 from leaktrace.report.site_lines import site_details
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import STYLES, rate_in_words, shows_words, verdict_lines, word_of
@@ -192,12 +193,13 @@ def _body(view: View, part: Report, width: int, room: int, *, blocks: bool) -> l
     at = view.selected_index(sites) or 0
     head, table = _table(view, part, rows, at, width, blocks=blocks)
     lines: list[Text] = []
+    ids = ShortIds.of_report(part)
     begins, ends = [], []
     for row, line in zip(rows, table, strict=True):
         begins.append(len(lines))
         lines.append(line)
         if row.site.id in view.expanded:
-            lines += site_details(row.site, part, width)
+            lines += site_details(row.site, part, width, ids)
             lines.append(Text())
         ends.append(len(lines))
     lines += _others(view, part, len(sites))

@@ -20,6 +20,7 @@ from leaktrace.contents import (
 from leaktrace.printable import printable
 from leaktrace.report.hexdump import BYTES, hexdump, row_cells
 from leaktrace.report.layout import flowed, wrapped
+from leaktrace.report.site_ids import ShortIds, shown_id
 
 _MOST_DUMPED = 64  # bytes of a block
 _MOST_NAMED = 12  # pointers and texts of a block
@@ -29,7 +30,7 @@ _ROWS = (BYTES, BYTES // 2, BYTES // 4)
 _INDENT, _OFFSET = "      ", 7  # cells
 
 
-def contents_lines(contents: SiteContents, width: int) -> Iterator[Text]:
+def contents_lines(contents: SiteContents, width: int, ids: ShortIds) -> Iterator[Text]:
     """What the blocks of a site share, and the oldest of them: one is enough if they share
     something."""
     read = units.counted(contents.read_count, "block")
@@ -38,7 +39,7 @@ def contents_lines(contents: SiteContents, width: int) -> Iterator[Text]:
         text += f" ({contents.gone_count:,} freed while they were read, left out)"
     yield from wrapped("    contents of ", text, width)
     for one in contents.shared:
-        yield from wrapped(_INDENT, sentence(one), width)
+        yield from wrapped(_INDENT, sentence(one, ids), width)
     shown: list[BlockContents] = []
     for block in contents.blocks[: 1 if contents.shared else None]:
         yield from _head(block, width)
@@ -46,7 +47,7 @@ def contents_lines(contents: SiteContents, width: int) -> Iterator[Text]:
         if same is not None:
             yield from wrapped(_INDENT, f"the same as in {same.address:#x}", width)
         else:
-            yield from _block(block, width)
+            yield from _block(block, width, ids)
         shown.append(block)
 
 
@@ -70,14 +71,14 @@ def _head(block: BlockContents, width: int) -> Iterator[Text]:
     yield from flowed([Text(one, "bold") for one in fields], width)
 
 
-def _block(block: BlockContents, width: int) -> Iterator[Text]:
+def _block(block: BlockContents, width: int, ids: ShortIds) -> Iterator[Text]:
     if not block.data and block.size_bytes:
         yield from wrapped(_INDENT, "not in memory: never touched, or swapped out", width)
     room = width - len(_INDENT) - _OFFSET
     row_bytes = next((one for one in _ROWS if row_cells(one) <= room), _ROWS[-1])
     for offset, text in hexdump(block.data[:_MOST_DUMPED], row_bytes):
         yield Text(f"{_INDENT}{_at(offset):{_OFFSET}}{text}")
-    named = [(one.offset, pointer_in_words(one)) for one in block.pointers]
+    named = [(one.offset, pointer_in_words(one, ids)) for one in block.pointers]
     for one in block.texts:
         said = f"text {_quoted(one.text)}"
         named.append((one.offset, f"{said}, {one.size:,} bytes" if _is_long(one.text) else said))
@@ -89,8 +90,8 @@ def _block(block: BlockContents, width: int) -> Iterator[Text]:
         yield from wrapped(_INDENT, more, width)
 
 
-def sentence(one: Shared) -> str:
-    """What blocks share."""
+def sentence(one: Shared, ids: ShortIds | None = None) -> str:
+    """What blocks share. Without `ids`, ids of sites are whole."""
     count = f"{one.count:,}" if one.count < one.of_count else "all"
     who = f"{count} {one.of_count:,}" if count == "all" else f"{count} of {one.of_count:,}"
     if one.kind is SharedKind.SIZE:
@@ -108,11 +109,11 @@ def sentence(one: Shared) -> str:
         return f"{who} hold at {_at(one.offset)} {text}"
     assert one.pointer is not None
     where = "begin with" if one.offset == 0 else f"hold at {_at(one.offset)}"
-    return f"{who} {where} {pointer_in_words(one.pointer)}"
+    return f"{who} {where} {pointer_in_words(one.pointer, ids)}"
 
 
-def pointer_in_words(pointer: Pointer) -> str:
-    """What a word points to."""
+def pointer_in_words(pointer: Pointer, ids: ShortIds | None = None) -> str:
+    """What a word points to. Without `ids`, the id of a site is whole."""
     name = printable(pointer.name or "", _LONGEST_NAME)
     if pointer.kind is PointerKind.CLASS:
         return f"the vtable of {name}"
@@ -125,7 +126,7 @@ def pointer_in_words(pointer: Pointer) -> str:
     into = f" at {_at(pointer.into_bytes)}" if pointer.into_bytes else ""
     if pointer.is_own:
         return f"a pointer to the block itself{into}"
-    site = "" if pointer.site_id is None else f" of site {printable(pointer.site_id)}"
+    site = "" if pointer.site_id is None else f" of site {shown_id(pointer.site_id, ids)}"
     return f"a pointer to a {f'{name} ' if name else ''}block{site}{into}"
 
 

@@ -6,7 +6,7 @@ leaktrace diff  httpd
 MORE +18.2 MiB (24.3 MiB -> 42.5 MiB): one site explains 94% of it, parse_header parser.c:118
 sites matched: 35 by id, 2 by names; 1 came, 3 went
 
-  grew  +17.1 MiB  12.0 MiB -> 29.1 MiB  +12,288 blocks  6f1d2a90c41b7e55
+  grew  +17.1 MiB  12.0 MiB -> 29.1 MiB  +12,288 blocks  6f1d2a
     parse_header+0x2f   http/parser.c:118  [libparse.so.1]
 """
 
@@ -31,6 +31,7 @@ from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import difference_in_words, value_in_words
+from leaktrace.report.site_ids import ShortIds
 from leaktrace.report.site_lines import STACK_ENDS, kernel_lines
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import rate_in_words, where_in_words
@@ -96,8 +97,9 @@ def _changes(part: PartDiff, diff: Diff, top: int, width: int) -> Iterator[Text]
     changed = [one for one in part.changes if one.change is not Change.SAME]
     rows = [_figures(one, part, diff) for one in changed[:top]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ids = ShortIds(one.site.id for one in part.changes)
     for one, row in zip(changed, rows, strict=False):
-        yield from _site(one, row, widths, width)
+        yield from _site(one, row, widths, width, ids)
     yield from _others(part, changed[top:], width)
 
 
@@ -227,18 +229,18 @@ def _figures(one: SiteChange, part: PartDiff, diff: Diff) -> tuple[str, ...]:
     )
 
 
-def _site(one: SiteChange, row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[Text]:
+def _site(
+    one: SiteChange, row: Sequence[str], widths: Sequence[int], width: int, ids: ShortIds
+) -> Iterator[Text]:
     styles = ("", f"bold {change_style(one.difference)}", "", "", "")
     fields = []
     for at, (text, cells, style) in enumerate(zip(row, widths, styles, strict=True)):
         if cells:
             fields.append(Text(text.ljust(cells) if at == 0 else text.rjust(cells), style.strip()))
     line = Text("  ") + Text("  ").join(fields)
-    site_id = printable(one.site.id)
-    for digits in (16, 6):
-        if line.cell_len + 2 + digits <= width:
-            line.append(f"  {site_id[:digits]}", "dim")
-            break
+    site_id = ids.of(one.site.id)
+    if line.cell_len + 2 + len(site_id) <= width:
+        line.append(f"  {site_id}", "dim")
     if line.cell_len <= width:
         yield line
     else:

@@ -6,7 +6,7 @@ leaktrace diff  httpd
   still  run.rec@last: …
 STILL THERE 12.0 MiB to 14.5 MiB in 12,288 to 14,000 blocks, at 3 sites
 
-  12.0 MiB           12,288 blocks          of 13.1 MiB  6f1d2a90c41b7e55
+  12.0 MiB           12,288 blocks          of 13.1 MiB  6f1d2a
     parse_header+0x2f   http/parser.c:118  [libparse.so.1]
 """
 
@@ -26,6 +26,7 @@ from leaktrace.report.diff_text import moment, target_in_words
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
+from leaktrace.report.site_ids import ShortIds
 from leaktrace.report.site_lines import kernel_lines
 
 
@@ -45,8 +46,9 @@ def generation_lines(
     for note in generation_notes(found):
         yield from wrapped("note: ", note, width, "yellow")
     yield Text()
+    ids = ShortIds(row.site.id for row in found.sites)
     for row in found.sites[:top]:
-        yield from _site(row, found.now, width)
+        yield from _site(row, found.now, width, ids)
     rest = found.sites[top:]
     if rest:
         most = Total(sum(one.at_most.bytes for one in rest), sum(one.at_most.count for one in rest))
@@ -71,11 +73,11 @@ def generation_notes(found: Generations) -> Iterator[str]:
         yield f"all figures are estimates: {units.sample_in_words(found.now)}"
 
 
-def _site(row: Generation, report: Report, width: int) -> Iterator[Text]:
+def _site(row: Generation, report: Report, width: int, ids: ShortIds) -> Iterator[Text]:
     fields = [Text("  ").append(_between(row.at_least, row.at_most, report), "bold")]
     if row.allocated is not None:
         fields.append(Text(f"of {_total(row.allocated, report)} allocated then"))
-    fields.append(Text(printable(row.site.id), "dim"))
+    fields.append(Text(ids.of(row.site.id), "dim"))
     yield from flowed(fields, width)
     yield from kernel_lines(replace(row.site, requested_bytes=None), width)
     for frame in frame_lines(folded(row.site.stack.frames), width - 4):

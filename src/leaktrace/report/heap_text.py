@@ -136,7 +136,7 @@ def _figures(report: HeapReport, width: int) -> Iterator[Text]:
     yield from _heading(f"in use, by what the blocks begin with{grown}:", width)
     for one in report.groups:
         yield from group_lines(one, one.amount, report.in_use.bytes, width)
-        yield from holder_lines(one.holders, width)
+        yield from holder_lines(one.holders, width, None)
     yield from others_line(report.group_count - len(report.groups))
     yield Text()
     yield from _heading("free memory that malloc keeps:", width)

@@ -18,17 +18,20 @@ from leaktrace.reach import Holder, HolderKind, HolderStep
 from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.layout import wrapped
 from leaktrace.report.names import module_name
+from leaktrace.report.site_ids import ShortIds, shown_id
 
 _MOST_LINES = 3
 _NAME_CELLS = 40
-_SHORT_ID_DIGITS = 6
 
 
-def holder_lines(holders: Sequence[Holder], width: int, most: int = _MOST_LINES) -> Iterator[Text]:
-    """A line for each way that leads to some blocks, the most common first. `most`: how many."""
+def holder_lines(
+    holders: Sequence[Holder], width: int, ids: ShortIds | None, most: int = _MOST_LINES
+) -> Iterator[Text]:
+    """A line for each way that leads to some blocks, the most common first. `most`: how many.
+    Without `ids`, ids of sites are whole."""
     for one in holders[:most]:
         count = f"{one.count:,} of {one.of_count:,}"
-        yield from wrapped("    held by ", f"{_path(one)}: {count}", width)
+        yield from wrapped("    held by ", f"{_path(one, ids)}: {count}", width)
     rest = holders[most:]
     if holders:
         others = holders[0].of_count - sum(one.count for one in holders)
@@ -78,19 +81,19 @@ def _name(name: str | None) -> str | None:
     return None if name is None else printable(name)
 
 
-def _path(holder: Holder) -> str:
+def _path(holder: Holder, ids: ShortIds | None) -> str:
     if not holder.path:
         return "something unknown"
     *before, last = holder.path
-    steps = [_step_in_words(step) + _offsets(step) for step in before]
+    steps = [_step_in_words(step, ids) + _offsets(step) for step in before]
     if last.kind not in (HolderKind.BLOCK, HolderKind.GROUP):
-        steps.append(_step_in_words(last))
+        steps.append(_step_in_words(last, ids))
     elif last.repeats:
         steps.append(f"list or tree of its blocks{_offsets(last)}")
     return " → ".join(steps)
 
 
-def _step_in_words(step: HolderStep) -> str:
+def _step_in_words(step: HolderStep, ids: ShortIds | None) -> str:
     name = None if step.name is None else shorten_symbol(printable(step.name), _NAME_CELLS)
     module = "" if step.module is None else f" [{module_name(step.module)}]"
     thread = f"thread {step.thread}"
@@ -124,7 +127,7 @@ def _step_in_words(step: HolderStep) -> str:
             return _group_in_words(step, name)
     what = "list or tree" if step.repeats else "block"
     of = name or "an unknown function"
-    return f"{what} of {of} {(step.site or '')[:_SHORT_ID_DIGITS]}"
+    return f"{what} of {of} {shown_id(step.site or '', ids)}"
 
 
 def _group_in_words(step: HolderStep, name: str | None) -> str:

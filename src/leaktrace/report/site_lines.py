@@ -1,6 +1,6 @@
 """The sites of a report for people: figures, evidence, stack.
 
-    growing  12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a90c41b7e55
+    growing  12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a
       +1.9 MiB/min ±0.1 since the start: 12,100 allocations came and stayed …
       parse_header+0x2f   http/parser.c:118  [libparse.so.1]
       read_request+0x1a0  http/server.c:77   [httpd]
@@ -37,6 +37,7 @@ from leaktrace.report.regions import (
     region_in_words,
     thread_stacks_in_words,
 )
+from leaktrace.report.site_ids import DIGITS, ShortIds
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import (
     STYLES,
@@ -50,8 +51,6 @@ from leaktrace.verdict import LEAKING, SUSPICIOUS
 LINES = 30  # of the sites of a section
 _LINES_IN_SHORT = 2
 _CHANGE = 5  # the column of the changes since the previous report
-_ID_DIGITS = 16
-_SHORT_ID_DIGITS = 6  # enough to distinguish the sites of a report
 
 STACK_ENDS = {
     StackEnd.TRUNCATED: "stack truncated: it is deeper than leaktrace walks",
@@ -78,14 +77,19 @@ def site_lines(report: Report, width: int, room: int = LINES) -> Iterator[Text]:
     elif report.sort not in ("size", "growth"):
         yield Text(f"  sorted by {printable(report.sort)}:")
         yield Text()
-    details = [list(site_details(site, report, width)) for site in report.sites]
-    others = [*_thread_stacks(report, width), *_rest(report, width), *_suppressed(report, width)]
+    ids = ShortIds.of_report(report)
+    details = [list(site_details(site, report, width, ids)) for site in report.sites]
+    others = [
+        *_thread_stacks(report, width, ids),
+        *_rest(report, width),
+        *_suppressed(report, width),
+    ]
     full = _number_in_full(report, details, room - len(others))
-    rows = zip(report.sites, _site_figures(report, width), details, strict=True)
+    rows = zip(report.sites, _site_figures(report, width, ids), details, strict=True)
     for number, (site, figures, lines) in enumerate(rows):
         yield from figures
         if number >= full:
-            yield from _in_short(site, width)
+            yield from _in_short(site, width, ids)
             continue
         yield from lines
         yield from _allocations(report, by_site.pop(site.id, []))
@@ -101,7 +105,7 @@ def site_lines(report: Report, width: int, room: int = LINES) -> Iterator[Text]:
         yield from unexplained_calls(report.pair, width)
 
 
-def site_details(site: Site, report: Report, width: int) -> Iterator[Text]:
+def site_details(site: Site, report: Report, width: int, ids: ShortIds) -> Iterator[Text]:
     """What is known of a site beside its figures."""
     yield from evidence_lines(site, report, width)
     if site.idle is not None and report.idle is not None:
@@ -117,13 +121,13 @@ def site_details(site: Site, report: Report, width: int) -> Iterator[Text]:
         yield from wrapped("    ", lifetimes_in_words(site, round(report.elapsed_s * 1e9)), width)
     for place in freed_at_in_words(site):
         yield from wrapped("    ", place, width)
-    yield from holder_lines(site.holders, width)
+    yield from holder_lines(site.holders, width, ids)
     for line in frame_lines(_shown(site, report), width - 4):
         yield Text("    ").append_text(line)
     if site.stack.end in STACK_ENDS:
         yield from wrapped("    (", f"{STACK_ENDS[site.stack.end]})", width, "yellow")
     if site.contents is not None:
-        yield from contents_lines(site.contents, width)
+        yield from contents_lines(site.contents, width, ids)
 
 
 def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int) -> int:
@@ -144,24 +148,24 @@ def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int
     return len(report.sites)
 
 
-def _in_short(site: Site, width: int) -> Iterator[Text]:
+def _in_short(site: Site, width: int, ids: ShortIds) -> Iterator[Text]:
     """The frame that says most, and what would be missing from the figures without it."""
     yield from kernel_lines(site, width)
     if site.regions is not None and site.regions.unread:
         yield from wrapped("    ", region_in_words(site), width)
     for line in frame_lines(summary(site.stack.frames), width - 4):
         yield Text("    ").append_text(line)
-    yield from holder_lines(site.holders, width, most=1)
+    yield from holder_lines(site.holders, width, ids, most=1)
 
 
-def _thread_stacks(report: Report, width: int) -> Iterator[Text]:
+def _thread_stacks(report: Report, width: int, ids: ShortIds) -> Iterator[Text]:
     """One line; with details, the call paths that create threads, too."""
     stacks = report.thread_stacks
     if stacks is None:
         return
     yield from wrapped("  thread stacks: ", thread_stacks_in_words(stacks), width)
     for site in stacks.sites if stacks.is_detailed else ():
-        yield from wrapped("    ", f"{region_in_words(site)}  {printable(site.id)}", width)
+        yield from wrapped("    ", f"{region_in_words(site)}  {ids.of(site.id)}", width)
         for line in frame_lines(list(unrepeated(site.stack.frames)), width - 6):
             yield Text("      ").append_text(line)
     yield Text()
@@ -200,15 +204,15 @@ def _older_than(report: Report) -> str:
     return f" older than {units.age(report.older_ms * 1_000_000)}"
 
 
-def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
+def _site_figures(report: Report, width: int, ids: ShortIds) -> Iterator[list[Text]]:
     """The figures of each site, in columns that all sites share.
 
-    Where the width is not enough, "allocations" and the ids are shortened, then the changes are
-    left out, then the ids: a second line per site would be worse. (JSON has them.)
+    Where the width is not enough, "allocations" is shortened, then the changes are left out, then
+    the ids: a second line per site would be worse. (JSON has them.)
     """
     choices = [_site_rows(report, one) for one in (noun(report), short_noun(report))]
     choices.append([(*row[:_CHANGE], "", *row[_CHANGE + 1 :]) for row in choices[-1]])
-    least = 2 + _SHORT_ID_DIGITS
+    least = 2 + DIGITS
     with_ids = [rows for rows in choices if width - _row_cells(rows) >= least]
     fitting = [rows for rows in choices if width >= _row_cells(rows)]
     rows = (with_ids or fitting or choices)[0]
@@ -217,7 +221,7 @@ def _site_figures(report: Report, width: int) -> Iterator[list[Text]]:
         verdict = "" if site.verdict is None else STYLES.get(site.verdict.kind, "green")
         styles = (verdict, "bold", "", "", "", change_style(site.growth_bytes or 0), "")
         figures = [Text(*styled) for styled in zip(row, styles, strict=True) if styled[0]]
-        site_id = printable(site.id)[: _ID_DIGITS if room >= 2 + _ID_DIGITS else _SHORT_ID_DIGITS]
+        site_id = ids.of(site.id)
         if room >= 2 + len(site_id):
             figures.append(Text(site_id, "dim"))
         if room >= 0:

@@ -4,7 +4,7 @@
     outstanding 24.3 MiB in 51,204 allocations at 37 sites
       +1.2 MiB since the previous report   RSS 48.1 MiB (+1.3 MiB)
 
-      12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a90c41b7e55
+      12.0 MiB  49%  12,288 allocations  +512.0 KiB  oldest 4m10s  6f1d2a
         parse_header+0x2f   http/parser.c:118  [libparse.so.1]
         read_request+0x1a0  http/server.c:77   [httpd]
         main+0x44           main.c:31          [httpd]

@@ -29,6 +29,7 @@ from leaktrace.report.frames import FUNCTION_STYLE, frame_lines
 from leaktrace.report.layout import wrapped
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import place_name, value_in_words
+from leaktrace.report.site_ids import ShortIds
 from leaktrace.report.verdicts import where_in_words
 
 _WAYS = {Direction.TREE: "from the outermost callers down", Direction.CALLERS: "by caller"}
@@ -36,7 +37,6 @@ _ARROWS = {Direction.TREE: " > ", Direction.CALLERS: " < "}
 _FIGURE = 12  # "1,023.9 GiB/h" is rare
 _SHARE = 5
 _LEAST_NAME = 20
-_ID_CELLS = 6
 _SITES_OF_SIZE = 3  # of each size, these are named
 
 
@@ -162,6 +162,7 @@ def _by_size(rows: Sequence[Row], selection: Selection, width: int) -> Iterator[
     columns = "" if selection.report.is_counted else "bytes".rjust(_FIGURE) + " " * _SHARE
     columns += "blocks".rjust(_FIGURE) + " " * _SHARE + "sites".rjust(8) + "  size"
     yield Text(columns[:width], "dim")
+    ids = ShortIds.of_report(selection.report)
     for row in rows:
         assert row.held is not None
         line = Text(_held(row.held, whole, selection), "bold").append(f"{row.site_count:>8,}  ")
@@ -171,7 +172,7 @@ def _by_size(rows: Sequence[Row], selection: Selection, width: int) -> Iterator[
         yield line
         for one in row.shares[:_SITES_OF_SIZE]:
             line = Text(_held(one.held, whole, selection))
-            line.append(f"  {printable(one.site.id)[:_ID_CELLS]:<{_ID_CELLS}}    ", "dim")
+            line.append(f"  {ids.of(one.site.id)}    ", "dim")
             room = max(width - line.cell_len, _LEAST_NAME)
             line.append(_site_name(one.site, room))
             line.truncate(width)
@@ -206,11 +207,12 @@ def _cells_of_held(selection: Selection) -> int:
 
 
 def _sites(rows: Sequence[Row], selection: Selection, width: int) -> Iterator[Text]:
+    ids = ShortIds.of_report(selection.report)
     for row in rows:
         assert row.site is not None
         share = units.share(row.own, selection.shown)
         line = Text(f"{_value(row.own, selection):>{_FIGURE}}{share:>{_SHARE}}", "bold")
-        yield line.append(f"  {printable(row.site.id)}", "dim")
+        yield line.append(f"  {ids.of(row.site.id)}", "dim")
         for frame in frame_lines(folded(row.site.stack.frames), width - 4):
             yield Text("    ").append_text(frame)
         yield Text()

@@ -27,8 +27,10 @@ from leaktrace.contents import (
 from leaktrace.model import Report
 from leaktrace.report.contents import contents_lines, sentence
 from leaktrace.report.hexdump import hexdump
+from leaktrace.report.site_ids import ShortIds
 
 CLASS = Pointer(0, 0x7F0000001000, PointerKind.CLASS, "Session")
+IDS = ShortIds(())
 BLOCK = Pointer(16, 0x560000002000, PointerKind.BLOCK, "Node", "6f1d2a90c41b7e55", 8)
 HANDLER = Pointer(8, 0x7F0000002000, PointerKind.FUNCTION, "on_event")
 DATA = bytes(range(16)) + b"GET /api/".ljust(64, b"\xff")
@@ -60,7 +62,7 @@ def report(contents: SiteContents) -> Report:
 
 
 def lines(contents: SiteContents, width: int = 80) -> list[str]:
-    return [one.plain for one in contents_lines(contents, width)]
+    return [one.plain for one in contents_lines(contents, width, IDS)]
 
 
 def test_text() -> None:
@@ -69,8 +71,7 @@ def test_text() -> None:
         "    contents of the oldest 300 blocks (2 freed while they were read, left out)",
         "      all 300 have 80 bytes",
         "      all 300 begin with the vtable of Session",
-        "      299 of 300 hold at +0x10 a pointer to a Node block of site",
-        "      6f1d2a90c41b7e55 at +0x08",
+        "      299 of 300 hold at +0x10 a pointer to a Node block of site 6f1d2a at +0x08",
         '      298 of 300 hold at +0x10 text that begins with "GET /api/"',
         "    0x560000001000   80 bytes   4m10s old",
         "      +0x00  00 01 02 03 04 05 06 07  08 09 0a 0b 0c 0d 0e 0f  ................",
@@ -79,7 +80,7 @@ def test_text() -> None:
         "      +0x30  ff ff ff ff ff ff ff ff  ff ff ff ff ff ff ff ff  ................",
         "      +0x00  the vtable of Session",
         "      +0x08  a pointer to the function on_event",
-        "      +0x10  a pointer to a Node block of site 6f1d2a90c41b7e55 at +0x08",
+        "      +0x10  a pointer to a Node block of site 6f1d2a at +0x08",
         '      +0x10  text "GET /api/"',
     ]
 

@@ -12,6 +12,7 @@ from sample_reports import PARSE_SITE
 
 from leaktrace.reach import Holder, HolderKind, HolderStep
 from leaktrace.report.holders import holder_lines, holder_objects
+from leaktrace.report.site_ids import ShortIds
 
 HTTPD = "/usr/sbin/httpd"
 VARIABLE = HolderStep(HolderKind.VARIABLE, name="sessions", module=HTTPD, offset=0, last_offset=0)
@@ -24,7 +25,7 @@ THREAD = HolderStep(HolderKind.STACK, thread=4711, thread_name="worker")
 
 def words(*path: HolderStep) -> str:
     site = replace(PARSE_SITE, holders=(Holder((*path, OWN), 3, 300, 3),))
-    (line,) = holder_lines(site.holders, 200)
+    (line,) = holder_lines(site.holders, 200, ShortIds(()))
     text = line.plain
     assert text.startswith("    held by ")
     assert text.endswith(": 3 of 3")
@@ -89,7 +90,7 @@ def test_steps() -> None:
 def test_blocks_that_lead_to_more_of_their_own() -> None:
     own = replace(OWN, repeats=True, offset=0, last_offset=0)
     site = replace(PARSE_SITE, holders=(Holder((VARIABLE, own), 12_288, 9, 12_288),))
-    (line,) = holder_lines(site.holders, 200)
+    (line,) = holder_lines(site.holders, 200, ShortIds(()))
     assert line.plain == (
         "    held by sessions [httpd] → list or tree of its blocks: 12,288 of 12,288"
     )
@@ -98,17 +99,17 @@ def test_blocks_that_lead_to_more_of_their_own() -> None:
 def test_several_ways() -> None:
     ways = [Holder((VARIABLE, OWN), count, 10, 100) for count in (40, 20, 15, 5)]
     site = replace(PARSE_SITE, holders=(*ways, Holder((), 1, 10, 100)))
-    assert [line.plain for line in holder_lines(site.holders, 200)] == [
+    assert [line.plain for line in holder_lines(site.holders, 200, ShortIds(()))] == [
         "    held by sessions [httpd]: 40 of 100",
         "    held by sessions [httpd]: 20 of 100",
         "    held by sessions [httpd]: 15 of 100",
         "    held by others: 25",
     ]
     unknown = replace(PARSE_SITE, holders=(Holder((), 100, 10, 100),))
-    assert [line.plain for line in holder_lines(unknown.holders, 200)] == [
+    assert [line.plain for line in holder_lines(unknown.holders, 200, ShortIds(()))] == [
         "    held by something unknown: 100 of 100"
     ]
-    assert not list(holder_lines(PARSE_SITE.holders, 200))
+    assert not list(holder_lines(PARSE_SITE.holders, 200, ShortIds(())))
 
 
 def test_names_are_printed_without_control_characters() -> None:
@@ -129,7 +130,7 @@ def test_names_are_printed_without_control_characters() -> None:
             ),
         ),
     )
-    texts = [line.plain for line in holder_lines(site.holders, 200)]
+    texts = [line.plain for line in holder_lines(site.holders, 200, ShortIds(()))]
     for text in (*texts, json.dumps(holder_objects(site.holders), ensure_ascii=False)):
         assert "\x1b" not in text
         assert "\n" not in text

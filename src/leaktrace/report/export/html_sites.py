@@ -128,7 +128,7 @@ def _details(site: Site, part: Report) -> Iterator[str]:
         yield lifetimes_in_words(site, round(part.elapsed_s * 1e9))
     yield from freed_at_in_words(site)
     if site.holders:
-        yield from (line.plain.strip() for line in holder_lines(site.holders, _WIDE))
+        yield from (line.plain.strip() for line in holder_lines(site.holders, _WIDE, None))
     if site.stack.end in STACK_ENDS:
         yield STACK_ENDS[site.stack.end]
 
