@@ -398,6 +398,7 @@ class ShowOptions:
     format: str = "text"
     output: Path | None = None  # None: standard output
     late_names: LateNamesOptions = field(default_factory=LateNamesOptions)
+    site: str | None = None  # only the site whose id begins with this
 
 
 Options = ProcessOptions | KernelOptions | RankingOptions

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from leaktrace.analysis.views.one_site import parse_site_id
 from leaktrace.cli.commands import SETTINGS, Command
 from leaktrace.cli.late_names import late_names_options
 from leaktrace.cli.one_target import one_file_option
@@ -73,6 +74,12 @@ class ShowCommand(Command):
     metavar="FORMAT",
     help="; ".join(_SUMMARIES) + ".",
 )
+@click.option(
+    "--site",
+    metavar="ID",
+    help="Show only the site with this id; as many of its first digits as no other site has are "
+    "enough.",
+)
 @one_file_option
 @view_options
 def command(
@@ -92,6 +99,7 @@ def command(
     quantity: str,
     focus: str | None,
     ignore: str | None,
+    site: str | None,
     min_share: float,
 ) -> int:
     """Show the reports of a recording.
@@ -107,6 +115,8 @@ def command(
         )
     from leaktrace.session.show import run_show  # noqa: PLC0415
 
+    site = None if site is None else parse_site_id(site)
+
     return run_show(
         ShowOptions(
             recording=recording,
@@ -117,6 +127,7 @@ def command(
             top=top,
             full_stacks=full_stacks,
             late_names=LateNamesOptions(sysroots, debuginfod),
+            site=site,
             format=format_name,
             output=None if output == Path("-") else output,
         ),
@@ -125,6 +136,7 @@ def command(
             quantity=quantity,
             focus=focus,
             ignore=ignore,
+            site=site,
             min_share=min_share,
             top=top,
             format_name=format_name,

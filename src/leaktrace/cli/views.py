@@ -91,6 +91,7 @@ def view_asked(
     quantity: str,
     focus: str | None,
     ignore: str | None,
+    site: str | None,
     min_share: float,
     top: int | None,
     format_name: str,
@@ -98,7 +99,12 @@ def view_asked(
     """How reports are to be seen; None: as usual. Raises UsageError for a bad expression, and for
     options that don't go together."""
     given = [name for name in ("by", "quantity", "focus", "ignore", "min_share") if _is_given(name)]
-    if not given:
+    if site is not None:
+        if format_name not in ("text", "json", *EXPORTS):
+            raise UsageError(f"-f {format_name} has no --site", "use -f text or json")
+        if not given and format_name in ("text", "json"):
+            return None  # a report as usual, of that site
+    elif not given:
         return None
     own = ("text", "json")
     exported = {"focus", "ignore", *(["quantity"] if format_name == "folded" else [])}
@@ -119,7 +125,7 @@ def view_asked(
     return ViewOptions(
         Direction(by) if is_tree else Grouping(by),
         Quantity(quantity),
-        site_filter(focus, ignore) if focus is not None or ignore is not None else None,
+        site_filter(focus, ignore, site) or None,
         top or ViewOptions.top,
         min_share / 100,
     )

@@ -108,8 +108,11 @@ def _heading(selection: Selection, what: str, width: int) -> Iterator[Text]:
     if selection.filtered or len(selection.sites) != selection.total_sites:
         shown = _value(selection.shown, selection)
         sites = f"{len(selection.sites):,} of {selection.total_sites:,} sites"
-        text = f"{shown} of {total} at {sites} (--focus, --ignore)"
-        if not selection.sites and selection.total_sites:
+        options = "--site" if selection.by_id else "--focus, --ignore"
+        text = f"{shown} of {total} at {sites} ({options})"
+        if selection.by_id and not selection.sites:
+            text = "nothing: the site is not here, or left out by --focus or --ignore"
+        elif not selection.sites and selection.total_sites:
             text = "no site matches: names of functions, source files and modules are searched"
         yield from wrapped("shown: ", text, width, "yellow")
     if selection.elsewhere:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from leaktrace import units
 from leaktrace.analysis.top_sites import with_top
-from leaktrace.analysis.views.filters import filtered
+from leaktrace.analysis.views.filters import SiteFilter, filtered
+from leaktrace.analysis.views.one_site import OneSite
 from leaktrace.errors import UsageError
 from leaktrace.model import Report
 from leaktrace.notices import notify
@@ -71,7 +72,8 @@ def _show(
         if is_first:
             reporter.begin(report.target)
             is_first = False
-        shown = with_top(report, options.top or report.top)
+        found = filtered(report, SiteFilter(site=options.site))
+        shown = with_top(found, options.top or report.top)
         reporter.report(replace(shown, full_stacks=True) if options.full_stacks else shown)
     reporter.end()
 
@@ -107,14 +109,30 @@ def _facts(recording: Recording) -> Iterator[tuple[str, str]]:
 
 def _reports(recording: Recording, options: ShowOptions) -> Iterator[Report]:
     """The reports that are asked for, with the names that are asked for."""
+    chosen = _chosen(recording, options)
+    if options.site is not None:
+        chosen = _with_site(chosen, options.site)
     if not options.late_names.are_wanted:
-        yield from _chosen(recording, options)
+        yield from chosen
         return
     names = LateNames(options.late_names)
-    for report in _chosen(recording, options):
+    for report in chosen:
         yield names.added_to(report)
     for problem in names.problems:
         notify(problem)
+
+
+def _with_site(reports: Iterator[Report], digits: str) -> Iterator[Report]:
+    """The reports from the first one on that has a site. Raises UsageError if none has it, or if
+    several sites are meant."""
+    site, numbers = OneSite(digits), list[int]()
+    for report in reports:
+        numbers.append(report.number)
+        site.look(report)
+        if site.is_found:
+            yield report
+    several = f"reports {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else ""
+    site.refuse_unknown(several or f"report {numbers[0]}")
 
 
 def _chosen(recording: Recording, options: ShowOptions) -> Iterator[Report]:

@@ -27,10 +27,11 @@ class SiteFilter:
     focus: re.Pattern[str] | None = None
     ignore: re.Pattern[str] | None = None
     most_s: float = _MOST_S
+    site: str | None = None  # only the site whose id begins with this
 
     def __bool__(self) -> bool:
         """Whether it can leave anything out."""
-        return self.focus is not None or self.ignore is not None
+        return any(one is not None for one in (self.focus, self.ignore, self.site))
 
     def kept(self, sites: Iterable[Site]) -> list[Site]:
         """The sites that are shown, in their order.
@@ -38,7 +39,9 @@ class SiteFilter:
         Raises UsageError if comparing takes too long: an expression such as `(a+)+$` needs time
         that grows exponentially with the length of a name.
         """
-        if not self:
+        if self.site is not None:
+            sites = [site for site in sites if site.id.startswith(self.site)]
+        if self.focus is None and self.ignore is None:
             return list(sites)
         try:
             with cpu_limit(self.most_s):
@@ -98,9 +101,11 @@ class _Search:
         return found
 
 
-def site_filter(focus: str | None = None, ignore: str | None = None) -> SiteFilter:
-    """Raises UsageError for what is no regular expression."""
-    return SiteFilter(_compiled("--focus", focus), _compiled("--ignore", ignore))
+def site_filter(
+    focus: str | None = None, ignore: str | None = None, site: str | None = None
+) -> SiteFilter:
+    """`site`: the first digits of an id. Raises UsageError for what is no regular expression."""
+    return SiteFilter(_compiled("--focus", focus), _compiled("--ignore", ignore), site=site)
 
 
 def _compiled(option: str, text: str | None) -> re.Pattern[str] | None:

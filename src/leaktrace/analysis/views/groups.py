@@ -31,6 +31,7 @@ class Selection:
     total: int  # what all sites of the list hold
     total_sites: int
     elsewhere: tuple[Elsewhere, ...] = ()  # what is at no site of the list
+    by_id: bool = False  # one site was asked for
 
     @property
     def filtered(self) -> int:
@@ -65,6 +66,7 @@ def select(report: Report, quantity: Quantity, chosen: SiteFilter | None = None)
         total=sum(map(quantity.of, sites)),
         total_sites=len(sites),
         elsewhere=elsewhere(report, quantity),
+        by_id=chosen is not None and chosen.site is not None,
     )
 
 
