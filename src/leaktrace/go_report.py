@@ -210,6 +210,36 @@ class ProfileLook:
     skipped_count: int  # records that could not be read
 
 
+class RefillKey(NamedTuple):
+    """Whose refills are counted together. Addresses are those in the process."""
+
+    stack: tuple[int, ...]  # return addresses, the innermost first; () if it could not be read
+    object_bytes: int  # 0: large objects, of any size
+    is_complete: bool  # the stack is, up to where the goroutine began
+
+
+@dataclass(frozen=True)
+class SeenRefills:
+    """What was allocated since sampling began, as refills of the allocator show it."""
+
+    seen_count: int  # samples
+    allocated_count: int  # objects
+    allocated_bytes: int
+
+
+@dataclass(frozen=True)
+class RefillLook:
+    """Refills of the allocator since sampling began."""
+
+    elapsed_s: float
+    sites: Mapping[RefillKey, SeenRefills]
+    runtime_bytes: int  # the runtime's own account of the same time
+    thinned_count: int  # samples above the limit, for which others stand
+    unknown_count: int  # refills that made no sense
+    lost_count: int  # samples for whose stacks there was no room
+    lost_bytes: int
+
+
 @dataclass(frozen=True)
 class HeapLook:
     """The heap of a process, at about one moment."""
@@ -231,6 +261,7 @@ class HeapLook:
     moved_bytes: int  # by how much the spans changed while they were read
     profile: ProfileLook | None = None
     profile_problem: str = ""  # why there is no profile
+    refills: RefillLook | None = None  # if it was asked for
 
 
 @dataclass(frozen=True)
@@ -270,6 +301,29 @@ class SiteFigures:
 
 
 @dataclass(frozen=True)
+class RefillSite:
+    """Where memory is allocated. Rates are in bytes per second."""
+
+    now: SeenRefills
+    bytes_per_s: float  # since sampling began
+    recent_bytes_per_s: float | None  # since the last report; None in the first one
+    object_bytes: int | None  # 0: large objects; None: of several sizes
+    is_complete: bool
+    frames: tuple[GoLine, ...]  # () if the stack could not be read
+
+
+@dataclass(frozen=True)
+class RefillSection:
+    """What a report says about refills. Sites that allocate most come first, at most `top`."""
+
+    look: RefillLook
+    allocated_bytes: int  # of all sites
+    bytes_per_s: float
+    sites: tuple[RefillSite, ...]
+    site_count: int
+
+
+@dataclass(frozen=True)
 class GoHeap:
     """What a report says about the heap. Lists have what grew most first, then what is largest, and
     at most `top` entries."""
@@ -284,6 +338,7 @@ class GoHeap:
     type_count: int = 0
     sites: tuple[SiteFigures, ...] = ()
     site_count: int = 0
+    refills: RefillSection | None = None
 
 
 @dataclass(frozen=True)

@@ -341,6 +341,7 @@ class GoOptions:
     format: str = "text"
     output: Path | None = None  # None: standard output
     profile_rate_bytes: int | None = None  # switch the runtime's profile on
+    sample_refills: bool = False  # sample allocations by probes
     profile: GoProfile | None = None  # what is exported; None: the format is one of reports
     quantity: str = "in-use"  # of a format that has one figure
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.goroutines import running, started
+import pytest
+from harness.goroutines import await_file, running, started
 from harness.privileges import nobody_with
-from harness.tracer import run_leaktrace
+from harness.tracer import Tracer, run_leaktrace
 
 Object = dict[str, Any]
 
@@ -107,3 +109,67 @@ def test_the_heap_that_is_never_collected(go_heap_profile: Callable[[str], Path]
     # 150 MiB are some 300 samples: the error of each sum is about a tenth.
     assert 1.2 < in_use["main.task"] / in_use["main.conf"] < 3.3
     assert 0.7 < sum(in_use.values()) / last["in_use_bytes"] < 1.4
+
+
+def test_where_memory_is_allocated(go_refills: Callable[[str], Path], tmp_path: Path) -> None:
+    """task() allocates twice as much as conf(), and the runtime keeps no profile."""
+    truth = tmp_path / "truth"
+    with started(go_refills("debian-pie"), "large", str(truth)) as pid:
+        with Tracer("go", "-p", str(pid), "--go-sample-refills", "0.5", "-f", "json") as tracer:
+            tracer.stdout.next()
+            os.kill(pid, signal.SIGUSR1)
+            told = json.loads(await_file(truth))
+            traced = tracer.stop(signal.SIGINT)
+        outcome = run_leaktrace("go", "-p", str(pid), "--go-sample-refills", "0.2", "1")
+    assert traced.exit_code == 0
+    last = json.loads(traced.stdout.splitlines()[-1])
+    refills = last["heap"]["refills"]
+    assert last["heap"]["profile"] is None
+    sites = refills["sites"][:2]
+    assert [site["frames"][0]["function"] for site in sites] == ["main.task", "main.conf"]
+    task, conf = (site["allocated_bytes"] for site in sites)
+    assert 1.8 < task / conf < 2.2
+    assert all(site["is_complete"] and site["source"] == "refills" for site in sites)
+    # Beneath them, the collector may have begun, and allocated something itself.
+    assert all(site["object_bytes"] is None for site in sites)
+    # It is above the limit of stacks per second: some samples stand for others.
+    assert refills["allocated_bytes"] == pytest.approx(told["total"], rel=0.1)
+    assert refills["runtime_allocated_bytes"] == pytest.approx(told["total"], rel=0.01)
+    assert refills["lost_count"] == refills["unknown_count"] == 0
+    assert outcome.exit_code == 0
+    assert "shows what is allocated, not what is still in use" in outcome.stdout
+    assert "nothing was sampled yet" in outcome.stdout
+    assert "two probes are set in the allocator" in outcome.stderr
+    assert max(map(len, outcome.stdout.splitlines())) <= 80
+
+
+def test_a_program_with_a_profile_is_not_probed(go_heap_profile: Callable[[str], Path]) -> None:
+    with started(go_heap_profile("debian"), "grow") as pid:
+        outcome = run_leaktrace("go", "-p", str(pid), "--go-sample-refills", "0.2", "1", "-fjson")
+    assert outcome.exit_code == 0
+    assert "nothing is probed" in outcome.stderr
+    heap = json.loads(outcome.stdout)["heap"]
+    assert heap["refills"] is None
+    assert heap["profile"] is not None
+
+
+def test_probes_need_privileges(go_refills: Callable[[str], Path], tmp_path: Path) -> None:
+    with started(go_refills("debian"), "large", str(tmp_path / "truth")) as pid:
+        words = ("go", "-p", str(pid), "--go-sample-refills", "0.2", "1")
+        outcome = run_leaktrace(*words, prefix=nobody_with(["sys_ptrace"]))
+    assert outcome.exit_code == 3
+    assert "CAP_BPF" in outcome.stderr
+    assert "hint: run as root" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not outcome.stdout
+
+
+def test_samples_need_time_and_one_way() -> None:
+    for words, message in (
+        (("--go-sample-refills",), "give an interval: leaktrace go -p PID --go-sample-refills 5"),
+        (("--go-sample-refills", "--go-enable-profile", "5"), "give one of them"),
+        (("--go-sample-refills", "-f", "pprof", "5"), "its samples are in reports"),
+    ):
+        outcome = run_leaktrace("go", "-p", str(os.getpid()), *words)
+        assert outcome.exit_code == 2
+        assert message in outcome.stderr

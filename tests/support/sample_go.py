@@ -20,7 +20,12 @@ from leaktrace.go_report import (
     HeapLook,
     ProfileKey,
     ProfileLook,
+    RefillKey,
+    RefillLook,
+    RefillSection,
+    RefillSite,
     SeenObjects,
+    SeenRefills,
     SeenSite,
     SiteFigures,
     SizedObjects,
@@ -247,7 +252,64 @@ ENDED = replace(
         size_count=1,
     ),
 )
-GO_REPORTS = {"growing": GROWING, "single": SINGLE, "ended": ENDED}
+_TASK = SeenRefills(12_345, 98_760, 101_130_240)
+_CONF = SeenRefills(70, 70, 9_175_040)
+_UNREAD = SeenRefills(1, 85, 8160)
+REFILLS = RefillSection(
+    look=RefillLook(
+        elapsed_s=15.0,
+        sites={
+            RefillKey((1, 2), 1024, is_complete=True): _TASK,
+            RefillKey((3,), 0, is_complete=False): _CONF,
+            RefillKey((), 96, is_complete=False): _UNREAD,
+        },
+        runtime_bytes=118_000_000,
+        thinned_count=2500,
+        unknown_count=1,
+        lost_count=3,
+        lost_bytes=24_576,
+    ),
+    allocated_bytes=110_313_440,
+    bytes_per_s=7_354_229.3,
+    sites=(
+        RefillSite(
+            now=_TASK,
+            bytes_per_s=6_742_016.0,
+            recent_bytes_per_s=7_000_000.0,
+            object_bytes=1024,
+            is_complete=True,
+            frames=HEAP.sites[0].frames,
+        ),
+        RefillSite(
+            now=_CONF,
+            bytes_per_s=611_669.3,
+            recent_bytes_per_s=None,
+            object_bytes=0,
+            is_complete=False,
+            frames=HEAP.sites[0].frames[1:],
+        ),
+        RefillSite(
+            now=_UNREAD,
+            bytes_per_s=544.0,
+            recent_bytes_per_s=0.0,
+            object_bytes=None,
+            is_complete=False,
+            frames=(),
+        ),
+    ),
+    site_count=5,
+)
+SAMPLED = replace(
+    GROWING,
+    heap=replace(
+        HEAP,
+        look=replace(_HEAP_LOOK, profile=None, profile_problem="not known"),
+        sites=(),
+        site_count=0,
+        refills=REFILLS,
+    ),
+)
+GO_REPORTS = {"growing": GROWING, "single": SINGLE, "ended": ENDED, "sampled": SAMPLED}
 
 
 def rendered_go(format_name: str, report: GoReport) -> str:

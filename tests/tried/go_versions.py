@@ -17,7 +17,12 @@ sys.path.insert(0, str(REPOSITORY / "tests/support"))
 from distribution import cache_directory  # noqa: E402 (found by the line above)
 
 VERSIONS = ("1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3")
-TESTS = ("tests/unit/runtimes", "tests/cli/test_go.py", "tests/safety/test_go_profile.py")
+TESTS = (
+    "tests/unit/runtimes",
+    "tests/cli/test_go.py",
+    "tests/kernel/test_go_refills.py",
+    "tests/safety/test_go_profile.py",
+)
 
 
 def go_of(version: str) -> Path:

@@ -11,6 +11,7 @@ from leaktrace.go_report import (
     GoLine,
     HeapLook,
     ProfileKey,
+    RefillSection,
     SeenObjects,
     SeenSite,
     SiteFigures,
@@ -47,7 +48,7 @@ class GoHeapHistory:
             self._first = look
         self._last = look
 
-    def figures(self) -> GoHeap | None:
+    def figures(self, refills: RefillSection | None = None) -> GoHeap | None:
         """What there is to say about the last look; None before the first one."""
         first, look = self._first, self._last
         if first is None or look is None:
@@ -86,6 +87,7 @@ class GoHeapHistory:
             type_count=len(types),
             sites=tuple(self._named(*one) for one in sites[: self._top]),
             site_count=len(sites),
+            refills=refills,
         )
 
     def _sites(

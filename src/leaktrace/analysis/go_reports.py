@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from leaktrace.analysis.go_heap import GoHeapHistory
+from leaktrace.analysis.go_refills import RefillHistory
 from leaktrace.analysis.goroutine_groups import GoroutineGroups, verdict_of_all
 from leaktrace.go_report import (
     GoLine,
@@ -52,6 +53,7 @@ class GoReports:
         self._named_address = lru_cache(_CACHED)(self._name_address)
         self._groups = GoroutineGroups()
         self._heap = GoHeapHistory(top, self._named_logical_stack)
+        self._refills = RefillHistory(top, self._named_stack)
         self._first_s: float | None = None
         self._last: tuple[GoroutineLook, tuple[GroupGrowth, ...]] | None = None
 
@@ -63,6 +65,8 @@ class GoReports:
     def look_at_heap(self, look: HeapLook) -> None:
         """Take in a look at the heap."""
         self._heap.add(look)
+        if look.refills is not None:
+            self._refills.add(look.refills)
 
     def build(
         self,
@@ -92,7 +96,7 @@ class GoReports:
             goroutines=self._section_of(look, groups),
             look_age_s=look_age_s,
             notes=tuple(notes),
-            heap=self._heap.figures(),
+            heap=self._heap.figures(self._refills.section()),
         )
 
     def _section_of(self, look: GoroutineLook, groups: tuple[GroupGrowth, ...]) -> GoroutineSection:

@@ -20,6 +20,7 @@ _USAGE = "leaktrace go -p PID [INTERVAL] [COUNT]"
 
 
 _ENABLE = "--go-enable-profile"
+_SAMPLE = "--go-sample-refills"
 _DEFAULT_RATE = 512 << 10  # that of Go
 _SMALLEST_RATE = 512
 _QUANTITIES = [one.value for one in Quantity if one is not Quantity.GROWTH]
@@ -61,6 +62,15 @@ class GoCommand(Command):
     f"({_DEFAULT_RATE}); less costs the program more.",
 )
 @click.option(
+    _SAMPLE,
+    "sample_refills",
+    is_flag=True,
+    help="Sample where memory is allocated from now on, where the Go runtime keeps no profile of "
+    "the heap: by eBPF, each time when its allocator gets memory for more objects. Nothing is "
+    "written to the data of the process; its code has two breakpoints meanwhile. Shows what is "
+    "allocated per second, NOT what is still in use. Needs root, and Go 1.19 or 1.21 to 1.27.",
+)
+@click.option(
     "-f",
     "--format",
     "format_name",
@@ -97,6 +107,7 @@ def command(
     quantity: str | None,
     output: Path | None,
     profile_rate_bytes: int | None,
+    sample_refills: bool,
 ) -> int:
     """Show what the goroutines of a Go program wait for, which pile up, and its heap.
 
@@ -110,19 +121,29 @@ def command(
     Go runtime itself keeps. A program without a reader of that profile has none.
 
     The program may be stripped, and needs no pprof endpoint. It is not stopped, nothing is written
-    to it (but with --go-enable-profile), and no BPF is needed: its memory is read as it runs. Needs
-    Go 1.18 or later, on x86-64. Processes of other users need CAP_SYS_PTRACE.
+    to it (but with --go-enable-profile), and no BPF is needed (but with --go-sample-refills): its
+    memory is read as it runs. Needs Go 1.18 or later, on x86-64. Processes of other users need
+    CAP_SYS_PTRACE.
     """
     if pid is None:
         raise UsageError("there is nothing to look at: give -p PID", f"for example: {_USAGE}")
-    if profile_rate_bytes is not None and interval is None:
+    if profile_rate_bytes is not None and sample_refills:
         raise UsageError(
-            f"{_ENABLE} shows what is allocated from now on, and there is only one look",
-            f"give an interval: leaktrace go -p PID {_ENABLE} 5",
+            f"{_ENABLE} and {_SAMPLE} are two ways to the same: a profile of the heap",
+            f"give one of them; {_SAMPLE} writes no data to the process",
+        )
+    asked = _ENABLE if profile_rate_bytes is not None else _SAMPLE if sample_refills else ""
+    if asked and interval is None:
+        raise UsageError(
+            f"{asked} shows what is allocated from now on, and there is only one look",
+            f"give an interval: leaktrace go -p PID {asked} 5",
         )
     if interval is not None:
         refuse_tasks_as_interval(pid, interval, count, "leaktrace go")
     exported = _exported(format_name, profile, quantity)
+    if exported is not None:
+        why = "its samples are in reports (-f text, -f json)"
+        refuse_given({_SAMPLE: sample_refills}, f"-f {format_name}", why)
     from leaktrace.session.go import run_go  # noqa: PLC0415
 
     return run_go(
@@ -136,6 +157,7 @@ def command(
             profile_rate_bytes=profile_rate_bytes,
             profile=exported,
             quantity=quantity or Quantity.IN_USE,
+            sample_refills=sample_refills,
         )
     )
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from leaktrace.analysis.go_reports import GoFile, GoReports
 from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError
 from leaktrace.go_report import GoLine, HeapLook
+from leaktrace.notices import notify
 from leaktrace.printable import printable
+from leaktrace.process.go_refills import Refills
 from leaktrace.runtimes.go.goroutines import Goroutines
 from leaktrace.runtimes.go.heap import Heap, HeapUnknownError
 from leaktrace.runtimes.go.program import GoProgram, open_go_program
 from leaktrace.targets.access import require_access
+from leaktrace.targets.executed import mark_of_program
 from leaktrace.targets.process import Process
 
 _Read = TypeVar("_Read")
@@ -26,15 +30,34 @@ _EXECUTED = "the process executed another program: growth counts from here"
 class GoLooks:
     """The Go program of a process, and what was seen of it."""
 
-    def __init__(self, process: Process, top: int, program: GoProgram | None = None) -> None:
-        """`program`: if it was opened already. Raises NotGoError, and TargetError when the process
-        can't be read or has ended."""
+    def __init__(
+        self,
+        process: Process,
+        top: int,
+        program: GoProgram | None = None,
+        *,
+        sample_refills: bool = False,
+    ) -> None:
+        """`program`: if it was opened already. `sample_refills`: also sample what it allocates,
+        which sets probes. Raises NotGoError, TargetError when the process can't be read or has
+        ended, and other LeaktraceErrors where probes can't be set."""
         self._process, self._top = process, top
+        self._sample_refills = sample_refills
+        self._refills: Refills | None = None
         require_access(process.pid)
-        self._open(program or open_go_program(process.pid))
+        self._open(program)
+        self._refills = self._sampled()
 
-    def _open(self, program: GoProgram) -> None:
+    def close(self) -> None:
+        """Remove the probes, if there are any."""
+        refills, self._refills = self._refills, None
+        if refills is not None:
+            refills.close()
+
+    def _open(self, program: GoProgram | None) -> None:
         process = self._process
+        self._mark = mark_of_program(process.pid)  # before: what is opened may be a later one
+        program = program or open_go_program(process.pid)
         self.program = program
         self._goroutines = _readable(process, lambda: Goroutines(program))
         file = GoFile(program.path, program.version.text, program.bias, program.build_id)
@@ -48,14 +71,25 @@ class GoLooks:
         self.look_s = 0.0
         self.heap_look: HeapLook | None = None  # the last one
 
+    def _sampled(self) -> Refills | None:
+        """The samples, if they are asked for."""
+        if not self._sample_refills:
+            return None
+        return _readable(self._process, lambda: _refills(self.program, self.heap))
+
     def look(self) -> None:
         """Look once more; in another program, if the process has executed one. Raises TargetError
         when the process has ended."""
         goroutines = self._goroutines
-        if self.look_s and not _readable(self._process, goroutines.is_there):
-            self._open(open_go_program(self._process.pid))
+        if self.look_s and self._has_executed():
+            self.close()
+            self._open(None)
             goroutines = self._goroutines
             self.notes = (_EXECUTED, *self.notes)
+            try:
+                self._refills = self._sampled()
+            except TargetError as error:
+                self.notes = (*self.notes, error.message)
         look = _readable(self._process, goroutines.look)
         heap = self._look_at_heap()
         # If it is still there, its id was never that of another process.
@@ -67,15 +101,47 @@ class GoLooks:
             self.reports.look_at_heap(heap)
             self.heap_look = heap
 
+    def _has_executed(self) -> bool:
+        mark = mark_of_program(self._process.pid)
+        is_same = mark == self._mark or not mark
+        return not is_same or not _readable(self._process, self._goroutines.is_there)
+
     def _look_at_heap(self) -> HeapLook | None:
         if self.heap is None:
             return None
         try:
-            return _readable(self._process, self.heap.look)
+            look = _readable(self._process, self.heap.look)
+            refills = self._refills
+            if refills is None:
+                return look
+            return replace(look, refills=_readable(self._process, refills.look))
         except HeapUnknownError as error:
             note = f"{error.message}: the figures of the heap are older"
             self.notes = (*(one for one in self.notes if one != note), note)
             return None
+
+
+def _refills(program: GoProgram, heap: Heap | None) -> Refills | None:
+    """None where the program has a profile of its own, so that nothing is probed. Raises
+    LeaktraceError and OSError."""
+    if heap is None:
+        raise TargetError(
+            f"the allocations of process {program.pid} can't be sampled: its heap can't be found",
+            "leave out --go-sample-refills",
+        )
+    rate = heap.profile.rate_bytes()
+    if rate:
+        notify(
+            f"process {program.pid} keeps a profile of its own (one allocation in {rate:,} bytes): "
+            "it is shown, and nothing is probed"
+        )
+        return None
+    refills = Refills(program, heap.variables)
+    notify(
+        f"two probes are set in the allocator of process {program.pid}, and removed when leaktrace "
+        "ends"
+    )
+    return refills
 
 
 def _lines_of(program: GoProgram) -> Callable[[int, bool], tuple[GoLine, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaktrace.go_report import Change, GoHeap, GoLine, SeenObjects
+from leaktrace.go_report import Change, GoHeap, GoLine, RefillSection, SeenObjects
 from leaktrace.printable import printable
 from leaktrace.report.json_sites import Object
 
@@ -44,6 +44,7 @@ def heap_object(heap: GoHeap, bias: int = 0) -> Object:
         "types": _types(heap),
         "profile": _profile(heap, bias),
         "profile_problem": printable(look.profile_problem),
+        "refills": _refills(heap.refills, bias),
         "skipped_span_count": look.skipped_span_count,
         "moved_bytes": look.moved_bytes,
         "look_s": round(look.took_s, 3),
@@ -101,6 +102,40 @@ def _profile(heap: GoHeap, bias: int) -> Object | None:
                 "frames": frames_of(one.frames, bias),
             }
             for one in heap.sites
+        ],
+    }
+
+
+def _refills(section: RefillSection | None, bias: int) -> Object | None:
+    if section is None:
+        return None
+    look = section.look
+    return {
+        "elapsed_s": round(look.elapsed_s, 3),
+        "allocated_bytes": section.allocated_bytes,
+        "allocated_bytes_per_s": round(section.bytes_per_s, 3),
+        "runtime_allocated_bytes": look.runtime_bytes,
+        "thinned_count": look.thinned_count,
+        "unknown_count": look.unknown_count,
+        "lost_count": look.lost_count,
+        "lost_bytes": look.lost_bytes,
+        "site_count": section.site_count,
+        "sites": [
+            {
+                "source": "refills",
+                "sample_count": one.now.seen_count,
+                "allocated_count": one.now.allocated_count,
+                "allocated_bytes": one.now.allocated_bytes,
+                "allocated_bytes_per_s": round(one.bytes_per_s, 3),
+                "recent_bytes_per_s": (
+                    None if one.recent_bytes_per_s is None else round(one.recent_bytes_per_s, 3)
+                ),
+                "object_bytes": one.object_bytes or None,
+                "is_large": one.object_bytes == 0,
+                "is_complete": one.is_complete,
+                "frames": frames_of(one.frames, bias),
+            }
+            for one in section.sites
         ],
     }
 

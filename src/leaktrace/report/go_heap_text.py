@@ -16,6 +16,7 @@ from rich.text import Text
 from leaktrace import units
 from leaktrace.go_report import Change, Collector, GoHeap, SizeKey, TypeFigures
 from leaktrace.printable import printable
+from leaktrace.report.go_refills_text import refill_lines
 from leaktrace.report.go_rows import columns, stack_lines
 from leaktrace.report.layout import flowed, wrapped
 
@@ -108,7 +109,10 @@ def heap_details(heap: GoHeap, width: int) -> Iterator[Text]:
     if types is not None and types.not_read_count:
         left = units.number(types.not_read_count)
         yield from wrapped("  ", f"{left} more objects were not looked at", width)
-    yield from _profile(heap, width)
+    if heap.refills is not None:
+        yield from refill_lines(heap.refills, width)
+    else:
+        yield from _profile(heap, width)
 
 
 def _profile(heap: GoHeap, width: int) -> Iterator[Text]:

@@ -67,7 +67,14 @@ def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Ge
     # Before anything that can fail.
     repair(process)
     with interrupts.raised():
-        watched = GoLooks(process, options.top)
+        watched = GoLooks(process, options.top, sample_refills=options.sample_refills)
+    with closing(watched):
+        yield from _switched_on(watched, process, options, interrupts)
+
+
+def _switched_on(
+    watched: GoLooks, process: Process, options: GoOptions, interrupts: Interrupts
+) -> Generator[GoReport]:
     if options.profile_rate_bytes is None:
         yield from _looks(watched, process, options, interrupts)
         return
@@ -87,7 +94,7 @@ def _require_profile(watched: GoLooks, process: Process) -> None:
             "-f text shows its goroutines, and --profile goroutine writes them",
         )
     if heap.profile is None:
-        why = heap.profile_problem.removeprefix("not known: ").partition("; --go-enable")[0]
+        why = heap.profile_problem.removeprefix("not known: ").partition("; --go-")[0]
         raise TargetError(
             f"process {process.pid} keeps no profile of its heap: {why}",
             f"leaktrace go -p {process.pid} 10 6 --go-enable-profile switches it on for a minute, "

@@ -51,6 +51,12 @@ def go_heap_profile(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     return builder(tmp_path_factory.mktemp("go"), "go_heap.go", "go_heap_profile.go")
 
 
+@pytest.fixture(scope="session")
+def go_refills(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """go_refills.go, in the same ways: it knows what it allocates."""
+    return builder(tmp_path_factory.mktemp("go"), "go_refills.go")
+
+
 def builder(directory: Path, source: str, *more: str) -> Builder:
     """Builds a program in the ways of `BUILDS`, each once."""
     built: dict[str, Path] = {}

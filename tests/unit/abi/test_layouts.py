@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 
 import leaktrace
-from leaktrace.abi import common, kernel, process, ranking, registers
+from leaktrace.abi import common, kernel, process, ranking, refills, registers
 from leaktrace.bpf.sources import source_directory, source_text
 from leaktrace.kernel.program import KERNEL_FRAGMENTS
+from leaktrace.process.go_refills import REFILL_FRAGMENTS
 from leaktrace.process.program import FAULT_FRAGMENTS, FRAGMENTS
 from leaktrace.process.registers import REGISTER_FRAGMENTS
 
@@ -33,6 +34,7 @@ MODULES = {
     "kernel": kernel,
     "ranking": ranking,
     "registers": registers,
+    "go": refills,
 }
 
 # The class of each enum, and the prefix of its members in C.
@@ -63,6 +65,7 @@ ENUMS: dict[str, dict[str, tuple[type[IntEnum], str]]] = {
     },
     "ranking": {"loss": (ranking.RankingLossKind, "LOSS_")},
     "registers": {},
+    "go": {"loss": (refills.RefillLossKind, "LOSS_")},
 }
 
 # Members of C enums that count the others.
@@ -76,10 +79,11 @@ COUNTS: dict[str, dict[str, int]] = {
     "kernel": {"SECTIONS": len(kernel.Section), "LOSS_KINDS": kernel.KERNEL_LOSS_KINDS},
     "ranking": {"LOSS_KINDS": ranking.RANKING_LOSS_KINDS},
     "registers": {},
+    "go": {"LOSS_KINDS": refills.REFILL_LOSS_KINDS},
 }
 
 # Numbers that Python computes from others.
-COMPUTED = {"LOSS_COUNTERS", "KERNEL_LOSS_KINDS", "RANKING_LOSS_KINDS"}
+COMPUTED = {"LOSS_COUNTERS", "KERNEL_LOSS_KINDS", "RANKING_LOSS_KINDS", "REFILL_LOSS_KINDS"}
 
 _KNOB = re.compile(r"[A-Z][A-Z0-9_]{3,}")
 
@@ -273,7 +277,7 @@ def test_structs_in_maps_are_shared_or_listed() -> None:
 @pytest.mark.parametrize(
     ("folder", "fragments"),
     [
-        ("process", {*FRAGMENTS, *FAULT_FRAGMENTS, *REGISTER_FRAGMENTS}),
+        ("process", {*FRAGMENTS, *FAULT_FRAGMENTS, *REGISTER_FRAGMENTS, *REFILL_FRAGMENTS}),
         ("kernel", set(KERNEL_FRAGMENTS)),
     ],
 )

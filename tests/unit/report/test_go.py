@@ -10,7 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from rich.cells import cell_len
-from sample_go import GO_REPORTS, GROWING, HEAP, SINGLE, STUCK, rendered_go
+from sample_go import GO_REPORTS, GROWING, HEAP, REFILLS, SINGLE, STUCK, rendered_go
 
 from leaktrace.go_report import GoLine, TypeKey
 from leaktrace.report import GO_FORMATS
@@ -50,7 +50,15 @@ def test_no_line_is_wider_than_the_terminal(width: int, name: str) -> None:
         section = replace(base.goroutines, groups=(group,), stack_bytes=1 << 60)
         kind = replace(HEAP.types[0], key=TypeKey(name, 8))
         site = replace(HEAP.sites[0], frames=(line,))
-        heap = replace(HEAP, types=(kind,), sites=(site,), type_count=1 << 40)
+        sampled = replace(REFILLS.sites[1], frames=(line,), bytes_per_s=1e15)
+        refills = replace(REFILLS, sites=(sampled, *REFILLS.sites[2:]), site_count=1 << 40)
+        heap = replace(
+            HEAP,
+            types=(kind,),
+            sites=(site,),
+            type_count=1 << 40,
+            refills=refills if base is SINGLE else None,
+        )
         report = replace(
             base, goroutines=section, command=name, version=name, notes=("note " * 40,), heap=heap
         )

@@ -117,7 +117,8 @@ class Heap:
         return (
             "not known: nothing in the program reads the profile of the Go runtime (such as "
             "net/http/pprof), so it was built with the profile switched off; "
-            "--go-enable-profile switches it on, which writes one word to the process"
+            "--go-sample-refills samples where it allocates (by eBPF, as root); "
+            "--go-enable-profile switches the profile on, which writes one word to the process"
         )
 
     def _controller(self) -> _Controller | None:

@@ -107,6 +107,19 @@ class GoProgram:
             return None
         return start + self.bias, code
 
+    def file_offset(self, address: int) -> int | None:
+        """Where in the file an address of code is."""
+        vaddr = address - self.bias
+        for one in self.table.found.elf.load_segments:
+            if one.flags & PF_X and one.vaddr <= vaddr < one.vaddr + one.file_size:
+                return vaddr - one.vaddr + one.offset
+        return None
+
+    @property
+    def file(self) -> int | None:
+        """A descriptor of the file; None if it isn't open."""
+        return self.table.found.elf.descriptor
+
 
 def open_go_program(pid: int) -> GoProgram:
     """Find the Go code of a process: of its program, or else of the first library that has some.
