@@ -344,6 +344,7 @@ class GoOptions:
     sample_refills: bool = False  # sample allocations by probes
     profile: GoProfile | None = None  # what is exported; None: the format is one of reports
     quantity: str = "in-use"  # of a format that has one figure
+    record: Path | None = None  # also write all of each report to this file
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness.goroutines import await_file, running, started
 from harness.tracer import run_leaktrace
 from read_exports import read_pprof
@@ -108,6 +110,43 @@ def few_of(report: Object) -> Object:
     """The profile with the first site, as -T 1 lists it, of three."""
     profile: Object = report["heap"]["profile"]
     return {**profile, "sites": profile["sites"][:1], "site_count": 3}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_recording_has_all_sites(suffix: str, go_program: Builder, tmp_path: Path) -> None:
+    record, shown = tmp_path / f"run{suffix}", tmp_path / "shown"
+    with running(go_program("debian"), "stuck", "3", "/dev/null") as (pid, _):
+        words = ("go", "-p", str(pid), "0.2", "2", "-f", "json", "-T", "2")
+        written = ("--output", str(shown), "--record", str(record))
+        outcome = run_leaktrace(*words, *written)
+        again = run_leaktrace(*words, *written)
+        plain = run_leaktrace(*words, "--output", str(tmp_path / "plain"))
+    assert outcome.exit_code == plain.exit_code == 0, outcome.stderr
+    assert again.exit_code != 0
+    assert "exists" in again.stderr
+    opened = gzip.open if suffix else open
+    with opened(record, "rt") as file:
+        lines = [json.loads(line) for line in file]
+    assert [len(one["goroutines"]) for one in lines] == [one["group_count"] for one in lines]
+    assert all(one["group_count"] > 5 for one in lines)
+    listed = [json.loads(line) for line in shown.read_text().splitlines()]
+    for one, all_of_it in zip(listed, lines, strict=True):
+        assert one["goroutines"] == all_of_it["goroutines"][:2]
+        assert len(one["heap"]["sizes"]) == 2 == one["top"]
+        rest = ("goroutines", "heap", "top")
+        assert {**one, **dict.fromkeys(rest)} == {**all_of_it, **dict.fromkeys(rest)}
+    difference = compared(f"{record}@1", f"{record}@2")
+    assert (difference["difference"], difference["came"], difference["went"]) == (0, 0, 0)
+    assert difference["matched"]["id"] > 5
+
+
+def test_a_recording_that_cannot_be_written(go_program: Builder) -> None:
+    with running(go_program("debian"), "many", "3") as (pid, _):
+        for file, named in (("-", "standard output"), ("/nowhere/run", "--record")):
+            outcome = run_leaktrace("go", "-p", str(pid), "--record", file)
+            assert outcome.exit_code != 0
+            assert named in outcome.stderr or file in outcome.stderr
+            assert len(outcome.stderr.splitlines()) == 2
 
 
 def test_goroutines_and_other_builds(go_program: Builder, tmp_path: Path) -> None:

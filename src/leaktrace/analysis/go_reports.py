@@ -153,6 +153,22 @@ class GoReports:
         return tuple(replace(line, address=address) for line in lines)
 
 
+def with_top(report: GoReport, top: int) -> GoReport:
+    """A report with `top` entries of each list at most, of one that has more."""
+    section, heap = report.goroutines, report.heap
+    if heap is not None:
+        heap = replace(heap, sizes=heap.sizes[:top], types=heap.types[:top], sites=heap.sites[:top])
+    groups = section.groups[:top]
+    return replace(report, goroutines=replace(section, groups=groups), heap=heap, top=top)
+
+
+def listed_at_most(report: GoReport) -> int:
+    """How many entries its longest list has; 1 at least."""
+    heap = report.heap
+    lists = () if heap is None else (heap.sizes, heap.types, heap.sites)
+    return max(1, len(report.goroutines.groups), *map(len, lists))
+
+
 def summary_of(report: GoReport) -> GoSummary:
     """A report in short."""
     section, heap = report.goroutines, report.heap

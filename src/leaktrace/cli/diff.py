@@ -96,8 +96,8 @@ def command(
     """Show which sites hold more or less than in another recording, or at another time.
 
     BASE and NEW are recordings (--record FILE), or streams of --format json, also those of
-    leaktrace go (with -T 100000: all sites). WHEN chooses a report: first, last (the default),
-    peak, a report's number, a time since tracing began (10m), or a mark.
+    leaktrace go. WHEN chooses a report: first, last (the default), peak, a report's number, a time
+    since tracing began (10m), or a mark.
     Sites of different runs are matched by their ids; where a program or a library was built anew,
     by the names of their functions. Sites that can't be told apart are taken together.
     """

@@ -9,8 +9,9 @@ import click
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.cli.commands import SETTINGS, Command
 from leaktrace.cli.exports import ALL_SITES, OF_ONE_QUANTITY, is_given
-from leaktrace.cli.one_target import output_option, pid_option
+from leaktrace.cli.one_target import only_one, output_option, pid_option
 from leaktrace.cli.processes import refuse_tasks_as_interval
+from leaktrace.cli.record import refuse_record
 from leaktrace.cli.values import Interval, Seconds, WholeNumber, refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.options import GoOptions, GoProfile
@@ -95,6 +96,15 @@ class GoCommand(Command):
     help=f"What -f {OF_ONE_QUANTITY} shows of each stack of the heap: {', '.join(_QUANTITIES)} "
     f"(default: {Quantity.IN_USE}).",
 )
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    callback=only_one("name one file"),
+    metavar="FILE",
+    help="Also write all reports, with all groups and all allocation sites, to this file, as JSON "
+    "for leaktrace diff. A name that ends in .gz or .zst is compressed. No file is replaced.",
+)
 @output_option
 def command(
     *,
@@ -105,6 +115,7 @@ def command(
     format_name: str,
     profile: str | None,
     quantity: str | None,
+    record: Path | None,
     output: Path | None,
     profile_rate_bytes: int | None,
     sample_refills: bool,
@@ -140,6 +151,7 @@ def command(
         )
     if interval is not None:
         refuse_tasks_as_interval(pid, interval, count, "leaktrace go")
+    refuse_record(record, output)
     exported = _exported(format_name, profile, quantity)
     if exported is not None:
         why = "its samples are in reports (-f text, -f json)"
@@ -158,6 +170,7 @@ def command(
             profile=exported,
             quantity=quantity or Quantity.IN_USE,
             sample_refills=sample_refills,
+            record=record,
         )
     )
 

@@ -41,11 +41,16 @@ def record_asked(asked: dict[str, Any]) -> RecordOptions | None:
         return None
     if contents and not (asked["contents"] or asked.get("heap")):
         raise UsageError("--record-contents needs --contents or --heap", "add one of them")
+    refuse_record(path, asked["output"])
+    return RecordOptions(path, contents)
+
+
+def refuse_record(path: Path | None, output: Path | None) -> None:
+    """Raise UsageError for a recording that has no file of its own."""
     if path == Path("-"):
         raise UsageError(
             "--record writes to a file, not to standard output",
             "name a file; for a stream: --format json",
         )
-    if asked["output"] is not None and asked["output"].absolute() == path.absolute():
+    if path is not None and output is not None and output.absolute() == path.absolute():
         raise UsageError("--record and --output name the same file", "name two files")
-    return RecordOptions(path, contents)

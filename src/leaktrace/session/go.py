@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import closing
 
 from leaktrace import units
+from leaktrace.analysis.go_reports import with_top
 from leaktrace.errors import NothingTracedError, TargetError
 from leaktrace.go_report import GoReport
 from leaktrace.model import TARGET_ENDED
@@ -18,6 +19,7 @@ from leaktrace.printable import printable
 from leaktrace.process.go_looks import GoLooks
 from leaktrace.report import Output, create_go_reporter, open_output
 from leaktrace.session.go_profile import profile_on, repair
+from leaktrace.session.go_recorder import GoRecorder, opened_go_recorder
 from leaktrace.session.moments import moments
 from leaktrace.targets.process import Process
 
@@ -35,16 +37,19 @@ def run_go(options: GoOptions) -> int:
     with (
         Interrupts() as interrupts,
         open_output(options.output, is_ending=interrupts.is_received) as output,
+        opened_go_recorder(options.record) as recorder,
     ):
         try:
-            return report_on_go(options, output, interrupts)
+            return report_on_go(options, output, interrupts, recorder)
         except NothingToEndError:
             raise NothingTracedError(
                 "interrupted before the first look", "nothing was seen: run it again"
             ) from None
 
 
-def report_on_go(options: GoOptions, output: Output, interrupts: Interrupts) -> int:
+def report_on_go(
+    options: GoOptions, output: Output, interrupts: Interrupts, recorder: GoRecorder | None = None
+) -> int:
     """The same for an output that is open. Raises NothingToEndError, too."""
     reporter = create_go_reporter(
         options.format,
@@ -58,7 +63,9 @@ def report_on_go(options: GoOptions, output: Output, interrupts: Interrupts) -> 
     # The reports are closed on every path: there may be something to put back.
     with closing(process), closing(_reports(process, options, interrupts)) as reports:
         for report in reports:
-            reporter.go(report)
+            if recorder is not None:
+                recorder.report(report)
+            reporter.go(with_top(report, options.top))
         reporter.end()
     return 0
 
@@ -67,7 +74,9 @@ def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Ge
     # Before anything that can fail.
     repair(process)
     with interrupts.raised():
-        watched = GoLooks(process, options.top, sample_refills=options.sample_refills)
+        # A recording has everything.
+        top = options.top if options.record is None else sys.maxsize
+        watched = GoLooks(process, top, sample_refills=options.sample_refills)
     with closing(watched):
         yield from _switched_on(watched, process, options, interrupts)
 

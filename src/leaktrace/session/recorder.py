@@ -134,7 +134,7 @@ def opened_recorder(options: CommonOptions) -> Iterator[Recorder | None]:
         return
     path = options.record.path
     try:
-        _refuse_existing(path)
+        refuse_existing(path)
         file = ReportFile(path)
     except OSError as error:
         raise why_unwritable(path, error, "--record") from error
@@ -150,7 +150,7 @@ def opened_recorder(options: CommonOptions) -> Iterator[Recorder | None]:
         recorder.close()
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
     """Raises OutputError for a file with a content, and for what is no file; OSError. A pipe that
     nobody reads is not even opened: that would wait."""
     try:
