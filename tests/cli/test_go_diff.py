@@ -149,6 +149,19 @@ def test_a_recording_that_cannot_be_written(go_program: Builder) -> None:
             assert len(outcome.stderr.splitlines()) == 2
 
 
+def test_a_recording_on_a_full_disk(go_program: Builder, tmp_path: Path) -> None:
+    """The reports go on, and what is missing is told."""
+    file = tmp_path / "run"
+    with running(go_program("debian"), "many", "3") as (pid, _):
+        words = ("go", "-p", str(pid), "0.2", "2", "-f", "json", "--record", str(file))
+        outcome = run_leaktrace(*words, prefix=("prlimit", "--fsize=1000"))
+    assert outcome.exit_code == 1
+    assert len(outcome.stdout.splitlines()) == 2
+    assert "can't write" in outcome.stderr
+    assert "2 reports are missing" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
 def test_goroutines_and_other_builds(go_program: Builder, tmp_path: Path) -> None:
     """Programs without a profile of their heap have goroutines to compare."""
     base, new, pie = (tmp_path / name for name in ("base", "new", "pie"))

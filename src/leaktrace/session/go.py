@@ -67,7 +67,7 @@ def report_on_go(
                 recorder.report(report)
             reporter.go(with_top(report, options.top))
         reporter.end()
-    return 0
+    return 1 if recorder is not None and recorder.missed else 0
 
 
 def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Generator[GoReport]:

@@ -5,13 +5,13 @@ A failure to write is told once and counted. It never ends the run.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from leaktrace.analysis.go_reports import listed_at_most, with_top
-from leaktrace.errors import OutputError
 from leaktrace.go_report import GoReport
 from leaktrace.notices import hint, notify
 from leaktrace.printable import printable
@@ -69,7 +69,9 @@ class GoRecorder:
         if not self._is_failing:
             self._is_failing = True
             notify(f"can't write to {self._shown}: {error.strerror or error}")
-            hint("the run goes on; each later report is tried again: free some space there")
+            is_limit = error.errno == errno.EFBIG
+            what = "raise the limit (ulimit -f)" if is_limit else "free some space there"
+            hint(f"the run goes on; each later report is tried again: {what}")
 
 
 @contextmanager
@@ -82,8 +84,6 @@ def opened_go_recorder(path: Path | None) -> Iterator[GoRecorder | None]:
     try:
         refuse_existing(path)
         file = ReportFile(path)
-    except OutputError:
-        raise
     except OSError as error:
         raise why_unwritable(path, error, "--record") from error
     try:
