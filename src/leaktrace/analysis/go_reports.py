@@ -157,7 +157,16 @@ def with_top(report: GoReport, top: int) -> GoReport:
     """A report with `top` entries of each list at most, of one that has more."""
     section, heap = report.goroutines, report.heap
     if heap is not None:
-        heap = replace(heap, sizes=heap.sizes[:top], types=heap.types[:top], sites=heap.sites[:top])
+        refills = heap.refills
+        if refills is not None:
+            refills = replace(refills, sites=refills.sites[:top])
+        heap = replace(
+            heap,
+            sizes=heap.sizes[:top],
+            types=heap.types[:top],
+            sites=heap.sites[:top],
+            refills=refills,
+        )
     groups = section.groups[:top]
     return replace(report, goroutines=replace(section, groups=groups), heap=heap, top=top)
 
@@ -165,8 +174,12 @@ def with_top(report: GoReport, top: int) -> GoReport:
 def listed_at_most(report: GoReport) -> int:
     """How many entries its longest list has; 1 at least."""
     heap = report.heap
-    lists = () if heap is None else (heap.sizes, heap.types, heap.sites)
-    return max(1, len(report.goroutines.groups), *map(len, lists))
+    lengths = [1, len(report.goroutines.groups)]
+    if heap is not None:
+        lengths += map(len, (heap.sizes, heap.types, heap.sites))
+        if heap.refills is not None:
+            lengths.append(len(heap.refills.sites))
+    return max(lengths)
 
 
 def summary_of(report: GoReport) -> GoSummary:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from statistics import pstdev
 
 import pytest
-from sample_go import GROWING, HEAP, SINGLE, STUCK
+from sample_go import GO_REPORTS, GROWING, HEAP, SINGLE, STUCK
 
+from leaktrace.analysis.go_reports import listed_at_most, with_top
 from leaktrace.analysis.go_sites import go_sites, goroutine_sites, heap_sites
 from leaktrace.go_report import GoLine, GoReport, ProfileKey, SeenSite, SizedObjects, Skip
 from leaktrace.model import Measure, StackEnd
@@ -163,3 +164,18 @@ def test_all_that_is_recorded_has_no_error() -> None:
     assert exact is not None
     assert not exact.is_estimate
     assert exact.error is None and exact.sites[0].error is None
+
+
+def test_lists_are_cut_but_their_sizes_stay() -> None:
+    """What a recording has in full, a report shows the beginning of."""
+    assert HEAP.refills is None
+    sampled = next(one for one in GO_REPORTS.values() if one.heap and one.heap.refills)
+    assert sampled.heap is not None and sampled.heap.refills is not None
+    refills = replace(sampled.heap.refills, sites=sampled.heap.refills.sites * 40)
+    report = replace(sampled, heap=replace(sampled.heap, refills=refills))
+    assert listed_at_most(report) == len(refills.sites)
+    cut = with_top(report, 1)
+    assert cut.heap is not None and cut.heap.refills is not None
+    assert cut.heap.refills.sites == refills.sites[:1]
+    assert len(cut.goroutines.groups) == cut.top == 1
+    assert cut.goroutines.group_count == report.goroutines.group_count
