@@ -291,7 +291,7 @@ def test_pages(worker: Target) -> None:
     only_worker = ("--pages", "--task", str(worker.pid))
     again = trace(worker, only_worker, "untouch", "touch 300", "untouch")
     faults = tuple(s for s in sections(again)["pages"] if "do_anonymous_page" in s.functions)
-    assert total(faults).bytes <= (30 + missed(again)) * PAGE
+    assert total(faults).bytes <= (40 + missed(again)) * PAGE  # its own stack and libc, too
 
 
 def test_percpu(worker: Target, probes: str) -> None:

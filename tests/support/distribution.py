@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -41,6 +42,13 @@ class Apt:
     def names(self, prefix: str) -> list[str]:
         """The known packages whose names begin with this."""
         return run(["apt-cache", *self._options, "pkgnames", prefix]).split()
+
+    def update(self) -> None:
+        """Fetch the lists of packages again. Raises UnavailableError."""
+        cache_directory().mkdir(parents=True, exist_ok=True)
+        with (cache_directory() / "update.lock").open("w") as lock:  # apt itself does not wait
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            run(["apt-get", *self._options, "-q", "update"])
 
     def dependencies(self, package: str, pattern: str) -> list[str]:
         """The dependencies of a package that match."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from leaktrace.process.background import in_background
 from leaktrace.process.member import Member
 from leaktrace.process.tracer import Tracer
 from leaktrace.runtimes.go.program import NotGoError, UnknownGoError, open_go_program
+from leaktrace.targets.mappings import NoMappingsError
 
 if TYPE_CHECKING:
     from leaktrace.process.go_looks import GoLooks
@@ -26,6 +27,23 @@ _MOST_PROCESSES = 8  # to find Go code takes a tenth of a second for each
 _MOST_GROUPS = 3
 _MOST_SHARE = 0.1  # of the time is spent looking: 100,000 goroutines take a second
 _OLD_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Untold:
+    """Why nothing is said of the Go code of a process."""
+
+    what: str
+    why: LeaktraceError
+
+    @property
+    def note(self) -> str:
+        return f"{self.what}: {self.why.message}: {self.why.hint}"
+
+    def adds_to(self, notes: Sequence[str]) -> bool:
+        """Whether the reason isn't told already. A file that can't be read may have an allocator,
+        which matters more."""
+        return not any(note.startswith(self.why.message) for note in notes)
 
 
 class GoSummaries:
@@ -38,7 +56,7 @@ class GoSummaries:
         self._found: dict[tuple[int, int], GoSummary] = {}
         self._looked_s: dict[tuple[int, int], float] = {}  # when a look at it began
         self._due_s: dict[tuple[int, int], float] = {}  # when it may be looked at again
-        self._untold: dict[tuple[int, int], str] = {}  # why nothing is said of a process
+        self._untold: dict[tuple[int, int], _Untold] = {}
         self._left_out = 0
 
     def look(self, pump: Callable[[], None], *, is_last: bool) -> None:
@@ -59,13 +77,16 @@ class GoSummaries:
         """The report with what was seen last."""
         seen = tuple(self._shown())
         members = {one.key for one in self._tracer.family}
-        notes = [note for key, note in self._untold.items() if key in members]
+        told = report.target.notes
+        notes = [
+            one.note for key, one in self._untold.items() if key in members and one.adds_to(told)
+        ]
         if self._left_out > 0 and (seen or notes):
             notes.append(
                 f"goroutines and heaps of Go: {_MOST_PROCESSES} processes were looked at, "
                 f"{self._left_out:,} more were not"
             )
-        target = replace(report.target, notes=(*report.target.notes, *notes))
+        target = replace(report.target, notes=(*told, *notes))
         return replace(report, go=seen, target=target)
 
     def _shown(self) -> Iterator[GoSummary]:
@@ -100,14 +121,16 @@ class GoSummaries:
             self._found[key] = summary_of(seen)
         except UnknownGoError as error:
             self._watched[key] = None
-            self._untold[key] = f"goroutines are not shown: {error.message}: {error.hint}"
+            self._untold[key] = _Untold("goroutines are not shown", error)
         except NotGoError:
             self._watched[key] = None
         except LeaktraceError as error:
-            self._watched.setdefault(key, None)
             if key in self._found:
                 self._found[key] = replace(self._found[key], problem=error.message)
+            elif isinstance(error, NoMappingsError):
+                return  # it executes a program, or its first thread has exited: a note says that
             elif process.is_alive():
-                self._untold[key] = f"{what}: {error.message}: {error.hint}"
+                self._untold[key] = _Untold(what, error)
+            self._watched.setdefault(key, None)
         except OSError:  # it has ended
             self._watched.setdefault(key, None)

@@ -83,10 +83,17 @@ def fetch(kernel: Kernel) -> UnpackedKernel:
 
 
 def _newest(pattern: str) -> str:
-    names = [name for name in Apt().names("linux-image-") if re.fullmatch(pattern, name)]
+    names = _matching(pattern)
+    if not names:  # the lists of a fresh machine may be older than the kernel
+        Apt().update()
+        names = _matching(pattern)
     if not names:
-        raise UnavailableError(f"apt knows no package {pattern} (is apt-get update needed?)")
+        raise UnavailableError(f"apt knows no package {pattern}")
     return max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+
+
+def _matching(pattern: str) -> list[str]:
+    return [name for name in Apt().names("linux-image-") if re.fullmatch(pattern, name)]
 
 
 def _headers_of(image: str) -> list[str]:
