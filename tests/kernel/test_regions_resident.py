@@ -117,13 +117,17 @@ def test_a_process_of_which_nothing_is_known(program: Path) -> None:
         target.await_ready()
         with Tracer("-p", str(target.pid), *ONE_REPORT, NEVER) as tracer:
             tracer.await_armed()
-            target.do("touch")
+            (resident,) = target.do("touch")
             target.process.send_signal(signal.SIGKILL)
             target.process.wait()
             report = Report(tracer.finish().stdout.splitlines()[-1])
     site = site_under(report, "touch_some").raw
+    assert site["reserved_bytes"] == 64 * MIB
+    if site["unread_bytes"] == 0:  # a busy machine: there was time for a look, 20 ms after the call
+        assert (site["resident_bytes"], site["swapped_bytes"]) == (resident, 0)
+        return
     assert (site["resident_bytes"], site["swapped_bytes"]) == (None, None)
-    assert site["unread_bytes"] == site["reserved_bytes"] == 64 * MIB
+    assert site["unread_bytes"] == 64 * MIB
     assert report.raw["regions"]["resident_bytes"] is None
 
 

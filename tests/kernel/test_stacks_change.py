@@ -92,7 +92,8 @@ def test_no_frame_is_wrong_before_the_table_is_there(
             assert (site.functions, site.raw["stack_end"]) == (("decoy_inner",), "broken")
         elif site.total.bytes == 77 * site.total.count:
             assert site.functions[:3] == ("decoy_inner", "decoy_middle", "decoy_loaded")
-            assert site.total.count == 1  # the first one comes too early, within microseconds
+            # The first one comes too early, within microseconds; on a busy machine it may not.
+            assert site.total.count in (1, 2)
         else:
             above = ("decoy_middle", "decoy_outer", "plugin_entry", *TO_MAIN)
             assert_called_by(site, "decoy_inner", *above)

@@ -187,6 +187,11 @@ def speedscope() -> Path:
         pytest.skip(str(error))
 
 
+# The rows of the table follow its head, or this.
+_HAS_ROWS = """() => document.querySelectorAll("table tr").length > 1
+    || document.body.innerText.includes("No symbols found")"""
+
+
 @pytest.fixture(scope="module")
 def sandwich(speedscope: Path) -> Iterator[Callable[[Path], list[str]]]:
     """Opens a file in speedscope and returns the lines of its table of functions."""
@@ -205,6 +210,7 @@ def sandwich(speedscope: Path) -> Iterator[Callable[[Path], list[str]]]:
             page.goto(f"{(speedscope / 'index.html').as_uri()}#view=sandwich")
             page.set_input_files("input[type=file]", file)
             page.get_by_text("Symbol Name").wait_for()
+            page.wait_for_function(_HAS_ROWS)
             assert not errors
             return [line.strip() for line in page.inner_text("body").splitlines()]
 

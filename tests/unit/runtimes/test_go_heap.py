@@ -74,7 +74,8 @@ def test_the_heap_is_as_the_program_says(kind: str, go_heap: Builder, tmp_path: 
     assert (look.types is not None) == (program.version.minor >= 22)
     if look.types is not None:
         counts = {key.name: seen.count for key, seen in look.types.types.items()}
-        assert counts["main.Session"] == KEPT
+        # An object whose type changes or is being written just then is counted as unknown.
+        assert KEPT - look.types.unknown.count <= counts["main.Session"] <= KEPT
         assert counts["main.Large"] == KEPT // 200
         assert look.types.unknown.count <= 20
 
