@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -33,6 +34,15 @@ def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
     return done.stdout
 
 
+@contextlib.contextmanager
+def apt_alone() -> Iterator[None]:
+    """Other processes that ask for this wait: apt finds nothing while its lists are updated."""
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with (cache_directory() / "apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class Apt:
     """apt as this machine has it, or with options that give it other sources."""
 
@@ -45,10 +55,7 @@ class Apt:
 
     def update(self) -> None:
         """Fetch the lists of packages again. Raises UnavailableError."""
-        cache_directory().mkdir(parents=True, exist_ok=True)
-        with (cache_directory() / "update.lock").open("w") as lock:  # apt itself does not wait
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            run(["apt-get", *self._options, "-q", "update"])
+        run(["apt-get", *self._options, "-q", "update"])
 
     def dependencies(self, package: str, pattern: str) -> list[str]:
         """The dependencies of a package that match."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from distribution import Apt, UnavailableError, cache_directory, run
+from distribution import Apt, UnavailableError, apt_alone, cache_directory, run
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,10 @@ def fetch(kernel: Kernel) -> UnpackedKernel:
 
     Raises UnavailableError.
     """
-    package = _newest(kernel.packages)
-    packages = [package, *(_headers_of(package) if kernel.has_headers else ())]
-    folder = Apt().unpacked(packages, cache_directory())
+    with apt_alone():
+        package = _newest(kernel.packages)
+        packages = [package, *(_headers_of(package) if kernel.has_headers else ())]
+        folder = Apt().unpacked(packages, cache_directory())
     if not (folder / "lib").exists():
         (folder / "lib").symlink_to("usr/lib")  # newer packages; modprobe looks in lib/modules
     release = package.removeprefix("linux-image-")
