@@ -346,12 +346,15 @@ class FamilyBuilder:
 
 
 def _anonymous_in(members: Sequence[Member]) -> MemoryGrowth | None:
-    """What these processes hold together: anonymous memory only, since they may share the rest."""
+    """What these processes hold together, at least. They may share files, and after a fork also the
+    anonymous memory from before: that of the largest counts, and what the others have got since."""
     known = [member.memory for member in members if member.memory is not None]
     if not known:
         return None
+    largest = max(known, key=lambda one: one.resident.anonymous)
+    others = sum(max(one.since_attach.anonymous, 0) for one in known if one is not largest)
     return MemoryGrowth(
-        MemoryKinds(anonymous=sum(one.resident.anonymous for one in known)),
+        MemoryKinds(anonymous=largest.resident.anonymous + others),
         MemoryKinds(anonymous=sum(one.since_attach.anonymous for one in known)),
     )
 

@@ -156,6 +156,8 @@ class LostBlocks:
         are_last = bool(members) and all(one.key in self._at_exit for one in members)
         if not are_last or reach.problems:
             return verdict
+        if verdict.may_grow:  # something points to what is kept, but it may be kept for ever
+            return verdict
         some = "else is lost" if reach.lost.definite_count else "is lost"
         return Verdict(VerdictKind.STEADY, f"nothing {some}")
 

@@ -46,7 +46,7 @@ from leaktrace.report.verdicts import (
     shows_words,
     word_of,
 )
-from leaktrace.verdict import LEAKING, SUSPICIOUS
+from leaktrace.verdict import LEAKING
 
 LINES = 30  # of the sites of a section
 _LINES_IN_SHORT = 2
@@ -141,9 +141,9 @@ def _number_in_full(report: Report, details: Sequence[Sequence[Text]], room: int
         (at for at, one in enumerate(report.sites, 1) if one.contents is not None), default=1
     )
     for number, (site, lines) in enumerate(zip(report.sites, details, strict=True)):
-        kind = None if site.verdict is None else site.verdict.kind
+        is_suspicious = site.verdict is not None and site.verdict.is_suspicious
         room -= len(lines) + 2 - _LINES_IN_SHORT  # with its figures, and an empty line
-        if number >= least and (room < 0 or (some_leak and kind not in SUSPICIOUS)):
+        if number >= least and (room < 0 or (some_leak and not is_suspicious)):
             return number
     return len(report.sites)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from leaktrace import units
 from leaktrace.analysis.suppressions import matched_patterns
 from leaktrace.model import Report
 from leaktrace.notices import hint, notify
@@ -24,12 +25,14 @@ class Conclusion:
         # In the last report that had a verdict; None: none had.
         self._leaks: list[Verdict] | None = None
         self._slower = 0  # sites that grow, but not as fast as the threshold
+        self._waits: Verdict | None = None  # of the last report, on growth that is slow
 
     def see(self, report: Report) -> None:
         """A report was made."""
         for pattern in matched_patterns(report):
             self._unmatched.pop(pattern, None)
         if self._leak_exit is not None:
+            self._waits = _slowest(report)
             leaks = leaks_in(report, self._leak_exit.threshold_per_s)
             if leaks is not None:
                 self._leaks = leaks
@@ -42,7 +45,10 @@ class Conclusion:
             notify(f"{printable(one.origin)}: leak:{pattern} has matched no site")
         if self._leak_exit is None:
             return
-        if self._leaks is None:
+        if self._waits is not None and not self._leaks:
+            notify("some sites grow slowly, and may be filling: they don't count as leaks yet")
+            hint(f"trace for {units.elapsed(self._waits.needs_s or 0.0)} more")
+        elif self._leaks is None:
             notify("no report had a verdict: the exit status says nothing about leaks")
             hint("trace longer, or with a shorter INTERVAL: a verdict needs three reports, or 20 s")
         elif not self._leaks and self._slower:
@@ -83,6 +89,12 @@ def leaks_in(report: Report, threshold_per_s: float) -> list[Verdict] | None:
         or threshold_per_s == 0
         or (verdict.bytes_per_s or 0.0) > threshold_per_s
     ]
+
+
+def _slowest(report: Report) -> Verdict | None:
+    """The verdict on slow growth that takes the longest until it is known; None: there is none."""
+    slow = [part.verdict for part in _parts(report) if part.verdict and part.verdict.may_grow]
+    return max(slow, key=lambda verdict: verdict.needs_s or 0.0, default=None)
 
 
 def _parts(report: Report) -> Iterator[Report]:

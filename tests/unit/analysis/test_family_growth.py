@@ -181,3 +181,19 @@ def test_growth_is_slow_or_not_for_all_processes_together(held_mib: int, kind: V
         report = build(reports, shot, members)
     assert report.verdict is not None
     assert report.verdict.kind is kind
+
+
+def test_pages_that_forked_processes_share_count_once() -> None:
+    """Eight workers of a server with 3 MiB, which grow by 100 bytes a second together."""
+    reports = family(new_watch=SiteWatch)
+    start_ns, interval_ns = time.monotonic_ns(), 5_000_000_000
+    each = MemoryGrowth(MemoryKinds(anonymous=3 * MIB), MemoryKinds())
+    members = [member(slot, memory=each) for slot in range(8)]
+    for number in range(1, 13):
+        born_ns = [start_ns + at * 1_000_000_000 for at in range(1, number * 5)]
+        held = [(0, Held(1, 100)) for _ in born_ns]
+        shot = replace(in_slots(held, unseen_releases=0), time_ns=start_ns + number * interval_ns)
+        shot.records["time_ns"] = born_ns
+        report = build(reports, shot, members)
+    assert report.verdict is not None
+    assert report.verdict.kind is VerdictKind.GROWING

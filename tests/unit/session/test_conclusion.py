@@ -15,6 +15,9 @@ from leaktrace.verdict import Verdict, VerdictKind
 PLAIN = replace(BUSY, verdict=None, leaking=(), sections=(), other_memory=())
 STEADY = replace(PLAIN, verdict=Verdict(VerdictKind.STEADY))
 EARLY = replace(PLAIN, verdict=Verdict(VerdictKind.TOO_EARLY))
+SLOW = replace(
+    PLAIN, verdict=Verdict(VerdictKind.TOO_EARLY, "slow", bytes_per_s=5.0, needs_s=300.0)
+)
 OVERDUE = replace(PLAIN, verdict=Verdict(VerdictKind.OVERDUE, bytes_per_s=1e6))
 
 
@@ -74,6 +77,7 @@ def test_verdicts_have_no_effect_unless_asked() -> None:
     ("report", "said"),
     [
         (EARLY, "no report had a verdict: the exit status says nothing"),
+        (SLOW, "some sites grow slowly"),
         (growing(5), "one site grows: exit status 23"),
         (growing(5, 6), "2 sites grow: exit status 23"),
         (STEADY, ""),
@@ -84,6 +88,15 @@ def test_it_is_said_why(report: Report, said: str, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().err
     assert said in printed
     assert bool(said) is bool(printed)
+
+
+def test_growth_that_is_slow_is_told_whatever_was_known_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    concluded(STEADY, SLOW).tell(verbose=False)
+    told, what_to_do = capsys.readouterr().err.splitlines()
+    assert "grow slowly" in told
+    assert "5m" in what_to_do
 
 
 def test_patterns_that_matched_nothing_are_named(capsys: pytest.CaptureFixture[str]) -> None:

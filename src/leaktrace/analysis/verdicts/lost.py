@@ -23,7 +23,7 @@ def with_lost(
         share = table.of(stack_id)
         if share is None or share.definite_count or share.led_count:
             continue
-        if verdict.kind is VerdictKind.GROWING:
+        if verdict.kind is VerdictKind.GROWING or verdict.may_grow:
             known[stack_id] = replace(verdict, reason=f"{verdict.reason}; {_referenced(share)}")
     for stack_id in table.leaking(_MOST_SITES):
         share = table.of(stack_id)
@@ -63,13 +63,14 @@ def lost_in_words(share: LostShare) -> str:
 def _leak(share: LostShare, by_time: Verdict | None) -> Verdict:
     """`by_time`: how fast it grows is known from it."""
     verdict = by_time
-    if verdict is None or verdict.kind is not VerdictKind.GROWING:
+    if verdict is None or not (verdict.kind is VerdictKind.GROWING or verdict.may_grow):
         verdict = Verdict(VerdictKind.LEAK)
     # What only other blocks lead to counts with those.
     return replace(
         verdict,
         kind=VerdictKind.LEAK,
         reason=lost_in_words(share),
+        needs_s=None,
         lost_bytes=share.definite_bytes + share.indirect_bytes,
         lost_count=share.definite_count + share.indirect_count,
     )

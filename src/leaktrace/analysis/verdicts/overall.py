@@ -70,9 +70,9 @@ def overall(
     if growing:
         number = "one site grows" if len(growing) == 1 else f"{len(growing):,} sites grow"
         return _together(VerdictKind.GROWING, number + judged, growing)
-    if unknown is not None:
-        return unknown
     slow = [one for one in verdicts if one.may_grow]
+    if unknown is not None:
+        return _early(slow) if slow else unknown
     for kind, verb in _OF_SOME:
         if kind is VerdictKind.FILLING and slow:
             return _early(slow)
@@ -93,7 +93,8 @@ def overall(
 def _early(verdicts: Sequence[Verdict]) -> Verdict:
     first = max(verdicts, key=lambda one: one.bytes_per_s or 0.0)
     needs = [one.needs_s for one in verdicts if one.needs_s is not None]
-    return Verdict(VerdictKind.TOO_EARLY, first.reason, needs_s=max(needs) if needs else None)
+    together = _together(VerdictKind.TOO_EARLY, first.reason, verdicts)
+    return replace(together, needs_s=max(needs) if needs else None)
 
 
 def _together(kind: VerdictKind, reason: str, verdicts: Sequence[Verdict]) -> Verdict:

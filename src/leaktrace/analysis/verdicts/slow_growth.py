@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from leaktrace import units
 from leaktrace.analysis.verdicts.cohorts import History
 from leaktrace.verdict import Verdict, VerdictKind
@@ -49,11 +51,15 @@ def held_back(
 
 
 def _blocks(history: History | None, verdict: Verdict) -> float:
-    """How many blocks it has got since it grows."""
+    """How many blocks it has got since it grows, and kept."""
     if history is None:
         return 0.0
     since_s = float(history.edges_s[-1]) - (verdict.since_s or 0.0)
-    return float(history.counts[history.edges_s[1:] > since_s].sum())
+    if history.counts.any():
+        return float(history.counts[history.edges_s[1:] > since_s].sum())
+    # Of each report, only the totals are known.
+    first = min(int(np.searchsorted(history.times_s, since_s)), len(history.times_s) - 1)
+    return float(history.held_counts[-1] - history.held_counts[first])
 
 
 def _waits(verdict: Verdict, resident_bytes: int) -> Verdict:

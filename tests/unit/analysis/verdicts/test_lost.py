@@ -45,6 +45,14 @@ def test_what_is_led_to_counts_with_what_leads() -> None:
     assert found[2].reason == "only lost blocks point to 1 of its 2 blocks"
 
 
+def test_growth_that_is_slow() -> None:
+    slow = Verdict(VerdictKind.TOO_EARLY, "it is slow", 5.0, 0.5, 9.0, needs_s=90.0)
+    found = judged([Seen(1, 0x10, DEFINITE), Seen(2, 0x20)], {1: slow, 2: slow})
+    assert (found[1].kind, found[1].bytes_per_s, found[1].needs_s) == (LEAK, 5.0, None)
+    assert (found[2].kind, found[2].needs_s) == (VerdictKind.TOO_EARLY, 90.0)
+    assert "still referenced" in found[2].reason
+
+
 def test_what_grows_and_is_referenced() -> None:
     found = judged(
         [Seen(1, 0x10), Seen(1, 0x20, POSSIBLE), Seen(2, 0x30), Seen(3, 0x40)],

@@ -8,7 +8,7 @@ import pytest
 from hand_made_snapshots import Counted, Held, snapshot
 
 from leaktrace.analysis.sampling import Sampling
-from leaktrace.analysis.sites import SiteIndex
+from leaktrace.analysis.sites import SiteIndex, group_by_site
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.verdicts.overall import overall
 from leaktrace.analysis.verdicts.watch import SiteWatch
@@ -43,14 +43,17 @@ def watched(
     until_s: float,
     of: MemoryGrowth | Callable[[float], MemoryGrowth] | None,
     interval_s: float = 5.0,
+    *,
     size: int = 100,
+    totals_only: bool = False,
 ) -> dict[int, Verdict]:
     watch = SiteWatch()
     found: dict[int, Verdict] = {}
     for number in range(1, round(until_s / interval_s) + 1):
         time_s = number * interval_s
         one = at(time_s, rates_per_s, size)
-        watch.observe(one, 0, SiteIndex.of(one), Sampling())
+        sites = group_by_site(one, 0, Sampling()) if totals_only else SiteIndex.of(one)
+        watch.observe(one, 0, sites, Sampling())
         found = watch.judge_all((), one, of(time_s) if callable(of) else of)
     return found
 
@@ -77,7 +80,11 @@ def test_it_says_how_much_longer_it_takes() -> None:
     assert "slow for 100.0 MiB in memory" in found.reason
     whole = overall({SITE: found}, ())
     assert (whole.kind, whole.reason) == (VerdictKind.TOO_EARLY, found.reason)
-    assert whole.needs_s == found.needs_s
+    assert (whole.needs_s, whole.bytes_per_s) == (found.needs_s, found.bytes_per_s)
+    # Also where what is not known leaves no verdict on others.
+    unknown = Verdict(VerdictKind.TOO_EARLY, "allocations were lost")
+    assert overall({SITE: found}, (), unknown).may_grow
+    assert overall({}, (), unknown) == unknown
 
 
 def test_after_a_quarter_of_an_hour_it_is_growth() -> None:
@@ -87,9 +94,10 @@ def test_after_a_quarter_of_an_hour_it_is_growth() -> None:
     assert after[SITE].kind is VerdictKind.GROWING
 
 
-def test_many_blocks_are_growth() -> None:
-    few = watched({SITE: 4.0}, 50, memory(1000 * MIB))
-    many = watched({SITE: 4.0}, 80, memory(1000 * MIB))
+@pytest.mark.parametrize("totals_only", [False, True])
+def test_many_blocks_are_growth(totals_only: bool) -> None:
+    few = watched({SITE: 4.0}, 50, memory(1000 * MIB), totals_only=totals_only)
+    many = watched({SITE: 4.0}, 110, memory(1000 * MIB), totals_only=totals_only)
     assert few[SITE].kind is VerdictKind.TOO_EARLY
     assert many[SITE].kind is VerdictKind.GROWING
 
