@@ -150,7 +150,7 @@ class CoreFile:
                     int(words[_RSP]),
                     int(words[_FS_BASE]),
                     is_first=tid == self._notes.pid,
-                    own_tid=tid,
+                    own_tid=max(tid, 0),  # of a damaged file
                 )
                 for tid, words in self._notes.threads
             ),

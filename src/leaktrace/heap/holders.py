@@ -20,16 +20,13 @@ from leaktrace.analysis.reachability.holders import Held, count_by_path, find_ho
 from leaktrace.analysis.reachability.kept_details import Details
 from leaktrace.analysis.reachability.pointers import Blocks
 from leaktrace.analysis.reachability.ways import MOST_WAYS, Steps, Ways, placed
-from leaktrace.elf.object import ElfObject
-from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.heap.beginnings import Grouped
 from leaktrace.heap.memory import HeapMemory
 from leaktrace.heap.reach import Ranges, find_pointers
 from leaktrace.heap_report import BlockGroup
 from leaktrace.reach import Holder, HolderKind, HolderStep
-from leaktrace.roots.module_data import FileTables, ObjectFiles
+from leaktrace.roots.module_data import FileTables
 from leaktrace.roots.root_names import OpenedRoots, open_roots
-from leaktrace.targets.mappings import Mapping
 
 _HELD = (BlockClass.REACHABLE, BlockClass.POSSIBLE)
 _MOST_NAMED = 3
@@ -116,16 +113,12 @@ def _open_roots(
     memory: HeapMemory, tables: FileTables, opened: ExitStack
 ) -> tuple[OpenedRoots, tuple[str, ...]]:
     """And a note on the names that are missing."""
-    try:
-        files = memory.objects()
-    except TargetError:  # it has ended since
-        files = ObjectFiles(_not_there, None, lambda _: None)
     roots = open_roots(
         memory.pid,
         memory.mappings,
         (),
         memory.registers,
-        files=files,
+        files=memory.objects(),
         tables=tables,
         read=memory.read,
         registers_now=lambda: memory.registers,
@@ -138,10 +131,6 @@ def _open_roots(
     why = "it is not there any more, or another one, or can't be opened"
     files_of = units.counted(len(names), "file")
     return roots, (f"variables and functions of {files_of} have no names ({shown}): {why}",)
-
-
-def _not_there(mapping: Mapping) -> ElfObject:
-    raise ObjectFileError(f"{mapping.path} can't be opened: the process has ended")
 
 
 def _with_function(step: HolderStep, roots: OpenedRoots) -> HolderStep:

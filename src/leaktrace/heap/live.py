@@ -105,14 +105,19 @@ def memory_of(instant: Instant, command: str) -> HeapMemory:
         mappings=instant.mappings,
         threads=tuple(instant.waiting()),
         registers=instant.registers(),
-        read_constant=_Constants(instant.pid, instant.mappings).read,
-        objects=partial(ObjectFiles.of_process, instant.pid),
+        read_constant=constants_of(instant).read,
+        objects=partial(ObjectFiles.of_copy, instant.pid),
         pause_s=instant.paused_s,
         unread_bytes=instant.copy.unread_bytes,
     )
 
 
-class _Constants:
+def constants_of(instant: Instant) -> Constants:
+    """What was not copied, because it is as files have it."""
+    return Constants(instant.pid, instant.mappings)
+
+
+class Constants:
     """Memory that is as files have it: it doesn't change while they stay mapped."""
 
     def __init__(self, pid: int, mappings: Sequence[Mapping]) -> None:

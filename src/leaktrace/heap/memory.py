@@ -37,7 +37,7 @@ class HeapMemory:
     threads: tuple[WaitingThread, ...]
     registers: Registers  # of all threads
     read_constant: Callable[[int, int], bytes]  # what is not in the image: memory as files have it
-    objects: Callable[[], ObjectFiles]  # raises TargetError when the process has ended
+    objects: Callable[[], ObjectFiles]
     residence: Residence | None = None  # None: not known
     pause_s: float | None = None  # how long the process was stopped
     unread_bytes: int = 0

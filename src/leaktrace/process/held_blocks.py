@@ -40,7 +40,7 @@ from leaktrace.targets.thread_registers import Registers
 BlockStep = Callable[[int], HolderStep]  # what blocks are told as, by the stack id of their site
 FunctionAt = Callable[[int], str | None]  # the function that has an address
 MORE_BYTES = 64 << 20  # behind the blocks that are known: others may have come there since
-_FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
+FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
 
 NO_RECORD = (1 << 64) - 1  # in place of a stack id
 _NO_RECORD_STEP = HolderStep(HolderKind.UNTRACKED)
@@ -182,6 +182,7 @@ class HolderSearch:
         threads: Registers,
         registers_now: Callable[[], Registers],
         *,
+        files: ObjectFiles,
         pages: NDArray[np.uint64],
     ) -> Details:
         """What the pass is to keep. `pages`: memory that is there, [start, end), n x 2.
@@ -194,7 +195,7 @@ class HolderSearch:
             mappings,
             heaps,
             threads,
-            files=ObjectFiles.of_process(self._pid),
+            files=files,
             tables=self._asked.tables,
             read=memory.read,
             registers_now=registers_now,
@@ -219,7 +220,7 @@ class HolderSearch:
         numbers = np.arange(len(self._every))
         if self._asked.records_now is not None:
             addresses, values = self._asked.records_now()
-            is_low = addresses < _FIRST_HIGH
+            is_low = addresses < FIRST_HIGH
             records = BlockRecords.of(addresses[is_low], values[is_low])
             graph, numbers = with_late_blocks(graph, details, records, self._memory.read_all)
         return self._held(graph, numbers[self._recorded.is_judged])

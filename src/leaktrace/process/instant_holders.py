@@ -13,7 +13,7 @@ import numpy as np
 
 from leaktrace.analysis.reachability.classes import Classes, classify
 from leaktrace.analysis.reachability.pointers import Blocks
-from leaktrace.heap.live import memory_of
+from leaktrace.heap.live import constants_of
 from leaktrace.heap.reach import Ranges, find_pointers
 from leaktrace.process.held_blocks import (
     NO_RECORD,
@@ -24,6 +24,7 @@ from leaktrace.process.held_blocks import (
 )
 from leaktrace.process.looked_at import CopiedMemory
 from leaktrace.process.scan import Records
+from leaktrace.roots.module_data import ObjectFiles
 from leaktrace.targets.glibc_arenas import Arenas
 from leaktrace.targets.instant import Instant
 
@@ -51,7 +52,7 @@ def find_classes_and_holders(
         _together(judged, others) if every is None else _within(every, judged, others)
     )
     registers, image = instant.registers(), instant.copy.image()
-    memory = CopiedMemory(image, memory_of(instant, "").read_constant)
+    memory = CopiedMemory(image, constants_of(instant).read)
     with HolderSearch(instant.pid, blocks, recorded, asked, knows_all=every is not None) as search:
         pages = instant.copy.ranges
         if arenas is not None:
@@ -60,7 +61,13 @@ def find_classes_and_holders(
             )
         heaps = () if arenas is None else arenas.heaps
         details = search.begin(
-            memory, instant.mappings, heaps, registers, lambda: registers, pages=pages
+            memory,
+            instant.mappings,
+            heaps,
+            registers,
+            lambda: registers,
+            files=ObjectFiles.of_copy(instant.pid),
+            pages=pages,
         )
         pointers = find_pointers(
             image, blocks, registers, dead, owned, details=details, go_on=go_on

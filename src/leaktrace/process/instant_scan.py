@@ -17,10 +17,9 @@ from leaktrace.analysis.reachability.pointers import Blocks, ranges_of
 from leaktrace.heap.older import JudgedHeap
 from leaktrace.heap.reach import blocks_with, find_lost
 from leaktrace.heap.walk import walk_heap
-from leaktrace.process.held_blocks import AskedHolders
+from leaktrace.process.held_blocks import FIRST_HIGH, AskedHolders
 from leaktrace.process.instant_holders import find_classes_and_holders
 from leaktrace.process.scan import (
-    FIRST_HIGH,
     AbandonedError,
     Records,
     Scan,

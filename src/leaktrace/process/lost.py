@@ -71,7 +71,8 @@ class LostBlocks:
         self._at_exit: set[tuple[int, int]] = set()  # whose scan is the last that there can be
         self._lock = threading.Lock()  # for these, which two threads change
         self._tables = FileTables() if asks_holders else None  # to tell who holds blocks
-        self._present: dict[int, NDArray[np.intp]] = {}  # by slot: rows of the scan, not yet freed
+        # By slot: the scan that the last snapshot was compared with, and its rows that are there.
+        self._shown: dict[int, tuple[Scan, NDArray[np.intp]]] = {}
         tracer.on_close(self._registers.close)
         for member in tracer.family:
             if member.traced.command is not None:
@@ -97,8 +98,9 @@ class LostBlocks:
         classes = np.zeros(len(snapshot.records), dtype=np.uint8)
         leaders = np.zeros(len(snapshot.records), dtype=np.uint64)
         is_block = np.arange(len(classes)) < len(classes) - snapshot.region_count
-        self._present = {}
+        self._shown = {}
         for slot, found in self._current():
+            self._shown[slot] = found, np.empty(0, dtype=np.intp)
             rows = np.nonzero(is_block & (snapshot.record_slots == slot))[0]
             if not len(found.addresses):
                 continue
@@ -109,26 +111,26 @@ class LostBlocks:
             )
             classes[rows[is_same]] = found.classes[at[is_same]]
             leaders[rows[is_same]] = found.leaders[at[is_same]]
-            self._present[slot] = at[is_same]
+            self._shown[slot] = found, at[is_same]
         return replace(snapshot, reach=Reach(classes, leaders))
 
     def held(self) -> list[tuple[Member, HeldBlocks, NDArray[np.intp]]]:
         """Of each process, who holds its blocks, and which of them were judged, are not lost and
         still there in the snapshot that `add_to` was called with."""
-        found = dict(self._current())
         return [
             (member, one.held, rows[np.isin(one.classes[rows], _HELD)])
             for member in self._tracer.family
-            if (one := found.get(member.number)) is not None
-            and one.held is not None
-            and (rows := self._present.get(member.number)) is not None
+            if member.number in self._shown
+            for one, rows in (self._shown[member.number],)
+            if one.held is not None
         ]
 
     def describe(self, report: Report, time_ns: int) -> Report:
-        """The report of a snapshot of this moment, with how its memory was looked at."""
+        """The report of the snapshot that `add_to` was called with, at this moment, with how its
+        memory was looked at."""
         if report.reach is None:
             return report
-        scans = [found for _, found in self._current()]
+        scans = [found for found, _ in self._shown.values()]
         held = [one.held for one in scans if one.held is not None]
         reach = replace(
             report.reach,
@@ -149,7 +151,7 @@ class LostBlocks:
     def _at_the_end(self, report: Report, reach: ReachInfo) -> Verdict | None:
         """The verdict on a command whose blocks were all looked at as it exited: then it is not too
         early for one."""
-        verdict, seen = report.verdict, dict(self._current())
+        verdict, seen = report.verdict, self._shown
         if verdict is None or verdict.kind is not VerdictKind.TOO_EARLY or not report.final:
             return verdict
         members = [one for one in self._tracer.family if one.number in seen]
@@ -163,7 +165,7 @@ class LostBlocks:
 
     def _unseen(self, time_ns: int) -> Iterator[str]:
         """What is not known."""
-        scans = [one for _, one in self._current()]
+        scans = [one for one, _ in self._shown.values()]
         knows_heap = bool(scans) and all(one.knows_heap for one in scans)
         if not (self._tracer.program.sees_all_releases or knows_heap):
             yield "not all blocks have a record: what others than those point to counts as in use"
@@ -173,11 +175,11 @@ class LostBlocks:
             elif member.pid in self._not_stopped:
                 why = self._not_stopped[member.pid]
                 yield f"process {member.pid} was looked at without a stop: {why}"
-        seen = dict(self._current())
+        seen = self._shown
         ended = [one for one in self._tracer.family if one.has_ended and one.number not in seen]
         for member in self._tracer.family:
             if member.has_ended and member.number in seen and member.key not in self._at_exit:
-                age = units.age(time_ns - seen[member.number].time_ns)
+                age = units.age(time_ns - seen[member.number][0].time_ns)
                 yield f"process {member.pid} has ended: it was looked at {age} before this report"
         if len(ended) == 1:
             yield f"process {ended[0].pid} ended before it was looked at"
@@ -186,10 +188,12 @@ class LostBlocks:
 
     def _current(self) -> list[tuple[int, Scan]]:
         """The scans of the programs that run now, by slot."""
+        with self._lock:
+            scans = self._scans
         return [
-            (member.number, self._scans[key])
+            (member.number, scans[key])
             for member in self._tracer.family
-            if (key := member.key) in self._scans
+            if (key := member.key) in scans
         ]
 
     def _look_at(
@@ -231,8 +235,8 @@ class LostBlocks:
                 if must_end():
                     return
                 self._problems.pop(member.pid, None)
-                self._scans = {one: of for one, of in self._scans.items() if one[0] != key[0]}
-                self._scans[key] = found
+                others = {one: of for one, of in self._scans.items() if one[0] != key[0]}
+                self._scans = {**others, key: found}  # a new dict: the old one may be in use
 
     def _stop_and_look(
         self,

@@ -30,6 +30,7 @@ from leaktrace.analysis.reachability.pointers import (
     within,
 )
 from leaktrace.process.held_blocks import (
+    FIRST_HIGH,
     MORE_BYTES,
     AskedHolders,
     HeldBlocks,
@@ -38,6 +39,7 @@ from leaktrace.process.held_blocks import (
 )
 from leaktrace.process.looked_at import LiveMemory
 from leaktrace.process.registers import RegisterReader
+from leaktrace.roots.module_data import ObjectFiles
 from leaktrace.roots.root_map import places_of_registers
 from leaktrace.targets.bulk_memory import PIECE_BYTES, BulkReader, Piece
 from leaktrace.targets.dead_stacks import WaitingThread, dead_stacks
@@ -54,7 +56,6 @@ from leaktrace.targets.thread_registers import Registers
 PASSES = 3
 _PAUSE_S = 0.3  # between passes
 _WORD_BYTES = 8
-FIRST_HIGH = np.uint64(1 << 47)  # address with five-level page tables, which is not looked for
 Records = tuple[NDArray[np.uint64], NDArray[np.void]]
 
 
@@ -181,7 +182,10 @@ def _pass(
                 )
             heaps = () if arenas is None else arenas.heaps
             now = partial(registers.read, pid)
-            details = search.begin(looked_at, mappings, heaps, threads, now, pages=pages)
+            files = ObjectFiles.of_process(pid)
+            details = search.begin(
+                looked_at, mappings, heaps, threads, now, files=files, pages=pages
+            )
     # What malloc knows of free memory is no root, either.
     structures = ranges_of(() if arenas is None else arenas.structures)
     dead = disjoint(np.concatenate([dead, ended, structures]))
@@ -207,12 +211,7 @@ def _add_words(
     are_few: bool = False,
 ) -> tuple[int, int]:
     """Add all words. Returns how many bytes these were, and how many could not be read."""
-    candidates = Candidates(
-        pointers.blocks,
-        PIECE_BYTES // _WORD_BYTES,
-        are_few=are_few,
-        more_bytes=0 if pointers.details is None else MORE_BYTES,
-    )
+    candidates = _candidates(pointers, are_few=are_few)
     read_bytes = unread_bytes = 0
 
     def counted() -> Iterator[Piece]:
@@ -226,6 +225,15 @@ def _add_words(
 
     pointers.add_pieces(counted(), candidates)
     return read_bytes, unread_bytes
+
+
+def _candidates(pointers: Pointers, *, are_few: bool = False) -> Candidates:
+    return Candidates(
+        pointers.blocks,
+        PIECE_BYTES // _WORD_BYTES,
+        are_few=are_few,
+        more_bytes=0 if pointers.details is None else MORE_BYTES,
+    )
 
 
 def _add_reused(
@@ -244,10 +252,12 @@ def _add_reused(
     pointers.dead = pointers.dead[~within(reused, pointers.dead[:, 0])]
     starts = reused[:, 0]
     around = [one for one in mappings if ((starts >= one.start) & (starts < one.end)).any()]
+    candidates = _candidates(pointers)
     for piece in BulkReader(pid).read_all(root_pages(pid, around)):
-        addresses = piece.addresses(np.arange(len(piece.words)))
+        picked = candidates.pick(piece.words)
+        addresses = piece.addresses(picked)
         chosen = within(reused, addresses)
-        pointers.add(addresses[chosen], piece.words[chosen])
+        pointers.add(addresses[chosen], piece.words[picked[chosen]])
 
 
 def leaders_of(

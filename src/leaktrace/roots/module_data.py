@@ -9,10 +9,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Self
+from typing import Never, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from leaktrace.elf.headers import Segment
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.elf.variables import Variables
-from leaktrace.errors import ObjectFileError
+from leaktrace.errors import ObjectFileError, TargetError
 from leaktrace.symbols.debug_files import find_debug_file
 from leaktrace.symbols.demangle import demangle
 from leaktrace.targets.mapped_files import MappedFiles
@@ -182,6 +182,27 @@ class ObjectFiles:
         with suppress(OSError):
             program_path = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
         return cls(files.elf, program_path, partial(_name_of_thread, pid), tuple(roots))
+
+    @classmethod
+    def of_copy(cls, pid: int) -> Self:
+        """Of a process whose memory was copied. If it has ended since, objects can't be opened any
+        more."""
+        try:
+            found = cls.of_process(pid)
+        except TargetError:
+            return cls(_not_there, None, lambda _: None)
+        return replace(found, elf=partial(_elf_if_there, found))
+
+
+def _elf_if_there(files: ObjectFiles, mapping: Mapping) -> ElfObject:
+    try:
+        return files.elf(mapping)
+    except TargetError:
+        return _not_there(mapping)
+
+
+def _not_there(mapping: Mapping) -> Never:
+    raise ObjectFileError(f"{mapping.path} can't be opened: the process has ended")
 
 
 def _name_of_thread(pid: int, tid: int) -> str | None:

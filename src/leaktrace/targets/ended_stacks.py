@@ -130,16 +130,18 @@ class _Lists:
     def _add_list(self, element: int) -> None:
         if element <= 0 or element % 8 or element in self._seen:
             return
-        elements = self._elements_from(element)
-        self._seen |= elements
+        elements, is_whole = self._elements_from(element)
+        self._seen |= elements  # also of a part: each thread in it would lead to the same break
+        if not is_whole:
+            return
         controls = {one for one in elements if self._is_control_block(one - self._offset)}
         heads = elements - controls
         if len(heads) == 1:
             self._heads += heads
             self._lists.append([one - self._offset for one in controls])
 
-    def _elements_from(self, element: int) -> set[int]:
-        """All of a list, if each is the previous one of its next; else none."""
+    def _elements_from(self, element: int) -> tuple[set[int], bool]:
+        """Those of a list, and whether these are all, and each is the previous one of its next."""
         found: set[int] = set()
         at, links = element, self._links(element)
         while links is not None and at not in found and len(found) <= _MOST_THREADS:
@@ -149,8 +151,8 @@ class _Lists:
             if links is None or links[1] != before:
                 break
             if at == element:
-                return found
-        return set()
+                return found, True
+        return found, False
 
     def _links(self, element: int) -> tuple[int, int] | None:
         data = self._read(element, _LINKS.size)

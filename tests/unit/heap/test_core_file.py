@@ -12,6 +12,7 @@ import pytest
 from leaktrace.errors import ObjectFileError
 from leaktrace.heap.core_file import CoreFile
 from leaktrace.heap.walk import walk_heap
+from leaktrace.targets.ended_stacks import ended_stacks
 
 FILE_AT, DATA_AT, LEFT_OUT_AT = 0x400000, 0x500000, 0x600000
 PAGE = 4096
@@ -35,13 +36,13 @@ def mapped_files(path: bytes) -> bytes:
     return note(0x46494C45, struct.pack(f"<{len(words)}Q", *words) + 2 * (path + b"\0"))
 
 
-def core_file(folder: Path, content: bytes = CONTENT) -> Path:
+def core_file(folder: Path, content: bytes = CONTENT, second_tid: int = 4243) -> Path:
     mapped = folder / "mapped"
     mapped.write_bytes(content + b"of the file".ljust(PAGE, b"\0"))
     info = note(3, struct.pack("<24xi12x16s80x", 4242, b"server"))
     vector = note(0x202, struct.pack("<3Q", 7, 8, 9))
     notes = info + mapped_files(bytes(mapped)) + status(4242) + vector
-    notes += status(4243) + vector
+    notes += status(second_tid) + vector
     notes += note(6, struct.pack("<6Q", 3, 0x400040, 9, FILE_AT + 8, 0, 0))  # AT_PHDR, AT_ENTRY
     headers = [
         (4, 4, 0, len(notes), 0),
@@ -62,6 +63,21 @@ def core_file(folder: Path, content: bytes = CONTENT) -> Path:
     path = folder / "core"
     path.write_bytes(header + table + contents)
     return path
+
+
+def test_a_thread_with_an_impossible_number(tmp_path: Path) -> None:
+    """The number is looked for in the control block of the thread, which is there."""
+    control = struct.pack("<3Q", DATA_AT, 0, DATA_AT).ljust(PAGE, b"\0")
+    file = core_file(tmp_path, control[::-1], second_tid=-5)
+    data = file.read_bytes().replace(
+        struct.pack("<Q", REGISTERS[FS_BASE]), struct.pack("<Q", DATA_AT)
+    )
+    file.write_bytes(data)
+    with closing(CoreFile(file)) as core:
+        memory = core.memory()
+        assert [one.own_tid for one in memory.threads] == [4242, 0]
+        assert memory.threads[1].thread_pointer == DATA_AT
+        assert len(ended_stacks(memory.threads, memory.mappings, memory.read)) == 0
 
 
 def test_what_is_in_it(tmp_path: Path) -> None:

@@ -168,3 +168,30 @@ def test_addresses_at_the_end_of_what_there_can_be() -> None:
     assert found(words) == []
     words[CONTROLS[1] + LINKS] = (1 << 64) - 1
     assert found(words) == []
+
+
+def test_a_broken_list_of_many_threads_is_not_followed_from_each_of_them() -> None:
+    """A thread is just begun or ended, or a core file is damaged."""
+    count, base = 300, 0x7F0100000000
+    controls = [base + number * SIZE for number in range(count)]
+    words = glibc()
+    for number, control in enumerate(controls):
+        words |= {control: control, control + 16: control, control + TID: 5000 + number}
+    in_list(words, USED, *(control + LINKS for control in controls))
+    threads = [WaitingThread(0, one, own_tid=words[one + TID], is_first=False) for one in controls]
+
+    def reads(of: Words) -> int:
+        asked = []
+
+        def read(address: int, size: int) -> bytes:
+            asked.append(address)
+            at = range(address, address + size, 8)
+            return b"".join(struct.pack("=Q", of.get(one, 0)) for one in at)[:size]
+
+        ended_stacks(threads, MAPPINGS, read)
+        return len(asked)
+
+    whole = reads(words)
+    assert whole > count
+    words[controls[150] + LINKS + 8] = 0x10
+    assert reads(words) < 2 * whole
