@@ -13,6 +13,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+EXECUTED = "the process executed another program"  # so begins a note of a report, if it did
+
 
 @dataclass(frozen=True)
 class GoLine:

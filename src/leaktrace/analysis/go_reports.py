@@ -47,14 +47,17 @@ _FIRST_FUNCTION = "runtime.main"  # of the program's first goroutine, which no `
 class GoReports:
     """The reports about one Go program. `lines` names addresses in it."""
 
-    def __init__(self, pid: int, file: GoFile, top: int, lines: Lines) -> None:
+    def __init__(
+        self, pid: int, file: GoFile, top: int, lines: Lines, *, first_s: float | None = None
+    ) -> None:
+        """`first_s`: when the process was looked at first, if it had another program then."""
         self._pid, self._file, self._top = pid, file, top
         self._lines = lines
         self._named_address = lru_cache(_CACHED)(self._name_address)
         self._groups = GoroutineGroups()
         self._heap = GoHeapHistory(top, self._named_logical_stack)
         self._refills = RefillHistory(top, self._named_stack)
-        self._first_s: float | None = None
+        self._first_s = first_s
         self._last: tuple[GoroutineLook, tuple[GroupGrowth, ...]] | None = None
 
     def look(self, look: GoroutineLook) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from leaktrace.analysis.go_reports import GoFile, GoReports
 from leaktrace.capabilities import Capability, refused
 from leaktrace.errors import TargetError
-from leaktrace.go_report import GoLine, HeapLook
+from leaktrace.go_report import EXECUTED, GoLine, HeapLook
 from leaktrace.notices import notify
 from leaktrace.printable import printable
 from leaktrace.process.go_refills import Refills
@@ -24,7 +24,6 @@ from leaktrace.targets.process import Process
 
 _Read = TypeVar("_Read")
 _MOST_SHOWN = 3  # files
-_EXECUTED = "the process executed another program: growth counts from here"
 
 
 class GoLooks:
@@ -44,6 +43,8 @@ class GoLooks:
         self._process, self._top = process, top
         self._sample_refills = sample_refills
         self._refills: Refills | None = None
+        self._first_s: float | None = None  # when the first look began
+        self._executed_count = 0
         require_access(process.pid)
         self._open(program)
         self._refills = self._sampled()
@@ -61,7 +62,9 @@ class GoLooks:
         self.program = program
         self._goroutines = _readable(process, lambda: Goroutines(program))
         file = GoFile(program.path, program.version.text, program.bias, program.build_id)
-        self.reports = GoReports(process.pid, file, self._top, _lines_of(program))
+        self.reports = GoReports(
+            process.pid, file, self._top, _lines_of(program), first_s=self._first_s
+        )
         self.notes = _notes(program, self._goroutines)
         self.heap: Heap | None = None
         try:
@@ -80,22 +83,39 @@ class GoLooks:
     def look(self) -> None:
         """Look once more; in another program, if the process has executed one. Raises TargetError
         when the process has ended."""
-        goroutines = self._goroutines
         if self.look_s and self._has_executed():
-            self.close()
+            self._look_at_another()
+        else:
+            self._look()
+
+    def _look_at_another(self) -> None:
+        """Look at the program that was executed. It may end before it has been looked at: then
+        what was seen of the one before is still there."""
+        self.close()
+        before = dict(vars(self))
+        try:
             self._open(None)
-            goroutines = self._goroutines
-            self.notes = (_EXECUTED, *self.notes)
+            self._executed_count += 1
+            self.notes = (_executed(self._executed_count), *self.notes)
             try:
                 self._refills = self._sampled()
             except TargetError as error:
                 self.notes = (*self.notes, error.message)
-        look = _readable(self._process, goroutines.look)
+            self._look()
+        except BaseException:
+            self.close()
+            vars(self).update(before)
+            raise
+
+    def _look(self) -> None:
+        look = _readable(self._process, self._goroutines.look)
         heap = self._look_at_heap()
         # If it is still there, its id was never that of another process.
         if not self._process.is_alive():
             raise _ended(self._process)
         self.look_s = time.monotonic()
+        if self._first_s is None:
+            self._first_s = look.time_s
         self.reports.look(look)
         if heap is not None:
             self.reports.look_at_heap(heap)
@@ -142,6 +162,12 @@ def _refills(program: GoProgram, heap: Heap | None) -> Refills | None:
         "ends"
     )
     return refills
+
+
+def _executed(times: int) -> str:
+    """Says which program it is, too: after another one, it is another sentence."""
+    again = f" {times:,} times" if times > 1 else ""
+    return f"{EXECUTED}{again}: growth counts from here"
 
 
 def _lines_of(program: GoProgram) -> Callable[[int, bool], tuple[GoLine, ...]]:
