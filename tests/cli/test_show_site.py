@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.tracer import run_leaktrace
+from sample_families import BY_PROCESS
 from sample_reports import BUSY, PARSE_SITE
 from written_recordings import write
 
@@ -76,3 +77,15 @@ def test_views_and_files_of_one_site(run: Path) -> None:
     plain = run_leaktrace("show", run, "--site", "abcdef").stdout
     assert "8.0 KiB" in plain
     assert "6f1d2a" not in plain
+
+
+def test_in_a_recording_by_process_it_is_the_only_one_of_each(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.rec", [BY_PROCESS])
+    outcome = run_leaktrace("show", path, "--site", PARSE_SITE.id[:6], "-f", "json")
+    assert outcome.exit_code == 0, outcome.stderr
+    parts = json.loads(outcome.stdout)["by_process"]
+    listed = [[site["id"] for site in part["sites"]] for part in parts]
+    assert listed == [[], [PARSE_SITE.id], [PARSE_SITE.id]]
+    text = run_leaktrace("show", path, "--site", PARSE_SITE.id[:6]).stdout
+    assert "parse_header" in text
+    assert "cache" not in text

@@ -70,8 +70,9 @@ class SiteFilter:
 
 
 def filtered(report: Report, chosen: SiteFilter) -> Report:
-    """The report with only the sites that pass, also in its sections. `site_count` and the totals
-    stay, so that formats say how many are missing. Raises UsageError as `kept` does."""
+    """The report with only the sites that pass, also in its sections and its reports about each
+    process. `site_count` and the totals stay, so that formats say how many are missing. Raises
+    UsageError as `kept` does."""
     group = report.thread_stacks
     return replace(
         report,
@@ -79,6 +80,7 @@ def filtered(report: Report, chosen: SiteFilter) -> Report:
         thread_stacks=group and replace(group, sites=tuple(chosen.kept(group.sites))),
         sections=tuple(filtered(one, chosen) for one in report.sections),
         other_memory=tuple(filtered(one, chosen) for one in report.other_memory),
+        by_process=tuple(filtered(one, chosen) for one in report.by_process),
     )
 
 
