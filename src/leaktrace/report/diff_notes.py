@@ -23,6 +23,11 @@ def notes(diff: Diff) -> Iterator[str]:
             f"different targets, compared because of --force: {base.target.command} and "
             f"{new.target.command}"
         )
+    if diff.has_executed:
+        yield (
+            "the process executed another program between the two reports: two programs are "
+            "compared, so there are no rates"
+        )
     if (base.sample_rate, base.sample_bytes) != (new.sample_rate, new.sample_bytes):
         yield (
             f"different samples: {_sample(base)} in base, {_sample(new)} in new; sites that hold "

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from leaktrace.analysis.comparing.go_programs import both_with_goroutines, has_executed
 from leaktrace.analysis.comparing.matching import Match, Rule, Side, match
 from leaktrace.analysis.comparing.same_names import command_of
 from leaktrace.analysis.quantities import Quantity
@@ -18,7 +19,7 @@ from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.groups import Selection, select
 from leaktrace.analysis.views.parts import parts_of
 from leaktrace.errors import UsageError
-from leaktrace.model import Report, Site, Stack, Total
+from leaktrace.model import Measure, Report, Site, Stack, Total
 
 _HOUR_S = 3600
 # Below so many standard errors, a difference of estimates may be chance.
@@ -151,10 +152,11 @@ class Diff:
     base: Report
     new: Report
     quantity: Quantity
-    same_run: bool
+    same_run: bool  # of one program
     parts: tuple[PartDiff, ...]  # the report itself, and each section that both have
     only_base: tuple[Report, ...] = ()  # sections
     only_new: tuple[Report, ...] = ()
+    has_executed: bool = False  # another program, between the two reports of one recording
 
     @property
     def between_s(self) -> float | None:
@@ -178,15 +180,19 @@ def compare(
 ) -> Diff:
     """Compare two reports, which need all their sites.
 
-    `same_run`: both are of one run. Raises UsageError for different targets, unless forced, and for
-    a quantity that has no difference.
+    `same_run`: both are of one recording. Raises UsageError for different targets, unless forced,
+    and for a quantity that has no difference.
     """
     if quantity is Quantity.GROWTH:
         raise UsageError(
             "rates of two reports are not compared: what is in use says what has grown",
             "leave --quantity out, or choose another one",
         )
+    executed = same_run and has_executed(base, new)
+    (base, *only_base), (new, *only_new) = both_with_goroutines(base, new)
     _refuse_others(base, new, force)
+    _refuse_counters(base, quantity)
+    same_run = same_run and not executed
     older, newer = _by_name(base), _by_name(new)
     parts = [
         _compare_part(older[name], newer[name], quantity, chosen, same_run)
@@ -199,8 +205,9 @@ def compare(
         quantity,
         same_run,
         tuple(parts),
-        tuple(part for name, part in older.items() if name not in newer),
-        tuple(part for name, part in newer.items() if name not in older),
+        (*only_base, *(part for name, part in older.items() if name not in newer)),
+        (*only_new, *(part for name, part in newer.items() if name not in older)),
+        executed,
     )
 
 
@@ -216,6 +223,15 @@ def _refuse_others(base: Report, new: Report, force: bool) -> None:
             f"one measures {base.measure.value}, the other {new.measure.value}: they have nothing "
             "in common",
             "compare recordings that were made with the same options",
+        )
+
+
+def _refuse_counters(report: Report, quantity: Quantity) -> None:
+    in_use = (Quantity.IN_USE, Quantity.IN_USE_BLOCKS)
+    if report.measure is Measure.GOROUTINES and quantity not in in_use:
+        raise UsageError(
+            f"goroutines have no counters, so {quantity.in_words} can't be compared",
+            "leave --quantity out: how many there are is compared",
         )
 
 
@@ -235,6 +251,8 @@ def _by_name(report: Report) -> dict[tuple[str, int], Report]:
 def _compare_part(
     base: Report, new: Report, quantity: Quantity, chosen: SiteFilter | None, same_run: bool
 ) -> PartDiff:
+    if base.measure is Measure.GOROUTINES:  # beside a heap: there is one figure, how many there are
+        quantity = Quantity.IN_USE_BLOCKS
     if base.is_counted and quantity.is_bytes:  # objects without sizes
         quantity = Quantity(f"{quantity.value}-blocks")
     sides = select(base, quantity, chosen), select(new, quantity, chosen)

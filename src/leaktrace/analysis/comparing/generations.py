@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leaktrace.analysis.comparing.go_programs import has_executed
 from leaktrace.analysis.comparing.matching import identity
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.parts import not_listed, parts_with_sites, sites_of
 from leaktrace.errors import UsageError
-from leaktrace.model import Report, Site, Total
+from leaktrace.model import Measure, Report, Site, Total
 
 _ROUNDED_NS = 2_000_000  # ages and times may be kept in milliseconds
 
@@ -69,7 +70,18 @@ def generations(
     quantity: Quantity = Quantity.IN_USE,
     chosen: SiteFilter | None = None,
 ) -> Generations:
-    """Three reports of one run, in this order, with all their sites."""
+    """Three reports of one run, in this order, with all their sites. Raises UsageError."""
+    if Measure.GOROUTINES in (begin.measure, end.measure, now.measure):
+        raise UsageError(
+            "goroutines have no counters of how many began and ended, so --still-at can't tell "
+            "which are still there",
+            "leave --still-at out: how many there are is compared",
+        )
+    if has_executed(begin, end) or has_executed(end, now):
+        raise UsageError(
+            "the process executed another program between these moments: nothing is still there",
+            "choose moments of one program",
+        )
     if not begin.elapsed_s <= end.elapsed_s <= now.elapsed_s:
         raise UsageError(
             "the three moments are not in order: --still-at is after both others",
