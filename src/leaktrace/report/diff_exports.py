@@ -18,7 +18,7 @@ from leaktrace.analysis.comparing.changes import Diff
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import notes
 from leaktrace.report.export import EXPORTS, ExportOptions
-from leaktrace.report.figures import quantity_in_words
+from leaktrace.report.figures import noun, quantity_in_words
 
 # Those of `EXPORTS` that can show differences, with a line for --help.
 DIFF_EXPORTS: Mapping[str, str] = {
@@ -86,14 +86,15 @@ def _write_flame_graph(diff: Diff, names: tuple[str, str], output: BinaryIO) -> 
     from leaktrace.report.export.flamegraph import Compared, create_differential  # noqa: PLC0415
 
     base, new = names
+    part = diff.parts[0]
+    quantity = part.new.quantity  # of objects without sizes another one than was asked for
     compared = Compared(
         f"{diff.new.target.command}: {new} compared with {base}",
         base,
         new,
-        diff.quantity,
-        quantity_in_words(diff.quantity, diff.new),
+        quantity,
+        quantity_in_words(quantity, diff.new),
+        noun(diff.new),
     )
-    changes = (
-        (change.stack, change.base_value, change.new_value) for change in diff.parts[0].changes
-    )
+    changes = ((change.stack, change.base_value, change.new_value) for change in part.changes)
     create_differential(changes, compared).write(output)

@@ -58,6 +58,7 @@ def _site(change: SiteChange) -> Site:
         error=change.error,
         cache=shown.cache,
         context=shown.context,
+        state=shown.state,
     )
 
 

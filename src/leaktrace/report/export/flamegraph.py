@@ -74,6 +74,7 @@ class Compared:
     new: str
     quantity: Quantity = Quantity.IN_USE
     words: str = ""  # what the quantity is; "": as usual
+    noun: str = "block"  # what is counted, in the singular
 
 
 class DifferentialFlameGraph:
@@ -98,7 +99,7 @@ class DifferentialFlameGraph:
         )
         part = {
             "name": compared.words or compared.quantity.in_words,
-            "noun": "block",
+            "noun": compared.noun,
             "about": "",
             "nodes": nodes,
             "quantities": [

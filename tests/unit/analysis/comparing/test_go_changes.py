@@ -3,18 +3,24 @@ has a profile of the heap."""
 
 from __future__ import annotations
 
+import io
+import json
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from read_exports import read_pprof
 from sample_go import GROWING, SAMPLED, STUCK
 
-from leaktrace.analysis.comparing.changes import compare
+from leaktrace.analysis.comparing.changes import Diff, compare
 from leaktrace.analysis.comparing.generations import generations
 from leaktrace.analysis.go_sites import go_sites
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.errors import UsageError
 from leaktrace.go_report import EXECUTED, GoReport
 from leaktrace.model import Measure, Report
+from leaktrace.report.diff_exports import write_diff
 from leaktrace.report.diff_json import diff_object
 from leaktrace.report.diff_notes import notes
 
@@ -100,3 +106,23 @@ def test_the_same_program_has_one() -> None:
     assert not [note for note in notes(diff) if "executed" in note]
     other_run = compare(go_sites(GROWING), go_sites(new))
     assert not [note for note in notes(other_run) if "executed" in note]
+
+
+def exported(name: str, diff: Diff) -> bytes:
+    output = io.BytesIO()
+    write_diff(name, diff, NAMES, output)
+    return output.getvalue()
+
+
+def test_a_flame_graph_counts_goroutines() -> None:
+    page = exported("flamegraph", compare(PLAIN, PLAIN_LATER)).decode()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert found is not None
+    part: Any = json.loads(found[1])["parts"][0]
+    assert (part["name"], part["noun"]) == ("goroutines", "goroutine")
+    assert {one["unit"] for one in part["quantities"]} == {"blocks"}
+
+
+def test_pprof_has_what_they_wait_for() -> None:
+    profile = read_pprof(exported("pprof", compare(PLAIN, PLAIN_LATER)))
+    assert "chan receive" in {label.get("state") for label in profile.labels}
