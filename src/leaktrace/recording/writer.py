@@ -156,8 +156,11 @@ class RecordingWriter:
         return whole
 
     def _forget_unused(self) -> list[Object]:
-        """The stacks that no site of the last report has, once there are many. They are written
-        again if one has. Returns the line that lets readers forget them, too."""
+        """The stacks that no site of the last report has, once there are many, or all after a
+        failure. They are written again if one has. Returns the line that lets readers forget them,
+        too."""
+        if self._missed:  # see _start_over: they get other numbers
+            return [{"schema": FORGET, "kept": 0}] if self.reports else []
         if len(self._written) <= 2 * len(self._used) + _FEW_STACKS:
             return []
         self._numbers = {stack: number for number, stack in self._used.items()}

@@ -20,7 +20,7 @@ from rendered_samples import REPORTS
 from written_recordings import INFO, write
 
 from leaktrace.model import Releaser, Report, Stack
-from leaktrace.recording import writer
+from leaktrace.recording import reader, writer
 from leaktrace.recording.moments import Points
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import LineFile
@@ -109,6 +109,36 @@ def test_stacks_are_forgotten_and_come_again(
         stacks, all_stacks = stacks_of(found), stacks_of(expected)
         assert stacks == {key: all_stacks[key] for key in stacks}
         assert shortened or stacks == all_stacks
+
+
+def test_reports_that_are_missing_take_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each, all stacks are written again: those of before are forgotten."""
+    path = tmp_path / "run"
+    file = LineFile(io.FileIO(path, "w"), path)
+    recording = writer.RecordingWriter(file, INFO)
+    recording.begin()
+    reports, write_lines = reports_of(7, 90), file.write
+    for report in reports:
+        if report.number % 3 == 0:
+            monkeypatch.setattr(file, "write", full_disk)
+            with pytest.raises(OSError):
+                recording.report(report)
+            monkeypatch.setattr(file, "write", write_lines)
+        else:
+            recording.report(report)
+    recording.end()
+    file.close()
+    of_one = max(sum(map(len, stacks_of(one).values())) for one in reports)
+    frames = max(len(stack.frames) + 1 for one in reports for stack in stacks_of(one).popitem()[1])
+    monkeypatch.setattr(reader, "_MOST_FRAMES", 5 * of_one * frames)
+    again = list(read_recording(path).reports())
+    assert list(map(stacks_of, again)) == [stacks_of(one) for one in reports if one.number % 3]
+
+
+def full_disk(_lines: bytes) -> None:
+    raise OSError(28, "no space")
 
 
 def test_points_are_those_of_the_reports(tmp_path: Path) -> None:
