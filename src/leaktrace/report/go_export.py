@@ -28,16 +28,25 @@ class GoExport:
     ) -> None:
         """Raises as `ExportReporter`."""
         self._profile = profile
+        self._written: int | None = None  # the number of the last report with a profile
+        self._is_missing = False  # in the last report
         self._reporter = ExportReporter(format_name, options, output, notices)
 
     def go(self, report: GoReport) -> None:
-        """Take in a report. One without a profile, of which a note says why, changes nothing."""
+        """Take in a report. One without a profile changes nothing: the program has switched it off,
+        or has executed another program."""
         sites = heap_sites(report) if self._profile is GoProfile.HEAP else goroutine_sites(report)
+        self._is_missing = sites is None
         if sites is not None:
             self._reporter.report(sites)
-        else:
-            self._reporter.notice("the profile is switched off by now: that of before is written")
+            self._written = report.number
 
     def end(self) -> None:
         """Write the file."""
+        if self._is_missing:
+            told = "the last report has no profile of the heap"
+            if self._written is None:
+                self._reporter.notice(f"{told}, nor had another one: no file is written")
+            else:
+                self._reporter.notice(f"{told}: that of report {self._written:,} is written")
         self._reporter.end()
