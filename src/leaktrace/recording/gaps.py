@@ -19,6 +19,7 @@ class Gap:
 
     at: int  # so many reports are before it
     missing: MissingReports
+    why: str = "the recording could not be written"
 
     def in_words(self) -> str:
         """A sentence with the times between which they are missing."""
@@ -32,7 +33,7 @@ class Gap:
             where = f" after {_named(one.after)}, the last one"
         else:
             where = f" between {_named(one.after)} and {_named(one.before)}"
-        return f"{reports} missing{where}: the recording could not be written"
+        return f"{reports} missing{where}: {self.why}"
 
 
 def local(time: datetime) -> str:

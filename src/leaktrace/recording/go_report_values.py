@@ -55,6 +55,20 @@ def go_report_from(fields: Fields) -> Report:
     )
 
 
+def go_held_from(fields: Fields) -> int:
+    """Only what the report of this line has as `outstanding`: bytes in the profile of the heap, or
+    without one, how many goroutines there are. Raises MalformedError."""
+    profiled = fields.optional("heap", lambda heap: heap.optional("profile", _in_use_bytes))
+    return fields.integer("goroutine_count") if profiled is None else profiled
+
+
+def _in_use_bytes(profile: Fields) -> int:
+    total = profile.optional_integer("in_use_bytes")  # since the version that has it
+    if total is not None:
+        return total
+    return sum(site.integer("in_use_bytes") for site in profile.objects("sites"))
+
+
 def _goroutines(fields: Fields) -> GoroutineSection:
     skipped = fields.counts("skipped")
     system_count = fields.integer("system_goroutine_count")

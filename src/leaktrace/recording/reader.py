@@ -19,7 +19,7 @@ from leaktrace.recording.format import (
     site_lists,
 )
 from leaktrace.recording.gaps import MOST_TOLD, Gap, gap_from, local, more_in_words
-from leaktrace.recording.go_report_values import go_report_from
+from leaktrace.recording.go_report_values import go_held_from, go_report_from
 from leaktrace.recording.recorded_sites import aged, as_json
 from leaktrace.recording.report_values import report_from, time_from
 from leaktrace.recording.site_values import forget_frames, site_from, stack_from
@@ -202,22 +202,13 @@ class _Reading:
             case "leaktrace/changes/1":
                 return self._take_changes(value, fields)
             case "leaktrace/go/1":
-                report = go_report_from(fields)
-                self._last = ReportTime(report.number, report.time, report.elapsed_s)
-                self._reports += 1
-                held = report.outstanding.bytes
-                return Moment(
-                    report.number,
-                    report.time,
-                    report.elapsed_s,
-                    held,
-                    report.final,
-                    lambda: report,
-                )
+                self._tell_skipped(_report_time(fields))
+                held = go_held_from(fields)
+                return self._moment(fields, held, lambda: go_report_from(fields))
             case "leaktrace/report/1":
                 for one in fields.objects("missing_reports"):
                     self._tell(gap_from(one, self._reports, _report_time))
-                return self._moment(fields, lambda: report_from(value))
+                return self._moment(fields, _held_from(fields), lambda: report_from(value))
             case "leaktrace/end/1":
                 self._has_ended = True
                 self._tell_missed(fields, None)
@@ -263,17 +254,16 @@ class _Reading:
             state.apply(Fields(part, f"the report{' ' if name else ''}{name}"))
         self._lists = lists
         self._built = {name: self._built.get(name, {}) for name in lists}
-        return self._moment(fields, lambda: self._build(value))
+        return self._moment(fields, _held_from(fields), lambda: self._build(value))
 
-    def _moment(self, fields: Fields, build: Callable[[], Report]) -> Moment:
-        outstanding = fields.inner("outstanding")
+    def _moment(self, fields: Fields, held: int, build: Callable[[], Report]) -> Moment:
         last = self._last = _report_time(fields)
         self._reports += 1
         return Moment(
             last.number,
             last.time,
             last.elapsed_s,
-            outstanding.integer("bytes", outstanding.integer("count")),
+            held,
             fields.flag("final"),
             partial(self._checked, build),
         )
@@ -283,6 +273,14 @@ class _Reading:
         missed = fields.integer("missed", 0)
         if missed > 0:
             self._tell(Gap(self._reports, MissingReports(missed, self._last, before)))
+
+    def _tell_skipped(self, report: ReportTime) -> None:
+        """What `leaktrace go` writes says nothing of missing reports, but numbers them all."""
+        last = self._last
+        skipped = report.number - (0 if last is None else last.number) - 1
+        if skipped > 0:
+            missing = MissingReports(skipped, last, report)
+            self._tell(Gap(self._reports, missing, "numbers are skipped there"))
 
     def _tell(self, gap: Gap) -> None:
         gaps, problems = self._recording.gaps, self._recording.problems
@@ -323,6 +321,11 @@ class _Reading:
         if number not in self._stacks:
             raise MalformedError(f"stack {number} was not described before")
         return self._stacks[number]
+
+
+def _held_from(fields: Fields) -> int:
+    outstanding = fields.inner("outstanding")
+    return outstanding.integer("bytes", outstanding.integer("count"))
 
 
 def _report_time(fields: Fields) -> ReportTime:

@@ -14,7 +14,11 @@ from sample_go import GO_REPORTS, GROWING, rendered_go
 
 from leaktrace.analysis.comparing.changes import compare
 from leaktrace.analysis.go_sites import go_sites
+from leaktrace.cli.moments import parse_when, reports_at
 from leaktrace.model import Report, Site
+from leaktrace.recording import reader
+from leaktrace.recording.fields import Fields
+from leaktrace.recording.go_report_values import go_report_from
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import NotReadableError
 from leaktrace.report.diff_text import diff_lines
@@ -61,6 +65,45 @@ def test_files_of_before_frames_had_places(tmp_path: Path) -> None:
     (old,) = read_recording(written(tmp_path, value)).reports()
     diff = compare(old, go_sites(GROWING))
     assert [one.difference for one in diff.parts[0].changes] == [0]
+
+
+def test_only_those_that_are_asked_for_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.json"
+    samples = [replace(sample, number=at) for at, sample in enumerate(GO_REPORTS.values(), 1)]
+    file.write_text("".join(rendered_go("json", sample) for sample in samples * 5))
+    built: list[int] = []
+
+    def count(fields: Fields) -> Report:
+        built.append(fields.integer("number"))
+        return go_report_from(fields)
+
+    monkeypatch.setattr(reader, "go_report_from", count)
+    ends = [parse_when(f"{file}@{which}") for which in ("first", "last")]
+    first, last = reports_at(ends)[0]
+    assert built == [first.number, last.number] == [1, len(samples)]
+    # What is known of the others is the same as if they were.
+    for moment, sample in zip(read_recording(file).moments(), samples * 5, strict=True):
+        expected = go_sites(sample)
+        assert moment.outstanding_bytes == expected.outstanding.bytes
+        assert (moment.number, moment.time) == (sample.number, sample.time)
+        assert (moment.elapsed_s, moment.is_final) == (sample.elapsed_s, sample.final)
+    assert len(built) == 2
+
+
+def test_reports_that_are_missing_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    numbers = (3, 4, 7, 9, 9, 1, 2)  # the end is of another run, appended
+    file.write_text("".join(rendered_go("json", replace(GROWING, number=n)) for n in numbers))
+    recording = read_recording(file)
+    assert [moment.number for moment in recording.moments()] == list(numbers)
+    told = [(gap.at, gap.missing.count) for gap in recording.gaps]
+    assert told == [(0, 2), (2, 2), (3, 1)]
+    assert len(recording.problems) == 3
+    assert "2 reports are missing between report 4 (" in recording.problems[1]
+    problems = reports_at([parse_when(f"{file}@first"), parse_when(f"{file}@last")])[1]
+    assert [problem.removeprefix(f"{file}: ") for problem in problems] == recording.problems
 
 
 def test_any_value_may_be_anything(tmp_path: Path) -> None:
