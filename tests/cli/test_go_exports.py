@@ -106,6 +106,28 @@ def test_the_heap_is_what_the_program_writes(
     assert all(re.match(r" *0 ", row) for row in none[1:])
 
 
+def test_the_same_from_a_recording(go_heap_profile: Builder, tmp_path: Path) -> None:
+    truth, run, file = (tmp_path / name for name in ("truth", "run.gz", "heap.pb.gz"))
+    with started(go_heap_profile("debian"), "keep", str(KEPT), str(truth)) as pid:
+        outcome = run_leaktrace("go", "-p", str(pid), "0.2", "1", "--record", str(run))
+        assert outcome.exit_code == 0, outcome.stderr
+        own_profile(pid, truth)
+    theirs = nonzero(read_pprof((tmp_path / "truth.profile.pb.gz").read_bytes()))
+    outcome = run_leaktrace("show", str(run), "-f", "pprof", "--output", str(file))
+    assert outcome.exit_code == 0, outcome.stderr
+    ours = nonzero(read_pprof(file.read_bytes()))
+    goroutines = ours.pop("goroutines_goroutine")
+    assert ours == theirs
+    assert any("main.keep" in stack for stack in goroutines)
+    by_function = run_leaktrace("show", str(run), "--by", "function")
+    assert "main.keepSession" in by_function.stdout
+    assert "goroutines" in by_function.stdout
+    for words in ((), ("-f", "html"), ("-f", "json"), ("--marks",)):
+        refused = run_leaktrace("show", str(run), *words)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "pprof" in refused.stderr.splitlines()[1]
+
+
 @pytest.mark.parametrize("kind", BUILDS)
 def test_the_build_id_is_that_of_the_file(
     kind: str, go_heap_profile: Builder, pprof: Callable[..., str], tmp_path: Path

@@ -26,6 +26,7 @@ from leaktrace.report import Output, create_reporter, open_output
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.html import HtmlReport
 from leaktrace.report.export_reporter import refuse_terminal
+from leaktrace.report.go_export import GO_EXPORTS
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.moment_json import in_utc
 from leaktrace.report.output import write_content
@@ -38,10 +39,12 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
     Raises LeaktraceError.
     """
     recording = read_recording(options.recording)
-    if recording.is_of_go:
+    if recording.is_of_go and view is None and options.format not in GO_EXPORTS:
         raise UsageError(
-            f"{printable(str(options.recording))} is JSON of leaktrace go, which is not shown here",
-            "leaktrace diff compares two such files, or two reports of one",
+            f"{printable(str(options.recording))} is JSON of leaktrace go: it is not shown as "
+            f"{options.format}",
+            f"its sites can be exported (-f {', '.join(GO_EXPORTS)}) or seen with --by, and "
+            "leaktrace diff compares two reports",
         )
     export = EXPORTS.get(options.format)
     with open_output(options.output, is_waiting=True) as output:
