@@ -122,10 +122,30 @@ def test_the_same_from_a_recording(go_heap_profile: Builder, tmp_path: Path) -> 
     by_function = run_leaktrace("show", str(run), "--by", "function")
     assert "main.keepSession" in by_function.stdout
     assert "goroutines" in by_function.stdout
+    assert re.search(r"^goroutines by function: 2 at ", by_function.stdout, re.MULTILINE)
+    allocated = run_leaktrace("show", str(run), "--by", "function", "--quantity", "allocated")
+    assert "bytes allocated since the profile is on" in allocated.stdout
     for words in ((), ("-f", "html"), ("-f", "json"), ("--marks",)):
         refused = run_leaktrace("show", str(run), *words)
         assert (refused.exit_code, refused.stdout) == (2, "")
         assert "pprof" in refused.stderr.splitlines()[1]
+    for by in (("--by", "line"), ("-f", "folded")):
+        refused = run_leaktrace("show", str(run), *by, "--quantity", "growth")
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "diff" in refused.stderr.splitlines()[1]
+
+
+def test_goroutines_of_a_recording_have_no_counters(go_heap: Builder, tmp_path: Path) -> None:
+    run = tmp_path / "run.gz"
+    with started(go_heap("debian"), "keep", "10", "/dev/null") as pid:
+        outcome = run_leaktrace("go", "-p", str(pid), "0.2", "1", "--record", str(run))
+    assert outcome.exit_code == 0, outcome.stderr
+    shown = run_leaktrace("show", str(run), "--by", "function")
+    assert re.search(r"^goroutines by function: \d+ at ", shown.stdout, re.MULTILINE)
+    for quantity in ("allocated", "freed-blocks"):
+        refused = run_leaktrace("show", str(run), "--by", "function", "--quantity", quantity)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "goroutines have no counters" in refused.stderr
 
 
 @pytest.mark.parametrize("kind", BUILDS)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from leaktrace.model import Site
+from leaktrace.errors import UsageError
+from leaktrace.model import Measure, Report, Site
 
 
 class Quantity(StrEnum):
@@ -39,7 +40,18 @@ class Quantity(StrEnum):
         return int(getattr(site, _FIELDS[self]))
 
 
+def refuse_counters(report: Report, quantity: Quantity, what: str) -> None:
+    """Raises UsageError if a report knows only how many there are, and something else is asked for.
+    `what`: is done to the report: "shown"."""
+    if report.measure is Measure.GOROUTINES and quantity not in _IN_USE:
+        raise UsageError(
+            f"goroutines have no counters, so {quantity.in_words} can't be {what}",
+            f"leave --quantity out: how many there are is {what}",
+        )
+
+
 _HOUR_S = 3600
+_IN_USE = (Quantity.IN_USE, Quantity.IN_USE_BLOCKS)
 _FIELDS = {
     Quantity.IN_USE: "bytes",
     Quantity.IN_USE_BLOCKS: "count",

@@ -9,14 +9,14 @@ from typing import ClassVar, TextIO
 
 from rich.text import Text
 
-from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.quantities import Quantity, refuse_counters
 from leaktrace.analysis.views.by_size import refuse_without_sizes
 from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.groups import select, view
 from leaktrace.analysis.views.parts import parts_of, parts_with_sites
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction, tree
-from leaktrace.model import Event, Report
+from leaktrace.model import Event, Measure, Report
 from leaktrace.report.diff_text import moment, target_in_words
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.json_sites import Object
@@ -55,7 +55,9 @@ class ViewReporter(Reporter):
 
     def report(self, report: Report) -> None:
         """Write one report. Raises UsageError if comparing names with the filter takes too long,
-        and if it is to be seen by size, and knows no sizes."""
+        if it is to be seen by size, and knows no sizes, and if it has only the number of what is
+        there, and that is not asked for."""
+        refuse_counters(report, self._options.quantity, "shown")
         if self._options.by is Grouping.SIZE:
             refuse_without_sizes(report)
         if self._is_json:
@@ -103,7 +105,10 @@ class ViewReporter(Reporter):
 
 
 def _quantity(part: Report, quantity: Quantity) -> Quantity:
-    """Of objects without sizes, their number in place of bytes."""
+    """Of objects without sizes, their number in place of bytes. Of goroutines beside a heap, there
+    is only one figure, how many there are."""
+    if part.measure is Measure.GOROUTINES:
+        return Quantity.IN_USE_BLOCKS
     if part.is_counted and quantity.is_bytes and quantity is not Quantity.GROWTH:
         return Quantity(f"{quantity.value}-blocks")
     return quantity

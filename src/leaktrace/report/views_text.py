@@ -23,7 +23,7 @@ from leaktrace.analysis.views.rows import Held, Row
 from leaktrace.analysis.views.trees import Direction, Folded, Line, Node, Tree
 from leaktrace.model import Site
 from leaktrace.printable import printable
-from leaktrace.report.figures import about
+from leaktrace.report.figures import about, quantity_in_words
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import FUNCTION_STYLE, frame_lines
 from leaktrace.report.layout import wrapped
@@ -103,7 +103,7 @@ def _heading(selection: Selection, what: str, width: int) -> Iterator[Text]:
     name = selection.report.section
     sites = units.counted(selection.total_sites, "site")
     total = _value(selection.total, selection)
-    start = f"{printable(name)}: " if name else ""
+    start = f"{printable(name)}: " if name and not what.startswith(name) else ""
     yield from wrapped("", f"{start}{what}: {total} at {sites}", width)
     if selection.filtered or len(selection.sites) != selection.total_sites:
         shown = _value(selection.shown, selection)
@@ -131,7 +131,7 @@ def _value(value: int, selection: Selection) -> str:
 def _title(selection: Selection) -> str:
     if selection.quantity is Quantity.GROWTH and selection.report.is_counted:
         return "growth per hour"
-    return selection.quantity.in_words
+    return quantity_in_words(selection.quantity, selection.report)
 
 
 def _has_one_column(grouping: Grouping) -> bool:

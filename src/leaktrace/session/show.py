@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from leaktrace import units
+from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.top_sites import with_top
 from leaktrace.analysis.views.filters import SiteFilter, filtered
 from leaktrace.analysis.views.one_site import OneSite
@@ -39,13 +40,8 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
     Raises LeaktraceError.
     """
     recording = read_recording(options.recording)
-    if recording.is_of_go and view is None and options.format not in GO_EXPORTS:
-        raise UsageError(
-            f"{printable(str(options.recording))} is JSON of leaktrace go: it is not shown as "
-            f"{options.format}",
-            f"its sites can be exported (-f {', '.join(GO_EXPORTS)}) or seen with --by, and "
-            "leaktrace diff compares two reports",
-        )
+    if recording.is_of_go:
+        _refuse_for_go(options, view)
     export = EXPORTS.get(options.format)
     with open_output(options.output, is_waiting=True) as output:
         if options.marks:
@@ -58,6 +54,21 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
     for problem in recording.problems:
         notify(problem)
     return 0
+
+
+def _refuse_for_go(options: ShowOptions, view: ViewOptions | None) -> None:
+    what = f"{printable(str(options.recording))} is JSON of leaktrace go"
+    if options.marks or (view is None and options.format not in GO_EXPORTS):
+        shown = "and has no marks" if options.marks else f"which is not shown as {options.format}"
+        raise UsageError(
+            f"{what}, {shown}",
+            f"its sites can be exported (-f {', '.join(GO_EXPORTS)}) or seen with --by, and "
+            "leaktrace diff compares two reports",
+        )
+    if view is not None and view.quantity is Quantity.GROWTH:
+        raise UsageError(
+            f"{what}, which has no rates of sites", "leaktrace diff shows what has grown"
+        )
 
 
 def _show(

@@ -14,7 +14,7 @@ from enum import StrEnum
 from leaktrace.analysis.comparing.go_programs import both_with_goroutines, has_executed
 from leaktrace.analysis.comparing.matching import Match, Rule, Side, match
 from leaktrace.analysis.comparing.same_names import command_of
-from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.quantities import Quantity, refuse_counters
 from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.groups import Selection, select
 from leaktrace.analysis.views.parts import parts_of
@@ -191,7 +191,7 @@ def compare(
     executed = same_run and has_executed(base, new)
     (base, *only_base), (new, *only_new) = both_with_goroutines(base, new)
     _refuse_others(base, new, force)
-    _refuse_counters(base, quantity)
+    refuse_counters(base, quantity, "compared")
     same_run = same_run and not executed
     older, newer = _by_name(base), _by_name(new)
     parts = [
@@ -223,15 +223,6 @@ def _refuse_others(base: Report, new: Report, force: bool) -> None:
             f"one measures {base.measure.value}, the other {new.measure.value}: they have nothing "
             "in common",
             "compare recordings that were made with the same options",
-        )
-
-
-def _refuse_counters(report: Report, quantity: Quantity) -> None:
-    in_use = (Quantity.IN_USE, Quantity.IN_USE_BLOCKS)
-    if report.measure is Measure.GOROUTINES and quantity not in in_use:
-        raise UsageError(
-            f"goroutines have no counters, so {quantity.in_words} can't be compared",
-            "leave --quantity out: how many there are is compared",
         )
 
 
