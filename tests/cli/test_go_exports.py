@@ -84,7 +84,7 @@ def test_the_heap_is_what_the_program_writes(
     assert list(one.figures) == TYPES
     assert one.default == "inuse_space"
     assert nonzero(one) == nonzero(other)
-    assert len(nonzero(one)["alloc_space"]) >= 5
+    assert len(nonzero(one)["alloc_space"]) >= 3  # which are recorded, is chance
     sizes = [Counter(label.get("bytes") for label in read.labels) for read in (one, other)]
     assert sizes[0] <= sizes[1]
     assert {label["pid"] for label in one.labels} == {pid}
@@ -125,14 +125,32 @@ def test_the_same_from_a_recording(go_heap_profile: Builder, tmp_path: Path) -> 
     assert re.search(r"^goroutines by function: 2 at ", by_function.stdout, re.MULTILINE)
     allocated = run_leaktrace("show", str(run), "--by", "function", "--quantity", "allocated")
     assert "bytes allocated since the profile is on" in allocated.stdout
-    for words in ((), ("-f", "html"), ("-f", "json"), ("--marks",)):
+    refused = run_leaktrace("show", str(run), "-f", "html")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "pprof" in refused.stderr.splitlines()[1]
+    for words in (("--marks",), ("--full-stacks",), ("--site", "12"), ("--sysroot", "/")):
         refused = run_leaktrace("show", str(run), *words)
         assert (refused.exit_code, refused.stdout) == (2, "")
-        assert "pprof" in refused.stderr.splitlines()[1]
+        assert words[0] in refused.stderr.splitlines()[0]
     for by in (("--by", "line"), ("-f", "folded")):
         refused = run_leaktrace("show", str(run), *by, "--quantity", "growth")
         assert (refused.exit_code, refused.stdout) == (2, "")
         assert "diff" in refused.stderr.splitlines()[1]
+
+
+def test_a_recording_is_shown_as_it_was_printed(go_heap_profile: Builder, tmp_path: Path) -> None:
+    run = tmp_path / "run.gz"
+    with started(go_heap_profile("debian"), "keep", str(KEPT), "/dev/null") as pid:
+        printed = run_leaktrace("go", "-p", str(pid), "0.2", "3", "--record", str(run))
+    assert printed.exit_code == 0, printed.stderr
+    assert printed.stdout.count("report ") == 3
+    shown = run_leaktrace("show", str(run), "--from", "first")
+    assert (shown.exit_code, shown.stdout) == (0, printed.stdout)
+    last = run_leaktrace("show", str(run), "-T", "1")
+    assert last.stdout.count("report 3") == 1
+    assert "(--top)" in last.stdout
+    (value,) = map(json.loads, run_leaktrace("show", str(run), "-f", "json").stdout.splitlines())
+    assert (value["schema"], value["number"], value["final"]) == ("leaktrace/go/1", 3, True)
 
 
 def test_goroutines_of_a_recording_have_no_counters(go_heap: Builder, tmp_path: Path) -> None:

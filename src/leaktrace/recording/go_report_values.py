@@ -1,12 +1,11 @@
-"""Reports of `leaktrace go` from their JSON objects, as far as they are about sites: the other way
-of report/go_json.py."""
+"""Reports of `leaktrace go` from their JSON objects: the other way of report/go_json.py."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from leaktrace.analysis.go_sites import go_sites
 from leaktrace.go_report import (
+    Change,
     Collector,
     GoHeap,
     GoLine,
@@ -19,39 +18,47 @@ from leaktrace.go_report import (
     HeapLook,
     ProfileKey,
     ProfileLook,
+    RefillLook,
+    RefillSection,
+    RefillSite,
+    SeenObjects,
+    SeenRefills,
     SeenSite,
     SiteFigures,
     SizedObjects,
+    SizeFigures,
+    SizeKey,
     Skip,
+    TypeFigures,
+    TypeKey,
+    TypesLook,
 )
-from leaktrace.model import Report
 from leaktrace.recording.fields import Fields
 from leaktrace.recording.report_values import time_from
 
 _NO_STACK = ProfileKey(())
 
 
-def go_report_from(fields: Fields) -> Report:
-    """The sites of a report (schema `leaktrace/go/1`). Addresses are those in the file of the
-    program. Raises MalformedError."""
+def go_report_from(fields: Fields) -> GoReport:
+    """A report (schema `leaktrace/go/1`). Addresses are those in the file of the program. Raises
+    MalformedError."""
     target, code = fields.inner("target"), fields.inner("go")
-    return go_sites(
-        GoReport(
-            time=time_from(fields),
-            elapsed_s=fields.number("elapsed_s"),
-            number=fields.integer("number"),
-            final=fields.flag("final"),
-            reason=fields.text("reason"),
-            pid=target.integer("pid"),
-            command=target.text("command"),
-            path=code.text("path"),
-            version=code.text("version"),
-            build_id=code.optional_text("build_id"),
-            top=fields.integer("top"),
-            goroutines=_goroutines(fields),
-            notes=fields.texts("notes"),
-            heap=fields.optional("heap", _heap),
-        )
+    return GoReport(
+        time=time_from(fields),
+        elapsed_s=fields.number("elapsed_s"),
+        number=fields.integer("number"),
+        final=fields.flag("final"),
+        reason=fields.text("reason"),
+        pid=target.integer("pid"),
+        command=target.text("command"),
+        path=code.text("path"),
+        version=code.text("version"),
+        build_id=code.optional_text("build_id"),
+        top=fields.integer("top"),
+        goroutines=_goroutines(fields),
+        look_age_s=fields.number("look_age_s", 0.0),
+        notes=fields.texts("notes"),
+        heap=fields.optional("heap", _heap),
     )
 
 
@@ -82,13 +89,14 @@ def _goroutines(fields: Fields) -> GoroutineSection:
         group_count=fields.integer("group_count"),
         leaking_count=fields.integer("leaking_group_count"),
         verdict=fields.word("verdict", GoVerdict, GoVerdict.TOO_EARLY),
-        skipped={skip: skipped[skip.value] for skip in Skip if skip.value in skipped},
-        took_s=0.0,
+        skipped={skip: skipped[skip.value] for skip in Skip if skipped.get(skip.value)},
+        took_s=fields.number("look_s"),
     )
 
 
 def _group(fields: Fields) -> GoroutineGroup:
     frames = tuple(_line(one) for one in fields.objects("frames"))
+    wait_s = fields.optional_number("oldest_wait_s")
     return GoroutineGroup(
         growth=GroupGrowth(
             key=GroupKey(fields.text("wait_reason"), tuple(line.address for line in frames), 0, 0),
@@ -97,7 +105,7 @@ def _group(fields: Fields) -> GoroutineGroup:
             growth_per_s=fields.optional_number("growth_per_s"),
             verdict=fields.word("verdict", GoVerdict, GoVerdict.TOO_EARLY),
             stack_bytes=fields.integer("stack_bytes"),
-            longest_wait_ns=None,
+            longest_wait_ns=None if wait_s is None else round(wait_s * 1e9),
             since_s=fields.number("since_s"),
             look_count=fields.integer("look_count"),
         ),
@@ -125,9 +133,10 @@ def _line(fields: Fields) -> GoLine:
 
 def _heap(fields: Fields) -> GoHeap:
     profile = fields.optional("profile", _profile)
+    types = None if fields.is_null("types") else fields.inner("types")
     look = HeapLook(
         time_s=0.0,
-        took_s=0.0,
+        took_s=fields.number("look_s"),
         collector=Collector(
             fields.integer("gc_percent"),
             fields.optional_integer("memory_limit_bytes"),
@@ -143,7 +152,7 @@ def _heap(fields: Fields) -> GoHeap:
         allocated_bytes=fields.integer("allocated_bytes"),
         resident_bytes=fields.optional_integer("resident_bytes"),
         sizes={},
-        types=None,
+        types=None if types is None else _types(types),
         skipped_span_count=fields.integer("skipped_span_count"),
         moved_bytes=fields.integer("moved_bytes"),
         profile=profile,
@@ -152,13 +161,80 @@ def _heap(fields: Fields) -> GoHeap:
     listed = fields.inner("profile") if profile is not None else None
     return GoHeap(
         look=look,
-        change=None,
-        collections_since=0,
-        live_change_bytes=None,
-        sizes=(),
-        size_count=0,
+        change=_change(fields),
+        collections_since=fields.integer("gc_count_since"),
+        live_change_bytes=fields.optional_integer("live_growth_bytes"),
+        sizes=tuple(
+            SizeFigures(
+                SizeKey(
+                    one.integer("object_bytes"), one.flag("has_pointers"), one.flag("is_large")
+                ),
+                _objects(one),
+                _change(one),
+            )
+            for one in fields.objects("sizes")
+        ),
+        size_count=fields.integer("size_count"),
+        types=() if types is None else tuple(_type(one) for one in types.objects("largest")),
+        type_count=0 if types is None else types.integer("type_count"),
         sites=() if listed is None else tuple(_site(one) for one in listed.objects("sites")),
         site_count=0 if listed is None else listed.integer("site_count"),
+        refills=fields.optional("refills", _refills),
+    )
+
+
+def _types(fields: Fields) -> TypesLook:
+    """Of which type there is how much, `GoHeap` has."""
+    return TypesLook({}, _objects(fields.inner("unknown")), fields.integer("not_read_count"))
+
+
+def _type(fields: Fields) -> TypeFigures:
+    key = TypeKey(fields.text("name"), fields.integer("type_bytes"))
+    return TypeFigures(key, _objects(fields), _change(fields))
+
+
+def _objects(fields: Fields) -> SeenObjects:
+    return SeenObjects(fields.integer("count"), fields.integer("bytes"))
+
+
+def _change(fields: Fields) -> Change | None:
+    rate = fields.optional_number("growth_bytes_per_s")
+    if rate is None:
+        return None
+    return Change(fields.integer("growth_count"), fields.integer("growth_bytes"), rate)
+
+
+def _refills(fields: Fields) -> RefillSection:
+    return RefillSection(
+        RefillLook(
+            elapsed_s=fields.number("elapsed_s"),
+            sites={},
+            runtime_bytes=fields.integer("runtime_allocated_bytes"),
+            thinned_count=fields.integer("thinned_count"),
+            unknown_count=fields.integer("unknown_count"),
+            lost_count=fields.integer("lost_count"),
+            lost_bytes=fields.integer("lost_bytes"),
+        ),
+        allocated_bytes=fields.integer("allocated_bytes"),
+        bytes_per_s=fields.number("allocated_bytes_per_s"),
+        sites=tuple(_refill_site(one) for one in fields.objects("sites")),
+        site_count=fields.integer("site_count"),
+    )
+
+
+def _refill_site(fields: Fields) -> RefillSite:
+    is_large = fields.flag("is_large")
+    return RefillSite(
+        SeenRefills(
+            fields.integer("sample_count"),
+            fields.integer("allocated_count"),
+            fields.integer("allocated_bytes"),
+        ),
+        bytes_per_s=fields.number("allocated_bytes_per_s"),
+        recent_bytes_per_s=fields.optional_number("recent_bytes_per_s"),
+        object_bytes=0 if is_large else fields.optional_integer("object_bytes"),
+        is_complete=fields.flag("is_complete"),
+        frames=tuple(_line(one) for one in fields.objects("frames")),
     )
 
 
@@ -202,6 +278,6 @@ def _site(fields: Fields) -> SiteFigures:
                 for one in fields.objects("object_sizes")
             ),
         ),
-        None,
+        _change(fields),
         tuple(_line(one) for one in fields.objects("frames")),
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from leaktrace.analysis.go_sites import go_sites
+from leaktrace.go_report import GoReport
 from leaktrace.model import MissingReports, Report, ReportTime, Site, Stack
 from leaktrace.printable import printable
 from leaktrace.recording.changes import SiteState
@@ -64,11 +66,17 @@ class Moment:
     outstanding_bytes: int  # of objects without sizes, their number
     is_final: bool
     _build: Callable[[], Report]
+    _go: Callable[[], GoReport] | None = None
 
     def report(self) -> Report:
         """The report with all its sites. Ask before the next moment is taken. Raises
         NotReadableError."""
         return self._build()
+
+    def go_report(self) -> GoReport:
+        """The whole report, of a recording that `is_of_go`. Raises NotReadableError."""
+        assert self._go is not None
+        return self._go()
 
 
 @dataclass
@@ -204,7 +212,8 @@ class _Reading:
             case "leaktrace/go/1":
                 self._tell_skipped(_report_time(fields))
                 held = go_held_from(fields)
-                return self._moment(fields, held, lambda: go_report_from(fields))
+                moment = self._moment(fields, held, lambda: go_sites(go_report_from(fields)))
+                return replace(moment, _go=partial(self._checked, lambda: go_report_from(fields)))
             case "leaktrace/report/1":
                 for one in fields.objects("missing_reports"):
                     self._tell(gap_from(one, self._reports, _report_time))

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from leaktrace import units
-from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.top_sites import with_top
 from leaktrace.analysis.views.filters import SiteFilter, filtered
 from leaktrace.analysis.views.one_site import OneSite
-from leaktrace.errors import UsageError
 from leaktrace.model import Report
 from leaktrace.notices import notify
 from leaktrace.options import ShowOptions
 from leaktrace.printable import printable
 from leaktrace.recording.format import MARK
-from leaktrace.recording.gaps import local, with_gaps
+from leaktrace.recording.gaps import Gap, local, with_gaps
 from leaktrace.recording.late_names import LateNames
 from leaktrace.recording.moments import Choice, Points, choose, choose_range
-from leaktrace.recording.reader import Recording, read_recording
+from leaktrace.recording.reader import Moment, Recording, read_recording
 from leaktrace.recording.streams import NotReadableError
 from leaktrace.report import Output, create_reporter, open_output
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.html import HtmlReport
 from leaktrace.report.export_reporter import refuse_terminal
-from leaktrace.report.go_export import GO_EXPORTS
 from leaktrace.report.json_lines import json_line
 from leaktrace.report.moment_json import in_utc
 from leaktrace.report.output import write_content
 from leaktrace.report.view_reporter import ViewOptions, ViewReporter
+from leaktrace.session.show_go import refuse_for_go, show_go
 
 
 def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
@@ -41,11 +39,13 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
     """
     recording = read_recording(options.recording)
     if recording.is_of_go:
-        _refuse_for_go(options, view)
+        refuse_for_go(options, view)
     export = EXPORTS.get(options.format)
     with open_output(options.output, is_waiting=True) as output:
         if options.marks:
             _show_marks(recording, options, output)
+        elif recording.is_of_go and view is None and export is None:
+            show_go((moment for moment, _ in _chosen(recording, options)), options, output)
         elif export is None:
             _show(recording, options, output, view)
         else:
@@ -54,21 +54,6 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
     for problem in recording.problems:
         notify(problem)
     return 0
-
-
-def _refuse_for_go(options: ShowOptions, view: ViewOptions | None) -> None:
-    what = f"{printable(str(options.recording))} is JSON of leaktrace go"
-    if options.marks or (view is None and options.format not in GO_EXPORTS):
-        shown = "and has no marks" if options.marks else f"which is not shown as {options.format}"
-        raise UsageError(
-            f"{what}, {shown}",
-            f"its sites can be exported (-f {', '.join(GO_EXPORTS)}) or seen with --by, and "
-            "leaktrace diff compares two reports",
-        )
-    if view is not None and view.quantity is Quantity.GROWTH:
-        raise UsageError(
-            f"{what}, which has no rates of sites", "leaktrace diff shows what has grown"
-        )
 
 
 def _show(
@@ -123,7 +108,9 @@ def _facts(recording: Recording) -> Iterator[tuple[str, str]]:
 
 def _reports(recording: Recording, options: ShowOptions) -> Iterator[Report]:
     """The reports that are asked for, with the names that are asked for."""
-    chosen = _chosen(recording, options)
+    chosen: Iterator[Report] = (
+        with_gaps(moment.report(), gaps) for moment, gaps in _chosen(recording, options)
+    )
     if options.site is not None:
         chosen = _with_site(chosen, options.site)
     if not options.late_names.are_wanted:
@@ -149,12 +136,13 @@ def _with_site(reports: Iterator[Report], digits: str) -> Iterator[Report]:
     site.refuse_unknown(several or f"report {numbers[0]}")
 
 
-def _chosen(recording: Recording, options: ShowOptions) -> Iterator[Report]:
-    """The reports that are asked for, and on stderr which these are."""
+def _chosen(recording: Recording, options: ShowOptions) -> Iterator[tuple[Moment, Sequence[Gap]]]:
+    """The reports that are asked for, with what is missing before them, and on stderr which these
+    are."""
     is_range = options.first is not None or options.last is not None
     if options.at == "last" and not is_range:
         last = _last(recording)
-        yield with_gaps(last, recording.gaps)
+        yield last, recording.gaps
         return
     points = _points(recording)
     if is_range:
@@ -170,14 +158,14 @@ def _chosen(recording: Recording, options: ShowOptions) -> Iterator[Report]:
     for at, moment in enumerate(recording.moments()):
         if at in wanted:
             until = sum(gap.at <= at for gap in gaps) if at < wanted[-1] else len(gaps)
-            yield with_gaps(moment.report(), gaps[told:until])
+            yield moment, gaps[told:until]
             told = until
         if at >= wanted[-1]:
             break
     recording.problems, recording.gaps = problems, gaps  # it was not read to its end this time
 
 
-def _last(recording: Recording) -> Report:
+def _last(recording: Recording) -> Moment:
     last = None
     for moment in recording.moments():
         last = moment
@@ -185,7 +173,7 @@ def _last(recording: Recording) -> Report:
         raise _empty(recording)
     said = f"report {last.number} of {printable(str(recording.path))}, {local(last.time)}"
     notify(said if last.is_final or not recording.problems else f"{said}, the last one that it has")
-    return last.report()
+    return last
 
 
 def _points(recording: Recording) -> Points:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sample_go import GO_REPORTS, GROWING, rendered_go
 from leaktrace.analysis.comparing.changes import compare
 from leaktrace.analysis.go_sites import go_sites
 from leaktrace.cli.moments import parse_when, reports_at
+from leaktrace.go_report import GoReport
 from leaktrace.model import Report, Site
 from leaktrace.recording import reader
 from leaktrace.recording.fields import Fields
@@ -53,6 +55,18 @@ def test_a_report_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
         assert (one.target, one.number, one.final) == (other.target, other.number, other.final)
 
 
+@pytest.mark.parametrize("name", GO_REPORTS)
+@pytest.mark.parametrize("format_name", ["text", "json"])
+def test_a_report_is_shown_as_it_was(name: str, format_name: str, tmp_path: Path) -> None:
+    sample = GO_REPORTS[name]
+    file = tmp_path / "run.json"
+    file.write_text(rendered_go("json", sample))
+    (moment,) = read_recording(file).moments()
+    shown = rendered_go(format_name, moment.go_report())
+    assert shown == rendered_go(format_name, sample)
+    assert len(shown.splitlines()) > (5 if format_name == "text" else 0)
+
+
 def test_files_of_before_frames_had_places(tmp_path: Path) -> None:
     """Sites are matched by the names of functions then."""
     value = json.loads(rendered_go("json", GROWING))
@@ -75,7 +89,7 @@ def test_only_those_that_are_asked_for_are_put_together(
     file.write_text("".join(rendered_go("json", sample) for sample in samples * 5))
     built: list[int] = []
 
-    def count(fields: Fields) -> Report:
+    def count(fields: Fields) -> GoReport:
         built.append(fields.integer("number"))
         return go_report_from(fields)
 
@@ -126,6 +140,9 @@ def _outcome(file: Path) -> bool:
     except NotReadableError as error:
         assert error.message.isprintable() and error.hint
         return False
+    for moment in read_recording(file).moments():
+        with contextlib.suppress(NotReadableError):  # in what is no part of sites
+            assert rendered_go("text", moment.go_report())
     for report in reports:
         for line in diff_lines(compare(report, report), ("a", "b"), 10, 80):
             assert line.plain.isprintable()
