@@ -104,9 +104,10 @@ def command(
 ) -> int:
     """Show the reports of a recording.
 
-    RUN is a file that leaktrace --record has written, or the output of --format json. Without
-    options, the last report is shown. A recording that was cut off, or is still being written, is
-    read up to its last whole line. Nothing is traced, and no privileges are needed.
+    RUN is a file that leaktrace --record or leaktrace go --record has written, or the output of
+    --format json. Without options, the last report is shown. A recording that was cut off, or is
+    still being written, is read up to its last whole line. Nothing is traced, and no privileges are
+    needed.
     """
     if at != "last" and (first is not None or last is not None):
         raise UsageError(
