@@ -8,7 +8,7 @@ memory that was mapped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,7 +82,7 @@ class RootMap:
     ) -> None:
         """`heaps`: memory of malloc without mappings of its own; `program`: one of the modules."""
         parts: list[tuple[Range, _Part]] = []
-        data_of = _data_of_objects(mappings)
+        data_of = _data_of_objects(mappings, {module.path for module in modules})
         for one in mappings[:_MOST_RANGES]:
             parts.append(((one.start, one.end), _part_of_mapping(one, data_of.get(one.start))))
         heap = _alone(HolderStep(HolderKind.UNTRACKED))
@@ -174,9 +174,10 @@ def _alone(step: HolderStep, start: int | None = None) -> _Part:
     return _Part(step.kind, owned)
 
 
-def _data_of_objects(mappings: Sequence[Mapping]) -> dict[int, str]:
-    """Where data of programs and libraries is mapped, and the memory behind it (.bss), with the
-    path of the object: this is what is known of those that can't be opened."""
+def _data_of_objects(mappings: Sequence[Mapping], opened: Container[str]) -> dict[int, str]:
+    """Where data of programs and libraries is mapped, with the path of the object; of those that
+    are not `opened`, also the memory behind it, which may be more than .bss: the kernel joins
+    anonymous mappings that touch."""
     objects = {one.path for one in mappings if one.is_file and one.is_executable}
     found: dict[int, str] = {}
     before, end = "", 0
@@ -185,7 +186,7 @@ def _data_of_objects(mappings: Sequence[Mapping]) -> dict[int, str]:
         if one.is_file:
             path = one.path if one.path in objects else ""
         else:
-            path = before if one.start == end and not one.path else ""
+            path = before if one.start == end and not one.path and before not in opened else ""
         if is_data and path:
             found[one.start] = path
         before, end = path if is_data and one.is_file else "", one.end

@@ -25,14 +25,14 @@ class Conclusion:
         # In the last report that had a verdict; None: none had.
         self._leaks: list[Verdict] | None = None
         self._slower = 0  # sites that grow, but not as fast as the threshold
-        self._waits: Verdict | None = None  # of the last report, on growth that is slow
+        self._early: Verdict | None = None  # of the last report, if it was too early for one
 
     def see(self, report: Report) -> None:
         """A report was made."""
         for pattern in matched_patterns(report):
             self._unmatched.pop(pattern, None)
         if self._leak_exit is not None:
-            self._waits = _slowest(report)
+            self._early = _too_early(report)
             leaks = leaks_in(report, self._leak_exit.threshold_per_s)
             if leaks is not None:
                 self._leaks = leaks
@@ -45,12 +45,19 @@ class Conclusion:
             notify(f"{printable(one.origin)}: leak:{pattern} has matched no site")
         if self._leak_exit is None:
             return
-        if self._waits is not None and not self._leaks:
+        early = self._early
+        if early is not None and early.may_grow and not self._leaks:
             notify("some sites grow slowly, and may be filling: they don't count as leaks yet")
-            hint(f"trace for {units.elapsed(self._waits.needs_s or 0.0)} more")
+            hint(f"trace for {units.elapsed(early.needs_s or 0.0)} more")
         elif self._leaks is None:
             notify("no report had a verdict: the exit status says nothing about leaks")
-            hint("trace longer, or with a shorter INTERVAL: a verdict needs three reports, or 20 s")
+            hint(
+                "trace longer, or with a shorter INTERVAL (a verdict needs three reports, or "
+                "20 s), or use --lost"
+            )
+        elif early is not None and not self._leaks:
+            notify(f"in the last report it was too early for a verdict: {early.reason}")
+            hint("trace longer, or use --lost")
         elif not self._leaks and self._slower:
             grow = "one site grows" if self._slower == 1 else f"{self._slower} sites grow"
             notify(f"{grow}, none as fast as --leak-threshold")
@@ -77,13 +84,11 @@ def _in_words(leaks: Sequence[Verdict]) -> str:
 def leaks_in(report: Report, threshold_per_s: float) -> list[Verdict] | None:
     """The verdicts on sites that grow faster than this, in bytes (or objects without sizes) per
     second, or whose blocks are lost; None if it is too early for any verdict."""
-    parts = list(_parts(report))
-    known = [part.verdict for part in parts if part.verdict is not None]
-    if all(verdict.kind is VerdictKind.TOO_EARLY for verdict in known):
+    if all(verdict.kind is VerdictKind.TOO_EARLY for verdict in _verdicts(report)):
         return None
     return [
         verdict
-        for part in parts
+        for part in _parts(report)
         for verdict in part.leaking
         if verdict.kind is VerdictKind.LEAK
         or threshold_per_s == 0
@@ -91,10 +96,18 @@ def leaks_in(report: Report, threshold_per_s: float) -> list[Verdict] | None:
     ]
 
 
-def _slowest(report: Report) -> Verdict | None:
-    """The verdict on slow growth that takes the longest until it is known; None: there is none."""
-    slow = [part.verdict for part in _parts(report) if part.verdict and part.verdict.may_grow]
-    return max(slow, key=lambda verdict: verdict.needs_s or 0.0, default=None)
+def _too_early(report: Report) -> Verdict | None:
+    """Of the verdicts that it is too early for one, that which takes the longest until it is known,
+    those on growth first; None: there is none."""
+    early = [one for one in _verdicts(report) if one.kind is VerdictKind.TOO_EARLY]
+    return max(early, key=lambda one: (one.may_grow, one.needs_s or 0.0), default=None)
+
+
+def _verdicts(report: Report) -> Iterator[Verdict]:
+    """Those on the report, and on its parts. What has no sites says nothing of those that have."""
+    for part in _parts(report):
+        if part.verdict is not None and (part is report or part.site_count):
+            yield part.verdict
 
 
 def _parts(report: Report) -> Iterator[Report]:

@@ -149,6 +149,27 @@ def test_data_without_symbols(program: Path) -> None:
         assert first != second
 
 
+def test_memory_behind_data_is_not_all_bss(program: Path) -> None:
+    """The kernel joins anonymous mappings that touch, so that a single one begins with .bss."""
+    start, size = variables_in(program)["global_array"]
+    page = (BASE + start) // PAGE * PAGE
+    registers = registers_of()
+    with ElfObject.open(program) as elf:
+        module = ModuleData(elf, str(program), BASE, FileTables())
+        mappings = [
+            Mapping(BASE, BASE + PAGE, "r-xp", 0, "00:00", 12, str(program)),
+            Mapping(page - PAGE, page, "rw-p", 0, "00:00", 12, str(program)),
+            Mapping(page, page + 1024 * PAGE, "rw-p", 0, "00:00", 0, ""),
+        ]
+        frames = StackFrames([module], registers, lambda: registers, lambda _address, _size: b"")
+        root_map = RootMap(
+            mappings, (), [module], module, threads=[], registers=registers, frames=frames
+        )
+        own, other = named(root_map, BASE + start, BASE + start + size + 500 * PAGE)
+    assert (own[0].kind, own[0].name) == (HolderKind.VARIABLE, "global_array")
+    assert (other[0].kind, other[2]) == (HolderKind.MAPPING, RootRank.OTHER)
+
+
 def test_other_memory() -> None:
     found = named(
         map_of(None),

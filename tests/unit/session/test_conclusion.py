@@ -78,6 +78,9 @@ def test_verdicts_have_no_effect_unless_asked() -> None:
     [
         (EARLY, "no report had a verdict: the exit status says nothing"),
         (SLOW, "some sites grow slowly"),
+        # What has nothing is steady, and says nothing of the others.
+        (replace(EARLY, sections=(replace(STEADY, site_count=0),)), "no report had a verdict"),
+        (replace(EARLY, sections=(STEADY,)), "in the last report it was too early"),
         (growing(5), "one site grows: exit status 23"),
         (growing(5, 6), "2 sites grow: exit status 23"),
         (STEADY, ""),
@@ -97,6 +100,17 @@ def test_growth_that_is_slow_is_told_whatever_was_known_before(
     told, what_to_do = capsys.readouterr().err.splitlines()
     assert "grow slowly" in told
     assert "5m" in what_to_do
+
+
+def test_an_early_end_is_told_whatever_was_known_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    early = replace(EARLY, verdict=Verdict(VerdictKind.TOO_EARLY, "3 blocks may be chance"))
+    concluded(STEADY, early).tell(verbose=False)
+    told, what_to_do = capsys.readouterr().err.splitlines()
+    assert "too early" in told
+    assert "3 blocks may be chance" in told
+    assert "--lost" in what_to_do
 
 
 def test_patterns_that_matched_nothing_are_named(capsys: pytest.CaptureFixture[str]) -> None:
