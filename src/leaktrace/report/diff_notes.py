@@ -9,7 +9,7 @@ from leaktrace.analysis.comparing.changes import Diff
 from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.analysis.comparing.same_names import command_of
 from leaktrace.analysis.views.parts import not_listed
-from leaktrace.model import Report
+from leaktrace.model import Measure, Report
 from leaktrace.printable import printable
 
 _SIMILAR = 0.1  # lengths of time that differ by less are not mentioned
@@ -27,6 +27,11 @@ def notes(diff: Diff) -> Iterator[str]:
         yield (
             "the process executed another program between the two reports: two programs are "
             "compared, so there are no rates"
+        )
+    if base.measure is new.measure is Measure.GOROUTINES:
+        yield (
+            "only goroutines are compared: there is no profile of the heap. How much the heap "
+            "holds, leaktrace show says of each report"
         )
     if (base.sample_rate, base.sample_bytes) != (new.sample_rate, new.sample_bytes):
         yield (

@@ -109,7 +109,10 @@ def _verdict(part: PartDiff, diff: Diff, width: int) -> Iterator[Text]:
     if rates is not None:
         yield from wrapped(*rates[:2], width, rates[2])
     totals = " -> ".join(_value(one.everything, part) for one in (part.base, part.new))
-    section = f"{printable(part.new.report.section)}: " if part.new.report.section else ""
+    name = part.new.report.section
+    if part.new.report.measure is Measure.GOROUTINES:
+        name = "goroutines"  # also where there is nothing else
+    section = f"{printable(name)}: " if name else ""
     mark = _mark(part)
     change = mark + difference_in_words(difference, quantity)
     if part.error is not None:
