@@ -30,6 +30,6 @@ def command(*, name: str, pid: int | None) -> int:
         raise UsageError(f"{printable(name)} can't be the name of a mark: {why}", "choose another")
     from leaktrace.session.marks import send_mark  # noqa: PLC0415
 
-    report = send_mark(name, pid)
-    notify(f"marked as {printable(name)}: report {report}")
+    report, which = send_mark(name, pid)
+    notify(f"marked as {printable(name)}: report {report} of leaktrace {which}")
     return 0

@@ -21,12 +21,14 @@ from types import FrameType
 from leaktrace.errors import LeaktraceError, OutputError, TargetAccessError, TargetError
 from leaktrace.notices import hint, notify
 from leaktrace.printable import printable
+from leaktrace.report.names import shorten_middle
 
 _PREFIX = "leaktrace-recording-"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _LONGEST_NAME = 200  # characters
 _LONGEST_MESSAGE = 4 * _LONGEST_NAME + 64  # bytes
 _ASKER_S = 1.0  # the one that asks writes at once
+_MOST_CELLS = 60  # of a command line
 _ANSWER_S = 600.0  # a report may take long
 _HOW = "start one with --record FILE"
 _NOT_RECORDED = "not recorded: "  # begins an answer; otherwise it is the number of a report
@@ -85,22 +87,24 @@ class MarkRequests:
             self._socket.close()
 
 
-def send_mark(name: str, pid: int | None) -> int:
+def send_mark(name: str, pid: int | None) -> tuple[int, str]:
     """Ask the leaktrace of this process id for a mark; None: the only one that records. Returns the
-    number of its report. Raises LeaktraceError, also if the report could not be recorded."""
+    number of its report, and which leaktrace that is, in words. Raises LeaktraceError, also if the
+    report could not be recorded."""
     recording = _recording()
     if pid is None:
         if not recording:
             raise TargetError("no leaktrace is recording here", _HOW)
         if len(recording) > 1:
-            pids = ", ".join(str(one) for one in recording)
+            each = ", ".join(map(_in_words, recording))
             raise TargetError(
-                f"several are recording: {pids}", f"name one: leaktrace mark NAME -p {recording[0]}"
+                f"several are recording: {each}", f"name one: leaktrace mark NAME -p {recording[0]}"
             )
         pid = recording[0]
     elif pid not in recording:
-        others = f"; recording here: {', '.join(map(str, recording))}" if recording else ""
+        others = f"; recording here: {', '.join(map(_in_words, recording))}" if recording else ""
         raise TargetError(f"process {pid} is no leaktrace that is recording{others}", _HOW)
+    which = _in_words(pid)  # it may end with this report
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
         asking.settimeout(_ANSWER_S)
         try:
@@ -128,7 +132,18 @@ def send_mark(name: str, pid: int | None) -> int:
             f"leaktrace {pid} has made no mark: it ended, or it is another user's",
             "run as the user that it runs as, or as root",
         )
-    return int(answer)
+    return int(answer), which
+
+
+def _in_words(pid: int) -> str:
+    """A process with its arguments, which say what it traces and records."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        words = []
+    at = next((at for at, one in enumerate(words) if one.endswith("leaktrace")), 0)
+    shown = shorten_middle(printable(" ".join(words[at + 1 :]).strip()), _MOST_CELLS)
+    return f"{pid} ({shown})" if shown else str(pid)
 
 
 def _name_from(asker: socket.socket) -> str:
