@@ -54,6 +54,11 @@ class Verdict:
         return self.kind in SUSPICIOUS or self.may_grow
 
     @property
+    def grows(self) -> bool:
+        """Whether it grows, as far as is known."""
+        return self.kind is VerdictKind.GROWING or self.may_grow
+
+    @property
     def may_grow(self) -> bool:
         """Whether it grows, but has not been watched for long enough."""
         return self.kind is VerdictKind.TOO_EARLY and self.bytes_per_s is not None

@@ -163,6 +163,10 @@ class Guest:
             line = self._answers.next(deadline_s)
         except AssertionError:
             line = None
+        if line is None:
+            # After a panic qemu takes a while to end, in which other tests would still write to it.
+            self._machine.kill()
+            self._machine.wait()
         assert line is not None, "the guest is silent; its console says:\n" + self.console()
         return line.rstrip("\r")
 

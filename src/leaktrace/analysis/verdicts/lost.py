@@ -23,7 +23,7 @@ def with_lost(
         share = table.of(stack_id)
         if share is None or share.definite_count or share.led_count:
             continue
-        if verdict.kind is VerdictKind.GROWING or verdict.may_grow:
+        if verdict.grows:
             known[stack_id] = replace(verdict, reason=f"{verdict.reason}; {_referenced(share)}")
     for stack_id in table.leaking(_MOST_SITES):
         share = table.of(stack_id)
@@ -63,7 +63,7 @@ def lost_in_words(share: LostShare) -> str:
 def _leak(share: LostShare, by_time: Verdict | None) -> Verdict:
     """`by_time`: how fast it grows is known from it."""
     verdict = by_time
-    if verdict is None or not (verdict.kind is VerdictKind.GROWING or verdict.may_grow):
+    if verdict is None or not verdict.grows:
         verdict = Verdict(VerdictKind.LEAK)
     # What only other blocks lead to counts with those.
     return replace(
