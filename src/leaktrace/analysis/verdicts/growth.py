@@ -61,6 +61,9 @@ _TURNOVER = 0.5  # of a site's rate: releases of blocks from before the trace ma
 _CONFIRMED = 0.5  # of a site's growth: that of the process confirms it
 _FREED_OF_CHURN = 0.95  # of all its blocks, at least
 _EARLY = 0.1  # of the time: the first moments
+_FEW_NEW = 2  # blocks, of which the next may be awaited
+_AWAITED = 2.0  # times the time that the last one took to come
+_AWAITED_AT_MOST_S = 120.0  # what comes more rarely is called steady for now
 _MOSTLY = 0.9
 
 
@@ -373,9 +376,35 @@ def _of_the_rest(evidence: Evidence, settled: Settled | None) -> Verdict:
     if evidence.allocated_count and freed >= _FREED_OF_CHURN * evidence.allocated_count:
         share = math.floor(100 * freed / evidence.allocated_count)
         return Verdict(VerdictKind.CHURN, f"it has freed {share} % of what it allocated")
+    awaited = _awaits_the_next(evidence)
+    if awaited is not None:
+        return awaited
     if settled is None and _rises(history):
         return Verdict(VerdictKind.FILLING, "it grows, but its blocks are freed after a while")
     return Verdict(VerdictKind.STEADY, "what it holds does not keep growing")
+
+
+def _awaits_the_next(evidence: Evidence) -> Verdict | None:
+    """A verdict if a site has just got its first block or two, and has freed none: it is not known
+    whether more come."""
+    history = evidence.history
+    number = round(float(history.weights.sum()))
+    has_freed = evidence.allocated_count > number or history.gone.any()
+    if evidence.totals_only or has_freed or not 0 < number <= _FEW_NEW:
+        return None
+    came = np.nonzero(history.counts)[0]
+    last_s = float(history.edges_s[came[-1] + 1])
+    before_s = float(history.edges_s[came[-2] + 1]) if len(came) > 1 else history.watched_s
+    awaited_s = min(_AWAITED * (last_s - before_s), _AWAITED_AT_MOST_S)
+    idle_s = evidence.elapsed_s - last_s
+    if idle_s >= awaited_s:
+        return None
+    number_in_words = units.counted(number, evidence.noun)
+    return Verdict(
+        VerdictKind.TOO_EARLY,
+        f"{number_in_words} came lately, the first ones: more may come",
+        needs_s=awaited_s - idle_s,
+    )
 
 
 def _rises(history: History) -> bool:

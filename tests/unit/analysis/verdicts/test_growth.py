@@ -236,6 +236,28 @@ def test_too_few_blocks_are_no_growth() -> None:
     assert "4 blocks" in last.reason
 
 
+def test_the_first_blocks_of_a_slow_leak_are_not_called_steady() -> None:
+    """One block in 8 s: the verdict does not change with the third one."""
+    found = verdicts([Block(at) for at in (8.0, 16.0, 24.0, 32.0)], 38.0, 1.0)
+    assert set(kinds(found[8:])) == {VerdictKind.TOO_EARLY}
+    first = found[8]
+    assert first is not None and "1 block came lately" in first.reason
+    assert first.needs_s is not None and 12 < first.needs_s < 18
+
+
+@pytest.mark.parametrize("came_s", [(8.0,), (8.0, 12.0)])
+def test_the_first_blocks_are_steady_if_no_others_come(came_s: tuple[float, ...]) -> None:
+    found = verdicts([Block(at) for at in came_s], 38.0, 1.0)
+    last = found[-1]
+    assert last is not None and last.kind is VerdictKind.STEADY
+
+
+def test_a_block_of_many_that_came_lately_is_not_awaited() -> None:
+    """The site frees what it allocates: its latest block is no first one."""
+    churning = [Block(at / 2, at / 2 + 0.6) for at in range(60)]
+    assert VerdictKind.TOO_EARLY not in kinds(verdicts(churning, 30.0, 1.0)[3:])
+
+
 def test_overdue_blocks() -> None:
     """Three blocks of minutes among thousands of milliseconds."""
     rng = random.Random(1)
