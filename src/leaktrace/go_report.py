@@ -13,6 +13,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from leaktrace.verdict import Verdict
+
 EXECUTED = "the process executed another program"  # so begins a note of a report, if it did
 
 
@@ -326,6 +328,18 @@ class RefillSection:
 
 
 @dataclass(frozen=True)
+class GrownPart:
+    """The part of a heap that has grown most since the first look: an allocation site where the
+    runtime keeps a profile; otherwise a type, or a size of objects, which may be garbage in part.
+    """
+
+    change: Change
+    allocated_at: GoLine | None = None
+    type_name: str = ""
+    object_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class GoHeap:
     """What a report says about the heap. Lists have what grew most first, then what is largest, and
     at most `top` entries."""
@@ -341,6 +355,9 @@ class GoHeap:
     sites: tuple[SiteFigures, ...] = ()
     site_count: int = 0
     refills: RefillSection | None = None
+    # On what stays in use; None: recorded by a version that had none.
+    verdict: Verdict | None = None
+    grown_most: GrownPart | None = None  # of a heap that grows
 
 
 @dataclass(frozen=True)
@@ -390,5 +407,7 @@ class GoSummary:
     collector: Collector | None = None  # None: the heap can't be read, and a note says why
     heap_bytes: int | None = None  # in use
     heap_change: Change | None = None  # since the first report
+    heap_verdict: Verdict | None = None  # on what stays in use
+    heap_grown_most: GrownPart | None = None  # of a heap that grows
     notes: tuple[str, ...] = ()
     problem: str = ""  # why the figures are older than the report

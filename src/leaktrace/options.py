@@ -345,6 +345,7 @@ class GoOptions:
     profile: GoProfile | None = None  # what is exported; None: the format is one of reports
     quantity: str = "in-use"  # of a format that has one figure
     record: Path | None = None  # also write all of each report to this file
+    leak_exit: LeakExit | None = None  # None: verdicts have no effect on the exit status
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,17 @@ def test_all_three_leaks_in_one_report(program: Path, tmp_path: Path) -> None:
     assert "GOROUTINES LEAK +" in shown
     assert "go main.stuck by main.serve go_three_leaks.go:" in shown
     assert "GO HEAP GROWS +" in shown
+    assert heap["verdict"]["kind"] == "growing"
+    assert heap["verdict"]["bytes_per_s"] == pytest.approx(heap["growth_bytes_per_s"], rel=0.3)
     assert "GOGC=off: never collected" in shown
+
+
+def test_each_of_the_leaks_counts_for_the_exit_status(program: Path) -> None:
+    for ways, said in (("goroutines", "goroutines pile up"), ("heap", "the heap of Go grows")):
+        with leaking(program, ways) as pid:
+            outcome = run_leaktrace("-p", str(pid), "--exit-code", "leak", "0.5", "8")
+        assert outcome.exit_code == 23, outcome.stderr
+        assert f"{said}: exit status 23" in outcome.stderr
 
 
 def noted(report: dict[str, Any]) -> str:
@@ -122,10 +132,13 @@ def test_without_malloc_there_is_what_go_has(tmp_path: Path) -> None:
         outcome = run_leaktrace("-p", str(pid), "-f", "json", "0.3", "4")
         refused = run_leaktrace("-p", str(pid), "-f", "pprof", "--output", "/dev/null", "0.3", "1")
         heap = run_leaktrace("heap", "-p", str(pid))
+        status = run_leaktrace("-p", str(pid), "--exit-code", "leak=42", "0.3", "4")
     assert outcome.exit_code == 0, outcome.stderr
     reports = [json.loads(line) for line in outcome.stdout.splitlines()]
     assert [one["schema"] for one in reports] == ["leaktrace/go/1"] * 4
     assert reports[-1]["verdict"] == "leaking"
+    assert status.exit_code == 42
+    assert "goroutines pile up: exit status 42" in status.stderr
     assert heap.exit_code == 4
     assert f"leaktrace go -p {pid} shows it" in heap.stderr
     assert "whose allocator is Go's own" in outcome.stderr

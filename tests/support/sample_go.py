@@ -17,6 +17,7 @@ from leaktrace.go_report import (
     GoVerdict,
     GroupGrowth,
     GroupKey,
+    GrownPart,
     HeapLook,
     ProfileKey,
     ProfileLook,
@@ -37,6 +38,7 @@ from leaktrace.go_report import (
     TypesLook,
 )
 from leaktrace.report import create_go_reporter
+from leaktrace.verdict import Verdict, VerdictKind
 
 _BIAS = 0x55D0_C0C0_0000
 PARK = GoLine("runtime.gopark", "/usr/lib/go/src/runtime/proc.go", 398)
@@ -173,6 +175,13 @@ HEAP = GoHeap(
         ),
     ),
     site_count=4,
+    verdict=Verdict(
+        VerdictKind.GROWING, "collections left ever more, at 6 looks", 1_365_000.0, 41_000.0, 12.5
+    ),
+    grown_most=GrownPart(
+        Change(4800, 19_660_800, 1_310_720.0),
+        GoLine("shop/orders.newSession", "/src/shop/orders/orders.go", 53),
+    ),
 )
 _SECTION = GoroutineSection(
     alive_count=5180,
@@ -250,6 +259,11 @@ ENDED = replace(
         live_change_bytes=None,
         sizes=HEAP.sizes[1:],
         size_count=1,
+        verdict=Verdict(
+            VerdictKind.TOO_EARLY,
+            "collections were seen at no look yet, and it takes 4",
+            needs_s=480.0,
+        ),
     ),
 )
 _TASK = SeenRefills(12_345, 98_760, 101_130_240)
@@ -307,6 +321,15 @@ SAMPLED = replace(
         sites=(),
         site_count=0,
         refills=REFILLS,
+        verdict=Verdict(
+            VerdictKind.TOO_EARLY,
+            "collections left ever more, at 4 looks, and it takes 6",
+            1_365_000.0,
+            120_000.0,
+            8.0,
+            needs_s=10.0,
+        ),
+        grown_most=GrownPart(_GROWN, object_bytes=4096),
     ),
 )
 GO_REPORTS = {"growing": GROWING, "single": SINGLE, "ended": ENDED, "sampled": SAMPLED}

@@ -8,8 +8,10 @@ from leaktrace.go_report import (
     GoLine,
     GoSummary,
     GoVerdict,
+    GrownPart,
     LeakingGoroutines,
 )
+from leaktrace.verdict import Verdict, VerdictKind
 
 GO = GoSummary(
     pid=4242,
@@ -33,6 +35,14 @@ GO = GoSummary(
     collector=Collector(percent=-1, memory_limit_bytes=None, collections=0, live_bytes=0),
     heap_bytes=94_896_128,
     heap_change=Change(count=1200, size_bytes=12_582_912, bytes_per_s=1_258_291.2),
+    heap_verdict=Verdict(
+        VerdictKind.GROWING,
+        "GOGC=off: nothing was collected, so all that was allocated stays",
+        1_258_291.2,
+        2048.0,
+        10.0,
+    ),
+    heap_grown_most=GrownPart(Change(1100, 11_534_336, 1_153_433.6), type_name="[]main.Row"),
 )
 # Its heap can't be read, and it has ended.
 GO_OF_OLD = GoSummary(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from leaktrace.analysis.go_parts import GoParts
+from leaktrace.analysis.verdicts.live_heap import LiveHeap
 from leaktrace.go_report import (
     Change,
     GoHeap,
     GoLine,
+    GrownPart,
     HeapLook,
     ProfileKey,
     RefillSection,
@@ -17,6 +21,7 @@ from leaktrace.go_report import (
     SiteFigures,
     SizeFigures,
     TypeFigures,
+    TypeKey,
 )
 
 # The functions of a stack of the profile.
@@ -34,6 +39,15 @@ _NOTHING = SeenObjects(0, 0)
 _NO_SITE = SeenSite(0, 0, 0, 0)
 
 
+@dataclass(frozen=True)
+class _Site:
+    """A site of the profile."""
+
+    key: ProfileKey
+    now: SeenSite
+    change: Change | None
+
+
 class GoHeapHistory:
     """The first look and the last one. `lines` names the functions of a stack."""
 
@@ -41,12 +55,16 @@ class GoHeapHistory:
         self._top, self._lines = top, lines
         self._first: HeapLook | None = None
         self._last: HeapLook | None = None
+        self._live = LiveHeap()
+        self._parts = GoParts()
 
     def add(self, look: HeapLook) -> None:
         """Take in a look."""
         if self._first is None:
             self._first = look
         self._last = look
+        self._live.add(look)
+        self._parts.add(look)
 
     def figures(self, refills: RefillSection | None = None) -> GoHeap | None:
         """What there is to say about the last look; None before the first one."""
@@ -54,6 +72,7 @@ class GoHeapHistory:
         if first is None or look is None:
             return None
         change = self._change
+        top, verdict = self._top, self._live.verdict()
         sizes = [
             SizeFigures(key, now, change(first.sizes.get(key, _NOTHING), now))
             for key, now in _all(first.sizes, look.sizes, _NOTHING).items()
@@ -69,7 +88,7 @@ class GoHeapHistory:
         )
         sites = self._sites(first, look)
         collections = look.collector.collections - first.collector.collections
-        return GoHeap(
+        heap = GoHeap(
             look=look,
             change=change(
                 SeenObjects(first.object_count, first.in_use_bytes),
@@ -81,19 +100,20 @@ class GoHeapHistory:
                 if collections > 0 and first.collector.collections > 0
                 else None
             ),
-            sizes=self._best(sizes, lambda row: row.now.size_bytes),
+            sizes=tuple(_by_growth(sizes, lambda row: row.now.size_bytes)[:top]),
             size_count=len(sizes),
-            types=self._best(types, lambda row: row.now.size_bytes),
+            types=tuple(_by_growth(types, lambda row: row.now.size_bytes)[:top]),
             type_count=len(types),
-            sites=tuple(self._named(*one) for one in sites[: self._top]),
+            sites=tuple(map(self._named, sites[:top])),
             site_count=len(sites),
             refills=refills,
+            verdict=verdict,
         )
+        if not verdict.grows:
+            return heap
+        return replace(heap, grown_most=self._grown_most(heap, [*sizes, *types]))
 
-    def _sites(
-        self, first: HeapLook, look: HeapLook
-    ) -> list[tuple[ProfileKey, SeenSite, Change | None]]:
-        """By what is in use, the largest first."""
+    def _sites(self, first: HeapLook, look: HeapLook) -> list[_Site]:
         if look.profile is None:
             return []
         before = first.profile.sites if first.profile is not None else {}
@@ -104,11 +124,27 @@ class GoHeapHistory:
                 SeenObjects(old.in_use_count, old.in_use_bytes),
                 SeenObjects(now.in_use_count, now.in_use_bytes),
             )
-            rows.append((key, now, change if first.profile is not None else None))
-        return sorted(rows, key=lambda row: (-row[1].in_use_bytes, -row[1].allocated_bytes, row[0]))
+            rows.append(_Site(key, now, change if first.profile is not None else None))
+        rows.sort(key=lambda row: (-row.now.allocated_bytes, row.key))
+        return _by_growth(rows, lambda row: row.now.in_use_bytes)
 
-    def _named(self, key: ProfileKey, now: SeenSite, change: Change | None) -> SiteFigures:
-        return SiteFigures(now, change, self._lines(key.stack))
+    def _named(self, site: _Site) -> SiteFigures:
+        return SiteFigures(site.now, site.change, self._lines(site.key.stack))
+
+    def _grown_most(
+        self, heap: GoHeap, parts: Sequence[SizeFigures | TypeFigures]
+    ) -> GrownPart | None:
+        """By what is most exact: sites say where it was allocated, and have no garbage."""
+        for site in heap.sites[:1]:
+            if site.change is not None and site.change.size_bytes > 0:
+                return GrownPart(site.change, allocated_at=next(iter(site.frames), None))
+        key = self._parts.grown_most()
+        change = next((one.change for one in parts if one.key == key), None)
+        if key is None or change is None:
+            return None
+        if isinstance(key, TypeKey):
+            return GrownPart(change, type_name=key.name)
+        return GrownPart(change, object_bytes=key.object_bytes)
 
     def _change(self, before: SeenObjects, now: SeenObjects) -> Change | None:
         assert self._first is not None and self._last is not None  # callers have looked
@@ -118,14 +154,15 @@ class GoHeapHistory:
         size = now.size_bytes - before.size_bytes
         return Change(now.count - before.count, size, size / elapsed_s)
 
-    def _best(self, rows: list[_Row], size: Callable[[_Row], int]) -> tuple[_Row, ...]:
-        """What grew most first, then what is largest."""
 
-        def rank(row: _Row) -> tuple[int, int]:
-            grown = row.change.size_bytes if row.change is not None else 0
-            return -max(grown, 0), -size(row)
+def _by_growth(rows: list[_Row], size: Callable[[_Row], int]) -> list[_Row]:
+    """What grew most first, then what is largest."""
 
-        return tuple(sorted(rows, key=rank)[: self._top])
+    def rank(row: _Row) -> tuple[int, int]:
+        grown = row.change.size_bytes if row.change is not None else 0
+        return -max(grown, 0), -size(row)
+
+    return sorted(rows, key=rank)
 
 
 _Value = TypeVar("_Value")

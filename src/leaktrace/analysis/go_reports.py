@@ -209,5 +209,7 @@ def summary_of(report: GoReport) -> GoSummary:
         collector=None if heap is None else heap.look.collector,
         heap_bytes=None if heap is None else heap.look.in_use_bytes,
         heap_change=None if heap is None else heap.change,
+        heap_verdict=None if heap is None else heap.verdict,
+        heap_grown_most=None if heap is None else heap.grown_most,
         notes=report.notes,
     )

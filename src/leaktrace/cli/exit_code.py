@@ -12,6 +12,7 @@ from leaktrace.errors import UsageError
 from leaktrace.options import LeakExit
 
 _FORMS = "own, child, leak, leak=STATUS, or child,leak"
+_FORMS_WITHOUT_COMMAND = "own, leak, or leak=STATUS"
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -28,6 +29,11 @@ class ExitCodeType(click.ParamType):  # type: ignore[type-arg]
 
     name = "exit code"
 
+    def __init__(self, *, has_command: bool = True) -> None:
+        """`has_command`: whether there may be a command whose status can be passed on."""
+        self._forms = _FORMS if has_command else _FORMS_WITHOUT_COMMAND
+        self._has_command = has_command
+
     def convert(
         self,
         value: Any,  # noqa: ANN401 (a word, or the default)
@@ -41,9 +47,10 @@ class ExitCodeType(click.ParamType):  # type: ignore[type-arg]
         words = value.split(",")
         for word in words:
             found = re.fullmatch(r"own|child|leak(?:=(\d+))?", word, re.ASCII)
-            if found is None or (word == "own" and len(words) > 1):
+            is_alone = word != "own" or len(words) == 1
+            if found is None or not is_alone or (word == "child" and not self._has_command):
                 raise UsageError(
-                    f"{name_of(param)} takes {_FORMS}, but got '{value}'", see_help(ctx)
+                    f"{name_of(param)} takes {self._forms}, but got '{value}'", see_help(ctx)
                 )
             if word == "child":
                 is_of_child = True
@@ -92,9 +99,10 @@ exit_code_options = together(
         metavar="WHICH",
         help="What to exit with. own: 0 after a successful trace. child: with the command's exit "
         f"status. leak: with {LeakExit.status} if a site was growing in the last report that had a "
-        "verdict (or had lost blocks, with --lost), otherwise with 0; leak=N: with N. child,leak: "
-        "with the command's exit status if it isn't 0, otherwise as with leak. Errors of leaktrace "
-        "have their own status.",
+        "verdict (or had lost blocks, with --lost; or, of a Go program, goroutines were leaking or "
+        "its heap was growing), otherwise with 0; leak=N: with N. child,leak: with the command's "
+        "exit status if it isn't 0, otherwise as with leak. Errors of leaktrace have their own "
+        "status.",
     ),
     click.option(
         "--leak-threshold",
@@ -107,9 +115,42 @@ exit_code_options = together(
 )
 
 
+go_exit_code_options = together(
+    click.option(
+        "--exit-code",
+        type=ExitCodeType(has_command=False),
+        default="own",
+        show_default=True,
+        metavar="WHICH",
+        help=f"What to exit with. own: 0 after the last report. leak: with {LeakExit.status} if, "
+        "in the last report that had a verdict, goroutines were leaking or the heap was growing, "
+        "otherwise with 0; leak=N: with N. Errors of leaktrace have their own status.",
+    ),
+    click.option(
+        "--leak-threshold",
+        type=Rate(),
+        metavar="RATE",
+        help="With --exit-code leak: a heap only counts that grows by more than this, in bytes per "
+        "second: 500, 10K, 1M. Goroutines that leak always count.",
+    ),
+)
+
+
 def leak_exit(asked: dict[str, Any]) -> LeakExit | None:
     """What was asked of verdicts. Raises UsageError."""
-    status, threshold = asked["exit_code"].of_leak, asked["leak_threshold"]
+    found = go_leak_exit(asked["exit_code"], asked["leak_threshold"])
+    if found is not None and asked["faults"]:
+        raise UsageError(
+            "--exit-code leak can't be used with --faults: page faults don't show what is freed, "
+            "so there is no verdict",
+            "leave out --faults",
+        )
+    return found
+
+
+def go_leak_exit(exit_code: ExitCode, threshold: float | None) -> LeakExit | None:
+    """The same for options that have no others beside them. Raises UsageError."""
+    status = exit_code.of_leak
     if status is None:
         if threshold is not None:
             raise UsageError(
@@ -117,10 +158,4 @@ def leak_exit(asked: dict[str, Any]) -> LeakExit | None:
                 "add --exit-code leak, or leave out --leak-threshold",
             )
         return None
-    if asked["faults"]:
-        raise UsageError(
-            "--exit-code leak can't be used with --faults: page faults don't show what is freed, "
-            "so there is no verdict",
-            "leave out --faults",
-        )
     return LeakExit(status, threshold or 0.0)

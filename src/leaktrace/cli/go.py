@@ -8,6 +8,7 @@ import click
 
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.cli.commands import SETTINGS, Command
+from leaktrace.cli.exit_code import ExitCode, go_exit_code_options, go_leak_exit
 from leaktrace.cli.exports import ALL_SITES, OF_ONE_QUANTITY, is_given
 from leaktrace.cli.one_target import only_one, output_option, pid_option
 from leaktrace.cli.processes import refuse_tasks_as_interval
@@ -105,6 +106,7 @@ class GoCommand(Command):
     help="Also write all reports, with all groups and all allocation sites, to this file, as JSON "
     "for leaktrace diff. A name that ends in .gz or .zst is compressed. No file is replaced.",
 )
+@go_exit_code_options
 @output_option
 def command(
     *,
@@ -119,6 +121,8 @@ def command(
     output: Path | None,
     profile_rate_bytes: int | None,
     sample_refills: bool,
+    exit_code: ExitCode,
+    leak_threshold: float | None,
 ) -> int:
     """Show what the goroutines of a Go program wait for, which pile up, and its heap.
 
@@ -126,6 +130,8 @@ def command(
     group. With INTERVAL there is a report every INTERVAL seconds, COUNT times (default: until
     interrupted). After three looks, "leaking" is a group that only grows, while none of its
     goroutines leaves it. Without INTERVAL there is one report, which shows no growth.
+
+    The heap grows if collections of garbage leave ever more in use, at six looks or more.
 
     Each report also shows the heap: the settings of the collector, objects by size and by type (Go
     1.22), what grew since the first look, and where memory was allocated, from the profile that the
@@ -149,6 +155,12 @@ def command(
             f"{asked} shows what is allocated from now on, and there is only one look",
             f"give an interval: leaktrace go -p PID {asked} 5",
         )
+    leak_exit = go_leak_exit(exit_code, leak_threshold)
+    if leak_exit is not None and interval is None:
+        raise UsageError(
+            "--exit-code leak needs several looks: one shows no growth",
+            "give an interval, and how many: leaktrace go -p PID --exit-code leak 10 12",
+        )
     if interval is not None:
         refuse_tasks_as_interval(pid, interval, count, "leaktrace go")
     refuse_record(record, output)
@@ -171,6 +183,7 @@ def command(
             quantity=quantity or Quantity.IN_USE,
             sample_refills=sample_refills,
             record=record,
+            leak_exit=leak_exit,
         )
     )
 

@@ -34,7 +34,9 @@ from leaktrace.go_report import (
     TypesLook,
 )
 from leaktrace.recording.fields import Fields
+from leaktrace.recording.go_values import grown_part_from
 from leaktrace.recording.report_values import time_from
+from leaktrace.recording.site_values import verdict_from
 
 _NO_STACK = ProfileKey(())
 
@@ -180,6 +182,8 @@ def _heap(fields: Fields) -> GoHeap:
         sites=() if listed is None else tuple(_site(one) for one in listed.objects("sites")),
         site_count=0 if listed is None else listed.integer("site_count"),
         refills=fields.optional("refills", _refills),
+        verdict=fields.optional("verdict", verdict_from),
+        grown_most=fields.optional("grown_most", grown_part_from),
     )
 
 

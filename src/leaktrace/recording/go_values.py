@@ -8,9 +8,11 @@ from leaktrace.go_report import (
     GoLine,
     GoSummary,
     GoVerdict,
+    GrownPart,
     LeakingGoroutines,
 )
 from leaktrace.recording.fields import Fields
+from leaktrace.recording.site_values import verdict_from
 
 
 def go_from(fields: Fields) -> GoSummary:
@@ -27,6 +29,8 @@ def go_from(fields: Fields) -> GoSummary:
         collector=None if heap is None else _collector(heap),
         heap_bytes=None if heap is None else heap.optional_integer("in_use_bytes"),
         heap_change=None if heap is None or heap.is_null("growth_bytes") else _change(heap),
+        heap_verdict=None if heap is None else heap.optional("verdict", verdict_from),
+        heap_grown_most=(None if heap is None else heap.optional("grown_most", grown_part_from)),
         notes=fields.texts("notes"),
         problem=fields.text("problem", ""),
     )
@@ -42,8 +46,22 @@ def _group(fields: Fields) -> LeakingGoroutines:
     )
 
 
+def grown_part_from(fields: Fields) -> GrownPart:
+    """The part of a heap that has grown most."""
+    return GrownPart(
+        _change(fields),
+        fields.optional("allocated_at", _line),
+        fields.optional_text("type") or "",
+        fields.optional_integer("object_bytes"),
+    )
+
+
 def _line(fields: Fields) -> GoLine:
-    return GoLine(fields.text("function"), fields.text("file", ""), fields.integer("line"))
+    return GoLine(
+        fields.text("function"),
+        fields.optional_text("file") or "",
+        fields.optional_integer("line") or 0,
+    )
 
 
 def _collector(fields: Fields) -> Collector:

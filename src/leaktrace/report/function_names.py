@@ -31,6 +31,7 @@ _OPERATOR = re.compile(
     r"(?: (?=<))?"
 )
 _TEXT = re.compile(r"[^<>(){}\[\]:o-]+|[o:-]")
+_PLAIN_SCOPE = re.compile(r"([A-Za-z_]\w*)::")
 _NO_PARAMETERS = re.compile(r"\b(?:decltype|noexcept|sizeof|alignof)$")
 _NOT_A_TYPE = re.compile(r" (?:to|for) ")  # "non-virtual thunk to f", "guard variable for f"
 
@@ -65,6 +66,11 @@ def least_cells(name: str) -> int:
 @lru_cache(maxsize=16_384)
 def outermost_scope(name: str) -> str:
     """The outermost namespace (or crate, or class) of a function; "" if it has none."""
+    if "::" not in name:
+        return ""
+    plain = _PLAIN_SCOPE.match(name) if "<" not in name else None
+    if plain is not None:  # nothing that is in brackets, or is a return type, comes before it
+        return plain[1]
     scopes = _scopes(_without_return_type(_tokens(name)))
     return scopes[0] if len(scopes) > 1 else ""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaktrace.go_report import Change, GoHeap, GoLine, RefillSection, SeenObjects
+from leaktrace.go_report import Change, GoHeap, GoLine, GrownPart, RefillSection, SeenObjects
 from leaktrace.printable import printable
-from leaktrace.report.json_sites import Object
+from leaktrace.report.json_sites import Object, verdict_object
 
 
 def heap_object(heap: GoHeap, bias: int = 0) -> Object:
@@ -15,6 +15,8 @@ def heap_object(heap: GoHeap, bias: int = 0) -> Object:
     look = heap.look
     collector = look.collector
     return {
+        "verdict": verdict_object(heap.verdict),
+        "grown_most": grown_object(heap.grown_most),
         "gc_percent": collector.percent,
         "memory_limit_bytes": collector.memory_limit_bytes,
         "gc_count": collector.collections,
@@ -152,6 +154,18 @@ def _frame(line: GoLine, at: int) -> Object:
         "offset": at - line.start if 0 < line.start <= at else None,
         "module_offset": f"{at:#x}" if at > 0 else None,
         "wrapper": line.is_wrapper,
+    }
+
+
+def grown_object(most: GrownPart | None) -> Object | None:
+    """The value of `grown_most`."""
+    if most is None:
+        return None
+    return {
+        **_growth(most.change),
+        "allocated_at": None if most.allocated_at is None else place_of(most.allocated_at),
+        "type": printable(most.type_name) or None,
+        "object_bytes": most.object_bytes,
     }
 
 

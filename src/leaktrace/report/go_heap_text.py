@@ -1,6 +1,6 @@
 """The heap in the text report of `leaktrace go`.
 
-heap 90.5 MiB in use   +1.2 MiB/s   26,301 objects
+heap 90.5 MiB in use   26,301 objects
   90.2 MiB live at the last collection
   GOGC=100: 8 collections, 3 of them since the first look
   RSS 95.1 MiB; heap 90.8 MiB, kept free 8.4 MiB, stacks 320.0 KiB; given back to the system 0.5 MiB
@@ -30,7 +30,8 @@ def heap_summary(heap: GoHeap, width: int) -> Iterator[Text]:
     """Some lines about the whole heap."""
     look = heap.look
     fields = [Text(f"heap {units.size(look.in_use_bytes)} in use", "bold")]
-    if heap.change is not None:
+    # Where there are collections, it goes up and down with garbage.
+    if heap.change is not None and not heap.collections_since:
         fields.append(_change(heap.change))
     fields.append(Text(units.counted(look.object_count, "object")))
     yield from flowed(fields, width)

@@ -7,7 +7,6 @@ go1.22.3: 5,121 goroutines, +90.2/s; heap 90.5 MiB in use, +1.2 MiB/s; GOGC=100:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from rich.text import Text
@@ -16,8 +15,11 @@ from leaktrace import units
 from leaktrace.go_report import GoLine, GoSummary, GoVerdict
 from leaktrace.model import Report
 from leaktrace.printable import printable
+from leaktrace.report.go_heap_json import grown_object
 from leaktrace.report.go_heap_text import collector_in_words
+from leaktrace.report.go_heap_verdict import growing_heap_line, line_in_words
 from leaktrace.report.go_rows import rate_in_words
+from leaktrace.report.json_sites import verdict_object
 from leaktrace.report.layout import wrapped
 
 
@@ -28,11 +30,9 @@ def go_verdict_lines(report: Report, width: int) -> Iterator[Text]:
         if one.verdict is GoVerdict.LEAKING:
             rate = "" if one.growth_per_s is None else f" {rate_in_words(one.growth_per_s)}"
             yield from wrapped(f"GOROUTINES LEAK{rate}: ", who + _leaking(one), width, "bold red")
-        change, collector = one.heap_change, one.collector
-        if collector is not None and collector.percent < 0 and change and change.size_bytes > 0:
-            rate = f"{units.size_change(round(change.bytes_per_s))}/s"
-            text = f"{who}{collector_in_words(collector)}"
-            yield from wrapped(f"GO HEAP GROWS {rate}: ", text, width, "bold red")
+        if one.heap_verdict is not None:
+            of_whom = f"GO HEAP OF PID {one.pid}" if who else "GO HEAP"
+            yield from growing_heap_line(one.heap_verdict, one.heap_grown_most, width, of_whom)
 
 
 def go_lines(report: Report, width: int) -> Iterator[Text]:
@@ -60,10 +60,7 @@ def _leaking(one: GoSummary) -> str:
     if first.started_as is not None:
         text += f", go {printable(first.started_as.function)}"
     if first.created_by is not None:
-        line = first.created_by
-        text += f" by {printable(line.function)}"
-        if line.line:
-            text += f" {printable(PurePosixPath(line.file).name)}:{line.line}"
+        text += f" by {line_in_words(first.created_by)}"
     others = one.leaking_group_count - 1
     return f"{text}; and {units.counted(others, 'other group')}" if others else text
 
@@ -109,6 +106,8 @@ def _heap(one: GoSummary) -> dict[str, Any] | None:
         "memory_limit_bytes": collector.memory_limit_bytes,
         "collections": collector.collections,
         "live_bytes": collector.live_bytes,
+        "verdict": verdict_object(one.heap_verdict),
+        "grown_most": grown_object(one.heap_grown_most),
     }
 
 

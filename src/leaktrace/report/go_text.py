@@ -2,8 +2,9 @@
 
 leaktrace  goroutines of server (pid 4242)   report 3, 15.0 s   go1.22.3
 LEAKING: 1 group of goroutines only grows: none has left it
+HEAP GROWS +1.2 MiB/s ±0.1 for 15.0 s: collections left ever more, at 6 looks; +18.8 MiB at …
 5,120 goroutines   +90.2/s   stacks 10.4 MiB   and 6 of the runtime's own
-heap 90.5 MiB   +1.2 MiB/s …
+heap 90.5 MiB …
 
 LEAKING  5,000 in chan receive   +90.2/s   oldest ≥ 4m10s   stacks 9.8 MiB
   go main.watch                    by main.request at ticker.go:24
@@ -27,6 +28,7 @@ from leaktrace.go_report import (
 )
 from leaktrace.printable import printable
 from leaktrace.report.go_heap_text import heap_details, heap_summary
+from leaktrace.report.go_heap_verdict import growing_heap_line, other_heap_line
 from leaktrace.report.go_rows import (
     WRAPPER,
     columns,
@@ -89,7 +91,7 @@ def _header(report: GoReport, width: int) -> Iterator[Text]:
 
 def _goroutines(report: GoReport, width: int) -> Iterator[Text]:
     section = report.goroutines
-    yield from _verdict(report, width)
+    yield from _verdicts(report, width)
     fields = [Text(units.counted(section.alive_count - section.system_count, "goroutine"), "bold")]
     if section.growth_per_s is not None:
         fields.append(_rate(section.growth_per_s))
@@ -109,6 +111,22 @@ def _goroutines(report: GoReport, width: int) -> Iterator[Text]:
         yield Text(f"... and {units.counted(others, 'other group')} (--top)")
     if report.heap is not None:
         yield from heap_details(report.heap, width)
+
+
+def _verdicts(report: GoReport, width: int) -> Iterator[Text]:
+    """On the goroutines and on the heap: what leaks comes first."""
+    heap, goroutines = report.heap, list(_verdict(report, width))
+    if report.goroutines.verdict is GoVerdict.LEAKING:
+        yield from goroutines
+        goroutines = []
+    verdict = None if heap is None else heap.verdict
+    if heap is None or verdict is None:
+        yield from goroutines
+        return
+    yield from growing_heap_line(verdict, heap.grown_most, width, "HEAP")
+    yield from goroutines
+    if heap.change is not None:  # after one look, the goroutines' line says why there is none
+        yield from other_heap_line(verdict, heap.grown_most, width, final=report.final)
 
 
 def _verdict(report: GoReport, width: int) -> Iterator[Text]:

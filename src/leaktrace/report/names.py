@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from rich.cells import cell_len
@@ -13,6 +14,7 @@ from leaktrace.printable import ELLIPSIS, printable
 LOST_STACK = "stack information lost"  # memleak's words
 
 
+@lru_cache(maxsize=1024)
 def module_name(module: str) -> str:
     """The module as frames show it: the last part of its path, "[vdso]" without brackets."""
     name = PurePosixPath(module).name or module

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from leaktrace import units
+from leaktrace.analysis.go_reports import summary_of
 from leaktrace.analysis.suppressions import matched_patterns
+from leaktrace.go_report import GoReport, GoSummary, GoVerdict
 from leaktrace.model import Report
 from leaktrace.notices import hint, notify
 from leaktrace.options import LeakExit, Suppression
@@ -26,6 +28,8 @@ class Conclusion:
         self._leaks: list[Verdict] | None = None
         self._slower = 0  # sites that grow, but not as fast as the threshold
         self._early: Verdict | None = None  # of the last report, if it was too early for one
+        self._go_leaks: list[str] | None = None  # what leaks of Go, in words; as `_leaks`
+        self._go_early = ""  # what is not known of Go in the last report, in words
 
     def see(self, report: Report) -> None:
         """A report was made."""
@@ -37,6 +41,19 @@ class Conclusion:
             if leaks is not None:
                 self._leaks = leaks
                 self._slower = len(leaks_in(report, 0) or ()) - len(leaks)
+            self._see_go(report.go)
+
+    def see_go(self, report: GoReport) -> None:
+        """A report on the goroutines and the heap of a program was made."""
+        self._see_go([summary_of(report)])
+
+    def _see_go(self, seen: Sequence[GoSummary]) -> None:
+        if self._leak_exit is None or not seen:
+            return
+        self._go_early = _go_too_early(seen)
+        leaks = go_leaks_in(seen, self._leak_exit.threshold_per_s)
+        if leaks is not None:
+            self._go_leaks = leaks
 
     def tell(self, *, verbose: bool) -> None:
         """What the reports don't say, on stderr."""
@@ -45,31 +62,35 @@ class Conclusion:
             notify(f"{printable(one.origin)}: leak:{pattern} has matched no site")
         if self._leak_exit is None:
             return
+        found = [*([_in_words(self._leaks)] if self._leaks else ()), *(self._go_leaks or ())]
+        if found:
+            what = " and ".join(found)
+            notify(f"{what}: exit status {self._leak_exit.status} (--exit-code leak)")
+            return
         early = self._early
-        if early is not None and early.may_grow and not self._leaks:
+        if early is not None and early.may_grow:
             notify("some sites grow slowly, and may be filling: they don't count as leaks yet")
             hint(f"trace for {units.elapsed(early.needs_s or 0.0)} more")
-        elif self._leaks is None:
+        elif self._leaks is None and self._go_leaks is None:
             notify("no report had a verdict: the exit status says nothing about leaks")
             hint(
                 "trace longer, or with a shorter INTERVAL (a verdict needs three reports, or "
                 "20 s), or use --lost"
             )
-        elif early is not None and not self._leaks:
+        elif early is not None:
             notify(f"in the last report it was too early for a verdict: {early.reason}")
             hint("trace longer, or use --lost")
-        elif not self._leaks and self._slower:
+        elif self._slower:
             grow = "one site grows" if self._slower == 1 else f"{self._slower} sites grow"
             notify(f"{grow}, none as fast as --leak-threshold")
-        elif self._leaks:
-            notify(
-                f"{_in_words(self._leaks)}: exit status {self._leak_exit.status} (--exit-code leak)"
-            )
+        if self._go_early and self._go_leaks is not None:
+            notify(f"in the last report it was too early for a verdict on {self._go_early}")
+            hint("trace longer")
 
     def exit_status(self, own: int) -> int:
         """The exit status of the run. `own`: the one that it has if nothing leaks. A failure of the
         command that was passed on stays one."""
-        if own or self._leak_exit is None or not self._leaks:
+        if own or self._leak_exit is None or not (self._leaks or self._go_leaks):
             return own
         return self._leak_exit.status
 
@@ -113,3 +134,31 @@ def _verdicts(report: Report) -> Iterator[Verdict]:
 def _parts(report: Report) -> Iterator[Report]:
     """A report, and those about other memory, pairs of functions and other allocators."""
     yield from (report, *report.other_memory, *report.sections)
+
+
+def go_leaks_in(seen: Sequence[GoSummary], threshold_per_s: float) -> list[str] | None:
+    """What leaks of Go, in words: groups of goroutines that only grow, and heaps that grow faster
+    than this, in bytes per second. None if it is too early for any verdict."""
+    heaps = [one.heap_verdict for one in seen if one.heap_verdict is not None]
+    if all(one.verdict is GoVerdict.TOO_EARLY for one in seen) and all(
+        one.kind is VerdictKind.TOO_EARLY for one in heaps
+    ):
+        return None
+    found = []
+    if any(one.verdict is GoVerdict.LEAKING for one in seen):
+        found.append("goroutines pile up")
+    if any(
+        one.kind is VerdictKind.GROWING and (one.bytes_per_s or 0.0) > threshold_per_s
+        for one in heaps
+    ):
+        found.append("the heap of Go grows")
+    return found
+
+
+def _go_too_early(seen: Sequence[GoSummary]) -> str:
+    """Of what there is no verdict yet, with the reason; "": there is one of all."""
+    if any(one.verdict is GoVerdict.TOO_EARLY for one in seen):
+        return "goroutines"
+    heaps = (one.heap_verdict for one in seen if one.heap_verdict is not None)
+    early = next((one for one in heaps if one.kind is VerdictKind.TOO_EARLY), None)
+    return "" if early is None else f"the heap of Go: {early.reason}"

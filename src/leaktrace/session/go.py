@@ -18,6 +18,7 @@ from leaktrace.own.interrupts import Interrupts, NothingToEndError
 from leaktrace.printable import printable
 from leaktrace.process.go_looks import GoLooks
 from leaktrace.report import Output, create_go_reporter, open_output
+from leaktrace.session.conclusion import Conclusion
 from leaktrace.session.go_profile import profile_on, repair
 from leaktrace.session.go_recorder import GoRecorder, opened_go_recorder
 from leaktrace.session.moments import moments
@@ -51,6 +52,7 @@ def report_on_go(
     options: GoOptions, output: Output, interrupts: Interrupts, recorder: GoRecorder | None = None
 ) -> int:
     """The same for an output that is open. Raises NothingToEndError, too."""
+    conclusion = Conclusion(options.leak_exit, ())
     reporter = create_go_reporter(
         options.format,
         output.stream,
@@ -66,8 +68,10 @@ def report_on_go(
             if recorder is not None:
                 recorder.report(report)
             reporter.go(with_top(report, options.top))
+            conclusion.see_go(report)
         reporter.end()
-    return 1 if recorder is not None and recorder.missed else 0
+    conclusion.tell(verbose=False)
+    return conclusion.exit_status(1 if recorder is not None and recorder.missed else 0)
 
 
 def _reports(process: Process, options: GoOptions, interrupts: Interrupts) -> Generator[GoReport]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sample_go import GROWING as GROWING_GO
+from sample_go_summaries import GO
 from sample_reports import BUSY
 
+from leaktrace.go_report import GoSummary, GoVerdict
 from leaktrace.model import Report, Suppressed, SuppressedByPattern, Total
 from leaktrace.options import LeakExit, Suppression
 from leaktrace.session.conclusion import Conclusion
@@ -111,6 +114,50 @@ def test_an_early_end_is_told_whatever_was_known_before(
     assert "too early" in told
     assert "3 blocks may be chance" in told
     assert "--lost" in what_to_do
+
+
+GO_LEAK = replace(GO, leaking_group_count=1)
+GO_HEAP = replace(GO, verdict=GoVerdict.STEADY)
+GO_STEADY = replace(GO_HEAP, heap_verdict=Verdict(VerdictKind.STEADY))
+GO_EARLY = replace(
+    GO,
+    verdict=GoVerdict.TOO_EARLY,
+    heap_verdict=Verdict(VerdictKind.TOO_EARLY, "3 looks"),
+)
+
+
+@pytest.mark.parametrize(
+    ("go", "status", "said"),
+    [
+        (GO_LEAK, 23, "goroutines pile up and the heap of Go grows: exit status 23"),
+        (GO_HEAP, 23, "the heap of Go grows: exit status 23"),
+        (GO_STEADY, 0, ""),
+        (GO_EARLY, 0, "no report had a verdict"),
+        (replace(GO_STEADY, heap_verdict=GO_EARLY.heap_verdict), 0, "the heap of Go: 3 looks"),
+        (replace(GO_STEADY, heap_verdict=None), 0, ""),
+    ],
+)
+def test_what_leaks_of_go_counts(
+    go: GoSummary, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conclusion = concluded(replace(PLAIN, go=(go,)))
+    assert conclusion.exit_status(0) == status
+    conclusion.tell(verbose=False)
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert bool(said) is bool(printed)
+
+
+def test_the_threshold_counts_for_the_heap_of_go_and_not_for_goroutines() -> None:
+    leak_exit = LeakExit(42, threshold_per_s=1e9)
+    for go, status in ((GO_HEAP, 0), (GO_LEAK, 42)):
+        assert concluded(replace(PLAIN, go=(go,)), leak_exit=leak_exit).exit_status(0) == status
+
+
+def test_a_report_on_go_alone() -> None:
+    conclusion = Conclusion(LeakExit(), ())
+    conclusion.see_go(GROWING_GO)
+    assert conclusion.exit_status(0) == 23
 
 
 def test_patterns_that_matched_nothing_are_named(capsys: pytest.CaptureFixture[str]) -> None:

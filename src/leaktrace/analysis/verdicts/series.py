@@ -25,7 +25,7 @@ _CONFIDENCE = 1.96  # standard errors: 95 %
 
 @dataclass(frozen=True)
 class Rise:
-    """How fast a total rises."""
+    """How fast a total rises steadily."""
 
     per_s: float
     error_per_s: float  # standard error
@@ -35,6 +35,11 @@ class Rise:
 def rise_of(times_s: Floats, values: Floats) -> Rise | None:
     """The rise of the last two thirds of a series; None if it doesn't rise steadily."""
     first = int(np.searchsorted(times_s, times_s[-1] / 3))
+    return rise_from(first, times_s, values)
+
+
+def rise_from(first: int, times_s: Floats, values: Floats) -> Rise | None:
+    """The same from a point on."""
     times_s, values = times_s[first:], values[first:]
     if len(values) < _FEWEST_POINTS:
         return None
@@ -43,20 +48,34 @@ def rise_of(times_s: Floats, values: Floats) -> Rise | None:
     steps = int((np.diff(np.maximum.accumulate(values)) > 0).sum())
     if rise <= 0 or fallen > _MOST_FALLEN * rise or steps < _FEWEST_STEPS:
         return None
+    if slows_down(times_s, values):
+        return None
+    slope = slope_of(times_s, values)
+    return Rise(slope.per_s, slope.error_per_s, first) if slope.lowest_per_s > 0 else None
+
+
+def slows_down(times_s: Floats, values: Floats) -> bool:
+    """Whether a series of three points or more rises more slowly in the second half of the time."""
     middle = int(np.searchsorted(times_s, (times_s[0] + times_s[-1]) / 2))
     middle = min(max(middle, 1), len(values) - 2)
-    by_half = [
+    first, second = [
         float(values[b] - values[a]) / float(times_s[b] - times_s[a])
         for a, b in ((0, middle), (middle, len(values) - 1))
     ]
-    if by_half[1] < _SLOWER * by_half[0]:
-        return None
-    slope, error, lowest = _sen(times_s, values)
-    return Rise(slope, error, first) if lowest > 0 else None
+    return second < _SLOWER * first
 
 
-def _sen(times_s: Floats, values: Floats) -> tuple[float, float, float]:
-    """The slope, its standard error, and the lower end of its confidence interval."""
+@dataclass(frozen=True)
+class Slope:
+    """How fast a total rises or falls."""
+
+    per_s: float
+    error_per_s: float  # standard error
+    lowest_per_s: float  # the lower end of the confidence interval
+
+
+def slope_of(times_s: Floats, values: Floats) -> Slope:
+    """The slope of a series of two points or more."""
     first, second = np.triu_indices(len(values), 1)
     slopes = np.sort((values[second] - values[first]) / (times_s[second] - times_s[first]))
     n = len(values)
@@ -64,4 +83,4 @@ def _sen(times_s: Floats, values: Floats) -> tuple[float, float, float]:
     rank = (len(slopes) - _CONFIDENCE * deviation) / 2
     lowest = float(slopes[max(int(rank), 0)])
     highest = float(slopes[min(int(len(slopes) - 1 - rank), len(slopes) - 1)])
-    return float(np.median(slopes)), (highest - lowest) / (2 * _CONFIDENCE), lowest
+    return Slope(float(np.median(slopes)), (highest - lowest) / (2 * _CONFIDENCE), lowest)

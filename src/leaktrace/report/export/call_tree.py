@@ -34,6 +34,7 @@ class CallTree:
 
     def __init__(self) -> None:
         self._strings: dict[str, int] = {"": 0}
+        self._texts: dict[str, int] = {}  # the same by what they were before they were printable
         self._frames: dict[tuple[int, int, int, int, int, int], int] = {}
         self._known: dict[int, int] = {}  # frame of each Frame, by its id()
         self._nodes: dict[tuple[int, int], int] = {}
@@ -100,4 +101,8 @@ class CallTree:
         return self._frames.setdefault(row, len(self._frames))
 
     def _text(self, text: str) -> int:
-        return self._strings.setdefault(printable(text), len(self._strings))
+        number = self._texts.get(text)
+        if number is None:
+            number = self._strings.setdefault(printable(text), len(self._strings))
+            self._texts[text] = number
+        return number
