@@ -279,15 +279,21 @@ def _place(function: str | None, module: str | None) -> Place:
     for of_runtime in (_by_linked_function, _by_scope):
         if function is not None and (found := of_runtime(function, name)) is not None:
             return found
-    for runtime in _RUNTIMES:
-        if runtime.modules.fullmatch(name):
-            return _place_in(runtime, function)
+    runtime = _runtime_of(name)
+    if runtime is not None:
+        return _place_in(runtime, function)
     if _BUNDLED.search(module):
         return Place(Part.RUNTIME, "CPython")
     if function is not None and _WRAPPER.fullmatch(function):
         return Place(Part.MACHINERY, name)
     is_library = _DISTRIBUTION.match(module) and _SHARED_OBJECT.search(name)
     return Place(Part.LIBRARY if is_library else Part.OWN, name)
+
+
+@lru_cache(maxsize=1024)
+def _runtime_of(module: str) -> _Runtime | None:
+    """The runtime to which a module belongs, by its name."""
+    return next((one for one in _RUNTIMES if one.modules.fullmatch(module)), None)
 
 
 def _place_of_generated(function: str | None, module: str | None) -> Place:
