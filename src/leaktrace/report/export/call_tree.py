@@ -37,6 +37,7 @@ class CallTree:
         self._texts: dict[str, int] = {}  # the same by what they were before they were printable
         self._frames: dict[tuple[int, int, int, int, int, int], int] = {}
         self._known: dict[int, int] = {}  # frame of each Frame, by its id()
+        self._equal: dict[Frame, int] = {}
         self._nodes: dict[tuple[int, int], int] = {}
         self._parents = [ROOT]
         self._frame_of = [self._remark("all")]
@@ -55,7 +56,10 @@ class CallTree:
         """The number of a frame. It is kept by the caller, as stacks are."""
         number = self._known.get(id(frame))
         if number is None:
-            number = self._known[id(frame)] = self._new_frame(frame)
+            number = self._equal.get(frame)
+            if number is None:
+                number = self._equal[frame] = self._new_frame(frame)
+            self._known[id(frame)] = number
         return number
 
     def table(self) -> dict[str, object]:
