@@ -131,6 +131,9 @@ def test_without_malloc_there_is_what_go_has(tmp_path: Path) -> None:
     with running(pure, "leak") as (pid, _):
         outcome = run_leaktrace("-p", str(pid), "-f", "json", "0.3", "4")
         refused = run_leaktrace("-p", str(pid), "-f", "pprof", "--output", "/dev/null", "0.3", "1")
+        known = tmp_path / "known.supp"
+        known.write_text("leak:main\n")
+        suppressing = run_leaktrace("-p", str(pid), "--suppressions", str(known), "0.3", "1")
         heap = run_leaktrace("heap", "-p", str(pid))
         status = run_leaktrace("-p", str(pid), "--exit-code", "leak=42", "0.3", "4")
     assert outcome.exit_code == 0, outcome.stderr
@@ -143,5 +146,8 @@ def test_without_malloc_there_is_what_go_has(tmp_path: Path) -> None:
     assert f"leaktrace go -p {pid} shows it" in heap.stderr
     assert "whose allocator is Go's own" in outcome.stderr
     assert "follow instead" in outcome.stderr
+    # Suppressions have no effect on goroutines: they must not seem to.
+    assert suppressing.exit_code != 0
+    assert suppressing.stdout == ""
     assert refused.exit_code != 0
     assert f"leaktrace go -p {pid}" in refused.stderr

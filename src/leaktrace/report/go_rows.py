@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import dropwhile, groupby
+from pathlib import PurePosixPath
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -43,6 +44,12 @@ def stack_lines(frames: Sequence[GoLine], width: int) -> Iterator[Text]:
 def place(line: GoLine) -> str:
     """File and line."""
     return f"{printable(line.file)}:{line.line}" if line.file else "unknown file"
+
+
+def line_in_words(line: GoLine) -> str:
+    """A function with the name of its file and the line."""
+    text = printable(line.function)
+    return f"{text} {printable(PurePosixPath(line.file).name)}:{line.line}" if line.line else text
 
 
 def columns(indent: str, left: str, right: str, width: int, style: str = "") -> Iterator[Text]:

@@ -17,8 +17,8 @@ from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.go_heap_json import grown_object
 from leaktrace.report.go_heap_text import collector_in_words
-from leaktrace.report.go_heap_verdict import growing_heap_line, line_in_words
-from leaktrace.report.go_rows import rate_in_words
+from leaktrace.report.go_heap_verdict import growing_heap_line
+from leaktrace.report.go_rows import line_in_words, rate_in_words
 from leaktrace.report.json_sites import verdict_object
 from leaktrace.report.layout import wrapped
 

@@ -115,18 +115,17 @@ def _goroutines(report: GoReport, width: int) -> Iterator[Text]:
 
 def _verdicts(report: GoReport, width: int) -> Iterator[Text]:
     """On the goroutines and on the heap: what leaks comes first."""
-    heap, goroutines = report.heap, list(_verdict(report, width))
-    if report.goroutines.verdict is GoVerdict.LEAKING:
-        yield from goroutines
-        goroutines = []
-    verdict = None if heap is None else heap.verdict
-    if heap is None or verdict is None:
-        yield from goroutines
-        return
-    yield from growing_heap_line(verdict, heap.grown_most, width, "HEAP")
-    yield from goroutines
-    if heap.change is not None:  # after one look, the goroutines' line says why there is none
-        yield from other_heap_line(verdict, heap.grown_most, width, final=report.final)
+    heap = report.heap
+    is_leaking = report.goroutines.verdict is GoVerdict.LEAKING
+    if is_leaking:
+        yield from _verdict(report, width)
+    if heap is not None and heap.verdict is not None:
+        yield from growing_heap_line(heap.verdict, heap.grown_most, width, "HEAP")
+    if not is_leaking:
+        yield from _verdict(report, width)
+    # After one look, the line on goroutines says why there is none.
+    if heap is not None and heap.verdict is not None and heap.change is not None:
+        yield from other_heap_line(heap.verdict, heap.grown_most, width, final=report.final)
 
 
 def _verdict(report: GoReport, width: int) -> Iterator[Text]:

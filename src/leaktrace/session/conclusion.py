@@ -15,6 +15,14 @@ from leaktrace.options import LeakExit, Suppression
 from leaktrace.printable import printable
 from leaktrace.verdict import Verdict, VerdictKind
 
+_LONGER = (
+    "trace longer, or with a shorter INTERVAL (a verdict needs three reports, or 20 s), or use "
+    "--lost"
+)
+_LONGER_FOR_GO = (
+    "look more often: goroutines need three looks, the heap six that come after a collection each"
+)
+
 
 class Conclusion:
     """Sees all reports of a run."""
@@ -30,6 +38,8 @@ class Conclusion:
         self._early: Verdict | None = None  # of the last report, if it was too early for one
         self._go_leaks: list[str] | None = None  # what leaks of Go, in words; as `_leaks`
         self._go_early = ""  # what is not known of Go in the last report, in words
+        self._go_slower = False  # a heap of Go grows, but not as fast as the threshold
+        self._is_of_go = False  # there is nothing but Go
 
     def see(self, report: Report) -> None:
         """A report was made."""
@@ -45,6 +55,7 @@ class Conclusion:
 
     def see_go(self, report: GoReport) -> None:
         """A report on the goroutines and the heap of a program was made."""
+        self._is_of_go = True
         self._see_go([summary_of(report)])
 
     def _see_go(self, seen: Sequence[GoSummary]) -> None:
@@ -54,6 +65,7 @@ class Conclusion:
         leaks = go_leaks_in(seen, self._leak_exit.threshold_per_s)
         if leaks is not None:
             self._go_leaks = leaks
+            self._go_slower = not leaks and bool(go_leaks_in(seen, 0))
 
     def tell(self, *, verbose: bool) -> None:
         """What the reports don't say, on stderr."""
@@ -66,26 +78,35 @@ class Conclusion:
         if found:
             what = " and ".join(found)
             notify(f"{what}: exit status {self._leak_exit.status} (--exit-code leak)")
-            return
+        elif self._leaks is None and self._go_leaks is None and not self._may_grow:
+            notify("no report had a verdict: the exit status says nothing about leaks")
+            hint(_LONGER_FOR_GO if self._is_of_go else _LONGER)
+        else:
+            self._tell_of_sites()
+            self._tell_of_go()
+
+    @property
+    def _may_grow(self) -> bool:
+        return self._early is not None and self._early.may_grow
+
+    def _tell_of_sites(self) -> None:
         early = self._early
         if early is not None and early.may_grow:
             notify("some sites grow slowly, and may be filling: they don't count as leaks yet")
             hint(f"trace for {units.elapsed(early.needs_s or 0.0)} more")
-        elif self._leaks is None and self._go_leaks is None:
-            notify("no report had a verdict: the exit status says nothing about leaks")
-            hint(
-                "trace longer, or with a shorter INTERVAL (a verdict needs three reports, or "
-                "20 s), or use --lost"
-            )
         elif early is not None:
             notify(f"in the last report it was too early for a verdict: {early.reason}")
             hint("trace longer, or use --lost")
         elif self._slower:
             grow = "one site grows" if self._slower == 1 else f"{self._slower} sites grow"
             notify(f"{grow}, none as fast as --leak-threshold")
-        if self._go_early and self._go_leaks is not None:
+
+    def _tell_of_go(self) -> None:
+        if self._go_early:
             notify(f"in the last report it was too early for a verdict on {self._go_early}")
             hint("trace longer")
+        elif self._go_slower:
+            notify("the heap of Go grows, not as fast as --leak-threshold")
 
     def exit_status(self, own: int) -> int:
         """The exit status of the run. `own`: the one that it has if nothing leaks. A failure of the

@@ -165,7 +165,7 @@ def _asked_of_go(options: ProcessOptions) -> GoOptions | None:
     """The same for a program in which only Go allocates; None if it can't be asked of that."""
     asked, target = options.report, options.target
     is_about_blocks = options.lost or options.heap or options.contents or options.idle_s
-    is_about_more = options.record or options.fds or options.pairs
+    is_about_more = options.record or options.fds or options.pairs or options.suppressions
     if isinstance(target, CommandTarget) or len(target.pids) != 1:
         return None
     if asked.live or asked.trace or is_about_blocks or is_about_more:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from sample_go import GROWING as GROWING_GO
+from sample_go import SINGLE as SINGLE_GO
 from sample_go_summaries import GO
 from sample_reports import BUSY
 
@@ -154,10 +155,29 @@ def test_the_threshold_counts_for_the_heap_of_go_and_not_for_goroutines() -> Non
         assert concluded(replace(PLAIN, go=(go,)), leak_exit=leak_exit).exit_status(0) == status
 
 
-def test_a_report_on_go_alone() -> None:
+def test_a_report_on_go_alone(capsys: pytest.CaptureFixture[str]) -> None:
     conclusion = Conclusion(LeakExit(), ())
+    conclusion.see_go(SINGLE_GO)
+    assert conclusion.exit_status(0) == 0
+    conclusion.tell(verbose=False)
+    told, what_to_do = capsys.readouterr().err.splitlines()
+    assert "no report had a verdict" in told
+    assert "--lost" not in what_to_do
     conclusion.see_go(GROWING_GO)
     assert conclusion.exit_status(0) == 23
+
+
+def test_what_is_not_known_of_go_is_told_beside_sites_that_are_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    concluded(replace(STEADY, go=(GO_EARLY,))).tell(verbose=False)
+    assert "too early for a verdict on goroutines" in capsys.readouterr().err
+
+
+def test_a_heap_of_go_below_the_threshold_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    leak_exit = LeakExit(threshold_per_s=1e9)
+    concluded(replace(STEADY, go=(GO_HEAP,)), leak_exit=leak_exit).tell(verbose=False)
+    assert "not as fast as --leak-threshold" in capsys.readouterr().err
 
 
 def test_patterns_that_matched_nothing_are_named(capsys: pytest.CaptureFixture[str]) -> None:

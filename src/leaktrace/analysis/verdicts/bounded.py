@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
+
+_Value = TypeVar("_Value")
 
 
 def joined(edges: NDArray[np.int64], most: int) -> NDArray[np.intp]:
@@ -27,3 +31,21 @@ def thinned(times: NDArray[np.int64], most: int) -> NDArray[np.intp]:
         between = times[kept[2:]] - times[kept[:-2]]
         kept = np.delete(kept, int(np.argmin(between)) + 1)
     return kept
+
+
+class Course(Generic[_Value]):
+    """Values at some times, in their order; at most twice `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.points: list[tuple[float, _Value]] = []  # seconds, value
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def add(self, time_s: float, value: _Value) -> None:
+        """Add the latest value."""
+        self.points.append((time_s, value))
+        if len(self.points) > 2 * self._most:
+            times = np.array([round(at * 1e9) for at, _ in self.points], dtype=np.int64)
+            self.points = [self.points[one] for one in thinned(times, self._most)]

@@ -11,19 +11,22 @@ at the looks.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from leaktrace import units
-from leaktrace.analysis.verdicts.bounded import thinned
+from leaktrace.analysis.verdicts.bounded import Course
 from leaktrace.analysis.verdicts.cohorts import Floats
 from leaktrace.analysis.verdicts.series import rise_from, rise_of, slope_of, slows_down
-from leaktrace.go_report import HeapLook
+from leaktrace.go_report import Collector, HeapLook
 from leaktrace.verdict import Verdict, VerdictKind
 
 _MOST_POINTS = 64
 _FEWEST_LOOKS = 3  # where nothing is collected
 _FEWEST = 4  # collections
 _FEWEST_OF_GROWTH = 6  # for it to be claimed
+_MUCH_LONGER = 3.0  # times the longest time between two collections
 _FORCED_S = 120.0  # Go collects at least as often (runtime/proc.go, forcegcperiod)
 
 
@@ -33,69 +36,64 @@ class LiveHeap:
     def __init__(self) -> None:
         self._first: HeapLook | None = None
         self._last: HeapLook | None = None
-        self._marked = _Series()
-        self._in_use = _Series()
+        self._marked = Course[int](_MOST_POINTS)
+        self._in_use = Course[int](_MOST_POINTS)  # since the last collection
 
     def add(self, look: HeapLook) -> None:
         """Take in a look."""
         if self._first is None or self._last is None:
-            self._first = look
-        elif look.collector.collections > self._last.collector.collections:
-            self._marked.add(look.time_s - self._first.time_s, look.collector.live_bytes)
-        self._in_use.add(look.time_s - self._first.time_s, look.in_use_bytes)
+            self._first = self._last = look
+        time_s = look.time_s - self._first.time_s
+        if look.collector.collections > self._last.collector.collections:
+            self._marked.add(time_s, look.collector.live_bytes)
+            self._in_use = Course(_MOST_POINTS)
+        self._in_use.add(time_s, look.in_use_bytes)
         self._last = look
 
     def verdict(self) -> Verdict:
         """The verdict with the last look. Callers have looked."""
-        first, last = self._first, self._last
-        assert first is not None and last is not None
-        collections = last.collector.collections - first.collector.collections
-        elapsed_s = last.time_s - first.time_s
-        if last.collector.percent < 0 and not collections:
-            return self._uncollected(last, elapsed_s)
+        assert self._first is not None and self._last is not None
+        elapsed_s = self._last.time_s - self._first.time_s
+        if self._is_off(elapsed_s):
+            return self._uncollected(self._last.collector)
         if len(self._marked) < _FEWEST:
             return _awaits(len(self._marked), elapsed_s)
-        return _judge(self._marked.times_s, self._marked.values, elapsed_s)
+        return _judge(*_columns(self._marked), elapsed_s)
 
-    def _uncollected(self, last: HeapLook, elapsed_s: float) -> Verdict:
-        limit = last.collector.memory_limit_bytes
+    def _is_off(self, elapsed_s: float) -> bool:
+        """Whether nothing is collected: the collector is off, and the program has not run it for
+        much longer than usual."""
+        assert self._last is not None
+        if self._last.collector.percent >= 0:
+            return False
+        seen_s = [0.0, *(at for at, _ in self._marked.points)]
+        if len(seen_s) == 1:
+            return True
+        longest_s = max(later - earlier for earlier, later in pairwise(seen_s))
+        return elapsed_s - seen_s[-1] > _MUCH_LONGER * longest_s
+
+    def _uncollected(self, collector: Collector) -> Verdict:
+        limit = collector.memory_limit_bytes
         if limit is not None:
             return Verdict(
                 VerdictKind.TOO_EARLY,
                 f"it is collected only near {units.size(limit)}: what stays is not known before",
             )
-        series = self._in_use
-        if len(series) < _FEWEST_LOOKS:
+        if len(self._in_use) < _FEWEST_LOOKS:
             return Verdict(VerdictKind.TOO_EARLY, "it takes three looks")
-        slope = slope_of(series.times_s, series.values)
+        times_s, values = _columns(self._in_use)
+        slope = slope_of(times_s, values)
         if slope.lowest_per_s <= 0:
             return Verdict(VerdictKind.STEADY, "next to nothing was allocated")
         reason = "GOGC=off: nothing was collected, so all that was allocated stays"
-        return Verdict(VerdictKind.GROWING, reason, slope.per_s, slope.error_per_s, elapsed_s)
+        since_s = float(times_s[-1] - times_s[0])
+        return Verdict(VerdictKind.GROWING, reason, slope.per_s, slope.error_per_s, since_s)
 
 
-class _Series:
-    """Values at some times; bounded, however long it gets."""
-
-    def __init__(self) -> None:
-        self._points: list[tuple[float, int]] = []
-
-    def __len__(self) -> int:
-        return len(self._points)
-
-    def add(self, time_s: float, value: int) -> None:
-        self._points.append((time_s, value))
-        if len(self._points) > 2 * _MOST_POINTS:
-            times = np.array([round(at * 1e9) for at, _ in self._points], dtype=np.int64)
-            self._points = [self._points[one] for one in thinned(times, _MOST_POINTS)]
-
-    @property
-    def times_s(self) -> Floats:
-        return np.array([at for at, _ in self._points], dtype=np.float64)
-
-    @property
-    def values(self) -> Floats:
-        return np.array([value for _, value in self._points], dtype=np.float64)
+def _columns(course: Course[int]) -> tuple[Floats, Floats]:
+    """Times in seconds, and values."""
+    times, values = zip(*course.points, strict=True)
+    return np.array(times, dtype=np.float64), np.array(values, dtype=np.float64)
 
 
 def _awaits(number: int, elapsed_s: float) -> Verdict:

@@ -34,10 +34,10 @@ class CallTree:
 
     def __init__(self) -> None:
         self._strings: dict[str, int] = {"": 0}
-        self._texts: dict[str, int] = {}  # the same by what they were before they were printable
         self._frames: dict[tuple[int, int, int, int, int, int], int] = {}
         self._known: dict[int, int] = {}  # frame of each Frame, by its id()
-        self._equal: dict[Frame, int] = {}
+        # The same by what is shown of it: frames that were read from a file may be equal.
+        self._equal: dict[tuple[object, ...], int] = {}
         self._nodes: dict[tuple[int, int], int] = {}
         self._parents = [ROOT]
         self._frame_of = [self._remark("all")]
@@ -56,10 +56,7 @@ class CallTree:
         """The number of a frame. It is kept by the caller, as stacks are."""
         number = self._known.get(id(frame))
         if number is None:
-            number = self._equal.get(frame)
-            if number is None:
-                number = self._equal[frame] = self._new_frame(frame)
-            self._known[id(frame)] = number
+            number = self._known[id(frame)] = self._by_value(frame)
         return number
 
     def table(self) -> dict[str, object]:
@@ -81,6 +78,16 @@ class CallTree:
             self._parents.append(node)
             self._frame_of.append(frame)
         return child
+
+    def _by_value(self, frame: Frame) -> int:
+        place = (frame.module_offset, frame.address) if frame.function is None else None
+        source = frame.source
+        at = (source.file, source.line) if source is not None else None
+        key = (frame.function, frame.offset, frame.module, at, frame.inlined, place)
+        number = self._equal.get(key)
+        if number is None:
+            number = self._equal[key] = self._new_frame(frame)
+        return number
 
     def _new_frame(self, frame: Frame) -> int:
         flags = (_INLINED if frame.inlined else 0) | (_OWN if is_own(frame) else 0)
@@ -105,8 +112,4 @@ class CallTree:
         return self._frames.setdefault(row, len(self._frames))
 
     def _text(self, text: str) -> int:
-        number = self._texts.get(text)
-        if number is None:
-            number = self._strings.setdefault(printable(text), len(self._strings))
-            self._texts[text] = number
-        return number
+        return self._strings.setdefault(printable(text), len(self._strings))

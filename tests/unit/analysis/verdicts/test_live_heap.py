@@ -121,6 +121,31 @@ def test_where_nothing_is_collected_all_stays() -> None:
     assert verdict_on(looks[:2]).kind is VerdictKind.TOO_EARLY
 
 
+def test_a_collector_that_is_switched_off_while_it_is_watched() -> None:
+    """What collections left before says nothing of what is allocated since."""
+    before = collected(lambda _: 50.0 * MIB, looks=12)
+    last = before[-1]
+    off = [
+        look(last.time_s + 5 * n, last.collector.collections, 50 * MIB, (100 + n) * MIB, percent=-1)
+        for n in range(1, 8)
+    ]
+    assert verdict_on(before).kind is VerdictKind.STEADY
+    verdict = verdict_on([*before, *off])
+    assert verdict.kind is VerdictKind.GROWING
+    assert verdict.bytes_per_s == pytest.approx(MIB / 5, rel=0.2)
+
+
+def test_a_program_that_collects_by_itself_is_judged_by_that() -> None:
+    """GOGC=off, and runtime.GC every 20 s: garbage piles up for four looks."""
+    looks = [
+        replace(one, collector=replace(one.collector, percent=-1))
+        for one in collected(lambda _: 50.0 * MIB, looks=40, gap_s=20.0)
+    ]
+    verdicts = [verdict_on(looks[:count]) for count in range(10, len(looks) + 1)]
+    assert VerdictKind.GROWING not in {one.kind for one in verdicts}
+    assert verdicts[-1].kind is VerdictKind.STEADY
+
+
 def test_near_a_limit_it_is_not_known_what_stays() -> None:
     looks = [look(n, 0, 0, 10 * MIB + n * MIB, percent=-1) for n in range(5)]
     limited = [
