@@ -16,17 +16,9 @@ from datetime import UTC, datetime
 
 from benchmarking.results import Results
 
-from leaktrace.model import (
-    Frame,
-    Report,
-    Site,
-    SourceLine,
-    Stack,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.model import Report, TargetInfo
 from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.site import Frame, Site, SourceLine, Stack, StackEnd, Total
 
 SITES = 10_000
 FRAMES = 30

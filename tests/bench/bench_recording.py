@@ -28,20 +28,11 @@ from pathlib import Path
 import numpy as np
 from harness.peak_memory import measured
 
-from leaktrace.model import (
-    Frame,
-    Loss,
-    Report,
-    Site,
-    SourceLine,
-    Stack,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.model import Loss, Report, TargetInfo
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import LineFile, read_lines
 from leaktrace.recording.writer import RecordingWriter, RunInfo
+from leaktrace.site import Frame, Site, SourceLine, Stack, StackEnd, Total
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
 CALLS_PER_S = 20_000.0

@@ -15,9 +15,9 @@ from harness.lines import DEADLINE_S, Lines
 from harness.target import Target
 
 from leaktrace.analysis.trim import readable
-from leaktrace.model import Stack, StackEnd
 from leaktrace.options import ProcessOptions, ProcessTarget, ReportOptions
 from leaktrace.process.setup import open_tracer
+from leaktrace.site import Stack, StackEnd
 
 pytestmark = pytest.mark.usefixtures("require_bpf")
 

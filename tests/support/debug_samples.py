@@ -8,8 +8,8 @@ from pathlib import Path
 
 from leaktrace.cache.directory import user_cache_directory
 from leaktrace.elf.object import ElfObject
-from leaktrace.model import Frame
 from leaktrace.options import SymbolOptions
+from leaktrace.site import Frame
 from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.module import Module
 from leaktrace.targets.root import TargetRoot

@@ -22,13 +22,9 @@ from hand_made_snapshots import (
 from leaktrace.abi.process import StackEndCode
 from leaktrace.analysis.family import FamilyBuilder, Member
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import (
-    Report,
-    Stack,
-    StackEnd,
-    Total,
-)
+from leaktrace.model import Report
 from leaktrace.options import Filters, ReportOptions
+from leaktrace.site import Stack, StackEnd, Total
 
 # Process n has the stack ids n * 100 + 1, 2 and 3. They are the stacks 1, 2 and 3 of STACKS, loaded
 # at other addresses.

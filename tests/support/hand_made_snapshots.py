@@ -12,7 +12,7 @@ from leaktrace.abi import process as abi
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.memory import MemoryGrowth, MemoryKinds
-from leaktrace.model import Frame, RemarkKind, Report, Stack, StackEnd, TargetInfo
+from leaktrace.model import RemarkKind, Report, TargetInfo
 from leaktrace.options import (
     Filters,
     ObjectChoice,
@@ -20,6 +20,7 @@ from leaktrace.options import (
     ProcessTarget,
     ReportOptions,
 )
+from leaktrace.site import Frame, Stack, StackEnd
 
 NOW_NS = 60_000_000_000
 MS = 1_000_000

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from sample_reports import BUSY, NO_LOSSES, PARSE_SITE
 
-from leaktrace.model import Frame, Report, Site, SourceLine, Stack, StackEnd, Total
+from leaktrace.model import Report
+from leaktrace.site import Frame, Site, SourceLine, Stack, StackEnd, Total
 
 SITES, FRAMES = 2_000, 3
 NEW = SITES // 2  # stacks of each report

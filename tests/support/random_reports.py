@@ -8,17 +8,8 @@ from datetime import UTC, datetime
 from hypothesis import strategies as st
 
 from leaktrace.analysis.site_id import site_id
-from leaktrace.model import (
-    Frame,
-    ProcessShare,
-    Report,
-    Site,
-    SourceLine,
-    Stack,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.model import Report, TargetInfo
+from leaktrace.site import Frame, ProcessShare, Site, SourceLine, Stack, StackEnd, Total
 
 LIBRARY, PROGRAM, JIT = "/usr/lib/libshop.so.1.2", "/opt/shop/bin/shop", None
 NAMES = ("main", "serve", "parse", "Cart::add", "grow.constprop.0", "run()::{lambda()#1}::call")

@@ -9,7 +9,8 @@ from sample_reports import BUSY, CACHE_SITE, KERNEL, LOST_SITE, NO_LOSSES, PARSE
 from leaktrace.analysis.comparing.changes import Diff, compare
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.filters import site_filter
-from leaktrace.model import Report, Site, SourceLine, Total
+from leaktrace.model import Report
+from leaktrace.site import Site, SourceLine, Total
 
 NAMES = ("v1.rec@first", "v2.rec@last")
 

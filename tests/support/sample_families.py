@@ -8,16 +8,8 @@ from typing import Any
 from sample_reports import BUSY, CACHE_SITE, LOST_SITE, NO_LOSSES, PARSE_SITE
 
 from leaktrace.memory import MemoryKinds, ResidentMemory
-from leaktrace.model import (
-    Ending,
-    ProcessLine,
-    ProcessShare,
-    Report,
-    Site,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.model import Ending, ProcessLine, Report, TargetInfo
+from leaktrace.site import ProcessShare, Site, StackEnd, Total
 
 
 def process(pid: int, held: Total, growth_bytes: int | None, **others: Any) -> ProcessLine:

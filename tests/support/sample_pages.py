@@ -10,7 +10,8 @@ from datetime import timedelta
 from sample_reports import BUSY, NO_LOSSES, S, frame
 
 from leaktrace.memory import Explained, MemoryKinds, ResidentMemory
-from leaktrace.model import Frame, Report, Site, Stack, StackEnd, Total
+from leaktrace.model import Report
+from leaktrace.site import Frame, Site, Stack, StackEnd, Total
 from leaktrace.verdict import Verdict, VerdictKind
 
 _PARTS = (

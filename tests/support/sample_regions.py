@@ -7,7 +7,8 @@ from dataclasses import replace
 from sample_reports import BUSY, CACHE_SITE, PARSE_SITE, S
 
 from leaktrace.memory import RegionBytes
-from leaktrace.model import ThreadStacks, Total
+from leaktrace.model import ThreadStacks
+from leaktrace.site import Total
 
 MIB = 1 << 20
 _RESERVED = replace(

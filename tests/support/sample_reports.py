@@ -16,22 +16,16 @@ from leaktrace.memory import (
 )
 from leaktrace.model import (
     TARGET_ENDED,
-    Allocation,
     Ending,
-    Frame,
     Loss,
     Remark,
     RemarkKind,
     Report,
-    Site,
-    SourceLine,
-    Stack,
-    StackEnd,
     Suppressed,
     SuppressedByPattern,
     TargetInfo,
-    Total,
 )
+from leaktrace.site import Allocation, Frame, Site, SourceLine, Stack, StackEnd, Total
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
 MS = 1_000_000

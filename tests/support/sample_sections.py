@@ -7,15 +7,8 @@ from dataclasses import replace
 from sample_reports import BUSY, CACHE_SITE, PARSE_SITE, QUIET, S
 
 from leaktrace.memory import OTHER_MEMORY, Backing
-from leaktrace.model import (
-    Allocation,
-    DescriptorInfo,
-    DescriptorUse,
-    OpenDescriptor,
-    PairInfo,
-    StackEnd,
-    Total,
-)
+from leaktrace.model import DescriptorInfo, DescriptorUse, PairInfo
+from leaktrace.site import Allocation, OpenDescriptor, StackEnd, Total
 
 _SECTION = replace(
     BUSY,

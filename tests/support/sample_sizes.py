@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sample_reports import BUSY, CACHE_SITE, LOST_SITE, PARSE_SITE
 
-from leaktrace.model import Site
+from leaktrace.site import Site
 
 
 def sized(site: Site, blocks: Sequence[int]) -> Site:

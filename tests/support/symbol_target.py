@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from leaktrace.model import Frame
+from leaktrace.site import Frame
 from leaktrace.symbols.symbolizer import ProcessSymbolizer
 
 # Executes commands from standard input and answers with the relevant addresses.

@@ -25,21 +25,10 @@ from leaktrace.analysis.thread_stacks import thread_stacks
 from leaktrace.analysis.trim import readable
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import MemoryGrowth, MemoryKinds
-from leaktrace.model import (
-    Allocation,
-    Loss,
-    Measure,
-    Releaser,
-    Remark,
-    Report,
-    Site,
-    Stack,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.model import Loss, Measure, Remark, Report, TargetInfo
 from leaktrace.options import CommonOptions, ObjectChoice
 from leaktrace.reach import Holder, ReachInfo
+from leaktrace.site import Allocation, Releaser, Site, Stack, StackEnd, Total
 from leaktrace.verdict import LEAKING, Verdict
 
 STACK_ENDS = {

@@ -29,8 +29,9 @@ from leaktrace.analysis.verdicts.lost import with_lost, without_led
 from leaktrace.analysis.verdicts.overall import order_by_verdict, overall
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import MemoryGrowth
-from leaktrace.model import Loss, Total
+from leaktrace.model import Loss
 from leaktrace.options import ReportOptions, SortKey
+from leaktrace.site import Total
 from leaktrace.verdict import Verdict, VerdictKind
 
 _MOST_JUDGED = 1000  # of the sites that are shown or recorded

@@ -18,8 +18,9 @@ from leaktrace.memory import (
     MemoryKinds,
     ResidentMemory,
 )
-from leaktrace.model import Measure, Remark, RemarkKind, Report, Total
+from leaktrace.model import Measure, Remark, RemarkKind, Report
 from leaktrace.options import Filters, ObjectChoice
+from leaktrace.site import Total
 
 _FEW_LOST = 100  # up to one lost allocation in this many, the figures still hold
 

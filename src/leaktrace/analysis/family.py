@@ -20,20 +20,10 @@ from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.split import Part, split
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import MemoryGrowth, MemoryKinds
-from leaktrace.model import (
-    Ending,
-    Loss,
-    Measure,
-    ProcessLine,
-    ProcessShare,
-    Releaser,
-    Remark,
-    Report,
-    Stack,
-    TargetInfo,
-)
+from leaktrace.model import Ending, Loss, Measure, ProcessLine, Remark, Report, TargetInfo
 from leaktrace.options import By, CommonOptions, ObjectChoice
 from leaktrace.reach import Holder
+from leaktrace.site import ProcessShare, Releaser, Stack
 
 _ALL_OBJECTS = ObjectChoice()
 # If it is not known what a program accounts for, its growth explains nothing.

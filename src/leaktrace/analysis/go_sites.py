@@ -23,20 +23,8 @@ from leaktrace.go_report import (
     SizedObjects,
     Skip,
 )
-from leaktrace.model import (
-    Frame,
-    Loss,
-    Measure,
-    Remark,
-    RemarkKind,
-    Report,
-    Site,
-    SourceLine,
-    Stack,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.model import Loss, Measure, Remark, RemarkKind, Report, TargetInfo
+from leaktrace.site import Frame, Site, SourceLine, Stack, StackEnd, Total
 
 _CERTAIN_RATES = 64  # an object of so many times the rate is always recorded
 _MUCH = 0.5  # of the heap: less than this in the profile needs a word

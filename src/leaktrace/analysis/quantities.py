@@ -8,7 +8,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from leaktrace.errors import UsageError
-from leaktrace.model import Measure, Report, Site
+from leaktrace.model import Measure, Report
+from leaktrace.site import Site
 
 
 class Quantity(StrEnum):

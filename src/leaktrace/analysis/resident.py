@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from leaktrace.memory import Explained, MemoryGrowth, MemoryKinds
-from leaktrace.model import Remark, RemarkKind, Total
+from leaktrace.model import Remark, RemarkKind
+from leaktrace.site import Total
 from leaktrace.units import size
 
 # Less than this is noise: stacks, buffers of the C library, an allocator's first pages.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from leaktrace.model import Frame
+from leaktrace.site import Frame
 
 CodeLocation = tuple[str, int]  # build ID (or module), virtual address in the module's file
 

@@ -13,8 +13,8 @@ from leaktrace.analysis.regions import SiteRegions
 from leaktrace.analysis.sampling import Sampling
 from leaktrace.analysis.size_classes import SizeClasses, size_classes
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import Total
 from leaktrace.options import SortKey
+from leaktrace.site import Total
 
 
 @dataclass(frozen=True)

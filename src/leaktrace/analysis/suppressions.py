@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaktrace.analysis.sites import SiteTable
-from leaktrace.model import Frame, Report, Stack, Suppressed, SuppressedByPattern, Total
+from leaktrace.model import Report, Suppressed, SuppressedByPattern
 from leaktrace.options import Suppression
+from leaktrace.site import Frame, Stack, Total
 from leaktrace.verdict import Verdict
 
 # So many of the largest sites of a report are named to compare them with the patterns; further ones

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from leaktrace.analysis.regions import Regions
 from leaktrace.analysis.sites import SiteTable
-from leaktrace.model import Site, ThreadStacks
+from leaktrace.model import ThreadStacks
 from leaktrace.options import ReportOptions
+from leaktrace.site import Site
 
 
 def thread_stacks(

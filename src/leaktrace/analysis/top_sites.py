@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from leaktrace.memory import RegionBytes
-from leaktrace.model import Report, Site, ThreadStacks
+from leaktrace.model import Report, ThreadStacks
+from leaktrace.site import Site
 
 
 def with_top(report: Report, top: int) -> Report:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from leaktrace.model import Frame, Stack
 from leaktrace.options import ReportOptions
+from leaktrace.site import Frame, Stack
 
 _PLUMBING = re.compile(
     r"""

@@ -18,6 +18,7 @@ from leaktrace.cli.exit_code import exit_code_options
 from leaktrace.cli.exports import format_help, quantity_option
 from leaktrace.cli.idle import idle_option, with_plain_idle
 from leaktrace.cli.kernel import kernel_options
+from leaktrace.cli.limits import event_buffer_options, limit_options
 from leaktrace.cli.live import live_option
 from leaktrace.cli.lost import (
     holders_option,
@@ -32,20 +33,18 @@ from leaktrace.cli.pairs import FunctionPair
 from leaktrace.cli.parsing import build_options
 from leaktrace.cli.processes import process_options, with_all_processes
 from leaktrace.cli.record import record_options
-from leaktrace.cli.values import Interval, PositiveNumber, WholeNumber
+from leaktrace.cli.stacks import stack_options
+from leaktrace.cli.values import Interval, WholeNumber
 from leaktrace.notices import notify
 from leaktrace.options import (
     By,
     CommandTarget,
-    EventBuffer,
     KernelOptions,
     KernelTarget,
-    Limits,
     ProcessOptions,
     RankingOptions,
     ReportOptions,
     SortKey,
-    StackWalker,
 )
 from leaktrace.own.shortages import load_numpy, require_room
 from leaktrace.report import EXPORTS, FORMATS
@@ -288,39 +287,7 @@ class TraceCommand(Command):
     help="With parts of the time in the name that --output gives: keep the newest N files that "
     "this run has made, and remove its older ones.",
 )
-@click.option(
-    "--max-allocs",
-    type=WholeNumber(1, _MOST_ENTRIES),
-    default=Limits.max_allocs,
-    show_default=True,
-    metavar="N",
-    help="Room for N outstanding allocations. What does not fit is counted as lost.",
-)
-@click.option(
-    "--max-stacks",
-    type=WholeNumber(1, _MOST_ENTRIES),
-    default=Limits.max_stacks,
-    show_default=True,
-    metavar="N",
-    help="Room for N different stacks. With --kernel the default is 32768.",
-)
-@click.option(
-    "--max-threads",
-    type=WholeNumber(1, _MOST_ENTRIES),
-    default=Limits.max_threads,
-    show_default=True,
-    metavar="N",
-    help="Room for N threads at a time.",
-)
-@click.option(
-    "--max-overhead",
-    "max_overhead_percent",
-    type=PositiveNumber(),
-    metavar="PERCENT",
-    help="Keep the cost of tracing below this share of the process's CPU time. Above the limit for "
-    "three intervals, leaktrace records one allocation in 10; after three more, it writes a final "
-    "report and detaches. A cost below 1 % of one CPU is always accepted.",
-)
+@limit_options
 @click.option(
     "--probe-returns",
     is_flag=True,
@@ -328,51 +295,8 @@ class TraceCommand(Command):
     "probes replace return addresses, and a process that throws an exception through an "
     "allocation function, or switches coroutines in one, crashes.",
 )
-@click.option(
-    "--depth",
-    type=WholeNumber(1),
-    metavar="N",
-    help="Use only the first N frames of each stack. The program's own frames among them are then "
-    "all shown; runs of others are still folded, unless --full-stacks is given.",
-)
-@click.option(
-    "--full-stacks",
-    is_flag=True,
-    help="Show all frames of each stack. By default about six are shown, preferably the program's "
-    "own; runs of others (interpreter, event loop, C++ library, start of a thread) are folded into "
-    "one line, and wrappers that only forward the request (operator new) are left out.",
-)
-@click.option("--no-inline", is_flag=True, help="Do not show inlined functions.")
-@click.option(
-    "--no-lines",
-    is_flag=True,
-    help="Do not show source files and lines. With --no-inline, debug information is not read.",
-)
-@click.option(
-    "--stack-walker",
-    type=click.Choice([walker.value for walker in StackWalker]),
-    default=StackWalker.AUTO.value,
-    show_default=True,
-    help="Walk stacks with the unwind tables of the binaries (eh_frame), which every distribution "
-    "ships, or with frame pointers (fp), which most binaries lack.",
-)
-@click.option(
-    "--event-buffer",
-    type=click.Choice([choice.value for choice in EventBuffer]),
-    default=EventBuffer.AUTO.value,
-    show_default=True,
-    help="Pass events to leaktrace through a BPF ring buffer, or through perf buffers on kernels "
-    "before 5.8.",
-)
-@click.option(
-    "--event-buffer-size",
-    type=WholeNumber(4096, _MOST_ENTRIES),
-    default=Limits.event_buffer_bytes,
-    show_default=True,
-    metavar="BYTES",
-    help="Size of the buffer for events of --trace. The buffer for events of mmap is half as "
-    "large.",
-)
+@stack_options
+@event_buffer_options
 @click.option(
     "--suppressions",
     type=click.Path(path_type=Path),

@@ -32,8 +32,9 @@ from leaktrace.kernel.slab import (
 from leaktrace.kernel.snapshot import KernelSnapshot
 from leaktrace.kernel.trim import without_allocator
 from leaktrace.memory import SlabGrowth, UntracedGrowth
-from leaktrace.model import Loss, Report, Site, Stack, TargetInfo
+from leaktrace.model import Loss, Report, TargetInfo
 from leaktrace.options import KernelOptions
+from leaktrace.site import Site, Stack
 from leaktrace.verdict import SUSPICIOUS, Verdict, VerdictKind
 
 # Caches whose users usually free in bulk: lib/maple_tree.c (mas_destroy, mt_free_bulk),

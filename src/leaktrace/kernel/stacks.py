@@ -7,7 +7,7 @@ from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.bpf.maps import Map
 from leaktrace.errors import EnvironmentUnfitError
 from leaktrace.kernel.trim import without_allocator, without_probe
-from leaktrace.model import Stack, StackEnd
+from leaktrace.site import Stack, StackEnd
 from leaktrace.symbols.kallsyms import Kallsyms
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from leaktrace.model import Frame
+from leaktrace.site import Frame
 
 # The frames between the traced code and the BPF program that reads the stack.
 _PROBE = re.compile(

@@ -28,7 +28,7 @@ from rich.text import Text
 from leaktrace import units
 from leaktrace.live.sparkline import sparkline
 from leaktrace.live.state import Order, View, missing_from, name_of, sites_of
-from leaktrace.model import Frame, Report, Site
+from leaktrace.model import Report
 from leaktrace.printable import ELLIPSIS, printable
 from leaktrace.report.figures import about, noun, total_in_words
 from leaktrace.report.folding import summary
@@ -40,6 +40,7 @@ from leaktrace.report.site_ids import ShortIds
 from leaktrace.report.site_lines import site_details
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import STYLES, rate_in_words, shows_words, verdict_lines, word_of
+from leaktrace.site import Frame, Site
 
 NARROWEST = 40
 WIDE = 110  # from here on, changes have a column beside rates

@@ -10,8 +10,9 @@ from enum import StrEnum
 from leaktrace import units
 from leaktrace.analysis.comparing.matching import Key, identity
 from leaktrace.analysis.views import parts as views
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
 from leaktrace.report.sections import section_name, shown_parts
+from leaktrace.site import Site
 
 COURSE = 64  # reports that a sparkline can go back
 _MOST_MESSAGES = 50

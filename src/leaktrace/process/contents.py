@@ -13,10 +13,11 @@ from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.contents import BlockContents, ContentsInfo, SiteContents
 from leaktrace.errors import LeaktraceError
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
 from leaktrace.own.closing import Closes
 from leaktrace.process.block_reader import BlockReader, ended
 from leaktrace.process.tracer import Tracer
+from leaktrace.site import Site
 from leaktrace.symbols.data_names import Tables, new_tables
 
 MOST_SITES = 5

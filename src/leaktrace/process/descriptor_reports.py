@@ -16,20 +16,13 @@ from numpy.typing import NDArray
 from leaktrace.abi import process as abi
 from leaktrace.analysis.family import Member as Counted
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import (
-    Allocation,
-    DescriptorInfo,
-    DescriptorUse,
-    OpenDescriptor,
-    Report,
-    Site,
-    TargetInfo,
-)
+from leaktrace.model import DescriptorInfo, DescriptorUse, Report, TargetInfo
 from leaktrace.options import ProcessOptions
 from leaktrace.process.descriptor_calls import Kind
 from leaktrace.process.member import Member
 from leaktrace.process.section_reports import SectionReports
 from leaktrace.process.tracer import Tracer
+from leaktrace.site import Allocation, OpenDescriptor, Site
 from leaktrace.targets.open_files import (
     kind_of_target,
     target_of,

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 from leaktrace.bpf.maps import Map
-from leaktrace.model import Stack, StackEnd
 from leaktrace.process.family import Family
 from leaktrace.process.member import Member
+from leaktrace.site import Stack, StackEnd
 
 _MOST_REMEMBERED = 1 << 20
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from leaktrace.model import Frame, Stack, StackEnd
+from leaktrace.site import Frame, Stack, StackEnd
 from leaktrace.symbols.objects import MADE_AT_RUN_TIME
 from leaktrace.targets.mappings import Mapping
 

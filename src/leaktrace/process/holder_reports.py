@@ -13,7 +13,6 @@ from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.reachability.ways import MOST_WAYS, Ways
 from leaktrace.analysis.site_id import site_id
 from leaktrace.analysis.trim import readable
-from leaktrace.model import Frame
 from leaktrace.options import ReportOptions
 from leaktrace.process.held_blocks import HeldBlocks
 from leaktrace.process.lost import LostBlocks
@@ -21,6 +20,7 @@ from leaktrace.process.member import Member
 from leaktrace.process.tracer import Tracer
 from leaktrace.reach import Holder, HolderKind, HolderStep
 from leaktrace.report.folding import summary
+from leaktrace.site import Frame
 
 
 @dataclass(frozen=True)

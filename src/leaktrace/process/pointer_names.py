@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from leaktrace.contents import Pointer, PointerKind
-from leaktrace.model import Frame
 from leaktrace.printable import printable
 from leaktrace.process.block_records import BlockRecords
+from leaktrace.site import Frame
 from leaktrace.symbols.class_names import ClassNames
 from leaktrace.symbols.data_names import DataNames
 from leaktrace.symbols.symbolizer import ProcessSymbolizer

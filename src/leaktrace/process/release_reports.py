@@ -8,9 +8,9 @@ from collections.abc import Hashable, Iterable, Sequence
 from leaktrace.abi import process as abi
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.trim import readable
-from leaktrace.model import Releaser
 from leaktrace.options import ReportOptions
 from leaktrace.process.tracer import Tracer
+from leaktrace.site import Releaser
 
 _MOST_SHOWN = 3  # of one site
 

@@ -12,9 +12,10 @@ from leaktrace.analysis.family import FamilyBuilder, Member
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import OTHER_MEMORY, Backing
-from leaktrace.model import Report, Stack, TargetInfo
+from leaktrace.model import Report, TargetInfo
 from leaktrace.options import By, Filters, ProcessOptions
 from leaktrace.process.tracer import Tracer
+from leaktrace.site import Stack
 
 _SBRK = re.compile(r"(__GI_)?_*sbrk")  # of glibc; the debug information has another name
 

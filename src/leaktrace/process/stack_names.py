@@ -9,8 +9,8 @@ import numpy as np
 from leaktrace.abi import process as abi
 from leaktrace.analysis.builder import STACK_ENDS
 from leaktrace.bpf.maps import Map
-from leaktrace.model import Stack, StackEnd
 from leaktrace.process.generated_code import GeneratedCode
+from leaktrace.site import Stack, StackEnd
 from leaktrace.symbols.lookups import Lookups
 from leaktrace.symbols.symbolizer import ProcessSymbolizer
 from leaktrace.symbols.views import CodeView

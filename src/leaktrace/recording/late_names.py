@@ -13,10 +13,11 @@ from pathlib import Path
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import EnvironmentUnfitError, ObjectFileError, UsageError
-from leaktrace.model import Frame, Measure, Report, Site, Stack
+from leaktrace.model import Measure, Report
 from leaktrace.notices import progress
 from leaktrace.options import LateNamesOptions, SymbolOptions
 from leaktrace.printable import printable
+from leaktrace.site import Frame, Site, Stack
 from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.debuginfod import DebuginfodError, has_servers, kept_file
 from leaktrace.symbols.lookups import CancelledError

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from leaktrace.analysis.go_sites import go_sites
 from leaktrace.go_report import GoReport
-from leaktrace.model import MissingReports, Report, ReportTime, Site, Stack
+from leaktrace.model import MissingReports, Report, ReportTime
 from leaktrace.printable import printable
 from leaktrace.recording.changes import SiteState
 from leaktrace.recording.fields import Fields, MalformedError, parsed_object
@@ -28,6 +28,7 @@ from leaktrace.recording.site_values import forget_frames, site_from, stack_from
 from leaktrace.recording.streams import CutOffError, NotReadableError, read_lines
 from leaktrace.report.go_json import GO_SCHEMA
 from leaktrace.report.json_lines import REPORT_SCHEMA
+from leaktrace.site import Site, Stack
 
 _NAME_IT = "name a file that leaktrace --record, or --format json, has written"
 _Value = TypeVar("_Value")

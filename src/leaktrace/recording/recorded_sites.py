@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from leaktrace.model import Site
 from leaktrace.recording.fields import Fields, MalformedError
 from leaktrace.recording.format import FREED, Object, usually_freed
+from leaktrace.site import Site
 
 _MOST_POWERS = 65
 

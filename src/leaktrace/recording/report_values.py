@@ -34,13 +34,10 @@ from leaktrace.model import (
     Remark,
     RemarkKind,
     Report,
-    Site,
-    StackEnd,
     Suppressed,
     SuppressedByPattern,
     TargetInfo,
     ThreadStacks,
-    Total,
 )
 from leaktrace.reach import ReachInfo
 from leaktrace.recording.fields import Fields, MalformedError
@@ -54,6 +51,7 @@ from leaktrace.recording.site_values import (
     total_from,
     verdict_from,
 )
+from leaktrace.site import Site, StackEnd, Total
 
 OfSite = Callable[[Fields], Site]
 

@@ -17,7 +17,9 @@ from leaktrace.contents import (
 )
 from leaktrace.idle import IdleShare
 from leaktrace.memory import RegionBytes
-from leaktrace.model import (
+from leaktrace.reach import Holder, HolderKind, HolderStep, LostShare
+from leaktrace.recording.fields import Fields, MalformedError
+from leaktrace.site import (
     Allocation,
     Frame,
     OpenDescriptor,
@@ -29,8 +31,6 @@ from leaktrace.model import (
     StackEnd,
     Total,
 )
-from leaktrace.reach import Holder, HolderKind, HolderStep, LostShare
-from leaktrace.recording.fields import Fields, MalformedError
 from leaktrace.verdict import Lifetimes, Verdict, VerdictKind
 
 StackOf = Callable[[Fields], Stack]

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 
 from leaktrace.analysis.top_sites import with_top
-from leaktrace.model import Report, Site, Stack
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.recording.changes import SiteChanges
 from leaktrace.recording.format import (
@@ -30,6 +30,7 @@ from leaktrace.recording.streams import LineFile
 from leaktrace.report.json_lines import report_object
 from leaktrace.report.json_sites import site_object, stack_object
 from leaktrace.report.moment_json import in_utc
+from leaktrace.site import Site, Stack
 
 _FEW_STACKS = 10_000
 _LONGEST_MARK = 200  # characters of a name

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import DescriptorInfo, DescriptorUse, OpenDescriptor, Site
+from leaktrace.model import DescriptorInfo, DescriptorUse
 from leaktrace.printable import printable
 from leaktrace.report.layout import wrapped
 from leaktrace.report.names import shorten_middle
+from leaktrace.site import OpenDescriptor, Site
 
 _MOST_PROCESSES = 3  # those that are nearest to their limits
 _MOST_TARGET_CELLS = 40

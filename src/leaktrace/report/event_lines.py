@@ -23,12 +23,13 @@ from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from leaktrace.model import Event, EventKind, Frame
+from leaktrace.model import Event, EventKind
 from leaktrace.printable import ELLIPSIS, printable
 from leaktrace.report.function_names import least_cells, shorten_symbol
 from leaktrace.report.names import module_name, shorten_middle
 from leaktrace.report.reporter import terminal_width
 from leaktrace.report.runtimes import is_of_library
+from leaktrace.site import Frame
 
 COLUMN_NAMES = (
     f"{'seconds':>12}  {'thread':>6}  {'function':<16}  {'bytes':>10}  {'address':<14}  callers"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from leaktrace import units
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.memory import Backing
-from leaktrace.model import Measure, Report, Total
+from leaktrace.model import Measure, Report
+from leaktrace.site import Total
 
 
 def noun(report: Report) -> str:

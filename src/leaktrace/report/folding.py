@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from leaktrace.model import Frame
 from leaktrace.report.runtimes import STANDARD_LIBRARY, Part, Place, place_of
+from leaktrace.site import Frame
 
 MOST_LINES = 6  # of a stack, as far as the frames that are always shown leave room
 _OWN_ALWAYS = 3  # own frames that are shown, however many lines they take

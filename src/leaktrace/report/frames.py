@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from leaktrace.model import Frame
 from leaktrace.printable import printable
 from leaktrace.report.folding import FoldedRun, Repeats, Shown
 from leaktrace.report.function_names import least_cells, shorten_symbol
@@ -35,6 +34,7 @@ from leaktrace.report.names import (
     shorten_path,
 )
 from leaktrace.report.runtimes import is_own
+from leaktrace.site import Frame
 
 FUNCTION_STYLE = "cyan"
 OWN_STYLE = "bold cyan"  # of a frame that is the program's own

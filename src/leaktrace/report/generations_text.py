@@ -19,7 +19,7 @@ from rich.text import Text
 
 from leaktrace import units
 from leaktrace.analysis.comparing.generations import Generation, Generations
-from leaktrace.model import Report, Total
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import what_is_missing
 from leaktrace.report.diff_text import moment, target_in_words
@@ -28,6 +28,7 @@ from leaktrace.report.frames import frame_lines
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.site_ids import ShortIds
 from leaktrace.report.site_lines import kernel_lines
+from leaktrace.site import Total
 
 
 def generation_lines(

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from leaktrace.memory import MemoryKinds, ResidentMemory, SlabGrowth
 from leaktrace.model import (
-    Allocation,
     Cost,
     DescriptorInfo,
     Ending,
@@ -23,7 +22,6 @@ from leaktrace.model import (
     ProcessLine,
     Remark,
     Report,
-    Site,
     Suppressed,
     TargetInfo,
 )
@@ -46,6 +44,7 @@ from leaktrace.report.older import older_objects
 from leaktrace.report.reach import reach_object
 from leaktrace.report.regions_json import regions_apart
 from leaktrace.report.reporter import Reporter
+from leaktrace.site import Allocation, Site
 
 REPORT_SCHEMA = "leaktrace/report/1"
 EVENT_SCHEMA = "leaktrace/event/1"

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
 
-from leaktrace.model import Frame, OpenDescriptor, Site, Stack, Total
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_object
 from leaktrace.report.holders import holder_objects
@@ -14,6 +13,7 @@ from leaktrace.report.idle import idle_share_object
 from leaktrace.report.lifetimes import lifetimes_as_json
 from leaktrace.report.reach import share_object
 from leaktrace.report.regions_json import in_memory_object
+from leaktrace.site import Frame, OpenDescriptor, Site, Stack, Total
 from leaktrace.verdict import Verdict
 
 Object = dict[str, Any]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from leaktrace import units
-from leaktrace.model import Site, Stack
 from leaktrace.printable import printable
 from leaktrace.report.names import module_name
+from leaktrace.site import Site, Stack
 from leaktrace.verdict import Lifetimes
 
 _FEW = 100  # blocks; of fewer, there is no hundredth part

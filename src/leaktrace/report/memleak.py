@@ -24,12 +24,13 @@ from typing import ClassVar, TextIO
 
 from leaktrace import units
 from leaktrace.memory import Backing
-from leaktrace.model import Event, Frame, Loss, RemarkKind, Report, Site, TargetInfo
+from leaktrace.model import Event, Loss, RemarkKind, Report, TargetInfo
 from leaktrace.printable import printable
 from leaktrace.report.endings import ending_in_words
 from leaktrace.report.event_lines import EventText
 from leaktrace.report.names import LOST_STACK, physical
 from leaktrace.report.reporter import Reporter
+from leaktrace.site import Frame, Site
 from leaktrace.units import size
 
 

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from rich.cells import cell_len
 
-from leaktrace.model import Frame
 from leaktrace.printable import ELLIPSIS, printable
+from leaktrace.site import Frame
 
 LOST_STACK = "stack information lost"  # memleak's words
 

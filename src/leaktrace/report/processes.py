@@ -16,11 +16,12 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import ProcessLine, Report, Site
+from leaktrace.model import ProcessLine, Report
 from leaktrace.printable import printable
 from leaktrace.report.endings import ending_in_short
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.styles import change_style
+from leaktrace.site import Site
 
 MOST_PROCESSES = 10
 _LEAST_COMMAND_CELLS = 8

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from leaktrace import units
 from leaktrace.memory import Backing, RegionBytes
-from leaktrace.model import Report, Site, ThreadStacks
+from leaktrace.model import Report, ThreadStacks
+from leaktrace.site import Site
 
 # What glibc keeps of the stacks of ended threads, unless a tunable says otherwise.
 _KEPT_BYTES = 40 << 20

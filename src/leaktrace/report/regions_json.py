@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from leaktrace.memory import RegionBytes
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
+from leaktrace.site import Site
 
 
 def regions_apart(report: Report, site_object: Callable[[Site], dict[str, Any]]) -> dict[str, Any]:

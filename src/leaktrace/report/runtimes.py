@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
-from leaktrace.model import Frame
 from leaktrace.printable import printable
 from leaktrace.report.function_names import outermost_scope
 from leaktrace.report.names import module_name
+from leaktrace.site import Frame
 
 
 class Part(Enum):

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Allocation, Measure, Report, Site, StackEnd, Suppressed, Total
+from leaktrace.model import Measure, Report, Suppressed
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_lines
 from leaktrace.report.descriptors import kinds_in_words
@@ -46,6 +46,7 @@ from leaktrace.report.verdicts import (
     shows_words,
     word_of,
 )
+from leaktrace.site import Allocation, Site, StackEnd, Total
 from leaktrace.verdict import LEAKING
 
 LINES = 30  # of the sites of a section

@@ -29,7 +29,7 @@ from rich.text import Text
 
 from leaktrace import units
 from leaktrace.memory import ResidentMemory
-from leaktrace.model import Event, Loss, Measure, Report, StackEnd, TargetInfo, Total
+from leaktrace.model import Event, Loss, Measure, Report, TargetInfo
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_problems
 from leaktrace.report.descriptors import descriptor_lines
@@ -61,6 +61,7 @@ from leaktrace.report.sections import other_memory, section_name, shown_parts
 from leaktrace.report.site_lines import site_lines
 from leaktrace.report.styles import change_style
 from leaktrace.report.verdicts import verdict_lines
+from leaktrace.site import StackEnd, Total
 from leaktrace.verdict import LEAKING, VerdictKind
 
 FILE_WIDTH = USUAL_COLUMNS

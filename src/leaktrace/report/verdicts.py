@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from leaktrace import units
-from leaktrace.model import Frame, Report, Site, Stack
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.figures import about
 from leaktrace.report.folding import summary
 from leaktrace.report.function_names import shorten_symbol
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
+from leaktrace.site import Frame, Site, Stack
 from leaktrace.verdict import LEAKING, Verdict, VerdictKind
 
 STYLES = {

@@ -21,7 +21,6 @@ from leaktrace.analysis.views.groups import Selection, View
 from leaktrace.analysis.views.places import Grouping, places_of
 from leaktrace.analysis.views.rows import Held, Row
 from leaktrace.analysis.views.trees import Direction, Folded, Line, Node, Tree
-from leaktrace.model import Site
 from leaktrace.printable import printable
 from leaktrace.report.figures import about, quantity_in_words
 from leaktrace.report.folding import folded
@@ -31,6 +30,7 @@ from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import place_name, value_in_words
 from leaktrace.report.site_ids import ShortIds
 from leaktrace.report.verdicts import where_in_words
+from leaktrace.site import Site
 
 _WAYS = {Direction.TREE: "from the outermost callers down", Direction.CALLERS: "by caller"}
 _ARROWS = {Direction.TREE: " > ", Direction.CALLERS: " < "}

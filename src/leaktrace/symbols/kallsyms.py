@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leaktrace.model import Frame
+from leaktrace.site import Frame
 
 KALLSYMS = Path("/proc/kallsyms")
 MODULES = Path("/proc/modules")

@@ -17,8 +17,8 @@ from symbolic.symcache import SymCache
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.model import SourceLine
 from leaktrace.printable import printable
+from leaktrace.site import SourceLine
 from leaktrace.symbols.lookups import Lookups
 
 _NO_ADDRESS = 0xFFFF_FFFF  # symbolic's value for the start of an inlined function

@@ -8,10 +8,10 @@ from leaktrace.arch.machines import OF_ELF
 from leaktrace.elf.object import ElfObject
 from leaktrace.elf.symbols import RawSymbols, SymbolTable
 from leaktrace.errors import ObjectFileError
-from leaktrace.model import Frame, SourceLine
 from leaktrace.printable import printable
 from leaktrace.runtimes.go.code_table import CodeTable, read_code_table
 from leaktrace.runtimes.go.object_file import is_go
+from leaktrace.site import Frame, SourceLine
 from leaktrace.symbols.debug_files import mini_symbols
 from leaktrace.symbols.debug_information import DebugData, DebugInformation, LookupContext
 from leaktrace.symbols.demangle import demangle

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import LeaktraceError, ObjectFileError, TargetError
-from leaktrace.model import Frame
 from leaktrace.options import SymbolOptions
 from leaktrace.own.shortages import shortage
 from leaktrace.printable import printable
+from leaktrace.site import Frame
 from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.demangle import demangle
 from leaktrace.symbols.jit import PerfMap

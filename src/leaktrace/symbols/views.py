@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from leaktrace.model import Frame
+from leaktrace.site import Frame
 from leaktrace.symbols.module import Module
 from leaktrace.targets.mappings import Mapping
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from leaktrace.abi import common as abi
 from leaktrace.analysis.trim import readable
-from leaktrace.model import Event, Stack
+from leaktrace.model import Event
 from leaktrace.options import ReportOptions
+from leaktrace.site import Stack
 from leaktrace.tracing.events import CALL_KINDS
 
 

@@ -20,18 +20,14 @@ from hand_made_snapshots import (
 
 from leaktrace.analysis.builder import ReportBuilder
 from leaktrace.analysis.snapshot import Snapshot
-from leaktrace.model import (
-    Loss,
-    Stack,
-    StackEnd,
-    Total,
-)
+from leaktrace.model import Loss
 from leaktrace.options import (
     Filters,
     ReportOptions,
     SortKey,
     Suppression,
 )
+from leaktrace.site import Stack, StackEnd, Total
 
 # -- totals and sites --
 

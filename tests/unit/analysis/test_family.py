@@ -34,13 +34,9 @@ from hypothesis import strategies as st
 
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.sampling import Sampling
-from leaktrace.model import (
-    ProcessShare,
-    StackEnd,
-    Total,
-)
 from leaktrace.options import By, Filters, ReportOptions
 from leaktrace.reach import Holder
+from leaktrace.site import ProcessShare, StackEnd, Total
 
 HELD = st.builds(
     Held,

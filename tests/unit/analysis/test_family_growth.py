@@ -21,8 +21,9 @@ from hand_made_snapshots import (
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.verdicts.watch import SiteWatch
 from leaktrace.memory import MemoryGrowth, MemoryKinds
-from leaktrace.model import Ending, RemarkKind, Total
+from leaktrace.model import Ending, RemarkKind
 from leaktrace.options import ReportOptions, SortKey
+from leaktrace.site import Total
 from leaktrace.verdict import VerdictKind
 
 # -- growth --

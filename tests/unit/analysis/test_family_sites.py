@@ -14,13 +14,8 @@ from hand_made_snapshots import (
 
 from leaktrace.analysis.family import FamilyBuilder
 from leaktrace.analysis.same_sites import SameSites
-from leaktrace.model import (
-    Frame,
-    ProcessShare,
-    Stack,
-    Total,
-)
 from leaktrace.options import By, ReportOptions
+from leaktrace.site import Frame, ProcessShare, Stack, Total
 
 # -- snapshots with slots --
 

@@ -12,7 +12,8 @@ from sample_go import GO_REPORTS, GROWING, HEAP, SINGLE, STUCK
 from leaktrace.analysis.go_reports import listed_at_most, with_top
 from leaktrace.analysis.go_sites import go_sites, goroutine_sites, heap_sites
 from leaktrace.go_report import GoLine, GoReport, ProfileKey, SeenSite, SizedObjects, Skip
-from leaktrace.model import Measure, StackEnd
+from leaktrace.model import Measure
+from leaktrace.site import StackEnd
 
 RATE = 1 << 19
 

@@ -8,7 +8,8 @@ import pytest
 
 from leaktrace.analysis.resident import Account, explain, judge
 from leaktrace.memory import MemoryGrowth, MemoryKinds
-from leaktrace.model import RemarkKind, Total
+from leaktrace.model import RemarkKind
+from leaktrace.site import Total
 from leaktrace.targets.mappings import parse_mappings
 from leaktrace.targets.memory_use import _of_programs, parse_memory
 

@@ -9,7 +9,7 @@ from hand_made_snapshots import Counted, Held, snapshot
 
 from leaktrace.analysis.snapshot import Snapshot
 from leaktrace.analysis.spaces import divide
-from leaktrace.model import Total
+from leaktrace.site import Total
 
 
 def divided(

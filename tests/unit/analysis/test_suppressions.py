@@ -9,8 +9,8 @@ import pytest
 
 from leaktrace.analysis.sites import SiteTable
 from leaktrace.analysis.suppressions import MOST_COMPARED, SuppressedSites, matches
-from leaktrace.model import Frame, SourceLine, Stack, Total
 from leaktrace.options import Suppression
+from leaktrace.site import Frame, SourceLine, Stack, Total
 from leaktrace.verdict import Verdict, VerdictKind
 
 STACK = Stack(

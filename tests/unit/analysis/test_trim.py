@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from leaktrace.analysis.trim import is_plumbing, readable
-from leaktrace.model import Frame, Stack
 from leaktrace.options import ReportOptions
+from leaktrace.site import Frame, Stack
 
 
 def stack(*functions: str, inlined: tuple[str, ...] = ()) -> Stack:

@@ -30,8 +30,9 @@ from leaktrace.kernel.slab import (
     read_slab_caches,
 )
 from leaktrace.kernel.snapshot import KernelSnapshot
-from leaktrace.model import Frame, Report, Stack, StackEnd, TargetInfo
+from leaktrace.model import Report, TargetInfo
 from leaktrace.options import KernelOptions, KernelTarget, Limits, ReportOptions
+from leaktrace.site import Frame, Stack, StackEnd
 
 S = 1_000_000_000
 NOW = 1_000 * S

@@ -10,7 +10,8 @@ from sample_sections import PAIRS
 from leaktrace.live.sparkline import sparkline
 from leaktrace.live.state import Action, View, missing_from
 from leaktrace.memory import RegionBytes
-from leaktrace.model import Report, Site, ThreadStacks
+from leaktrace.model import Report, ThreadStacks
+from leaktrace.site import Site
 
 
 def report(number: int, *sites: Site) -> Report:

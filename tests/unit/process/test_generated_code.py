@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from leaktrace.model import Frame, Stack, StackEnd
 from leaktrace.process.generated_code import GeneratedCode
+from leaktrace.site import Frame, Stack, StackEnd
 from leaktrace.targets.mappings import Mapping
 
 NO_MAP = "code made at run time; /tmp/perf-42.map is not there"

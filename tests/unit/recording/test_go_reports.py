@@ -17,7 +17,7 @@ from leaktrace.analysis.comparing.changes import compare
 from leaktrace.analysis.go_sites import go_sites
 from leaktrace.cli.moments import parse_when, reports_at
 from leaktrace.go_report import GoReport
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
 from leaktrace.recording import reader
 from leaktrace.recording.fields import Fields
 from leaktrace.recording.go_report_values import go_report_from
@@ -25,6 +25,7 @@ from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import NotReadableError
 from leaktrace.report.diff_text import diff_lines
 from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.site import Site
 
 
 def written(folder: Path, *values: object) -> Path:

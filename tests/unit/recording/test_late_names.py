@@ -10,9 +10,10 @@ import pytest
 from rendered_samples import REPORTS
 
 from leaktrace.errors import EnvironmentUnfitError, UsageError
-from leaktrace.model import Frame, Report, Stack, StackEnd
+from leaktrace.model import Report
 from leaktrace.options import LateNamesOptions
 from leaktrace.recording.late_names import LateNames
+from leaktrace.site import Frame, Stack, StackEnd
 
 SOURCE = """\
 int other(int n) { return n + 1; }

@@ -19,11 +19,12 @@ from harness.tracer import tracer_environment
 from rendered_samples import REPORTS
 from written_recordings import INFO, write
 
-from leaktrace.model import Releaser, Report, Stack
+from leaktrace.model import Report
 from leaktrace.recording import reader, writer
 from leaktrace.recording.moments import Points
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import LineFile
+from leaktrace.site import Releaser, Stack
 
 MORE_KIB = 32 << 10  # that a long recording may take: less than half of what its stacks would
 SHORT, LONG = 16, 48  # reports, of 1.4 MiB each

@@ -17,11 +17,12 @@ from sample_sizes import SIZED
 from written_recordings import INFO, write
 
 from leaktrace.idle import IdleShare
-from leaktrace.model import Frame, Report, Site
+from leaktrace.model import Report
 from leaktrace.recording.left_out import without_contents
 from leaktrace.recording.reader import read_recording
 from leaktrace.recording.streams import LineFile, NotReadableError
 from leaktrace.recording.writer import RecordingWriter
+from leaktrace.site import Frame, Site
 from leaktrace.verdict import Lifetimes
 
 SUFFIXES = ["", ".gz", ".zst"]

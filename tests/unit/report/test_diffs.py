@@ -24,17 +24,7 @@ from leaktrace.analysis.views.filters import site_filter
 from leaktrace.analysis.views.groups import select, view
 from leaktrace.analysis.views.places import Grouping
 from leaktrace.analysis.views.trees import Direction, tree
-from leaktrace.model import (
-    Frame,
-    Loss,
-    PairInfo,
-    Remark,
-    RemarkKind,
-    Report,
-    Site,
-    Stack,
-    Total,
-)
+from leaktrace.model import Loss, PairInfo, Remark, RemarkKind, Report
 from leaktrace.report.diff_json import diff_object
 from leaktrace.report.diff_text import diff_lines
 from leaktrace.report.generations_json import generations_object
@@ -43,6 +33,7 @@ from leaktrace.report.json_lines import json_line
 from leaktrace.report.view_reporter import ViewOptions, ViewReporter
 from leaktrace.report.views_json import tree_object, view_object, views_object
 from leaktrace.report.views_text import tree_lines, view_lines
+from leaktrace.site import Frame, Site, Stack, Total
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMAS = Path(__file__).parents[3] / "docs/schema"

@@ -18,8 +18,9 @@ from sample_reports import BUSY, CPP_NAME, KERNEL
 from speedscope_package import UnavailableError, speedscope_folder
 
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.model import Frame, Report, Stack
+from leaktrace.model import Report
 from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.site import Frame, Stack
 
 HOSTILE = "\x1b[31m<b>\"a;b\" 'c' #d\n\0\ud800 5"
 SHOWN = "\\x1b[31m<b>\"a;b\" 'c' #d\\n\\x00\\ud800 5"  # the same without control characters

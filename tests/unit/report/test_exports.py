@@ -22,19 +22,10 @@ from sample_reports import BUSY, KERNEL
 
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.memory import RegionBytes
-from leaktrace.model import (
-    Frame,
-    ProcessShare,
-    Report,
-    Site,
-    SourceLine,
-    Stack,
-    StackEnd,
-    ThreadStacks,
-    Total,
-)
+from leaktrace.model import Report, ThreadStacks
 from leaktrace.printable import printable
 from leaktrace.report.export import EXPORTS, ExportOptions
+from leaktrace.site import Frame, ProcessShare, Site, SourceLine, Stack, StackEnd, Total
 
 NAMES = st.one_of(
     st.sampled_from(

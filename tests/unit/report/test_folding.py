@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaktrace.model import Frame
 from leaktrace.report.folding import FoldedRun, Repeats, Shown, folded
 from leaktrace.report.runtimes import Part, is_own, place_of
+from leaktrace.site import Frame
 
 PYTHON = "/usr/bin/python3.11"
 NODE = "/usr/bin/node"

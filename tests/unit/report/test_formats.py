@@ -15,20 +15,9 @@ from rich.cells import cell_len
 from sample_families import process
 from sample_reports import BUSY, PARSE_SITE
 
-from leaktrace.model import (
-    Event,
-    EventKind,
-    Frame,
-    Loss,
-    ProcessShare,
-    Report,
-    SourceLine,
-    Stack,
-    StackEnd,
-    TargetInfo,
-    Total,
-)
+from leaktrace.model import Event, EventKind, Loss, Report, TargetInfo
 from leaktrace.report import FORMATS, create_reporter
+from leaktrace.site import Frame, ProcessShare, SourceLine, Stack, StackEnd, Total
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -19,10 +19,7 @@ from sample_maps import GROWING, rendered_maps
 from sample_rankings import BUSY_MACHINE, WORKER, rendered_ranking
 from sample_reports import BUSY, HTTPD, LIBPARSE, PARSE_SITE, QUIET, frame
 
-from leaktrace.model import (
-    Allocation,
-    Stack,
-)
+from leaktrace.site import Allocation, Stack
 
 
 @pytest.fixture

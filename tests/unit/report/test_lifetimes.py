@@ -8,12 +8,12 @@ import pytest
 from sample_reports import PARSE_SITE
 
 from leaktrace import units
-from leaktrace.model import Frame, Releaser, Stack, StackEnd, Total
 from leaktrace.report.lifetimes import (
     freed_at_in_words,
     lifetimes_as_json,
     lifetimes_in_words,
 )
+from leaktrace.site import Frame, Releaser, Stack, StackEnd, Total
 from leaktrace.verdict import Lifetimes
 
 

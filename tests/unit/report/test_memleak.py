@@ -9,11 +9,9 @@ import pytest
 from rendered_samples import rendered
 from sample_reports import BUSY, COMBINED, CPP_NAME, HTTPD, PARSE_SITE, QUIET, SAMPLED, frame
 
-from leaktrace.model import (
-    Stack,
-    TargetInfo,
-)
+from leaktrace.model import TargetInfo
 from leaktrace.report import create_reporter
+from leaktrace.site import Stack
 
 
 def test_memleak_lines() -> None:

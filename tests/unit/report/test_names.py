@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from leaktrace.model import Frame, SourceLine
 from leaktrace.printable import printable
 from leaktrace.report.folding import FoldedRun, folded, unrepeated
 from leaktrace.report.frames import frame_lines
@@ -19,6 +18,7 @@ from leaktrace.report.names import (
     shorten_path,
     wrap,
 )
+from leaktrace.site import Frame, SourceLine
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=200)
 

@@ -14,9 +14,10 @@ from rich.cells import cell_len
 from sample_families import BY_PROCESS, FAMILY, WORKERS, process
 from sample_reports import PARSE_SITE
 
-from leaktrace.model import Ending, ProcessLine, ProcessShare, Report, Total
+from leaktrace.model import Ending, ProcessLine, Report
 from leaktrace.report.processes import process_lines
 from leaktrace.report.text import report_lines
+from leaktrace.site import ProcessShare, Total
 
 
 def lines_of(report: Report, width: int = 80) -> list[str]:

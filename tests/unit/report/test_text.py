@@ -29,18 +29,10 @@ from sample_reports import (
     WEIGHTED,
 )
 
-from leaktrace.model import (
-    TARGET_ENDED,
-    Ending,
-    Event,
-    EventKind,
-    Loss,
-    Site,
-    StackEnd,
-    Total,
-)
+from leaktrace.model import TARGET_ENDED, Ending, Event, EventKind, Loss
 from leaktrace.report import create_reporter
 from leaktrace.report.json_lines import report_object
+from leaktrace.site import Site, StackEnd, Total
 
 
 def test_what_a_release_takes_away_has_a_minus() -> None:

@@ -11,9 +11,10 @@ from sample_go_summaries import GO
 from sample_reports import BUSY
 
 from leaktrace.go_report import GoSummary, GoVerdict
-from leaktrace.model import Report, Suppressed, SuppressedByPattern, Total
+from leaktrace.model import Report, Suppressed, SuppressedByPattern
 from leaktrace.options import LeakExit, Suppression
 from leaktrace.session.conclusion import Conclusion
+from leaktrace.site import Total
 from leaktrace.verdict import Verdict, VerdictKind
 
 PLAIN = replace(BUSY, verdict=None, leaking=(), sections=(), other_memory=())

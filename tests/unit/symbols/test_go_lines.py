@@ -12,8 +12,8 @@ from harness.compiling import PROGRAMS
 from harness.go_programs import build_go_program
 
 from leaktrace.elf.object import ElfObject
-from leaktrace.model import Frame
 from leaktrace.options import SymbolOptions
+from leaktrace.site import Frame
 from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.module import Module
 

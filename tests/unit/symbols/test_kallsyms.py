@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaktrace.kernel.trim import is_allocator, without_allocator, without_probe
-from leaktrace.model import Frame
+from leaktrace.site import Frame
 from leaktrace.symbols.kallsyms import Kallsyms, KernelSymbol
 
 TEXT = b"""\

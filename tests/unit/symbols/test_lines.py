@@ -12,8 +12,8 @@ import pytest
 
 from leaktrace.elf.object import ElfObject
 from leaktrace.errors import ObjectFileError
-from leaktrace.model import Frame
 from leaktrace.options import SymbolOptions
+from leaktrace.site import Frame
 from leaktrace.symbols.debug_information import LookupContext
 from leaktrace.symbols.lines import has_debug_information, read_line_table
 from leaktrace.symbols.lookups import Lookups

@@ -11,8 +11,8 @@ from symbol_target import TARGET, Run, physical, ready
 
 from leaktrace.analysis.site_id import site_id
 from leaktrace.errors import TargetError
-from leaktrace.model import Frame
 from leaktrace.options import SymbolOptions
+from leaktrace.site import Frame
 from leaktrace.symbols import objects as objects_module
 from leaktrace.symbols import symbolizer as process_module
 from leaktrace.symbols.symbolizer import ProcessSymbolizer

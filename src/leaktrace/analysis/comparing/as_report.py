@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from leaktrace.analysis.comparing.changes import Diff, PartDiff, SiteChange
-from leaktrace.model import Report, Site, Total
+from leaktrace.model import Report
+from leaktrace.site import Site, Total
 
 
 def difference_report(diff: Diff) -> Report:

@@ -19,7 +19,8 @@ from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.groups import Selection, select
 from leaktrace.analysis.views.parts import parts_of
 from leaktrace.errors import UsageError
-from leaktrace.model import Measure, Report, Site, Stack, Total
+from leaktrace.model import Measure, Report
+from leaktrace.site import Site, Stack, Total
 
 _HOUR_S = 3600
 # Below so many standard errors, a difference of estimates may be chance.

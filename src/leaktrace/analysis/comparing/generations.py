@@ -21,7 +21,8 @@ from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.parts import not_listed, parts_with_sites, sites_of
 from leaktrace.errors import UsageError
-from leaktrace.model import Measure, Report, Site, Total
+from leaktrace.model import Measure, Report
+from leaktrace.site import Site, Total
 
 _ROUNDED_NS = 2_000_000  # ages and times may be kept in milliseconds
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from leaktrace.analysis.comparing.same_names import function_name, object_name
-from leaktrace.model import Frame, Site
+from leaktrace.site import Frame, Site
 
 Key = tuple[Hashable, ...]
 

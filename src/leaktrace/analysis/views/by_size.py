@@ -15,7 +15,8 @@ from leaktrace.analysis.views.parts import parts_of, sites_of
 from leaktrace.analysis.views.places import UNKNOWN, Place
 from leaktrace.analysis.views.rows import Held, Row, SiteShare
 from leaktrace.errors import UsageError
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
+from leaktrace.site import Site
 
 BY_SIZE = (Quantity.IN_USE, Quantity.IN_USE_BLOCKS)
 _NO_BYTES = (

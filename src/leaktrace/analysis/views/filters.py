@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from leaktrace.errors import UsageError
-from leaktrace.model import Frame, Report, Site
+from leaktrace.model import Report
 from leaktrace.own.time_limit import TimeIsUpError, cpu_limit
 from leaktrace.printable import printable
+from leaktrace.site import Frame, Site
 
 _MOST_S = 10.0  # of CPU time, for all frames of a report
 _LONGEST = 1000  # characters of an expression

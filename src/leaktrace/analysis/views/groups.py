@@ -17,7 +17,8 @@ from leaktrace.analysis.views.filters import SiteFilter
 from leaktrace.analysis.views.parts import Elsewhere, elsewhere, sites_of
 from leaktrace.analysis.views.places import UNKNOWN, Grouping, Place, places_of
 from leaktrace.analysis.views.rows import Row
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
+from leaktrace.site import Site
 
 
 @dataclass(frozen=True)

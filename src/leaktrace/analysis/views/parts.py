@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
+from leaktrace.site import Site
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from leaktrace.model import Frame, Site
+from leaktrace.site import Frame, Site
 
 
 class Grouping(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leaktrace.analysis.views.places import Place
-from leaktrace.model import Site
+from leaktrace.site import Site
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from enum import StrEnum
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.groups import Selection
 from leaktrace.analysis.views.places import Grouping, Place, places_of
-from leaktrace.model import Site
+from leaktrace.site import Site
 
 _ROOTS_ALWAYS = 3
 

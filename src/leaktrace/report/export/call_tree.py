@@ -7,10 +7,10 @@ callees, so that values are added up in one pass from the end.
 
 from __future__ import annotations
 
-from leaktrace.model import Frame, Stack, StackEnd
 from leaktrace.printable import printable
 from leaktrace.report.names import module_name
 from leaktrace.report.runtimes import is_own
+from leaktrace.site import Frame, Stack, StackEnd
 
 ROOT = 0  # the node that stands for all stacks
 

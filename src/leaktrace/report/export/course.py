@@ -11,8 +11,9 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
 from leaktrace.report.sections import shown_parts
+from leaktrace.site import Site
 
 MOST_POINTS = 300
 _MOST_GONE = 2_000  # sites that hold nothing any more; of more, those that held most

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from leaktrace import units
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.model import Report, Site, Stack
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.export import ExportOptions
 from leaktrace.report.export.call_tree import CallTree
@@ -21,6 +21,7 @@ from leaktrace.report.export.remarks import remarks, title
 from leaktrace.report.figures import about, noun, quantity_in_words, total_in_words
 from leaktrace.report.sections import section_name, shown_parts
 from leaktrace.report.verdicts import verdict_lines
+from leaktrace.site import Site, Stack
 from leaktrace.verdict import LEAKING
 
 STYLES = ("base.css", "flame.css")

@@ -10,8 +10,9 @@ import re
 from typing import TYPE_CHECKING, BinaryIO
 
 from leaktrace.analysis.views.parts import sites_of
-from leaktrace.model import Frame, Report, Site
+from leaktrace.model import Report
 from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name
+from leaktrace.site import Frame, Site
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions

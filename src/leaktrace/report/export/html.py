@@ -17,7 +17,7 @@ from rich.text import Text
 
 from leaktrace import units
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.model import Report, Site
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.contents import contents_problems
 from leaktrace.report.endings import final_reason_in_words
@@ -32,6 +32,7 @@ from leaktrace.report.reach import reach_lines
 from leaktrace.report.sections import shown_parts
 from leaktrace.report.text import report_lines
 from leaktrace.report.verdicts import verdict_lines, word_of
+from leaktrace.site import Site
 
 _WIDE = 100_000  # columns: one line
 _TEXT_WIDTH = 100

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from leaktrace import units
-from leaktrace.model import Frame, Report, Site
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.export.call_tree import CallTree
 from leaktrace.report.export.course import PartCourse
@@ -20,6 +20,7 @@ from leaktrace.report.regions import region_in_words
 from leaktrace.report.runtimes import is_own
 from leaktrace.report.site_lines import STACK_ENDS
 from leaktrace.report.verdicts import evidence_lines, rate_in_words, word_of
+from leaktrace.site import Frame, Site
 from leaktrace.verdict import LEAKING, SUSPICIOUS, VerdictKind
 
 _WIDE = 100_000  # columns: one line

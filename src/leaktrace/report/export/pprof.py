@@ -18,10 +18,11 @@ from leaktrace import __version__
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.parts import sites_of
 from leaktrace.errors import EnvironmentUnfitError
-from leaktrace.model import Measure, Report, Site
+from leaktrace.model import Measure, Report
 from leaktrace.printable import printable
 from leaktrace.report.export.remarks import remarks, title
 from leaktrace.report.export.sites import sections_of
+from leaktrace.site import Site
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from leaktrace.model import Frame, Stack
 from leaktrace.printable import printable
 from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name
+from leaktrace.site import Frame, Stack
 
 _KERNEL = "kernel"  # the module of the kernel's own frames…
 _KERNEL_FILE = "[kernel.kallsyms]"  # …and what perf and pprof call it

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leaktrace.model import Frame, Report
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.names import module_name
 from leaktrace.report.sections import section_name
+from leaktrace.site import Frame
 
 STACK_NOT_KNOWN = "[stack not known]"
 

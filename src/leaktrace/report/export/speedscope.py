@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from leaktrace import __version__
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.parts import sites_of
-from leaktrace.model import Frame, Report
+from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.export.remarks import title
 from leaktrace.report.export.sites import STACK_NOT_KNOWN, frame_name, sections_of
 from leaktrace.report.figures import quantity_in_words
+from leaktrace.site import Frame
 
 if TYPE_CHECKING:
     from leaktrace.report.export import ExportOptions

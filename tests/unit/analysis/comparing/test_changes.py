@@ -17,7 +17,8 @@ from leaktrace.analysis.comparing.same_names import function_name, object_name
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.analysis.views.filters import site_filter
 from leaktrace.errors import UsageError
-from leaktrace.model import Report, Site, SourceLine, Total
+from leaktrace.model import Report
+from leaktrace.site import Site, SourceLine, Total
 
 quantities = st.sampled_from([one for one in Quantity if one is not Quantity.GROWTH])
 

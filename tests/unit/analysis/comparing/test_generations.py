@@ -11,7 +11,8 @@ from sample_reports import BUSY, PARSE_SITE
 
 from leaktrace.analysis.comparing.generations import Generations, generations
 from leaktrace.errors import UsageError
-from leaktrace.model import Report, Site, Total
+from leaktrace.model import Report
+from leaktrace.site import Site, Total
 
 SIZE = 100
 S = 1_000_000_000

@@ -17,7 +17,8 @@ from leaktrace.analysis.views.groups import select, view
 from leaktrace.analysis.views.places import UNKNOWN, Grouping, Place
 from leaktrace.analysis.views.trees import Direction, Folded, Node, tree
 from leaktrace.errors import UsageError
-from leaktrace.model import Frame, Report, Stack
+from leaktrace.model import Report
+from leaktrace.site import Frame, Stack
 
 quantities = st.sampled_from(Quantity)
 

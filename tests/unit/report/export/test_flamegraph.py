@@ -18,12 +18,13 @@ from sample_reports import BUSY, CACHE, COMBINED, PARSE, PARSE_SITE, SAMPLED
 
 from leaktrace import units
 from leaktrace.analysis.quantities import Quantity
-from leaktrace.model import Frame, Report, Site, SourceLine, Stack, StackEnd, TargetInfo
+from leaktrace.model import Report, TargetInfo
 from leaktrace.report import export
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.call_tree import CallTree
 from leaktrace.report.export.flamegraph import Compared, create_differential
 from leaktrace.report.export.pages import in_script
+from leaktrace.site import Frame, Site, SourceLine, Stack, StackEnd
 
 FILES = Path(export.__file__).parent
 WINDOW = {"width": 1400, "height": 900}

@@ -18,10 +18,11 @@ from sample_pages import course, many_sites
 from sample_reports import BUSY, COMBINED, PARSE_SITE, QUIET, SAMPLED
 
 from leaktrace import units
-from leaktrace.model import Frame, Loss, Report, Site, SourceLine, Stack, StackEnd, TargetInfo
+from leaktrace.model import Loss, Report, TargetInfo
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.course import MOST_POINTS, Course
 from leaktrace.report.export.html import create
+from leaktrace.site import Frame, Site, SourceLine, Stack, StackEnd
 
 WINDOW = {"width": 1400, "height": 900}
 
