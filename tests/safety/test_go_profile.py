@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,8 @@ def notes_about(pid: int) -> list[Path]:
 
 def await_sites(tracer: Tracer) -> Object:
     """The first report with allocation sites of the program."""
-    while True:
+    latest_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < latest_s:
         line = tracer.stdout.next()
         assert line is not None, tracer.stderr.rest()
         heap: Object = json.loads(line)["heap"]
@@ -56,6 +58,7 @@ def await_sites(tracer: Tracer) -> Object:
         names = [frame["function"] for site in sites for frame in site["frames"]]
         if "main.task" in names and "main.conf" in names:
             return heap
+    pytest.fail(f"no sites of both in {DEADLINE_S} s; the last report: {line}")
 
 
 @pytest.fixture

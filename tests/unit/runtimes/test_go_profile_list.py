@@ -109,7 +109,7 @@ def test_a_search_for_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_search_in_vain_is_repeated_after_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap_profile, "_SEARCH_SHARE", 1e-9)  # not for the time that has passed
+    monkeypatch.setattr(heap_profile, "_FEWEST_TIMES", 1e9)  # not for the time that has passed
     made = List(2)
     made.rows[1, 2] = 77
     assert made.look(1) == (0, 0)
@@ -117,6 +117,27 @@ def test_a_search_in_vain_is_repeated_after_a_collection(monkeypatch: pytest.Mon
     assert made.look(1) == (0, 0)
     made.heap[LAYOUT.heap_spans // 8 - 1] += np.uint64(2)  # sweepgen
     assert made.look(1) == (2, 0)
+
+
+def test_a_variable_that_points_to_a_record_for_a_while_is_not_taken_for_the_list() -> None:
+    """As the end of an allocator's chunk does, until it has another chunk."""
+    made = List(8)
+    made.data[[0, 2]] = [made.address(3), made.address(4)]
+    assert made.look(4) == (5, 0)
+    made.data[0] = made.heap.ctypes.data
+    assert made.look(6) == (7, 0)
+    made.data[2] = 0
+    assert made.look(7) == (8, 0)
+
+
+def test_the_list_is_searched_again_where_it_is_not_what_was_found() -> None:
+    made = List(8)
+    made.data[0] = made.address(3)
+    found, made.data = made.data, np.zeros(4, np.uint64)
+    assert made.look(7) == (4, 0)
+    found[:2] = [made.heap.ctypes.data, made.address(7)]
+    made.heap[LAYOUT.heap_spans // 8 - 1] += np.uint64(2)
+    assert made.look(7) == (8, 0)
 
 
 def test_too_many_goroutines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,9 @@ _LOWEST = 1 << 12
 _TRIES = 3
 _MAX_CANDIDATES = 4096  # of a piece of the data, for runtime.mbuckets
 _ROWS = 1 << 16
-# A search that found nothing takes at most this share of the time, and is repeated each minute.
-_SEARCH_SHARE, _MAX_WAIT_S = 0.05, 60.0
+# After a search that found nothing, the next one waits this many times as long as it took: not long
+# at first, because what was just switched on has soon recorded something.
+_FEWEST_TIMES, _MOST_TIMES, _MAX_WAIT_S = 1, 20, 60.0
 _MASK = (1 << 64) - 1
 _RUNTIME = ("runtime.", "internal/runtime/")
 # The linker switches the profile off in a program that contains none of these.
@@ -76,11 +77,13 @@ class HeapProfile:
 
     def __init__(self, program: GoProgram, variables: HeapVariables, reader: SpanReader) -> None:
         self._program, self._variables, self._reader = program, variables, reader
-        self._head: int | None = None  # runtime.mbuckets
+        # Variables that point to a record. One is runtime.mbuckets; the others may be any that do
+        # so for a while, such as the end of a chunk of another allocator.
+        self._heads: list[int] = []
         self._buckets: dict[int, _Bucket] = {}  # by address; they are never freed
         self._gaps: dict[int, None] = {}  # where the list goes on that could not be followed
         self._collections: int | None = None  # when runtime.mbuckets was not found
-        self._next_search_s = 0.0
+        self._next_search_s, self._times = 0.0, _FEWEST_TIMES
         self._is_cut = False  # not everything was searched
 
     @property
@@ -175,13 +178,25 @@ class HeapProfile:
     def _follow(self) -> int:
         """Read the buckets that are new: the newest one is the first in the list. Then go on where
         an earlier look had to stop. Returns in how many places the list can't be followed."""
-        self._search()
-        if self._head is None:
-            return int(self._is_cut)
-        newest = self._program.memory.word(self._head)
-        for address in (newest or 0, *self._gaps):
+        newest = self._newest()
+        if not newest:
+            self._search()
+            newest = self._newest()
+        for address in (*newest, *self._gaps):
             self._follow_from(address)
-        return len(self._gaps) + (newest is None)
+        is_lost = not newest and (self._is_cut or bool(self._buckets))
+        return len(self._gaps) + is_lost
+
+    def _newest(self) -> set[int]:
+        """The records that the variables point to. runtime.mbuckets never points elsewhere: what
+        does is forgotten."""
+        words = {at: self._program.memory.word(at) or 0 for at in self._heads}
+        records = {address for address in words.values() if self._is_bucket(address)}
+        self._heads = [at for at, address in words.items() if address in records]
+        return records
+
+    def _is_bucket(self, address: int) -> bool:
+        return address in self._buckets or self._bucket(address) is not None
 
     def _follow_from(self, address: int) -> None:
         self._gaps.pop(address, None)
@@ -196,15 +211,14 @@ class HeapProfile:
     def _search(self) -> None:
         """Find runtime.mbuckets. It is there once something was recorded: until then, not every
         look searches for it."""
-        if self._head is not None:
-            return
         collections, began_s = self._reader.sweep_generation(), time.monotonic()
         if collections == self._collections and began_s < self._next_search_s:
             return
         self._collections = collections
-        self._head = self._find_head()
+        self._heads = self._find_heads()
         took_s = time.monotonic() - began_s
-        self._next_search_s = began_s + min(took_s / _SEARCH_SHARE, _MAX_WAIT_S)
+        self._next_search_s = began_s + min(took_s * self._times, _MAX_WAIT_S)
+        self._times = min(2 * self._times, _MOST_TIMES)
 
     def _bucket(self, address: int) -> tuple[_Bucket, int] | None:
         """A bucket, and the address of the next one."""
@@ -225,31 +239,32 @@ class HeapProfile:
         (following,) = struct.unpack_from("<Q", raw, BUCKET_NEXT)
         return _Bucket(size, stack, address + BUCKET_STACK + 8 * depth), following
 
-    def _find_head(self) -> int | None:
-        """The variable that points to a bucket of the profile."""
+    def _find_heads(self) -> list[int]:
+        """The variables that point to a record of the profile."""
         self._is_cut = False
+        found: list[int] = []
         for name in ("noptrbss", "bss", "noptrdata", "data"):
             span = self._program.data[name]
             end = min(span.end, span.start + _MAX_DATA_BYTES) & ~7
             for at in range(span.start + 7 & ~7, end, _PIECE_BYTES):
                 raw = self._program.memory.read(at, min(_PIECE_BYTES, end - at))
                 words = np.frombuffer(raw or b"", np.uint64)
-                for index, address in self._candidates(words):
-                    if self._bucket(address) is not None:
-                        return at + 8 * index
-        return None
+                records = [one for one in self._candidates(words) if self._is_bucket(one)]
+                is_found = np.isin(words, np.array(records, np.uint64))
+                found += (at + 8 * np.flatnonzero(is_found)).tolist()
+        return found
 
-    def _candidates(self, words: Words) -> list[tuple[int, int]]:
-        """The words that may point to a bucket, each once: their indexes, and what they are."""
-        pointers, indexes = np.unique(words, return_index=True)
+    def _candidates(self, words: Words) -> list[int]:
+        """Those of the words that may point to a bucket."""
+        pointers = np.unique(words)
         likely = (pointers >= _LOWEST) & (pointers < _MAX_SIZE) & (pointers % 8 == 0)
-        pointers, indexes = pointers[likely], indexes[likely]
-        found: list[tuple[int, int]] = []
+        pointers = pointers[likely]
+        found: list[int] = []
         for first in range(0, len(pointers), _ROWS):
-            some = slice(first, first + _ROWS)
-            heads, was_read = self._program.memory.rows(pointers[some], BUCKET_STACK + 8)
+            some = pointers[first : first + _ROWS]
+            heads, was_read = self._program.memory.rows(some, BUCKET_STACK + 8)
             good = was_read & _may_be_buckets(heads.view(np.uint64), self._program.text)
-            found += zip(indexes[some][good].tolist(), pointers[some][good].tolist(), strict=True)
+            found += some[good].tolist()
             if len(found) > _MAX_CANDIDATES:
                 self._is_cut = True
                 return found[:_MAX_CANDIDATES]
