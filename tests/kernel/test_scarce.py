@@ -75,7 +75,7 @@ def test_standard_output_and_error_are_closed(arguments: list[str]) -> None:
 def test_standard_output_is_full(arguments: list[str]) -> None:
     outcome = run_leaktrace(*arguments, prefix=under(">/dev/full"))
     assert outcome.exit_code == 1
-    check_told(outcome, "space")
+    check_told(outcome, "can't write", "space")
 
 
 @pytest.mark.parametrize("setting", ["2>&-", "2>/dev/full", "<&-", "<&- 2>&-"])

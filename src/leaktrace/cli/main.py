@@ -16,7 +16,7 @@ from leaktrace.cli.commands import COMMANDS
 from leaktrace.cli.values import name_of, see_help
 from leaktrace.errors import LeaktraceError
 from leaktrace.notices import hint, notify
-from leaktrace.own.shortages import advice_for, no_memory, not_loaded, shortage
+from leaktrace.own.shortages import no_memory, not_loaded, shortage, unexplained
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -69,7 +69,7 @@ def guarded(action: Callable[[], Any]) -> int:
         known = shortage(error)
         if known is not None:
             return _complain_of(known)
-        _complain(f"a system call failed: {error.strerror or error}", advice_for(error))
+        _complain(*unexplained(error))
         return 1
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted twice: there is no final report", "press Ctrl-C once to get one")

@@ -70,11 +70,13 @@ def not_loaded(error: ImportError) -> EnvironmentUnfitError:
     )
 
 
-def advice_for(error: OSError) -> str:
-    """What to do about a failed call that nothing else explains."""
+def unexplained(error: OSError) -> tuple[str, str]:
+    """What to say of a failed call that nothing else explains, and what to do."""
+    reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space where the output goes, or write it elsewhere"
-    return "check the limits of this shell: ulimit -a"
+        advice = "free some space where the output goes, or write it elsewhere"
+        return f"can't write: {reason}", advice
+    return f"a system call failed: {reason}", "check the limits of this shell: ulimit -a"
 
 
 def address_space_bytes() -> int | None:

@@ -234,6 +234,7 @@ class ReportFile(io.FileIO):
         except OSError:
             self.truncate(begin)
             self.seek(begin)
+            self.is_written = begin > 0
             raise
 
     def remove_if_never_written(self) -> None:
@@ -252,7 +253,7 @@ def _prepare_stdout(*, is_waiting: bool) -> TextIO:
     except (OSError, ValueError):
         return sys.stdout  # replaced by something that is no file
     sys.stdout.flush()
-    name = str(getattr(sys.stdout, "name", "standard output"))
+    name = "standard output"
     destination: Destination
     if is_waiting:
         destination = DirectDestination(name, SharedFile(descriptor).write_message)

@@ -112,6 +112,32 @@ def test_disk_full_is_an_error_with_a_hint() -> None:
     assert caught.value.hint
 
 
+def test_a_file_of_which_nothing_could_be_written_does_not_stay(tmp_path: Path) -> None:
+    """Nor is there an empty one for a script to read."""
+    program = textwrap.dedent(
+        """
+        import resource, signal, sys
+        from pathlib import Path
+        from leaktrace.report.output import open_output, write_content
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        is_waiting = sys.argv[2] == "waiting"
+        with open_output(Path(sys.argv[1]), is_waiting=is_waiting) as output:
+            write_content(output.stream, b"x" * 20_000)
+        """
+    )
+    for how in ("waiting", "tracing"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, tmp_path / "page", how],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "OutputError: can't write" in done.stderr
+        assert not list(tmp_path.iterdir())
+
+
 def test_a_report_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     """The limit of the size of a file stands for a full disk: the first part fits."""
     program = textwrap.dedent(
@@ -235,8 +261,8 @@ def test_full_stdout_is_one_line_of_error() -> None:
     done = run_program(">/dev/full")
     assert done.returncode == 1
     told, _, error = done.stderr.splitlines()
-    assert told.endswith("can't write to <stdout>: No space left on device; tracing goes on")
-    assert error == "can't write the report to <stdout>: No space left on device"
+    assert told.endswith("can't write to standard output: No space left on device; tracing goes on")
+    assert error == "can't write the report to standard output: No space left on device"
 
 
 def test_closed_stdout_is_one_line_of_error() -> None:
