@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from leaktrace.contents import ContentsInfo
-from leaktrace.go_report import GoSummary
+from leaktrace.go_report import GoHeap, GoSummary
 from leaktrace.heap_report import OlderBlocks
 from leaktrace.idle import IdleInfo
 from leaktrace.memory import (
@@ -292,6 +292,7 @@ class Report:
     leaking: tuple[Verdict, ...] = ()  # of each site that leaks, also of those that are not shown
     reach: ReachInfo | None = None  # what its memory says; None: that was not asked
     go: tuple[GoSummary, ...] = ()  # of each process that is a Go program
+    go_heap: GoHeap | None = None  # all of it, of what `leaktrace go` has reported
     older_blocks: tuple[OlderBlocks, ...] = ()  # of each process; empty: not looked at this time
     contents: ContentsInfo | None = None  # how blocks were read; None: that was not asked
     idle: IdleInfo | None = None  # which memory is not used; None: that was not asked

@@ -71,10 +71,32 @@ def test_sites_of_the_heap(go_heap_profile: Builder, tmp_path: Path) -> None:
         ]
         assert [site["base_value"], site["new_value"]] == held
         assert site["rule"] == "id"
+    check_heaps(difference["go_heap"], first["heap"], last["heap"])
     # Another run at other addresses: the same sites, by the same ids.
     again = compared(other, f"{run}@last")
     by_id = [site["new_ids"] for site in again["sites"] if site["rule"] == "id"]
     assert all(site["new_ids"] in by_id for site in grown.values())
+
+
+def check_heaps(compared: Object, first: Object, last: Object) -> None:
+    """By what each of the reports has."""
+    assert compared["base"].items() <= first.items()
+    assert compared["new"].items() <= last.items()
+    assert last["in_use_bytes"] > first["in_use_bytes"]
+    before, now = sizes_of(first), sizes_of(last)
+    known = {key: now.get(key, 0) - before.get(key, 0) for key in {**before, **now}}
+    found = {(one["object_bytes"], one["has_pointers"]): one for one in compared["sizes"]}
+    for key, difference in known.items():
+        assert difference == (found[key]["difference_bytes"] if key in found else 0)
+    # 64 and 128 KiB, in turns.
+    conf, task = (found[size, False]["difference_bytes"] for size in (64 << 10, 128 << 10))
+    assert conf * 1.9 < task < conf * 2.1
+    assert [one["object_bytes"] for one in compared["sizes"][:2]] == [128 << 10, 64 << 10]
+    assert compared["not_compared_count"] == 0
+
+
+def sizes_of(heap: Object) -> dict[tuple[int, bool], int]:
+    return {(one["object_bytes"], one["has_pointers"]): one["bytes"] for one in heap["sizes"]}
 
 
 def test_the_error_of_estimates_and_words(go_heap_profile: Builder, tmp_path: Path) -> None:
@@ -87,6 +109,8 @@ def test_the_error_of_estimates_and_words(go_heap_profile: Builder, tmp_path: Pa
     assert outcome.exit_code == 0, outcome.stderr
     assert "after the first look" in outcome.stdout
     assert "standard error ±" in outcome.stdout
+    assert re.search(r"^heap: MORE \+[\d.]+ MiB in use", outcome.stdout, re.MULTILINE)
+    assert re.search(r"^ +\+[\d.]+ MiB .* 128.0 KiB without pointers", outcome.stdout, re.MULTILINE)
     assert "goroutines: SAME" in outcome.stdout
     assert "tracing" not in outcome.stdout
     assert max(map(len, outcome.stdout.splitlines())) <= 80
@@ -95,20 +119,24 @@ def test_the_error_of_estimates_and_words(go_heap_profile: Builder, tmp_path: Pa
     few = tmp_path / "few"
     few.write_text(
         "".join(
-            json.dumps({**one, "heap": {**one["heap"], "profile": few_of(one)}}) + "\n"
+            json.dumps({**one, "heap": {**one["heap"], **few_of(one)}}) + "\n"
             for one in map(json.loads, run.read_text().splitlines())
         )
     )
     cut = run_leaktrace("diff", f"{few}@1", f"{few}@2")
     assert "base doesn't list 2 sites" in cut.stdout
+    assert "sizes or types that only one report lists, not compared: 2" in cut.stdout
     shown = run_leaktrace("show", str(few))
     assert "... and 2 other sites" in shown.stdout
 
 
 def few_of(report: Object) -> Object:
-    """The profile with the first site, as -T 1 lists it, of three."""
-    profile: Object = report["heap"]["profile"]
-    return {**profile, "sites": profile["sites"][:1], "site_count": 3}
+    """The profile with the first site of three, as -T 1 lists it, and a size of two that in the
+    second report is another one."""
+    heap: Object = report["heap"]
+    profile, sizes = heap["profile"], heap["sizes"][report["number"] - 1 :][:1]
+    few = {**profile, "sites": profile["sites"][:1], "site_count": 3}
+    return {"profile": few, "sizes": sizes, "size_count": 2}
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -175,7 +203,8 @@ def test_goroutines_and_other_builds(go_program: Builder, tmp_path: Path) -> Non
         assert site["state"] == "chan receive"
     text = run_leaktrace("diff", str(base), str(new)).stdout
     assert re.search(r"^goroutines: MORE \+30", text, re.MULTILINE)
-    assert "only goroutines are compared" in text
+    assert "there is no profile of the heap" in text
+    assert re.search(r"^heap: (MORE|LESS|SAME)", text, re.MULTILINE)
 
 
 def test_the_difference_to_nothing_is_the_profile(go_heap_profile: Builder, tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ def go_sites(report: GoReport) -> Report:
     profile."""
     goroutines, heap = goroutine_sites(report), heap_sites(report)
     if heap is None:
-        return goroutines
-    return replace(heap, sections=(replace(goroutines, section="goroutines"),))
+        return replace(goroutines, go_heap=report.heap)
+    sections = (replace(goroutines, section="goroutines"),)
+    return replace(heap, sections=sections, go_heap=report.heap)
 
 
 def heap_sites(report: GoReport) -> Report | None:

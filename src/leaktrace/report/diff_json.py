@@ -11,6 +11,7 @@ from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.model import Report
 from leaktrace.printable import printable
 from leaktrace.report.diff_notes import notes
+from leaktrace.report.go_heap_diff import go_heap_diff_object
 from leaktrace.report.json_sites import Object, frame_object, kernel_fields, rounded, total_object
 from leaktrace.report.moment_json import moment_object
 from leaktrace.report.place_names import unit_of
@@ -29,6 +30,7 @@ def diff_object(diff: Diff, names: tuple[str, str], top: int) -> Object:
         "between_s": rounded(diff.between_s),
         "notes": list(notes(diff)),
         **_part(diff.parts[0], diff, top),
+        "go_heap": None if diff.go_heap is None else go_heap_diff_object(diff.go_heap, top),
         "sections": [
             {"section": printable(part.new.report.section or ""), **_part(part, diff, top)}
             for part in diff.parts[1:]

@@ -30,8 +30,8 @@ def notes(diff: Diff) -> Iterator[str]:
         )
     if base.measure is new.measure is Measure.GOROUTINES:
         yield (
-            "only goroutines are compared: there is no profile of the heap. How much the heap "
-            "holds, leaktrace show says of each report"
+            "where memory was allocated isn't compared: there is no profile of the heap in one of "
+            "the reports, or in both"
         )
     if (base.sample_rate, base.sample_bytes) != (new.sample_rate, new.sample_bytes):
         yield (

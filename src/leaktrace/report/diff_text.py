@@ -28,6 +28,7 @@ from leaktrace.report.diff_notes import has_different_times, notes
 from leaktrace.report.figures import quantity_in_words
 from leaktrace.report.folding import folded
 from leaktrace.report.frames import frame_lines
+from leaktrace.report.go_heap_diff import go_heap_parts, go_heap_totals
 from leaktrace.report.layout import flowed, wrapped
 from leaktrace.report.names import shorten_middle
 from leaktrace.report.place_names import difference_in_words, value_in_words
@@ -56,6 +57,8 @@ def diff_lines(diff: Diff, names: tuple[str, str], top: int, width: int) -> Iter
     yield from flowed([title], width)
     for label, name, report in zip(("base", "new"), names, (diff.base, diff.new), strict=True):
         yield from wrapped(f"  {label:<4}  ", f"{name}: {moment(report)}", width)
+    if diff.go_heap is not None:
+        yield from go_heap_totals(diff.go_heap, width)
     for number, part in enumerate(diff.parts):
         if number and not (part.changes or part.base.everything or part.new.everything):
             continue  # a section with nothing in it
@@ -64,6 +67,8 @@ def diff_lines(diff: Diff, names: tuple[str, str], top: int, width: int) -> Iter
         for note in () if number else notes(diff):
             yield from wrapped("note: ", note, width, "yellow")
         yield Text()
+        if not number and diff.go_heap is not None:
+            yield from go_heap_parts(diff.go_heap, top, width)
         yield from _changes(part, diff, top, width)
 
 

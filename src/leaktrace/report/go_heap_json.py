@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaktrace.go_report import Change, GoHeap, GoLine, GrownPart, RefillSection, SeenObjects
+from leaktrace.go_report import (
+    Change,
+    GoHeap,
+    GoLine,
+    GrownPart,
+    HeapLook,
+    RefillSection,
+    SeenObjects,
+    SizeKey,
+    TypeKey,
+)
 from leaktrace.printable import printable
 from leaktrace.report.json_sites import Object, verdict_object
 
@@ -13,34 +23,16 @@ def heap_object(heap: GoHeap, bias: int = 0) -> Object:
     """The value of `heap` (schema `leaktrace/go/1`). `bias`: what addresses in the process are more
     than in its file."""
     look = heap.look
-    collector = look.collector
     return {
         "verdict": verdict_object(heap.verdict),
         "grown_most": grown_object(heap.grown_most),
-        "gc_percent": collector.percent,
-        "memory_limit_bytes": collector.memory_limit_bytes,
-        "gc_count": collector.collections,
+        **totals_object(look),
         "gc_count_since": heap.collections_since,
-        "live_bytes": collector.live_bytes,
         "live_growth_bytes": heap.live_change_bytes,
-        "in_use_bytes": look.in_use_bytes,
-        "object_count": look.object_count,
         **_growth(heap.change),
-        "spans_bytes": look.spans_bytes,
-        "idle_bytes": look.idle_bytes,
-        "released_bytes": look.released_bytes,
-        "stacks_bytes": look.stacks_bytes,
-        "allocated_bytes": look.allocated_bytes,
-        "resident_bytes": look.resident_bytes,
         "size_count": heap.size_count,
         "sizes": [
-            {
-                "object_bytes": one.key.object_bytes,
-                "has_pointers": one.key.has_pointers,
-                "is_large": one.key.is_large,
-                **_objects(one.now),
-                **_growth(one.change),
-            }
+            {**size_object(one.key), **objects_object(one.now), **_growth(one.change)}
             for one in heap.sizes
         ],
         "types": _types(heap),
@@ -53,6 +45,39 @@ def heap_object(heap: GoHeap, bias: int = 0) -> Object:
     }
 
 
+def totals_object(look: HeapLook) -> Object:
+    """A heap as a whole."""
+    collector = look.collector
+    return {
+        "gc_percent": collector.percent,
+        "memory_limit_bytes": collector.memory_limit_bytes,
+        "gc_count": collector.collections,
+        "live_bytes": collector.live_bytes,
+        "in_use_bytes": look.in_use_bytes,
+        "object_count": look.object_count,
+        "spans_bytes": look.spans_bytes,
+        "idle_bytes": look.idle_bytes,
+        "released_bytes": look.released_bytes,
+        "stacks_bytes": look.stacks_bytes,
+        "allocated_bytes": look.allocated_bytes,
+        "resident_bytes": look.resident_bytes,
+    }
+
+
+def size_object(key: SizeKey) -> Object:
+    """Which size of objects it is."""
+    return {
+        "object_bytes": key.object_bytes,
+        "has_pointers": key.has_pointers,
+        "is_large": key.is_large,
+    }
+
+
+def type_object(key: TypeKey) -> Object:
+    """Which type of objects it is."""
+    return {"name": printable(key.name), "type_bytes": key.size_bytes}
+
+
 def _types(heap: GoHeap) -> Object | None:
     types = heap.look.types
     if types is None:
@@ -60,15 +85,10 @@ def _types(heap: GoHeap) -> Object | None:
     return {
         "type_count": heap.type_count,
         "largest": [
-            {
-                "name": printable(one.key.name),
-                "type_bytes": one.key.size_bytes,
-                **_objects(one.now),
-                **_growth(one.change),
-            }
+            {**type_object(one.key), **objects_object(one.now), **_growth(one.change)}
             for one in heap.types
         ],
-        "unknown": _objects(types.unknown),
+        "unknown": objects_object(types.unknown),
         "not_read_count": types.not_read_count,
     }
 
@@ -179,7 +199,8 @@ def place_of(line: GoLine) -> Object:
     }
 
 
-def _objects(seen: SeenObjects) -> Object:
+def objects_object(seen: SeenObjects) -> Object:
+    """Objects in one look."""
     return {"count": seen.count, "bytes": seen.size_bytes}
 
 

@@ -93,7 +93,7 @@ def heap_details(heap: GoHeap, width: int) -> Iterator[Text]:
         yield Text("objects by size:", "bold")
         for one in heap.sizes[:_MOST_ROWS]:
             figures = _figures(one.now.count, one.now.size_bytes, one.change)
-            yield from columns("  ", _size_name(one.key), figures, width)
+            yield from columns("  ", size_in_words(one.key), figures, width)
         yield from _others(heap.size_count - min(len(heap.sizes), _MOST_ROWS), "other size", width)
     if heap.types:
         yield Text()
@@ -140,13 +140,14 @@ def _profile(heap: GoHeap, width: int) -> Iterator[Text]:
     sites = [one for one in heap.sites if one.now.in_use_bytes]
     if not sites:
         yield from wrapped("  ", "nothing is known to be in use yet", width)
+    mark = "~" if profile.rate_bytes > 1 else ""
     for one in sites:
         yield Text()
-        fields = [Text(f"{units.size(one.now.in_use_bytes)} in use", "bold")]
+        fields = [Text(f"{mark}{units.size(one.now.in_use_bytes)} in use", "bold")]
         if one.change is not None:
-            fields.append(_change(one.change))
-        fields.append(Text(units.counted(one.now.in_use_count, "object")))
-        fields.append(Text(f"allocated {units.size(one.now.allocated_bytes)}"))
+            fields.append(_change(one.change, mark))
+        fields.append(Text(mark + units.counted(one.now.in_use_count, "object")))
+        fields.append(Text(f"allocated {mark}{units.size(one.now.allocated_bytes)}"))
         yield from flowed(fields, width)
         yield from stack_lines(one.frames, width)
     left = heap.site_count - len(sites)
@@ -166,7 +167,8 @@ def _figures(count: int, size_bytes: int, change: Change | None) -> str:
     return text if change is None else f"{text}   {_rate(change)}"
 
 
-def _size_name(key: SizeKey) -> str:
+def size_in_words(key: SizeKey) -> str:
+    """Which objects these are: "1.0 KiB without pointers"."""
     what = "" if key.has_pointers else " without pointers"
     return f"{units.size(key.object_bytes)}{what}{', large' if key.is_large else ''}"
 
@@ -177,8 +179,8 @@ def _type_name(kind: TypeFigures) -> str:
     return ("several " if several else "") + printable(kind.key.name)
 
 
-def _change(change: Change) -> Text:
-    return Text(_rate(change), "red" if change.size_bytes > 0 else "")
+def _change(change: Change, mark: str = "") -> Text:
+    return Text(mark + _rate(change), "red" if change.size_bytes > 0 else "")
 
 
 def _rate(change: Change) -> str:

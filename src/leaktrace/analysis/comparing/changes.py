@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from leaktrace.analysis.comparing.go_heaps import GoHeapDiff, compare_go_heaps
 from leaktrace.analysis.comparing.go_programs import both_with_goroutines, has_executed
 from leaktrace.analysis.comparing.matching import Match, Rule, Side, match
 from leaktrace.analysis.comparing.same_names import command_of
@@ -158,6 +159,7 @@ class Diff:
     only_base: tuple[Report, ...] = ()  # sections
     only_new: tuple[Report, ...] = ()
     has_executed: bool = False  # another program, between the two reports of one recording
+    go_heap: GoHeapDiff | None = None  # of what `leaktrace go` has reported
 
     @property
     def between_s(self) -> float | None:
@@ -190,6 +192,7 @@ def compare(
             "leave --quantity out, or choose another one",
         )
     executed = same_run and has_executed(base, new)
+    go_heap = compare_go_heaps(base, new)
     (base, *only_base), (new, *only_new) = both_with_goroutines(base, new)
     _refuse_others(base, new, force)
     refuse_counters(base, quantity, "compared")
@@ -209,6 +212,7 @@ def compare(
         (*only_base, *(part for name, part in older.items() if name not in newer)),
         (*only_new, *(part for name, part in newer.items() if name not in older)),
         executed,
+        go_heap,
     )
 
 
