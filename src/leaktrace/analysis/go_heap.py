@@ -137,7 +137,7 @@ class GoHeapHistory:
         """By what is most exact: sites say where it was allocated, and have no garbage."""
         for site in heap.sites[:1]:
             if site.change is not None and site.change.size_bytes > 0:
-                return GrownPart(site.change, allocated_at=next(iter(site.frames), None))
+                return GrownPart(site.change, allocated_at=_own(site.frames))
         key = self._parts.grown_most()
         change = next((one.change for one in parts if one.key == key), None)
         if key is None or change is None:
@@ -153,6 +153,19 @@ class GoHeapHistory:
             return None
         size = now.size_bytes - before.size_bytes
         return Change(now.count - before.count, size, size / elapsed_s)
+
+
+def _own(frames: Sequence[GoLine]) -> GoLine | None:
+    """The innermost function that isn't one of Go's library; the innermost of all if none is known
+    to be another one. The library's source is below one directory, and the runtime's, with which
+    each stack begins, is in it. (Not where it was built with -trimpath.)"""
+    library = {
+        one.file.rpartition("/runtime/")[0] + "/"
+        for one in frames
+        if one.function.startswith("runtime.") and "/src/runtime/" in one.file
+    }
+    others = (one for one in frames if not one.file.startswith(tuple(library)))
+    return next(others, next(iter(frames), None))
 
 
 def _by_growth(rows: list[_Row], size: Callable[[_Row], int]) -> list[_Row]:

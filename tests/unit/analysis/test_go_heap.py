@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from sample_go import HEAP
 
 from leaktrace.analysis.go_heap import GoHeapHistory
@@ -91,3 +92,42 @@ def test_a_profile_that_is_switched_on_later_has_no_growth_yet() -> None:
     (site,) = heap.sites
     assert site.change is None
     assert site.frames == lines((3,))
+
+
+MAIN = GoLine("runtime.main", "/usr/lib/go-1.24/src/runtime/proc.go", 283)
+BUFFER = GoLine("bytes.growSlice", "/usr/lib/go-1.24/src/bytes/buffer.go", 249)
+OWN = GoLine("shop/bytes.Fill", "/home/shop/src/bytes/fill.go", 12)
+
+
+@pytest.mark.parametrize(
+    ("frames", "named"),
+    [
+        ((BUFFER, OWN, MAIN), OWN),
+        ((OWN, BUFFER, MAIN), OWN),
+        ((BUFFER, MAIN), BUFFER),  # the `go` command itself, for instance
+        ((BUFFER, OWN), BUFFER),  # cut short, so that the library's directory isn't known
+        # With -trimpath.
+        ((replace(BUFFER, file="bytes/buffer.go"), replace(MAIN, file="runtime/proc.go")), None),
+        ((), None),
+    ],
+)
+def test_what_grew_is_named_by_the_program_s_own_function(
+    frames: tuple[GoLine, ...], named: GoLine | None
+) -> None:
+    key = ProfileKey((1,))
+    history = GoHeapHistory(10, lambda _stack: frames)
+    for number in range(12):
+        in_use = 1_000_000 + number * 500_000
+        history.add(
+            replace(
+                FIRST,
+                time_s=100.0 + number * 10,
+                collector=Collector(100, None, 3 + number, in_use),
+                in_use_bytes=in_use,
+                profile=ProfileLook(512, {key: SeenSite(number, in_use, number, in_use)}, 1, 0),
+            )
+        )
+    heap = history.figures()
+    assert heap is not None
+    assert heap.grown_most is not None
+    assert heap.grown_most.allocated_at == (named or next(iter(frames), None))
