@@ -218,7 +218,7 @@ class HeapProfile:
         self._heads = self._find_heads()
         took_s = time.monotonic() - began_s
         self._next_search_s = began_s + min(took_s * self._times, _MAX_WAIT_S)
-        self._times = min(2 * self._times, _MOST_TIMES)
+        self._times = _FEWEST_TIMES if self._heads else min(2 * self._times, _MOST_TIMES)
 
     def _bucket(self, address: int) -> tuple[_Bucket, int] | None:
         """A bucket, and the address of the next one."""
