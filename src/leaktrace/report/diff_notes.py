@@ -9,6 +9,7 @@ from leaktrace.analysis.comparing.changes import Diff
 from leaktrace.analysis.comparing.matching import Rule
 from leaktrace.analysis.comparing.same_names import command_of
 from leaktrace.analysis.views.parts import not_listed
+from leaktrace.go_report import GoHeap
 from leaktrace.model import Measure, Report
 from leaktrace.printable import printable
 
@@ -29,10 +30,18 @@ def notes(diff: Diff) -> Iterator[str]:
             "compared, so there are no rates"
         )
     if base.measure is new.measure is Measure.GOROUTINES:
+        without = [
+            label
+            for label, sections in (("base", diff.only_base), ("new", diff.only_new))
+            if all(one.measure is not Measure.GO_HEAP for one in sections)
+        ]
         yield (
-            "where memory was allocated isn't compared: there is no profile of the heap in one of "
-            "the reports, or in both"
+            "where memory was allocated isn't compared: there is no profile of the heap in "
+            f"{' and '.join(without)}"
         )
+    heaps = {label for label, one in (("base", base), ("new", new)) if one.go_heap is not None}
+    if len(heaps) == 1:
+        yield f"the heap as a whole isn't compared: only {heaps.pop()} has one"
     if (base.sample_rate, base.sample_bytes) != (new.sample_rate, new.sample_bytes):
         yield (
             f"different samples: {_sample(base)} in base, {_sample(new)} in new; sites that hold "
@@ -67,6 +76,8 @@ def notes(diff: Diff) -> Iterator[str]:
                 where = f" of {part.section or 'a section'}" if number else ""
                 yield printable(f"{label} doesn't list {units.counted(missing, 'site')}{where}")
         yield from what_is_missing(parts[0], f" in {label}")
+        if parts[0].go_heap is not None:
+            yield from _what_heap_leaves_out(parts[0].go_heap, label)
     for label, sections in (("base", diff.only_base), ("new", diff.only_new)):
         for section in sections:
             yield printable(f"only in {label}, not compared: {section.section or 'a section'}")
@@ -80,6 +91,16 @@ def what_is_missing(report: Report, where: str = "") -> Iterator[str]:
     for loss in report.losses:
         if loss.count and loss.is_lost:
             yield printable(f"lost{where}: {units.loss_in_words(loss)}")
+
+
+def _what_heap_leaves_out(heap: GoHeap, label: str) -> Iterator[str]:
+    spans, types = heap.look.skipped_span_count, heap.look.types
+    if spans:
+        left = units.counted(spans, "span")
+        yield f"incomplete in {label}: {left} of the heap left out: changed at each read"
+    if types is not None and types.not_read_count:
+        left = units.counted(types.not_read_count, "object")
+        yield f"incomplete in {label}: {left} whose types were not looked at"
 
 
 def has_different_times(diff: Diff) -> bool:

@@ -192,7 +192,6 @@ def compare(
             "leave --quantity out, or choose another one",
         )
     executed = same_run and has_executed(base, new)
-    go_heap = compare_go_heaps(base, new)
     (base, *only_base), (new, *only_new) = both_with_goroutines(base, new)
     _refuse_others(base, new, force)
     refuse_counters(base, quantity, "compared")
@@ -212,7 +211,7 @@ def compare(
         (*only_base, *(part for name, part in older.items() if name not in newer)),
         (*only_new, *(part for name, part in newer.items() if name not in older)),
         executed,
-        go_heap,
+        compare_go_heaps(base, new),
     )
 
 

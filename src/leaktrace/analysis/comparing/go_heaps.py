@@ -5,7 +5,7 @@ What is in use has garbage in it until it is collected. What collections leave h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from leaktrace.go_report import GoHeap, SeenObjects, SizeFigures, SizeKey, TypeFigures, TypeKey
@@ -40,7 +40,7 @@ class GoHeapDiff:
     new: GoHeap
     sizes: tuple[PartChange, ...]
     types: tuple[PartChange, ...]
-    # Sizes and types that only one report lists, while the other one doesn't list all.
+    # Sizes and types that only one report lists, while the other one doesn't list all, or none.
     unknown_count: int
 
 
@@ -49,43 +49,45 @@ def compare_go_heaps(base: Report, new: Report) -> GoHeapDiff | None:
     if base.go_heap is None or new.go_heap is None:
         return None
     older, newer = base.go_heap, new.go_heap
-    sizes, unknown_sizes = _compared(
-        _parts(older.sizes), _parts(newer.sizes), _has_all_sizes(older), _has_all_sizes(newer)
-    )
-    types: tuple[PartChange, ...] = ()
-    unknown_types = 0
-    if older.look.types is not None and newer.look.types is not None:
-        types, unknown_types = _compared(
-            _parts(older.types), _parts(newer.types), _has_all_types(older), _has_all_types(newer)
-        )
+    sizes, unknown_sizes = _compared(_sizes(older), _sizes(newer))
+    types, unknown_types = _compared(_types(older), _types(newer))
     return GoHeapDiff(older, newer, sizes, types, unknown_sizes + unknown_types)
 
 
-_Parts = dict[SizeKey | TypeKey, SeenObjects]
+class _Parts:
+    """What a report lists. A part that isn't listed is 0 if it lists all, else None."""
+
+    def __init__(self, listed: Iterable[SizeFigures | TypeFigures], count: int | None) -> None:
+        """`count`: how many there are; None if that isn't known."""
+        self._listed = {one.key: one.now for one in listed}
+        self._others = _NOTHING if len(self._listed) == count else None
+
+    def __iter__(self) -> Iterator[SizeKey | TypeKey]:
+        return iter(self._listed)
+
+    def of(self, key: SizeKey | TypeKey) -> SeenObjects | None:
+        return self._listed.get(key, self._others)
 
 
-def _parts(listed: Iterable[SizeFigures | TypeFigures]) -> _Parts:
-    return {one.key: one.now for one in listed}
+def _sizes(heap: GoHeap) -> _Parts:
+    return _Parts(heap.sizes, heap.size_count)
 
 
-def _has_all_sizes(heap: GoHeap) -> bool:
-    return len(heap.sizes) == heap.size_count
+def _types(heap: GoHeap) -> _Parts:
+    types = heap.look.types
+    is_counted = types is not None and not types.not_read_count
+    return _Parts(heap.types, heap.type_count if is_counted else None)
 
 
-def _has_all_types(heap: GoHeap) -> bool:
-    return len(heap.types) == heap.type_count
-
-
-def _compared(
-    base: _Parts, new: _Parts, base_has_all: bool, new_has_all: bool
-) -> tuple[tuple[PartChange, ...], int]:
+def _compared(base: _Parts, new: _Parts) -> tuple[tuple[PartChange, ...], int]:
     """The parts that differ, and how many can't be compared."""
     changes, unknown_count = [], 0
-    for key in {**base, **new}:
-        if (key in base or base_has_all) and (key in new or new_has_all):
-            changes.append(PartChange(key, base.get(key, _NOTHING), new.get(key, _NOTHING)))
-        else:
+    for key in dict.fromkeys((*base, *new)):
+        before, now = base.of(key), new.of(key)
+        if before is None or now is None:
             unknown_count += 1
+        else:
+            changes.append(PartChange(key, before, now))
     changed = [one for one in changes if one.base != one.new]
     return tuple(sorted(changed, key=_order)), unknown_count
 

@@ -38,4 +38,4 @@ def _goroutines_first(report: Report) -> tuple[Report, ...]:
     if report.measure is Measure.GOROUTINES or not sections:
         return (report,)
     profile = replace(report, section=_PROFILE, sections=())
-    return replace(sections[0], section=None), profile
+    return replace(sections[0], section=None, go_heap=report.go_heap), profile

@@ -72,6 +72,9 @@ def test_only_one_has_a_profile(base: Report, new: Report) -> None:
     assert (part.new.report.measure, part.difference) == (Measure.GOROUTINES, 7)
     label = "new" if base is PLAIN else "base"
     assert f"only in {label}, not compared: profile of the heap" in list(notes(diff))
+    other = "base" if base is PLAIN else "new"
+    assert [one for one in notes(diff) if one.endswith(f"no profile of the heap in {other}")]
+    assert diff.go_heap is not None
     assert diff.per_hour(part.difference) == 7
 
 
