@@ -8,29 +8,22 @@ over the whole time, however long it is; the first and the last report are alway
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Generic, TypeVar
 
 from leaktrace.model import Report
-from leaktrace.report.sections import shown_parts
 from leaktrace.site import Site
+
+AnyReport = TypeVar("AnyReport")
+Point = TypeVar("Point")
 
 MOST_POINTS = 300
 _MOST_GONE = 2_000  # sites that hold nothing any more; of more, those that held most
 _GONE_AT_ONCE = 20_000  # so many are kept before they are sorted out
 
 
-@dataclass(frozen=True)
-class Point:
-    """The totals of one report, in bytes. None: not known."""
-
-    elapsed_s: float
-    held: int  # what takes memory
-    count: int
-    resident: int | None  # RSS
-    growth: int | None  # of RSS since the attach
-    other_memory: int  # beside the allocator's, held
-    allocator_at_most: int  # free memory that the allocator keeps
+_Key = tuple[str, str | None]  # of a site
 
 
 class _SiteCourse:
@@ -52,19 +45,19 @@ class PartCourse:
     """The course of the sites of one part of the reports."""
 
     def __init__(self) -> None:
-        self._sites: dict[str, _SiteCourse] = {}
+        self._sites: dict[_Key, _SiteCourse] = {}
         self.dropped = 0  # sites that hold nothing any more, and are not kept
 
     def put(self, part: Report, at: int) -> None:
         """Take in the sites of the report that is point number `at`."""
         for site in part.sites:
-            course = self._sites.get(site.id)
+            course = self._sites.get(_key(site))
             if course is None:
-                course = self._sites[site.id] = _SiteCourse(site)
+                course = self._sites[_key(site)] = _SiteCourse(site)
             course.site = site
             course.put(at, site.held_bytes)
         if len(self._sites) > len(part.sites) + _GONE_AT_ONCE:
-            self._drop_gone({site.id for site in part.sites})
+            self._drop_gone({_key(site) for site in part.sites})
 
     def thin(self) -> None:
         """Drop every second point."""
@@ -73,17 +66,17 @@ class PartCourse:
 
     def rows(self, last: Report) -> list[Site]:
         """The sites of the last report in its order, then those that hold nothing any more."""
-        here = {site.id for site in last.sites}
+        here = {_key(site) for site in last.sites}
         self._drop_gone(here)
         gone = [one.site for key, one in self._sites.items() if key not in here]
         return [*last.sites, *(_emptied(site) for site in gone)]
 
     def held(self, site: Site, points: Iterable[int]) -> list[int]:
         """What a site held at these points, in bytes."""
-        held = self._sites[site.id].held
+        held = self._sites[_key(site)].held
         return [held[at] if at < len(held) else 0 for at in points]
 
-    def _drop_gone(self, here: set[str]) -> None:
+    def _drop_gone(self, here: set[_Key]) -> None:
         gone = [key for key in self._sites if key not in here]
         gone.sort(key=lambda key: -max(self._sites[key].held, default=0))
         for key in gone[_MOST_GONE:]:
@@ -91,17 +84,24 @@ class PartCourse:
             self.dropped += 1
 
 
-class Course:
+class Course(Generic[AnyReport, Point]):
     """All reports so far."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        parts_of: Callable[[AnyReport], Sequence[Report]],
+        point_of: Callable[[AnyReport], Point],
+    ) -> None:
+        """`parts_of`: the sites of a report, by section. `point_of`: its totals."""
+        self._parts_of = parts_of
+        self._point_of = point_of
         self.points: list[Point] = []
         self.parts: dict[str | None, PartCourse] = {}
         self.report_count = 0
         self._every = 1  # this many reports give a point
-        self._last: Report | None = None  # not a point yet
+        self._last: AnyReport | None = None  # not a point yet
 
-    def add(self, report: Report) -> None:
+    def add(self, report: AnyReport) -> None:
         """Take in a report; they come in order."""
         if self.report_count % self._every == 0:
             self._put(report)
@@ -116,10 +116,10 @@ class Course:
             self._put(self._last)
             self._last = None
 
-    def _put(self, report: Report) -> None:
+    def _put(self, report: AnyReport) -> None:
         at = len(self.points)
-        self.points.append(_point(report))
-        for part in shown_parts(report):
+        self.points.append(self._point_of(report))
+        for part in self._parts_of(report):
             self.parts.setdefault(part.section, PartCourse()).put(part, at)
         if len(self.points) > 2 * MOST_POINTS:
             self.points = self.points[::2]
@@ -128,17 +128,9 @@ class Course:
                 course.thin()
 
 
-def _point(report: Report) -> Point:
-    explained, resident = report.explained, report.resident
-    return Point(
-        report.elapsed_s,
-        report.held_bytes,
-        report.outstanding.count,
-        None if resident is None else resident.bytes,
-        None if explained is None else explained.resident_growth,
-        0 if explained is None else explained.other_memory,
-        0 if explained is None else explained.allocator_at_most,
-    )
+def _key(site: Site) -> _Key:
+    """Goroutines of one stack may wait for different things."""
+    return site.id, site.state
 
 
 def _emptied(site: Site) -> Site:

@@ -23,20 +23,33 @@ from leaktrace.report.contents import contents_problems
 from leaktrace.report.endings import final_reason_in_words
 from leaktrace.report.export import ExportOptions, flamegraph
 from leaktrace.report.export.call_tree import CallTree
+from leaktrace.report.export.chart import Chart
 from leaktrace.report.export.course import Course
-from leaktrace.report.export.html_sites import class_of, part_data, where_of
-from leaktrace.report.export.pages import write_page
-from leaktrace.report.figures import about, noun, total_in_words
+from leaktrace.report.export.html_sites import part_data
+from leaktrace.report.export.memory_chart import memory_chart, memory_point
+from leaktrace.report.export.page_parts import (
+    STATIC_SITES,
+    class_of,
+    facts,
+    items,
+    missing_in_words,
+    place,
+    table,
+    verdict,
+    where_of,
+)
+from leaktrace.report.export.pages import page_file
+from leaktrace.report.export.report_page import write_empty, write_report
+from leaktrace.report.export.traced_sites import TracedSites
+from leaktrace.report.figures import about, total_in_words
 from leaktrace.report.idle import idle_lines
 from leaktrace.report.reach import reach_lines
 from leaktrace.report.sections import shown_parts
 from leaktrace.report.text import report_lines
 from leaktrace.report.verdicts import verdict_lines, word_of
-from leaktrace.site import Site
 
 _WIDE = 100_000  # columns: one line
 _TEXT_WIDTH = 100
-_STATIC_SITES = 50  # in the table that needs no script
 _TEXT_SITES = 20
 _MOST_MARKS = 200  # that are listed
 
@@ -46,7 +59,7 @@ class HtmlReport:
 
     def __init__(self, options: ExportOptions) -> None:
         self._options = options
-        self._course = Course()
+        self._course = Course(shown_parts, memory_point)
         self._first: Report | None = None
         self._last: Report | None = None
         self._notes: dict[str, None] = {}
@@ -67,36 +80,24 @@ class HtmlReport:
         """Write the page. Raises OSError."""
         report, first = self._last, self._first
         if report is None or first is None:
-            write_page(
-                output,
-                "empty.html",
-                title="leaktrace",
-                styles=("base.css",),
-                scripts=(),
-                data={},
-            )
+            write_empty(output)
             return
         self._course.finish()
         title = f"{flamegraph.target_in_words(report)}: memory"
-        write_page(
+        chart = memory_chart(self._course.points, report)
+        write_report(
             output,
-            "report.html",
             title=title,
-            styles=(*flamegraph.STYLES, "report.css"),
-            scripts=(
-                *flamegraph.SCRIPTS,
-                "report_chart.js",
-                "report_table.js",
-                "report_page.js",
-            ),
-            data=self._data(report),
+            data=self._data(report, chart),
             parts={
                 "verdict": _verdict(report),
-                "facts": _rows(self._facts(first, report)),
-                "remarks": _items(_remarks(report, self._notes)),
+                "facts": facts(self._facts(first, report)),
+                "remarks": items(_remarks(report, self._notes)),
                 "marks": self._mark_items(report),
+                "chart_title": escape(chart.title),
                 "sites": _static_sites(report),
                 "text": escape("\n".join(_as_text(report))),
+                "how": page_file("how_traced.html"),
             },
         )
 
@@ -133,7 +134,7 @@ class HtmlReport:
         ]
         if len(marks) > _MOST_MARKS:
             marks[_MOST_MARKS:] = [f"and {len(marks) - _MOST_MARKS:,} more"]
-        return f"<h3>Marks</h3>{_items(marks)}" if marks else ""
+        return f"<h3>Marks</h3>{items(marks)}" if marks else ""
 
     def _marks_elapsed(self, report: Report) -> list[tuple[float, str]]:
         """Marks in seconds since tracing began."""
@@ -147,30 +148,23 @@ class HtmlReport:
         quantity = self._options.quantity
         return flamegraph.HELD if quantity is Quantity.IN_USE else quantity.value
 
-    def _data(self, report: Report) -> dict[str, Any]:
+    def _data(self, report: Report, chart: Chart) -> dict[str, Any]:
         course, tree = self._course, CallTree()
-        points = course.points
         return {
             "chosen": self._chosen(),
-            "counted": report.is_counted,
-            "takes": report.held_bytes != report.outstanding.bytes,
-            "about": about(report),
-            "noun": noun(report),
-            "course": {
-                "time": [round(one.elapsed_s, 3) for one in points],
-                "held": [one.held for one in points],
-                "count": [one.count for one in points],
-                "resident": [one.resident for one in points],
-                "growth": [one.growth for one in points],
-                "other": [one.other_memory for one in points],
-                "allocator": [one.allocator_at_most for one in points],
-            },
+            "chart": chart.data(),
             "marks": [
                 {"time": round(at, 3), "text": printable(text)}
                 for at, text in self._marks_elapsed(report)
             ],
             "parts": [
-                part_data(part, course.parts[part.section], len(points), tree)
+                part_data(
+                    part,
+                    course.parts[part.section],
+                    len(course.points),
+                    tree,
+                    TracedSites(part),
+                )
                 for part in shown_parts(report)
             ],
             "tree": tree.table(),
@@ -186,42 +180,17 @@ def create(options: ExportOptions) -> HtmlReport:
 
 
 def _verdict(report: Report) -> str:
-    verdict = report.verdict
-    if verdict is None:
-        return '<p class="verdict plain"><span>There is no verdict.</span></p>'
-    word = word_of(verdict.kind).upper()
+    found = report.verdict
+    if found is None:
+        return verdict("plain", "", "There is no verdict.")
+    word = word_of(found.kind).upper()
     text = " · ".join(line.plain.strip() for line in verdict_lines(report, _WIDE))
-    text = text.removeprefix(word).strip()
-    return (
-        f'<p class="verdict {class_of(verdict.kind)}"><strong>{escape(word)}</strong> '
-        f"<span>{escape(text)}</span></p>"
-    )
-
-
-def _rows(facts: Iterable[tuple[str, str]]) -> str:
-    return "".join(
-        f"<div><dt>{escape(printable(name))}</dt><dd>{escape(printable(value))}</dd></div>"
-        for name, value in facts
-    )
-
-
-def _items(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if items else ""
+    return verdict(class_of(found.kind), word, text.removeprefix(word).strip())
 
 
 def _remarks(report: Report, notes: Iterable[str]) -> Iterator[str]:
     """What is missing from the figures, and what makes them uncertain."""
-    losses = [loss for loss in report.losses if loss.count]
-    if not any(loss.is_lost for loss in losses):
-        yield "Lost: nothing."
-    for loss in losses:
-        size = f" ({units.size(loss.bytes)})" if loss.bytes is not None else ""
-        what = "Lost" if loss.is_lost else "Uncertain"
-        yield printable(f"{what}: {units.loss_in_words(loss)}{size}{_hint(loss.hint)}")
-    for remark in report.remarks:
-        what = "Incomplete: " if remark.kind.is_of_completeness else ""
-        yield printable(f"{what}{remark.text}{_hint(remark.hint)}")
+    yield from missing_in_words(report.losses, report.remarks)
     yield from (f"Note: {printable(note)}" for note in notes)
     lines: list[Text] = []
     if report.reach is not None:
@@ -233,34 +202,15 @@ def _remarks(report: Report, notes: Iterable[str]) -> Iterator[str]:
     yield from (line.plain.strip() for line in lines)
 
 
-def _hint(hint: str) -> str:
-    return f". {hint[:1].upper()}{hint[1:]}" if hint else ""
-
-
 def _static_sites(report: Report) -> str:
-    """Rows of a table: the top sites."""
+    """A table of the top sites."""
     rows = []
-    for site in report.sites[:_STATIC_SITES]:
+    for site in report.sites[:STATIC_SITES]:
         kind = "" if site.verdict is None else word_of(site.verdict.kind)
         size = "" if report.is_counted else f"{about(report)}{units.size(site.held_bytes)}"
-        cells = (
-            kind,
-            size,
-            units.share(site.held_bytes, report.held_bytes),
-            units.number(site.count),
-            _place(site),
-        )
-        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    return "".join(rows)
-
-
-def _place(site: Site) -> str:
-    """Function and line of the frame that says most."""
-    frame = where_of(site)
-    if frame is None:
-        return "stack unknown"
-    where = "" if frame.source is None else f"  {frame.source.file}:{frame.source.line}"
-    return printable(f"{frame.function or f'{frame.address:#x}'}{where}")
+        share = units.share(site.held_bytes, report.held_bytes)
+        rows.append((kind, size, share, units.number(site.count), place(where_of(site))))
+    return table(("Verdict", "In use", "Share", "Blocks", "Where"), rows)
 
 
 def _as_text(report: Report) -> Iterator[str]:

@@ -58,12 +58,12 @@ def write_page(
     """Write a page from the files in `pages/`. `parts` are HTML for further fields of the
     template. Raises OSError."""
     libraries = "\n".join(_vendored(f"{name}.min.js") for name in _LIBRARIES)
-    own = "\n".join(_file(name) for name in scripts)
+    own = "\n".join(page_file(name) for name in scripts)
     fields = {
         "policy": _POLICY.format(f"{_hash_of(libraries)} {_hash_of(own)}"),
         "title": html.escape(title),
         "version": html.escape(__version__),
-        "styles": "\n".join(_file(name) for name in styles),
+        "styles": "\n".join(page_file(name) for name in styles),
         "libraries": libraries,
         "scripts": own,
         "licenses": "\n\n".join(_vendored(name) for name in _LICENSES),
@@ -71,7 +71,7 @@ def write_page(
         **(parts or {}),
     }
     # In one pass: what was put in is not searched for fields.
-    page = _FIELD.sub(lambda found: fields[found[1]], _file(template))
+    page = _FIELD.sub(lambda found: fields[found[1]], page_file(template))
     output.write(page.encode())
 
 
@@ -86,7 +86,8 @@ def _hash_of(script: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _file(name: str) -> str:
+def page_file(name: str) -> str:
+    """The text of a file in `pages/`."""
     return (resources.files(__package__) / "pages" / name).read_text(encoding="utf-8")
 
 

@@ -22,6 +22,8 @@ from leaktrace.model import Loss, Report, TargetInfo
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.course import MOST_POINTS, Course
 from leaktrace.report.export.html import create
+from leaktrace.report.export.memory_chart import memory_point
+from leaktrace.report.sections import shown_parts
 from leaktrace.site import Frame, Site, SourceLine, Stack, StackEnd
 
 WINDOW = {"width": 1400, "height": 900}
@@ -322,7 +324,7 @@ def test_ten_thousand_sites(browser: Any, tmp_path: Path) -> None:
 
 def test_the_course_is_bounded_and_keeps_the_first_and_the_last() -> None:
     site = many_sites(1, 3)[0]
-    kept = Course()
+    kept = Course(shown_parts, memory_point)
     for number in range(1, 5000):
         held = replace(site, bytes=number * 100)
         kept.add(replace(BUSY, elapsed_s=float(number), number=number, sites=(held,)))
@@ -338,7 +340,7 @@ def test_the_course_is_bounded_and_keeps_the_first_and_the_last() -> None:
 
 def test_the_course_of_sites_that_come_and_go() -> None:
     one, two = many_sites(2, 3)
-    kept = Course()
+    kept = Course(shown_parts, memory_point)
     shown = [(one,), (one, two), (two,), ()]
     for number, sites in enumerate(shown, 1):
         kept.add(replace(BUSY, elapsed_s=float(number), number=number, sites=sites))

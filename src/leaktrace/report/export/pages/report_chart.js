@@ -1,5 +1,5 @@
 "use strict";
-/* Memory over time: what is outstanding below the growth of RSS; RSS itself; a span to choose. */
+/* Values over time: areas, one on the other, with a line; below them a line with its own scale; a span to choose. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const LEFT = 74, RIGHT = 14, MAIN = 220, GAP = 30, SMALL = 70, BOTTOM = 26;
@@ -43,11 +43,11 @@ class Chart {
   /* `chosen(from, to)` is called with indices of points, or with nulls. */
   constructor(root, page, chosen) {
     this.root = root;
-    this.course = page.course;
     this.page = page;
+    this.data = page.chart;
     this.chosen = chosen;
     this.span = null;
-    this.times = page.course.time;
+    this.times = this.data.time;
     root.classList.add("chart");
     this.legend = element("div", { class: "legend" });
     this.holder = element("div", {});
@@ -96,15 +96,15 @@ class Chart {
 
   draw() {
     const width = Math.max(this.root.clientWidth, 280);
-    const { course, times } = this;
+    const { times } = this;
     this.width = width;
     const [start, end] = [times[0], times[times.length - 1]];
     this.x = (time) => LEFT + (width - LEFT - RIGHT) * (time - start) / (end - start || 1);
-    const hasResident = course.resident.some((one) => one !== null) && !this.page.counted;
-    const height = MAIN + BOTTOM + 8 + (hasResident ? GAP + SMALL : 0);
+    const { below } = this.data;
+    const height = MAIN + BOTTOM + 8 + (below ? GAP + SMALL : 0);
     this.svg = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": this.inWords() });
     const bottom = this.drawMain(8, 8 + MAIN);
-    if (hasResident) this.drawResident(bottom + GAP, bottom + GAP + SMALL);
+    if (below) this.drawBelow(below, bottom + GAP, bottom + GAP + SMALL);
     this.bottom = height - BOTTOM;
     for (const time of timeTicks(start, end, width / 110)) {
       const isLast = this.x(time) > width - RIGHT - 20; // its text would not fit
@@ -126,42 +126,39 @@ class Chart {
     this.read(times.length - 1);
   }
 
-  /* What is outstanding and what else explains the growth of RSS, one on the other. */
+  /* The areas, one on the other, and the line. */
   drawMain(top, bottom) {
-    const { course, times } = this;
-    const held = this.page.counted ? course.count : course.held;
-    this.layers = [{ name: this.page.counted ? "open" : this.page.takes ? "outstanding takes" : "outstanding", values: held, class: "1" }];
-    if (course.other.some((one) => one)) this.layers.push({ name: "other memory", values: course.other, class: "2" });
-    if (course.allocator.some((one) => one)) this.layers.push({ name: "free memory of the allocator, at most", values: course.allocator, class: "3" });
+    const { data, times } = this;
     let below = times.map(() => 0);
-    for (const layer of this.layers) {
-      layer.below = below;
-      layer.above = below.map((one, at) => one + layer.values[at]);
-      below = layer.above;
-    }
-    const growth = this.page.counted ? [] : course.growth.filter((one) => one !== null);
-    const high = Math.max(...below, ...growth, 1);
-    const low = Math.min(0, ...growth);
+    this.layers = data.layers.map((layer) => {
+      const above = below.map((one, at) => one + layer.values[at]);
+      const made = { ...layer, below, above };
+      below = above;
+      return made;
+    });
+    const known = data.line ? data.line.values.filter((one) => one !== null) : [];
+    const high = Math.max(...below, ...known, 1);
+    const low = Math.min(0, ...known);
     const y = (value) => bottom - (bottom - top) * (value - low) / (high - low);
-    this.axis(ticks(low, high, 5, this.page.counted ? 10 : 2), y);
+    this.axis(ticks(low, high, 5, data.counted ? 10 : 2), y, data.counted);
     for (const layer of this.layers) {
       const up = times.map((time, at) => `${this.x(time)},${y(layer.above[at])}`);
       const down = times.map((time, at) => `${this.x(time)},${y(layer.below[at])}`).reverse();
-      this.svg.append(svg("path", { class: `area-${layer.class}`, d: `M${up.join("L")}L${down.join("L")}Z` }));
+      this.svg.append(svg("path", { class: `area-${layer.series}`, d: `M${up.join("L")}L${down.join("L")}Z` }));
     }
-    if (growth.length) this.svg.append(svg("path", { class: "rss", d: this.line(course.growth, y) }));
+    if (data.line) this.svg.append(svg("path", { class: "rss", d: this.line(data.line.values, y) }));
     return bottom;
   }
 
-  drawResident(top, bottom) {
-    const known = this.course.resident.filter((one) => one !== null);
-    const high = Math.max(...known);
+  drawBelow(shown, top, bottom) {
+    const { values } = shown;
+    const high = Math.max(...values.filter((one) => one !== null), 1);
     const y = (value) => bottom - (bottom - top) * value / high;
-    this.axis(ticks(0, high, 2, 2), y);
-    this.svg.append(svg("text", { x: LEFT, y: top - 9 }, "RSS"));
-    const d = this.line(this.course.resident, y);
-    const first = this.course.resident.findIndex((one) => one !== null);
-    const last = this.course.resident.length - 1 - [...this.course.resident].reverse().findIndex((one) => one !== null);
+    this.axis(ticks(0, high, 2, shown.counted ? 10 : 2), y, shown.counted);
+    this.svg.append(svg("text", { x: LEFT, y: top - 9 }, shown.name));
+    const d = this.line(values, y);
+    const first = values.findIndex((one) => one !== null);
+    const last = values.length - 1 - [...values].reverse().findIndex((one) => one !== null);
     this.svg.append(svg("path", { class: "below", d: `${d}L${this.x(this.times[last])},${bottom}L${this.x(this.times[first])},${bottom}Z` }),
       svg("path", { class: "rss", d }));
   }
@@ -172,24 +169,24 @@ class Chart {
     return `M${points.join("L")}`;
   }
 
-  axis(values, y) {
+  axis(values, y, counted) {
     for (const value of values) {
       const at = y(value);
       this.svg.append(svg("line", { class: value === 0 ? "zero" : "grid", x1: LEFT, x2: this.width - RIGHT, y1: at, y2: at }),
-        svg("text", { x: LEFT - 8, y: at + 4, "text-anchor": "end" }, this.page.counted ? count(value) : size(value).replace(".0 ", " ")));
+        svg("text", { x: LEFT - 8, y: at + 4, "text-anchor": "end" }, counted ? count(value) : size(value).replace(".0 ", " ")));
     }
   }
 
   inWords() {
-    const held = this.page.counted ? this.course.count : this.course.held;
-    const words = (value) => (this.page.counted ? count(value) : size(value));
-    return `Memory over time: outstanding went from ${words(held[0])} to ${words(held[held.length - 1])}`;
+    const { title, counted, layers: [first] } = this.data;
+    const words = (value) => (counted ? count(value) : size(value));
+    return `${title}: ${first.name} went from ${words(first.values[0])} to ${words(first.values[first.values.length - 1])}`;
   }
 
   /* The figures of a point, in the legend. */
   read(at) {
-    const { course, page } = this;
-    const words = (value) => page.about + (page.counted ? count(value) : size(value));
+    const { about, counted, line, below } = this.data;
+    const words = (value) => about + (counted ? count(value) : size(value));
     const entry = (colour, name, value, opacity, line) => {
       const swatch = element("span", { class: line ? "swatch line" : "swatch" });
       swatch.style.background = `var(${colour})`;
@@ -197,13 +194,14 @@ class Chart {
       return element("span", {}, swatch, `${name} `, element("b", {}, value));
     };
     const entries = [element("span", { class: "at" }, "at ", element("b", {}, duration(this.times[at])))];
-    for (const layer of this.layers) entries.push(entry(`--series-${layer.class}`, layer.name, words(layer.values[at]), layer.class === "3" ? 0.45 : 0.8));
-    if (!page.counted && course.growth[at] !== null) {
-      entries.push(entry("--rss", "RSS since tracing began", withSign(size(course.growth[at])), 1, true));
-      const explained = course.held[at] + course.other[at];
-      entries.push(element("span", {}, "rest ", element("b", {}, withSign(size(course.growth[at] - explained)))));
+    for (const layer of this.layers) entries.push(entry(`--series-${layer.series}`, layer.name, words(layer.values[at]), layer.series === 3 ? 0.45 : 0.8));
+    if (line && line.values[at] !== null) {
+      const value = line.values[at];
+      entries.push(entry("--rss", line.name, line.change ? withSign(size(value)) : size(value), 1, true));
+      const explained = this.layers.reduce((sum, layer) => sum + (layer.part ? layer.values[at] : 0), 0);
+      entries.push(element("span", {}, "rest ", element("b", {}, withSign(size(value - explained)))));
     }
-    if (!page.counted && course.resident[at] !== null) entries.push(element("span", {}, "RSS ", element("b", {}, size(course.resident[at]))));
+    if (below && below.values[at] !== null) entries.push(element("span", {}, `${below.name} `, element("b", {}, below.counted ? count(below.values[at]) : size(below.values[at]))));
     this.legend.replaceChildren(...entries);
   }
 

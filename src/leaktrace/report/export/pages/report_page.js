@@ -7,7 +7,7 @@
   theme.classList.remove("hidden");
   setUpTheme(theme, () => {});
   const table = new SiteTable(document.getElementById("sites"), page, tree);
-  if (page.course.time.length > 1) {
+  if (page.chart.time.length > 1) {
     document.getElementById("chart-panel").classList.remove("hidden");
     new Chart(document.getElementById("chart"), page, (span) => table.setSpan(span));
   }

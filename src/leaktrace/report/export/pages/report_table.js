@@ -60,6 +60,7 @@ class SiteTable {
     part.kinds.forEach((kind, at) => { if (used.has(at)) choices.push(element("option", { value: at }, kind.word)); });
     if (used.has(-1)) choices.push(element("option", { value: -1 }, "gone or none"));
     this.verdict.replaceChildren(...choices);
+    this.verdict.classList.toggle("hidden", !part.kinds.length);
     this.refresh();
   }
 
@@ -89,13 +90,13 @@ class SiteTable {
 
   columns() {
     const { sites, counted } = this.part;
-    const [from, to] = this.bounds.map((at) => this.page.course.time[this.part.grid[at]]);
+    const [from, to] = this.bounds.map((at) => this.page.chart.time[this.part.grid[at]]);
     const span = this.span === null ? "Change" : `Change ${duration(from)} to ${duration(to)}`;
     return [
-      { key: "verdict", name: "Verdict", of: (row) => -this.rank(row) },
+      { key: "verdict", name: this.part.kinds.length ? "Verdict" : "", of: this.part.kinds.length ? (row) => -this.rank(row) : undefined },
       ...(counted ? [] : [{ key: "held", name: "In use", number: true, of: (row) => sites.held[row] },
         { key: "share", name: "Share", number: true, optional: true, of: (row) => sites.held[row] }]),
-      { key: "count", name: counted ? "Number" : "Blocks", number: true, of: (row) => sites.count[row] },
+      { key: "count", name: counted ? "Number" : this.part.noun === "object" ? "Objects" : "Blocks", number: true, of: (row) => sites.count[row] },
       { key: "rate", name: "Rate", number: true, optional: true, of: (row) => sites.rate[row] },
       { key: "change", name: span, number: true, of: (row) => this.change(row) },
       { key: "course", name: "Course", optional: true },
@@ -196,14 +197,14 @@ class SiteTable {
     const isOpen = this.open.has(row);
     const button = element("button", { type: "button", class: "open no-print", "aria-expanded": String(isOpen), "aria-label": `Stack of ${name.slice(0, 80)}` }, isOpen ? "▾" : "▸");
     const cells = {
-      verdict: [button, kind ? element("span", { class: `tag ${kind.class === "good" ? "" : kind.class}`.trim() }, kind.word) : element("span", { class: "tag" }, row < this.part.in_last ? "none" : "gone")],
+      verdict: [button, kind ? element("span", { class: `tag ${kind.class === "good" ? "" : kind.class}`.trim() }, kind.word) : row >= this.part.in_last ? element("span", { class: "tag" }, "gone") : this.part.kinds.length ? element("span", { class: "tag" }, "none") : ""],
       held: [about + size(sites.held[row])],
       share: [percent(sites.held[row], total)],
       count: [about + count(sites.count[row])],
       rate: [this.part.texts[sites.rate_text[row]]],
       change: [element("span", { class: change > 0 ? "more" : change < 0 ? "less" : "dim" }, change === 0 ? "0" : about + withSign(counted ? count(change) : size(change)))],
       course: [this.spark(row)],
-      oldest: [sites.oldest_ms[row] === null ? "" : duration(sites.oldest_ms[row] / 1000)],
+      oldest: [sites.oldest_ms[row] === null ? "" : (this.part.at_least ? "≥ " : "") + duration(sites.oldest_ms[row] / 1000)],
       where: [element("span", { class: "function" }, name), element("span", { class: "place" }, place)],
     };
     const made = element("tr", { class: "row", "data-row": row });
@@ -226,7 +227,7 @@ class SiteTable {
     const [width, height] = SPARK;
     if (values.length < 2) return "";
     const high = Math.max(...values, 1);
-    const times = this.part.grid.map((at) => this.page.course.time[at]);
+    const times = this.part.grid.map((at) => this.page.chart.time[at]);
     const span = times[times.length - 1] - times[0] || 1;
     const points = Array.from(values, (value, at) => `${(width * (times[at] - times[0]) / span).toFixed(1)},${(height - 1 - (height - 3) * value / high).toFixed(1)}`);
     const d = `M${points.join("L")}`;
@@ -237,15 +238,15 @@ class SiteTable {
   inUnit(value) { return this.part.counted ? count(value) : size(value); }
 
   detail(row) {
-    const { sites, texts, noun } = this.part;
+    const { sites, texts, noun, about } = this.part;
     const cell = element("td", { colspan: this.all.length });
     const lines = [texts[sites.evidence[row]], ...sites.details[row].map((at) => texts[at])].filter(Boolean);
     for (const key of ["allocated", "freed"]) {
       const bytes = this.part.quantities.find((one) => one.key === key);
       const blocks = this.part.quantities.find((one) => one.key === `${key}-blocks`);
       if (!blocks || !blocks.values[row]) continue;
-      const number = figure(blocks.values[row], "blocks", noun);
-      lines.push(`${key} since tracing began: ${this.part.about}${bytes ? `${size(bytes.values[row])} in ${number}` : number}`);
+      const number = about + figure(blocks.values[row], "blocks", noun);
+      lines.push(`${key} since ${this.part.since}: ${bytes ? `${about}${size(bytes.values[row])} in ${number}` : number}`);
     }
     lines.push(`ID ${sites.id[row]}`);
     cell.append(...lines.map((line) => element("div", {}, line)));
