@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.goroutines import BUILDS, await_file, builder, running, started
@@ -125,7 +126,7 @@ def test_the_same_from_a_recording(go_heap_profile: Builder, tmp_path: Path) -> 
     assert re.search(r"^goroutines by function: 2 at ", by_function.stdout, re.MULTILINE)
     allocated = run_leaktrace("show", str(run), "--by", "function", "--quantity", "allocated")
     assert "bytes allocated since the profile is on" in allocated.stdout
-    refused = run_leaktrace("show", str(run), "-f", "html")
+    refused = run_leaktrace("show", str(run), "-f", "memleak")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "pprof" in refused.stderr.splitlines()[1]
     for words in (("--marks",), ("--full-stacks",), ("--site", "12"), ("--sysroot", "/")):
@@ -240,13 +241,50 @@ def test_the_other_formats(go_heap_profile: Builder, tmp_path: Path) -> None:
     held = sum(told["inuse_space"].values())
     assert [one.bytes for one in read_massif(files["massif"].read_bytes())] == [held]
     assert [one.bytes for one in read_massif((tmp_path / "course").read_bytes())] == [held] * 3
-    page = files["flamegraph"].read_text()
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
-    assert found is not None
-    (part,) = json.loads(found[1])["parts"]
+    (part,) = data_of(files["flamegraph"])["parts"]
     values = {one["name"]: sum(one["values"]) for one in part["quantities"]}
     assert values["bytes in use"] == held
     assert values["bytes allocated since the profile is on"] == sum(told["alloc_space"].values())
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """What the scripts of a page show."""
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL
+    )
+    assert found is not None
+    read: dict[str, Any] = json.loads(found[1])
+    return read
+
+
+def test_a_page_has_the_heap_and_the_goroutines(go_heap_profile: Builder, tmp_path: Path) -> None:
+    """With or without a recording, with the figures of the program's own profile."""
+    truth, run = tmp_path / "truth", tmp_path / "run.gz"
+    pages = {name: tmp_path / f"{name}.html" for name in ("seen", "shown", "first", "keep")}
+    with started(go_heap_profile("debian"), "keep", str(KEPT), str(truth)) as pid:
+        exported(pid, pages["seen"], "-f", "html", "--record", str(run), "0.2", "3")
+        own_profile(pid, truth)
+    told = nonzero(read_pprof((tmp_path / "truth.profile.pb.gz").read_bytes()))
+    views = {"shown": (), "first": ("--at", "first"), "keep": ("--focus", "keepSession")}
+    for name, words in views.items():
+        page = str(pages[name])
+        outcome = run_leaktrace("show", str(run), "-f", "html", *words, "--output", page)
+        assert outcome.exit_code == 0, outcome.stderr
+    data = {name: data_of(page) for name, page in pages.items()}
+    for name in ("seen", "shown", "first"):
+        heap, goroutines = data[name]["parts"]
+        assert sorted(filter(None, heap["sites"]["held"])) == sorted(told["inuse_space"].values())
+        # The first one, and the one that waits for signals.
+        assert goroutines["sites"]["count"] == [1, 1]
+    charts = [data[name]["chart"] for name in ("seen", "shown", "first")]
+    assert [len(chart["time"]) for chart in charts] == [3, 3, 1]
+    assert charts[0] == charts[1]
+    assert charts[0]["below"]["values"] == [2, 2, 2]
+    kept = data["keep"]["parts"][0]["sites"]["held"]
+    assert kept
+    assert sum(kept) == sum(
+        value for stack, value in told["inuse_space"].items() if "keepSession" in str(stack)
+    )
 
 
 def test_a_file_is_written_at_the_end(go_heap_profile: Builder, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from leaktrace.analysis.go_library import innermost_own
 from leaktrace.analysis.go_parts import GoParts
 from leaktrace.analysis.verdicts.live_heap import LiveHeap
 from leaktrace.go_report import (
@@ -156,16 +157,9 @@ class GoHeapHistory:
 
 
 def _own(frames: Sequence[GoLine]) -> GoLine | None:
-    """The innermost function that isn't one of Go's library; the innermost of all if none is known
-    to be another one. The library's source is below one directory, and the runtime's, with which
-    each stack begins, is in it. (Not where it was built with -trimpath.)"""
-    library = {
-        one.file.rpartition("/runtime/")[0] + "/"
-        for one in frames
-        if one.function.startswith("runtime.") and "/src/runtime/" in one.file
-    }
-    others = (one for one in frames if not one.file.startswith(tuple(library)))
-    return next(others, next(iter(frames), None))
+    """The innermost function that isn't known to be one of Go's library, else the innermost."""
+    at = innermost_own([(one.function, one.file) for one in frames])
+    return frames[at or 0] if frames else None
 
 
 def _by_growth(rows: list[_Row], size: Callable[[_Row], int]) -> list[_Row]:

@@ -7,8 +7,9 @@ Both need all sites or groups (`GoReports` with a `top` that is large enough).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 
 from leaktrace import units
@@ -43,7 +44,8 @@ _SKIPPED = {
 def go_sites(report: GoReport) -> Report:
     """The profile of the heap, with the goroutines as a section; only these where there is no
     profile."""
-    goroutines, heap = goroutine_sites(report), heap_sites(report)
+    sites = GoSites(report)
+    goroutines, heap = sites.goroutines, sites.heap
     if heap is None:
         return replace(goroutines, go_heap=report.heap)
     sections = (replace(goroutines, section="goroutines"),)
@@ -53,50 +55,91 @@ def go_sites(report: GoReport) -> Report:
 def heap_sites(report: GoReport) -> Report | None:
     """The runtime's profile of its heap; None if there is none. What is allocated counts since the
     program began, or since the profile is on."""
-    heap = report.heap
-    if heap is None or heap.look.profile is None:
-        return None
-    profile = heap.look.profile
-    frames = _Frames(report)
-    return _report(
-        report,
-        Measure.GO_HEAP,
-        tuple(_heap_site(one, frames, profile.rate_bytes) for one in heap.sites),
-        Total(
-            sum(one.in_use_bytes for one in profile.sites.values()),
-            sum(one.in_use_count for one in profile.sites.values()),
-        ),
-        heap.site_count,
-        sample_bytes=profile.rate_bytes if profile.rate_bytes > 1 else None,
-        losses=tuple(_unread(profile)),
-        remarks=tuple(_not_in_profile(heap, profile)),
-    )
+    return GoSites(report).heap
 
 
 def goroutine_sites(report: GoReport) -> Report:
     """The goroutines by stack, without the runtime's own. What is in use is how many there are."""
-    frames = _Frames(report)
-    section, skipped = report.goroutines, report.goroutines.skipped
-    goroutine_count = section.alive_count - section.system_count
-    sites: dict[tuple[str, str | None], Site] = {}
-    for group in section.groups:
-        site = _goroutine_site(group, frames)
-        # Groups of several `go` statements may have one stack.
-        old = sites.get((site.id, site.state))
-        total = site.count + (0 if old is None else old.count)
-        sites[site.id, site.state] = replace(site, bytes=total, count=total)
-    return _report(
-        report,
-        Measure.GOROUTINES,
-        tuple(sites.values()),
-        Total(goroutine_count, goroutine_count),
-        section.group_count - len(section.groups) + len(sites),
-        losses=tuple(
-            Loss(f"goroutines_{skip.value}", skipped[skip], meaning, is_lost=is_lost)
-            for skip, (meaning, is_lost) in _SKIPPED.items()
-            if skipped.get(skip)
-        ),
-    )
+    return GoSites(report).goroutines
+
+
+class GoSites:
+    """Both, made when they are asked for, and what else is known of each site."""
+
+    def __init__(self, report: GoReport) -> None:
+        self.report = report
+        self._frames = _Frames(report)
+
+    @cached_property
+    def heap(self) -> Report | None:
+        """See `heap_sites`."""
+        heap = self.report.heap
+        if heap is None or heap.look.profile is None:
+            return None
+        profile = heap.look.profile
+        return _report(
+            self.report,
+            Measure.GO_HEAP,
+            tuple(site for site, _ in self._heap),
+            Total(
+                sum(one.in_use_bytes for one in profile.sites.values()),
+                sum(one.in_use_count for one in profile.sites.values()),
+            ),
+            heap.site_count,
+            sample_bytes=profile.rate_bytes if profile.rate_bytes > 1 else None,
+            losses=tuple(_unread(profile)),
+            remarks=tuple(_not_in_profile(heap, profile)),
+        )
+
+    @cached_property
+    def figures_by_id(self) -> Mapping[str, SiteFigures]:
+        """Those of the sites of `heap`."""
+        return {site.id: figures for site, figures in self._heap}
+
+    @cached_property
+    def _heap(self) -> list[tuple[Site, SiteFigures]]:
+        heap = self.report.heap
+        if heap is None or heap.look.profile is None:
+            return []
+        rate_bytes = heap.look.profile.rate_bytes
+        return [(_heap_site(one, self._frames, rate_bytes), one) for one in heap.sites]
+
+    @cached_property
+    def goroutines(self) -> Report:
+        """See `goroutine_sites`."""
+        section, skipped = self.report.goroutines, self.report.goroutines.skipped
+        goroutine_count = section.alive_count - section.system_count
+        sites: dict[tuple[str, str | None], Site] = {}
+        for site, _ in self._goroutines:
+            # Groups of several `go` statements may have one stack.
+            old = sites.get((site.id, site.state))
+            total = site.count + (0 if old is None else old.count)
+            sites[site.id, site.state] = replace(site, bytes=total, count=total)
+        return _report(
+            self.report,
+            Measure.GOROUTINES,
+            tuple(sites.values()),
+            Total(goroutine_count, goroutine_count),
+            section.group_count - len(section.groups) + len(sites),
+            losses=tuple(
+                Loss(f"goroutines_{skip.value}", skipped[skip], meaning, is_lost=is_lost)
+                for skip, (meaning, is_lost) in _SKIPPED.items()
+                if skipped.get(skip)
+            ),
+        )
+
+    @cached_property
+    def groups_by_key(self) -> Mapping[tuple[str, str | None], Sequence[GoroutineGroup]]:
+        """Those of each site of `goroutines`, by its id and state."""
+        found: dict[tuple[str, str | None], list[GoroutineGroup]] = {}
+        for site, group in self._goroutines:
+            found.setdefault((site.id, site.state), []).append(group)
+        return found
+
+    @cached_property
+    def _goroutines(self) -> list[tuple[Site, GoroutineGroup]]:
+        groups = self.report.goroutines.groups
+        return [(_goroutine_site(one, self._frames), one) for one in groups]
 
 
 def _report(
@@ -203,11 +246,13 @@ def _as_go_shows(lines: Sequence[GoLine]) -> list[GoLine]:
 
 
 class _Frames:
-    """Makes frames of lines; stacks share them."""
+    """Makes frames of lines; stacks share them. Lines are recognized by their identity before they
+    are compared: the report keeps them."""
 
     def __init__(self, report: GoReport) -> None:
         self._report = report
-        self._known: dict[tuple[GoLine, int, bool], Frame] = {}
+        self._known: dict[tuple[int, bool], Frame] = {}
+        self._equal: dict[tuple[GoLine, int, bool], Frame] = {}
 
     def stack(self, lines: Sequence[GoLine]) -> Stack:
         return Stack(tuple(self._of(lines)), StackEnd.COMPLETE)
@@ -215,11 +260,17 @@ class _Frames:
     def _of(self, lines: Sequence[GoLine]) -> Iterator[Frame]:
         for line, caller in zip(lines, chain(lines[1:], [None]), strict=False):
             inlined = line.is_inlined and caller is not None and caller.address == line.address
-            key = line, line.address, inlined
-            frame = self._known.get(key)
+            frame = self._known.get((id(line), inlined))
             if frame is None:
-                frame = self._known[key] = self._new(line, inlined=inlined)
+                frame = self._known[id(line), inlined] = self._by_value(line, inlined=inlined)
             yield frame
+
+    def _by_value(self, line: GoLine, *, inlined: bool) -> Frame:
+        key = line, line.address, inlined
+        frame = self._equal.get(key)
+        if frame is None:
+            frame = self._equal[key] = self._new(line, inlined=inlined)
+        return frame
 
     def _new(self, line: GoLine, *, inlined: bool) -> Frame:
         if not line.file and line.function.startswith("["):  # C code, or none at all

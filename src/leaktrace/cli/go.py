@@ -16,7 +16,7 @@ from leaktrace.cli.record import refuse_record
 from leaktrace.cli.values import Interval, Seconds, WholeNumber, refuse_given
 from leaktrace.errors import UsageError
 from leaktrace.options import GoOptions, GoProfile
-from leaktrace.report import GO_EXPORTS, GO_FORMATS
+from leaktrace.report import EXPORTS, GO_EXPORTS, GO_FORMATS, PAGE
 
 _USAGE = "leaktrace go -p PID [INTERVAL] [COUNT]"
 
@@ -76,13 +76,14 @@ class GoCommand(Command):
     "-f",
     "--format",
     "format_name",
-    type=click.Choice([*GO_FORMATS, *GO_EXPORTS]),
+    type=click.Choice([*GO_FORMATS, *EXPORTS]),
     default="text",
     show_default=True,
     help="text: for reading; json: one JSON object per line. Files for other tools, of the "
     "--profile with all its stacks, written after the last look: "
     + "; ".join(f"{name}: {one.summary}" for name, one in GO_EXPORTS.items())
-    + ".",
+    + f". {PAGE}: a page with all looks, written after the last one: verdicts, heap and goroutines "
+    "over time, allocation sites, groups, flame graphs.",
 )
 @click.option(
     "--profile",
@@ -165,7 +166,7 @@ def command(
         refuse_tasks_as_interval(pid, interval, count, "leaktrace go")
     refuse_record(record, output)
     exported = _exported(format_name, profile, quantity)
-    if exported is not None:
+    if format_name in EXPORTS:
         why = "its samples are in reports (-f text, -f json)"
         refuse_given({_SAMPLE: sample_refills}, f"-f {format_name}", why)
     from leaktrace.session.go import run_go  # noqa: PLC0415
@@ -175,7 +176,7 @@ def command(
             pid=pid,
             interval_s=interval,
             count=count,
-            top=top if exported is None else ALL_SITES,
+            top=ALL_SITES if format_name in EXPORTS else top,
             format=format_name,
             output=None if output == Path("-") else output,
             profile_rate_bytes=profile_rate_bytes,
@@ -189,13 +190,18 @@ def command(
 
 
 def _exported(format_name: str, profile: str | None, quantity: str | None) -> GoProfile | None:
-    """Which profile is written to a file for another tool; None: none, but reports. Raises
-    UsageError for options that can't be combined."""
+    """Which profile is written to a file for another tool; None: none, but reports, or a page with
+    both. Raises UsageError for options that can't be combined."""
+    if format_name in EXPORTS:
+        refuse_given({"-T": is_given("top")}, f"-f {format_name}", "its files have all stacks")
+    if format_name == PAGE:
+        refuse_given({"--profile": profile}, f"-f {format_name}", "the page has both")
+        refuse_given({"--quantity": quantity}, f"-f {format_name}", "the page has all of them")
+        return None
     if format_name not in GO_EXPORTS:
         why = "it is for the files of other tools (-f pprof)"
         refuse_given({"--profile": profile, "--quantity": quantity}, f"-f {format_name}", why)
         return None
-    refuse_given({"-T": is_given("top")}, f"-f {format_name}", "its files have all stacks")
     which = GoProfile(profile or GoProfile.HEAP)
     if format_name != OF_ONE_QUANTITY:
         why = f"it is for -f {OF_ONE_QUANTITY}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from leaktrace.analysis.quantities import Quantity
 from leaktrace.errors import UsageError
 from leaktrace.options import GoProfile
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export_reporter import ExportReporter
-from leaktrace.report.go_export import GO_EXPORTS, GoExport
+from leaktrace.report.go_export import GO_EXPORTS, PAGE, GoExport
 from leaktrace.report.go_json import GoJson
 from leaktrace.report.go_text import GoText
 from leaktrace.report.heap_json import HeapJson
@@ -25,12 +25,16 @@ from leaktrace.report.ranking_text import RankingText
 from leaktrace.report.reporter import Reporter
 from leaktrace.report.text import TextReporter
 
+if TYPE_CHECKING:
+    from leaktrace.report.go_page import GoPageReporter
+
 __all__ = [
     "EXPORTS",
     "FORMATS",
     "GO_EXPORTS",
     "GO_FORMATS",
     "MAPS_FORMATS",
+    "PAGE",
     "RANKING_FORMATS",
     "Output",
     "Reporter",
@@ -118,9 +122,13 @@ def create_go_reporter(
     *,
     profile: GoProfile | None = None,
     quantity: str = Quantity.IN_USE,
-) -> GoText | GoJson | GoExport:
-    """The reporter of a format in `GO_FORMATS`, or in `GO_EXPORTS`: of these, `profile` is what is
-    exported. Raises as `create_reporter`."""
+) -> GoText | GoJson | GoExport | GoPageReporter:
+    """The reporter of a format in `GO_FORMATS`, or of `PAGE`, or in `GO_EXPORTS`: of these,
+    `profile` is what is exported. Raises as `create_reporter`."""
+    if format_name == PAGE:
+        from leaktrace.report.go_page import GoPageReporter  # noqa: PLC0415
+
+        return GoPageReporter(output, ExportOptions())
     if format_name in GO_EXPORTS:
         options = ExportOptions(Quantity(quantity))
         which = profile or GoProfile.HEAP

@@ -11,8 +11,9 @@ from leaktrace.options import GoProfile
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export_reporter import ExportReporter
 
-# html shows verdicts and totals that a look from outside doesn't have.
-GO_EXPORTS = {name: one for name, one in EXPORTS.items() if name != "html"}
+# The page of all reports has parts of its own for Go (`GoPageReporter`).
+PAGE = "html"
+GO_EXPORTS = {name: one for name, one in EXPORTS.items() if name != PAGE}
 
 
 class GoExport:

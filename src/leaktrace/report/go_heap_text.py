@@ -47,7 +47,7 @@ def heap_summary(heap: GoHeap, width: int) -> Iterator[Text]:
         width,
         "yellow" if is_off else "",
     )
-    yield from wrapped("  ", _memory(heap), width)
+    yield from wrapped("  ", memory_in_words(heap), width)
     if look.skipped_span_count:
         skipped = units.counted(look.skipped_span_count, "span")
         yield from wrapped("  ", f"{skipped} left out: changed each time they were read", width)
@@ -73,7 +73,8 @@ def collector_in_words(collector: Collector, since: int = 0) -> str:
     return f"GOGC=off: collected only when the program asks for it: {runs}"
 
 
-def _memory(heap: GoHeap) -> str:
+def memory_in_words(heap: GoHeap) -> str:
+    """RSS, and what Go has got from the system."""
     look = heap.look
     resident = look.resident_bytes
     parts = f"heap {units.size(look.spans_bytes)}, kept free {units.size(look.idle_bytes)}, "

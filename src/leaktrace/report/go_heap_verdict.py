@@ -17,10 +17,11 @@ from leaktrace.report.go_rows import line_in_words
 from leaktrace.report.layout import wrapped
 from leaktrace.verdict import Verdict, VerdictKind
 
-_LABELS = {
-    VerdictKind.TOO_EARLY: ("heap too early: ", ""),
-    VerdictKind.FILLING: ("heap filling: ", "yellow"),
-    VerdictKind.STEADY: ("heap steady: ", "green"),
+_STYLES = {
+    VerdictKind.GROWING: ("GROWS", "bold red"),
+    VerdictKind.TOO_EARLY: ("too early", ""),
+    VerdictKind.FILLING: ("filling", "yellow"),
+    VerdictKind.STEADY: ("steady", "green"),
 }
 
 
@@ -30,23 +31,36 @@ def growing_heap_line(
     """That a heap grows, and what of it; nothing if it doesn't, as far as is known. `who` is the
     heap ("HEAP")."""
     if verdict.kind is VerdictKind.GROWING:
-        text = f"{_rate(verdict)}: {verdict.reason}{_most_in_words(most)}"
-        yield from wrapped(f"{who} GROWS ", text, width, "bold red")
+        word, style = _STYLES[verdict.kind]
+        text = heap_reason(verdict, most, final=True)
+        yield from wrapped(f"{who} {word} ", text, width, style)
 
 
 def other_heap_line(
     verdict: Verdict, most: GrownPart | None, width: int, *, final: bool
 ) -> Iterator[Text]:
     """What is said of a heap that isn't known to grow."""
-    if verdict.kind not in _LABELS:
+    if verdict.kind is VerdictKind.GROWING or verdict.kind not in _STYLES:
         return
+    word, style = _STYLES[verdict.kind]
+    yield from wrapped(f"heap {word}: ", heap_reason(verdict, most, final=final), width, style)
+
+
+def heap_word(verdict: Verdict) -> str:
+    """What the heap does, in a word or two."""
+    return _STYLES[verdict.kind][0]
+
+
+def heap_reason(verdict: Verdict, most: GrownPart | None, *, final: bool) -> str:
+    """How fast, why, and what most."""
+    if verdict.kind is VerdictKind.GROWING:
+        return f"{_rate(verdict)}: {verdict.reason}{_most_in_words(most)}"
     text = verdict.reason
     if verdict.bytes_per_s is not None:
         text += f"; {_rate(verdict)}{_most_in_words(most)}"
     if verdict.needs_s and not final:
         text += f"; known in about {units.elapsed(verdict.needs_s)}"
-    label, style = _LABELS[verdict.kind]
-    yield from wrapped(label, text, width, style)
+    return text
 
 
 def _most_in_words(most: GrownPart | None) -> str:

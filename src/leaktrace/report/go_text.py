@@ -48,6 +48,7 @@ _WORDS = {
     GoVerdict.STEADY: ("steady", "green"),
     GoVerdict.TOO_EARLY: ("", ""),
 }
+TOO_EARLY = "too early"
 _SKIPPED = {
     Skip.RUNNING: "running: grouped by how they began, not by their stacks",
     Skip.CHANGED: "in no group: they went on each time they were looked at",
@@ -129,22 +130,27 @@ def _verdicts(report: GoReport, width: int) -> Iterator[Text]:
 
 
 def _verdict(report: GoReport, width: int) -> Iterator[Text]:
+    label, style = _WORDS[report.goroutines.verdict]
+    text = goroutines_in_words(report)
+    yield from wrapped(f"{label or TOO_EARLY}: ", text, width, style)
+
+
+def goroutines_in_words(report: GoReport) -> str:
+    """Why the verdict on the goroutines is what it is."""
     section = report.goroutines
     match section.verdict:
         case GoVerdict.LEAKING:
             count = section.leaking_count
             text = f"{units.counted(count, 'group')} of goroutines only "
-            text += "grows: none has left it" if count == 1 else "grow: none has left them"
+            return text + ("grows: none has left it" if count == 1 else "grow: none has left them")
         case GoVerdict.TURNOVER:
-            text = "goroutines end as others begin: none piles up"
+            return "goroutines end as others begin: none piles up"
         case GoVerdict.STEADY:
-            text = "the goroutines stay the same: none piles up"
+            return "the goroutines stay the same: none piles up"
         case _ if section.growth_per_s is None:
-            text = f"one look shows no growth: leaktrace go -p {report.pid} 5"
+            return f"one look shows no growth: leaktrace go -p {report.pid} 5"
         case _:
-            text = _early(section)
-    label, style = _WORDS[section.verdict]
-    yield from wrapped(f"{label}: " if label else "too early: ", text, width, style)
+            return _early(section)
 
 
 def _early(section: GoroutineSection) -> str:
@@ -161,8 +167,7 @@ def _group(one: GoroutineGroup, width: int) -> Iterator[Text]:
     if label:
         head.append(label, style).append("  ")
     head.append(units.number(growth.count), "bold")
-    is_wait = growth.key.state not in _NO_WAIT
-    head.append(f" {'in ' if is_wait else ''}{printable(growth.key.state)}")
+    head.append(f" {state_in_words(growth.key.state)}")
     fields = [head]
     if growth.growth_per_s is not None:
         fields.append(_rate(growth.growth_per_s))
@@ -170,7 +175,7 @@ def _group(one: GoroutineGroup, width: int) -> Iterator[Text]:
         fields.append(Text(f"oldest ≥ {units.age(growth.longest_wait_ns)}"))
     fields.append(Text(f"stacks {units.size(growth.stack_bytes)}"))
     yield from flowed(fields, width)
-    started = _started_as(one)
+    started = started_as(one)
     name = f"go {started}" if one.created_by is not None else started or "a goroutine"
     creator = None
     if one.created_by is not None:
@@ -179,7 +184,12 @@ def _group(one: GoroutineGroup, width: int) -> Iterator[Text]:
     yield from stack_lines(one.frames, width)
 
 
-def _started_as(one: GoroutineGroup) -> str:
+def state_in_words(state: str) -> str:
+    """What goroutines wait for: "in chan receive"; or "running"."""
+    return f"{'' if state in _NO_WAIT else 'in '}{printable(state)}"
+
+
+def started_as(one: GoroutineGroup) -> str:
     """The function that a goroutine began with: not the compiler's wrapper around it."""
     if one.started_as is None:
         return ""

@@ -21,7 +21,7 @@ from leaktrace.recording.late_names import LateNames
 from leaktrace.recording.moments import Choice, Points, choose, choose_range
 from leaktrace.recording.reader import Moment, Recording, read_recording
 from leaktrace.recording.streams import NotReadableError
-from leaktrace.report import Output, create_reporter, open_output
+from leaktrace.report import PAGE, Output, create_reporter, open_output
 from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.export.html import HtmlReport
 from leaktrace.report.export_reporter import refuse_terminal
@@ -29,7 +29,7 @@ from leaktrace.report.json_lines import json_line
 from leaktrace.report.moment_json import in_utc
 from leaktrace.report.output import write_content
 from leaktrace.report.view_reporter import ViewOptions, ViewReporter
-from leaktrace.session.show_go import refuse_for_go, show_go
+from leaktrace.session.show_go import refuse_for_go, show_go, show_go_page
 
 
 def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
@@ -46,6 +46,10 @@ def run_show(options: ShowOptions, view: ViewOptions | None = None) -> int:
             _show_marks(recording, options, output)
         elif recording.is_of_go and view is None and export is None:
             show_go((moment for moment, _ in _chosen(recording, options)), options, output)
+        elif recording.is_of_go and options.format == PAGE:
+            moments = (moment for moment, _ in _chosen(recording, _over_time(options)))
+            shown = ExportOptions(facts=tuple(_facts(recording)))
+            show_go_page(moments, options, output, shown, view or ViewOptions())
         elif export is None:
             _show(recording, options, output, view)
         else:
@@ -81,10 +85,7 @@ def _export(recording: Recording, options: ShowOptions, output: Output, view: Vi
     """A file of another tool, of all sites unless fewer are asked for."""
     facts = tuple(_facts(recording))
     export = EXPORTS[options.format].create(ExportOptions(view.quantity, facts=facts))
-    has_time = EXPORTS[options.format].has_time and options.at == "last"
-    asked = options
-    if has_time and options.first is None and options.last is None:
-        asked = replace(options, first="first")  # it shows what happens over time: all of it
+    asked = _over_time(options) if EXPORTS[options.format].has_time else options
     for report in _reports(recording, asked):
         shown = report if view.filter is None else filtered(report, view.filter)
         export.add(shown if options.top is None else with_top(shown, options.top))
@@ -94,6 +95,13 @@ def _export(recording: Recording, options: ShowOptions, output: Output, view: Vi
     content = io.BytesIO()
     export.write(content)
     write_content(output.stream, content.getbuffer())
+
+
+def _over_time(options: ShowOptions) -> ShowOptions:
+    """All reports, if none was asked for."""
+    if options.at != "last" or options.first is not None or options.last is not None:
+        return options
+    return replace(options, first="first")
 
 
 def _facts(recording: Recording) -> Iterator[tuple[str, str]]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
+from leaktrace.analysis import top_sites
 from leaktrace.analysis.go_reports import with_top
 from leaktrace.analysis.quantities import Quantity
+from leaktrace.analysis.views.filters import filtered
 from leaktrace.errors import UsageError
+from leaktrace.model import Report
 from leaktrace.options import GoOptions, ShowOptions
 from leaktrace.printable import printable
 from leaktrace.recording.reader import Moment
 from leaktrace.report import Output, create_go_reporter
+from leaktrace.report.export import EXPORTS, ExportOptions
 from leaktrace.report.go_export import GO_EXPORTS
+from leaktrace.report.go_page import GoPageReporter
 from leaktrace.report.view_reporter import ViewOptions
 
-_FORMATS = ("text", "json", *GO_EXPORTS)
+_FORMATS = ("text", "json", *EXPORTS)
 
 
 def refuse_for_go(options: ShowOptions, view: ViewOptions | None) -> None:
@@ -43,6 +48,25 @@ def show_go(moments: Iterable[Moment], options: ShowOptions, output: Output) -> 
             reporter.go(report)
         else:
             reporter.go(with_top(report, options.top or GoOptions.top))
+
+
+def show_go_page(
+    moments: Iterable[Moment],
+    options: ShowOptions,
+    output: Output,
+    shown: ExportOptions,
+    view: ViewOptions,
+) -> None:
+    """The reports as a page."""
+
+    def narrowed(part: Report) -> Report:
+        found = part if view.filter is None else filtered(part, view.filter)
+        return found if options.top is None else top_sites.with_top(found, options.top)
+
+    page = GoPageReporter(output.stream, shown, narrowed)
+    for moment in moments:
+        page.go(moment.go_report())
+    page.end()
 
 
 def _without_effect(options: ShowOptions, view: ViewOptions | None) -> Iterator[str]:
